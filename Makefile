@@ -1,0 +1,25 @@
+# make demo: the main job on simulated plates.   make test: the tests.   Each sets up .venv first if there is none.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean-demo
+.DELETE_ON_ERROR:
+
+.venv/.ready: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: .venv/.ready
+	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1
+	$(BIN)/cellsignal run configs/rxrx1/demo.yaml --answers data/rxrx1_demo.answers.csv --splits 2
+
+# what the demo wrote, so that the next one starts anew
+clean-demo:
+	rm -rf data/rxrx1_demo data/rxrx1_demo.answers.csv stores/rxrx1_demo.zarr runs/rxrx1_demo submissions/rxrx1_demo.csv submissions/rxrx1_demo.json
+
+test: .venv/.ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: .venv/.ready
+	$(BIN)/ruff check .

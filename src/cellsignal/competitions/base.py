@@ -1,0 +1,249 @@
+"""The contract: what a data set states and does to be a competition here. Everything downstream knows only this.
+
+A competition is a folder in `competitions/` with a class registered by `@register`. Its numbers (how many classes, which wells are
+controls) stand in that folder and nowhere else; code elsewhere counts what the samples table holds.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.errors import InputError, InvalidSubmission
+
+ROLES = ("treatment", "positive_control", "negative_control")
+SPLITS = ("train", "test")
+
+# column -> (kind, may be missing). `label` is missing in test rows; `site` counts from 1.
+COLUMNS: dict[str, tuple[str, bool]] = {
+    "sample_id": ("text", False),  # one image: a site, a field, a track. Unique
+    "target_id": ("text", False),  # what is predicted: the submission's id. Several samples may share one
+    "well_id": ("text", False),  # one physical well, unique over plates and experiments
+    "experiment": ("text", False),  # batch
+    "plate": ("text", False),  # unique within its experiment
+    "well": ("text", False),  # address on the plate
+    "site": ("int", False),
+    "cell_type": ("text", False),  # domain; stage 2 fine-tunes for each
+    "label": ("int", True),  # index into Competition.classes for treatments; beyond it for controls
+    "role": ("text", False),
+    "compound": ("text", True),  # what must not cross folds where it matters
+    "split": ("text", False),
+    "files": ("files", False),  # tuple of paths relative to the root, in channel order (or one file of all channels)
+}
+
+
+@dataclass(frozen=True)
+class PlateGroups:
+    """Classes fall into groups; each plate holds one group, each class once: a linear assignment problem.
+
+    Attributes:
+        class_group: (K,) int, the group of each class.
+        plate_group: (experiment, plate) -> group, for the plates where it is known (from training labels only).
+    """
+
+    class_group: np.ndarray
+    plate_group: dict[tuple[str, str], int]
+
+    @property
+    def n_groups(self) -> int:
+        return int(self.class_group.max()) + 1
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way the field measures itself on these images."""
+
+    id: str
+    title: str
+    group: str  # the samples column that a fold must not split
+    note: str
+
+
+class Competition(ABC):
+    """A data set as a competition: what it states (class attributes) and what it does (methods)."""
+
+    id: ClassVar[str]
+    title: ClassVar[str]
+    channels: ClassVar[tuple[str, ...]]
+    image_shape: ClassVar[tuple[int, int] | None]  # (height, width) of the published images; a simulated copy may be smaller
+    id_column: ClassVar[str]
+    target_column: ClassVar[str]
+    fold_groups: ClassVar[tuple[str, ...]]  # samples columns that folds may group by; the first is the default
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool] = True
+    licence: ClassVar[str]
+    citation: ClassVar[str]
+    homepage: ClassVar[str]
+
+    @abstractmethod
+    def samples(self, root: Path) -> pd.DataFrame:
+        """The samples table of everything under `root`, train and test, checked by `check_samples`."""
+
+    @abstractmethod
+    def classes(self, root: Path) -> tuple[str, ...]:
+        """The K classes a submission may name, in label order, as the submission writes them."""
+
+    @abstractmethod
+    def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
+        """One sample's image, (C, H, W) uint8, C = len(self.channels).
+
+        Args:
+            shape: (height, width) that every file must have; None takes the first file's and holds the others to it.
+
+        Raises:
+            ImageError: a file is missing, damaged, or of another size or depth.
+        """
+
+    @abstractmethod
+    def sample_submission(self, root: Path) -> pd.DataFrame:
+        """Ids in submission order with placeholder targets: columns `id_column`, `target_column`."""
+
+    @abstractmethod
+    def answers(self, path: Path) -> pd.DataFrame:
+        """The true targets of the test ids, for scoring alone.
+
+        Returns:
+            Columns `id_column`, `target_column`, `leaderboard` ("public" or "private"), and any of `experiment`, `plate`, `cell_type`
+            that are known, for the break-down.
+        """
+
+    def root_shape(self, root: Path) -> tuple[int, int] | None:
+        """(height, width) of the images under `root`: the published shape unless the copy is a simulated one; None if they may differ."""
+        return self.image_shape
+
+    def plate_groups(self, samples: pd.DataFrame) -> PlateGroups | None:
+        """The class groups of the plates, from training labels alone; None where the competition has no such structure."""
+        return None
+
+    def protocols(self) -> tuple[Protocol, ...]:
+        """The ways the field measures itself on this data set."""
+        return ()
+
+    def download(self, out: Path) -> None:
+        """Fetch the data into `out`, resuming where an earlier call stopped."""
+        raise InputError(f"{self.id}: has no automatic download; see {self.homepage}")
+
+    @abstractmethod
+    def simulate(self, out: Path, seed: int, **size: int) -> None:
+        """Write a simulated copy with the real file layout to `out`, and its answers to `answers_path(out)`."""
+
+    def format_submission(self, target_ids: Iterable[str], labels: Iterable[int], root: Path) -> pd.DataFrame:
+        """Predicted labels as the submission writes them, in the order of the sample submission.
+
+        Raises:
+            InvalidSubmission: an id of the sample submission has no prediction, or a prediction no id there.
+        """
+        names = np.asarray(self.classes(root), dtype=object)
+        found = pd.Series(names[np.asarray(list(labels), dtype=int)], index=list(target_ids))
+        sample = self.sample_submission(root)
+        submission = pd.DataFrame({self.id_column: found.index, self.target_column: found.to_numpy()})
+        check_submission_ids(submission, sample, self.id_column)
+        return pd.DataFrame({self.id_column: sample[self.id_column], self.target_column: found.loc[sample[self.id_column]].to_numpy()})
+
+    def validate_submission(self, submission: pd.DataFrame, sample: pd.DataFrame, classes: tuple[str, ...]) -> None:
+        """Refuse what the competition would refuse, naming the rows.
+
+        Raises:
+            InvalidSubmission: columns, ids (missing, extra, doubled), order, or a target that is no class.
+        """
+        for column in (self.id_column, self.target_column):
+            if column not in submission.columns:
+                raise InvalidSubmission(f"submission: no column {column!r}; it has {list(submission.columns)}")
+        check_submission_ids(submission, sample, self.id_column)
+        wrong = np.flatnonzero(submission[self.id_column].to_numpy() != sample[self.id_column].to_numpy())
+        if len(wrong):
+            row, ids = wrong[0], submission[self.id_column]
+            raise InvalidSubmission(f"submission: ids are not in the sample submission's order, first at row {row + 2}: {ids.iloc[row]!r}")
+        outside = ~submission[self.target_column].astype(str).isin(set(classes))
+        if outside.any():
+            first = submission[outside].iloc[0]
+            raise InvalidSubmission(
+                f"submission: {int(outside.sum())} targets are no class, first {first[self.id_column]!r}: {first[self.target_column]!r}"
+            )
+
+    def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
+        """The competition's figure of merit; by default multiclass accuracy over the answers' ids."""
+        from sklearn.metrics import accuracy_score
+
+        check_submission_ids(submission, answers, self.id_column)
+        joined = answers[[self.id_column, self.target_column]].merge(submission, on=self.id_column, suffixes=("_true", ""))
+        return float(accuracy_score(joined[f"{self.target_column}_true"].astype(str), joined[self.target_column].astype(str)))
+
+
+def answers_path(root: Path) -> Path:
+    """Where a simulated copy's answers lie: beside its root, not in it, so that no reader of the data can meet them."""
+    return root.with_name(root.name + ".answers.csv")
+
+
+def check_submission_ids(submission: pd.DataFrame, expected: pd.DataFrame, column: str) -> None:
+    """Every expected id once, no other.
+
+    Raises:
+        InvalidSubmission: doubled, missing or unknown ids, with their number and the first of them.
+    """
+    if column not in submission.columns:
+        raise InvalidSubmission(f"submission: no column {column!r}; it has {list(submission.columns)}")
+    ids = submission[column]
+    doubled = ids[ids.duplicated()]
+    if len(doubled):
+        raise InvalidSubmission(f"submission: {len(doubled)} doubled ids, first {doubled.iloc[0]!r}")
+    missing = expected[column][~expected[column].isin(set(ids))]
+    if len(missing):
+        raise InvalidSubmission(f"submission: {len(missing)} ids missing, first {missing.iloc[0]!r}")
+    extra = ids[~ids.isin(set(expected[column]))]
+    if len(extra):
+        raise InvalidSubmission(f"submission: {len(extra)} ids that are not in the test set, first {extra.iloc[0]!r}")
+
+
+def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:
+    """Hold a samples table to the schema and give it back with the schema's column order and types.
+
+    Raises:
+        InputError: a missing column, a doubled sample_id, an empty cell where none may be, an unknown role or split, a training
+            treatment without a label, or samples of one target_id that disagree. The message names `source` and the row.
+    """
+    missing = [column for column in COLUMNS if column not in frame.columns]
+    if missing:
+        raise InputError(f"{source}: samples table lacks the columns {missing}")
+    frame = frame[list(COLUMNS)].reset_index(drop=True)
+    for column, (kind, optional) in COLUMNS.items():
+        empty = frame[column].isna()
+        if empty.any() and not optional:
+            raise InputError(f"{source}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame.sample_id[empty.idxmax()]!r})")
+        if kind == "int":
+            frame[column] = frame[column].astype("Int64" if optional else "int64")
+        elif kind == "text":
+            frame[column] = frame[column].astype("object").where(~empty, None).map(lambda v: v if v is None else str(v)).astype("object")
+    doubled = frame.sample_id[frame.sample_id.duplicated()]
+    if len(doubled):
+        raise InputError(f"{source}: sample_id {doubled.iloc[0]!r} occurs more than once ({len(doubled)} such rows)")
+    for column, allowed in (("role", ROLES), ("split", SPLITS)):
+        wrong = ~frame[column].isin(allowed)
+        if wrong.any():
+            raise InputError(f"{source}: {column} {frame[column][wrong].iloc[0]!r} of {frame.sample_id[wrong].iloc[0]!r} is none of {allowed}")
+    unlabelled = (frame.split == "train") & (frame.role == "treatment") & frame.label.isna()
+    if unlabelled.any():
+        raise InputError(f"{source}: training sample {frame.sample_id[unlabelled].iloc[0]!r} has no label ({int(unlabelled.sum())} such rows)")
+    spread = frame.fillna({"label": -1}).groupby("target_id")[["label", "split", "well_id"]].nunique().max(axis=1)
+    if (spread > 1).any():
+        raise InputError(f"{source}: samples of target_id {spread.idxmax()!r} disagree on label, split or well")
+    return frame
+
+
+_registry: dict[str, type[Competition]] = {}
+
+
+def register(cls: type[Competition]) -> type[Competition]:
+    """Class decorator: make a competition known by its id."""
+    assert cls.id not in _registry, f"two competitions are called {cls.id!r}"
+    _registry[cls.id] = cls
+    return cls
+
+
+def registered() -> dict[str, type[Competition]]:
+    """All registered competition classes, by id."""
+    return dict(_registry)

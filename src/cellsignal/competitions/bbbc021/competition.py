@@ -1,0 +1,124 @@
+"""BBBC021 as a competition: name the mechanism of action (MoA) of compounds that training never met.
+
+Input: fields of MCF7 cells, three stains (actin, tubulin, DNA), 256x256 8-bit RGB PNG. Label: one of six MoAs. Metadata: plate, well, compound,
+concentration (train only). Layout under the root: `train.csv` (image_id, plate_id, well_id, compound, concentration_uM, moa), `test.csv` (image_id,
+plate_id, well_id), `images/{image_id}.png`, `sample_submission.csv` (image_id, moa).
+
+Licence: CC BY 3.0. Source: Ljosa, Sokolnicki, Carpenter, Nature Methods 9:637 (2012), Broad Bioimage Benchmark Collection BBBC021v1
+(Caie et al., Mol Cancer Ther 9:1913, 2010).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.competitions.base import Competition, Protocol, check_samples, register
+from cellsignal.errors import InputError
+from cellsignal.images import check_png, read_png8
+
+TRAIN_COLUMNS = ("image_id", "plate_id", "well_id", "compound", "concentration_uM", "moa")
+TEST_COLUMNS = ("image_id", "plate_id", "well_id")
+CELL_TYPE = "MCF7"
+
+
+@register
+class Bbbc021(Competition):
+    """See the module's docstring."""
+
+    id = "bbbc021"
+    title = "BBBC021: mechanism of action of unseen compounds, six classes"
+    channels = ("actin", "tubulin", "dna")
+    image_shape = (256, 256)
+    id_column = "image_id"
+    target_column = "moa"
+    fold_groups = ("compound", "well_id")
+    metric = "accuracy"
+    licence = "CC BY 3.0"
+    citation = "Caie et al., Mol Cancer Ther 9:1913 (2010); Ljosa et al., Nat Methods 9:637 (2012); BBBC021v1"
+    homepage = "https://bbbc.broadinstitute.org/BBBC021"
+
+    def samples(self, root: Path) -> pd.DataFrame:
+        train = read_table(Path(root) / "train.csv", TRAIN_COLUMNS)
+        test = read_table(Path(root) / "test.csv", TEST_COLUMNS)
+        index = {name: label for label, name in enumerate(self.classes(root))}
+        both = pd.concat([train.assign(split="train"), test.assign(split="test")], ignore_index=True)
+        frame = pd.DataFrame(
+            {
+                "sample_id": both.image_id,
+                "target_id": both.image_id,
+                "well_id": both.plate_id + "_" + both.well_id,
+                "experiment": both.plate_id,
+                "plate": both.plate_id,
+                "well": both.well_id,
+                "site": both.groupby(["plate_id", "well_id"]).cumcount() + 1,
+                "cell_type": CELL_TYPE,
+                "label": both.moa.map(index),
+                "role": "treatment",
+                "compound": both.compound,
+                "split": both.split,
+                "files": [(f"images/{image_id}.png",) for image_id in both.image_id],
+            }
+        )
+        return check_samples(frame, root)
+
+    def classes(self, root: Path) -> tuple[str, ...]:
+        return tuple(sorted(read_table(Path(root) / "train.csv", TRAIN_COLUMNS).moa.unique()))
+
+    def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
+        image = read_png8(Path(root) / files[0], shape, channels=3)
+        return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+    def root_shape(self, root: Path) -> tuple[int, int] | None:
+        """The published 256x256, or that of the first image of a simulated copy (which says so in `simulation.json`)."""
+        if not (Path(root) / "simulation.json").is_file():
+            return self.image_shape
+        first = Path(root) / "images" / f"{self.sample_submission(root)[self.id_column].iloc[0]}.png"
+        header = check_png(first, first.read_bytes())
+        return header.height, header.width
+
+    def sample_submission(self, root: Path) -> pd.DataFrame:
+        path = Path(root) / "sample_submission.csv"
+        return read_table(path, (self.id_column, self.target_column))
+
+    def answers(self, path: Path) -> pd.DataFrame:
+        """CSV with image_id and moa, and plate_id where known. There is no public part: every row is `private`."""
+        frame = read_table(Path(path), (self.id_column, self.target_column))
+        known = {"experiment": frame.plate_id, "plate": frame.plate_id} if "plate_id" in frame else {}
+        return frame[[self.id_column, self.target_column]].assign(leaderboard="private", **known)
+
+    def protocols(self) -> tuple[Protocol, ...]:
+        return (
+            Protocol("compound", "compound held out", "compound", "A class with one compound cannot be held out; it stays in training."),
+            Protocol("well", "well held out", "well_id", "Sites of a well stay together; compounds are shared, so it flatters."),
+        )
+
+    def simulate(self, out: Path, seed: int, **size: int) -> None:
+        from cellsignal.simulate.bbbc021 import simulate_bbbc021
+
+        simulate_bbbc021(out, seed, **size)
+
+
+def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV of text cells and hold it to its columns.
+
+    Raises:
+        InputError: no such file, no such column, an empty cell, or a doubled image_id; names the file and the row.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable CSV ({str(error).strip()})") from None
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; it has {list(frame.columns)}")
+    for column in columns:
+        empty = frame[column].str.strip().isin(["", "nan", "NaN"])
+        if empty.any():
+            raise InputError(f"{path}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame[columns[0]][empty.idxmax()]!r})")
+    doubled = frame[columns[0]][frame[columns[0]].duplicated()]
+    if len(doubled):
+        raise InputError(f"{path}: {columns[0]} {doubled.iloc[0]!r} occurs more than once ({len(doubled)} such rows)")
+    return frame

@@ -1,0 +1,144 @@
+"""From a YAML file (and `--set` words) to a checked `Config`."""
+
+import difflib
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cellsignal.config.schema import Config
+from cellsignal.errors import InputError
+
+
+def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -> Config:
+    """Read a config, its one `base:` if it names one, and the overrides (`stages.0.epochs=3`).
+
+    Raises:
+        InputError: unreadable file, not YAML, an unknown key (named with its path and the nearest valid key), a wrong value.
+    """
+    tree = _read(Path(path))
+    for override in overrides:
+        _set(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"{path}: {describe(error)}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """The keys in which two dumped configs differ, as "path: old -> new"."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += config_differences(a, b, f"{prefix}{key}.")
+        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+            found += config_differences(dict(zip(map(str, range(len(a))), a, strict=True)),
+                                        dict(zip(map(str, range(len(b))), b, strict=True)), f"{prefix}{key}.")  # fmt: skip
+        elif a != b:
+            found.append(f"{prefix}{key}: {a} -> {b}")
+    return found
+
+
+def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise InputError(f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: a config is a mapping of keys, this is {type(tree).__name__}")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if depth:
+        raise InputError(f"{path}: a base config may not have a base of its own")
+    return _merge(_read(path.parent / base, depth + 1), tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`: mappings key by key, anything else (lists too) replaced whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+    return merged
+
+
+def _set(tree: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise InputError(f"--set {override}: write key.path=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"--set {override}: the value is not valid YAML") from None
+    node: Any = tree
+    *parents, last = path.split(".")
+    for part in parents:
+        node = _step(node, part, override)
+        if not isinstance(node, dict | list):
+            raise InputError(f"--set {override}: {part!r} has no keys below it")
+    if isinstance(node, list):
+        _step(node, last, override)
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _step(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise InputError(f"--set {override}: {part!r} is no index of a list of {len(node)}")
+        return node[int(part)]
+    return node.setdefault(part, {})
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error as one line: each wrong key by its path, with the nearest valid name for unknown ones."""
+    lines = []
+    for item in error.errors():
+        location = [str(part) for part in item["loc"]]
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(location[-1], _valid_keys(Config, item["loc"][:-1]), 1)
+            lines.append(f"unknown key {'.'.join(location)}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        else:
+            given = f", got {item['input']!r}" if item["type"] not in ("missing", "value_error") else ""
+            lines.append(f"{'.'.join(location)}: {item['msg'].removeprefix('Value error, ')}{given}".removeprefix(": "))
+    return "; ".join(lines)
+
+
+def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """The keys that are valid at `location`, following nested models, optional ones, tuples of them, and tagged unions."""
+    models = [model]
+    for part in location:
+        following: list[type[BaseModel]] = []
+        for current in models:
+            if isinstance(part, int):
+                following.append(current)
+            elif part in current.model_fields:
+                following += _models_in(current.model_fields[part].annotation)
+            elif _tag(current) == part:
+                following.append(current)
+        models = following
+    return sorted({name for current in models for name in current.model_fields})
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("name")
+    options = typing.get_args(field.annotation) if field else ()
+    return options[0] if len(options) == 1 else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]

@@ -1,0 +1,428 @@
+"""Packing: from image files to a store, each image read once, by several processes, from wherever a kill left it.
+
+How a kill at any moment is survived:
+- The empty store appears under its name by one rename.
+- A worker writes a site's chunk to a temporary name and renames it; only then does it report the row.
+- The parent, and nobody else, appends the row to the journal: one checksummed line with the row's statistics. A torn
+  line is dropped.
+- A rerun keeps the journal's rows whose chunk lies there in its full length, and packs the others.
+- When all rows are in, the journal is folded into the arrays, everything is flushed to the disk, and `store.json` is
+  replaced by one that says complete. A kill before that means folding again; after it the journal is only litter.
+
+What a site becomes depends on its files alone, so an interrupted packing ends in the same store as an undisturbed one.
+"""
+
+import contextlib
+import fcntl
+import functools
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cellsignal import __version__
+from cellsignal.competitions.base import Competition
+from cellsignal.data import store as stored
+from cellsignal.errors import ImageError, InputError
+from cellsignal.files import atomic_path, digest, provenance, write_json, write_text
+
+Read = Callable[[tuple[str, ...]], np.ndarray]
+ELSEWHERE = "pack into another folder or delete it"
+Entry = dict[str, Any]  # a finished row: row, status, and bytes, checksum, mean, sd (packed) or message (skipped)
+
+
+@dataclass(frozen=True)
+class PackReport:
+    """What a store holds.
+
+    Attributes:
+        n_packed: sites in the store.
+        skipped: (sample_id, why) of the sites that could not be read.
+        flat: (sample_id, channel) of the packed channels in which all pixels are the same.
+    """
+
+    n_packed: int
+    skipped: tuple[tuple[str, str], ...]
+    flat: tuple[tuple[str, str], ...]
+
+
+def prepare(
+    competition: Competition,
+    root: Path | str,
+    out: Path | str,
+    *,
+    size: int | None = None,
+    bad_site: Literal["skip", "refuse"] = "skip",
+    workers: int = 0,
+) -> PackReport:
+    """Pack every sample of a competition's data under `root` into a store at `out`. See `pack`."""
+    root = Path(root).absolute()
+    shape = competition.root_shape(root)
+    return pack(
+        competition.samples(root),
+        functools.partial(competition.read, root, shape=shape),
+        out,
+        channels=competition.channels,
+        size=size,
+        bad_site=bad_site,
+        workers=workers,
+        source={"competition": competition.id, "root": str(root)},
+        shape=shape,
+    )
+
+
+def pack(
+    samples: pd.DataFrame,
+    read: Read,
+    out: Path | str,
+    *,
+    channels: tuple[str, ...],
+    size: int | None = None,
+    bad_site: Literal["skip", "refuse"] = "skip",
+    workers: int = 0,
+    source: dict[str, Any],
+    shape: tuple[int, int] | None = None,
+) -> PackReport:
+    """Pack samples into a store, or go on with a store that an earlier call left unfinished.
+
+    Sites skipped earlier are tried again, so mending their files and calling again completes a store.
+
+    Args:
+        samples: a samples table.
+        read: from a sample's files to (C, H, W) uint8; must pickle where workers > 0.
+        out: the store's folder: absent, empty, or a store of the same samples, source, channels and size.
+        channels: the channels' names.
+        size: resize to size x size pixels (area average when shrinking, bilinear when enlarging); None keeps the size.
+        bad_site: a site that cannot be read is left out and listed ("skip"), or ends the packing ("refuse"); what is
+            packed by then is kept.
+        workers: processes; 0 packs in this one.
+        source: what the samples come from; must equal the store's when going on.
+        shape: (height, width) of the images; None takes those of the first readable one.
+
+    Raises:
+        ImageError: a bad site, with bad_site="refuse".
+        InputError: `out` is something else, the disk is full, no site is readable, or another process packs into `out`.
+    """
+    out = Path(out).absolute()
+    text = stored.samples_text(samples)
+    samples = stored.parse_samples(text, "samples to pack")
+    if samples.empty:
+        raise InputError(f"{out}: there are no samples to pack")
+    if size is not None:
+        shape = (size, size)
+    elif shape is None:
+        shape = (
+            stored.read_info(out)["shape"] if (out / stored.INFO).is_file() else _first_shape(samples, read, bad_site)
+        )
+    info = {
+        "format": stored.FORMAT,
+        "cellsignal": __version__,
+        "source": {key: str(value) for key, value in source.items()},
+        "channels": list(channels),
+        "shape": list(shape),
+        "size": size,
+        "n": len(samples),
+        "samples_sha256": digest(text),
+        "complete": False,
+    }
+    with _one_line_if_unwritable(out):
+        _create_or_match(out, info, text, samples)
+        with _locked(out):
+            return _finish_rows(out, info, samples, read, bad_site, workers)
+
+
+def _finish_rows(out: Path, info: dict, samples: pd.DataFrame, read: Read, bad_site: str, workers: int) -> PackReport:
+    """Pack the rows that are not packed yet, then complete the store."""
+    previous, journal = stored.read_info(out), out / stored.JOURNAL
+    entries, good = (_arrays_as_entries(out, previous), 0) if previous["complete"] else stored.read_journal(out)
+    entries = {
+        row: entry for row, entry in entries.items() if entry["status"] == stored.PACKED and _is_whole(out, entry)
+    }
+    known = {item["sample_id"] for item in previous.get("skipped", ())}
+    for litter in (out / stored.IMAGES).glob(".c.*.tmp"):
+        litter.unlink()
+
+    job = _Job(str(out), read, len(info["channels"]), tuple(info["shape"]), info["size"] is not None)
+    tasks = [(row, samples.files[row]) for row in range(len(samples)) if row not in entries]
+    results = in_processes(functools.partial(_pack_site, job), tasks, workers, "packing")
+    with contextlib.closing(results):
+        if not previous["complete"]:
+            with open(journal, "ab") as lines:
+                lines.truncate(good)
+                for entry in _good_or_raise(results, bad_site):
+                    lines.write(stored.journal_line(entry))
+                    lines.flush()
+                    entries[entry["row"]] = entry
+        else:  # its few bad sites, tried again: the store stays complete until there is something to change
+            entries |= {entry["row"]: entry for entry in _good_or_raise(results, bad_site)}
+            report = _report(entries, samples, info["channels"])
+            if {sample_id for sample_id, _ in report.skipped} == known and all(
+                samples.sample_id[row] in known for row, _ in tasks
+            ):
+                journal.unlink(missing_ok=True)
+                return report
+            with atomic_path(journal) as temporary:
+                temporary.write_bytes(b"".join(map(stored.journal_line, entries.values())))
+            write_json(out / stored.INFO, info)
+    _complete(out, info, entries, samples)
+    return _report(entries, samples, info["channels"])
+
+
+def _good_or_raise(results: Iterator[tuple[Entry | None, InputError | None]], bad_site: str) -> Iterator[Entry]:
+    for entry, error in results:
+        if entry is None or (error is not None and bad_site == "refuse"):
+            raise error
+        yield entry
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every site of a packing has in common."""
+
+    out: str
+    read: Read
+    channels: int
+    shape: tuple[int, int]
+    resize: bool
+
+
+def _pack_site(job: _Job, task: tuple[int, tuple[str, ...]]) -> tuple[Entry | None, InputError | None]:
+    """Read, resize, measure and write one site. Errors are returned, so that the sites done beside it are not lost.
+
+    Returns:
+        (entry, None) if packed, (entry, error) if the site is bad, (None, error) if it cannot be written.
+    """
+    row, files = task
+    try:
+        image = _read(job.read, files)
+        if len(image) != job.channels:
+            raise ImageError(files[0], "wrong_channels", f"{len(image)} channels, {job.channels} expected")
+        if not job.resize and image.shape[1:] != job.shape:
+            height, width = image.shape[1:]
+            raise ImageError(files[0], "wrong_size", f"{width}x{height} pixels, {job.shape[1]}x{job.shape[0]} expected")
+    except ImageError as bad:
+        return {"row": row, "status": stored.SKIPPED, "message": str(bad)}, bad
+    image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
+    mean, sd = channel_statistics(image)
+    try:
+        size = stored.write_chunk(job.out, row, image)
+    except OSError as error:
+        return None, _unwritable(job.out, error)
+    entry = {
+        "row": row,
+        "status": stored.PACKED,
+        "bytes": size,
+        "checksum": zlib.crc32(image),
+        "mean": mean.tolist(),
+        "sd": sd.tolist(),
+    }
+    return entry, None
+
+
+def _read(read: Read, files: tuple[str, ...]) -> np.ndarray:
+    """A site's image; a file the system will not read is a bad image like any other."""
+    try:
+        image = read(files)
+    except OSError as error:
+        raise ImageError(error.filename or files[0], "corrupt", f"cannot be read ({error.strerror or error})") from None
+    assert image.ndim == 3 and image.dtype == np.uint8, f"read gives {image.shape} {image.dtype}, not (C, H, W) uint8"
+    return image
+
+
+def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(C, H, W) uint8 to (C, *shape): area average where it shrinks, bilinear where it grows."""
+    if image.shape[1:] == tuple(shape):
+        return image
+    how = cv2.INTER_AREA if shape[0] <= image.shape[1] and shape[1] <= image.shape[2] else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(channel, (shape[1], shape[0]), interpolation=how) for channel in image])
+
+
+def channel_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population SD of each channel of a (C, H, W) uint8 image, in grey levels: two (C,) float64.
+
+    A flat channel's SD is exactly 0.
+    """
+    mean, sd = np.array([cv2.meanStdDev(channel) for channel in image]).reshape(len(image), 2).T
+    smallest = np.sqrt(image[0].size - 1.0) / image[0].size  # one pixel one level off; below it is rounding
+    return mean, np.where(sd < smallest / 2, 0.0, sd)
+
+
+def in_processes(function: Callable, items: list, workers: int, description: str) -> Iterator:
+    """The results of `function` over `items`, in order, with a progress bar. Close the iterator to stop early.
+
+    Processes are spawned, not forked: the parent may hold threads (OpenCV, zarr, torch). They end with it, even if it
+    is killed.
+    """
+    bar = functools.partial(tqdm, total=len(items), desc=description, unit="site", disable=None)
+    if not workers or len(items) < 2:
+        yield from bar(map(function, items))
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        yield from bar(pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * workers)))))
+    except BrokenProcessPool:
+        raise InputError(
+            f"{description}: a worker process died (out of memory?); use fewer workers and run again"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int, int]:
+    first = None
+    for files in samples.files:
+        try:
+            return _read(read, files).shape[1:]
+        except ImageError as error:
+            if bad_site == "refuse":
+                raise
+            first = first or error
+    raise InputError(f"none of the {len(samples)} sites can be read; the first: {first}")
+
+
+def _create_or_match(out: Path, info: dict, text: str, samples: pd.DataFrame) -> None:
+    """Make the empty store, or make sure that the one there is of the same making."""
+    if out.is_dir() and (out / stored.INFO).exists():
+        _match(out, stored.read_info(out), info, samples)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is neither empty nor a store; {ELSEWHERE}")
+    building = out.with_name(f".{out.name}.new")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        stored.create_arrays(building, info["n"], len(info["channels"]), tuple(info["shape"]))
+        write_text(building / stored.SAMPLES, text)
+        write_json(building / stored.INFO, info)
+        os.replace(building, out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _match(out: Path, there: dict, info: dict, samples: pd.DataFrame) -> None:
+    """Refuse to mix: name the first thing in which the store and the call differ."""
+    pairs = [(key, there["source"].get(key), value) for key, value in info["source"].items()]
+    pairs += [(key, there[key], info[key]) for key in ("channels", "size", "shape")]
+    pairs += [("number of samples", there["n"], info["n"])]
+    for name, old, new in pairs:
+        if old != new:
+            raise InputError(f"{out}: this store was made with another {name}: {old}, now {new}; {ELSEWHERE}")
+    if there["samples_sha256"] != info["samples_sha256"]:
+        old = stored.read_samples(out, there)
+        column = next(name for name in samples if not old[name].equals(samples[name]))
+        row = next(
+            row for row in range(len(samples)) if not old[column].iloc[[row]].equals(samples[column].iloc[[row]])
+        )
+        changed = f"in row {row + 2} {column} was {old[column][row]!r}, now {samples[column][row]!r}"
+        raise InputError(f"{out}: this store was made from another samples table: {changed}; {ELSEWHERE}")
+
+
+def _is_whole(out: Path, entry: Entry) -> bool:
+    try:
+        size = os.stat(stored.chunk_path(out, entry["row"])).st_size
+    except FileNotFoundError:
+        return False
+    return size == entry["bytes"] if entry["bytes"] else size > 0
+
+
+def _arrays_as_entries(out: Path, info: dict) -> dict[int, Entry]:
+    """A complete store's packed rows as journal entries. Their chunks' sizes are no longer known: any will do."""
+    arrays = stored.read_arrays(out, info)
+    entries = {}
+    for row in np.flatnonzero(arrays["status"] == stored.PACKED).tolist():
+        values = {
+            "checksum": int(arrays["checksum"][row]),
+            "mean": arrays["mean"][row].tolist(),
+            "sd": arrays["sd"][row].tolist(),
+        }
+        entries[row] = {"row": row, "status": stored.PACKED, "bytes": 0, **values}
+    return entries
+
+
+def _complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.DataFrame) -> None:
+    """Fold the journal into the arrays and declare the store complete."""
+    n, channels = info["n"], len(info["channels"])
+    mean, sd = (np.full((n, channels), np.nan, np.float32) for _ in range(2))
+    checksum, status = np.zeros(n, np.uint32), np.zeros(n, np.uint8)
+    for row, entry in entries.items():
+        status[row] = entry["status"]
+        if entry["status"] == stored.PACKED:
+            mean[row], sd[row], checksum[row] = entry["mean"], entry["sd"], entry["checksum"]
+    assert (status != stored.PENDING).all()
+    if not (status == stored.PACKED).any():
+        raise InputError(f"{out}: none of the {n} sites can be read; the first: {entries[0]['message']}")
+    hashed = stored.write_arrays(out, {"mean": mean, "sd": sd, "checksum": checksum, "status": status})
+    report = _report(entries, samples, info["channels"])
+    listed = {
+        "skipped": [{"sample_id": sample_id, "message": message} for sample_id, message in report.skipped],
+        "flat": [{"sample_id": sample_id, "channel": channel} for sample_id, channel in report.flat],
+    }
+    os.sync()  # the chunks first, then the word that they are there
+    write_json(
+        out / stored.INFO, {**info, "complete": True, "arrays_digest": hashed, **listed, "made_by": provenance()}
+    )
+    (out / stored.JOURNAL).unlink(missing_ok=True)
+
+
+def _report(entries: dict[int, Entry], samples: pd.DataFrame, channels: list[str]) -> PackReport:
+    packed = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.PACKED]
+    skipped = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.SKIPPED]
+    ids = samples.sample_id
+    flat = [
+        (ids[entry["row"]], name) for entry in packed for name, sd in zip(channels, entry["sd"], strict=True) if sd == 0
+    ]
+    return PackReport(len(packed), tuple((ids[entry["row"]], entry["message"]) for entry in skipped), tuple(flat))
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the store for this process alone; the lock ends with the process, however that ends."""
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{out}: another process is packing into this store") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _one_line_if_unwritable(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(out, error) from error
+
+
+def _unwritable(out: Path | str, error: OSError) -> InputError:
+    return InputError(
+        f"{out}: cannot be written ({error.strerror or error}); what is packed is kept, run again to go on"
+    )

@@ -1,0 +1,161 @@
+"""Random changes of one training image, as the config lists them. The only module that knows albumentations.
+
+Albumentations is imported when the first `Transform` is built, not with this module. What it does with its seeds needs
+care: transforms given the same seed draw the same numbers (all flips of an image would fire together), so here every
+transform of an image draws from one pair of generators, made from the caller's. The outcome depends on that generator
+and the image alone: not on the worker, on what came before, or on any global seed.
+"""
+
+import functools
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cellsignal.config import augment
+from cellsignal.errors import InputError
+
+_Step = Callable[[np.ndarray, np.random.Generator, random.Random], np.ndarray]
+
+
+class Transform:
+    """The augmentations of a stage, ready to be applied to images of `channels` channels.
+
+    `image` applies all but `gain_bias` in the order written; `signal` applies `gain_bias`, which is defined on
+    normalised values and so always comes after normalisation, wherever it is written. Can be sent to worker processes.
+
+    Raises:
+        InputError: a parameter that cannot work, such as dropping all channels; the message names the augmentation.
+    """
+
+    def __init__(self, augmentations: tuple[augment.Augmentation, ...], channels: int):
+        self.augmentations, self.channels = tuple(augmentations), channels
+        self._gain_bias = [a for a in self.augmentations if isinstance(a, augment.GainBias)]
+        self._steps = [_step(a, channels) for a in self.augmentations if not isinstance(a, augment.GainBias)]
+
+    def __reduce__(self):
+        return Transform, (self.augmentations, self.channels)
+
+    def image(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Augment one image.
+
+        Args:
+            image: (H, W, C) uint8, any H and W. It is not changed; without augmentations it is given back as it is.
+            rng: the only source of randomness.
+
+        Returns:
+            (h, w, C) uint8. h and w are H and W unless a crop or, for images that are not square, a quarter turn or
+            transposition changes them.
+
+        Raises:
+            InputError: a crop larger than the image.
+        """
+        assert image.dtype == np.uint8 and image.shape[2:] == (self.channels,), (image.dtype, image.shape)
+        if not self._steps:
+            return image
+        python = random.Random(int(rng.integers(2**63)))  # albumentations draws from both kinds of generator
+        for step in self._steps:
+            image = step(image, rng, python)
+        return image
+
+    def signal(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Gain and bias: x * a + b, with a ~ N(1, gain) and b ~ N(0, bias) drawn for each channel of the image.
+
+        Args:
+            x: (C, h, w) float32, normalised: a channel's SD is 1, and `bias` is in units of it. It is not changed.
+            rng: the only source of randomness.
+
+        Returns:
+            (C, h, w) float32.
+        """
+        for lighting in self._gain_bias:
+            if rng.random() < lighting.p:
+                gain = rng.normal(1.0, lighting.gain, len(x)).astype(np.float32)
+                bias = rng.normal(0.0, lighting.bias, len(x)).astype(np.float32)
+                x = x * gain[:, None, None] + bias[:, None, None]
+        return x
+
+
+def _step(augmentation: augment.Augmentation, channels: int) -> _Step:
+    for key, value in augmentation:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise InputError(f"{augmentation.name}: {key} {value} is a range and must not descend")
+    if isinstance(augmentation, augment.ChannelDropout) and augmentation.channels >= channels:
+        raise InputError(f"channel_dropout: channels {augmentation.channels} of {channels} leaves none")
+    if isinstance(augmentation, augment.CoarseDropout) and augmentation.size[1] >= 1:
+        raise InputError(f"coarse_dropout: size {augmentation.size} is a fraction of the side and must stay below 1")
+    if isinstance(augmentation, augment.SquareCropResize):
+        return functools.partial(_square_crop_resize, augmentation)
+    build = functools.cache(functools.partial(_albumentation, augmentation))
+    try:
+        build(None)
+    except ValueError as error:
+        raise InputError(f"{augmentation.name}: {' '.join(str(error).split())}") from None
+
+    def step(image: np.ndarray, rng: np.random.Generator, python: random.Random) -> np.ndarray:
+        shape = image.shape[:2]
+        if isinstance(augmentation, augment.RandomCrop) and min(shape) < augmentation.size:
+            raise InputError(f"random_crop: size {augmentation.size} exceeds the image, {shape[1]}x{shape[0]} pixels")
+        keeps_shape = isinstance(augmentation, augment.RandomResizedCrop) and augmentation.size is None
+        transform = build(shape if keeps_shape else None)
+        transform.set_random_state(rng, python)
+        return transform(image=image)["image"]
+
+    return step
+
+
+def _albumentation(a: augment.Augmentation, shape: tuple[int, int] | None) -> Any:
+    """The albumentations transform of one augmentation. `shape`: (height, width) of a crop that names no size."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a server for its newest version
+    import albumentations as A
+
+    bilinear_mirrored = {"interpolation": cv2.INTER_LINEAR, "border_mode": cv2.BORDER_REFLECT_101}
+    match a:
+        case augment.HorizontalFlip():
+            return A.HorizontalFlip(p=a.p)
+        case augment.VerticalFlip():
+            return A.VerticalFlip(p=a.p)
+        case augment.Transpose():
+            return A.Transpose(p=a.p)
+        case augment.Rotate90():
+            return A.RandomRotate90(p=a.p)
+        case augment.Affine():
+            either_way = {"rotate": (-a.rotate, a.rotate), "translate_percent": (-a.translate, a.translate)}
+            return A.Affine(scale=a.scale, keep_ratio=True, **either_way, **bilinear_mirrored, p=a.p)
+        case augment.RandomCrop():
+            return A.RandomCrop(a.size, a.size, p=1.0)
+        case augment.RandomResizedCrop():
+            size = (a.size, a.size) if a.size else shape or (1, 1)
+            return A.RandomResizedCrop(size, scale=a.scale, ratio=a.ratio, interpolation=cv2.INTER_LINEAR, p=a.p)
+        case augment.Perspective():
+            return A.Perspective(scale=a.scale, keep_size=True, **bilinear_mirrored, p=a.p)
+        case augment.SaltAndPepper():
+            return A.SaltAndPepper(amount=a.amount, p=a.p)
+        case augment.Blur():
+            return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=a.p)  # 0: the kernel's size follows sigma
+        case augment.CoarseDropout():
+            return A.CoarseDropout(a.holes, hole_height_range=a.size, hole_width_range=a.size, fill=0, p=a.p)
+        case augment.ChannelDropout():
+            return A.ChannelDropout((1, a.channels), fill=0, p=a.p)
+    raise AssertionError(f"no transform for {a.name}")
+
+
+def _square_crop_resize(
+    config: augment.SquareCropResize, image: np.ndarray, rng: np.random.Generator, python: random.Random
+) -> np.ndarray:
+    """A square of random integer side at a random place, resized to the shorter side S: (H, W, C) -> (S, S, C).
+
+    Nearest neighbour by pixel centres, so the picture is not shifted.
+    """
+    if rng.random() >= config.p:
+        return image
+    height, width = image.shape[:2]
+    full = min(height, width)
+    side = int(rng.integers(max(1, round(config.min_fraction * full)), full + 1))
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    crop = image[top : top + side, left : left + side]
+    resized = cv2.resize(crop, (full, full), interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.reshape(full, full, image.shape[2])  # OpenCV drops a single channel's axis

@@ -1,0 +1,151 @@
+"""Every fault of a data folder, found in one run before a week of training is lost to it.
+
+`verify` reads every image that a competition's samples name, each channel on its own where a site is bad, and looks for
+images that no sample names. It stops at nothing: the list is complete.
+"""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cellsignal.competitions.base import Competition
+from cellsignal.data.pack import channel_statistics, in_processes
+from cellsignal.errors import ImageError
+
+WARNINGS = ("flat", "identical", "image_without_row")  # usable, but look at it
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault.
+
+    Attributes:
+        kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample), "truncated",
+            "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format"; or a warning: "flat" (a channel
+            of one grey level), "identical" (two files with the same bytes), "image_without_row" (no sample names it).
+        path: the file, relative to the data's root.
+        detail: what is wrong with it.
+        sample_id: the sample it belongs to; None where there is none.
+    """
+
+    kind: str
+    path: str
+    detail: str
+    sample_id: str | None = None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the image cannot be used; else it is a warning."""
+        return self.kind not in WARNINGS
+
+
+def verify(competition: Competition, root: Path | str, workers: int = 0) -> list[Problem]:
+    """Read everything under `root` and list every problem, errors first, sorted by kind and path.
+
+    Args:
+        workers: processes to read with; 0 reads in this one.
+
+    Raises:
+        InputError: the metadata itself cannot be read.
+    """
+    root = Path(root).absolute()
+    samples = competition.samples(root)
+    check = functools.partial(_check_site, competition, root, competition.root_shape(root))
+    sites = list(zip(samples.sample_id, samples.files, strict=True))
+    problems: list[Problem] = []
+    first_with: dict[bytes, str] = {}
+    for found, hashes in in_processes(check, sites, workers, "verifying"):
+        problems += found
+        for path, sample_id, content in hashes:
+            first = first_with.setdefault(content, path)
+            if first != path:
+                problems.append(Problem("identical", path, f"has the same bytes as {first}", sample_id))
+    named = {os.path.normpath(path) for files in samples.files for path in files}
+    problems += [
+        Problem("image_without_row", path, "no row of the metadata names it")
+        for path in _images_under(root)
+        if path not in named
+    ]
+    return sorted(set(problems), key=lambda p: (not p.is_error, p.kind, p.path, p.sample_id or "", p.detail))
+
+
+def format_problems(problems: list[Problem]) -> str:
+    """The problems as text: a count of errors and warnings, then each kind with its number and its lines."""
+    errors = sum(problem.is_error for problem in problems)
+    lines = [f"{_plural(errors, 'error')}, {_plural(len(problems) - errors, 'warning')}"]
+    counts = Counter((not problem.is_error, problem.kind) for problem in problems)
+    for (is_warning, kind), count in sorted(counts.items()):
+        lines.append(f"{'warning' if is_warning else 'error'} {kind}: {count}")
+        for problem in problems:
+            if problem.kind == kind:
+                lines.append(
+                    f"  {problem.path}: {problem.detail}" + (f" [{problem.sample_id}]" if problem.sample_id else "")
+                )
+    return "\n".join(lines)
+
+
+def _check_site(
+    competition: Competition, root: Path, shape: tuple[int, int] | None, site: tuple[str, tuple[str, ...]]
+) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
+    """The problems of one sample, and (path, sample_id, hash of the bytes) of its files that hold a picture."""
+    sample_id, files = site
+    there = [name for name in files if (root / name).is_file()]
+    if not there:
+        detail = f"none of its {len(files)} files is there" if len(files) > 1 else "its file is not there"
+        return [Problem("row_without_images", files[0], detail, sample_id)], []
+    problems = [Problem("missing", name, "no such image file", sample_id) for name in files if name not in there]
+    images: dict[tuple[str, ...], np.ndarray] = {}
+    of_all: ImageError | None = None
+    try:
+        if not problems:
+            images[files] = competition.read(root, files, shape)
+    except ImageError as error:
+        of_all = error
+    except OSError as error:
+        of_all = ImageError(error.filename or root / files[0], "corrupt", f"cannot be read ({error.strerror or error})")
+    for name in there if not images else ():  # one file in every channel's place shows each file's own fault
+        alone = (name,) * len(files)
+        try:
+            images[alone] = competition.read(root, alone, shape)
+        except ImageError as error:
+            problems.append(Problem(error.kind, name, error.detail, sample_id))
+        except OSError as error:
+            problems.append(Problem("corrupt", name, f"cannot be read ({error.strerror or error})", sample_id))
+    if of_all is not None and not problems:  # each file is sound alone, but they do not go together
+        problems.append(Problem(of_all.kind, os.path.relpath(of_all.path, root), of_all.detail, sample_id))
+    flat: set[str] = set()
+    for names, image in images.items():
+        for channel in np.flatnonzero(channel_statistics(image)[1] == 0):
+            name = names[channel] if len(files) > 1 else files[0]
+            title = competition.channels[files.index(name) if len(files) > 1 else channel]
+            detail = f"every pixel of channel {title} is {image[channel, 0, 0]}"
+            problems.append(Problem("flat", name, detail, sample_id))
+            flat.add(name)
+    sound = {name for names in images for name in names} - flat
+    return problems, [(name, sample_id, _content(root / name)) for name in files if name in sound]
+
+
+def _content(path: Path) -> bytes:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+
+
+def _images_under(root: Path) -> list[str]:
+    """Every image file under `root`, relative to it; hidden folders are left out."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = os.path.relpath(folder, root)
+        found += [
+            os.path.normpath(os.path.join(relative, name)) for name in names if name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+    return found
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,29 @@
+"""The one kind of error that is the user's to mend.
+
+Every check of user input raises an `InputError` whose message is one line naming the file, row or key.
+The command line prints that line and exits with status 2; anything else is our own bug and keeps its traceback.
+"""
+
+
+class InputError(ValueError):
+    """Bad input: a file, a row, a key or an argument. The message is one line and names it."""
+
+
+class ImageError(InputError):
+    """An image file that cannot be used.
+
+    Attributes:
+        path: the file.
+        kind: one of "missing", "truncated", "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format".
+    """
+
+    def __init__(self, path, kind: str, detail: str):
+        self.path, self.kind, self.detail = str(path), kind, detail
+        super().__init__(f"{path}: {detail}")
+
+    def __reduce__(self):  # crosses process boundaries in the packing workers
+        return ImageError, (self.path, self.kind, self.detail)
+
+
+class InvalidSubmission(InputError):
+    """A submission that the competition would refuse. The message names the first offending rows."""

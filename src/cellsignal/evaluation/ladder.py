@@ -1,0 +1,71 @@
+"""The ladder: every post-processing step scored as it is applied, beside what blind guessing would score at that step.
+
+A step that helps nowhere should not stay, and a step that only looks good because it made the problem easier (277
+classes instead of 1,108) shows by its chance. The same table serves the out-of-fold predictions and the answers of a
+simulated test set.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from cellsignal.evaluation.metrics import Accuracy
+
+
+@dataclass(frozen=True)
+class Step:
+    """One rung.
+
+    Attributes:
+        name: what was applied, e.g. "plate groups".
+        accuracy: after this step and all before it.
+        chance: the accuracy of blind guessing at this step, in [0, 1].
+        note: one remark, e.g. the confidence of a choice.
+    """
+
+    name: str
+    accuracy: Accuracy
+    chance: float
+    note: str = ""
+
+
+def ladder_table(steps: Sequence[Step]) -> pd.DataFrame:
+    """Columns step, accuracy, low, high, n, gain (over the step before; NaN at the first), chance, note."""
+    values = [step.accuracy.value for step in steps]
+    return pd.DataFrame(
+        {
+            "step": [step.name for step in steps],
+            "accuracy": values,
+            "low": [step.accuracy.low for step in steps],
+            "high": [step.accuracy.high for step in steps],
+            "n": [step.accuracy.total for step in steps],
+            "gain": pd.Series(values, dtype=float).diff().to_numpy(),
+            "chance": [step.chance for step in steps],
+            "note": [step.note for step in steps],
+        }
+    )
+
+
+def ladder_text(steps: Sequence[Step]) -> str:
+    """The table for a terminal, columns aligned."""
+    lines = [("step", "accuracy", "95 % interval", "n", "gain", "chance", "note")]
+    for row in ladder_table(steps).itertuples():
+        gain = "" if pd.isna(row.gain) else f"{row.gain:+.4f}"
+        interval = f"{row.low:.4f} .. {row.high:.4f}"
+        lines.append((row.step, f"{row.accuracy:.4f}", interval, f"{row.n:,}", gain, f"{row.chance:.4f}", row.note))
+    return aligned(lines, right={1, 3, 4, 5})
+
+
+def aligned(lines: Sequence[tuple[str, ...]], right: set[int]) -> str:
+    """Rows of cells as text in columns, the first row a header over a rule; the columns of `right` are flush right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            cell.rjust(width) if at in right else cell.ljust(width)
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in text)

@@ -1,0 +1,224 @@
+"""The local leaderboard: one CSV that remembers every scored submission, with the controls that show the scoring works.
+
+A row is known by what was scored against what (hashes), so scoring a file twice leaves one row. The sample submission
+and the truth go through the same path as any submission; the truth must stand at the best possible score and the sample
+near chance.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.errors import InputError
+from cellsignal.evaluation.ladder import aligned
+from cellsignal.evaluation.score import score_submission
+from cellsignal.files import git_commit, sha256, write_csv
+
+if TYPE_CHECKING:
+    from cellsignal.competitions.base import Competition
+
+BOARDS = ("overall", "public", "private")
+COLUMNS = (
+    *("competition", "name", "kind", "submission", "submission_sha256"),
+    *(f"{board}{part}" for board in BOARDS for part in ("", "_low", "_high", "_n")),
+    *("answers_sha256", "note", "scored_at", "git_commit"),
+)
+_KEY = ["competition", "kind", "submission_sha256", "answers_sha256"]
+_TEXT = [column for column in COLUMNS if not column.startswith(BOARDS)]
+
+
+def frame_sha256(frame: pd.DataFrame) -> str:
+    """The SHA-256 of a frame written as CSV with its columns and rows sorted, so that neither order matters."""
+    frame = frame[sorted(frame.columns)].astype(str)
+    text = frame.sort_values(list(frame.columns), kind="stable").to_csv(index=False, lineterminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def submission_entry(
+    competition: "Competition",
+    name: str,
+    path: Path | str,
+    submission: pd.DataFrame,
+    answers: pd.DataFrame,
+    note: str = "",
+) -> dict[str, Any]:
+    """The leaderboard row of a submission read from `path` (by `read_submission`), scored against `answers`.
+
+    Raises:
+        InvalidSubmission: see `score_submission`.
+    """
+    return _entry(competition, name, "submission", (str(path), sha256(path)), submission, answers, note)
+
+
+def control_entries(competition: "Competition", sample: pd.DataFrame, answers: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of the sample submission and of the truth, scored like any submission. Not files, so hashed as frames.
+
+    Raises:
+        InvalidSubmission: the ids of the sample submission are not those of the answers.
+    """
+    columns = [competition.id_column, competition.target_column]
+    controls = (
+        ("truth", answers[columns], "the answers themselves"),
+        ("sample submission", sample[columns], "placeholder targets"),
+    )
+    return [
+        _entry(competition, name, "control", ("", frame_sha256(frame)), frame, answers, note)
+        for name, frame, note in controls
+    ]
+
+
+def _entry(
+    competition, name: str, kind: str, source: tuple[str, str], submission, answers, note: str
+) -> dict[str, Any]:
+    """One row; `source` is the submission's path and hash. Slices that the answers do not know are NaN, with n = 0."""
+    scores = score_submission(competition, submission, answers).set_index("slice")
+    entry = {
+        "competition": competition.id,
+        "name": name,
+        "kind": kind,
+        "submission": source[0],
+        "submission_sha256": source[1],
+    }
+    for board in BOARDS:
+        row = (
+            scores.loc[board] if board in scores.index else {"accuracy": np.nan, "low": np.nan, "high": np.nan, "n": 0}
+        )
+        entry |= {board: float(row["accuracy"]), f"{board}_low": float(row["low"]), f"{board}_high": float(row["high"])}
+        entry[f"{board}_n"] = int(row["n"])
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    return entry | {
+        "answers_sha256": frame_sha256(answers),
+        "note": note,
+        "scored_at": when,
+        "git_commit": git_commit() or "",
+    }
+
+
+def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:
+    """Add a row unless the same submission was scored against the same answers before.
+
+    Safe against other processes: the file is read and rewritten under a lock on `<name>.lock` beside it, and replaced
+        in one step.
+
+    Returns:
+        True when the row was added, False when it was there.
+
+    Raises:
+        InputError: the file is not a leaderboard or cannot be written.
+    """
+    assert set(entry) == set(COLUMNS), sorted(set(entry) ^ set(COLUMNS))
+    path = Path(path)
+    with _locked(path):
+        table = _read(path)
+        if (table[_KEY] == [entry[column] for column in _KEY]).all(axis=1).any():
+            return False
+        row = pd.DataFrame([entry], columns=list(COLUMNS))
+        write_csv(path, row if table.empty else pd.concat([table, row], ignore_index=True))
+    return True
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a leaderboard, waiting for another process to let go. It ends with the process that holds it."""
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = open(lock, "w")  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"{lock}: could not be written ({error.strerror})") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """The whole table in file order; an empty one where there is no file."""
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+    try:
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(_TEXT, str),
+            keep_default_na=False,
+            na_values={c: [""] for c in COLUMNS if c not in _TEXT},
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"{path}: is not a leaderboard ({str(error).strip().splitlines()[-1]})") from None
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise InputError(f"{path}: is not a leaderboard, it lacks the column {missing[0]!r}")
+    return table[list(COLUMNS)]
+
+
+def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFrame:
+    """The rows of one competition, best first: by private score, then overall, in the metric's direction.
+
+    Scores against different answers cannot be compared, so rows are kept together by answers (in the order they were
+    first used) and ranks start anew for each.
+
+    Returns:
+        Column rank (Int64; equal scores share one, controls have none), then `COLUMNS`.
+
+    Raises:
+        InputError: no such file, or not a leaderboard.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such leaderboard; score a submission first")
+    table = _read(path)
+    table = table[table.competition == competition.id].copy()
+    sign = -1.0 if competition.higher_is_better else 1.0
+    keys = pd.DataFrame(
+        {
+            "answers": pd.factorize(table.answers_sha256)[0],
+            "private": sign * table.private.astype(float),
+            "overall": sign * table.overall.astype(float),
+        },
+        index=table.index,
+    )
+    keys = keys.sort_values(list(keys.columns), kind="stable", na_position="last")
+    table = table.loc[keys.index]
+    entered = keys[table.kind == "submission"]
+    ranks = pd.Series(pd.NA, index=table.index, dtype="Int64")
+    for _, group in entered.groupby("answers"):
+        places = pd.Series(np.arange(1, len(group) + 1), index=group.index)
+        ranks.loc[group.index] = (
+            places.groupby([group.private.fillna(np.inf), group.overall]).transform("min").astype("Int64")
+        )
+    table.insert(0, "rank", ranks)
+    return table.reset_index(drop=True)
+
+
+def leaderboard_text(table: pd.DataFrame) -> str:
+    """A leaderboard table as text: a block for each set of answers; controls without a rank and in brackets."""
+    if table.empty:
+        return "no submission scored yet"
+    blocks = []
+    for answers, block in table.groupby("answers_sha256", sort=False):
+        head = [f"answers {answers[:12]}"] if table.answers_sha256.nunique() > 1 else []
+        blocks.append("\n".join([*head, _block(block)]))
+    return "\n\n".join(blocks)
+
+
+def _block(table: pd.DataFrame) -> str:
+    """One aligned table; interval and n are the private score's, or the overall one's where there is no private."""
+    lines: Sequence[tuple[str, ...]] = [
+        ("rank", "name", "private", "95 % interval", "n", "public", "overall", "scored", "note")
+    ]
+    for row in table.itertuples():
+        name = f"({row.name})" if row.kind == "control" else row.name
+        board = "overall" if pd.isna(row.private) else "private"
+        low, high, n = (getattr(row, f"{board}_{part}") for part in ("low", "high", "n"))
+        scores = ["" if pd.isna(value) else f"{value:.5f}" for value in (row.private, row.public, row.overall)]
+        rank = "" if pd.isna(row.rank) else str(row.rank)
+        lines.append(
+            (rank, name, scores[0], f"{low:.4f} .. {high:.4f}", f"{n:,}", *scores[1:], row.scored_at[:10], row.note)
+        )
+    return aligned(lines, right={0, 2, 4, 5, 6})

@@ -1,0 +1,120 @@
+"""Accuracy that never stands without its interval.
+
+Two intervals, because they answer two questions. Wilson's takes wells as independent: the noise of these very
+experiments. The clustered one resamples whole experiments (or compounds): what another draw of experiments would have
+given. Wells of one experiment share its staining, its cells and its day, so the clustered interval is usually the wider
+and the honest one for a claim about new experiments.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from cellsignal.errors import InputError
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of right predictions with its 95 % Wilson interval.
+
+    Attributes:
+        correct: right predictions.
+        total: all predictions.
+        value: correct / total.
+        low, high: the interval, in [0, 1].
+    """
+
+    correct: int
+    total: int
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, correct: int, total: int) -> "Accuracy":
+        """The accuracy of `correct` in `total` with its interval."""
+        low, high = wilson_interval(correct, total)
+        return cls(int(correct), int(total), correct / total, low, high)
+
+    def format(self, digits: int = 3) -> str:
+        """ "0.873 [0.85, 0.89] (123/141)": the value with `digits` decimals, its interval with one less."""
+        near = max(digits - 1, 1)
+        return f"{self.value:.{digits}f} [{self.low:.{near}f}, {self.high:.{near}f}] ({self.correct}/{self.total})"
+
+    def __str__(self) -> str:
+        return self.format()
+
+
+def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a binomial share (E. B. Wilson, JASA 22, 1927), without continuity correction.
+
+    Raises:
+        InputError: `total` is not positive or `correct` lies outside 0..total.
+    """
+    if not 0 <= correct <= total or total <= 0:
+        raise InputError(f"no interval for {correct} right of {total} predictions")
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share, square = correct / total, z * z
+    centre = (share + square / (2 * total)) / (1 + square / total)
+    half = z / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
+    low = 0.0 if correct == 0 else max(centre - half, 0.0)  # exact ends, without the rounding of the subtraction
+    high = 1.0 if correct == total else min(centre + half, 1.0)
+    return low, high
+
+
+def accuracy(true, predicted) -> Accuracy:
+    """Accuracy of `predicted` (N,) against `true` (N,), labels of any comparable kind.
+
+    Raises:
+        InputError: the lengths differ or there is nothing to score.
+    """
+    true, predicted = np.asarray(true), np.asarray(predicted)
+    if true.shape != predicted.shape or true.ndim != 1:
+        raise InputError(f"true and predicted labels differ in shape: {true.shape} and {predicted.shape}")
+    if not len(true):
+        raise InputError("no predictions to score")
+    return Accuracy.of(int((true == predicted).sum()), len(true))
+
+
+def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[float, float]:
+    """95 % percentile interval of the accuracy from a bootstrap over whole clusters.
+
+    Each of `n` replicates draws as many clusters as there are, with replacement, and takes right / all of their wells.
+    With fewer than about ten clusters the percentile bootstrap is somewhat too narrow; it is then a lower bound on the
+    doubt.
+
+    Args:
+        correct: (N,) bool, was the prediction right.
+        cluster: (N,) the experiment, compound or plate of each.
+        seed: of the random generator; the same seed gives the same interval.
+
+    Returns:
+        (low, high); (nan, nan) where there is only one cluster, which says nothing about others.
+
+    Raises:
+        InputError: the lengths differ, or a cluster is missing (NaN or None).
+    """
+    import pandas as pd
+
+    correct = np.asarray(correct, dtype=bool)
+    codes, names = pd.factorize(np.asarray(cluster))
+    if len(codes) != len(correct):
+        raise InputError(f"{len(correct)} outcomes but {len(codes)} clusters")
+    if (codes < 0).any():
+        raise InputError(f"the cluster of outcome {int(np.argmax(codes < 0))} is missing")
+    if len(names) < 2:
+        return math.nan, math.nan
+    right, all_ = np.bincount(codes, weights=correct), np.bincount(codes)
+    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+    low, high = np.percentile((times @ right) / (times @ all_), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def balanced_accuracy(true, predicted) -> float:
+    """The mean over the classes of `true` of the share of each that was found (recall)."""
+    from sklearn.metrics import recall_score
+
+    true, predicted = np.asarray(true), np.asarray(predicted)
+    return float(recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))

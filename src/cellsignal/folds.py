@@ -1,0 +1,247 @@
+"""Fold tables: which groups (experiments, compounds, wells) are held out together, so that a validation score means
+what it says.
+
+A table is a CSV with the columns `fold`, the name of a samples column (what is never split), and readable ones beside
+them. Fold -1 means never held out; a group may be held out in two folds.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.errors import InputError
+
+if TYPE_CHECKING:
+    from cellsignal.competitions.base import PlateGroups
+
+log = logging.getLogger(__name__)
+
+NEVER = -1
+DRAWS = 64  # iterative stratification is greedy and random: the most balanced of so many draws is taken
+DERIVED = "derived"  # in a column `labels`: a group without training labels that may stand in the table all the same
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """A checked fold table.
+
+    Attributes:
+        group: the samples column that is never split.
+        rows: columns `fold` (int), `group` (text) and whatever the file says beside them.
+    """
+
+    group: str
+    rows: pd.DataFrame
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds that hold something out, in order."""
+        return tuple(sorted(int(fold) for fold in self.rows.fold.unique() if fold != NEVER))
+
+    def held_out(self, fold: int) -> set[str]:
+        """The groups that a fold holds out.
+
+        Raises:
+            InputError: there is no such fold.
+        """
+        if fold not in self.folds:
+            raise InputError(f"fold {fold}: the table has the folds {', '.join(map(str, self.folds))}")
+        return set(self.rows[self.group][self.rows.fold == fold])
+
+    def validation(self, samples: pd.DataFrame, fold: int) -> np.ndarray:
+        """(N,) bool: the labelled training-split treatments of the groups that `fold` holds out."""
+        return labelled(samples) & samples[self.group].isin(self.held_out(fold)).to_numpy()
+
+    def training(self, samples: pd.DataFrame, fold: int | None) -> np.ndarray:
+        """(N,) bool: all other labelled training-split treatments; with fold None every one."""
+        inside = labelled(samples)
+        return inside if fold is None else inside & ~samples[self.group].isin(self.held_out(fold)).to_numpy()
+
+
+def labelled(samples: pd.DataFrame) -> np.ndarray:
+    """(N,) bool: training-split treatments with a label."""
+    return ((samples.split == "train") & (samples.role == "treatment") & samples.label.notna()).to_numpy(dtype=bool)
+
+
+def make_folds(
+    samples: pd.DataFrame, group: str, n_splits: int = 5, seed: int = 0, plate_groups: "PlateGroups | None" = None
+) -> pd.DataFrame:
+    """Deal the groups of the labelled training treatments to folds, whole, as evenly as can be.
+
+    Even in: the class, where most groups hold a single one (compounds, wells); else the cell type and, for experiments
+    with `plate_groups`, the assignment of class groups to plates. A stratum with fewer groups than folds is missing
+    from some folds (RxRx1 has three U2OS experiments). A class that only one group holds cannot be held out: that
+    group gets fold -1, and a log line says so.
+
+    Args:
+        group: a samples column.
+
+    Returns:
+        Columns fold, <group>, cell_type, then `label` or `assignment` where known, and n, the group's number of
+        targets; sorted.
+
+    Raises:
+        InputError: no such column, an empty group name, or fewer groups than folds.
+    """
+    if group not in samples.columns:
+        raise InputError(f"folds: {group!r} is no samples column; there are {', '.join(samples.columns)}")
+    if n_splits < 2:
+        raise InputError(f"folds: n_splits must be at least 2, not {n_splits}")
+    train = samples[labelled(samples)]
+    if train[group].isna().any():
+        raise InputError(f"folds: training sample {train.sample_id[train[group].isna()].iloc[0]!r} has no {group}")
+    rows = _describe(train, group, plate_groups)
+    by_class = "label" in rows.columns
+    rows["fold"] = NEVER
+    dealt = ~_only_of_its_class(train, rows, group) if by_class else np.ones(len(rows), dtype=bool)
+    if dealt.sum() < n_splits:
+        raise InputError(f"folds: {int(dealt.sum())} values of {group} can be held out, too few for {n_splits} folds")
+    strata = ["label"] if by_class else [name for name in ("cell_type", "assignment") if name in rows.columns]
+    rows.loc[dealt, "fold"] = _deal(rows.loc[dealt, strata].astype(str), n_splits, seed)
+    columns = ["fold", group, *(name for name in ("cell_type", "label", "assignment", "n") if name in rows.columns)]
+    return rows[columns].sort_values(["fold", group], ignore_index=True)
+
+
+def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
+    """Read a fold table and hold it to the samples.
+
+    Raises:
+        InputError: not a CSV, no `fold` column, no samples column beside it, a fold that is no number from -1, a row
+            twice, a group both held out and never; a group that the samples do not have or that has no training
+            labels, a training group that the table lacks, no fold, or a fold that leaves nothing to validate or to
+            train on.
+    """
+    path = Path(path)
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not a CSV file ({str(error).splitlines()[0]})") from None
+    if list(rows.columns[:1]) != ["fold"] or len(rows.columns) < 2:
+        raise InputError(f"{path}: the first columns must be fold and what it groups; it has {', '.join(rows.columns)}")
+    group = rows.columns[1]
+    if group not in samples.columns or group in ("files", "label", "split", "role"):
+        raise InputError(f"{path}: {group!r} is no samples column to group by; there are {', '.join(samples.columns)}")
+    numbers = rows.fold.str.strip()
+    wrong = ~numbers.str.fullmatch(r"-1|\d{1,6}")
+    if wrong.any():
+        at = int(wrong.idxmax())
+        raise InputError(f"{path}: row {at + 2}: fold {rows.fold[at]!r} is neither {NEVER} nor a number from 0")
+    rows = rows.astype({group: object}).assign(fold=numbers.astype("int64"))
+    _check_groups(path, rows, group, samples)
+    table = FoldTable(group, rows)
+    _check_folds(path, table, samples)
+    return table
+
+
+def _check_groups(path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFrame) -> None:
+    doubled = rows.duplicated(["fold", group])
+    if doubled.any():
+        at = int(doubled.idxmax())
+        raise InputError(f"{path}: row {at + 2}: {group} {rows[group][at]!r} stands twice in fold {rows.fold[at]}")
+    both = set(rows[group][rows.fold == NEVER]) & set(rows[group][rows.fold != NEVER])
+    if both:
+        raise InputError(f"{path}: {group} {min(both)!r} is never held out (fold {NEVER}) and held out")
+    known, trained = (
+        set(samples[group].dropna().astype(str)),
+        set(samples[group][labelled(samples)].dropna().astype(str)),
+    )
+    unknown = ~rows[group].isin(known)
+    if unknown.any():
+        at = int(unknown.idxmax())
+        raise InputError(f"{path}: row {at + 2}: unknown {group} {rows[group][at]!r} ({int(unknown.sum())} such rows)")
+    derived = rows.labels.eq(DERIVED) if "labels" in rows.columns else pd.Series(False, index=rows.index)
+    bare = ~rows[group].isin(trained) & ~derived
+    if bare.any():
+        at = int(bare.idxmax())
+        raise InputError(f"{path}: row {at + 2}: {group} {rows[group][at]!r} has no labelled training sample")
+    missing = sorted(trained - set(rows[group]))
+    if missing:
+        raise InputError(
+            f"{path}: {len(missing)} training values of {group} are missing, first {missing[0]!r}; "
+            f"give them a fold, or {NEVER}"
+        )
+
+
+def _check_folds(path: Path, table: FoldTable, samples: pd.DataFrame) -> None:
+    if not table.folds:
+        raise InputError(f"{path}: no fold holds anything out")
+    for fold in table.folds:
+        if not table.validation(samples, fold).any():
+            raise InputError(f"{path}: fold {fold} has no labelled sample to validate on")
+        if not table.training(samples, fold).any():
+            raise InputError(f"{path}: fold {fold} holds out every labelled sample; nothing is left to train on")
+
+
+def _describe(train: pd.DataFrame, group: str, plate_groups: "PlateGroups | None") -> pd.DataFrame:
+    """One row a group: its name and n; its cell type; its label where most groups hold one; its assignment where it is
+    an experiment."""
+    targets = train.drop_duplicates("target_id")
+    grouped = targets.groupby(group, sort=True)
+    rows = grouped.size().rename("n").reset_index()
+    if group != "cell_type":
+        rows["cell_type"] = grouped.cell_type.agg(lambda names: "+".join(sorted(set(names)))).to_numpy()
+    if (grouped.label.nunique() == 1).mean() > 0.5:
+        rows["label"] = grouped.label.agg(
+            lambda labels: "+".join(str(label) for label in sorted(set(labels)))
+        ).to_numpy()
+    elif plate_groups is not None and group == "experiment":
+        held = plate_groups.plate_group
+        plates = targets.groupby("experiment").plate.agg(
+            lambda names: sorted(set(names), key=lambda name: (len(name), name))
+        )
+        rows["assignment"] = [
+            "-".join(str(held.get((name, plate), "?")) for plate in plates[name]) for name in rows[group]
+        ]
+    return rows
+
+
+def _only_of_its_class(train: pd.DataFrame, rows: pd.DataFrame, group: str) -> np.ndarray:
+    """(G,) bool: the groups that hold a class which no other group holds."""
+    pairs = train[[group, "label"]].drop_duplicates()
+    holders = pairs.groupby("label")[group].agg(["size", "first"])
+    single = holders[holders["size"] == 1]
+    for label, name in single["first"].items():
+        log.info("folds: class %s has one %s, %s: it is never held out (fold %d)", label, group, name, NEVER)
+    return rows[group].isin(set(single["first"])).to_numpy()
+
+
+def _deal(strata: pd.DataFrame, n_splits: int, seed: int) -> np.ndarray:
+    """(G,) fold numbers, each stratum of each column spread as evenly as can be.
+
+    One column whose every value has enough groups is sklearn's exact case. Otherwise: iterative stratification
+    (Sechidis et al. 2011), the draw that lies nearest to even shares.
+    """
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+    from sklearn.model_selection import StratifiedKFold
+
+    if strata.shape[1] == 1 and strata.iloc[:, 0].value_counts().min() >= n_splits:
+        split = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
+        return _numbers(split.split(np.zeros(len(strata)), strata.iloc[:, 0]), len(strata))
+    member = pd.get_dummies(strata).to_numpy(dtype=int)
+    best, least = None, np.inf
+    for draw in np.random.default_rng(seed).integers(2**31, size=DRAWS):
+        split = MultilabelStratifiedKFold(n_splits, shuffle=True, random_state=int(draw))
+        fold = _numbers(split.split(member, member), len(strata))
+        inside = fold[:, None] == np.arange(n_splits)
+        size, counts = inside.sum(axis=0), member.T @ inside  # (folds,), (strata, folds)
+        uneven = size.var() + counts.var(axis=1).sum()
+        if size.min() > 0 and uneven < least:
+            best, least = fold, uneven
+    if best is None:
+        raise InputError(
+            f"folds: {len(strata)} groups cannot be dealt to {n_splits} folds without an empty one; use fewer folds"
+        )
+    return best
+
+
+def _numbers(splits, n: int) -> np.ndarray:
+    fold = np.full(n, NEVER)
+    for number, (_, held_out) in enumerate(splits):
+        fold[held_out] = number
+    return fold

@@ -1,0 +1,159 @@
+"""The verbs that take more than one room: from raw images to the leaderboard, each step alone or all in a row."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cellsignal.competitions import get_competition
+from cellsignal.competitions.base import Competition
+from cellsignal.config import Config, load_config
+from cellsignal.config.schema import Submit
+from cellsignal.errors import InputError
+from cellsignal.evaluation.ladder import Step, ladder_text
+from cellsignal.evaluation.leaderboard import append_entry, control_entries, leaderboard_table, leaderboard_text, submission_entry
+from cellsignal.evaluation.score import read_submission, score_submission
+from cellsignal.files import write_csv
+
+log = logging.getLogger(__name__)
+LEADERBOARD = Path("submissions/leaderboard.csv")
+
+
+def prepare(config: Config) -> None:
+    """Pack the config's images into its store; list what was left out."""
+    from cellsignal.data.pack import prepare as pack_competition
+
+    competition, data = get_competition(config.competition), config.data
+    report = pack_competition(competition, data.root, data.store, size=data.size, bad_site=data.bad_site, workers=data.workers)
+    for sample_id, message in report.skipped:
+        log.warning("left out %s: %s", sample_id, message)
+    for sample_id, channel in report.flat:
+        log.warning("%s: channel %s has zero variance", sample_id, channel)
+    log.info("%s: %d samples packed, %d left out", data.store, report.n_packed, len(report.skipped))
+
+
+def make_folds_file(competition_id: str, root: Path, out: Path, *, group: str | None, splits: int, seed: int) -> pd.DataFrame:
+    """Make and write a fold table. Gives it back."""
+    from cellsignal.folds import make_folds
+
+    competition = get_competition(competition_id)
+    group = group or competition.fold_groups[0]
+    if group not in competition.fold_groups:
+        raise InputError(f"--group {group}: {competition_id} has the fold groups {', '.join(competition.fold_groups)}")
+    samples = competition.samples(root)
+    table = make_folds(samples, group, splits, seed, plate_groups=competition.plate_groups(samples))
+    write_csv(out, table)
+    return table
+
+
+def submit(sources: Sequence[Path], out: Path | None, *, weights: dict[str, float], root: Path | None, changed: dict[str, object]) -> tuple[Path, list[Step]]:
+    """Make a submission from configs (.yaml: all their predictions, merged as the first says) or predictions files (.npz).
+
+    Args:
+        changed: keys of the config's `submit` section to set otherwise; None values are ignored.
+
+    Returns:
+        The CSV's path and the out-of-fold ladder.
+    """
+    from cellsignal.prediction.submit import make_submission, open_entry
+
+    files, first = predictions_files(sources)
+    how = (first.submit if first else Submit()).model_copy(update={key: value for key, value in changed.items() if value is not None})
+    entry = open_entry(files, how, weights, root)
+    out = out or Path("submissions") / f"{'+'.join(entry.runs)}.csv"
+    return out, make_submission(entry, out)
+
+
+def predictions_files(sources: Sequence[Path]) -> tuple[list[Path], Config | None]:
+    """The predictions files that configs and .npz paths stand for, and the first config among them."""
+    files, first = [], None
+    for source in map(Path, sources):
+        if source.suffix in (".yaml", ".yml"):
+            config = load_config(source)
+            found = sorted((config.run_folder / "predictions").glob("*.npz"))
+            if not found:
+                raise InputError(f"{config.run_folder}/predictions: nothing there; run `python -m inference.predict {source}` first")
+            files, first = files + found, first or config
+        else:
+            files.append(source)
+    return files, first
+
+
+def score(path: Path, answers_file: Path, competition_id: str | None, *, leaderboard: Path, root: Path | None, name: str | None) -> pd.DataFrame:
+    """Score a submission, append it (and the controls) to the leaderboard, give back the table of slices."""
+    competition = get_competition(competition_id) if competition_id else guess_competition(path)
+    submission, answers = read_submission(path, competition), competition.answers(answers_file)
+    table = score_submission(competition, submission, answers)
+    append_entry(leaderboard, submission_entry(competition, name or path.stem, path, submission, answers))
+    sample = competition.sample_submission(root) if root else None
+    for entry in control_entries(competition, sample, answers) if sample is not None else ():
+        append_entry(leaderboard, entry)
+    return table
+
+
+def guess_competition(path: Path) -> Competition:
+    """The competition whose columns a submission has.
+
+    Raises:
+        InputError: none or several have them.
+    """
+    from cellsignal.competitions import competition_ids
+
+    try:
+        columns = set(pd.read_csv(path, nrows=0).columns)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise InputError(f"{path}: not a readable CSV") from None
+    known = [get_competition(i) for i in competition_ids()]
+    fitting = [c for c in known if {c.id_column, c.target_column} <= columns]
+    if len(fitting) != 1:
+        raise InputError(f"{path}: columns {sorted(columns)} do not tell the competition; give --competition")
+    return fitting[0]
+
+
+def show_leaderboard(competition_id: str | None, path: Path) -> str:
+    """The leaderboard as text, of one competition or of all that have rows."""
+    if not path.is_file():
+        raise InputError(f"{path}: no leaderboard yet; score a submission first")
+    ids = [competition_id] if competition_id else sorted(pd.read_csv(path).competition.unique())
+    return "\n\n".join(leaderboard_text(leaderboard_table(path, get_competition(i))) for i in ids)
+
+
+def run_all(config: Config, answers_file: Path | None, *, group: str | None = None, splits: int = 3) -> None:
+    """Everything: prepare, folds (if the file is not there), train, predict, submit, score, report. Each step goes on where it was."""
+    from cellsignal.prediction.predict import predict
+    from cellsignal.prediction.submit import ladder, make_submission, open_entry, truth_labels
+    from cellsignal.report import write_report
+    from cellsignal.training.run import train
+
+    prepare(config)
+    if not config.folds.file.is_file():
+        make_folds_file(config.competition, config.data.root, config.folds.file, group=group, splits=splits, seed=config.seed)
+    train(config)
+    files = predict(config)
+    entry = open_entry(files, config.submit, root=config.data.root)
+    out = Path("submissions") / f"{config.name}.csv"
+    steps, truth = {"Out of fold": make_submission(entry, out)}, None
+    print(f"\nOut of fold: targets that the predicting model did not train on\n\n{ladder_text(steps['Out of fold'])}\n\nsubmission: {out}")
+    if answers_file is not None:
+        truth = truth_labels(entry.competition, entry.competition.answers(answers_file), entry.members[0].classes)
+        steps["Test"] = ladder(entry, "test", entry.competition.plate_groups(entry.competition.samples(entry.root)), truth)
+        print(f"\nTest: targets that no model saw\n\n{ladder_text(steps['Test'])}")
+        table = score(out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=config.name)
+        print(f"\n{format_scores(table[table['slice'].isin(['overall', 'public', 'private', 'cell_type'])])}")
+        print(f"\n{show_leaderboard(entry.competition.id, LEADERBOARD)}")
+    print()
+    for picture in write_report(config, entry, steps, truth):
+        print(f"picture: {picture}")
+
+
+def format_scores(table: pd.DataFrame) -> str:
+    """The table of slices as aligned text."""
+    from cellsignal.evaluation.ladder import aligned
+
+    lines = [("slice", "name", "accuracy", "95 % interval", "right")]
+    for kind, name, right, n, value, low, high in table[["slice", "name", "correct", "n", "accuracy", "low", "high"]].itertuples(index=False, name=None):
+        lines.append((kind, str(name), f"{value:.4f}", f"{low:.4f} .. {high:.4f}", f"{right}/{n}"))
+    return aligned(lines, right={2, 4})

@@ -1,0 +1,1 @@
+"""From checkpoints to submissions: predict every site and view, merge, post-process, write."""

@@ -1,0 +1,122 @@
+"""Merging predictions: sites, views, folds and models of a target become one row of log-probabilities.
+
+A target's score is the weighted mean over models of the mean over that model's samples (sites) and views: a model with more views or a well with a
+missing site weighs no more and no less. `logits` averages raw logits, `probabilities` softmax outputs, `geometric` log-softmax outputs (the
+normalised geometric mean of the probabilities).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from cellsignal.errors import InputError
+from cellsignal.prediction.container import Predictions
+
+Merge = Literal["logits", "probabilities", "geometric"]
+_CHUNK = 4096  # rows turned from float16 at a time
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Merged predictions, one row a target, in sorted order of `target_id`.
+
+    Attributes:
+        target_id, well_id, experiment, plate, cell_type: (T,) text.
+        label: (T,) int, -1 where unknown.
+        scores: (T, K) float32 log-probabilities.
+    """
+
+    target_id: np.ndarray
+    well_id: np.ndarray
+    experiment: np.ndarray
+    plate: np.ndarray
+    cell_type: np.ndarray
+    label: np.ndarray
+    scores: np.ndarray
+
+
+def merge(
+    members: Sequence[Predictions],
+    part: Literal["oof", "test"],
+    how: Merge = "geometric",
+    weights: Sequence[float] | None = None,
+    pool: Literal["target", "well"] = "target",
+    views: Iterable[str] | None = None,
+    sites: Iterable[int] | None = None,
+) -> Targets:
+    """Merge the members' predictions of one part.
+
+    Args:
+        weights: one positive number a member; equal by default.
+        pool: `well` gives all targets of a well (sites that are targets of their own) the well's mean score.
+        views, sites: only these; all by default.
+
+    Raises:
+        InputError: members of other classes, wrong weights, or no prediction of that part.
+    """
+    members = list(members)
+    weights = [1.0] * len(members) if weights is None else list(weights)
+    if len(weights) != len(members) or any(weight <= 0 for weight in weights):
+        raise InputError(f"weights: {len(members)} positive numbers needed, got {weights}")
+    for member in members:
+        if member.classes != members[0].classes:
+            raise InputError(f"{member.path}: predicts other classes than {members[0].path}")
+    kept = [np.flatnonzero(_mask(member, part, sites)) for member in members]
+    if not sum(map(len, kept)):
+        raise InputError(f"{', '.join(str(member.path) for member in members) or 'predictions'}: no {part} predictions")
+    frame = _targets(members, kept)
+    keys = {"target": "target_id", "well": "well_id"}[pool]
+    units, unit_of_target = np.unique(frame[keys], return_inverse=True)
+    total = np.zeros((len(units), len(members[0].classes)), np.float32)
+    mass = np.zeros(len(units), np.float32)
+    for member, rows, weight in zip(members, kept, weights, strict=True):
+        if len(rows):
+            unit = np.searchsorted(units, member.ids[keys][rows])
+            share = weight / np.bincount(unit, minlength=len(units))[unit]
+            chosen = [view for view in member.views if views is None or view in set(views)]
+            for view in chosen:
+                _accumulate(total, member.logits(view), rows, unit, (share / len(chosen)).astype(np.float32), how)
+            mass[np.unique(unit)] += weight
+    total /= mass[:, None]
+    scores = np.log(np.maximum(total, 1e-30)) if how == "probabilities" else log_softmax(total)
+    if pool == "well":
+        scores = scores[unit_of_target]
+    return Targets(**frame, scores=scores)
+
+
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    """Row-wise log-softmax of (N, K)."""
+    shifted = values - values.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted
+
+
+def _mask(member: Predictions, part: str, sites: Iterable[int] | None) -> np.ndarray:
+    mask = member.ids["part"] == part
+    return mask if sites is None else mask & np.isin(member.site, list(sites))
+
+
+def _targets(members: Sequence[Predictions], kept: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The identity columns of every target that occurs, sorted by target_id."""
+    names = ("target_id", "well_id", "experiment", "plate", "cell_type")
+    columns = {name: np.concatenate([m.ids[name][rows] for m, rows in zip(members, kept, strict=True)]) for name in names}
+    columns["label"] = np.concatenate([m.label[rows] for m, rows in zip(members, kept, strict=True)])
+    _, first = np.unique(columns["target_id"], return_index=True)
+    return {name: values[first] for name, values in columns.items()}
+
+
+def _accumulate(total: np.ndarray, logits: np.ndarray, rows: np.ndarray, unit: np.ndarray, share: np.ndarray, how: Merge) -> None:
+    """total[unit] += share * transformed logits[rows], a chunk of rows at a time; units may repeat."""
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        values = logits[rows[part]]
+        if how != "logits":
+            values = log_softmax(values)
+        if how == "probabilities":
+            np.exp(values, out=values)
+        values *= share[part, None]
+        order = np.argsort(unit[part], kind="stable")
+        present, starts = np.unique(unit[part][order], return_index=True)
+        total[present] += np.add.reduceat(values[order], starts, axis=0)

@@ -1,0 +1,166 @@
+"""How bright real plates are, and how far experiments and plates differ: a hierarchical log-normal model, fitted once and kept as numbers.
+
+The source is a table of the pixel mean and SD of each of 51 experiments x 4 plates x 6 channels of RxRx1. Of it only the fit below is kept. To
+refit: `python -m cellsignal.simulate.calibration plate_pixel_stats.csv` prints the block of constants; a test holds them to the fit.
+
+The twelve values of a plate are log(mean) of the six channels, then log(SD). For a plate: centre of its cell type + experiment effect + plate
+effect, both normal with the SDs of the cell type and one correlation matrix pooled over the cell types.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.errors import InputError
+
+CELL_TYPE_NAMES = ("HEPG2", "HUVEC", "RPE", "U2OS")
+
+
+@dataclass(frozen=True)
+class PlateModel:
+    """The fit. C cell types, 12 values: log(mean) of six channels, then log(SD)."""
+
+    centre: np.ndarray  # (C, 12)
+    experiment_sd: np.ndarray  # (C, 12) between experiments
+    plate_sd: np.ndarray  # (C, 12) between plates of an experiment
+    experiment_correlation: np.ndarray  # (12, 12)
+    plate_correlation: np.ndarray  # (12, 12)
+
+
+def fit_plate_effects(path: Path | str) -> PlateModel:
+    """Fit the model by moments (one-way analysis of variance within each cell type).
+
+    Args:
+        path: CSV with the columns experiment ("HUVEC-01"), plate, channel (1..6), mean, std; four plates an experiment.
+
+    Raises:
+        InputError: a column is missing, or a plate lacks a channel.
+    """
+    table = pd.read_csv(path)
+    missing = {"experiment", "plate", "channel", "mean", "std"} - set(table.columns)
+    if missing:
+        raise InputError(f"{path}: no column {sorted(missing)[0]!r}")
+    logs = table.assign(mean=np.log(table["mean"]), std=np.log(table["std"]))
+    plates = logs.pivot(index=["experiment", "plate"], columns="channel", values=["mean", "std"])
+    if plates.isna().any(axis=None) or plates.shape[1] != 12:
+        raise InputError(f"{path}: some plate lacks one of the six channels")
+    experiments = plates.groupby("experiment").mean()
+    cell_type = experiments.index.str.split("-").str[0].to_numpy()
+    residual = (plates - plates.groupby("experiment").transform("mean")).to_numpy().reshape(len(experiments), -1, 12)
+    n_plates = residual.shape[1]
+    centre, experiment_sd, plate_sd, away = [], [], [], []
+    for name in CELL_TYPE_NAMES:
+        chosen = cell_type == name
+        values = experiments[chosen].to_numpy()
+        within = (residual[chosen] ** 2).sum((0, 1)) / (chosen.sum() * (n_plates - 1))
+        between = values.var(0, ddof=1) - within / n_plates
+        centre.append(values.mean(0))
+        plate_sd.append(np.sqrt(within))
+        experiment_sd.append(np.sqrt(np.maximum(between, 0.01 * within)))
+        away.append((values - values.mean(0)) / values.std(0, ddof=1))
+    scaled = residual / np.array(plate_sd)[[CELL_TYPE_NAMES.index(name) for name in cell_type], None]
+    return PlateModel(
+        np.array(centre),
+        np.array(experiment_sd),
+        np.array(plate_sd),
+        np.corrcoef(np.concatenate(away).T),
+        np.corrcoef(scaled.reshape(-1, 12).T),
+    )
+
+
+def _rows(text: str) -> np.ndarray:
+    return np.array([[float(value) for value in line.split()] for line in text.strip().splitlines()])
+
+
+def _correlation(text: str) -> np.ndarray:
+    """A correlation matrix from the entries below its diagonal, in hundredths."""
+    matrix = np.zeros((12, 12))
+    matrix[np.tril_indices(12, -1)] = [int(value) / 100 for value in text.split()]
+    return matrix + matrix.T + np.eye(12)
+
+
+# Columns: log mean of w1..w6, log SD of w1..w6. Rows: HEPG2, HUVEC, RPE, U2OS. Correlations: below the diagonal, in hundredths.
+_CENTRE = """
+1.959 2.688 2.362 2.404 1.966 2.235 2.233 2.462 1.866 2.118 1.753 1.740
+1.426 2.725 1.945 2.098 0.986 1.813 1.614 2.547 1.286 1.902 1.046 1.135
+0.972 2.519 2.514 1.950 1.406 2.154 1.241 2.442 2.038 1.787 1.402 1.572
+2.103 2.751 2.479 2.349 1.624 2.629 2.337 2.408 1.715 1.924 1.599 1.979
+"""
+_EXPERIMENT_SD = """
+0.900 0.383 0.600 0.780 0.943 0.678 0.732 0.180 0.506 0.614 0.768 0.605
+0.265 0.272 0.187 0.250 0.323 0.357 0.208 0.216 0.200 0.231 0.338 0.409
+0.166 0.200 0.167 0.104 0.421 0.270 0.136 0.216 0.151 0.115 0.405 0.258
+0.364 0.715 0.376 0.601 0.976 0.502 0.261 0.567 0.210 0.446 0.643 0.449
+"""
+_PLATE_SD = """
+0.121 0.089 0.079 0.055 0.065 0.058 0.122 0.083 0.073 0.054 0.066 0.054
+0.116 0.100 0.107 0.044 0.086 0.070 0.128 0.111 0.118 0.049 0.115 0.082
+0.128 0.105 0.101 0.049 0.068 0.058 0.128 0.102 0.108 0.048 0.072 0.064
+0.076 0.052 0.044 0.047 0.058 0.049 0.079 0.047 0.041 0.045 0.040 0.046
+"""
+_EXPERIMENT_CORRELATION = """
+19
+34 24
+30 82 48
+45 24 8 -9
+31 9 91 35 1
+47 11 68 46 -15 71
+10 97 25 75 23 12 10
+21 21 93 48 -4 86 64 24
+10 80 40 93 -15 30 42 80 46
+41 28 4 -7 98 -3 -19 28 -3 -10
+24 2 83 31 -8 97 68 7 86 31 -10
+"""
+_PLATE_CORRELATION = """
+56
+70 38
+49 59 32
+13 44 11 29
+69 62 87 55 27
+97 57 64 44 14 63
+59 97 38 53 40 58 63
+70 41 92 23 9 75 69 47
+54 58 31 86 26 47 55 64 35
+14 38 5 24 85 16 17 40 18 31
+68 62 78 44 24 86 67 67 85 56 34
+"""
+PLATE_MODEL = PlateModel(
+    _rows(_CENTRE), _rows(_EXPERIMENT_SD), _rows(_PLATE_SD), _correlation(_EXPERIMENT_CORRELATION), _correlation(_PLATE_CORRELATION)
+)
+
+
+def draw_experiment(cell_type: str, plates: int, rng: np.random.Generator, model: PlateModel = PLATE_MODEL) -> np.ndarray:
+    """Draw the pixel mean and SD of an experiment's plates.
+
+    Returns:
+        (plates, 2, 6) float: [:, 0] the means, [:, 1] the SDs, in gray levels, held to what 8 bits can show (means 1..80).
+    """
+    row = CELL_TYPE_NAMES.index(cell_type)
+    experiment = _normal(model.experiment_correlation, rng, 1) * model.experiment_sd[row]
+    plate = _normal(model.plate_correlation, rng, plates) * model.plate_sd[row]
+    drawn = np.exp(model.centre[row] + experiment + plate).reshape(plates, 2, 6)
+    return np.stack([np.clip(drawn[:, 0], 1.0, 80.0), np.clip(drawn[:, 1], 0.7, 60.0)], axis=1)
+
+
+def _normal(correlation: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
+    values, vectors = np.linalg.eigh(correlation)
+    return rng.normal(size=(n, len(values))) * np.sqrt(np.maximum(values, 0)) @ vectors.T
+
+
+def constants(model: PlateModel) -> str:
+    """The fit as the text of the constants in this module."""
+    lines = []
+    for name, array in (("_CENTRE", model.centre), ("_EXPERIMENT_SD", model.experiment_sd), ("_PLATE_SD", model.plate_sd)):
+        rows = "\n".join(" ".join(f"{value:.3f}" for value in row) for row in array)
+        lines.append(f'{name} = """\n{rows}\n"""')
+    for name, array in (("_EXPERIMENT_CORRELATION", model.experiment_correlation), ("_PLATE_CORRELATION", model.plate_correlation)):
+        rows = "\n".join(" ".join(f"{round(100 * value):d}" for value in array[i, :i]) for i in range(1, 12))
+        lines.append(f'{name} = """\n{rows}\n"""')
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(constants(fit_plate_effects(sys.argv[1])))

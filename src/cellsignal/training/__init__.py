@@ -1,0 +1,1 @@
+"""Training: stages over folds, resumable to the bit."""

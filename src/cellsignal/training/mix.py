@@ -1,0 +1,57 @@
+"""MixUp and CutMix: a batch blended with a shuffled copy of itself, its labels by the same share.
+
+One factor or box a batch. Sources: MixUp, arXiv:1710.09412; CutMix, arXiv:1905.04899. A box that the border clips is
+smaller than lambda says; labels follow the pixels that were in fact replaced.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from cellsignal.config.augment import Mix
+
+
+def mix_batch(
+    images: torch.Tensor, targets: torch.Tensor, mix: Mix, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix a batch, with probability `mix.p`; where both alphas are above 0, MixUp and CutMix are as likely.
+
+    Args:
+        images: (B, C, H, W) floating point, on any device. Not changed.
+        targets: (B, K) floating point on the images' device; each row sums to 1. Not changed.
+        generator: the only source of randomness. Every call takes one draw from it, mixed or not.
+
+    Returns:
+        Images and targets of the same shapes, types and device; rows of the targets still sum to 1.
+    """
+    assert images.is_floating_point() and targets.is_floating_point(), (images.dtype, targets.dtype)
+    # torch has no Beta that takes a generator
+    rng = np.random.default_rng(torch.randint(2**62, (), generator=generator, device=generator.device).item())
+    if rng.random() >= mix.p:
+        return images, targets
+    cut = rng.random() < 0.5 if mix.mixup > 0 and mix.cutmix > 0 else mix.cutmix > 0
+    alpha = mix.cutmix if cut else mix.mixup
+    own = float(rng.beta(alpha, alpha))
+    partner = torch.from_numpy(rng.permutation(len(images))).to(images.device)
+    if cut:
+        height, width = images.shape[2:]
+        top, bottom, left, right = cutmix_box(height, width, own, rng)
+        mixed = images.clone()
+        mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+        own = 1 - (bottom - top) * (right - left) / (height * width)
+    else:
+        mixed = images * own + images[partner] * (1 - own)
+    return mixed, targets * own + targets[partner] * (1 - own)
+
+
+def cutmix_box(height: int, width: int, own: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """A box of area fraction 1 - `own` and the image's aspect, its centre evenly drawn, clipped at the border.
+
+    Returns:
+        top, bottom, left, right in pixels; bottom and right are one past the box.
+    """
+    side = math.sqrt(1 - own)
+    tall, wide = round(height * side), round(width * side)
+    top, left = int(rng.integers(height)) - tall // 2, int(rng.integers(width)) - wide // 2
+    return max(top, 0), min(top + tall, height), max(left, 0), min(left + wide, width)

@@ -1,0 +1,80 @@
+"""All trainings of a config: every fold, every stage, every cell type; finished ones are skipped, an interrupted one goes on."""
+
+import logging
+from typing import Any
+
+import torch
+import yaml
+
+from cellsignal.competitions import get_competition
+from cellsignal.config import Config, config_differences, dump_config
+from cellsignal.data.store import Store
+from cellsignal.errors import InputError
+from cellsignal.files import provenance, write_json, write_text
+from cellsignal.folds import read_folds
+from cellsignal.training.job import Job, plan_jobs
+from cellsignal.training.loop import Trainer
+from cellsignal.training.stopping import Stop
+
+log = logging.getLogger(__name__)
+
+# keys that may change between two calls of one run without changing any weight
+_FREE = ("runs", "data.root", "data.store", "data.workers", "data.cache_gib", "data.bad_site", "folds.use", "folds.full", "predict", "submit")
+
+
+def train(config: Config) -> list[Job]:
+    """Train everything the config asks for and return its jobs.
+
+    Raises:
+        InputError: bad input, or a run folder that belongs to another config (the differing keys are named).
+        Interrupted: stopped by a signal with everything saved.
+    """
+    jobs = jobs_of(config)
+    folder = config.run_folder
+    _same_config(config)
+    write_text(folder / "config.yaml", dump_config(config))
+    inputs = {"folds": config.folds.file, "store": config.data.store / "store.json"}
+    write_json(folder / "provenance.json", provenance(inputs, seed=config.seed, torch=torch.__version__))
+    device = pick_device()
+    with Stop() as stop:
+        for number, job in enumerate(jobs, 1):
+            log.info("training %d/%d: %s, %d training and %d validation samples", number, len(jobs), job.title, len(job.train), len(job.valid))
+            Trainer(job, device, stop).run()
+            stop.check(job.title)
+    return jobs
+
+
+def jobs_of(config: Config) -> list[Job]:
+    """The jobs of a config, after checking that store, folds and competition belong together."""
+    competition = get_competition(config.competition)
+    store = Store.open(config.data.store)
+    if store.source.get("competition") != competition.id:
+        raise InputError(f"{config.data.store}: is a store of {store.source.get('competition')!r}, the config is for {competition.id!r}")
+    folds = read_folds(config.folds.file, store.samples)
+    return plan_jobs(config, competition, store, competition.classes(config.data.root), folds)
+
+
+def pick_device() -> torch.device:
+    """CUDA if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _same_config(config: Config) -> None:
+    path = config.run_folder / "config.yaml"
+    if not path.is_file():
+        return
+    old, new = (_without_free(tree) for tree in (yaml.safe_load(path.read_text()), config.model_dump(mode="json")))
+    different = config_differences(old, new)
+    if different:
+        raise InputError(f"{config.run_folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})")
+
+
+def _without_free(tree: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for path in _FREE:
+        *parents, last = path.split(".")
+        node = kept
+        for part in parents:
+            node = node.get(part, {})
+        node.pop(last, None)
+    return kept

@@ -1,0 +1,95 @@
+"""The config schema: what is refused, and what the message says."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cellsignal.config import config_differences, dump_config, load_config
+from cellsignal.config.schema import Config
+from cellsignal.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BASE = {
+    "name": "x", "competition": "rxrx1", "data": {"root": "a", "store": "b"}, "folds": {"file": "f.csv"},
+    "stages": [{"name": "all", "epochs": 2, "augment": [{"name": "blur", "sigma": [0.5, 1.0]}]}],
+}  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(tree, name="c.yaml"):
+        path = tmp_path / name
+        path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree))
+        return path
+
+    return _write
+
+
+def test_every_committed_config_loads():
+    files = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+    assert files
+    for file in files:
+        assert load_config(file).competition == file.parent.name
+
+
+def test_dump_and_load_is_the_same_config(write):
+    config = load_config(write(BASE))
+    assert load_config(write(dump_config(config), "again.yaml")) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (["modle.backbone=resnet18"], r"unknown key modle \(did you mean 'model'\?\)"),
+        (["stages.0.optimizer.lrr=1"], r"stages\.0\.optimizer\.lrr \(did you mean 'lr'\?\)"),
+        (["stages.0.augment.0.sgima=1"], r"stages\.0\.augment\.0.*sgima \(did you mean 'sigma'\?\)"),
+        (["stages.0.epochs=none"], r"stages\.0\.epochs: .*got 'none'"),
+        (["stages.0.epochs=0"], r"stages\.0\.epochs: .*greater than or equal to 1, got 0"),
+        (["stages.1.epochs=3"], r"--set stages\.1\.epochs=3: '1' is no index of a list of 1"),
+        (["normalization.by=global", "normalization.wells=controls"], "controls needs by: experiment or plate"),
+        (["stages.0.init=previous"], "the first stage has no previous one"),
+        (["stages.0.mix={mixup: 0}"], "alpha above 0"),
+        (["nonsense"], "write key.path=value"),
+    ],
+)
+def test_wrong_keys_are_named_with_their_path(write, change, expected):
+    with pytest.raises(InputError, match=expected) as error:
+        load_config(write(BASE), change)
+    assert "\n" not in str(error.value)
+
+
+def test_override_of_a_nested_key(write):
+    config = load_config(write(BASE), ["stages.0.epochs=7", "predict.tta=4", "data.sites=[1]"])
+    assert (config.stages[0].epochs, config.predict.tta, config.data.sites) == (7, 4, (1,))
+
+
+def test_base_is_merged_key_by_key_and_lists_are_replaced(write):
+    write(BASE, "base.yaml")
+    path = write({"base": "base.yaml", "name": "y", "data": {"size": 64}, "stages": [{"name": "only", "epochs": 1}]}, "over.yaml")
+    config = load_config(path)
+    assert (config.name, config.data.size, str(config.data.root), [s.name for s in config.stages]) == ("y", 64, "a", ["only"])
+
+
+def test_a_base_has_no_base(write):
+    write({"base": "c.yaml"}, "middle.yaml")
+    with pytest.raises(InputError, match="may not have a base"):
+        load_config(write({"base": "middle.yaml"}, "top.yaml"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a: [", "not valid YAML"), ("[1, 2]", "mapping"), ("", "mapping")])
+def test_what_is_no_config(write, text, expected):
+    with pytest.raises(InputError, match=expected):
+        load_config(write(text))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_differences_name_the_keys():
+    old, new = Config(**BASE).model_dump(mode="json"), Config(**BASE).model_dump(mode="json")
+    new["stages"][0]["epochs"] = 5
+    new["seed"] = 3
+    assert config_differences(old, new) == ["seed: 0 -> 3", "stages.0.epochs: 2 -> 5"]

@@ -1,0 +1,270 @@
+"""The store against zarr, the pixels, and damage. The tiny competition here serves the other data tests too."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from cellsignal.competitions.base import COLUMNS, Competition, check_samples
+from cellsignal.data.pack import pack, prepare
+from cellsignal.data.store import Store, parse_samples, samples_text
+from cellsignal.errors import InputError
+from cellsignal.images import read_png8
+
+CHANNELS = ("nuclei", "er", "actin")
+
+
+class TinyCompetition(Competition):
+    """Three gray PNGs of 20x16 pixels a site, two sites a well; all metadata in `samples.csv`."""
+
+    id: ClassVar[str] = "tiny"
+    title: ClassVar[str] = "Tiny"
+    channels: ClassVar[tuple[str, ...]] = CHANNELS
+    image_shape: ClassVar[tuple[int, int]] = (16, 20)
+
+    def root_shape(self, root):
+        return self.image_shape
+
+    def samples(self, root):
+        return parse_samples((Path(root) / "samples.csv").read_text(), root)
+
+    def read(self, root, files, shape=None):
+        images = []
+        for name in files:
+            images.append(read_png8(Path(root) / name, shape))
+            shape = images[0].shape
+        return np.stack(images)
+
+    def classes(self, root):
+        raise NotImplementedError
+
+    sample_submission = answers = simulate = classes
+
+
+def tiny_samples(wells: int = 6) -> pd.DataFrame:
+    """Two sites a well; two experiments of two plates. Well 1 is a test well, wells 0 and 5 are controls."""
+    rows = []
+    for number in range(2 * wells):
+        well, site = divmod(number, 2)
+        well_id = f"exp-{well % 2}_{well % 4 // 2}_W{well:02}"
+        row = {
+            "sample_id": f"{well_id}_s{site + 1}",
+            "target_id": well_id,
+            "well_id": well_id,
+            "experiment": f"exp-{well % 2}",
+            "plate": str(well % 4 // 2),
+            "well": f"W{well:02}",
+            "site": site + 1,
+            "cell_type": "NA",
+            "label": None if well == 1 else well,
+            "role": "negative_control" if well in (0, 5) else "treatment",
+            "compound": None if well == 1 else 'x, "y"',
+            "split": "test" if well == 1 else "train",
+            "files": tuple(f"images/{well_id}_s{site + 1}_{channel}.png" for channel in CHANNELS),
+        }
+        rows.append(row)
+    return check_samples(pd.DataFrame(rows, columns=list(COLUMNS)), "tiny")
+
+
+def write_root(root: Path, wells: int = 6, shape: tuple[int, int] = (16, 20), seed: int = 0) -> np.ndarray:
+    """Write a tiny data set of noise; returns its images (N, C, H, W) uint8."""
+    samples = tiny_samples(wells)
+    images = np.random.default_rng(seed).integers(0, 256, (len(samples), len(CHANNELS), *shape), dtype=np.uint8)
+    (root / "images").mkdir(parents=True)
+    for files, image in zip(samples.files, images, strict=True):
+        for name, channel in zip(files, image, strict=True):
+            cv2.imwrite(str(root / name), channel)
+    (root / "samples.csv").write_text(samples_text(samples))
+    return images
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """(images, path of their store); row 3 lacks a file, row 7 is black in one channel."""
+    folder = tmp_path_factory.mktemp("store")
+    images = write_root(folder / "root")
+    images[7, 1] = 0
+    images[8] = 0
+    files = tiny_samples().files
+    for row, channel in ((7, 1), (8, 0), (8, 1), (8, 2)):
+        cv2.imwrite(str(folder / "root" / files[row][channel]), images[row, channel])
+    (folder / "root" / files[3][2]).unlink()
+    prepare(TinyCompetition(), folder / "root", folder / "out")
+    return images, folder / "out"
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    shutil.copytree(made[1], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_pixels_and_statistics_are_those_of_the_files(made):
+    images, path = made
+    store = Store.open(path)
+    assert store.channels == CHANNELS and store.shape == (3, 16, 20) and store.source["competition"] == "tiny"
+    assert store.samples.row.tolist() == [row for row in range(12) if row != 3]
+    for row in store.samples.row:
+        np.testing.assert_array_equal(store.read(row), images[row])
+        np.testing.assert_allclose(store.mean[row], images[row].mean((1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(store.sd[row], images[row].std((1, 2)), rtol=1e-6)
+    assert np.isnan(store.mean[3]).all() and np.isnan(store.sd[3]).all()
+    assert [sample_id for sample_id, _ in store.skipped] == ["exp-1_0_W01_s2"]
+
+
+def test_any_zarr_reader_reads_it(made):
+    images, path = made
+    array = zarr.open_group(path, mode="r")["images"]
+    assert array.shape == (12, 3, 16, 20) and array.chunks == (1, 3, 16, 20) and array.dtype == np.uint8
+    kept = [row for row in range(12) if row != 3]
+    np.testing.assert_array_equal(array[:][kept], images[kept])
+    np.testing.assert_array_equal(Store.open(path).images[5], images[5])
+    assert zarr.open_group(path, mode="r")["status"][:].tolist() == [1, 1, 1, 2] + [1] * 8
+
+
+def test_samples_come_back_as_they_were(made):
+    store = Store.open(made[1])
+    expected = tiny_samples().drop(index=3).reset_index(drop=True)
+    pd.testing.assert_frame_equal(store.samples.drop(columns="row"), expected)
+
+
+def test_reads_into_a_slice_of_a_batch(made):
+    images, path = made
+    store, batch = Store.open(path), np.full((4, 3, 16, 20), 9, np.uint8)
+    assert store.read(5, out=batch[1]).base is batch
+    np.testing.assert_array_equal(batch[1], images[5])
+    assert (batch[[0, 2, 3]] == 9).all()
+    strided = np.empty((16, 20, 3), np.uint8).transpose(2, 0, 1)
+    for out in (np.empty((3, 20, 16), np.uint8), np.empty((3, 16, 20), np.float32), strided):
+        with pytest.raises(ValueError, match="C-contiguous"):
+            store.read(5, out=out)
+
+
+def test_pickles_small_and_reads_in_other_processes(made, monkeypatch):
+    images, path = made
+    monkeypatch.chdir(path.parent)
+    store = pickle.loads(pickle.dumps(Store.open("out")))
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(store.read(4), images[4])
+    store.images[0]  # zarr's thread runs in the parent when it forks
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        np.testing.assert_array_equal(pool.apply_async(store.read, (4,)).get(20), images[4])
+
+
+@pytest.mark.parametrize("row", [3, 12, -1])
+def test_a_row_without_an_image_is_refused(made, row):
+    with pytest.raises(InputError, match=f"row {row} holds no image"):
+        Store.open(made[1]).read(row)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "foreign", "remove"])
+def test_damage_is_an_error_when_read_and_named_by_check(copy, damage):
+    chunk = copy / "images" / "c.5.0.0.0"
+    data = bytearray(chunk.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    chunk.write_bytes({"cut": data[:40], "empty": b"", "foreign": b"no zstd"}.get(damage, data))
+    if damage == "remove":
+        chunk.unlink()
+    store = Store.open(copy)
+    with pytest.raises(InputError, match=r"c\.5\.0\.0\.0"):
+        store.read(5)
+    assert [row for row, message in store.check() if "row 5" in message] == [5]
+    assert store.check(rows=[0, 6]) == []
+
+
+def test_check_finds_a_chunk_swapped_for_another(copy):
+    shutil.copy(copy / "images" / "c.0.0.0.0", copy / "images" / "c.5.0.0.0")
+    damaged = Store.open(copy).check()
+    assert len(damaged) == 1 and damaged[0][0] == 5 and "other pixels" in damaged[0][1]
+
+
+def test_what_is_no_store_is_named(tmp_path, copy):
+    with pytest.raises(InputError, match=r"there is no store.*prepare"):
+        Store.open(tmp_path / "nowhere")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "a.txt").write_text("a")
+    with pytest.raises(InputError, match="is not a store"):
+        Store.open(tmp_path / "foreign")
+    (tmp_path / "foreign" / "store.json").write_text('{"a": 1}')
+    with pytest.raises(InputError, match="is not the description"):
+        Store.open(tmp_path / "foreign")
+    (tmp_path / "foreign" / "store.json").write_text("{")
+    with pytest.raises(InputError, match=r"store\.json"):
+        Store.open(tmp_path / "foreign")
+
+
+def _edit_info(path, **changes):
+    info = json.loads((path / "store.json").read_text())
+    (path / "store.json").write_text(json.dumps(info | changes))
+
+
+def test_a_store_that_does_not_fit_its_description_is_refused(copy, tmp_path):
+    def refused(change, match):
+        shutil.rmtree(tmp_path / "bad", ignore_errors=True)
+        shutil.copytree(copy, tmp_path / "bad")
+        change(tmp_path / "bad")
+        with pytest.raises(InputError, match=match) as caught:
+            Store.open(tmp_path / "bad")
+        assert "\n" not in str(caught.value)
+
+    refused(lambda p: _edit_info(p, format=99), "format 99")
+    refused(lambda p: _edit_info(p, shape=[16, 16]), "not those")
+    refused(lambda p: _edit_info(p, n=11), "not those")
+    table = (copy / "samples.csv").read_text()
+    refused(lambda p: (p / "samples.csv").write_text(table.replace("W02", "W09")), "samples.csv")
+    refused(lambda p: (p / "samples.csv").unlink(), "samples.csv")
+    refused(lambda p: shutil.rmtree(p / "mean"), "damaged")
+    refused(lambda p: shutil.rmtree(p / "images"), "damaged")
+    refused(lambda p: (p / "zarr.json").write_text("{"), "damaged")
+
+    def other_means(path):
+        zarr.open_group(path, mode="r+")["mean"][0, 0] = 1.0
+
+    refused(other_means, "not those")
+
+
+def test_text_that_looks_like_nothing_survives(tmp_path):
+    frame = tiny_samples()
+    frame["cell_type"], frame["plate"] = "NA", "01"
+    frame["compound"] = frame.compound.where(frame.index != 4, "null")
+    frame["files"] = frame.files.map(lambda files: tuple(f"ü;| ,'{name}" for name in files))
+    frame = check_samples(frame, "text")
+    pd.testing.assert_frame_equal(parse_samples(samples_text(frame), "text"), frame)
+
+
+@pytest.mark.real_data
+def test_real_images_are_pixel_exact_and_not_much_larger_than_png(real_data, tmp_path):
+    files = sorted(str(path.relative_to(real_data)) for path in (real_data / "rxrx1" / "train").rglob("*.png"))
+    assert len(files) == 72
+    sites = [tuple(files[start : start + 6]) for start in range(0, 72, 6)]
+    samples = tiny_samples(6)
+    samples["files"] = sites
+    channels = ("w1", "w2", "w3", "w4", "w5", "w6")
+    report = pack(samples, _RealReader(real_data), tmp_path / "out", channels=channels, source={"competition": "real"})
+    store = Store.open(tmp_path / "out")
+    assert report.n_packed == 12 and not report.skipped and store.shape == (6, 512, 512)
+    for row, names in enumerate(sites):
+        expected = np.stack([cv2.imread(str(real_data / name), cv2.IMREAD_UNCHANGED) for name in names])
+        np.testing.assert_array_equal(store.read(row), expected)
+        np.testing.assert_allclose(store.mean[row], expected.mean((1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(store.sd[row], expected.std((1, 2)), rtol=1e-6)
+    packed = sum(os.path.getsize(path) for path in (tmp_path / "out" / "images").glob("c.*"))
+    assert packed < 1.4 * sum((real_data / name).stat().st_size for name in files)
+
+
+class _RealReader:
+    def __init__(self, root):
+        self.root = root
+
+    def __call__(self, files):
+        return np.stack([read_png8(self.root / name) for name in files])

@@ -1,0 +1,168 @@
+import multiprocessing
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cellsignal.errors import InputError
+from cellsignal.evaluation.leaderboard import (
+    COLUMNS,
+    append_entry,
+    control_entries,
+    frame_sha256,
+    leaderboard_table,
+    leaderboard_text,
+    submission_entry,
+)
+from cellsignal.files import sha256
+
+COMPETITION = SimpleNamespace(
+    id="toy", id_column="id", target_column="class", fold_groups=("experiment",), higher_is_better=True
+)
+
+
+def answers_table(n=40):
+    rng = np.random.default_rng(0)
+    board = np.where(np.arange(n) < n // 4, "public", "private")
+    return pd.DataFrame(
+        {"id": [f"w{i}" for i in range(n)], "class": rng.integers(1, 5, n), "leaderboard": board, "experiment": "E"}
+    )
+
+
+def entry_with(tmp_path, name, wrong, answers):
+    """The entry of a submission that is wrong in these rows."""
+    frame = answers[["id", "class"]].copy()
+    frame.loc[wrong, "class"] = 99
+    path = tmp_path / f"{name}.csv"
+    frame.to_csv(path, index=False)
+    return submission_entry(COMPETITION, name, path, frame, answers)
+
+
+def board_of(tmp_path, *entries):
+    path = tmp_path / "sub" / "leaderboard.csv"
+    for entry in entries:
+        assert append_entry(path, entry)
+    return path
+
+
+def test_entry_holds_scores_and_hashes(tmp_path):
+    answers = answers_table()
+    entry = entry_with(tmp_path, "a", range(8, 15), answers)  # 2 of 10 public, 5 of 30 private
+    assert set(entry) == set(COLUMNS) and entry["kind"] == "submission"
+    assert (entry["overall"], entry["public"], entry["private"]) == pytest.approx((33 / 40, 0.8, 25 / 30))
+    assert (entry["overall_n"], entry["public_n"], entry["private_n"]) == (40, 10, 30)
+    assert entry["public_low"] < 0.8 < entry["public_high"]
+    assert entry["submission_sha256"] == sha256(tmp_path / "a.csv")
+    assert entry["answers_sha256"] == frame_sha256(answers.sample(frac=1, random_state=0)[answers.columns[::-1]])
+    other = answers.assign(**{"class": answers["class"] + 1})
+    assert entry["answers_sha256"] != frame_sha256(other)
+
+
+def test_sorted_by_private_then_overall_controls_unranked(tmp_path):
+    answers = answers_table()
+    entries = [
+        entry_with(tmp_path, "overfit", range(10, 20), answers),  # perfect public, weak private
+        entry_with(tmp_path, "good", range(0, 8), answers),  # weak public, perfect private
+        entry_with(tmp_path, "better", range(0, 4), answers),  # the same private, better overall
+        *control_entries(COMPETITION, answers.assign(**{"class": 0}), answers),
+    ]
+    table = leaderboard_table(board_of(tmp_path, *entries), COMPETITION)
+    assert table.name.tolist() == ["truth", "better", "good", "overfit", "sample submission"]
+    assert table["rank"].fillna(0).tolist() == [0, 1, 2, 3, 0]
+    truth, sample = table.iloc[0], table.iloc[-1]
+    assert (truth.overall, truth.public, truth.private) == (1, 1, 1) and sample.overall == 0
+    assert (table.kind == "control").tolist() == [True, False, False, False, True]
+
+
+def test_a_metric_where_low_is_best_turns_the_table(tmp_path):
+    answers = answers_table()
+    entries = [entry_with(tmp_path, name, range(10, 10 + n), answers) for name, n in (("x", 3), ("y", 9))]
+    path = board_of(tmp_path, *entries)
+    downwards = SimpleNamespace(**{**vars(COMPETITION), "higher_is_better": False})
+    assert leaderboard_table(path, COMPETITION).name.tolist() == ["x", "y"]
+    assert leaderboard_table(path, downwards).name.tolist() == ["y", "x"]
+
+
+def test_equal_scores_share_a_rank(tmp_path):
+    answers = answers_table()
+    wrong = {"a": [20], "b": [21], "c": [20, 21]}
+    table = leaderboard_table(
+        board_of(tmp_path, *(entry_with(tmp_path, k, v, answers) for k, v in wrong.items())), COMPETITION
+    )
+    assert table["rank"].tolist() == [1, 1, 3]
+
+
+def test_append_is_idempotent_and_other_answers_are_another_row(tmp_path):
+    answers = answers_table()
+    entry = entry_with(tmp_path, "a", [1], answers)
+    path = board_of(tmp_path, entry)
+    before = path.read_bytes()
+    assert not append_entry(path, {**entry, "name": "again", "scored_at": "later"})
+    assert path.read_bytes() == before
+    revised = answers.assign(**{"class": answers["class"].replace(4, 3)})
+    assert append_entry(path, entry_with(tmp_path, "a", [1], revised))
+    assert append_entry(path, {**entry, "competition": "other"})
+    table = leaderboard_table(path, COMPETITION)
+    assert table["rank"].tolist() == [1, 1] and table.answers_sha256.nunique() == 2
+    assert leaderboard_text(table).count("answers ") == 2
+
+
+def test_a_perfect_submission_stands_beside_the_truth(tmp_path):
+    answers = answers_table()
+    entries = [*control_entries(COMPETITION, answers, answers)[:1], entry_with(tmp_path, "perfect", [], answers)]
+    table = leaderboard_table(board_of(tmp_path, *entries), COMPETITION)
+    assert table["rank"].fillna(0).tolist() == [0, 1]
+
+
+def test_answers_without_boards_rank_by_overall(tmp_path):
+    answers = answers_table()[["id", "class"]]
+    entries = [entry_with(tmp_path, name, range(n), answers) for name, n in (("x", 9), ("y", 3))]
+    table = leaderboard_table(board_of(tmp_path, *entries), COMPETITION)
+    assert table.name.tolist() == ["y", "x"] and table["rank"].tolist() == [1, 2]
+    assert table.private.isna().all() and (table.private_n == 0).all()
+    assert "0.92500" in leaderboard_text(table)
+
+
+def test_text_is_aligned(tmp_path):
+    answers = answers_table()
+    entries = [
+        entry_with(tmp_path, "a-long-name", [11], answers),
+        *control_entries(COMPETITION, answers.assign(**{"class": 0}), answers),
+    ]
+    lines = leaderboard_text(leaderboard_table(board_of(tmp_path, *entries), COMPETITION)).splitlines()
+    assert lines[0].split()[:3] == ["rank", "name", "private"] and set(lines[1]) == {"-", " "}
+    assert [line for line in lines if "(truth)" in line and not line[:4].strip()]
+    row = next(line for line in lines if "a-long-name" in line)
+    assert row.split()[0] == "1" and "0.96667" in row
+    end = lines[0].index("private") + len("private")
+    assert all(line[end - 7 : end] in ("1.00000", "0.96667", "0.00000") for line in lines[2:])
+    assert leaderboard_text(pd.DataFrame(columns=["rank", *COLUMNS])) == "no submission scored yet"
+
+
+def test_what_is_no_leaderboard_is_refused(tmp_path):
+    path = tmp_path / "board.csv"
+    with pytest.raises(InputError, match="no such leaderboard"):
+        leaderboard_table(path, COMPETITION)
+    entry = entry_with(tmp_path, "a", [1], answers_table())
+    for content, message in (("", "not a leaderboard"), ("a,b\n1,2\n", "lacks the column 'competition'")):
+        path.write_text(content)
+        with pytest.raises(InputError, match=message):
+            append_entry(path, entry)
+        assert path.read_text() == content
+
+
+def _append_many(path, entry, start):
+    for number in range(start, start + 8):
+        append_entry(path, {**entry, "name": str(number), "submission_sha256": f"{number:064}"})
+
+
+def test_two_processes_lose_no_row(tmp_path):
+    path, entry = tmp_path / "board.csv", entry_with(tmp_path, "a", [1], answers_table())
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_append_many, args=(path, entry, start)) for start in (0, 8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(30)
+    assert sorted(leaderboard_table(path, COMPETITION).name.astype(int)) == list(range(16))

@@ -1,0 +1,273 @@
+"""Folds never split a group, and a fold table that would lie is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cellsignal.competitions import get_competition
+from cellsignal.competitions.base import PlateGroups
+from cellsignal.competitions.rxrx1.folds_table import SIX_FOLD_COUNTS, first_place_folds
+from cellsignal.errors import InputError
+from cellsignal.folds import NEVER, make_folds, read_folds
+
+FOLDS = Path(__file__).resolve().parent.parent / "folds"
+
+
+def samples_of(experiments, classes=4, compound=None):
+    """Each experiment holds every class once, two sites; a test experiment and controls are there too."""
+    rows = []
+    for experiment, split in [*((e, "train") for e in experiments), ("TEST-99", "test")]:
+        for label in range(classes + 1):
+            role = "treatment" if label < classes else "negative_control"
+            shown = None if split == "test" and role == "treatment" else label
+            for site in (1, 2):
+                well = f"{experiment}_1_C{label + 3:02d}"
+                cell_type = experiment.split("-")[0]
+                rows.append((f"{well}_s{site}", well, well, experiment, "1", cell_type, shown, role, split))
+    columns = ["sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "label", "role", "split"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.assign(label=frame.label.astype("Int64"), compound="c" + frame.label.astype(str))
+
+
+def compounds_of(sizes, seed=0):
+    """Samples of one class a compound: `sizes[k]` compounds in class k, some wells each."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for label, number in enumerate(sizes):
+        for index in range(number):
+            for well in range(rng.integers(1, 4)):
+                rows.append((f"m{label}_{index}", label, f"w{label}_{index}_{well}"))
+    frame = pd.DataFrame(rows, columns=["compound", "label", "well_id"])
+    return frame.assign(
+        sample_id=frame.well_id, target_id=frame.well_id, experiment="P1", plate="P1", cell_type="MCF7",
+        role="treatment", split="train", label=frame.label.astype("Int64"),
+    )  # fmt: skip
+
+
+def write(path, table):
+    table.to_csv(path, index=False)
+    return path
+
+
+EIGHT = [f"A-{i:02d}" for i in range(1, 6)] + [f"B-{i:02d}" for i in range(1, 4)]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    n_splits=st.integers(2, 5),
+    seed=st.integers(0, 9999),
+)
+def test_experiments_are_never_split_and_all_are_dealt(tmp_path_factory, sizes, n_splits, seed):
+    experiments = [f"T{t}-{i:02d}" for t, n in enumerate(sizes) for i in range(n)]
+    samples = samples_of(experiments)
+    if len(experiments) < n_splits:
+        with pytest.raises(InputError, match="too few"):
+            make_folds(samples, "experiment", n_splits, seed)
+        return
+    made = make_folds(samples, "experiment", n_splits, seed)
+    pd.testing.assert_frame_equal(made, make_folds(samples, "experiment", n_splits, seed))
+    assert sorted(made.experiment) == sorted(experiments) and set(made.fold) == set(range(n_splits))
+    table = read_folds(write(tmp_path_factory.mktemp("f") / "f.csv", made), samples)
+    held = np.zeros(len(samples), int)
+    everything = table.training(samples, None)
+    assert everything.sum() == 8 * len(experiments)
+    for fold in table.folds:
+        validation, training = table.validation(samples, fold), table.training(samples, fold)
+        assert not (validation & training).any()
+        assert ((validation | training) == everything).all()
+        assert not set(samples.experiment[validation]) & set(samples.experiment[training])
+        held += validation
+    assert (held == everything).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(sizes=st.lists(st.integers(1, 8), min_size=2, max_size=6), n_splits=st.integers(2, 4), seed=st.integers(0, 9999))
+def test_compounds_are_never_split_and_single_ones_stay_in_training(tmp_path_factory, sizes, n_splits, seed):
+    samples = compounds_of(sizes, seed)
+    if sum(n for n in sizes if n > 1) < n_splits:
+        with pytest.raises(InputError, match="too few"):
+            make_folds(samples, "compound", n_splits, seed)
+        return
+    made = make_folds(samples, "compound", n_splits, seed)
+    assert set(made.compound[made.fold == NEVER]) == {f"m{k}_0" for k, n in enumerate(sizes) if n == 1}
+    table = read_folds(write(tmp_path_factory.mktemp("f") / "f.csv", made), samples)
+    for fold in table.folds:
+        validation, training = table.validation(samples, fold), table.training(samples, fold)
+        assert not set(samples.compound[validation]) & set(samples.compound[training])
+        assert set(samples.label[validation]) <= set(samples.label)
+    never = samples.compound.isin(made.compound[made.fold == NEVER]).to_numpy()
+    assert all(table.training(samples, fold)[never].all() for fold in table.folds)
+
+
+def test_a_single_compound_class_is_logged_by_name(caplog):
+    with caplog.at_level("INFO"):
+        make_folds(compounds_of([3, 1, 4]), "compound", 3)
+    assert [r.message for r in caplog.records] == [
+        "folds: class 1 has one compound, m1_0: it is never held out (fold -1)"
+    ]
+
+
+def test_cell_types_and_assignments_are_spread_evenly():
+    experiments = [f"{t}-{i:02d}" for t, n in (("A", 10), ("B", 5), ("C", 3)) for i in range(n)]
+    groups = PlateGroups(np.zeros(4, int), {(e, "1"): i % 2 for i, e in enumerate(experiments)})
+    for seed in range(5):
+        made = make_folds(samples_of(experiments), "experiment", 5, seed, groups)
+        counts = pd.crosstab(made.cell_type, made.fold)
+        assert counts.loc["A"].tolist() == [2] * 5 and counts.loc["B"].tolist() == [1] * 5
+        assert set(counts.loc["C"]) == {0, 1}
+        assert np.ptp(pd.crosstab(made.assignment, made.fold).to_numpy(), axis=1).max() <= 1
+        assert made.n.tolist() == [4] * 18
+
+
+def test_wells_are_spread_by_class():
+    samples = compounds_of([30, 30, 30])
+    made = make_folds(samples, "well_id", 4, 1)
+    counts = pd.crosstab(made.label, made.fold).to_numpy()
+    assert np.ptp(counts, axis=1).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [(("batch", 2), "'batch' is no samples column"), (("experiment", 1), "at least 2"), (("experiment", 9), "too few")],
+)
+def test_make_folds_refuses(arguments, message):
+    with pytest.raises(InputError, match=message):
+        make_folds(samples_of(EIGHT), *arguments)
+
+
+def test_make_folds_refuses_a_sample_without_a_group():
+    samples = compounds_of([3, 3])
+    samples.loc[2, "compound"] = None
+    with pytest.raises(InputError, match="has no compound"):
+        make_folds(samples, "compound", 2)
+
+
+@pytest.fixture
+def table(tmp_path):
+    samples = samples_of(EIGHT)
+    made = make_folds(samples, "experiment", 2)
+    return samples, made, tmp_path / "folds.csv"
+
+
+DAMAGE = [
+    (lambda f: f.rename(columns={"fold": "split"}), r"first columns must be fold"),
+    (lambda f: f.rename(columns={"experiment": "batch"}), r"'batch' is no samples column"),
+    (lambda f: f[["fold"]], r"first columns must be fold"),
+    (lambda f: f.assign(fold="one"), r"row 2: fold 'one' is neither"),
+    (lambda f: f.assign(fold=f.fold - 2), r"row 2: fold '-2' is neither"),
+    (lambda f: f.assign(fold=-1), r"no fold holds anything out"),
+    (lambda f: f.assign(experiment=f.experiment.replace("B-03", "Z-77")), r"unknown experiment 'Z-77'"),
+    (lambda f: f[f.experiment != "B-03"], r"1 training values of experiment are missing, first 'B-03'"),
+    (lambda f: pd.concat([f, f.iloc[[0]]]), r"row 10: experiment .* stands twice in fold 0"),
+    (lambda f: pd.concat([f, f.iloc[[0]].assign(fold=-1)]), r"is never held out \(fold -1\) and held out"),
+    (lambda f: pd.concat([f, f.iloc[[0]].assign(experiment="TEST-99")]), r"'TEST-99' has no labelled training sample"),
+    (lambda f: f.assign(fold=0), r"fold 0 holds out every labelled sample"),
+    (
+        lambda f: pd.concat([f, f.iloc[[0]].assign(experiment="TEST-99", fold=5)]).assign(labels="derived"),
+        r"fold 5 has no labelled sample to validate on",
+    ),
+]
+
+
+@pytest.mark.parametrize("change, message", DAMAGE)
+def test_read_folds_refuses_a_table_that_would_lie(table, change, message):
+    samples, made, path = table
+    with pytest.raises(InputError, match=rf"folds\.csv: .*{message}") as caught:
+        read_folds(write(path, change(made)), samples)
+    assert "\n" not in str(caught.value)
+
+
+def test_read_folds_refuses_what_is_no_table(table, tmp_path):
+    samples, _, path = table
+    with pytest.raises(InputError, match="no such file"):
+        read_folds(path, samples)
+    path.write_text("")
+    with pytest.raises(InputError, match="is not a CSV file"):
+        read_folds(path, samples)
+    with pytest.raises(InputError, match="is not a CSV file"):
+        read_folds(tmp_path, samples)
+
+
+def test_an_unknown_fold_is_named(table):
+    samples, made, path = table
+    with pytest.raises(InputError, match="fold 7: the table has the folds 0, 1"):
+        read_folds(write(path, made), samples).validation(samples, 7)
+
+
+def test_a_group_may_be_held_out_twice_and_leaves_training_in_both(table):
+    samples, made, path = table
+    twice = pd.concat([made, pd.DataFrame({"fold": [2], "experiment": ["A-01"]})])
+    folds = read_folds(write(path, twice), samples)
+    assert folds.folds == (0, 1, 2)
+    first = int(made.fold[made.experiment == "A-01"].iloc[0])
+    here = (samples.experiment == "A-01").to_numpy()
+    for fold in (first, 2):
+        assert not folds.training(samples, fold)[here].any() and folds.validation(samples, fold)[here].sum() == 8
+    assert folds.validation(samples, 2).sum() == 8
+
+
+def test_never_held_out_and_validation_are_labelled_training_treatments_only(table):
+    samples, made, path = table
+    folds = read_folds(write(path, made.assign(fold=made.fold.where(made.experiment != "A-02", NEVER))), samples)
+    used = folds.validation(samples, 0) | folds.training(samples, 0)
+    assert (samples.split[used] == "train").all() and (samples.role[used] == "treatment").all()
+    assert samples.label[used].notna().all()
+    assert all(folds.training(samples, k)[(samples.experiment == "A-02") & used].all() for k in folds.folds)
+
+
+@pytest.fixture(scope="module")
+def real_rxrx1(real_data):
+    competition = get_competition("rxrx1")
+    samples = competition.samples(real_data / "rxrx1")
+    return samples, competition.plate_groups(samples)
+
+
+def test_the_committed_rxrx1_table_is_what_make_folds_gives(real_rxrx1, tmp_path):
+    samples, groups = real_rxrx1
+    committed = read_folds(FOLDS / "rxrx1.csv", samples)
+    again = make_folds(samples, "experiment", 5, 0, groups)
+    assert write(tmp_path / "again.csv", again).read_text() == (FOLDS / "rxrx1.csv").read_text()
+    counts = pd.crosstab(again.cell_type, again.fold)
+    assert np.ptp(counts.to_numpy(), axis=1).max() == 1 and counts.to_numpy().sum() == 33
+    held = sum(committed.validation(samples, fold).astype(int) for fold in committed.folds)
+    assert held.max() == 1 and held.sum() == 2 * 36_515
+
+
+def test_the_first_place_table_has_its_counts(real_rxrx1, tmp_path):
+    samples, groups = real_rxrx1
+    made = first_place_folds(samples, groups)
+    assert write(tmp_path / "again.csv", made).read_text() == (FOLDS / "rxrx1_first_place.csv").read_text()
+    folds = read_folds(FOLDS / "rxrx1_first_place.csv", samples)
+    counts = pd.crosstab(folds.rows.fold, folds.rows.cell_type)
+    order = ["HEPG2", "HUVEC", "RPE", "U2OS"]
+    assert counts[order].to_numpy().tolist() == [[2, 2, 1, 1], [1, 3, 2, 1], *[[1, 3, 1, 1]] * 4]
+    assert len(SIX_FOLD_COUNTS) == 6
+    uses = folds.rows.experiment.value_counts()
+    assert {name for name, n in uses.items() if n == 2} == {"U2OS-01", "U2OS-02", "U2OS-03"} and uses.max() == 2
+    derived = folds.rows[folds.rows.labels == "derived"]
+    assert derived.experiment.tolist() == ["HUVEC-18"] and derived.n.tolist() == ["0"]
+    fold = int(derived.fold.iloc[0])
+    used = folds.validation(samples, fold) | folds.training(samples, fold)
+    assert not (samples.experiment[used] == "HUVEC-18").any()
+
+
+def test_first_place_table_needs_the_published_data():
+    groups = PlateGroups(np.zeros(4, int), {})
+    with pytest.raises(InputError, match="HUVEC-18"):
+        first_place_folds(samples_of(EIGHT), groups)
+
+
+def test_real_bbbc021_compounds(real_data):
+    competition = get_competition("bbbc021")
+    samples = competition.samples(real_data / "bbbc021" / "subset")
+    made = make_folds(samples, "compound", 3)
+    held = made[made.fold != NEVER].groupby("label").compound.nunique()
+    alone = made[made.fold == NEVER].groupby("label").compound.nunique()
+    assert set(alone) == {1} and held.min() >= 2 and not set(held.index) & set(alone.index)
+    wells = make_folds(samples, "well_id", 5)
+    assert sorted(wells.well_id) == sorted(samples.well_id[samples.split == "train"].unique())
