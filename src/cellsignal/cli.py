@@ -96,6 +96,7 @@ def _folds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="CSV (default folds/<competition>.csv)")
     parser.add_argument("--group", help="what a fold must not split (default: the competition's first)")
     parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--named", help="a published table instead, e.g. first_place")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -200,7 +201,8 @@ def folds(arguments: argparse.Namespace) -> None:
     from cellsignal.pipeline import make_folds_file
 
     out = arguments.out or Path("folds") / f"{arguments.competition}.csv"
-    table = make_folds_file(arguments.competition, arguments.root, out, group=arguments.group, splits=arguments.splits, seed=arguments.seed)
+    table = make_folds_file(arguments.competition, arguments.root, out, group=arguments.group, splits=arguments.splits, seed=arguments.seed,
+                            named=arguments.named)  # fmt: skip
     print(f"{table.to_string(index=False)}\n{out}")
 
 

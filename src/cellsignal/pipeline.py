@@ -33,8 +33,10 @@ def prepare(config: Config) -> None:
     log.info("%s: %d samples packed, %d left out", data.store, report.n_packed, len(report.skipped))
 
 
-def make_folds_file(competition_id: str, root: Path, out: Path, *, group: str | None, splits: int, seed: int) -> pd.DataFrame:
-    """Make and write a fold table. Gives it back."""
+def make_folds_file(
+    competition_id: str, root: Path, out: Path, *, group: str | None = None, splits: int = 5, seed: int = 0, named: str | None = None
+) -> pd.DataFrame:
+    """Make and write a fold table: a published one by its name, or groups dealt to `splits` folds. Gives it back."""
     from cellsignal.folds import make_folds
 
     competition = get_competition(competition_id)
@@ -42,7 +44,10 @@ def make_folds_file(competition_id: str, root: Path, out: Path, *, group: str | 
     if group not in competition.fold_groups:
         raise InputError(f"--group {group}: {competition_id} has the fold groups {', '.join(competition.fold_groups)}")
     samples = competition.samples(root)
-    table = make_folds(samples, group, splits, seed, plate_groups=competition.plate_groups(samples))
+    if named is not None:
+        table = competition.named_folds(named, samples)
+    else:
+        table = make_folds(samples, group, splits, seed, plate_groups=competition.plate_groups(samples))
     write_csv(out, table)
     return table
 

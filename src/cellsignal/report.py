@@ -17,7 +17,7 @@ PLATES_SHOWN = 24  # a plate map of more is unreadable; the first experiments ar
 
 
 def write_report(config: Config, entry: Entry, steps: dict[str, list[Step]], truth: dict[str, int] | None) -> list[Path]:
-    """Write the PNGs to runs/<name>/report and give back their paths.
+    """Write the PNGs to runs/<name>/seed<k>/report and give back their paths.
 
     Args:
         steps: title -> ladder, one picture each.
@@ -31,7 +31,7 @@ def write_report(config: Config, entry: Entry, steps: dict[str, list[Step]], tru
     channel_montage(written[1], example_images(store), store.channels, title=f"{entry.competition.title}: one untreated or first well a cell type")
     for title, rungs in steps.items():
         if rungs:
-            written.append(folder / f"ladder_{title.split()[0].lower()}.png")
+            written.append(folder / f"ladder_{title.lower().replace(' ', '_')}.png")
             ladder_plot(written[-1], rungs, title=f"{config.name}: {title}")
     final = [m for m in entry.final() if (m.ids["part"] == part).any()]
     if final:
@@ -63,7 +63,7 @@ def example_images(store: Store) -> dict[str, np.ndarray]:
     found = {}
     order = store.samples.assign(treated=store.samples.role != "negative_control").sort_values("treated", kind="stable")
     for cell_type, rows in order.groupby("cell_type", sort=True):
-        found[f"{cell_type} ({rows.experiment.iloc[0]} {rows.well.iloc[0]})"] = store.read(int(rows.row.iloc[0]))
+        found[f"{cell_type}\n{rows.experiment.iloc[0]} {rows.well.iloc[0]}"] = store.read(int(rows.row.iloc[0]))
     return found
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from cellsignal.config.schema import Normalization
 from cellsignal.data.normalization import SMALLEST_SD, global_statistics, standardisation
-from cellsignal.data.pack import channel_statistics
+from cellsignal.data.sites import channel_statistics
 
 ROLES = ("treatment", "positive_control", "negative_control")
 OF_WELLS = {"all": ROLES, "controls": ROLES[1:], "negative_controls": ROLES[2:]}

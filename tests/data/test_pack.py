@@ -20,7 +20,8 @@ from hypothesis.extra import numpy as hnp
 from test_store import CHANNELS, TinyCompetition, tiny_samples, write_root
 
 from cellsignal.data import pack as packing
-from cellsignal.data.pack import PackReport, channel_statistics, pack, prepare, resized
+from cellsignal.data.pack import PackReport, pack, prepare
+from cellsignal.data.sites import channel_statistics, resized
 from cellsignal.data.store import Store, journal_line, read_journal
 from cellsignal.errors import ImageError, InputError
 

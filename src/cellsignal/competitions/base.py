@@ -111,9 +111,21 @@ class Competition(ABC):
             that are known, for the break-down.
         """
 
-    def root_shape(self, root: Path) -> tuple[int, int] | None:
-        """(height, width) of the images under `root`: the published shape unless the copy is a simulated one; None if they may differ."""
-        return self.image_shape
+    def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
+        """A submission or answers with targets in one spelling, so that releases that write classes differently can be scored on each other.
+
+        Args:
+            name: what the frame is, for the error.
+        """
+        return frame
+
+    def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
+        """A published fold table by its name, in the columns of `folds.make_folds`.
+
+        Raises:
+            InputError: there is none of that name.
+        """
+        raise InputError(f"{self.id}: has no fold table called {name!r}")
 
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups | None:
         """The class groups of the plates, from training labels alone; None where the competition has no such structure."""

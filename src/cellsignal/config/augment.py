@@ -74,7 +74,7 @@ class Perspective(Strict):
 
 
 class SaltAndPepper(Strict):
-    """A fraction of pixels set to black or white, the same in all channels or drawn per channel."""
+    """A fraction of pixels set to black or white, the same pixels in all channels."""
 
     name: Literal["salt_and_pepper"]
     p: Probability = 0.3
@@ -82,7 +82,7 @@ class SaltAndPepper(Strict):
 
 
 class GainBias(Strict):
-    """Lighting: each channel times a ~ N(1, gain), plus b ~ N(0, bias) of the channel's own SD. After normalisation."""
+    """Lighting: each channel times a ~ N(1, gain), plus b ~ N(0, bias), in units of the normalised SD. Always after normalisation."""
 
     name: Literal["gain_bias"]
     p: Probability = 1.0

@@ -37,11 +37,11 @@ class Folds(Strict):
 class Normalization(Strict):
     """Which samples' pixel statistics standardise a sample: (x - mean) / sd per channel.
 
-    `by`: the unit they are pooled over. `wells`: which of the unit's wells count (only for by: experiment or plate). Where a unit has no
+    `by`: the unit they are pooled over; `none` is x / 255. `wells`: which of the unit's wells count (only for by: experiment or plate). Where a unit has no
     such wells the fallback is the experiment's, then all wells of the unit; it is logged. No label is ever looked at but the role of control wells.
     """
 
-    by: Literal["global", "experiment", "plate", "image"] = "plate"
+    by: Literal["none", "global", "experiment", "plate", "image"] = "plate"
     wells: Literal["all", "controls", "negative_controls"] = "all"
 
     @model_validator(mode="after")
@@ -161,4 +161,5 @@ class Config(Strict):
 
     @property
     def run_folder(self) -> Path:
-        return self.runs / self.name
+        """runs/<name>/seed<k>: the same experiment with another seed is another run of it."""
+        return self.runs / self.name / f"seed{self.seed}"

@@ -1,4 +1,4 @@
-"""Which grey levels count as zero and one for a site: the statistics of all, its experiment, its plate, or itself.
+"""Which grey levels count as zero and one for a site: the statistics of all, its experiment, its plate, itself, or none.
 
 Batches differ far more in brightness than treatments do, so what a site is standardised by decides how much of the
 batch reaches the model (RxRx1, 2nd place: validation accuracy rises from "global" over "experiment" to "plate"). All
@@ -61,7 +61,9 @@ def standardisation(
     """
     assert len(samples) == len(mean) == len(sd)
     mean, sd = np.asarray(mean, np.float64), np.asarray(sd, np.float64)
-    if config.by == "global":
+    if config.by == "none":
+        shift, scale = np.zeros_like(mean), np.full_like(mean, 255)
+    elif config.by == "global":
         assert overall is not None, "by: global takes the overall statistics of the training rows"
         shift, scale = (np.broadcast_to(value, mean.shape) for value in overall)
     elif config.by == "image":

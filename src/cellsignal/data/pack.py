@@ -15,33 +15,24 @@ What a site becomes depends on its files alone, so an interrupted packing ends i
 import contextlib
 import fcntl
 import functools
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from cellsignal import __version__
 from cellsignal.competitions.base import Competition
 from cellsignal.data import store as stored
+from cellsignal.data.sites import Entry, Packing, Read, in_processes, pack_site, read_site, unwritable
 from cellsignal.errors import ImageError, InputError
 from cellsignal.files import atomic_path, digest, provenance, write_json, write_text
 
-Read = Callable[[tuple[str, ...]], np.ndarray]
 ELSEWHERE = "pack into another folder or delete it"
-Entry = dict[str, Any]  # a finished row: row, status, and bytes, checksum, mean, sd (packed) or message (skipped)
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ def prepare(
         size=size,
         bad_site=bad_site,
         workers=workers,
-        source={"competition": competition.id, "root": str(root)},
+        source={"competition": competition.id, "root": str(root), "classes": list(competition.classes(root))},
         shape=shape,
     )
 
@@ -130,7 +121,7 @@ def pack(
     info = {
         "format": stored.FORMAT,
         "cellsignal": __version__,
-        "source": {key: str(value) for key, value in source.items()},
+        "source": dict(source),
         "channels": list(channels),
         "shape": list(shape),
         "size": size,
@@ -138,7 +129,7 @@ def pack(
         "samples_sha256": digest(text),
         "complete": False,
     }
-    with _one_line_if_unwritable(out):
+    with _one_line_ifunwritable(out):
         _create_or_match(out, info, text, samples)
         with _locked(out):
             return _finish_rows(out, info, samples, read, bad_site, workers)
@@ -155,9 +146,9 @@ def _finish_rows(out: Path, info: dict, samples: pd.DataFrame, read: Read, bad_s
     for litter in (out / stored.IMAGES).glob(".c.*.tmp"):
         litter.unlink()
 
-    job = _Job(str(out), read, len(info["channels"]), tuple(info["shape"]), info["size"] is not None)
+    job = Packing(str(out), read, len(info["channels"]), tuple(info["shape"]), info["size"] is not None)
     tasks = [(row, samples.files[row]) for row in range(len(samples)) if row not in entries]
-    results = in_processes(functools.partial(_pack_site, job), tasks, workers, "packing")
+    results = in_processes(functools.partial(pack_site, job), tasks, workers, "packing")
     with contextlib.closing(results):
         if not previous["complete"]:
             with open(journal, "ab") as lines:
@@ -188,117 +179,11 @@ def _good_or_raise(results: Iterator[tuple[Entry | None, InputError | None]], ba
         yield entry
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What every site of a packing has in common."""
-
-    out: str
-    read: Read
-    channels: int
-    shape: tuple[int, int]
-    resize: bool
-
-
-def _pack_site(job: _Job, task: tuple[int, tuple[str, ...]]) -> tuple[Entry | None, InputError | None]:
-    """Read, resize, measure and write one site. Errors are returned, so that the sites done beside it are not lost.
-
-    Returns:
-        (entry, None) if packed, (entry, error) if the site is bad, (None, error) if it cannot be written.
-    """
-    row, files = task
-    try:
-        image = _read(job.read, files)
-        if len(image) != job.channels:
-            raise ImageError(files[0], "wrong_channels", f"{len(image)} channels, {job.channels} expected")
-        if not job.resize and image.shape[1:] != job.shape:
-            height, width = image.shape[1:]
-            raise ImageError(files[0], "wrong_size", f"{width}x{height} pixels, {job.shape[1]}x{job.shape[0]} expected")
-    except ImageError as bad:
-        return {"row": row, "status": stored.SKIPPED, "message": str(bad)}, bad
-    image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
-    mean, sd = channel_statistics(image)
-    try:
-        size = stored.write_chunk(job.out, row, image)
-    except OSError as error:
-        return None, _unwritable(job.out, error)
-    entry = {
-        "row": row,
-        "status": stored.PACKED,
-        "bytes": size,
-        "checksum": zlib.crc32(image),
-        "mean": mean.tolist(),
-        "sd": sd.tolist(),
-    }
-    return entry, None
-
-
-def _read(read: Read, files: tuple[str, ...]) -> np.ndarray:
-    """A site's image; a file the system will not read is a bad image like any other."""
-    try:
-        image = read(files)
-    except OSError as error:
-        raise ImageError(error.filename or files[0], "corrupt", f"cannot be read ({error.strerror or error})") from None
-    assert image.ndim == 3 and image.dtype == np.uint8, f"read gives {image.shape} {image.dtype}, not (C, H, W) uint8"
-    return image
-
-
-def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(C, H, W) uint8 to (C, *shape): area average where it shrinks, bilinear where it grows."""
-    if image.shape[1:] == tuple(shape):
-        return image
-    how = cv2.INTER_AREA if shape[0] <= image.shape[1] and shape[1] <= image.shape[2] else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(channel, (shape[1], shape[0]), interpolation=how) for channel in image])
-
-
-def channel_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population SD of each channel of a (C, H, W) uint8 image, in grey levels: two (C,) float64.
-
-    A flat channel's SD is exactly 0.
-    """
-    mean, sd = np.array([cv2.meanStdDev(channel) for channel in image]).reshape(len(image), 2).T
-    smallest = np.sqrt(image[0].size - 1.0) / image[0].size  # one pixel one level off; below it is rounding
-    return mean, np.where(sd < smallest / 2, 0.0, sd)
-
-
-def in_processes(function: Callable, items: list, workers: int, description: str) -> Iterator:
-    """The results of `function` over `items`, in order, with a progress bar. Close the iterator to stop early.
-
-    Processes are spawned, not forked: the parent may hold threads (OpenCV, zarr, torch). They end with it, even if it
-    is killed.
-    """
-    bar = functools.partial(tqdm, total=len(items), desc=description, unit="site", disable=None)
-    if not workers or len(items) < 2:
-        yield from bar(map(function, items))
-        return
-    pool = ProcessPoolExecutor(
-        min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
-    try:
-        yield from bar(pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * workers)))))
-    except BrokenProcessPool:
-        raise InputError(
-            f"{description}: a worker process died (out of memory?); use fewer workers and run again"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
 def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int, int]:
     first = None
     for files in samples.files:
         try:
-            return _read(read, files).shape[1:]
+            return read_site(read, files).shape[1:]
         except ImageError as error:
             if bad_site == "refuse":
                 raise
@@ -415,14 +300,8 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_line_if_unwritable(out: Path) -> Iterator[None]:
+def _one_line_ifunwritable(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _unwritable(out, error) from error
-
-
-def _unwritable(out: Path | str, error: OSError) -> InputError:
-    return InputError(
-        f"{out}: cannot be written ({error.strerror or error}); what is packed is kept, run again to go on"
-    )
+        raise unwritable(out, error) from error

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cellsignal.competitions.base import Competition
-from cellsignal.data.pack import channel_statistics, in_processes
+from cellsignal.data.sites import channel_statistics, in_processes
 from cellsignal.errors import ImageError
 
 WARNINGS = ("flat", "identical", "image_without_row")  # usable, but look at it

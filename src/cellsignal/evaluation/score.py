@@ -99,6 +99,7 @@ def score_submission(competition: "Competition", submission: pd.DataFrame, answe
     from cellsignal.competitions.base import check_submission_ids
 
     ids, target = competition.id_column, competition.target_column
+    submission, answers = competition.comparable(submission, "submission"), competition.comparable(answers, "answers")
     if target not in submission.columns:
         raise InvalidSubmission(f"submission: no column {target!r}; it has {list(submission.columns)}")
     check_submission_ids(submission, answers, ids)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def predict(config: Config) -> list[Path]:
-    """Predict with every finished stage and fold of a run; one file each, `runs/<name>/predictions/<fold>_<stage>.npz`.
+    """Predict with every finished stage and fold of a run; one file each, `<run folder>/predictions/<fold>_<stage>.npz`.
 
     A stage with one model for each cell type gives one file too: each sample is predicted by its cell type's model. A file that was made from the
     same checkpoints with the same settings is left as it is.
@@ -70,7 +70,7 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
         orphans = sorted(samples.cell_type.to_numpy()[chosen[~predicted]].astype(str))
         raise InputError(f"{path}: no model of stage {first.stage.name!r} for cell type {orphans[0]!r}, which training has not")
     about = provenance(
-        checkpoints, competition=first.competition.id, classes=list(first.classes), run=config.name, stage=first.stage.name,
+        checkpoints, competition=first.competition.id, classes=list(first.classes), run=f"{config.name}/seed{config.seed}", stage=first.stage.name,
         stage_index=first.stage_index, fold=first.fold, made_from=made_from, settings=settings, data_root=str(config.data.root), seed=config.seed,
     )  # fmt: skip
     save_predictions(path, samples.iloc[chosen], part, logits, about)

@@ -1,4 +1,6 @@
-"""Simulated BBBC021: six mechanisms of action in MCF7 cells, in the layout of the six-class subset; the test wells are of *other compounds*."""
+"""Simulated BBBC021: six mechanisms of action in MCF7 cells, in the layout of the six-class subset; the test wells are
+of *other compounds*.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -16,18 +18,29 @@ from cellsignal.simulate.plates import WELLS, Plate, Site, draw_optics, draw_pla
 
 # What each mechanism does to the cells, in the units of `phenotypes.SCALES`, as seen on the real wells.
 MECHANISMS: dict[str, np.ndarray] = {
-    "Aurora kinase inhibitors": units(nucleus=2.6, binucleate=2.2, reach=2.0, density=-1.0, elongation=1.0, stain_actin=-0.6),
-    "Cholesterol-lowering": units(density=-2.2, reach=-2.2, nucleus=-1.5, elongation=2.8, stain_er=2.0, cortex=-1.5, clumping=-0.5),
+    "Aurora kinase inhibitors": units(
+        nucleus=2.6, binucleate=2.2, reach=2.0, density=-1.0, elongation=1.0, stain_actin=-0.6
+    ),
+    "Cholesterol-lowering": units(
+        density=-2.2, reach=-2.2, nucleus=-1.5, elongation=2.8, stain_er=2.0, cortex=-1.5, clumping=-0.5
+    ),
     "DNA damage": units(nucleus=1.6, reach=0.8, density=0.4, chromatin=1.2, stain_nuclei=-1.0, er_extent=0.8),
     "DNA replication": units(density=-3.3, nucleus=0.6, reach=0.8, stain_er=0.8, chromatin=-1.0, fibre=1.0),
     "Eg5 inhibitors": units(rounded=3.2, density=-2.4, stain_nuclei=1.5, nucleus=0.5, stain_er=1.0),
-    "Protein synthesis": units(density=-1.8, nucleus=-1.8, reach=-1.4, stain_er=-1.8, nucleoli=-2.5, clumping=-1.2, cortex=-1.0),
+    "Protein synthesis": units(
+        density=-1.8, nucleus=-1.8, reach=-1.4, stain_er=-1.8, nucleoli=-2.5, clumping=-1.2, cortex=-1.0
+    ),
 }
 N_SITES = 4
 COMPOUND_SPREAD, BATCH_SHIFT, FLAT = 0.8, 0.6, 0.5
-# Pixel mean and SD of red (actin), green (tubulin) and blue (DAPI) in the 8-bit subset, with their SD between plates, as logs.
+# Pixel mean and SD of red (actin), green (tubulin) and blue (DAPI) in the 8-bit subset, with their SD between plates,
+# as logs.
 _RED_GREEN_BLUE_MEAN, _RED_GREEN_BLUE_SD, _PLATE_SPREAD = (35.0, 33.0, 29.0), (18.0, 22.0, 20.0), 0.2
-_CHANNELS = (STAINS.index("actin"), STAINS.index("er"), STAINS.index("nuclei"))  # microtubules fill the cell about as its ER does
+_CHANNELS = (
+    STAINS.index("actin"),
+    STAINS.index("er"),
+    STAINS.index("nuclei"),
+)  # microtubules fill the cell about as its ER does
 
 
 @dataclass(frozen=True)
@@ -53,22 +66,26 @@ def simulate_bbbc021(
     size: int = 64,
     workers: int = 1,
 ) -> None:
-    """Write simulated wells to `out` as train.csv, test.csv, sample_submission.csv and images/{image_id}.png (RGB: actin, tubulin, DAPI).
+    """Write simulated wells to `out` as train.csv, test.csv, sample_submission.csv and images/{image_id}.png
+    (RGB: actin, tubulin, DAPI).
 
-    The answers (image_id, moa) go to `answers_path(out)`. Compounds of a mechanism share its effect and add their own; higher doses show more of
-    it. A well is four sites; its replicates stand on different plates. The files depend on the arguments other than `workers` alone.
+    The answers (image_id, moa) go to `answers_path(out)`. Compounds of a mechanism share its effect and add their
+    own; higher doses show more of
+    it. A well is four sites; its replicates stand on different plates. The files depend on the arguments other
+    than `workers` alone.
 
     Args:
         out: a new or empty folder, or one that holds this very simulation.
         seed: of everything random.
-        compounds_per_class, test_compounds_per_class: compounds of each of the six mechanisms in train and in test; none is in both.
+        compounds_per_class, test_compounds_per_class: compounds of each of the six mechanisms in train and in
+            test; none is in both.
         doses: of each compound. replicates: wells of each dose.
         size: image height and width in pixels. workers: processes that draw.
 
     Raises:
         InputError: an argument out of its range, or `out` holds something else.
     """
-    from cellsignal.competitions.base import answers_path  # competitions call this module: imported late, the circle is none
+    from cellsignal.competitions.base import answers_path  # imported late, for competitions import this module
 
     out = Path(out)
     numbers = {
@@ -94,10 +111,16 @@ def simulate_bbbc021(
 
 
 def _wells(seed: int, compounds: int, test_compounds: int, doses: int, replicates: int) -> list[_Well]:
-    """All wells. A compound is screened on its own batch of `replicates` plates, shared by a few compounds of any mechanism."""
+    """All wells. A compound is screened on its own batch of `replicates` plates, shared by a few compounds of any
+    mechanism.
+    """
     rng = generator(seed, "wells")
     tested = [
-        (moa, "".join(word[0] for word in moa.replace("-", " ").split()).upper() + f"-{number + 1:02d}", number >= compounds)
+        (
+            moa,
+            "".join(word[0] for word in moa.replace("-", " ").split()).upper() + f"-{number + 1:02d}",
+            number >= compounds,
+        )
         for moa in MECHANISMS
         for number in range(compounds + test_compounds)
     ]
@@ -115,7 +138,11 @@ def _wells(seed: int, compounds: int, test_compounds: int, doses: int, replicate
                 plate = batches[batch_of[compound]] * replicates + replicate
                 address = places.setdefault(plate, rng.permutation(WELLS).tolist()).pop()
                 concentration = round(top / 10 ** ((doses - 1 - dose) / 2), 4)
-                wells.append(_Well("test" if is_test else "train", moa, compound, concentration, dose, plate, address, len(wells)))
+                wells.append(
+                    _Well(
+                        "test" if is_test else "train", moa, compound, concentration, dose, plate, address, len(wells)
+                    )
+                )
     return wells
 
 

@@ -1,9 +1,13 @@
-"""How bright real plates are, and how far experiments and plates differ: a hierarchical log-normal model, fitted once and kept as numbers.
+"""How bright real plates are, and how far experiments and plates differ: a hierarchical log-normal model, fitted once
+and kept as numbers.
 
-The source is a table of the pixel mean and SD of each of 51 experiments x 4 plates x 6 channels of RxRx1. Of it only the fit below is kept. To
-refit: `python -m cellsignal.simulate.calibration plate_pixel_stats.csv` prints the block of constants; a test holds them to the fit.
+The source is a table of the pixel mean and SD of each of 51 experiments x 4 plates x 6 channels of RxRx1. Of it only
+the fit below is kept. To
+refit: `python -m cellsignal.simulate.calibration plate_pixel_stats.csv` prints the block of constants; a test holds
+    them to the fit.
 
-The twelve values of a plate are log(mean) of the six channels, then log(SD). For a plate: centre of its cell type + experiment effect + plate
+The twelve values of a plate are log(mean) of the six channels, then log(SD). For a plate: centre of its cell type +
+experiment effect + plate
 effect, both normal with the SDs of the cell type and one correlation matrix pooled over the cell types.
 """
 
@@ -82,7 +86,8 @@ def _correlation(text: str) -> np.ndarray:
     return matrix + matrix.T + np.eye(12)
 
 
-# Columns: log mean of w1..w6, log SD of w1..w6. Rows: HEPG2, HUVEC, RPE, U2OS. Correlations: below the diagonal, in hundredths.
+# Columns: log mean of w1..w6, log SD of w1..w6. Rows: HEPG2, HUVEC, RPE, U2OS. Correlations: below the diagonal, in
+# hundredths.
 _CENTRE = """
 1.959 2.688 2.362 2.404 1.966 2.235 2.233 2.462 1.866 2.118 1.753 1.740
 1.426 2.725 1.945 2.098 0.986 1.813 1.614 2.547 1.286 1.902 1.046 1.135
@@ -128,15 +133,21 @@ _PLATE_CORRELATION = """
 68 62 78 44 24 86 67 67 85 56 34
 """
 PLATE_MODEL = PlateModel(
-    _rows(_CENTRE), _rows(_EXPERIMENT_SD), _rows(_PLATE_SD), _correlation(_EXPERIMENT_CORRELATION), _correlation(_PLATE_CORRELATION)
+    _rows(_CENTRE),
+    _rows(_EXPERIMENT_SD),
+    _rows(_PLATE_SD),
+    _correlation(_EXPERIMENT_CORRELATION),
+    _correlation(_PLATE_CORRELATION),
 )
 
 
-def draw_experiment(cell_type: str, plates: int, rng: np.random.Generator, model: PlateModel = PLATE_MODEL) -> np.ndarray:
+def draw_experiment(
+    cell_type: str, plates: int, rng: np.random.Generator, model: PlateModel = PLATE_MODEL
+) -> np.ndarray:
     """Draw the pixel mean and SD of an experiment's plates.
 
     Returns:
-        (plates, 2, 6) float: [:, 0] the means, [:, 1] the SDs, in gray levels, held to what 8 bits can show (means 1..80).
+        (plates, 2, 6) float: [:, 0] the means, [:, 1] the SDs, in gray levels, held to 1..80 and .7..60.
     """
     row = CELL_TYPE_NAMES.index(cell_type)
     experiment = _normal(model.experiment_correlation, rng, 1) * model.experiment_sd[row]
@@ -153,10 +164,17 @@ def _normal(correlation: np.ndarray, rng: np.random.Generator, n: int) -> np.nda
 def constants(model: PlateModel) -> str:
     """The fit as the text of the constants in this module."""
     lines = []
-    for name, array in (("_CENTRE", model.centre), ("_EXPERIMENT_SD", model.experiment_sd), ("_PLATE_SD", model.plate_sd)):
+    for name, array in (
+        ("_CENTRE", model.centre),
+        ("_EXPERIMENT_SD", model.experiment_sd),
+        ("_PLATE_SD", model.plate_sd),
+    ):
         rows = "\n".join(" ".join(f"{value:.3f}" for value in row) for row in array)
         lines.append(f'{name} = """\n{rows}\n"""')
-    for name, array in (("_EXPERIMENT_CORRELATION", model.experiment_correlation), ("_PLATE_CORRELATION", model.plate_correlation)):
+    for name, array in (
+        ("_EXPERIMENT_CORRELATION", model.experiment_correlation),
+        ("_PLATE_CORRELATION", model.plate_correlation),
+    ):
         rows = "\n".join(" ".join(f"{round(100 * value):d}" for value in array[i, :i]) for i in range(1, 12))
         lines.append(f'{name} = """\n{rows}\n"""')
     return "\n".join(lines)

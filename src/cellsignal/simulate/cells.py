@@ -1,7 +1,9 @@
 """Drawing one field of stained cells, at any image size, with a few array operations over the whole picture.
 
-No cell is drawn by itself. A distance transform from short nuclear axes gives every pixel its cell and its distance from that cell's axis; each
-stain is then a smooth function of the pixel's place in its cell, of per-cell numbers and of shared noise textures. Lengths are in pixels of a
+No cell is drawn by itself. A distance transform from short nuclear axes gives every pixel its cell and its distance
+from that cell's axis; each
+stain is then a smooth function of the pixel's place in its cell, of per-cell numbers and of shared noise textures.
+Lengths are in pixels of a
 512-pixel field (about .65 um), and are scaled to the image.
 """
 
@@ -52,29 +54,29 @@ _EVEN_STAIN = {f"stain_{name}": 1.0 for name in STAINS}
 # Densities, sizes and textures were set by eye against untreated wells of the real cell types.
 CELL_TYPES: dict[str, Look] = {
     "HEPG2": Look(
-        density=620, clumping=0.55, nucleus=8.6, elongation=1.15, reach=13, rounded=0.03, binucleate=0.02, chromatin=0.22, er_extent=14,
-        er_texture=0.3, fibre=0.15, cortex=0.7, nucleoli=0.5, mito_extent=9, mito_texture=0.8, golgi_size=3.0, golgi_offset=1.0,
-        alignment=0.2, haze=0.6, **_EVEN_STAIN,
+        density=620, clumping=0.55, nucleus=8.6, elongation=1.15, reach=13, rounded=0.03, binucleate=0.02,
+        chromatin=0.22, er_extent=14, er_texture=0.3, fibre=0.15, cortex=0.7, nucleoli=0.5, mito_extent=9,
+        mito_texture=0.8, golgi_size=3.0, golgi_offset=1.0, alignment=0.2, haze=0.6, **_EVEN_STAIN,
     ),
     "HUVEC": Look(
-        density=150, clumping=0.3, nucleus=11.5, elongation=1.4, reach=27, rounded=0.03, binucleate=0.03, chromatin=0.25, er_extent=7,
-        er_texture=0.35, fibre=0.75, cortex=0.6, nucleoli=0.45, mito_extent=8, mito_texture=0.7, golgi_size=4.5, golgi_offset=1.3,
-        alignment=0.6, haze=0.2, **_EVEN_STAIN,
+        density=150, clumping=0.3, nucleus=11.5, elongation=1.4, reach=27, rounded=0.03, binucleate=0.03,
+        chromatin=0.25, er_extent=7, er_texture=0.35, fibre=0.75, cortex=0.6, nucleoli=0.45, mito_extent=8,
+        mito_texture=0.7, golgi_size=4.5, golgi_offset=1.3, alignment=0.6, haze=0.2, **_EVEN_STAIN,
     ),
     "RPE": Look(
-        density=120, clumping=0.45, nucleus=12.0, elongation=1.55, reach=34, rounded=0.02, binucleate=0.03, chromatin=0.2, er_extent=14,
-        er_texture=0.45, fibre=1.1, cortex=0.35, nucleoli=0.5, mito_extent=11, mito_texture=0.5, golgi_size=5.0, golgi_offset=1.3,
-        alignment=0.85, haze=0.35, **_EVEN_STAIN,
+        density=120, clumping=0.45, nucleus=12.0, elongation=1.55, reach=34, rounded=0.02, binucleate=0.03,
+        chromatin=0.2, er_extent=14, er_texture=0.45, fibre=1.1, cortex=0.35, nucleoli=0.5, mito_extent=11,
+        mito_texture=0.5, golgi_size=5.0, golgi_offset=1.3, alignment=0.85, haze=0.35, **_EVEN_STAIN,
     ),
     "U2OS": Look(
-        density=80, clumping=0.4, nucleus=16.0, elongation=1.25, reach=42, rounded=0.03, binucleate=0.04, chromatin=0.15, er_extent=17,
-        er_texture=0.5, fibre=0.6, cortex=0.5, nucleoli=0.9, mito_extent=17, mito_texture=1.0, golgi_size=6.5, golgi_offset=1.25,
-        alignment=0.3, haze=0.25, **_EVEN_STAIN,
+        density=80, clumping=0.4, nucleus=16.0, elongation=1.25, reach=42, rounded=0.03, binucleate=0.04,
+        chromatin=0.15, er_extent=17, er_texture=0.5, fibre=0.6, cortex=0.5, nucleoli=0.9, mito_extent=17,
+        mito_texture=1.0, golgi_size=6.5, golgi_offset=1.25, alignment=0.3, haze=0.25, **_EVEN_STAIN,
     ),
     "MCF7": Look(
-        density=190, clumping=0.85, nucleus=9.5, elongation=1.25, reach=21, rounded=0.02, binucleate=0.02, chromatin=0.15, er_extent=16,
-        er_texture=0.35, fibre=0.2, cortex=1.2, nucleoli=0.5, mito_extent=11, mito_texture=0.7, golgi_size=4.0, golgi_offset=1.2,
-        alignment=0.2, haze=0.12, **_EVEN_STAIN,
+        density=190, clumping=0.85, nucleus=9.5, elongation=1.25, reach=21, rounded=0.02, binucleate=0.02,
+        chromatin=0.15, er_extent=16, er_texture=0.35, fibre=0.2, cortex=1.2, nucleoli=0.5, mito_extent=11,
+        mito_texture=0.7, golgi_size=4.0, golgi_offset=1.2, alignment=0.2, haze=0.12, **_EVEN_STAIN,
     ),
 }  # fmt: skip
 
@@ -114,7 +116,12 @@ def _cells(look: Look, width: float, rng: np.random.Generator) -> np.ndarray:
     wave = rng.normal(size=(3, 2)) / 180.0
     swirl = np.sin(np.outer(x, wave[:, 0]) + np.outer(y, wave[:, 1]) + rng.uniform(0, 6.3, 3)).sum(1)
     share = min(look.alignment, 1.0)
-    angle = rng.uniform(0, math.pi) + 0.8 * share * swirl + (1 - share) * rng.uniform(-1.6, 1.6, n) + 0.15 * rng.normal(size=n)
+    angle = (
+        rng.uniform(0, math.pi)
+        + 0.8 * share * swirl
+        + (1 - share) * rng.uniform(-1.6, 1.6, n)
+        + 0.15 * rng.normal(size=n)
+    )
     noise = rng.normal(size=(6, n))
     round_ = rng.random(n) < min(look.rounded, 0.8)
     radius = look.nucleus * np.exp(0.14 * noise[0]) * np.where(round_, 0.72, 1.0)
@@ -155,7 +162,9 @@ def _places(look: Look, width: float, rng: np.random.Generator) -> tuple[np.ndar
 
 
 def _territories(cells: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest cell of every pixel, (size, size) int32, and the distance to its nuclear axis, float32, in image pixels."""
+    """The nearest cell of every pixel, (size, size) int32, and the distance to its nuclear axis, float32, in image
+    pixels.
+    """
     half = (cells[_LONG] - cells[_SHORT]) * np.linspace(-1, 1, 7, dtype=np.float32)[:, None]
     column = np.clip(np.rint(cells[_X] + half * cells[_COS] - 0.5), 0, size - 1).astype(np.intp)
     row = np.clip(np.rint(cells[_Y] + half * cells[_SIN] - 0.5), 0, size - 1).astype(np.intp)
@@ -168,7 +177,13 @@ def _territories(cells: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stain(
-    look: Look, cells: np.ndarray, cell: np.ndarray, distance: np.ndarray, margin: int, pixel: float, rng: np.random.Generator
+    look: Look,
+    cells: np.ndarray,
+    cell: np.ndarray,
+    distance: np.ndarray,
+    margin: int,
+    pixel: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """The six stains of a field whose pixels know their cells: (H, W, 6) float32."""
     size = cell.shape[0]
@@ -190,7 +205,10 @@ def _stain(
     field[..., 0] = nucleus * (1.15 - 0.3 * rho) * (1 + look.chromatin * fine) + 0.04 * body
     er = np.maximum(1 + look.er_texture * (0.55 * grain + 0.6 * fine), 0.1) * (0.2 + decay(look.er_extent))
     field[..., 1] = er * (cytoplasm + 0.35 * nucleus)
-    waves = [np.sin(v * np.float32(2 * math.pi / max(w / pixel, 2.6)) + s * phase + 1.5 * middle) for w, s in ((8.5, 1), (14.0, 3))]
+    waves = [
+        np.sin(v * np.float32(2 * math.pi / max(w / pixel, 2.6)) + s * phase + 1.5 * middle)
+        for w, s in ((8.5, 1), (14.0, 3))
+    ]
     threads = np.maximum(waves[0] + 0.7 * waves[1], 0) * np.maximum(0.6 + 0.8 * middle, 0)
     fibres = look.fibre * (0.35 + threads * actin) * (1 - round_)
     field[..., 2] = body * np.maximum(0.3 + 0.1 * grain + fibres, 0.05) + look.cortex * rim * actin
@@ -241,6 +259,9 @@ def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
     step = int(min(8, sigma // 3, image.shape[0] // 16))
     if step <= 1:
         return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    if image.ndim == 3 and image.shape[2] > 4:  # OpenCV resizes four channels at most
+        half = image.shape[2] // 2
+        return np.concatenate([_blur(image[..., :half], sigma), _blur(image[..., half:], sigma)], axis=2)
     height, width = image.shape[:2]
     small = cv2.resize(image, (math.ceil(width / step), math.ceil(height / step)), interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma / step, borderType=cv2.BORDER_REFLECT)

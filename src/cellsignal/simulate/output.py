@@ -1,4 +1,6 @@
-"""Where simulated files go: a folder that nobody else uses, bytes that depend on the seed alone, plates drawn in parallel."""
+"""Where simulated files go: a folder that nobody else uses, bytes that depend on the seed alone, plates drawn in
+parallel.
+"""
 
 import hashlib
 import json
@@ -18,7 +20,9 @@ MARKER = "simulation.json"
 
 
 def generator(seed: int, *key: Any) -> np.random.Generator:
-    """The random generator of one thing (a class, a plate, a site), independent of all others and of the order of drawing."""
+    """The random generator of one thing (a class, a plate, a site), independent of all others and of the order of
+    drawing.
+    """
     words = hashlib.sha256("/".join(str(part) for part in (seed, *key)).encode()).digest()
     return np.random.Generator(np.random.SFC64(np.frombuffer(words, np.uint32)))
 
@@ -40,11 +44,15 @@ def claim_folder(out: Path, answers: Path, settings: dict[str, Any]) -> None:
             found = None
         ours = found == json.loads(json.dumps(settings))
         if not ours:
-            raise InputError(f"{out}: holds another simulation (see its {MARKER}); choose a new folder or remove it first")
+            raise InputError(
+                f"{out}: holds another simulation (see its {MARKER}); choose a new folder or remove it first"
+            )
     elif out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: is not empty and holds no simulation; choose a new folder, nothing was written")
     if answers.exists() and not ours:
-        raise InputError(f"{answers}: exists already, and would be overwritten by this simulation's answers; move it first")
+        raise InputError(
+            f"{answers}: exists already, and would be overwritten by this simulation's answers; move it first"
+        )
     write_json(marker, settings)
 
 
@@ -60,7 +68,9 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def run_jobs(draw: Callable[[Any], int], jobs: Iterable[Any], total: int, workers: int) -> None:
-    """Draw every job (a plate), in `workers` processes if more than one; `draw` says how many of the `total` sites it drew."""
+    """Draw every job (a plate), in `workers` processes if more than one; `draw` says how many of the `total` sites it
+    drew.
+    """
     with tqdm(total=total, desc="simulate", unit="site", disable=None) as bar:
         if workers <= 1:
             for job in jobs:

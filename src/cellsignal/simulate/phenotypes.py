@@ -1,7 +1,10 @@
-"""What a knock-down does to cells: every class has a vector of effects, answered partly differently by each cell type and each experiment.
+"""What a knock-down does to cells: every class has a vector of effects, answered partly differently by each cell type
+and each experiment.
 
-Effects live on the logarithms of `Look`'s fields, in units of `SCALES`, so that 0 is the untreated look and effects add. The parts that make the task
-hard are here as well: knock-downs of unequal strength, wells of unequal efficiency, and shifts that all wells of an experiment share.
+Effects live on the logarithms of `Look`'s fields, in units of `SCALES`, so that 0 is the untreated look and effects
+add. The parts that make the task
+hard are here as well: knock-downs of unequal strength, wells of unequal efficiency, and shifts that all wells of an
+    experiment share.
 """
 
 from dataclasses import asdict, fields, replace
@@ -52,7 +55,9 @@ LIMIT = 3.5  # units beyond which cells would no longer look like cells
 
 
 def effect(seed: int, label: int, cell_type: str) -> np.ndarray:
-    """The effect of class `label` on `cell_type`: (N_EFFECTS,) in units; the same in every experiment and size of simulation."""
+    """The effect of class `label` on `cell_type`: (N_EFFECTS,) in units; the same in every experiment and size of
+    simulation.
+    """
     rng = generator(seed, "class", label)
     common = rng.normal(size=N_EFFECTS) * (rng.random(N_EFFECTS) < 0.5) * np.sqrt(2.0)
     strength = STRENGTH * np.exp(0.3 * rng.normal())
@@ -61,14 +66,19 @@ def effect(seed: int, label: int, cell_type: str) -> np.ndarray:
 
 
 def experiment_response(seed: int, experiment: str) -> tuple[np.ndarray, np.ndarray]:
-    """How an experiment turns effects into looks: a mixing matrix (N_EFFECTS, N_EFFECTS) and a shift (N_EFFECTS,) of all its wells."""
+    """How an experiment turns effects into looks: a mixing matrix (N_EFFECTS, N_EFFECTS) and a shift (N_EFFECTS,) of
+    all its wells.
+    """
     rng = generator(seed, "response", experiment)
     mix = np.eye(N_EFFECTS) + EXPERIMENT_MIX / np.sqrt(N_EFFECTS) * rng.normal(size=(N_EFFECTS, N_EFFECTS))
     return mix, EXPERIMENT_SHIFT * rng.normal(size=N_EFFECTS)
 
 
-def well_effect(seed: int, effect: np.ndarray, response: tuple[np.ndarray, np.ndarray], plate: tuple, well: str) -> np.ndarray:
-    """The effect seen in one well: efficiency, the experiment's mixing and shift, plate shift and noise; (N_EFFECTS,) in units.
+def well_effect(
+    seed: int, effect: np.ndarray, response: tuple[np.ndarray, np.ndarray], plate: tuple, well: str
+) -> np.ndarray:
+    """The effect seen in one well: efficiency, the experiment's mixing and shift, plate shift and noise;
+    (N_EFFECTS,) in units.
 
     Args:
         plate: what names the plate in the simulation, say (experiment, plate number).

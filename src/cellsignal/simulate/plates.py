@@ -1,6 +1,8 @@
-"""Plates: where wells stand, and what a batch does to their pictures: brightness, illumination, focus, plate edges, camera noise.
+"""Plates: where wells stand, and what a batch does to their pictures: brightness, illumination, focus, plate edges,
+camera noise.
 
-A plate's gain and offset are chosen once, from some of its sites, so that its pixel mean and SD land near the values drawn for it. They are
+A plate's gain and offset are chosen once, from some of its sites, so that its pixel mean and SD land near the values
+drawn for it. They are
 never fitted image by image: a bright well stays bright.
 """
 
@@ -19,6 +21,7 @@ NEGATIVE_WELL = "B02"
 POSITIVE_WELLS = tuple(f"{row}{column:02d}" for row in "CFHJM" for column in (3, 7, 11, 15, 19, 22))
 
 _REFERENCE_SITES = 24
+_MOST_POWER = 2.5
 _SHOT, _READ = 0.06, 0.35  # noise variance for each gray level; SD in gray levels
 
 
@@ -51,10 +54,13 @@ class Plate:
     sites: tuple[Site, ...]
 
 
-def place_wells(positives: int, others: int, negatives: int, rng: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
+def place_wells(
+    positives: int, others: int, negatives: int, rng: np.random.Generator
+) -> tuple[list[str], list[str], list[str]]:
     """Random wells of one plate, as on the real ones.
 
-    Positive controls stand on a fixed grid, which ones is shuffled; the first negative control stands in the corner B02; all else is
+    Positive controls stand on a fixed grid, which ones is shuffled; the first negative control stands in the
+    corner B02; all else is
     scattered over rows B..O and columns 02..23.
 
     Returns:
@@ -86,7 +92,9 @@ def draw_optics(mean: np.ndarray, sd: np.ndarray, seed: int, experiment: str, pl
     return Optics(mean, sd, light, focus, shared.uniform(0.4, 1.2))
 
 
-def draw_plate(plate: Plate, size: int, seed: int, channels: tuple[int, ...] = tuple(range(6))) -> Iterator[tuple[Site, np.ndarray]]:
+def draw_plate(
+    plate: Plate, size: int, seed: int, channels: tuple[int, ...] = tuple(range(6))
+) -> Iterator[tuple[Site, np.ndarray]]:
     """Draw a plate's sites.
 
     Args:
@@ -101,15 +109,35 @@ def draw_plate(plate: Plate, size: int, seed: int, channels: tuple[int, ...] = t
     kept = {site.name: _photograph(site, plate.optics, light, size, seed, channels) for site in sites[::step]}
     stride = max(1, size // 20)
     sample = np.stack([image[:, ::stride, ::stride] for image in kept.values()], axis=1).reshape(len(channels), -1)
-    gain, offset = fit_gain(sample, plate.optics.mean, plate.optics.sd)
+    power, gain, offset = fit_response(sample, plate.optics.mean, plate.optics.sd)
     for site in sites:
-        image = kept.pop(site.name) if site.name in kept else _photograph(site, plate.optics, light, size, seed, channels)
-        yield site, _camera(image * gain[:, None, None] + offset[:, None, None], generator(seed, "camera", site.name))
+        image = (
+            kept.pop(site.name) if site.name in kept else _photograph(site, plate.optics, light, size, seed, channels)
+        )
+        image = image ** power[:, None, None] * gain[:, None, None] + offset[:, None, None]
+        yield site, _camera(image, generator(seed, "camera", site.name))
 
 
-def fit_gain(sample: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gain and offset, (C,) float32 each, that bring `sample` (C, n), once cut to 0..255 and with camera noise, to `mean` and `sd` (C,)."""
+def fit_response(sample: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The camera's response to a plate: gray = sample ** power * gain + offset, cut to 0..255, has about `mean`
+    and `sd` with camera noise.
+
+    The power is 1 but where the contrast to reach is greater than the sample's: there a gain would push the
+    darker half of the cells below 0.
+
+    Args:
+        sample: (C, n) float32, > 0.
+        mean, sd: (C,) gray levels.
+
+    Returns:
+        power, gain, offset: (C,) float32 each.
+    """
     signal_sd = np.sqrt(np.maximum(sd**2 - _SHOT * mean - _READ**2 - 1 / 12, 0.15 * sd**2))
+    power = np.ones(len(mean), np.float32)
+    for c, contrast in enumerate(signal_sd / mean):
+        while power[c] < _MOST_POWER and _contrast(sample[c] ** power[c]) < 0.9 * contrast:
+            power[c] += 0.25
+    sample = sample ** power[:, None]
     gain = signal_sd / np.maximum(sample.std(axis=1), 1e-6)
     offset = mean - gain * sample.mean(axis=1)
     for _ in range(7):
@@ -117,14 +145,26 @@ def fit_gain(sample: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> tuple[np.n
         gain *= np.clip(signal_sd / np.maximum(cut.std(axis=1), 1e-6), 0.7, 1.4)
         cut = np.clip(sample * gain[:, None] + offset[:, None], 0, 255)
         offset += mean - cut.mean(axis=1)
-    return gain.astype(np.float32), offset.astype(np.float32)
+    return power, gain.astype(np.float32), offset.astype(np.float32)
 
 
-def _photograph(site: Site, optics: Optics, light: np.ndarray, size: int, seed: int, channels: tuple[int, ...]) -> np.ndarray:
+def _contrast(values: np.ndarray) -> float:
+    return float(values.std() / max(values.mean(), 1e-6))
+
+
+def _photograph(
+    site: Site, optics: Optics, light: np.ndarray, size: int, seed: int, channels: tuple[int, ...]
+) -> np.ndarray:
     """A site as the lens sees it, before the camera: (C, size, size) float32."""
     rng = generator(seed, "site", site.name)
     edge = optics.edge * edge_effect(site.well)
-    look = Look(**{**vars(site.look), "density": site.look.density * (1 - 0.3 * edge), "rounded": site.look.rounded * (1 + 0.5 * edge)})
+    look = Look(
+        **{
+            **vars(site.look),
+            "density": site.look.density * (1 - 0.3 * edge),
+            "rounded": site.look.rounded * (1 + 0.5 * edge),
+        }
+    )
     field = draw_field(look, size, rng)
     blur = np.sqrt((optics.focus * np.exp(0.1 * rng.normal()) / pixel_size(size)) ** 2 + 0.3**2)
     image = np.empty((len(channels), size, size), np.float32)
@@ -135,7 +175,9 @@ def _photograph(site: Site, optics: Optics, light: np.ndarray, size: int, seed: 
 
 
 def _light(light: np.ndarray, size: int) -> np.ndarray:
-    """The illumination field of each channel, (C, size, size) float32: falls off with the square of the distance from its centre."""
+    """The illumination field of each channel, (C, size, size) float32: falls off with the square of the distance from
+    its centre.
+    """
     at = (np.arange(size, dtype=np.float32) + 0.5) / size
     square = (at[None, None, :] - light[:, 0, None, None]) ** 2 + (at[None, :, None] - light[:, 1, None, None]) ** 2
     return np.maximum(1 - light[:, 2, None, None] * square, 0.2).astype(np.float32)

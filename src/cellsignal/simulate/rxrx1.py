@@ -1,4 +1,6 @@
-"""Simulated RxRx1: the Kaggle layout, the four class groups on rotating plates, measured batch effects, and answers kept apart."""
+"""Simulated RxRx1: the Kaggle layout, the four class groups on rotating plates, measured batch effects, and answers
+kept apart.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,10 +45,13 @@ def simulate_rxrx1(
     test_experiments: int | Mapping[str, int] = 1,
     workers: int = 1,
 ) -> None:
-    """Write simulated plates to `out` in the file layout of the Kaggle competition, and the answers to `answers_path(out)`.
+    """Write simulated plates to `out` in the file layout of the Kaggle competition, and the answers to
+    `answers_path(out)`.
 
-    The files depend on the arguments other than `workers` alone. Tables are written last, so that a folder with `train.csv` is complete. The
-    defaults make a copy for demonstrations (about 1,400 sites); give the competition's own numbers of classes and controls, size 512 and the
+    The files depend on the arguments other than `workers` alone. Tables are written last, so that a folder with
+    `train.csv` is complete. The
+    defaults make a copy for demonstrations (about 1,400 sites); give the competition's own numbers of classes and
+    controls, size 512 and the
     `REAL_*_EXPERIMENTS` of this module for one as large as the real data.
 
     Args:
@@ -57,13 +62,14 @@ def simulate_rxrx1(
         negatives: untreated wells on every plate, one at least; their label follows the controls'.
         size: image height and width in pixels.
         sites: pictures a well.
-        train_experiments, test_experiments: for each of the four cell types, or by cell type ("HEPG2", "HUVEC", "RPE", "U2OS").
+        train_experiments, test_experiments: for each of the four cell types, or by cell type ("HEPG2",
+            "HUVEC", "RPE", "U2OS").
         workers: processes that draw.
 
     Raises:
         InputError: an argument out of its range, or `out` holds something else.
     """
-    from cellsignal.competitions.base import answers_path  # competitions call this module: imported late, the circle is none
+    from cellsignal.competitions.base import answers_path  # imported late, for competitions import this module
 
     out = Path(out)
     sizes = _check(_Sizes(classes, controls, negatives, size, sites))
@@ -71,7 +77,13 @@ def simulate_rxrx1(
     claim_folder(
         out,
         answers_path(out),
-        {"competition": "rxrx1", "seed": seed, **vars(sizes), "train_experiments": counts[0], "test_experiments": counts[1]},
+        {
+            "competition": "rxrx1",
+            "seed": seed,
+            **vars(sizes),
+            "train_experiments": counts[0],
+            "test_experiments": counts[1],
+        },
     )
     frame = plate_maps(seed, sizes.classes, sizes.controls, sizes.negatives, *counts)
     plates = list(frame.groupby(["split", "experiment", "plate"], sort=False))
@@ -81,11 +93,18 @@ def simulate_rxrx1(
 
 
 def plate_maps(
-    seed: int, classes: int, controls: int, negatives: int, train_experiments: Mapping[str, int], test_experiments: Mapping[str, int]
+    seed: int,
+    classes: int,
+    controls: int,
+    negatives: int,
+    train_experiments: Mapping[str, int],
+    test_experiments: Mapping[str, int],
 ) -> pd.DataFrame:
-    """Which class stands in which well: columns split, cell_type, experiment, plate, well, sirna, well_type, id_code, sorted as Kaggle's.
+    """Which class stands in which well: columns split, cell_type, experiment, plate, well, sirna, well_type,
+    id_code, sorted as Kaggle's.
 
-    The classes fall into four random groups of equal size. An experiment's plates hold them in turn, starting from a group of its own.
+    The classes fall into four random groups of equal size. An experiment's plates hold them in turn, starting
+    from a group of its own.
     """
     groups = generator(seed, "groups").permutation(classes).reshape(N_PLATES, -1)
     rows = []
@@ -100,8 +119,13 @@ def plate_maps(
                     rng = generator(seed, "wells", experiment, plate)
                     placed = place_wells(controls, len(here), negatives, rng)
                     labels = range(classes, classes + controls), rng.permutation(here), [classes + controls] * negatives
-                    for wells, sirnas, kind in zip(placed, labels, ("positive_control", "treatment", "negative_control"), strict=True):
-                        rows += [(split, cell_type, experiment, plate, w, int(s), kind) for w, s in zip(wells, sirnas, strict=True)]
+                    for wells, sirnas, kind in zip(
+                        placed, labels, ("positive_control", "treatment", "negative_control"), strict=True
+                    ):
+                        rows += [
+                            (split, cell_type, experiment, plate, w, int(s), kind)
+                            for w, s in zip(wells, sirnas, strict=True)
+                        ]
     frame = pd.DataFrame(rows, columns=["split", "cell_type", "experiment", "plate", "well", "sirna", "well_type"])
     frame["id_code"] = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
     return frame.sort_values(["split", "id_code"], ascending=[False, True], ignore_index=True)
@@ -136,7 +160,9 @@ def _write_tables(frame: pd.DataFrame, out: Path, answers: Path) -> None:
     write_csv(out / "sample_submission.csv", test[["id_code"]].assign(sirna=0))
     write_csv(out / "test.csv", test[columns])
     for split in ("test", "train"):
-        write_csv(out / f"{split}_controls.csv", frame[(frame.split == split) & ~treated][[*columns, "sirna", "well_type"]])
+        write_csv(
+            out / f"{split}_controls.csv", frame[(frame.split == split) & ~treated][[*columns, "sirna", "well_type"]]
+        )
     write_csv(out / "train.csv", frame[(frame.split == "train") & treated][[*columns, "sirna"]])
 
 
@@ -145,10 +171,14 @@ def _check(sizes: _Sizes) -> _Sizes:
         if getattr(sizes, name) < least:
             raise InputError(f"simulate rxrx1: {name} is {getattr(sizes, name)}, at least {least} needed")
     if sizes.classes % N_PLATES:
-        raise InputError(f"simulate rxrx1: classes is {sizes.classes}, not divisible by the {N_PLATES} plates of an experiment")
+        raise InputError(
+            f"simulate rxrx1: classes is {sizes.classes}, not divisible by the {N_PLATES} plates of an experiment"
+        )
     wells = sizes.classes // N_PLATES + sizes.controls + sizes.negatives
     if wells > len(WELLS):
-        raise InputError(f"simulate rxrx1: {wells} wells wanted on a plate that has {len(WELLS)}; lower classes, controls or negatives")
+        raise InputError(
+            f"simulate rxrx1: {wells} wells wanted on a plate that has {len(WELLS)}; lower classes, controls or negatives"
+        )
     return sizes
 
 
@@ -158,7 +188,9 @@ def _counts(wanted: int | Mapping[str, int], name: str) -> dict[str, int]:
         wanted = dict.fromkeys(CELL_TYPE_NAMES, wanted)
     unknown = sorted(set(wanted) - set(CELL_TYPE_NAMES))
     if unknown:
-        raise InputError(f"simulate rxrx1: {name} names the unknown cell type {unknown[0]!r}; known: {', '.join(CELL_TYPE_NAMES)}")
+        raise InputError(
+            f"simulate rxrx1: {name} names the unknown cell type {unknown[0]!r}; known: {', '.join(CELL_TYPE_NAMES)}"
+        )
     counts = {cell_type: int(wanted.get(cell_type, 0)) for cell_type in CELL_TYPE_NAMES}
     if min(counts.values()) < 0 or max(counts.values()) > 99 or not sum(counts.values()):
         raise InputError(f"simulate rxrx1: {name} must be 0..99 for each cell type and not all 0, not {wanted}")

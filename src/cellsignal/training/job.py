@@ -76,7 +76,7 @@ class Job:
 
 
 def job_folder(config: Config, stage_index: int, key: str, fold: int | None) -> Path:
-    """runs/<name>/fold<k>/<stage>/<key>"""
+    """runs/<name>/seed<s>/fold<k>/<stage>/<key>"""
     return config.run_folder / fold_name(fold) / config.stages[stage_index].name / key
 
 

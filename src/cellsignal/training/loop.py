@@ -43,7 +43,8 @@ class Trainer:
         self.training = self._dataset(job.train, pixels, Transform(self.stage.augment, len(job.store.channels)))
         self.validation = self._dataset(job.valid, pixels, None)
         size = self.training[(0, 0)]["image"].shape[-1]
-        self.model = build_model(config.model, len(job.store.channels), len(job.classes), size)
+        fresh = job.init is None and not (job.folder / "last.pt").exists()
+        self.model = build_model(config.model, len(job.store.channels), len(job.classes), size, initial_weights=fresh)
         self.model.to(device, memory_format=torch.channels_last)
         if job.init is not None:
             self._start_from(load_checkpoint(job.init))

@@ -19,7 +19,7 @@ from cellsignal.training.stopping import Stop
 log = logging.getLogger(__name__)
 
 # keys that may change between two calls of one run without changing any weight
-_FREE = ("runs", "data.root", "data.store", "data.workers", "data.cache_gib", "data.bad_site", "folds.use", "folds.full", "predict", "submit")
+_FREE = ("runs", "seed", "data.root", "data.store", "data.workers", "data.cache_gib", "data.bad_site", "folds.use", "folds.full", "predict", "submit")
 
 
 def train(config: Config) -> list[Job]:
@@ -51,7 +51,7 @@ def jobs_of(config: Config) -> list[Job]:
     if store.source.get("competition") != competition.id:
         raise InputError(f"{config.data.store}: is a store of {store.source.get('competition')!r}, the config is for {competition.id!r}")
     folds = read_folds(config.folds.file, store.samples)
-    return plan_jobs(config, competition, store, competition.classes(config.data.root), folds)
+    return plan_jobs(config, competition, store, tuple(store.source["classes"]), folds)
 
 
 def pick_device() -> torch.device:

@@ -209,6 +209,14 @@ class RxRx1(Competition):
             **{self.target_column: parse_labels(frame[self.target_column], name, frame[self.id_column]).astype(str)}
         )
 
+    def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
+        """`first_place`: the winner's six folds."""
+        from cellsignal.competitions.rxrx1.folds_table import first_place_folds
+
+        if name != "first_place":
+            raise InputError(f"{self.id}: has the fold table 'first_place', not {name!r}")
+        return first_place_folds(samples, self.plate_groups(samples))
+
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups:
         return class_groups.plate_groups(samples)
 

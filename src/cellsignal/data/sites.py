@@ -1,0 +1,139 @@
+"""Packing one site: read it, resize it, measure it, write it. And running such work in processes.
+
+What a site becomes depends on its files alone.
+"""
+
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cellsignal.data import store as stored
+from cellsignal.errors import ImageError, InputError
+
+Read = Callable[[tuple[str, ...]], np.ndarray]
+Entry = dict[str, Any]  # a finished row: row, status, and bytes, checksum, mean, sd (packed) or message (skipped)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What every site of a packing has in common."""
+
+    out: str
+    read: Read
+    channels: int
+    shape: tuple[int, int]
+    resize: bool
+
+
+def pack_site(job: Packing, task: tuple[int, tuple[str, ...]]) -> tuple[Entry | None, InputError | None]:
+    """Read, resize, measure and write one site. Errors are returned, so that the sites done beside it are not lost.
+
+    Returns:
+        (entry, None) if packed, (entry, error) if the site is bad, (None, error) if it cannot be written.
+    """
+    row, files = task
+    try:
+        image = read_site(job.read, files)
+        if len(image) != job.channels:
+            raise ImageError(files[0], "wrong_channels", f"{len(image)} channels, {job.channels} expected")
+        if not job.resize and image.shape[1:] != job.shape:
+            height, width = image.shape[1:]
+            raise ImageError(files[0], "wrong_size", f"{width}x{height} pixels, {job.shape[1]}x{job.shape[0]} expected")
+    except ImageError as bad:
+        return {"row": row, "status": stored.SKIPPED, "message": str(bad)}, bad
+    image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
+    mean, sd = channel_statistics(image)
+    try:
+        size = stored.write_chunk(job.out, row, image)
+    except OSError as error:
+        return None, unwritable(job.out, error)
+    entry = {
+        "row": row,
+        "status": stored.PACKED,
+        "bytes": size,
+        "checksum": zlib.crc32(image),
+        "mean": mean.tolist(),
+        "sd": sd.tolist(),
+    }
+    return entry, None
+
+
+def read_site(read: Read, files: tuple[str, ...]) -> np.ndarray:
+    """A site's image; a file the system will not read is a bad image like any other."""
+    try:
+        image = read(files)
+    except OSError as error:
+        raise ImageError(error.filename or files[0], "corrupt", f"cannot be read ({error.strerror or error})") from None
+    assert image.ndim == 3 and image.dtype == np.uint8, f"read gives {image.shape} {image.dtype}, not (C, H, W) uint8"
+    return image
+
+
+def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(C, H, W) uint8 to (C, *shape): area average where it shrinks, bilinear where it grows."""
+    if image.shape[1:] == tuple(shape):
+        return image
+    how = cv2.INTER_AREA if shape[0] <= image.shape[1] and shape[1] <= image.shape[2] else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(channel, (shape[1], shape[0]), interpolation=how) for channel in image])
+
+
+def channel_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and population SD of each channel of a (C, H, W) uint8 image, in grey levels: two (C,) float64.
+
+    A flat channel's SD is exactly 0.
+    """
+    mean, sd = np.array([cv2.meanStdDev(channel) for channel in image]).reshape(len(image), 2).T
+    smallest = np.sqrt(image[0].size - 1.0) / image[0].size  # one pixel one level off; below it is rounding
+    return mean, np.where(sd < smallest / 2, 0.0, sd)
+
+
+def in_processes(function: Callable, items: list, workers: int, description: str) -> Iterator:
+    """The results of `function` over `items`, in order, with a progress bar. Close the iterator to stop early.
+
+    Processes are spawned, not forked: the parent may hold threads (OpenCV, zarr, torch). They end with it, even if it
+    is killed.
+    """
+    bar = functools.partial(tqdm, total=len(items), desc=description, unit="site", disable=None)
+    if not workers or len(items) < 2:
+        yield from bar(map(function, items))
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
+    try:
+        yield from bar(pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * workers)))))
+    except BrokenProcessPool:
+        raise InputError(
+            f"{description}: a worker process died (out of memory?); use fewer workers and run again"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def unwritable(out: Path | str, error: OSError) -> InputError:
+    return InputError(
+        f"{out}: cannot be written ({error.strerror or error}); what is packed is kept, run again to go on"
+    )
