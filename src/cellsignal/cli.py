@@ -5,9 +5,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cellsignal import __version__
 from cellsignal.errors import InputError
+
+if TYPE_CHECKING:
+    from cellsignal.config import Config
 
 LEADERBOARD = Path("submissions/leaderboard.csv")
 
@@ -53,8 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
     _root(verb("verify", verify, "read every image and row; list everything that is wrong"))
     _config(verb("prepare", prepare, "pack a config's images into its store"))
     _folds(verb("folds", folds, "make a fold table"))
-    _config(verb("train", train, "train every fold and stage of a config; goes on where it was"))
-    _config(verb("predict", predict, "predict out-of-fold and test samples of a trained config"))
+    _seeds(verb("train", train, "train every fold and stage of a config; goes on where it was"))
+    _seeds(verb("predict", predict, "predict out-of-fold and test samples of a trained config"))
+    _oof(verb("oof", oof, "print out-of-fold accuracy of every seed and of all merged"))
     add_submit_arguments(verb("submit", submit, "merge predictions into a submission"))
     add_score_arguments(verb("score", score, "score a submission and note it on the leaderboard"))
     _leaderboard(verb("leaderboard", leaderboard, "print the local leaderboard"))
@@ -68,6 +73,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="YAML of the experiment")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. stages.0.epochs=3")
+
+
+def _seeds(parser: argparse.ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("--seeds", type=int, nargs="+", help="one run for each of these seeds (default: the config's)")
 
 
 def _root(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +108,11 @@ def _folds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--named", help="a published table instead, e.g. first_place")
     parser.add_argument("--seed", type=int, default=0)
+
+
+def _oof(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", nargs="+", type=Path, help="configs (.yaml) or predictions files (.npz)")
+    parser.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
 
 
 def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,6 +153,14 @@ def pairs(words: Sequence[str], option: str) -> dict[str, str]:
     if wrong:
         raise InputError(f"{option} {wrong[0]}: write NAME=VALUE")
     return dict(word.split("=", 1) for word in words)
+
+
+def configs(arguments: argparse.Namespace) -> list["Config"]:
+    """The config of a verb, once for each seed asked for."""
+    from cellsignal.config import load_config
+
+    seeds = arguments.seeds
+    return [load_config(arguments.config, [*arguments.set, *extra]) for extra in ([[f"seed={s}"] for s in seeds] if seeds else [[]])]
 
 
 # verbs -----------------------------------------------------------------------------------------------------------------------------------
@@ -207,18 +230,24 @@ def folds(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    from cellsignal.config import load_config
     from cellsignal.training.run import train as train_config
 
-    train_config(load_config(arguments.config, arguments.set))
+    for config in configs(arguments):
+        train_config(config)
 
 
 def predict(arguments: argparse.Namespace) -> None:
-    from cellsignal.config import load_config
     from cellsignal.prediction.predict import predict as predict_config
 
-    for path in predict_config(load_config(arguments.config, arguments.set)):
-        print(path)
+    for config in configs(arguments):
+        for path in predict_config(config):
+            print(path)
+
+
+def oof(arguments: argparse.Namespace) -> None:
+    from cellsignal.pipeline import out_of_fold_table
+
+    print(out_of_fold_table(arguments.sources, arguments.root))
 
 
 def submit(arguments: argparse.Namespace) -> None:

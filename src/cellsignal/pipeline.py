@@ -66,7 +66,8 @@ def submit(sources: Sequence[Path], out: Path | None, *, weights: dict[str, floa
     files, first = predictions_files(sources)
     how = (first.submit if first else Submit()).model_copy(update={key: value for key, value in changed.items() if value is not None})
     entry = open_entry(files, how, weights, root)
-    out = out or Path("submissions") / f"{'+'.join(entry.runs)}.csv"
+    names = dict.fromkeys(run.split("/")[0] for run in entry.runs)
+    out = out or Path("submissions") / f"{'+'.join(names)}.csv"
     return out, make_submission(entry, out)
 
 
@@ -76,13 +77,25 @@ def predictions_files(sources: Sequence[Path]) -> tuple[list[Path], Config | Non
     for source in map(Path, sources):
         if source.suffix in (".yaml", ".yml"):
             config = load_config(source)
-            found = sorted((config.run_folder / "predictions").glob("*.npz"))
+            found = sorted((config.runs / config.name).glob("seed*/predictions/*.npz"))
             if not found:
-                raise InputError(f"{config.run_folder}/predictions: nothing there; run `python -m inference.predict {source}` first")
+                raise InputError(f"{config.runs / config.name}: no predictions; run `python -m inference.predict {source}` first")
             files, first = files + found, first or config
         else:
             files.append(source)
     return files, first
+
+
+def out_of_fold_table(sources: Sequence[Path], root: Path | None) -> str:
+    """Out-of-fold accuracy of the runs of configs or predictions files, as text."""
+    from cellsignal.prediction.oof import out_of_fold, out_of_fold_text
+    from cellsignal.prediction.submit import open_entry
+
+    files, first = predictions_files(sources)
+    entry = open_entry(files, first.submit if first else Submit(), root=root)
+    samples = entry.competition.samples(entry.root).drop_duplicates("target_id")
+    group = entry.members[0].about["fold_group"]
+    return out_of_fold_text(out_of_fold(entry, samples.set_index("target_id")[group]))
 
 
 def score(path: Path, answers_file: Path, competition_id: str | None, *, leaderboard: Path, root: Path | None, name: str | None) -> pd.DataFrame:

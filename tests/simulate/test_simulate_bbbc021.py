@@ -1,6 +1,4 @@
-"""The simulated BBBC021 subset: its layout, compounds that do not cross, answers apart, and mechanisms that can be
-told apart.
-"""
+"""The simulated BBBC021 subset: layout, compounds that do not cross, answers apart, mechanisms to be told apart."""
 
 import hashlib
 

@@ -1,6 +1,4 @@
-"""Simulated plates differ as the real ones do: the constants are the fit, draws follow them, and rendered pictures
-reach what was drawn.
-"""
+"""Simulated plates differ as real ones do: the constants are the fit, draws follow them, pictures reach the draws."""
 
 import numpy as np
 import pandas as pd
@@ -56,7 +54,7 @@ def test_drawn_plates_spread_as_the_measured_ones(real_data):
 
 def test_fit_recovers_a_known_model(tmp_path):
     truth = PlateModel(
-        np.full((4, 12), 2.5),
+        np.tile([2.5] * 6 + [-0.3] * 6, (4, 1)),
         np.full((4, 12), 0.2),
         np.full((4, 12), 0.06),
         PLATE_MODEL.experiment_correlation,

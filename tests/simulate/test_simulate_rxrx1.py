@@ -1,6 +1,4 @@
-"""The simulated RxRx1 has the real layout, the four-group structure, and bytes that depend on its seed and sizes
-alone.
-"""
+"""The simulated RxRx1: real layout, four-group structure, bytes that depend on its seed and sizes alone."""
 
 import hashlib
 import json

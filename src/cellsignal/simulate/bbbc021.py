@@ -1,5 +1,6 @@
-"""Simulated BBBC021: six mechanisms of action in MCF7 cells, in the layout of the six-class subset; the test wells are
-of *other compounds*.
+"""Simulated BBBC021: six mechanisms of action in MCF7 cells, in the layout of the six-class subset.
+
+The test wells are of *other compounds* than the training wells.
 """
 
 from dataclasses import dataclass
@@ -66,21 +67,20 @@ def simulate_bbbc021(
     size: int = 64,
     workers: int = 1,
 ) -> None:
-    """Write simulated wells to `out` as train.csv, test.csv, sample_submission.csv and images/{image_id}.png
-    (RGB: actin, tubulin, DAPI).
+    """Write simulated wells to `out`: train.csv, test.csv, sample_submission.csv and images/{image_id}.png.
 
-    The answers (image_id, moa) go to `answers_path(out)`. Compounds of a mechanism share its effect and add their
-    own; higher doses show more of
-    it. A well is four sites; its replicates stand on different plates. The files depend on the arguments other
-    than `workers` alone.
+    Pictures are RGB: actin, tubulin, DAPI. The answers (image_id, moa) go to `answers_path(out)`. Compounds of a
+    mechanism share its effect and add their own; higher doses show more of it. A well is four sites; its replicates
+    stand on different plates. The files depend on the arguments other than `workers` alone.
 
     Args:
         out: a new or empty folder, or one that holds this very simulation.
         seed: of everything random.
-        compounds_per_class, test_compounds_per_class: compounds of each of the six mechanisms in train and in
-            test; none is in both.
-        doses: of each compound. replicates: wells of each dose.
-        size: image height and width in pixels. workers: processes that draw.
+        compounds_per_class, test_compounds_per_class: compounds of each mechanism in train and in test; none is in both.
+        doses: of each compound.
+        replicates: wells of each dose.
+        size: image height and width in pixels.
+        workers: processes that draw.
 
     Raises:
         InputError: an argument out of its range, or `out` holds something else.

@@ -1,14 +1,12 @@
-"""How bright real plates are, and how far experiments and plates differ: a hierarchical log-normal model, fitted once
-and kept as numbers.
+"""How bright real plates are and how far they differ: a hierarchical log-normal model, fitted once and kept as numbers.
 
 The source is a table of the pixel mean and SD of each of 51 experiments x 4 plates x 6 channels of RxRx1. Of it only
-the fit below is kept. To
-refit: `python -m cellsignal.simulate.calibration plate_pixel_stats.csv` prints the block of constants; a test holds
-    them to the fit.
+the fit below is kept. To refit: `python -m cellsignal.simulate.calibration plate_pixel_stats.csv` prints the block of
+constants; a test holds them to the fit.
 
-The twelve values of a plate are log(mean) of the six channels, then log(SD). For a plate: centre of its cell type +
-experiment effect + plate
-effect, both normal with the SDs of the cell type and one correlation matrix pooled over the cell types.
+The twelve values of a plate are log(mean) of the six channels, then log(SD / mean), their contrast: mean and SD move
+together so closely that the spread of the contrast must be fitted itself. For a plate: centre of its cell type +
+experiment effect + plate effect, both normal with the SDs of the cell type and one correlation matrix for all types.
 """
 
 import sys
@@ -25,7 +23,7 @@ CELL_TYPE_NAMES = ("HEPG2", "HUVEC", "RPE", "U2OS")
 
 @dataclass(frozen=True)
 class PlateModel:
-    """The fit. C cell types, 12 values: log(mean) of six channels, then log(SD)."""
+    """The fit. C cell types, 12 values: log(mean) of six channels, then log(SD / mean)."""
 
     centre: np.ndarray  # (C, 12)
     experiment_sd: np.ndarray  # (C, 12) between experiments
@@ -47,7 +45,7 @@ def fit_plate_effects(path: Path | str) -> PlateModel:
     missing = {"experiment", "plate", "channel", "mean", "std"} - set(table.columns)
     if missing:
         raise InputError(f"{path}: no column {sorted(missing)[0]!r}")
-    logs = table.assign(mean=np.log(table["mean"]), std=np.log(table["std"]))
+    logs = table.assign(mean=np.log(table["mean"]), std=np.log(table["std"] / table["mean"]))
     plates = logs.pivot(index=["experiment", "plate"], columns="channel", values=["mean", "std"])
     if plates.isna().any(axis=None) or plates.shape[1] != 12:
         raise InputError(f"{path}: some plate lacks one of the six channels")
@@ -86,25 +84,25 @@ def _correlation(text: str) -> np.ndarray:
     return matrix + matrix.T + np.eye(12)
 
 
-# Columns: log mean of w1..w6, log SD of w1..w6. Rows: HEPG2, HUVEC, RPE, U2OS. Correlations: below the diagonal, in
+# Columns: log mean of w1..w6, log contrast of w1..w6. Rows: HEPG2, HUVEC, RPE, U2OS. Correlations: below the diagonal, in
 # hundredths.
 _CENTRE = """
-1.959 2.688 2.362 2.404 1.966 2.235 2.233 2.462 1.866 2.118 1.753 1.740
-1.426 2.725 1.945 2.098 0.986 1.813 1.614 2.547 1.286 1.902 1.046 1.135
-0.972 2.519 2.514 1.950 1.406 2.154 1.241 2.442 2.038 1.787 1.402 1.572
-2.103 2.751 2.479 2.349 1.624 2.629 2.337 2.408 1.715 1.924 1.599 1.979
+1.959 2.688 2.362 2.404 1.966 2.235 0.274 -0.226 -0.497 -0.286 -0.213 -0.495
+1.426 2.725 1.945 2.098 0.986 1.813 0.189 -0.178 -0.659 -0.196 0.061 -0.678
+0.972 2.519 2.514 1.950 1.406 2.154 0.269 -0.076 -0.475 -0.163 -0.004 -0.582
+2.103 2.751 2.479 2.349 1.624 2.629 0.235 -0.343 -0.764 -0.425 -0.025 -0.650
 """
 _EXPERIMENT_SD = """
-0.900 0.383 0.600 0.780 0.943 0.678 0.732 0.180 0.506 0.614 0.768 0.605
-0.265 0.272 0.187 0.250 0.323 0.357 0.208 0.216 0.200 0.231 0.338 0.409
-0.166 0.200 0.167 0.104 0.421 0.270 0.136 0.216 0.151 0.115 0.405 0.258
-0.364 0.715 0.376 0.601 0.976 0.502 0.261 0.567 0.210 0.446 0.643 0.449
+0.900 0.383 0.600 0.780 0.943 0.678 0.201 0.213 0.125 0.203 0.201 0.139
+0.265 0.272 0.187 0.250 0.323 0.357 0.353 0.079 0.075 0.060 0.079 0.104
+0.166 0.200 0.167 0.104 0.421 0.270 0.071 0.066 0.084 0.080 0.080 0.086
+0.364 0.715 0.376 0.601 0.976 0.502 0.156 0.162 0.191 0.173 0.343 0.141
 """
 _PLATE_SD = """
-0.121 0.089 0.079 0.055 0.065 0.058 0.122 0.083 0.073 0.054 0.066 0.054
-0.116 0.100 0.107 0.044 0.086 0.070 0.128 0.111 0.118 0.049 0.115 0.082
-0.128 0.105 0.101 0.049 0.068 0.058 0.128 0.102 0.108 0.048 0.072 0.064
-0.076 0.052 0.044 0.047 0.058 0.049 0.079 0.047 0.041 0.045 0.040 0.046
+0.121 0.089 0.079 0.055 0.065 0.058 0.024 0.024 0.024 0.024 0.029 0.024
+0.116 0.100 0.107 0.044 0.086 0.070 0.033 0.030 0.057 0.029 0.073 0.049
+0.128 0.105 0.101 0.049 0.068 0.058 0.023 0.023 0.029 0.024 0.028 0.029
+0.076 0.052 0.044 0.047 0.058 0.049 0.019 0.016 0.017 0.014 0.027 0.016
 """
 _EXPERIMENT_CORRELATION = """
 19
@@ -112,12 +110,12 @@ _EXPERIMENT_CORRELATION = """
 30 82 48
 45 24 8 -9
 31 9 91 35 1
-47 11 68 46 -15 71
-10 97 25 75 23 12 10
-21 21 93 48 -4 86 64 24
-10 80 40 93 -15 30 42 80 46
-41 28 4 -7 98 -3 -19 28 -3 -10
-24 2 83 31 -8 97 68 7 86 31 -10
+-75 -26 -13 -17 -66 -8
+-55 -64 -34 -71 -24 -18 57
+-55 -27 -35 -19 -53 -31 53 46
+-71 -50 -36 -52 -46 -24 74 92 65
+-30 -9 -46 -14 -30 -45 24 31 77 42
+-49 -35 -24 -23 -55 -5 54 58 84 69 63
 """
 _PLATE_CORRELATION = """
 56
@@ -125,12 +123,12 @@ _PLATE_CORRELATION = """
 49 59 32
 13 44 11 29
 69 62 87 55 27
-97 57 64 44 14 63
-59 97 38 53 40 58 63
-70 41 92 23 9 75 69 47
-54 58 31 86 26 47 55 64 35
-14 38 5 24 85 16 17 40 18 31
-68 62 78 44 24 86 67 67 85 56 34
+9 12 -8 -11 2 -12
+15 -7 0 -23 -11 -14 58
+7 6 -13 -23 -9 -21 47 68
+14 -4 -4 -20 -9 -14 59 97 71
+5 -6 -14 -7 -12 -22 37 47 70 49
+9 3 -7 -16 -8 -16 48 71 88 74 78
 """
 PLATE_MODEL = PlateModel(
     _rows(_CENTRE),
@@ -152,8 +150,8 @@ def draw_experiment(
     row = CELL_TYPE_NAMES.index(cell_type)
     experiment = _normal(model.experiment_correlation, rng, 1) * model.experiment_sd[row]
     plate = _normal(model.plate_correlation, rng, plates) * model.plate_sd[row]
-    drawn = np.exp(model.centre[row] + experiment + plate).reshape(plates, 2, 6)
-    return np.stack([np.clip(drawn[:, 0], 1.0, 80.0), np.clip(drawn[:, 1], 0.7, 60.0)], axis=1)
+    mean, contrast = np.exp(model.centre[row] + experiment + plate).reshape(plates, 2, 6).swapaxes(0, 1)
+    return np.stack([np.clip(mean, 1.0, 80.0), np.clip(mean * contrast, 0.7, 60.0)], axis=1)
 
 
 def _normal(correlation: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:

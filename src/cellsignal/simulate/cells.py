@@ -1,10 +1,8 @@
 """Drawing one field of stained cells, at any image size, with a few array operations over the whole picture.
 
 No cell is drawn by itself. A distance transform from short nuclear axes gives every pixel its cell and its distance
-from that cell's axis; each
-stain is then a smooth function of the pixel's place in its cell, of per-cell numbers and of shared noise textures.
-Lengths are in pixels of a
-512-pixel field (about .65 um), and are scaled to the image.
+from that cell's axis; each stain is then a smooth function of the pixel's place in its cell, of per-cell numbers and of
+shared noise textures. Lengths are in pixels of a 512-pixel field (about .65 um), and are scaled to the image.
 """
 
 import math

@@ -1,6 +1,4 @@
-"""Where simulated files go: a folder that nobody else uses, bytes that depend on the seed alone, plates drawn in
-parallel.
-"""
+"""Where simulated files go: a folder nobody else uses, bytes that depend on the seed alone, plates drawn in parallel."""
 
 import hashlib
 import json

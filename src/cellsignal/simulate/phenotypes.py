@@ -1,10 +1,8 @@
-"""What a knock-down does to cells: every class has a vector of effects, answered partly differently by each cell type
-and each experiment.
+"""What a knock-down does to cells: every class has a vector of effects, answered partly differently by each cell type.
 
 Effects live on the logarithms of `Look`'s fields, in units of `SCALES`, so that 0 is the untreated look and effects
-add. The parts that make the task
-hard are here as well: knock-downs of unequal strength, wells of unequal efficiency, and shifts that all wells of an
-    experiment share.
+add. The parts that make the task hard are here as well: knock-downs of unequal strength, wells of unequal efficiency,
+and shifts that all wells of an experiment share.
 """
 
 from dataclasses import asdict, fields, replace
@@ -77,8 +75,7 @@ def experiment_response(seed: int, experiment: str) -> tuple[np.ndarray, np.ndar
 def well_effect(
     seed: int, effect: np.ndarray, response: tuple[np.ndarray, np.ndarray], plate: tuple, well: str
 ) -> np.ndarray:
-    """The effect seen in one well: efficiency, the experiment's mixing and shift, plate shift and noise;
-    (N_EFFECTS,) in units.
+    """The effect seen in one well, (N_EFFECTS,) units: efficiency, mixing and shift of the experiment, plate, noise.
 
     Args:
         plate: what names the plate in the simulation, say (experiment, plate number).

@@ -1,9 +1,7 @@
-"""Plates: where wells stand, and what a batch does to their pictures: brightness, illumination, focus, plate edges,
-camera noise.
+"""Plates: where wells stand, and what a batch does to pictures: brightness, illumination, focus, edges, camera noise.
 
 A plate's gain and offset are chosen once, from some of its sites, so that its pixel mean and SD land near the values
-drawn for it. They are
-never fitted image by image: a bright well stays bright.
+drawn for it. They are never fitted image by image: a bright well stays bright.
 """
 
 from collections.abc import Iterator
@@ -59,9 +57,8 @@ def place_wells(
 ) -> tuple[list[str], list[str], list[str]]:
     """Random wells of one plate, as on the real ones.
 
-    Positive controls stand on a fixed grid, which ones is shuffled; the first negative control stands in the
-    corner B02; all else is
-    scattered over rows B..O and columns 02..23.
+    Positive controls stand on a fixed grid in shuffled order; the first negative control stands in the corner B02;
+    all else is scattered over rows B..O and columns 02..23.
 
     Returns:
         The wells of the positive controls, of the treatments (`others`), and of the negative controls.
@@ -114,7 +111,9 @@ def draw_plate(
         image = (
             kept.pop(site.name) if site.name in kept else _photograph(site, plate.optics, light, size, seed, channels)
         )
-        image = image ** power[:, None, None] * gain[:, None, None] + offset[:, None, None]
+        for channel in np.flatnonzero(power != 1):  # powers are slow, and most are 1
+            image[channel] **= power[channel]
+        image = image * gain[:, None, None] + offset[:, None, None]
         yield site, _camera(image, generator(seed, "camera", site.name))
 
 

@@ -1,6 +1,4 @@
-"""Simulated RxRx1: the Kaggle layout, the four class groups on rotating plates, measured batch effects, and answers
-kept apart.
-"""
+"""Simulated RxRx1: Kaggle's layout, four class groups on rotating plates, measured batch effects, answers apart."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,14 +43,12 @@ def simulate_rxrx1(
     test_experiments: int | Mapping[str, int] = 1,
     workers: int = 1,
 ) -> None:
-    """Write simulated plates to `out` in the file layout of the Kaggle competition, and the answers to
-    `answers_path(out)`.
+    """Write simulated plates to `out` in Kaggle's file layout, and the answers to `answers_path(out)`.
 
     The files depend on the arguments other than `workers` alone. Tables are written last, so that a folder with
-    `train.csv` is complete. The
-    defaults make a copy for demonstrations (about 1,400 sites); give the competition's own numbers of classes and
-    controls, size 512 and the
-    `REAL_*_EXPERIMENTS` of this module for one as large as the real data.
+    `train.csv` is complete. The defaults make a copy for demonstrations (about 1,400 sites); give the competition's own
+    numbers of classes and controls, size 512 and the `REAL_*_EXPERIMENTS` of this module for one as large as the real
+    data.
 
     Args:
         out: a new or empty folder, or one that holds this very simulation.
@@ -100,11 +96,13 @@ def plate_maps(
     train_experiments: Mapping[str, int],
     test_experiments: Mapping[str, int],
 ) -> pd.DataFrame:
-    """Which class stands in which well: columns split, cell_type, experiment, plate, well, sirna, well_type,
-    id_code, sorted as Kaggle's.
+    """Which class stands in which well, one row a well, sorted as Kaggle's tables.
 
-    The classes fall into four random groups of equal size. An experiment's plates hold them in turn, starting
-    from a group of its own.
+    The classes fall into four random groups of equal size. An experiment's plates hold them in turn, starting from a
+    group of its own.
+
+    Returns:
+        Columns split, cell_type, experiment, plate, well, sirna, well_type, id_code.
     """
     groups = generator(seed, "groups").permutation(classes).reshape(N_PLATES, -1)
     rows = []
@@ -177,7 +175,7 @@ def _check(sizes: _Sizes) -> _Sizes:
     wells = sizes.classes // N_PLATES + sizes.controls + sizes.negatives
     if wells > len(WELLS):
         raise InputError(
-            f"simulate rxrx1: {wells} wells wanted on a plate that has {len(WELLS)}; lower classes, controls or negatives"
+            f"simulate rxrx1: {wells} wells wanted on a plate of {len(WELLS)}; lower classes, controls or negatives"
         )
     return sizes
 

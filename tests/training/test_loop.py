@@ -1,0 +1,262 @@
+"""The trainer on a tiny simulated competition: stages, leakage, and resume to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from cellsignal.competitions import get_competition
+from cellsignal.config.schema import Config
+from cellsignal.data.pack import prepare
+from cellsignal.errors import InputError
+from cellsignal.files import write_csv
+from cellsignal.folds import make_folds
+from cellsignal.training import loop
+from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.job import plan_jobs
+from cellsignal.training.loop import Trainer
+from cellsignal.training.run import jobs_of, train
+from cellsignal.training.stopping import Interrupted, Stop
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory) -> Path:
+    """A folder with a tiny simulated RxRx1, its store and its fold table."""
+    folder = tmp_path_factory.mktemp("plates")
+    competition = get_competition("rxrx1")
+    competition.simulate(folder / "raw", 3, classes=8, controls=1, size=24, train_experiments=2, test_experiments=1)
+    prepare(competition, folder / "raw", folder / "store")
+    samples = competition.samples(folder / "raw")
+    write_csv(folder / "folds.csv", make_folds(samples, "experiment", 2, 0, plate_groups=competition.plate_groups(samples)))
+    return folder
+
+
+def stage(name="all", **more):
+    return {
+        "name": name, "epochs": 2, "batch_size": 8, "optimizer": {"name": "adamw", "lr": 2e-3}, "schedule": {"name": "onecycle"},
+        "augment": [{"name": "rotate90"}, {"name": "gain_bias"}],
+    } | more  # fmt: skip
+
+
+def make(plates, tmp_path, stages=None, **more) -> Config:
+    second = stage("cell_type", per="cell_type", init="previous", epochs=1, schedule={"name": "constant"})
+    return Config(**{
+        "name": "tiny", "competition": "rxrx1", "runs": tmp_path / "runs", "data": {"root": plates / "raw", "store": plates / "store", "workers": 0},
+        "folds": {"file": plates / "folds.csv"}, "model": {"backbone": "resnet10t", "dropout": 0.2}, "stages": stages or [stage(), second],
+    } | more)  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor that a run's checkpoints predict with, by place."""
+    found = {}
+    for path in sorted(folder.rglob("last.pt")):
+        state = load_checkpoint(path)
+        for part in ("model", "ema"):
+            found |= {f"{path.relative_to(folder)} {part} {name}": tensor for name, tensor in (state[part] or {}).items()}
+    return found
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_no_training_well_of_any_stage_is_in_a_validation_set_of_its_fold(plates, tmp_path):
+    config = make(plates, tmp_path, folds={"file": plates / "folds.csv", "full": True})
+    jobs = jobs_of(config)
+    samples = jobs[0].store.samples
+    assert {job.fold for job in jobs} == {0, 1, None} and {job.key for job in jobs} == {"all", "HEPG2", "HUVEC", "RPE", "U2OS"}
+    for fold in (0, 1):
+        mine = [job for job in jobs if job.fold == fold]
+        trained = set().union(*(samples.iloc[job.train].well_id for job in mine))
+        validated = set().union(*(samples.iloc[job.valid].well_id for job in mine))
+        assert trained and validated and not trained & validated
+        experiments = {e: set() for e in ("train", "valid")}
+        for job in mine:
+            experiments["train"] |= set(samples.iloc[job.train].experiment)
+            experiments["valid"] |= set(samples.iloc[job.valid].experiment)
+        assert not experiments["train"] & experiments["valid"]
+    for job in jobs:
+        assert (samples.iloc[job.train].split == "train").all() and (samples.iloc[job.train].role == "treatment").all()
+        if job.key != "all":
+            assert set(samples.iloc[np.r_[job.train, job.valid]].cell_type) == {job.key}
+    assert all(not len(job.valid) for job in jobs if job.fold is None)
+
+
+def test_every_labelled_well_is_validated_once_and_the_full_model_trains_on_all(plates, tmp_path):
+    jobs = [job for job in jobs_of(make(plates, tmp_path, folds={"file": plates / "folds.csv", "full": True})) if job.stage_index == 0]
+    samples = jobs[0].store.samples
+    labelled = np.flatnonzero((samples.split == "train") & (samples.role == "treatment"))
+    assert sorted(np.concatenate([job.valid for job in jobs])) == list(labelled)
+    assert list(jobs[-1].train) == list(labelled)
+
+
+def test_stage_two_starts_from_stage_one_of_the_same_fold(plates, tmp_path):
+    config = make(plates, tmp_path, folds={"file": plates / "folds.csv", "use": [1]})
+    train(config)
+    jobs = jobs_of(config)
+    first = load_checkpoint(jobs[0].folder / "last.pt")
+    trainer = Trainer(jobs[1], CPU, Stop())
+    assert jobs[1].init == jobs[0].folder / "last.pt"
+    assert all(torch.equal(value, first["model"][name]) for name, value in trainer.model.state_dict().items())
+    assert same(weights(config.run_folder), weights(config.run_folder)) and len(list(config.run_folder.rglob("last.pt"))) == 5
+    for name in ("config.yaml", "provenance.json"):
+        assert (config.run_folder / name).is_file()
+    log = pd.read_csv(jobs[0].folder / "log.csv")
+    assert list(log.epoch) == [1, 2] and log.valid_accuracy.between(0, 1).all()
+
+
+def test_a_stage_one_of_other_folds_is_refused(plates, tmp_path):
+    """The flaw that lost the capstone its second stage: splitting anew between the stages."""
+    config = make(plates, tmp_path, folds={"file": plates / "folds.csv", "use": [0]})
+    jobs = jobs_of(config)
+    with Stop() as stop:
+        Trainer(jobs[0], CPU, stop).run()
+    swapped = jobs[0].folds.rows.assign(fold=1 - jobs[0].folds.rows.fold)
+    other = plan_jobs(config, jobs[0].competition, jobs[0].store, jobs[0].classes, type(jobs[0].folds)("experiment", swapped))
+    with pytest.raises(InputError, match=r"last\.pt: was trained on other folds"):
+        Trainer(other[1], CPU, Stop())
+
+
+VARIANTS = {
+    "plain": {},
+    "everything": {
+        "ema": 0.9, "accumulation": 3, "amp": "bf16", "label_smoothing": 0.1, "class_weights": "balanced", "clip_norm": 1.0,
+        "mix": {"mixup": 0.4, "cutmix": 1.0, "p": 0.7}, "optimizer": {"name": "sgd", "lr": 0.02}, "schedule": {"name": "cosine", "warmup_epochs": 0.5},
+    },
+    "plateau": {"schedule": {"name": "plateau", "patience": 0}, "epochs": 3, "early_stopping": {"patience": 2}, "optimizer": {"name": "adam", "lr": 1e-3}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(plates, tmp_path, variant, monkeypatch):
+    """A SIGTERM after every k-th optimiser step, the same command again each time: equal, bit for bit, to the undisturbed run."""
+    one = {"file": plates / "folds.csv", "use": [0]}
+    whole = make(plates, tmp_path / "whole", [stage(**VARIANTS[variant])], folds=one)
+    train(whole)
+    broken = make(plates, tmp_path / "broken", [stage(**VARIANTS[variant])], folds=one)
+    steps = {"n": 0}
+    update = Trainer._update
+
+    def interrupting(self):
+        update(self)
+        steps["n"] += 1
+        if steps["n"] % 3 == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Trainer, "_update", interrupting)
+    stops = 0
+    for _ in range(50):
+        try:
+            torch.rand(3)  # whatever the process did before must not matter
+            train(broken)
+            break
+        except Interrupted as error:
+            assert error.status == 128 + signal.SIGTERM
+            stops += 1
+    assert stops >= 2 and same(weights(whole.run_folder), weights(broken.run_folder))
+    logs = [pd.read_csv(c.run_folder / "fold0/all/all/log.csv").drop(columns="images_per_s") for c in (whole, broken)]
+    assert logs[0].equals(logs[1])
+
+
+def test_a_killed_process_goes_on_to_the_same_bytes(plates, tmp_path):
+    """SIGKILL, as a vanishing machine does it, through the command line."""
+    one = {"file": plates / "folds.csv", "use": [0]}
+    stages = [stage(epochs=4, checkpoint_minutes=1e-6, ema=0.9)]
+    configs = {name: make(plates, tmp_path / name, stages, folds=one) for name in ("whole", "killed")}
+    for name, config in configs.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    train(configs["whole"])
+    command = [sys.executable, "-m", "cellsignal.cli", "-q", "train", str(tmp_path / "killed.yaml")]
+    last = configs["killed"].run_folder / "fold0/all/all/last.pt"
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert last.exists() and not load_checkpoint(last)["progress"]["finished"]
+    train(configs["killed"])
+    assert same(weights(configs["whole"].run_folder), weights(configs["killed"].run_folder))
+
+
+def test_workers_do_not_change_the_result(plates, tmp_path):
+    one = {"file": plates / "folds.csv", "use": [0]}
+    data = {"root": plates / "raw", "store": plates / "store"}
+    runs = [make(plates, tmp_path / str(n), [stage(epochs=1)], folds=one, data=data | {"workers": n, "cache_gib": c}) for n, c in ((0, 1.0), (2, 0.0))]
+    for config in runs:
+        train(config)
+    assert same(weights(runs[0].run_folder), weights(runs[1].run_folder))
+
+
+def test_accumulated_small_batches_are_one_large_batch(plates, tmp_path):
+    """Without batch statistics (LeNet), 2 x 8 is 16."""
+    one = {"file": plates / "folds.csv", "use": [0]}
+    more = {"epochs": 1, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0}, "schedule": {"name": "constant"}, "augment": []}
+    lenet = {"backbone": "lenet"}
+    competition = get_competition("rxrx1")
+    prepare(competition, plates / "raw", tmp_path / "store64", size=64)
+    data = {"root": plates / "raw", "store": tmp_path / "store64", "workers": 0}
+    a = make(plates, tmp_path / "a", [stage(batch_size=16, **more)], folds=one, model=lenet, data=data)
+    b = make(plates, tmp_path / "b", [stage(batch_size=8, accumulation=2, **more)], folds=one, model=lenet, data=data)
+    for config in (a, b):
+        train(config)
+    for name, value in weights(a.run_folder).items():
+        assert torch.allclose(value, weights(b.run_folder)[name], atol=1e-5), name
+
+
+def test_ema_is_the_brute_force_average_of_weights_and_buffers(plates, tmp_path, monkeypatch):
+    config = make(plates, tmp_path, [stage(ema=0.8)], folds={"file": plates / "folds.csv", "use": [0]})
+    history = []
+    update = Trainer._update
+
+    def recording(self):
+        update(self)
+        history.append({name: value.clone() for name, value in self.model.state_dict().items()})
+
+    monkeypatch.setattr(loop.Trainer, "_update", recording)
+    job = jobs_of(config)[0]
+    trainer = Trainer(job, CPU, Stop())
+    average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.run()
+    for number, state in enumerate(history, 1):
+        decay = trainer.ema.get_decay(number)
+        for name, value in state.items():
+            average[name] = average[name] * decay + value * (1 - decay) if value.is_floating_point() else value
+    found = trainer.ema.module.state_dict()
+    assert any("running_var" in name for name in found)
+    for name, value in average.items():
+        assert torch.allclose(found[name].double(), value.double(), atol=1e-5, rtol=1e-4), name
+
+
+def test_a_run_of_another_config_is_not_mixed_with(plates, tmp_path):
+    one = {"file": plates / "folds.csv", "use": [0]}
+    train(make(plates, tmp_path, [stage(epochs=1)], folds=one))
+    with pytest.raises(InputError, match=r"another config.*stages\.0\.batch_size: 8 -> 4"):
+        train(make(plates, tmp_path, [stage(epochs=1, batch_size=4)], folds=one))
+    train(make(plates, tmp_path, [stage(epochs=1)], folds={"file": plates / "folds.csv", "use": [0, 1]}))  # more folds is no other config
+
+
+def test_a_diverging_loss_is_one_line(plates, tmp_path):
+    config = make(plates, tmp_path, [stage(optimizer={"name": "sgd", "lr": 1e30})], folds={"file": plates / "folds.csv", "use": [0]})
+    with pytest.raises(InputError, match="fold0 all: the loss became"):
+        train(config)
+
+
+def test_early_stopping_stops_and_best_is_kept(plates, tmp_path):
+    config = make(plates, tmp_path, [stage(epochs=30, early_stopping={"patience": 2}, monitor="loss", optimizer={"name": "adamw", "lr": 1e-2})],
+                  folds={"file": plates / "folds.csv", "use": [0]})  # fmt: skip
+    train(config)
+    folder = config.run_folder / "fold0/all/all"
+    log, best = pd.read_csv(folder / "log.csv"), load_checkpoint(folder / "best.pt")
+    assert len(log) < 30 and log.valid_loss.idxmin() == len(log) - 3
+    assert best["progress"]["best"] == pytest.approx(log.valid_loss.min())
