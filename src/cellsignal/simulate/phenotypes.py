@@ -45,7 +45,7 @@ assert set(_FIELDS) < {field.name for field in fields(Look)}
 
 CELL_TYPE_SHARE = 0.15  # of the variance of a class's effect: how its answer differs between cell types
 EXPERIMENT_MIX = 0.2  # how far an experiment mixes effects into one another
-EXPERIMENT_SHIFT = 1.1  # SD, in units, of what all wells of an experiment share
+EXPERIMENT_SHIFT = 0.8  # SD, in units, of what all wells of an experiment share
 STRENGTH = 1.6  # units; the median knock-down
 PLATE_SHIFT = 0.12
 WELL_NOISE = 0.15
