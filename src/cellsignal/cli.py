@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_submit_arguments(verb("submit", submit, "merge predictions into a submission"))
     add_score_arguments(verb("score", score, "score a submission and note it on the leaderboard"))
     _leaderboard(verb("leaderboard", leaderboard, "print the local leaderboard"))
+    _bench(verb("bench", bench, "measure speed and memory"))
     _run(verb("run", run, "all of it: prepare, folds, train, predict, submit, score, report"))
     return parser
 
@@ -139,6 +140,11 @@ def add_score_arguments(parser: argparse.ArgumentParser) -> None:
 def _leaderboard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("competition", nargs="?")
     parser.add_argument("--leaderboard", type=Path, default=LEADERBOARD)
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["postprocess"], help="postprocess: predictions file to submission, full RxRx1 test set")
+    parser.add_argument("--views", type=int, default=1)
 
 
 def _run(parser: argparse.ArgumentParser) -> None:
@@ -275,6 +281,12 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     from cellsignal.pipeline import show_leaderboard
 
     print(show_leaderboard(arguments.competition, arguments.leaderboard))
+
+
+def bench(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.postprocess import bench_postprocess
+
+    print(bench_postprocess(arguments.views).to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""))
 
 
 def run(arguments: argparse.Namespace) -> None:

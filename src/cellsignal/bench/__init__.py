@@ -1,0 +1,1 @@
+"""Benchmarks: speed is measured here and reported, never asserted by a test."""
