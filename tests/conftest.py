@@ -1,5 +1,6 @@
 """Shared fixtures: real data where it is at hand, and one small simulated RxRx1 for all tests that only need plates."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -15,3 +16,51 @@ def real_data() -> Path:
     if not (folder / "rxrx1" / "train.csv").is_file():
         pytest.skip(f"no real data in {folder}; set CELLSIGNAL_REAL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory):
+    """competition id -> the root of its small simulated copy, made when first asked for. Read only: link or copy to change."""
+    from helpers import SMALL
+
+    from cellsignal.competitions import get_competition
+
+    @functools.cache
+    def root_of(competition_id: str) -> Path:
+        root = tmp_path_factory.mktemp("simulated") / competition_id
+        get_competition(competition_id).simulate(root, 0, **SMALL[competition_id])
+        return root
+
+    return root_of
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory, simulated):
+    """competition id -> a workspace with store and fold table. Read only: work in a copy."""
+    from helpers import Workspace, cellsignal, write_config
+
+    @functools.cache
+    def workspace_of(competition_id: str) -> Workspace:
+        root = simulated(competition_id)
+        space = Workspace(competition_id, tmp_path_factory.mktemp("prepared") / competition_id, root)
+        config = write_config(space.folder, competition_id, root)
+        assert cellsignal("prepare", config, cwd=space.folder) == 0
+        assert cellsignal("folds", competition_id, "--root", root, "--splits", 2, "--out", "folds.csv", cwd=space.folder) == 0
+        return space
+
+    return workspace_of
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, prepared):
+    """competition id -> a workspace that is trained and predicted. Read only: work in a copy."""
+    from helpers import Workspace, cellsignal
+
+    @functools.cache
+    def workspace_of(competition_id: str) -> Workspace:
+        space = prepared(competition_id).copy(tmp_path_factory.mktemp("trained") / competition_id)
+        for verb in ("train", "predict"):
+            assert cellsignal(verb, "config.yaml", cwd=space.folder) == 0
+        return space
+
+    return workspace_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cellsignal.competitions import get_competition
-from cellsignal.competitions.base import Competition
+from cellsignal.competitions.base import Competition, check_submission_targets
 from cellsignal.config import Config, load_config
 from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
@@ -102,12 +102,21 @@ def score(path: Path, answers_file: Path, competition_id: str | None, *, leaderb
     """Score a submission, append it (and the controls) to the leaderboard, give back the table of slices."""
     competition = get_competition(competition_id) if competition_id else guess_competition(path)
     submission, answers = read_submission(path, competition), competition.answers(answers_file)
+    if root:
+        _check_targets(competition, submission, competition.classes(root))
     table = score_submission(competition, submission, answers)
     append_entry(leaderboard, submission_entry(competition, name or path.stem, path, submission, answers))
     sample = competition.sample_submission(root) if root else None
     for entry in control_entries(competition, sample, answers) if sample is not None else ():
         append_entry(leaderboard, entry)
     return table
+
+
+def _check_targets(competition: Competition, submission: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    """Every target a class of the data, in whichever spelling; answers alone cannot tell a wrong class from one that no test well holds."""
+    ids, target = competition.id_column, competition.target_column
+    known = competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target]
+    check_submission_targets(competition.comparable(submission, "submission"), tuple(known), ids, target)
 
 
 def guess_competition(path: Path) -> Competition:

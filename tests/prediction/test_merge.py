@@ -39,7 +39,7 @@ def make(path, seed=0, targets=6, sites=2, classes=4, part=None, views=("identit
         "experiment": "E-1", "plate": "1", "cell_type": "E", "site": np.tile(np.arange(1, sites + 1), targets),
         "label": pd.array(np.repeat(rng.integers(0, classes, targets), sites), dtype="Int64"),
     }).iloc[order]  # fmt: skip
-    logits = {view: (3 * rng.normal(size=(n, classes))).astype(np.float16).astype(np.float32) for view in views}
+    logits = {view: (3 * rng.normal(size=(n, classes))).astype(np.float16).astype(np.float64) for view in views}
     facts = {"classes": [str(i) for i in range(classes)], "run": "r", "stage": "all", "stage_index": 0, "fold": 0, "seed": 0} | about
     save_predictions(path, samples, np.full(n, "test") if part is None else part, logits, facts)
     return samples, logits
@@ -93,7 +93,7 @@ def test_a_missing_site_does_not_weigh_less(tmp_path):
     found = merge([load_predictions(tmp_path / "b.npz"), load_predictions(tmp_path / "c.npz")], "test", "logits")
     other = load_predictions(tmp_path / "c.npz")
     own = logits["identity"][((samples.target_id == "E-1_3") & (samples.site == 1)).to_numpy()][0]
-    mean = (own + other.logits("identity")[other.ids["target_id"] == "E-1_3"].mean(0)) / 2
+    mean = (own + other.logits("identity")[other.ids["target_id"] == "E-1_3"].astype(float).mean(0)) / 2
     assert found.scores[3] == pytest.approx(mean - logsumexp(mean), abs=1e-5)
 
 

@@ -5,6 +5,7 @@ controls) stand in that folder and nowhere else; code elsewhere counts what the 
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError, InvalidSubmission
+from cellsignal.errors import ImageError, InputError, InvalidSubmission
+from cellsignal.images import check_png
 
 ROLES = ("treatment", "positive_control", "negative_control")
 SPLITS = ("train", "test")
+SHAPE_SAMPLES = 25  # how many samples' images `root_shape` asks
 
 # column -> (kind, may be missing). `label` is missing in test rows; `site` counts from 1.
 COLUMNS: dict[str, tuple[str, bool]] = {
@@ -98,6 +101,27 @@ class Competition(ABC):
             ImageError: a file is missing, damaged, or of another size or depth.
         """
 
+    def root_shape(self, root: Path) -> tuple[int, int]:
+        """The (height, width) that most images under `root` have, asked of a few samples spread over the data set.
+
+        Raises:
+            InputError: there is no readable image.
+        """
+        root, found = Path(root), Counter()
+        files = self.samples(root).files.to_list()
+        for row in np.random.default_rng(0).permutation(len(files)):
+            path = root / files[row][0]
+            try:
+                header = check_png(path, path.read_bytes())
+            except (OSError, ImageError):
+                continue
+            found[header.height, header.width] += 1
+            if found.total() >= SHAPE_SAMPLES:
+                break
+        if not found:
+            raise InputError(f"{root}: no readable image of the {len(files)} samples in the metadata, first {files[0][0]}")
+        return found.most_common(1)[0][0]
+
     @abstractmethod
     def sample_submission(self, root: Path) -> pd.DataFrame:
         """Ids in submission order with placeholder targets: columns `id_column`, `target_column`."""
@@ -170,12 +194,7 @@ class Competition(ABC):
         if len(wrong):
             row, ids = wrong[0], submission[self.id_column]
             raise InvalidSubmission(f"submission: ids are not in the sample submission's order, first at row {row + 2}: {ids.iloc[row]!r}")
-        outside = ~submission[self.target_column].astype(str).isin(set(classes))
-        if outside.any():
-            first = submission[outside].iloc[0]
-            raise InvalidSubmission(
-                f"submission: {int(outside.sum())} targets are no class, first {first[self.id_column]!r}: {first[self.target_column]!r}"
-            )
+        check_submission_targets(submission, classes, self.id_column, self.target_column)
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
         """The competition's figure of merit; by default multiclass accuracy over the answers' ids."""
@@ -209,6 +228,18 @@ def check_submission_ids(submission: pd.DataFrame, expected: pd.DataFrame, colum
     extra = ids[~ids.isin(set(expected[column]))]
     if len(extra):
         raise InvalidSubmission(f"submission: {len(extra)} ids that are not in the test set, first {extra.iloc[0]!r}")
+
+
+def check_submission_targets(submission: pd.DataFrame, classes: tuple[str, ...], id_column: str, target_column: str) -> None:
+    """Every target a class.
+
+    Raises:
+        InvalidSubmission: targets that are none, with their number and the first of them.
+    """
+    outside = ~submission[target_column].astype(str).isin(set(classes))
+    if outside.any():
+        first = submission[outside].iloc[0]
+        raise InvalidSubmission(f"submission: {int(outside.sum())} targets are no class, first {first[id_column]!r}: {first[target_column]!r}")
 
 
 def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:

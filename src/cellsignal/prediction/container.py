@@ -40,9 +40,9 @@ class Predictions:
     about: dict[str, Any]
 
     def logits(self, view: str) -> np.ndarray:
-        """(N, K) float32 logits of one view."""
+        """(N, K) float16 logits of one view, read from the file."""
         with np.load(self.path, allow_pickle=False) as archive:
-            return archive[f"view.{view}"].astype(np.float32)
+            return archive[f"view.{view}"]
 
     @property
     def classes(self) -> tuple[str, ...]:

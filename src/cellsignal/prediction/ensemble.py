@@ -1,8 +1,8 @@
 """Merging predictions: sites, views, folds and models of a target become one row of log-probabilities.
 
 A target's score is the weighted mean over models of the mean over that model's samples (sites) and views: a model with more views or a well with a
-missing site weighs no more and no less. `logits` averages raw logits, `probabilities` softmax outputs, `geometric` log-softmax outputs (the
-normalised geometric mean of the probabilities).
+missing site weighs no more and no less. `probabilities` averages softmax outputs. `geometric` is their normalised geometric mean; `logits` averages
+logits, which is the same thing: log-softmax subtracts one number from a whole row, and the final normalisation takes it out again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from cellsignal.errors import InputError
 from cellsignal.prediction.container import Predictions
@@ -77,7 +78,7 @@ def merge(
             share = weight / np.bincount(unit, minlength=len(units))[unit]
             chosen = [view for view in member.views if views is None or view in set(views)]
             for view in chosen:
-                _accumulate(total, member.logits(view), rows, unit, (share / len(chosen)).astype(np.float32), how)
+                _accumulate(total, member.logits(view), rows, unit, (share / len(chosen)).astype(np.float32), how == "probabilities")
             mass[np.unique(unit)] += weight
     total /= mass[:, None]
     scores = np.log(np.maximum(total, 1e-30)) if how == "probabilities" else log_softmax(total)
@@ -107,16 +108,13 @@ def _targets(members: Sequence[Predictions], kept: Sequence[np.ndarray]) -> dict
     return {name: values[first] for name, values in columns.items()}
 
 
-def _accumulate(total: np.ndarray, logits: np.ndarray, rows: np.ndarray, unit: np.ndarray, share: np.ndarray, how: Merge) -> None:
-    """total[unit] += share * transformed logits[rows], a chunk of rows at a time; units may repeat."""
+def _accumulate(total: np.ndarray, logits: np.ndarray, rows: np.ndarray, unit: np.ndarray, share: np.ndarray, softmax: bool) -> None:
+    """total[unit] += share * logits[rows] (or their softmax), a chunk of rows at a time; units may repeat."""
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        values = logits[rows[part]]
-        if how != "logits":
-            values = log_softmax(values)
-        if how == "probabilities":
-            np.exp(values, out=values)
-        values *= share[part, None]
-        order = np.argsort(unit[part], kind="stable")
-        present, starts = np.unique(unit[part][order], return_index=True)
-        total[present] += np.add.reduceat(values[order], starts, axis=0)
+        values = logits[rows[part]].astype(np.float32)
+        if softmax:
+            values = np.exp(log_softmax(values))
+        present, place = np.unique(unit[part], return_inverse=True)
+        weights = csr_array((share[part], (place, np.arange(len(place)))), shape=(len(present), len(place)))
+        total[present] += weights @ values

@@ -4,7 +4,6 @@ The numbers of the published data stand here and nowhere else; a simulated copy 
 so what a root holds is always counted from its files.
 """
 
-from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,8 +20,8 @@ from cellsignal.competitions.rxrx1.metadata import (
     read_sites,
     read_wells,
 )
-from cellsignal.errors import ImageError, InputError
-from cellsignal.images import check_png, read_png8
+from cellsignal.errors import InputError
+from cellsignal.images import read_png8
 
 N_CLASSES = 1108
 N_POSITIVE_CONTROLS = 30
@@ -40,7 +39,6 @@ PUBLISHED = {  # of the original release
     "test experiments": 18,
     "sites": 125_510,
 }
-SHAPE_SITES = 25  # how many sites' images `root_shape` asks
 
 
 @register
@@ -122,31 +120,6 @@ class RxRx1(Competition):
         first = read_png8(Path(root) / files[0], shape)
         rest = [read_png8(Path(root) / file, first.shape) for file in files[1:]]
         return np.stack([first, *rest])
-
-    def root_shape(self, root: Path) -> tuple[int, int]:
-        """The (height, width) that most images under `root` have, asked of a few sites spread over the data set.
-
-        Raises:
-            InputError: there is no readable image.
-        """
-        root, found = Path(root), Counter()
-        files = self.samples(root).files.to_list()
-        for row in np.random.default_rng(0).permutation(len(files)):
-            path = root / files[row][0]
-            if not path.is_file():
-                continue
-            try:
-                header = check_png(path, path.read_bytes())
-            except ImageError:
-                continue
-            found[header.height, header.width] += 1
-            if found.total() >= SHAPE_SITES:
-                break
-        if not found:
-            raise InputError(
-                f"{root}: no readable image of the {len(files)} sites in the metadata, first {files[0][0]}"
-            )
-        return found.most_common(1)[0][0]
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         root = Path(root)

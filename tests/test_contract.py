@@ -1,0 +1,315 @@
+"""The contract of `competitions.base`, held to by every registered competition on a small simulated copy, up to the leaderboard."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import SMALL, cellsignal, contents
+from scipy.stats import binom
+
+from cellsignal.competitions import competition_ids, get_competition
+from cellsignal.competitions.base import COLUMNS, ROLES, SPLITS, answers_path, check_samples
+from cellsignal.data.store import Store
+from cellsignal.data.verify import verify
+from cellsignal.errors import InputError, InvalidSubmission
+from cellsignal.evaluation.leaderboard import leaderboard_table
+from cellsignal.evaluation.score import read_submission, score_submission
+from cellsignal.folds import labelled, make_folds, read_folds
+from cellsignal.prediction.container import load_predictions
+from cellsignal.training.checkpoints import load_checkpoint
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TINY = 1e-6  # how often a correct competition may fail a test of chance
+
+pytestmark = pytest.mark.parametrize("competition_id", competition_ids())
+
+
+@pytest.fixture
+def competition(competition_id):
+    return get_competition(competition_id)
+
+
+@pytest.fixture
+def root(competition_id, simulated) -> Path:
+    return simulated(competition_id)
+
+
+def truth_of(competition, root: Path) -> pd.DataFrame:
+    """The answers as a perfect submission, in the sample submission's order."""
+    answers = competition.answers(answers_path(root))[[competition.id_column, competition.target_column]]
+    return competition.sample_submission(root)[[competition.id_column]].merge(answers, on=competition.id_column, validate="one_to_one")
+
+
+# what is stated --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_competition_is_simulated_here(competition_id):
+    assert set(SMALL) == set(competition_ids())
+
+
+def test_what_a_competition_states(competition, competition_id):
+    assert competition.id == competition_id and re.fullmatch(r"[a-z][a-z0-9_]*", competition.id)
+    for text in (competition.title, competition.metric, competition.licence, competition.citation, competition.id_column, competition.target_column):
+        assert isinstance(text, str) and text.strip() == text and text
+    assert competition.homepage.startswith("https://")
+    assert len(set(competition.channels)) == len(competition.channels) > 0
+    assert competition.image_shape is None or all(side > 0 for side in competition.image_shape)
+    assert isinstance(competition.higher_is_better, bool)
+    assert competition.fold_groups and set(competition.fold_groups) <= set(COLUMNS)
+    protocols = competition.protocols()
+    assert len({protocol.id for protocol in protocols}) == len(protocols)
+    for protocol in protocols:
+        assert protocol.group in COLUMNS and protocol.title and protocol.note
+    assert competition.__doc__
+
+
+def test_samples_are_as_the_schema_says(competition, root):
+    samples = competition.samples(root)
+    pd.testing.assert_frame_equal(check_samples(samples, root), samples)
+    classes = competition.classes(root)
+    assert len(set(classes)) == len(classes) > 1
+    assert set(samples.split) == set(SPLITS) and set(samples.role) <= set(ROLES)
+    inside = samples[labelled(samples)]
+    assert sorted(inside.label.unique()) == list(range(len(classes))), "each class has a training sample"
+    controls = samples[(samples.role != "treatment") & samples.label.notna()]
+    assert (controls.label >= len(classes)).all()
+    for group in competition.fold_groups:
+        assert inside[group].notna().all()
+    assert not set(samples.well_id[samples.split == "train"]) & set(samples.well_id[samples.split == "test"])
+    assert samples.files.map(len).isin({1, len(competition.channels)}).all()
+    assert samples.files.explode().is_unique
+    pd.testing.assert_frame_equal(competition.samples(root), samples)  # the same again
+
+
+def test_images_are_read_whole(competition, root):
+    samples, shape = competition.samples(root), competition.root_shape(root)
+    for files in samples.files.sample(5, random_state=0):
+        image = competition.read(root, files, shape)
+        assert image.dtype == np.uint8 and image.shape == (len(competition.channels), *shape)
+        assert image.std() > 0
+        with pytest.raises(InputError, match=re.escape(str(root / files[0]))):
+            competition.read(root, files, (shape[0] + 1, shape[1]))
+    assert [problem for problem in verify(competition, root) if problem.is_error] == []
+
+
+# what must stay hidden -------------------------------------------------------------------------------------------------------------------
+
+
+def test_test_labels_are_not_in_the_data(competition, root):
+    samples = competition.samples(root)
+    hidden = samples[(samples.split == "test") & (samples.role == "treatment")]
+    assert len(hidden) and hidden.label.isna().all()
+    sample = competition.sample_submission(root)
+    assert set(sample[competition.id_column]) == set(hidden.target_id)
+    assert sample[competition.target_column].nunique() == 1, "placeholders tell nothing"
+
+
+def test_answers_lie_outside_the_root_and_nothing_reads_them(competition, root, tmp_path):
+    assert answers_path(root).is_file() and not answers_path(root).is_relative_to(root)
+    alone = tmp_path / "alone"
+    shutil.copytree(root, alone)
+    assert not answers_path(alone).exists()
+    pd.testing.assert_frame_equal(competition.samples(alone), competition.samples(root))
+    for column in ("compound",):  # names that would give a test label away
+        hidden = competition.samples(root).query("split == 'test' and role == 'treatment'")
+        assert hidden[column].isna().all()
+
+
+def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
+    copies = []
+    for seed in (0, 1):
+        again = tmp_path / str(seed) / root.name
+        competition.simulate(again, seed, **SMALL[competition.id])
+        copies.append({str(Path(name).relative_to(again.parent)): found for name, found in contents(again, answers_path(again)).items()})
+    first = {str(Path(name).relative_to(root.parent)): found for name, found in contents(root, answers_path(root)).items()}
+    assert first == copies[0]
+    assert first != copies[1]
+
+
+# scores ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_truth_scores_best(competition, root):
+    truth, answers = truth_of(competition, root), competition.answers(answers_path(root))
+    competition.validate_submission(truth, competition.sample_submission(root), competition.classes(root))
+    best = competition.score(truth, answers)
+    assert best == 1.0
+    table = score_submission(competition, truth, answers)
+    assert (table.accuracy == 1.0).all() and table.correct.equals(table.n) and set(table["slice"]) >= {"overall"}
+    assert set(answers.leaderboard) <= {"public", "private"} and set(answers[competition.target_column].astype(str)) <= set(competition.classes(root))
+    wrong = truth.copy()
+    classes = competition.classes(root)
+    wrong[competition.target_column] = [classes[(classes.index(str(name)) + 1) % len(classes)] for name in wrong[competition.target_column]]
+    assert competition.score(wrong, answers) == 0.0
+
+
+def test_guessing_scores_chance(competition, root):
+    """Targets drawn at random are right about one time in K: binomial, over many draws."""
+    truth, answers, classes = truth_of(competition, root), competition.answers(answers_path(root)), competition.classes(root)
+    rng, draws = np.random.default_rng(0), 60
+    right = 0
+    for _ in range(draws):
+        guess = truth.assign(**{competition.target_column: rng.choice(classes, len(truth))})
+        right += round(competition.score(guess, answers) * len(truth))
+    low, high = binom.ppf([TINY / 2, 1 - TINY / 2], draws * len(truth), 1 / len(classes))
+    assert low <= right <= high
+
+
+def test_labels_given_to_the_wrong_wells_score_chance(competition, root):
+    truth, answers, classes = truth_of(competition, root), competition.answers(answers_path(root)), competition.classes(root)
+    counts = truth[competition.target_column].value_counts().to_numpy()
+    shuffled = truth.assign(**{competition.target_column: np.random.default_rng(1).permutation(truth[competition.target_column])})
+    right = round(competition.score(shuffled, answers) * len(truth))
+    low, high = binom.ppf([TINY / 2, 1 - TINY / 2], len(truth), np.square(counts / len(truth)).sum())
+    assert low <= right <= high < len(truth) and len(counts) <= len(classes)
+
+
+DAMAGE = ("missing", "extra", "doubled", "reordered", "out of range", "no target column", "no id column")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
+    ids, target = competition.id_column, competition.target_column
+    submission, named = truth_of(competition, root), None
+    if damage == "missing":
+        named = submission[ids].iloc[3]
+        submission = submission.drop(index=3)
+    elif damage == "extra":
+        named = "HUVEC-99_1_B02"
+        submission = pd.concat([submission, submission.head(1).assign(**{ids: named})], ignore_index=True)
+    elif damage == "doubled":
+        named = submission[ids].iloc[5]
+        submission = pd.concat([submission, submission.iloc[[5]]], ignore_index=True)
+    elif damage == "reordered":
+        submission = submission.iloc[::-1].reset_index(drop=True)
+        named = submission[ids].iloc[0]
+    elif damage == "out of range":
+        named = submission[ids].iloc[2]
+        submission[target] = submission[target].astype(object)
+        submission.loc[2, target] = str(len(competition.classes(root)))
+    else:
+        named = ids if damage == "no id column" else target
+        submission = submission.drop(columns=named)
+    with pytest.raises(InvalidSubmission, match=re.escape(repr(named))):
+        competition.validate_submission(submission, competition.sample_submission(root), competition.classes(root))
+    answers = competition.answers(answers_path(root))
+    if damage in ("missing", "extra", "doubled"):  # scoring needs the right ids but no order
+        with pytest.raises(InvalidSubmission, match=re.escape(repr(named))):
+            competition.score(submission, answers)
+    elif damage == "reordered":
+        assert competition.score(submission, answers) == 1.0
+
+
+def test_format_submission_puts_labels_in_order(competition, root):
+    truth, classes = truth_of(competition, root), competition.classes(root)
+    labels = [classes.index(str(name)) for name in truth[competition.target_column]]
+    backwards = competition.format_submission(truth[competition.id_column][::-1], labels[::-1], root)
+    assert backwards.astype(str).equals(truth.astype(str))
+    with pytest.raises(InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))):
+        competition.format_submission(truth[competition.id_column][:-1], labels[:-1], root)
+
+
+# folds -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_folds_never_split_a_group(competition, root, tmp_path):
+    samples = competition.samples(root)
+    groups = competition.plate_groups(samples)
+    for group in competition.fold_groups:
+        path = tmp_path / f"{group}.csv"
+        made = make_folds(samples, group, 2, 0, plate_groups=groups)
+        assert made.equals(make_folds(samples, group, 2, 0, plate_groups=groups))
+        made.to_csv(path, index=False)
+        table = read_folds(path, samples)
+        seen = np.zeros(len(samples), int)
+        for fold in table.folds:
+            train, valid = table.training(samples, fold), table.validation(samples, fold)
+            assert train.any() and valid.any() and not (train & valid).any()
+            assert (train | valid)[labelled(samples)].all() and not (train | valid)[~labelled(samples)].any()
+            for column in {group, "well_id"}:
+                assert not set(samples[column][train]) & set(samples[column][valid]), (group, column, fold)
+            seen += valid
+        assert seen.max() == 1 and len(table.folds) == 2
+
+
+# all the way -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_store_holds_what_the_files_hold(competition, root, prepared):
+    store, samples = Store.open(prepared(competition.id).folder / "store"), competition.samples(root)
+    assert list(store.samples.sample_id) == list(samples.sample_id) and store.channels == competition.channels
+    for row in store.samples.row[::17]:
+        assert np.array_equal(store.read(int(row)), competition.read(root, store.samples.files[row]))
+
+
+def test_training_held_out_what_the_folds_say(competition, trained):
+    space = trained(competition.id)
+    samples = competition.samples(space.root)
+    folds = read_folds(space.folder / "folds.csv", samples)
+    paths = sorted(space.run_folder.glob("fold0/*/*/last.pt"))
+    keys = {("all", "all"), *(("cell_type", key) for key in samples.cell_type.unique())}
+    assert {(path.parts[-3], path.parts[-2]) for path in paths} == keys
+    for path in paths:
+        state = load_checkpoint(path)
+        assert set(state["held_out"]) == folds.held_out(0) and state["classes"] == list(competition.classes(space.root))
+        assert all(torch.isfinite(values).all() for values in state["model"].values())
+    for path in sorted(space.run_folder.glob("predictions/*.npz")):
+        found = load_predictions(path)
+        valid, test = samples[folds.validation(samples, 0)], samples[(samples.split == "test") & (samples.role == "treatment")]
+        assert set(found.ids["sample_id"][found.ids["part"] == "oof"]) == set(valid.sample_id)
+        assert set(found.ids["sample_id"][found.ids["part"] == "test"]) == set(test.sample_id)
+        assert (found.label[found.ids["part"] == "test"] == -1).all(), "no test label in the predictions"
+
+
+def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, capsys):
+    space = trained(competition.id).copy(tmp_path / "work")
+    at = {"cwd": space.folder}
+    assert cellsignal("submit", "config.yaml", "--out", "mine.csv", **at) == 0
+    submission = read_submission(space.folder / "mine.csv", competition)
+    sample = competition.sample_submission(space.root)
+    assert list(submission[competition.id_column]) == list(sample[competition.id_column])
+    competition.validate_submission(submission, sample, competition.classes(space.root))
+    words = ["score", "mine.csv", "--answers", space.answers, "--root", space.root, "--leaderboard", "board.csv"]
+    for _ in range(2):  # scored twice it stands on the board once
+        assert cellsignal(*words, **at) == 0
+    table = leaderboard_table(space.folder / "board.csv", competition)
+    rows = table.set_index("name")
+    assert sorted(rows.index) == ["mine", "sample submission", "truth"]
+    answers = competition.answers(space.answers)
+    assert rows.overall["truth"] == 1.0 and rows.overall["mine"] == pytest.approx(competition.score(submission, answers))
+    assert rows["rank"].notna().to_dict() == {"mine": True, "sample submission": False, "truth": False}
+    placeholder = competition.score(sample, answers)
+    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < 0.5
+    capsys.readouterr()
+    assert cellsignal("leaderboard", competition.id, "--leaderboard", "board.csv", **at) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("mine", "(truth)", "(sample submission)"))
+
+
+def test_everything_again_changes_nothing(competition, trained, tmp_path):
+    space = trained(competition.id).copy(tmp_path / "work")
+    before = contents(space.run_folder / "fold0", space.run_folder / "predictions", space.folder / "store")
+    for verb in ("prepare", "train", "predict"):
+        assert cellsignal(verb, "config.yaml", cwd=space.folder) == 0
+    after = contents(space.run_folder / "fold0", space.run_folder / "predictions", space.folder / "store")
+    assert after == before
+
+
+@pytest.mark.parametrize("where", ["repository", "elsewhere"])
+def test_entry_points_start_anywhere(competition_id, where, tmp_path, monkeypatch):
+    """`python -m inference.*` from the repository root, and from another folder by PYTHONPATH."""
+    if competition_id != competition_ids()[0]:
+        return
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if where == "elsewhere":
+        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    cwd = REPOSITORY if where == "repository" else tmp_path
+    for module, word in (("inference.make_submission", "--weight"), ("inference.predict", "--seeds"), ("inference.score", "--answers")):
+        done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0 and word in done.stdout, (module, done.stderr)
