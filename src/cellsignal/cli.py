@@ -19,7 +19,9 @@ LEADERBOARD = Path("submissions/leaderboard.csv")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns 0; 2 for bad input, with one line on stderr; 128 + signal when stopped with everything saved."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING if arguments.quiet else logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.WARNING if arguments.quiet else logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
     try:
         arguments.run(arguments)
     except InputError as error:
@@ -41,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(prog="cellsignal", description="Train, submit and score on microscopy competitions.")
+    parser = argparse.ArgumentParser(
+        prog="cellsignal", description="Train, submit and score on microscopy competitions."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-q", "--quiet", action="store_true", help="only warnings")
     verbs = parser.add_subparsers(required=True, metavar="verb")
@@ -73,7 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="YAML of the experiment")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. stages.0.epochs=3")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. stages.0.epochs=3"
+    )
 
 
 def _seeds(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +104,9 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="side of an image in pixels")
     parser.add_argument("--classes", type=int, help="number of treatments")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other parameter of the simulation")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other parameter of the simulation"
+    )
 
 
 def _folds(parser: argparse.ArgumentParser) -> None:
@@ -120,9 +128,13 @@ def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `submit`, shared with `python -m inference.make_submission`."""
     parser.add_argument("sources", nargs="+", type=Path, help="configs (.yaml) or predictions files (.npz)")
     parser.add_argument("--out", type=Path, help="CSV (default submissions/<runs>.csv)")
-    parser.add_argument("--weight", action="append", default=[], metavar="RUN=NUMBER", help="weight of a run in the mean (default 1)")
+    parser.add_argument(
+        "--weight", action="append", default=[], metavar="RUN=NUMBER", help="weight of a run in the mean (default 1)"
+    )
     parser.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
-    parser.add_argument("--merge", choices=["logits", "probabilities", "geometric"], help="how views, sites and models are averaged")
+    parser.add_argument(
+        "--merge", choices=["logits", "probabilities", "geometric"], help="how views, sites and models are averaged"
+    )
     parser.add_argument("--pool", choices=["target", "well"], help="what shares one prediction")
     parser.add_argument("--no-assignment", action="store_true", help="skip plate groups and linear assignment")
 
@@ -143,7 +155,9 @@ def _leaderboard(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=["postprocess"], help="postprocess: predictions file to submission, full RxRx1 test set")
+    parser.add_argument(
+        "what", choices=["postprocess"], help="postprocess: predictions file to submission, full RxRx1 test set"
+    )
     parser.add_argument("--views", type=int, default=1)
 
 
@@ -166,7 +180,10 @@ def configs(arguments: argparse.Namespace) -> list["Config"]:
     from cellsignal.config import load_config
 
     seeds = arguments.seeds
-    return [load_config(arguments.config, [*arguments.set, *extra]) for extra in ([[f"seed={s}"] for s in seeds] if seeds else [[]])]
+    return [
+        load_config(arguments.config, [*arguments.set, *extra])
+        for extra in ([[f"seed={s}"] for s in seeds] if seeds else [[]])
+    ]
 
 
 # verbs -----------------------------------------------------------------------------------------------------------------------------------
@@ -177,7 +194,9 @@ def competitions(arguments: argparse.Namespace) -> None:
 
     for name in competition_ids():
         c = get_competition(name)
-        print(f"{name}\n  {c.title}\n  channels {', '.join(c.channels)}; {c.metric}; {c.licence}\n  {c.citation}\n  {c.homepage}")
+        print(
+            f"{name}\n  {c.title}\n  channels {', '.join(c.channels)}; {c.metric}; {c.licence}\n  {c.citation}\n  {c.homepage}"
+        )
         for protocol in c.protocols():
             print(f"  protocol {protocol.id}: {protocol.title}. {protocol.note}")
 
@@ -204,7 +223,9 @@ def simulate(arguments: argparse.Namespace) -> None:
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
-        raise InputError(f"simulate {arguments.competition}: no parameter {str(error).split('argument')[-1].strip()}") from None
+        raise InputError(
+            f"simulate {arguments.competition}: no parameter {str(error).split('argument')[-1].strip()}"
+        ) from None
     print(f"simulated {arguments.competition} in {out}, answers in {answers_path(out)}")
 
 
@@ -264,8 +285,14 @@ def submit(arguments: argparse.Namespace) -> None:
         weights = {run: float(number) for run, number in pairs(arguments.weight, "--weight").items()}
     except ValueError as error:
         raise InputError(f"--weight: {error}") from None
-    changed = {"merge": arguments.merge, "pool": arguments.pool, "assignment": False if arguments.no_assignment else None}
-    out, steps = pipeline.submit(arguments.sources, arguments.out, weights=weights, root=arguments.root, changed=changed)
+    changed = {
+        "merge": arguments.merge,
+        "pool": arguments.pool,
+        "assignment": False if arguments.no_assignment else None,
+    }
+    out, steps = pipeline.submit(
+        arguments.sources, arguments.out, weights=weights, root=arguments.root, changed=changed
+    )
     print(f"{ladder_text(steps)}\n\n{out}" if steps else out)
 
 

@@ -27,11 +27,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         InputError: the disk is full or the place cannot be written; the old file is untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -40,9 +41,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"{path}: could not be written ({error.strerror or error}); what was there before is untouched") from error
+        raise InputError(
+            f"{path}: could not be written ({error.strerror or error}); what was there before is untouched"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -75,7 +79,11 @@ def digest(value: Any) -> str:
 
 def provenance(inputs: dict[str, Path | str] | None = None, **more: Any) -> dict[str, Any]:
     """What a written thing was made from: version, git commit, command, time, and the hash of each input file."""
-    hashes = {name: {"path": str(path), "sha256": sha256(path)} for name, path in (inputs or {}).items() if Path(path).is_file()}
+    hashes = {
+        name: {"path": str(path), "sha256": sha256(path)}
+        for name, path in (inputs or {}).items()
+        if Path(path).is_file()
+    }
     return {
         "cellsignal": __version__,
         "git_commit": git_commit(),

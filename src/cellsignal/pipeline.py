@@ -12,12 +12,20 @@ from cellsignal.config import Config, load_config
 from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import Step, ladder_text
-from cellsignal.evaluation.leaderboard import append_entry, control_entries, leaderboard_table, leaderboard_text, submission_entry
+from cellsignal.evaluation.leaderboard import (
+    append_entry,
+    control_entries,
+    leaderboard_competitions,
+    leaderboard_table,
+    leaderboard_text,
+    submission_entry,
+)
 from cellsignal.evaluation.score import read_submission, score_submission
 from cellsignal.files import write_csv
 
 log = logging.getLogger(__name__)
 LEADERBOARD = Path("submissions/leaderboard.csv")
+SHOWN = 20  # warnings of one kind that are printed
 
 
 def prepare(config: Config) -> None:
@@ -25,16 +33,33 @@ def prepare(config: Config) -> None:
     from cellsignal.data.pack import prepare as pack_competition
 
     competition, data = get_competition(config.competition), config.data
-    report = pack_competition(competition, data.root, data.store, size=data.size, bad_site=data.bad_site, workers=data.workers)
-    for sample_id, message in report.skipped:
-        log.warning("left out %s: %s", sample_id, message)
-    for sample_id, channel in report.flat:
-        log.warning("%s: channel %s has zero variance", sample_id, channel)
+    report = pack_competition(
+        competition, data.root, data.store, size=data.size, bad_site=data.bad_site, workers=data.workers
+    )
+    _warn([f"left out {sample_id}: {message}" for sample_id, message in report.skipped], data.store / "store.json")
+    _warn(
+        [f"{sample_id}: channel {channel} has zero variance" for sample_id, channel in report.flat],
+        data.store / "store.json",
+    )
     log.info("%s: %d samples packed, %d left out", data.store, report.n_packed, len(report.skipped))
 
 
+def _warn(lines: list[str], full_list: Path) -> None:
+    for line in lines[:SHOWN]:
+        log.warning("%s", line)
+    if len(lines) > SHOWN:
+        log.warning("... and %d more; all are in %s", len(lines) - SHOWN, full_list)
+
+
 def make_folds_file(
-    competition_id: str, root: Path, out: Path, *, group: str | None = None, splits: int = 5, seed: int = 0, named: str | None = None
+    competition_id: str,
+    root: Path,
+    out: Path,
+    *,
+    group: str | None = None,
+    splits: int = 5,
+    seed: int = 0,
+    named: str | None = None,
 ) -> pd.DataFrame:
     """Make and write a fold table: a published one by its name, or groups dealt to `splits` folds. Gives it back."""
     from cellsignal.folds import make_folds
@@ -52,7 +77,14 @@ def make_folds_file(
     return table
 
 
-def submit(sources: Sequence[Path], out: Path | None, *, weights: dict[str, float], root: Path | None, changed: dict[str, object]) -> tuple[Path, list[Step]]:
+def submit(
+    sources: Sequence[Path],
+    out: Path | None,
+    *,
+    weights: dict[str, float],
+    root: Path | None,
+    changed: dict[str, object],
+) -> tuple[Path, list[Step]]:
     """Make a submission from configs (.yaml: all their predictions, merged as the first says) or predictions files (.npz).
 
     Args:
@@ -64,7 +96,9 @@ def submit(sources: Sequence[Path], out: Path | None, *, weights: dict[str, floa
     from cellsignal.prediction.submit import make_submission, open_entry
 
     files, first = predictions_files(sources)
-    how = (first.submit if first else Submit()).model_copy(update={key: value for key, value in changed.items() if value is not None})
+    how = (first.submit if first else Submit()).model_copy(
+        update={key: value for key, value in changed.items() if value is not None}
+    )
     entry = open_entry(files, how, weights, root)
     names = dict.fromkeys(run.split("/")[0] for run in entry.runs)
     out = out or Path("submissions") / f"{'+'.join(names)}.csv"
@@ -79,7 +113,9 @@ def predictions_files(sources: Sequence[Path]) -> tuple[list[Path], Config | Non
             config = load_config(source)
             found = sorted((config.runs / config.name).glob("seed*/predictions/*.npz"))
             if not found:
-                raise InputError(f"{config.runs / config.name}: no predictions; run `python -m inference.predict {source}` first")
+                raise InputError(
+                    f"{config.runs / config.name}: no predictions; run `python -m inference.predict {source}` first"
+                )
             files, first = files + found, first or config
         else:
             files.append(source)
@@ -98,7 +134,15 @@ def out_of_fold_table(sources: Sequence[Path], root: Path | None) -> str:
     return out_of_fold_text(out_of_fold(entry, samples.set_index("target_id")[group]))
 
 
-def score(path: Path, answers_file: Path, competition_id: str | None, *, leaderboard: Path, root: Path | None, name: str | None) -> pd.DataFrame:
+def score(
+    path: Path,
+    answers_file: Path,
+    competition_id: str | None,
+    *,
+    leaderboard: Path,
+    root: Path | None,
+    name: str | None,
+) -> pd.DataFrame:
     """Score a submission, append it (and the controls) to the leaderboard, give back the table of slices."""
     competition = get_competition(competition_id) if competition_id else guess_competition(path)
     submission, answers = read_submission(path, competition), competition.answers(answers_file)
@@ -131,6 +175,8 @@ def guess_competition(path: Path) -> Competition:
         columns = set(pd.read_csv(path, nrows=0).columns)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
         raise InputError(f"{path}: not a readable CSV") from None
     known = [get_competition(i) for i in competition_ids()]
@@ -142,9 +188,7 @@ def guess_competition(path: Path) -> Competition:
 
 def show_leaderboard(competition_id: str | None, path: Path) -> str:
     """The leaderboard as text, of one competition or of all that have rows."""
-    if not path.is_file():
-        raise InputError(f"{path}: no leaderboard yet; score a submission first")
-    ids = [competition_id] if competition_id else sorted(pd.read_csv(path).competition.unique())
+    ids = (competition_id,) if competition_id else leaderboard_competitions(path)
     return "\n\n".join(leaderboard_text(leaderboard_table(path, get_competition(i))) for i in ids)
 
 
@@ -157,18 +201,26 @@ def run_all(config: Config, answers_file: Path | None, *, group: str | None = No
 
     prepare(config)
     if not config.folds.file.is_file():
-        make_folds_file(config.competition, config.data.root, config.folds.file, group=group, splits=splits, seed=config.seed)
+        make_folds_file(
+            config.competition, config.data.root, config.folds.file, group=group, splits=splits, seed=config.seed
+        )
     train(config)
     files = predict(config)
     entry = open_entry(files, config.submit, root=config.data.root)
     out = Path("submissions") / f"{config.name}.csv"
     steps, truth = {"Out of fold": make_submission(entry, out)}, None
-    print(f"\nOut of fold: targets that the predicting model did not train on\n\n{ladder_text(steps['Out of fold'])}\n\nsubmission: {out}")
+    print(
+        f"\nOut of fold: targets that the predicting model did not train on\n\n{ladder_text(steps['Out of fold'])}\n\nsubmission: {out}"
+    )
     if answers_file is not None:
         truth = truth_labels(entry.competition, entry.competition.answers(answers_file), entry.members[0].classes)
-        steps["Test"] = ladder(entry, "test", entry.competition.plate_groups(entry.competition.samples(entry.root)), truth)
+        steps["Test"] = ladder(
+            entry, "test", entry.competition.plate_groups(entry.competition.samples(entry.root)), truth
+        )
         print(f"\nTest: targets that no model saw\n\n{ladder_text(steps['Test'])}")
-        table = score(out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=config.name)
+        table = score(
+            out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=config.name
+        )
         print(f"\n{format_scores(table[table['slice'].isin(['overall', 'public', 'private', 'cell_type'])])}")
         print(f"\n{show_leaderboard(entry.competition.id, LEADERBOARD)}")
     print()
@@ -181,6 +233,8 @@ def format_scores(table: pd.DataFrame) -> str:
     from cellsignal.evaluation.ladder import aligned
 
     lines = [("slice", "name", "accuracy", "95 % interval", "right")]
-    for kind, name, right, n, value, low, high in table[["slice", "name", "correct", "n", "accuracy", "low", "high"]].itertuples(index=False, name=None):
+    for kind, name, right, n, value, low, high in table[
+        ["slice", "name", "correct", "n", "accuracy", "low", "high"]
+    ].itertuples(index=False, name=None):
         lines.append((kind, str(name), f"{value:.4f}", f"{low:.4f} .. {high:.4f}", f"{right}/{n}"))
     return aligned(lines, right={2, 4})

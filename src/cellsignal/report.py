@@ -16,7 +16,9 @@ from cellsignal.prediction.submit import Entry, labels_of
 PLATES_SHOWN = 24  # a plate map of more is unreadable; the first experiments are shown
 
 
-def write_report(config: Config, entry: Entry, steps: dict[str, list[Step]], truth: dict[str, int] | None) -> list[Path]:
+def write_report(
+    config: Config, entry: Entry, steps: dict[str, list[Step]], truth: dict[str, int] | None
+) -> list[Path]:
     """Write the PNGs to runs/<name>/seed<k>/report and give back their paths.
 
     Args:
@@ -27,8 +29,15 @@ def write_report(config: Config, entry: Entry, steps: dict[str, list[Step]], tru
     groups = entry.competition.plate_groups(store.samples)
     part = "oof" if truth is None else "test"
     written = [folder / "learning_curves.png", folder / "channels.png"]
-    learning_curves(written[0], training_logs(config), chance=1 / len(entry.members[0].classes), title=f"{config.name}: training")
-    channel_montage(written[1], example_images(store), store.channels, title=f"{entry.competition.title}: one untreated or first well a cell type")
+    learning_curves(
+        written[0], training_logs(config), chance=1 / len(entry.members[0].classes), title=f"{config.name}: training"
+    )
+    channel_montage(
+        written[1],
+        example_images(store),
+        store.channels,
+        title=f"{entry.competition.title}: one untreated or first well a cell type",
+    )
     for title, rungs in steps.items():
         if rungs:
             written.append(folder / f"ladder_{title.lower().replace(' ', '_')}.png")

@@ -66,9 +66,16 @@ def test_override_of_a_nested_key(write):
 
 def test_base_is_merged_key_by_key_and_lists_are_replaced(write):
     write(BASE, "base.yaml")
-    path = write({"base": "base.yaml", "name": "y", "data": {"size": 64}, "stages": [{"name": "only", "epochs": 1}]}, "over.yaml")
+    path = write(
+        {"base": "base.yaml", "name": "y", "data": {"size": 64}, "stages": [{"name": "only", "epochs": 1}]}, "over.yaml"
+    )
     config = load_config(path)
-    assert (config.name, config.data.size, str(config.data.root), [s.name for s in config.stages]) == ("y", 64, "a", ["only"])
+    assert (config.name, config.data.size, str(config.data.root), [s.name for s in config.stages]) == (
+        "y",
+        64,
+        "a",
+        ["only"],
+    )
 
 
 def test_a_base_has_no_base(write):

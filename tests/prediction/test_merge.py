@@ -40,7 +40,14 @@ def make(path, seed=0, targets=6, sites=2, classes=4, part=None, views=("identit
         "label": pd.array(np.repeat(rng.integers(0, classes, targets), sites), dtype="Int64"),
     }).iloc[order]  # fmt: skip
     logits = {view: (3 * rng.normal(size=(n, classes))).astype(np.float16).astype(np.float64) for view in views}
-    facts = {"classes": [str(i) for i in range(classes)], "run": "r", "stage": "all", "stage_index": 0, "fold": 0, "seed": 0} | about
+    facts = {
+        "classes": [str(i) for i in range(classes)],
+        "run": "r",
+        "stage": "all",
+        "stage_index": 0,
+        "fold": 0,
+        "seed": 0,
+    } | about
     save_predictions(path, samples, np.full(n, "test") if part is None else part, logits, facts)
     return samples, logits
 
@@ -63,7 +70,13 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
     np.savez(tmp_path / "b.npz", x=np.zeros(3))
     (tmp_path / "c.npz").write_bytes(b"no")
     np.savez(tmp_path / "d.npz", **{"view.identity": np.array([object()])})
-    for name, expected in (("a", "corrupt"), ("b", "not a predictions"), ("c", "not a predictions"), ("d", "not a predictions"), ("e", "no such")):
+    for name, expected in (
+        ("a", "corrupt"),
+        ("b", "not a predictions"),
+        ("c", "not a predictions"),
+        ("d", "not a predictions"),
+        ("e", "no such"),
+    ):
         with pytest.raises(InputError, match=rf"{name}\.npz: {expected}"):
             load_predictions(tmp_path / f"{name}.npz")
 
@@ -75,11 +88,18 @@ def test_merging_is_the_mean_of_means(tmp_path, how, pool):
     members = [load_predictions(tmp_path / f"{i}.npz") for i in range(3)]
     weights = [1.0, 2.0, 0.5]
     found = merge(members, "test", how, weights, pool)
-    f = {"logits": lambda z: z, "probabilities": lambda z: softmax(z, axis=1), "geometric": lambda z: log_softmax(z, axis=1)}[how]
+    f = {
+        "logits": lambda z: z,
+        "probabilities": lambda z: softmax(z, axis=1),
+        "geometric": lambda z: log_softmax(z, axis=1),
+    }[how]
     key = {"target": "target_id", "well": "well_id"}[pool]
     for i, target in enumerate(found.target_id):
         unit = target if pool == "target" else f"w{int(target[-1]) // 2}"
-        means = [np.mean([f(logits[v])[(samples[key] == unit).to_numpy()].mean(0) for v in logits], axis=0) for samples, logits in kept]
+        means = [
+            np.mean([f(logits[v])[(samples[key] == unit).to_numpy()].mean(0) for v in logits], axis=0)
+            for samples, logits in kept
+        ]
         mean = np.average(means, axis=0, weights=weights)
         expected = np.log(mean) if how == "probabilities" else mean - logsumexp(mean)
         assert found.scores[i] == pytest.approx(expected, abs=1e-5)
@@ -141,7 +161,14 @@ def test_merging_a_full_size_view_stays_far_below_a_gibibyte(tmp_path):
         "plate": "1", "cell_type": "E", "site": np.tile([1, 2], n // 2), "label": pd.array([pd.NA] * n, dtype="Int64"),
     })  # fmt: skip
     logits = {"identity": np.resize(block, (n, classes))}
-    facts = {"classes": [str(i) for i in range(classes)], "run": "r", "stage": "all", "stage_index": 0, "fold": 0, "seed": 0}
+    facts = {
+        "classes": [str(i) for i in range(classes)],
+        "run": "r",
+        "stage": "all",
+        "stage_index": 0,
+        "fold": 0,
+        "seed": 0,
+    }
     save_predictions(tmp_path / "big.npz", samples, np.full(n, "test"), logits, facts)
     del logits
     tracemalloc.start()

@@ -26,7 +26,18 @@ def plates(tmp_path_factory):
     return root, competition, answers, truth_labels(competition, answers, competition.classes(root))
 
 
-def write(plates, path, seed, signal, run="r/seed0", stage=("all", 0), fold=0, views=("identity", "hflip"), oof=True, site_signal=None):
+def write(
+    plates,
+    path,
+    seed,
+    signal,
+    run="r/seed0",
+    stage=("all", 0),
+    fold=0,
+    views=("identity", "hflip"),
+    oof=True,
+    site_signal=None,
+):
     """Predictions whose logits are `signal` for the true class plus normal noise, fresh for every site and view."""
     root, competition, _, truth = plates
     samples = competition.samples(root)
@@ -49,7 +60,11 @@ def write(plates, path, seed, signal, run="r/seed0", stage=("all", 0), fold=0, v
 def entry(plates, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predictions")
     files = [
-        write(plates, folder / f"{s}{f}.npz", 10 * s + f, 1.2 + 0.2 * s, stage=(("all", 0), ("cell_type", 1))[s], fold=f) for s in (0, 1) for f in (0, 1)
+        write(
+            plates, folder / f"{s}{f}.npz", 10 * s + f, 1.2 + 0.2 * s, stage=(("all", 0), ("cell_type", 1))[s], fold=f
+        )
+        for s in (0, 1)
+        for f in (0, 1)
     ]
     return open_entry(files, Submit())
 
@@ -58,7 +73,13 @@ def test_the_ladder_climbs_in_the_stated_order(plates, entry):
     root, competition, _, truth = plates
     groups = competition.plate_groups(competition.samples(root))
     oof, test = ladder(entry, "oof", groups), ladder(entry, "test", groups, truth)
-    assert [s.name for s in oof] == ["stage all, one site", "stage all", "stage cell_type", "+ TTA, 2 views", "+ plate assignment"]
+    assert [s.name for s in oof] == [
+        "stage all, one site",
+        "stage all",
+        "stage cell_type",
+        "+ TTA, 2 views",
+        "+ plate assignment",
+    ]
     assert [s.name for s in test] == [s.name for s in oof[:4]] + ["+ ensemble of 2 models", oof[4].name]
     samples = competition.samples(root)
     wells = samples[(samples.role == "treatment") & (samples.split == "train")].target_id.nunique()
@@ -83,10 +104,14 @@ def test_the_submission_is_valid_scored_and_says_what_it_is_made_of(plates, entr
     submission = pd.read_csv(tmp_path / "s.csv", dtype=str)
     competition.validate_submission(submission, competition.sample_submission(root), competition.classes(root))
     groups = competition.plate_groups(competition.samples(root))
-    assert competition.score(submission, answers) == pytest.approx(ladder(entry, "test", groups, truth)[-1].accuracy.value)
+    assert competition.score(submission, answers) == pytest.approx(
+        ladder(entry, "test", groups, truth)[-1].accuracy.value
+    )
     about = json.loads((tmp_path / "s.json").read_text())
     assert about["out_of_fold"][-1]["accuracy"] == steps[-1].accuracy.value and about["rows"] == len(submission)
-    assert set(about["inputs"]) == {str(m.path) for m in entry.members} and all(len(i["sha256"]) == 64 for i in about["inputs"].values())
+    assert set(about["inputs"]) == {str(m.path) for m in entry.members} and all(
+        len(i["sha256"]) == 64 for i in about["inputs"].values()
+    )
     per_plate = submission.assign(plate=submission.id_code.str.rsplit("_", n=1).str[0]).groupby("plate").sirna
     assert (per_plate.nunique() == per_plate.size()).all()  # each class once on its plate
 
@@ -101,7 +126,11 @@ def test_without_assignment_it_is_the_argmax(plates, entry, tmp_path):
 
 
 def test_seeds_are_runs_that_are_merged_out_of_fold(plates, tmp_path):
-    files = [write(plates, tmp_path / f"{s}{f}.npz", 7 * s + f, 1.0, run=f"r/seed{s}", fold=f, views=("identity",)) for s in range(3) for f in (0, 1)]
+    files = [
+        write(plates, tmp_path / f"{s}{f}.npz", 7 * s + f, 1.0, run=f"r/seed{s}", fold=f, views=("identity",))
+        for s in range(3)
+        for f in (0, 1)
+    ]
     entry = open_entry(files, Submit())
     root, competition, _, _ = plates
     groups = competition.samples(root).drop_duplicates("target_id").set_index("target_id").experiment
@@ -115,14 +144,19 @@ def test_seeds_are_runs_that_are_merged_out_of_fold(plates, tmp_path):
 
 
 def test_a_model_without_validation_wells_takes_part_in_test_only(plates, tmp_path):
-    files = [write(plates, tmp_path / f"{f}.npz", f, 1.0, fold=f) for f in (0, 1)] + [write(plates, tmp_path / "full.npz", 9, 1.0, fold=2, oof=False)]
+    files = [write(plates, tmp_path / f"{f}.npz", f, 1.0, fold=f) for f in (0, 1)] + [
+        write(plates, tmp_path / "full.npz", 9, 1.0, fold=2, oof=False)
+    ]
     entry = open_entry(files, Submit())
     assert "+ ensemble of 3 models" in [s.name for s in ladder(entry, "test", None, plates[3])]
     assert not any("ensemble" in s.name for s in ladder(entry, "oof", None))
 
 
 def test_weights_by_run(plates, tmp_path):
-    good, bad = (write(plates, tmp_path / f"{name}.npz", 1, signal, run=f"{name}/seed0") for name, signal in (("good", 9.0), ("bad", 0.0)))
+    good, bad = (
+        write(plates, tmp_path / f"{name}.npz", 1, signal, run=f"{name}/seed0")
+        for name, signal in (("good", 9.0), ("bad", 0.0))
+    )
     heavy = open_entry([good, bad], Submit(assignment=False), {"bad/seed0": 50.0})
     light = open_entry([good, bad], Submit(assignment=False), {"good/seed0": 50.0})
     scores = [ladder(e, "test", None, plates[3])[-1].accuracy.value for e in (heavy, light)]

@@ -37,7 +37,9 @@ def plates(tmp_path_factory) -> Path:
     competition.simulate(folder / "raw", 3, classes=8, controls=1, size=24, train_experiments=2, test_experiments=1)
     prepare(competition, folder / "raw", folder / "store")
     samples = competition.samples(folder / "raw")
-    write_csv(folder / "folds.csv", make_folds(samples, "experiment", 2, 0, plate_groups=competition.plate_groups(samples)))
+    write_csv(
+        folder / "folds.csv", make_folds(samples, "experiment", 2, 0, plate_groups=competition.plate_groups(samples))
+    )
     return folder
 
 
@@ -62,7 +64,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     for path in sorted(folder.rglob("last.pt")):
         state = load_checkpoint(path)
         for part in ("model", "ema"):
-            found |= {f"{path.relative_to(folder)} {part} {name}": tensor for name, tensor in (state[part] or {}).items()}
+            found |= {
+                f"{path.relative_to(folder)} {part} {name}": tensor for name, tensor in (state[part] or {}).items()
+            }
     return found
 
 
@@ -74,7 +78,13 @@ def test_no_training_well_of_any_stage_is_in_a_validation_set_of_its_fold(plates
     config = make(plates, tmp_path, folds={"file": plates / "folds.csv", "full": True})
     jobs = jobs_of(config)
     samples = jobs[0].store.samples
-    assert {job.fold for job in jobs} == {0, 1, None} and {job.key for job in jobs} == {"all", "HEPG2", "HUVEC", "RPE", "U2OS"}
+    assert {job.fold for job in jobs} == {0, 1, None} and {job.key for job in jobs} == {
+        "all",
+        "HEPG2",
+        "HUVEC",
+        "RPE",
+        "U2OS",
+    }
     for fold in (0, 1):
         mine = [job for job in jobs if job.fold == fold]
         trained = set().union(*(samples.iloc[job.train].well_id for job in mine))
@@ -93,7 +103,11 @@ def test_no_training_well_of_any_stage_is_in_a_validation_set_of_its_fold(plates
 
 
 def test_every_labelled_well_is_validated_once_and_the_full_model_trains_on_all(plates, tmp_path):
-    jobs = [job for job in jobs_of(make(plates, tmp_path, folds={"file": plates / "folds.csv", "full": True})) if job.stage_index == 0]
+    jobs = [
+        job
+        for job in jobs_of(make(plates, tmp_path, folds={"file": plates / "folds.csv", "full": True}))
+        if job.stage_index == 0
+    ]
     samples = jobs[0].store.samples
     labelled = np.flatnonzero((samples.split == "train") & (samples.role == "treatment"))
     assert sorted(np.concatenate([job.valid for job in jobs])) == list(labelled)
@@ -108,7 +122,10 @@ def test_stage_two_starts_from_stage_one_of_the_same_fold(plates, tmp_path):
     trainer = Trainer(jobs[1], CPU, Stop())
     assert jobs[1].init == jobs[0].folder / "last.pt"
     assert all(torch.equal(value, first["model"][name]) for name, value in trainer.model.state_dict().items())
-    assert same(weights(config.run_folder), weights(config.run_folder)) and len(list(config.run_folder.rglob("last.pt"))) == 5
+    assert (
+        same(weights(config.run_folder), weights(config.run_folder))
+        and len(list(config.run_folder.rglob("last.pt"))) == 5
+    )
     for name in ("config.yaml", "provenance.json"):
         assert (config.run_folder / name).is_file()
     log = pd.read_csv(jobs[0].folder / "log.csv")
@@ -122,7 +139,9 @@ def test_a_stage_one_of_other_folds_is_refused(plates, tmp_path):
     with Stop() as stop:
         Trainer(jobs[0], CPU, stop).run()
     swapped = jobs[0].folds.rows.assign(fold=1 - jobs[0].folds.rows.fold)
-    other = plan_jobs(config, jobs[0].competition, jobs[0].store, jobs[0].classes, type(jobs[0].folds)("experiment", swapped))
+    other = plan_jobs(
+        config, jobs[0].competition, jobs[0].store, jobs[0].classes, type(jobs[0].folds)("experiment", swapped)
+    )
     with pytest.raises(InputError, match=r"last\.pt: was trained on other folds"):
         Trainer(other[1], CPU, Stop())
 
@@ -192,7 +211,10 @@ def test_a_killed_process_goes_on_to_the_same_bytes(plates, tmp_path):
 def test_workers_do_not_change_the_result(plates, tmp_path):
     one = {"file": plates / "folds.csv", "use": [0]}
     data = {"root": plates / "raw", "store": plates / "store"}
-    runs = [make(plates, tmp_path / str(n), [stage(epochs=1)], folds=one, data=data | {"workers": n, "cache_gib": c}) for n, c in ((0, 1.0), (2, 0.0))]
+    runs = [
+        make(plates, tmp_path / str(n), [stage(epochs=1)], folds=one, data=data | {"workers": n, "cache_gib": c})
+        for n, c in ((0, 1.0), (2, 0.0))
+    ]
     for config in runs:
         train(config)
     assert same(weights(runs[0].run_folder), weights(runs[1].run_folder))
@@ -201,7 +223,12 @@ def test_workers_do_not_change_the_result(plates, tmp_path):
 def test_accumulated_small_batches_are_one_large_batch(plates, tmp_path):
     """Without batch statistics (LeNet), 2 x 8 is 16."""
     one = {"file": plates / "folds.csv", "use": [0]}
-    more = {"epochs": 1, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0}, "schedule": {"name": "constant"}, "augment": []}
+    more = {
+        "epochs": 1,
+        "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0},
+        "schedule": {"name": "constant"},
+        "augment": [],
+    }
     lenet = {"backbone": "lenet"}
     competition = get_competition("rxrx1")
     prepare(competition, plates / "raw", tmp_path / "store64", size=64)
@@ -243,11 +270,18 @@ def test_a_run_of_another_config_is_not_mixed_with(plates, tmp_path):
     train(make(plates, tmp_path, [stage(epochs=1)], folds=one))
     with pytest.raises(InputError, match=r"another config.*stages\.0\.batch_size: 8 -> 4"):
         train(make(plates, tmp_path, [stage(epochs=1, batch_size=4)], folds=one))
-    train(make(plates, tmp_path, [stage(epochs=1)], folds={"file": plates / "folds.csv", "use": [0, 1]}))  # more folds is no other config
+    train(
+        make(plates, tmp_path, [stage(epochs=1)], folds={"file": plates / "folds.csv", "use": [0, 1]})
+    )  # more folds is no other config
 
 
 def test_a_diverging_loss_is_one_line(plates, tmp_path):
-    config = make(plates, tmp_path, [stage(optimizer={"name": "sgd", "lr": 1e30})], folds={"file": plates / "folds.csv", "use": [0]})
+    config = make(
+        plates,
+        tmp_path,
+        [stage(optimizer={"name": "sgd", "lr": 1e30})],
+        folds={"file": plates / "folds.csv", "use": [0]},
+    )
     with pytest.raises(InputError, match="fold0 all: the loss became"):
         train(config)
 

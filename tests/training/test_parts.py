@@ -60,12 +60,16 @@ def test_exponential_is_torchs():
 def test_plateau_is_torchs(higher):
     figures = [0.5, 0.6, 0.6, 0.55, 0.6, 0.6, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1]
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, "max" if higher else "min", factor=0.1, patience=2, threshold=0, eps=0)
+    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max" if higher else "min", factor=0.1, patience=2, threshold=0, eps=0
+    )
     expected = []
     for figure in figures:
         expected += [optimizer.param_groups[0]["lr"]] * 5
         oracle.step(figure)
-    assert rates(Schedule(name="plateau", factor=0.1, patience=2), epochs=12, figures=figures, higher=higher) == pytest.approx(expected)
+    assert rates(
+        Schedule(name="plateau", factor=0.1, patience=2), epochs=12, figures=figures, higher=higher
+    ) == pytest.approx(expected)
 
 
 def test_onecycle_rises_to_the_peak_and_falls_to_almost_nothing():
@@ -98,7 +102,9 @@ def test_a_schedule_resumes_where_it_was(name):
 def test_soft_cross_entropy_on_hard_labels_is_torchs():
     logits, labels = torch.randn(9, 4), torch.randint(0, 4, (9,))
     hard = nn.functional.one_hot(labels, 4).float()
-    assert torch.allclose(SoftCrossEntropy(None, 0.1)(logits, hard), nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels))
+    assert torch.allclose(
+        SoftCrossEntropy(None, 0.1)(logits, hard), nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
+    )
 
 
 def test_soft_cross_entropy_by_hand():

@@ -23,4 +23,6 @@ def get_competition(competition_id: str) -> Competition:
     except KeyError:
         near = difflib.get_close_matches(competition_id, competition_ids(), 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"unknown competition {competition_id!r}, known: {', '.join(competition_ids())}{hint}") from None
+        raise InputError(
+            f"unknown competition {competition_id!r}, known: {', '.join(competition_ids())}{hint}"
+        ) from None

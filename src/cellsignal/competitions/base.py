@@ -72,7 +72,9 @@ class Competition(ABC):
     id: ClassVar[str]
     title: ClassVar[str]
     channels: ClassVar[tuple[str, ...]]
-    image_shape: ClassVar[tuple[int, int] | None]  # (height, width) of the published images; a simulated copy may be smaller
+    image_shape: ClassVar[
+        tuple[int, int] | None
+    ]  # (height, width) of the published images; a simulated copy may be smaller
     id_column: ClassVar[str]
     target_column: ClassVar[str]
     fold_groups: ClassVar[tuple[str, ...]]  # samples columns that folds may group by; the first is the default
@@ -119,7 +121,9 @@ class Competition(ABC):
             if found.total() >= SHAPE_SAMPLES:
                 break
         if not found:
-            raise InputError(f"{root}: no readable image of the {len(files)} samples in the metadata, first {files[0][0]}")
+            raise InputError(
+                f"{root}: no readable image of the {len(files)} samples in the metadata, first {files[0][0]}"
+            )
         return found.most_common(1)[0][0]
 
     @abstractmethod
@@ -178,7 +182,9 @@ class Competition(ABC):
         sample = self.sample_submission(root)
         submission = pd.DataFrame({self.id_column: found.index, self.target_column: found.to_numpy()})
         check_submission_ids(submission, sample, self.id_column)
-        return pd.DataFrame({self.id_column: sample[self.id_column], self.target_column: found.loc[sample[self.id_column]].to_numpy()})
+        return pd.DataFrame(
+            {self.id_column: sample[self.id_column], self.target_column: found.loc[sample[self.id_column]].to_numpy()}
+        )
 
     def validate_submission(self, submission: pd.DataFrame, sample: pd.DataFrame, classes: tuple[str, ...]) -> None:
         """Refuse what the competition would refuse, naming the rows.
@@ -193,7 +199,9 @@ class Competition(ABC):
         wrong = np.flatnonzero(submission[self.id_column].to_numpy() != sample[self.id_column].to_numpy())
         if len(wrong):
             row, ids = wrong[0], submission[self.id_column]
-            raise InvalidSubmission(f"submission: ids are not in the sample submission's order, first at row {row + 2}: {ids.iloc[row]!r}")
+            raise InvalidSubmission(
+                f"submission: ids are not in the sample submission's order, first at row {row + 2}: {ids.iloc[row]!r}"
+            )
         check_submission_targets(submission, classes, self.id_column, self.target_column)
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
@@ -201,8 +209,12 @@ class Competition(ABC):
         from sklearn.metrics import accuracy_score
 
         check_submission_ids(submission, answers, self.id_column)
-        joined = answers[[self.id_column, self.target_column]].merge(submission, on=self.id_column, suffixes=("_true", ""))
-        return float(accuracy_score(joined[f"{self.target_column}_true"].astype(str), joined[self.target_column].astype(str)))
+        joined = answers[[self.id_column, self.target_column]].merge(
+            submission, on=self.id_column, suffixes=("_true", "")
+        )
+        return float(
+            accuracy_score(joined[f"{self.target_column}_true"].astype(str), joined[self.target_column].astype(str))
+        )
 
 
 def answers_path(root: Path) -> Path:
@@ -230,7 +242,9 @@ def check_submission_ids(submission: pd.DataFrame, expected: pd.DataFrame, colum
         raise InvalidSubmission(f"submission: {len(extra)} ids that are not in the test set, first {extra.iloc[0]!r}")
 
 
-def check_submission_targets(submission: pd.DataFrame, classes: tuple[str, ...], id_column: str, target_column: str) -> None:
+def check_submission_targets(
+    submission: pd.DataFrame, classes: tuple[str, ...], id_column: str, target_column: str
+) -> None:
     """Every target a class.
 
     Raises:
@@ -239,7 +253,9 @@ def check_submission_targets(submission: pd.DataFrame, classes: tuple[str, ...],
     outside = ~submission[target_column].astype(str).isin(set(classes))
     if outside.any():
         first = submission[outside].iloc[0]
-        raise InvalidSubmission(f"submission: {int(outside.sum())} targets are no class, first {first[id_column]!r}: {first[target_column]!r}")
+        raise InvalidSubmission(
+            f"submission: {int(outside.sum())} targets are no class, first {first[id_column]!r}: {first[target_column]!r}"
+        )
 
 
 def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:
@@ -256,21 +272,33 @@ def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:
     for column, (kind, optional) in COLUMNS.items():
         empty = frame[column].isna()
         if empty.any() and not optional:
-            raise InputError(f"{source}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame.sample_id[empty.idxmax()]!r})")
+            raise InputError(
+                f"{source}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame.sample_id[empty.idxmax()]!r})"
+            )
         if kind == "int":
             frame[column] = frame[column].astype("Int64" if optional else "int64")
         elif kind == "text":
-            frame[column] = frame[column].astype("object").where(~empty, None).map(lambda v: v if v is None else str(v)).astype("object")
+            frame[column] = (
+                frame[column]
+                .astype("object")
+                .where(~empty, None)
+                .map(lambda v: v if v is None else str(v))
+                .astype("object")
+            )
     doubled = frame.sample_id[frame.sample_id.duplicated()]
     if len(doubled):
         raise InputError(f"{source}: sample_id {doubled.iloc[0]!r} occurs more than once ({len(doubled)} such rows)")
     for column, allowed in (("role", ROLES), ("split", SPLITS)):
         wrong = ~frame[column].isin(allowed)
         if wrong.any():
-            raise InputError(f"{source}: {column} {frame[column][wrong].iloc[0]!r} of {frame.sample_id[wrong].iloc[0]!r} is none of {allowed}")
+            raise InputError(
+                f"{source}: {column} {frame[column][wrong].iloc[0]!r} of {frame.sample_id[wrong].iloc[0]!r} is none of {allowed}"
+            )
     unlabelled = (frame.split == "train") & (frame.role == "treatment") & frame.label.isna()
     if unlabelled.any():
-        raise InputError(f"{source}: training sample {frame.sample_id[unlabelled].iloc[0]!r} has no label ({int(unlabelled.sum())} such rows)")
+        raise InputError(
+            f"{source}: training sample {frame.sample_id[unlabelled].iloc[0]!r} has no label ({int(unlabelled.sum())} such rows)"
+        )
     spread = frame.fillna({"label": -1}).groupby("target_id")[["label", "split", "well_id"]].nunique().max(axis=1)
     if (spread > 1).any():
         raise InputError(f"{source}: samples of target_id {spread.idxmax()!r} disagree on label, split or well")

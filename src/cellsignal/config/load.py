@@ -54,7 +54,9 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise InputError(f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}") from None
+        raise InputError(
+            f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}"
+        ) from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: a config is a mapping of keys, this is {type(tree).__name__}")
     base = tree.pop("base", None)
@@ -69,7 +71,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` on top of `base`: mappings key by key, anything else (lists too) replaced whole."""
     merged = dict(base)
     for key, value in over.items():
-        merged[key] = _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        merged[key] = (
+            _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+        )
     return merged
 
 

@@ -80,7 +80,11 @@ class SiteDataset(Dataset):
         x = (image.astype(np.float32) - self.shift[index]) / self.scale[index]
         if self.transform is not None:
             x = self.transform.signal(x, rng)
-        return {"image": torch.from_numpy(np.ascontiguousarray(x)), "label": int(self.labels[index]), "index": int(index)}
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(x)),
+            "label": int(self.labels[index]),
+            "index": int(index),
+        }
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -103,7 +107,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
         for number in range(self.start, self.count(self.size, self.batch_size)):
-            yield [(self.epoch, int(index)) for index in order[number * self.batch_size : (number + 1) * self.batch_size]]
+            yield [
+                (self.epoch, int(index)) for index in order[number * self.batch_size : (number + 1) * self.batch_size]
+            ]
 
 
 def loader(dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin: bool = False) -> DataLoader:

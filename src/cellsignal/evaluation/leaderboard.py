@@ -157,6 +157,17 @@ def _read(path: Path) -> pd.DataFrame:
     return table[list(COLUMNS)]
 
 
+def leaderboard_competitions(path: Path | str) -> tuple[str, ...]:
+    """The ids of the competitions that have rows, sorted.
+
+    Raises:
+        InputError: no such file, or not a leaderboard.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such leaderboard; score a submission first")
+    return tuple(sorted(_read(Path(path)).competition.unique()))
+
+
 def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFrame:
     """The rows of one competition, best first: by private score, then overall, in the metric's direction.
 

@@ -49,7 +49,9 @@ class Predictions:
         return tuple(self.about["classes"])
 
 
-def save_predictions(path: Path, samples, part: np.ndarray, logits: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+def save_predictions(
+    path: Path, samples, part: np.ndarray, logits: dict[str, np.ndarray], about: dict[str, Any]
+) -> None:
     """Write predictions atomically.
 
     Args:

@@ -59,7 +59,7 @@ def merge(
     """
     members = list(members)
     weights = [1.0] * len(members) if weights is None else list(weights)
-    if len(weights) != len(members) or any(weight <= 0 for weight in weights):
+    if len(weights) != len(members) or not all(0 < weight < np.inf for weight in weights):
         raise InputError(f"weights: {len(members)} positive numbers needed, got {weights}")
     for member in members:
         if member.classes != members[0].classes:
@@ -78,7 +78,14 @@ def merge(
             share = weight / np.bincount(unit, minlength=len(units))[unit]
             chosen = [view for view in member.views if views is None or view in set(views)]
             for view in chosen:
-                _accumulate(total, member.logits(view), rows, unit, (share / len(chosen)).astype(np.float32), how == "probabilities")
+                _accumulate(
+                    total,
+                    member.logits(view),
+                    rows,
+                    unit,
+                    (share / len(chosen)).astype(np.float32),
+                    how == "probabilities",
+                )
             mass[np.unique(unit)] += weight
     total /= mass[:, None]
     scores = np.log(np.maximum(total, 1e-30)) if how == "probabilities" else log_softmax(total)
@@ -102,13 +109,17 @@ def _mask(member: Predictions, part: str, sites: Iterable[int] | None) -> np.nda
 def _targets(members: Sequence[Predictions], kept: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The identity columns of every target that occurs, sorted by target_id."""
     names = ("target_id", "well_id", "experiment", "plate", "cell_type")
-    columns = {name: np.concatenate([m.ids[name][rows] for m, rows in zip(members, kept, strict=True)]) for name in names}
+    columns = {
+        name: np.concatenate([m.ids[name][rows] for m, rows in zip(members, kept, strict=True)]) for name in names
+    }
     columns["label"] = np.concatenate([m.label[rows] for m, rows in zip(members, kept, strict=True)])
     _, first = np.unique(columns["target_id"], return_index=True)
     return {name: values[first] for name, values in columns.items()}
 
 
-def _accumulate(total: np.ndarray, logits: np.ndarray, rows: np.ndarray, unit: np.ndarray, share: np.ndarray, softmax: bool) -> None:
+def _accumulate(
+    total: np.ndarray, logits: np.ndarray, rows: np.ndarray, unit: np.ndarray, share: np.ndarray, softmax: bool
+) -> None:
     """total[unit] += share * logits[rows] (or their softmax), a chunk of rows at a time; units may repeat."""
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -68,5 +68,14 @@ def out_of_fold_text(rows: Sequence[OutOfFold]) -> str:
     if len(single) > 2:
         for unit in ("target", "well"):
             values = [row.accuracy.value for row in single if row.unit == unit]
-            lines.append((f"mean of {len(values)} runs", unit, f"{np.mean(values):.4f}", f"SD {np.std(values, ddof=1):.4f}", "", ""))
+            lines.append(
+                (
+                    f"mean of {len(values)} runs",
+                    unit,
+                    f"{np.mean(values):.4f}",
+                    f"SD {np.std(values, ddof=1):.4f}",
+                    "",
+                    "",
+                )
+            )
     return aligned(lines, right={2, 5})

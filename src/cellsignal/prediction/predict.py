@@ -68,7 +68,9 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
     predicted = ~np.isnan(logits[views[0]][:, 0])
     if not predicted.all():
         orphans = sorted(samples.cell_type.to_numpy()[chosen[~predicted]].astype(str))
-        raise InputError(f"{path}: no model of stage {first.stage.name!r} for cell type {orphans[0]!r}, which training has not")
+        raise InputError(
+            f"{path}: no model of stage {first.stage.name!r} for cell type {orphans[0]!r}, which training has not"
+        )
     about = provenance(
         checkpoints, competition=first.competition.id, classes=list(first.classes), run=f"{config.name}/seed{config.seed}", stage=first.stage.name,
         stage_index=first.stage_index, fold=first.fold, made_from=made_from, settings=settings, fold_group=first.folds.group, data_root=str(config.data.root), seed=config.seed,
@@ -112,17 +114,27 @@ def predict_samples(job: Job, state: dict[str, Any], chosen: np.ndarray, views: 
     model = build_model(recipe, len(store.channels), len(job.classes), state["image_size"], initial_weights=False)
     model.load_state_dict(state["ema"] or state["model"])
     model.eval().to(device, memory_format=torch.channels_last)
-    pixels = pixel_statistics(config, store, overall=tuple(np.asarray(values, np.float32) for values in state["overall"]))
+    pixels = pixel_statistics(
+        config, store, overall=tuple(np.asarray(values, np.float32) for values in state["overall"])
+    )
     samples = store.samples.iloc[chosen]
     dataset = SiteDataset(store, samples.row.to_numpy(), samples.label.fillna(-1).to_numpy(dtype=np.int64), pixels.shift[chosen], pixels.scale[chosen],
                           center_crop=config.predict.center_crop, cache_gib=config.data.cache_gib)  # fmt: skip
     found: dict[str, list[np.ndarray]] = {view: [] for view in views}
     workers = 0 if dataset.cached is not None else config.data.workers
     amp = job.stage.amp
-    for batch in tqdm(loader(dataset, in_order(len(dataset), config.predict.batch_size), workers), desc=f"{job.title} predict", disable=None, leave=False):
+    for batch in tqdm(
+        loader(dataset, in_order(len(dataset), config.predict.batch_size), workers),
+        desc=f"{job.title} predict",
+        disable=None,
+        leave=False,
+    ):
         images = batch["image"].to(device)
         for view in found:
             turned = apply_view(images, view).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.float16 if amp == "fp16" else torch.bfloat16, enabled=amp != "off"):
                 found[view].append(model(turned).float().cpu().numpy())
-    return {view: np.concatenate(parts) if parts else np.zeros((0, len(job.classes)), np.float32) for view, parts in found.items()}
+    return {
+        view: np.concatenate(parts) if parts else np.zeros((0, len(job.classes)), np.float32)
+        for view, parts in found.items()
+    }

@@ -37,7 +37,9 @@ class Entry:
     def final(self, run: str | None = None) -> list[Predictions]:
         """The members of each run's last stage (of one run, if named)."""
         last = {name: max(m.about["stage_index"] for m in self.members if m.about["run"] == name) for name in self.runs}
-        return [m for m in self.members if m.about["stage_index"] == last[m.about["run"]] and run in (None, m.about["run"])]
+        return [
+            m for m in self.members if m.about["stage_index"] == last[m.about["run"]] and run in (None, m.about["run"])
+        ]
 
     @property
     def runs(self) -> list[str]:
@@ -48,7 +50,9 @@ class Entry:
         return merge(members, part, self.how.merge, [self.weights.get(m.about["run"], 1.0) for m in members], **options)
 
 
-def open_entry(files: Sequence[Path], how: Submit, weights: dict[str, float] | None = None, root: Path | None = None) -> Entry:
+def open_entry(
+    files: Sequence[Path], how: Submit, weights: dict[str, float] | None = None, root: Path | None = None
+) -> Entry:
     """Load predictions files that belong together.
 
     Raises:
@@ -70,7 +74,9 @@ def open_entry(files: Sequence[Path], how: Submit, weights: dict[str, float] | N
     return entry
 
 
-def labels_of(entry: Entry, targets: Targets, groups: PlateGroups | None) -> tuple[np.ndarray, PlateGroupInference | None]:
+def labels_of(
+    entry: Entry, targets: Targets, groups: PlateGroups | None
+) -> tuple[np.ndarray, PlateGroupInference | None]:
     """Predicted labels (T,) of merged scores: by plate assignment within inferred groups where the competition has groups, else the argmax."""
     if groups is None or not entry.how.assignment:
         return targets.scores.argmax(1), None
@@ -89,19 +95,27 @@ def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: dict[str
     steps: list[Step] = []
     classes = len(entry.members[0].classes)
 
-    def add(name: str, targets: Targets, predicted: np.ndarray | None = None, chance: float = 1 / classes, note: str = "") -> None:
+    def add(
+        name: str, targets: Targets, predicted: np.ndarray | None = None, chance: float = 1 / classes, note: str = ""
+    ) -> None:
         true = targets.label if truth is None else np.array([truth[target] for target in targets.target_id])
-        steps.append(Step(name, accuracy(true, targets.scores.argmax(1) if predicted is None else predicted), chance, note))
+        steps.append(
+            Step(name, accuracy(true, targets.scores.argmax(1) if predicted is None else predicted), chance, note)
+        )
 
     run = entry.runs[0]
     mine = [m for m in entry.members if m.about["run"] == run and (m.ids["part"] == part).any()]
     if not mine:
         return steps
-    stages = {i: [m for m in mine if m.about["stage_index"] == i] for i in sorted({m.about["stage_index"] for m in mine})}
+    stages = {
+        i: [m for m in mine if m.about["stage_index"] == i] for i in sorted({m.about["stage_index"] for m in mine})
+    }
     single = {i: found if part == "oof" else found[:1] for i, found in stages.items()}
     plain = {"views": ("identity",)}
     start = next(iter(single.values()))
-    multiple_sites = len(np.unique(np.concatenate([m.site for m in mine]))) > 1 and len(set(start[0].ids["target_id"])) < len(start[0].site)
+    multiple_sites = len(np.unique(np.concatenate([m.site for m in mine]))) > 1 and len(
+        set(start[0].ids["target_id"])
+    ) < len(start[0].site)
     if multiple_sites:
         add(f"stage {start[0].about['stage']}, one site", entry.merge(start, part, sites=(1,), **plain))
     for found in single.values():
@@ -143,7 +157,9 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
     targets = entry.merge(entry.final(), "test", pool=entry.how.pool)
     predicted, inferred = labels_of(entry, targets, groups)
     submission = entry.competition.format_submission(targets.target_id, predicted, entry.root)
-    entry.competition.validate_submission(submission, entry.competition.sample_submission(entry.root), entry.competition.classes(entry.root))
+    entry.competition.validate_submission(
+        submission, entry.competition.sample_submission(entry.root), entry.competition.classes(entry.root)
+    )
     write_csv(out, submission)
     inputs = {str(member.path): member.path for member in entry.members}
     write_json(out.with_suffix(".json"), provenance(
@@ -160,4 +176,7 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
 def truth_labels(competition: Competition, answers: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, int]:
     """Answers as target_id -> label."""
     index = {name: label for label, name in enumerate(classes)}
-    return {str(i): index[str(t)] for i, t in zip(answers[competition.id_column], answers[competition.target_column], strict=True)}
+    return {
+        str(i): index[str(t)]
+        for i, t in zip(answers[competition.id_column], answers[competition.target_column], strict=True)
+    }

@@ -123,7 +123,8 @@ def _cells(look: Look, width: float, rng: np.random.Generator) -> np.ndarray:
     noise = rng.normal(size=(6, n))
     round_ = rng.random(n) < min(look.rounded, 0.8)
     radius = look.nucleus * np.exp(0.14 * noise[0]) * np.where(round_, 0.72, 1.0)
-    ratio = np.sqrt(np.where(round_, 1.0, 1 + (look.elongation - 1) * np.exp(0.4 * noise[1])))
+    stretch = np.maximum(1 + (look.elongation - 1) * np.exp(0.4 * noise[1]), 0.4)  # a look may be rounder than round
+    ratio = np.sqrt(np.where(round_, 1.0, stretch))
     reach = look.reach * np.exp(0.18 * noise[2])
     turn = rng.uniform(0, 2 * math.pi, n)
     offset = look.golgi_offset * radius * np.exp(0.15 * noise[4])

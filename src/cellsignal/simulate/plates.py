@@ -18,6 +18,11 @@ WELLS = tuple(f"{row}{column:02d}" for row in ROWS for column in COLUMNS)
 NEGATIVE_WELL = "B02"
 POSITIVE_WELLS = tuple(f"{row}{column:02d}" for row in "CFHJM" for column in (3, 7, 11, 15, 19, 22))
 
+# what experiments differ in besides brightness: no normalisation by mean and SD takes it out
+BLEED = 0.3  # typical light of one stain in another's channel, relative to that channel's own
+SATURATION = 0.3  # SD of the log power
+FOCUS = 0.45  # SD of the log blur
+
 _REFERENCE_SITES = 24
 _MOST_POWER = 2.5
 _SHOT, _READ = 0.06, 0.35  # noise variance for each gray level; SD in gray levels
@@ -32,6 +37,8 @@ class Optics:
     light: np.ndarray  # (C, 3) centre x, centre y (0..1) and strength of the fall-off of light
     focus: np.ndarray  # (C,) SD of the blur, pixels of the 512-pixel field
     edge: float  # how strongly wells at the plate's edge differ
+    bleed: np.ndarray  # (C, C) share of each stain's light (column) that reaches each channel (row), diagonal 1
+    power: np.ndarray  # (C,) gray = light ** power: saturated (< 1) or contrasty (> 1) staining
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,10 @@ def draw_optics(mean: np.ndarray, sd: np.ndarray, seed: int, experiment: str, pl
     channels = len(mean)
     light = np.concatenate([shared.uniform(0.3, 0.7, (channels, 2)), shared.uniform(0.1, 0.7, (channels, 1))], axis=1)
     light += own.normal(size=(channels, 3)) * (0.03, 0.03, 0.04)
-    focus = 1.6 * np.exp(0.45 * shared.normal(size=channels) + 0.12 * own.normal(size=channels))
-    return Optics(mean, sd, light, focus, shared.uniform(0.4, 1.2))
+    focus = 1.6 * np.exp(FOCUS * shared.normal(size=channels) + 0.12 * own.normal(size=channels))
+    bleed = np.eye(channels) + BLEED * np.abs(shared.normal(size=(channels, channels))) * (1 - np.eye(channels))
+    power = np.exp(SATURATION * shared.normal(size=channels))
+    return Optics(mean, sd, light, focus, shared.uniform(0.4, 1.2), bleed, power)
 
 
 def draw_plate(
@@ -104,15 +113,19 @@ def draw_plate(
     step = max(1, len(sites) // _REFERENCE_SITES)
     light = _light(plate.optics.light, size)
     kept = {site.name: _photograph(site, plate.optics, light, size, seed, channels) for site in sites[::step]}
+    level = np.mean([image.mean(axis=(1, 2)) for image in kept.values()], axis=0)
+    mix = (plate.optics.bleed * level[:, None] / level[None, :]).astype(np.float32)
     stride = max(1, size // 20)
     sample = np.stack([image[:, ::stride, ::stride] for image in kept.values()], axis=1).reshape(len(channels), -1)
+    sample = (mix @ sample) ** plate.optics.power[:, None].astype(np.float32)
     power, gain, offset = fit_response(sample, plate.optics.mean, plate.optics.sd)
+    power = power * plate.optics.power
     for site in sites:
         image = (
             kept.pop(site.name) if site.name in kept else _photograph(site, plate.optics, light, size, seed, channels)
         )
-        for channel in np.flatnonzero(power != 1):  # powers are slow, and most are 1
-            image[channel] **= power[channel]
+        image = (mix @ image.reshape(len(channels), -1)).reshape(image.shape)
+        image = np.stack([cv2.pow(channel, float(p)) for channel, p in zip(image, power, strict=True)])
         image = image * gain[:, None, None] + offset[:, None, None]
         yield site, _camera(image, generator(seed, "camera", site.name))
 

@@ -80,7 +80,9 @@ def job_folder(config: Config, stage_index: int, key: str, fold: int | None) -> 
     return config.run_folder / fold_name(fold) / config.stages[stage_index].name / key
 
 
-def plan_jobs(config: Config, competition: Competition, store: Store, classes: tuple[str, ...], folds: FoldTable) -> list[Job]:
+def plan_jobs(
+    config: Config, competition: Competition, store: Store, classes: tuple[str, ...], folds: FoldTable
+) -> list[Job]:
     """All jobs of a config in the order they must run: fold by fold, stage by stage, cell type by cell type.
 
     Raises:
@@ -124,7 +126,9 @@ class Pixels:
     overall: tuple[np.ndarray, np.ndarray]
 
 
-def pixel_statistics(config: Config, store: Store, train: np.ndarray | None = None, overall: tuple | None = None) -> Pixels:
+def pixel_statistics(
+    config: Config, store: Store, train: np.ndarray | None = None, overall: tuple | None = None
+) -> Pixels:
     """Shift and scale of every sample in `store.samples`; overall statistics from the training samples unless they are given."""
     samples: pd.DataFrame = store.samples
     rows = samples.row.to_numpy()

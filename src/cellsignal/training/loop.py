@@ -53,7 +53,11 @@ class Trainer:
         self.batches = EpochBatches.count(len(self.training), self.stage.batch_size)
         self.steps = math.ceil(self.batches / self.stage.accumulation)
         self.schedule = LearningRate(
-            self.optimizer, self.stage.schedule, self.stage.epochs, self.steps, self.stage.monitor == "accuracy" and len(job.valid) > 0
+            self.optimizer,
+            self.stage.schedule,
+            self.stage.epochs,
+            self.steps,
+            self.stage.monitor == "accuracy" and len(job.valid) > 0,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.stage.amp == "fp16")
         weights = class_weights(self.training.labels, len(job.classes), self.stage.class_weights)
@@ -89,7 +93,12 @@ class Trainer:
                 epoch_log.add(row)
                 self._next_epoch()
                 if self._no_longer_improving():
-                    log.info("%s: no better %s for %d epochs, stopped early", self.job.title, self.stage.monitor, self.progress["bad_epochs"])
+                    log.info(
+                        "%s: no better %s for %d epochs, stopped early",
+                        self.job.title,
+                        self.stage.monitor,
+                        self.progress["bad_epochs"],
+                    )
                     break
                 self._save()
                 self.stop.check(self.job.title)
@@ -101,7 +110,9 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.model.train()
         progress, accumulation = self.progress, self.stage.accumulation
-        order = EpochBatches(len(self.training), self.stage.batch_size, self.job.seed, progress["epoch"], progress["batch"])
+        order = EpochBatches(
+            len(self.training), self.stage.batch_size, self.job.seed, progress["epoch"], progress["batch"]
+        )
         workers = 0 if self.training.cached is not None and self.device.type == "cpu" else self.job.config.data.workers
         bar = tqdm(desc=f"{self.job.title} epoch {progress['epoch'] + 1}/{self.stage.epochs}", total=self.batches, initial=progress["batch"],
                    disable=None, leave=False)  # fmt: skip
@@ -114,7 +125,9 @@ class Trainer:
             if progress["batch"] % accumulation and progress["batch"] < self.batches:
                 continue
             self._update()
-            if progress["batch"] < self.batches and (self.stop.asked or time.monotonic() - saved > 60 * self.stage.checkpoint_minutes):
+            if progress["batch"] < self.batches and (
+                self.stop.asked or time.monotonic() - saved > 60 * self.stage.checkpoint_minutes
+            ):
                 self._save()
                 saved = time.monotonic()
                 self.stop.check(self.job.title)
@@ -130,7 +143,9 @@ class Trainer:
         loss = self.loss(logits, targets)
         value = loss.item()
         if not math.isfinite(value):
-            raise InputError(f"{self.job.title}: the loss became {value} in epoch {self.progress['epoch'] + 1}; lower the learning rate")
+            raise InputError(
+                f"{self.job.title}: the loss became {value} in epoch {self.progress['epoch'] + 1}; lower the learning rate"
+            )
         self.scaler.scale(loss * share).backward()
         self.progress["loss_sum"] += value * len(images)
         self.progress["seen"] += len(images)
@@ -185,7 +200,9 @@ class Trainer:
         self.progress.update(epoch=self.progress["epoch"] + 1, batch=0, loss_sum=0.0, seen=0)
 
     def _no_longer_improving(self) -> bool:
-        return self.stage.early_stopping is not None and self.progress["bad_epochs"] >= self.stage.early_stopping.patience
+        return (
+            self.stage.early_stopping is not None and self.progress["bad_epochs"] >= self.stage.early_stopping.patience
+        )
 
     @torch.inference_mode()
     def validate(self) -> tuple[float, float]:
@@ -194,12 +211,16 @@ class Trainer:
         model.eval()
         parts = []
         workers = 0 if self.validation.cached is not None else self.job.config.data.workers
-        for batch in loader(self.validation, in_order(len(self.validation), self.job.config.predict.batch_size), workers):
+        for batch in loader(
+            self.validation, in_order(len(self.validation), self.job.config.predict.batch_size), workers
+        ):
             with self._autocast():
                 logits = model(batch["image"].to(self.device, memory_format=torch.channels_last))
             parts.append(logits.float().log_softmax(1).cpu().numpy())
         scores, labels = np.concatenate(parts), self.validation.labels
-        targets, inverse = np.unique(self.job.store.samples.target_id.to_numpy()[self.job.valid].astype(str), return_inverse=True)
+        targets, inverse = np.unique(
+            self.job.store.samples.target_id.to_numpy()[self.job.valid].astype(str), return_inverse=True
+        )
         merged, truth = np.zeros((len(targets), scores.shape[1])), np.empty(len(targets), np.int64)
         np.add.at(merged, inverse, scores)
         truth[inverse] = labels
@@ -245,13 +266,17 @@ class Trainer:
         self.mix_generator.set_state(state["rng"]["mix"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-        log.info("%s: goes on in epoch %d at batch %d", self.job.title, self.progress["epoch"] + 1, self.progress["batch"])
+        log.info(
+            "%s: goes on in epoch %d at batch %d", self.job.title, self.progress["epoch"] + 1, self.progress["batch"]
+        )
 
     def _start_from(self, state: dict[str, Any]) -> None:
         """Take the weights of the stage before, after making sure that it was held to the same fold."""
         job, path = self.job, self.job.init
         if state["fold"] != job.fold or state["held_out"] != job.held_out:
-            raise InputError(f"{path}: was trained on other folds; its training wells could be in this stage's validation")
+            raise InputError(
+                f"{path}: was trained on other folds; its training wells could be in this stage's validation"
+            )
         if not state["progress"]["finished"]:
             raise InputError(f"{path}: that stage is not finished")
         _load(self.model, state["ema"] or state["model"], path)
@@ -261,7 +286,9 @@ def _load(model: torch.nn.Module, weights: dict[str, torch.Tensor], path) -> Non
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise InputError(f"{path}: weights do not fit the configured model ({str(error).splitlines()[-1].strip()})") from None
+        raise InputError(
+            f"{path}: weights do not fit the configured model ({str(error).splitlines()[-1].strip()})"
+        ) from None
 
 
 def _averaged(model: torch.nn.Module, decay: float | None):

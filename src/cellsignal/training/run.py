@@ -19,7 +19,19 @@ from cellsignal.training.stopping import Stop
 log = logging.getLogger(__name__)
 
 # keys that may change between two calls of one run without changing any weight
-_FREE = ("runs", "seed", "data.root", "data.store", "data.workers", "data.cache_gib", "data.bad_site", "folds.use", "folds.full", "predict", "submit")
+_FREE = (
+    "runs",
+    "seed",
+    "data.root",
+    "data.store",
+    "data.workers",
+    "data.cache_gib",
+    "data.bad_site",
+    "folds.use",
+    "folds.full",
+    "predict",
+    "submit",
+)
 
 
 def train(config: Config) -> list[Job]:
@@ -38,7 +50,14 @@ def train(config: Config) -> list[Job]:
     device = pick_device()
     with Stop() as stop:
         for number, job in enumerate(jobs, 1):
-            log.info("training %d/%d: %s, %d training and %d validation samples", number, len(jobs), job.title, len(job.train), len(job.valid))
+            log.info(
+                "training %d/%d: %s, %d training and %d validation samples",
+                number,
+                len(jobs),
+                job.title,
+                len(job.train),
+                len(job.valid),
+            )
             Trainer(job, device, stop).run()
             stop.check(job.title)
     return jobs
@@ -49,7 +68,12 @@ def jobs_of(config: Config) -> list[Job]:
     competition = get_competition(config.competition)
     store = Store.open(config.data.store)
     if store.source.get("competition") != competition.id:
-        raise InputError(f"{config.data.store}: is a store of {store.source.get('competition')!r}, the config is for {competition.id!r}")
+        raise InputError(
+            f"{config.data.store}: is a store of {store.source.get('competition')!r}, the config is for {competition.id!r}"
+        )
+    crop, (height, width) = config.predict.center_crop, store.shape[1:]
+    if crop is not None and crop > min(height, width):
+        raise InputError(f"predict.center_crop: {crop} is more than the {width}x{height} pixels of {config.data.store}")
     folds = read_folds(config.folds.file, store.samples)
     return plan_jobs(config, competition, store, tuple(store.source["classes"]), folds)
 
@@ -66,7 +90,9 @@ def _same_config(config: Config) -> None:
     old, new = (_without_free(tree) for tree in (yaml.safe_load(path.read_text()), config.model_dump(mode="json")))
     different = config_differences(old, new)
     if different:
-        raise InputError(f"{config.run_folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})")
+        raise InputError(
+            f"{config.run_folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})"
+        )
 
 
 def _without_free(tree: dict[str, Any]) -> dict[str, Any]:

@@ -19,14 +19,18 @@ class LearningRate:
         higher_is_better: direction of the figure given to `epoch_end` (for plateau).
     """
 
-    def __init__(self, optimizer: Optimizer, schedule: Schedule, epochs: int, steps_per_epoch: int, higher_is_better: bool):
+    def __init__(
+        self, optimizer: Optimizer, schedule: Schedule, epochs: int, steps_per_epoch: int, higher_is_better: bool
+    ):
         self.schedule, self.steps_per_epoch = schedule, steps_per_epoch
         self.total = epochs * steps_per_epoch
         self.sign = 1.0 if higher_is_better else -1.0
         self.plateau = {"best": -math.inf, "bad": 0, "scale": 1.0}
         if schedule.name == "onecycle":
             peak = [group["lr"] for group in optimizer.param_groups]
-            self.torch = OneCycleLR(optimizer, peak, total_steps=self.total + 1, pct_start=schedule.pct_start, cycle_momentum=False)
+            self.torch = OneCycleLR(
+                optimizer, peak, total_steps=self.total + 1, pct_start=schedule.pct_start, cycle_momentum=False
+            )
         else:
             self.torch = LambdaLR(optimizer, self.factor)
 
@@ -61,7 +65,10 @@ class LearningRate:
                 group["lr"] = lr * self.factor(self.torch.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"torch": {k: v for k, v in self.torch.state_dict().items() if k not in ("lr_lambdas", "_anneal_func_type")}, "plateau": dict(self.plateau)}
+        return {
+            "torch": {k: v for k, v in self.torch.state_dict().items() if k not in ("lr_lambdas", "_anneal_func_type")},
+            "plateau": dict(self.plateau),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.plateau.update(state["plateau"])

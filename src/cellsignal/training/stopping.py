@@ -9,7 +9,9 @@ class Interrupted(Exception):
 
     def __init__(self, title: str, number: int):
         self.status = 128 + number
-        super().__init__(f"{title}: stopped by {signal.Signals(number).name}, state saved; the same command goes on from here")
+        super().__init__(
+            f"{title}: stopped by {signal.Signals(number).name}, state saved; the same command goes on from here"
+        )
 
 
 class Stop:

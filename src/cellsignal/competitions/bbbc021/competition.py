@@ -85,8 +85,18 @@ class Bbbc021(Competition):
 
     def protocols(self) -> tuple[Protocol, ...]:
         return (
-            Protocol("compound", "compound held out", "compound", "A class with one compound cannot be held out; it stays in training."),
-            Protocol("well", "well held out", "well_id", "Sites of a well stay together; compounds are shared, so it flatters."),
+            Protocol(
+                "compound",
+                "compound held out",
+                "compound",
+                "A class with one compound cannot be held out; it stays in training.",
+            ),
+            Protocol(
+                "well",
+                "well held out",
+                "well_id",
+                "Sites of a well stay together; compounds are shared, so it flatters.",
+            ),
         )
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
@@ -105,6 +115,8 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable CSV ({str(error).strip()})") from None
     missing = [column for column in columns if column not in frame.columns]
@@ -113,7 +125,9 @@ def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     for column in columns:
         empty = frame[column].str.strip().isin(["", "nan", "NaN"])
         if empty.any():
-            raise InputError(f"{path}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame[columns[0]][empty.idxmax()]!r})")
+            raise InputError(
+                f"{path}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame[columns[0]][empty.idxmax()]!r})"
+            )
     doubled = frame[columns[0]][frame[columns[0]].duplicated()]
     if len(doubled):
         raise InputError(f"{path}: {columns[0]} {doubled.iloc[0]!r} occurs more than once ({len(doubled)} such rows)")

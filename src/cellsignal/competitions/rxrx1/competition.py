@@ -151,6 +151,8 @@ class RxRx1(Competition):
         Where no cell type has more than one test experiment there is nothing to split, and all is private.
         """
         truth = read_answers(path)
+        if truth.empty:
+            raise InputError(f"{path}: has no test well")
         place = truth.id_code.str.rsplit("_", n=2, expand=True)
         if place.shape[1] != 3 or place.isna().any(axis=None):
             raise InputError(f"{path}: id_code {truth.id_code.iloc[0]!r} is not experiment_plate_well")

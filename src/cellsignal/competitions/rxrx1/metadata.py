@@ -228,6 +228,8 @@ def _read_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
         return pd.read_csv(path, nrows=nrows)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not a CSV file ({str(error).splitlines()[0]})") from None
 
