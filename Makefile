@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean-demo
+.PHONY: demo audit test lint clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -11,8 +11,14 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/.ready
-	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1
+	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
 	$(BIN)/cellsignal run configs/rxrx1/demo.yaml --answers data/rxrx1_demo.answers.csv --splits 2
+
+# by how much a random split of wells flatters: docs/results/split_audit.md
+audit: .venv/.ready
+	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_audit --seed 1 --classes 24 --set controls=30 --set test_experiments=2
+	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml --set data.root=data/rxrx1_audit --set data.store=stores/rxrx1_audit.zarr
+	$(BIN)/cellsignal audit configs/rxrx1/demo.yaml --set data.store=stores/rxrx1_audit.zarr
 
 # what the demo wrote, so that the next one starts anew
 clean-demo:

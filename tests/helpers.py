@@ -37,9 +37,13 @@ class Workspace:
         return self.folder / "runs" / "tiny" / "seed0"
 
     def copy(self, to: Path) -> "Workspace":
-        """The same state in another folder. Checkpoints are hard links: replace them, never write into them (see `replace`)."""
-        shutil.copytree(self.folder, to, copy_function=lambda old, new: (os.link if old.endswith(".pt") else shutil.copy2)(old, new))
+        """The same state in another folder. Checkpoints and images are hard links: never write into them (see `replace`)."""
+        shutil.copytree(self.folder, to, copy_function=lambda old, new: (os.link if _is_large(old) else shutil.copy2)(old, new))
         return Workspace(self.competition, to, self.root)
+
+
+def _is_large(path: str) -> bool:
+    return path.endswith(".pt") or "/images/c." in path
 
 
 def tiny_config(competition: str, root: Path) -> dict[str, Any]:
@@ -83,6 +87,16 @@ def replace(path: Path, content: bytes | str) -> None:
 
 
 def contents(*paths: Path) -> dict[str, str]:
-    """Every file at or under the paths, by name and hash: equal before and after means that nothing was lost or added."""
+    """Every file at or under the paths, by name and content: equal before and after means that nothing was lost or added.
+
+    Checkpoints are large: they are told by inode, size and time, which any rewriting changes.
+    """
     files = sorted(f for path in paths for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file())
-    return {str(file): hashlib.blake2b(file.read_bytes()).hexdigest() for file in files}
+    return {str(file): _identity(file) for file in files}
+
+
+def _identity(file: Path) -> str:
+    if file.suffix == ".pt":
+        status = file.stat()
+        return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
+    return hashlib.blake2b(file.read_bytes()).hexdigest()

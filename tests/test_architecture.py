@@ -183,3 +183,15 @@ def test_no_place_of_one_machine_is_named():
             text = path.read_text(encoding="utf-8", errors="replace")
             found += [f"{path.name}: {match.group()}" for match in machine.finditer(text)]
     assert found == []
+
+
+@pytest.mark.parametrize("where", ["repository", "elsewhere"])
+def test_entry_points_start_anywhere(where, tmp_path, monkeypatch):
+    """`python -m inference.*` from the repository root, and from another folder by PYTHONPATH."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if where == "elsewhere":
+        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    cwd = REPOSITORY if where == "repository" else tmp_path
+    for module, word in (("inference.make_submission", "--weight"), ("inference.predict", "--seeds"), ("inference.score", "--answers")):
+        done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0 and word in done.stdout, (module, done.stderr)

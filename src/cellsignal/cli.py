@@ -63,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     _folds(verb("folds", folds, "make a fold table"))
     _seeds(verb("train", train, "train every fold and stage of a config; goes on where it was"))
     _seeds(verb("predict", predict, "predict out-of-fold and test samples of a trained config"))
+    _config(verb("audit", audit, "measure by how much a random split of wells flatters on a config's store"))
     _oof(verb("oof", oof, "print out-of-fold accuracy of every seed and of all merged"))
     add_submit_arguments(verb("submit", submit, "merge predictions into a submission"))
     add_score_arguments(verb("score", score, "score a submission and note it on the leaderboard"))
@@ -269,6 +270,13 @@ def predict(arguments: argparse.Namespace) -> None:
     for config in configs(arguments):
         for path in predict_config(config):
             print(path)
+
+
+def audit(arguments: argparse.Namespace) -> None:
+    from cellsignal.config import load_config
+    from cellsignal.pipeline import split_audit
+
+    print(split_audit(load_config(arguments.config, arguments.set)))
 
 
 def oof(arguments: argparse.Namespace) -> None:

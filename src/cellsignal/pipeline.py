@@ -134,6 +134,17 @@ def out_of_fold_table(sources: Sequence[Path], root: Path | None) -> str:
     return out_of_fold_text(out_of_fold(entry, samples.set_index("target_id")[group]))
 
 
+def split_audit(config: Config) -> str:
+    """Accuracy on held-out wells of seen experiments and on unseen experiments, for the kinds of labelled wells in the config's store."""
+    from cellsignal.data.store import Store
+    from cellsignal.evaluation.audit import audit_split, audit_text
+
+    store = Store.open(config.data.store)
+    labelled = store.samples[store.samples.label.notna()]
+    kinds = [kind for kind in ("positive_control", "treatment") if (labelled.role == kind).any()]
+    return audit_text([audit_split(store.samples, store.read, kind, by_plate) for kind in kinds for by_plate in (False, True)])
+
+
 def score(
     path: Path,
     answers_file: Path,

@@ -119,7 +119,7 @@ def test_a_missing_site_does_not_weigh_less(tmp_path):
 
 def test_members_that_cover_different_wells_are_joined(tmp_path):
     """Out-of-fold: each fold's model predicts wells of its own."""
-    samples, logits = make(tmp_path / "all.npz", views=("identity",))
+    samples, _ = make(tmp_path / "all.npz", views=("identity",))
     first = samples.target_id.isin(["E-1_0", "E-1_1"])
     make(tmp_path / "a.npz", views=("identity",), part=np.where(first, "oof", "test"))
     make(tmp_path / "b.npz", views=("identity",), part=np.where(first, "test", "oof"))

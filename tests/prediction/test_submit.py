@@ -89,7 +89,7 @@ def test_the_ladder_climbs_in_the_stated_order(plates, entry):
 
 
 def test_a_rung_is_what_sklearn_makes_of_the_same_logits(plates, entry):
-    root, competition, _, truth = plates
+    truth = plates[3]
     step = ladder(entry, "test", None, truth)[1]
     member = entry.members[0]
     kept = member.ids["part"] == "test"

@@ -149,6 +149,8 @@ def _read(path: Path) -> pd.DataFrame:
             keep_default_na=False,
             na_values={c: [""] for c in COLUMNS if c not in _TEXT},
         )
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{path}: is not a leaderboard ({str(error).strip().splitlines()[-1]})") from None
     missing = [column for column in COLUMNS if column not in table.columns]

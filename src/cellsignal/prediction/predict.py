@@ -72,9 +72,19 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
             f"{path}: no model of stage {first.stage.name!r} for cell type {orphans[0]!r}, which training has not"
         )
     about = provenance(
-        checkpoints, competition=first.competition.id, classes=list(first.classes), run=f"{config.name}/seed{config.seed}", stage=first.stage.name,
-        stage_index=first.stage_index, fold=first.fold, made_from=made_from, settings=settings, fold_group=first.folds.group, data_root=str(config.data.root), seed=config.seed,
-    )  # fmt: skip
+        checkpoints,
+        competition=first.competition.id,
+        classes=list(first.classes),
+        run=f"{config.name}/seed{config.seed}",
+        stage=first.stage.name,
+        stage_index=first.stage_index,
+        fold=first.fold,
+        fold_group=first.folds.group,
+        seed=config.seed,
+        settings=settings,
+        made_from=made_from,
+        data_root=str(config.data.root),
+    )
     save_predictions(path, samples.iloc[chosen], part, logits, about)
     log.info("%s: %d out-of-fold and %d test samples, %d views", path, len(held_out), len(test), len(views))
     return path
