@@ -12,7 +12,8 @@ from helpers import SMALL, cellsignal, contents
 from scipy.stats import binom
 
 from cellsignal.competitions import competition_ids, get_competition
-from cellsignal.competitions.base import COLUMNS, ROLES, SPLITS, answers_path, check_samples
+from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.samples import COLUMNS, ROLES, SPLITS, check_samples
 from cellsignal.data.store import Store
 from cellsignal.data.verify import verify
 from cellsignal.errors import InputError, InvalidSubmission

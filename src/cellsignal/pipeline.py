@@ -142,7 +142,9 @@ def split_audit(config: Config) -> str:
     store = Store.open(config.data.store)
     labelled = store.samples[store.samples.label.notna()]
     kinds = [kind for kind in ("positive_control", "treatment") if (labelled.role == kind).any()]
-    return audit_text([audit_split(store.samples, store.read, kind, by_plate) for kind in kinds for by_plate in (False, True)])
+    return audit_text(
+        [audit_split(store.samples, store.read, kind, by_plate) for kind in kinds for by_plate in (False, True)]
+    )
 
 
 def score(
@@ -154,11 +156,16 @@ def score(
     root: Path | None,
     name: str | None,
 ) -> pd.DataFrame:
-    """Score a submission, append it (and the controls) to the leaderboard, give back the table of slices."""
+    """Score a submission, append it (and the controls) to the leaderboard, give back the table of slices.
+
+    Args:
+        root: the raw data: its classes are those a submission may name, and its sample submission is scored as a control. Without
+            it the classes are those that the answers hold.
+    """
     competition = get_competition(competition_id) if competition_id else guess_competition(path)
     submission, answers = read_submission(path, competition), competition.answers(answers_file)
-    if root:
-        _check_targets(competition, submission, competition.classes(root))
+    known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
+    _check_targets(competition, submission, known)
     table = score_submission(competition, submission, answers)
     append_entry(leaderboard, submission_entry(competition, name or path.stem, path, submission, answers))
     sample = competition.sample_submission(root) if root else None
@@ -168,7 +175,7 @@ def score(
 
 
 def _check_targets(competition: Competition, submission: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    """Every target a class of the data, in whichever spelling; answers alone cannot tell a wrong class from one that no test well holds."""
+    """Every target a class of `classes`, in whichever spelling."""
     ids, target = competition.id_column, competition.target_column
     known = competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target]
     check_submission_targets(competition.comparable(submission, "submission"), tuple(known), ids, target)

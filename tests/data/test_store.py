@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import zarr
 
-from cellsignal.competitions.base import COLUMNS, Competition, check_samples
+from cellsignal.competitions.base import Competition
+from cellsignal.competitions.samples import COLUMNS, check_samples
 from cellsignal.data.pack import pack, prepare
 from cellsignal.data.store import Store, parse_samples, samples_text
 from cellsignal.errors import InputError

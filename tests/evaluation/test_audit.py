@@ -21,7 +21,9 @@ def plates(batch: float, seed=0, experiments=8, classes=6, copies=4):
                 rows.append((f"E-{experiment}", str(plate), f"{experiment}_{plate}_{label}", label))
                 images.append(np.clip(image, 0, 255).astype(np.uint8))
     frame = pd.DataFrame(rows, columns=["experiment", "plate", "well_id", "label"])
-    frame = frame.assign(role="positive_control", cell_type="E", row=range(len(rows)), label=frame.label.astype("Int64"))
+    frame = frame.assign(
+        role="positive_control", cell_type="E", row=range(len(rows)), label=frame.label.astype("Int64")
+    )
     return frame, images
 
 
@@ -43,7 +45,9 @@ def test_features_are_those_of_numpy():
     image = np.random.default_rng(0).integers(0, 255, (3, 20, 20), dtype=np.uint8)
     found = image_features(image)
     assert found.shape == (9 * 3 + 3,)
-    assert found[0] == pytest.approx(np.log1p(image[0].mean())) and found[1] == pytest.approx(np.log1p(image[0].std()), rel=1e-5)
+    assert found[0] == pytest.approx(np.log1p(image[0].mean())) and found[1] == pytest.approx(
+        np.log1p(image[0].std()), rel=1e-5
+    )
     assert found[4] == pytest.approx(np.log1p(np.quantile(image[0], 0.9)), rel=1e-5)
     assert found[-3:] == pytest.approx(np.corrcoef(image.reshape(3, -1).astype(float))[np.triu_indices(3, 1)], abs=1e-5)
 

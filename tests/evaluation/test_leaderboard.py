@@ -18,7 +18,12 @@ from cellsignal.evaluation.leaderboard import (
 from cellsignal.files import sha256
 
 COMPETITION = SimpleNamespace(
-    id="toy", id_column="id", target_column="class", fold_groups=("experiment",), higher_is_better=True
+    comparable=lambda frame, name: frame,
+    id="toy",
+    id_column="id",
+    target_column="class",
+    fold_groups=("experiment",),
+    higher_is_better=True,
 )
 
 

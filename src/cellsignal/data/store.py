@@ -29,7 +29,7 @@ from numcodecs.zstd import compress, decompress
 from tqdm import tqdm
 from zarr.codecs import ZstdCodec
 
-from cellsignal.competitions.base import COLUMNS, check_samples
+from cellsignal.competitions.samples import COLUMNS, check_samples
 from cellsignal.errors import InputError
 from cellsignal.files import digest
 

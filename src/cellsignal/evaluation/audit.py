@@ -80,7 +80,9 @@ def audit_split(
 
     chosen = samples[(samples.role == wells) & samples.label.notna()].reset_index(drop=True)
     if chosen.empty or chosen.experiment.nunique() < 2:
-        raise InputError(f"audit: needs labelled {wells} wells of at least two experiments; there are {len(chosen)} samples")
+        raise InputError(
+            f"audit: needs labelled {wells} wells of at least two experiments; there are {len(chosen)} samples"
+        )
     features = np.stack([image_features(read(int(row))) for row in chosen.row])
     if standardised:
         features = _by_plate(features, chosen)

@@ -91,7 +91,11 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
 
 
 def _is_current(path: Path, made_from: dict[str, str], settings: dict[str, Any]) -> bool:
-    about = load_predictions(path).about
+    try:
+        about = load_predictions(path).about
+    except InputError as error:
+        log.warning("%s; predicting anew", error)
+        return False
     return about.get("made_from") == made_from and about.get("settings") == settings
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cellsignal.competitions.base import Competition, Protocol, check_samples, register
+from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
 from cellsignal.images import read_png8
 

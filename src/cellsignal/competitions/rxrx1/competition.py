@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from cellsignal.competitions.base import Competition, PlateGroups, Protocol, check_samples, register
+from cellsignal.competitions.base import Competition, PlateGroups, Protocol, register
 from cellsignal.competitions.rxrx1 import groups as class_groups
 from cellsignal.competitions.rxrx1.metadata import (
     CHANNELS,
@@ -20,6 +20,7 @@ from cellsignal.competitions.rxrx1.metadata import (
     read_sites,
     read_wells,
 )
+from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
 from cellsignal.images import read_png8
 
