@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from cellsignal.config.schema import Stage
 from cellsignal.data.normalization import global_statistics, standardisation
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError
+from cellsignal.files import digest
 from cellsignal.folds import FoldTable
 
 FULL = "full"  # the "fold" that trains on every labelled treatment
@@ -109,6 +111,24 @@ def plan_jobs(
                     raise InputError(f"{config.folds.file}: {job.title} has no training sample in {config.data.store}")
                 jobs.append(job)
     return jobs
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What a checkpoint must agree in with the job that goes on from it."""
+    trained_on = sorted(job.store.samples.sample_id.iloc[job.train])
+    return {"competition": job.competition.id, "classes": list(job.classes), "stage": job.stage.name, "key": job.key, "fold": job.fold,
+            "held_out": job.held_out, "training_samples": digest(trained_on)}  # fmt: skip
+
+
+def check_belongs(job: Job, state: dict[str, Any], path: Path) -> None:
+    """Refuse a checkpoint of another training.
+
+    Raises:
+        InputError: it differs in competition, classes, stage, cell type, fold or training samples.
+    """
+    for name, value in identity(job).items():
+        if state.get(name) != value:
+            raise InputError(f"{path}: belongs to another training ({name} differs); move it away to start anew")
 
 
 def kept_samples(config: Config, store: Store) -> np.ndarray:

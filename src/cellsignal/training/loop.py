@@ -19,7 +19,7 @@ from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
-from cellsignal.training.job import Job, pixel_statistics
+from cellsignal.training.job import Job, check_belongs, identity, pixel_statistics
 from cellsignal.training.logs import EpochLog
 from cellsignal.training.losses import SoftCrossEntropy, class_weights
 from cellsignal.training.mix import mix_batch
@@ -42,9 +42,11 @@ class Trainer:
         self.overall = pixels.overall
         self.training = self._dataset(job.train, pixels, Transform(self.stage.augment, len(job.store.channels)))
         self.validation = self._dataset(job.valid, pixels, None)
-        size = self.training[(0, 0)]["image"].shape[-1]
+        self.image_size = self.training[(0, 0)]["image"].shape[-1]
         fresh = job.init is None and not (job.folder / "last.pt").exists()
-        self.model = build_model(config.model, len(job.store.channels), len(job.classes), size, initial_weights=fresh)
+        self.model = build_model(
+            config.model, len(job.store.channels), len(job.classes), self.image_size, initial_weights=fresh
+        )
         self.model.to(device, memory_format=torch.channels_last)
         if job.init is not None:
             self._start_from(load_checkpoint(job.init))
@@ -231,9 +233,8 @@ class Trainer:
     def _state(self, slim: bool = False) -> dict[str, Any]:
         job = self.job
         state = {
-            "competition": job.competition.id, "channels": list(job.store.channels), "classes": list(job.classes),
-            "config": job.config.model_dump(mode="json"), "stage": job.stage.name, "key": job.key, "fold": job.fold, "held_out": job.held_out,
-            "overall": [values.tolist() for values in self.overall], "progress": self.progress, "image_size": self.training[(0, 0)]["image"].shape[-1],
+            **identity(job), "channels": list(job.store.channels), "config": job.config.model_dump(mode="json"),
+            "overall": [values.tolist() for values in self.overall], "progress": self.progress, "image_size": self.image_size,
             "model": self.model.state_dict(), "ema": None if self.ema is None else self.ema.module.state_dict(),
         }  # fmt: skip
         if slim:
@@ -248,11 +249,7 @@ class Trainer:
         save_checkpoint(self.job.folder / "last.pt", self._state(slim=self.progress["finished"]))
 
     def _resume(self, state: dict[str, Any], path) -> None:
-        mine = {"competition": self.job.competition.id, "stage": self.stage.name, "key": self.job.key, "fold": self.job.fold,
-                "classes": list(self.job.classes), "held_out": self.job.held_out}  # fmt: skip
-        for name, value in mine.items():
-            if state.get(name) != value:
-                raise InputError(f"{path}: belongs to another training ({name} differs); move it away to start anew")
+        check_belongs(self.job, state, path)
         self.progress = state["progress"]
         _load(self.model, state["model"], path)
         if self.ema is not None:

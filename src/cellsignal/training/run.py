@@ -12,7 +12,8 @@ from cellsignal.data.store import Store
 from cellsignal.errors import InputError
 from cellsignal.files import provenance, write_json, write_text
 from cellsignal.folds import read_folds
-from cellsignal.training.job import Job, plan_jobs
+from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.job import Job, check_belongs, plan_jobs
 from cellsignal.training.loop import Trainer
 from cellsignal.training.stopping import Stop
 
@@ -58,9 +59,24 @@ def train(config: Config) -> list[Job]:
                 len(job.train),
                 len(job.valid),
             )
-            Trainer(job, device, stop).run()
+            if not is_finished(job):
+                Trainer(job, device, stop).run()
             stop.check(job.title)
     return jobs
+
+
+def is_finished(job: Job) -> bool:
+    """Whether the job's checkpoint is there, its own, and at the end of the stage.
+
+    Raises:
+        InputError: the checkpoint is damaged or belongs to another training.
+    """
+    path = job.folder / "last.pt"
+    if not path.exists():
+        return False
+    state = load_checkpoint(path)
+    check_belongs(job, state, path)
+    return state["progress"]["finished"]
 
 
 def jobs_of(config: Config) -> list[Job]:
