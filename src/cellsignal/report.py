@@ -36,7 +36,7 @@ def write_report(
         written[1],
         example_images(store),
         store.channels,
-        title=f"{entry.competition.title}: one untreated or first well a cell type",
+        title=f"{entry.competition.title}: one well of each cell type",
     )
     for title, rungs in steps.items():
         if rungs:

@@ -61,12 +61,13 @@ def audit_split(
     read: Callable[[int], np.ndarray],
     wells: Literal["positive_control", "treatment"] = "positive_control",
     standardised: bool = True,
-    rounds: int = 4,
+    rounds: int = 3,
     seed: int = 0,
 ) -> SplitAudit:
     """Score the same classifiers on held-out wells of seen experiments and on unseen experiments.
 
-    A round holds out a quarter of the experiments of each cell type and, of the others, a quarter of the wells of each class; it trains on what is left.
+    The experiments of each cell type, and the wells of each class, are dealt to the rounds. A round holds out its experiments and, of the other
+    experiments, its wells; it trains on what is left. So a well is scored once as unseen and at most once as seen.
 
     Args:
         samples: labelled samples of a store (columns of the samples table and `row`).
@@ -89,10 +90,13 @@ def audit_split(
     features = np.c_[features, LabelBinarizer().fit_transform(chosen.cell_type)]
     label, rng = chosen.label.to_numpy(dtype=int), np.random.default_rng(seed)
     right: dict[str, list[np.ndarray]] = {"seen": [], "unseen": []}
-    for _ in range(rounds):
-        unseen = chosen.experiment.isin(_quarter(chosen, "cell_type", "experiment", rng)).to_numpy()
-        seen = chosen.well_id.isin(_quarter(chosen[~unseen], "label", "well_id", rng)).to_numpy()
+    experiment_round, well_round = (_deal(chosen, *how, rounds, rng) for how in (("cell_type", "experiment"), ("label", "well_id")))
+    for number in range(rounds):
+        unseen = experiment_round == number
+        seen = ~unseen & (well_round == number)
         train = ~unseen & ~seen
+        if not (unseen.any() and seen.any() and train.any()):  # fewer experiments than rounds
+            continue
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(features[train], label[train])
         for name, mask in (("seen", seen), ("unseen", unseen)):
             mask = mask & np.isin(label, model.classes_)
@@ -113,14 +117,13 @@ def audit_text(audits: list[SplitAudit]) -> str:
     return aligned(lines, right={4, 5})
 
 
-def _quarter(frame: pd.DataFrame, by: str, unit: str, rng: np.random.Generator) -> set[str]:
-    """A random quarter of the units of each value of `by`, at least one where there are two or more."""
-    found: set[str] = set()
-    for _, rows in frame.groupby(by, sort=True):
+def _deal(frame: pd.DataFrame, by: str, unit: str, rounds: int, rng: np.random.Generator) -> np.ndarray:
+    """(N,) round of each row: the units of each value of `by`, shuffled, dealt in turn."""
+    place: dict[str, int] = {}
+    for start, (_, rows) in enumerate(frame.groupby(by, sort=True)):
         units = rng.permutation(np.sort(rows[unit].unique().astype(str)))
-        if len(units) > 1:
-            found |= set(units[: max(1, round(len(units) / 4))])
-    return found
+        place |= {name: (start + i) % rounds for i, name in enumerate(units)}
+    return frame[unit].astype(str).map(place).to_numpy()
 
 
 def _by_plate(features: np.ndarray, samples: pd.DataFrame) -> np.ndarray:

@@ -19,7 +19,7 @@ NEGATIVE_WELL = "B02"
 POSITIVE_WELLS = tuple(f"{row}{column:02d}" for row in "CFHJM" for column in (3, 7, 11, 15, 19, 22))
 
 # what experiments differ in besides brightness: no normalisation by mean and SD takes it out
-BLEED = 0.3  # typical light of one stain in another's channel, relative to that channel's own
+BLEED = 0.12  # typical light of one stain in another's channel, relative to that channel's own
 SATURATION = 0.3  # SD of the log power
 FOCUS = 0.45  # SD of the log blur
 
