@@ -13,7 +13,7 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
-from cellsignal.evaluation.assignment import PlateGroupInference, assign, infer_plate_groups
+from cellsignal.evaluation.assignment import PlateGroupInference, assign, infer_plate_groups, restrict
 from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.metrics import accuracy
 from cellsignal.files import provenance, write_csv, write_json
@@ -132,13 +132,13 @@ def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: dict[str
         add("+ pooled by well", targets)
     if groups is not None and entry.how.assignment:
         predicted, inferred = labels_of(entry, targets, groups)
-        add("+ plate assignment", targets, predicted, groups.n_groups / classes, _group_note(inferred, groups))
+        within = restrict(targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.plate_group)
+        add("+ plate groups", targets, within, groups.n_groups / classes, _group_note(inferred, groups))
+        add("+ plate assignment", targets, predicted, groups.n_groups / classes)
     return steps
 
 
-def _group_note(inferred: PlateGroupInference | None, groups: PlateGroups) -> str:
-    if inferred is None:
-        return ""
+def _group_note(inferred: PlateGroupInference, groups: PlateGroups) -> str:
     known = {key: group for key, group in inferred.plate_group.items() if key in groups.plate_group}
     note = f"groups inferred, least confidence {min(inferred.confidence.values()):.2f}"
     if known:
