@@ -100,3 +100,9 @@ def test_differences_name_the_keys():
     new["stages"][0]["epochs"] = 5
     new["seed"] = 3
     assert config_differences(old, new) == ["seed: 0 -> 3", "stages.0.epochs: 2 -> 5"]
+
+
+def test_the_page_of_keys_is_up_to_date():
+    from cellsignal.config.describe import describe_config
+
+    assert (REPOSITORY / "docs" / "config.md").read_text() == describe_config()
