@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellsignal import __version__, verbs
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, Interrupted
 
 LEADERBOARD = Path("submissions/leaderboard.csv")
 
@@ -28,12 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; finished work is kept", file=sys.stderr)
         return 130
-    except Exception as error:
-        status = getattr(error, "status", None)  # training.stopping.Interrupted, without importing torch here
-        if status is None:
-            raise
+    except Interrupted as error:
         print(str(error), file=sys.stderr)
-        return status
+        return error.status
     return 0
 
 

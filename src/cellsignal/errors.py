@@ -1,8 +1,10 @@
-"""The one kind of error that is the user's to mend.
+"""The one kind of error that is the user's to mend, and the one kind of stop that is none.
 
 Every check of user input raises an `InputError` whose message is one line naming the file, row or key.
 The command line prints that line and exits with status 2; anything else is our own bug and keeps its traceback.
 """
+
+import signal
 
 
 class InputError(ValueError):
@@ -27,3 +29,13 @@ class ImageError(InputError):
 
 class InvalidSubmission(InputError):
     """A submission that the competition would refuse. The message names the first offending rows."""
+
+
+class Interrupted(Exception):
+    """Stopped by a signal with everything saved: no error, but the work is not done. `status` is the exit status (128 + signal number)."""
+
+    def __init__(self, title: str, number: int):
+        self.status = 128 + number
+        super().__init__(
+            f"{title}: stopped by {signal.Signals(number).name}, state saved; the same command goes on from here"
+        )

@@ -16,7 +16,7 @@ import yaml
 from cellsignal.competitions import get_competition
 from cellsignal.config.schema import Config
 from cellsignal.data.pack import prepare
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, Interrupted
 from cellsignal.files import write_csv
 from cellsignal.folds import make_folds
 from cellsignal.training import loop
@@ -24,7 +24,7 @@ from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import plan_jobs
 from cellsignal.training.loop import Trainer
 from cellsignal.training.run import jobs_of, train
-from cellsignal.training.stopping import Interrupted, Stop
+from cellsignal.training.stopping import Stop
 
 CPU = torch.device("cpu")
 

@@ -9,17 +9,41 @@ from pydantic_core import PydanticUndefined
 
 from cellsignal.config import augment, schema
 
-_SECTIONS = ("Data", "Folds", "Normalization", "Model", "Stage", "Optimizer", "Schedule", "EarlyStopping", "Predict", "Submit")
+_SECTIONS = (
+    "Data",
+    "Folds",
+    "Normalization",
+    "Model",
+    "Stage",
+    "Optimizer",
+    "Schedule",
+    "EarlyStopping",
+    "Predict",
+    "Submit",
+)
 
 
 def describe_config() -> str:
     """The page docs/config.md."""
-    lines = ["# The keys of a config", "", "Made by `python -m cellsignal.config.describe > docs/config.md` from the schema; a test keeps it true.", ""]
-    lines += ["A config is one YAML file, with at most one `base:` (another file, merged key by key). `--set a.b.0.c=value` overrides a key.", ""]
+    lines = [
+        "# The keys of a config",
+        "",
+        "Made by `python -m cellsignal.config.describe > docs/config.md` from the schema; a test keeps it true.",
+        "",
+    ]
+    lines += [
+        "A config is one YAML file, with at most one `base:` (another file, merged key by key). `--set a.b.0.c=value` overrides a key.",
+        "",
+    ]
     lines += _table("Config", schema.Config)
     for name in _SECTIONS:
         lines += _table(name, getattr(schema, name))
-    lines += ["## Augmentations", "", "The items of `stages.<n>.augment`, applied in the order written: `- {name: affine, rotate: 30}`.", ""]
+    lines += [
+        "## Augmentations",
+        "",
+        "The items of `stages.<n>.augment`, applied in the order written: `- {name: affine, rotate: 30}`.",
+        "",
+    ]
     for model in typing.get_args(typing.get_args(augment.Augmentation)[0]):
         keys = ", ".join(f"`{key}` = {_default(field)}" for key, field in model.model_fields.items() if key != "name")
         name = typing.get_args(model.model_fields["name"].annotation)[0]
@@ -55,7 +79,9 @@ def _type(annotation: Any) -> str:
     if options:
         named = [_type(option) for option in options if option is not type(None)]
         return named[0] if len(named) == 1 else "an augmentation"
-    return {"PosixPath": "path", "Path": "path", "str": "text", "bool": "true, false"}.get(annotation.__name__, annotation.__name__)
+    return {"PosixPath": "path", "Path": "path", "str": "text", "bool": "true, false"}.get(
+        annotation.__name__, annotation.__name__
+    )
 
 
 if __name__ == "__main__":

@@ -90,7 +90,9 @@ def audit_split(
     features = np.c_[features, LabelBinarizer().fit_transform(chosen.cell_type)]
     label, rng = chosen.label.to_numpy(dtype=int), np.random.default_rng(seed)
     right: dict[str, list[np.ndarray]] = {"seen": [], "unseen": []}
-    experiment_round, well_round = (_deal(chosen, *how, rounds, rng) for how in (("cell_type", "experiment"), ("label", "well_id")))
+    experiment_round, well_round = (
+        _deal(chosen, *how, rounds, rng) for how in (("cell_type", "experiment"), ("label", "well_id"))
+    )
     for number in range(rounds):
         unseen = experiment_round == number
         seen = ~unseen & (well_round == number)

@@ -67,6 +67,12 @@ def open_entry(
     unknown = set(weights or {}) - {member.about["run"] for member in members}
     if unknown:
         raise InputError(f"weights: no predictions of a run called {sorted(unknown)[0]!r}")
+    grouped = {member.about.get("fold_group") for member in members}
+    if len(grouped) > 1:
+        log.warning(
+            "out-of-fold scores mix runs whose folds hold out different things: %s",
+            ", ".join(sorted(map(str, grouped))),
+        )
     competition = get_competition(ids.pop())
     entry = Entry(competition, Path(root or members[0].about["data_root"]), members, weights or {}, how)
     if competition.classes(entry.root) != members[0].classes:

@@ -3,15 +3,7 @@
 import signal
 from types import FrameType
 
-
-class Interrupted(Exception):
-    """Stopped by a signal with everything saved. `status` is the exit status (128 + signal number)."""
-
-    def __init__(self, title: str, number: int):
-        self.status = 128 + number
-        super().__init__(
-            f"{title}: stopped by {signal.Signals(number).name}, state saved; the same command goes on from here"
-        )
+from cellsignal.errors import Interrupted
 
 
 class Stop:
