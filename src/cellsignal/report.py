@@ -13,7 +13,7 @@ from cellsignal.evaluation.plots import confusion_matrix, ladder_plot, learning_
 from cellsignal.prediction.ensemble import Targets
 from cellsignal.prediction.submit import Entry, labels_of
 
-PLATES_SHOWN = 24  # a plate map of more is unreadable; the first experiments are shown
+PLATES_SHOWN = 32  # a plate map of more is unreadable; the first experiments are shown
 
 
 def write_report(

@@ -54,6 +54,7 @@ def learning_curves(
             n_folds = part.fold.nunique()
             loss.set_title(f"{stage}  ({n_folds} fold{'s' if n_folds != 1 else ''})")
             rate.set_xlabel("epoch")
+            rate.xaxis.get_major_locator().set_params(integer=True)
             for axis in (loss, score, rate):
                 axis.grid(axis="y")
             if chance is not None:
