@@ -208,6 +208,23 @@ def test_a_killed_process_goes_on_to_the_same_bytes(plates, tmp_path):
     assert same(weights(configs["whole"].run_folder), weights(configs["killed"].run_folder))
 
 
+def test_ctrl_c_reaches_the_workers_too_and_nothing_breaks(plates, tmp_path):
+    """SIGINT to the whole process group, as a terminal sends it, while two worker processes load."""
+    data = {"root": str(plates / "raw"), "store": str(plates / "store"), "workers": 2, "cache_gib": 0.0}
+    config = make(plates, tmp_path, [stage(epochs=500, checkpoint_minutes=1e-6)], folds={"file": plates / "folds.csv", "use": [0]}, data=data)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    last = config.run_folder / "fold0/all/all/last.pt"
+    command = [sys.executable, "-m", "cellsignal.cli", "-q", "train", str(tmp_path / "c.yaml")]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and error.count("\n") == 1 and "stopped by SIGINT, state saved" in error
+    assert load_checkpoint(last)["progress"]["updates"] > 0
+
+
 def test_workers_do_not_change_the_result(plates, tmp_path):
     one = {"file": plates / "folds.csv", "use": [0]}
     data = {"root": plates / "raw", "store": plates / "store"}

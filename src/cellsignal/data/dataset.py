@@ -3,6 +3,7 @@
 Every random draw of a sample comes from (seed, epoch, index), so a batch is the same whatever the number of workers and wherever a run was resumed.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -120,7 +121,7 @@ def loader(dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin:
         num_workers=workers,
         generator=torch.Generator().manual_seed(0),
         pin_memory=pin,
-        worker_init_fn=_single_thread if workers else None,
+        worker_init_fn=_start_worker if workers else None,
     )
 
 
@@ -129,8 +130,9 @@ def in_order(size: int, batch_size: int) -> list[list[int]]:
     return [list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size)]
 
 
-def _single_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; it is the trainer's to answer
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
