@@ -2,12 +2,12 @@
 
 One classifier, three kinds of images that it did not train on: other sites of wells that it trained on, held-out wells of experiments that it trained
 on, and experiments that it has never seen. What the first two scores have over the third is what a random split of images or of wells would promise and
-a new experiment not keep. The classifier is linear
-discriminant analysis on 69 plain image features (six channels): quick, without chance, and blind to what a large network would find.
+a new experiment not keep. The classifier is linear discriminant analysis on 69 plain image features (six channels): quick, without chance, and blind to
+what a large network would find.
 
-Where classes stand several times in an experiment (RxRx1's positive controls, on each plate) a held-out well has siblings in training and the first
-score is the higher one. Where each class stands once in an experiment (RxRx1's treatments) the held-out well's class is the one class that its
-experiment lacks in training: every other class's mean has moved towards that experiment, its own has not, and the first score can even be the lower.
+Where classes stand several times in an experiment (RxRx1's positive controls, on each plate) a held-out well has siblings of its class in training and
+the second score is higher than the third. Where each class stands once in an experiment (RxRx1's treatments) the held-out well's class is the one class
+that its experiment lacks in training: every other class's mean has moved towards that experiment, its own has not, and the second score can be lower.
 """
 
 from collections.abc import Callable
