@@ -210,7 +210,7 @@ def show_leaderboard(competition_id: str | None, path: Path) -> str:
     return "\n\n".join(leaderboard_text(leaderboard_table(path, get_competition(i))) for i in ids)
 
 
-def run_all(config: Config, answers_file: Path | None, *, group: str | None = None, splits: int = 3) -> None:
+def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> None:
     """Everything: prepare, folds (if the file is not there), train, predict, submit, score, report. Each step goes on where it was."""
     from cellsignal.prediction.predict import predict
     from cellsignal.prediction.submit import ladder, make_submission, open_entry, truth_labels
@@ -219,9 +219,7 @@ def run_all(config: Config, answers_file: Path | None, *, group: str | None = No
 
     prepare(config)
     if not config.folds.file.is_file():
-        make_folds_file(
-            config.competition, config.data.root, config.folds.file, group=group, splits=splits, seed=config.seed
-        )
+        make_folds_file(config.competition, config.data.root, config.folds.file, splits=splits, seed=config.seed)
     train(config)
     files = predict(config)
     entry = open_entry(files, config.submit, root=config.data.root)

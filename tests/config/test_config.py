@@ -51,6 +51,8 @@ def test_dump_and_load_is_the_same_config(write):
         (["stages.0.init=previous"], "the first stage has no previous one"),
         (["stages.0.mix={mixup: 0}"], "alpha above 0"),
         (["nonsense"], "write key.path=value"),
+        (["stages.0.schedule={name: onecycle, warmup_epochs: 1}"], r"stages\.0\.schedule: onecycle has its own warm-up"),
+        (["stages.0.optimizer={name: sgd, nesterov: true, momentum: 0}"], r"stages\.0\.optimizer: nesterov needs"),
     ],
 )
 def test_wrong_keys_are_named_with_their_path(write, change, expected):

@@ -19,6 +19,7 @@ from cellsignal.data.pack import prepare
 from cellsignal.errors import InputError, Interrupted
 from cellsignal.files import write_csv
 from cellsignal.folds import make_folds
+from cellsignal.prediction.predict import predict
 from cellsignal.training import loop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import plan_jobs
@@ -290,6 +291,8 @@ def test_a_run_of_another_config_is_not_mixed_with(plates, tmp_path):
     train(
         make(plates, tmp_path, [stage(epochs=1)], folds={"file": plates / "folds.csv", "use": [0, 1]})
     )  # more folds is no other config
+    with pytest.raises(InputError, match=r"another config.*normalization\.by: plate -> image"):
+        predict(make(plates, tmp_path, [stage(epochs=1)], folds=one, normalization={"by": "image"}))
 
 
 def test_a_diverging_loss_is_one_line(plates, tmp_path):

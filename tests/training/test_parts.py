@@ -79,14 +79,16 @@ def test_onecycle_rises_to_the_peak_and_falls_to_almost_nothing():
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "onecycle", "plateau", "exponential"])
 def test_a_schedule_resumes_where_it_was(name):
+    schedule = Schedule(name=name, warmup_epochs=0.0 if name == "onecycle" else 0.5, patience=0)
+
     def run(stop):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-        rate, found = LearningRate(optimizer, Schedule(name=name, warmup_epochs=0.5, patience=0), 3, 4, True), []
+        rate, found = LearningRate(optimizer, schedule, 3, 4, True), []
         for i in range(12):
             if i == stop:
                 state, inner = rate.state_dict(), optimizer.state_dict()
                 optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-                rate = LearningRate(optimizer, Schedule(name=name, warmup_epochs=0.5, patience=0), 3, 4, True)
+                rate = LearningRate(optimizer, schedule, 3, 4, True)
                 optimizer.load_state_dict(inner)
                 rate.load_state_dict(state)
             optimizer.step()

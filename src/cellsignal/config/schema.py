@@ -72,6 +72,12 @@ class Optimizer(Strict):
     nesterov: bool = False  # sgd
     betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> "Optimizer":
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs name: sgd and a momentum above 0")
+        return self
+
 
 class Schedule(Strict):
     """Learning rate over a stage. Warm-up is linear from 0 and comes before the schedule; `onecycle` has its own.
@@ -87,6 +93,12 @@ class Schedule(Strict):
     factor: float = Field(0.1, gt=0, lt=1)
     patience: int = Field(2, ge=0)
     gamma: float = Field(0.95, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _onecycle_warms_up_itself(self) -> "Schedule":
+        if self.name == "onecycle" and self.warmup_epochs:
+            raise ValueError("onecycle has its own warm-up (pct_start); leave warmup_epochs out")
+        return self
 
 
 class EarlyStopping(Strict):

@@ -159,6 +159,8 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
         InvalidSubmission: the result is not what the sample submission asks for; nothing is written.
     """
     groups = entry.competition.plate_groups(entry.competition.samples(entry.root))
+    if any(member.about.get("settings", {}).get("checkpoint") == "best" for member in entry.members):
+        log.warning("predict.checkpoint: best was picked on the out-of-fold targets; their scores below flatter")
     steps = ladder(entry, "oof", groups)
     targets = entry.merge(entry.final(), "test", pool=entry.how.pool)
     predicted, inferred = labels_of(entry, targets, groups)

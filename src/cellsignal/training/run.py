@@ -44,7 +44,6 @@ def train(config: Config) -> list[Job]:
     """
     jobs = jobs_of(config)
     folder = config.run_folder
-    _same_config(config)
     write_text(folder / "config.yaml", dump_config(config))
     inputs = {"folds": config.folds.file, "store": config.data.store / "store.json"}
     write_json(folder / "provenance.json", provenance(inputs, seed=config.seed, torch=torch.__version__))
@@ -80,7 +79,11 @@ def is_finished(job: Job) -> bool:
 
 
 def jobs_of(config: Config) -> list[Job]:
-    """The jobs of a config, after checking that store, folds and competition belong together."""
+    """The jobs of a config, after checking that run folder, store, folds and competition belong together.
+
+    Training and prediction both begin here, so neither goes on with what was trained under another config.
+    """
+    _same_config(config)
     competition = get_competition(config.competition)
     store = Store.open(config.data.store)
     if store.source.get("competition") != competition.id:
