@@ -139,7 +139,7 @@ def submit(arguments: argparse.Namespace) -> None:
     changed = {
         "merge": arguments.merge,
         "pool": arguments.pool,
-        "assignment": False if arguments.no_assignment else None,
+        "assignment": "none" if arguments.no_assignment else None,
     }
     out, steps = pipeline.submit(
         arguments.sources, arguments.out, weights=weights, root=arguments.root, changed=changed

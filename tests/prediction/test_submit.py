@@ -113,7 +113,7 @@ def test_the_submission_is_valid_scored_and_says_what_it_is_made_of(plates, entr
 
 
 def test_without_assignment_it_is_the_argmax(plates, entry, tmp_path):
-    plain = open_entry([m.path for m in entry.members], Submit(assignment=False))
+    plain = open_entry([m.path for m in entry.members], Submit(assignment="none"))
     make_submission(plain, tmp_path / "s.csv")
     targets = plain.merge(plain.final(), "test")
     found = pd.read_csv(tmp_path / "s.csv").set_index("id_code").sirna.loc[targets.target_id]
@@ -153,8 +153,8 @@ def test_weights_by_run(plates, tmp_path):
         write(plates, tmp_path / f"{name}.npz", 1, signal, run=f"{name}/seed0")
         for name, signal in (("good", 9.0), ("bad", 0.0))
     )
-    heavy = open_entry([good, bad], Submit(assignment=False), {"bad/seed0": 50.0})
-    light = open_entry([good, bad], Submit(assignment=False), {"good/seed0": 50.0})
+    heavy = open_entry([good, bad], Submit(assignment="none"), {"bad/seed0": 50.0})
+    light = open_entry([good, bad], Submit(assignment="none"), {"good/seed0": 50.0})
     scores = [ladder(e, "test", None, plates[3])[-1].accuracy.value for e in (heavy, light)]
     assert scores[0] < 0.9 < scores[1] == 1.0
     with pytest.raises(InputError, match="no predictions of a run called 'none'"):

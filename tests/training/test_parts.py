@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from cellsignal import files
-from cellsignal.config.schema import Optimizer, Schedule
+from cellsignal.config.stage import Optimizer, Schedule
 from cellsignal.errors import InputError
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.losses import SoftCrossEntropy, class_weights

@@ -7,19 +7,12 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from cellsignal.config import augment, schema
+from cellsignal.config import augment, schema, stage
 
 _SECTIONS = (
-    "Data",
-    "Folds",
-    "Normalization",
-    "Model",
-    "Stage",
-    "Optimizer",
-    "Schedule",
-    "EarlyStopping",
-    "Predict",
-    "Submit",
+    *(getattr(schema, name) for name in ("Data", "Folds", "Normalization", "Model")),
+    *(getattr(stage, name) for name in ("Stage", "Batches", "Optimizer", "Schedule", "EarlyStopping", "Margin", "Triplet", "Center")),
+    *(stage.Swa, stage.MeanTeacher, stage.PseudoLabels, schema.Predict, schema.Submit),
 )
 
 
@@ -36,8 +29,8 @@ def describe_config() -> str:
         "",
     ]
     lines += _table("Config", schema.Config)
-    for name in _SECTIONS:
-        lines += _table(name, getattr(schema, name))
+    for section in _SECTIONS:
+        lines += _table(section.__name__, section)
     lines += [
         "## Augmentations",
         "",

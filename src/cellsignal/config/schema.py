@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from cellsignal.config.augment import Augmentation, Mix
+from cellsignal.config.stage import Stage
 from cellsignal.config.strict import Probability, Strict
 
 
@@ -15,6 +15,9 @@ class Data(Strict):
     `size` resizes to size x size pixels at packing (None keeps the files' size). A site with a missing or damaged channel is left out
     and listed (`skip`), or stops the packing (`refuse`); it is never filled in. `workers` are processes (packing and loading; 0: none).
     Where the images of a job fit into `cache_gib` GiB they are read once and kept in memory.
+
+    `channels` are the numbers (from 1) of the channels that networks see; None: all. `controls` makes the control wells further classes of the training, of
+    the training experiments alone or of all, test included: their labels are part of every plate's design. They are never validated on, predicted or submitted.
     """
 
     root: Path
@@ -22,6 +25,8 @@ class Data(Strict):
     size: int | None = Field(None, gt=0)
     bad_site: Literal["skip", "refuse"] = "skip"
     sites: tuple[int, ...] | None = None
+    channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
+    controls: Literal["ignore", "train", "all"] = "ignore"
     workers: int = Field(2, ge=0)
     cache_gib: float = Field(1.0, ge=0)
 
@@ -55,6 +60,10 @@ class Model(Strict):
     """A timm backbone (resnet18, densenet161, ...) or `lenet`, for any number of channels.
 
     `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local safetensors/pth file; the RGB stem is adapted.
+
+    Between the pooled features and the head: `cell_type_vector` appends the cell type's one-hot vector; `neck` is BN-FC-ReLU-BN-FC-BN of that width, FCs without
+    bias (RxRx1, 1st place). `cosine_head` adds a head of cosines that a stage's `margin` loss trains; the plain head predicts. `bn_momentum` is the weight of
+    the newest batch in BatchNorm's running statistics (None: the backbone's own).
     """
 
     backbone: str = "resnet18"
@@ -62,96 +71,50 @@ class Model(Strict):
     weights: Path | None = None
     dropout: Probability = 0.0
     drop_path: Probability = 0.0
-
-
-class Optimizer(Strict):
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)  # sgd
-    nesterov: bool = False  # sgd
-    betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> "Optimizer":
-        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise ValueError("nesterov needs name: sgd and a momentum above 0")
-        return self
-
-
-class Schedule(Strict):
-    """Learning rate over a stage. Warm-up is linear from 0 and comes before the schedule; `onecycle` has its own.
-
-    cosine: to `min_lr_ratio` x lr by half a cosine, per step. onecycle: up for `pct_start` of the steps, then down. plateau: x `factor` after
-    `patience` epochs without a better monitored figure. exponential: x `gamma` after each epoch.
-    """
-
-    name: Literal["constant", "cosine", "onecycle", "plateau", "exponential"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0)
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    pct_start: float = Field(0.2, gt=0, lt=1)
-    factor: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(2, ge=0)
-    gamma: float = Field(0.95, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _onecycle_warms_up_itself(self) -> "Schedule":
-        if self.name == "onecycle" and self.warmup_epochs:
-            raise ValueError("onecycle has its own warm-up (pct_start); leave warmup_epochs out")
-        return self
-
-
-class EarlyStopping(Strict):
-    patience: int = Field(5, ge=1)
-    min_delta: float = Field(0.0, ge=0)
-
-
-class Stage(Strict):
-    """One training stage. `per: all` trains one model; `per: cell_type` one for each cell type, from the stage before of the same fold."""
-
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
-    per: Literal["all", "cell_type"] = "all"
-    init: Literal["scratch", "previous"] = "scratch"
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(32, ge=1)
-    accumulation: int = Field(1, ge=1)
-    optimizer: Optimizer = Optimizer()
-    schedule: Schedule = Schedule()
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weights: Literal["none", "balanced", "sqrt"] = "none"
-    clip_norm: float | None = Field(None, gt=0)
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    ema: float | None = Field(None, gt=0, lt=1)
-    early_stopping: EarlyStopping | None = None
-    monitor: Literal["accuracy", "loss"] = "accuracy"
-    augment: tuple[Augmentation, ...] = ()
-    mix: Mix | None = None
-    validate_every: int = Field(1, ge=1)
-    checkpoint_minutes: float = Field(5.0, gt=0)
+    cell_type_vector: bool = False
+    neck: int | None = Field(None, gt=0)
+    cosine_head: bool = False
+    bn_momentum: float | None = Field(None, gt=0, le=1)
 
 
 class Predict(Strict):
-    """`tta`: d4 views (1, 2, 4 or 8). `checkpoint: best` was picked on the validation wells, so out-of-fold figures of it flatter a little."""
+    """`tta`: d4 views (1, 2, 4 or 8; 16: each also zoomed). `checkpoint: best` was picked on the validation wells, so out-of-fold figures of it flatter a little.
 
-    tta: Literal[1, 2, 4, 8] = 8
+    `adapt` (AdaBN): BatchNorm standardises each cell type, experiment or plate by statistics of that unit's own images, controls included, computed anew by every
+    model at validation and prediction; `none` keeps the running statistics of training. No label is looked at. Source: arXiv:1603.04779.
+    """
+
+    tta: Literal[1, 2, 4, 8, 16] = 8
     checkpoint: Literal["last", "best"] = "last"
     batch_size: int = Field(64, ge=1)
     center_crop: int | None = Field(None, gt=0)
+    adapt: Literal["none", "cell_type", "experiment", "plate"] = "none"
 
 
 class Submit(Strict):
-    """How predictions become a submission. `pool` says what shares one prediction before the argmax: the submission's id, or a whole well."""
+    """How predictions become a submission. `pool` says what shares one prediction before the argmax: the submission's id, or a whole well.
+
+    `assignment`, where plates hold class groups: `none` (argmax), `groups` (argmax within the plate's group), `hungarian` (each class once on a plate) or
+    `sinkhorn` (its soft form, then the argmax; `temperature` divides the scores). `groups` is a CSV (experiment, plate, group) that gives the groups; None infers them,
+    and an experiment whose best assignment beats the second by less than `least_confidence` nats a well keeps its plain argmax. `repeats: use` adds what a
+    training experiment with the same layout tells about a test experiment, where the predictions themselves show the repeat; `report` only says so.
+    """
 
     merge: Literal["logits", "probabilities", "geometric"] = "geometric"
     pool: Literal["target", "well"] = "target"
-    assignment: bool = True
+    assignment: Literal["none", "groups", "hungarian", "sinkhorn"] = "hungarian"
+    temperature: float = Field(1.0, gt=0)
+    groups: Path | None = None
+    least_confidence: float = Field(0.02, ge=0)
+    repeats: Literal["off", "report", "use"] = "report"
 
 
 class Config(Strict):
-    """One experiment."""
+    """One experiment. `protocol`: one of the competition's ways of being measured (`cellsignal competitions`); None is its own."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     competition: str
+    protocol: str | None = None
     seed: int = 0
     runs: Path = Path("runs")
     data: Data
@@ -169,6 +132,13 @@ class Config(Strict):
             raise ValueError(f"stages: names must differ, got {names}")
         if self.stages[0].init == "previous":
             raise ValueError("stages.0.init: the first stage has no previous one")
+        return self
+
+    @model_validator(mode="after")
+    def _cosine_head_is_trained(self) -> "Config":
+        margins = [stage.margin is not None for stage in self.stages]
+        if self.model.cosine_head != any(margins):
+            raise ValueError("model.cosine_head: true and a margin loss in a stage need each other")
         return self
 
     @property

@@ -84,7 +84,7 @@ def labels_of(
     entry: Entry, targets: Targets, groups: PlateGroups | None
 ) -> tuple[np.ndarray, PlateGroupInference | None]:
     """Predicted labels (T,) of merged scores: by plate assignment within inferred groups where the competition has groups, else the argmax."""
-    if groups is None or not entry.how.assignment:
+    if groups is None or entry.how.assignment == "none":
         return targets.scores.argmax(1), None
     inferred = infer_plate_groups(targets.scores, targets.experiment, targets.plate, groups)
     return assign(targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.plate_group), inferred
@@ -136,7 +136,7 @@ def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: dict[str
     targets = entry.merge(final, part, pool=entry.how.pool)
     if entry.how.pool == "well":
         add("+ pooled by well", targets)
-    if groups is not None and entry.how.assignment:
+    if groups is not None and entry.how.assignment != "none":
         predicted, inferred = labels_of(entry, targets, groups)
         within = restrict(targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.plate_group)
         add("+ plate groups", targets, within, groups.n_groups / classes, _group_note(inferred, groups))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
-from cellsignal.config.schema import Stage
+from cellsignal.config.stage import Stage
 from cellsignal.data.normalization import global_statistics, standardisation
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError

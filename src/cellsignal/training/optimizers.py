@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cellsignal.config.schema import Optimizer
+from cellsignal.config.stage import Optimizer
 
 
 def build_optimizer(model: nn.Module, config: Optimizer, fused: bool = False) -> torch.optim.Optimizer:

@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
-from cellsignal.config.schema import Schedule
+from cellsignal.config.stage import Schedule
 
 
 class LearningRate:

@@ -1,0 +1,174 @@
+"""One training stage of a config: batches, optimiser, schedule, losses, averaging, pseudo-labels."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from cellsignal.config.augment import Augmentation, Mix
+from cellsignal.config.strict import Probability, Strict
+
+
+class Optimizer(Strict):
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd
+    nesterov: bool = False  # sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw
+    decay_all: bool = False  # weight decay on biases and norms too
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> "Optimizer":
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs name: sgd and a momentum above 0")
+        return self
+
+
+class Schedule(Strict):
+    """Learning rate over a stage. Warm-up is linear from 0 and comes before the schedule; `onecycle` has its own.
+
+    cosine: to `min_lr_ratio` x lr by half a cosine, per step. onecycle: up for `pct_start` of the steps, then down. plateau: x `factor` after
+    `patience` epochs without a better monitored figure. exponential: x `gamma` after each epoch. `over_epochs` is the
+    length of a cosine that the stage ends before (None: the stage's own length).
+    """
+
+    name: Literal["constant", "cosine", "onecycle", "plateau", "exponential"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0)
+    min_lr_ratio: float = Field(0.0, ge=0, le=1)
+    pct_start: float = Field(0.2, gt=0, lt=1)
+    factor: float = Field(0.1, gt=0, lt=1)
+    patience: int = Field(2, ge=0)
+    gamma: float = Field(0.95, gt=0, le=1)
+    over_epochs: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _onecycle_warms_up_itself(self) -> "Schedule":
+        if self.name == "onecycle" and self.warmup_epochs:
+            raise ValueError("onecycle has its own warm-up (pct_start); leave warmup_epochs out")
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_cosine_is_cut(self) -> "Schedule":
+        if self.over_epochs is not None and self.name != "cosine":
+            raise ValueError(f"over_epochs needs name: cosine, not {self.name}")
+        return self
+
+
+class EarlyStopping(Strict):
+    patience: int = Field(5, ge=1)
+    min_delta: float = Field(0.0, ge=0)
+
+
+class Batches(Strict):
+    """Where the samples of a batch come from: the whole stage (`mixed`), or one cell type, experiment or plate, so that BatchNorm sees that unit alone.
+
+    `unique_labels`: no label twice in a batch (two sites of a well never meet). Source: RxRx1, 2nd, 5th and 44th place.
+    """
+
+    unit: Literal["mixed", "cell_type", "experiment", "plate"] = "mixed"
+    unique_labels: bool = False
+
+
+class Margin(Strict):
+    """A margin loss on the cosine head, by soft labels. arcface: cos(theta + margin) (arXiv:1801.07698); cosface: cos(theta) - margin (arXiv:1801.09414).
+
+    The stage's loss is `cross_entropy` x CE(plain head) + `weight` x CE(`scale` x cosines with margin).
+    """
+
+    name: Literal["arcface", "cosface"] = "arcface"
+    margin: float = Field(0.5, ge=0, lt=1.5)
+    scale: float = Field(30.0, gt=0)
+    weight: float = Field(0.1, gt=0)
+
+
+class Triplet(Strict):
+    """Triplet loss on the embedding, semi-hard triplets within the batch (arXiv:1503.03832); control and unlabelled wells stay out."""
+
+    weight: float = Field(0.1, gt=0)
+    margin: float = Field(0.2, ge=0)
+
+
+class Center(Strict):
+    """Center loss on the embedding: squared distance to the class's learnt centre (Wen et al., ECCV 2016)."""
+
+    weight: float = Field(0.01, gt=0)
+
+
+class Swa(Strict):
+    """Stochastic weight averaging (arXiv:1803.05407): the plain mean of the weights at the end of each epoch, from this share of the epochs on."""
+
+    start: float = Field(0.75, ge=0, lt=1)
+
+
+class MeanTeacher(Strict):
+    """Consistency with the averaged model (arXiv:1703.01780): `weight` x the squared difference of the softmaxes of two views of an image, ramped up.
+
+    `unlabelled: test` lets the images of test treatments take part; validation wells never do. Needs `ema`.
+    """
+
+    weight: float = Field(1.0, gt=0)
+    ramp_epochs: float = Field(5.0, ge=0)
+    unlabelled: Literal["none", "test"] = "none"
+
+
+class PseudoLabels(Strict):
+    """Progressive pseudo-labels of test wells (RxRx1, 1st place), drawn anew before every epoch from `start` (0-based) on.
+
+    The most confident share of them trains: `first` at the start, 1 in the last epoch. Validation wells are never among them. The plates' class groups are
+    inferred from the same predictions; an experiment below `least_confidence` (nats a well) gives no pseudo-label.
+    """
+
+    start: int = Field(0, ge=0)
+    first: Probability = 0.4
+    least_confidence: float = Field(0.02, ge=0)
+
+
+class Stage(Strict):
+    """One training stage. `per: all` trains one model; `per: cell_type` one for each cell type, from the stage before of the same fold.
+
+    `ema` averages weights and BatchNorm statistics exponentially, after every step; `swa` the weights after every late epoch. The averaged model validates and
+    predicts. `bn_recompute` (always with swa) computes its BatchNorm statistics anew from the training samples before that.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    per: Literal["all", "cell_type"] = "all"
+    init: Literal["scratch", "previous"] = "scratch"
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(32, ge=1)
+    batches: Batches = Batches()
+    accumulation: int = Field(1, ge=1)
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    clip_norm: float | None = Field(None, gt=0)
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    cross_entropy: float = Field(1.0, gt=0)
+    margin: Margin | None = None
+    triplet: Triplet | None = None
+    center: Center | None = None
+    ema: float | None = Field(None, gt=0, lt=1)
+    swa: Swa | None = None
+    bn_recompute: bool = False
+    mean_teacher: MeanTeacher | None = None
+    pseudo_labels: PseudoLabels | None = None
+    early_stopping: EarlyStopping | None = None
+    monitor: Literal["accuracy", "loss"] = "accuracy"
+    augment: tuple[Augmentation, ...] = ()
+    mix: Mix | None = None
+    validate_every: int = Field(1, ge=1)
+    checkpoint_minutes: float = Field(5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Stage":
+        if self.ema is not None and self.swa is not None:
+            raise ValueError("ema and swa are two ways to average; leave one out")
+        if self.bn_recompute and self.ema is None and self.swa is None:
+            raise ValueError("bn_recompute is for an averaged model; give ema or swa")
+        if self.mean_teacher is not None and self.ema is None:
+            raise ValueError("mean_teacher: the teacher is the averaged model; give ema")
+        if self.mix is not None and self.mix.p == 1 and (self.triplet or self.center):
+            raise ValueError("triplet and center need batches that are not mixed; give mix.p below 1")
+        if self.pseudo_labels is not None and self.pseudo_labels.start >= self.epochs:
+            raise ValueError(f"pseudo_labels.start: {self.pseudo_labels.start} is not before the last of {self.epochs} epochs")
+        return self
