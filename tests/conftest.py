@@ -64,3 +64,11 @@ def trained(tmp_path_factory, prepared):
         return space
 
     return workspace_of
+
+
+@pytest.fixture(scope="session")
+def plates(tmp_path_factory) -> Path:
+    """A tiny simulated RxRx1 with its store and fold table (see `tiny`). Read only."""
+    from tiny import make_plates
+
+    return make_plates(tmp_path_factory.mktemp("plates"))

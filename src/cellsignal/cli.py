@@ -56,7 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     _folds(verb("folds", verbs.folds, "make a fold table"))
     _seeds(verb("train", verbs.train, "train every fold and stage of a config; goes on where it was"))
     _seeds(verb("predict", verbs.predict, "predict out-of-fold and test samples of a trained config"))
+    _seeds(verb("embed", verbs.embed, "save the embedding of every sample by the last stage's models"))
+    _classify(verb("classify", verbs.classify, "predict by the nearest training wells or class centres among the embeddings"))
     _config(verb("audit", verbs.audit, "measure by how much a random split of wells flatters on a config's store"))
+    _protocol(verb("protocol", verbs.protocol, "score predictions by the parts of the config's protocol (wilds)"))
     _oof(verb("oof", verbs.oof, "print out-of-fold accuracy of every seed and of all merged"))
     add_submit_arguments(verb("submit", verbs.submit, "merge predictions into a submission"))
     add_score_arguments(verb("score", verbs.score, "score a submission and note it on the leaderboard"))
@@ -79,6 +82,25 @@ def _config(parser: argparse.ArgumentParser) -> None:
 def _seeds(parser: argparse.ArgumentParser) -> None:
     _config(parser)
     parser.add_argument("--seeds", type=int, nargs="+", help="one run for each of these seeds (default: the config's)")
+
+
+def _classify(parser: argparse.ArgumentParser) -> None:
+    _seeds(parser)
+    parser.add_argument("--method", choices=["centre", "knn"], default="centre", help="class centres or neighbours")
+    parser.add_argument("--metric", choices=["cosine", "euclidean"], default="cosine")
+    parser.add_argument("--k", type=int, help="neighbours of knn (default 5)")
+    parser.add_argument(
+        "--normalise",
+        choices=["none", "centre", "standardise", "tvn", "sphere"],
+        default="centre",
+        help="how the batch is taken out of the embeddings (default centre)",
+    )
+    parser.add_argument("--by", choices=["plate", "experiment"], help="the unit that is normalised (default plate)")
+    parser.add_argument(
+        "--reference",
+        choices=["negative_controls", "controls", "all"],
+        help="the wells it is learnt from (default: all to centre and standardise, controls for the others)",
+    )
 
 
 def _root(parser: argparse.ArgumentParser) -> None:
@@ -113,6 +135,11 @@ def _folds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
+def _protocol(parser: argparse.ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("--answers", type=Path, required=True, help="true test labels, for scoring alone")
+
+
 def _oof(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sources", nargs="+", type=Path, help="configs (.yaml) or predictions files (.npz)")
     parser.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
@@ -130,7 +157,9 @@ def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge", choices=["logits", "probabilities", "geometric"], help="how views, sites and models are averaged"
     )
     parser.add_argument("--pool", choices=["target", "well"], help="what shares one prediction")
-    parser.add_argument("--no-assignment", action="store_true", help="skip plate groups and linear assignment")
+    kinds = ["none", "groups", "hungarian", "sinkhorn"]
+    parser.add_argument("--assignment", choices=kinds, help="how the layout of the plates is used")
+    parser.add_argument("--groups", type=Path, metavar="CSV", help="groups of plates (experiment, plate, group)")
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,10 +178,19 @@ def _leaderboard(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "what", choices=["postprocess"], help="postprocess: predictions file to submission, full RxRx1 test set"
-    )
-    parser.add_argument("--views", type=int, default=1)
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="what")
+    postprocess = kinds.add_parser("postprocess", help="predictions file to submission, full RxRx1 test set")
+    postprocess.add_argument("--views", type=int, default=1)
+    groups = kinds.add_parser("plate-groups", help="when the inferred groups of plates can be trusted, on the real layouts")
+    groups.add_argument("--root", type=Path, required=True, help="folder of RxRx1's CSV files")
+    groups.add_argument("--seeds", type=int, default=3, help="draws of the noise")
+    two_stage = kinds.add_parser("two-stage", help="two-stage training by a flawed protocol and by the right one")
+    for name in ("--root", "--store", "--answers"):
+        two_stage.add_argument(name, type=Path, required=True, help="of a simulated copy that is packed")
+    two_stage.add_argument("--runs", type=Path, default=Path("runs/two_stage"), help="folder of the runs")
+    two_stage.add_argument("--backbone", default="resnet10t")
+    two_stage.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    two_stage.add_argument("--epochs", type=int, nargs=2, default=[10, 5], metavar=("FIRST", "SECOND"))
 
 
 def _run(parser: argparse.ArgumentParser) -> None:

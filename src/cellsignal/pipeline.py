@@ -134,6 +134,21 @@ def out_of_fold_table(sources: Sequence[Path], root: Path | None) -> str:
     return out_of_fold_text(out_of_fold(entry, samples.set_index("target_id")[group]))
 
 
+def protocol_table(config: Config, answers_file: Path) -> str:
+    """The scores of a config's predictions by the parts of its protocol, as text."""
+    from cellsignal.evaluation.protocol import protocol_text
+    from cellsignal.prediction.protocol import score_protocol
+
+    competition, folder = get_competition(config.competition), config.run_folder / "predictions"
+    if config.protocol is None:
+        raise InputError(f"protocol: {config.name} has none; `cellsignal competitions` lists them")
+    files = sorted(folder.glob(f"*_{config.stages[-1].name}.npz"))
+    if not files:
+        raise InputError(f"{folder}: no predictions; run `cellsignal predict` first")
+    published = dict(competition.protocol(config.protocol).parts)
+    return protocol_text(score_protocol(files, competition.answers(answers_file)), published)
+
+
 def split_audit(config: Config) -> str:
     """Accuracy on held-out wells of seen experiments and on unseen experiments, for the kinds of labelled wells in the config's store."""
     from cellsignal.data.store import Store
@@ -230,9 +245,7 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
     )
     if answers_file is not None:
         truth = truth_labels(entry.competition, entry.competition.answers(answers_file), entry.members[0].classes)
-        steps["Test"] = ladder(
-            entry, "test", entry.competition.plate_groups(entry.competition.samples(entry.root)), truth
-        )
+        steps["Test"] = ladder(entry, "test", entry.competition.plate_groups(entry.samples), truth)
         print(f"\nTest: targets that no model saw\n\n{ladder_text(steps['Test'])}")
         table = score(
             out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=config.name

@@ -42,7 +42,7 @@ def competitions(arguments: argparse.Namespace) -> None:
             f"{name}\n  {c.title}\n  channels {', '.join(c.channels)}; {c.metric}; {c.licence}\n  {c.citation}\n  {c.homepage}"
         )
         for protocol in c.protocols():
-            print(f"  protocol {protocol.id}: {protocol.title}. {protocol.note}")
+            print(f"  protocol {protocol.id}: {protocol.title}. {protocol.summary}")
 
 
 def download(arguments: argparse.Namespace) -> None:
@@ -115,11 +115,49 @@ def predict(arguments: argparse.Namespace) -> None:
             print(path)
 
 
+def embed(arguments: argparse.Namespace) -> None:
+    from cellsignal.prediction.embeddings import embed as embed_config
+
+    for config in configs(arguments):
+        for path in embed_config(config):
+            print(path)
+
+
+def classify(arguments: argparse.Namespace) -> None:
+    from cellsignal.pipeline import out_of_fold_table
+    from cellsignal.prediction.container import load_predictions
+    from cellsignal.prediction.embeddings import Nearest
+    from cellsignal.prediction.embeddings import classify as classify_config
+
+    options = ("method", "metric", "k", "normalise", "by", "reference")
+    given = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
+    if given["method"] != "knn" and "k" in given:
+        raise InputError("--k: only --method knn has neighbours")
+    if given["normalise"] == "none" and given.keys() & {"by", "reference"}:
+        raise InputError("--by and --reference say how to normalise, and --normalise is none")
+    if given.get("k", 1) < 1:
+        raise InputError(f"--k: at least 1, not {given['k']}")
+    files, root = [], None
+    for config in configs(arguments):
+        files, root = files + classify_config(config, Nearest(**given)), config.data.root
+    print("\n".join(map(str, files)))
+    held_out = [path for path in files if (load_predictions(path).ids["part"] == "oof").any()]
+    if held_out:
+        print(f"\n{out_of_fold_table(held_out, root)}")
+
+
 def audit(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
     from cellsignal.pipeline import split_audit
 
     print(split_audit(load_config(arguments.config, arguments.set)))
+
+
+def protocol(arguments: argparse.Namespace) -> None:
+    from cellsignal.config import load_config
+    from cellsignal.pipeline import protocol_table
+
+    print(protocol_table(load_config(arguments.config, arguments.set), arguments.answers))
 
 
 def oof(arguments: argparse.Namespace) -> None:
@@ -139,7 +177,8 @@ def submit(arguments: argparse.Namespace) -> None:
     changed = {
         "merge": arguments.merge,
         "pool": arguments.pool,
-        "assignment": "none" if arguments.no_assignment else None,
+        "assignment": arguments.assignment,
+        "groups": arguments.groups,
     }
     out, steps = pipeline.submit(
         arguments.sources, arguments.out, weights=weights, root=arguments.root, changed=changed
@@ -162,6 +201,18 @@ def leaderboard(arguments: argparse.Namespace) -> None:
 
 
 def bench(arguments: argparse.Namespace) -> None:
+    if arguments.what == "two-stage":
+        from cellsignal.bench.two_stage import Bench, bench_two_stage, summary_text
+
+        a = arguments
+        shared = Bench(a.root, a.store, a.answers, a.runs, tuple(a.epochs), a.backbone)
+        print(summary_text(bench_two_stage(shared, arguments.seeds)))
+        return
+    if arguments.what == "plate-groups":
+        from cellsignal.bench.plate_groups import bench_plate_groups, plate_groups_text
+
+        print(plate_groups_text(*bench_plate_groups(arguments.root, arguments.seeds)))
+        return
     from cellsignal.bench.postprocess import bench_postprocess
 
     print(bench_postprocess(arguments.views).to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""))

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from cellsignal.config.augment import GainBias, Rotate90
-from cellsignal.data.dataset import EpochBatches, SiteDataset, in_order, loader, read_rows
+from cellsignal.data.dataset import SiteDataset, loader, read_rows
+from cellsignal.data.samplers import in_order
 from cellsignal.data.transforms import Transform
 
 
@@ -59,21 +60,6 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(store):
     assert torch.equal(a[(2, 1)]["image"], b[(2, 1)]["image"])
     others = [a[(3, 1)], make(store, transform=transform, seed=2)[(2, 1)]]
     assert not any(torch.equal(a[(2, 1)]["image"], other["image"]) for other in others)
-
-
-@pytest.mark.parametrize(("size", "batch"), [(10, 3), (9, 3), (2, 5), (5, 5)])
-def test_an_epoch_visits_each_index_once(size, batch):
-    batches = list(EpochBatches(size, batch, seed=0, epoch=4))
-    keys = [key for keys in batches for key in keys]
-    assert len(batches) == EpochBatches.count(size, batch) == len(EpochBatches(size, batch, 0, 4))
-    assert {epoch for epoch, _ in keys} == {4} and len(set(keys)) == len(keys) == (size if size < batch else size // batch * batch)
-    assert list(EpochBatches(size, batch, seed=0, epoch=4, start=1)) == batches[1:]
-    if size == 10:
-        assert list(EpochBatches(size, batch, 0, 5)) != [[(5, i) for _, i in keys] for keys in batches]
-
-
-def test_in_order_covers_all():
-    assert in_order(7, 3) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_starting_a_loader_leaves_the_trainers_random_numbers_alone(store):

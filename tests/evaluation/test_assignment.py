@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsignal.errors import InputError
-from cellsignal.evaluation.assignment import assign, infer_plate_groups, restrict
+from cellsignal.evaluation.assignment import assign, restrict
+from cellsignal.evaluation.plate_groups import infer_plate_groups, read_plate_groups
 
 
 def plates(seed, n_experiments=2, n_groups=4, size=6, signal=4.0, shape=None):
@@ -45,6 +46,21 @@ def test_groups_are_found_and_assignment_beats_argmax(statistic):
     assert right[0] < right[1] < right[2]
 
 
+def _evidence(block, groups, statistic="mass"):
+    """(4,) how well each group fits a plate, well by well."""
+    block = block.astype(float)
+    block -= block.mean(axis=1, keepdims=True)
+    block -= np.median(block, axis=0) * (1 - 1 / len(block))
+    total = np.zeros(4)
+    for row in block:
+        if statistic == "hits":
+            total[groups.class_group[row.argmax()]] += 1
+        else:
+            share = np.exp(row) / np.exp(row).sum()
+            total += np.log(0.95 * np.array([share[groups.class_group == g].sum() for g in range(4)]) + 0.05 / 4)
+    return total
+
+
 def brute_force(evidence):
     """Totals of all ways to give different groups to the plates, best first."""
     n_plates, n_groups = evidence.shape
@@ -57,16 +73,7 @@ def brute_force(evidence):
 def test_inference_is_the_best_of_all_permutations(seed, shape, signal, statistic):
     scores, experiment, plate, groups, _, _ = plates(seed, 1, size=5, signal=signal, shape=shape)
     inferred = infer_plate_groups(scores, experiment, plate, groups, statistic)
-    evidence = np.zeros((shape, 4))
-    for p in range(shape):
-        block = scores[plate == str(p + 1)].astype(float)
-        for row in block:
-            if statistic == "hits":
-                evidence[p, groups.class_group[row.argmax()]] += 1
-            else:
-                share = np.exp(row) / np.exp(row).sum()
-                mass = np.array([share[groups.class_group == g].sum() for g in range(4)])
-                evidence[p] += np.log(0.95 * mass + 0.05 / 4)
+    evidence = np.array([_evidence(scores[plate == str(p + 1)], groups, statistic) for p in range(shape)])
     ranked = brute_force(evidence)
     chosen = [inferred.plate_group["E0", str(p + 1)] for p in range(shape)]
     assert evidence[range(shape), chosen].sum() == pytest.approx(ranked[0][0], abs=1e-4)
@@ -96,6 +103,94 @@ def test_a_bias_for_one_group_cancels():
     scores, experiment, plate, groups, _, truth = plates(3, 2, size=25, signal=5.0)
     scores[:, groups.class_group == 2] += 1.0
     assert infer_plate_groups(scores, experiment, plate, groups).plate_group == truth
+
+
+def test_what_a_plate_does_to_a_group_cancels():
+    """Each plate favours another group and other classes, by more than the signal; the plain argmax follows, the inference does not."""
+    scores, experiment, plate, groups, label, truth = plates(8, 3, size=40, signal=4.0)
+    rng = np.random.default_rng(0)
+    for (e, p), group in truth.items():
+        at = (experiment == e) & (plate == p)
+        scores[np.ix_(at, groups.class_group == (group + 1) % 4)] += 4.0
+        scores[at] += rng.normal(size=len(groups.class_group))
+    assert (scores.argmax(1) == label).mean() < 0.2
+    for statistic in ("mass", "hits"):
+        assert infer_plate_groups(scores, experiment, plate, groups, statistic).plate_group == truth
+
+
+def test_below_the_least_confidence_an_experiment_gets_no_group():
+    scores, experiment, plate, groups, _, truth = plates(9, 2, size=10, signal=6.0)
+    scores[experiment == "E1"] = np.random.default_rng(0).normal(size=(40, 40))
+    free = infer_plate_groups(scores, experiment, plate, groups)
+    assert free.refused == {} and free.confidence["E1"] < 0.1 < free.confidence["E0"]
+    kept = infer_plate_groups(scores, experiment, plate, groups, least_confidence=0.1)
+    assert kept.confidence == free.confidence and kept.refused == {"E1": free.confidence["E1"]}
+    assert kept.plate_group == {key: group for key, group in truth.items() if key[0] == "E0"}
+    labels = assign(scores, experiment, plate, groups.class_group, kept.plate_group)
+    assert (labels[experiment == "E1"] == scores[experiment == "E1"].argmax(1)).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.integers(0, 4), st.floats(0, 2))
+def test_given_groups_are_kept_and_the_rest_is_the_best_of_what_is_left(seed, number, signal):
+    scores, experiment, plate, groups, _, _ = plates(seed, 1, size=6, signal=signal)
+    given = dict(zip([("E0", str(p + 1)) for p in range(number)], np.random.default_rng(seed).permutation(4).tolist(), strict=False))
+    found = infer_plate_groups(scores, experiment, plate, groups, given=given)
+    assert given.items() <= found.plate_group.items() and sorted(found.plate_group.values()) == [0, 1, 2, 3]
+    assert (found.confidence == {}) == (number == 4)
+    if number < 4:
+        evidence = np.array([_evidence(scores[plate == str(p + 1)], groups) for p in range(4)])
+        fits = [(t, o) for t, o in brute_force(evidence) if all(o[int(p) - 1] == g for (_, p), g in given.items())]
+        assert [found.plate_group["E0", str(p + 1)] for p in range(4)] == list(fits[0][1])
+        gap = (fits[0][0] - fits[1][0]) / (6 * (4 - number)) if len(fits) > 1 else np.inf
+        assert found.confidence["E0"] == pytest.approx(gap, abs=1e-5)
+
+
+def test_given_plates_outlive_a_refusal():
+    scores, experiment, plate, groups, _, _ = plates(0, 1, signal=0.0)
+    found = infer_plate_groups(scores, experiment, plate, groups, given={("E0", "2"): 3}, least_confidence=50.0)
+    assert found.plate_group == {("E0", "2"): 3} and set(found.refused) == {"E0"}
+
+
+KNOWN = SimpleNamespace(n_groups=4, plate_group={("A", "1"): 2})
+PLATES = {(e, p) for e in "AB" for p in "1234"}
+
+
+def test_groups_given_in_a_file(tmp_path):
+    (tmp_path / "g.csv").write_text("note,experiment,plate,group\nx,B,2,0\n,B,1,3\n,A,1,2\n")
+    assert read_plate_groups(tmp_path / "g.csv", PLATES, KNOWN) == {("B", "2"): 0, ("B", "1"): 3, ("A", "1"): 2}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("C,1,0", "row 2: C plate 1 is not in the data"),
+        ("B,1,0\nB,5,1", "row 3: B plate 5 is not in the data"),
+        ("B,1,4", "row 2: B plate 1: group '4' is none of 0..3"),
+        ("B,1,-1", "row 2: B plate 1: group '-1' is none of 0..3"),
+        ("B,1,", "row 2: B plate 1: group '' is none of 0..3"),
+        ("B,1,0\nB,1,0", "row 3: B plate 1 stands there twice"),
+        ("B,1,0\nA,2,0\nB,3,0", "row 4: B plate 3 and plate 1 are both given group 0"),
+        ("A,1,0", "row 2: A plate 1 holds group 2 by its training labels, not 0"),
+    ],
+)
+def test_a_file_of_groups_that_cannot_be_is_refused(tmp_path, rows, message):
+    path = tmp_path / "g.csv"
+    path.write_text(f"experiment,plate,group\n{rows}\n")
+    with pytest.raises(InputError) as error:
+        read_plate_groups(path, PLATES, KNOWN)
+    assert str(error.value) == f"{path}: {message}"
+
+
+def test_what_is_no_file_of_groups(tmp_path):
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
+        read_plate_groups(tmp_path / "none.csv", PLATES, KNOWN)
+    (tmp_path / "g.csv").write_text("experiment,group\nA,1\n")
+    with pytest.raises(InputError, match=r"g\.csv: no column plate; it has experiment, group"):
+        read_plate_groups(tmp_path / "g.csv", PLATES, KNOWN)
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(InputError, match=r"empty\.csv: is not a CSV file"):
+        read_plate_groups(tmp_path / "empty.csv", PLATES, KNOWN)
 
 
 def test_labels_known_beforehand_do_not_leak_in():

@@ -13,7 +13,7 @@ from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
 from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.oof import out_of_fold, out_of_fold_text
-from cellsignal.prediction.submit import ladder, make_submission, open_entry, truth_labels
+from cellsignal.prediction.submit import labels_of, ladder, make_submission, open_entry, truth_labels
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,112 @@ def test_without_assignment_it_is_the_argmax(plates, entry, tmp_path):
     found = pd.read_csv(tmp_path / "s.csv").set_index("id_code").sirna.loc[targets.target_id]
     assert (found.to_numpy() == targets.scores.argmax(1)).all()
     assert json.loads((tmp_path / "s.json").read_text())["plate_groups"] is None
+
+
+def refit(entry, **how):
+    return open_entry([m.path for m in entry.members], Submit(**how))
+
+
+def test_every_kind_of_assignment_is_what_it_says(plates, entry):
+    root, competition, _, truth = plates
+    groups = competition.plate_groups(competition.samples(root))
+    targets = entry.merge(entry.final(), "test")
+    label = np.array([truth[t] for t in targets.target_id])
+    labels = {kind: labels_of(refit(entry, assignment=kind), targets, groups)[0] for kind in ("none", "groups", "hungarian", "sinkhorn")}
+    assert (labels["none"] == targets.scores.argmax(1)).all()
+    own = np.where(groups.class_group == groups.class_group[label][:, None], targets.scores, -np.inf)
+    assert (labels["groups"] == own.argmax(1)).all()
+    assert (labels_of(refit(entry, assignment="sinkhorn", temperature=0.02), targets, groups)[0] == labels["hungarian"]).mean() > 0.95
+    steps = {kind: ladder(refit(entry, assignment=kind), "test", groups, truth) for kind in labels}
+    assert [steps[kind][-1].name for kind in labels] == ["+ ensemble of 2 models", "+ plate groups", "+ plate assignment", "+ plate assignment"]
+    for kind, rungs in steps.items():
+        assert rungs[-1].accuracy.value == accuracy_score(label, labels[kind])
+    assert steps["hungarian"][-1].note == f"hungarian; sinkhorn would make it {accuracy_score(label, labels['sinkhorn']):.4f}"
+    assert steps["sinkhorn"][-1].note == f"sinkhorn; hungarian would make it {accuracy_score(label, labels['hungarian']):.4f}"
+
+
+def test_an_experiment_that_is_not_sure_keeps_its_argmax(plates, entry, tmp_path, caplog):
+    doubtful = refit(entry, least_confidence=90.0)
+    steps = make_submission(doubtful, tmp_path / "s.csv")
+    targets = doubtful.merge(doubtful.final(), "test")
+    found = pd.read_csv(tmp_path / "s.csv").set_index("id_code").sirna.loc[targets.target_id]
+    assert (found.to_numpy() == targets.scores.argmax(1)).all()
+    about = json.loads((tmp_path / "s.json").read_text())
+    names = sorted(set(targets.experiment))
+    assert sorted(about["plate_groups_refused"]) == names and about["plate_groups"] == {}
+    assert about["plate_groups_refused"] == about["plate_group_confidence"]
+    for name in names:
+        assert f"{name}: its plates' groups are not sure ({about['plate_groups_refused'][name]:.4f} nats a well" in caplog.text
+    assert steps[-1].chance == pytest.approx(1 / 24) and "experiments refused" in steps[-2].note
+
+
+def test_given_groups_beat_inferred_ones(plates, entry, tmp_path):
+    root, competition, _, truth = plates
+    samples = competition.samples(root)
+    groups = competition.plate_groups(samples)
+    test = samples[(samples.split == "test") & (samples.role == "treatment")]
+    first = test[test.experiment == test.experiment.min()]
+    held = {p: int(groups.class_group[truth[rows.target_id.iloc[0]]]) for p, rows in first.groupby("plate")}
+    swapped = {"1": held["2"], "2": held["1"]}
+    path = tmp_path / "groups.csv"
+    path.write_text("experiment,plate,group\n" + "".join(f"{first.experiment.iloc[0]},{p},{g}\n" for p, g in swapped.items()))
+    make_submission(refit(entry, groups=path), tmp_path / "s.csv")
+    about = json.loads((tmp_path / "s.json").read_text())
+    used = {p: about["plate_groups"][f"{first.experiment.iloc[0]}/{p}"] for p in "1234"}
+    assert used == {**held, **swapped} and str(path) in about["inputs"]
+    submission = pd.read_csv(tmp_path / "s.csv").set_index("id_code").sirna
+    on_first = submission.loc[first[first.plate == "1"].target_id.unique()]
+    assert (groups.class_group[on_first] == swapped["1"]).all()
+
+
+def test_options_that_would_do_nothing_are_refused(entry, tmp_path):
+    (tmp_path / "g.csv").write_text("experiment,plate,group\n")
+    with pytest.raises(InputError, match=r"submit\.groups: would do nothing with assignment: none"):
+        make_submission(refit(entry, groups=tmp_path / "g.csv", assignment="none"), tmp_path / "s.csv")
+    assert not (tmp_path / "s.csv").exists()
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory):
+    """A simulated RxRx1 with a training experiment that has the layout of a test one, and the names of the test one and of it."""
+    root = tmp_path_factory.mktemp("repeated") / "raw"
+    competition = get_competition("rxrx1")
+    competition.simulate(root, 6, classes=80, controls=1, size=16, sites=1, train_experiments={"RPE": 3}, test_experiments={"RPE": 2})
+    answers = competition.answers(answers_path(root))
+    truth = truth_labels(competition, answers, competition.classes(root))
+    names = {part: sorted(pd.read_csv(root / f"{part}.csv").experiment.unique()) for part in ("train", "test")}
+    copy, source = names["test"][0], names["train"][0]
+    for kind in ("", "_controls"):
+        train, test = (pd.read_csv(root / f"{part}{kind}.csv") for part in ("train", "test"))
+        layout = test[test.experiment == copy]
+        layout = layout.assign(experiment=source, plate=layout.plate % 4 + 1, sirna=layout.get("sirna", layout.id_code.map(truth)))
+        layout["id_code"] = layout.experiment + "_" + layout.plate.astype(str) + "_" + layout.well
+        pd.concat([train[train.experiment != source], layout]).to_csv(root / f"train{kind}.csv", index=False)
+    return (root, competition, answers, truth), (copy, source)
+
+
+def test_a_repeated_layout_is_reported_and_used(repeated, tmp_path, caplog):
+    plates, (copy, source) = repeated
+    root, competition, _, truth = plates
+    path = write(plates, tmp_path / "p.npz", 0, 2.0, views=("identity",))
+    right, about = {}, {}
+    for repeats in ("off", "report", "use"):
+        make_submission(open_entry([path], Submit(repeats=repeats)), tmp_path / "s.csv")
+        submission = pd.read_csv(tmp_path / "s.csv", dtype=str)
+        assert set(submission.id_code) == set(truth)
+        mine = submission.id_code.str.startswith(f"{copy}_")
+        right[repeats] = np.array([truth[t] for t in submission.id_code]) == submission.sirna.astype(int)
+        about[repeats] = json.loads((tmp_path / "s.json").read_text())["repeats"]
+    assert (right["off"] == right["report"]).all() and right["use"][mine].mean() == 1 > right["off"][mine].mean()
+    assert (right["use"][~mine] == right["off"][~mine]).all()
+    assert about["off"] == [] and about["report"] == about["use"]
+    (found,) = about["use"]
+    assert (found["test"], found["train"], found["offset"], found["wells"]) == (copy, source, 1, 80) and found["p"] < 0.01
+    assert f"{copy} repeats {source}, plates +1" in caplog.text
+    groups = competition.plate_groups(competition.samples(root))
+    steps = ladder(open_entry([path], Submit(repeats="use")), "test", groups, truth)
+    assert [s.name for s in steps][-3:] == ["+ repeated layouts", "+ plate groups", "+ plate assignment"]
+    assert steps[-3].note == f"{copy} repeats {source}"
 
 
 def test_seeds_are_runs_that_are_merged_out_of_fold(plates, tmp_path):

@@ -12,43 +12,22 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tiny import stage
 
 from cellsignal.competitions import get_competition
 from cellsignal.config.schema import Config
 from cellsignal.data.pack import prepare
 from cellsignal.errors import InputError, Interrupted
-from cellsignal.files import write_csv
-from cellsignal.folds import make_folds
 from cellsignal.prediction.predict import predict
 from cellsignal.training import loop
 from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.examples import Examples
 from cellsignal.training.job import plan_jobs
 from cellsignal.training.loop import Trainer
 from cellsignal.training.run import jobs_of, train
 from cellsignal.training.stopping import Stop
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def plates(tmp_path_factory) -> Path:
-    """A folder with a tiny simulated RxRx1, its store and its fold table."""
-    folder = tmp_path_factory.mktemp("plates")
-    competition = get_competition("rxrx1")
-    competition.simulate(folder / "raw", 3, classes=8, controls=1, size=24, train_experiments=2, test_experiments=1)
-    prepare(competition, folder / "raw", folder / "store")
-    samples = competition.samples(folder / "raw")
-    write_csv(
-        folder / "folds.csv", make_folds(samples, "experiment", 2, 0, plate_groups=competition.plate_groups(samples))
-    )
-    return folder
-
-
-def stage(name="all", **more):
-    return {
-        "name": name, "epochs": 2, "batch_size": 8, "optimizer": {"name": "adamw", "lr": 2e-3}, "schedule": {"name": "onecycle"},
-        "augment": [{"name": "rotate90"}, {"name": "gain_bias"}],
-    } | more  # fmt: skip
 
 
 def make(plates, tmp_path, stages=None, **more) -> Config:
@@ -64,7 +43,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     found = {}
     for path in sorted(folder.rglob("last.pt")):
         state = load_checkpoint(path)
-        for part in ("model", "ema"):
+        for part in ("model", "averaged"):
             found |= {
                 f"{path.relative_to(folder)} {part} {name}": tensor for name, tensor in (state[part] or {}).items()
             }
@@ -153,22 +132,38 @@ VARIANTS = {
         "ema": 0.9, "accumulation": 3, "amp": "bf16", "label_smoothing": 0.1, "class_weights": "balanced", "clip_norm": 1.0,
         "mix": {"mixup": 0.4, "cutmix": 1.0, "p": 0.7}, "optimizer": {"name": "sgd", "lr": 0.02}, "schedule": {"name": "cosine", "warmup_epochs": 0.5},
     },
+    "plates": {"batches": {"unit": "plate", "unique_labels": True}, "swa": {"start": 0.3}, "epochs": 3, "triplet": {}, "center": {}},
+    "pseudo": {"pseudo_labels": {"start": 1, "least_confidence": 0.0}, "epochs": 3, "batches": {"unit": "experiment"}, "mix": {"cutmix": 1.0, "p": 0.5},
+               "margin": {}, "ema": 0.9, "mean_teacher": {"ramp_epochs": 1, "unlabelled": "test"}, "bn_recompute": True},
     "plateau": {"schedule": {"name": "plateau", "patience": 0}, "epochs": 3, "early_stopping": {"patience": 2}, "optimizer": {"name": "adam", "lr": 1e-3}},
 }  # fmt: skip
+MORE = {
+    "pseudo": {
+        "model": {
+            "backbone": "resnet10t",
+            "neck": 16,
+            "cell_type_vector": True,
+            "cosine_head": True,
+            "bn_momentum": 0.05,
+        },
+        "predict": {"adapt": "plate"},
+    },
+}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(plates, tmp_path, variant, monkeypatch):
     """A SIGTERM after every k-th optimiser step, the same command again each time: equal, bit for bit, to the undisturbed run."""
     one = {"file": plates / "folds.csv", "use": [0]}
-    whole = make(plates, tmp_path / "whole", [stage(**VARIANTS[variant])], folds=one)
+    more = MORE.get(variant, {})
+    whole = make(plates, tmp_path / "whole", [stage(**VARIANTS[variant])], folds=one, **more)
     train(whole)
-    broken = make(plates, tmp_path / "broken", [stage(**VARIANTS[variant])], folds=one)
+    broken = make(plates, tmp_path / "broken", [stage(**VARIANTS[variant])], folds=one, **more)
     steps = {"n": 0}
     update = Trainer._update
 
-    def interrupting(self):
-        update(self)
+    def interrupting(self, share):
+        update(self, share)
         steps["n"] += 1
         if steps["n"] % 3 == 0:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -212,7 +207,13 @@ def test_a_killed_process_goes_on_to_the_same_bytes(plates, tmp_path):
 def test_ctrl_c_reaches_the_workers_too_and_nothing_breaks(plates, tmp_path):
     """SIGINT to the whole process group, as a terminal sends it, while two worker processes load."""
     data = {"root": str(plates / "raw"), "store": str(plates / "store"), "workers": 2, "cache_gib": 0.0}
-    config = make(plates, tmp_path, [stage(epochs=500, checkpoint_minutes=1e-6)], folds={"file": plates / "folds.csv", "use": [0]}, data=data)
+    config = make(
+        plates,
+        tmp_path,
+        [stage(epochs=500, checkpoint_minutes=1e-6)],
+        folds={"file": plates / "folds.csv", "use": [0]},
+        data=data,
+    )
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
     last = config.run_folder / "fold0/all/all/last.pt"
     command = [sys.executable, "-m", "cellsignal.cli", "-q", "train", str(tmp_path / "c.yaml")]
@@ -238,8 +239,8 @@ def test_workers_do_not_change_the_result(plates, tmp_path):
     assert same(weights(runs[0].run_folder), weights(runs[1].run_folder))
 
 
-def test_accumulated_small_batches_are_one_large_batch(plates, tmp_path):
-    """Without batch statistics (LeNet), 2 x 8 is 16."""
+def test_accumulated_small_batches_are_one_large_batch(plates, tmp_path, monkeypatch):
+    """Without batch statistics (LeNet), 2 x 8 is 16, where the halves are those of the large batches."""
     one = {"file": plates / "folds.csv", "use": [0]}
     more = {
         "epochs": 1,
@@ -253,8 +254,16 @@ def test_accumulated_small_batches_are_one_large_batch(plates, tmp_path):
     data = {"root": plates / "raw", "store": tmp_path / "store64", "workers": 0}
     a = make(plates, tmp_path / "a", [stage(batch_size=16, **more)], folds=one, model=lenet, data=data)
     b = make(plates, tmp_path / "b", [stage(batch_size=8, accumulation=2, **more)], folds=one, model=lenet, data=data)
-    for config in (a, b):
-        train(config)
+    train(a)
+    large = Examples.batches
+    monkeypatch.setattr(
+        loop.Examples,
+        "batches",
+        lambda self, epoch: [
+            half for batch in large(Examples(jobs_of(a)[0]), epoch) for half in (batch[:8], batch[8:])
+        ],
+    )
+    train(b)
     for name, value in weights(a.run_folder).items():
         assert torch.allclose(value, weights(b.run_folder)[name], atol=1e-5), name
 
@@ -264,8 +273,8 @@ def test_ema_is_the_brute_force_average_of_weights_and_buffers(plates, tmp_path,
     history = []
     update = Trainer._update
 
-    def recording(self):
-        update(self)
+    def recording(self, share):
+        update(self, share)
         history.append({name: value.clone() for name, value in self.model.state_dict().items()})
 
     monkeypatch.setattr(loop.Trainer, "_update", recording)
@@ -274,10 +283,10 @@ def test_ema_is_the_brute_force_average_of_weights_and_buffers(plates, tmp_path,
     average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.run()
     for number, state in enumerate(history, 1):
-        decay = trainer.ema.get_decay(number)
+        decay = trainer.average.kept.get_decay(number)
         for name, value in state.items():
             average[name] = average[name] * decay + value * (1 - decay) if value.is_floating_point() else value
-    found = trainer.ema.module.state_dict()
+    found = trainer.average.module.state_dict()
     assert any("running_var" in name for name in found)
     for name, value in average.items():
         assert torch.allclose(found[name].double(), value.double(), atol=1e-5, rtol=1e-4), name

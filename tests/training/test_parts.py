@@ -25,10 +25,10 @@ def rates(schedule, epochs=4, steps=5, figures=None, lr=2.0, higher=True):
     rate = LearningRate(optimizer, schedule, epochs, steps, higher)
     found = []
     for epoch in range(epochs):
-        for _ in range(steps):
+        for step in range(steps):
             found.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
-            rate.step()
+            rate.step(epoch * steps + step + 1)
         rate.epoch_end(0.0 if figures is None else figures[epoch])
     return found
 
@@ -77,6 +77,12 @@ def test_onecycle_rises_to_the_peak_and_falls_to_almost_nothing():
     assert max(found) == pytest.approx(2.0, rel=0.01) and found.index(max(found)) in range(8, 12) and found[-1] < 0.05
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 4, 9])
+def test_onecycle_of_a_few_steps(epochs):
+    found = rates(Schedule(name="onecycle"), epochs=epochs, steps=1)
+    assert len(found) == epochs and all(0 < rate <= 2.0 for rate in found)
+
+
 @pytest.mark.parametrize("name", ["constant", "cosine", "onecycle", "plateau", "exponential"])
 def test_a_schedule_resumes_where_it_was(name):
     schedule = Schedule(name=name, warmup_epochs=0.0 if name == "onecycle" else 0.5, patience=0)
@@ -92,7 +98,7 @@ def test_a_schedule_resumes_where_it_was(name):
                 optimizer.load_state_dict(inner)
                 rate.load_state_dict(state)
             optimizer.step()
-            rate.step()
+            rate.step(i + 1)
             if i % 4 == 3:
                 rate.epoch_end(-i)
             found.append(optimizer.param_groups[0]["lr"])
@@ -131,6 +137,15 @@ def test_norms_and_biases_are_not_decayed(name):
     groups = build_optimizer(model, Optimizer(name=name, weight_decay=0.3)).param_groups
     decayed = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert [decayed[id(p)] for p in model.parameters()] == [0.3, 0, 0, 0]
+
+
+def test_decay_all_decays_every_parameter_of_every_module():
+    modules = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Linear(2, 2, bias=False)]
+    (group,) = build_optimizer(modules, Optimizer(name="adam", weight_decay=1e-5, decay_all=True)).param_groups
+    assert group["weight_decay"] == 1e-5
+    assert [id(p) for p in group["params"]] == [id(p) for module in modules for p in module.parameters()]
+    groups = build_optimizer(modules, Optimizer(name="adam")).param_groups
+    assert [len(group["params"]) for group in groups] == [2, 3]
 
 
 def test_checkpoint_round_trip(tmp_path):

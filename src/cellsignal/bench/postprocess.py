@@ -15,7 +15,8 @@ import pandas as pd
 
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.rxrx1.competition import N_CLASSES, N_POSITIVE_CONTROLS
-from cellsignal.evaluation.assignment import assign, infer_plate_groups
+from cellsignal.evaluation.assignment import assign
+from cellsignal.evaluation.plate_groups import infer_plate_groups
 from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.ensemble import merge
 from cellsignal.simulate.rxrx1 import REAL_TEST_EXPERIMENTS, REAL_TRAIN_EXPERIMENTS, plate_maps

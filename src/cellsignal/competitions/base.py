@@ -39,12 +39,32 @@ class PlateGroups:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way the field measures itself on these images."""
+    """One way the field measures itself on these images.
+
+    Attributes:
+        group: the samples column that a fold must not split.
+        by_site: every sample is scored by itself; else what shares a `target_id` is.
+        controls_are_classes: control wells are trained on and scored as further classes.
+        assignment: the layout of the plates may be used.
+        parts: where the protocol itself says what trains and what is scored: name and published number of samples of each.
+    """
 
     id: str
     title: str
-    group: str  # the samples column that a fold must not split
+    group: str
     note: str
+    by_site: bool = False
+    controls_are_classes: bool = False
+    assignment: bool = False
+    parts: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The facts in one sentence, then the note."""
+        unit = "site" if self.by_site else "id"
+        classes = "controls are classes" if self.controls_are_classes else "controls are not scored"
+        layout = "the plate layout may be used" if self.assignment else "no plate assignment"
+        return f"Scored by {unit}; {classes}; {layout}; no {self.group} is split. {self.note}"
 
 
 class Competition(ABC):
@@ -143,6 +163,29 @@ class Competition(ABC):
     def protocols(self) -> tuple[Protocol, ...]:
         """The ways the field measures itself on this data set."""
         return ()
+
+    def protocol(self, protocol_id: str) -> Protocol:
+        """The protocol of that id.
+
+        Raises:
+            InputError: there is none.
+        """
+        found = {protocol.id: protocol for protocol in self.protocols()}
+        if protocol_id not in found:
+            raise InputError(f"protocol: {self.id} has {', '.join(found) or 'none'}, not {protocol_id!r}")
+        return found[protocol_id]
+
+    def protocol_parts(self, protocol_id: str, samples: pd.DataFrame) -> pd.Series:
+        """Which part of a protocol each row of a whole samples table belongs to.
+
+        Returns:
+            Text, with the index of `samples`: a name of `Protocol.parts`, of which "train" trains; "" is used for nothing.
+
+        Raises:
+            InputError: no such protocol, or one that has no parts.
+        """
+        self.protocol(protocol_id)
+        raise InputError(f"protocol: {protocol_id!r} of {self.id} has no parts; folds and the submission measure it")
 
     def download(self, out: Path) -> None:
         """Fetch the data into `out`, resuming where an earlier call stopped."""

@@ -91,7 +91,9 @@ def _set(tree: dict[str, Any], override: str) -> None:
         node = _step(node, part, override)
         if not isinstance(node, dict | list):
             raise InputError(f"--set {override}: {part!r} has no keys below it")
-    if isinstance(node, list):
+    if isinstance(node, list) and last == str(len(node)):
+        node.append(value)
+    elif isinstance(node, list):
         _step(node, last, override)
         node[int(last)] = value
     else:

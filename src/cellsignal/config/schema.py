@@ -12,12 +12,14 @@ from cellsignal.config.strict import Probability, Strict
 class Data(Strict):
     """Where the images are, and how they become a store.
 
-    `size` resizes to size x size pixels at packing (None keeps the files' size). A site with a missing or damaged channel is left out
-    and listed (`skip`), or stops the packing (`refuse`); it is never filled in. `workers` are processes (packing and loading; 0: none).
-    Where the images of a job fit into `cache_gib` GiB they are read once and kept in memory.
+    `size` resizes to size x size pixels at packing (None keeps the files' size). A site with a missing or damaged
+    channel is left out and listed (`skip`), or stops the packing (`refuse`); it is never filled in. `workers` are
+    processes (packing and loading; 0: none). Where the images of a job fit into `cache_gib` GiB they are read once
+    and kept in memory.
 
-    `channels` are the numbers (from 1) of the channels that networks see; None: all. `controls` makes the control wells further classes of the training, of
-    the training experiments alone or of all, test included: their labels are part of every plate's design. They are never validated on, predicted or submitted.
+    `channels` are the numbers (from 1) of the channels that networks see; None: all. `controls` makes the control
+    wells further classes of the training, of the training experiments alone or of all, test included: their labels
+    are part of every plate's design. They are not validated on, nor predicted but for a protocol that scores them.
     """
 
     root: Path
@@ -32,7 +34,8 @@ class Data(Strict):
 
 
 class Folds(Strict):
-    """The fold table and which folds to train. `full` adds a model trained on every training sample, without validation."""
+    """The fold table and which folds to train. `full` adds a model trained on every training sample, without
+    validation."""
 
     file: Path
     use: tuple[int, ...] | None = None
@@ -42,8 +45,9 @@ class Folds(Strict):
 class Normalization(Strict):
     """Which samples' pixel statistics standardise a sample: (x - mean) / sd per channel.
 
-    `by`: the unit they are pooled over; `none` is x / 255. `wells`: which of the unit's wells count (only for by: experiment or plate). Where a unit has no
-    such wells the fallback is the experiment's, then all wells of the unit; it is logged. No label is ever looked at but the role of control wells.
+    `by`: the unit they are pooled over; `none` is x / 255. `wells`: which of the unit's wells count (only for by:
+    experiment or plate). Where a unit has no such wells the fallback is the experiment's, then all wells of the unit;
+    it is logged. No label is ever looked at but the role of control wells.
     """
 
     by: Literal["none", "global", "experiment", "plate", "image"] = "plate"
@@ -59,11 +63,13 @@ class Normalization(Strict):
 class Model(Strict):
     """A timm backbone (resnet18, densenet161, ...) or `lenet`, for any number of channels.
 
-    `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local safetensors/pth file; the RGB stem is adapted.
+    `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local safetensors/pth file; the
+    RGB stem is adapted.
 
-    Between the pooled features and the head: `cell_type_vector` appends the cell type's one-hot vector; `neck` is BN-FC-ReLU-BN-FC-BN of that width, FCs without
-    bias (RxRx1, 1st place). `cosine_head` adds a head of cosines that a stage's `margin` loss trains; the plain head predicts. `bn_momentum` is the weight of
-    the newest batch in BatchNorm's running statistics (None: the backbone's own).
+    Between the pooled features and the head: `cell_type_vector` appends the cell type's one-hot vector; `neck` is
+    BN-FC-ReLU-BN-FC-BN of that width, FCs without bias (RxRx1, 1st place). `cosine_head` adds a head of cosines that
+    a stage's `margin` loss trains; the plain head predicts. `bn_momentum` is the weight of the newest batch in
+    BatchNorm's running statistics (None: the backbone's own).
     """
 
     backbone: str = "resnet18"
@@ -78,10 +84,12 @@ class Model(Strict):
 
 
 class Predict(Strict):
-    """`tta`: d4 views (1, 2, 4 or 8; 16: each also zoomed). `checkpoint: best` was picked on the validation wells, so out-of-fold figures of it flatter a little.
+    """`tta`: d4 views (1, 2, 4 or 8; 16: each also zoomed). `checkpoint: best` was picked on the validation wells, so
+    out-of-fold figures of it flatter a little.
 
-    `adapt` (AdaBN): BatchNorm standardises each cell type, experiment or plate by statistics of that unit's own images, controls included, computed anew by every
-    model at validation and prediction; `none` keeps the running statistics of training. No label is looked at. Source: arXiv:1603.04779.
+    `adapt` (AdaBN): BatchNorm standardises each cell type, experiment or plate by statistics of that unit's own
+    images, controls included, computed anew by every model at validation and prediction; `none` keeps the running
+    statistics of training. No label is looked at. Source: arXiv:1603.04779.
     """
 
     tta: Literal[1, 2, 4, 8, 16] = 8
@@ -92,12 +100,15 @@ class Predict(Strict):
 
 
 class Submit(Strict):
-    """How predictions become a submission. `pool` says what shares one prediction before the argmax: the submission's id, or a whole well.
+    """How predictions become a submission. `pool` says what shares one prediction before the argmax: the submission's
+    id, or a whole well.
 
-    `assignment`, where plates hold class groups: `none` (argmax), `groups` (argmax within the plate's group), `hungarian` (each class once on a plate) or
-    `sinkhorn` (its soft form, then the argmax; `temperature` divides the scores). `groups` is a CSV (experiment, plate, group) that gives the groups; None infers them,
-    and an experiment whose best assignment beats the second by less than `least_confidence` nats a well keeps its plain argmax. `repeats: use` adds what a
-    training experiment with the same layout tells about a test experiment, where the predictions themselves show the repeat; `report` only says so.
+    `assignment`, where plates hold class groups: `none` (argmax), `groups` (argmax within the plate's group),
+    `hungarian` (each class once on a plate) or `sinkhorn` (its soft form, then the argmax; `temperature` divides the
+    scores). `groups` is a CSV (experiment, plate, group) that gives the groups; None infers them, and an experiment
+    whose best assignment beats the second by less than `least_confidence` nats a well keeps its plain argmax.
+    `repeats: use` adds what a training experiment with the same layout tells about a test experiment, where the
+    predictions themselves show the repeat; `report` only says so.
     """
 
     merge: Literal["logits", "probabilities", "geometric"] = "geometric"
@@ -110,7 +121,8 @@ class Submit(Strict):
 
 
 class Config(Strict):
-    """One experiment. `protocol`: one of the competition's ways of being measured (`cellsignal competitions`); None is its own."""
+    """One experiment. `protocol`: one of the competition's ways of being measured (`cellsignal competitions`); None
+    is its own."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     competition: str

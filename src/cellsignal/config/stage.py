@@ -27,9 +27,9 @@ class Optimizer(Strict):
 class Schedule(Strict):
     """Learning rate over a stage. Warm-up is linear from 0 and comes before the schedule; `onecycle` has its own.
 
-    cosine: to `min_lr_ratio` x lr by half a cosine, per step. onecycle: up for `pct_start` of the steps, then down. plateau: x `factor` after
-    `patience` epochs without a better monitored figure. exponential: x `gamma` after each epoch. `over_epochs` is the
-    length of a cosine that the stage ends before (None: the stage's own length).
+    cosine: to `min_lr_ratio` x lr by half a cosine, per step. onecycle: up for `pct_start` of the steps, then down.
+    plateau: x `factor` after `patience` epochs without a better monitored figure. exponential: x `gamma` after each
+    epoch. `over_epochs` is the length of a cosine that the stage ends before (None: the stage's own length).
     """
 
     name: Literal["constant", "cosine", "onecycle", "plateau", "exponential"] = "cosine"
@@ -60,7 +60,8 @@ class EarlyStopping(Strict):
 
 
 class Batches(Strict):
-    """Where the samples of a batch come from: the whole stage (`mixed`), or one cell type, experiment or plate, so that BatchNorm sees that unit alone.
+    """Where the samples of a batch come from: the whole stage (`mixed`), or one cell type, experiment or plate, so
+    that BatchNorm sees that unit alone.
 
     `unique_labels`: no label twice in a batch (two sites of a well never meet). Source: RxRx1, 2nd, 5th and 44th place.
     """
@@ -70,7 +71,8 @@ class Batches(Strict):
 
 
 class Margin(Strict):
-    """A margin loss on the cosine head, by soft labels. arcface: cos(theta + margin) (arXiv:1801.07698); cosface: cos(theta) - margin (arXiv:1801.09414).
+    """A margin loss on the cosine head, by soft labels. arcface: cos(theta + margin) (arXiv:1801.07698); cosface:
+    cos(theta) - margin (arXiv:1801.09414).
 
     The stage's loss is `cross_entropy` x CE(plain head) + `weight` x CE(`scale` x cosines with margin).
     """
@@ -82,7 +84,8 @@ class Margin(Strict):
 
 
 class Triplet(Strict):
-    """Triplet loss on the embedding, semi-hard triplets within the batch (arXiv:1503.03832); control and unlabelled wells stay out."""
+    """Triplet loss on the embedding, semi-hard triplets within the batch (arXiv:1503.03832). Batches with
+    `unique_labels` have none."""
 
     weight: float = Field(0.1, gt=0)
     margin: float = Field(0.2, ge=0)
@@ -95,13 +98,15 @@ class Center(Strict):
 
 
 class Swa(Strict):
-    """Stochastic weight averaging (arXiv:1803.05407): the plain mean of the weights at the end of each epoch, from this share of the epochs on."""
+    """Stochastic weight averaging (arXiv:1803.05407): the plain mean of the weights at the end of each epoch, from
+    this share of the epochs on."""
 
     start: float = Field(0.75, ge=0, lt=1)
 
 
 class MeanTeacher(Strict):
-    """Consistency with the averaged model (arXiv:1703.01780): `weight` x the squared difference of the softmaxes of two views of an image, ramped up.
+    """Consistency with the averaged model (arXiv:1703.01780): `weight` x the squared difference of the softmaxes of
+    two views of an image, ramped up.
 
     `unlabelled: test` lets the images of test treatments take part; validation wells never do. Needs `ema`.
     """
@@ -112,22 +117,26 @@ class MeanTeacher(Strict):
 
 
 class PseudoLabels(Strict):
-    """Progressive pseudo-labels of test wells (RxRx1, 1st place), drawn anew before every epoch from `start` (0-based) on.
+    """Progressive pseudo-labels of test wells (RxRx1, 1st place), drawn anew before every epoch from `start`
+    (0-based) on.
 
-    The most confident share of them trains: `first` at the start, 1 in the last epoch. Validation wells are never among them. The plates' class groups are
-    inferred from the same predictions; an experiment below `least_confidence` (nats a well) gives no pseudo-label.
+    The most confident share of them trains: `first` at the start, 1 in the last epoch. Validation wells are never
+    among them. The plates' class groups are inferred from the same predictions; an experiment below
+    `least_confidence` (nats a well) gives no pseudo-label.
     """
 
     start: int = Field(0, ge=0)
     first: Probability = 0.4
-    least_confidence: float = Field(0.02, ge=0)
+    least_confidence: float = Field(0.03, ge=0)
 
 
 class Stage(Strict):
-    """One training stage. `per: all` trains one model; `per: cell_type` one for each cell type, from the stage before of the same fold.
+    """One training stage. `per: all` trains one model; `per: cell_type` one for each cell type, from the stage before
+    of the same fold.
 
-    `ema` averages weights and BatchNorm statistics exponentially, after every step; `swa` the weights after every late epoch. The averaged model validates and
-    predicts. `bn_recompute` (always with swa) computes its BatchNorm statistics anew from the training samples before that.
+    `ema` averages weights and BatchNorm statistics exponentially, after every step; `swa` the weights after every
+    late epoch. The averaged model validates and predicts. `bn_recompute` (always with swa) computes its BatchNorm
+    statistics anew from the training samples before that.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")

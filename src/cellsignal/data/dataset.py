@@ -4,7 +4,7 @@ Every random draw of a sample comes from (seed, epoch, index), so a batch is the
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,11 +39,12 @@ class SiteDataset(Dataset):
     Args:
         rows: (n,) int, rows of the store.
         labels: (n,) int; -1 where unknown.
-        shift, scale: (n, C) float32; the image becomes (x - shift) / scale.
+        shift, scale: (n, C) float32, of the chosen channels; the image becomes (x - shift) / scale.
         transform: augmentation; None for none.
         seed: root of every random draw.
         center_crop: side in pixels of a central square; None keeps the image.
         cache_gib: see `read_rows`.
+        channels: (C,) indices of the store's channels; None: all.
 
     An item is `{"image": (C, h, w) float32, "label": int, "index": int}`; its key is an index, or (epoch, index) when augmenting.
     """
@@ -59,8 +60,10 @@ class SiteDataset(Dataset):
         seed: int = 0,
         center_crop: int | None = None,
         cache_gib: float = 0.0,
+        channels: np.ndarray | None = None,
     ):
         assert len(rows) == len(labels) == len(shift) == len(scale)
+        self.channels = channels
         self.store, self.rows, self.labels = store, np.asarray(rows), np.asarray(labels)
         self.shift, self.scale = (np.asarray(a, np.float32)[:, :, None, None] for a in (shift, scale))
         self.transform, self.seed, self.center_crop = transform, seed, center_crop
@@ -72,6 +75,8 @@ class SiteDataset(Dataset):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         image = self.store.read(int(self.rows[index])) if self.cached is None else self.cached[index]
+        if self.channels is not None:
+            image = image[self.channels]
         rng = np.random.default_rng([self.seed, epoch, index])
         if self.transform is not None:
             image = self.transform.image(image.transpose(1, 2, 0), rng).transpose(2, 0, 1)
@@ -88,31 +93,6 @@ class SiteDataset(Dataset):
         }
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index) keys in an order drawn from (seed, epoch), from batch number `start` on.
-
-    The last batch is dropped where it is smaller than the others (its batch statistics would be noisy), unless it is the only one.
-    """
-
-    def __init__(self, size: int, batch_size: int, seed: int, epoch: int, start: int = 0):
-        self.size, self.batch_size, self.seed, self.epoch, self.start = size, batch_size, seed, epoch, start
-
-    @staticmethod
-    def count(size: int, batch_size: int) -> int:
-        """Batches in one epoch."""
-        return max(1, size // batch_size)
-
-    def __len__(self) -> int:
-        return self.count(self.size, self.batch_size) - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
-        for number in range(self.start, self.count(self.size, self.batch_size)):
-            yield [
-                (self.epoch, int(index)) for index in order[number * self.batch_size : (number + 1) * self.batch_size]
-            ]
-
-
 def loader(dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin: bool = False) -> DataLoader:
     """A DataLoader over ready-made batches of keys. It has a random generator of its own, so that starting it never moves the trainer's."""
     return DataLoader(
@@ -123,11 +103,6 @@ def loader(dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin:
         pin_memory=pin,
         worker_init_fn=_start_worker if workers else None,
     )
-
-
-def in_order(size: int, batch_size: int) -> list[list[int]]:
-    """Index batches 0..size-1 in order, for validation and prediction."""
-    return [list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size)]
 
 
 def _start_worker(worker: int) -> None:

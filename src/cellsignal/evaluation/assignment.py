@@ -1,87 +1,24 @@
-"""What the plate layout tells: which class group a plate holds, and that each class stands on its plate once.
+"""What a plate's class group tells about its wells: which classes are possible, and that each stands there once.
 
-Two steps, each usable alone. `infer_plate_groups` finds the group of each plate from the predictions themselves: the
-plates of an experiment hold different groups, so the best permutation is taken for the whole experiment. `assign` then
-solves one linear sum assignment a plate among the classes of its group. Both work plate by plate and never copy the
-score matrix.
+Three ways to use it, by what they assume: `restrict` takes the best class of the group in each well, `assign` gives each
+class to one well at most (a linear sum assignment a plate), `soften` does so softly (Sinkhorn) and so keeps
+probabilities. All work plate by plate; a plate without a known group keeps what its scores say.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+import logging
 
 import numpy as np
 
 from cellsignal.errors import InputError
+from cellsignal.evaluation.plate_groups import (
+    check_shapes,
+    plate_scores,
+    plates_of,
+)
 
-if TYPE_CHECKING:
-    from cellsignal.competitions.base import PlateGroups
-
-_OUTLIER = 0.05  # share of wells whose scores are taken to say nothing; bounds what one well can do to its plate
-
-
-@dataclass(frozen=True)
-class PlateGroupInference:
-    """Which group each plate holds, by the predictions.
-
-    Attributes:
-        plate_group: (experiment, plate) -> group.
-        confidence: experiment -> how much better the best assignment is than the second best, per well of the
-            experiment: nats for the statistic "mass", argmax hits for "hits". 0 is a tie, infinity means that there was
-            no alternative (one group).
-    """
-
-    plate_group: dict[tuple[str, str], int]
-    confidence: dict[str, float]
-
-
-def infer_plate_groups(
-    scores: np.ndarray,
-    experiment,
-    plate,
-    groups: "PlateGroups",
-    statistic: Literal["mass", "hits"] = "mass",
-) -> PlateGroupInference:
-    """Find the group of each plate from scores alone.
-
-    `groups.plate_group` is not looked at, so held-out labels cannot leak in.
-
-    "mass" sums over the wells of a plate log((1 - e) * p + e / G), p being the softmax mass of a group's classes, G the
-    number of groups and e = 0.05: the log-likelihood of the group where one well in twenty says nothing. The mixture
-    bounds each well between log(e / G) and 0, so that a few wells of an overconfident network cannot outvote a plate.
-    It needs scores on the scale of logits (their mean or sum). "hits" counts a plate's argmax classes by group (the
-    statistic of the RCIC 1st place, without its division of columns): it sees only the top class, but has no scale, and
-    so suits scores much flatter than logits, such as cosines.
-
-    A preference of the model for one group, equal on all plates, adds the same to every full permutation and so
-    cancels. Each group serves at most ceil(plates / groups) plates of an experiment: once where there are no more
-    plates than groups.
-
-    Args:
-        scores: (N, K) float, one row a well, treatments' classes only.
-        experiment: (N,) names.
-        plate: (N,) names, unique within an experiment.
-        groups: the class groups.
-
-    Raises:
-        InputError: shapes that do not fit, or a score that is not finite.
-    """
-    experiment, plate = _check(scores, experiment, plate, groups.class_group)
-    n_groups, class_group = groups.n_groups, np.asarray(groups.class_group)
-    evidence: dict[str, dict[str, np.ndarray]] = {}
-    wells: dict[str, int] = {}
-    for (batch, name), rows in _plates(experiment, plate):
-        evidence.setdefault(batch, {})[name] = _evidence(
-            _take(scores, rows, batch, name), class_group, n_groups, statistic
-        )
-        wells[batch] = wells.get(batch, 0) + len(rows)
-    plate_group, confidence = {}, {}
-    for batch, by_plate in evidence.items():
-        chosen, gap = _best_and_gap(np.stack(list(by_plate.values())))
-        plate_group.update({(batch, name): int(group) for name, group in zip(by_plate, chosen, strict=True)})
-        confidence[batch] = gap / wells[batch]
-    return PlateGroupInference(plate_group, confidence)
+log = logging.getLogger(__name__)
+IMPOSSIBLE = float(np.log(1e-30))  # log-probability of a class outside a plate's group: the floor that merging uses too
+TOLERANCE, ROUNDS, BLOCK = 1e-3, 2000, 50  # of Sinkhorn's iteration
 
 
 def assign(
@@ -108,19 +45,16 @@ def assign(
     """
     from scipy.optimize import linear_sum_assignment
 
-    experiment, plate = _check(scores, experiment, plate, class_group)
+    experiment, plate = check_shapes(scores, experiment, plate, class_group)
     class_group = np.asarray(class_group)
     labels = np.empty(len(scores), dtype=np.int64)
-    for (batch, name), rows in _plates(experiment, plate):
-        block, group = _take(scores, rows, batch, name), plate_group.get((batch, name))
+    for (batch, name), rows in plates_of(experiment, plate):
+        block, group = plate_scores(scores, rows, batch, name), plate_group.get((batch, name))
         if group is None:
             labels[rows] = block.argmax(axis=1)
             continue
         classes = np.flatnonzero(class_group == group)
-        if len(rows) > len(classes):
-            raise InputError(
-                f"{batch} plate {name}: {len(rows)} wells but only {len(classes)} classes in its group {group}"
-            )
+        _check_room(batch, name, group, rows, classes)
         well, column = linear_sum_assignment(block[:, classes], maximize=True)
         labels[rows[well]] = classes[column]
     return labels
@@ -133,11 +67,11 @@ def restrict(
 
     Arguments, result (N,) int64 and errors as in `assign`; a plate without a known group keeps the plain argmax.
     """
-    experiment, plate = _check(scores, experiment, plate, class_group)
+    experiment, plate = check_shapes(scores, experiment, plate, class_group)
     class_group = np.asarray(class_group)
     labels = np.empty(len(scores), dtype=np.int64)
-    for (batch, name), rows in _plates(experiment, plate):
-        block, group = _take(scores, rows, batch, name), plate_group.get((batch, name))
+    for (batch, name), rows in plates_of(experiment, plate):
+        block, group = plate_scores(scores, rows, batch, name), plate_group.get((batch, name))
         classes = np.arange(block.shape[1]) if group is None else np.flatnonzero(class_group == group)
         if not len(classes):
             raise InputError(f"{batch} plate {name}: no class is in its group {group}")
@@ -145,69 +79,95 @@ def restrict(
     return labels
 
 
-def _check(scores: np.ndarray, experiment, plate, class_group) -> tuple[np.ndarray, np.ndarray]:
-    """The names as arrays of str, when all shapes fit."""
-    if scores.ndim != 2 or scores.shape[1] != len(class_group):
-        raise InputError(f"scores are {scores.shape}, not (wells, {len(class_group)} classes)")
-    experiment, plate = np.asarray(experiment).astype(str), np.asarray(plate).astype(str)
-    if not len(scores) == len(experiment) == len(plate):
-        raise InputError(f"{len(scores)} rows of scores, {len(experiment)} experiments and {len(plate)} plates")
-    return experiment, plate
+def soften(
+    scores: np.ndarray,
+    experiment,
+    plate,
+    class_group: np.ndarray,
+    plate_group: dict[tuple[str, str], int],
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """Log-probabilities that know that each class occurs once on a plate: `assign` with doubt kept.
 
-
-def _plates(experiment: np.ndarray, plate: np.ndarray) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """((experiment, plate), its rows), sorted by name."""
-    order = np.lexsort((plate, experiment))
-    experiment, plate = experiment[order], plate[order]
-    changes = np.flatnonzero((experiment[1:] != experiment[:-1]) | (plate[1:] != plate[:-1])) + 1
-    ends = [0, *changes.tolist(), len(order)] if len(order) else []
-    for start, end in pairwise(ends):
-        yield (str(experiment[start]), str(plate[start])), order[start:end]
-
-
-def _take(scores: np.ndarray, rows: np.ndarray, batch: str, name: str) -> np.ndarray:
-    """The rows of one plate as (n, K) float32 or float64, all finite."""
-    block = np.asarray(scores[rows])
-    block = block if block.dtype == np.float64 else block.astype(np.float32, copy=False)
-    if not np.isfinite(block).all():
-        bad = int(np.argmin(np.isfinite(block).all(axis=1)))
-        raise InputError(f"{batch} plate {name}: the scores of row {int(rows[bad])} are not all finite")
-    return block
-
-
-def _evidence(block: np.ndarray, class_group: np.ndarray, n_groups: int, statistic: str) -> np.ndarray:
-    """(G,) float64: how well each group fits one plate's (n, K) scores; sums over wells, higher is better."""
-    if statistic == "hits":
-        return np.bincount(class_group[block.argmax(axis=1)], minlength=n_groups).astype(float)
-    assert statistic == "mass", statistic
-    share = np.exp(block - block.max(axis=1, keepdims=True), dtype=np.float64)
-    share /= share.sum(axis=1, keepdims=True)
-    mass = np.stack([share[:, class_group == group].sum(axis=1) for group in range(n_groups)], axis=1)
-    return np.log((1 - _OUTLIER) * mass + _OUTLIER / n_groups).sum(axis=0)
-
-
-def _best_and_gap(evidence: np.ndarray) -> tuple[np.ndarray, float]:
-    """The best assignment of groups to plates and how much it beats the second best by.
-
-    The second best differs from the best in the group of at least one plate, so it is the best of the P problems in
-    which one plate's chosen group is forbidden. Exact, and P + 1 small problems instead of all permutations.
+    Of all matrices over the wells and the group's classes of a plate whose rows sum to 1 and whose columns sum to at
+    most 1, it is the one that maximises score + temperature x entropy (Sinkhorn & Knopp 1967; Cuturi, NeurIPS 2013),
+    found by scaling rows and columns in turn, in logs. Where a plate holds fewer wells than its group has classes, one
+    more row without preferences takes the absent ones. Towards temperature 0 it becomes `assign`; towards infinity every
+    class is as likely. Constants added to a well's scores change nothing.
 
     Args:
-        evidence: (P plates, G groups).
-    """
-    from scipy.optimize import linear_sum_assignment
+        scores: (N, K) float, higher is likelier.
+        experiment, plate: (N,) names.
+        class_group: (K,) int, the group of each class.
+        plate_group: (experiment, plate) -> group. A plate without one gets the log-softmax of scores / temperature.
+        temperature: above 0, in the unit of the scores.
 
-    n_plates, n_groups = evidence.shape
-    copies = -(-n_plates // n_groups)
-    tiled = np.tile(evidence, copies)  # column c stands for group c % n_groups
-    chosen = linear_sum_assignment(tiled, maximize=True)[1] % n_groups
-    best = float(evidence[np.arange(n_plates), chosen].sum())
-    penalty = 1.0 + 2.0 * n_plates * float(np.abs(evidence).max())  # more than any two assignments can differ by
-    gaps = []
-    for row, group in enumerate(chosen):
-        without = tiled.copy()
-        without[row, group::n_groups] -= penalty
-        rows, columns = linear_sum_assignment(without, maximize=True)
-        if columns[row] % n_groups != group:
-            gaps.append(best - float(tiled[rows, columns].sum()))
-    return chosen, max(min(gaps), 0.0) if gaps else float("inf")
+    Returns:
+        (N, K) float32, natural logs; rows sum to 1, columns of a plate to at most 1 + `TOLERANCE`. Classes outside the
+        group have log 1e-30 rather than minus infinity, so that means over models stay finite. Where 2,000 rounds do
+        not suffice (scores far apart for the temperature), a warning names the worst plate.
+
+    Raises:
+        InputError: as in `assign`, or a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise InputError(f"temperature: must be above 0, not {temperature}")
+    experiment, plate = check_shapes(scores, experiment, plate, class_group)
+    class_group = np.asarray(class_group)
+    soft = np.full(scores.shape, IMPOSSIBLE, dtype=np.float32)
+    errors: dict[str, float] = {}
+    for (batch, name), rows in plates_of(experiment, plate):
+        block, group = plate_scores(scores, rows, batch, name), plate_group.get((batch, name))
+        classes = np.arange(block.shape[1]) if group is None else np.flatnonzero(class_group == group)
+        values = block[:, classes].astype(np.float64) / temperature
+        if group is None:
+            values -= _log_sum_exp(values, 1)
+        else:
+            _check_room(batch, name, group, rows, classes)
+            values, errors[f"{batch} plate {name}"] = _sinkhorn(values)
+        soft[np.ix_(rows, classes)] = np.maximum(values, IMPOSSIBLE)
+    loose = [name for name, error in errors.items() if error > TOLERANCE]
+    if loose:
+        worst = max(loose, key=errors.__getitem__)
+        log.warning("Sinkhorn stopped after %d rounds on %d plates, worst %s: sums are off by up to %.1e; a higher temperature converges",
+                    ROUNDS, len(loose), worst, errors[worst])  # fmt: skip
+    return soft
+
+
+def _sinkhorn(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """(n, m) log-probabilities, n <= m, from (n, m) scores, and how far any sum is from what it should be.
+
+    Stabilised scaling (Schmitzer, SIAM J. Sci. Comput. 41, 2019): fast rounds on the exponentials, their factors taken into the logs every `BLOCK` rounds.
+    """
+    wells, classes = values.shape
+    mass = np.ones(wells)
+    if classes > wells:
+        values = np.vstack([values, np.zeros((1, classes))])
+        mass = np.append(mass, classes - wells)
+    for _ in range(ROUNDS // BLOCK):
+        values = values - _log_sum_exp(values, 0)
+        values -= _log_sum_exp(values, 1) - np.log(mass)[:, None]
+        kernel, row = np.exp(values), np.ones(len(values))
+        for _ in range(BLOCK):
+            column = 1 / (row @ kernel)
+            total = kernel @ column
+            error = float(np.abs(row * total / mass - 1).max())
+            row = mass / total
+            if error <= TOLERANCE / 2:
+                break
+        values += np.log(row)[:, None] + np.log(column)
+        if error <= TOLERANCE / 2:
+            break
+    return values[:wells], 2 * error
+
+
+def _log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
+    top = values.max(axis=axis, keepdims=True)
+    return top + np.log(np.exp(values - top).sum(axis=axis, keepdims=True))
+
+
+def _check_room(batch: str, name: str, group: int, rows: np.ndarray, classes: np.ndarray) -> None:
+    if len(rows) > len(classes):
+        raise InputError(
+            f"{batch} plate {name}: {len(rows)} wells but only {len(classes)} classes in its group {group}"
+        )

@@ -79,14 +79,14 @@ def accuracy(true, predicted) -> Accuracy:
 
 
 def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[float, float]:
-    """95 % percentile interval of the accuracy from a bootstrap over whole clusters.
+    """95 % percentile interval of a mean from a bootstrap over whole clusters.
 
-    Each of `n` replicates draws as many clusters as there are, with replacement, and takes right / all of their wells.
-    With fewer than about ten clusters the percentile bootstrap is somewhat too narrow; it is then a lower bound on the
-    doubt.
+    Each of `n` replicates draws as many clusters as there are, with replacement, and takes the mean over their wells. With fewer
+    than about ten clusters the percentile bootstrap is somewhat too narrow; it is then a lower bound on the doubt.
 
     Args:
-        correct: (N,) bool, was the prediction right.
+        correct: (N,) whether the prediction was right, for the interval of an accuracy; or any number a well, such as the
+            difference between two models (right or wrong) on it, for a paired comparison.
         cluster: (N,) the experiment, compound or plate of each.
         seed: of the random generator; the same seed gives the same interval.
 
@@ -98,7 +98,7 @@ def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[floa
     """
     import pandas as pd
 
-    correct = np.asarray(correct, dtype=bool)
+    correct = np.asarray(correct, dtype=float)
     codes, names = pd.factorize(np.asarray(cluster))
     if len(codes) != len(correct):
         raise InputError(f"{len(correct)} outcomes but {len(codes)} clusters")

@@ -1,6 +1,10 @@
 """From the `model` section of a config to a network: any timm backbone for any number of channels, or the lab's LeNet.
 
-Every network here has `forward(x)`, the logits, and `embed(x)`, the pooled features under the head, for retrieval.
+Every network here has `forward(x, cell_type)`, the logits; `embed(x, cell_type)`, the features under the heads, for retrieval; `outputs(x, cell_type)`,
+both and the cosines, for the losses; and `width`, the number of those features. Networks without `cell_type_vector` do not look at `cell_type`, a (B, n)
+one-hot vector an image (or a mixture of them, after CutMix).
+
+BatchNorm makes a constant column zero: where all images of a batch are of one cell type (`batches.unit`, `predict.adapt`) the vector says nothing to a neck.
 """
 
 import difflib
@@ -11,6 +15,7 @@ from torch import nn
 
 from cellsignal.config.schema import Model
 from cellsignal.errors import InputError
+from cellsignal.models.heads import CosineHead, Outputs, neck
 from cellsignal.models.lenet import LeNet
 from cellsignal.models.torchvision_cpu import import_timm
 from cellsignal.models.weights import load_weights
@@ -19,50 +24,106 @@ _log = logging.getLogger(__name__)
 
 
 class Classifier(nn.Module):
-    """A timm network, whole. Its weights are called "backbone." and timm's names.
+    """A timm network and what a config puts on it. Its weights are called "backbone." and timm's names; neck and own heads are "neck.", "head.", "cosine.".
+
+    The plain head is timm's own, unless `cell_type_vector` or `neck` change what it sees; then it is `head`, a dropout before it.
 
     Attributes:
-        backbone: timm's network with its head.
+        backbone: timm's network; without a head where there is an own one.
+        width: D, the number of features that the heads see.
     """
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: nn.Module, config: Model, classes: int, cell_types: int):
         super().__init__()
         self.backbone = backbone
+        self.cell_types = cell_types if config.cell_type_vector else 0
+        pooled = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+        self.width = config.neck or pooled + self.cell_types
+        self.neck = neck(pooled + self.cell_types, config.neck) if config.neck else None
+        self.dropout, self.head = None, None
+        if _has_own_head(config):
+            backbone.reset_classifier(0)
+            self.dropout, self.head = nn.Dropout(config.dropout), nn.Linear(self.width, classes)
+        self.cosine = CosineHead(self.width, classes) if config.cosine_head else None
 
-    def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, D): the pooled features that the head sees."""
-        return self.backbone.forward_head(self.backbone.forward_features(x), pre_logits=True)
+    def embed(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, H, W), cell types (B, n) -> (B, D): what the heads see."""
+        return self._embedding(self.backbone.forward_features(x), cell_type)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> logits (B, classes)."""
-        return self.backbone(x)
+    def forward(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, H, W), cell types (B, n) -> logits (B, K) of the plain head."""
+        if self.head is None:
+            return self.backbone(x)
+        return self.head(self.dropout(self.embed(x, cell_type)))
+
+    def outputs(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> Outputs:
+        """(B, C, H, W), cell types (B, n) -> all that a loss may ask for, in one pass."""
+        features = self.backbone.forward_features(x)
+        embedding = self._embedding(features, cell_type)
+        logits = self.backbone.forward_head(features) if self.head is None else self.head(self.dropout(embedding))
+        return Outputs(embedding, logits, None if self.cosine is None else self.cosine(embedding))
+
+    def _embedding(self, features: torch.Tensor, cell_type: torch.Tensor | None) -> torch.Tensor:
+        embedding = self.backbone.forward_head(features, pre_logits=True)
+        if self.cell_types:
+            wanted = (len(embedding), self.cell_types)
+            if cell_type is None or cell_type.shape != wanted:
+                given = "none" if cell_type is None else f"shape {tuple(cell_type.shape)}"
+                raise InputError(f"model.cell_type_vector: the network needs cell types of shape {wanted}, got {given}")
+            embedding = torch.cat([embedding, cell_type.to(embedding.dtype)], 1)
+        return embedding if self.neck is None else self.neck(embedding)
 
 
 def build_model(
-    config: Model, channels: int, classes: int, image_size: int | None, *, initial_weights: bool = True
+    config: Model,
+    channels: int,
+    classes: int,
+    image_size: int | None,
+    cell_types: int = 0,
+    *,
+    initial_weights: bool = True,
 ) -> nn.Module:
     """Make the network a config asks for, on the CPU.
 
     Args:
         image_size: pixels a side. LeNet and backbones of a fixed size (vision transformers) are built for it; the
             others take any, and None.
+        cell_types: number of cell types, for `cell_type_vector` alone.
         initial_weights: False leaves `pretrained` and `weights` out, for a network that a checkpoint will fill: then
             neither the network nor the file is needed.
 
     Raises:
         InputError: unknown backbone (the nearest names are given), an option it does not have, weights that cannot be
-            fetched or do not fit.
+            fetched or do not fit, a cell-type vector without cell types.
     """
+    if config.cell_type_vector and cell_types < 1:
+        raise InputError("model.cell_type_vector: there are no cell types to tell apart")
     fetch = initial_weights and config.pretrained and config.weights is None
     if config.backbone == "lenet":
-        model, target, stem, head = _lenet(config, channels, classes, image_size), None, ("conv1",), ("head",)
+        model, stem, head = _lenet(config, channels, classes, image_size), ("conv1",), ("head",)
     else:
-        model = Classifier(_timm(config, channels, classes, image_size, fetch))
-        target, names = model.backbone, model.backbone.pretrained_cfg
+        model = _timm(config, channels, classes, image_size, fetch)
+        names = model.pretrained_cfg
         stem, head = _names(names.get("first_conv")), _names(names.get("classifier"))
     if initial_weights and config.weights is not None:
-        load_weights(model if target is None else target, config.weights, stem, head)
+        load_weights(model, config.weights, stem, head)
+    if config.backbone != "lenet":
+        model = Classifier(model, config, classes, cell_types)
+    if config.bn_momentum is not None:
+        _set_bn_momentum(model, config)
     return model
+
+
+def _has_own_head(config: Model) -> bool:
+    return config.cell_type_vector or config.neck is not None
+
+
+def _set_bn_momentum(model: nn.Module, config: Model) -> None:
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        raise InputError(f"model.bn_momentum: {config.backbone} has no BatchNorm")
+    for norm in norms:
+        norm.momentum = config.bn_momentum
 
 
 def _lenet(config: Model, channels: int, classes: int, image_size: int | None) -> LeNet:
@@ -70,6 +131,9 @@ def _lenet(config: Model, channels: int, classes: int, image_size: int | None) -
         raise InputError("model.pretrained: lenet has no published weights")
     if config.drop_path:
         raise InputError("model.drop_path: lenet has no residual branches to drop")
+    for key in ("cell_type_vector", "neck", "cosine_head"):
+        if getattr(config, key):
+            raise InputError(f"model.{key}: lenet has no such option")
     if image_size is None:
         raise InputError("model.backbone: lenet needs to know the image size (data.size)")
     return LeNet(channels, classes, image_size, config.dropout)
@@ -81,7 +145,8 @@ def _timm(config: Model, channels: int, classes: int, image_size: int | None, fe
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, ["lenet", *timm.list_models()], n=3)
         raise InputError(f"model.backbone: no backbone {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
-    options = {"drop_rate": config.dropout or None, "drop_path_rate": config.drop_path or None}
+    dropout = None if _has_own_head(config) else config.dropout or None
+    options = {"drop_rate": dropout, "drop_path_rate": config.drop_path or None}
     try:
         published = timm.get_pretrained_cfg(name)
         if published is not None and published.fixed_input_size:

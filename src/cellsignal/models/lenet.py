@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from cellsignal.errors import InputError
+from cellsignal.models.heads import Outputs
 
 SMALLEST = 63  # pixels a side that leave one position after a stride of 2 and pools of 2, 4 and 4
 
@@ -25,20 +26,20 @@ class LeNet(nn.Module):
         super().__init__()
         if image_size < SMALLEST:
             raise InputError(f"lenet: needs images of {SMALLEST} pixels or more a side, got {image_size}")
-        self.image_size = image_size
+        self.image_size, self.width = image_size, 1024
         positions = ((image_size + 1) // 2 // 2 // 4 // 4) ** 2
         self.conv1 = nn.Conv2d(channels, 16, 5, stride=2)
         self.conv2 = nn.Conv2d(16, 32, 5, padding="same")
         self.conv3 = nn.Conv2d(32, 64, 5, padding="same")
-        self.dense = nn.Linear(64 * positions, 1024)
+        self.dense = nn.Linear(64 * positions, self.width)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(1024, classes)
+        self.head = nn.Linear(self.width, classes)
         for layer in (self.conv1, self.conv2, self.conv3, self.dense, self.head):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, image_size, image_size) -> (B, 1024): what the head sees, before dropout."""
+    def embed(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, C, image_size, image_size) -> (B, 1024): what the head sees, before dropout. `cell_type` is not looked at."""
         if x.shape[-2:] != (self.image_size, self.image_size):
             raise InputError(f"lenet: built for {self.image_size} pixels a side, got images of {tuple(x.shape[-2:])}")
         x = functional.max_pool2d(functional.relu(self.conv1(same_padding(x, kernel=5, stride=2))), 2)
@@ -46,9 +47,14 @@ class LeNet(nn.Module):
         x = functional.max_pool2d(functional.relu(self.conv3(x)), 4)
         return functional.relu(self.dense(x.flatten(1)))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
         """(B, C, image_size, image_size) -> logits (B, classes)."""
-        return self.head(self.dropout(self.embed(x)))
+        return self.outputs(x).logits
+
+    def outputs(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> Outputs:
+        """(B, C, image_size, image_size) -> embedding and logits; there is no cosine head."""
+        embedding = self.embed(x)
+        return Outputs(embedding, self.head(self.dropout(embedding)), None)
 
 
 def same_padding(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:

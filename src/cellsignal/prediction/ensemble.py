@@ -52,7 +52,7 @@ def merge(
     Args:
         weights: one positive number a member; equal by default.
         pool: `well` gives all targets of a well (sites that are targets of their own) the well's mean score.
-        views, sites: only these; all by default.
+        views, sites: only these; all by default. Of a member that has none of the views, its first.
 
     Raises:
         InputError: members of other classes, wrong weights, or no prediction of that part.
@@ -76,7 +76,7 @@ def merge(
         if len(rows):
             unit = np.searchsorted(units, member.ids[keys][rows])
             share = weight / np.bincount(unit, minlength=len(units))[unit]
-            chosen = [view for view in member.views if views is None or view in set(views)]
+            chosen = [view for view in member.views if views is None or view in set(views)] or list(member.views[:1])
             for view in chosen:
                 _accumulate(
                     total,

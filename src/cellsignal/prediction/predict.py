@@ -1,24 +1,24 @@
 """Logits of every site and view: out-of-fold wells by the models that did not train on them, test wells by all."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import nn
 
 from cellsignal.config import Config
 from cellsignal.config.schema import Model
-from cellsignal.data.dataset import SiteDataset, in_order, loader
 from cellsignal.errors import InputError
 from cellsignal.files import provenance, sha256
 from cellsignal.models.backbones import build_model
 from cellsignal.prediction.container import load_predictions, save_predictions
-from cellsignal.prediction.views import apply_view, tta_views
+from cellsignal.prediction.forward import predict_with
+from cellsignal.prediction.views import tta_views
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.job import Job, fold_name, kept_samples, pixel_statistics
+from cellsignal.training.job import Job, fold_name, kept_samples, pixel_statistics, protocol_parts
 from cellsignal.training.run import jobs_of, pick_device
 
 log = logging.getLogger(__name__)
@@ -46,25 +46,21 @@ def predictions_path(config: Config, fold: int | None, stage_index: int) -> Path
 def _predict_stage(config: Config, jobs: list[Job]) -> Path:
     first = jobs[0]
     path = predictions_path(config, first.fold, first.stage_index)
-    checkpoints = {job.key: _checkpoint_path(config, job) for job in jobs}
+    checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
     made_from = {key: sha256(file) for key, file in checkpoints.items()}
     settings = config.predict.model_dump(mode="json")
     if path.exists() and _is_current(path, made_from, settings):
         log.info("%s: is up to date", path)
         return path
-    store, samples = first.store, first.store.samples
-    kept = kept_samples(config, store) & (samples.role == "treatment").to_numpy()
-    held_out = np.concatenate([job.valid for job in jobs])
-    test = np.flatnonzero((samples.split == "test").to_numpy() & kept)
-    chosen = np.concatenate([held_out, test])
-    part = np.repeat(["oof", "test"], [len(held_out), len(test)])
+    samples = first.store.samples
+    chosen, part, classes = _what_to_predict(config, jobs)
     views = tta_views(config.predict.tta)
-    logits = {view: np.full((len(chosen), len(first.classes)), np.nan, np.float32) for view in views}
+    logits = {view: np.full((len(chosen), len(classes)), np.nan, np.float32) for view in views}
     for job in jobs:
         state = load_checkpoint(checkpoints[job.key])
         mine = np.flatnonzero((samples.cell_type.to_numpy()[chosen] == job.key) | (job.key == "all"))
         for view, values in predict_samples(job, state, chosen[mine], views).items():
-            logits[view][mine] = values
+            logits[view][mine] = values[:, : len(classes)]
     predicted = ~np.isnan(logits[views[0]][:, 0])
     if not predicted.all():
         orphans = sorted(samples.cell_type.to_numpy()[chosen[~predicted]].astype(str))
@@ -74,7 +70,8 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
     about = provenance(
         checkpoints,
         competition=first.competition.id,
-        classes=list(first.classes),
+        classes=list(classes),
+        protocol=config.protocol,
         run=f"{config.name}/seed{config.seed}",
         stage=first.stage.name,
         stage_index=first.stage_index,
@@ -86,8 +83,28 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
         data_root=str(config.data.root),
     )
     save_predictions(path, samples.iloc[chosen], part, logits, about)
-    log.info("%s: %d out-of-fold and %d test samples, %d views", path, len(held_out), len(test), len(views))
+    numbers = [f"{number} {name}" for name, number in zip(*np.unique(part, return_counts=True), strict=True)]
+    log.info("%s: samples %s; %d views", path, ", ".join(numbers), len(views))
     return path
+
+
+def _what_to_predict(config: Config, jobs: list[Job]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Positions in the store's samples, the part each is of, and the classes that are told apart.
+
+    Held-out treatments are "oof", those of the test split "test"; a protocol with parts of its own names its own, controls and their classes with them.
+    """
+    first = jobs[0]
+    store, samples = first.store, first.store.samples
+    parts = protocol_parts(config, first.competition, samples)
+    if parts is not None:
+        chosen = np.flatnonzero(~np.isin(parts, ("", "train")))
+        controls = (f"control_{label}" for label in range(len(first.classes), first.outputs))
+        return chosen, parts[chosen], (*first.classes, *controls)
+    kept = kept_samples(config, store) & (samples.role == "treatment").to_numpy()
+    held_out = np.concatenate([job.valid for job in jobs])
+    test = np.flatnonzero((samples.split == "test").to_numpy() & kept)
+    part = np.repeat(["oof", "test"], [len(held_out), len(test)])
+    return np.concatenate([held_out, test]), part, first.classes
 
 
 def _is_current(path: Path, made_from: dict[str, str], settings: dict[str, Any]) -> bool:
@@ -99,7 +116,7 @@ def _is_current(path: Path, made_from: dict[str, str], settings: dict[str, Any])
     return about.get("made_from") == made_from and about.get("settings") == settings
 
 
-def _checkpoint_path(config: Config, job: Job) -> Path:
+def checkpoint_path(config: Config, job: Job) -> Path:
     name = config.predict.checkpoint if len(job.valid) else "last"
     path = job.folder / f"{name}.pt"
     if not path.is_file():
@@ -107,48 +124,42 @@ def _checkpoint_path(config: Config, job: Job) -> Path:
     return path
 
 
-@torch.inference_mode()
-def predict_samples(job: Job, state: dict[str, Any], chosen: np.ndarray, views: Iterable[str]) -> dict[str, np.ndarray]:
-    """Logits of some samples by one checkpoint.
+def predict_samples(
+    job: Job, state: dict[str, Any], chosen: np.ndarray, views: Sequence[str], embeddings: bool = False
+) -> dict[str, np.ndarray]:
+    """Logits or embeddings of some samples by one checkpoint.
 
     Args:
         state: a loaded checkpoint; its own model config, image size and overall pixel statistics are used.
         chosen: (n,) positions in `job.store.samples`.
 
     Returns:
-        view -> (n, K) float32.
+        view -> (n, K) float32 logits, K = job.outputs; or (n, D).
     """
-    config, store, device = job.config, job.store, pick_device()
-    if state["competition"] != job.competition.id or tuple(state["classes"]) != job.classes:
-        raise InputError(f"{job.folder}: checkpoint is of competition {state['competition']!r} with {len(state['classes'])} classes, "
-                         f"the store has {job.competition.id!r} with {len(job.classes)}")  # fmt: skip
-    if not state["progress"]["finished"] and config.predict.checkpoint == "last":
+    model = trained_model(job, state)
+    overall = tuple(np.asarray(values, np.float32) for values in state["overall"])
+    pixels = pixel_statistics(job.config, job.store, overall=overall)
+    return predict_with(job, model, pixels, chosen, views, embeddings=embeddings)
+
+
+def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
+    """The model of a loaded checkpoint (the averaged one where there is one), on the device that is there.
+
+    Raises:
+        InputError: of another competition, or training is not finished.
+    """
+    if (
+        state["competition"] != job.competition.id
+        or tuple(state["classes"]) != job.classes
+        or state["outputs"] != job.outputs
+    ):
+        raise InputError(f"{job.folder}: checkpoint is of competition {state['competition']!r} with {state['outputs']} classes, "
+                         f"the store has {job.competition.id!r} with {job.outputs}")  # fmt: skip
+    if not state["progress"]["finished"] and job.config.predict.checkpoint == "last":
         raise InputError(f"{job.folder}/last.pt: training is not finished; run the training command again")
     recipe = Model(**state["config"]["model"])
-    model = build_model(recipe, len(store.channels), len(job.classes), state["image_size"], initial_weights=False)
-    model.load_state_dict(state["ema"] or state["model"])
-    model.eval().to(device, memory_format=torch.channels_last)
-    pixels = pixel_statistics(
-        config, store, overall=tuple(np.asarray(values, np.float32) for values in state["overall"])
+    model = build_model(
+        recipe, len(job.channels), job.outputs, state["image_size"], len(job.cell_types), initial_weights=False
     )
-    samples = store.samples.iloc[chosen]
-    dataset = SiteDataset(store, samples.row.to_numpy(), samples.label.fillna(-1).to_numpy(dtype=np.int64), pixels.shift[chosen], pixels.scale[chosen],
-                          center_crop=config.predict.center_crop, cache_gib=config.data.cache_gib)  # fmt: skip
-    found: dict[str, list[np.ndarray]] = {view: [] for view in views}
-    workers = 0 if dataset.cached is not None else config.data.workers
-    amp = job.stage.amp
-    for batch in tqdm(
-        loader(dataset, in_order(len(dataset), config.predict.batch_size), workers),
-        desc=f"{job.title} predict",
-        disable=None,
-        leave=False,
-    ):
-        images = batch["image"].to(device)
-        for view in found:
-            turned = apply_view(images, view).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.float16 if amp == "fp16" else torch.bfloat16, enabled=amp != "off"):
-                found[view].append(model(turned).float().cpu().numpy())
-    return {
-        view: np.concatenate(parts) if parts else np.zeros((0, len(job.classes)), np.float32)
-        for view, parts in found.items()
-    }
+    model.load_state_dict(state["averaged"] or state["model"])
+    return model.eval().to(pick_device(), memory_format=torch.channels_last)

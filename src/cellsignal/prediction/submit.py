@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,11 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
-from cellsignal.evaluation.assignment import PlateGroupInference, assign, infer_plate_groups, restrict
+from cellsignal.evaluation.assignment import assign, restrict, soften
 from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.metrics import accuracy
+from cellsignal.evaluation.plate_groups import PlateGroupInference, infer_plate_groups, read_plate_groups
+from cellsignal.evaluation.repeats import Repeat, add_evidence, find_repeats
 from cellsignal.files import provenance, write_csv, write_json
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import Targets, merge
@@ -40,6 +43,11 @@ class Entry:
         return [
             m for m in self.members if m.about["stage_index"] == last[m.about["run"]] and run in (None, m.about["run"])
         ]
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """The samples table of the raw data."""
+        return self.competition.samples(self.root)
 
     @property
     def runs(self) -> list[str]:
@@ -83,11 +91,61 @@ def open_entry(
 def labels_of(
     entry: Entry, targets: Targets, groups: PlateGroups | None
 ) -> tuple[np.ndarray, PlateGroupInference | None]:
-    """Predicted labels (T,) of merged scores: by plate assignment within inferred groups where the competition has groups, else the argmax."""
+    """Predicted labels (T,) of merged scores as `entry.how` says, and the plate groups that were used."""
+    targets, _ = with_repeats(entry, targets, groups)
+    return _assigned(entry, targets, groups)
+
+
+def with_repeats(entry: Entry, targets: Targets, groups: PlateGroups | None) -> tuple[Targets, list[Repeat]]:
+    """The repeated layouts among the targets' experiments and, with `repeats: use`, the targets with what they tell.
+
+    Every labelled training experiment but the one itself is compared, held-out ones too: a layout is no image, and on the test set all of them are known.
+    """
+    if groups is None or entry.how.repeats == "off":
+        return targets, []
+    known = entry.samples.drop_duplicates("target_id")
+    train = known[(known.split == "train") & (known.role == "treatment") & known.label.notna()]
+    well = known.set_index("target_id").well.loc[targets.target_id].to_numpy()
+    wells = pd.DataFrame({"experiment": targets.experiment, "plate": targets.plate, "well": well})
+    found = find_repeats(targets.scores, wells, train, groups.class_group)
+    if found and entry.how.repeats == "use":
+        targets = replace(targets, scores=add_evidence(targets.scores, wells, train, found))
+    return targets, found
+
+
+def _plate_groups(entry: Entry, targets: Targets, groups: PlateGroups) -> PlateGroupInference:
+    """The group of each of the targets' plates: given, else inferred, else none where the predictions do not tell."""
+    given = {}
+    if entry.how.groups is not None:
+        treated = entry.samples[entry.samples.role == "treatment"]
+        given = read_plate_groups(entry.how.groups, set(zip(treated.experiment, treated.plate, strict=True)), groups)
+    return infer_plate_groups(
+        targets.scores,
+        targets.experiment,
+        targets.plate,
+        groups,
+        given=given,
+        least_confidence=entry.how.least_confidence,
+    )
+
+
+def _assigned(
+    entry: Entry, targets: Targets, groups: PlateGroups | None
+) -> tuple[np.ndarray, PlateGroupInference | None]:
     if groups is None or entry.how.assignment == "none":
         return targets.scores.argmax(1), None
-    inferred = infer_plate_groups(targets.scores, targets.experiment, targets.plate, groups)
-    return assign(targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.plate_group), inferred
+    inferred = _plate_groups(entry, targets, groups)
+    return _labels(entry, targets, groups, inferred, entry.how.assignment), inferred
+
+
+def _labels(
+    entry: Entry, targets: Targets, groups: PlateGroups, inferred: PlateGroupInference, kind: str
+) -> np.ndarray:
+    """Labels (T,) by one kind of assignment."""
+    layout = (targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.plate_group)
+    if kind == "sinkhorn":
+        return soften(*layout, entry.how.temperature).argmax(1)
+    return {"groups": restrict, "hungarian": assign}[kind](*layout)
 
 
 def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: dict[str, int] | None = None) -> list[Step]:
@@ -99,15 +157,10 @@ def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: dict[str
         truth: target_id -> label; by default the labels in the predictions (out-of-fold wells have them).
     """
     steps: list[Step] = []
-    classes = len(entry.members[0].classes)
 
-    def add(
-        name: str, targets: Targets, predicted: np.ndarray | None = None, chance: float = 1 / classes, note: str = ""
-    ) -> None:
-        true = targets.label if truth is None else np.array([truth[target] for target in targets.target_id])
-        steps.append(
-            Step(name, accuracy(true, targets.scores.argmax(1) if predicted is None else predicted), chance, note)
-        )
+    def add(name: str, targets: Targets) -> None:
+        right = accuracy(_truth(targets, truth), targets.scores.argmax(1))
+        steps.append(Step(name, right, 1 / len(entry.members[0].classes)))
 
     run = entry.runs[0]
     mine = [m for m in entry.members if m.about["run"] == run and (m.ids["part"] == part).any()]
@@ -136,17 +189,50 @@ def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: dict[str
     targets = entry.merge(final, part, pool=entry.how.pool)
     if entry.how.pool == "well":
         add("+ pooled by well", targets)
-    if groups is not None and entry.how.assignment != "none":
-        predicted, inferred = labels_of(entry, targets, groups)
-        within = restrict(targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.plate_group)
-        add("+ plate groups", targets, within, groups.n_groups / classes, _group_note(inferred, groups))
-        add("+ plate assignment", targets, predicted, groups.n_groups / classes)
+    return steps if groups is None else steps + _layout_steps(entry, targets, groups, truth)
+
+
+def _layout_steps(entry: Entry, targets: Targets, groups: PlateGroups, truth: dict[str, int] | None) -> list[Step]:
+    """What the plates' layout adds, as configured. The kind of assignment that is not configured is scored in a note: it would be no further step."""
+    true, classes, steps = _truth(targets, truth), len(groups.class_group), []
+    if entry.how.repeats == "use":
+        targets, repeats = with_repeats(entry, targets, groups)
+        if repeats:
+            note = "; ".join(f"{r.test} repeats {r.train}" for r in repeats)
+            steps.append(Step("+ repeated layouts", accuracy(true, targets.scores.argmax(1)), 1 / classes, note))
+    if entry.how.assignment == "none":
+        return steps
+    inferred = _plate_groups(entry, targets, groups)
+    kinds = ("groups",) if entry.how.assignment == "groups" else ("groups", "hungarian", "sinkhorn")
+    right = {kind: accuracy(true, _labels(entry, targets, groups, inferred, kind)) for kind in kinds}
+    chance = _chance(targets, inferred, groups)
+    steps.append(Step("+ plate groups", right["groups"], chance, _group_note(inferred, groups)))
+    if other := {"hungarian": "sinkhorn", "sinkhorn": "hungarian"}.get(entry.how.assignment):
+        note = f"{entry.how.assignment}; {other} would make it {right[other].value:.4f}"
+        steps.append(Step("+ plate assignment", right[entry.how.assignment], chance, note))
     return steps
+
+
+def _truth(targets: Targets, truth: dict[str, int] | None) -> np.ndarray:
+    return targets.label if truth is None else np.array([truth[target] for target in targets.target_id])
+
+
+def _chance(targets: Targets, inferred: PlateGroupInference, groups: PlateGroups) -> float:
+    """The accuracy of blind guessing: within the group on plates that have one, among all classes on the others."""
+    known = {key: 1 / (groups.class_group == group).sum() for key, group in inferred.plate_group.items()}
+    plates = zip(targets.experiment, targets.plate, strict=True)
+    return float(np.mean([known.get(plate, 1 / len(groups.class_group)) for plate in plates]))
 
 
 def _group_note(inferred: PlateGroupInference, groups: PlateGroups) -> str:
     known = {key: group for key, group in inferred.plate_group.items() if key in groups.plate_group}
-    note = f"groups inferred, least confidence {min(inferred.confidence.values()):.2f}"
+    note = (
+        f"groups inferred, least confidence {min(inferred.confidence.values()):.2f}"
+        if inferred.confidence
+        else "groups given"
+    )
+    if inferred.refused:
+        note += f", {len(inferred.refused)} of {len(inferred.confidence)} experiments refused"
     if known:
         note += f", {sum(groups.plate_group[key] == group for key, group in known.items())}/{len(known)} plates right"
     return note
@@ -158,27 +244,45 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
     Raises:
         InvalidSubmission: the result is not what the sample submission asks for; nothing is written.
     """
-    groups = entry.competition.plate_groups(entry.competition.samples(entry.root))
+    groups = entry.competition.plate_groups(entry.samples)
+    _refuse_idle_options(entry, groups)
     if any(member.about.get("settings", {}).get("checkpoint") == "best" for member in entry.members):
         log.warning("predict.checkpoint: best was picked on the out-of-fold targets; their scores below flatter")
     steps = ladder(entry, "oof", groups)
-    targets = entry.merge(entry.final(), "test", pool=entry.how.pool)
-    predicted, inferred = labels_of(entry, targets, groups)
+    targets, repeats = with_repeats(entry, entry.merge(entry.final(), "test", pool=entry.how.pool), groups)
+    for repeat in repeats:
+        used = "" if entry.how.repeats == "use" else " (submit.repeats: use would add its labels)"
+        log.warning("%s%s", repeat, used)
+    predicted, inferred = _assigned(entry, targets, groups)
+    for experiment, confidence in inferred.refused.items() if inferred else ():
+        log.warning("%s: its plates' groups are not sure (%.4f nats a well, submit.least_confidence is %g); it keeps the plain argmax",
+                    experiment, confidence, entry.how.least_confidence)  # fmt: skip
     submission = entry.competition.format_submission(targets.target_id, predicted, entry.root)
     entry.competition.validate_submission(
         submission, entry.competition.sample_submission(entry.root), entry.competition.classes(entry.root)
     )
     write_csv(out, submission)
-    inputs = {str(member.path): member.path for member in entry.members}
+    inputs = {str(path): path for path in (*(member.path for member in entry.members), entry.how.groups) if path}
     write_json(out.with_suffix(".json"), provenance(
         inputs, competition=entry.competition.id, rows=len(submission), merge=entry.how.model_dump(), weights=entry.weights, runs=entry.runs,
         seeds=sorted({member.about["seed"] for member in entry.members}),
         out_of_fold=[{"step": s.name, "accuracy": s.accuracy.value, "low": s.accuracy.low, "high": s.accuracy.high, "n": s.accuracy.total} for s in steps],
         plate_groups=None if inferred is None else {f"{e}/{p}": int(g) for (e, p), g in inferred.plate_group.items()},
         plate_group_confidence=None if inferred is None else inferred.confidence,
+        plate_groups_refused=None if inferred is None else inferred.refused,
+        repeats=[asdict(repeat) | {"share": repeat.share} for repeat in repeats],
     ))  # fmt: skip
     log.info("%s: %d rows", out, len(submission))
     return steps
+
+
+def _refuse_idle_options(entry: Entry, groups: PlateGroups | None) -> None:
+    how = entry.how
+    if groups is None and (how.groups is not None or how.repeats == "use"):
+        key = "groups" if how.groups is not None else "repeats: use"
+        raise InputError(f"submit.{key}: the plates of {entry.competition.id} hold no class groups")
+    if how.groups is not None and how.assignment == "none":
+        raise InputError("submit.groups: would do nothing with assignment: none")
 
 
 def truth_labels(competition: Competition, answers: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, int]:

@@ -2,16 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
+from torch.nn import functional
 
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
 from cellsignal.config.stage import Stage
+from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.normalization import global_statistics, standardisation
 from cellsignal.data.store import Store
+from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError
 from cellsignal.files import digest
 from cellsignal.folds import FoldTable
@@ -28,7 +32,9 @@ def fold_name(fold: int | None) -> str:
 class Job:
     """One model to train: stage `stage` of `config` for cell types `key` ("all" or one) on fold `fold` (None: full).
 
-    `train` and `valid` are positions in `store.samples`.
+    `train`, `valid` and `test` are positions in `store.samples`: what trains (with `data.controls`, control wells too), what
+    validates, and the treatments of the test split, whose labels are not known. `outputs` is the number of classes that the
+    model tells apart: the treatments' `classes`, then the controls'.
     """
 
     config: Config
@@ -41,6 +47,8 @@ class Job:
     fold: int | None
     train: np.ndarray
     valid: np.ndarray
+    test: np.ndarray
+    outputs: int
 
     @property
     def stage(self) -> Stage:
@@ -62,6 +70,17 @@ class Job:
         before = self.stage_index - 1
         key = self.key if self.config.stages[before].per == "cell_type" else "all"
         return job_folder(self.config, before, key, self.fold) / "last.pt"
+
+    @property
+    def channels(self) -> np.ndarray:
+        """Indices of the store's channels that the model sees."""
+        chosen = self.config.data.channels
+        return np.arange(len(self.store.channels)) if chosen is None else np.array(chosen) - 1
+
+    @property
+    def cell_types(self) -> tuple[str, ...]:
+        """The cell types of the whole store, in the order of the cell-type vector."""
+        return tuple(sorted(self.store.samples.cell_type.unique()))
 
     @property
     def seed(self) -> int:
@@ -87,26 +106,41 @@ def plan_jobs(
 ) -> list[Job]:
     """All jobs of a config in the order they must run: fold by fold, stage by stage, cell type by cell type.
 
+    With a protocol that says which samples train (`Competition.protocol_parts`) no others do.
+
     Raises:
-        InputError: a fold that the table does not have, or a job without a training sample.
+        InputError: a fold that the table does not have, a channel that the store does not have, an unknown protocol or one whose
+            classes the config does not train, or a job without a training sample.
     """
     wanted = folds.folds if config.folds.use is None else config.folds.use
     unknown = [fold for fold in wanted if fold not in folds.folds]
     if unknown:
         raise InputError(f"folds.use: {config.folds.file} has the folds {list(folds.folds)}, not {unknown[0]}")
-    samples = kept_samples(config, store)
+    beyond = [number for number in config.data.channels or () if number > len(store.channels)]
+    if beyond:
+        raise InputError(
+            f"data.channels: {config.data.store} has {len(store.channels)} channels, no number {beyond[0]}"
+        )
+    samples, kept = store.samples, kept_samples(config, store)
+    treatment = (samples.role == "treatment").to_numpy()
+    test = kept & treatment & (samples.split == "test").to_numpy()
+    parts = protocol_parts(config, competition, samples)
+    outputs = len(classes) if config.data.controls == "ignore" else max(len(classes), int(samples.label.max()) + 1)
     jobs = []
     for fold in [*wanted, *([None] if config.folds.full else [])]:
-        train = folds.training(store.samples, fold) & samples
-        valid = folds.validation(store.samples, fold) & samples if fold is not None else np.zeros_like(train)
-        assert not (train & valid).any(), "a sample is in training and in validation"
+        train = folds.training(samples, fold) & kept
+        valid = folds.validation(samples, fold) & kept if fold is not None else np.zeros_like(train)
+        keys_of = sorted(samples.cell_type[train].unique())
+        train |= kept & control_samples(config, samples, train)
+        if parts is not None:
+            train &= parts == "train"
+            valid &= parts == "train"
+        assert not (train & (valid | test)).any(), "a sample is in training and in validation or test"
         for index, stage in enumerate(config.stages):
-            cell_types = store.samples.cell_type
-            keys = ["all"] if stage.per == "all" else sorted(cell_types[train].unique())
-            for key in keys:
-                mine = np.ones_like(train) if key == "all" else (cell_types == key).to_numpy()
+            for key in ["all"] if stage.per == "all" else keys_of:
+                mine = np.ones_like(train) if key == "all" else (samples.cell_type == key).to_numpy()
                 job = Job(config, competition, store, classes, folds, index, key, fold,
-                          np.flatnonzero(train & mine), np.flatnonzero(valid & mine))  # fmt: skip
+                          *(np.flatnonzero(mask & mine) for mask in (train, valid, test)), outputs)  # fmt: skip
                 if not len(job.train):
                     raise InputError(f"{config.folds.file}: {job.title} has no training sample in {config.data.store}")
                 jobs.append(job)
@@ -116,7 +150,7 @@ def plan_jobs(
 def identity(job: Job) -> dict[str, Any]:
     """What a checkpoint must agree in with the job that goes on from it."""
     trained_on = sorted(job.store.samples.sample_id.iloc[job.train])
-    return {"competition": job.competition.id, "classes": list(job.classes), "stage": job.stage.name, "key": job.key, "fold": job.fold,
+    return {"competition": job.competition.id, "classes": list(job.classes), "outputs": job.outputs, "stage": job.stage.name, "key": job.key, "fold": job.fold,
             "held_out": job.held_out, "training_samples": digest(trained_on)}  # fmt: skip
 
 
@@ -131,6 +165,31 @@ def check_belongs(job: Job, state: dict[str, Any], path: Path) -> None:
             raise InputError(f"{path}: belongs to another training ({name} differs); move it away to start anew")
 
 
+def protocol_parts(config: Config, competition: Competition, samples: pd.DataFrame) -> np.ndarray | None:
+    """(n,) text, the part of the config's protocol that each sample belongs to; None where folds and the submission measure it."""
+    if config.protocol is None:
+        return None
+    protocol = competition.protocol(config.protocol)
+    if not protocol.parts:
+        return None
+    if protocol.controls_are_classes and config.data.controls == "ignore":
+        raise InputError(f"data.controls: the protocol {protocol.id!r} scores control wells; write train or all")
+    return competition.protocol_parts(protocol.id, samples).to_numpy(dtype=str)
+
+
+def control_samples(config: Config, samples: pd.DataFrame, train: np.ndarray) -> np.ndarray:
+    """Mask of the control wells that train: none, those of the experiments that `train` is of, or those of all experiments.
+
+    Their labels are part of every plate's design, of a new experiment's as well; treatments' are not.
+    """
+    if config.data.controls == "ignore":
+        return np.zeros(len(samples), bool)
+    controls = (samples.role != "treatment") & samples.label.notna()
+    if config.data.controls == "train":
+        controls &= samples.experiment.isin(set(samples.experiment[train]))
+    return controls.to_numpy()
+
+
 def kept_samples(config: Config, store: Store) -> np.ndarray:
     """Mask of the store's samples that the config uses (`data.sites`)."""
     samples = store.samples
@@ -141,7 +200,7 @@ def kept_samples(config: Config, store: Store) -> np.ndarray:
 class Pixels:
     """Standardisation of every sample of a store, and the training pixels' overall mean and SD that `by: global` needs again at prediction."""
 
-    shift: np.ndarray  # (n, C)
+    shift: np.ndarray  # (n, C), C the store's channels
     scale: np.ndarray  # (n, C)
     overall: tuple[np.ndarray, np.ndarray]
 
@@ -157,3 +216,40 @@ def pixel_statistics(
         overall = global_statistics(mean[train], sd[train])
     shift, scale = standardisation(samples, mean, sd, config.normalization, overall)
     return Pixels(shift, scale, overall)
+
+
+def unit_codes(
+    samples: pd.DataFrame, unit: Literal["none", "mixed", "cell_type", "experiment", "plate"]
+) -> np.ndarray | None:
+    """(n,) int code of the cell type, experiment or plate (unique only within its experiment) of each sample; None without a unit."""
+    if unit in ("none", "mixed"):
+        return None
+    columns = ["experiment", "plate"] if unit == "plate" else [unit]
+    return samples.groupby(columns, sort=True).ngroup().to_numpy()
+
+
+def cell_type_vectors(job: Job) -> torch.Tensor | None:
+    """(N, T) float32 one-hot cell types of all samples of the store, or None where the model does not take them."""
+    if not job.config.model.cell_type_vector:
+        return None
+    codes = pd.Categorical(job.store.samples.cell_type, job.cell_types).codes
+    return functional.one_hot(torch.tensor(codes, dtype=torch.int64), len(job.cell_types)).float()
+
+
+def site_dataset(
+    job: Job, positions: np.ndarray, pixels: Pixels, transform: Transform | None = None, seed: int = 0
+) -> SiteDataset:
+    """The images of some samples as the job's models see them; label -1 where unknown."""
+    config, samples = job.config, job.store.samples.iloc[positions]
+    return SiteDataset(
+        job.store,
+        samples.row.to_numpy(),
+        samples.label.fillna(-1).to_numpy(dtype=np.int64),
+        pixels.shift[positions][:, job.channels],
+        pixels.scale[positions][:, job.channels],
+        transform,
+        seed,
+        center_crop=None if transform else config.predict.center_crop,
+        cache_gib=config.data.cache_gib,
+        channels=None if config.data.channels is None else job.channels,
+    )

@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 from tqdm import tqdm
 
-from cellsignal.data.dataset import EpochBatches, SiteDataset, in_order, loader
+from cellsignal.data.dataset import loader
 from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError
+from cellsignal.files import sha256
 from cellsignal.models.backbones import build_model
+from cellsignal.prediction.ensemble import log_softmax
+from cellsignal.prediction.forward import by_target, predict_with
+from cellsignal.training.averaging import Average, ramp, random_view
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
-from cellsignal.training.job import Job, check_belongs, identity, pixel_statistics
+from cellsignal.training.examples import Examples, soft_labels
+from cellsignal.training.job import Job, check_belongs, identity, pixel_statistics, site_dataset
+from cellsignal.training.labelling import draw_pseudo_labels, read_pseudo_labels
 from cellsignal.training.logs import EpochLog
-from cellsignal.training.losses import SoftCrossEntropy, class_weights
+from cellsignal.training.losses import StageLoss, class_weights
 from cellsignal.training.mix import mix_batch
 from cellsignal.training.optimizers import build_optimizer
 from cellsignal.training.schedules import LearningRate
@@ -37,43 +42,38 @@ class Trainer:
         self.job, self.device, self.stop = job, device, stop
         self.stage, config = job.stage, job.config
         torch.manual_seed(job.seed)
-        self.mix_generator = torch.Generator().manual_seed(job.seed + 1)
-        pixels = pixel_statistics(config, job.store, job.train)
-        self.overall = pixels.overall
-        self.training = self._dataset(job.train, pixels, Transform(self.stage.augment, len(job.store.channels)))
-        self.validation = self._dataset(job.valid, pixels, None)
+        self.generator = torch.Generator().manual_seed(job.seed + 1)
+        self.pixels = pixel_statistics(config, job.store, job.train)
+        self.examples = Examples(job)
+        self.training = site_dataset(
+            job, self.examples.positions, self.pixels, Transform(self.stage.augment, len(job.channels)), job.seed
+        )
         self.image_size = self.training[(0, 0)]["image"].shape[-1]
         fresh = job.init is None and not (job.folder / "last.pt").exists()
         self.model = build_model(
-            config.model, len(job.store.channels), len(job.classes), self.image_size, initial_weights=fresh
+            config.model, len(job.channels), job.outputs, self.image_size, len(job.cell_types), initial_weights=fresh
         )
         self.model.to(device, memory_format=torch.channels_last)
         if job.init is not None:
             self._start_from(load_checkpoint(job.init))
-        self.ema = _averaged(self.model, self.stage.ema)
-        self.optimizer = build_optimizer(self.model, self.stage.optimizer, fused=device.type == "cuda")
-        self.batches = EpochBatches.count(len(self.training), self.stage.batch_size)
-        self.steps = math.ceil(self.batches / self.stage.accumulation)
+        labels = job.store.samples.label.to_numpy(dtype=np.int64, na_value=-1)[job.train]
+        weights = class_weights(labels, job.outputs, self.stage.class_weights)
+        self.loss = StageLoss(self.stage, weights, job.outputs, self.model.width).to(device)
+        self.average = Average(self.stage, self.model)
+        self.optimizer = build_optimizer([self.model, self.loss], self.stage.optimizer, fused=device.type == "cuda")
+        planned = len(self.examples.batches(0))  # before any pseudo-label
         self.schedule = LearningRate(
             self.optimizer,
             self.stage.schedule,
             self.stage.epochs,
-            self.steps,
+            math.ceil(planned / self.stage.accumulation),
             self.stage.monitor == "accuracy" and len(job.valid) > 0,
         )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.stage.amp == "fp16")
-        weights = class_weights(self.training.labels, len(job.classes), self.stage.class_weights)
-        self.loss = SoftCrossEntropy(weights, self.stage.label_smoothing).to(device)
         self.progress: dict[str, Any] = {
             "epoch": 0, "batch": 0, "updates": 0, "loss_sum": 0.0, "seen": 0, "best": None, "bad_epochs": 0, "history": [], "finished": False,
+            "pseudo_labels": None,
         }  # fmt: skip
-
-    def _dataset(self, positions: np.ndarray, pixels, transform: Transform | None) -> SiteDataset:
-        samples, config = self.job.store.samples.iloc[positions], self.job.config
-        return SiteDataset(
-            self.job.store, samples.row.to_numpy(), samples.label.to_numpy(dtype=np.int64), pixels.shift[positions], pixels.scale[positions],
-            transform, self.job.seed, None if transform else config.predict.center_crop, config.data.cache_gib,
-        )  # fmt: skip
 
     def run(self) -> None:
         """Train to the end of the stage.
@@ -89,6 +89,7 @@ class Trainer:
             return
         with EpochLog(self.job.folder, self.progress["history"]) as epoch_log:
             while self.progress["epoch"] < self.stage.epochs:
+                self._label_test_wells()
                 started, seen = time.monotonic(), self.progress["seen"]
                 self._train_epoch()
                 row = self._end_epoch((self.progress["seen"] - seen) / max(1e-9, time.monotonic() - started))
@@ -112,22 +113,21 @@ class Trainer:
     def _train_epoch(self) -> None:
         self.model.train()
         progress, accumulation = self.progress, self.stage.accumulation
-        order = EpochBatches(
-            len(self.training), self.stage.batch_size, self.job.seed, progress["epoch"], progress["batch"]
-        )
+        order = self.examples.batches(progress["epoch"])
         workers = 0 if self.training.cached is not None and self.device.type == "cpu" else self.job.config.data.workers
-        bar = tqdm(desc=f"{self.job.title} epoch {progress['epoch'] + 1}/{self.stage.epochs}", total=self.batches, initial=progress["batch"],
+        bar = tqdm(desc=f"{self.job.title} epoch {progress['epoch'] + 1}/{self.stage.epochs}", total=len(order), initial=progress["batch"],
                    disable=None, leave=False)  # fmt: skip
         saved = time.monotonic()
-        for batch in loader(self.training, order, workers, pin=self.device.type == "cuda"):
+        for batch in loader(self.training, order[progress["batch"] :], workers, pin=self.device.type == "cuda"):
             first = progress["batch"] // accumulation * accumulation
-            self._backward(batch, share=1 / min(accumulation, self.batches - first))
+            share_of_update = 1 / min(accumulation, len(order) - first)
+            self._backward(batch, share_of_update, progress["batch"] / len(order))
             progress["batch"] += 1
             bar.update()
-            if progress["batch"] % accumulation and progress["batch"] < self.batches:
+            if progress["batch"] % accumulation and progress["batch"] < len(order):
                 continue
-            self._update()
-            if progress["batch"] < self.batches and (
+            self._update(progress["batch"] / len(order))
+            if progress["batch"] < len(order) and (
                 self.stop.asked or time.monotonic() - saved > 60 * self.stage.checkpoint_minutes
             ):
                 self._save()
@@ -135,34 +135,44 @@ class Trainer:
                 self.stop.check(self.job.title)
         bar.close()
 
-    def _backward(self, batch: dict[str, torch.Tensor], share: float) -> None:
+    def _backward(self, batch: dict[str, torch.Tensor], share_of_update: float, share_of_epoch: float) -> None:
         images = batch["image"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        targets = functional.one_hot(batch["label"].to(self.device), len(self.job.classes)).float()
+        labels, cell_types = self.examples.targets(batch["index"])
+        targets = soft_labels(labels, self.job.outputs).to(self.device)
+        others = [] if cell_types is None else [cell_types.to(self.device)]
+        hard = labels.to(self.device)
         if self.stage.mix is not None:
-            images, targets = mix_batch(images, targets, self.stage.mix, self.mix_generator)
+            mixed = mix_batch(images, targets, self.stage.mix, self.generator, *others)
+            images, targets, others = mixed.images, mixed.targets, mixed.others
+            hard = None if mixed.was_mixed else hard
         with self._autocast():
-            logits = self.model(images)
-        loss = self.loss(logits, targets)
+            outputs = self.model.outputs(images, *others)
+            loss = self.loss(outputs, targets, hard)
+            if self.stage.mean_teacher is not None:
+                weight = ramp(self.stage.mean_teacher, self.progress["epoch"] + share_of_epoch)
+                view = random_view(self.generator)
+                loss = loss + weight * self.average.disagreement(outputs.logits, view, images, *others)
         value = loss.item()
         if not math.isfinite(value):
             raise InputError(
                 f"{self.job.title}: the loss became {value} in epoch {self.progress['epoch'] + 1}; lower the learning rate"
             )
-        self.scaler.scale(loss * share).backward()
+        self.scaler.scale(loss * share_of_update).backward()
         self.progress["loss_sum"] += value * len(images)
         self.progress["seen"] += len(images)
 
-    def _update(self) -> None:
+    def _update(self, share_of_epoch: float) -> None:
         if self.stage.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.stage.clip_norm)
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
+        steps = self.schedule.steps_per_epoch
+        self.schedule.step(self.progress["epoch"] * steps + share_of_epoch * steps)
         self.progress["updates"] += 1
-        if self.ema is not None:
-            self.ema.update(self.model, step=self.progress["updates"])
+        self.average.after_update(self.model, self.progress["updates"])
 
     def _autocast(self) -> torch.autocast:
         kind = torch.float16 if self.stage.amp == "fp16" else torch.bfloat16
@@ -174,10 +184,14 @@ class Trainer:
         progress = self.progress
         row = {"epoch": progress["epoch"] + 1, "train_loss": progress["loss_sum"] / progress["seen"], "valid_loss": None, "valid_accuracy": None,
                "lr": self.optimizer.param_groups[0]["lr"], "images_per_s": round(rate, 1)}  # fmt: skip
-        due = row["epoch"] % self.stage.validate_every == 0 or row["epoch"] == self.stage.epochs
-        if len(self.validation) and due:
+        last = row["epoch"] == self.stage.epochs
+        due = row["epoch"] % self.stage.validate_every == 0 or last
+        self.average.after_epoch(self.model, progress["epoch"])
+        if due and self.average.needs_statistics:
+            self._recompute_statistics()
+        if len(self.job.valid) and due:
             row["valid_loss"], row["valid_accuracy"] = self.validate()
-        if len(self.validation) == 0:
+        if len(self.job.valid) == 0:
             self._judge(row["train_loss"], higher_is_better=False)
         elif due:
             by_accuracy = self.stage.monitor == "accuracy"
@@ -193,7 +207,7 @@ class Trainer:
         margin = self.stage.early_stopping.min_delta if self.stage.early_stopping else 0.0
         if progress["best"] is None or sign * (figure - progress["best"]) > margin:
             progress.update(best=figure, bad_epochs=0)
-            if len(self.validation):
+            if len(self.job.valid):
                 save_checkpoint(self.job.folder / "best.pt", self._state(slim=True))
         else:
             progress["bad_epochs"] += 1
@@ -206,43 +220,63 @@ class Trainer:
             self.stage.early_stopping is not None and self.progress["bad_epochs"] >= self.stage.early_stopping.patience
         )
 
-    @torch.inference_mode()
     def validate(self) -> tuple[float, float]:
         """Loss by sample, and accuracy by target (mean of its samples' log-probabilities), of the weights that will predict."""
-        model = self.model if self.ema is None else self.ema.module
-        model.eval()
-        parts = []
-        workers = 0 if self.validation.cached is not None else self.job.config.data.workers
-        for batch in loader(
-            self.validation, in_order(len(self.validation), self.job.config.predict.batch_size), workers
-        ):
-            with self._autocast():
-                logits = model(batch["image"].to(self.device, memory_format=torch.channels_last))
-            parts.append(logits.float().log_softmax(1).cpu().numpy())
-        scores, labels = np.concatenate(parts), self.validation.labels
-        targets, inverse = np.unique(
-            self.job.store.samples.target_id.to_numpy()[self.job.valid].astype(str), return_inverse=True
-        )
-        merged, truth = np.zeros((len(targets), scores.shape[1])), np.empty(len(targets), np.int64)
-        np.add.at(merged, inverse, scores)
-        truth[inverse] = labels
-        return float(-scores[np.arange(len(labels)), labels].mean()), float((merged.argmax(1) == truth).mean())
+        valid, samples = self.job.valid, self.job.store.samples
+        logits = predict_with(self.job, self.predictor, self.pixels, valid)["identity"]
+        scores = log_softmax(logits[:, : len(self.job.classes)])
+        labels = samples.label.to_numpy(dtype=np.int64, na_value=-1)[valid]
+        _, merged, first = by_target(scores, samples.target_id.to_numpy()[valid].astype(str))
+        accuracy = float((merged.argmax(1) == labels[first]).mean())
+        return float(-scores[np.arange(len(labels)), labels].mean()), accuracy
+
+    @property
+    def predictor(self) -> torch.nn.Module:
+        """The averaged model where there is one."""
+        return self.average.module or self.model
+
+    def _recompute_statistics(self) -> None:
+        order = self.examples.batches(self.progress["epoch"])
+        workers = 0 if self.training.cached is not None else self.job.config.data.workers
+
+        def inputs():
+            for batch in loader(self.training, order, workers):
+                images = batch["image"].to(self.device, memory_format=torch.channels_last)
+                cell_types = self.examples.targets(batch["index"])[1]
+                yield (images,) if cell_types is None else (images, cell_types.to(self.device))
+
+        with self._autocast():
+            self.average.recompute(inputs())
+
+    # pseudo-labels ---------------------------------------------------------------------------------------------------------------------
+
+    def _label_test_wells(self) -> None:
+        """Draw the pseudo-labels that an epoch begins with; where an interrupted epoch goes on, take those it began with."""
+        config, progress = self.stage.pseudo_labels, self.progress
+        if config is None or progress["epoch"] < config.start:
+            return
+        if progress["batch"] == 0:
+            path = draw_pseudo_labels(self.job, self.predictor, self.pixels, progress["epoch"])
+            progress["pseudo_labels"] = sha256(path)
+        frame = read_pseudo_labels(self.job, progress["epoch"], progress["pseudo_labels"])
+        self.examples.set_pseudo_labels(frame)
 
     # state -----------------------------------------------------------------------------------------------------------------------------
 
     def _state(self, slim: bool = False) -> dict[str, Any]:
         job = self.job
         state = {
-            **identity(job), "channels": list(job.store.channels), "config": job.config.model_dump(mode="json"),
-            "overall": [values.tolist() for values in self.overall], "progress": self.progress, "image_size": self.image_size,
-            "model": self.model.state_dict(), "ema": None if self.ema is None else self.ema.module.state_dict(),
+            **identity(job), "channels": [job.store.channels[index] for index in job.channels], "config": job.config.model_dump(mode="json"),
+            "overall": [values.tolist() for values in self.pixels.overall], "progress": self.progress, "image_size": self.image_size,
+            "model": self.model.state_dict(), "averaged": None if self.average.module is None else self.average.module.state_dict(),
         }  # fmt: skip
         if slim:
             return state
         cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
         return state | {
-            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
-            "rng": {"torch": torch.get_rng_state(), "cuda": cuda, "mix": self.mix_generator.get_state()},
+            "average": self.average.state_dict(), "loss": self.loss.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
+            "rng": {"torch": torch.get_rng_state(), "cuda": cuda, "own": self.generator.get_state()},
         }  # fmt: skip
 
     def _save(self) -> None:
@@ -252,15 +286,16 @@ class Trainer:
         check_belongs(self.job, state, path)
         self.progress = state["progress"]
         _load(self.model, state["model"], path)
-        if self.ema is not None:
-            _load(self.ema.module, state["ema"], path)
         if self.progress["finished"]:
             return
+        if self.average.kept is not None:
+            self.average.load_state_dict(state["average"])
+        self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"]["torch"])
-        self.mix_generator.set_state(state["rng"]["mix"])
+        self.generator.set_state(state["rng"]["own"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state_all(state["rng"]["cuda"])
         log.info(
@@ -276,7 +311,7 @@ class Trainer:
             )
         if not state["progress"]["finished"]:
             raise InputError(f"{path}: that stage is not finished")
-        _load(self.model, state["ema"] or state["model"], path)
+        _load(self.model, state["averaged"] or state["model"], path)
 
 
 def _load(model: torch.nn.Module, weights: dict[str, torch.Tensor], path) -> None:
@@ -286,12 +321,3 @@ def _load(model: torch.nn.Module, weights: dict[str, torch.Tensor], path) -> Non
         raise InputError(
             f"{path}: weights do not fit the configured model ({str(error).splitlines()[-1].strip()})"
         ) from None
-
-
-def _averaged(model: torch.nn.Module, decay: float | None):
-    """timm's exponential moving average of weights and buffers (BatchNorm's too), its decay warmed up."""
-    if decay is None:
-        return None
-    from timm.utils import ModelEmaV3
-
-    return ModelEmaV3(model, decay=decay, use_warmup=True)

@@ -1,4 +1,8 @@
-"""Cross-entropy on soft labels, with class weights and label smoothing."""
+"""The loss of a stage: cross-entropy on soft labels, and what a config adds to it (margin, triplet and center loss).
+
+A row of soft labels sums to 1, or to less: to 0 for an unlabelled image, to between where CutMix joins it to a labelled one. Every cross-entropy is averaged
+over that label mass, so that what is unlabelled neither adds to the loss nor thins it.
+"""
 
 from typing import Literal
 
@@ -6,6 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
+
+from cellsignal.config.stage import Stage
+from cellsignal.models.heads import Outputs
+from cellsignal.training.metric_losses import CenterLoss, SemiHardTripletLoss, margin_cosines
 
 
 def class_weights(labels: np.ndarray, classes: int, mode: Literal["none", "balanced", "sqrt"]) -> torch.Tensor | None:
@@ -21,7 +29,7 @@ def class_weights(labels: np.ndarray, classes: int, mode: Literal["none", "balan
 
 
 class SoftCrossEntropy(nn.Module):
-    """Mean over the batch of -sum_k w_k * y_k * log softmax(z)_k, y smoothed by `smoothing`.
+    """Sum over the batch of -sum_k w_k * y_k * log softmax(z)_k over the batch's label mass, y smoothed by `smoothing`.
 
     With one-hot labels and no weights it is `torch.nn.CrossEntropyLoss`. With weights it is not divided by the batch's weight sum, so that
     accumulation over small batches is the gradient of the large one.
@@ -29,9 +37,54 @@ class SoftCrossEntropy(nn.Module):
 
     def __init__(self, weights: torch.Tensor | None, smoothing: float = 0.0):
         super().__init__()
-        self.register_buffer("weights", weights)
+        self.register_buffer("weights", weights, persistent=False)
         self.smoothing = smoothing
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """logits (B, K), soft targets (B, K) summing to 1 -> scalar."""
-        return functional.cross_entropy(logits.float(), targets, weight=self.weights, label_smoothing=self.smoothing)
+        """logits (B, K), soft targets (B, K) whose rows sum to 1 or less -> scalar; 0 where the whole batch is unlabelled."""
+        rows = targets.sum(1, keepdim=True)
+        if self.smoothing:
+            targets = targets * (1 - self.smoothing) + rows * (self.smoothing / targets.shape[1])
+        mass = rows.sum()
+        total = functional.cross_entropy(logits.float(), targets, weight=self.weights, reduction="sum")
+        return total / torch.where(mass > 0, mass, 1)
+
+
+class StageLoss(nn.Module):
+    """`cross_entropy` x CE(logits) + margin's weight x CE(scale x cosines with margin) + triplet's and center's weight x theirs.
+
+    Class weights act in both cross-entropies, label smoothing in the plain one. Triplet and center loss need hard labels: they are left out of a mixed batch.
+    Its state holds what the losses learn themselves, the centres, and nothing else.
+    """
+
+    def __init__(self, stage: Stage, weights: torch.Tensor | None, classes: int, width: int):
+        super().__init__()
+        self.stage = stage
+        self.cross_entropy = SoftCrossEntropy(weights, stage.label_smoothing)
+        self.margin_cross_entropy = SoftCrossEntropy(weights)
+        self.triplet = SemiHardTripletLoss(stage.triplet.margin) if stage.triplet else None
+        self.center = CenterLoss(classes, width) if stage.center else None
+
+    def forward(self, outputs: Outputs, targets: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """The loss of one batch, in single precision whatever the outputs' type.
+
+        Args:
+            targets: (B, K) soft labels; rows sum to 1 or less.
+            labels: (B,) int64, the same as classes for triplet and center loss; -1 leaves an image out of them. None: the batch is mixed.
+
+        Returns:
+            Scalar with a graph; 0 where nothing is labelled.
+        """
+        stage = self.stage
+        loss = stage.cross_entropy * self.cross_entropy(outputs.logits, targets)
+        if stage.margin is not None:
+            assert outputs.cosines is not None, "a margin loss on a network without cosine head"
+            cosines = margin_cosines(outputs.cosines, targets, stage.margin.name, stage.margin.margin)
+            loss = loss + stage.margin.weight * self.margin_cross_entropy(stage.margin.scale * cosines, targets)
+        if labels is None:
+            return loss
+        known = labels >= 0
+        for part, config in ((self.triplet, stage.triplet), (self.center, stage.center)):
+            if part is not None:
+                loss = loss + config.weight * part(outputs.embedding.float()[known], labels[known])
+        return loss

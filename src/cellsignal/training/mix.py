@@ -5,6 +5,7 @@ smaller than lambda says; labels follow the pixels that were in fact replaced.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,24 +13,35 @@ import torch
 from cellsignal.config.augment import Mix
 
 
+class Mixed(NamedTuple):
+    """A batch after `mix_batch`. Where `was_mixed` is false the tensors are those that came in, and hard labels are still hard."""
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    others: tuple[torch.Tensor, ...]
+    was_mixed: bool
+
+
 def mix_batch(
-    images: torch.Tensor, targets: torch.Tensor, mix: Mix, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+    images: torch.Tensor, targets: torch.Tensor, mix: Mix, generator: torch.Generator, *others: torch.Tensor
+) -> Mixed:
     """Mix a batch, with probability `mix.p`; where both alphas are above 0, MixUp and CutMix are as likely.
 
     Args:
         images: (B, C, H, W) floating point, on any device. Not changed.
-        targets: (B, K) floating point on the images' device; each row sums to 1. Not changed.
+        targets: (B, K) floating point on the images' device. Not changed.
         generator: the only source of randomness. Every call takes one draw from it, mixed or not.
+        others: (B, n) floating point on the images' device, such as cell types, to be mixed as the targets are. Not changed.
 
     Returns:
-        Images and targets of the same shapes, types and device; rows of the targets still sum to 1.
+        All of the same shapes, types and device; where rows sum to 1 they still do.
     """
-    assert images.is_floating_point() and targets.is_floating_point(), (images.dtype, targets.dtype)
+    for values in (images, targets, *others):
+        assert values.is_floating_point(), values.dtype
     # torch has no Beta that takes a generator
     rng = np.random.default_rng(torch.randint(2**62, (), generator=generator, device=generator.device).item())
     if rng.random() >= mix.p:
-        return images, targets
+        return Mixed(images, targets, others, False)
     cut = rng.random() < 0.5 if mix.mixup > 0 and mix.cutmix > 0 else mix.cutmix > 0
     alpha = mix.cutmix if cut else mix.mixup
     own = float(rng.beta(alpha, alpha))
@@ -42,7 +54,8 @@ def mix_batch(
         own = 1 - (bottom - top) * (right - left) / (height * width)
     else:
         mixed = images * own + images[partner] * (1 - own)
-    return mixed, targets * own + targets[partner] * (1 - own)
+    shared = [values * own + values[partner] * (1 - own) for values in (targets, *others)]
+    return Mixed(mixed, shared[0], tuple(shared[1:]), True)
 
 
 def cutmix_box(height: int, width: int, own: float, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -1,4 +1,6 @@
-"""Optimisers by name. Norm scales and biases (one-dimensional parameters) have no weight decay."""
+"""Optimisers by name. Norm scales and biases (one-dimensional parameters) have no weight decay, unless the config says so."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -6,17 +8,20 @@ from torch import nn
 from cellsignal.config.stage import Optimizer
 
 
-def build_optimizer(model: nn.Module, config: Optimizer, fused: bool = False) -> torch.optim.Optimizer:
-    """AdamW, Adam or SGD over two parameter groups: with weight decay (matrices, kernels) and without (norms, biases).
+def build_optimizer(
+    modules: nn.Module | Sequence[nn.Module], config: Optimizer, fused: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW, Adam or SGD over two parameter groups: with weight decay (matrices, kernels) and without (norms, biases; none with `decay_all`).
 
     Args:
+        modules: what is trained: the network, and losses that learn something of their own.
         fused: torch's fused step, for CUDA.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    modules = [modules] if isinstance(modules, nn.Module) else modules
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if p.ndim > 1 or config.decay_all]
+    others = [p for p in parameters if p.ndim <= 1 and not config.decay_all]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import yaml
+from pydantic import ValidationError
 
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config, config_differences, dump_config
@@ -106,12 +107,20 @@ def _same_config(config: Config) -> None:
     path = config.run_folder / "config.yaml"
     if not path.is_file():
         return
-    old, new = (_without_free(tree) for tree in (yaml.safe_load(path.read_text()), config.model_dump(mode="json")))
+    old, new = (_without_free(tree) for tree in (_with_defaults(yaml.safe_load(path.read_text())), config.model_dump(mode="json")))
     different = config_differences(old, new)
     if different:
         raise InputError(
             f"{config.run_folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})"
         )
+
+
+def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the defaults of keys that the schema has learnt since; as it is where the schema no longer takes it."""
+    try:
+        return Config.model_validate(tree).model_dump(mode="json")
+    except ValidationError:
+        return tree
 
 
 def _without_free(tree: dict[str, Any]) -> dict[str, Any]:

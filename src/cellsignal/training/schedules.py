@@ -22,14 +22,15 @@ class LearningRate:
     def __init__(
         self, optimizer: Optimizer, schedule: Schedule, epochs: int, steps_per_epoch: int, higher_is_better: bool
     ):
-        self.schedule, self.steps_per_epoch = schedule, steps_per_epoch
+        self.schedule, self.epochs, self.steps_per_epoch = schedule, epochs, steps_per_epoch
         self.total = epochs * steps_per_epoch
         self.sign = 1.0 if higher_is_better else -1.0
         self.plateau = {"best": -math.inf, "bad": 0, "scale": 1.0}
         if schedule.name == "onecycle":
             peak = [group["lr"] for group in optimizer.param_groups]
+            rise = max(schedule.pct_start, 2 / (self.total + 1))  # torch divides by the rise less one step
             self.torch = OneCycleLR(
-                optimizer, peak, total_steps=self.total + 1, pct_start=schedule.pct_start, cycle_momentum=False
+                optimizer, peak, total_steps=self.total + 1, pct_start=rise, cycle_momentum=False
             )
         else:
             self.torch = LambdaLR(optimizer, self.factor)
@@ -40,16 +41,18 @@ class LearningRate:
         if step < warmup:
             return (step + 1) / (warmup + 1)
         if self.schedule.name == "cosine":
-            share = min(1.0, (step - warmup) / max(1.0, self.total - warmup))
+            end = (self.schedule.over_epochs or self.epochs) * self.steps_per_epoch
+            share = min(1.0, (step - warmup) / max(1.0, end - warmup))
             low = self.schedule.min_lr_ratio
             return low + (1 - low) * (1 + math.cos(math.pi * share)) / 2
         if self.schedule.name == "exponential":
             return self.schedule.gamma ** (step // self.steps_per_epoch)
         return self.plateau["scale"]
 
-    def step(self) -> None:
-        if self.torch.last_epoch < self.total:
-            self.torch.step()
+    def step(self, position: float) -> None:
+        """Set the rate of the update that comes `position` steps after the stage's begin; a fraction where an epoch has more batches than planned."""
+        self.torch.last_epoch = min(position, self.total) - 1
+        self.torch.step()
 
     def epoch_end(self, figure: float) -> None:
         """Plateau: scale down after more than `patience` epochs without a better figure (as torch's ReduceLROnPlateau, threshold 0)."""

@@ -12,6 +12,7 @@ import pandas as pd
 
 from cellsignal.competitions.base import Competition, PlateGroups, Protocol, register
 from cellsignal.competitions.rxrx1 import groups as class_groups
+from cellsignal.competitions.rxrx1 import wilds
 from cellsignal.competitions.rxrx1.metadata import (
     CHANNELS,
     labels_are_text,
@@ -202,24 +203,23 @@ class RxRx1(Competition):
                 "kaggle",
                 "Kaggle 2019",
                 "experiment",
-                "Accuracy a well over the treatments of the 18 test experiments, both sites and the plate layout free "
-                "to use; public leaderboard: the first test experiment of each cell type.",
+                "Test: the treatments of the 18 test experiments; public leaderboard: the first of each cell type.",
+                assignment=True,
             ),
             Protocol(
                 "wells",
                 "random wells",
                 "well_id",
                 "Wells held out at random: their batches are in training, so it flatters. Kept to measure by how much.",
+                assignment=True,
             ),
-            Protocol(
-                "wilds",
-                "WILDS RxRx1",
-                "experiment",
-                "Accuracy a site over 1,139 classes, controls included, no plate assignment; 3 channels of 256 px. "
-                "Train: site 1 of the train experiments; in-distribution test: their site 2; OOD validation: the "
-                "public leaderboard's experiments; OOD test: the others.",
-            ),
+            wilds.PROTOCOL,
         )
+
+    def protocol_parts(self, protocol_id: str, samples: pd.DataFrame) -> pd.Series:
+        if protocol_id != wilds.PROTOCOL.id:
+            return super().protocol_parts(protocol_id, samples)
+        return wilds.parts(samples, public_experiments(samples.experiment[samples.split == "test"]))
 
     def download(self, out: Path) -> None:
         from cellsignal.competitions.rxrx1.download import download

@@ -1,0 +1,217 @@
+"""Embeddings of every sample, and treatments named by their neighbours among them instead of by the softmax.
+
+An embeddings file holds what the heads of a fold's last-stage models see, averaged over the views of test-time augmentation, of every kept sample: training,
+validation and test treatments and all controls. Classification fits on the training wells of the file's fold alone and writes an ordinary predictions file.
+"""
+
+import json
+import logging
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.config import Config
+from cellsignal.errors import InputError
+from cellsignal.evaluation.profiles import (
+    Metric,
+    Normalisation,
+    Reference,
+    Unit,
+    average,
+    centre_scores,
+    neighbour_scores,
+    normalise,
+)
+from cellsignal.files import atomic_path, provenance, sha256
+from cellsignal.prediction.container import save_predictions
+from cellsignal.prediction.predict import checkpoint_path, predict_samples
+from cellsignal.prediction.views import tta_views
+from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.job import Job, fold_name, kept_samples
+from cellsignal.training.run import jobs_of
+
+log = logging.getLogger(__name__)
+TEXT = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "role", "split", "part", "model")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The embeddings of one fold.
+
+    Attributes:
+        path: the file.
+        samples: N rows; the text columns `TEXT`, `site` and `label` (int, -1 where unknown; never a test sample's). `part` is "train", "oof" or "test" for
+            treatments that train, validate or are to be predicted, else "none". `model` is the key of the model: "all" or a cell type.
+        values: (N, D) float16. Those of different models are in different spaces.
+        about: classes, competition, run, stage, fold, held-out groups, checkpoints and provenance.
+    """
+
+    path: Path
+    samples: pd.DataFrame
+    values: np.ndarray
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """How embeddings become scores; see `evaluation.profiles`. `by` and `reference` say nothing with "none", `k` nothing with "centre"."""
+
+    method: Literal["centre", "knn"] = "centre"
+    metric: Metric = "cosine"
+    k: int = 5
+    normalise: Normalisation = "centre"
+    by: Unit = "plate"
+    reference: Reference | None = None
+
+
+def embed(config: Config) -> list[Path]:
+    """Embed every kept sample with the last stage's models of every fold; one file a fold, `<run folder>/embeddings/<fold>_<stage>.npz`.
+
+    A file that was made from the same checkpoints with the same settings is left as it is.
+
+    Raises:
+        InputError: a checkpoint is missing, unfinished, damaged or of another competition; a cell type has no model.
+    """
+    folds: dict[int | None, list[Job]] = {}
+    for job in jobs_of(config):
+        if job.stage_index == len(config.stages) - 1:
+            folds.setdefault(job.fold, []).append(job)
+    return [_embed_fold(config, jobs) for jobs in folds.values()]
+
+
+def _embed_fold(config: Config, jobs: list[Job]) -> Path:
+    first, samples = jobs[0], jobs[0].store.samples
+    path = config.run_folder / "embeddings" / f"{fold_name(first.fold)}_{first.stage.name}.npz"
+    checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
+    made_from = {key: sha256(file) for key, file in checkpoints.items()}
+    settings = config.predict.model_dump(mode="json")
+    if path.exists() and _is_current(path, made_from, settings):
+        log.info("%s: is up to date", path)
+        return path
+    kept = kept_samples(config, first.store)
+    model, values = _embed_samples(jobs, checkpoints, kept)
+    part = np.full(len(samples), "none", object)
+    for job in jobs:
+        for name, positions in (("train", job.train), ("oof", job.valid), ("test", job.test)):
+            part[positions] = name
+    part[(samples.role != "treatment").to_numpy()] = "none"
+    about = provenance(
+        checkpoints, competition=first.competition.id, classes=list(first.classes), run=f"{config.name}/seed{config.seed}", seed=config.seed,
+        stage=first.stage.name, stage_index=first.stage_index, fold=first.fold, fold_group=first.folds.group, held_out=first.held_out,
+        settings=settings, made_from=made_from, data_root=str(config.data.root),
+    )  # fmt: skip
+    label = samples.label.where(samples.split == "train").fillna(-1)
+    save_embeddings(path, samples.assign(part=part, model=model, label=label)[kept], values[kept], about)
+    log.info("%s: %d samples, %d features", path, kept.sum(), values.shape[1])
+    return path
+
+
+def _embed_samples(jobs: list[Job], checkpoints: dict[str, Path], kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The model's key of each sample of the store, and the (n, D) float16 embeddings; only the kept samples' are filled."""
+    samples = jobs[0].store.samples
+    model, found = np.full(len(samples), "", object), {}
+    for job in jobs:
+        model[kept & ((samples.cell_type == job.key).to_numpy() | (job.key == "all"))] = job.key
+        state, chosen = load_checkpoint(checkpoints[job.key]), np.flatnonzero(model == job.key)
+        views = predict_samples(job, state, chosen, tta_views(job.config.predict.tta), embeddings=True)
+        found[job.key] = sum(views.values()) / len(views)
+        if not (np.abs(found[job.key]) <= np.finfo(np.float16).max).all():
+            raise InputError(f"{checkpoints[job.key]}: its embeddings are not finite numbers of 16 bits")
+    orphans = samples.cell_type[kept & (model == "")]
+    if len(orphans):
+        raise InputError(f"{jobs[0].folder.parent}: no model for cell type {orphans.iloc[0]!r}, which training has not")
+    values = np.empty((len(samples), next(iter(found.values())).shape[1]), np.float16)
+    for key, rows in found.items():
+        values[model == key] = rows
+    return model, values
+
+
+def _is_current(path: Path, made_from: dict[str, str], settings: dict[str, Any]) -> bool:
+    try:
+        about = load_embeddings(path).about
+    except InputError as error:
+        log.warning("%s; embedding anew", error)
+        return False
+    return about.get("made_from") == made_from and about.get("settings") == settings
+
+
+def save_embeddings(path: Path, samples: pd.DataFrame, values: np.ndarray, about: dict[str, Any]) -> None:
+    """Write embeddings atomically, as an uncompressed .npz without pickle. The arguments are as in `Embeddings`."""
+    arrays = {name: samples[name].to_numpy(dtype=np.str_) for name in TEXT}
+    arrays |= {name: samples[name].to_numpy(dtype=np.int32) for name in ("site", "label")}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays, values=values.astype(np.float16), about=np.asarray(json.dumps(about, default=str)))
+
+
+def load_embeddings(path: Path | str) -> Embeddings:
+    """Read an embeddings file.
+
+    Raises:
+        InputError: no such file, damaged, or not an embeddings file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such embeddings file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:  # zipfile holds every array to its checksum
+            samples = pd.DataFrame({name: archive[name] for name in (*TEXT, "site", "label")})
+            return Embeddings(path, samples, archive["values"], json.loads(str(archive["about"])))
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, AttributeError) as error:
+        raise InputError(f"{path}: not an embeddings file of cellsignal ({str(error)[:100]})") from None
+
+
+def classify(config: Config, how: Nearest) -> list[Path]:
+    """Name the out-of-fold and test wells of every fold by its training wells; embeds first where that is still to do.
+
+    Writes `<run folder>/predictions_embeddings/<fold>_<stage>_<method>.npz`, predictions files with the one view "embedding" and a run of their own,
+    `<name>_<method>/seed<k>`, so that they can be submitted alone or merged with the softmax's.
+
+    Raises:
+        InputError: see `embed`; a plate or experiment with too few reference wells; less than k training wells.
+    """
+    paths = []
+    for source in embed(config):
+        embeddings = load_embeddings(source)
+        frame, scores = classify_wells(embeddings, how)
+        path = config.run_folder / "predictions_embeddings" / f"{source.stem}_{how.method}.npz"
+        kept = ("competition", "classes", "seed", "stage", "stage_index", "fold", "fold_group", "data_root")
+        about = provenance(
+            {str(source): source}, **{name: embeddings.about[name] for name in kept}, run=f"{config.name}_{how.method}/seed{config.seed}",
+            settings=embeddings.about["settings"] | asdict(how), made_from={str(source): sha256(source)},
+        )  # fmt: skip
+        save_predictions(path, frame, frame.part.to_numpy(), {"embedding": scores}, about)
+        paths.append(path)
+    return paths
+
+
+def classify_wells(embeddings: Embeddings, how: Nearest) -> tuple[pd.DataFrame, np.ndarray]:
+    """Scores of the out-of-fold and test wells of one fold, by the fold's training treatments, within each model's space.
+
+    The sites of a well are averaged first. A label is read of training wells alone; normalisation may see all wells, but no label.
+
+    Returns:
+        One row of the samples for each target, and (T, K) float32 log-probabilities; targets of a well share its scores.
+    """
+    samples, n_classes = embeddings.samples, len(embeddings.about["classes"])
+    frames, scores = [], []
+    for _, rows in samples.groupby("model", sort=True).indices.items():
+        # a fold table may split the images of a well: then each part is averaged by itself
+        x, wells = average(embeddings.values[rows], samples.iloc[rows], ("well_id", "part"))
+        x = normalise(x, wells, how.normalise, how.by, how.reference)
+        train, asked = (np.flatnonzero(wells.part.isin(names)) for names in (("train",), ("oof", "test")))
+        targets = samples.iloc[rows]
+        targets = targets[targets.part.isin(("oof", "test"))].drop_duplicates("target_id")
+        if not len(targets):
+            continue
+        known = (x[train], wells.label.to_numpy()[train], x[asked], n_classes, how.metric)
+        found = neighbour_scores(*known, how.k) if how.method == "knn" else centre_scores(*known)
+        place = pd.MultiIndex.from_frame(wells.loc[asked, ["well_id", "part"]])
+        frames.append(targets)
+        scores.append(found[place.get_indexer(pd.MultiIndex.from_frame(targets[["well_id", "part"]]))])
+    if not frames:
+        raise InputError(f"{embeddings.path}: has neither out-of-fold nor test wells to classify")
+    return pd.concat(frames, ignore_index=True), np.concatenate(scores)

@@ -1,0 +1,66 @@
+"""Which images train in an epoch, with which labels, in which batches: the labelled ones, and test wells that take
+part without a known label."""
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional
+
+from cellsignal.data.samplers import EpochBatches
+from cellsignal.training.job import Job, cell_type_vectors, unit_codes
+
+
+class Examples:
+    """The images of a job's training set, with labels that pseudo-labelling may change between epochs.
+
+    Attributes:
+        positions: (n,) places in `job.store.samples`: what is labelled, then the test treatments where the stage uses
+        them.
+    """
+
+    def __init__(self, job: Job):
+        stage, samples = job.stage, job.store.samples
+        self.job = job
+        self.consistent = stage.mean_teacher is not None and stage.mean_teacher.unlabelled == "test"
+        uses_test = self.consistent or stage.pseudo_labels is not None
+        self.positions = np.concatenate([job.train, job.test]) if uses_test else job.train
+        self.known = np.arange(len(self.positions)) < len(job.train)
+        labels = samples.label.to_numpy(dtype=np.int64, na_value=-1)[self.positions]
+        self.labels = np.where(self.known, labels, -1)
+        self.target_id = samples.target_id.to_numpy()[self.positions].astype(str)
+        units = unit_codes(samples, stage.batches.unit)
+        self.units = None if units is None else units[self.positions]
+        vectors = cell_type_vectors(job)
+        self.cell_types = None if vectors is None else vectors[self.positions]
+
+    def set_pseudo_labels(self, frame: pd.DataFrame) -> None:
+        """Label the test wells that `frame` (target_id, label) names, and no others."""
+        label_of = dict(zip(frame.target_id, frame.label, strict=True))
+        unlabelled = np.flatnonzero(~self.known)
+        self.labels[unlabelled] = [label_of.get(target, -1) for target in self.target_id[unlabelled]]
+
+    def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """The epoch's batches of (epoch, index) keys into `positions`. Without consistency, images without a label
+        stay out."""
+        stage = self.job.stage
+        used = np.flatnonzero((self.labels >= 0) | self.consistent)
+        units = None if self.units is None else self.units[used]
+        order = EpochBatches(
+            units,
+            self.labels[used],
+            stage.batch_size,
+            self.job.seed,
+            epoch,
+            unique_labels=stage.batches.unique_labels,
+        )
+        return [[(number, int(used[index])) for number, index in batch] for batch in order]
+
+    def targets(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Labels (B,) int64, -1 where there is none, and cell types (B, T) where the model takes them."""
+        labels = torch.from_numpy(self.labels[index.numpy()])
+        return labels, None if self.cell_types is None else self.cell_types[index]
+
+
+def soft_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """(B,) int64 -> (B, K) float32 one-hot; a row of zeros where the label is -1."""
+    return functional.one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]

@@ -1,0 +1,47 @@
+"""An epoch's pseudo-labels: drawn from the model as it stands, or read again where an interrupted epoch goes on."""
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+from torch import nn
+
+from cellsignal.errors import InputError
+from cellsignal.prediction.ensemble import log_softmax
+from cellsignal.prediction.forward import by_target, predict_with
+from cellsignal.training import pseudo_labels
+from cellsignal.training.job import Job, Pixels, fold_name
+
+log = logging.getLogger(__name__)
+
+
+def draw_pseudo_labels(job: Job, model: nn.Module, pixels: Pixels, epoch: int) -> Path:
+    """Choose and write the pseudo-labels that epoch `epoch` (0-based) of a job trains with. Only test treatments are predicted.
+
+    Returns:
+        The CSV under the job's folder; what it was made from is beside it.
+    """
+    samples, config = job.store.samples, job.stage.pseudo_labels
+    logits = predict_with(job, model, pixels, job.test)["identity"][:, : len(job.classes)]
+    targets, scores, first = by_target(log_softmax(logits), samples.target_id.to_numpy()[job.test].astype(str))
+    wells = samples.iloc[job.test[first]]
+    share = pseudo_labels.share_at(config, epoch, job.stage.epochs)
+    groups = job.competition.plate_groups(samples)
+    frame = pseudo_labels.select(scores, targets, wells.experiment, wells.plate, groups, share, config.least_confidence)
+    log.info("%s: %d of %d test wells have pseudo-labels", job.title, len(frame), len(targets))
+    about = {"competition": job.competition.id, "run": job.config.name, "seed": job.config.seed}
+    return pseudo_labels.write(job.folder, epoch, frame, about | {"fold": fold_name(job.fold), "stage": job.stage.name})
+
+
+def read_pseudo_labels(job: Job, epoch: int, digest: str) -> pd.DataFrame:
+    """The pseudo-labels that an epoch began with.
+
+    Raises:
+        InputError: the file is damaged, names another well than a test treatment, or is not the one of this `digest` (SHA-256).
+    """
+    frame = pseudo_labels.read(job.folder, epoch)
+    if frame.attrs["csv_sha256"] != digest:
+        path = pseudo_labels.csv_path(job.folder, epoch)
+        raise InputError(f"{path}: is not what the interrupted epoch began with; remove {job.folder} to train anew")
+    pseudo_labels.check_clean(frame, set(job.store.samples.target_id.to_numpy()[job.test].astype(str)))
+    return frame
