@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo audit test lint clean-demo
+.PHONY: demo audit ablation two-stage test lint clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -19,6 +19,19 @@ audit: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_audit --seed 1 --classes 24 --set controls=30 --set test_experiments=2
 	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml --set data.root=data/rxrx1_audit --set data.store=stores/rxrx1_audit.zarr
 	$(BIN)/cellsignal audit configs/rxrx1/demo.yaml --set data.store=stores/rxrx1_audit.zarr
+
+# what each part of the winning recipe is worth on simulated plates, 65 trainings: docs/results/rxrx1_simulated.md (long: see there)
+ablation: .venv/.ready stores/rxrx1_ablation.zarr/store.json
+	$(BIN)/cellsignal bench ablation configs/rxrx1/ablation.yaml --answers data/rxrx1_ablation.answers.csv --out runs/rxrx1_ablation.md
+
+# the second stage that lost points, and the one that does not: docs/results/two_stage.md
+two-stage: .venv/.ready stores/rxrx1_ablation.zarr/store.json
+	$(BIN)/cellsignal bench two-stage --root data/rxrx1_ablation --store stores/rxrx1_ablation.zarr --answers data/rxrx1_ablation.answers.csv
+
+stores/rxrx1_ablation.zarr/store.json: .venv/.ready
+	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_ablation --seed 1 --classes 96 --set controls=8 --set train_experiments=4 --set test_experiments=2
+	$(BIN)/cellsignal prepare configs/rxrx1/ablation.yaml
+	$(BIN)/cellsignal folds rxrx1 --root data/rxrx1_ablation --splits 4 --out runs/rxrx1_ablation_folds.csv
 
 # what the demo wrote, so that the next one starts anew
 clean-demo:

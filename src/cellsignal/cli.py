@@ -57,14 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
     _seeds(verb("train", verbs.train, "train every fold and stage of a config; goes on where it was"))
     _seeds(verb("predict", verbs.predict, "predict out-of-fold and test samples of a trained config"))
     _seeds(verb("embed", verbs.embed, "save the embedding of every sample by the last stage's models"))
-    _classify(verb("classify", verbs.classify, "predict by the nearest training wells or class centres among the embeddings"))
+    _classify(
+        verb("classify", verbs.classify, "predict by the nearest training wells or class centres among the embeddings")
+    )
     _config(verb("audit", verbs.audit, "measure by how much a random split of wells flatters on a config's store"))
     _protocol(verb("protocol", verbs.protocol, "score predictions by the parts of the config's protocol (wilds)"))
     _oof(verb("oof", verbs.oof, "print out-of-fold accuracy of every seed and of all merged"))
     add_submit_arguments(verb("submit", verbs.submit, "merge predictions into a submission"))
     add_score_arguments(verb("score", verbs.score, "score a submission and note it on the leaderboard"))
     _leaderboard(verb("leaderboard", verbs.leaderboard, "print the local leaderboard"))
-    _bench(verb("bench", verbs.bench, "measure speed and memory"))
+    _bench(verb("bench", None, "measure speed, memory, and what parts of a recipe are worth"))
     _run(verb("run", verbs.run, "all of it: prepare, folds, train, predict, submit, score, report"))
     return parser
 
@@ -178,19 +180,34 @@ def _leaderboard(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="what", required=True, metavar="what")
-    postprocess = kinds.add_parser("postprocess", help="predictions file to submission, full RxRx1 test set")
+    subparsers = parser.add_subparsers(required=True, metavar="what")
+
+    def kind(name: str, function, text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=function)
+        return sub
+
+    postprocess = kind("postprocess", verbs.bench_postprocess, "predictions file to submission, full RxRx1 test set")
     postprocess.add_argument("--views", type=int, default=1)
-    groups = kinds.add_parser("plate-groups", help="when the inferred groups of plates can be trusted, on the real layouts")
+    groups = kind(
+        "plate-groups", verbs.bench_plate_groups, "when inferred groups of plates can be trusted, on real layouts"
+    )
     groups.add_argument("--root", type=Path, required=True, help="folder of RxRx1's CSV files")
     groups.add_argument("--seeds", type=int, default=3, help="draws of the noise")
-    two_stage = kinds.add_parser("two-stage", help="two-stage training by a flawed protocol and by the right one")
+    two_stage = kind("two-stage", verbs.bench_two_stage, "two-stage training by a flawed protocol and by the right one")
     for name in ("--root", "--store", "--answers"):
         two_stage.add_argument(name, type=Path, required=True, help="of a simulated copy that is packed")
     two_stage.add_argument("--runs", type=Path, default=Path("runs/two_stage"), help="folder of the runs")
     two_stage.add_argument("--backbone", default="resnet10t")
     two_stage.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     two_stage.add_argument("--epochs", type=int, nargs=2, default=[10, 5], metavar=("FIRST", "SECOND"))
+    ablation = kind(
+        "ablation", verbs.bench_ablation, "what each part of the winning recipe is worth on simulated plates"
+    )
+    ablation.add_argument("config", type=Path, help="YAML of the reference")
+    ablation.add_argument("--answers", type=Path, required=True, help="true test labels, for scoring alone")
+    ablation.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each")
+    ablation.add_argument("--out", type=Path, help="file for the tables (Markdown)")
 
 
 def _run(parser: argparse.ArgumentParser) -> None:

@@ -200,22 +200,38 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     print(show_leaderboard(arguments.competition, arguments.leaderboard))
 
 
-def bench(arguments: argparse.Namespace) -> None:
-    if arguments.what == "two-stage":
-        from cellsignal.bench.two_stage import Bench, bench_two_stage, summary_text
+def bench_postprocess(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.postprocess import bench_postprocess as measure
 
-        a = arguments
-        shared = Bench(a.root, a.store, a.answers, a.runs, tuple(a.epochs), a.backbone)
-        print(summary_text(bench_two_stage(shared, arguments.seeds)))
-        return
-    if arguments.what == "plate-groups":
-        from cellsignal.bench.plate_groups import bench_plate_groups, plate_groups_text
+    print(measure(arguments.views).to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""))
 
-        print(plate_groups_text(*bench_plate_groups(arguments.root, arguments.seeds)))
-        return
-    from cellsignal.bench.postprocess import bench_postprocess
 
-    print(bench_postprocess(arguments.views).to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""))
+def bench_plate_groups(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.plate_groups import bench_plate_groups as measure
+    from cellsignal.bench.plate_groups import plate_groups_text
+
+    print(plate_groups_text(*measure(arguments.root, arguments.seeds)))
+
+
+def bench_two_stage(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.two_stage import Bench, summary_text
+    from cellsignal.bench.two_stage import bench_two_stage as measure
+
+    a = arguments
+    print(summary_text(measure(Bench(a.root, a.store, a.answers, a.runs, tuple(a.epochs), a.backbone), a.seeds)))
+
+
+def bench_ablation(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.ablation import Runs, train_and_predict, wanted_runs
+    from cellsignal.bench.ablation_table import table
+    from cellsignal.files import write_text
+
+    runs = Runs(arguments.config, arguments.answers)
+    train_and_predict(runs, wanted_runs(), arguments.processes)
+    text = table(runs)
+    if arguments.out is not None:
+        write_text(arguments.out, text)
+    print(text, end="")
 
 
 def run(arguments: argparse.Namespace) -> None:

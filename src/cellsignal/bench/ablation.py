@@ -10,11 +10,15 @@ import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from cellsignal.competitions import get_competition
+from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config import Config, load_config
 from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import clustered_interval
@@ -23,7 +27,7 @@ from cellsignal.prediction.submit import Entry, Part, labels_of, open_entry, tru
 from cellsignal.training.run import train
 
 log = logging.getLogger(__name__)
-SEEDS = (0, 1, 2)
+SEEDS, ENSEMBLE_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)
 PARTS: tuple[Part, ...] = ("oof", "test")
 REFERENCE = "reference"
 
@@ -69,12 +73,13 @@ VARIANTS = {
         Variant("cutmix", "CutMix on half of the batches", ("stages.0.mix={cutmix: 1.0, p: 0.5}",)),
         Variant("controls", "control wells of all experiments as classes", ("data.controls=all",)),
         Variant("unique", "no label twice in a batch", ("stages.0.batches.unique_labels=true",)),
-        Variant("pseudo_labels", "pseudo-labels of test wells in the last four epochs", ("stages.0.pseudo_labels={start: 6}",)),
+        Variant("pseudo_labels", "pseudo-labels of test wells in the last four epochs", ("stages.0.pseudo_labels={start: 6, least_confidence: 0.02}",)),
     ),
     "averaging of the weights": (
         Variant("ema", "EMA, .99", ("stages.0.ema=0.99",)),
         Variant("swa", "SWA of the last quarter", ("stages.0.swa={start: 0.75}",)),
-        Variant("mean_teacher", "mean teacher, test images too", ("stages.0.ema=0.99", "stages.0.mean_teacher={weight: 1.0, ramp_epochs: 4, unlabelled: test}")),
+        Variant("mean_teacher", "mean teacher, test images too", (
+            "stages.0.ema=0.99", "stages.0.mean_teacher={weight: 1.0, ramp_epochs: 4, unlabelled: test}")),
     ),
 }  # fmt: skip
 BASELINE = Variant(
@@ -124,7 +129,24 @@ class Runs:
 
     def __init__(self, config: Path, answers: Path):
         self.config, self.answers = config, answers
-        self.truth: dict[str, int] | None = None
+
+    @cached_property
+    def competition(self) -> Competition:
+        return get_competition(load_config(self.config).competition)
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        return self.competition.samples(load_config(self.config).data.root)
+
+    @cached_property
+    def groups(self) -> PlateGroups | None:
+        return self.competition.plate_groups(self.samples)
+
+    @cached_property
+    def truth(self) -> dict[str, int]:
+        """target_id -> label of the test wells."""
+        answers = self.competition.answers(self.answers)
+        return truth_labels(self.competition, answers, self.competition.classes(load_config(self.config).data.root))
 
     def load(self, variant: Variant, seed: int, views: int = 1) -> Config:
         name = f"rxrx1_ablation_{variant.name}"
@@ -156,16 +178,12 @@ class Runs:
         entry = self.entry(variant, seeds)
         how = entry.how.model_copy(update={"assignment": assignment, "repeats": "off"})
         entry = replace(entry, how=how)
-        groups = entry.competition.plate_groups(entry.samples)
-        if self.truth is None:
-            answers = entry.competition.answers(self.answers)
-            self.truth = truth_labels(entry.competition, answers, entry.members[0].classes)
         right = []
         for first in range(0, len(seeds) - together + 1, together):
             chosen = set(entry.runs[first : first + together])
             targets = entry.merge([m for m in entry.final() if m.about["run"] in chosen], part, **options)
             labels = targets.label if part == "oof" else np.array([self.truth[target] for target in targets.target_id])
-            right.append(labels_of(entry, targets, groups)[0] == labels)
+            right.append(labels_of(entry, targets, self.groups)[0] == labels)
         return Outcome(np.array(right), targets.experiment)
 
 
@@ -192,6 +210,7 @@ def all_variants() -> list[Variant]:
     return [*(variant for section in VARIANTS.values() for variant in section), BASELINE]
 
 
-def wanted_runs(seeds: Sequence[int] = SEEDS) -> list[tuple[Variant, int, int]]:
-    """(variant, seed, views) of all rows; the reference and the baseline are predicted in every view."""
-    return [(v, seed, 16 if v.name in (REFERENCE, BASELINE.name) else 1) for v in all_variants() for seed in seeds]
+def wanted_runs() -> list[tuple[Variant, int, int]]:
+    """(variant, seed, views) of all rows; those whose predicting is compared are predicted in every view."""
+    rows = [(v, seed, 16 if v.name in (REFERENCE, BASELINE.name) else 1) for v in all_variants() for seed in SEEDS]
+    return rows + [(FINAL, seed, 16) for seed in ENSEMBLE_SEEDS]

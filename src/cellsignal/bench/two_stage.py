@@ -68,7 +68,7 @@ class Outcome:
         validation: the accuracy by well that the protocol reports.
         correct: (W,) bool, by test well in order of target_id; no test experiment was ever trained or validated on.
         experiment: (W,) text.
-        reused: share of the validation wells that this stage or the one before was trained on.
+        reused: share of the validation wells that the validated model, in this stage or the one before, was trained on.
     """
 
     protocol: str
@@ -111,21 +111,30 @@ def flawed(bench: Bench, seed: int) -> list[Outcome]:
     second = _config(bench, "flawed_stage2", seed, tables[1], [stage], "best", weights)
     train(second)
     files = [*predict(first), *predict(second)]
-    return [_outcome(bench, "flawed", files[at], at + 1, seed, samples, tables[: at + 1]) for at in (0, 1)]
+    return [_outcome(bench, "flawed", files[at], files[at], at + 1, seed, samples, tables[: at + 1]) for at in (0, 1)]
 
 
 def right(bench: Bench, seed: int) -> list[Outcome]:
-    """Whole experiments held out, one of the rarest cell type, the same in both stages; augmentation in both; last checkpoint."""
+    """Whole experiments held out, one of the rarest cell type, the same in both stages; augmentation in both; last checkpoint.
+
+    As no checkpoint is chosen by validation, the final models may train on all wells: "right, all wells" is tested so, and keeps
+    the validation of the models that held experiments out.
+    """
     store = Store.open(bench.store)
     groups = get_competition(store.source["competition"]).plate_groups(store.samples)
     splits = int(store.samples[labelled(store.samples)].groupby("cell_type").experiment.nunique().min())
     table = bench.runs / "folds" / f"experiments_seed{seed}.csv"
     write_csv(table, make_folds(store.samples, "experiment", max(splits, 2), seed, groups))
     stages = [_stage(FIRST, bench.epochs[0], AUGMENT), _stage(SECOND, bench.epochs[1], AUGMENT) | {"init": "previous"}]
-    config = _config(bench, "right", seed, table, stages, "last")
+    config = _config(bench, "right", seed, table, stages, "last", full=True)
     train(config)
-    files = predict(config)
-    return [_outcome(bench, "right", files[at], at + 1, seed, store.samples, [table] * (at + 1)) for at in (0, 1)]
+    held_out, full = np.reshape(predict(config), (2, 2))
+    tested = {"right": held_out, "right, all wells": full}
+    return [
+        _outcome(bench, protocol, held_out[at], files[at], at + 1, seed, store.samples, [table] * (at + 1))
+        for protocol, files in tested.items()
+        for at in (0, 1)
+    ]
 
 
 def random_wells(samples: pd.DataFrame, share: float, seed: int | list[int]) -> pd.DataFrame:
@@ -193,11 +202,18 @@ def _stage(stage: dict[str, Any], epochs: int, augment: Sequence[dict[str, Any]]
 
 
 def _config(
-    bench: Bench, name: str, seed: int, folds: Path, stages: list[dict], checkpoint: str, weights: Path | None = None
+    bench: Bench,
+    name: str,
+    seed: int,
+    folds: Path,
+    stages: list[dict],
+    checkpoint: str,
+    weights: Path | None = None,
+    full: bool = False,
 ) -> Config:
     return Config.model_validate({
         "name": name, "competition": Store.open(bench.store).source["competition"], "seed": seed, "runs": bench.runs,
-        "data": {"root": bench.root, "store": bench.store, "workers": 0}, "folds": {"file": folds, "use": [0]},
+        "data": {"root": bench.root, "store": bench.store, "workers": 0}, "folds": {"file": folds, "use": [0], "full": full},
         "model": {"backbone": bench.backbone, "weights": weights}, "stages": stages,
         "predict": {"tta": 1, "checkpoint": checkpoint, "batch_size": 128},
     })  # fmt: skip
@@ -216,11 +232,18 @@ def _export(checkpoint: Path, out: Path) -> None:
 
 
 def _outcome(
-    bench: Bench, protocol: str, file: Path, stage: int, seed: int, samples: pd.DataFrame, tables: Sequence[Path]
+    bench: Bench,
+    protocol: str,
+    validated: Path,
+    tested: Path,
+    stage: int,
+    seed: int,
+    samples: pd.DataFrame,
+    tables: Sequence[Path],
 ) -> Outcome:
-    """Score a predictions file; `tables` are the fold tables of the stages up to this one."""
-    predictions = load_predictions(file)
-    held_out, test = merge([predictions], "oof"), merge([predictions], "test")
+    """Score predictions files; `tables` are the fold tables of the stages up to this one."""
+    held_out, predictions = merge([load_predictions(validated)], "oof"), load_predictions(tested)
+    test = merge([predictions], "test")
     validation = Accuracy.of(int((held_out.scores.argmax(1) == held_out.label).sum()), len(held_out.label))
     truth = _answers(bench, get_competition(predictions.about["competition"]), test.target_id)
     correct = np.array(predictions.classes)[test.scores.argmax(1)] == truth
