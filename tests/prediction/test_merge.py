@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy.special import log_softmax, logsumexp, softmax
 
+from cellsignal.data.views import VIEWS, apply_view, tta_views
 from cellsignal.errors import InputError
 from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.ensemble import merge
-from cellsignal.prediction.views import VIEWS, apply_view, tta_views
 
 
 def test_the_eight_views_are_the_dihedral_group():

@@ -7,12 +7,12 @@ import torch
 from tiny import make_config, stage
 
 from cellsignal.config.stage import MeanTeacher, Stage
-from cellsignal.prediction.forward import predict_with
+from cellsignal.data.views import apply_view
 from cellsignal.prediction.predict import trained_model
-from cellsignal.prediction.views import apply_view
 from cellsignal.training import loop
 from cellsignal.training.averaging import Average, ramp
 from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.forward import predict_with
 from cellsignal.training.loop import Trainer
 from cellsignal.training.run import jobs_of
 from cellsignal.training.stopping import Stop

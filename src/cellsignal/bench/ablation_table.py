@@ -14,7 +14,7 @@ from cellsignal.bench.ablation import (
     Variant,
     all_variants,
 )
-from cellsignal.prediction.views import VIEWS
+from cellsignal.data.views import VIEWS
 
 KINDS = ("none", "groups", "hungarian", "sinkhorn")
 TITLES = {"none": "no assignment", "groups": "plate groups", "hungarian": "Hungarian", "sinkhorn": "Sinkhorn"}

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.config import Config
+from cellsignal.data.views import tta_views
 from cellsignal.errors import InputError
 from cellsignal.evaluation.profiles import (
     Metric,
@@ -29,7 +30,6 @@ from cellsignal.evaluation.profiles import (
 from cellsignal.files import atomic_path, provenance, sha256
 from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.predict import checkpoint_path, predict_samples
-from cellsignal.prediction.views import tta_views
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, fold_name, kept_samples
 from cellsignal.training.run import jobs_of

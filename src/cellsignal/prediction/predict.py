@@ -11,13 +11,13 @@ from torch import nn
 
 from cellsignal.config import Config
 from cellsignal.config.schema import Model
+from cellsignal.data.views import tta_views
 from cellsignal.errors import InputError
 from cellsignal.files import provenance, sha256
 from cellsignal.models.backbones import build_model
 from cellsignal.prediction.container import load_predictions, save_predictions
-from cellsignal.prediction.forward import predict_with
-from cellsignal.prediction.views import tta_views
 from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.forward import predict_with
 from cellsignal.training.job import Job, fold_name, kept_samples, pixel_statistics, protocol_parts
 from cellsignal.training.run import jobs_of, pick_device
 

@@ -15,8 +15,8 @@ from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel
 
 from cellsignal.config.stage import MeanTeacher, Stage
+from cellsignal.data.views import VIEWS, apply_view
 from cellsignal.models.batch_norm import recompute_statistics
-from cellsignal.prediction.views import VIEWS, apply_view
 
 
 class Average:

@@ -4,12 +4,12 @@ import logging
 from pathlib import Path
 
 import pandas as pd
+from scipy.special import log_softmax
 from torch import nn
 
 from cellsignal.errors import InputError
-from cellsignal.prediction.ensemble import log_softmax
-from cellsignal.prediction.forward import by_target, predict_with
 from cellsignal.training import pseudo_labels
+from cellsignal.training.forward import by_target, predict_with
 from cellsignal.training.job import Job, Pixels, fold_name
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ def draw_pseudo_labels(job: Job, model: nn.Module, pixels: Pixels, epoch: int) -
     """
     samples, config = job.store.samples, job.stage.pseudo_labels
     logits = predict_with(job, model, pixels, job.test)["identity"][:, : len(job.classes)]
-    targets, scores, first = by_target(log_softmax(logits), samples.target_id.to_numpy()[job.test].astype(str))
+    targets, scores, first = by_target(log_softmax(logits, axis=1), samples.target_id.to_numpy()[job.test].astype(str))
     wells = samples.iloc[job.test[first]]
     share = pseudo_labels.share_at(config, epoch, job.stage.epochs)
     groups = job.competition.plate_groups(samples)

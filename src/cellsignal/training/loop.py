@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from tqdm import tqdm
 
 from cellsignal.data.dataset import loader
@@ -18,11 +19,10 @@ from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.models.backbones import build_model
-from cellsignal.prediction.ensemble import log_softmax
-from cellsignal.prediction.forward import by_target, predict_with
 from cellsignal.training.averaging import Average, ramp, random_view
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
+from cellsignal.training.forward import by_target, predict_with
 from cellsignal.training.job import Job, check_belongs, identity, pixel_statistics, site_dataset
 from cellsignal.training.labelling import draw_pseudo_labels, read_pseudo_labels
 from cellsignal.training.logs import EpochLog
@@ -224,7 +224,7 @@ class Trainer:
         """Loss by sample, and accuracy by target (mean of its samples' log-probabilities), of the weights that will predict."""
         valid, samples = self.job.valid, self.job.store.samples
         logits = predict_with(self.job, self.predictor, self.pixels, valid)["identity"]
-        scores = log_softmax(logits[:, : len(self.job.classes)])
+        scores = log_softmax(logits[:, : len(self.job.classes)], axis=1)
         labels = samples.label.to_numpy(dtype=np.int64, na_value=-1)[valid]
         _, merged, first = by_target(scores, samples.target_id.to_numpy()[valid].astype(str))
         accuracy = float((merged.argmax(1) == labels[first]).mean())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cellsignal.prediction.views import VIEWS, apply_view, tta_views, zoomed
+from cellsignal.data.views import VIEWS, apply_view, tta_views, zoomed
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 8, 16])

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from cellsignal.data.dataset import loader
 from cellsignal.data.samplers import in_order
+from cellsignal.data.views import apply_view
 from cellsignal.models.batch_norm import unit_statistics
-from cellsignal.prediction.views import apply_view
 from cellsignal.training.job import Job, Pixels, cell_type_vectors, kept_samples, site_dataset, unit_codes
 
 Batch = dict[str, Any]

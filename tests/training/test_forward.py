@@ -8,7 +8,7 @@ import torch
 from tiny import make_config, stage
 
 from cellsignal.models.backbones import build_model
-from cellsignal.prediction.forward import by_target, predict_with
+from cellsignal.training.forward import by_target, predict_with
 from cellsignal.training.job import pixel_statistics, unit_codes
 from cellsignal.training.run import jobs_of
 
