@@ -25,8 +25,10 @@ ablation: .venv/.ready stores/rxrx1_ablation.zarr/store.json
 	$(BIN)/cellsignal bench ablation configs/rxrx1/ablation.yaml --answers data/rxrx1_ablation.answers.csv --out runs/rxrx1_ablation.md
 
 # the second stage that lost points, and the one that does not: docs/results/two_stage.md
-two-stage: .venv/.ready stores/rxrx1_ablation.zarr/store.json
-	$(BIN)/cellsignal bench two-stage --root data/rxrx1_ablation --store stores/rxrx1_ablation.zarr --answers data/rxrx1_ablation.answers.csv
+two-stage: .venv/.ready
+	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
+	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml
+	$(BIN)/cellsignal bench two-stage --root data/rxrx1_demo --store stores/rxrx1_demo.zarr --answers data/rxrx1_demo.answers.csv
 
 stores/rxrx1_ablation.zarr/store.json: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_ablation --seed 1 --classes 96 --set controls=8 --set train_experiments=4 --set test_experiments=2

@@ -170,9 +170,12 @@ def test_one_seed_has_no_sd(outcomes):
     assert len(summary_text(table).splitlines()) == 2 + 6
 
 
-def test_a_second_call_trains_nothing_and_finds_the_same(bench, outcomes):
+def test_the_verb_goes_on_where_it_was_and_prints_the_table(bench, outcomes, capsys, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in bench.runs.rglob("*.pt")}
-    pd.testing.assert_frame_equal(bench_two_stage(bench, [0]), summary(outcomes))
+    where = ("--root", bench.root, "--store", bench.store, "--answers", bench.answers, "--runs", bench.runs)
+    how = ("--seeds", 0, "--epochs", *bench.epochs, "--backbone", bench.backbone)
+    assert cellsignal("bench", "two-stage", *where, *how, cwd=tmp_path) == 0
+    assert capsys.readouterr().out.strip() == summary_text(summary(outcomes))
     assert {path: path.stat().st_mtime_ns for path in bench.runs.rglob("*.pt")} == before
 
 
@@ -185,17 +188,6 @@ def test_answers_that_lack_an_id_are_refused_before_training(bench, tmp_path):
     with pytest.raises(InputError, match=r"short.csv: has no answer for 1 test ids"):
         bench_two_stage(replace(bench, answers=tmp_path / "short.csv", runs=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
-
-
-def test_the_verb_prints_the_table(bench, outcomes, capsys, tmp_path):
-    where = ("--root", bench.root, "--store", bench.store, "--answers", bench.answers, "--runs", bench.runs)
-    assert (
-        cellsignal(
-            "bench", "two-stage", *where, "--seeds", 0, "--epochs", 3, 1, "--backbone", "test_resnet", cwd=tmp_path
-        )
-        == 0
-    )
-    assert capsys.readouterr().out.strip() == summary_text(summary(outcomes))
 
 
 def test_a_store_that_is_not_there_is_one_line(bench, capsys, tmp_path):
