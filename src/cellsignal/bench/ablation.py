@@ -27,7 +27,7 @@ from cellsignal.prediction.submit import Entry, Part, labels_of, open_entry, tru
 from cellsignal.training.run import train
 
 log = logging.getLogger(__name__)
-SEEDS, ENSEMBLE_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)
+SEEDS, ENSEMBLE_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)  # of every row; of the reference
 PARTS: tuple[Part, ...] = ("oof", "test")
 REFERENCE = "reference"
 
@@ -222,5 +222,10 @@ def all_variants() -> list[Variant]:
 
 def wanted_runs() -> list[tuple[Variant, int, int]]:
     """(variant, seed, views) of all rows; those whose predicting is compared are predicted in every view."""
-    rows = [(v, seed, 16 if v.name in (REFERENCE, BASELINE.name) else 1) for v in all_variants() for seed in SEEDS]
-    return rows + [(FINAL, seed, 16) for seed in ENSEMBLE_SEEDS]
+    compared = (REFERENCE, BASELINE.name, FINAL.name)
+    rows = [(v, seed, 16 if v.name in compared else 1) for v in (*all_variants(), FINAL) for seed in SEEDS]
+    return rows + [(reference(), seed, 16) for seed in ENSEMBLE_SEEDS if seed not in SEEDS]
+
+
+def reference() -> Variant:
+    return next(variant for variant in all_variants() if variant.name == REFERENCE)
