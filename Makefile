@@ -20,7 +20,7 @@ audit: .venv/.ready
 	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml --set data.root=data/rxrx1_audit --set data.store=stores/rxrx1_audit.zarr
 	$(BIN)/cellsignal audit configs/rxrx1/demo.yaml --set data.store=stores/rxrx1_audit.zarr
 
-# what each part of the winning recipe is worth on simulated plates, 63 trainings: docs/results/rxrx1_simulated.md (long: see there)
+# what each part of the winning recipe is worth on simulated plates, 56 trainings: docs/results/rxrx1_simulated.md (long: see there)
 ablation: .venv/.ready stores/rxrx1_ablation.zarr/store.json
 	$(BIN)/cellsignal bench ablation configs/rxrx1/ablation.yaml --answers data/rxrx1_ablation.answers.csv --out runs/rxrx1_ablation.md
 

@@ -72,14 +72,10 @@ VARIANTS = {
             "model.neck=256", "model.cosine_head=true", "stages.0.cross_entropy=0.8", "stages.0.margin={name: arcface, margin: 0.5, scale: 30, weight: 0.1}")),
         Variant("cutmix", "CutMix on half of the batches", ("stages.0.mix={cutmix: 1.0, p: 0.5}",)),
         Variant("controls", "control wells of all experiments as classes", ("data.controls=all",)),
-        Variant("unique", "no label twice in a batch", ("stages.0.batches.unique_labels=true",)),
         Variant("pseudo_labels", "pseudo-labels of test wells in the last four epochs", ("stages.0.pseudo_labels={start: 6, least_confidence: 0.02}",)),
     ),
     "averaging of the weights": (
         Variant("ema", "EMA, .99", ("stages.0.ema=0.99",)),
-        Variant("swa", "SWA of the last quarter", ("stages.0.swa={start: 0.75}",)),
-        Variant("mean_teacher", "mean teacher, test images too", (
-            "stages.0.ema=0.99", "stages.0.mean_teacher={weight: 1.0, ramp_epochs: 4, unlabelled: test}")),
     ),
 }  # fmt: skip
 BASELINE = Variant(
