@@ -187,7 +187,7 @@ class Trainer:
         last = row["epoch"] == self.stage.epochs
         due = row["epoch"] % self.stage.validate_every == 0 or last
         self.average.after_epoch(self.model, progress["epoch"])
-        if due and self.average.needs_statistics:
+        if self.average.needs_statistics and (due or self.stage.pseudo_labels is not None):
             self._recompute_statistics()
         if len(self.job.valid) and due:
             row["valid_loss"], row["valid_accuracy"] = self.validate()
