@@ -29,7 +29,7 @@ from cellsignal.evaluation.profiles import (
 )
 from cellsignal.files import atomic_path, provenance, sha256
 from cellsignal.prediction.container import save_predictions
-from cellsignal.prediction.predict import checkpoint_path, predict_samples
+from cellsignal.prediction.predict import checkpoint_path, is_current, predict_samples
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, fold_name, kept_samples
 from cellsignal.training.run import jobs_of
@@ -89,7 +89,7 @@ def _embed_fold(config: Config, jobs: list[Job]) -> Path:
     checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
     made_from = {key: sha256(file) for key, file in checkpoints.items()}
     settings = config.predict.model_dump(mode="json")
-    if path.exists() and _is_current(path, made_from, settings):
+    if is_current(path, load_embeddings, made_from, settings):
         log.info("%s: is up to date", path)
         return path
     kept = kept_samples(config, first.store)
@@ -128,15 +128,6 @@ def _embed_samples(jobs: list[Job], checkpoints: dict[str, Path], kept: np.ndarr
     for key, rows in found.items():
         values[model == key] = rows
     return model, values
-
-
-def _is_current(path: Path, made_from: dict[str, str], settings: dict[str, Any]) -> bool:
-    try:
-        about = load_embeddings(path).about
-    except InputError as error:
-        log.warning("%s; embedding anew", error)
-        return False
-    return about.get("made_from") == made_from and about.get("settings") == settings
 
 
 def save_embeddings(path: Path, samples: pd.DataFrame, values: np.ndarray, about: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Logits of every site and view: out-of-fold wells by the models that did not train on them, test wells by all."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
     checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
     made_from = {key: sha256(file) for key, file in checkpoints.items()}
     settings = config.predict.model_dump(mode="json")
-    if path.exists() and _is_current(path, made_from, settings):
+    if is_current(path, load_predictions, made_from, settings):
         log.info("%s: is up to date", path)
         return path
     samples = first.store.samples
@@ -107,11 +107,14 @@ def _what_to_predict(config: Config, jobs: list[Job]) -> tuple[np.ndarray, np.nd
     return np.concatenate([held_out, test]), part, first.classes
 
 
-def _is_current(path: Path, made_from: dict[str, str], settings: dict[str, Any]) -> bool:
+def is_current(path: Path, load: Callable[[Path], Any], made_from: dict[str, str], settings: dict[str, Any]) -> bool:
+    """Whether the file that `load` reads (it has `about`) is there and was made from the same checkpoints with the same settings."""
+    if not path.exists():
+        return False
     try:
-        about = load_predictions(path).about
+        about = load(path).about
     except InputError as error:
-        log.warning("%s; predicting anew", error)
+        log.warning("%s; making it anew", error)
         return False
     return about.get("made_from") == made_from and about.get("settings") == settings
 
