@@ -52,7 +52,7 @@ def tiny_config(competition: str, root: Path) -> dict[str, Any]:
     second = {"name": "cell_type", "per": "cell_type", "init": "previous", "epochs": 1, "batch_size": 8}
     return {
         "name": "tiny", "competition": competition, "data": {"root": str(root), "store": "store", "size": 32, "workers": 0},
-        "folds": {"file": "folds.csv", "use": [0]}, "model": {"backbone": "resnet10t"}, "stages": [first, second], "predict": {"tta": 2},
+        "folds": {"file": "folds.csv", "use": [0]}, "model": {"backbone": "test_resnet"}, "stages": [first, second], "predict": {"tta": 2},
     }  # fmt: skip
 
 

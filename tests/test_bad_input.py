@@ -409,7 +409,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_the_same_command_goes_o
     assert not list(space.folder.rglob("*.tmp"))
     if room:  # epoch 1 wrote best.pt and last.pt
         state = load_checkpoint(last)
-        assert state["progress"]["epoch"] == 1 and not state["progress"]["finished"]
+        assert state["progress"]["epoch"] >= 1 and not state["progress"]["finished"]
         assert "training is not finished" in error_line(capsys, "predict", config, cwd=space.folder)
     else:
         assert not last.exists()

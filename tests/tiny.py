@@ -37,5 +37,5 @@ def make_config(plates: Path, runs: Path, stages=None, **more) -> Config:
     data = {"root": plates / "raw", "store": plates / "store", "workers": 0} | more.pop("data", {})
     return Config(**{
         "name": "tiny", "competition": "rxrx1", "runs": runs, "data": data, "folds": {"file": plates / "folds.csv", "use": [0]},
-        "model": {"backbone": "resnet10t"}, "stages": stages or [stage()],
+        "model": {"backbone": "test_resnet"}, "stages": stages or [stage()],
     } | more)  # fmt: skip

@@ -189,6 +189,22 @@ def _bench(parser: argparse.ArgumentParser) -> None:
 
     postprocess = kind("postprocess", verbs.bench_postprocess, "predictions file to submission, full RxRx1 test set")
     postprocess.add_argument("--views", type=int, default=1)
+    speed = kind("speed", verbs.bench_speed, "all speed figures in one run, as ratios of what takes turns")
+    speed.add_argument("--root", type=Path, help="RxRx1's folder (default: simulated sites)")
+    speed.add_argument("--workers", type=int, default=2)
+    speed.add_argument("--out", type=Path, help="file for the tables (Markdown)")
+    step = kind("step", verbs.bench_step, "variants of the training step: memory format, precision, fused, compiled, checkpointed")
+    step.add_argument("backbones", nargs="+", help="timm's names")
+    step.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="sides in pixels")
+    step.add_argument("--batch", type=int, default=32)
+    step.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to start")
+    step.add_argument("--out", type=Path, help="file for the tables (Markdown)")
+    batch_size = kind("batch-size", verbs.bench_batch_size, "which batch sizes of a config's stages fit here, and how fast they are")
+    _config(batch_size)
+    batch_size.add_argument("--most", type=int, default=1024, help="largest size to try")
+    profile = kind("profile", verbs.bench_profile, "where the time of a config's training epoch goes")
+    _config(profile)
+    profile.add_argument("--rows", type=int, default=15, help="operations to list")
     groups = kind(
         "plate-groups", verbs.bench_plate_groups, "when inferred groups of plates can be trusted, on real layouts"
     )

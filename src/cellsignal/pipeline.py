@@ -34,7 +34,13 @@ def prepare(config: Config) -> None:
 
     competition, data = get_competition(config.competition), config.data
     report = pack_competition(
-        competition, data.root, data.store, size=data.size, bad_site=data.bad_site, workers=data.workers
+        competition,
+        data.root,
+        data.store,
+        size=data.size,
+        bad_site=data.bad_site,
+        workers=data.workers,
+        codec=data.codec,
     )
     _warn([f"left out {sample_id}: {message}" for sample_id, message in report.skipped], data.store / "store.json")
     _warn(

@@ -201,9 +201,43 @@ def leaderboard(arguments: argparse.Namespace) -> None:
 
 
 def bench_postprocess(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.postprocess import bench_plate_assignment, postprocess_text
     from cellsignal.bench.postprocess import bench_postprocess as measure
 
-    print(measure(arguments.views).to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep=""))
+    print(postprocess_text(measure(arguments.views), bench_plate_assignment()))
+
+
+def bench_speed(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.speed import bench_speed as measure
+
+    _show(measure(arguments.root, arguments.workers), arguments.out)
+
+
+def bench_step(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.speed import machine
+    from cellsignal.bench.step import bench_step as measure
+    from cellsignal.bench.step import step_text
+    from cellsignal.config.schema import Model
+
+    a, tables = arguments, []
+    for name in a.backbones:
+        tables.append(f"## {name}\n\n{step_text(measure(Model(backbone=name), a.sizes, a.batch, compiled=a.compile))}")
+    _show("\n\n".join([f"{machine()}.", *tables]) + "\n", a.out)
+
+
+def bench_batch_size(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.batch_size import batch_size_text
+    from cellsignal.bench.batch_size import bench_batch_size as measure
+    from cellsignal.config import load_config
+
+    print(batch_size_text(measure(load_config(arguments.config, arguments.set), arguments.most)))
+
+
+def bench_profile(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.profile import bench_profile as measure
+    from cellsignal.config import load_config
+
+    print(measure(load_config(arguments.config, arguments.set), arguments.rows))
 
 
 def bench_plate_groups(arguments: argparse.Namespace) -> None:
@@ -224,13 +258,18 @@ def bench_two_stage(arguments: argparse.Namespace) -> None:
 def bench_ablation(arguments: argparse.Namespace) -> None:
     from cellsignal.bench.ablation import Runs, train_and_predict, wanted_runs
     from cellsignal.bench.ablation_table import table
-    from cellsignal.files import write_text
 
     runs = Runs(arguments.config, arguments.answers)
     train_and_predict(runs, wanted_runs(), arguments.processes)
-    text = table(runs)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
+    _show(table(runs), arguments.out)
+
+
+def _show(text: str, out: Path | None) -> None:
+    """Print a page, and write it where asked to."""
+    from cellsignal.files import write_text
+
+    if out is not None:
+        write_text(out, text)
     print(text, end="")
 
 

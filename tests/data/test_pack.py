@@ -51,9 +51,19 @@ class Counting:
         return COMPETITION.read(self.root, files, (16, 20))
 
 
+DEFAULTS = {"codec": "zstd"}  # of `pack_tiny`; the other codec where a test is marked with `both_codecs`
+both_codecs = pytest.mark.parametrize("codec", ["zstd", "raw"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def codec(request, monkeypatch):
+    monkeypatch.setitem(DEFAULTS, "codec", getattr(request, "param", "zstd"))
+    return DEFAULTS["codec"]
+
+
 def pack_tiny(root, out, read=None, **more):
     read = read or functools.partial(COMPETITION.read, root, shape=(16, 20))
-    more = {"channels": CHANNELS, "source": {"competition": "tiny", "root": str(root)}, "shape": (16, 20)} | more
+    more = {"channels": CHANNELS, "source": {"competition": "tiny", "root": str(root)}, "shape": (16, 20)} | DEFAULTS | more
     return pack(tiny_samples(), read, out, **more)
 
 
@@ -81,6 +91,7 @@ def test_each_site_is_read_once_and_a_second_call_reads_nothing(root, tmp_path):
     assert sorted((tmp_path / "log").read_text().split()) == sorted(files[0] for files in tiny_samples().files)
 
 
+@both_codecs
 @pytest.mark.parametrize("after", [0, 1, 7, 11])
 def test_an_interrupted_packing_goes_on(root, tmp_path, undisturbed, after):
     out, log = tmp_path / "out", tmp_path / "log"
@@ -125,6 +136,7 @@ def test_a_killed_packing_goes_on(root, tmp_path, undisturbed, workers):
     assert content(out) == undisturbed
 
 
+@both_codecs
 @pytest.mark.parametrize("torn", ["half line", "changed byte", "short chunk", "lost chunk", "temporary", "no journal"])
 def test_what_a_power_cut_tears_is_packed_again(root, tmp_path, undisturbed, torn):
     out = tmp_path / "out"
@@ -180,8 +192,9 @@ def test_a_kill_while_making_or_completing_the_store(root, tmp_path, undisturbed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "root", "undisturbed"]
 
 
-def test_a_full_disk_is_one_line_and_can_go_on(tmp_path):
-    """Really refused by the kernel: no file may pass 40 kB here, and site 5 is 45 kB of noise among flat ones."""
+@pytest.mark.parametrize(("codec", "missing"), [("zstd", 7), ("raw", 12)], indirect=["codec"])
+def test_a_full_disk_is_one_line_and_can_go_on(tmp_path, codec, missing):
+    """Really refused by the kernel: no file may pass 40 kB here; raw sites are 45 kB, compressed site 5, of noise among flat ones."""
     write_root(tmp_path / "root", shape=(100, 150))
     for row, files in enumerate(tiny_samples().files):
         for name in files if row != 5 else ():
@@ -199,7 +212,7 @@ def test_a_full_disk_is_one_line_and_can_go_on(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "\n" not in str(caught.value) and not list((tmp_path / "out" / "images").glob(".*"))
-    with pytest.raises(InputError, match="7 of 12 sites are missing"):
+    with pytest.raises(InputError, match=f"{missing} of 12 sites are missing"):
         Store.open(tmp_path / "out")
     assert attempt().n_packed == 12
     assert Store.open(tmp_path / "out").check() == []
@@ -219,6 +232,7 @@ def test_a_disk_full_elsewhere_is_one_line_too(root, tmp_path, undisturbed, monk
     assert content(tmp_path / "out") == undisturbed
 
 
+@both_codecs
 def test_bad_sites_are_skipped_listed_and_packed_once_mended(root, tmp_path, undisturbed):
     files, out = tiny_samples().files, tmp_path / "out"
     good = {name: (root / name).read_bytes() for name in (files[2][1], files[9][0])}
@@ -281,12 +295,13 @@ def test_another_making_is_refused_with_what_differs(root, tmp_path):
     relabelled = tiny_samples()
     relabelled.loc[4, "compound"] = "other"
     read = functools.partial(COMPETITION.read, root)
-    same = {"channels": CHANNELS, "shape": (16, 20), "source": {"competition": "tiny", "root": str(root)}}
+    same = {"channels": CHANNELS, "shape": (16, 20), "codec": "zstd", "source": {"competition": "tiny", "root": str(root)}}
     for refused, match in (
         (lambda: pack_tiny(tmp_path / "twin", out), "another root"),
         (lambda: pack_tiny(root, out, source={"competition": "huge"}), "another competition: tiny, now huge"),
         (lambda: pack_tiny(root, out, size=8), "another size: None, now 8"),
         (lambda: pack_tiny(root, out, channels=("a", "b", "c")), "another channels"),
+        (lambda: pack_tiny(root, out, codec="auto"), "another codec: zstd, now raw"),
         (lambda: pack(tiny_samples(5), read, out, **same), "another number of samples: 12, now 10"),
         (lambda: pack(relabelled, read, out, **same), "row 6 compound was 'x, \"y\"', now 'other'"),
         (lambda: pack_tiny(root, root), "neither empty nor a store"),
@@ -307,6 +322,7 @@ def test_two_packings_at_once_are_refused(root, tmp_path):
     assert pack_tiny(root, tmp_path / "out", second).n_packed == 12
 
 
+@both_codecs
 def test_a_damaged_chunk_is_packed_anew_as_the_message_says(root, tmp_path, undisturbed):
     out = tmp_path / "out"
     pack_tiny(root, out)

@@ -1,10 +1,12 @@
 """The store against zarr, the pixels, and damage. The tiny competition here serves the other data tests too."""
 
+import functools
 import json
 import multiprocessing
 import os
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -91,9 +93,9 @@ def write_root(root: Path, wells: int = 6, shape: tuple[int, int] = (16, 20), se
     return images
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """(images, path of their store); row 3 lacks a file, row 7 is black in one channel."""
+@pytest.fixture(scope="module", params=["zstd", "raw"])
+def made(request, tmp_path_factory):
+    """(images, path of their store), of each codec; row 3 lacks a file, row 7 is black in one channel."""
     folder = tmp_path_factory.mktemp("store")
     images = write_root(folder / "root")
     images[7, 1] = 0
@@ -102,7 +104,7 @@ def made(tmp_path_factory):
     for row, channel in ((7, 1), (8, 0), (8, 1), (8, 2)):
         cv2.imwrite(str(folder / "root" / files[row][channel]), images[row, channel])
     (folder / "root" / files[3][2]).unlink()
-    prepare(TinyCompetition(), folder / "root", folder / "out")
+    prepare(TinyCompetition(), folder / "root", folder / "out", codec=request.param)
     return images, folder / "out"
 
 
@@ -128,7 +130,9 @@ def test_pixels_and_statistics_are_those_of_the_files(made):
 def test_any_zarr_reader_reads_it(made):
     images, path = made
     array = zarr.open_group(path, mode="r")["images"]
-    assert array.shape == (12, 3, 16, 20) and array.chunks == (1, 3, 16, 20) and array.dtype == np.uint8
+    codec = Store.open(path).info["codec"]
+    assert array.shape == (12, 3, 16, 20) and array.dtype == np.uint8
+    assert (array.chunks, array.shards) == {"zstd": ((1, 1, 16, 20), (1, 3, 16, 20)), "raw": ((1, 3, 16, 20), None)}[codec]
     kept = [row for row in range(12) if row != 3]
     np.testing.assert_array_equal(array[:][kept], images[kept])
     np.testing.assert_array_equal(Store.open(path).images[5], images[5])
@@ -148,6 +152,9 @@ def test_reads_into_a_slice_of_a_batch(made):
     np.testing.assert_array_equal(batch[1], images[5])
     assert (batch[[0, 2, 3]] == 9).all()
     strided = np.empty((16, 20, 3), np.uint8).transpose(2, 0, 1)
+    for rows in ((0, 17), (-1, 4), (5, 5), (6, 5)):
+        with pytest.raises(ValueError, match="rows must be"):
+            store.read(5, rows=rows)
     for out in (np.empty((3, 20, 16), np.uint8), np.empty((3, 16, 20), np.float32), strided):
         with pytest.raises(ValueError, match="C-contiguous"):
             store.read(5, out=out)
@@ -164,24 +171,77 @@ def test_pickles_small_and_reads_in_other_processes(made, monkeypatch):
         np.testing.assert_array_equal(pool.apply_async(store.read, (4,)).get(20), images[4])
 
 
+@pytest.mark.parametrize("codec", ["zstd", "raw"])
+def test_some_rows_of_many_threads_at_once(tmp_path, monkeypatch, codec):
+    monkeypatch.setattr("cellsignal.data.codec.BLOCK", 8 * 20)  # bands of 8 rows
+    images = write_root(tmp_path / "root", shape=(64, 20))
+    samples = tiny_samples()
+    read = functools.partial(TinyCompetition().read, tmp_path / "root")
+    pack(samples, read, tmp_path / "out", channels=CHANNELS, source={"competition": "tiny"}, codec=codec)
+    store = Store.open(tmp_path / "out")
+    assert store.images.chunks[2] == (8 if codec == "zstd" else 64)
+    np.testing.assert_array_equal(store.images[:], images)
+
+    def wrong(number: int) -> bool:
+        rng = np.random.default_rng(number)
+        row, (top, bottom) = int(rng.integers(12)), np.sort(rng.choice(65, 2, replace=False))
+        found = store.read(row, np.full(store.shape, 9, np.uint8), (int(top), int(bottom)))
+        return not np.array_equal(found[:, top:bottom], images[row, :, top:bottom])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(wrong, range(300)))
+
+
+@pytest.mark.parametrize("made", ["raw"], indirect=True)
+def test_a_raw_row_is_held_to_its_checksum_when_first_read(made, copy):
+    images, chunk = made[0], copy / "images" / "c.5.0.0.0"
+    good = chunk.read_bytes()
+    wrong = good[:-1] + bytes([good[-1] ^ 1])
+    store = Store.open(copy)
+    chunk.write_bytes(wrong)
+    with pytest.raises(InputError, match="row 5 holds other pixels"):
+        store.read(5, rows=(0, 2))  # the damage is elsewhere
+    chunk.write_bytes(good)
+    np.testing.assert_array_equal(store.read(5, rows=(0, 2)), images[5])  # the first time all is read
+    chunk.write_bytes(wrong)
+    np.testing.assert_array_equal(store.read(5, rows=(0, 2))[:, :2], images[5][:, :2])
+    assert [row for row, _ in store.check()] == [5]
+    with pytest.raises(InputError, match="row 5 holds other pixels"):
+        pickle.loads(pickle.dumps(store)).read(5)
+
+
+def test_forked_workers_share_what_they_know(made):
+    store = Store.open(made[1])
+    worker = multiprocessing.get_context("fork").Process(target=store.read, args=(4,))
+    worker.start()
+    worker.join(20)
+    assert np.flatnonzero(store._seen).tolist() == ([4] if store.info["codec"] == "raw" else [])
+
+
 @pytest.mark.parametrize("row", [3, 12, -1])
 def test_a_row_without_an_image_is_refused(made, row):
     with pytest.raises(InputError, match=f"row {row} holds no image"):
         Store.open(made[1]).read(row)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "foreign", "remove"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "add", "last", "empty", "foreign", "remove"])
 def test_damage_is_an_error_when_read_and_named_by_check(copy, damage):
     chunk = copy / "images" / "c.5.0.0.0"
     data = bytearray(chunk.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 1
+    if damage == "last":  # of the compressed: in the index
+        data[-9] ^= 1
+    if damage == "add":
+        data += b"."
     chunk.write_bytes({"cut": data[:40], "empty": b"", "foreign": b"no zstd"}.get(damage, data))
     if damage == "remove":
         chunk.unlink()
     store = Store.open(copy)
-    with pytest.raises(InputError, match=r"c\.5\.0\.0\.0"):
-        store.read(5)
+    for rows in (None, (0, 2)):
+        with pytest.raises(InputError, match=r"c\.5\.0\.0\.0") as caught:
+            store.read(5, rows=rows)
+        assert "\n" not in str(caught.value) and (damage == "remove" or "run `cellsignal prepare` again" in str(caught.value))
     assert [row for row, message in store.check() if "row 5" in message] == [5]
     assert store.check(rows=[0, 6]) == []
 
@@ -222,6 +282,8 @@ def test_a_store_that_does_not_fit_its_description_is_refused(copy, tmp_path):
         assert "\n" not in str(caught.value)
 
     refused(lambda p: _edit_info(p, format=99), "format 99")
+    refused(lambda p: (p / "store.json").write_text('{"format": 1, "n": 3}'), "store format 1, this version reads 2; pack it anew")
+    refused(lambda p: _edit_info(p, codec={"raw": "zstd", "zstd": "raw"}[json.loads((p / "store.json").read_text())["codec"]]), "not those")
     refused(lambda p: _edit_info(p, shape=[16, 16]), "not those")
     refused(lambda p: _edit_info(p, n=11), "not those")
     table = (copy / "samples.csv").read_text()
@@ -260,10 +322,12 @@ def test_real_images_are_pixel_exact_and_not_much_larger_than_png(real_data, tmp
     for row, names in enumerate(sites):
         expected = np.stack([cv2.imread(str(real_data / name), cv2.IMREAD_UNCHANGED) for name in names])
         np.testing.assert_array_equal(store.read(row), expected)
+        np.testing.assert_array_equal(store.read(row, rows=(300, 400))[:, 300:400], expected[:, 300:400])
         np.testing.assert_allclose(store.mean[row], expected.mean((1, 2)), rtol=1e-6)
         np.testing.assert_allclose(store.sd[row], expected.std((1, 2)), rtol=1e-6)
+    np.testing.assert_array_equal(store.images[11], expected)
     packed = sum(os.path.getsize(path) for path in (tmp_path / "out" / "images").glob("c.*"))
-    assert packed < 1.4 * sum((real_data / name).stat().st_size for name in files)
+    assert packed < 1.3 * sum((real_data / name).stat().st_size for name in files)
 
 
 class _RealReader:

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from cellsignal.errors import InputError
+from cellsignal.evaluation import plate_groups
 from cellsignal.evaluation.assignment import assign, restrict
-from cellsignal.evaluation.plate_groups import infer_plate_groups, read_plate_groups
+from cellsignal.evaluation.plate_groups import infer_plate_groups, plates_of, read_plate_groups
 
 
 def plates(seed, n_experiments=2, n_groups=4, size=6, signal=4.0, shape=None):
@@ -52,13 +54,86 @@ def _evidence(block, groups, statistic="mass"):
     block -= block.mean(axis=1, keepdims=True)
     block -= np.median(block, axis=0) * (1 - 1 / len(block))
     total = np.zeros(4)
-    for row in block:
+    for row in block - block.max(axis=1, keepdims=True):
         if statistic == "hits":
             total[groups.class_group[row.argmax()]] += 1
         else:
             share = np.exp(row) / np.exp(row).sum()
             total += np.log(0.95 * np.array([share[groups.class_group == g].sum() for g in range(4)]) + 0.05 / 4)
     return total
+
+
+def same_evidence(scores, groups, statistic, tolerance):
+    """The evidence of one plate is that of the plain formula, to a share of the number of wells."""
+    member = np.arange(4)[:, None] == groups.class_group
+    found = plate_groups._evidence(scores, member, statistic)
+    assert found.shape == (4,) and found.dtype == np.float64
+    assert found == pytest.approx(_evidence(scores, groups, statistic), abs=tolerance * len(scores))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.integers(1, 24), st.floats(0.1, 30), st.floats(-500, 500), st.booleans())
+def test_evidence_is_that_of_the_plain_formula(seed, wells, spread, offset, log_probabilities):
+    """An odd or even number of wells, spreads and offsets within and beyond the range of float32's exponentials."""
+    scores, *_, groups, _, _ = plates(seed, 1)
+    rng = np.random.default_rng(seed)
+    scores = scores[rng.integers(0, len(scores), wells)] * spread + rng.normal(size=24) * spread
+    scores = scores - np.log(np.exp(scores - scores.max()).sum(axis=1, keepdims=True)) if log_probabilities else scores + offset
+    for statistic in ("mass", "hits"):
+        same_evidence(scores, groups, statistic, 1e-9)
+    same_evidence(scores.astype(np.float32), groups, "mass", 1e-6 * (1 + spread + abs(offset)))
+
+
+@pytest.mark.parametrize("wells", [1, 2, 9, 10])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_evidence_far_out_of_range(wells, dtype):
+    """Classes masked by -1e4 or raised by 1e4, for all wells or some: exponentials are 0 and infinite, the evidence is the plain one."""
+    base, *_, groups, _, _ = plates(0, 1)
+    for rows in (slice(None), slice(0, 1), slice(0, wells // 2)):
+        for columns in ([3], groups.class_group == 1, slice(None)):
+            for change in (-1e4, 1e4):
+                scores = base[:wells].astype(dtype)
+                part = scores[rows]
+                part[:, columns] += change
+                same_evidence(scores, groups, "mass", 1e-2 if dtype == np.float32 else 1e-9)
+
+
+def test_the_layout_of_the_matrix_does_not_matter(tmp_path):
+    scores, experiment, plate, groups, _, truth = plates(11, 2, signal=2.0)
+    wide = np.repeat(scores, 2, axis=1)
+    np.save(tmp_path / "a.npy", scores)
+    fixed = scores.copy()
+    fixed.flags.writeable = False
+    before = scores.copy()
+    expected = infer_plate_groups(scores, experiment, plate, groups)
+    labels = assign(scores, experiment, plate, groups.class_group, truth)
+    assert np.array_equal(scores, before)
+    swapped = scores.astype(scores.dtype.newbyteorder())
+    for same in (np.asfortranarray(scores), wide[:, ::2], scores[::-1][::-1], fixed, swapped, np.load(tmp_path / "a.npy", mmap_mode="r")):
+        found = infer_plate_groups(same, experiment, plate, groups)
+        assert found.plate_group == expected.plate_group
+        assert found.confidence == pytest.approx(expected.confidence, abs=1e-5)
+        assert (assign(same, experiment, plate, groups.class_group, truth) == labels).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["1", "2", "10"])), max_size=12))
+def test_rows_of_plates_in_any_order(names):
+    experiment, plate = (np.array([name[i] for name in names], dtype=str) for i in (0, 1))
+    found = {name: rows.tolist() for name, rows in plates_of(experiment, plate)}
+    assert list(found.items()) == [(name, [i for i, other in enumerate(names) if other == name]) for name in sorted(set(names))]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(0, 3), st.sampled_from([0.0, 1.0, 1e4]))
+def test_assignment_has_the_best_sum(seed, wells, spare, bias):
+    """Full plates and plates with wells to spare; classes and wells with constants of their own."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(wells, wells + spare)) + bias * rng.normal(size=wells + spare) + bias * rng.normal(size=(wells, 1))
+    labels = assign(scores, ["E"] * wells, ["1"] * wells, np.zeros(wells + spare, int), {("E", "1"): 0})
+    at = linear_sum_assignment(scores, maximize=True)
+    assert len(set(labels)) == wells
+    assert scores[range(wells), labels].sum() == pytest.approx(scores[at].sum(), rel=1e-9, abs=1e-9)
 
 
 def brute_force(evidence):

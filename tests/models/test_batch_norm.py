@@ -311,3 +311,70 @@ def test_too_few_images_are_refused():
         with pytest.raises(InputError, match=message):
             recompute_statistics(model, batches)
         assert_untouched(model, before)
+
+
+def recomputed(shares, pool) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], torch.Tensor | None]:
+    """Statistics after one process's batches, and what it handed to the pool."""
+    model, handed = network(), []
+
+    def keeping(values: torch.Tensor) -> torch.Tensor:
+        handed.append(values)
+        return pool(values)
+
+    recompute_statistics(model, shares, pool=keeping)
+    (values,) = handed
+    return statistics(model), values
+
+
+@pytest.mark.parametrize("shares", [[(4, 3), (5,)], [(3,), (), (6, 2)], [(), (4,)], [(4, 4)]])
+def test_processes_together_have_the_statistics_of_all_images(shares):
+    """Other numbers of batches on each, also none. What each hands over is collected first, then all merge the same."""
+    batches = images(*(n for share in shares for n in share))
+    parts, alone = [], network()
+    for share in shares:
+        parts.append(batches[: len(share)])
+        batches = batches[len(share) :]
+    recompute_statistics(alone, [batch for part in parts for batch in part])
+    collected = []
+    for part in parts:
+        try:
+            collected.append(recomputed(part, lambda values: torch.stack([values]))[1])
+        except InputError:  # alone it has no image
+            collected.append(torch.zeros(sum(1 + 2 * layer.num_features for layer in layers_of(alone).values()), dtype=torch.float64))
+    assert all(values.dtype == torch.float64 for values in collected)
+    for part, own in zip(parts, collected, strict=True):
+        found, handed = recomputed(part, lambda values: torch.stack(collected))
+        assert torch.equal(handed, own)
+        for name, expected in statistics(alone).items():
+            for a, b in zip(found[name], expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=st.lists(st.lists(st.integers(2, 6), max_size=4), min_size=1, max_size=5).filter(any), offset=st.sampled_from([0.0, 1000.0]))
+def test_merging_is_exact_far_from_zero(sizes, offset):
+    """(count, mean, summed squares) by numpy for each process; the layer's own batch is the first process's."""
+    generator = torch.Generator().manual_seed(0)
+    shares = [[torch.randn(n, 2, 3, generator=generator) + offset + k for k, n in enumerate(share)] for share in sizes]
+
+    def packed(share: list[torch.Tensor]) -> torch.Tensor:
+        if not share:
+            return torch.zeros(5, dtype=torch.float64)
+        x = torch.cat(share).double().transpose(0, 1).flatten(1).numpy()
+        return torch.from_numpy(np.concatenate([[x.shape[1]], x.mean(1), x.var(1) * x.shape[1]]))
+
+    layer = nn.BatchNorm1d(2)
+    recompute_statistics(layer, [(batch,) for batch in shares[0]], pool=lambda _: torch.stack([packed(share) for share in shares]))
+    x = torch.cat([batch for share in shares for batch in share]).double().transpose(0, 1).flatten(1).numpy()
+    np.testing.assert_allclose(layer.running_mean.numpy(), x.mean(1), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(layer.running_var.numpy(), x.var(1, ddof=1), rtol=1e-6)
+
+
+def test_no_image_on_any_process_is_refused_and_no_layer_asks_nobody():
+    with pytest.raises(InputError, match="not one image"):
+        recompute_statistics(network(), [], pool=lambda values: torch.stack([values, values]))
+
+    def asked(values):
+        raise AssertionError("asked")
+
+    recompute_statistics(nn.Linear(2, 2), [], pool=asked)

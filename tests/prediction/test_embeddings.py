@@ -1,5 +1,6 @@
 """Embeddings of every sample, and predictions by nearest training wells; no validation or test label ever takes part."""
 
+import functools
 import json
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ from cellsignal.config import load_config
 from cellsignal.config.schema import Model, Submit
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError
-from cellsignal.prediction import embeddings as module
+from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import Embeddings, Nearest, classify, classify_wells, embed, load_embeddings
 from cellsignal.prediction.submit import open_entry, truth_labels
@@ -59,7 +60,7 @@ def code(text: str) -> np.random.Generator:
 def embedder(truth, signal=3.0, batch=3.0, width=D):
     """A network that sees the treatment, the experiment and noise; the two views lie on both sides of it."""
 
-    def predict_samples(job, state, chosen, views, embeddings=False):
+    def predict_samples(job, state, chosen, views, embeddings):
         assert embeddings and tuple(views) == ("identity", "rot180")
         rows = []
         for s in job.store.samples.iloc[chosen].itertuples():
@@ -72,7 +73,7 @@ def embedder(truth, signal=3.0, batch=3.0, width=D):
         rows = np.array(rows, np.float32) + state["offset"]
         return {"identity": rows + 0.5, "rot180": rows - 0.5}
 
-    return predict_samples
+    return lambda job, state: functools.partial(predict_samples, job, state)
 
 
 @pytest.fixture
@@ -81,8 +82,8 @@ def embedded(space, monkeypatch):
 
     def make(stages=ONE_MODEL, **parameters):
         config = config_of(space, stages=stages)
-        monkeypatch.setattr(module, "load_checkpoint", lambda path: {"offset": float(len(path.parent.name))})
-        monkeypatch.setattr(module, "predict_samples", embedder(truth_of(space), **parameters))
+        monkeypatch.setattr(predicting, "load_checkpoint", lambda path: {"offset": float(len(path.parent.name))})
+        monkeypatch.setattr(predicting, "predictor_of", embedder(truth_of(space), **parameters))
         return config, [load_embeddings(path) for path in embed(config)]
 
     return make
@@ -100,9 +101,8 @@ def test_every_kept_sample_is_there_with_its_part(space, embedded):
     assert (found.samples.label[found.samples.split == "test"] == -1).all()
     trained = (found.samples.split == "train").to_numpy()
     assert found.samples.label[trained].tolist() == store.samples.label[trained].tolist()
-    expected = embedder(truth_of(space))(
-        job, {"offset": 3.0}, np.arange(len(store.samples)), ("identity", "rot180"), True
-    )
+    network = embedder(truth_of(space))(job, {"offset": 3.0})
+    expected = network(np.arange(len(store.samples)), ("identity", "rot180"), True)
     np.testing.assert_allclose(found.values, (expected["identity"] + expected["rot180"]) / 2, atol=0.02)
     held_out = set(found.samples.experiment[found.samples.part == "oof"])
     assert held_out == set(found.about["held_out"]) and held_out.isdisjoint(
@@ -119,8 +119,8 @@ def test_controls_that_train_are_no_training_wells_of_the_classifier(space, monk
         space,
         data={"root": str(space.root), "store": "store", "size": 32, "workers": 0, "controls": "all", "sites": [1]},
     )
-    monkeypatch.setattr(module, "load_checkpoint", lambda path: {"offset": 0.0})
-    monkeypatch.setattr(module, "predict_samples", embedder(truth_of(space)))
+    monkeypatch.setattr(predicting, "load_checkpoint", lambda path: {"offset": 0.0})
+    monkeypatch.setattr(predicting, "predictor_of", embedder(truth_of(space)))
     found = load_embeddings(embed(config)[0])
     assert set(found.samples.role[found.samples.part == "train"]) == {"treatment"} and set(found.samples.site) == {1}
 
@@ -304,8 +304,8 @@ def test_the_predictions_file_merges_and_submits(space, embedded, capsys):
 
 def test_a_full_model_predicts_test_wells_only(space, monkeypatch):
     config = config_of(space, folds={"file": "folds.csv", "use": [], "full": True})
-    monkeypatch.setattr(module, "load_checkpoint", lambda path: {"offset": 0.0})
-    monkeypatch.setattr(module, "predict_samples", embedder(truth_of(space)))
+    monkeypatch.setattr(predicting, "load_checkpoint", lambda path: {"offset": 0.0})
+    monkeypatch.setattr(predicting, "predictor_of", embedder(truth_of(space)))
     (path,) = classify(config, Nearest("knn", k=2))
     assert path.name == "full_all_knn.npz" and set(load_predictions(path).ids["part"]) == {"test"}
 
@@ -326,7 +326,7 @@ def test_what_is_refused(space, embedded, capsys, monkeypatch):
     with pytest.raises(InputError, match=r"x\.npz: no such embeddings file"):
         load_embeddings(space.folder / "x.npz")
     monkeypatch.setattr(
-        module, "predict_samples", lambda *a, **k: {"identity": np.full((len(a[2]), D), np.nan, np.float32)}
+        predicting, "predictor_of", lambda job, state: lambda chosen, views, embeddings: {"identity": np.full((len(chosen), D), np.nan)}
     )
     found.path.unlink()
     with pytest.raises(InputError, match=r"last\.pt: its embeddings are not finite"):

@@ -7,17 +7,18 @@ import torch
 from tiny import make_config, stage
 
 from cellsignal.config.stage import MeanTeacher, Stage
+from cellsignal.data.feed import feed
 from cellsignal.data.views import apply_view
 from cellsignal.prediction.predict import trained_model
 from cellsignal.training import loop
 from cellsignal.training.averaging import Average, ramp
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.forward import predict_with
+from cellsignal.training.forward import plan_reading, predict_with
 from cellsignal.training.loop import Trainer
+from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of
 from cellsignal.training.stopping import Stop
 
-CPU = torch.device("cpu")
 PLAIN = {
     "augment": [],
     "batch_size": 512,
@@ -28,7 +29,7 @@ PLAIN = {
 def trained(plates, tmp_path, **more) -> tuple[Trainer, list[dict[str, torch.Tensor]]]:
     """A finished trainer and its weights after every epoch."""
     job = jobs_of(make_config(plates, tmp_path, [stage(**{**PLAIN, **more})]))[0]
-    trainer, history = Trainer(job, CPU, Stop()), []
+    trainer, history = Trainer(job, ALONE, Stop()), []
     after = trainer.average.after_epoch
 
     def recording(model, epoch):
@@ -49,7 +50,8 @@ def statistics_by_hand(trainer: Trainer, weights: dict[str, torch.Tensor]) -> di
             module.momentum = 1.0
     model.train()
     with torch.no_grad():
-        model(torch.stack([trainer.training[i]["image"] for i in range(len(trainer.training))]))
+        everything = [[(0, i) for i in range(len(trainer.training))]]
+        model(next(feed(trainer.training, everything, 0, torch.device("cpu"))).images)
     return {name: value for name, value in model.state_dict().items() if "running" in name}
 
 
@@ -80,7 +82,7 @@ def test_ema_can_have_its_statistics_recomputed(plates, tmp_path):
 
 def test_before_its_first_epoch_swa_predicts_with_the_plain_weights(plates, tmp_path, monkeypatch):
     job = jobs_of(make_config(plates, tmp_path, [stage(**PLAIN, swa={"start": 0.75})]))[0]
-    trainer = Trainer(job, CPU, Stop())
+    trainer = Trainer(job, ALONE, Stop())
     seen = []
     validate = Trainer.validate
     monkeypatch.setattr(
@@ -96,14 +98,14 @@ def test_the_averaged_weights_are_what_predicts(plates, tmp_path):
     state = load_checkpoint(job.folder / "last.pt")
     model = trained_model(job, state)
     assert all(torch.equal(value, state["averaged"][name]) for name, value in model.state_dict().items())
-    by_trainer = predict_with(job, trainer.predictor, trainer.pixels, job.valid)["identity"]
-    assert (by_trainer == predict_with(job, model, trainer.pixels, job.valid)["identity"]).all()
+    by_trainer = predict_with(job, trainer.predictor, plan_reading(job, trainer.pixels, job.valid))["identity"]
+    assert (by_trainer == predict_with(job, model, plan_reading(job, trainer.pixels, job.valid))["identity"]).all()
     assert not torch.equal(state["averaged"]["backbone.conv1.0.weight"], state["model"]["backbone.conv1.0.weight"])
 
 
 def test_the_teacher_judges_another_view_by_the_batch_and_is_left_alone(plates, tmp_path):
     job = jobs_of(make_config(plates, tmp_path, [stage(ema=0.9)]))[0]
-    trainer = Trainer(job, CPU, Stop())
+    trainer = Trainer(job, ALONE, Stop())
     model, average = trainer.model, trainer.average
     images = torch.randn(6, 6, 24, 24, generator=torch.Generator().manual_seed(0))
     before = {name: value.clone() for name, value in average.module.state_dict().items()}
@@ -125,12 +127,12 @@ def test_consistency_trains(plates, tmp_path):
             make_config(
                 plates,
                 tmp_path / str(weight),
-                [stage(epochs=6, ema=0.5, mean_teacher={"weight": weight, "ramp_epochs": 0, "unlabelled": "test"})],
+                [stage(epochs=4, ema=0.5, mean_teacher={"weight": weight, "ramp_epochs": 0, "unlabelled": "test"})],
             )
         )[0]
-        trainer = Trainer(job, CPU, Stop())
+        trainer = Trainer(job, ALONE, Stop())
         trainer.run()
-        views = predict_with(job, trainer.predictor, trainer.pixels, job.test, ("identity", "rot90"))
+        views = predict_with(job, trainer.predictor, plan_reading(job, trainer.pixels, job.test), ("identity", "rot90"))
         a, b = (torch.from_numpy(views[view]).softmax(1) for view in ("identity", "rot90"))
         ends.append((a - b).square().sum(1).mean().item())
     assert ends[1] < 0.5 * ends[0]

@@ -7,15 +7,15 @@ import torch
 from tiny import make_config, stage
 
 from cellsignal.errors import InputError
+from cellsignal.files import sha256
 from cellsignal.training import labelling, pseudo_labels
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
 from cellsignal.training.job import unit_codes
 from cellsignal.training.loop import Trainer
+from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
 from cellsignal.training.stopping import Stop
-
-CPU = torch.device("cpu")
 
 
 def test_control_wells_are_further_classes_and_no_treatment_comes_with_them(plates, tmp_path):
@@ -102,10 +102,8 @@ def test_pseudo_labels_name_test_wells_alone_and_are_kept_in_files(plates, tmp_p
 def test_an_interrupted_epoch_goes_on_with_the_pseudo_labels_it_began_with_or_not_at_all(plates, tmp_path, monkeypatch):
     config = make_config(plates, tmp_path, [stage(pseudo_labels={"least_confidence": 0.0})])
     job = jobs_of(config)[0]
-    path = labelling.draw_pseudo_labels(job, Trainer(job, CPU, Stop()).model, Trainer(job, CPU, Stop()).pixels, 0)
-    from cellsignal.files import sha256
-
-    assert len(labelling.read_pseudo_labels(job, 0, sha256(path)))
+    digest = labelling.draw_pseudo_labels(job, Trainer(job, ALONE, Stop()).model, Trainer(job, ALONE, Stop()).pixels, 0)
+    assert len(labelling.read_pseudo_labels(job, 0, digest))
     with pytest.raises(InputError, match=r"epoch_000\.csv: is not what the interrupted epoch began with"):
         labelling.read_pseudo_labels(job, 0, "0" * 64)
     frame = pseudo_labels.read(job.folder, 0)

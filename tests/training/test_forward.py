@@ -8,7 +8,8 @@ import torch
 from tiny import make_config, stage
 
 from cellsignal.models.backbones import build_model
-from cellsignal.training.forward import by_target, predict_with
+from cellsignal.training import forward
+from cellsignal.training.forward import by_target, plan_reading, predict_with
 from cellsignal.training.job import pixel_statistics, unit_codes
 from cellsignal.training.run import jobs_of
 
@@ -42,7 +43,7 @@ def images_of(job, pixels, positions) -> torch.Tensor:
 def test_adapted_predictions_are_those_of_the_whole_unit_in_one_training_batch(plates, tmp_path, unit):
     job, model, pixels = setting(plates, tmp_path, predict={"adapt": unit, "batch_size": 512})
     chosen = job.valid[::7]
-    found = predict_with(job, model, pixels, chosen, ("identity", "hflip"))
+    found = predict_with(job, model, plan_reading(job, pixels, chosen), ("identity", "hflip"))
     codes = unit_codes(job.store.samples, unit)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for code in np.unique(codes[chosen]):
@@ -65,18 +66,18 @@ def test_without_adaptation_it_is_a_plain_forward_pass_in_the_order_asked_for(pl
     with torch.no_grad():
         images = images_of(job, pixels, chosen)
         expected, embedded = model(images), model.embed(images)
-    np.testing.assert_allclose(predict_with(job, model, pixels, chosen)["identity"], expected, atol=1e-4)
+    np.testing.assert_allclose(predict_with(job, model, plan_reading(job, pixels, chosen))["identity"], expected, atol=1e-4)
     np.testing.assert_allclose(
-        predict_with(job, model, pixels, chosen, embeddings=True)["identity"], embedded, atol=1e-4
+        predict_with(job, model, plan_reading(job, pixels, chosen), embeddings=True)["identity"], embedded, atol=1e-4
     )
-    assert predict_with(job, model, pixels, chosen[:0])["identity"].shape == (0, job.outputs)
+    assert predict_with(job, model, plan_reading(job, pixels, chosen[:0]))["identity"].shape == (0, job.outputs)
 
 
 def test_what_else_is_predicted_and_what_the_labels_are_changes_nothing(plates, tmp_path):
     job, model, pixels = setting(plates, tmp_path, predict={"adapt": "plate", "batch_size": 512})
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    many = predict_with(job, model, pixels, job.valid)["identity"]
-    few = predict_with(job, model, pixels, job.valid[[40, 3]])["identity"]
+    many = predict_with(job, model, plan_reading(job, pixels, job.valid))["identity"]
+    few = predict_with(job, model, plan_reading(job, pixels, job.valid[[40, 3]]))["identity"]
     np.testing.assert_allclose(few, many[[40, 3]], atol=1e-5)
     samples = job.store.samples.copy()
     samples["label"] = np.random.default_rng(1).permutation(samples.label.fillna(0))
@@ -84,13 +85,13 @@ def test_what_else_is_predicted_and_what_the_labels_are_changes_nothing(plates, 
     store.__dict__.update(job.store.__dict__)
     store.__dict__["samples"] = samples
     blind = dataclasses.replace(job, store=store)
-    assert np.array_equal(predict_with(blind, model, pixels, job.valid)["identity"], many)
+    assert np.array_equal(predict_with(blind, model, plan_reading(blind, pixels, job.valid))["identity"], many)
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
 
 
 def test_chosen_channels_and_the_cell_type_reach_the_network(plates, tmp_path):
     job, model, pixels = setting(
-        plates, tmp_path, data={"channels": [4, 2]}, model={"backbone": "resnet10t", "cell_type_vector": True}
+        plates, tmp_path, data={"channels": [4, 2]}, model={"backbone": "test_resnet", "cell_type_vector": True}
     )
     assert list(job.channels) == [3, 1]
     chosen = job.valid[::11]
@@ -99,7 +100,7 @@ def test_chosen_channels_and_the_cell_type_reach_the_network(plates, tmp_path):
     with torch.no_grad():
         expected = model(images_of(job, pixels, chosen), vectors)
         other = model(images_of(job, pixels, chosen), vectors.roll(1, 1))
-    found = predict_with(job, model, pixels, chosen)["identity"]
+    found = predict_with(job, model, plan_reading(job, pixels, chosen))["identity"]
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert not np.allclose(found, other, atol=1e-2)
 
@@ -107,3 +108,36 @@ def test_chosen_channels_and_the_cell_type_reach_the_network(plates, tmp_path):
 def test_by_target_sums_the_sites_of_a_well():
     targets, merged, first = by_target(np.array([[1.0, 2], [3, 4], [5, 6]]), np.array(["b", "a", "b"]))
     assert list(targets) == ["a", "b"] and merged.tolist() == [[3, 4], [6, 8]] and list(first) == [1, 0]
+
+
+def test_each_image_is_read_once_for_statistics_and_all_views(plates, tmp_path, monkeypatch):
+    job, model, pixels = setting(plates, tmp_path, predict={"adapt": "plate", "batch_size": 5}, data={"cache_gib": 0.0})
+    reading, reads = plan_reading(job, pixels, job.valid), []
+    read = type(job.store).read
+    monkeypatch.setattr(type(job.store), "read", lambda self, row, **more: (reads.append(row), read(self, row, **more))[1])
+    once = predict_with(job, model, reading, ("identity", "hflip"))
+    assert sorted(reads) == sorted(job.store.samples.row.to_numpy()[reading.positions])
+    monkeypatch.setattr(forward, "HELD_GIB", 0.0)  # units that are too large to be held are read twice, and predicted alike
+    reads.clear()
+    twice = predict_with(job, model, reading, ("identity", "hflip"))
+    assert len(reads) == len(reading.positions) + len(job.valid)
+    assert all(np.array_equal(once[view], twice[view]) for view in once)
+
+
+def test_a_network_without_batch_norm_is_not_confused_by_adaptation(plates, tmp_path, monkeypatch):
+    job, _, pixels = setting(plates, tmp_path, predict={"adapt": "plate", "batch_size": 7})
+
+    class Means(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, images):
+            return self.scale * images.mean((2, 3))
+
+    expected = images_of(job, pixels, job.valid).mean((2, 3))
+    wide = dataclasses.replace(job, outputs=expected.shape[1])
+    for held in (4.0, 0.0):
+        monkeypatch.setattr(forward, "HELD_GIB", held)
+        found = predict_with(wide, Means(), plan_reading(job, pixels, job.valid))["identity"]
+        np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -16,7 +16,9 @@ from tiny import stage
 
 from cellsignal.competitions import get_competition
 from cellsignal.config.schema import Config
+from cellsignal.data.draws import Recipe
 from cellsignal.data.pack import prepare
+from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError, Interrupted
 from cellsignal.prediction.predict import predict
 from cellsignal.training import loop
@@ -24,17 +26,16 @@ from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples
 from cellsignal.training.job import plan_jobs
 from cellsignal.training.loop import Trainer
+from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
 from cellsignal.training.stopping import Stop
-
-CPU = torch.device("cpu")
 
 
 def make(plates, tmp_path, stages=None, **more) -> Config:
     second = stage("cell_type", per="cell_type", init="previous", epochs=1, schedule={"name": "constant"})
     return Config(**{
         "name": "tiny", "competition": "rxrx1", "runs": tmp_path / "runs", "data": {"root": plates / "raw", "store": plates / "store", "workers": 0},
-        "folds": {"file": plates / "folds.csv"}, "model": {"backbone": "resnet10t", "dropout": 0.2}, "stages": stages or [stage(), second],
+        "folds": {"file": plates / "folds.csv"}, "model": {"backbone": "test_resnet", "dropout": 0.2}, "stages": stages or [stage(), second],
     } | more)  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def test_stage_two_starts_from_stage_one_of_the_same_fold(plates, tmp_path):
     train(config)
     jobs = jobs_of(config)
     first = load_checkpoint(jobs[0].folder / "last.pt")
-    trainer = Trainer(jobs[1], CPU, Stop())
+    trainer = Trainer(jobs[1], ALONE, Stop())
     assert jobs[1].init == jobs[0].folder / "last.pt"
     assert all(torch.equal(value, first["model"][name]) for name, value in trainer.model.state_dict().items())
     assert (
@@ -117,13 +118,13 @@ def test_a_stage_one_of_other_folds_is_refused(plates, tmp_path):
     config = make(plates, tmp_path, folds={"file": plates / "folds.csv", "use": [0]})
     jobs = jobs_of(config)
     with Stop() as stop:
-        Trainer(jobs[0], CPU, stop).run()
+        Trainer(jobs[0], ALONE, stop).run()
     swapped = jobs[0].folds.rows.assign(fold=1 - jobs[0].folds.rows.fold)
     other = plan_jobs(
         config, jobs[0].competition, jobs[0].store, jobs[0].classes, type(jobs[0].folds)("experiment", swapped)
     )
     with pytest.raises(InputError, match=r"last\.pt: was trained on other folds"):
-        Trainer(other[1], CPU, Stop())
+        Trainer(other[1], ALONE, Stop())
 
 
 VARIANTS = {
@@ -135,12 +136,13 @@ VARIANTS = {
     "plates": {"batches": {"unit": "plate", "unique_labels": True}, "swa": {"start": 0.3}, "epochs": 3, "triplet": {}, "center": {}},
     "pseudo": {"pseudo_labels": {"start": 1, "least_confidence": 0.0}, "epochs": 3, "batches": {"unit": "experiment"}, "mix": {"cutmix": 1.0, "p": 0.5},
                "margin": {}, "ema": 0.9, "mean_teacher": {"ramp_epochs": 1, "unlabelled": "test"}, "bn_recompute": True},
+    "albumentations": {"augment": [{"name": "blur"}, {"name": "rotate90"}, {"name": "gain_bias"}], "mix": {"mixup": 0.4}},
     "plateau": {"schedule": {"name": "plateau", "patience": 0}, "epochs": 3, "early_stopping": {"patience": 2}, "optimizer": {"name": "adam", "lr": 1e-3}},
 }  # fmt: skip
 MORE = {
     "pseudo": {
         "model": {
-            "backbone": "resnet10t",
+            "backbone": "test_resnet",
             "neck": 16,
             "cell_type_vector": True,
             "cosine_head": True,
@@ -149,6 +151,9 @@ MORE = {
         "predict": {"adapt": "plate"},
     },
 }
+
+
+EVERY = {"plates": 7, "pseudo": 7}  # many small batches
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -165,7 +170,7 @@ def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(plates, tmp_path,
     def interrupting(self, share):
         update(self, share)
         steps["n"] += 1
-        if steps["n"] % 3 == 0:
+        if steps["n"] % EVERY.get(variant, 3) == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop.Trainer, "_update", interrupting)
@@ -179,14 +184,14 @@ def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(plates, tmp_path,
             assert error.status == 128 + signal.SIGTERM
             stops += 1
     assert stops >= 2 and same(weights(whole.run_folder), weights(broken.run_folder))
-    logs = [pd.read_csv(c.run_folder / "fold0/all/all/log.csv").drop(columns="images_per_s") for c in (whole, broken)]
+    logs = [pd.read_csv(c.run_folder / "fold0/all/all/log.csv").drop(columns=["images_per_s", "waiting", "of_peak"]) for c in (whole, broken)]
     assert logs[0].equals(logs[1])
 
 
 def test_a_killed_process_goes_on_to_the_same_bytes(plates, tmp_path):
     """SIGKILL, as a vanishing machine does it, through the command line."""
     one = {"file": plates / "folds.csv", "use": [0]}
-    stages = [stage(epochs=4, checkpoint_minutes=1e-6, ema=0.9)]
+    stages = [stage(epochs=3, checkpoint_minutes=1e-6, ema=0.9)]
     configs = {name: make(plates, tmp_path / name, stages, folds=one) for name in ("whole", "killed")}
     for name, config in configs.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
@@ -227,9 +232,10 @@ def test_ctrl_c_reaches_the_workers_too_and_nothing_breaks(plates, tmp_path):
     assert load_checkpoint(last)["progress"]["updates"] > 0
 
 
-def test_workers_do_not_change_the_result(plates, tmp_path):
+@pytest.mark.parametrize("pipeline", ["warp", "albumentations"])
+def test_workers_do_not_change_the_result(plates, tmp_path, pipeline):
     one = {"file": plates / "folds.csv", "use": [0]}
-    data = {"root": plates / "raw", "store": plates / "store"}
+    data = {"root": plates / "raw", "store": plates / "store", "pipeline": pipeline}
     runs = [
         make(plates, tmp_path / str(n), [stage(epochs=1)], folds=one, data=data | {"workers": n, "cache_gib": c})
         for n, c in ((0, 1.0), (2, 0.0))
@@ -279,7 +285,7 @@ def test_ema_is_the_brute_force_average_of_weights_and_buffers(plates, tmp_path,
 
     monkeypatch.setattr(loop.Trainer, "_update", recording)
     job = jobs_of(config)[0]
-    trainer = Trainer(job, CPU, Stop())
+    trainer = Trainer(job, ALONE, Stop())
     average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.run()
     for number, state in enumerate(history, 1):
@@ -323,3 +329,34 @@ def test_early_stopping_stops_and_best_is_kept(plates, tmp_path):
     log, best = pd.read_csv(folder / "log.csv"), load_checkpoint(folder / "best.pt")
     assert len(log) < 30 and log.valid_loss.idxmin() == len(log) - 3
     assert best["progress"]["best"] == pytest.approx(log.valid_loss.min())
+
+
+def test_a_recipe_that_only_albumentations_can_make(plates, tmp_path):
+    one = {"file": plates / "folds.csv", "use": [0]}
+    data = {"root": plates / "raw", "store": plates / "store", "workers": 0}
+    blurred = stage(epochs=1, augment=[{"name": "blur"}])
+    kinds = {name: Transform for name in ("auto", "albumentations")} | {"warp": None}
+    for name, kind in kinds.items():
+        job = jobs_of(make(plates, tmp_path / name, [blurred], folds=one, data=data | {"pipeline": name}))[0]
+        if kind is None:
+            with pytest.raises(InputError, match=r"data\.pipeline: warp cannot make stage 'all': blur is only there"):
+                Trainer(job, ALONE, Stop())
+        else:
+            assert isinstance(Trainer(job, ALONE, Stop()).training.augmentation, kind)
+    plain = jobs_of(make(plates, tmp_path / "plain", [stage(epochs=1)], folds=one, data=data))[0]
+    assert isinstance(Trainer(plain, ALONE, Stop()).training.augmentation, Recipe)
+
+
+@pytest.mark.parametrize("more", [{"compile": "default"}, {"gradient_checkpointing": True}])
+def test_what_makes_a_step_cheaper_changes_only_rounding(plates, tmp_path, more, monkeypatch):
+    """torch.compile by its eager backend: what it traces, not what a compiler makes of it."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, mode: real(function, backend="eager"))
+    one = {"file": plates / "folds.csv", "use": [0]}
+    same_steps = {"epochs": 1, "optimizer": {"name": "sgd", "lr": 0.02}, "augment": []}
+    runs = [make(plates, tmp_path / str(n), [stage(**same_steps, **extra)], folds=one, model={"backbone": "test_resnet"}) for n, extra in enumerate(({}, more))]
+    for config in runs:
+        train(config)
+    for name, value in weights(runs[0].run_folder).items():
+        if "num_batches" not in name:
+            torch.testing.assert_close(weights(runs[1].run_folder)[name], value, atol=2e-4, rtol=1e-3, msg=name)

@@ -257,7 +257,7 @@ def test_centers_train_with_the_networks_optimiser_to_the_class_means():
 
 def test_a_network_learns_by_all_parts_together_in_half_precision():
     torch.manual_seed(0)
-    config = Model(backbone="resnet10t", neck=16, cell_type_vector=True, cosine_head=True, bn_momentum=0.05)
+    config = Model(backbone="test_resnet", neck=16, cell_type_vector=True, cosine_head=True, bn_momentum=0.05)
     network = build_model(config, 6, K, None, 2).train()
     loss = StageLoss(stage(margin=Margin(), triplet=Triplet(), center=Center()), None, K, network.width)
     optimizer = build_optimizer([network, loss], Optimizer(name="adam", lr=1e-3, weight_decay=1e-5, decay_all=True))

@@ -32,7 +32,7 @@ PARTS: tuple[Part, ...] = ("oof", "test")
 REFERENCE = "reference"
 
 _CELL_TYPE = ("stages.1={name: cell_type, per: cell_type, init: previous, epochs: 4, batch_size: 24, optimizer: {name: adamw, lr: 5.0e-4, weight_decay: 0.05},"
-              " schedule: {name: cosine}, label_smoothing: 0.1, amp: bf16, validate_every: 4, augment: [{name: horizontal_flip}, {name: transpose},"
+              " schedule: {name: cosine}, label_smoothing: 0.1, amp: auto, validate_every: 4, augment: [{name: horizontal_flip}, {name: transpose},"
               " {name: rotate90}, {name: gain_bias, gain: 0.1, bias: 0.1}], batches: {unit: %s}}")  # fmt: skip
 
 

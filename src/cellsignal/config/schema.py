@@ -14,8 +14,15 @@ class Data(Strict):
 
     `size` resizes to size x size pixels at packing (None keeps the files' size). A site with a missing or damaged
     channel is left out and listed (`skip`), or stops the packing (`refuse`); it is never filled in. `workers` are
-    processes (packing and loading; 0: none). Where the images of a job fit into `cache_gib` GiB they are read once
-    and kept in memory.
+    processes (packing, albumentations) or threads (reading); 0: none. Where the images of a job fit into `cache_gib` GiB they are read once
+    and kept in memory; in `device_gib`, as bytes on the GPU itself.
+
+    `pipeline`: `warp` sends bytes to the device and augments whole batches there (on a CPU, image by image in reading
+    threads); `albumentations` augments in worker processes, which blur, salt_and_pepper and the like need; `auto` is
+    warp where it can do all that a stage lists. The two draw alike but not the same numbers.
+
+    `codec`: how the store keeps pixels: compressed without loss (`zstd`), as they are (`raw`: 2 to 3 times the disk, read ten
+    times as fast), or `auto`: raw where images are stored at 256 x 256 pixels or less.
 
     `channels` are the numbers (from 1) of the channels that networks see; None: all. `controls` makes the control
     wells further classes of the training, of the training experiments alone or of all, test included: their labels
@@ -25,12 +32,15 @@ class Data(Strict):
     root: Path
     store: Path
     size: int | None = Field(None, gt=0)
+    codec: Literal["auto", "zstd", "raw"] = "auto"
     bad_site: Literal["skip", "refuse"] = "skip"
     sites: tuple[int, ...] | None = None
     channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
     controls: Literal["ignore", "train", "all"] = "ignore"
     workers: int = Field(2, ge=0)
     cache_gib: float = Field(1.0, ge=0)
+    device_gib: float = Field(0.0, ge=0)
+    pipeline: Literal["auto", "warp", "albumentations"] = "auto"
 
 
 class Folds(Strict):

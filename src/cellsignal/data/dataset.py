@@ -1,9 +1,11 @@
-"""From store rows to float tensors: read, augment, standardise.
+"""The images of a job: rows of a store, how each is standardised and augmented, and what of them is kept in memory.
 
 Every random draw of a sample comes from (seed, epoch, index), so a batch is the same whatever the number of workers and wherever a run was resumed.
 """
 
+import functools
 import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,21 +14,28 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cellsignal.data.draws import Draws, Recipe
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
 
 GIB = 2**30
+Key = int | tuple[int, int]  # an index, or (epoch, index)
+_local = threading.local()
 
 
-def read_rows(store: Store, rows: np.ndarray, limit_gib: float) -> np.ndarray | None:
+def read_rows(store: Store, rows: np.ndarray, limit_gib: float, channels: np.ndarray | None = None) -> np.ndarray | None:
     """The images of `rows` as one (n, C, H, W) uint8 array, or None where they need more than `limit_gib` GiB."""
-    shape = (len(rows), *store.images.shape[1:])
+    depth, *side = store.shape
+    shape = (len(rows), depth if channels is None else len(channels), *side)
     if np.prod(shape, dtype=np.int64) > limit_gib * GIB:
         return None
     images = np.empty(shape, np.uint8)
 
     def fill(position: int) -> None:
-        store.read(int(rows[position]), out=images[position])
+        if channels is None:
+            store.read(int(rows[position]), out=images[position])
+        else:
+            images[position] = store.read(int(rows[position]), out=_scratch(store))[channels]
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(fill, range(len(rows))))
@@ -34,67 +43,112 @@ def read_rows(store: Store, rows: np.ndarray, limit_gib: float) -> np.ndarray | 
 
 
 class SiteDataset(Dataset):
-    """Items of a job: `rows` of a store with their labels and standardisation.
+    """Items of a job: `rows` of a store with their standardisation and augmentation. `data.feed` makes batches of them.
 
     Args:
         rows: (n,) int, rows of the store.
-        labels: (n,) int; -1 where unknown.
         shift, scale: (n, C) float32, of the chosen channels; the image becomes (x - shift) / scale.
-        transform: augmentation; None for none.
+        augmentation: a `Recipe`, drawn for whole batches; or a `Transform`, applied image by image in worker processes.
         seed: root of every random draw.
-        center_crop: side in pixels of a central square; None keeps the image.
         cache_gib: see `read_rows`.
         channels: (C,) indices of the store's channels; None: all.
+        device, device_gib: where all images need no more than so many GiB they are put on the device whole (recipes only).
 
-    An item is `{"image": (C, h, w) float32, "label": int, "index": int}`; its key is an index, or (epoch, index) when augmenting.
+    Attributes:
+        kept: (n, C, H, W) uint8 in memory, or None.
+        on_device: the same on the device, or None.
     """
 
     def __init__(
         self,
         store: Store,
         rows: np.ndarray,
-        labels: np.ndarray,
         shift: np.ndarray,
         scale: np.ndarray,
-        transform: Transform | None = None,
+        augmentation: Recipe | Transform,
         seed: int = 0,
-        center_crop: int | None = None,
+        *,
         cache_gib: float = 0.0,
         channels: np.ndarray | None = None,
+        device: torch.device | None = None,
+        device_gib: float = 0.0,
     ):
-        assert len(rows) == len(labels) == len(shift) == len(scale)
-        self.channels = channels
-        self.store, self.rows, self.labels = store, np.asarray(rows), np.asarray(labels)
-        self.shift, self.scale = (np.asarray(a, np.float32)[:, :, None, None] for a in (shift, scale))
-        self.transform, self.seed, self.center_crop = transform, seed, center_crop
-        self.cached = read_rows(store, self.rows, cache_gib)
+        assert len(rows) == len(shift) == len(scale)
+        self.store, self.rows, self.channels = store, np.asarray(rows), channels
+        self.shift, self.scale = (np.ascontiguousarray(values, np.float32) for values in (shift, scale))
+        self.augmentation, self.seed = augmentation, seed
+        wanted = device_gib if isinstance(augmentation, Recipe) else 0.0
+        self.kept = read_rows(store, self.rows, max(cache_gib, wanted), channels)
+        self.on_device = None
+        if self.kept is not None and device is not None and self.kept.nbytes <= wanted * GIB:
+            self.on_device = torch.from_numpy(self.kept).to(device)
+            self.kept = None if device.type == "cuda" else self.kept
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the stored images' chosen channels."""
+        depth, *side = self.store.shape
+        return (depth if self.channels is None else len(self.channels), *side)
+
+    @property
+    def image_size(self) -> int:
+        """Width in pixels of what a network sees."""
+        return self.augmentation.output[1] if isinstance(self.augmentation, Recipe) else self[(0, 0)]["image"].shape[2]
+
+    def read(self, index: int, rows: Sequence[int] | None = None, out: np.ndarray | None = None) -> np.ndarray:
+        """The chosen channels of one stored image, (C, H, W) uint8, of which only `rows` (top, bottom) are sure to be right.
+
+        Args:
+            out: where to put it; without it, and without a cache, the result lies in a scratch buffer of the thread.
+        """
+        if self.kept is not None:
+            if out is None:
+                return self.kept[index]
+            np.copyto(out, self.kept[index])
+            return out
+        rows = None if rows is None else (int(rows[0]), int(rows[1]))
+        if self.channels is None:
+            return self.store.read(int(self.rows[index]), out=_scratch(self.store) if out is None else out, rows=rows)
+        image = self.store.read(int(self.rows[index]), out=_scratch(self.store), rows=rows)
+        if out is None:
+            return image[self.channels]
+        np.take(image, self.channels, axis=0, out=out)
+        return out
+
+    def draws(self, epoch: int, index: np.ndarray) -> Draws:
+        """What a recipe does to some samples in an epoch; row by row a function of (seed, epoch, index)."""
+        recipe = self.augmentation
+        numbers = np.zeros((len(self), 0)) if recipe.numbers == 0 else _numbers(self.seed, epoch, len(self), recipe.numbers)
+        return recipe.draw(numbers[index])
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        """For a `Transform`: {"image": (C, h, w) float32, "index": int}."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        image = self.store.read(int(self.rows[index])) if self.cached is None else self.cached[index]
-        if self.channels is not None:
-            image = image[self.channels]
-        rng = np.random.default_rng([self.seed, epoch, index])
-        if self.transform is not None:
-            image = self.transform.image(image.transpose(1, 2, 0), rng).transpose(2, 0, 1)
-        if self.center_crop is not None:
-            top, left = ((side - self.center_crop) // 2 for side in image.shape[1:])
-            image = image[:, top : top + self.center_crop, left : left + self.center_crop]
-        x = (image.astype(np.float32) - self.shift[index]) / self.scale[index]
-        if self.transform is not None:
-            x = self.transform.signal(x, rng)
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(x)),
-            "label": int(self.labels[index]),
-            "index": int(index),
-        }
+        image, rng = self.read(index), np.random.default_rng([self.seed, epoch, index])
+        image = self.augmentation.image(image.transpose(1, 2, 0), rng).transpose(2, 0, 1)
+        x = (image.astype(np.float32) - self.shift[index][:, None, None]) / self.scale[index][:, None, None]
+        x = self.augmentation.signal(x, rng)
+        return {"image": torch.from_numpy(np.ascontiguousarray(x)), "index": int(index)}
+
+
+@functools.lru_cache(maxsize=2)
+def _numbers(seed: int, epoch: int, samples: int, numbers: int) -> np.ndarray:
+    """(samples, numbers) float64 in [0, 1): an epoch's uniform numbers, of which every sample has its row."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).random((samples, numbers))
+
+
+def _scratch(store: Store) -> np.ndarray:
+    """A buffer for one image of the store, the thread's own and used again and again: a fresh one costs more than filling it."""
+    if getattr(_local, "scratch", None) is None or _local.scratch.shape != store.shape:
+        _local.scratch = np.empty(store.shape, np.uint8)
+    return _local.scratch
 
 
 def loader(dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin: bool = False) -> DataLoader:
-    """A DataLoader over ready-made batches of keys. It has a random generator of its own, so that starting it never moves the trainer's."""
+    """Worker processes for a `Transform`. It has a random generator of its own, so that starting it never moves the trainer's."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -108,6 +162,7 @@ def loader(dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin:
 def _start_worker(worker: int) -> None:
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; it is the trainer's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole process group and are the trainer's to answer
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

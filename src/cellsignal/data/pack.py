@@ -28,6 +28,7 @@ import pandas as pd
 from cellsignal import __version__
 from cellsignal.competitions.base import Competition
 from cellsignal.data import store as stored
+from cellsignal.data.codec import Layout, layout_of
 from cellsignal.data.sites import Entry, Packing, Read, in_processes, pack_site, read_site, unwritable
 from cellsignal.errors import ImageError, InputError
 from cellsignal.files import atomic_path, digest, provenance, write_json, write_text
@@ -58,6 +59,7 @@ def prepare(
     size: int | None = None,
     bad_site: Literal["skip", "refuse"] = "skip",
     workers: int = 0,
+    codec: Literal["auto", "zstd", "raw"] = "auto",
 ) -> PackReport:
     """Pack every sample of a competition's data under `root` into a store at `out`. See `pack`."""
     root = Path(root).absolute()
@@ -72,6 +74,7 @@ def prepare(
         workers=workers,
         source={"competition": competition.id, "root": str(root), "classes": list(competition.classes(root))},
         shape=shape,
+        codec=codec,
     )
 
 
@@ -86,6 +89,7 @@ def pack(
     workers: int = 0,
     source: dict[str, Any],
     shape: tuple[int, int] | None = None,
+    codec: Literal["auto", "zstd", "raw"] = "auto",
 ) -> PackReport:
     """Pack samples into a store, or go on with a store that an earlier call left unfinished.
 
@@ -94,7 +98,7 @@ def pack(
     Args:
         samples: a samples table.
         read: from a sample's files to (C, H, W) uint8; must pickle where workers > 0.
-        out: the store's folder: absent, empty, or a store of the same samples, source, channels and size.
+        out: the store's folder: absent, empty, or a store of the same samples, source, channels, size and codec.
         channels: the channels' names.
         size: resize to size x size pixels (area average when shrinking, bilinear when enlarging); None keeps the size.
         bad_site: a site that cannot be read is left out and listed ("skip"), or ends the packing ("refuse"); what is
@@ -102,6 +106,7 @@ def pack(
         workers: processes; 0 packs in this one.
         source: what the samples come from; must equal the store's when going on.
         shape: (height, width) of the images; None takes those of the first readable one.
+        codec: how the pixels are stored (see `codec`); "auto" is raw up to 256 x 256 pixels, zstd above.
 
     Raises:
         ImageError: a bad site, with bad_site="refuse".
@@ -118,19 +123,21 @@ def pack(
         shape = (
             stored.read_info(out)["shape"] if (out / stored.INFO).is_file() else _first_shape(samples, read, bad_site)
         )
+    layout = layout_of(codec, (len(channels), *shape))
     info = {
         "format": stored.FORMAT,
         "cellsignal": __version__,
         "source": dict(source),
         "channels": list(channels),
         "shape": list(shape),
+        "codec": layout.codec,
         "size": size,
         "n": len(samples),
         "samples_sha256": digest(text),
         "complete": False,
     }
     with _one_line_ifunwritable(out):
-        _create_or_match(out, info, text, samples)
+        _create_or_match(out, info, layout, text, samples)
         with _locked(out):
             return _finish_rows(out, info, samples, read, bad_site, workers)
 
@@ -146,7 +153,7 @@ def _finish_rows(out: Path, info: dict, samples: pd.DataFrame, read: Read, bad_s
     for litter in (out / stored.IMAGES).glob(".c.*.tmp"):
         litter.unlink()
 
-    job = Packing(str(out), read, len(info["channels"]), tuple(info["shape"]), info["size"] is not None)
+    job = Packing(str(out), read, len(info["channels"]), tuple(info["shape"]), info["codec"], info["size"] is not None)
     tasks = [(row, samples.files[row]) for row in range(len(samples)) if row not in entries]
     results = in_processes(functools.partial(pack_site, job), tasks, workers, "packing")
     with contextlib.closing(results):
@@ -191,7 +198,7 @@ def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int,
     raise InputError(f"none of the {len(samples)} sites can be read; the first: {first}")
 
 
-def _create_or_match(out: Path, info: dict, text: str, samples: pd.DataFrame) -> None:
+def _create_or_match(out: Path, info: dict, layout: Layout, text: str, samples: pd.DataFrame) -> None:
     """Make the empty store, or make sure that the one there is of the same making."""
     if out.is_dir() and (out / stored.INFO).exists():
         _match(out, stored.read_info(out), info, samples)
@@ -202,7 +209,7 @@ def _create_or_match(out: Path, info: dict, text: str, samples: pd.DataFrame) ->
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     try:
-        stored.create_arrays(building, info["n"], len(info["channels"]), tuple(info["shape"]))
+        stored.create_arrays(building, info["n"], layout)
         write_text(building / stored.SAMPLES, text)
         write_json(building / stored.INFO, info)
         os.replace(building, out)
@@ -213,7 +220,7 @@ def _create_or_match(out: Path, info: dict, text: str, samples: pd.DataFrame) ->
 def _match(out: Path, there: dict, info: dict, samples: pd.DataFrame) -> None:
     """Refuse to mix: name the first thing in which the store and the call differ."""
     pairs = [(key, there["source"].get(key), value) for key, value in info["source"].items()]
-    pairs += [(key, there[key], info[key]) for key in ("channels", "size", "shape")]
+    pairs += [(key, there[key], info[key]) for key in ("channels", "size", "shape", "codec")]
     pairs += [("number of samples", there["n"], info["n"])]
     for name, old, new in pairs:
         if old != new:

@@ -35,6 +35,7 @@ class Packing:
     read: Read
     channels: int
     shape: tuple[int, int]
+    codec: str
     resize: bool
 
 
@@ -57,7 +58,7 @@ def pack_site(job: Packing, task: tuple[int, tuple[str, ...]]) -> tuple[Entry | 
     image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
     mean, sd = channel_statistics(image)
     try:
-        size = stored.write_chunk(job.out, row, image)
+        size = stored.write_chunk(job.out, row, image, job.codec)
     except OSError as error:
         return None, unwritable(job.out, error)
     entry = {

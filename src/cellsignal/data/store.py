@@ -1,6 +1,6 @@
 """The store: every site of a data set, decoded once, in one folder that any zarr v3 reader opens.
 
-    images/     (N, C, H, W) uint8, one zstd chunk a site (`images/c.<row>.0.0.0`)
+    images/     (N, C, H, W) uint8, one file a site (`images/c.<row>.0.0.0`), compressed or raw (see `codec`)
     mean, sd    (N, C) float32, grey levels: each stored channel's mean and population SD; NaN where nothing is packed
     checksum    (N,) uint32, crc32 of the raw pixels
     status      (N,) uint8: 0 pending, 1 packed, 2 skipped
@@ -8,37 +8,36 @@
     store.json  what it was made from, what was skipped and why, and whether it is complete
     journal     only while packing: one line for each finished row (see `pack`)
 
-Reading PNG costs some 11 ms a site, a zstd chunk 1.7 ms. `Store.read` decompresses a chunk straight into the caller's
-buffer: 1.4 times as fast as going through zarr, and free of zarr's background thread, which a forked DataLoader worker
-would lack. Every chunk carries zstd's own checksum, so damage on disk is an error when read, never a wrong picture.
+`Store.read` reads a site's file straight into the caller's buffer, without zarr: faster, in parts where parts are asked for, and free of zarr's background
+thread, which a forked worker would lack. Damage on disk is an error when read, never a wrong picture: compressed pixels carry their own checksum, and a raw
+row is held to `checksum` the first time that it is read.
 """
 
 import io
 import json
+import mmap
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import zarr
-from numcodecs.zstd import compress, decompress
 from tqdm import tqdm
-from zarr.codecs import ZstdCodec
 
 from cellsignal.competitions.samples import COLUMNS, check_samples
+from cellsignal.data.codec import Layout, array_options, encode, is_laid_out, layout_of, read_file
 from cellsignal.errors import InputError
 from cellsignal.files import digest
 
-FORMAT = 1
+FORMAT = 2
 PENDING, PACKED, SKIPPED = 0, 1, 2
 IMAGES, SAMPLES, INFO, JOURNAL = "images", "samples.csv", "store.json", "journal"
-ZSTD_LEVEL = 3
 REPAIR = "delete that file and run `cellsignal prepare` again to pack the site anew"
-_INFO_KEYS = {"format", "cellsignal", "source", "channels", "shape", "size", "n", "samples_sha256", "complete"}
+_INFO_KEYS = {"cellsignal", "source", "channels", "shape", "codec", "size", "n", "samples_sha256", "complete"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +58,15 @@ class Store:
     sd: np.ndarray
     checksum: np.ndarray
     info: dict[str, Any]
+    _layout: Layout = field(init=False, repr=False)
+    _seen: np.ndarray = field(init=False, repr=False)  # (N,) bool: raw rows known to be whole; threads and forked workers share it
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_layout", layout_of(self.info["codec"], self.shape))
+        object.__setattr__(self, "_seen", np.frombuffer(mmap.mmap(-1, len(self.checksum)), np.bool_))
+
+    def __reduce__(self) -> tuple:
+        return Store, (self.path, self.samples, self.mean, self.sd, self.checksum, self.info)
 
     @classmethod
     def open(cls, path: Path | str) -> "Store":
@@ -106,27 +114,37 @@ class Store:
         """All images as a read-only zarr array (N, C, H, W) uint8; skipped rows are zeros. For one site use `read`."""
         return zarr.open_array(self.path / IMAGES, mode="r")
 
-    def read(self, row: int, out: np.ndarray | None = None) -> np.ndarray:
+    def read(self, row: int, out: np.ndarray | None = None, rows: tuple[int, int] | None = None) -> np.ndarray:
         """One site, (C, H, W) uint8; into `out` (C-contiguous, a slice of a batch buffer, say) where given.
 
+        Args:
+            rows: (top, bottom): only the image's rows top to bottom - 1 are needed. What the other rows then hold is left open.
+
         Raises:
-            InputError: nothing is packed in that row, or its chunk is damaged.
+            InputError: nothing is packed in that row, or its file is damaged.
         """
         if out is None:
             out = np.empty(self.shape, np.uint8)
         elif out.shape != self.shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous {self.shape} uint8, not {out.shape} {out.dtype}")
+        if rows is not None and not 0 <= rows[0] < rows[1] <= self.shape[1]:
+            raise ValueError(f"rows must be some of 0 to {self.shape[1]}, not {rows}")
+        known = self._layout.codec == "zstd" or (0 <= row < len(self._seen) and self._seen[row])
+        self._fill(row, out, rows if known else None)
+        if not known:
+            if zlib.crc32(out) != int(self.checksum[row]):
+                raise InputError(self._other_pixels(row))
+            self._seen[row] = True
+        return out
+
+    def _fill(self, row: int, out: np.ndarray, rows: tuple[int, int] | None = None) -> None:
         file = chunk_path(self.path, row)
         try:
-            with open(file, "rb") as chunk:
-                data = chunk.read()
+            read_file(file, self._layout, out, rows)
         except FileNotFoundError:
             raise InputError(f"{self.path}: row {row} holds no image ({file} is not there)") from None
-        try:
-            decompress(data, out)
-        except (RuntimeError, ValueError) as error:  # ValueError: a frame of another size
+        except ValueError as error:
             raise InputError(f"{file}: row {row} is damaged ({error}); {REPAIR}") from None
-        return out
 
     def check(self, rows: np.ndarray | None = None) -> list[tuple[int, str]]:
         """Read rows (None: all packed ones) and compare the pixels with their checksums.
@@ -142,12 +160,14 @@ class Store:
         return [(row, message) for row, message in zip(rows.tolist(), found, strict=True) if message]
 
     def _damage(self, row: int) -> str | None:
+        image = np.empty(self.shape, np.uint8)
         try:
-            image = self.read(row)
+            self._fill(row, image)
         except InputError as error:
             return str(error)
-        if zlib.crc32(image) == int(self.checksum[row]):
-            return None
+        return None if zlib.crc32(image) == int(self.checksum[row]) else self._other_pixels(row)
+
+    def _other_pixels(self, row: int) -> str:
         return f"{chunk_path(self.path, row)}: row {row} holds other pixels than were packed; {REPAIR}"
 
 
@@ -156,9 +176,9 @@ def chunk_path(path: Path | str, row: int) -> str:
     return f"{path}/{IMAGES}/c.{row}.0.0.0"
 
 
-def write_chunk(path: Path | str, row: int, image: np.ndarray) -> int:
+def write_chunk(path: Path | str, row: int, image: np.ndarray, codec: str) -> int:
     """Write one site, (C, H, W) uint8, whole or not at all; returns the file's size in bytes."""
-    data = compress(np.ascontiguousarray(image), ZSTD_LEVEL, True)
+    data = encode(image, layout_of(codec, image.shape))
     temporary = Path(f"{path}/{IMAGES}/.c.{row}.tmp")
     try:
         temporary.write_bytes(data)
@@ -168,18 +188,17 @@ def write_chunk(path: Path | str, row: int, image: np.ndarray) -> int:
     return len(data)
 
 
-def create_arrays(path: Path, n: int, channels: int, shape: tuple[int, int]) -> None:
+def create_arrays(path: Path, n: int, layout: Layout) -> None:
     """Make the zarr group with its image array, still without chunks. Black sites get theirs too: a loss is seen."""
     zarr.create_group(path, zarr_format=3).create_array(
         IMAGES,
-        shape=(n, channels, *shape),
-        chunks=(1, channels, *shape),
+        shape=(n, *layout.shape),
         dtype="uint8",
         fill_value=0,
-        compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
         chunk_key_encoding={"name": "default", "separator": "."},  # one file a site, no folders
         dimension_names=("site", "channel", "y", "x"),
         config={"write_empty_chunks": True},
+        **array_options(layout),
     )
 
 
@@ -197,12 +216,12 @@ def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
     Raises:
         InputError: one is missing or damaged, or the image array is not as this package writes it.
     """
-    expected = (info["n"], len(info["channels"]), *info["shape"])
+    layout = layout_of(info["codec"], (len(info["channels"]), *info["shape"]))
     try:
         group = zarr.open_group(path, mode="r")
         arrays = {name: np.asarray(group[name][:]) for name in ("mean", "sd", "checksum", "status")}
         images = group[IMAGES]
-        as_written = images.shape == expected and images.dtype == np.uint8 and images.chunks == (1, *expected[1:])
+        as_written = images.shape == (info["n"], *layout.shape) and images.dtype == np.uint8 and is_laid_out(images, layout)
         as_written &= images.metadata.encode_chunk_key((0, 0, 0, 0)) == "c.0.0.0.0"
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
@@ -228,10 +247,10 @@ def read_info(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: there is no store; make it with `cellsignal prepare`") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as a store's description ({error})") from None
-    if not isinstance(info, dict) or _INFO_KEYS - set(info):
-        raise InputError(f"{file}: is not the description of a cellsignal store")
-    if info["format"] != FORMAT:
+    if isinstance(info, dict) and info.get("format", FORMAT) != FORMAT:
         raise InputError(f"{file}: store format {info['format']}, this version reads {FORMAT}; pack it anew")
+    if not isinstance(info, dict) or {"format", *_INFO_KEYS} - set(info):
+        raise InputError(f"{file}: is not the description of a cellsignal store")
     return info
 
 

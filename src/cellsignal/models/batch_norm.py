@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cellsignal.errors import InputError
 
 Statistics = dict[_BatchNorm, tuple[torch.Tensor, torch.Tensor]]  # layer -> (mean, variance), each (C,)
+Pool = Callable[[torch.Tensor], torch.Tensor]  # this process's (n,) float64 on the CPU -> that of all processes, (processes, n), by rank
 
 
 @dataclass
@@ -28,10 +29,27 @@ class _Moments:
 
     def add(self, count: int, mean: torch.Tensor, variance: torch.Tensor) -> None:
         """Pool a batch of this biased variance, exactly and stably (Chan, Golub & LeVeque 1983), in double precision."""
-        total, delta = self.count + count, mean.double() - self.mean
-        self.mean = self.mean + delta * (count / total)
-        self.squares = self.squares + variance.double() * count + delta**2 * (self.count * count / total)
+        self.merge(_Moments(count, mean.double(), variance.double() * count))
+
+    def merge(self, other: "_Moments") -> None:
+        """Take in the moments of other values, as `add` does."""
+        if other.count == 0:
+            return
+        total, delta = self.count + other.count, other.mean - self.mean
+        self.mean = self.mean + delta * (other.count / total)
+        self.squares = self.squares + other.squares + delta**2 * (self.count * other.count / total)
         self.count = total
+
+    def packed(self, channels: int) -> torch.Tensor:
+        """(1 + 2 x channels,) float64 on the CPU: count, mean, squares. Zeros if there was no value."""
+        if self.count == 0:
+            return torch.zeros(1 + 2 * channels, dtype=torch.float64)
+        return torch.cat([self.mean.new_tensor([self.count]), self.mean, self.squares]).cpu()
+
+    @classmethod
+    def unpacked(cls, values: torch.Tensor) -> "_Moments":
+        mean, squares = values[1:].chunk(2)
+        return cls(int(values[0]), mean, squares)
 
 
 @contextmanager
@@ -61,18 +79,26 @@ def unit_statistics(
 
 
 def recompute_statistics(
-    model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], forward: Callable | None = None
+    model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], forward: Callable | None = None, pool: Pool | None = None
 ) -> None:
     """Set the running statistics of a weight-averaged model to those of the training images, since averaged weights make other activations.
 
     The source is arXiv:1803.05407, section 3.2. The variance is of all batches together, unbiased: `torch.optim.swa_utils.update_bn` averages the batches'
     variances and so leaves out what lies between them, which batches of one plate make large. Arguments and errors as for `unit_statistics`.
+
+    With `pool` the images are those of all processes: each gives its own batches, any number of them, also none, and all end with the same bits, those of
+    one process that sees all batches in rank order (but for rounding). `pool` is called once, by every process, or by none if the model has no BatchNorm;
+    a process that raises an error before leaves the others waiting. It gets (count, mean (C,), squares (C,)) of all layers end to end.
     """
-    _set(_statistics(model, batches, forward, unbiased=True))
+    _set(_statistics(model, batches, forward, unbiased=True, pool=pool))
 
 
 def _statistics(
-    model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], forward: Callable | None, unbiased: bool
+    model: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, ...]],
+    forward: Callable | None,
+    unbiased: bool,
+    pool: Pool | None = None,
 ) -> Statistics:
     """Every tracking BatchNorm layer's statistics over some batches, each standardised by itself; the model is left as it was."""
     run = model if forward is None else forward
@@ -89,10 +115,23 @@ def _statistics(
         finally:
             for hook in hooks:
                 hook.remove()
+    if pool is not None:
+        moments = _of_all_processes(moments, pool)
     seen = {layer: m for layer, m in moments.items() if m.count}
     if not seen:
         raise InputError("BatchNorm statistics: there is not one image to take them of")
     return {layer: (m.mean, m.squares / (m.count - unbiased)) for layer, m in seen.items()}
+
+
+def _of_all_processes(moments: dict[_BatchNorm, _Moments], pool: Pool) -> dict[_BatchNorm, _Moments]:
+    """Merged in rank order on the CPU, so that every process computes the same bits whatever its device."""
+    gathered = pool(torch.cat([mine.packed(layer.num_features) for layer, mine in moments.items()]))
+    merged = {layer: _Moments() for layer in moments}
+    for values in gathered.cpu():
+        parts = values.split([1 + 2 * layer.num_features for layer in moments])
+        for total, part in zip(merged.values(), parts, strict=True):
+            total.merge(_Moments.unpacked(part))
+    return merged
 
 
 def _observe(name: str, moments: _Moments, layer: _BatchNorm, inputs: tuple[torch.Tensor]) -> None:

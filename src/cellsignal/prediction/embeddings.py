@@ -29,9 +29,10 @@ from cellsignal.evaluation.profiles import (
 )
 from cellsignal.files import atomic_path, provenance, sha256
 from cellsignal.prediction.container import save_predictions
-from cellsignal.prediction.predict import checkpoint_path, is_current, predict_samples
-from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
+from cellsignal.prediction.predict import Predictors, checkpoint_path, is_current, model_keys
 from cellsignal.training.job import Job, fold_name, kept_samples
+from cellsignal.training.ranks import this_process
 from cellsignal.training.run import jobs_of
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,14 @@ def _embed_fold(config: Config, jobs: list[Job]) -> Path:
         log.info("%s: is up to date", path)
         return path
     kept = kept_samples(config, first.store)
-    model, values = _embed_samples(jobs, checkpoints, kept)
+    chosen = np.flatnonzero(kept)
+    keys = model_keys(jobs, samples, chosen)
+    orphans = samples.cell_type.iloc[chosen[keys == ""]]
+    if len(orphans):
+        raise InputError(f"{first.folder.parent}: no model for cell type {orphans.iloc[0]!r}, which training has not")
+    values = _embed_samples(path, jobs, checkpoints, chosen, keys, [made_from, settings])
+    if values is None:
+        return path
     part = np.full(len(samples), "none", object)
     for job in jobs:
         for name, positions in (("train", job.train), ("oof", job.valid), ("test", job.test)):
@@ -105,29 +113,30 @@ def _embed_fold(config: Config, jobs: list[Job]) -> Path:
         settings=settings, made_from=made_from, data_root=str(config.data.root),
     )  # fmt: skip
     label = samples.label.where(samples.split == "train").fillna(-1)
-    save_embeddings(path, samples.assign(part=part, model=model, label=label)[kept], values[kept], about)
+    save_embeddings(path, samples.assign(part=part, label=label)[kept].assign(model=keys), values, about)
+    forget(path)
     log.info("%s: %d samples, %d features", path, kept.sum(), values.shape[1])
     return path
 
 
-def _embed_samples(jobs: list[Job], checkpoints: dict[str, Path], kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The model's key of each sample of the store, and the (n, D) float16 embeddings; only the kept samples' are filled."""
-    samples = jobs[0].store.samples
-    model, found = np.full(len(samples), "", object), {}
-    for job in jobs:
-        model[kept & ((samples.cell_type == job.key).to_numpy() | (job.key == "all"))] = job.key
-        state, chosen = load_checkpoint(checkpoints[job.key]), np.flatnonzero(model == job.key)
-        views = predict_samples(job, state, chosen, tta_views(job.config.predict.tta), embeddings=True)
-        found[job.key] = sum(views.values()) / len(views)
-        if not (np.abs(found[job.key]) <= np.finfo(np.float16).max).all():
-            raise InputError(f"{checkpoints[job.key]}: its embeddings are not finite numbers of 16 bits")
-    orphans = samples.cell_type[kept & (model == "")]
-    if len(orphans):
-        raise InputError(f"{jobs[0].folder.parent}: no model for cell type {orphans.iloc[0]!r}, which training has not")
-    values = np.empty((len(samples), next(iter(found.values())).shape[1]), np.float16)
-    for key, rows in found.items():
-        values[model == key] = rows
-    return model, values
+def _embed_samples(
+    path: Path, jobs: list[Job], checkpoints: dict[str, Path], chosen: np.ndarray, keys: np.ndarray, made_from: list
+) -> np.ndarray | None:
+    """(n, D) float16 embeddings of the chosen positions, each by the model that `keys` names, averaged over the views; None but in the first process."""
+    config, samples, predictors = jobs[0].config, jobs[0].store.samples, Predictors(jobs, checkpoints)
+    views = tta_views(config.predict.tta)
+
+    def compute(places: np.ndarray) -> dict[str, np.ndarray]:
+        key = keys[places[0]]
+        found = predictors.of(key)(chosen[places], views, embeddings=True)
+        mean = sum(found.values()) / len(found)
+        if not (np.abs(mean) <= np.finfo(np.float16).max).all():
+            raise InputError(f"{checkpoints[key]}: its embeddings are not finite numbers of 16 bits")
+        return {"embedding": mean}
+
+    places = pieces_of(samples, chosen, config.predict.adapt, keys)
+    found = in_pieces(path, [made_from, sorted(samples.sample_id.iloc[chosen])], places, compute, this_process())
+    return None if found is None else found["embedding"]
 
 
 def save_embeddings(path: Path, samples: pd.DataFrame, values: np.ndarray, about: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -16,10 +17,12 @@ from cellsignal.errors import InputError
 from cellsignal.files import provenance, sha256
 from cellsignal.models.backbones import build_model
 from cellsignal.prediction.container import load_predictions, save_predictions
+from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.forward import predict_with
+from cellsignal.training.forward import plan_reading, predict_with
 from cellsignal.training.job import Job, fold_name, kept_samples, pixel_statistics, protocol_parts
-from cellsignal.training.run import jobs_of, pick_device
+from cellsignal.training.ranks import this_process
+from cellsignal.training.run import jobs_of
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ def predict(config: Config) -> list[Path]:
     """Predict with every finished stage and fold of a run; one file each, `<run folder>/predictions/<fold>_<stage>.npz`.
 
     A stage with one model for each cell type gives one file too: each sample is predicted by its cell type's model. A file that was made from the
-    same checkpoints with the same settings is left as it is.
+    same checkpoints with the same settings is left as it is; an interrupted one goes on with the plates that are missing.
 
     Raises:
         InputError: a checkpoint is missing, unfinished, damaged, or of another competition.
@@ -54,19 +57,22 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
         return path
     samples = first.store.samples
     chosen, part, classes = _what_to_predict(config, jobs)
-    views = tta_views(config.predict.tta)
-    logits = {view: np.full((len(chosen), len(classes)), np.nan, np.float32) for view in views}
-    for job in jobs:
-        state = load_checkpoint(checkpoints[job.key])
-        mine = np.flatnonzero((samples.cell_type.to_numpy()[chosen] == job.key) | (job.key == "all"))
-        for view, values in predict_samples(job, state, chosen[mine], views).items():
-            logits[view][mine] = values[:, : len(classes)]
-    predicted = ~np.isnan(logits[views[0]][:, 0])
-    if not predicted.all():
-        orphans = sorted(samples.cell_type.to_numpy()[chosen[~predicted]].astype(str))
+    views, ranks = tta_views(config.predict.tta), this_process()
+    keys = model_keys(jobs, samples, chosen)
+    orphans = sorted(samples.cell_type.to_numpy()[chosen[keys == ""]].astype(str))
+    if orphans:
         raise InputError(
             f"{path}: no model of stage {first.stage.name!r} for cell type {orphans[0]!r}, which training has not"
         )
+    predictor = Predictors(jobs, checkpoints)
+
+    def compute(places: np.ndarray) -> dict[str, np.ndarray]:
+        logits = predictor.of(keys[places[0]])(chosen[places], views)
+        return {view: values[:, : len(classes)] for view, values in logits.items()}
+
+    places = pieces_of(samples, chosen, config.predict.adapt, keys)
+    inputs = [made_from, settings, sorted(samples.sample_id.iloc[chosen])]
+    logits = in_pieces(path, inputs, places, compute, ranks)
     about = provenance(
         checkpoints,
         competition=first.competition.id,
@@ -82,7 +88,10 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
         made_from=made_from,
         data_root=str(config.data.root),
     )
+    if not ranks.first:
+        return path
     save_predictions(path, samples.iloc[chosen], part, logits, about)
+    forget(path)
     numbers = [f"{number} {name}" for name, number in zip(*np.unique(part, return_counts=True), strict=True)]
     log.info("%s: samples %s; %d views", path, ", ".join(numbers), len(views))
     return path
@@ -127,22 +136,46 @@ def checkpoint_path(config: Config, job: Job) -> Path:
     return path
 
 
-def predict_samples(
-    job: Job, state: dict[str, Any], chosen: np.ndarray, views: Sequence[str], embeddings: bool = False
-) -> dict[str, np.ndarray]:
-    """Logits or embeddings of some samples by one checkpoint.
+def model_keys(jobs: list[Job], samples: pd.DataFrame, chosen: np.ndarray) -> np.ndarray:
+    """(n,) text: the job that predicts each of the `chosen` positions, "all" or a cell type's; "" where there is none."""
+    cell_types, keys = samples.cell_type.to_numpy()[chosen].astype(str), np.full(len(chosen), "", object)
+    for job in jobs:
+        keys[(cell_types == job.key) | (job.key == "all")] = job.key
+    return keys
+
+
+Predictor = Callable[..., dict[str, np.ndarray]]
+
+
+def predictor_of(job: Job, state: dict[str, Any]) -> Predictor:
+    """What predicts with one checkpoint: (chosen, views, embeddings=False) -> view -> (n, K) float32 logits, K = job.outputs, or (n, D).
 
     Args:
         state: a loaded checkpoint; its own model config, image size and overall pixel statistics are used.
-        chosen: (n,) positions in `job.store.samples`.
-
-    Returns:
-        view -> (n, K) float32 logits, K = job.outputs; or (n, D).
     """
     model = trained_model(job, state)
     overall = tuple(np.asarray(values, np.float32) for values in state["overall"])
     pixels = pixel_statistics(job.config, job.store, overall=overall)
-    return predict_with(job, model, pixels, chosen, views, embeddings=embeddings)
+
+    def predict_samples(chosen: np.ndarray, views: Sequence[str], embeddings: bool = False) -> dict[str, np.ndarray]:
+        return predict_with(job, model, plan_reading(job, pixels, chosen), views, embeddings=embeddings)
+
+    return predict_samples
+
+
+class Predictors:
+    """The predictors of a stage's models, each loaded when it is first asked for; one is kept at a time."""
+
+    def __init__(self, jobs: list[Job], checkpoints: dict[str, Path]):
+        self.jobs, self.checkpoints = {job.key: job for job in jobs}, checkpoints
+        self.key: str | None = None
+        self.predictor: Predictor | None = None
+
+    def of(self, key: str) -> Predictor:
+        if key != self.key:
+            self.predictor = None  # its memory first
+            self.key, self.predictor = key, predictor_of(self.jobs[key], load_checkpoint(self.checkpoints[key]))
+        return self.predictor
 
 
 def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
@@ -165,4 +198,4 @@ def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
         recipe, len(job.channels), job.outputs, state["image_size"], len(job.cell_types), initial_weights=False
     )
     model.load_state_dict(state["averaged"] or state["model"])
-    return model.eval().to(pick_device(), memory_format=torch.channels_last)
+    return model.eval().to(this_process().device, memory_format=torch.channels_last)

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from cellsignal.config.stage import MeanTeacher, Stage
 from cellsignal.data.views import VIEWS, apply_view
 from cellsignal.models.batch_norm import recompute_statistics
+from cellsignal.training.ranks import ALONE, Ranks
 
 
 class Average:
@@ -53,10 +54,10 @@ class Average:
     def needs_statistics(self) -> bool:
         return self.module is not None and (self.stage.swa is not None or self.stage.bn_recompute)
 
-    def recompute(self, batches: Iterable[tuple[torch.Tensor, ...]]) -> None:
-        """Set the averaged model's BatchNorm statistics to those of training images (positional arguments of the
-        model)."""
-        recompute_statistics(self.module, batches)
+    def recompute(self, batches: Iterable[tuple[torch.Tensor, ...]], ranks: Ranks = ALONE) -> None:
+        """Set the averaged model's BatchNorm statistics to those of the training images of all processes (positional
+        arguments of the model)."""
+        recompute_statistics(self.module, batches, pool=ranks.stack if ranks.world > 1 else None)
 
     def disagreement(
         self, logits: torch.Tensor, view: str, images: torch.Tensor, *others: torch.Tensor

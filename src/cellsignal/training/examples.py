@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from cellsignal.data.samplers import EpochBatches
 from cellsignal.training.job import Job, cell_type_vectors, unit_codes
+from cellsignal.training.ranks import ALONE, Ranks
 
 
 class Examples:
@@ -18,9 +19,9 @@ class Examples:
         them.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, ranks: Ranks = ALONE):
         stage, samples = job.stage, job.store.samples
-        self.job = job
+        self.job, self.ranks = job, ranks
         self.consistent = stage.mean_teacher is not None and stage.mean_teacher.unlabelled == "test"
         uses_test = self.consistent or stage.pseudo_labels is not None
         self.positions = np.concatenate([job.train, job.test]) if uses_test else job.train
@@ -40,8 +41,8 @@ class Examples:
         self.labels[unlabelled] = [label_of.get(target, -1) for target in self.target_id[unlabelled]]
 
     def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """The epoch's batches of (epoch, index) keys into `positions`. Without consistency, images without a label
-        stay out."""
+        """This process's batches of an epoch, of (epoch, index) keys into `positions`. Without consistency, images
+        without a label stay out."""
         stage = self.job.stage
         used = np.flatnonzero((self.labels >= 0) | self.consistent)
         units = None if self.units is None else self.units[used]
@@ -52,12 +53,14 @@ class Examples:
             self.job.seed,
             epoch,
             unique_labels=stage.batches.unique_labels,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
         )
         return [[(number, int(used[index])) for number, index in batch] for batch in order]
 
-    def targets(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Labels (B,) int64, -1 where there is none, and cell types (B, T) where the model takes them."""
-        labels = torch.from_numpy(self.labels[index.numpy()])
+        labels = torch.from_numpy(self.labels[index])
         return labels, None if self.cell_types is None else self.cell_types[index]
 
 

@@ -2,35 +2,85 @@
 it.
 
 The trainer's validation, its pseudo-labels and every prediction come through here, so that what was validated is what
-predicts.
+predicts. Each image is read from the store once: its bytes stay on the device while its unit's statistics are taken
+and all its views are made.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from cellsignal.data.dataset import loader
+from cellsignal.data.dataset import GIB, SiteDataset
+from cellsignal.data.feed import Batch, feed_raw, standardised
 from cellsignal.data.samplers import in_order
 from cellsignal.data.views import apply_view
 from cellsignal.models.batch_norm import unit_statistics
 from cellsignal.training.job import Job, Pixels, cell_type_vectors, kept_samples, site_dataset, unit_codes
+from cellsignal.training.precision import autocast
+from cellsignal.training.ranks import ALONE, Ranks
 
-Batch = dict[str, Any]
+HELD_GIB = 4.0  # bytes of a unit's images kept on the device between its statistics and its predictions; larger units are read twice
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What shares BatchNorm statistics: batches (lists of indices of the dataset) to take them from, none without
+    adaptation, and batches of the samples that are asked for."""
+
+    statistics: list[list[int]]
+    own: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What `predict_with` reads, ready to be used again: (n,) `chosen` positions in the store's samples, their units, and
+    the images of all of these, whose `positions` are those the dataset's indices stand for."""
+
+    chosen: np.ndarray
+    positions: np.ndarray
+    units: tuple[Unit, ...]
+    dataset: SiteDataset
+
+
+def plan_reading(job: Job, pixels: Pixels, chosen: np.ndarray, ranks: Ranks = ALONE) -> Reading:
+    """The units of some samples, dealt to the processes, and their images (in memory where `data.cache_gib` allows).
+
+    Args:
+        chosen: (n,) positions in `job.store.samples`.
+    """
+    size = job.config.predict.batch_size
+    codes = unit_codes(job.store.samples, job.config.predict.adapt)
+    if codes is None:
+        mine = [chosen[batch] for batch in in_order(len(chosen), size)[ranks.rank :: ranks.world]]
+        positions = np.concatenate([chosen[:0], *mine])
+        units = [Unit([], in_order(len(positions), size))]
+    else:
+        kept = kept_samples(job.config, job.store)
+        codes_here = np.unique(codes[chosen])[ranks.rank :: ranks.world]
+        positions = np.flatnonzero(kept & np.isin(codes, codes_here))
+        place = np.full(len(codes), -1)
+        place[positions] = np.arange(len(positions))
+        units = [
+            Unit(_spread(place[kept & (codes == code)], size), _spread(place[chosen[codes[chosen] == code]], size))
+            for code in codes_here
+        ]
+    return Reading(chosen, positions, tuple(units), site_dataset(job, positions, pixels))
 
 
 @torch.inference_mode()
 def predict_with(
     job: Job,
     model: nn.Module,
-    pixels: Pixels,
-    chosen: np.ndarray,
+    reading: Reading,
     views: Sequence[str] = ("identity",),
     *,
     embeddings: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, np.ndarray]:
     """Logits (or embeddings) of some samples.
 
@@ -40,74 +90,77 @@ def predict_with(
 
     Args:
         model: on its device; left in evaluation mode.
-        chosen: (n,) positions in `job.store.samples`.
+        reading: of `plan_reading`, for the same ranks; each process predicts its own share of the units.
 
     Returns:
-        view -> (n, K) float32, K = job.outputs; or (n, D).
+        view -> (n, K) float32, K = job.outputs; or (n, D). The same in every process.
     """
     device = next(model.parameters()).device
     model.eval()
     forward = model.embed if embeddings else model
-    vectors = cell_type_vectors(job)
-    positions, plan = _plan(job, chosen)
-    dataset = site_dataset(job, positions, pixels)
-    batches = [batch for statistics, own in plan for batch in (*statistics, *own)]
-    workers = 0 if dataset.cached is not None else job.config.data.workers
-    stream = iter(tqdm(loader(dataset, batches, workers), desc=f"{job.title} predict", disable=None, leave=False))
+    vectors, dataset = cell_type_vectors(job), reading.dataset
 
-    def inputs(batch: Batch, view: str) -> tuple[torch.Tensor, ...]:
-        images = apply_view(batch["image"].to(device), view).contiguous(memory_format=torch.channels_last)
-        return (images,) if vectors is None else (images, vectors[positions[batch["index"]]].to(device))
+    def inputs(batch: Batch) -> tuple[torch.Tensor, ...]:
+        images = standardised(batch.images, dataset.shift[batch.index], dataset.scale[batch.index])
+        return (images,) if vectors is None else (images, vectors[reading.positions[batch.index]].to(device))
 
     found: dict[str, list[np.ndarray]] = {view: [] for view in views}
-    kind = torch.float16 if job.stage.amp == "fp16" else torch.bfloat16
-    with torch.autocast(device.type, kind, enabled=job.stage.amp != "off"):
-        for statistics, own in plan:
-            if statistics:
-                unit = (inputs(next(stream), "identity") for _ in statistics)
-                with unit_statistics(model, unit, forward=forward):
-                    _collect(found, forward, inputs, (next(stream) for _ in own))
-            else:
-                _collect(found, forward, inputs, (next(stream) for _ in own))
+    with autocast(job.stage.amp, device):
+        for statistics, own in _units(job, reading, device):
+            unit = (inputs(batch) for batch in statistics)
+            with unit_statistics(model, unit, forward=forward) if job.config.predict.adapt != "none" else nullcontext():
+                for _ in unit:
+                    pass  # a model without BatchNorm has not looked at them
+                for batch in own:
+                    images, *others = inputs(batch)
+                    for view, parts in found.items():
+                        seen = apply_view(images, view).contiguous(memory_format=torch.channels_last)
+                        parts.append(forward(seen, *others).float().cpu().numpy())
     width = model.width if embeddings else job.outputs
-    return {view: _restored(parts, positions, plan, chosen, width) for view, parts in found.items()}
+    done = [batch for unit in reading.units for batch in unit.own]
+    done = reading.positions[np.concatenate(done)] if done else reading.chosen[:0]
+    return {view: ranks.sum_array(_restored(parts, done, reading.chosen, width)) for view, parts in found.items()}
 
 
-def _collect(found: dict[str, list[np.ndarray]], forward: Callable, inputs: Callable, batches: Iterable[Batch]) -> None:
+def _units(job: Job, reading: Reading, device: torch.device) -> Iterator[tuple[Iterator[Batch], Iterator[Batch]]]:
+    """Each unit's batches for its statistics, to be used up first, and of its own samples, as bytes on the device."""
+    dataset, units = reading.dataset, reading.units
+    workers = 0 if dataset.kept is not None and device.type == "cpu" else job.config.data.workers
+    image = dataset.shape[0] * np.prod(dataset.augmentation.input)
+    held = [unit.statistics and image * sum(map(len, unit.statistics)) <= HELD_GIB * GIB for unit in units]
+    batches = [
+        batch for unit, once in zip(units, held, strict=True) for batch in (*unit.statistics, *(() if once else unit.own))
+    ]
+    title = f"{job.title} predict"
+    stream = iter(tqdm(feed_raw(dataset, batches, workers, device), desc=title, total=len(batches), disable=None, leave=False))
+    for unit, once in zip(units, held, strict=True):
+        if once:
+            seen = [next(stream) for _ in unit.statistics]
+            yield iter(seen), _again(seen, unit.own)
+        else:
+            yield (next(stream) for _ in unit.statistics), (next(stream) for _ in unit.own)
+
+
+def _again(seen: list[Batch], batches: list[list[int]]) -> Iterator[Batch]:
+    """Batches of images that are on the device already."""
+    images, index = torch.cat([batch.images for batch in seen]), np.concatenate([batch.index for batch in seen])
+    seen.clear()
+    order = np.argsort(index)
     for batch in batches:
-        for view, parts in found.items():
-            parts.append(forward(*inputs(batch, view)).float().cpu().numpy())
+        place = order[np.searchsorted(index, batch, sorter=order)]
+        yield Batch(images[torch.from_numpy(place).to(images.device)], np.asarray(batch))
 
 
-def _plan(job: Job, chosen: np.ndarray) -> tuple[np.ndarray, list[tuple[list[list[int]], list[list[int]]]]]:
-    """Which store positions are read, and for every unit the batches (of indices into them) of its statistics and of
-    its own chosen samples."""
-    size, unit = job.config.predict.batch_size, job.config.predict.adapt
-    codes = unit_codes(job.store.samples, unit)
-    if codes is None:
-        return chosen, [([], in_order(len(chosen), size))]
-    kept = kept_samples(job.config, job.store)
-    positions = np.flatnonzero(kept & np.isin(codes, codes[chosen]))
-    place = np.full(len(codes), -1)
-    place[positions] = np.arange(len(positions))
-    plan = []
-    for code in np.unique(codes[chosen]):
-        members, mine = place[kept & (codes == code)], place[chosen[codes[chosen] == code]]
-        plan.append((_batches(members, size), _batches(mine, size)))
-    return positions, plan
-
-
-def _batches(indices: np.ndarray, size: int) -> list[list[int]]:
+def _spread(indices: np.ndarray, size: int) -> list[list[int]]:
     """Batches of nearly equal size, none above `size`, each spread over the whole unit."""
     number = -(-len(indices) // size)
     return [indices[first::number].tolist() for first in range(number)]
 
 
-def _restored(parts: list[np.ndarray], positions: np.ndarray, plan: list, chosen: np.ndarray, width: int) -> np.ndarray:
-    """The rows of all own batches in the order of `chosen`."""
+def _restored(parts: list[np.ndarray], done: np.ndarray, chosen: np.ndarray, width: int) -> np.ndarray:
+    """The rows of the samples `done` at their places in `chosen`; zeros elsewhere."""
     result = np.zeros((len(chosen), width), np.float32)
-    if len(chosen):
-        done = positions[np.concatenate([batch for _, own in plan for batch in own])]
+    if len(done):
         order = np.argsort(chosen, kind="stable")
         result[order[np.searchsorted(chosen[order], done)]] = np.concatenate(parts)
     return result

@@ -11,8 +11,10 @@ from torch.nn import functional
 
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
+from cellsignal.config.augment import Augmentation
 from cellsignal.config.stage import Stage
 from cellsignal.data.dataset import SiteDataset
+from cellsignal.data.draws import Recipe, needs_albumentations
 from cellsignal.data.normalization import global_statistics, standardisation
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
@@ -237,19 +239,40 @@ def cell_type_vectors(job: Job) -> torch.Tensor | None:
 
 
 def site_dataset(
-    job: Job, positions: np.ndarray, pixels: Pixels, transform: Transform | None = None, seed: int = 0
+    job: Job,
+    positions: np.ndarray,
+    pixels: Pixels,
+    augmentations: tuple[Augmentation, ...] | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
 ) -> SiteDataset:
-    """The images of some samples as the job's models see them; label -1 where unknown."""
+    """The images of some positions in `job.store.samples`; without augmentations (None) as validation and prediction see them.
+
+    Args:
+        device: where training images may be kept (`data.device_gib`).
+    """
     config, samples = job.config, job.store.samples.iloc[positions]
     return SiteDataset(
         job.store,
         samples.row.to_numpy(),
-        samples.label.fillna(-1).to_numpy(dtype=np.int64),
         pixels.shift[positions][:, job.channels],
         pixels.scale[positions][:, job.channels],
-        transform,
+        _augmentation(job, augmentations),
         seed,
-        center_crop=None if transform else config.predict.center_crop,
         cache_gib=config.data.cache_gib,
         channels=None if config.data.channels is None else job.channels,
+        device=device,
+        device_gib=0.0 if device is None else config.data.device_gib,
     )
+
+
+def _augmentation(job: Job, augmentations: tuple[Augmentation, ...] | None) -> Recipe | Transform:
+    channels, shape, pipeline = len(job.channels), job.store.shape[1:], job.config.data.pipeline
+    if augmentations is None:
+        return Recipe((), channels, shape, job.config.predict.center_crop)
+    why = needs_albumentations(augmentations)
+    if pipeline == "warp" and why:
+        raise InputError(f"data.pipeline: warp cannot make stage {job.stage.name!r}: {why}; write auto or albumentations")
+    if pipeline == "albumentations" or why:
+        return Transform(augmentations, channels)
+    return Recipe(augmentations, channels, shape)

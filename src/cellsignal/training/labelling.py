@@ -1,36 +1,42 @@
 """An epoch's pseudo-labels: drawn from the model as it stands, or read again where an interrupted epoch goes on."""
 
 import logging
-from pathlib import Path
 
 import pandas as pd
 from scipy.special import log_softmax
 from torch import nn
 
 from cellsignal.errors import InputError
+from cellsignal.files import sha256
 from cellsignal.training import pseudo_labels
-from cellsignal.training.forward import by_target, predict_with
+from cellsignal.training.forward import by_target, plan_reading, predict_with
 from cellsignal.training.job import Job, Pixels, fold_name
+from cellsignal.training.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
 
-def draw_pseudo_labels(job: Job, model: nn.Module, pixels: Pixels, epoch: int) -> Path:
+def draw_pseudo_labels(job: Job, model: nn.Module, pixels: Pixels, epoch: int, ranks: Ranks = ALONE) -> str:
     """Choose and write the pseudo-labels that epoch `epoch` (0-based) of a job trains with. Only test treatments are predicted.
 
     Returns:
-        The CSV under the job's folder; what it was made from is beside it.
+        The SHA-256 of the CSV under the job's folder, which the first process writes; what it was made from is beside it.
     """
     samples, config = job.store.samples, job.stage.pseudo_labels
-    logits = predict_with(job, model, pixels, job.test)["identity"][:, : len(job.classes)]
+    reading = plan_reading(job, pixels, job.test, ranks)
+    logits = predict_with(job, model, reading, ranks=ranks)["identity"][:, : len(job.classes)]
     targets, scores, first = by_target(log_softmax(logits, axis=1), samples.target_id.to_numpy()[job.test].astype(str))
     wells = samples.iloc[job.test[first]]
     share = pseudo_labels.share_at(config, epoch, job.stage.epochs)
     groups = job.competition.plate_groups(samples)
     frame = pseudo_labels.select(scores, targets, wells.experiment, wells.plate, groups, share, config.least_confidence)
-    log.info("%s: %d of %d test wells have pseudo-labels", job.title, len(frame), len(targets))
-    about = {"competition": job.competition.id, "run": job.config.name, "seed": job.config.seed}
-    return pseudo_labels.write(job.folder, epoch, frame, about | {"fold": fold_name(job.fold), "stage": job.stage.name})
+    written = None
+    if ranks.first:
+        log.info("%s: %d of %d test wells have pseudo-labels", job.title, len(frame), len(targets))
+        about = {"competition": job.competition.id, "run": job.config.name, "seed": job.config.seed}
+        about |= {"fold": fold_name(job.fold), "stage": job.stage.name}
+        written = sha256(pseudo_labels.write(job.folder, epoch, frame, about))
+    return ranks.share(written)
 
 
 def read_pseudo_labels(job: Job, epoch: int, digest: str) -> pd.DataFrame:

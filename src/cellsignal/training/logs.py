@@ -10,19 +10,25 @@ from cellsignal.files import write_csv
 
 
 class EpochLog:
-    """Use as a context; `add` one row an epoch. `history` is the checkpoint's list of rows, shared and not copied."""
+    """Use as a context; `add` one row an epoch. `history` is the checkpoint's list of rows, shared and not copied.
 
-    def __init__(self, folder: Path, history: list[dict[str, Any]]):
+    Of several processes one writes; in the others nothing happens.
+    """
+
+    def __init__(self, folder: Path, history: list[dict[str, Any]], writes: bool = True):
         self.folder, self.history = folder, history
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1)
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1) if writes else None
 
     def __enter__(self) -> "EpochLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.board.close()
+        if self.board is not None:
+            self.board.close()
 
     def add(self, row: dict[str, Any]) -> None:
+        if self.board is None:
+            return
         write_csv(self.folder / "log.csv", pd.DataFrame(self.history))
         for name, value in row.items():
             if name != "epoch" and value is not None:

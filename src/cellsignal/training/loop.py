@@ -1,7 +1,7 @@
-"""The training loop of one job: resumable to the bit, stoppable at any step.
+"""The training loop of one job: resumable to the bit, stoppable at any step, the same on one process and on several.
 
-Everything that decides the next weights is in the checkpoint: model, averaged model, optimiser, learning rate, gradient scaler, random states,
-place in the epoch. Data order and augmentation need no state: they are functions of (seed, epoch, index).
+Everything that decides the next weights is in the checkpoint (see `state`). Data order and augmentation need no state: they are functions of (seed, epoch,
+index). Each of N processes takes every Nth batch; all hold the same weights and figures, and the first writes the files.
 """
 
 import logging
@@ -14,66 +14,80 @@ import torch
 from scipy.special import log_softmax
 from tqdm import tqdm
 
-from cellsignal.data.dataset import loader
-from cellsignal.data.transforms import Transform
+from cellsignal.data.feed import Batch, feed
 from cellsignal.errors import InputError
-from cellsignal.files import sha256
 from cellsignal.models.backbones import build_model
+from cellsignal.models.checkpointing import checkpoint_activations
+from cellsignal.models.cost import forward_flops, training_flops
+from cellsignal.training import state
 from cellsignal.training.averaging import Average, ramp, random_view
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
-from cellsignal.training.forward import by_target, predict_with
-from cellsignal.training.job import Job, check_belongs, identity, pixel_statistics, site_dataset
+from cellsignal.training.forward import Reading, by_target, plan_reading, predict_with
+from cellsignal.training.job import Job, pixel_statistics, site_dataset
 from cellsignal.training.labelling import draw_pseudo_labels, read_pseudo_labels
 from cellsignal.training.logs import EpochLog
 from cellsignal.training.losses import StageLoss, class_weights
 from cellsignal.training.mix import mix_batch
-from cellsignal.training.optimizers import build_optimizer
+from cellsignal.training.ranks import Ranks
 from cellsignal.training.schedules import LearningRate
+from cellsignal.training.step import Stepper
 from cellsignal.training.stopping import Stop
+from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
 
 log = logging.getLogger(__name__)
+ASK_EVERY = 8  # updates between two looks at what would make the host wait for the GPU: the loss's value, other processes' wish to stop
 
 
 class Trainer:
     """Trains one job; `run()` begins, or goes on where its folder's `last.pt` stands."""
 
-    def __init__(self, job: Job, device: torch.device, stop: Stop):
-        self.job, self.device, self.stop = job, device, stop
+    def __init__(self, job: Job, ranks: Ranks, stop: Stop):
+        self.job, self.ranks, self.device, self.stop = job, ranks, ranks.device, stop
         self.stage, config = job.stage, job.config
         torch.manual_seed(job.seed)
-        self.generator = torch.Generator().manual_seed(job.seed + 1)
+        self.generator = torch.Generator().manual_seed(job.seed + 1 + 1_000_003 * ranks.rank)
         self.pixels = pixel_statistics(config, job.store, job.train)
-        self.examples = Examples(job)
-        self.training = site_dataset(
-            job, self.examples.positions, self.pixels, Transform(self.stage.augment, len(job.channels)), job.seed
-        )
-        self.image_size = self.training[(0, 0)]["image"].shape[-1]
+        self.examples = Examples(job, ranks)
+        self.training = site_dataset(job, self.examples.positions, self.pixels, self.stage.augment, job.seed, ranks.device)
+        self.reading: Reading | None = None  # of the validation samples, made when first needed
+        self.image_size = self.training.image_size
         fresh = job.init is None and not (job.folder / "last.pt").exists()
         self.model = build_model(
             config.model, len(job.channels), job.outputs, self.image_size, len(job.cell_types), initial_weights=fresh
         )
-        self.model.to(device, memory_format=torch.channels_last)
+        self.model.to(self.device, memory_format=torch.channels_last)
+        self.flops = forward_flops(self.model, len(job.channels), self.image_size, len(job.cell_types))
+        if self.stage.gradient_checkpointing:
+            checkpoint_activations(self.model, self._example(2))
         if job.init is not None:
-            self._start_from(load_checkpoint(job.init))
+            state.start_from(job, self.model)
         labels = job.store.samples.label.to_numpy(dtype=np.int64, na_value=-1)[job.train]
         weights = class_weights(labels, job.outputs, self.stage.class_weights)
-        self.loss = StageLoss(self.stage, weights, job.outputs, self.model.width).to(device)
+        self.loss = StageLoss(self.stage, weights, job.outputs, self.model.width).to(self.device)
         self.average = Average(self.stage, self.model)
-        self.optimizer = build_optimizer([self.model, self.loss], self.stage.optimizer, fused=device.type == "cuda")
+        self.stepper = Stepper(self.model, self.loss, self.stage, ranks)
         planned = len(self.examples.batches(0))  # before any pseudo-label
         self.schedule = LearningRate(
-            self.optimizer,
+            self.stepper.optimizer,
             self.stage.schedule,
             self.stage.epochs,
             math.ceil(planned / self.stage.accumulation),
             self.stage.monitor == "accuracy" and len(job.valid) > 0,
         )
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.stage.amp == "fp16")
+        if ranks.rank:
+            torch.manual_seed(job.seed + ranks.rank)  # dropout differs among the processes, initial weights do not
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # of this process, over the epoch's images
         self.progress: dict[str, Any] = {
-            "epoch": 0, "batch": 0, "updates": 0, "loss_sum": 0.0, "seen": 0, "best": None, "bad_epochs": 0, "history": [], "finished": False,
-            "pseudo_labels": None,
+            "epoch": 0, "batch": 0, "updates": 0, "seen": 0, "best": None, "bad_epochs": 0, "history": [], "finished": False, "pseudo_labels": None,
         }  # fmt: skip
+
+    def _example(self, size: int) -> tuple[torch.Tensor, ...]:
+        """`size` images of zeros, with cell types where the model takes them."""
+        images = torch.zeros(size, len(self.job.channels), self.image_size, self.image_size, device=self.device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        types = len(self.job.cell_types)
+        return (images, torch.zeros(size, types, device=self.device)) if self.job.config.model.cell_type_vector else (images,)
 
     def run(self) -> None:
         """Train to the end of the stage.
@@ -84,17 +98,16 @@ class Trainer:
         """
         last = self.job.folder / "last.pt"
         if last.exists():
-            self._resume(load_checkpoint(last), last)
+            state.resume(self, load_checkpoint(last), last)
         if self.progress["finished"]:
             return
-        with EpochLog(self.job.folder, self.progress["history"]) as epoch_log:
+        with EpochLog(self.job.folder, self.progress["history"], writes=self.ranks.first) as epoch_log:
             while self.progress["epoch"] < self.stage.epochs:
                 self._label_test_wells()
-                started, seen = time.monotonic(), self.progress["seen"]
-                self._train_epoch()
-                row = self._end_epoch((self.progress["seen"] - seen) / max(1e-9, time.monotonic() - started))
+                speed = self.train_epoch()
+                row = self._end_epoch(speed)
                 epoch_log.add(row)
-                self._next_epoch()
+                self.next_epoch()
                 if self._no_longer_improving():
                     log.info(
                         "%s: no better %s for %d epochs, stopped early",
@@ -104,40 +117,49 @@ class Trainer:
                     )
                     break
                 self._save()
-                self.stop.check(self.job.title)
+                self._stop_if_asked()
         self.progress["finished"] = True
         self._save()
 
     # one epoch -------------------------------------------------------------------------------------------------------------------------
 
-    def _train_epoch(self) -> None:
+    def train_epoch(self) -> EpochSpeed:
         self.model.train()
         progress, accumulation = self.progress, self.stage.accumulation
         order = self.examples.batches(progress["epoch"])
-        workers = 0 if self.training.cached is not None and self.device.type == "cpu" else self.job.config.data.workers
         bar = tqdm(desc=f"{self.job.title} epoch {progress['epoch'] + 1}/{self.stage.epochs}", total=len(order), initial=progress["batch"],
-                   disable=None, leave=False)  # fmt: skip
-        saved = time.monotonic()
-        for batch in loader(self.training, order[progress["batch"] :], workers, pin=self.device.type == "cuda"):
+                   disable=None if self.ranks.first else True, leave=False)  # fmt: skip
+        peak = device_peak(self.device, self.stepper.dtype)
+        clock, saved = Clock(self.device), time.monotonic()
+        stream = feed(self.training, order[progress["batch"] :], self._workers(), self.device)
+        while progress["batch"] < len(order):
+            with clock.waiting():
+                batch = next(stream)
             first = progress["batch"] // accumulation * accumulation
             share_of_update = 1 / min(accumulation, len(order) - first)
-            self._backward(batch, share_of_update, progress["batch"] / len(order))
+            ends = (progress["batch"] + 1) % accumulation == 0 or progress["batch"] + 1 == len(order)
+            self._backward(batch, share_of_update, progress["batch"] / len(order), ends)
             progress["batch"] += 1
+            if ends:
+                self._update(progress["batch"] / len(order))
+            clock.step_done(len(batch.index))
             bar.update()
-            if progress["batch"] % accumulation and progress["batch"] < len(order):
-                continue
-            self._update(progress["batch"] / len(order))
-            if progress["batch"] < len(order) and (
-                self.stop.asked or time.monotonic() - saved > 60 * self.stage.checkpoint_minutes
-            ):
-                self._save()
-                saved = time.monotonic()
-                self.stop.check(self.job.title)
+            if ends and progress["batch"] < len(order) and self._time_to_ask():
+                self._check_loss()
+                if self._wishes_to_save(time.monotonic() - saved > 60 * self.stage.checkpoint_minutes):
+                    self._save()
+                    saved = time.monotonic()
+                    self._stop_if_asked()
         bar.close()
+        return clock.speed(training_flops(self.flops, self.stage.gradient_checkpointing), peak)
 
-    def _backward(self, batch: dict[str, torch.Tensor], share_of_update: float, share_of_epoch: float) -> None:
-        images = batch["image"].to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        labels, cell_types = self.examples.targets(batch["index"])
+    def _workers(self) -> int:
+        in_memory = self.training.kept is not None and self.device.type == "cpu"
+        return 0 if in_memory else self.job.config.data.workers
+
+    def _backward(self, batch: Batch, share_of_update: float, share_of_epoch: float, ends_update: bool) -> None:
+        images = batch.images
+        labels, cell_types = self.examples.targets(batch.index)
         targets = soft_labels(labels, self.job.outputs).to(self.device)
         others = [] if cell_types is None else [cell_types.to(self.device)]
         hard = labels.to(self.device)
@@ -145,45 +167,55 @@ class Trainer:
             mixed = mix_batch(images, targets, self.stage.mix, self.generator, *others)
             images, targets, others = mixed.images, mixed.targets, mixed.others
             hard = None if mixed.was_mixed else hard
-        with self._autocast():
-            outputs = self.model.outputs(images, *others)
-            loss = self.loss(outputs, targets, hard)
-            if self.stage.mean_teacher is not None:
-                weight = ramp(self.stage.mean_teacher, self.progress["epoch"] + share_of_epoch)
-                view = random_view(self.generator)
-                loss = loss + weight * self.average.disagreement(outputs.logits, view, images, *others)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise InputError(
-                f"{self.job.title}: the loss became {value} in epoch {self.progress['epoch'] + 1}; lower the learning rate"
-            )
-        self.scaler.scale(loss * share_of_update).backward()
-        self.progress["loss_sum"] += value * len(images)
+        with self.stepper.last(ends_update):
+            with self.stepper.autocast():
+                loss, logits = self.stepper.forward(images, targets, hard, *others)
+                if self.stage.mean_teacher is not None:
+                    weight = ramp(self.stage.mean_teacher, self.progress["epoch"] + share_of_epoch)
+                    view = random_view(self.generator)
+                    loss = loss + weight * self.average.disagreement(logits, view, images, *others)
+            self.stepper.backward(loss * share_of_update)
+        self.loss_sum += loss.detach().double() * len(images)  # stays on the device: the host does not wait for it
         self.progress["seen"] += len(images)
 
     def _update(self, share_of_epoch: float) -> None:
-        if self.stage.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.stepper.update()
         steps = self.schedule.steps_per_epoch
         self.schedule.step(self.progress["epoch"] * steps + share_of_epoch * steps)
         self.progress["updates"] += 1
         self.average.after_update(self.model, self.progress["updates"])
 
-    def _autocast(self) -> torch.autocast:
-        kind = torch.float16 if self.stage.amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.device.type, kind, enabled=self.stage.amp != "off")
+    def _time_to_ask(self) -> bool:
+        """Whether to look at the loss and at the signals: every time where that makes no one wait."""
+        free = self.device.type == "cpu" and self.ranks.world == 1
+        return free or self.progress["updates"] % ASK_EVERY == 0
+
+    def _wishes_to_save(self, due: bool) -> bool:
+        """Whether it is time, by the first process's clock, or any process was asked to stop; the same answer in all."""
+        signals, dues = zip(*self.ranks.gather([self.stop.asked, due]), strict=True)
+        asked = next((number for number in signals if number is not None), None)
+        self.stop.asked = self.stop.asked or asked
+        return dues[0] or asked is not None
+
+    def _stop_if_asked(self) -> None:
+        self._wishes_to_save(False)
+        self.stop.check(self.job.title)
+
+    def _check_loss(self) -> None:
+        total = float(self.loss_sum)
+        if not math.isfinite(total):
+            raise InputError(
+                f"{self.job.title}: the loss became {total} in epoch {self.progress['epoch'] + 1}; lower the learning rate"
+            )
 
     # end of an epoch -------------------------------------------------------------------------------------------------------------------
 
-    def _end_epoch(self, rate: float) -> dict[str, Any]:
+    def _end_epoch(self, speed: EpochSpeed) -> dict[str, Any]:
         progress = self.progress
-        row = {"epoch": progress["epoch"] + 1, "train_loss": progress["loss_sum"] / progress["seen"], "valid_loss": None, "valid_accuracy": None,
-               "lr": self.optimizer.param_groups[0]["lr"], "images_per_s": round(rate, 1)}  # fmt: skip
+        self._check_loss()
+        seen, loss_sum = (sum(values) for values in zip(*self.ranks.gather([progress["seen"], float(self.loss_sum)]), strict=True))
+        row = {"epoch": progress["epoch"] + 1, "train_loss": loss_sum / seen, "valid_loss": None, "valid_accuracy": None,
+               "lr": self.stepper.optimizer.param_groups[0]["lr"], **_speed_columns(speed, self.ranks.world)}  # fmt: skip
         last = row["epoch"] == self.stage.epochs
         due = row["epoch"] % self.stage.validate_every == 0 or last
         self.average.after_epoch(self.model, progress["epoch"])
@@ -197,7 +229,8 @@ class Trainer:
             by_accuracy = self.stage.monitor == "accuracy"
             self._judge(row["valid_accuracy" if by_accuracy else "valid_loss"], by_accuracy)
         progress["history"].append(row)
-        log.info("%s", " ".join([self.job.title, *(f"{k} {v:.4g}" for k, v in row.items() if v is not None)]))
+        figures = [f"{name} {row[name]:.4g}" for name in ("epoch", "train_loss", "valid_loss", "valid_accuracy", "lr") if row[name] is not None]
+        log.info("%s", " ".join([self.job.title, *figures, f"({speed.line()})"]))
         return row
 
     def _judge(self, figure: float, higher_is_better: bool) -> None:
@@ -207,13 +240,14 @@ class Trainer:
         margin = self.stage.early_stopping.min_delta if self.stage.early_stopping else 0.0
         if progress["best"] is None or sign * (figure - progress["best"]) > margin:
             progress.update(best=figure, bad_epochs=0)
-            if len(self.job.valid):
-                save_checkpoint(self.job.folder / "best.pt", self._state(slim=True))
+            if len(self.job.valid) and self.ranks.first:
+                save_checkpoint(self.job.folder / "best.pt", state.slim(self))
         else:
             progress["bad_epochs"] += 1
 
-    def _next_epoch(self) -> None:
-        self.progress.update(epoch=self.progress["epoch"] + 1, batch=0, loss_sum=0.0, seen=0)
+    def next_epoch(self) -> None:
+        self.progress.update(epoch=self.progress["epoch"] + 1, batch=0, seen=0)
+        self.loss_sum.zero_()
 
     def _no_longer_improving(self) -> bool:
         return (
@@ -223,7 +257,8 @@ class Trainer:
     def validate(self) -> tuple[float, float]:
         """Loss by sample, and accuracy by target (mean of its samples' log-probabilities), of the weights that will predict."""
         valid, samples = self.job.valid, self.job.store.samples
-        logits = predict_with(self.job, self.predictor, self.pixels, valid)["identity"]
+        self.reading = self.reading or plan_reading(self.job, self.pixels, valid, self.ranks)
+        logits = predict_with(self.job, self.predictor, self.reading, ranks=self.ranks)["identity"]
         scores = log_softmax(logits[:, : len(self.job.classes)], axis=1)
         labels = samples.label.to_numpy(dtype=np.int64, na_value=-1)[valid]
         _, merged, first = by_target(scores, samples.target_id.to_numpy()[valid].astype(str))
@@ -236,17 +271,13 @@ class Trainer:
         return self.average.module or self.model
 
     def _recompute_statistics(self) -> None:
-        order = self.examples.batches(self.progress["epoch"])
-        workers = 0 if self.training.cached is not None else self.job.config.data.workers
-
         def inputs():
-            for batch in loader(self.training, order, workers):
-                images = batch["image"].to(self.device, memory_format=torch.channels_last)
-                cell_types = self.examples.targets(batch["index"])[1]
-                yield (images,) if cell_types is None else (images, cell_types.to(self.device))
+            for batch in feed(self.training, self.examples.batches(self.progress["epoch"]), self._workers(), self.device):
+                cell_types = self.examples.targets(batch.index)[1]
+                yield (batch.images,) if cell_types is None else (batch.images, cell_types.to(self.device))
 
-        with self._autocast():
-            self.average.recompute(inputs())
+        with self.stepper.autocast():
+            self.average.recompute(inputs(), self.ranks)
 
     # pseudo-labels ---------------------------------------------------------------------------------------------------------------------
 
@@ -256,68 +287,18 @@ class Trainer:
         if config is None or progress["epoch"] < config.start:
             return
         if progress["batch"] == 0:
-            path = draw_pseudo_labels(self.job, self.predictor, self.pixels, progress["epoch"])
-            progress["pseudo_labels"] = sha256(path)
+            progress["pseudo_labels"] = draw_pseudo_labels(self.job, self.predictor, self.pixels, progress["epoch"], self.ranks)
         frame = read_pseudo_labels(self.job, progress["epoch"], progress["pseudo_labels"])
         self.examples.set_pseudo_labels(frame)
 
-    # state -----------------------------------------------------------------------------------------------------------------------------
-
-    def _state(self, slim: bool = False) -> dict[str, Any]:
-        job = self.job
-        state = {
-            **identity(job), "channels": [job.store.channels[index] for index in job.channels], "config": job.config.model_dump(mode="json"),
-            "overall": [values.tolist() for values in self.pixels.overall], "progress": self.progress, "image_size": self.image_size,
-            "model": self.model.state_dict(), "averaged": None if self.average.module is None else self.average.module.state_dict(),
-        }  # fmt: skip
-        if slim:
-            return state
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
-        return state | {
-            "average": self.average.state_dict(), "loss": self.loss.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(), "scaler": self.scaler.state_dict(),
-            "rng": {"torch": torch.get_rng_state(), "cuda": cuda, "own": self.generator.get_state()},
-        }  # fmt: skip
-
     def _save(self) -> None:
-        save_checkpoint(self.job.folder / "last.pt", self._state(slim=self.progress["finished"]))
-
-    def _resume(self, state: dict[str, Any], path) -> None:
-        check_belongs(self.job, state, path)
-        self.progress = state["progress"]
-        _load(self.model, state["model"], path)
-        if self.progress["finished"]:
-            return
-        if self.average.kept is not None:
-            self.average.load_state_dict(state["average"])
-        self.loss.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"]["torch"])
-        self.generator.set_state(state["rng"]["own"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["rng"]["cuda"])
-        log.info(
-            "%s: goes on in epoch %d at batch %d", self.job.title, self.progress["epoch"] + 1, self.progress["batch"]
-        )
-
-    def _start_from(self, state: dict[str, Any]) -> None:
-        """Take the weights of the stage before, after making sure that it was held to the same fold."""
-        job, path = self.job, self.job.init
-        if state["fold"] != job.fold or state["held_out"] != job.held_out:
-            raise InputError(
-                f"{path}: was trained on other folds; its training wells could be in this stage's validation"
-            )
-        if not state["progress"]["finished"]:
-            raise InputError(f"{path}: that stage is not finished")
-        _load(self.model, state["averaged"] or state["model"], path)
+        """Write `last.pt`; every process takes part and goes on when it is there."""
+        whole = state.slim(self) if self.progress["finished"] else state.whole(self)
+        if self.ranks.first:
+            save_checkpoint(self.job.folder / "last.pt", whole)
+        self.ranks.barrier()
 
 
-def _load(model: torch.nn.Module, weights: dict[str, torch.Tensor], path) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(
-            f"{path}: weights do not fit the configured model ({str(error).splitlines()[-1].strip()})"
-        ) from None
+def _speed_columns(speed: EpochSpeed, world: int) -> dict[str, Any]:
+    of_peak = None if speed.of_peak is None else round(speed.of_peak, 4)
+    return {"images_per_s": round(speed.images_per_s * world, 1), "waiting": round(speed.waiting, 4), "of_peak": of_peak}

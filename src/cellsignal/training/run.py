@@ -16,6 +16,7 @@ from cellsignal.folds import read_folds
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, check_belongs, plan_jobs
 from cellsignal.training.loop import Trainer
+from cellsignal.training.ranks import this_process
 from cellsignal.training.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ _FREE = (
     "data.store",
     "data.workers",
     "data.cache_gib",
+    "data.device_gib",
     "data.bad_site",
     "folds.use",
     "folds.full",
@@ -43,12 +45,16 @@ def train(config: Config) -> list[Job]:
         InputError: bad input, or a run folder that belongs to another config (the differing keys are named).
         Interrupted: stopped by a signal with everything saved.
     """
-    jobs = jobs_of(config)
-    folder = config.run_folder
-    write_text(folder / "config.yaml", dump_config(config))
-    inputs = {"folds": config.folds.file, "store": config.data.store / "store.json"}
-    write_json(folder / "provenance.json", provenance(inputs, seed=config.seed, torch=torch.__version__))
-    device = pick_device()
+    jobs, ranks = jobs_of(config), this_process()
+    ranks.same_everywhere(dump_config(config))
+    if ranks.first:
+        folder = config.run_folder
+        write_text(folder / "config.yaml", dump_config(config))
+        inputs = {"folds": config.folds.file, "store": config.data.store / "store.json"}
+        made = provenance(inputs, seed=config.seed, torch=torch.__version__, processes=ranks.world, device=device_name(ranks.device))
+        write_json(folder / "provenance.json", made)
+    ranks.barrier()
+    torch.backends.cudnn.benchmark = True  # batches are of one or two sizes
     with Stop() as stop:
         for number, job in enumerate(jobs, 1):
             log.info(
@@ -60,7 +66,7 @@ def train(config: Config) -> list[Job]:
                 len(job.valid),
             )
             if not is_finished(job):
-                Trainer(job, device, stop).run()
+                Trainer(job, ranks, stop).run()
             stop.check(job.title)
     return jobs
 
@@ -98,9 +104,9 @@ def jobs_of(config: Config) -> list[Job]:
     return plan_jobs(config, competition, store, tuple(store.source["classes"]), folds)
 
 
-def pick_device() -> torch.device:
-    """CUDA if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def device_name(device: torch.device) -> str:
+    """What a figure was measured on, in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def _same_config(config: Config) -> None:

@@ -1,0 +1,167 @@
+"""What augmenting one site costs on each path, measured in one run: plain numpy steps, albumentations, and the draws applied by `data.warp` and
+`data.warp_torch`.
+
+All paths begin with stored uint8 images in memory and end with standardised float32 images, draw their own random numbers, and run on one thread
+of the CPU. Rounds of all paths alternate, so that what else the machine does falls on all of them; figures are medians.
+"""
+
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+
+from cellsignal.config import augment
+from cellsignal.data.draws import Recipe
+from cellsignal.data.transforms import Transform
+from cellsignal.data.warp import warp
+from cellsignal.data.warp_torch import warp_batch
+
+CHANNELS = 6
+_H, _V, _T = (
+    augment.HorizontalFlip(name="horizontal_flip"),
+    augment.VerticalFlip(name="vertical_flip"),
+    augment.Transpose(name="transpose"),
+)  # fmt: skip
+_LIGHT = augment.GainBias(name="gain_bias", gain=0.1, bias=0.1)
+RECIPES: dict[str, tuple[augment.Augmentation, ...]] = {
+    "1st place": (_H, _V, _T, augment.SquareCropResize(name="square_crop_resize", min_fraction=0.5), _LIGHT),
+    "one hour": (
+        _H, _T, augment.Rotate90(name="rotate90"),
+        augment.SquareCropResize(name="square_crop_resize", min_fraction=0.5, p=0.8), _LIGHT,
+    ),
+    "D4": (_H, _V, _T),
+    "affine": (augment.Affine(name="affine", p=1),),
+}  # fmt: skip
+Path = Callable[[np.ndarray, int], None]  # (images (n, C, H, W) uint8, seed)
+
+
+def bench_augment(size: int = 512, sites: int = 8, rounds: int = 9) -> pd.DataFrame:
+    """Time every path of every recipe on random images.
+
+    Args:
+        size: side in pixels; "one hour" is timed at half of it, as it trains.
+        sites: images a round.
+
+    Returns:
+        Columns recipe, size, path, ms (a site), times_numpy and times_albumentations (how many times faster than those; medians of the rounds' ratios;
+        NaN where there is no such path).
+    """
+    rng, rows, threads = np.random.default_rng(0), [], (cv2.getNumThreads(), torch.get_num_threads())
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        for name, augmentations in RECIPES.items():
+            side = size // 2 if name == "one hour" else size
+            images = rng.integers(0, 256, (sites, CHANNELS, side, side), dtype=np.uint8)
+            shift, scale = images.mean((2, 3), dtype=np.float32), images.std((2, 3), dtype=np.float32)
+            seconds = _interleaved(_paths(augmentations, shift, scale, side), images, rounds)
+            for path, spent in seconds.items():
+                row = {"recipe": name, "size": side, "path": path, "ms": np.median(spent) / sites * 1e3}
+                for base in ("numpy", "albumentations"):
+                    row[f"times_{base}"] = np.median(seconds[base] / spent) if base in seconds else np.nan
+                rows.append(row)
+    finally:
+        cv2.setNumThreads(threads[0])
+        torch.set_num_threads(threads[1])
+    return pd.DataFrame(rows)
+
+
+def augment_text(table: pd.DataFrame) -> str:
+    """The table for people."""
+    shown = table.assign(ms=table.ms.map("{:.2f}".format))
+    for base in ("numpy", "albumentations"):
+        shown[f"times_{base}"] = table[f"times_{base}"].map(lambda x: "" if np.isnan(x) else f"{x:.1f}")
+    return shown.to_string(index=False)
+
+
+def _interleaved(paths: dict[str, Path], images: np.ndarray, rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each round; one more round first is not counted."""
+    seconds = {name: np.empty(rounds) for name in paths}
+    for number in range(-1, rounds):
+        for name, path in paths.items():
+            started = time.perf_counter()
+            path(images, number + 1)
+            if number >= 0:
+                seconds[name][number] = time.perf_counter() - started
+    return seconds
+
+
+def _paths(augmentations: tuple, shift: np.ndarray, scale: np.ndarray, side: int) -> dict[str, Path]:
+    transform, recipe = Transform(augmentations, CHANNELS), Recipe(augmentations, CHANNELS, (side, side))
+    out = np.empty((len(shift), CHANNELS, side, side), np.float32)
+
+    def numpy_steps(images: np.ndarray, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        for image, m, s in zip(images, shift, scale, strict=True):
+            plain_steps(image, augmentations, m, s, rng)
+
+    def albumentations(images: np.ndarray, seed: int) -> None:
+        for i, image in enumerate(images):
+            rng = np.random.default_rng([seed, i])
+            turned = transform.image(image.transpose(1, 2, 0), rng).transpose(2, 0, 1)
+            x = (turned.astype(np.float32) - shift[i][:, None, None]) / scale[i][:, None, None]
+            np.ascontiguousarray(transform.signal(x, rng))
+
+    def drawn(images: np.ndarray, seed: int) -> None:
+        draws = recipe.draw(np.random.default_rng(seed).random((len(images), recipe.numbers)))
+        for i, image in enumerate(images):
+            warp(image, draws, i, shift[i], scale[i], out[i])
+
+    def batched(device: str) -> Path:
+        m, s = (torch.from_numpy(x).to(device) for x in (shift, scale))
+        there: list[torch.Tensor] = []  # the images travel once: only the augmentation is timed
+
+        def path(images: np.ndarray, seed: int) -> None:
+            if not there:
+                there.append(torch.from_numpy(images).to(device))
+            warp_batch(there[0], recipe.draw(np.random.default_rng(seed).random((len(images), recipe.numbers))), m, s)
+            if device != "cpu":
+                torch.cuda.synchronize()
+
+        return path
+
+    paths: dict[str, Path] = {"albumentations": albumentations, "warp, CPU": drawn, "torch, CPU": batched("cpu")}
+    if not any(isinstance(a, augment.Affine) for a in augmentations):
+        paths = {"numpy": numpy_steps, **paths}
+    if torch.cuda.is_available():
+        paths["torch, CUDA"] = batched("cuda")
+    return paths
+
+
+def plain_steps(
+    image: np.ndarray, augmentations: tuple, shift: np.ndarray, scale: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """The recipe as one would first write it with numpy: each step makes a new array. (C, S, S) uint8 -> (C, S, S) float32."""
+    lights = [a for a in augmentations if isinstance(a, augment.GainBias)]
+    for a in augmentations:
+        if a in lights or rng.random() >= a.p:
+            continue
+        match a:
+            case augment.HorizontalFlip():
+                image = np.flip(image, 2).copy()
+            case augment.VerticalFlip():
+                image = np.flip(image, 1).copy()
+            case augment.Transpose():
+                image = image.transpose(0, 2, 1).copy()
+            case augment.Rotate90():
+                image = np.rot90(image, rng.integers(4), (1, 2)).copy()
+            case augment.SquareCropResize():
+                image = _crop_resize(image, a.min_fraction, rng)
+            case _:
+                raise AssertionError(f"no numpy step for {a.name}")
+    x = (image.astype(np.float32) - shift[:, None, None]) / scale[:, None, None]
+    for a in lights:
+        x = x * rng.normal(1, a.gain, (len(x), 1, 1)).astype(np.float32)
+        x = x + rng.normal(0, a.bias, (len(x), 1, 1)).astype(np.float32)
+    return x
+
+
+def _crop_resize(image: np.ndarray, min_fraction: float, rng: np.random.Generator) -> np.ndarray:
+    full = image.shape[1]
+    side = int(rng.integers(round(min_fraction * full), full + 1))
+    top, left = rng.integers(full - side + 1, size=2)
+    nearest = (2 * np.arange(full) + 1) * side // (2 * full)
+    return image[:, top + nearest][:, :, left + nearest]  # faster than both at once

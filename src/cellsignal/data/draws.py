@@ -1,0 +1,256 @@
+"""What is drawn for an augmented batch, apart from applying it: one matrix, some channels, some boxes, gains and biases a sample.
+
+The numbers are drawn for a whole batch on the host, so that the same draws can be applied to one image on a CPU (`data.warp`) or to a batch on
+a GPU (`data.warp_torch`). Each parameter is distributed as `data.transforms` (albumentations 2.0.8) draws it; the geometry of a recipe is
+composed, so an image is resampled once, however many steps are written. Where that can be told from doing them one after the other:
+- an affine step after a crop that is not the recipe's first step sees the pixels beside the crop, not the crop mirrored at its border;
+- `random_resized_crop` sees the half pixel beside its crop, where OpenCV's resize repeats the crop's last pixel.
+"""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from cellsignal.config import augment
+from cellsignal.data import geometry
+from cellsignal.errors import InputError
+
+_DIHEDRAL = augment.HorizontalFlip | augment.VerticalFlip | augment.Transpose | augment.Rotate90
+_WARPS = augment.Affine | augment.Perspective
+_BILINEAR = _WARPS | augment.RandomResizedCrop
+_GEOMETRY = _DIHEDRAL | _BILINEAR | augment.RandomCrop | augment.SquareCropResize
+
+
+def needs_albumentations(augmentations: tuple[augment.Augmentation, ...]) -> str | None:
+    """Why a recipe cannot be drawn as one warp ("blur is only there"), or None if it can."""
+    for first, a in enumerate(augmentations):
+        later = augmentations[first + 1 :]
+        if isinstance(a, augment.Blur | augment.SaltAndPepper):
+            return f"{a.name} is only there"
+        for b in later:
+            if isinstance(a, augment.CoarseDropout) and isinstance(b, _GEOMETRY):
+                return f"{b.name} after coarse_dropout is only there"
+            if isinstance(a, _WARPS) and isinstance(b, _WARPS):
+                return f"{b.name} after {a.name} is only there"
+    return None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn for B samples; `draws[i:j]`, or an integer array as the key, takes some of them.
+
+    Coordinates are of pixel centres: the first pixel is 0. Boxes and rows are half open.
+    """
+
+    origin: np.ndarray  # (B, 2) int: top, left of what is cut from the stored image
+    rows: np.ndarray  # (B, 2) int: top, bottom of the stored image's rows that the warp reads, reflection at the border included
+    matrix: np.ndarray  # (B, 3, 3) float64: (x, y, 1) of an output pixel -> (x, y) in the input image
+    bilinear: np.ndarray  # (B,) bool: else nearest neighbour, and then each output axis follows one input axis
+    dropped: np.ndarray  # (B, C) bool: channels set to grey level 0
+    boxes: np.ndarray  # (B, M, 4) int: top, bottom, left, right in the output, set to grey level 0; empty where there is none
+    gain: np.ndarray  # (B, C) float32
+    bias: np.ndarray  # (B, C) float32
+    input: tuple[int, int]  # (h0, w0) of the image that is warped
+    output: tuple[int, int]  # (h, w)
+
+    def __len__(self) -> int:
+        return len(self.origin)
+
+    def __getitem__(self, key: slice | np.ndarray) -> "Draws":
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Draws(**{name: value[key] if isinstance(value, np.ndarray) else value for name, value in fields.items()})
+
+
+class Recipe:
+    """The augmentations of a stage for images of one shape, ready to be drawn.
+
+    Args:
+        augmentations: () for none, as in validation.
+        channels: C.
+        shape: (H, W) of the stored images, pixels.
+        center_crop: side of a central square that is cut last; None for none.
+
+    Attributes:
+        numbers: K, how many uniform numbers a sample takes.
+        input: (h0, w0) of the image to be warped: a crop's size if only flips and quarter turns come before it, else `shape`.
+        output: (h, w), the same for every sample.
+
+    Raises:
+        InputError: a parameter that cannot work, a crop larger than the image, or several output shapes; the message names the augmentation.
+    """
+
+    numbers: int
+    input: tuple[int, int]
+    output: tuple[int, int]
+
+    def __init__(
+        self,
+        augmentations: tuple[augment.Augmentation, ...],
+        channels: int,
+        shape: tuple[int, int],
+        center_crop: int | None = None,
+    ):
+        assert needs_albumentations(augmentations) is None, needs_albumentations(augmentations)
+        self.augmentations, self.channels, self.shape = tuple(augmentations), channels, tuple(shape)
+        self.center_crop = center_crop
+        for a in self.augmentations:
+            check(a, channels)
+        self._counts = [_numbers(a, channels) for a in self.augmentations]
+        self.numbers = sum(self._counts)
+        self.output = _output(self.augmentations, self.shape, center_crop)
+        moving = [a for a in self.augmentations if isinstance(a, _GEOMETRY)]
+        first = next((a for a in moving if not isinstance(a, _DIHEDRAL)), None)
+        self.input = self.shape
+        if isinstance(first, augment.RandomCrop):
+            self.input = (first.size, first.size)
+        elif first is None and center_crop is not None:
+            self.input = (center_crop, center_crop)
+
+    def draw(self, u: np.ndarray) -> Draws:
+        """The draws that belong to `u`, (B, K) float64 uniform in [0, 1)."""
+        assert u.ndim == 2 and u.shape[1] == self.numbers, (u.shape, self.numbers)
+        n = len(u)
+        view = geometry.View.whole(n, self.shape)
+        bilinear, dropped = np.zeros(n, bool), np.zeros((n, self.channels), bool)
+        gain, bias = np.ones((n, self.channels), np.float32), np.zeros((n, self.channels), np.float32)
+        boxes = np.empty((n, 0, 4), np.int64)
+        for a, v in zip(self.augmentations, _split(u, self._counts), strict=True):
+            fired, v = (v[:, 0] < a.p, v[:, 1:]) if hasattr(a, "p") else (np.ones(n, bool), v)
+            if isinstance(a, _GEOMETRY):
+                view = view.then(fired, *geometry.step(a, v, view))
+                if isinstance(a, augment.RandomCrop):
+                    view = self._cut(view)
+                bilinear |= fired & isinstance(a, _BILINEAR)
+            elif isinstance(a, augment.CoarseDropout):
+                boxes = np.concatenate([boxes, _boxes(a, v, view) * fired[:, None, None]], axis=1)
+            elif isinstance(a, augment.ChannelDropout):
+                dropped |= _dropped(a, v) & fired[:, None]
+            else:
+                a_gain, a_bias = (np.where(fired[:, None], x, x0) for x, x0 in zip(_gain_bias(a, v), (1, 0), strict=True))
+                gain, bias = (gain * a_gain).astype(np.float32), (bias * a_gain + a_bias).astype(np.float32)
+        if self.center_crop is not None:
+            top, left = geometry.centre(view, self.center_crop)
+            corner, side = np.stack([top, top, left, left], 1), self.center_crop
+            boxes = np.clip(boxes - corner[:, None], 0, side)
+            view = self._cut(view.then(np.ones(n, bool), *geometry.crop(top, left, side)))
+        matrix, rows = view.matrix, geometry.rows_read(view.matrix, bilinear, self.input, self.output)
+        return Draws(
+            view.origin, rows + view.origin[:, :1], matrix, bilinear, dropped, boxes, gain, bias, self.input, self.output
+        )  # fmt: skip
+
+    def _cut(self, view: geometry.View) -> geometry.View:
+        """After a first crop, the crop is the input."""
+        return view.cut(self.input) if view.input != self.input else view
+
+
+def nearest_indices(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The input pixels of samples that are not bilinear: out[y, x] = in[down[y], across[x]], or in[across[x], down[y]] where swapped.
+
+    Returns:
+        down (B, h) int64, across (B, w) int64, swapped (B,) bool.
+    """
+    return geometry.indices(draws.matrix, draws.input, draws.output)
+
+
+def check(a: augment.Augmentation, channels: int) -> None:
+    """Refuse parameters that cannot work, as `data.transforms` does. Raises: InputError."""
+    for key, value in a:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise InputError(f"{a.name}: {key} {value} is a range and must not descend")
+    match a:
+        case augment.ChannelDropout() if a.channels >= channels:
+            raise InputError(f"channel_dropout: channels {a.channels} of {channels} leaves none")
+        case augment.CoarseDropout() if a.size[1] >= 1 or a.size[0] < 0:
+            raise InputError(f"coarse_dropout: size {a.size} is a fraction of the side and must stay below 1")
+        case augment.CoarseDropout() if a.holes[0] < 1:
+            raise InputError(f"coarse_dropout: holes {a.holes} must be 1 or more")
+        case augment.Affine() if a.scale[0] <= 0:
+            raise InputError(f"affine: scale {a.scale} must be above 0")
+        case augment.RandomResizedCrop() if a.scale[0] < 0 or a.scale[1] > 1:
+            raise InputError(f"random_resized_crop: scale {a.scale} is a fraction of the area, from 0 to 1")
+        case augment.RandomResizedCrop() if a.ratio[0] <= 0:
+            raise InputError(f"random_resized_crop: ratio {a.ratio} must be above 0")
+        case augment.Perspective() if a.scale[0] < 0:
+            raise InputError(f"perspective: scale {a.scale} must not be below 0")
+
+
+def _numbers(a: augment.Augmentation, channels: int) -> int:
+    match a:
+        case augment.GainBias():
+            own = 2 * channels
+        case augment.CoarseDropout():
+            own = 1 + 4 * a.holes[1]
+        case augment.ChannelDropout():
+            own = 1 + channels
+        case _:
+            own = geometry.NUMBERS[a.name]
+    return own + hasattr(a, "p")
+
+
+def _split(u: np.ndarray, counts: list[int]) -> list[np.ndarray]:
+    ends = list(itertools.accumulate(counts, initial=0))
+    return [u[:, start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _output(augmentations: tuple, shape: tuple[int, int], center_crop: int | None) -> tuple[int, int]:
+    """The one output shape. Raises: InputError."""
+    shapes = {shape}
+    for a in augmentations:
+        if isinstance(a, augment.RandomCrop):
+            _fits("random_crop: size", a.size, shapes)
+        p = getattr(a, "p", 1.0)
+        changed = {new for old in shapes for new in _shapes(a, old)}
+        shapes = changed if p >= 1 else shapes | changed if p > 0 else shapes
+    if center_crop is not None:
+        _fits("center_crop:", center_crop, shapes)
+        shapes = {(center_crop, center_crop)}
+    if len(shapes) > 1:
+        names = ", ".join(a.name for a in augmentations if isinstance(a, _GEOMETRY))
+        several = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
+        raise InputError(f"{names}: images of {shape[1]}x{shape[0]} pixels come out as {several}, and a batch needs one shape")
+    return shapes.pop()
+
+
+def _shapes(a: augment.Augmentation, shape: tuple[int, int]) -> set[tuple[int, int]]:
+    match a:
+        case augment.Transpose():
+            return {shape[::-1]}
+        case augment.Rotate90():
+            return {shape, shape[::-1]}
+        case augment.RandomCrop() | augment.RandomResizedCrop() if a.size is not None:
+            return {(a.size, a.size)}
+        case augment.SquareCropResize():
+            return {(min(shape), min(shape))}
+    return {shape}
+
+
+def _fits(what: str, size: int, shapes: set[tuple[int, int]]) -> None:
+    for height, width in shapes:
+        if min(height, width) < size:
+            raise InputError(f"{what} {size} exceeds the image, {width}x{height} pixels")
+
+
+def _boxes(a: augment.CoarseDropout, u: np.ndarray, view: geometry.View) -> np.ndarray:
+    """(B, M, 4) int. Each hole's sides are fractions of the image's, its place is any that holds it."""
+    most = a.holes[1]
+    count = geometry.integer(u[:, 0], a.holes[0], most)
+    sizes, places = u[:, 1:].reshape(len(u), 2, 2, most).swapaxes(0, 1)  # of (B, 2 axes, M) each
+    sides = np.stack([view.height, view.width], axis=1)[:, :, None]
+    extent = (sides * geometry.between(sizes, *a.size)).astype(np.int64)
+    start = geometry.integer(places, 0, sides - extent)
+    boxes = np.stack([start[:, 0], start[:, 0] + extent[:, 0], start[:, 1], start[:, 1] + extent[:, 1]], axis=2)
+    return boxes * (np.arange(most) < count[:, None])[:, :, None]
+
+
+def _dropped(a: augment.ChannelDropout, u: np.ndarray) -> np.ndarray:
+    """(B, C) bool: a random subset of 1 to `channels` channels."""
+    count = geometry.integer(u[:, 0], 1, a.channels)
+    rank = u[:, 1:].argsort(axis=1, kind="stable").argsort(axis=1)
+    return rank < count[:, None]
+
+
+def _gain_bias(a: augment.GainBias, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    z_gain, z_bias = np.split(geometry.normal(u), 2, axis=1)
+    return 1 + a.gain * z_gain, a.bias * z_bias

@@ -1,0 +1,82 @@
+"""One optimiser step: the network with its loss, mixed precision, gradients of several small batches and of several processes as one.
+
+N processes that take one batch each make the step that one process makes of N accumulated batches: the mean of the batches' gradients, each batch
+standardised by itself.
+"""
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from cellsignal.config.stage import Stage
+from cellsignal.models.heads import Outputs
+from cellsignal.training.losses import StageLoss
+from cellsignal.training.optimizers import build_optimizer
+from cellsignal.training.precision import autocast, compute_dtype
+from cellsignal.training.ranks import Ranks
+
+
+class WithLoss(nn.Module):
+    """The network and its loss as one module, since both may learn: (loss, logits) of one batch."""
+
+    def __init__(self, model: nn.Module, loss: StageLoss, compile_mode: str = "off"):
+        super().__init__()
+        self.model, self.loss = model, loss
+        self.run = model.outputs if compile_mode == "off" else torch.compile(model.outputs, mode=compile_mode)
+
+    def forward(
+        self, images: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None, *others: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs: Outputs = self.run(images, *others)
+        return self.loss(outputs, targets, labels), outputs.logits
+
+
+class Stepper:
+    """What turns losses into steps; holds optimiser and gradient scaler.
+
+    Attributes:
+        forward: the network with its loss, averaged over the processes in its gradients.
+        dtype: in what the network computes.
+    """
+
+    def __init__(self, model: nn.Module, loss: StageLoss, stage: Stage, ranks: Ranks):
+        self.model, self.stage, self.ranks = model, stage, ranks
+        left_out = loss.center is not None and stage.mix is not None  # centers are not learnt from a mixed batch
+        self.forward = ranks.wrap(WithLoss(model, loss, stage.compile), unused=left_out)
+        self.optimizer = build_optimizer([model, loss], stage.optimizer, fused=ranks.device.type == "cuda")
+        self.dtype = compute_dtype(stage.amp, ranks.device)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype == torch.float16)
+        self.running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.stage.amp, self.ranks.device)
+
+    def last(self, ends_update: bool) -> contextlib.AbstractContextManager:
+        """Around forward and backward of one batch: gradients are exchanged with a step's last one alone."""
+        return contextlib.nullcontext() if ends_update or self.ranks.world == 1 else self.forward.no_sync()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def update(self) -> None:
+        """Make the step, and the processes' running BatchNorm statistics one: their mean."""
+        if self.stage.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ranks.world > 1 and self.running:
+            _average(self.running, self.ranks)
+
+
+@torch.no_grad()
+def _average(tensors: Sequence[torch.Tensor], ranks: Ranks) -> None:
+    """Set each tensor to its mean over the processes, in one exchange."""
+    flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
+    ranks.add_up(flat)
+    for tensor, mean in zip(tensors, (flat / ranks.world).split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
