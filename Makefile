@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo audit ablation two-stage test lint clean-demo
+.PHONY: demo audit ablation two-stage bench test lint clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -29,6 +29,10 @@ two-stage: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
 	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml
 	$(BIN)/cellsignal bench two-stage --root data/rxrx1_demo --store stores/rxrx1_demo.zarr --answers data/rxrx1_demo.answers.csv
+
+# how fast reading, augmenting, feeding, training and assigning are here: docs/results/performance.md (ROOT=data/rxrx1 for real images)
+bench: .venv/.ready
+	$(BIN)/cellsignal bench speed $(if $(ROOT),--root $(ROOT)) --out runs/performance.md
 
 stores/rxrx1_ablation.zarr/store.json: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_ablation --seed 1 --classes 96 --set controls=8 --set train_experiments=4 --set test_experiments=2

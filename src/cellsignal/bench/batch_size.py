@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 import torch
-from accelerate.utils import release_memory, should_reduce_batch_size
+from accelerate.utils import release_memory
+from accelerate.utils.memory import should_reduce_batch_size
 
 from cellsignal.config import Config
 from cellsignal.evaluation.ladder import aligned

@@ -220,13 +220,13 @@ def _bytes(path: Path) -> int:
 
 
 def _in_turn(functions: Sequence[Callable[[int], object] | None], sites: int, rounds: int) -> list[float]:
-    """The median milliseconds of each function; the first round is not counted."""
+    """The median milliseconds of a site; a function's turn is all sites one after another, as a loader reads. The first round is not counted."""
     times = [[] for _ in functions]
     for number in range(rounds + 1):
-        for site in range(sites):
-            for function, taken in zip(functions, times, strict=True):
-                if function is None:
-                    continue
+        for function, taken in zip(functions, times, strict=True):
+            if function is None:
+                continue
+            for site in range(sites):
                 started = time.perf_counter()
                 function(site)
                 if number:

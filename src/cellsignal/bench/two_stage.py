@@ -213,7 +213,7 @@ def _config(
 ) -> Config:
     return Config.model_validate({
         "name": name, "competition": Store.open(bench.store).source["competition"], "seed": seed, "runs": bench.runs,
-        "data": {"root": bench.root, "store": bench.store, "workers": 0}, "folds": {"file": folds, "use": [0], "full": full},
+        "data": {"root": bench.root, "store": bench.store, "workers": 0, "pipeline": "albumentations"}, "folds": {"file": folds, "use": [0], "full": full},
         "model": {"backbone": bench.backbone, "weights": weights}, "stages": stages,
         "predict": {"tta": 1, "checkpoint": checkpoint, "batch_size": 128},
     })  # fmt: skip

@@ -153,7 +153,7 @@ def _read_shard(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int
     for channel, band, offset, length in wanted:
         part = out[channel, band * layout.band : (band + 1) * layout.band]
         try:
-            frame = _checked(data[offset - start : offset - start + length].tobytes())
+            frame = _checked(data[offset - start : offset - start + length])
             if frame_content_size(frame) != part.nbytes or decompress(frame).readinto(part) != part.nbytes:
                 raise ValueError("it holds a band of another size")
         except (ValueError, ZstdError) as error:
@@ -185,7 +185,7 @@ def _index(source: BinaryIO | np.ndarray, layout: Layout, size: int) -> list[tup
     start = size - length
     if start < 0:
         raise ValueError(f"{size} bytes are too few")
-    data = source[start:].tobytes() if isinstance(source, np.ndarray) else os.pread(source.fileno(), length, start)
+    data = source[start:] if isinstance(source, np.ndarray) else np.frombuffer(os.pread(source.fileno(), length, start), np.uint8)
     try:
         numbers = struct.unpack(f"<{2 * frames}Q", _checked(data))
     except ValueError:
@@ -200,10 +200,10 @@ def _with_checksum(data: bytes) -> bytes:
     return b"".join([data, google_crc32c.value(data).to_bytes(CHECKSUM, "little")])
 
 
-def _checked(data: bytes) -> bytes:
-    """What `_with_checksum` was given."""
-    content = data[:-CHECKSUM]
-    if google_crc32c.value(content).to_bytes(CHECKSUM, "little") != data[-CHECKSUM:]:
+def _checked(data: np.ndarray) -> np.ndarray:
+    """What `_with_checksum` was given, without a copy."""
+    content, checksum = data[:-CHECKSUM], data[-CHECKSUM:]
+    if google_crc32c.value(content) != int.from_bytes(checksum.tobytes(), "little"):
         raise ValueError("its checksum does not match")
     return content
 

@@ -9,13 +9,13 @@ from cellsignal.config.stage import Optimizer
 
 
 def build_optimizer(
-    modules: nn.Module | Sequence[nn.Module], config: Optimizer, fused: bool = False
+    modules: nn.Module | Sequence[nn.Module], config: Optimizer, fused: bool = True
 ) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD over two parameter groups: with weight decay (matrices, kernels) and without (norms, biases; none with `decay_all`).
 
     Args:
         modules: what is trained: the network, and losses that learn something of their own.
-        fused: torch's fused step, for CUDA.
+        fused: torch's fused step: one pass over each tensor; the same but for rounding.
     """
     modules = [modules] if isinstance(modules, nn.Module) else modules
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]

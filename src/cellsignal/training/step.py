@@ -45,7 +45,7 @@ class Stepper:
         self.model, self.stage, self.ranks = model, stage, ranks
         left_out = loss.center is not None and stage.mix is not None  # centers are not learnt from a mixed batch
         self.forward = ranks.wrap(WithLoss(model, loss, stage.compile), unused=left_out)
-        self.optimizer = build_optimizer([model, loss], stage.optimizer, fused=ranks.device.type == "cuda")
+        self.optimizer = build_optimizer([model, loss], stage.optimizer)
         self.dtype = compute_dtype(stage.amp, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype == torch.float16)
         self.running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
