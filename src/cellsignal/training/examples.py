@@ -4,7 +4,6 @@ part without a known label."""
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional
 
 from cellsignal.data.samplers import EpochBatches
 from cellsignal.training.job import Job, cell_type_vectors, unit_codes
@@ -65,5 +64,5 @@ class Examples:
 
 
 def soft_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """(B,) int64 -> (B, K) float32 one-hot; a row of zeros where the label is -1."""
-    return functional.one_hot(labels.clamp(min=0), classes).float() * (labels >= 0)[:, None]
+    """(B,) int64 -> (B, K) float32 one-hot, on the labels' device; a row of zeros where the label is -1."""
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).float()

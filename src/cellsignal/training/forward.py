@@ -104,7 +104,7 @@ def predict_with(
         images = standardised(batch.images, dataset.shift[batch.index], dataset.scale[batch.index])
         return (images,) if vectors is None else (images, vectors[reading.positions[batch.index]].to(device))
 
-    found: dict[str, list[np.ndarray]] = {view: [] for view in views}
+    found: dict[str, list[torch.Tensor]] = {view: [] for view in views}  # on the device: fetching each would make it wait
     with autocast(job.stage.amp, device):
         for statistics, own in _units(job, reading, device):
             unit = (inputs(batch) for batch in statistics)
@@ -115,7 +115,7 @@ def predict_with(
                     images, *others = inputs(batch)
                     for view, parts in found.items():
                         seen = apply_view(images, view).contiguous(memory_format=torch.channels_last)
-                        parts.append(forward(seen, *others).float().cpu().numpy())
+                        parts.append(forward(seen, *others).float())
     width = model.width if embeddings else job.outputs
     done = [batch for unit in reading.units for batch in unit.own]
     done = reading.positions[np.concatenate(done)] if done else reading.chosen[:0]
@@ -157,12 +157,12 @@ def _spread(indices: np.ndarray, size: int) -> list[list[int]]:
     return [indices[first::number].tolist() for first in range(number)]
 
 
-def _restored(parts: list[np.ndarray], done: np.ndarray, chosen: np.ndarray, width: int) -> np.ndarray:
+def _restored(parts: list[torch.Tensor], done: np.ndarray, chosen: np.ndarray, width: int) -> np.ndarray:
     """The rows of the samples `done` at their places in `chosen`; zeros elsewhere."""
     result = np.zeros((len(chosen), width), np.float32)
     if len(done):
         order = np.argsort(chosen, kind="stable")
-        result[order[np.searchsorted(chosen[order], done)]] = np.concatenate(parts)
+        result[order[np.searchsorted(chosen[order], done)]] = torch.cat(parts).cpu().numpy()
     return result
 
 

@@ -160,9 +160,9 @@ class Trainer:
     def _backward(self, batch: Batch, share_of_update: float, share_of_epoch: float, ends_update: bool) -> None:
         images = batch.images
         labels, cell_types = self.examples.targets(batch.index)
-        targets = soft_labels(labels, self.job.outputs).to(self.device)
-        others = [] if cell_types is None else [cell_types.to(self.device)]
-        hard = labels.to(self.device)
+        hard = labels.to(self.device, non_blocking=True)
+        targets = soft_labels(hard, self.job.outputs)
+        others = [] if cell_types is None else [cell_types.to(self.device, non_blocking=True)]
         if self.stage.mix is not None:
             mixed = mix_batch(images, targets, self.stage.mix, self.generator, *others)
             images, targets, others = mixed.images, mixed.targets, mixed.others
