@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: several test processes share the cores
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

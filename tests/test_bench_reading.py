@@ -18,6 +18,7 @@ def sites(simulated):
 
 
 def test_every_reader_reads_and_is_compared(sites):
+    pytest.importorskip("skimage")
     table = reading.bench_reading(sites, rounds=1)
     height = reading._imread(sites[0]).shape[1]
     assert table.reader[:2].tolist() == [reading.SKIMAGE, reading.CV2] and table.reader.is_unique and len(table) == 20

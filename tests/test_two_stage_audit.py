@@ -34,7 +34,7 @@ from cellsignal.training.checkpoints import load_checkpoint
 def bench(prepared, tmp_path_factory) -> Bench:
     space = prepared("rxrx1")
     return Bench(
-        space.root, space.folder / "store", space.answers, tmp_path_factory.mktemp("two_stage"), (3, 1), "test_resnet"
+        space.root, space.folder / "store", space.answers, tmp_path_factory.mktemp("two_stage"), (2, 1), "test_resnet"
     )
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cellsignal.errors import InputError
@@ -67,7 +67,9 @@ def test_towards_zero_it_is_the_best_of_all_matchings(seed, wells, spare):
     classes = wells + spare
     scores = np.random.default_rng(seed).normal(size=(wells, classes))
     totals = sorted(scores[range(wells), list(p)].sum() for p in itertools.permutations(range(classes), wells))
-    scores /= totals[-1] - totals[-2] if len(totals) > 1 else 1  # the best beats the second by 1
+    gap = totals[-1] - totals[-2] if len(totals) > 1 else 1
+    assume(gap > 0.02)  # a smaller one, blown up to 1, leaves scores too far apart for the iteration, which then says so
+    scores /= gap
     p = soft(scores, 0.05)
     names = ["E"] * wells, ["1"] * wells
     labels = assign(scores, *names, np.zeros(classes, int), ONE_PLATE)

@@ -158,7 +158,8 @@ def _read_shard(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int
                 raise ValueError("it holds a band of another size")
         except (ValueError, ZstdError) as error:
             raise ValueError(f"rows {band * layout.band} to {(band + 1) * layout.band} of channel {channel + 1}: {error}") from None
-    undo_row_delta(out[:, first * layout.band : last * layout.band], layout.period)
+        if channel == len(out) - 1:  # the band of all channels, while it is in the processor's cache
+            undo_row_delta(out[:, band * layout.band : (band + 1) * layout.band], layout.period)
 
 
 def _read_at(file: BinaryIO, offset: int, into: np.ndarray) -> None:
