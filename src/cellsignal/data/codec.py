@@ -174,7 +174,7 @@ def _read_at(file: BinaryIO, offset: int, into: np.ndarray) -> None:
 
 def _scratch(size: int) -> np.ndarray:
     """(size,) uint8 of a buffer of this thread, kept from call to call."""
-    if getattr(_local, "buffer", np.empty(0)).size < size:
+    if not hasattr(_local, "buffer") or _local.buffer.size < size:
         _local.buffer = np.empty(size + size // 4, np.uint8)
     return _local.buffer[:size]
 
