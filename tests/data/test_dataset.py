@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from arrays import Arrays
 
 from cellsignal.config.augment import Affine, GainBias, Rotate90
 from cellsignal.data.dataset import SiteDataset, loader, read_rows
@@ -11,21 +12,6 @@ from cellsignal.data.samplers import in_order
 from cellsignal.data.transforms import Transform
 
 STEPS = (Rotate90(name="rotate90"), Affine(name="affine"), GainBias(name="gain_bias"))
-
-
-class Arrays:
-    """What a dataset needs of a store. Rows that were not asked for are garbage, as a store may leave them."""
-
-    def __init__(self, images):
-        self.images, self.shape, self.reads = images, images.shape[1:], []
-
-    def read(self, row, out=None, rows=None):
-        self.reads.append(row)
-        out = np.empty(self.shape, np.uint8) if out is None else out
-        top, bottom = rows or (0, self.shape[1])
-        out[...] = 77
-        out[:, top:bottom] = self.images[row][:, top:bottom]
-        return out
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from arrays import Arrays
 
 from cellsignal.config.augment import (
     Affine,
@@ -30,22 +31,6 @@ RECIPES = {
     "crop": (RandomCrop(name="random_crop", size=9), Rotate90(name="rotate90"), CoarseDropout(name="coarse_dropout", p=1, size=(0.2, 0.5))),
     "warps": (SquareCropResize(name="square_crop_resize"), Affine(name="affine", p=0.7), ChannelDropout(name="channel_dropout", p=0.5)),
 }
-
-
-class Arrays:
-    def __init__(self, images, broken=()):
-        self.images, self.shape, self.broken, self.threads, self.reads = images, images.shape[1:], broken, set(), []
-
-    def read(self, row, out=None, rows=None):
-        self.threads.add(threading.current_thread().name)
-        self.reads.append(row)
-        if row in self.broken:
-            raise InputError(f"row {row} is damaged")
-        out = np.empty(self.shape, np.uint8) if out is None else out
-        top, bottom = rows or (0, self.shape[1])
-        out[...] = 77
-        out[:, top:bottom] = self.images[row][:, top:bottom]
-        return out
 
 
 @pytest.fixture
