@@ -23,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):  # which torch raises wherever the program is when a worker process dies
+            raise
+        print(f"error: loading: {' '.join(str(error).split())}; use fewer data.workers and run again to go on", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

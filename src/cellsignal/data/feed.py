@@ -5,7 +5,9 @@ device as uint8, a quarter of float32's bytes; cropping, warping and standardisi
 reading threads warp each image themselves into a float32 batch. Recipes that need albumentations go through worker processes instead.
 """
 
+import contextlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -83,9 +85,11 @@ def _from_processes(dataset, batches, workers: int, device: torch.device) -> Ite
         for batch in loader(dataset, batches, workers, pin=device.type == "cuda"):
             images = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
             yield Batch(images, batch["index"].numpy())
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it died while handing a batch over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        with contextlib.suppress(RuntimeError):
+            time.sleep(0.2)  # torch tells of the death from a signal handler, wherever the program is; better here
         raise InputError("loading: a worker process died (out of memory?); use fewer data.workers and run again to go on") from None
 
 
