@@ -16,7 +16,7 @@ class ImageError(InputError):
 
     Attributes:
         path: the file.
-        kind: one of "missing", "truncated", "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format".
+        kind: one of "missing", "truncated", "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format", "empty".
     """
 
     def __init__(self, path, kind: str, detail: str):

@@ -63,8 +63,11 @@ class FoldTable:
 
 
 def labelled(samples: pd.DataFrame) -> np.ndarray:
-    """(N,) bool: training-split treatments with a label."""
-    return ((samples.split == "train") & (samples.role == "treatment") & samples.label.notna()).to_numpy(dtype=bool)
+    """(N,) bool: training-split treatments with a label, or with labels."""
+    known = samples.label.notna()
+    if "labels" in samples.columns:
+        known |= samples["labels"].notna()
+    return ((samples.split == "train") & (samples.role == "treatment") & known).to_numpy(dtype=bool)
 
 
 def make_folds(

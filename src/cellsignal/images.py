@@ -1,9 +1,11 @@
 """Reading one image file so that damage is an error that names the file, never a black picture.
 
 OpenCV decodes fast but is lenient: a truncated PNG comes back partly black, a 16-bit one is silently cut to 8 bits. So the PNG's own
-structure (signature, chunk checksums, header, end marker) is checked first; that costs a small part of the decoding.
+structure (signature, chunk checksums, header, end marker) is checked first; that costs a small part of the decoding. TIFFs have no
+checksums; tifffile decodes them, which refuses strips that lie outside the file or do not unpack to their full size.
 """
 
+import io
 import struct
 import zlib
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import numpy as np
 from cellsignal.errors import ImageError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*")
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples a pixel
 
 
@@ -72,10 +75,7 @@ def read_png8(path: Path | str, shape: tuple[int, int] | None = None, channels: 
     Raises:
         ImageError: missing, truncated, corrupt, or of another size, depth or number of channels.
     """
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ImageError(path, "missing", "no such image file") from None
+    data = _bytes_of(path)
     header = check_png(path, data)
     if header.bits != 8:
         raise ImageError(path, "wrong_depth", f"{header.bits}-bit image, 8-bit expected")
@@ -87,3 +87,83 @@ def read_png8(path: Path | str, shape: tuple[int, int] | None = None, channels: 
     if image is None:
         raise ImageError(path, "corrupt", "corrupt PNG: cannot be decoded")
     return image if channels == 1 else np.ascontiguousarray(image[:, :, ::-1])
+
+
+def read_gray16(path: Path | str, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Read a 16-bit gray TIFF (plain, LZW or zlib) or PNG.
+
+    Args:
+        shape: (height, width) in pixels that it must have; None takes any.
+
+    Returns:
+        (H, W) uint16.
+
+    Raises:
+        ImageError: missing, truncated, corrupt, or of another size, depth or number of channels or pages.
+    """
+    data = _bytes_of(path)
+    if data[:8] == _SIGNATURE:
+        header = check_png(path, data)
+        if header.bits != 16:
+            raise ImageError(path, "wrong_depth", f"{header.bits}-bit image, 16-bit expected")
+        if header.channels != 1:
+            raise ImageError(path, "wrong_channels", f"{header.channels} channels a pixel, 1 expected")
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    else:
+        image = _read_tiff(path, data)
+    if image is None:
+        raise ImageError(path, "corrupt", "corrupt image: cannot be decoded")
+    if shape is not None and image.shape != tuple(shape):
+        raise ImageError(path, "wrong_size", f"{image.shape[1]}x{image.shape[0]} pixels, {shape[1]}x{shape[0]} expected")
+    return image
+
+
+def _read_tiff(path: Path | str, data: bytes) -> np.ndarray:
+    import tifffile
+
+    if data[:4] not in _TIFF:
+        kind = "truncated" if len(data) < 8 else "wrong_format"
+        raise ImageError(path, kind, "is empty or truncated" if kind == "truncated" else "is neither a TIFF nor a PNG")
+    try:
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages[0]
+            if len(file.pages) != 1 or page.samplesperpixel != 1 or page.ndim != 2:
+                raise ImageError(path, "wrong_channels", f"{len(file.pages)} pages of shape {page.shape}, one gray plane expected")
+            if page.dtype != np.uint16:
+                raise ImageError(path, "wrong_depth", f"pixels of type {page.dtype}, 16-bit expected")
+            ends = [at + size for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
+            if not ends or max(ends) > len(data) or 0 in page.dataoffsets:
+                raise ImageError(path, "truncated", f"truncated TIFF: ends at byte {len(data)}, its pixels at {max(ends, default=0)}")
+            return np.ascontiguousarray(page.asarray())
+    except ImageError:
+        raise
+    except Exception as error:  # from damaged bytes tifffile and its decoders raise anything
+        raise ImageError(path, "corrupt", f"corrupt TIFF: {' '.join(str(error).split())[:100]}") from None
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) in pixels, from the header of a PNG, TIFF or JPEG.
+
+    Raises:
+        ImageError: missing, damaged, or of another format.
+    """
+    data = _bytes_of(path)
+    if data[:8] == _SIGNATURE:
+        header = check_png(path, data)
+        return header.height, header.width
+    if data[:4] in _TIFF:
+        return _read_tiff(path, data).shape
+    if data[:2] == b"\xff\xd8":
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is not None:
+            return image.shape[:2]
+    raise ImageError(path, "wrong_format", "is no PNG, TIFF or JPEG, or a damaged one")
+
+
+def _bytes_of(path: Path | str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ImageError(path, "missing", "no such image file") from None
+    except OSError as error:
+        raise ImageError(path, "missing", f"cannot be read ({error.strerror})") from None

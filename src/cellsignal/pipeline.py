@@ -130,11 +130,13 @@ def predictions_files(sources: Sequence[Path]) -> tuple[list[Path], Config | Non
 
 def out_of_fold_table(sources: Sequence[Path], root: Path | None) -> str:
     """Out-of-fold accuracy of the runs of configs or predictions files, as text."""
-    from cellsignal.prediction.oof import out_of_fold, out_of_fold_text
+    from cellsignal.prediction.oof import out_of_fold, out_of_fold_ranking, out_of_fold_text
     from cellsignal.prediction.submit import open_entry
 
     files, first = predictions_files(sources)
     entry = open_entry(files, first.submit if first else Submit(), root=root)
+    if entry.competition.multilabel:
+        return out_of_fold_ranking(entry)
     samples = entry.competition.samples(entry.root).drop_duplicates("target_id")
     group = entry.members[0].about["fold_group"]
     return out_of_fold_text(out_of_fold(entry, samples.set_index("target_id")[group]))
@@ -184,10 +186,18 @@ def score(
             it the classes are those that the answers hold.
     """
     competition = get_competition(competition_id) if competition_id else guess_competition(path)
-    submission, answers = read_submission(path, competition), competition.answers(answers_file)
-    known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
-    _check_targets(competition, submission, known)
-    table = score_submission(competition, submission, answers)
+    answers = competition.answers(answers_file)
+    if competition.multilabel:
+        from cellsignal.competitions.multilabel import answer_classes
+        from cellsignal.evaluation.multilabel_score import read_scores, score_multilabel
+
+        submission = read_scores(path, competition, answer_classes(answers, competition.id_column))
+        table = score_multilabel(competition, submission, answers)
+    else:
+        submission = read_submission(path, competition)
+        known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
+        _check_targets(competition, submission, known)
+        table = score_submission(competition, submission, answers)
     append_entry(leaderboard, submission_entry(competition, name or path.stem, path, submission, answers))
     sample = competition.sample_submission(root) if root else None
     for entry in control_entries(competition, sample, answers) if sample is not None else ():
@@ -219,7 +229,7 @@ def guess_competition(path: Path) -> Competition:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
         raise InputError(f"{path}: not a readable CSV") from None
     known = [get_competition(i) for i in competition_ids()]
-    fitting = [c for c in known if {c.id_column, c.target_column} <= columns]
+    fitting = [c for c in known if not c.multilabel and {c.id_column, c.target_column} <= columns]
     if len(fitting) != 1:
         raise InputError(f"{path}: columns {sorted(columns)} do not tell the competition; give --competition")
     return fitting[0]
@@ -256,7 +266,7 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
         table = score(
             out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=config.name
         )
-        print(f"\n{format_scores(table[table['slice'].isin(['overall', 'public', 'private', 'cell_type'])])}")
+        print(f"\n{format_scores(table[table['slice'].isin(['overall', 'public', 'private', 'cell_type', 'class'])])}")
         print(f"\n{show_leaderboard(entry.competition.id, LEADERBOARD)}")
     print()
     for picture in write_report(config, entry, steps, truth):
@@ -265,6 +275,10 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
 
 def format_scores(table: pd.DataFrame) -> str:
     """The table of slices as aligned text."""
+    if "average_precision" in table.columns:
+        from cellsignal.evaluation.multilabel_score import score_text
+
+        return score_text(table)
     from cellsignal.evaluation.ladder import aligned
 
     lines = [("slice", "name", "accuracy", "95 % interval", "right")]

@@ -20,6 +20,7 @@ from cellsignal.files import sha256
 COMPETITION = SimpleNamespace(
     comparable=lambda frame, name: frame,
     id="toy",
+    multilabel=False,
     id_column="id",
     target_column="class",
     fold_groups=("experiment",),

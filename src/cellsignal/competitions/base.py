@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import ImageError, InputError, InvalidSubmission
-from cellsignal.images import check_png
+from cellsignal.images import image_size
 
 SHAPE_SAMPLES = 25  # how many samples' images `root_shape` asks
 
@@ -81,6 +81,7 @@ class Competition(ABC):
     fold_groups: ClassVar[tuple[str, ...]]  # samples columns that folds may group by; the first is the default
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
+    multilabel: ClassVar[bool] = False  # several classes, or none, may be true of a sample (`multilabel.MultilabelCompetition`)
     licence: ClassVar[str]
     citation: ClassVar[str]
     homepage: ClassVar[str]
@@ -92,6 +93,20 @@ class Competition(ABC):
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:
         """The K classes a submission may name, in label order, as the submission writes them."""
+
+    def calibrate(self, root: Path, workers: int = 0) -> None:
+        """Measure what `read` must know of the whole data set first (illumination, statistics of a plate's controls) and keep it
+        under `root/calibration`.
+
+        Called before the first `read`; what is there already is not measured again. Planes that cannot be read are left out: they
+        are named where they are read for themselves.
+
+        Args:
+            workers: processes; 0 works in this one.
+
+        Raises:
+            InputError: a plate lacks what is measured, or the disk cannot be written.
+        """
 
     @abstractmethod
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -113,12 +128,10 @@ class Competition(ABC):
         root, found = Path(root), Counter()
         files = self.samples(root).files.to_list()
         for row in np.random.default_rng(0).permutation(len(files)):
-            path = root / files[row][0]
             try:
-                header = check_png(path, path.read_bytes())
-            except (OSError, ImageError):
+                found[image_size(root / files[row][0])] += 1
+            except ImageError:
                 continue
-            found[header.height, header.width] += 1
             if found.total() >= SHAPE_SAMPLES:
                 break
         if not found:
@@ -155,6 +168,15 @@ class Competition(ABC):
             InputError: there is none of that name.
         """
         raise InputError(f"{self.id}: has no fold table called {name!r}")
+
+    def treatments(self, root: Path) -> pd.DataFrame | None:
+        """What is known of each treatment, for the protocols that compare profiles; nothing of it is trained on.
+
+        Returns:
+            One row a treatment: the columns `treatment` (as in the samples table), `compound`, `role` and, where known, `moa`
+            (text), `targets` (tuple of gene symbols), `modality` ("compound", "crispr" or "orf"). None where there is no such table.
+        """
+        return None
 
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups | None:
         """The class groups of the plates, from training labels alone; None where the competition has no such structure."""

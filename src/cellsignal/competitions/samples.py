@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
@@ -20,11 +21,15 @@ COLUMNS: dict[str, tuple[str, bool]] = {
     "site": ("int", False),
     "cell_type": ("text", False),  # domain; stage 2 fine-tunes for each
     "label": ("int", True),  # index into Competition.classes for treatments; beyond it for controls
+    "labels": ("labels", True),  # of a multi-label competition, whose `label` is empty: indices of the classes, () for none
     "role": ("text", False),
     "compound": ("text", True),  # what must not cross folds where it matters
+    "treatment": ("text", True),  # what the well got: compound and dose, a guide; what profiles are aggregated to
     "split": ("text", False),
-    "files": ("files", False),  # tuple of paths relative to the root, in channel order (or one file of all channels)
+    # tuple of paths relative to the root, in channel order (or one file of all channels); "path#2" is a part of a picture
+    "files": ("files", False),
 }
+ADDED = ("labels", "treatment")  # columns that a competition may leave out: they are then empty
 
 
 def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:
@@ -32,8 +37,10 @@ def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:
 
     Raises:
         InputError: a missing column, a doubled sample_id, an empty cell where none may be, an unknown role or split, a training
-            treatment without a label, or samples of one target_id that disagree. The message names `source` and the row.
+            treatment with neither label nor labels, labels that are not ascending numbers from 0, or samples of one target_id
+            that disagree. The message names `source` and the row.
     """
+    frame = frame.assign(**{column: None for column in ADDED if column not in frame.columns})
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise InputError(f"{source}: samples table lacks the columns {missing}")
@@ -63,12 +70,47 @@ def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:
             raise InputError(
                 f"{source}: {column} {frame[column][wrong].iloc[0]!r} of {frame.sample_id[wrong].iloc[0]!r} is none of {allowed}"
             )
-    unlabelled = (frame.split == "train") & (frame.role == "treatment") & frame.label.isna()
+    known = frame["labels"].notna()
+    if known.any():
+        frame["labels"] = frame["labels"].astype(object).where(known, None)
+        wrong = ~frame["labels"][known].map(_are_labels)
+        if wrong.any() or frame.label.notna().any():
+            row = wrong.idxmax() if wrong.any() else frame.label.notna().idxmax()
+            raise InputError(
+                f"{source}: labels {frame['labels'][row]!r} of {frame.sample_id[row]!r}: ascending class numbers, and no label beside them"
+            )
+    else:
+        frame["labels"] = pd.Series(None, index=frame.index, dtype=object)
+    unlabelled = (frame.split == "train") & (frame.role == "treatment") & frame.label.isna() & ~known
     if unlabelled.any():
         raise InputError(
             f"{source}: training sample {frame.sample_id[unlabelled].iloc[0]!r} has no label ({int(unlabelled.sum())} such rows)"
         )
-    spread = frame.fillna({"label": -1}).groupby("target_id")[["label", "split", "well_id"]].nunique().max(axis=1)
+    told = pd.DataFrame({"label": frame.label.fillna(-1), "labels": frame["labels"].map(str), "split": frame.split, "well_id": frame.well_id})
+    spread = told.groupby(frame.target_id).nunique().max(axis=1)
     if (spread > 1).any():
         raise InputError(f"{source}: samples of target_id {spread.idxmax()!r} disagree on label, split or well")
     return frame
+
+
+def _are_labels(value: object) -> bool:
+    return (
+        isinstance(value, tuple)
+        and all(isinstance(label, int) and label >= 0 for label in value)
+        and list(value) == sorted(set(value))
+    )
+
+
+def path_of(name: str) -> str:
+    """The path of an entry of `files`, without the part of the picture that it names."""
+    return name.partition("#")[0]
+
+
+def label_matrix(samples: pd.DataFrame, classes: int) -> np.ndarray:
+    """(N, classes) float32: 1 where a sample has a class, 0 where it is known not to, NaN in rows without `labels`."""
+    known = samples["labels"].notna().to_numpy()
+    matrix = np.full((len(samples), classes), np.nan, np.float32)
+    matrix[known] = 0
+    for row, labels in zip(np.flatnonzero(known), samples["labels"].to_numpy()[known], strict=True):
+        matrix[row, list(labels)] = 1
+    return matrix

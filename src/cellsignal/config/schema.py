@@ -71,7 +71,7 @@ class Normalization(Strict):
 
 
 class Model(Strict):
-    """A timm backbone (resnet18, densenet161, ...) or `lenet`, for any number of channels.
+    """A timm backbone (resnet18, densenet161, ...), `lenet` or `scratch_cnn`, for any number of channels.
 
     `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local safetensors/pth file; the
     RGB stem is adapted.
@@ -79,7 +79,8 @@ class Model(Strict):
     Between the pooled features and the head: `cell_type_vector` appends the cell type's one-hot vector; `neck` is
     BN-FC-ReLU-BN-FC-BN of that width, FCs without bias (RxRx1, 1st place). `cosine_head` adds a head of cosines that
     a stage's `margin` loss trains; the plain head predicts. `bn_momentum` is the weight of the newest batch in
-    BatchNorm's running statistics (None: the backbone's own).
+    BatchNorm's running statistics (None: the backbone's own). `frozen` trains the heads alone: the backbone keeps its
+    weights and its BatchNorm statistics.
     """
 
     backbone: str = "resnet18"
@@ -91,6 +92,7 @@ class Model(Strict):
     neck: int | None = Field(None, gt=0)
     cosine_head: bool = False
     bn_momentum: float | None = Field(None, gt=0, le=1)
+    frozen: bool = False
 
 
 class Predict(Strict):

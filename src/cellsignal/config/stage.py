@@ -64,10 +64,26 @@ class Batches(Strict):
     that BatchNorm sees that unit alone.
 
     `unique_labels`: no label twice in a batch (two sites of a well never meet). Source: RxRx1, 2nd, 5th and 44th place.
+    `balanced`: every class is drawn equally often (with several labels an image: every class, and "none of them"),
+    as many images an epoch as without; rare ones come several times, each time augmented anew. It is oversampling
+    within the training fold, after the split.
     """
 
     unit: Literal["mixed", "cell_type", "experiment", "plate"] = "mixed"
     unique_labels: bool = False
+    balanced: bool = False
+
+    @model_validator(mode="after")
+    def _balance_is_of_all(self) -> "Batches":
+        if self.balanced and (self.unit != "mixed" or self.unique_labels):
+            raise ValueError("balanced draws from the whole stage; leave unit and unique_labels out")
+        return self
+
+
+class Focal(Strict):
+    """Focal loss (arXiv:1708.02002): each cross-entropy term x (1 - p) ** `gamma`, p the probability given to the truth."""
+
+    gamma: float = Field(2.0, gt=0)
 
 
 class Margin(Strict):
@@ -142,6 +158,10 @@ class Stage(Strict):
     `compile` hands the network to torch.compile (`reduce-overhead` with CUDA graphs); it pays after minutes, on a GPU.
     `gradient_checkpointing` keeps fewer activations and computes them again: less memory, about a third more time.
     Both change nothing but rounding.
+
+    Where an image has several labels (multi-label competitions) the loss is binary cross-entropy, the mean over classes;
+    `class_weights` then weights each class's positives by its negatives over its positives (`sqrt`: the root), and
+    `positive_weight` all positives alike. `monitor: score` is the competition's own: accuracy or macro average precision.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -155,6 +175,8 @@ class Stage(Strict):
     schedule: Schedule = Schedule()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    positive_weight: float | None = Field(None, gt=0)
+    focal: Focal | None = None
     clip_norm: float | None = Field(None, gt=0)
     amp: Literal["auto", "off", "bf16", "fp16"] = "off"
     cross_entropy: float = Field(1.0, gt=0)
@@ -167,7 +189,7 @@ class Stage(Strict):
     mean_teacher: MeanTeacher | None = None
     pseudo_labels: PseudoLabels | None = None
     early_stopping: EarlyStopping | None = None
-    monitor: Literal["accuracy", "loss"] = "accuracy"
+    monitor: Literal["score", "accuracy", "average_precision", "loss"] = "score"
     augment: tuple[Augmentation, ...] = ()
     mix: Mix | None = None
     validate_every: int = Field(1, ge=1)
@@ -181,6 +203,8 @@ class Stage(Strict):
             raise ValueError("ema and swa are two ways to average; leave one out")
         if self.bn_recompute and self.ema is None and self.swa is None:
             raise ValueError("bn_recompute is for an averaged model; give ema or swa")
+        if self.positive_weight is not None and self.class_weights != "none":
+            raise ValueError("positive_weight and class_weights are two ways to weight; leave one out")
         if self.mean_teacher is not None and self.ema is None:
             raise ValueError("mean_teacher: the teacher is the averaged model; give ema")
         if self.mix is not None and self.mix.p == 1 and (self.triplet or self.center):

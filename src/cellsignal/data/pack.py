@@ -63,6 +63,7 @@ def prepare(
 ) -> PackReport:
     """Pack every sample of a competition's data under `root` into a store at `out`. See `pack`."""
     root = Path(root).absolute()
+    competition.calibrate(root, workers)
     shape = competition.root_shape(root)
     return pack(
         competition.samples(root),

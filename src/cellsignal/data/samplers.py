@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 from cellsignal.errors import InputError
 
 log = logging.getLogger(__name__)
+AGAIN = 1_000_003  # more epochs than any stage has: what lies between the epoch numbers of a balanced epoch's batches
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -86,6 +87,42 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def _usable(self, size: int) -> bool:
         return size > 1 or self.batch_size == 1
+
+
+def balanced_batches(
+    member: np.ndarray, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[list[tuple[int, int]]]:
+    """One epoch's batches in which every group is drawn equally often: as many draws as there are samples, each group in turn.
+
+    A group's samples come in random order, and all of them once before any of them comes again. A batch's keys have an epoch of their
+    own, so that an image that comes again is augmented anew.
+
+    Args:
+        member: (n, G) bool, the groups (classes) each sample belongs to; groups without samples are left out.
+
+    Returns:
+        Batches of (epoch number, index) keys: rank's of `world`; equally many for each.
+
+    Raises:
+        InputError: not one batch for each rank.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    groups = [np.flatnonzero(column) for column in np.asarray(member, bool).T if column.any()]
+    n = len(member)
+    turns = np.concatenate([rng.permutation(len(groups)) for _ in range(-(-n // max(1, len(groups))))])[:n]
+    order = np.empty(n, np.int64)
+    for number, group in enumerate(groups):
+        places = np.flatnonzero(turns == number)
+        cycles = [rng.permutation(group) for _ in range(-(-len(places) // len(group)))]
+        order[places] = np.concatenate([*cycles, group[:0]])[: len(places)]
+    batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
+    batches = [batch for batch in batches if len(batch) > 1 or batch_size == 1]
+    if len(batches) < world:
+        raise InputError(f"batches: {n} samples make no batch of two or more for each of {world} processes")
+    kept = len(batches) // world * world
+    return [
+        [(epoch + AGAIN * (number + 1), int(index)) for index in batches[number]] for number in range(rank, kept, world)
+    ]
 
 
 def in_order(size: int, batch_size: int) -> list[list[int]]:

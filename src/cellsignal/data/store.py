@@ -28,7 +28,7 @@ import pandas as pd
 import zarr
 from tqdm import tqdm
 
-from cellsignal.competitions.samples import COLUMNS, check_samples
+from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
 from cellsignal.data.codec import Layout, array_options, encode, is_laid_out, layout_of, read_file
 from cellsignal.errors import InputError
 from cellsignal.files import digest
@@ -255,9 +255,15 @@ def read_info(path: Path) -> dict[str, Any]:
 
 
 def samples_text(samples: pd.DataFrame) -> str:
-    """A samples table as the CSV kept in the store."""
-    files = samples.files.map(lambda names: json.dumps(list(names), ensure_ascii=False))
-    return samples[list(COLUMNS)].assign(files=files).to_csv(index=False, lineterminator="\n")
+    """A samples table as the CSV kept in the store, without the columns that a competition has left out."""
+    lists = [name for name in ("files", "labels") if samples[name].notna().any()]
+    texts = {name: samples[name].map(_json_list) for name in lists}
+    used = [name for name in COLUMNS if name not in ADDED or samples[name].notna().any()]
+    return samples[used].assign(**texts).to_csv(index=False, lineterminator="\n")
+
+
+def _json_list(values: tuple | None) -> str | None:
+    return None if values is None else json.dumps(list(values), ensure_ascii=False)
 
 
 def parse_samples(text: str, source: Path | str) -> pd.DataFrame:
@@ -265,6 +271,8 @@ def parse_samples(text: str, source: Path | str) -> pd.DataFrame:
     try:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=[""])
         frame["files"] = frame.files.map(lambda names: tuple(json.loads(names)))
+        if "labels" in frame.columns:
+            frame["labels"] = [None if pd.isna(text) else tuple(json.loads(text)) for text in frame["labels"]]
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{source}: is not a samples table ({error})") from None
     frame["label"] = pd.to_numeric(frame.label).astype("Int64")

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from cellsignal.competitions.base import Competition
+from cellsignal.competitions.samples import path_of
 from cellsignal.data.sites import channel_statistics, in_processes
 from cellsignal.errors import ImageError
 
-WARNINGS = ("flat", "identical", "image_without_row")  # usable, but look at it
+WARNINGS = ("empty", "flat", "identical", "image_without_row")  # usable, but look at it
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff")
 
 
@@ -27,8 +28,8 @@ class Problem:
 
     Attributes:
         kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample), "truncated",
-            "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format"; or a warning: "flat" (a channel
-            of one grey level), "identical" (two files with the same bytes), "image_without_row" (no sample names it).
+            "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format"; or a warning: "empty" (too few cells,
+            packing leaves it out), "flat" (a channel of one grey level), "identical" (two files with the same bytes), "image_without_row" (no sample names it).
         path: the file, relative to the data's root.
         detail: what is wrong with it.
         sample_id: the sample it belongs to; None where there is none.
@@ -56,6 +57,7 @@ def verify(competition: Competition, root: Path | str, workers: int = 0) -> list
     """
     root = Path(root).absolute()
     samples = competition.samples(root)
+    competition.calibrate(root, workers)
     check = functools.partial(_check_site, competition, root, competition.root_shape(root))
     sites = list(zip(samples.sample_id, samples.files, strict=True))
     problems: list[Problem] = []
@@ -64,9 +66,9 @@ def verify(competition: Competition, root: Path | str, workers: int = 0) -> list
         problems += found
         for path, sample_id, content in hashes:
             first = first_with.setdefault(content, path)
-            if first != path:
+            if path_of(first) != path_of(path):
                 problems.append(Problem("identical", path, f"has the same bytes as {first}", sample_id))
-    named = {os.path.normpath(path) for files in samples.files for path in files}
+    named = {os.path.normpath(path_of(path)) for files in samples.files for path in files}
     problems += [
         Problem("image_without_row", path, "no row of the metadata names it")
         for path in _images_under(root)
@@ -95,7 +97,7 @@ def _check_site(
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
     """The problems of one sample, and (path, sample_id, hash of the bytes) of its files that hold a picture."""
     sample_id, files = site
-    there = [name for name in files if (root / name).is_file()]
+    there = [name for name in files if (root / path_of(name)).is_file()]
     if not there:
         detail = f"none of its {len(files)} files is there" if len(files) > 1 else "its file is not there"
         return [Problem("row_without_images", files[0], detail, sample_id)], []
@@ -128,7 +130,7 @@ def _check_site(
             problems.append(Problem("flat", name, detail, sample_id))
             flat.add(name)
     sound = {name for names in images for name in names} - flat
-    return problems, [(name, sample_id, _content(root / name)) for name in files if name in sound]
+    return problems, [(name, sample_id, _content(root / path_of(name))) for name in files if name in sound]
 
 
 def _content(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.evaluation.metrics import Accuracy, Figure
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Step:
 
     Attributes:
         name: what was applied, e.g. "plate groups".
-        accuracy: after this step and all before it.
-        chance: the accuracy of blind guessing at this step, in [0, 1].
+        accuracy: after this step and all before it; of a multi-label competition the macro average precision.
+        chance: what blind guessing would score at this step, in [0, 1].
         note: one remark, e.g. the confidence of a choice.
     """
 
     name: str
-    accuracy: Accuracy
+    accuracy: Accuracy | Figure
     chance: float
     note: str = ""
 

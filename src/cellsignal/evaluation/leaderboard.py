@@ -63,7 +63,7 @@ def control_entries(competition: "Competition", sample: pd.DataFrame, answers: p
     Raises:
         InvalidSubmission: the ids of the sample submission are not those of the answers.
     """
-    columns = [competition.id_column, competition.target_column]
+    columns = [name for name in sample.columns if name in answers.columns]
     controls = (
         ("truth", answers[columns], "the answers themselves"),
         ("sample submission", sample[columns], "placeholder targets"),
@@ -78,7 +78,7 @@ def _entry(
     competition, name: str, kind: str, source: tuple[str, str], submission, answers, note: str
 ) -> dict[str, Any]:
     """One row; `source` is the submission's path and hash. Slices that the answers do not know are NaN, with n = 0."""
-    scores = score_submission(competition, submission, answers).set_index("slice")
+    scores = _scores(competition, submission, answers).set_index("slice")
     entry = {
         "competition": competition.id,
         "name": name,
@@ -99,6 +99,15 @@ def _entry(
         "scored_at": when,
         "git_commit": git_commit() or "",
     }
+
+
+def _scores(competition: "Competition", submission: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Columns slice, accuracy (or macro average precision), low, high, n."""
+    if not competition.multilabel:
+        return score_submission(competition, submission, answers)
+    from cellsignal.evaluation.multilabel_score import score_multilabel
+
+    return score_multilabel(competition, submission, answers).rename(columns={"average_precision": "accuracy"})
 
 
 def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:
@@ -231,7 +240,6 @@ def _block(table: pd.DataFrame) -> str:
         low, high, n = (getattr(row, f"{board}_{part}") for part in ("low", "high", "n"))
         scores = ["" if pd.isna(value) else f"{value:.5f}" for value in (row.private, row.public, row.overall)]
         rank = "" if pd.isna(row.rank) else str(row.rank)
-        lines.append(
-            (rank, name, scores[0], f"{low:.4f} .. {high:.4f}", f"{n:,}", *scores[1:], row.scored_at[:10], row.note)
-        )
+        interval = "" if pd.isna(low) else f"{low:.4f} .. {high:.4f}"
+        lines.append((rank, name, scores[0], interval, f"{n:,}", *scores[1:], row.scored_at[:10], row.note))
     return aligned(lines, right={0, 2, 4, 5, 6})

@@ -47,6 +47,21 @@ class Accuracy:
         return self.format()
 
 
+@dataclass(frozen=True)
+class Figure:
+    """Any other score with its 95 % interval and the number of what was scored; stands where an `Accuracy` may stand."""
+
+    value: float
+    low: float
+    high: float
+    total: int
+
+    def format(self, digits: int = 3) -> str:
+        """ "0.873 [0.85, 0.89] (141)"."""
+        near = max(digits - 1, 1)
+        return f"{self.value:.{digits}f} [{self.low:.{near}f}, {self.high:.{near}f}] ({self.total})"
+
+
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a binomial share (E. B. Wilson, JASA 22, 1927), without continuity correction.
 

@@ -30,7 +30,7 @@ def read_submission(path: Path | str, competition: "Competition") -> pd.DataFram
             is not whole. The message names the file and the line.
     """
     columns = [competition.id_column, competition.target_column]
-    frame = _read_csv(Path(path))
+    frame = read_text_table(Path(path))
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InvalidSubmission(f"{path}: no column {missing[0]!r}; it has {list(frame.columns)}")
@@ -58,7 +58,7 @@ def read_submission(path: Path | str, competition: "Competition") -> pd.DataFram
     return frame
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def read_text_table(path: Path) -> pd.DataFrame:
     """All cells as text; nothing is taken for missing ("NA" may be a class name)."""
     if not path.is_file():
         raise InvalidSubmission(f"{path}: {'is a folder, not a CSV file' if path.is_dir() else 'no such file'}")

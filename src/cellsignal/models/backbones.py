@@ -17,6 +17,7 @@ from cellsignal.config.schema import Model
 from cellsignal.errors import InputError
 from cellsignal.models.heads import CosineHead, Outputs, neck
 from cellsignal.models.lenet import LeNet
+from cellsignal.models.scratch_cnn import VARIANTS, ScratchCnn
 from cellsignal.models.torchvision_cpu import import_timm
 from cellsignal.models.weights import load_weights
 
@@ -45,6 +46,16 @@ class Classifier(nn.Module):
             backbone.reset_classifier(0)
             self.dropout, self.head = nn.Dropout(config.dropout), nn.Linear(self.width, classes)
         self.cosine = CosineHead(self.width, classes) if config.cosine_head else None
+        self.frozen = config.frozen
+        if self.frozen:
+            backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Classifier":
+        """As `nn.Module.train`; a frozen backbone stays as it predicts."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
 
     def embed(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
         """(B, C, H, W), cell types (B, n) -> (B, D): what the heads see."""
@@ -99,15 +110,17 @@ def build_model(
     if config.cell_type_vector and cell_types < 1:
         raise InputError("model.cell_type_vector: there are no cell types to tell apart")
     fetch = initial_weights and config.pretrained and config.weights is None
-    if config.backbone == "lenet":
-        model, stem, head = _lenet(config, channels, classes, image_size), ("conv1",), ("head",)
+    own = config.backbone == "lenet" or config.backbone in VARIANTS
+    if own:
+        first = "conv1" if config.backbone == "lenet" else "convolutions.0"
+        model, stem, head = _plain(config, channels, classes, image_size), (first,), ("head",)
     else:
         model = _timm(config, channels, classes, image_size, fetch)
         names = model.pretrained_cfg
         stem, head = _names(names.get("first_conv")), _names(names.get("classifier"))
     if initial_weights and config.weights is not None:
         load_weights(model, config.weights, stem, head)
-    if config.backbone != "lenet":
+    if not own:
         model = Classifier(model, config, classes, cell_types)
     if config.bn_momentum is not None:
         _set_bn_momentum(model, config)
@@ -115,7 +128,7 @@ def build_model(
 
 
 def _has_own_head(config: Model) -> bool:
-    return config.cell_type_vector or config.neck is not None
+    return config.cell_type_vector or config.neck is not None or config.frozen
 
 
 def _set_bn_momentum(model: nn.Module, config: Model) -> None:
@@ -126,24 +139,28 @@ def _set_bn_momentum(model: nn.Module, config: Model) -> None:
         norm.momentum = config.bn_momentum
 
 
-def _lenet(config: Model, channels: int, classes: int, image_size: int | None) -> LeNet:
+def _plain(config: Model, channels: int, classes: int, image_size: int | None) -> LeNet | ScratchCnn:
+    """One of the small networks that are no backbone of timm's."""
+    name = config.backbone
     if config.pretrained and config.weights is None:
-        raise InputError("model.pretrained: lenet has no published weights")
+        raise InputError(f"model.pretrained: {name} has no published weights")
     if config.drop_path:
-        raise InputError("model.drop_path: lenet has no residual branches to drop")
-    for key in ("cell_type_vector", "neck", "cosine_head"):
+        raise InputError(f"model.drop_path: {name} has no residual branches to drop")
+    for key in ("cell_type_vector", "neck", "cosine_head", "frozen"):
         if getattr(config, key):
-            raise InputError(f"model.{key}: lenet has no such option")
+            raise InputError(f"model.{key}: {name} has no such option")
     if image_size is None:
-        raise InputError("model.backbone: lenet needs to know the image size (data.size)")
-    return LeNet(channels, classes, image_size, config.dropout)
+        raise InputError(f"model.backbone: {name} needs to know the image size (data.size)")
+    if name == "lenet":
+        return LeNet(channels, classes, image_size, config.dropout)
+    return ScratchCnn(name, channels, classes, image_size, config.dropout)
 
 
 def _timm(config: Model, channels: int, classes: int, image_size: int | None, fetch: bool) -> nn.Module:
     timm = import_timm()
     name = config.backbone
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, ["lenet", *timm.list_models()], n=3)
+        near = difflib.get_close_matches(name, ["lenet", *VARIANTS, *timm.list_models()], n=3)
         raise InputError(f"model.backbone: no backbone {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
     dropout = None if _has_own_head(config) else config.dropout or None
     options = {"drop_rate": dropout, "drop_path_rate": config.drop_path or None}

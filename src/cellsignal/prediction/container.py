@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cellsignal.competitions.samples import label_matrix
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path
 
@@ -28,6 +29,7 @@ class Predictions:
         ids: one (N,) text array for each of `IDS`; `part` is "oof" (validation wells of the model's fold) or "test".
         site: (N,) int.
         label: (N,) int, -1 where unknown.
+        labels: (N, K) float32 of a multi-label competition, NaN where unknown; else None.
         views: names of the views.
         about: classes, competition, run, stage, fold, checkpoint and provenance.
     """
@@ -38,6 +40,7 @@ class Predictions:
     label: np.ndarray
     views: tuple[str, ...]
     about: dict[str, Any]
+    labels: np.ndarray | None = None
 
     def logits(self, view: str) -> np.ndarray:
         """(N, K) float16 logits of one view, read from the file."""
@@ -66,6 +69,8 @@ def save_predictions(
         arrays[name] = np.asarray(values, dtype=np.str_)
     arrays["site"] = samples.site.to_numpy(dtype=np.int32)
     arrays["label"] = samples.label.fillna(-1).to_numpy(dtype=np.int32)
+    if about.get("multilabel"):
+        arrays["labels"] = label_matrix(samples, len(about["classes"]))
     arrays["about"] = np.asarray(json.dumps(about, default=str))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
@@ -88,7 +93,9 @@ def load_predictions(path: Path | str) -> Predictions:
         with np.load(path, allow_pickle=False) as archive:
             views = tuple(name.removeprefix("view.") for name in archive.files if name.startswith("view."))
             ids = {name: archive[name] for name in IDS}
-            return Predictions(path, ids, archive["site"], archive["label"], views, json.loads(str(archive["about"])))
+            labels = archive["labels"] if "labels" in archive.files else None
+            about = json.loads(str(archive["about"]))
+            return Predictions(path, ids, archive["site"], archive["label"], views, about, labels)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         if isinstance(error, InputError):
             raise

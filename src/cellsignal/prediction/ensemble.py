@@ -3,14 +3,18 @@
 A target's score is the weighted mean over models of the mean over that model's samples (sites) and views: a model with more views or a well with a
 missing site weighs no more and no less. `probabilities` averages softmax outputs. `geometric` is their normalised geometric mean; `logits` averages
 logits, which is the same thing: log-softmax subtracts one number from a whole row, and the final normalisation takes it out again.
+
+Where classes do not exclude each other (multi-label competitions) nothing is normalised: scores are logits, of the mean of the sigmoids
+(`probabilities`) or the mean of the logits.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.special import expit, logit
 
 from cellsignal.errors import InputError
 from cellsignal.prediction.container import Predictions
@@ -26,7 +30,8 @@ class Targets:
     Attributes:
         target_id, well_id, experiment, plate, cell_type: (T,) text.
         label: (T,) int, -1 where unknown.
-        scores: (T, K) float32 log-probabilities.
+        scores: (T, K) float32 log-probabilities; logits of a multi-label competition.
+        labels: (T, K) float32 of a multi-label competition, NaN where unknown; else None.
     """
 
     target_id: np.ndarray
@@ -36,6 +41,7 @@ class Targets:
     cell_type: np.ndarray
     label: np.ndarray
     scores: np.ndarray
+    labels: np.ndarray | None = None
 
 
 def merge(
@@ -72,6 +78,8 @@ def merge(
     units, unit_of_target = np.unique(frame[keys], return_inverse=True)
     total = np.zeros((len(units), len(members[0].classes)), np.float32)
     mass = np.zeros(len(units), np.float32)
+    several = bool(members[0].about.get("multilabel"))
+    transform = None if how != "probabilities" else expit if several else softmax
     for member, rows, weight in zip(members, kept, weights, strict=True):
         if len(rows):
             unit = np.searchsorted(units, member.ids[keys][rows])
@@ -84,11 +92,14 @@ def merge(
                     rows,
                     unit,
                     (share / len(chosen)).astype(np.float32),
-                    how == "probabilities",
+                    transform,
                 )
             mass[np.unique(unit)] += weight
     total /= mass[:, None]
-    scores = np.log(np.maximum(total, 1e-30)) if how == "probabilities" else log_softmax(total)
+    if several:
+        scores = logit(np.clip(total, 1e-7, 1 - 1e-7)) if how == "probabilities" else total
+    else:
+        scores = np.log(np.maximum(total, 1e-30)) if how == "probabilities" else log_softmax(total)
     if pool == "well":
         scores = scores[unit_of_target]
     return Targets(**frame, scores=scores)
@@ -99,6 +110,11 @@ def log_softmax(values: np.ndarray) -> np.ndarray:
     shifted = values - values.max(axis=1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return shifted
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Row-wise softmax of (N, K)."""
+    return np.exp(log_softmax(values))
 
 
 def _mask(member: Predictions, part: str, sites: Iterable[int] | None) -> np.ndarray:
@@ -113,19 +129,21 @@ def _targets(members: Sequence[Predictions], kept: Sequence[np.ndarray]) -> dict
         name: np.concatenate([m.ids[name][rows] for m, rows in zip(members, kept, strict=True)]) for name in names
     }
     columns["label"] = np.concatenate([m.label[rows] for m, rows in zip(members, kept, strict=True)])
+    if members[0].labels is not None:
+        columns["labels"] = np.concatenate([m.labels[rows] for m, rows in zip(members, kept, strict=True)])
     _, first = np.unique(columns["target_id"], return_index=True)
     return {name: values[first] for name, values in columns.items()}
 
 
 def _accumulate(
-    total: np.ndarray, logits: np.ndarray, rows: np.ndarray, unit: np.ndarray, share: np.ndarray, softmax: bool
+    total: np.ndarray, logits: np.ndarray, rows: np.ndarray, unit: np.ndarray, share: np.ndarray, transform: Callable | None
 ) -> None:
-    """total[unit] += share * logits[rows] (or their softmax), a chunk of rows at a time; units may repeat."""
+    """total[unit] += share * logits[rows] (transformed), a chunk of rows at a time; units may repeat."""
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         values = logits[rows[part]].astype(np.float32)
-        if softmax:
-            values = np.exp(log_softmax(values))
+        if transform is not None:
+            values = transform(values)
         present, place = np.unique(unit[part], return_inverse=True)
         weights = csr_array((share[part], (place, np.arange(len(place)))), shape=(len(present), len(place)))
         total[present] += weights @ values

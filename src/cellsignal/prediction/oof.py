@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.evaluation.multilabel import multilabel_text
 from cellsignal.prediction.container import Predictions
 from cellsignal.prediction.ensemble import Targets
+from cellsignal.prediction.judging import ranking_table
 from cellsignal.prediction.submit import Entry
 
 
@@ -46,6 +49,22 @@ def out_of_fold(entry: Entry, groups: pd.Series) -> list[OutOfFold]:
     return rows
 
 
+def out_of_fold_ranking(entry: Entry, top: int = 20) -> str:
+    """Of a multi-label competition: every run's macro average precision, then the table of the classes of all merged.
+
+    The interval resamples the competition's first fold group (compounds).
+    """
+    runs: list[tuple[str, list[Predictions]]] = [(run, entry.final(run)) for run in entry.runs]
+    lines = [("run", "average precision", "95 % interval", "prevalence", "ROC AUC", "targets")]
+    for name, members in runs if len(runs) > 1 else ():
+        macro = ranking_table(entry, entry.merge(members, "oof"), None).iloc[0]
+        lines.append((name, f"{macro.average_precision:.4f}", f"{macro.low:.3f} .. {macro.high:.3f}", f"{macro.prevalence:.4f}",
+                      f"{macro.roc_auc:.4f}", f"{macro.n:,}"))  # fmt: skip
+    merged = multilabel_text(ranking_table(entry, entry.merge(entry.final(), "oof"), None), top)
+    title = f"all {len(runs)} merged" if len(runs) > 1 else runs[0][0]
+    return "\n\n".join([*([aligned(lines, right={1, 3, 4, 5})] if len(lines) > 1 else []), f"{title}, by class\n\n{merged}"])
+
+
 def _units(targets: Targets, unit: str, groups: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """(U,) bool right or wrong and (U,) cluster of each unit; a well counts once."""
     correct, cluster = targets.scores.argmax(1) == targets.label, groups.loc[targets.target_id].to_numpy()
@@ -57,8 +76,6 @@ def _units(targets: Targets, unit: str, groups: pd.Series) -> tuple[np.ndarray, 
 
 def out_of_fold_text(rows: Sequence[OutOfFold]) -> str:
     """The table for a terminal, with mean and SD over the single runs."""
-    from cellsignal.evaluation.ladder import aligned
-
     lines = [("run", "by", "accuracy", "95 % interval", "over groups", "right")]
     for row in rows:
         a = row.accuracy

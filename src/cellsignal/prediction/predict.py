@@ -77,6 +77,7 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
         checkpoints,
         competition=first.competition.id,
         classes=list(classes),
+        multilabel=first.competition.multilabel,
         protocol=config.protocol,
         run=f"{config.name}/seed{config.seed}",
         stage=first.stage.name,

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
@@ -22,6 +23,7 @@ from cellsignal.evaluation.repeats import Repeat, add_evidence, find_repeats
 from cellsignal.files import provenance, write_csv, write_json
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import Targets, merge
+from cellsignal.prediction.judging import Truth, judge_of, true_labels
 
 log = logging.getLogger(__name__)
 Part = Literal["oof", "test"]
@@ -148,19 +150,21 @@ def _labels(
     return {"groups": restrict, "hungarian": assign}[kind](*layout)
 
 
-def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: dict[str, int] | None = None) -> list[Step]:
-    """Accuracy after each step, from one site of one first-stage model to the whole. Every step adds one thing to the one before.
+def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: Truth | None = None) -> list[Step]:
+    """Accuracy (with several labels a target: macro average precision) after each step, from one site of one first-stage model to the
+    whole. Every step adds one thing to the one before.
 
     On out-of-fold wells each fold's model predicts the wells it did not train on; on test wells the steps before "ensemble" use the first fold.
 
     Args:
-        truth: target_id -> label; by default the labels in the predictions (out-of-fold wells have them).
+        truth: target_id -> label, or a multi-label competition's answers; by default the labels in the predictions (out-of-fold
+            wells have them).
     """
     steps: list[Step] = []
+    judge = judge_of(entry, truth)
 
     def add(name: str, targets: Targets) -> None:
-        right = accuracy(_truth(targets, truth), targets.scores.argmax(1))
-        steps.append(Step(name, right, 1 / len(entry.members[0].classes)))
+        steps.append(Step(name, *judge(targets)))
 
     run = entry.runs[0]
     mine = [m for m in entry.members if m.about["run"] == run and (m.ids["part"] == part).any()]
@@ -194,7 +198,7 @@ def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: dict[str
 
 def _layout_steps(entry: Entry, targets: Targets, groups: PlateGroups, truth: dict[str, int] | None) -> list[Step]:
     """What the plates' layout adds, as configured. The kind of assignment that is not configured is scored in a note: it would be no further step."""
-    true, classes, steps = _truth(targets, truth), len(groups.class_group), []
+    true, classes, steps = true_labels(targets, truth), len(groups.class_group), []
     if entry.how.repeats == "use":
         targets, repeats = with_repeats(entry, targets, groups)
         if repeats:
@@ -211,10 +215,6 @@ def _layout_steps(entry: Entry, targets: Targets, groups: PlateGroups, truth: di
         note = f"{entry.how.assignment}; {other} would make it {right[other].value:.4f}"
         steps.append(Step("+ plate assignment", right[entry.how.assignment], chance, note))
     return steps
-
-
-def _truth(targets: Targets, truth: dict[str, int] | None) -> np.ndarray:
-    return targets.label if truth is None else np.array([truth[target] for target in targets.target_id])
 
 
 def _chance(targets: Targets, inferred: PlateGroupInference, groups: PlateGroups) -> float:
@@ -253,11 +253,10 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
     for repeat in repeats:
         used = "" if entry.how.repeats == "use" else " (submit.repeats: use would add its labels)"
         log.warning("%s%s", repeat, used)
-    predicted, inferred = _assigned(entry, targets, groups)
+    submission, inferred = _submission(entry, targets, groups)
     for experiment, confidence in inferred.refused.items() if inferred else ():
         log.warning("%s: its plates' groups are not sure (%.4f nats a well, submit.least_confidence is %g); it keeps the plain argmax",
                     experiment, confidence, entry.how.least_confidence)  # fmt: skip
-    submission = entry.competition.format_submission(targets.target_id, predicted, entry.root)
     entry.competition.validate_submission(
         submission, entry.competition.sample_submission(entry.root), entry.competition.classes(entry.root)
     )
@@ -276,6 +275,17 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
     return steps
 
 
+def _submission(
+    entry: Entry, targets: Targets, groups: PlateGroups | None
+) -> tuple[pd.DataFrame, PlateGroupInference | None]:
+    """Predictions as the competition writes them, and the plate groups that were used."""
+    if entry.competition.multilabel:
+        scores = expit(targets.scores.astype(np.float64))
+        return entry.competition.format_scores(targets.target_id, scores, entry.root), None
+    predicted, inferred = _assigned(entry, targets, groups)
+    return entry.competition.format_submission(targets.target_id, predicted, entry.root), inferred
+
+
 def _refuse_idle_options(entry: Entry, groups: PlateGroups | None) -> None:
     how = entry.how
     if groups is None and (how.groups is not None or how.repeats == "use"):
@@ -285,8 +295,10 @@ def _refuse_idle_options(entry: Entry, groups: PlateGroups | None) -> None:
         raise InputError("submit.groups: would do nothing with assignment: none")
 
 
-def truth_labels(competition: Competition, answers: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, int]:
-    """Answers as target_id -> label."""
+def truth_labels(competition: Competition, answers: pd.DataFrame, classes: tuple[str, ...]) -> Truth:
+    """Answers as target_id -> label; those of a multi-label competition as they are."""
+    if competition.multilabel:
+        return answers
     index = {name: label for label, name in enumerate(classes)}
     return {
         str(i): index[str(t)]

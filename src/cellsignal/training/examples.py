@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cellsignal.data.samplers import EpochBatches
+from cellsignal.competitions.samples import label_matrix
+from cellsignal.data.samplers import EpochBatches, balanced_batches
 from cellsignal.training.job import Job, cell_type_vectors, unit_codes
 from cellsignal.training.ranks import ALONE, Ranks
 
@@ -26,6 +27,10 @@ class Examples:
         self.positions = np.concatenate([job.train, job.test]) if uses_test else job.train
         self.known = np.arange(len(self.positions)) < len(job.train)
         labels = samples.label.to_numpy(dtype=np.int64, na_value=-1)[self.positions]
+        self.truth: np.ndarray | None = None  # (n, K) of a multi-label competition, whose `labels` are 0 where these are known
+        if job.competition.multilabel:
+            self.truth = label_matrix(samples.iloc[self.positions], job.outputs)
+            labels = np.where(np.isnan(self.truth).any(1), -1, 0)
         self.labels = np.where(self.known, labels, -1)
         self.target_id = samples.target_id.to_numpy()[self.positions].astype(str)
         units = unit_codes(samples, stage.batches.unit)
@@ -44,6 +49,11 @@ class Examples:
         without a label stay out."""
         stage = self.job.stage
         used = np.flatnonzero((self.labels >= 0) | self.consistent)
+        if stage.batches.balanced:
+            order = balanced_batches(
+                self._groups(used), stage.batch_size, self.job.seed, epoch, self.ranks.rank, self.ranks.world
+            )
+            return [[(number, int(used[index])) for number, index in batch] for batch in order]
         units = None if self.units is None else self.units[used]
         order = EpochBatches(
             units,
@@ -57,9 +67,17 @@ class Examples:
         )
         return [[(number, int(used[index])) for number, index in batch] for batch in order]
 
+    def _groups(self, used: np.ndarray) -> np.ndarray:
+        """(n, G) bool, what balanced batches draw equally often: the classes; for multi-label tasks "none of them" too."""
+        if self.truth is None:
+            return self.labels[used][:, None] == np.arange(self.job.outputs)
+        has = self.truth[used] == 1
+        return np.column_stack([has, ~has.any(1)])
+
     def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Labels (B,) int64, -1 where there is none, and cell types (B, T) where the model takes them."""
-        labels = torch.from_numpy(self.labels[index])
+        """Labels (B,) int64, -1 where there is none, or (B, K) float32 of a multi-label competition; and cell types (B, T) where the
+        model takes them."""
+        labels = torch.from_numpy((self.labels if self.truth is None else self.truth)[index])
         return labels, None if self.cell_types is None else self.cell_types[index]
 
 

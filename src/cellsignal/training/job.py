@@ -21,6 +21,7 @@ from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError
 from cellsignal.files import digest
 from cellsignal.folds import FoldTable
+from cellsignal.training.task import check_stages, score_name
 
 FULL = "full"  # the "fold" that trains on every labelled treatment
 
@@ -85,6 +86,11 @@ class Job:
         return tuple(sorted(self.store.samples.cell_type.unique()))
 
     @property
+    def score_name(self) -> str:
+        """What validation scores: accuracy or average_precision."""
+        return score_name(self.competition)
+
+    @property
     def seed(self) -> int:
         """A seed of its own for every job, from the config's."""
         words = [self.config.seed, self.stage_index, 10_000 if self.fold is None else self.fold, *self.key.encode()]
@@ -123,6 +129,7 @@ def plan_jobs(
         raise InputError(
             f"data.channels: {config.data.store} has {len(store.channels)} channels, no number {beyond[0]}"
         )
+    check_stages(config, competition)
     samples, kept = store.samples, kept_samples(config, store)
     treatment = (samples.role == "treatment").to_numpy()
     test = kept & treatment & (samples.split == "test").to_numpy()

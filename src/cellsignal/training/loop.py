@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 from tqdm import tqdm
 
+from cellsignal.competitions.samples import label_matrix
 from cellsignal.data.feed import Batch, feed
 from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
@@ -23,17 +23,18 @@ from cellsignal.training import state
 from cellsignal.training.averaging import Average, ramp, random_view
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
-from cellsignal.training.forward import Reading, by_target, plan_reading, predict_with
+from cellsignal.training.forward import Reading, plan_reading, predict_with
 from cellsignal.training.job import Job, pixel_statistics, site_dataset
 from cellsignal.training.labelling import draw_pseudo_labels, read_pseudo_labels
 from cellsignal.training.logs import EpochLog
-from cellsignal.training.losses import StageLoss, class_weights
+from cellsignal.training.losses import StageLoss, class_weights, positive_weights
 from cellsignal.training.mix import mix_batch
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.schedules import LearningRate
 from cellsignal.training.step import Stepper
 from cellsignal.training.stopping import Stop
 from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
+from cellsignal.training.validation import loss_and_score
 
 log = logging.getLogger(__name__)
 ASK_EVERY = 8  # updates between two looks at what would make the host wait for the GPU: the loss's value, other processes' wish to stop
@@ -62,9 +63,8 @@ class Trainer:
             checkpoint_activations(self.model, self._example(2))
         if job.init is not None:
             state.start_from(job, self.model)
-        labels = job.store.samples.label.to_numpy(dtype=np.int64, na_value=-1)[job.train]
-        weights = class_weights(labels, job.outputs, self.stage.class_weights)
-        self.loss = StageLoss(self.stage, weights, job.outputs, self.model.width).to(self.device)
+        multilabel = job.competition.multilabel
+        self.loss = StageLoss(self.stage, _weights(job), job.outputs, self.model.width, multilabel).to(self.device)
         self.average = Average(self.stage, self.model)
         self.stepper = Stepper(self.model, self.loss, self.stage, ranks)
         planned = len(self.examples.batches(0))  # before any pseudo-label
@@ -73,7 +73,7 @@ class Trainer:
             self.stage.schedule,
             self.stage.epochs,
             math.ceil(planned / self.stage.accumulation),
-            self.stage.monitor == "accuracy" and len(job.valid) > 0,
+            self.stage.monitor != "loss" and len(job.valid) > 0,
         )
         if ranks.rank:
             torch.manual_seed(job.seed + ranks.rank)  # dropout differs among the processes, initial weights do not
@@ -161,7 +161,10 @@ class Trainer:
         images = batch.images
         labels, cell_types = self.examples.targets(batch.index)
         hard = labels.to(self.device, non_blocking=True)
-        targets = soft_labels(hard, self.job.outputs)
+        if self.job.competition.multilabel:
+            targets, hard = hard, None
+        else:
+            targets = soft_labels(hard, self.job.outputs)
         others = [] if cell_types is None else [cell_types.to(self.device, non_blocking=True)]
         if self.stage.mix is not None:
             mixed = mix_batch(images, targets, self.stage.mix, self.generator, *others)
@@ -214,7 +217,8 @@ class Trainer:
         progress = self.progress
         self._check_loss()
         seen, loss_sum = (sum(values) for values in zip(*self.ranks.gather([progress["seen"], float(self.loss_sum)]), strict=True))
-        row = {"epoch": progress["epoch"] + 1, "train_loss": loss_sum / seen, "valid_loss": None, "valid_accuracy": None,
+        score = f"valid_{self.job.score_name}"
+        row = {"epoch": progress["epoch"] + 1, "train_loss": loss_sum / seen, "valid_loss": None, score: None,
                "lr": self.stepper.optimizer.param_groups[0]["lr"], **_speed_columns(speed, self.ranks.world)}  # fmt: skip
         last = row["epoch"] == self.stage.epochs
         due = row["epoch"] % self.stage.validate_every == 0 or last
@@ -222,14 +226,14 @@ class Trainer:
         if self.average.needs_statistics and (due or self.stage.pseudo_labels is not None):
             self._recompute_statistics()
         if len(self.job.valid) and due:
-            row["valid_loss"], row["valid_accuracy"] = self.validate()
+            row["valid_loss"], row[score] = self.validate()
         if len(self.job.valid) == 0:
             self._judge(row["train_loss"], higher_is_better=False)
         elif due:
-            by_accuracy = self.stage.monitor == "accuracy"
-            self._judge(row["valid_accuracy" if by_accuracy else "valid_loss"], by_accuracy)
+            by_score = self.stage.monitor != "loss"
+            self._judge(row[score if by_score else "valid_loss"], by_score)
         progress["history"].append(row)
-        figures = [f"{name} {row[name]:.4g}" for name in ("epoch", "train_loss", "valid_loss", "valid_accuracy", "lr") if row[name] is not None]
+        figures = [f"{name} {row[name]:.4g}" for name in ("epoch", "train_loss", "valid_loss", score, "lr") if row[name] is not None]
         log.info("%s", " ".join([self.job.title, *figures, f"({speed.line()})"]))
         return row
 
@@ -255,15 +259,11 @@ class Trainer:
         )
 
     def validate(self) -> tuple[float, float]:
-        """Loss by sample, and accuracy by target (mean of its samples' log-probabilities), of the weights that will predict."""
+        """Loss by sample, and score by target, of the weights that will predict."""
         valid, samples = self.job.valid, self.job.store.samples
         self.reading = self.reading or plan_reading(self.job, self.pixels, valid, self.ranks)
         logits = predict_with(self.job, self.predictor, self.reading, ranks=self.ranks)["identity"]
-        scores = log_softmax(logits[:, : len(self.job.classes)], axis=1)
-        labels = samples.label.to_numpy(dtype=np.int64, na_value=-1)[valid]
-        _, merged, first = by_target(scores, samples.target_id.to_numpy()[valid].astype(str))
-        accuracy = float((merged.argmax(1) == labels[first]).mean())
-        return float(-scores[np.arange(len(labels)), labels].mean()), accuracy
+        return loss_and_score(self.job, logits, samples.iloc[valid])
 
     @property
     def predictor(self) -> torch.nn.Module:
@@ -297,6 +297,14 @@ class Trainer:
         if self.ranks.first:
             save_checkpoint(self.job.folder / "last.pt", whole)
         self.ranks.barrier()
+
+
+def _weights(job: Job) -> torch.Tensor | None:
+    """What the loss weights the classes by, from the training samples."""
+    samples, stage = job.store.samples.iloc[job.train], job.stage
+    if job.competition.multilabel:
+        return positive_weights(label_matrix(samples, job.outputs), stage.class_weights, stage.positive_weight)
+    return class_weights(samples.label.to_numpy(dtype=np.int64, na_value=-1), job.outputs, stage.class_weights)
 
 
 def _speed_columns(speed: EpochSpeed, world: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The loss of a stage: cross-entropy on soft labels, and what a config adds to it (margin, triplet and center loss).
+"""The loss of a stage: cross-entropy on soft labels, binary where an image may have several, and what a config adds to it (margin, triplet, center loss).
 
 A row of soft labels sums to 1, or to less: to 0 for an unlabelled image, to between where CutMix joins it to a labelled one. Every cross-entropy is averaged
 over that label mass, so that what is unlabelled neither adds to the loss nor thins it.
@@ -28,17 +28,54 @@ def class_weights(labels: np.ndarray, classes: int, mode: Literal["none", "balan
     return torch.tensor(weights**0.5 if mode == "sqrt" else weights, dtype=torch.float32)
 
 
+def positive_weights(truth: np.ndarray, mode: Literal["none", "balanced", "sqrt"], same: float | None) -> torch.Tensor | None:
+    """(K,) float32 weights of the positives of a multi-label task: negatives / positives of each class, its root, `same` for all, or None.
+
+    A class without a positive gets weight 1.
+
+    Args:
+        truth: (N, K), 1 where a training sample has the class.
+    """
+    if same is not None:
+        return torch.full((truth.shape[1],), same, dtype=torch.float32)
+    if mode == "none":
+        return None
+    positives = truth.sum(0)
+    weights = np.where(positives > 0, (len(truth) - positives) / np.maximum(positives, 1), 1.0)
+    return torch.tensor(weights**0.5 if mode == "sqrt" else weights, dtype=torch.float32)
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Mean over images and classes of -w_k y (1 - p)^gamma log p - (1 - y) p^gamma log(1 - p), p = sigmoid(z), y smoothed towards 1/2.
+
+    With gamma 0 it is `torch.nn.BCEWithLogitsLoss`, above it the focal loss (arXiv:1708.02002) without its alpha, which w stands for.
+    """
+
+    def __init__(self, weights: torch.Tensor | None, smoothing: float = 0.0, gamma: float = 0.0):
+        super().__init__()
+        self.register_buffer("weights", weights, persistent=False)
+        self.smoothing, self.gamma = smoothing, gamma
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """logits (B, K), targets (B, K) in [0, 1] -> scalar."""
+        logits, targets = logits.float(), targets * (1 - self.smoothing) + self.smoothing / 2
+        positive, negative = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+        hard = (torch.exp(self.gamma * negative), torch.exp(self.gamma * positive)) if self.gamma else (1.0, 1.0)
+        weight = 1.0 if self.weights is None else self.weights
+        return -(weight * targets * hard[0] * positive + (1 - targets) * hard[1] * negative).mean()
+
+
 class SoftCrossEntropy(nn.Module):
     """Sum over the batch of -sum_k w_k * y_k * log softmax(z)_k over the batch's label mass, y smoothed by `smoothing`.
 
     With one-hot labels and no weights it is `torch.nn.CrossEntropyLoss`. With weights it is not divided by the batch's weight sum, so that
-    accumulation over small batches is the gradient of the large one.
+    accumulation over small batches is the gradient of the large one. With `gamma` each term is multiplied by (1 - softmax(z)_k)^gamma.
     """
 
-    def __init__(self, weights: torch.Tensor | None, smoothing: float = 0.0):
+    def __init__(self, weights: torch.Tensor | None, smoothing: float = 0.0, gamma: float = 0.0):
         super().__init__()
         self.register_buffer("weights", weights, persistent=False)
-        self.smoothing = smoothing
+        self.smoothing, self.gamma = smoothing, gamma
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """logits (B, K), soft targets (B, K) whose rows sum to 1 or less -> scalar; 0 where the whole batch is unlabelled."""
@@ -46,6 +83,9 @@ class SoftCrossEntropy(nn.Module):
         if self.smoothing:
             targets = targets * (1 - self.smoothing) + rows * (self.smoothing / targets.shape[1])
         mass = rows.sum()
+        if self.gamma:
+            logs = functional.log_softmax(logits.float(), dim=1)
+            targets = targets * (1 - logs.exp()).clamp(min=0) ** self.gamma
         total = functional.cross_entropy(logits.float(), targets, weight=self.weights, reduction="sum")
         return total / torch.where(mass > 0, mass, 1)
 
@@ -57,10 +97,13 @@ class StageLoss(nn.Module):
     Its state holds what the losses learn themselves, the centres, and nothing else.
     """
 
-    def __init__(self, stage: Stage, weights: torch.Tensor | None, classes: int, width: int):
+    def __init__(
+        self, stage: Stage, weights: torch.Tensor | None, classes: int, width: int, multilabel: bool = False
+    ):
         super().__init__()
         self.stage = stage
-        self.cross_entropy = SoftCrossEntropy(weights, stage.label_smoothing)
+        kind = BinaryCrossEntropy if multilabel else SoftCrossEntropy
+        self.cross_entropy = kind(weights, stage.label_smoothing, stage.focal.gamma if stage.focal else 0.0)
         self.margin_cross_entropy = SoftCrossEntropy(weights)
         self.triplet = SemiHardTripletLoss(stage.triplet.margin) if stage.triplet else None
         self.center = CenterLoss(classes, width) if stage.center else None
@@ -69,7 +112,7 @@ class StageLoss(nn.Module):
         """The loss of one batch, in single precision whatever the outputs' type.
 
         Args:
-            targets: (B, K) soft labels; rows sum to 1 or less.
+            targets: (B, K) soft labels; rows sum to 1 or less, but for multi-label tasks.
             labels: (B,) int64, the same as classes for triplet and center loss; -1 leaves an image out of them. None: the batch is mixed.
 
         Returns:

@@ -1,0 +1,31 @@
+"""What a competition's kind of label, one of K or any of K, means for training."""
+
+from cellsignal.competitions.base import Competition
+from cellsignal.config import Config
+from cellsignal.errors import InputError
+
+
+def score_name(competition: Competition) -> str:
+    """The figure that is better when higher: accuracy, or average_precision of a multi-label competition."""
+    return "average_precision" if competition.multilabel else "accuracy"
+
+
+def check_stages(config: Config, competition: Competition) -> None:
+    """Refuse what a stage cannot do with the competition's kind of label.
+
+    Raises:
+        InputError: names the key.
+    """
+    other = "accuracy" if competition.multilabel else "average_precision"
+    single = ("margin", "triplet", "center", "pseudo_labels", "mean_teacher")
+    for stage in config.stages:
+        if stage.monitor == other:
+            raise InputError(f"stages.{stage.name}.monitor: {competition.id} is scored by {score_name(competition)}, not {other}")
+        if not competition.multilabel and stage.positive_weight is not None:
+            raise InputError(f"stages.{stage.name}.positive_weight: an image of {competition.id} has one label; use class_weights")
+        wrong = [name for name in single if getattr(stage, name) is not None] if competition.multilabel else []
+        wrong += ["batches.unique_labels"] if competition.multilabel and stage.batches.unique_labels else []
+        if wrong:
+            raise InputError(f"stages.{stage.name}.{wrong[0]}: needs one label an image; those of {competition.id} have several or none")
+    if competition.multilabel and config.data.controls != "ignore":
+        raise InputError(f"data.controls: {competition.id} has no classes of its control wells")
