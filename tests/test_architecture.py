@@ -20,7 +20,7 @@ FLOOR = {
     "training": 4, "prediction": 4, "evaluation": 4, "pipeline": 5, "report": 5, "bench": 5, "profiling": 5, "verbs": 6, "cli": 7, "__main__": 7,
 }  # fmt: skip
 TORCH = {"torch", "torchvision", "timm", "safetensors", "tensorboard"}
-WITHOUT_TORCH = ("evaluation", "competitions", "simulate", "config", "images", "files", "folds", "errors", "cli", "verbs", "pipeline")
+WITHOUT_TORCH = ("evaluation", "competitions", "simulate", "config", "images", "intensity", "fetch", "files", "folds", "errors", "cli", "verbs", "pipeline")
 TORCH_ROOMS = ("training", "models")
 
 

@@ -13,11 +13,12 @@ from scipy.stats import binom
 
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.samples import COLUMNS, ROLES, SPLITS, check_samples
+from cellsignal.competitions.samples import COLUMNS, ROLES, SPLITS, check_samples, path_of
 from cellsignal.data.store import Store
 from cellsignal.data.verify import verify
 from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.leaderboard import leaderboard_table
+from cellsignal.evaluation.multilabel_score import read_scores, score_multilabel
 from cellsignal.evaluation.score import read_submission, score_submission
 from cellsignal.folds import labelled, make_folds, read_folds
 from cellsignal.prediction.container import load_predictions
@@ -40,8 +41,18 @@ def root(competition_id, simulated) -> Path:
 
 def truth_of(competition, root: Path) -> pd.DataFrame:
     """The answers as a perfect submission, in the sample submission's order."""
-    answers = competition.answers(answers_path(root))[[competition.id_column, competition.target_column]]
+    answers = competition.answers(answers_path(root))[[competition.id_column, *targets_of(competition, root)]]
     return competition.sample_submission(root)[[competition.id_column]].merge(answers, on=competition.id_column, validate="one_to_one")
+
+
+def targets_of(competition, root: Path) -> list[str]:
+    """The columns of a submission after its id."""
+    return list(competition.classes(root)) if competition.multilabel else [competition.target_column]
+
+
+def multilabel_alone(competition, wanted: bool = True) -> None:
+    if competition.multilabel != wanted:
+        pytest.skip("this competition's labels are of the other kind")
 
 
 # what is stated --------------------------------------------------------------------------------------------------------------------------
@@ -71,10 +82,15 @@ def test_samples_are_as_the_schema_says(competition, root):
     samples = competition.samples(root)
     pd.testing.assert_frame_equal(check_samples(samples, root), samples)
     classes = competition.classes(root)
-    assert len(set(classes)) == len(classes) > 1
+    assert len(set(classes)) == len(classes) > (0 if competition.multilabel else 1)
     assert set(samples.split) == set(SPLITS) and set(samples.role) <= set(ROLES)
     inside = samples[labelled(samples)]
-    assert sorted(inside.label.unique()) == list(range(len(classes))), "each class has a training sample"
+    if competition.multilabel:
+        assert samples.label.isna().all() and set(inside["labels"].explode().dropna()) == set(range(len(classes))), "each class has a training sample"
+        assert inside["labels"].map(len).min() == 0, "some are known to have none"
+    else:
+        assert samples["labels"].isna().all()
+        assert sorted(inside.label.unique()) == list(range(len(classes))), "each class has a training sample"
     controls = samples[(samples.role != "treatment") & samples.label.notna()]
     assert (controls.label >= len(classes)).all()
     for group in competition.fold_groups:
@@ -86,12 +102,16 @@ def test_samples_are_as_the_schema_says(competition, root):
 
 
 def test_images_are_read_whole(competition, root):
+    competition.calibrate(root)
+    before = contents(root)
+    competition.calibrate(root)
+    assert contents(root) == before, "what is measured is not measured again"
     samples, shape = competition.samples(root), competition.root_shape(root)
     for files in samples.files.sample(5, random_state=0):
         image = competition.read(root, files, shape)
         assert image.dtype == np.uint8 and image.shape == (len(competition.channels), *shape)
         assert image.std() > 0
-        with pytest.raises(InputError, match=re.escape(str(root / files[0]))):
+        with pytest.raises(InputError, match=re.escape(str(root / path_of(files[0])))):
             competition.read(root, files, (shape[0] + 1, shape[1]))
     assert [problem for problem in verify(competition, root) if problem.is_error] == []
 
@@ -102,10 +122,10 @@ def test_images_are_read_whole(competition, root):
 def test_test_labels_are_not_in_the_data(competition, root):
     samples = competition.samples(root)
     hidden = samples[(samples.split == "test") & (samples.role == "treatment")]
-    assert len(hidden) and hidden.label.isna().all()
+    assert len(hidden) and hidden.label.isna().all() and hidden["labels"].isna().all()
     sample = competition.sample_submission(root)
     assert set(sample[competition.id_column]) == set(hidden.target_id)
-    assert sample[competition.target_column].nunique() == 1, "placeholders tell nothing"
+    assert (sample[targets_of(competition, root)].nunique() == 1).all(), "placeholders tell nothing"
 
 
 def test_answers_lie_outside_the_root_and_nothing_reads_them(competition, root, tmp_path):
@@ -115,7 +135,7 @@ def test_answers_lie_outside_the_root_and_nothing_reads_them(competition, root, 
     assert not answers_path(alone).exists()
     pd.testing.assert_frame_equal(competition.samples(alone), competition.samples(root))
     hidden = competition.samples(root).query("split == 'test' and role == 'treatment'")
-    assert hidden.compound.isna().all(), "a compound's name gives its label away"
+    assert hidden["compound"].isna().all() and hidden.treatment.isna().all(), "a compound's name gives its label away"
 
 
 def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
@@ -125,6 +145,7 @@ def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
         competition.simulate(again, seed, **SMALL[competition.id])
         copies.append({str(Path(name).relative_to(again.parent)): found for name, found in contents(again, answers_path(again)).items()})
     first = {str(Path(name).relative_to(root.parent)): found for name, found in contents(root, answers_path(root)).items()}
+    first = {name: found for name, found in first.items() if "/calibration/" not in name}  # which other tests may have measured
     assert first == copies[0]
     assert first != copies[1]
 
@@ -135,19 +156,26 @@ def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
 def test_the_truth_scores_best(competition, root):
     truth, answers = truth_of(competition, root), competition.answers(answers_path(root))
     competition.validate_submission(truth, competition.sample_submission(root), competition.classes(root))
-    best = competition.score(truth, answers)
-    assert best == 1.0
+    assert competition.score(truth, answers) == 1.0
+    assert set(answers.leaderboard) <= {"public", "private"}
+    wrong, targets = truth.copy(), targets_of(competition, root)
+    if competition.multilabel:
+        table = score_multilabel(competition, truth, answers, draws=10)
+        assert (table.average_precision.dropna() == 1.0).all() and table["slice"][0] == "overall"
+        wrong[targets] = 1 - wrong[targets]
+        assert competition.score(wrong, answers) < competition.score(competition.sample_submission(root), answers)
+        return
     table = score_submission(competition, truth, answers)
     assert (table.accuracy == 1.0).all() and table.correct.equals(table.n) and set(table["slice"]) >= {"overall"}
-    assert set(answers.leaderboard) <= {"public", "private"} and set(answers[competition.target_column].astype(str)) <= set(competition.classes(root))
-    wrong = truth.copy()
+    assert set(answers[competition.target_column].astype(str)) <= set(competition.classes(root))
     classes = competition.classes(root)
-    wrong[competition.target_column] = [classes[(classes.index(str(name)) + 1) % len(classes)] for name in wrong[competition.target_column]]
+    wrong[targets[0]] = [classes[(classes.index(str(name)) + 1) % len(classes)] for name in wrong[targets[0]]]
     assert competition.score(wrong, answers) == 0.0
 
 
 def test_guessing_scores_chance(competition, root):
     """Targets drawn at random are right about one time in K: binomial, over many draws."""
+    multilabel_alone(competition, False)
     truth, answers, classes = truth_of(competition, root), competition.answers(answers_path(root)), competition.classes(root)
     rng, draws = np.random.default_rng(0), 60
     right = 0
@@ -159,6 +187,7 @@ def test_guessing_scores_chance(competition, root):
 
 
 def test_labels_given_to_the_wrong_wells_score_chance(competition, root):
+    multilabel_alone(competition, False)
     truth, answers, classes = truth_of(competition, root), competition.answers(answers_path(root)), competition.classes(root)
     counts = truth[competition.target_column].value_counts().to_numpy()
     shuffled = truth.assign(**{competition.target_column: np.random.default_rng(1).permutation(truth[competition.target_column])})
@@ -167,12 +196,26 @@ def test_labels_given_to_the_wrong_wells_score_chance(competition, root):
     assert low <= right <= high < len(truth) and len(counts) <= len(classes)
 
 
+def test_random_scores_rank_as_chance_does(competition, root):
+    """The average precision of P positives among N ids in random order is on average (H_N + (P - 1) (N - H_N) / (N - 1)) / N."""
+    multilabel_alone(competition)
+    truth, answers, targets = truth_of(competition, root), competition.answers(answers_path(root)), targets_of(competition, root)
+    n, rng = len(truth), np.random.default_rng(0)
+    positives = truth[targets].sum()
+    positives = positives[(positives > 0) & (positives < n)]
+    harmonic = (1 / np.arange(1, n + 1)).sum()
+    expected = ((harmonic + (positives - 1) * (n - harmonic) / (n - 1)) / n).mean()
+    found = [competition.score(truth.assign(**dict(zip(targets, rng.random((len(targets), n)), strict=True))), answers) for _ in range(150)]
+    assert abs(np.mean(found) - expected) < 5 * np.std(found) / np.sqrt(len(found))
+    assert competition.score(competition.sample_submission(root), answers) == pytest.approx((positives / n).mean())
+
+
 DAMAGE = ("missing", "extra", "doubled", "reordered", "out of range", "no target column", "no id column")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
-    ids, target = competition.id_column, competition.target_column
+    ids, target = competition.id_column, targets_of(competition, root)[0]
     submission, named = truth_of(competition, root), None
     if damage == "missing":
         named = submission[ids].iloc[3]
@@ -189,7 +232,7 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
     elif damage == "out of range":
         named = submission[ids].iloc[2]
         submission[target] = submission[target].astype(object)
-        submission.loc[2, target] = str(len(competition.classes(root)))
+        submission.loc[2, target] = np.inf if competition.multilabel else str(len(competition.classes(root)))
     else:
         named = ids if damage == "no id column" else target
         submission = submission.drop(columns=named)
@@ -205,6 +248,13 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
 
 def test_format_submission_puts_labels_in_order(competition, root):
     truth, classes = truth_of(competition, root), competition.classes(root)
+    if competition.multilabel:
+        scores = truth[list(classes)].to_numpy(dtype=float)
+        backwards = competition.format_scores(truth[competition.id_column][::-1], scores[::-1], root)
+        assert backwards[competition.id_column].equals(truth[competition.id_column]) and np.array_equal(backwards[list(classes)], scores)
+        with pytest.raises(InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))):
+            competition.format_scores(truth[competition.id_column][:-1], scores[:-1], root)
+        return
     labels = [classes.index(str(name)) for name in truth[competition.target_column]]
     backwards = competition.format_submission(truth[competition.id_column][::-1], labels[::-1], root)
     assert backwards.astype(str).equals(truth.astype(str))
@@ -261,18 +311,26 @@ def test_training_held_out_what_the_folds_say(competition, trained):
         valid, test = samples[folds.validation(samples, 0)], samples[(samples.split == "test") & (samples.role == "treatment")]
         assert set(found.ids["sample_id"][found.ids["part"] == "oof"]) == set(valid.sample_id)
         assert set(found.ids["sample_id"][found.ids["part"] == "test"]) == set(test.sample_id)
-        assert (found.label[found.ids["part"] == "test"] == -1).all(), "no test label in the predictions"
+        hidden = found.ids["part"] == "test"
+        assert (found.label[hidden] == -1).all(), "no test label in the predictions"
+        assert (found.labels is not None) == competition.multilabel
+        if competition.multilabel:
+            assert np.isnan(found.labels[hidden]).all() and not np.isnan(found.labels[~hidden]).any()
 
 
 def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, capsys):
     space = trained(competition.id).copy(tmp_path / "work")
     at = {"cwd": space.folder}
     assert cellsignal("submit", "config.yaml", "--out", "mine.csv", **at) == 0
-    submission = read_submission(space.folder / "mine.csv", competition)
+    if competition.multilabel:
+        submission = read_scores(space.folder / "mine.csv", competition, competition.classes(space.root))
+    else:
+        submission = read_submission(space.folder / "mine.csv", competition)
     sample = competition.sample_submission(space.root)
     assert list(submission[competition.id_column]) == list(sample[competition.id_column])
     competition.validate_submission(submission, sample, competition.classes(space.root))
     words = ["score", "mine.csv", "--answers", space.answers, "--root", space.root, "--leaderboard", "board.csv"]
+    words += ["--competition", competition.id] if competition.multilabel else []
     for _ in range(2):  # scored twice it stands on the board once
         assert cellsignal(*words, **at) == 0
     table = leaderboard_table(space.folder / "board.csv", competition)
@@ -282,7 +340,7 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
     assert rows.overall["truth"] == 1.0 and rows.overall["mine"] == pytest.approx(competition.score(submission, answers))
     assert rows["rank"].notna().to_dict() == {"mine": True, "sample submission": False, "truth": False}
     placeholder = competition.score(sample, answers)
-    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < 0.5
+    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < 0.6
     capsys.readouterr()
     assert cellsignal("leaderboard", competition.id, "--leaderboard", "board.csv", **at) == 0
     printed = capsys.readouterr().out

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cellsignal import __version__, verbs
 from cellsignal.errors import InputError, Interrupted
+from cellsignal.verbs import measure, profiles
 
 LEADERBOARD = Path("submissions/leaderboard.csv")
 
@@ -65,7 +66,10 @@ def build_parser() -> argparse.ArgumentParser:
     _classify(
         verb("classify", verbs.classify, "predict by the nearest training wells or class centres among the embeddings")
     )
-    _config(verb("audit", verbs.audit, "measure by how much a random split of wells flatters on a config's store"))
+    _audit(verb("audit", measure.audit, "measure by how much a random split, or oversampling before it, flatters on a config's store"))
+    _match(verb("match", profiles.match, "name treatments by their nearest profile: NSC and NSCB"))
+    _retrieve(verb("retrieve", profiles.retrieve, "retrieve replicates, targets and genes among profiles"))
+    _seeds(verb("treatments", profiles.treatments, "count treatments right out of fold: medians over images, then over wells"))
     _protocol(verb("protocol", verbs.protocol, "score predictions by the parts of the config's protocol (wilds)"))
     _oof(verb("oof", verbs.oof, "print out-of-fold accuracy of every seed and of all merged"))
     add_submit_arguments(verb("submit", verbs.submit, "merge predictions into a submission"))
@@ -119,6 +123,9 @@ def _root(parser: argparse.ArgumentParser) -> None:
 def _download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("competition")
     parser.add_argument("--out", type=Path, help="folder (default data/<competition>)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="what of it: the competition's README lists its choices"
+    )
 
 
 def _simulate(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +137,43 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any other parameter of the simulation"
     )
+
+
+def _audit(parser: argparse.ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("--oversampling", action="store_true", help="oversampling before and after the split, on images and on noise")
+    parser.add_argument("--classes", type=_classes, default=50, help="with --oversampling: the most frequent ones, or all (default 50)")
+    parser.add_argument("--rounds", type=int, default=3, help="with --oversampling: splits (default 3)")
+
+
+def _classes(word: str) -> int | None:
+    return None if word == "all" else int(word)
+
+
+STEPS = ("standardize", "mad_robustize", "feature_select", "spherize", "tvn")
+
+
+def _profiles(parser: argparse.ArgumentParser, steps: list[str]) -> None:
+    _config(parser)
+    parser.add_argument(
+        "--source", default="plain", metavar="FILE", help="embeddings .npz, or a .csv or .parquet of well profiles (default: plain image features)"
+    )
+    parser.add_argument("--normalise", nargs="*", choices=STEPS, default=steps, help=f"in this order (default {' '.join(steps)})")
+    parser.add_argument("--by", choices=["plate", "experiment"], default="plate", help="the unit that is normalised")
+    parser.add_argument("--reference", choices=["negative_controls", "controls", "all"], default="negative_controls")
+
+
+def _match(parser: argparse.ArgumentParser) -> None:
+    _profiles(parser, ["tvn"])
+
+
+def _retrieve(parser: argparse.ArgumentParser) -> None:
+    _profiles(parser, ["mad_robustize", "feature_select", "spherize"])
+    parser.add_argument("--tasks", nargs="+", choices=["replicates", "targets", "compound_gene"], help="default: what the data set allows")
+    parser.add_argument("--null-size", type=int, default=100_000, help="permutations behind a p value")
+    parser.add_argument("--within", nargs="*", default=["cell_type"], help="columns; what differs in them is measured apart")
+    parser.add_argument("--all-treatments", action="store_true", help="match all, not those alone whose replicates were retrieved")
+    parser.add_argument("--out", type=Path, help="CSV of every treatment's figures")
 
 
 def _folds(parser: argparse.ArgumentParser) -> None:
@@ -192,30 +236,38 @@ def _bench(parser: argparse.ArgumentParser) -> None:
         sub.set_defaults(run=function)
         return sub
 
-    postprocess = kind("postprocess", verbs.bench_postprocess, "predictions file to submission, full RxRx1 test set")
+    postprocess = kind("postprocess", measure.postprocess, "predictions file to submission, full RxRx1 test set")
     postprocess.add_argument("--views", type=int, default=1)
-    speed = kind("speed", verbs.bench_speed, "all speed figures in one run, as ratios of what takes turns")
+    speed = kind("speed", measure.speed, "all speed figures in one run, as ratios of what takes turns")
     speed.add_argument("--root", type=Path, help="RxRx1's folder (default: simulated sites)")
     speed.add_argument("--workers", type=int, default=2)
     speed.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    step = kind("step", verbs.bench_step, "variants of the training step: memory format, precision, fused, compiled, checkpointed")
+    oversampling = kind("oversampling", measure.oversampling, "train a config's network with oversampling before and after the split, on images and on noise")
+    _config(oversampling)
+    oversampling.add_argument("--epochs", type=int, help="of each training (default: the stage's)")
+    oversampling.add_argument("--classes", type=_classes, default=50, help="the most frequent ones, or all (default 50)")
+    oversampling.add_argument("--out", type=Path, help="file for the table")
+    warm_up = kind("warm-up", measure.warm_up, "a small CNN on scikit-learn's digits, several seeds")
+    warm_up.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    warm_up.add_argument("--epochs", type=int, default=30)
+    step = kind("step", measure.step, "variants of the training step: memory format, precision, fused, compiled, checkpointed")
     step.add_argument("backbones", nargs="+", help="timm's names")
     step.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="sides in pixels")
     step.add_argument("--batch", type=int, default=32)
     step.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to start")
     step.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    batch_size = kind("batch-size", verbs.bench_batch_size, "which batch sizes of a config's stages fit here, and how fast they are")
+    batch_size = kind("batch-size", measure.batch_size, "which batch sizes of a config's stages fit here, and how fast they are")
     _config(batch_size)
     batch_size.add_argument("--most", type=int, default=1024, help="largest size to try")
-    profile = kind("profile", verbs.bench_profile, "where the time of a config's training epoch goes")
+    profile = kind("profile", measure.profile, "where the time of a config's training epoch goes")
     _config(profile)
     profile.add_argument("--rows", type=int, default=15, help="operations to list")
     groups = kind(
-        "plate-groups", verbs.bench_plate_groups, "when inferred groups of plates can be trusted, on real layouts"
+        "plate-groups", measure.plate_groups, "when inferred groups of plates can be trusted, on real layouts"
     )
     groups.add_argument("--root", type=Path, required=True, help="folder of RxRx1's CSV files")
     groups.add_argument("--seeds", type=int, default=3, help="draws of the noise")
-    two_stage = kind("two-stage", verbs.bench_two_stage, "two-stage training by a flawed protocol and by the right one")
+    two_stage = kind("two-stage", measure.two_stage, "two-stage training by a flawed protocol and by the right one")
     for name in ("--root", "--store", "--answers"):
         two_stage.add_argument(name, type=Path, required=True, help="of a simulated copy that is packed")
     two_stage.add_argument("--runs", type=Path, default=Path("runs/two_stage"), help="folder of the runs")
@@ -223,7 +275,7 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     two_stage.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     two_stage.add_argument("--epochs", type=int, nargs=2, default=[10, 5], metavar=("FIRST", "SECOND"))
     ablation = kind(
-        "ablation", verbs.bench_ablation, "what each part of the winning recipe is worth on simulated plates"
+        "ablation", measure.ablation, "what each part of the winning recipe is worth on simulated plates"
     )
     ablation.add_argument("config", type=Path, help="YAML of the reference")
     ablation.add_argument("--answers", type=Path, required=True, help="true test labels, for scoring alone")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NEVER = -1
+NONE = "none"  # the stratum of groups that are known to have no class
 DRAWS = 64  # iterative stratification is greedy and random: the most balanced of so many draws is taken
 DERIVED = "derived"  # in a column `labels`: a group without training labels that may stand in the table all the same
 
@@ -75,7 +76,8 @@ def make_folds(
 ) -> pd.DataFrame:
     """Deal the groups of the labelled training treatments to folds, whole, as evenly as can be.
 
-    Even in: the class, where most groups hold a single one (compounds, wells); else the cell type and, for experiments
+    Even in: the class, where most groups hold a single one (compounds, wells); every class and having none, where a sample has
+    several labels; else the cell type and, for experiments
     with `plate_groups`, the assignment of class groups to plates. A stratum with fewer groups than folds is missing
     from some folds (RxRx1 has three U2OS experiments). A class that only one group holds cannot be held out: that
     group gets fold -1, and a log line says so.
@@ -84,7 +86,7 @@ def make_folds(
         group: a samples column.
 
     Returns:
-        Columns fold, <group>, cell_type, then `label` or `assignment` where known, and n, the group's number of
+        Columns fold, <group>, cell_type, then `label` (several joined by "+") or `assignment` where known, and n, the group's number of
         targets; sorted.
 
     Raises:
@@ -103,8 +105,13 @@ def make_folds(
     dealt = ~_only_of_its_class(train, rows, group) if by_class else np.ones(len(rows), dtype=bool)
     if dealt.sum() < n_splits:
         raise InputError(f"folds: {int(dealt.sum())} values of {group} can be held out, too few for {n_splits} folds")
-    strata = ["label"] if by_class else [name for name in ("cell_type", "assignment") if name in rows.columns]
-    rows.loc[dealt, "fold"] = _deal(rows.loc[dealt, strata].astype(str), n_splits, seed)
+    if rows.get("labels") is not None:
+        rows["fold"] = _deal_evenly(rows["labels"].str.get_dummies("+").to_numpy(dtype=int), n_splits, seed)
+    else:
+        strata = ["label"] if by_class else [name for name in ("cell_type", "assignment") if name in rows.columns]
+        rows.loc[dealt, "fold"] = _deal(rows.loc[dealt, strata].astype(str), n_splits, seed)
+    if "labels" in rows.columns:  # which says another thing in a fold table, see DERIVED
+        rows = rows.rename(columns={"labels": "label"}).replace({"label": {NONE: ""}})
     columns = ["fold", group, *(name for name in ("cell_type", "label", "assignment", "n") if name in rows.columns)]
     return rows[columns].sort_values(["fold", group], ignore_index=True)
 
@@ -189,7 +196,10 @@ def _describe(train: pd.DataFrame, group: str, plate_groups: "PlateGroups | None
     rows = grouped.size().rename("n").reset_index()
     if group != "cell_type":
         rows["cell_type"] = grouped.cell_type.agg(lambda names: "+".join(sorted(set(names)))).to_numpy()
-    if (grouped.label.nunique() == 1).mean() > 0.5:
+    if "labels" in train.columns and train["labels"].notna().any():
+        merged = grouped["labels"].agg(lambda found: sorted({label for labels in found for label in labels}))
+        rows["labels"] = ["+".join(map(str, labels)) or NONE for labels in merged]
+    elif (grouped.label.nunique() == 1).mean() > 0.5:
         rows["label"] = grouped.label.agg(
             lambda labels: "+".join(str(label) for label in sorted(set(labels)))
         ).to_numpy()
@@ -217,20 +227,28 @@ def _only_of_its_class(train: pd.DataFrame, rows: pd.DataFrame, group: str) -> n
 def _deal(strata: pd.DataFrame, n_splits: int, seed: int) -> np.ndarray:
     """(G,) fold numbers, each stratum of each column spread as evenly as can be.
 
-    One column whose every value has enough groups is sklearn's exact case. Otherwise: iterative stratification
-    (Sechidis et al. 2011), the draw that lies nearest to even shares.
+    One column whose every value has enough groups is sklearn's exact case. Otherwise: iterative stratification.
     """
-    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
     from sklearn.model_selection import StratifiedKFold
 
     if strata.shape[1] == 1 and strata.iloc[:, 0].value_counts().min() >= n_splits:
         split = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
         return _numbers(split.split(np.zeros(len(strata)), strata.iloc[:, 0]), len(strata))
-    member = pd.get_dummies(strata).to_numpy(dtype=int)
+    return _deal_evenly(pd.get_dummies(strata).to_numpy(dtype=int), n_splits, seed)
+
+
+def _deal_evenly(member: np.ndarray, n_splits: int, seed: int) -> np.ndarray:
+    """(G,) fold numbers by iterative stratification (Sechidis et al. 2011), of several draws the one nearest to even shares.
+
+    Args:
+        member: (G, S) 1 where a group is of a stratum.
+    """
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
     best, least = None, np.inf
     for draw in np.random.default_rng(seed).integers(2**31, size=DRAWS):
         split = MultilabelStratifiedKFold(n_splits, shuffle=True, random_state=int(draw))
-        fold = _numbers(split.split(member, member), len(strata))
+        fold = _numbers(split.split(member, member), len(member))
         inside = fold[:, None] == np.arange(n_splits)
         size, counts = inside.sum(axis=0), member.T @ inside  # (folds,), (strata, folds)
         uneven = size.var() + counts.var(axis=1).sum()
@@ -238,7 +256,7 @@ def _deal(strata: pd.DataFrame, n_splits: int, seed: int) -> np.ndarray:
             best, least = fold, uneven
     if best is None:
         raise InputError(
-            f"folds: {len(strata)} groups cannot be dealt to {n_splits} folds without an empty one; use fewer folds"
+            f"folds: {len(member)} groups cannot be dealt to {n_splits} folds without an empty one; use fewer folds"
         )
     return best
 

@@ -170,6 +170,20 @@ def split_audit(config: Config) -> str:
     )
 
 
+def oversampling_audit(config: Config, classes: int | None, rounds: int) -> str:
+    """What oversampling before the split does to a validation figure, on the config's store and on noise, as text.
+
+    Args:
+        classes: the most frequent ones alone; None for all.
+    """
+    from cellsignal.data.store import Store
+    from cellsignal.evaluation.oversampling import oversampling_audit as audit
+    from cellsignal.evaluation.oversampling import oversampling_text
+
+    store = Store.open(config.data.store)
+    return oversampling_text(audit(store.samples, store.read, classes=classes, rounds=rounds, seed=config.seed))
+
+
 def score(
     path: Path,
     answers_file: Path,

@@ -1,61 +1,112 @@
-"""The pictures of a run: learning curves, what the images look like, where on the plates it was right, what was taken for what."""
+"""The pictures of a run: learning curves, what the images look like, how many each class has, where on the plates it was right, what was taken for what."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions.samples import label_matrix
 from cellsignal.config import Config
 from cellsignal.data.store import Store
+from cellsignal.evaluation.embedding_plots import average_precision_curves, label_distribution, tsne_plot
 from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.plate_plots import channel_montage, plate_map
 from cellsignal.evaluation.plots import confusion_matrix, ladder_plot, learning_curves
+from cellsignal.folds import labelled, read_folds
+from cellsignal.prediction.embeddings import load_embeddings
 from cellsignal.prediction.ensemble import Targets
+from cellsignal.prediction.judging import Truth
 from cellsignal.prediction.submit import Entry, labels_of
 
 PLATES_SHOWN = 32  # a plate map of more is unreadable; the first experiments are shown
 
 
-def write_report(
-    config: Config, entry: Entry, steps: dict[str, list[Step]], truth: dict[str, int] | None
-) -> list[Path]:
+def write_report(config: Config, entry: Entry, steps: dict[str, list[Step]], truth: Truth | None) -> list[Path]:
     """Write the PNGs to runs/<name>/seed<k>/report and give back their paths.
 
     Args:
         steps: title -> ladder, one picture each.
-        truth: target_id -> label of the test targets; without it plate map and confusion matrix show the out-of-fold targets.
+        truth: of the test targets (`submit.truth_labels`); without it plate map and confusion matrix show the out-of-fold targets.
     """
     folder, store = config.run_folder / "report", Store.open(config.data.store)
-    groups = entry.competition.plate_groups(store.samples)
-    part = "oof" if truth is None else "test"
-    written = [folder / "learning_curves.png", folder / "channels.png"]
-    learning_curves(
-        written[0], training_logs(config), chance=1 / len(entry.members[0].classes), title=f"{config.name}: training"
-    )
+    written = [folder / "learning_curves.png", folder / "channels.png", folder / "labels.png"]
+    logs, title = training_logs(config), f"{config.name}: training"
+    if entry.competition.multilabel:
+        average_precision_curves(written[0], logs, _prevalence(store.samples, len(entry.members[0].classes)), title=title)
+    else:
+        learning_curves(written[0], logs, chance=1 / len(entry.members[0].classes), title=title)
     channel_montage(
         written[1],
         example_images(store),
         store.channels,
         title=f"{entry.competition.title}: one well of each cell type",
     )
+    counts = label_counts(config, store.samples, entry.members[0].classes)
+    label_distribution(written[2], counts, what="images", title=f"{config.name}: images of each class")
     for title, rungs in steps.items():
         if rungs:
             written.append(folder / f"ladder_{title.lower().replace(' ', '_')}.png")
             ladder_plot(written[-1], rungs, title=f"{config.name}: {title}")
-    final = [m for m in entry.final() if (m.ids["part"] == part).any()]
-    if final:
-        targets = entry.merge(final, part, pool=entry.how.pool)
-        predicted, _ = labels_of(entry, targets, groups)
-        true = targets.label if truth is None else np.array([truth[target] for target in targets.target_id])
-        about = {"oof": "out-of-fold wells", "test": "test wells"}[part]
-        written.append(folder / "confusion.png")
-        confusion_matrix(written[-1], true, predicted, entry.members[0].classes, group=None if groups is None else groups.class_group,
-                         title=f"{config.name}: {about}")  # fmt: skip
-        wells = outcome_by_well(store.samples, targets, predicted == true)
-        if len(wells) and wells.well.str.fullmatch(r"[A-P]\d\d").all():
-            written.append(folder / "plates.png")
-            plate_map(written[-1], wells, value="outcome", title=f"{config.name}: {about} of the final ensemble")
+    if not entry.competition.multilabel:
+        written += _outcome_pictures(config, entry, store, truth)
     return written
+
+
+def _outcome_pictures(config: Config, entry: Entry, store: Store, truth: dict[str, int] | None) -> list[Path]:
+    """Confusion matrix, and plate map where wells have addresses of a 384-well plate."""
+    part, groups = "oof" if truth is None else "test", entry.competition.plate_groups(store.samples)
+    final = [m for m in entry.final() if (m.ids["part"] == part).any()]
+    if not final:
+        return []
+    targets = entry.merge(final, part, pool=entry.how.pool)
+    predicted, _ = labels_of(entry, targets, groups)
+    true = targets.label if truth is None else np.array([truth[target] for target in targets.target_id])
+    about = {"oof": "out-of-fold wells", "test": "test wells"}[part]
+    written = [config.run_folder / "report" / "confusion.png"]
+    confusion_matrix(written[-1], true, predicted, entry.members[0].classes, group=None if groups is None else groups.class_group,
+                     title=f"{config.name}: {about}")  # fmt: skip
+    wells = outcome_by_well(store.samples, targets, predicted == true)
+    if len(wells) and wells.well.str.fullmatch(r"[A-P]\d\d").all():
+        written.append(config.run_folder / "report" / "plates.png")
+        plate_map(written[-1], wells, value="outcome", title=f"{config.name}: {about} of the final ensemble")
+    return written
+
+
+def label_counts(config: Config, samples: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Images of each class (rows, by name) in each fold's validation part, and in what is never held out."""
+    folds, inside = read_folds(config.folds.file, samples), labelled(samples)
+    parts = {f"fold {fold}": folds.validation(samples, fold) for fold in folds.folds}
+    parts["never held out"] = inside & ~np.any(list(parts.values()), axis=0)
+    counts = {}
+    for name, mask in parts.items():
+        chosen = samples[mask]
+        found = chosen.label if chosen.label.notna().any() else chosen["labels"].explode().dropna()
+        counts[name] = np.bincount(found.to_numpy(dtype=int), minlength=len(classes))
+    frame = pd.DataFrame(counts, index=list(classes))
+    return frame.loc[:, (frame > 0).any()]
+
+
+def _prevalence(samples: pd.DataFrame, classes: int) -> float:
+    """What guessing scores: the mean over the classes of their share of the labelled images."""
+    return float(label_matrix(samples[labelled(samples)], classes).mean())
+
+
+def embedding_picture(config: Config, path: Path) -> Path:
+    """The plane in which t-SNE lays the held-out samples (all, where none is held out) of an embeddings file; by class, or by cell type where
+    a sample has several."""
+    found = load_embeddings(path)
+    held_out = (found.samples.part == "oof").to_numpy()
+    chosen = held_out if held_out.any() else (found.samples.part == "train").to_numpy()
+    samples, names = found.samples[chosen], found.about["classes"]
+    labels = samples.label.to_numpy()
+    if (labels < 0).all():
+        names = sorted(samples.cell_type.unique())
+        labels = pd.Categorical(samples.cell_type, names).codes
+    out = config.run_folder / "report" / f"tsne_{path.stem}.png"
+    kind = "held-out" if held_out.any() else "training"
+    tsne_plot(out, found.values[chosen].astype(np.float32), labels, names, title=f"{config.name}: embeddings of {kind} samples, {path.stem} (t-SNE)")
+    return out
 
 
 def training_logs(config: Config) -> pd.DataFrame:

@@ -209,8 +209,15 @@ class Competition(ABC):
         self.protocol(protocol_id)
         raise InputError(f"protocol: {protocol_id!r} of {self.id} has no parts; folds and the submission measure it")
 
-    def download(self, out: Path) -> None:
-        """Fetch the data into `out`, resuming where an earlier call stopped."""
+    def download(self, out: Path, **choices: str) -> None:
+        """Fetch the data into `out`, resuming where an earlier call stopped.
+
+        Args:
+            choices: what of it, as text from the command line (`--set plates=BR1,BR2`), where a competition offers any.
+
+        Raises:
+            InputError: no such choice, no connection, a damaged file, a full disk.
+        """
         raise InputError(f"{self.id}: has no automatic download; see {self.homepage}")
 
     @abstractmethod

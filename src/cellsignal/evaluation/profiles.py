@@ -256,6 +256,7 @@ def _units(
     counts[_reference(samples, reference)] = True
     columns = ["experiment", "plate"] if by == "plate" else ["experiment"]
     for name, rows in samples.groupby(columns, sort=True).indices.items():
+        name = name if isinstance(name, tuple) else (name,)  # pandas gives one column's names bare
         chosen = rows[counts[rows]]
         if len(chosen) < least:
             unit = " ".join(f"{column} {value}" for column, value in zip(columns, name, strict=True))

@@ -48,7 +48,8 @@ def competitions(arguments: argparse.Namespace) -> None:
 def download(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions import get_competition
 
-    get_competition(arguments.competition).download(arguments.out or Path("data") / arguments.competition)
+    out = arguments.out or Path("data") / arguments.competition
+    get_competition(arguments.competition).download(out, **pairs(arguments.set, "--set"))
 
 
 def simulate(arguments: argparse.Namespace) -> None:
@@ -92,12 +93,17 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 
 def folds(arguments: argparse.Namespace) -> None:
+    from cellsignal.competitions import get_competition
+    from cellsignal.folds import balance_text
     from cellsignal.pipeline import make_folds_file
 
     out = arguments.out or Path("folds") / f"{arguments.competition}.csv"
     table = make_folds_file(arguments.competition, arguments.root, out, group=arguments.group, splits=arguments.splits, seed=arguments.seed,
                             named=arguments.named)  # fmt: skip
     print(f"{table.to_string(index=False)}\n{out}")
+    competition = get_competition(arguments.competition)
+    if competition.multilabel:
+        print(f"\n{balance_text(table, competition.classes(arguments.root))}")
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -117,10 +123,11 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def embed(arguments: argparse.Namespace) -> None:
     from cellsignal.prediction.embeddings import embed as embed_config
+    from cellsignal.report import embedding_picture
 
     for config in configs(arguments):
         for path in embed_config(config):
-            print(path)
+            print(f"{path}\npicture: {embedding_picture(config, path)}")
 
 
 def classify(arguments: argparse.Namespace) -> None:
@@ -144,13 +151,6 @@ def classify(arguments: argparse.Namespace) -> None:
     held_out = [path for path in files if (load_predictions(path).ids["part"] == "oof").any()]
     if held_out:
         print(f"\n{out_of_fold_table(held_out, root)}")
-
-
-def audit(arguments: argparse.Namespace) -> None:
-    from cellsignal.config import load_config
-    from cellsignal.pipeline import split_audit
-
-    print(split_audit(load_config(arguments.config, arguments.set)))
 
 
 def protocol(arguments: argparse.Namespace) -> None:
@@ -198,79 +198,6 @@ def leaderboard(arguments: argparse.Namespace) -> None:
     from cellsignal.pipeline import show_leaderboard
 
     print(show_leaderboard(arguments.competition, arguments.leaderboard))
-
-
-def bench_postprocess(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.postprocess import bench_plate_assignment, postprocess_text
-    from cellsignal.bench.postprocess import bench_postprocess as measure
-
-    print(postprocess_text(measure(arguments.views), bench_plate_assignment()))
-
-
-def bench_speed(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.speed import bench_speed as measure
-
-    _show(measure(arguments.root, arguments.workers), arguments.out)
-
-
-def bench_step(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.speed import machine
-    from cellsignal.bench.step import bench_step as measure
-    from cellsignal.bench.step import step_text
-    from cellsignal.config.schema import Model
-
-    a, tables = arguments, []
-    for name in a.backbones:
-        tables.append(f"## {name}\n\n{step_text(measure(Model(backbone=name), a.sizes, a.batch, compiled=a.compile))}")
-    _show("\n\n".join([f"{machine()}.", *tables]) + "\n", a.out)
-
-
-def bench_batch_size(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.batch_size import batch_size_text
-    from cellsignal.bench.batch_size import bench_batch_size as measure
-    from cellsignal.config import load_config
-
-    print(batch_size_text(measure(load_config(arguments.config, arguments.set), arguments.most)))
-
-
-def bench_profile(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.profile import bench_profile as measure
-    from cellsignal.config import load_config
-
-    print(measure(load_config(arguments.config, arguments.set), arguments.rows))
-
-
-def bench_plate_groups(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.plate_groups import bench_plate_groups as measure
-    from cellsignal.bench.plate_groups import plate_groups_text
-
-    print(plate_groups_text(*measure(arguments.root, arguments.seeds)))
-
-
-def bench_two_stage(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.two_stage import Bench, summary_text
-    from cellsignal.bench.two_stage import bench_two_stage as measure
-
-    a = arguments
-    print(summary_text(measure(Bench(a.root, a.store, a.answers, a.runs, tuple(a.epochs), a.backbone), a.seeds)))
-
-
-def bench_ablation(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.ablation import Runs, train_and_predict, wanted_runs
-    from cellsignal.bench.ablation_table import table
-
-    runs = Runs(arguments.config, arguments.answers)
-    train_and_predict(runs, wanted_runs(), arguments.processes)
-    _show(table(runs), arguments.out)
-
-
-def _show(text: str, out: Path | None) -> None:
-    """Print a page, and write it where asked to."""
-    from cellsignal.files import write_text
-
-    if out is not None:
-        write_text(out, text)
-    print(text, end="")
 
 
 def run(arguments: argparse.Namespace) -> None:

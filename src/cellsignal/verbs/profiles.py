@@ -1,0 +1,39 @@
+"""The verbs that compare profiles of treatments."""
+
+import argparse
+
+
+def match(arguments: argparse.Namespace) -> None:
+    from cellsignal.config import load_config
+    from cellsignal.profiling import match_table
+
+    a = arguments
+    print(match_table(load_config(a.config, a.set), a.source, a.normalise, a.by, a.reference))
+
+
+def retrieve(arguments: argparse.Namespace) -> None:
+    from cellsignal.config import load_config
+    from cellsignal.profiling import retrieval_table
+
+    a = arguments
+    print(
+        retrieval_table(
+            load_config(a.config, a.set),
+            a.source,
+            a.tasks,
+            a.normalise,
+            a.by,
+            a.reference,
+            null_size=a.null_size,
+            within=a.within,
+            replicable=not a.all_treatments,
+            out=a.out,
+        )
+    )
+
+
+def treatments(arguments: argparse.Namespace) -> None:
+    from cellsignal.profiling import treatment_table
+    from cellsignal.verbs import configs
+
+    print("\n\n".join(treatment_table(config) for config in configs(arguments)))

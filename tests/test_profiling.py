@@ -1,0 +1,236 @@
+"""From a config and a source of profiles to the tables; the competition is a stand-in with compounds on plates of two batches."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import write_config
+from pycytominer import normalize
+
+from cellsignal import profiling
+from cellsignal.competitions.samples import check_samples
+from cellsignal.config import load_config
+from cellsignal.errors import InputError
+from cellsignal.prediction.container import save_predictions
+from cellsignal.prediction.embeddings import save_embeddings
+from cellsignal.profiling import (
+    Profiles,
+    load_profiles,
+    match_table,
+    normalise_profiles,
+    retrieval_table,
+    treatment_table,
+)
+
+MOAS = ("actin", "tubulin")
+COMPOUNDS = {"a1": 0, "a2": 0, "a3": 0, "t1": 1, "t2": 1, "t3": 1}
+
+
+class Screen:
+    """Six compounds in five wells each and eight DMSO wells on each of four plates in two weeks, two images a well."""
+
+    id, multilabel = "screen", False
+
+    def samples(self, root):
+        rows = []
+        for week, plate in (("w1", "p1"), ("w1", "p2"), ("w2", "p3"), ("w2", "p4")):
+            names = [name for name in COMPOUNDS if (name[1] in "12") == (week == "w1") or name[1] == "3"] + ["DMSO"] * 8
+            for place, name in enumerate(names):
+                for site in (1, 2):
+                    rows.append((week, plate, f"{'ABC'[place % 3]}{place // 3 + 1:02d}", name, site))
+        frame = pd.DataFrame(rows, columns=["experiment", "plate", "well", "compound", "site"])
+        well = frame.plate + "_" + frame.well
+        control = frame["compound"] == "DMSO"
+        frame = frame.assign(
+            sample_id=well + "_s" + frame.site.astype(str), target_id=well, well_id=well, cell_type="MCF7", label=frame["compound"].map(COMPOUNDS),
+            role=np.where(control, "negative_control", "treatment"), treatment=frame["compound"] + "@1", split="train",
+            files=[(f"{name}.png",) for name in well + "_s" + frame.site.astype(str)],
+        )  # fmt: skip
+        return check_samples(frame, root)
+
+    def treatments(self, root):
+        rows = [(f"{name}@1", name, "treatment", MOAS[label], ("ACTB",) if label == 0 else ("TUBB", "TUBA")) for name, label in COMPOUNDS.items()]
+        rows.append(("DMSO@1", "DMSO", "negative_control", None, None))
+        return pd.DataFrame(rows, columns=["treatment", "compound", "role", "moa", "targets"]).assign(modality="compound")
+
+    def classes(self, root):
+        return MOAS
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    for place in ("cellsignal.profiling", "cellsignal.prediction.submit"):
+        monkeypatch.setattr(f"{place}.get_competition", lambda name: Screen())
+    path = write_config(tmp_path, "bbbc021", tmp_path / "raw")
+    monkeypatch.chdir(tmp_path)
+    return load_config(path)
+
+
+def features(frame, noise=0.3, seed=0) -> np.ndarray:
+    """Twelve numbers a row: the plate's shift, and what the mechanism does."""
+    rng = np.random.default_rng(seed)
+    effect = np.vstack([[0] * 12, [3, 0, 2, 0] * 3, [0, 3, 0, -2] * 3])[frame.label.fillna(-1).to_numpy(int) + 1]
+    return effect + 15 * rng.normal(size=(4, 12))[frame.groupby("plate").ngroup()] + noise * rng.normal(size=(len(frame), 12))
+
+
+def table_of_wells(path, change=None):
+    samples = Screen().samples("raw").drop_duplicates("well_id")
+    frame = pd.DataFrame(features(samples), columns=[f"Cells_f{i}" for i in range(12)])
+    frame.insert(0, "Metadata_Plate", samples.plate.to_numpy())
+    frame.insert(1, "Metadata_Well", samples.well.to_numpy())
+    frame["Metadata_Count"] = 7
+    (frame if change is None else change(frame)).to_csv(path, index=False)
+    return path
+
+
+def test_table_of_wells_is_joined_by_plate_and_well(config, tmp_path):
+    shuffled = lambda frame: frame.sample(frac=1, random_state=0).assign(Nuclei_gap=[np.nan] + [1.0] * (len(frame) - 1), Metadata_Well=lambda f: f.Metadata_Well.str.lower())  # noqa: E731, E501
+    found = load_profiles(config, table_of_wells(tmp_path / "wells.csv.gz", shuffled))
+    samples = Screen().samples("raw").drop_duplicates("well_id")
+    expected = pd.DataFrame(features(samples), index=samples.well_id).loc[found.wells.well_id]
+    np.testing.assert_allclose(found.x, expected, rtol=1e-5)
+    assert found.features == tuple(f"Cells_f{i}" for i in range(12)) and "1 features with missing values" in found.notes[0]
+    truth = samples.set_index("well_id").loc[found.wells.well_id]
+    assert list(found.wells.treatment) == list(truth.treatment) and list(found.wells.role) == list(truth.role)
+    known = found.wells[found.wells.role == "treatment"]
+    assert (known.moa == known["compound"].map(COMPOUNDS).map(dict(enumerate(MOAS)))).all() and set(known.targets[known.moa == "actin"]) == {("ACTB",)}
+    assert found.wells.moa[found.wells.role == "negative_control"].isna().all()
+
+
+def test_matching_and_its_normalisation(config, tmp_path):
+    source = table_of_wells(tmp_path / "wells.csv")
+    raw, whitened = match_table(config, source, normalise=()), match_table(config, source)
+    assert "not normalised" in raw and "tvn" in whitened
+    rows = [{line.split()[0]: line.split()[1] for line in text.split("\nmoa")[0].splitlines() if line.startswith("NSC")} for text in (raw, whitened)]
+    assert rows[1] == {"NSC": "6/6", "NSCB": "6/6"}
+    assert rows[0]["NSCB"] in ("0/6", "1/6", "2/6", "3/6", "4/6"), "unnormalised the plates decide"
+
+
+@pytest.mark.parametrize("method", ["standardize", "mad_robustize"])
+def test_normalised_by_plate_on_its_controls_as_pycytominer_does(config, tmp_path, method):
+    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv"))
+    found = normalise_profiles(profiles, [method])
+    for plate, rows in profiles.wells.groupby("plate").indices.items():
+        frame = pd.DataFrame(profiles.x[rows].astype(float), columns=profiles.features).assign(Metadata_role=profiles.wells.role.to_numpy()[rows])
+        expected = normalize(frame, list(profiles.features), meta_features=["Metadata_role"], samples="Metadata_role == 'negative_control'", method=method)
+        np.testing.assert_allclose(found.x[rows], expected[list(profiles.features)], rtol=1e-4, atol=1e-4, err_msg=plate)
+    control = (profiles.wells.role == "negative_control").to_numpy()
+    if method == "standardize":
+        np.testing.assert_allclose(found.x[control].std(), 1, atol=1e-3)
+
+
+def test_steps_follow_each_other_and_say_what_they_left_out(config, tmp_path):
+    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv", lambda frame: frame.assign(Cells_twice=2 * frame.Cells_f0 + 1, Cells_flat=1.0)))
+    control = (profiles.wells.role == "negative_control").to_numpy()
+    profiles.x[~control, -1] = 2.0  # the last feature does not vary among controls, so in units of their spread it is without bounds
+    found = normalise_profiles(profiles, ["mad_robustize", "feature_select", "spherize"])
+    assert not {"Cells_f0", "Cells_twice"} <= set(found.features) and "Cells_flat" not in found.features
+    assert any("do not vary" in note for note in found.notes) and any("feature_select" in note for note in found.notes)
+    spread = np.linalg.eigvalsh(np.cov(found.x[control], rowvar=False))
+    assert spread.max() / spread.min() < 1.6, "sphered: the controls vary alike along every axis"
+    with pytest.raises(InputError, match="'whiten' is none of"):
+        normalise_profiles(profiles, ["whiten"])
+    with pytest.raises(InputError, match="plate w1 p1 has 0 wells of the reference 'negative_controls'"):
+        wells = profiles.wells.assign(role="treatment")
+        normalise_profiles(Profiles(profiles.x, wells, profiles.features), ["standardize"])
+
+
+def test_retrieval_table_writes_every_group(config, tmp_path):
+    source, out = table_of_wells(tmp_path / "wells.csv"), tmp_path / "groups.csv"
+    text = retrieval_table(config, source, normalise=("standardize",), null_size=200, out=out)
+    groups = pd.read_csv(out)
+    images = groups[(groups.profiles == "images") & (groups.task == "replicates")]
+    assert set(images.group) == {f"{name}@1" for name in COMPOUNDS} and images.retrieved.all() and images["where"].eq("MCF7, compound").all()
+    assert {"images", "position only", "controls by position"} == set(groups.profiles)
+    assert set(groups.group[groups.task == "targets"]) == {"ACTB", "TUBA", "TUBB"}
+    lines = [line.split() for line in text.splitlines() if line.startswith("MCF7, compound")]
+    assert [line[2] for line in lines][:3] == ["replicates"] * 3 and "position only" in text and "random" in text
+    with pytest.raises(InputError, match="positive pairs"):
+        retrieval_table(config, table_of_wells(tmp_path / "one.csv", lambda f: f[f.Metadata_Plate == "p1"]), ("replicates",), ("standardize",), null_size=50)
+
+
+def embeddings(path, train, model="all"):
+    samples = Screen().samples("raw")
+    part = np.where(samples.role == "negative_control", "none", np.where(samples["compound"].isin(train), "train", "oof"))
+    keys = np.where(samples.plate == "p1", model, "all")
+    values = features(samples, noise=0.1).astype(np.float16)
+    save_embeddings(path, samples.assign(part=part, label=samples.label.fillna(-1), model=keys), values, {"fold": 0, "held_out": []})
+    return path
+
+
+def test_embeddings_say_who_trained_the_network_and_score_the_others_apart(config, tmp_path):
+    source = embeddings(tmp_path / "fold0_all.npz", ["a1", "a2", "a3", "t1"])
+    found = load_profiles(config, source)
+    assert found.trained == {"a1@1", "a2@1", "a3@1", "t1@1"} and len(found.wells) == Screen().samples("raw").well_id.nunique()
+    text = match_table(config, source)
+    assert "labels of 4 of the 6 treatments, which flatters them" in text
+    rows = {line[:30].split("  ")[0]: line for line in text.splitlines() if line.startswith("NSC")}
+    assert "6/6" in rows["NSC"] and "2/2" in rows["NSC, not trained on"] and "2/2" in rows["NSCB, not trained on"]
+    with pytest.raises(InputError, match="embeddings of 2 models"):
+        load_profiles(config, embeddings(tmp_path / "two.npz", ["a1"], model="HUVEC"))
+
+
+def test_plain_features_are_the_mean_over_a_well(config, monkeypatch):
+    from cellsignal.data.store import Store
+    from cellsignal.evaluation.audit import image_features
+
+    samples = Screen().samples("raw").assign(row=lambda f: np.arange(len(f)))
+    images = np.random.default_rng(0).integers(0, 255, (len(samples), 2, 8, 8), np.uint8)
+
+    class Stand:
+        read = staticmethod(lambda row: images[row])
+
+    Stand.samples = samples
+    monkeypatch.setattr(Store, "open", lambda path: Stand)
+    found = load_profiles(config)
+    assert found.trained is None and found.x.shape == (samples.well_id.nunique(), 19)
+    rows = samples.row[samples.well_id == found.wells.well_id[3]]
+    np.testing.assert_allclose(found.x[3], np.mean([image_features(images[row]) for row in rows], axis=0), rtol=1e-5)
+
+
+def predictions(config, fold, compounds, views=("rot0", "rot90")):
+    samples = Screen().samples("raw")
+    samples = samples[samples["compound"].isin(compounds)].reset_index(drop=True)
+    truth = samples.label.to_numpy(int)
+    logits = np.where(np.arange(2) == truth[:, None], 3.0, 0.0)
+    logits[(samples.treatment == "t3@1").to_numpy()] = [2.0, 0.0]
+    odd = (samples.site == 2).to_numpy() & (samples.plate == "p1").to_numpy()
+    about = {"competition": "screen", "classes": list(MOAS), "run": "tiny/seed0", "stage_index": 0, "fold": fold, "fold_group": "compound"}
+    views = {view: np.where(odd[:, None], -logits / 9, logits) for view in views}
+    save_predictions(config.run_folder / "predictions" / f"fold{fold}_all.npz", samples, np.full(len(samples), "oof"), views, about)
+
+
+def test_treatments_are_counted_over_the_folds(config):
+    with pytest.raises(InputError, match="no predictions; run `cellsignal predict`"):
+        treatment_table(config)
+    predictions(config, 0, ["a1", "t1"])
+    assert "2/2" in treatment_table(config) and "4 treatments have no out-of-fold prediction and are not counted, first a2@1" in treatment_table(config)
+    predictions(config, 1, ["a2", "a3", "t2", "t3"])
+    text = treatment_table(config)
+    assert "5/6" in text and "not counted" not in text and text.splitlines()[-1].split() == ["t3@1", "tubulin", "actin", "4"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda f: f.drop(columns="Metadata_Well"), "no column 'Metadata_Well'"),
+    (lambda f: f.assign(Metadata_Plate="elsewhere"), "none of its plates and wells is in the data set, first 'elsewhere'"),
+    (lambda f: f[["Metadata_Plate", "Metadata_Well"]].assign(name="x"), "no column of finite numbers"),
+])  # fmt: skip
+def test_tables_that_do_not_fit(config, tmp_path, change, message):
+    with pytest.raises(InputError, match=f"wells.csv: {message}"):
+        load_profiles(config, table_of_wells(tmp_path / "wells.csv", change))
+
+
+def test_sources_that_are_not_there_or_damaged(config, tmp_path):
+    for name in ("none.csv", "none.parquet", "none.npz"):
+        with pytest.raises(InputError, match=name):
+            load_profiles(config, tmp_path / name)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(InputError, match=r"bad\.parquet: not a readable table"):
+        load_profiles(config, tmp_path / "bad.parquet")
+
+
+def test_a_data_set_without_mechanisms_cannot_be_matched(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(Screen, "treatments", lambda self, root: None)
+    with pytest.raises(InputError, match="no well has both a treatment and a mechanism"):
+        match_table(config, table_of_wells(tmp_path / "wells.csv"))
+    assert "replicates" in retrieval_table(config, table_of_wells(tmp_path / "wells.csv"), normalise=("standardize",), null_size=50)
+    assert profiling.TASKS == ("replicates", "targets", "compound_gene")
