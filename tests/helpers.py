@@ -13,9 +13,12 @@ import yaml
 from cellsignal.cli import main
 from cellsignal.competitions.base import answers_path
 
+IDR0088 = {"lines": 2, "compounds_per_moa": 3, "test_compounds_per_moa": 1, "doses": 1, "replicates": 1, "batches": 1, "controls": 4, "size": 32}
 # competition -> parameters of its smallest useful simulated copy
 SMALL: dict[str, dict[str, int]] = {
     "rxrx1": {"classes": 8, "controls": 2, "size": 32, "train_experiments": 2, "test_experiments": 1},
+    "idr0088_gpcr": IDR0088,
+    "idr0088_moa": IDR0088,
     "bbbc021": {"compounds_per_class": 2, "test_compounds_per_class": 1, "doses": 1, "replicates": 1, "size": 32},
 }
 

@@ -193,6 +193,17 @@ def test_read_folds_refuses_what_is_no_table(table, tmp_path):
         read_folds(tmp_path, samples)
 
 
+def test_a_table_of_the_whole_serves_a_part(table, caplog):
+    """Groups without an image are left out; the folds of the others stay what they are."""
+    samples, made, path = table
+    made.to_csv(path, index=False)
+    part = samples[samples.experiment != read_folds(path, samples).rows.experiment[0]]
+    whole, found = read_folds(path, samples), read_folds(path, part)
+    assert "1 of" in caplog.text and set(found.rows.experiment) == set(whole.rows.experiment) - {whole.rows.experiment[0]}
+    for fold in found.folds:
+        assert found.held_out(fold) == whole.held_out(fold) - {whole.rows.experiment[0]}
+
+
 def test_an_unknown_fold_is_named(table):
     samples, made, path = table
     with pytest.raises(InputError, match="fold 7: the table has the folds 0, 1"):

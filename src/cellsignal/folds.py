@@ -121,9 +121,8 @@ def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
 
     Raises:
         InputError: not a CSV, no `fold` column, no samples column beside it, a fold that is no number from -1, a row
-            twice, a group both held out and never; a group that the samples do not have or that has no training
-            labels, a training group that the table lacks, no fold, or a fold that leaves nothing to validate or to
-            train on.
+            twice, a group both held out and never; a group that has no training labels, a training group that the table
+            lacks, no fold, or a fold that leaves nothing to validate or to train on.
     """
     path = Path(path)
     try:
@@ -143,13 +142,13 @@ def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
         at = int(wrong.idxmax())
         raise InputError(f"{path}: row {at + 2}: fold {rows.fold[at]!r} is neither {NEVER} nor a number from 0")
     rows = rows.astype({group: object}).assign(fold=numbers.astype("int64"))
-    _check_groups(path, rows, group, samples)
-    table = FoldTable(group, rows)
+    table = FoldTable(group, _checked_groups(path, rows, group, samples))
     _check_folds(path, table, samples)
     return table
 
 
-def _check_groups(path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFrame) -> None:
+def _checked_groups(path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFrame) -> pd.DataFrame:
+    """The rows of groups that the samples have: of a data set that is there in part, a table of the whole may be used."""
     doubled = rows.duplicated(["fold", group])
     if doubled.any():
         at = int(doubled.idxmax())
@@ -161,21 +160,25 @@ def _check_groups(path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFr
         set(samples[group].dropna().astype(str)),
         set(samples[group][labelled(samples)].dropna().astype(str)),
     )
+    missing = sorted(trained - set(rows[group]))
     unknown = ~rows[group].isin(known)
-    if unknown.any():
+    if unknown.any() and missing:
         at = int(unknown.idxmax())
         raise InputError(f"{path}: row {at + 2}: unknown {group} {rows[group][at]!r} ({int(unknown.sum())} such rows)")
+    if unknown.any():
+        log.warning("%s: %d of %d values of %s have no image here", path, unknown.sum(), len(rows), group)
+        rows = rows[~unknown].reset_index(drop=True)
     derived = rows.labels.eq(DERIVED) if "labels" in rows.columns else pd.Series(False, index=rows.index)
     bare = ~rows[group].isin(trained) & ~derived
     if bare.any():
         at = int(bare.idxmax())
         raise InputError(f"{path}: row {at + 2}: {group} {rows[group][at]!r} has no labelled training sample")
-    missing = sorted(trained - set(rows[group]))
     if missing:
         raise InputError(
             f"{path}: {len(missing)} training values of {group} are missing, first {missing[0]!r}; "
             f"give them a fold, or {NEVER}"
         )
+    return rows
 
 
 def _check_folds(path: Path, table: FoldTable, samples: pd.DataFrame) -> None:

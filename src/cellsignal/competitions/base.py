@@ -94,7 +94,7 @@ class Competition(ABC):
     def classes(self, root: Path) -> tuple[str, ...]:
         """The K classes a submission may name, in label order, as the submission writes them."""
 
-    def calibrate(self, root: Path, workers: int = 0) -> None:
+    def calibrate(self, root: Path, workers: int = 0) -> None:  # noqa: B027  (most have nothing to measure)
         """Measure what `read` must know of the whole data set first (illumination, statistics of a plate's controls) and keep it
         under `root/calibration`.
 

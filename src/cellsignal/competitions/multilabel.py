@@ -35,8 +35,16 @@ class MultilabelCompetition(Competition):
 
     def placeholders(self, target_ids: Iterable[str], root: Path) -> pd.DataFrame:
         """A submission that tells nothing, for `sample_submission`: 0.5 for every class of every id."""
-        frame = pd.DataFrame({self.id_column: pd.Series(list(target_ids), dtype=object)})
-        return frame.assign(**dict.fromkeys(self.target_columns(root), 0.5))
+        ids = list(target_ids)
+        frame = pd.DataFrame(0.5, index=range(len(ids)), columns=list(self.target_columns(root)))
+        frame.insert(0, self.id_column, pd.Series(ids, dtype=object))
+        return frame
+
+    def balance_table(self, folds: pd.DataFrame, root: Path) -> str:
+        """How even a fold table is in every class, as text."""
+        from cellsignal.competitions.balance import balance_table
+
+        return balance_table(folds, self.classes(root))
 
     def format_scores(self, target_ids: Iterable[str], scores: np.ndarray, root: Path) -> pd.DataFrame:
         """Predicted scores as the submission writes them, in the order of the sample submission.

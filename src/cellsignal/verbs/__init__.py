@@ -94,7 +94,6 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def folds(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions import get_competition
-    from cellsignal.folds import balance_text
     from cellsignal.pipeline import make_folds_file
 
     out = arguments.out or Path("folds") / f"{arguments.competition}.csv"
@@ -103,7 +102,7 @@ def folds(arguments: argparse.Namespace) -> None:
     print(f"{table.to_string(index=False)}\n{out}")
     competition = get_competition(arguments.competition)
     if competition.multilabel:
-        print(f"\n{balance_text(table, competition.classes(arguments.root))}")
+        print(f"\n{competition.balance_table(table, arguments.root)}")
 
 
 def train(arguments: argparse.Namespace) -> None:

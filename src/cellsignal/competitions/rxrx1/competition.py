@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import Competition, PlateGroups, Protocol, register
+from cellsignal.competitions.choices import read_choices
 from cellsignal.competitions.rxrx1 import groups as class_groups
 from cellsignal.competitions.rxrx1 import wilds
 from cellsignal.competitions.rxrx1.metadata import (
@@ -221,9 +222,10 @@ class RxRx1(Competition):
             return super().protocol_parts(protocol_id, samples)
         return wilds.parts(samples, public_experiments(samples.experiment[samples.split == "test"]))
 
-    def download(self, out: Path) -> None:
+    def download(self, out: Path, **choices: str) -> None:
         from cellsignal.competitions.rxrx1.download import download
 
+        read_choices(self.id, choices, {})
         download(Path(out))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:

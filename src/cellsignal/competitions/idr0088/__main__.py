@@ -1,0 +1,36 @@
+"""The committed fold tables, made from the annotation alone: `python -m cellsignal.competitions.idr0088 idr0088_moa --annotation FILE --out FILE`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellsignal.competitions import get_competition
+from cellsignal.competitions.balance import balance_table
+from cellsignal.competitions.idr0088.folds_table import FOLDS, deal_compounds
+from cellsignal.errors import InputError
+from cellsignal.files import write_csv
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Make a fold table, write it, and print how even it is in every class."""
+    parser = argparse.ArgumentParser(prog="python -m cellsignal.competitions.idr0088", description=main.__doc__)
+    parser.add_argument("competition", choices=("idr0088_gpcr", "idr0088_moa"))
+    parser.add_argument("--annotation", type=Path, required=True, help="idr0088-screenA-annotation.csv.zip, or the CSV in it")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--splits", type=int, default=FOLDS)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(words)
+    try:
+        known, classes = get_competition(given.competition).known_compounds(given.annotation)
+        table = deal_compounds(known, len(classes), given.splits, given.seed)
+        write_csv(given.out, table)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{balance_table(table, classes)}\n{given.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
