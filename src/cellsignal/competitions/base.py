@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions.samples import path_of
 from cellsignal.errors import ImageError, InputError, InvalidSubmission
 from cellsignal.images import image_size
 
@@ -129,7 +130,7 @@ class Competition(ABC):
         files = self.samples(root).files.to_list()
         for row in np.random.default_rng(0).permutation(len(files)):
             try:
-                found[image_size(root / files[row][0])] += 1
+                found[image_size(root / path_of(files[row][0]))] += 1
             except ImageError:
                 continue
             if found.total() >= SHAPE_SAMPLES:

@@ -72,7 +72,8 @@ def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:
             )
     known = frame["labels"].notna()
     if known.any():
-        frame["labels"] = frame["labels"].astype(object).where(known, None)
+        told = [labels if there else None for labels, there in zip(frame["labels"], known, strict=True)]
+        frame["labels"] = pd.Series(told, index=frame.index, dtype=object)
         wrong = ~frame["labels"][known].map(_are_labels)
         if wrong.any() or frame.label.notna().any():
             row = wrong.idxmax() if wrong.any() else frame.label.notna().idxmax()

@@ -1,0 +1,132 @@
+"""Fetching BBBC021 from the Broad Institute, plate by plate, so that a broken line costs one plate's rest.
+
+A plate is one zip of 720 TIFFs; it is fetched (and resumed) in `.download/`, unpacked with the CRC of every file checked, compared with the
+file names of the image table, and removed. The host publishes no checksums, so the first download cannot be held to any: its size, its CRCs
+and its file names are checked, and its SHA-256 is written to `downloads.json`, which later downloads of the same file are held to. A folder
+that holds all files of a plate is left alone.
+"""
+
+import contextlib
+import json
+import logging
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from cellsignal.competitions.bbbc021.metadata import CHANNELS, IMAGE_CSV, MOA_CSV, read_annotated
+from cellsignal.competitions.rxrx1.download import unzip
+from cellsignal.errors import InputError
+from cellsignal.fetch import Fetcher
+from cellsignal.files import sha256, write_json
+
+log = logging.getLogger(__name__)
+
+HOST = "https://data.broadinstitute.org/bbbc/BBBC021"
+RECORD = "downloads.json"
+STAGING = ".download"
+
+
+def download(out: Path, plates: Sequence[str] | None = None, *, host: str = HOST, fetcher: Fetcher | None = None) -> None:
+    """Fetch both tables and the images of all plates, or of some, into `out`. Safe to call again after any interruption.
+
+    Args:
+        plates: names as in the image table ("Week4_27481"); None is all 55: 104 GB unpacked.
+        host: the folder that holds the files.
+
+    Raises:
+        InputError: no connection, a damaged or malicious archive, one that lacks a file of the image table or differs from an earlier
+            download, an unknown plate, or a full disk.
+    """
+    out = Path(out)
+    record = _read_record(out)
+    with contextlib.nullcontext(fetcher) if fetcher else Fetcher() as fetch:
+        for name in (IMAGE_CSV, MOA_CSV):
+            url = f"{host}/{name}"
+            path = fetch.file(url, out / name, sha256=record.get(name, {}).get("sha256"))
+            if name not in record:
+                _note(out, record, name, url, path)
+        fields, _ = read_annotated(out)
+        known = list(dict.fromkeys(fields.plate))
+        unknown = sorted(set(plates or ()) - set(known))
+        if unknown:
+            raise InputError(f"plates: {unknown[0]!r} is none of the {len(known)} plates, {known[0]} .. {known[-1]}")
+        wanted = [plate for plate in known if plates is None or plate in plates]
+        for plate in tqdm(wanted, desc="download", unit="plate", disable=None):
+            rows = fields[fields.plate == plate]
+            names = [name for channel in CHANNELS for name in rows[channel]]
+            _fetch_plate(fetch, out, record, host, rows.experiment.iloc[0], plate, names)
+    log.info("%s: complete (%d of %d plates)", out, len(wanted), len(known))
+
+
+def archive_name(plate: str) -> str:
+    """What the host calls a plate's zip."""
+    return f"BBBC021_v1_images_{plate}.zip"
+
+
+def _fetch_plate(
+    fetch: Fetcher, out: Path, record: dict[str, Any], host: str, week: str, plate: str, names: list[str]
+) -> None:
+    """One plate's files in their places, unless they are there."""
+    name = archive_name(plate)
+    archive, url = out / STAGING / name, f"{host}/{name}"
+    if not _missing(out, names):
+        archive.unlink(missing_ok=True)  # a kill can leave it behind
+        return
+    fetch.file(url, archive, sha256=record.get(name, {}).get("sha256"))
+    try:
+        unzip(archive, _target(archive, out, week, plate))
+    except InputError:
+        if _is_damaged(archive):
+            archive.unlink()
+            raise InputError(f"{url}: came damaged and was removed; run the same command again") from None
+        raise
+    missing = _missing(out, names)
+    if missing:
+        raise InputError(f"{archive}: lacks {len(missing)} of the {len(names)} files that {IMAGE_CSV} names, first {missing[0]}")
+    _note(out, record, name, url, archive)
+    archive.unlink()
+
+
+def _target(archive: Path, out: Path, week: str, plate: str) -> Path:
+    """Where to unpack so that the TIFFs come to lie in <week>/<plate>/, whichever of these folders the archive itself holds."""
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            images = [name for name in bundle.namelist() if name.lower().endswith(".tif")]
+    except zipfile.BadZipFile:
+        images = []  # `unzip` says what is wrong with it
+    if images and all(name.startswith(f"{week}/{plate}/") for name in images):
+        return out
+    return out / week if images and all(name.startswith(f"{plate}/") for name in images) else out / week / plate
+
+
+def _is_damaged(archive: Path) -> bool:
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            return bundle.testzip() is not None
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        return True
+
+
+def _missing(out: Path, names: list[str]) -> list[str]:
+    return [name for name in names if not (out / name).is_file()]
+
+
+def _note(out: Path, record: dict[str, Any], name: str, url: str, path: Path) -> None:
+    record[name] = {"url": url, "bytes": path.stat().st_size, "sha256": sha256(path)}
+    write_json(out / RECORD, record)
+
+
+def _read_record(out: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise InputError(f"{out / RECORD}: is no record of downloads; remove it to take what comes as it is")
+    return found

@@ -1,0 +1,254 @@
+"""CPJUMP1's tables as published, and the join of rows and files by what both say: row, column and field, never their order.
+
+A root is a part of the bucket's `cpg0000-jump-pilot/source_4/` with the bucket's own paths, so that a sync of it is a root too:
+
+- `images/<batch>/images/<barcode>__<time>-Measurement1/Images/r01c01f01p01-ch1sk1fk1fl1.tiff`
+- `workspace/load_data_csv/<batch>/<barcode>/load_data.csv`
+- `workspace/metadata/platemaps/<batch>/barcode_platemap.csv`, and `platemap/<map>.txt` (or .tsv) beside it
+- `workspace/metadata/external_metadata/<map with _metadata for _platemap>.tsv`
+- `experiment-metadata.tsv`: the publication's table of plates (Batch, Assay_Plate_Barcode, Perturbation, Cell_type, Time, ...)
+
+Ours: a well whose `broad_sample` is `?` in the platemap, and every well of a plate that barcode_platemap.csv lacks, is hidden.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.errors import InputError
+
+CHANNELS = ("AGP", "DNA", "ER", "Mito", "RNA")
+CHANNEL_NUMBERS = {"Mito": 1, "AGP": 2, "RNA": 3, "ER": 4, "DNA": 5}  # ch1..ch5 in a file's name; ch6..ch8 are brightfield
+MODALITIES = ("compound", "crispr", "orf")
+HIDDEN = "?"
+RENAMED = {"ATP5D": "ATP5F1D", "GUCY1B3": "GUCY1B1"}  # genes that the compounds' table calls by their former symbol and the others by their own
+LOAD_DATA, PLATEMAPS = "workspace/load_data_csv", "workspace/metadata/platemaps"
+EXTERNAL, EXPERIMENTS = "workspace/metadata/external_metadata", "experiment-metadata.tsv"
+
+_KEY = r"(r\d{2}c\d{2}f\d{2})"
+_WELL = r"[A-P](?:0[1-9]|1\d|2[0-4])"  # 16 rows by 24 columns
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The join of a plate's rows and files.
+
+    Attributes:
+        rows: columns batch, plate, well, site (int), files (tuple, one path a channel, relative to the root); rows that have a file.
+        without_file: "plate well site" of rows none of whose files is there: not fetched.
+        without_row: paths of files that no row names.
+    """
+
+    rows: pd.DataFrame
+    without_file: tuple[str, ...]
+    without_row: tuple[str, ...]
+
+
+def read_cells(path: Path, columns: tuple[str, ...], sep: str = ",") -> pd.DataFrame:
+    """Read a table of text cells, stripped, that has `columns`.
+
+    Raises:
+        InputError: no such file, not a table, or a column is missing.
+    """
+    try:
+        frame = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is no table ({str(error).splitlines()[0]})") from None
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
+    return frame.apply(lambda cells: cells.str.strip())
+
+
+def keys_of(names: pd.Series) -> pd.Series:
+    """The key r..c..f.. in each file name, lower-cased; missing where there is none."""
+    return names.str.lower().str.extract(_KEY, expand=False)
+
+
+def wells_of(keys: pd.Series) -> pd.Series:
+    """The well of each key: r02c11f09 -> B11."""
+    return keys.str[1:3].astype(int).map(lambda row: chr(64 + row)) + keys.str[4:6]
+
+
+def read_plates(root: Path) -> pd.DataFrame:
+    """The publication's table of plates: index (batch, plate); columns cell_type, time (hours, text), modality.
+
+    Raises:
+        InputError: a column is missing, a cell empty, a plate doubled in its batch, or an unknown perturbation.
+    """
+    path = Path(root) / EXPERIMENTS
+    columns = {"Batch": "batch", "Assay_Plate_Barcode": "plate", "Cell_type": "cell_type", "Time": "time", "Perturbation": "modality"}
+    frame = read_cells(path, tuple(columns), "\t")[list(columns)].rename(columns=columns)
+    for column, wrong, why in (
+        *((name, frame[name] == "", "is empty") for name in frame.columns),
+        ("modality", ~frame.modality.isin(MODALITIES), f"is none of {', '.join(MODALITIES)}"),
+        ("plate", frame.duplicated(["batch", "plate"]), "stands twice in its batch"),
+    ):
+        if wrong.any():
+            at = int(wrong.idxmax())
+            raise InputError(f"{path}: row {at + 2} ({frame.plate[at]!r}): {column} {frame[column][at]!r} {why}")
+    return frame.set_index(["batch", "plate"])
+
+
+def read_platemaps(root: Path, batch: str) -> dict[str, str]:
+    """Barcode -> name of the platemap, for the plates of a batch whose layout is known."""
+    path = Path(root) / PLATEMAPS / batch / "barcode_platemap.csv"
+    frame = read_cells(path, ("Assay_Plate_Barcode", "Plate_Map_Name"))
+    doubled = frame.Assay_Plate_Barcode[frame.Assay_Plate_Barcode.duplicated()]
+    if len(doubled):
+        raise InputError(f"{path}: plate {doubled.iloc[0]!r} stands twice")
+    return dict(zip(frame.Assay_Plate_Barcode, frame.Plate_Map_Name, strict=True))
+
+
+def read_platemap(path: Path) -> pd.DataFrame:
+    """A platemap: columns well and treatment (`broad_sample`; "" where the well got solvent or nothing).
+
+    Raises:
+        InputError: a well that is no address on a 384-well plate, or stands twice.
+    """
+    frame = read_cells(path, ("well_position", "broad_sample"), "\t")
+    for wrong, why in (
+        (~frame.well_position.str.fullmatch(_WELL), "is no well of a 384-well plate"),
+        (frame.well_position.duplicated(), "stands twice"),
+    ):
+        if wrong.any():
+            at = int(wrong.idxmax())
+            raise InputError(f"{path}: row {at + 2}: well_position {frame.well_position[at]!r} {why}")
+    return frame.rename(columns={"well_position": "well", "broad_sample": "treatment"})[["well", "treatment"]]
+
+
+def read_perturbations(path: Path, modality: str) -> pd.DataFrame:
+    """What a metadata table says of each treatment.
+
+    Returns:
+        One row a treatment: treatment (`broad_sample`; "DMSO" for a compound plate's solvent), compound (`pert_iname` or `gene`: two samples of a
+        compound, two guides of a gene are one), role, targets (tuple of gene symbols: a compound's `target_list`, else the gene itself), modality.
+    """
+    compounds = modality == "compound"
+    named = "pert_iname" if compounds else "gene"
+    frame = read_cells(path, ("broad_sample", named, "control_type", *(["target_list"] if compounds else [])), "\t")
+    listed = frame.target_list if compounds else frame[named]
+    out = pd.DataFrame(
+        {
+            "treatment": frame.broad_sample.where(frame.broad_sample.ne("NA") | (not compounds), "DMSO"),
+            "compound": frame[named].where(frame[named] != "", None),
+            "role": [_role(control) for control in frame.control_type],
+            "targets": [tuple(sorted({RENAMED.get(gene.strip(), gene.strip()) for gene in text.split("|")} - {"", "NA"})) for text in listed],
+            "modality": modality,
+        }
+    ).drop_duplicates()
+    if not compounds:  # a control gene or guide is there to hit nothing
+        out["targets"] = [() if role == "negative_control" else genes for role, genes in zip(out.role, out.targets, strict=True)]
+    doubled = out.treatment[out.treatment.duplicated()]
+    if len(doubled):
+        raise InputError(f"{path}: rows of broad_sample {doubled.iloc[0]!r} disagree")
+    unnamed = out.compound.isna() & (out.role != "negative_control")
+    if unnamed.any():
+        raise InputError(f"{path}: broad_sample {out.treatment[unnamed].iloc[0]!r} has no {named}")
+    return out.reset_index(drop=True)
+
+
+def _role(control_type: str) -> str:
+    if control_type == "negcon":
+        return "negative_control"
+    return "positive_control" if control_type.startswith("poscon") else "treatment"
+
+
+def read_layout(root: Path, batch: str, platemap: str, modality: str) -> pd.DataFrame:
+    """What stands in the wells of a plate: columns well, treatment, compound, role, targets, modality; treatment "?" where it is hidden.
+
+    A blank cell is "DMSO" on a compound plate and "untreated" on the others: a negative control.
+
+    Raises:
+        InputError: no such platemap, or a treatment that its metadata table does not have.
+    """
+    root = Path(root)
+    stem = root / PLATEMAPS / batch / "platemap" / platemap
+    path = next((p for p in (stem.with_name(f"{platemap}.tsv"), stem.with_name(f"{platemap}.txt")) if p.is_file()), None)
+    if path is None:
+        raise InputError(f"{stem}.txt: no such file, named in the batch's barcode_platemap.csv")
+    wells = read_platemap(path)
+    known = read_perturbations(root / EXTERNAL / f"{platemap.replace('_platemap', '_metadata')}.tsv", modality)
+    blank = "DMSO" if modality == "compound" else "untreated"
+    wells["treatment"] = wells.treatment.replace({"": blank, "NA": blank})
+    joined = wells.merge(known[known.treatment != blank], on="treatment", how="left")
+    for column, value in (("role", "negative_control"), ("compound", blank if modality == "compound" else None)):
+        joined[column] = joined[column].where(joined.treatment != blank, value)
+    bare = joined.role.isna() & (joined.treatment != HIDDEN)
+    if bare.any():
+        at = int(bare.idxmax())
+        raise InputError(f"{path}: row {at + 2}: broad_sample {joined.treatment[at]!r} is not in the metadata of {platemap}")
+    joined["targets"] = joined.targets.map(lambda genes: genes if isinstance(genes, tuple) else ())
+    return joined.assign(role=joined.role.fillna("treatment"), modality=modality)
+
+
+def join_fields(root: Path) -> Fields:
+    """Every field of every plate that has a load_data.csv, with its files.
+
+    Raises:
+        InputError: no load_data.csv; one that names a plate, well or site in another way than its place or its files' names do, or a field twice;
+            a barcode in two batches; two folders of one plate.
+    """
+    root = Path(root)
+    tables = sorted((root / LOAD_DATA).glob("*/*/load_data.csv"))
+    if not tables:
+        raise InputError(f"{root / LOAD_DATA}: no <batch>/<plate>/load_data.csv here")
+    seen: dict[str, Path] = {}
+    parts = []
+    for path in tables:
+        if path.parent.name in seen:
+            raise InputError(f"{path}: plate {path.parent.name} also stands in {seen[path.parent.name]}; keep one imaging of a plate in a root")
+        seen[path.parent.name] = path
+        parts.append(_join_plate(root, path))
+    rows = pd.concat([part.rows for part in parts], ignore_index=True)
+    return Fields(rows, sum((part.without_file for part in parts), ()), sum((part.without_row for part in parts), ()))
+
+
+def _join_plate(root: Path, path: Path) -> Fields:
+    batch, plate = path.parts[-3:-1]
+    named = [f"FileName_Orig{channel}" for channel in CHANNELS]
+    table = read_cells(path, (*named, "Metadata_Plate", "Metadata_Well", "Metadata_Site"))
+    wells, sites = table.Metadata_Well, table.Metadata_Site
+    _refuse(path, table.Metadata_Plate != plate, table.Metadata_Plate, f"is not the plate {plate} of its folder")
+    _refuse(path, ~wells.str.fullmatch(_WELL), wells, "is no well of a 384-well plate")
+    _refuse(path, ~sites.str.fullmatch(r"[1-9]\d?"), sites, "is no site number")
+    row = wells.str[0].map(lambda letter: f"r{ord(letter) - 64:02d}")
+    keys = row + "c" + wells.str[1:] + "f" + sites.str.zfill(2)
+    _refuse(path, keys.duplicated(), keys, "stands twice")
+    for column in named:
+        _refuse(path, keys_of(table[column]) != keys, table[column], "is not a file of the row's well and site")
+    folder = _image_folder(root, batch, plate)
+    there = {} if folder is None else {name.lower(): name for name in sorted(p.name for p in folder.iterdir())}
+    place = "" if folder is None else folder.relative_to(root).as_posix()
+    names = table[named].to_numpy()
+    found = np.array([[name.lower() in there for name in row] for row in names]).any(axis=1) if len(names) else np.zeros(0, bool)
+    files = [tuple(f"{place}/{there.get(name.lower(), name)}" for name in row) for row in names[found]]
+    rows = pd.DataFrame(
+        {"batch": batch, "plate": plate, "well": wells[found].to_numpy(), "site": sites[found].astype(int).to_numpy(), "files": files}
+    )
+    claimed = {name.lower() for column in table.columns if column.startswith("FileName_") for name in table[column]}
+    images = pd.Series(sorted(set(there) - claimed), dtype=object)
+    without_row = tuple(f"{place}/{there[name]}" for name in images[keys_of(images).notna()]) if len(images) else ()
+    without_file = tuple(f"{plate} {well} {site}" for well, site in zip(wells[~found], sites[~found], strict=True))
+    return Fields(rows, without_file, without_row)
+
+
+def _image_folder(root: Path, batch: str, plate: str) -> Path | None:
+    """A plate's folder of images, named by its barcode, two underscores and the time; None where nothing was fetched."""
+    above = root / "images" / batch / "images"
+    found = sorted(p for p in above.glob(f"{plate}*/Images") if p.parent.name.split("__")[0] == plate)
+    if len(found) > 1:
+        raise InputError(f"{above}: two folders of plate {plate}: {found[0].parent.name} and {found[1].parent.name}")
+    return found[0] if found else None
+
+
+def _refuse(path: Path, wrong: pd.Series, values: pd.Series, why: str) -> None:
+    if wrong.any():
+        at = int(wrong.idxmax())
+        raise InputError(f"{path}: row {at + 2}: {values.name or 'key'} {values[at]!r} {why} ({int(wrong.sum())} such rows)")
