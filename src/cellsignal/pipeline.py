@@ -67,10 +67,11 @@ def make_folds_file(
     seed: int = 0,
     named: str | None = None,
 ) -> pd.DataFrame:
-    """Make and write a fold table: a published one by its name, or groups dealt to `splits` folds. Gives it back."""
+    """Make and write a fold table: by its name, or groups dealt to `splits` folds; without either the competition's default. Gives it back."""
     from cellsignal.folds import make_folds
 
     competition = get_competition(competition_id)
+    named = named or (competition.default_folds if group is None else None)
     group = group or competition.fold_groups[0]
     if group not in competition.fold_groups:
         raise InputError(f"--group {group}: {competition_id} has the fold groups {', '.join(competition.fold_groups)}")

@@ -80,6 +80,7 @@ class Competition(ABC):
     id_column: ClassVar[str]
     target_column: ClassVar[str]
     fold_groups: ClassVar[tuple[str, ...]]  # samples columns that folds may group by; the first is the default
+    default_folds: ClassVar[str | None] = None  # the table of `named_folds` that is made where no other is asked for
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     multilabel: ClassVar[bool] = False  # several classes, or none, may be true of a sample (`multilabel.MultilabelCompetition`)

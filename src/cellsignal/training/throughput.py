@@ -13,7 +13,7 @@ import torch
 
 _GPU_SIZE, _GPU_RUN = 8192, 10  # a side; products between two events, so that launching the first is not felt
 _CPU_SIZES = 256, 4096  # smallest and largest side
-_CPU_SECONDS = 0.05  # of one product, at most, if the next larger size is to be tried
+_CPU_SECONDS = 0.25  # of one product, at most, as the size before lets expect, if the next size is to be tried
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of dense matrix products in this dtype: the rate measured on this machine by torch's own matmul, not the vendor's figure.
 
     The best of several square products of random numbers (zeros would draw less power and clock higher): 8192 a side on a GPU (three matrices, up to .8 GB);
-    on a CPU the largest of 256 to 4096 that takes some .05 s. Measured once in a process for each device and dtype, with the threads and the TF32 setting of
+    on a CPU 256, 512 ... 4096, up to a product of some .2 s (the
+    threads of a small one wait for each other where the machine is busy). Measured once in a process for each device and dtype, with the threads and the TF32 setting of
     that moment: some .2 s. The random state of training is not touched.
 
     It is a yardstick, not a limit: cuDNN's convolutions of float32 use TF32 where torch's matmul by default does not, and a CPU without bfloat16
@@ -143,11 +144,12 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float:
         with torch.cuda.device(device):
             a, b, out = _matrices(_GPU_SIZE, device, dtype)
             return 2 * _GPU_SIZE**3 / _gpu_seconds(a, b, out)
-    size, seconds = _CPU_SIZES[0], _cpu_seconds(*_matrices(_CPU_SIZES[0], device, dtype))
+    best, size, seconds = 0.0, _CPU_SIZES[0] // 2, 0.0
     while size < _CPU_SIZES[1] and 8 * seconds < _CPU_SECONDS:
         size *= 2
         seconds = _cpu_seconds(*_matrices(size, device, dtype))
-    return 2 * size**3 / seconds
+        best = max(best, 2 * size**3 / seconds)
+    return best
 
 
 def _matrices(size: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -24,6 +24,7 @@ import pandas as pd
 from cellsignal.competitions.base import SHAPE_SAMPLES, Competition, Protocol, register
 from cellsignal.competitions.bbbc021 import planes
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, CONTROL, UNKNOWN, read_annotated, read_cells, read_fields
+from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import ImageError, InputError
 from cellsignal.folds import NEVER, labelled

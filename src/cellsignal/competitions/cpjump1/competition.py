@@ -46,6 +46,7 @@ class Cpjump1(Competition):
     id_column = "well_id"
     target_column = "perturbation"
     fold_groups = ("plate", "well_id")
+    default_folds = "replicates"
     metric = "accuracy"
     licence = "CC0 1.0"
     citation = "Chandrasekaran et al., Three million images and morphological profiles of cells, Nature Methods 21:1114 (2024); cpg0000-jump-pilot"
