@@ -177,7 +177,7 @@ def test_memory_of_a_cpu_is_the_processs():
     assert 64 / 1024 < Clock(CPU).speed().memory_gib < 64
 
 
-@pytest.mark.parametrize(("rate", "size"), [(1e9, 256), (1e11, 1024), (1e15, 4096)])
+@pytest.mark.parametrize(("rate", "size"), [(1e9, 256), (1e11, 2048), (1e15, 4096)])
 def test_the_peak_of_a_cpu_is_taken_at_a_size_that_it_does_in_time(monkeypatch, rate, size):
     sizes = []
 

@@ -133,9 +133,8 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOP/s of dense matrix products in this dtype: the rate measured on this machine by torch's own matmul, not the vendor's figure.
 
     The best of several square products of random numbers (zeros would draw less power and clock higher): 8192 a side on a GPU (three matrices, up to .8 GB);
-    on a CPU 256, 512 ... 4096, up to a product of some .2 s (the
-    threads of a small one wait for each other where the machine is busy). Measured once in a process for each device and dtype, with the threads and the TF32 setting of
-    that moment: some .2 s. The random state of training is not touched.
+    on a CPU 256, 512 ... 4096, up to a product of some .2 s (the threads of a small one wait for each other where the machine is busy). Measured once in a
+    process for each device and dtype, with the threads and the TF32 setting of that moment: up to 1 s. The random state of training is not touched.
 
     It is a yardstick, not a limit: cuDNN's convolutions of float32 use TF32 where torch's matmul by default does not, and a CPU without bfloat16
     instructions multiplies matrices of bfloat16 so slowly that a training may be faster.
