@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo quick audit ablation two-stage bench test lint clean-demo
+.PHONY: demo quick audit oversampling ablation two-stage bench test lint clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -34,6 +34,14 @@ audit: .venv/.ready
 # what each part of the winning recipe is worth on simulated plates, 56 trainings: docs/results/rxrx1_simulated.md (long: see there)
 ablation: .venv/.ready runs/rxrx1_ablation_folds.csv
 	$(BIN)/cellsignal bench ablation configs/rxrx1/ablation.yaml --answers data/rxrx1_ablation.answers.csv --out runs/rxrx1_ablation.md
+
+# what oversampling before the split does to a validation figure, on a simulated plate with the classes of the course's: docs/results/oversampling.md
+PLATE := --set data.root=data/cpjump1_course_plate --set data.store=stores/cpjump1_course_plate.zarr
+oversampling: .venv/.ready
+	$(BIN)/cellsignal simulate cpjump1_course --out data/cpjump1_course_plate --seed 1 --size 64 --set compounds=18 --set wells=3 --set singles=31 \
+		--set controls=86 --set sites=9
+	$(BIN)/cellsignal prepare configs/cpjump1_course/mobilenetv2.yaml $(PLATE)
+	$(BIN)/cellsignal audit configs/cpjump1_course/mobilenetv2.yaml $(PLATE) --oversampling
 
 # the second stage that lost points, and the one that does not: docs/results/two_stage.md
 two-stage: .venv/.ready

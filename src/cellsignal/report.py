@@ -19,6 +19,7 @@ from cellsignal.prediction.ensemble import Targets
 from cellsignal.prediction.judging import Truth
 from cellsignal.prediction.submit import Entry, labels_of
 
+LONGEST = 16  # letters of an experiment's name beside its picture
 PLATES_SHOWN = 32  # a plate map of more is unreadable; the first experiments are shown
 
 
@@ -123,7 +124,9 @@ def example_images(store: Store) -> dict[str, np.ndarray]:
     found = {}
     order = store.samples.assign(treated=store.samples.role != "negative_control").sort_values("treated", kind="stable")
     for cell_type, rows in order.groupby("cell_type", sort=True):
-        found[f"{cell_type}\n{rows.experiment.iloc[0]} {rows.well.iloc[0]}"] = store.read(int(rows.row.iloc[0]))
+        name = rows.experiment.iloc[0]
+        short = name if len(name) <= LONGEST else f"…{name[-LONGEST:]}"
+        found[f"{cell_type}\n{short} {rows.well.iloc[0]}"] = store.read(int(rows.row.iloc[0]))
     return found
 
 

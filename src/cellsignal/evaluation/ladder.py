@@ -49,12 +49,17 @@ def ladder_table(steps: Sequence[Step]) -> pd.DataFrame:
 
 def ladder_text(steps: Sequence[Step]) -> str:
     """The table for a terminal, columns aligned."""
-    lines = [("step", "accuracy", "95 % interval", "n", "gain", "chance", "note")]
+    lines = [("step", score_title(steps), "95 % interval", "n", "gain", "chance", "note")]
     for row in ladder_table(steps).itertuples():
         gain = "" if pd.isna(row.gain) else f"{row.gain:+.4f}"
         interval = f"{row.low:.4f} .. {row.high:.4f}"
         lines.append((row.step, f"{row.accuracy:.4f}", interval, f"{row.n:,}", gain, f"{row.chance:.4f}", row.note))
     return aligned(lines, right={1, 3, 4, 5})
+
+
+def score_title(steps: Sequence[Step]) -> str:
+    """What the steps are scored by."""
+    return "average precision" if any(isinstance(step.accuracy, Figure) for step in steps) else "accuracy"
 
 
 def aligned(lines: Sequence[tuple[str, ...]], right: set[int]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cellsignal.errors import InputError
 from cellsignal.evaluation.figure_style import BLUE, CYCLE, FAINT, GREEN, INK, MUTED, STYLE, VERMILION, new_figure, save
-from cellsignal.evaluation.ladder import Step
+from cellsignal.evaluation.ladder import Step, score_title
 from cellsignal.evaluation.metrics import accuracy, balanced_accuracy
 from cellsignal.evaluation.plate_plots import channel_montage, plate_map
 
@@ -238,7 +238,7 @@ def ladder_plot(path: Path | str, steps: Sequence[Step], *, title: str = "What e
             _draw_step(axis, row, step, values[row] - values[row - 1] if row else None)
         axis.set_yticks(range(len(steps)), [step.name for step in steps])
         axis.set(ylim=(len(steps) - 0.4, -0.6), xlim=(-0.01, 1.01))
-        axis.set_xlabel(f"accuracy with 95 % interval, n = {steps[-1].accuracy.total:,};   ▎chance")
+        axis.set_xlabel(f"{score_title(steps)} with 95 % interval, n = {steps[-1].accuracy.total:,};   ▎chance")
         axis.grid(axis="x")
         axis.tick_params(axis="y", length=0, labelsize=9)
         axis.spines["left"].set_visible(False)
