@@ -14,7 +14,7 @@ def test_run_goes_from_a_trained_state_to_leaderboard_and_pictures(trained, tmp_
         assert words in out
     assert (space.folder / "submissions" / "tiny.csv").is_file() and (space.folder / "submissions" / "tiny.json").is_file()
     pictures = {path.stem: cv2.imread(str(path)) for path in (space.run_folder / "report").glob("*.png")}
-    expected = {"learning_curves", "channels", "ladder_out_of_fold", "ladder_test", "confusion"} | ({"plates"} if competition == "rxrx1" else set())
+    expected = {"learning_curves", "channels", "labels", "ladder_out_of_fold", "ladder_test", "confusion"} | ({"plates"} if competition == "rxrx1" else set())
     assert set(pictures) == expected
     assert all(min(image.shape[:2]) > 200 and image.std() > 5 for image in pictures.values())
 

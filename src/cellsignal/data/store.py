@@ -256,9 +256,8 @@ def read_info(path: Path) -> dict[str, Any]:
 
 def samples_text(samples: pd.DataFrame) -> str:
     """A samples table as the CSV kept in the store, without the columns that a competition has left out."""
-    lists = [name for name in ("files", "labels") if samples[name].notna().any()]
-    texts = {name: samples[name].map(_json_list) for name in lists}
-    used = [name for name in COLUMNS if name not in ADDED or samples[name].notna().any()]
+    used = [name for name in COLUMNS if name not in ADDED or (name in samples.columns and samples[name].notna().any())]
+    texts = {name: samples[name].map(_json_list) for name in ("files", "labels") if name in used}
     return samples[used].assign(**texts).to_csv(index=False, lineterminator="\n")
 
 
