@@ -23,7 +23,7 @@ import zarr
 from numcodecs.zstd import compress, decompress
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from cellsignal.competitions.samples import COLUMNS, check_samples
+from cellsignal.competitions.samples import check_samples
 from cellsignal.data.codec import encode, layout_of
 from cellsignal.data.pack import pack
 from cellsignal.data.sites import resized
@@ -208,7 +208,7 @@ def _samples(sites: Sites) -> pd.DataFrame:
     ids = [f"s{number}" for number in range(len(sites))]
     same = {"experiment": "e", "plate": "1", "site": 1, "cell_type": "NA", "label": 0, "role": "treatment", "split": "train"}
     frame = pd.DataFrame({"sample_id": ids, "target_id": ids, "well_id": ids, "well": ids, "files": list(sites)})
-    return check_samples(frame.assign(**same, compound=None)[list(COLUMNS)], "the sites to read")
+    return check_samples(frame.assign(**same, compound=None), "the sites to read")
 
 
 def _bytes(path: Path) -> int:
