@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo quick audit oversampling ablation two-stage bench test lint clean-demo
+.PHONY: demo quick audit oversampling ablation two-stage bench test test-slow lint clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -66,6 +66,10 @@ clean-demo:
 
 test: .venv/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# whole audits and benchmarks in small, which `make test` leaves out
+test-slow: .venv/.ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

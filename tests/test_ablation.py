@@ -24,6 +24,8 @@ from cellsignal.competitions.base import answers_path
 from cellsignal.config import dump_config
 from cellsignal.prediction.container import load_predictions
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONFIG = REPOSITORY / "configs" / "rxrx1" / "ablation.yaml"
 

@@ -10,6 +10,8 @@ from pydantic import TypeAdapter
 from cellsignal.bench.augment import RECIPES, augment_text, bench_augment, plain_steps
 from cellsignal.config.augment import Augmentation
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parent.parent / "configs" / "rxrx1"
 
 

@@ -15,6 +15,8 @@ from cellsignal.evaluation.oversampling import oversampling_text
 from cellsignal.prediction.predict import predictor_of
 from cellsignal.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = 6
 STAGE = {
     "name": "all", "epochs": 99, "batch_size": 16, "optimizer": {"lr": 5e-3, "weight_decay": 0.0}, "schedule": {"name": "onecycle"},

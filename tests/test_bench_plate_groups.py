@@ -5,6 +5,8 @@ from helpers import cellsignal
 
 from cellsignal.bench import plate_groups
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_signal_is_refused_and_a_strong_one_is_not(simulated, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(plate_groups, "SIGNALS", (0.0, 50.0))

@@ -6,6 +6,8 @@ from scipy.special import log_softmax
 
 from cellsignal.bench import postprocess
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 
 from cellsignal.bench import reading
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def sites(simulated):

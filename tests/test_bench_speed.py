@@ -15,6 +15,8 @@ from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @given(fits=st.integers(0, 700), most=st.integers(GRAIN, 600))
 def test_the_search_finds_the_largest_batch_that_fits(fits, most):

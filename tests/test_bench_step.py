@@ -12,6 +12,8 @@ from cellsignal.bench.step import Variant, bench_step, step_text
 from cellsignal.config.schema import Model
 from cellsignal.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 TINY = Model(backbone="resnet10t", cell_type_vector=True)
 CPU = torch.device("cpu")
 ALL = bench.VARIANTS

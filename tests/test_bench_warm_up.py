@@ -9,6 +9,8 @@ from cellsignal.bench.warm_up import EPOCHS, WarmUp, _warm_up, bench_warm_up, di
 from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import wilson_interval
 
+pytestmark = pytest.mark.slow
+
 
 def test_parameters_by_hand():
     """Convolutions 1 -> 32 and 32 -> 64 of 3x3; 8x8 pooled twice is 2x2; 256 -> 128 -> 10; every layer with biases."""

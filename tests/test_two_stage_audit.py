@@ -29,6 +29,8 @@ from cellsignal.files import write_csv
 from cellsignal.folds import read_folds
 from cellsignal.training.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bench(prepared, tmp_path_factory) -> Bench:
