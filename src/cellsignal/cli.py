@@ -97,7 +97,8 @@ def _seeds(parser: argparse.ArgumentParser) -> None:
 
 def _classify(parser: argparse.ArgumentParser) -> None:
     _seeds(parser)
-    parser.add_argument("--method", choices=["centre", "knn"], default="centre", help="class centres or neighbours")
+    kinds = ["centre", "knn", "linear"]
+    parser.add_argument("--method", choices=kinds, default="centre", help="class centres, neighbours, or a logistic regression")
     parser.add_argument("--metric", choices=["cosine", "euclidean"], default="cosine")
     parser.add_argument("--k", type=int, help="neighbours of knn (default 5)")
     parser.add_argument(

@@ -80,7 +80,9 @@ class Model(Strict):
     BN-FC-ReLU-BN-FC-BN of that width, FCs without bias (RxRx1, 1st place). `cosine_head` adds a head of cosines that
     a stage's `margin` loss trains; the plain head predicts. `bn_momentum` is the weight of the newest batch in
     BatchNorm's running statistics (None: the backbone's own). `frozen` trains the heads alone: the backbone keeps its
-    weights and its BatchNorm statistics.
+    weights and its BatchNorm statistics. `layers` (numbers of timm's feature_info, from 0, ascending): the features are
+    the means and SDs over the image of these layers' outputs, and what comes after the last of them is cut off; None
+    takes the last layer's mean. Middle layers of ImageNet networks fit cells better than the last.
     """
 
     backbone: str = "resnet18"
@@ -93,6 +95,7 @@ class Model(Strict):
     cosine_head: bool = False
     bn_momentum: float | None = Field(None, gt=0, le=1)
     frozen: bool = False
+    layers: tuple[int, ...] | None = Field(None, min_length=1)
 
 
 class Predict(Strict):

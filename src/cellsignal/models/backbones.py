@@ -16,6 +16,7 @@ from torch import nn
 from cellsignal.config.schema import Model
 from cellsignal.errors import InputError
 from cellsignal.models.heads import CosineHead, Outputs, neck
+from cellsignal.models.layers import PooledLayers
 from cellsignal.models.lenet import LeNet
 from cellsignal.models.scratch_cnn import VARIANTS, ScratchCnn
 from cellsignal.models.torchvision_cpu import import_timm
@@ -45,6 +46,8 @@ class Classifier(nn.Module):
         if _has_own_head(config):
             backbone.reset_classifier(0)
             self.dropout, self.head = nn.Dropout(config.dropout), nn.Linear(self.width, classes)
+            if config.layers is not None and config.neck is None:  # layers differ in scale
+                self.head = nn.Sequential(nn.BatchNorm1d(self.width), self.head)
         self.cosine = CosineHead(self.width, classes) if config.cosine_head else None
         self.frozen = config.frozen
         if self.frozen:
@@ -121,6 +124,7 @@ def build_model(
     if initial_weights and config.weights is not None:
         load_weights(model, config.weights, stem, head)
     if not own:
+        model = model if config.layers is None else PooledLayers(model, config.layers, config.backbone)
         model = Classifier(model, config, classes, cell_types)
     if config.bn_momentum is not None:
         _set_bn_momentum(model, config)
@@ -128,7 +132,7 @@ def build_model(
 
 
 def _has_own_head(config: Model) -> bool:
-    return config.cell_type_vector or config.neck is not None or config.frozen
+    return config.cell_type_vector or config.neck is not None or config.frozen or config.layers is not None
 
 
 def _set_bn_momentum(model: nn.Module, config: Model) -> None:
@@ -146,7 +150,7 @@ def _plain(config: Model, channels: int, classes: int, image_size: int | None) -
         raise InputError(f"model.pretrained: {name} has no published weights")
     if config.drop_path:
         raise InputError(f"model.drop_path: {name} has no residual branches to drop")
-    for key in ("cell_type_vector", "neck", "cosine_head", "frozen"):
+    for key in ("cell_type_vector", "neck", "cosine_head", "frozen", "layers"):
         if getattr(config, key):
             raise InputError(f"model.{key}: {name} has no such option")
     if image_size is None:

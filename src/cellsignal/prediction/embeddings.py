@@ -4,6 +4,7 @@ An embeddings file holds what the heads of a fold's last-stage models see, avera
 validation and test treatments and all controls. Classification fits on the training wells of the file's fold alone and writes an ordinary predictions file.
 """
 
+import hashlib
 import json
 import logging
 import zipfile
@@ -17,6 +18,7 @@ import pandas as pd
 from cellsignal.config import Config
 from cellsignal.data.views import tta_views
 from cellsignal.errors import InputError
+from cellsignal.evaluation.linear import linear_scores
 from cellsignal.evaluation.profiles import (
     Metric,
     Normalisation,
@@ -30,7 +32,8 @@ from cellsignal.evaluation.profiles import (
 from cellsignal.files import atomic_path, provenance, sha256
 from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
-from cellsignal.prediction.predict import Predictors, checkpoint_path, is_current, model_keys
+from cellsignal.prediction.predict import Predictors, checkpoint_path, is_current, model_keys, trained_model
+from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, fold_name, kept_samples
 from cellsignal.training.ranks import this_process
 from cellsignal.training.run import jobs_of
@@ -59,9 +62,9 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Nearest:
-    """How embeddings become scores; see `evaluation.profiles`. `by` and `reference` say nothing with "none", `k` nothing with "centre"."""
+    """How embeddings become scores; see `evaluation.profiles`. `by` and `reference` say nothing with "none", `k` but with "knn", `metric` with "linear"."""
 
-    method: Literal["centre", "knn"] = "centre"
+    method: Literal["centre", "knn", "linear"] = "centre"
     metric: Metric = "cosine"
     k: int = 5
     normalise: Normalisation = "centre"
@@ -81,10 +84,12 @@ def embed(config: Config) -> list[Path]:
     for job in jobs_of(config):
         if job.stage_index == len(config.stages) - 1:
             folds.setdefault(job.fold, []).append(job)
-    return [_embed_fold(config, jobs) for jobs in folds.values()]
+    known: dict[str, np.ndarray] = {}
+    return [_embed_fold(config, jobs, known) for jobs in folds.values()]
 
 
-def _embed_fold(config: Config, jobs: list[Job]) -> Path:
+def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray]) -> Path:
+    """One fold's file. `known` is what networks have told already: those of a frozen backbone are alike in all folds."""
     first, samples = jobs[0], jobs[0].store.samples
     path = config.run_folder / "embeddings" / f"{fold_name(first.fold)}_{first.stage.name}.npz"
     checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
@@ -99,9 +104,14 @@ def _embed_fold(config: Config, jobs: list[Job]) -> Path:
     orphans = samples.cell_type.iloc[chosen[keys == ""]]
     if len(orphans):
         raise InputError(f"{first.folder.parent}: no model for cell type {orphans.iloc[0]!r}, which training has not")
-    values = _embed_samples(path, jobs, checkpoints, chosen, keys, [made_from, settings])
+    alike = _fingerprint(jobs[0], checkpoints) if config.model.frozen and len(jobs) == 1 and this_process().world == 1 else None
+    values = known.get(alike)
+    if values is None:
+        values = _embed_samples(path, jobs, checkpoints, chosen, keys, [made_from, settings])
     if values is None:
         return path
+    if alike is not None:
+        known[alike] = values
     part = np.full(len(samples), "none", object)
     for job in jobs:
         for name, positions in (("train", job.train), ("oof", job.valid), ("test", job.test)):
@@ -117,6 +127,16 @@ def _embed_fold(config: Config, jobs: list[Job]) -> Path:
     forget(path)
     log.info("%s: %d samples, %d features", path, kept.sum(), values.shape[1])
     return path
+
+
+def _fingerprint(job: Job, checkpoints: dict[str, Path]) -> str:
+    """All that a network's embeddings depend on: its weights but for the heads', and the statistics of the training samples where these standardise."""
+    state = load_checkpoint(checkpoints[job.key])
+    found = hashlib.sha256(repr(state["overall"] if job.config.normalization.by == "global" else None).encode())
+    for name, value in sorted(trained_model(job, state).state_dict().items()):
+        if name.partition(".")[0] not in ("head", "cosine"):
+            found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _embed_samples(
@@ -207,8 +227,11 @@ def classify_wells(embeddings: Embeddings, how: Nearest) -> tuple[pd.DataFrame, 
         targets = targets[targets.part.isin(("oof", "test"))].drop_duplicates("target_id")
         if not len(targets):
             continue
-        known = (x[train], wells.label.to_numpy()[train], x[asked], n_classes, how.metric)
-        found = neighbour_scores(*known, how.k) if how.method == "knn" else centre_scores(*known)
+        known = (x[train], wells.label.to_numpy()[train], x[asked], n_classes)
+        if how.method == "linear":
+            found = linear_scores(*known)
+        else:
+            found = neighbour_scores(*known, how.metric, how.k) if how.method == "knn" else centre_scores(*known, how.metric)
         place = pd.MultiIndex.from_frame(wells.loc[asked, ["well_id", "part"]])
         frames.append(targets)
         scores.append(found[place.get_indexer(pd.MultiIndex.from_frame(targets[["well_id", "part"]]))])
