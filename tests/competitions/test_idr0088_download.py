@@ -251,6 +251,7 @@ def test_an_image_that_cannot_be_had_is_listed_and_tried_again(idr, fetch, tmp_p
     assert failed.iloc[0, :4].tolist() == ["1013608248", "B12", "1", str(image)]
     assert said in failed.reason[0] and f"{idr.url}/webgateway/render_image/{image}/" in failed.reason[0]
     assert pd.read_csv(tmp_path / "images.csv").well.tolist() == ["B3", "L8"]
+    idr.broken = {}  # how many of the three planes were asked for depends on the threads
     before = planes_asked(idr)
     assert fetch(plates=["1013608248"]).well.tolist() == ["B3", "B12", "L8"]
     assert planes_asked(idr) == before + 3 and not (tmp_path / "failed.csv").exists()
