@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import SMALL, cellsignal, contents
+from helpers import SMALL, cellsignal, contents, error_line
 from scipy.stats import binom
 
 from cellsignal.competitions import competition_ids, get_competition
@@ -348,6 +348,13 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
     assert cellsignal("leaderboard", competition.id, "--leaderboard", "board.csv", **at) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("mine", "(truth)", "(sample submission)"))
+
+
+@pytest.mark.parametrize("words", [["audit"], ["audit", "--oversampling"], ["classify"], ["treatments"]], ids=" ".join)
+def test_what_needs_one_label_an_image_says_so(competition, trained, capsys, words):
+    multilabel_alone(competition)
+    line = error_line(capsys, words[0], "config.yaml", *words[1:], cwd=trained(competition.id).folder)
+    assert competition.id in line and "several" in line
 
 
 def test_everything_again_changes_nothing(competition, trained, tmp_path):

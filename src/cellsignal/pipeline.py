@@ -163,12 +163,18 @@ def split_audit(config: Config) -> str:
     from cellsignal.data.store import Store
     from cellsignal.evaluation.audit import audit_split, audit_text
 
+    _needs_one_label(config, "audit")
     store = Store.open(config.data.store)
     labelled = store.samples[store.samples.label.notna()]
     kinds = [kind for kind in ("positive_control", "treatment") if (labelled.role == kind).any()]
     return audit_text(
         [audit_split(store.samples, store.read, kind, by_plate) for kind in kinds for by_plate in (False, True)]
     )
+
+
+def _needs_one_label(config: Config, verb: str) -> None:
+    if get_competition(config.competition).multilabel:
+        raise InputError(f"{verb}: needs one label an image; those of {config.competition} have several or none")
 
 
 def oversampling_audit(config: Config, classes: int | None, rounds: int) -> str:
@@ -181,6 +187,7 @@ def oversampling_audit(config: Config, classes: int | None, rounds: int) -> str:
     from cellsignal.evaluation.oversampling import oversampling_audit as audit
     from cellsignal.evaluation.oversampling import oversampling_text
 
+    _needs_one_label(config, "audit --oversampling")
     store = Store.open(config.data.store)
     return oversampling_text(audit(store.samples, store.read, classes=classes, rounds=rounds, seed=config.seed))
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.views import tta_views
 from cellsignal.errors import InputError
@@ -193,6 +194,8 @@ def classify(config: Config, how: Nearest) -> list[Path]:
     Raises:
         InputError: see `embed`; a plate or experiment with too few reference wells; less than k training wells.
     """
+    if get_competition(config.competition).multilabel:
+        raise InputError(f"classify: names one class a well; those of {config.competition} have several or none")
     paths = []
     for source in embed(config):
         embeddings = load_embeddings(source)
