@@ -13,6 +13,7 @@ from scipy.stats import binom
 
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.mitoreid.ranking import chance_average_precision
 from cellsignal.competitions.samples import COLUMNS, ROLES, SPLITS, check_samples, label_matrix, path_of
 from cellsignal.data.sites import resized
 from cellsignal.data.store import Store
@@ -20,6 +21,7 @@ from cellsignal.data.verify import verify
 from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.leaderboard import leaderboard_table
 from cellsignal.evaluation.multilabel_score import read_scores, score_multilabel
+from cellsignal.evaluation.ranking_score import score_ranking
 from cellsignal.evaluation.score import read_submission, score_submission
 from cellsignal.folds import labelled, make_folds, read_folds
 from cellsignal.prediction.container import load_predictions
@@ -51,9 +53,14 @@ def targets_of(competition, root: Path) -> list[str]:
     return list(competition.classes(root)) if competition.multilabel else [competition.target_column]
 
 
-def multilabel_alone(competition, wanted: bool = True) -> None:
-    if competition.multilabel != wanted:
-        pytest.skip("this competition's labels are of the other kind")
+def kind(competition) -> str:
+    """What a submission says of an id: its class, scores of several labels, or a ranking."""
+    return "ranking" if competition.ranked else "labels" if competition.multilabel else "class"
+
+
+def only(competition, wanted: str) -> None:
+    if kind(competition) != wanted:
+        pytest.skip(f"this competition's answers are of another kind than {wanted}")
 
 
 # what is stated --------------------------------------------------------------------------------------------------------------------------
@@ -160,6 +167,12 @@ def test_the_truth_scores_best(competition, root):
     assert competition.score(truth, answers) == 1.0
     assert set(answers.leaderboard) <= {"public", "private"}
     wrong, targets = truth.copy(), targets_of(competition, root)
+    if competition.ranked:
+        table = score_ranking(competition, truth, answers)
+        assert (table.average_precision == 1.0).all() and (table.rank1 == 1.0).all()
+        wrong[targets[0]] = [" ".join(ranking.split()[::-1]) for ranking in truth[targets[0]]]
+        assert competition.score(wrong, answers) < competition.score(competition.sample_submission(root), answers) < 1.0
+        return
     if competition.multilabel:
         table = score_multilabel(competition, truth, answers, draws=10)
         assert (table.average_precision.dropna() == 1.0).all() and table["slice"][0] == "overall"
@@ -177,7 +190,7 @@ def test_the_truth_scores_best(competition, root):
 
 def test_guessing_scores_chance(competition, root):
     """Targets drawn at random are right about one time in K: binomial, over many draws."""
-    multilabel_alone(competition, False)
+    only(competition, "class")
     truth, answers, classes = truth_of(competition, root), competition.answers(answers_path(root)), competition.classes(root)
     rng, draws = np.random.default_rng(0), 60
     right = 0
@@ -189,7 +202,7 @@ def test_guessing_scores_chance(competition, root):
 
 
 def test_labels_given_to_the_wrong_wells_score_chance(competition, root):
-    multilabel_alone(competition, False)
+    only(competition, "class")
     truth, answers, classes = truth_of(competition, root), competition.answers(answers_path(root)), competition.classes(root)
     counts = truth[competition.target_column].value_counts().to_numpy()
     shuffled = truth.assign(**{competition.target_column: np.random.default_rng(1).permutation(truth[competition.target_column])})
@@ -200,7 +213,7 @@ def test_labels_given_to_the_wrong_wells_score_chance(competition, root):
 
 def test_random_scores_rank_as_chance_does(competition, root):
     """The average precision of P positives among N ids in random order is on average (H_N + (P - 1) (N - H_N) / (N - 1)) / N."""
-    multilabel_alone(competition)
+    only(competition, "labels")
     truth, answers, targets = truth_of(competition, root), competition.answers(answers_path(root)), targets_of(competition, root)
     n, rng = len(truth), np.random.default_rng(0)
     positives = truth[targets].sum()
@@ -210,6 +223,17 @@ def test_random_scores_rank_as_chance_does(competition, root):
     found = [competition.score(truth.assign(**dict(zip(targets, rng.random((len(targets), n)), strict=True))), answers) for _ in range(150)]
     assert abs(np.mean(found) - expected) < 5 * np.std(found) / np.sqrt(len(found))
     assert competition.score(competition.sample_submission(root), answers) == pytest.approx((positives / n).mean())
+
+
+def test_random_rankings_score_chance(competition, root):
+    """The mean over all orders, by the closed form, of each query's list without what is left out."""
+    only(competition, "ranking")
+    truth, answers, rng = truth_of(competition, root), competition.answers(answers_path(root)), np.random.default_rng(0)
+    gallery = truth.ranking[0].split()
+    sizes = [(len(gallery) - len(row.left_out.split()), len(row.matches.split())) for row in answers.itertuples() if row.matches]
+    expected = np.mean([chance_average_precision(*size) for size in sizes])
+    found = [competition.score(truth.assign(ranking=[" ".join(rng.permutation(gallery)) for _ in range(len(truth))]), answers) for _ in range(60)]
+    assert abs(np.mean(found) - expected) < 5 * np.std(found) / np.sqrt(len(found))
 
 
 DAMAGE = ("missing", "extra", "doubled", "reordered", "out of range", "no target column", "no id column")
@@ -250,6 +274,15 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
 
 def test_format_submission_puts_labels_in_order(competition, root):
     truth, classes = truth_of(competition, root), competition.classes(root)
+    if competition.ranked:
+        known = dict(zip(competition.answers(answers_path(root)).query_id, competition.answers(answers_path(root)).moa, strict=True))
+        labels = [classes.index(known[query]) for query in truth[competition.id_column]]
+        made = competition.format_submission(truth[competition.id_column][::-1], labels[::-1], root)
+        assert list(made[competition.id_column]) == list(truth[competition.id_column])
+        assert competition.score(made, competition.answers(answers_path(root))) == 1.0, "the right class first is a best ranking"
+        with pytest.raises(InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))):
+            competition.format_submission(truth[competition.id_column][:-1], labels[:-1], root)
+        return
     if competition.multilabel:
         scores = truth[list(classes)].to_numpy(dtype=float)
         backwards = competition.format_scores(truth[competition.id_column][::-1], scores[::-1], root)
@@ -343,7 +376,7 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
     assert rows.overall["truth"] == 1.0 and rows.overall["mine"] == pytest.approx(competition.score(submission, answers))
     assert rows["rank"].notna().to_dict() == {"mine": True, "sample submission": False, "truth": False}
     placeholder = competition.score(sample, answers)
-    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < 0.6
+    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < 0.7
     capsys.readouterr()
     assert cellsignal("leaderboard", competition.id, "--leaderboard", "board.csv", **at) == 0
     printed = capsys.readouterr().out
@@ -352,7 +385,7 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
 
 @pytest.mark.parametrize("words", [["audit"], ["audit", "--oversampling"], ["classify"], ["treatments"]], ids=" ".join)
 def test_what_needs_one_label_an_image_says_so(competition, trained, capsys, words):
-    multilabel_alone(competition)
+    only(competition, "labels")
     line = error_line(capsys, words[0], "config.yaml", *words[1:], cwd=trained(competition.id).folder)
     assert competition.id in line and "several" in line
 

@@ -215,6 +215,11 @@ def score(
 
         submission = read_scores(path, competition, answer_classes(answers, competition.id_column))
         table = score_multilabel(competition, submission, answers)
+    elif competition.ranked:
+        from cellsignal.evaluation.ranking_score import score_ranking
+
+        submission = read_submission(path, competition)
+        table = score_ranking(competition, submission, answers)
     else:
         submission = read_submission(path, competition)
         known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
@@ -288,7 +293,7 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
         table = score(
             out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=config.name
         )
-        print(f"\n{format_scores(table[table['slice'].isin(['overall', 'public', 'private', 'cell_type', 'class'])])}")
+        print(f"\n{format_scores(table[table['slice'].isin(['overall', 'public', 'private', 'cell_type', 'class', 'experiment' if entry.competition.ranked else 'class'])])}")
         print(f"\n{show_leaderboard(entry.competition.id, LEADERBOARD)}")
     print()
     for picture in write_report(config, entry, steps, truth):
@@ -297,6 +302,10 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
 
 def format_scores(table: pd.DataFrame) -> str:
     """The table of slices as aligned text."""
+    if "rank1" in table.columns:
+        from cellsignal.evaluation.ranking_score import ranking_text
+
+        return ranking_text(table)
     if "average_precision" in table.columns:
         from cellsignal.evaluation.multilabel_score import score_text
 

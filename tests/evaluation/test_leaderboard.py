@@ -21,6 +21,7 @@ COMPETITION = SimpleNamespace(
     comparable=lambda frame, name: frame,
     id="toy",
     multilabel=False,
+    ranked=False,
     id_column="id",
     target_column="class",
     fold_groups=("experiment",),

@@ -11,7 +11,7 @@ from cellsignal.models.backbones import build_model
 from cellsignal.models.checkpointing import checkpoint_activations
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "densenet121"])
+@pytest.mark.parametrize("backbone", ["resnet10t", "densenet121", "resnet3d18"])
 def test_gradients_and_running_statistics_are_those_without(backbone):
     torch.manual_seed(0)
     plain = build_model(Model(backbone=backbone), 6, 5, 32)

@@ -2,7 +2,7 @@
 
 import difflib
 
-from cellsignal.competitions import bbbc021, cpjump1, idr0088, rxrx1  # noqa: F401  (registers them)
+from cellsignal.competitions import bbbc021, cpjump1, idr0088, mitoreid, rxrx1  # noqa: F401  (registers them)
 from cellsignal.competitions.base import Competition, registered
 from cellsignal.errors import InputError
 

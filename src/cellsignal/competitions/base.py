@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.samples import path_of
+from cellsignal.competitions.submissions import check_submission_ids, check_submission_targets
 from cellsignal.errors import ImageError, InputError, InvalidSubmission
 from cellsignal.images import image_size
 
@@ -74,6 +75,7 @@ class Competition(ABC):
     id: ClassVar[str]
     title: ClassVar[str]
     channels: ClassVar[tuple[str, ...]]
+    frames: ClassVar[int] = 1  # of a clip: its planes are stored channel by channel, each with all its frames in order
     image_shape: ClassVar[
         tuple[int, int] | None
     ]  # (height, width) of the published images; a simulated copy may be smaller
@@ -83,6 +85,7 @@ class Competition(ABC):
     default_folds: ClassVar[str | None] = None  # the table of `named_folds` that is made where no other is asked for
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
+    ranked: ClassVar[bool] = False  # the answer is a ranking of a gallery for each id: `format_scores` makes it of class scores
     multilabel: ClassVar[bool] = False  # several classes, or none, may be true of a sample (`multilabel.MultilabelCompetition`)
     licence: ClassVar[str]
     citation: ClassVar[str]
@@ -275,42 +278,6 @@ class Competition(ABC):
 def answers_path(root: Path) -> Path:
     """Where a simulated copy's answers lie: beside its root, not in it, so that no reader of the data can meet them."""
     return root.with_name(root.name + ".answers.csv")
-
-
-def check_submission_ids(submission: pd.DataFrame, expected: pd.DataFrame, column: str) -> None:
-    """Every expected id once, no other.
-
-    Raises:
-        InvalidSubmission: doubled, missing or unknown ids, with their number and the first of them.
-    """
-    if column not in submission.columns:
-        raise InvalidSubmission(f"submission: no column {column!r}; it has {list(submission.columns)}")
-    ids = submission[column]
-    doubled = ids[ids.duplicated()]
-    if len(doubled):
-        raise InvalidSubmission(f"submission: {len(doubled)} doubled ids, first {doubled.iloc[0]!r}")
-    missing = expected[column][~expected[column].isin(set(ids))]
-    if len(missing):
-        raise InvalidSubmission(f"submission: {len(missing)} ids missing, first {missing.iloc[0]!r}")
-    extra = ids[~ids.isin(set(expected[column]))]
-    if len(extra):
-        raise InvalidSubmission(f"submission: {len(extra)} ids that are not in the test set, first {extra.iloc[0]!r}")
-
-
-def check_submission_targets(
-    submission: pd.DataFrame, classes: tuple[str, ...], id_column: str, target_column: str
-) -> None:
-    """Every target a class.
-
-    Raises:
-        InvalidSubmission: targets that are none, with their number and the first of them.
-    """
-    outside = ~submission[target_column].astype(str).isin(set(classes))
-    if outside.any():
-        first = submission[outside].iloc[0]
-        raise InvalidSubmission(
-            f"submission: {int(outside.sum())} targets are no class, first {first[id_column]!r}: {first[target_column]!r}"
-        )
 
 
 _registry: dict[str, type[Competition]] = {}

@@ -7,7 +7,8 @@ import pandas as pd
 
 from cellsignal.errors import InputError
 
-ROLES = ("treatment", "positive_control", "negative_control")
+# a `reference` is embedded, but never trained on by its label nor predicted (a gallery to search, compounds of other kinds)
+ROLES = ("treatment", "positive_control", "negative_control", "reference")
 SPLITS = ("train", "test")
 
 # column -> (kind, may be missing). `label` is missing in test rows; `site` counts from 1.

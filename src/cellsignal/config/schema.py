@@ -71,7 +71,8 @@ class Normalization(Strict):
 
 
 class Model(Strict):
-    """A timm backbone (resnet18, densenet161, ...), `lenet` or `scratch_cnn`, for any number of channels.
+    """A timm backbone (resnet18, densenet161, ...), `lenet` or `scratch_cnn`, for any number of channels; for clips of
+    three channels `resnet3d18` or `resnet3d50`, whose `keep_time` halves time less often.
 
     `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local safetensors/pth file; the
     RGB stem is adapted.
@@ -79,8 +80,9 @@ class Model(Strict):
     Between the pooled features and the head: `cell_type_vector` appends the cell type's one-hot vector; `neck` is
     BN-FC-ReLU-BN-FC-BN of that width, FCs without bias (RxRx1, 1st place). `cosine_head` adds a head of cosines that
     a stage's `margin` loss trains; the plain head predicts. `bn_momentum` is the weight of the newest batch in
-    BatchNorm's running statistics (None: the backbone's own). `frozen` trains the heads alone: the backbone keeps its
-    weights and its BatchNorm statistics. `layers` (numbers of timm's feature_info, from 0, ascending): the features are
+    BatchNorm's running statistics (None: the backbone's own). `bnneck` (3-D networks) normalises the features for the
+    head and for retrieval, while metric losses see them before it. `frozen` trains the heads alone: the backbone keeps
+    its weights and its BatchNorm statistics. `layers` (numbers of timm's feature_info, from 0, ascending): the features are
     the means and SDs over the image of these layers' outputs, and what comes after the last of them is cut off; None
     takes the last layer's mean. Middle layers of ImageNet networks fit cells better than the last.
     """
@@ -95,6 +97,8 @@ class Model(Strict):
     cosine_head: bool = False
     bn_momentum: float | None = Field(None, gt=0, le=1)
     frozen: bool = False
+    keep_time: bool = False
+    bnneck: bool = False
     layers: tuple[int, ...] | None = Field(None, min_length=1)
 
 

@@ -103,6 +103,10 @@ def _entry(
 
 def _scores(competition: "Competition", submission: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Columns slice, accuracy (or macro average precision), low, high, n."""
+    if competition.ranked:
+        from cellsignal.evaluation.ranking_score import score_ranking
+
+        return score_ranking(competition, submission, answers).rename(columns={"average_precision": "accuracy"})
     if not competition.multilabel:
         return score_submission(competition, submission, answers)
     from cellsignal.evaluation.multilabel_score import score_multilabel

@@ -1,4 +1,4 @@
-"""From the `model` section of a config to a network: any timm backbone for any number of channels, or the lab's LeNet.
+"""From the `model` section of a config to a network: any timm backbone for any number of channels, the small networks of the labs, or a 3-D ResNet.
 
 Every network here has `forward(x, cell_type)`, the logits; `embed(x, cell_type)`, the features under the heads, for retrieval; `outputs(x, cell_type)`,
 both and the cosines, for the losses; and `width`, the number of those features. Networks without `cell_type_vector` do not look at `cell_type`, a (B, n)
@@ -18,11 +18,15 @@ from cellsignal.errors import InputError
 from cellsignal.models.heads import CosineHead, Outputs, neck
 from cellsignal.models.layers import PooledLayers
 from cellsignal.models.lenet import LeNet
+from cellsignal.models.resnet3d import ResNet3d
 from cellsignal.models.scratch_cnn import VARIANTS, ScratchCnn
 from cellsignal.models.torchvision_cpu import import_timm
 from cellsignal.models.weights import load_weights
 
 _log = logging.getLogger(__name__)
+
+CLIPS = {"resnet3d18": 18, "resnet3d50": 50}  # networks for clips of three channels, and their layers
+PLAIN = ("lenet", *VARIANTS, *CLIPS)  # what is no backbone of timm's
 
 
 class Classifier(nn.Module):
@@ -113,16 +117,19 @@ def build_model(
     if config.cell_type_vector and cell_types < 1:
         raise InputError("model.cell_type_vector: there are no cell types to tell apart")
     fetch = initial_weights and config.pretrained and config.weights is None
-    own = config.backbone == "lenet" or config.backbone in VARIANTS
+    own = config.backbone in PLAIN
+    for key in ("keep_time", "bnneck"):
+        if getattr(config, key) and config.backbone not in CLIPS:
+            raise InputError(f"model.{key}: {config.backbone} has no such option")
     if own:
-        first = "conv1" if config.backbone == "lenet" else "convolutions.0"
-        model, stem, head = _plain(config, channels, classes, image_size), (first,), ("head",)
+        first = "convolutions.0" if config.backbone in VARIANTS else "conv1"
+        model, stem, head = _plain(config, channels, classes, image_size), (first,), ("head", "bnneck")
     else:
         model = _timm(config, channels, classes, image_size, fetch)
         names = model.pretrained_cfg
         stem, head = _names(names.get("first_conv")), _names(names.get("classifier"))
     if initial_weights and config.weights is not None:
-        load_weights(model, config.weights, stem, head)
+        load_weights(model, config.weights, stem, head, model.adapt_weights if config.backbone in CLIPS else None)
     if not own:
         model = model if config.layers is None else PooledLayers(model, config.layers, config.backbone)
         model = Classifier(model, config, classes, cell_types)
@@ -143,16 +150,20 @@ def _set_bn_momentum(model: nn.Module, config: Model) -> None:
         norm.momentum = config.bn_momentum
 
 
-def _plain(config: Model, channels: int, classes: int, image_size: int | None) -> LeNet | ScratchCnn:
-    """One of the small networks that are no backbone of timm's."""
+def _plain(config: Model, channels: int, classes: int, image_size: int | None) -> LeNet | ScratchCnn | ResNet3d:
+    """One of the networks that are no backbone of timm's."""
     name = config.backbone
     if config.pretrained and config.weights is None:
         raise InputError(f"model.pretrained: {name} has no published weights")
     if config.drop_path:
-        raise InputError(f"model.drop_path: {name} has no residual branches to drop")
+        raise InputError(f"model.drop_path: {name} has no residual branches that can be dropped")
     for key in ("cell_type_vector", "neck", "cosine_head", "frozen", "layers"):
         if getattr(config, key):
             raise InputError(f"model.{key}: {name} has no such option")
+    if name in CLIPS:
+        if channels % 3:
+            raise InputError(f"model.backbone: {name} takes clips of 3 channels; the images have {channels} planes, which 3 does not divide")
+        return ResNet3d(CLIPS[name], channels, classes, channels // 3, config.keep_time, config.bnneck, config.dropout)
     if image_size is None:
         raise InputError(f"model.backbone: {name} needs to know the image size (data.size)")
     if name == "lenet":
@@ -164,7 +175,7 @@ def _timm(config: Model, channels: int, classes: int, image_size: int | None, fe
     timm = import_timm()
     name = config.backbone
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, ["lenet", *VARIANTS, *timm.list_models()], n=3)
+        near = difflib.get_close_matches(name, [*PLAIN, *timm.list_models()], n=3)
         raise InputError(f"model.backbone: no backbone {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
     dropout = None if _has_own_head(config) else config.dropout or None
     options = {"drop_rate": dropout, "drop_path_rate": config.drop_path or None}

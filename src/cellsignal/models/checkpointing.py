@@ -13,7 +13,7 @@ from cellsignal.errors import InputError
 
 
 def checkpoint_activations(model: nn.Module, example: tuple[torch.Tensor, ...]) -> None:
-    """Switch it on in the model's timm backbone; running statistics still move as they would without.
+    """Switch it on in the model's backbone; running statistics still move as they would without.
 
     Which layers run twice is counted on one pass of `example`, two or more images on the model's device, which leaves weights and buffers as they were.
 
@@ -21,7 +21,7 @@ def checkpoint_activations(model: nn.Module, example: tuple[torch.Tensor, ...]) 
         InputError: a network that has no such option.
     """
     try:
-        model.backbone.set_grad_checkpointing(True)
+        getattr(model, "backbone", model).set_grad_checkpointing(True)
     except (AttributeError, AssertionError):
         name = type(getattr(model, "backbone", model)).__name__
         raise InputError(f"gradient_checkpointing: {name} has no such option") from None

@@ -13,7 +13,7 @@ from torch.nn import functional
 class Outputs(NamedTuple):
     """What a network says of a batch. `cosines` are None in a network without a cosine head."""
 
-    embedding: torch.Tensor  # (B, D), what the heads see
+    embedding: torch.Tensor  # (B, D), what the heads see, or what a BNNeck before them sees: for losses on distances
     logits: torch.Tensor  # (B, K), of the plain head
     cosines: torch.Tensor | None  # (B, K) float32, of the cosine head
 

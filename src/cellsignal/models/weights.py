@@ -7,6 +7,7 @@ that its outputs keep their size. A head for another number of classes is left o
 import logging
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
@@ -16,10 +17,13 @@ from torch import nn
 from cellsignal.errors import InputError
 
 _log = logging.getLogger(__name__)
+State = dict[str, torch.Tensor]
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")  # torchvision's files say norm.1 for norm1
 
 
-def load_weights(network: nn.Module, path: Path, stem: tuple[str, ...], head: tuple[str, ...]) -> None:
+def load_weights(
+    network: nn.Module, path: Path, stem: tuple[str, ...], head: tuple[str, ...], adapt: Callable[[State], State] | None = None
+) -> None:
     """Fill a network from a file.
 
     Args:
@@ -28,11 +32,14 @@ def load_weights(network: nn.Module, path: Path, stem: tuple[str, ...], head: tu
             names may all start with "module." or "backbone.".
         stem: names of the convolutions that see the image; adapted by `adapt_stem` to the network's channels.
         head: names of the classifying layers; where their number of classes is another, the network's own are kept.
+        adapt: makes the file's weights the network's own before they are compared (other names, kernels of other axes).
 
     Raises:
         InputError: missing, unreadable or damaged file; keys that the network lacks, or the reverse; another shape.
     """
     state = read_weights(path)
+    if adapt is not None:
+        state = adapt(state)
     own = network.state_dict()
     for name in (f"{layer}.weight" for layer in stem):
         if name in state and name in own and state[name].ndim == 4 and state[name].shape[1] != own[name].shape[1]:

@@ -279,8 +279,8 @@ def _submission(
     entry: Entry, targets: Targets, groups: PlateGroups | None
 ) -> tuple[pd.DataFrame, PlateGroupInference | None]:
     """Predictions as the competition writes them, and the plate groups that were used."""
-    if entry.competition.multilabel:
-        scores = expit(targets.scores.astype(np.float64))
+    if entry.competition.multilabel or entry.competition.ranked:
+        scores = expit(targets.scores.astype(np.float64)) if entry.competition.multilabel else targets.scores
         return entry.competition.format_scores(targets.target_id, scores, entry.root), None
     predicted, inferred = _assigned(entry, targets, groups)
     return entry.competition.format_submission(targets.target_id, predicted, entry.root), inferred
@@ -299,6 +299,8 @@ def truth_labels(competition: Competition, answers: pd.DataFrame, classes: tuple
     """Answers as target_id -> label; those of a multi-label competition as they are."""
     if competition.multilabel:
         return answers
+    if competition.ranked:
+        return dict(zip(answers[competition.id_column], answers.moa.map(classes.index), strict=True))
     index = {name: label for label, name in enumerate(classes)}
     return {
         str(i): index[str(t)]

@@ -1,0 +1,180 @@
+"""A field through time: its planes, without their background and without its blurred frames.
+
+A plane with a broken file is never guessed: the field is left out, and the report says which file.
+"""
+
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cellsignal.competitions.mitoreid.annotation import CONTROL
+from cellsignal.competitions.mitoreid.tracks import STAINS
+from cellsignal.errors import ImageError, InputError
+from cellsignal.images import read_gray16, read_png8
+
+_PLANE = re.compile(r"(?P<field>.+)_(?P<time>\d+)_(?P<channel>w\d+)\.(tiff?|png|jpe?g)", re.IGNORECASE)
+_FIELD = re.compile(r"(?P<drug>\d+|ctrl|dmso)(-\d+)?", re.IGNORECASE)
+_PICTURES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
+
+
+def list_fields(root: Path | str) -> dict[str, Path]:
+    """The fields under `root`, one folder each, by name; drugs with numbers in the order of the numbers.
+
+    Raises:
+        InputError: `root` is no folder or has none.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    found = {path.name: path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    if not found:
+        raise InputError(f"{root}: has no folders; fields lie in {{drug}}/{{drug}}_{{time}}_{{w1|w2|w3}}.tif")
+    return dict(sorted(found.items(), key=lambda item: [(len(part), part) if part.isdigit() else (99, part) for part in item[0].split("-")]))
+
+
+def drug_of(field: str) -> str:
+    """The drug a field's folder is named after: `5` and `5-2` (its second field) show drug 5; `ctrl`, `dmso-3` show DMSO."""
+    match = _FIELD.fullmatch(field)
+    if not match:
+        return field
+    return match["drug"] if match["drug"].isdigit() else CONTROL
+
+
+def plane_paths(folder: Path, frames: int) -> list[list[Path]]:
+    """A field's files, by time and channel; thumbnails (`_thumb`) and files that are no pictures are passed over.
+
+    Returns:
+        `frames` lists of one path a channel.
+
+    Raises:
+        InputError: a picture of another name, two of one time and channel, one missing, a time that is not 1 to `frames`.
+    """
+    found: dict[tuple[int, str], Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in _PICTURES or path.name.startswith(".") or "_thumb" in path.stem.lower():
+            continue
+        match = _PLANE.fullmatch(path.name)
+        if not match or match["field"] != folder.name or match["channel"].lower() not in STAINS:
+            raise InputError(f"{path}: is not called {folder.name}_{{time}}_{{{'|'.join(STAINS)}}}")
+        key = int(match["time"]), match["channel"].lower()
+        if not 1 <= key[0] <= frames:
+            raise InputError(f"{path}: time {key[0]}, 1 to {frames} expected")
+        if key in found:
+            raise InputError(f"{path}: shows the same time and channel as {found[key].name}")
+        found[key] = path
+    for time in range(1, frames + 1):
+        for channel in STAINS:
+            if (time, channel) not in found:
+                raise InputError(f"{folder}: time {time} of {channel} is missing ({folder.name}_{time}_{channel})")
+    return [[found[time, channel] for channel in STAINS] for time in range(1, frames + 1)]
+
+
+def read_field(paths: list[list[Path]], white: int) -> np.ndarray:
+    """A field's planes, each less its own minimum, the background.
+
+    Args:
+        paths: of `plane_paths`.
+        white: the count that becomes 255; of 16-bit planes, 8-bit ones stay as they are.
+
+    Returns:
+        (T, C, H, W) uint8.
+
+    Raises:
+        ImageError: a file is missing, damaged, not gray, or of another size than the first.
+    """
+    field = None
+    for t, row in enumerate(paths):
+        for c, path in enumerate(row):
+            plane = read_plane(path)
+            if field is None:
+                field = np.empty((len(paths), len(row), *plane.shape), np.uint8)
+            if plane.shape != field.shape[2:]:
+                (height, width), (rows, columns) = plane.shape, field.shape[2:]
+                raise ImageError(path, "wrong_size", f"{width}x{height} pixels, {columns}x{rows} expected")
+            field[t, c] = without_background(plane, white)
+    return field
+
+
+def read_plane(path: Path) -> np.ndarray:
+    """One gray picture, (H, W) uint8 or uint16: TIFF, PNG or JPEG, by its first bytes.
+
+    Raises:
+        ImageError: missing, damaged, not gray.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(path, "missing", f"cannot be read ({error.strerror})") from None
+    if data[:2] == b"\xff\xd8":
+        return _read_jpeg(path, data)
+    try:
+        return read_gray16(path)
+    except ImageError as error:
+        if error.kind != "wrong_depth":
+            raise
+    return read_png8(path) if data[:4] == b"\x89PNG" else _read_tiff8(path)
+
+
+def _read_jpeg(path: Path, data: bytes) -> np.ndarray:
+    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise ImageError(path, "truncated", f"truncated JPEG: ends at byte {len(data)} without an end marker")
+    plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if plane is None:
+        raise ImageError(path, "corrupt", "corrupt JPEG: cannot be decoded")
+    if plane.ndim != 2:
+        raise ImageError(path, "wrong_channels", f"{plane.shape[2]} channels a pixel, 1 expected")
+    return plane
+
+
+def _read_tiff8(path: Path) -> np.ndarray:
+    import tifffile
+
+    try:
+        plane = tifffile.imread(path)
+    except Exception as error:  # from damaged bytes tifffile and its decoders raise anything
+        raise ImageError(path, "corrupt", f"corrupt TIFF: {' '.join(str(error).split())[:100]}") from None
+    if plane.dtype != np.uint8:
+        raise ImageError(path, "wrong_depth", f"pixels of type {plane.dtype}, 8 or 16 bits expected")
+    return plane
+
+
+def without_background(plane: np.ndarray, white: int) -> np.ndarray:
+    """(H, W) uint8 or uint16 less its minimum, as uint8; a 16-bit count of `white` becomes 255."""
+    above = plane - plane.min()
+    if plane.dtype == np.uint8:
+        return above
+    return np.rint(np.minimum(above.astype(np.float32) * np.float32(255 / white), 255)).astype(np.uint8)
+
+
+def sharpness(plane: np.ndarray) -> float:
+    """Variance of the Laplacian of a (H, W) plane scaled to a brightest pixel of 255; 0 of a flat one. Blur lowers it."""
+    brightest = float(plane.max())
+    if brightest == 0:
+        return 0.0
+    return float(cv2.Laplacian(plane.astype(np.float32) * np.float32(255 / brightest), cv2.CV_32F).var())
+
+
+def replace_blurred(values: np.ndarray, ratio: float, most_bad: int) -> np.ndarray | None:
+    """From which frame each frame of a field is taken: itself, or for a bad one the nearest good one (of two the earlier).
+
+    A frame is bad whose sharpness is more than `ratio` times below the field's median (out of focus) or above it (lit dirt, a jolt). The
+    authors' program measures against the field's *least* sharp frame instead: there a single blurred frame makes all others bad, and the
+    whole field is lost. A field that is blurred throughout passes both.
+
+    Args:
+        values: (T,) `sharpness` of the frames.
+        most_bad: with more bad frames the field is given up.
+
+    Returns:
+        (T,) int, or None: give the field up.
+    """
+    values = np.asarray(values, float)
+    middle = np.median(values)
+    good = (values <= middle * ratio) & (values * ratio >= middle) & (values > 0)
+    if (~good).sum() > most_bad or not good.any():
+        return None
+    kept = np.flatnonzero(good)
+    distance = np.abs(np.arange(len(values))[:, None] - kept)
+    return kept[distance.argmin(axis=1)]

@@ -1,0 +1,279 @@
+"""Re-identification of mechanisms: each query track ranks a gallery of labelled tracks, and those of its mechanism (MoA) should come first.
+
+Two protocols say which gallery tracks a query does not rank:
+- published (Li et al., Nat Comput Sci 2024): those of its own library *and* drug. The same drug in another library counts as found, and tracks of one well
+  may stand in training, query and gallery: it measures that a drug is recognised again as much as that a mechanism is.
+- strict: those of its own drug in any library, so that only another drug of the mechanism counts. It says something about new drugs where the drugs of query
+  and gallery took no part in pretraining, training or the choice of a checkpoint: `check_unseen_drugs`.
+
+A query without a match among what is left is skipped and counted. Rank-k is the share of queries with a match among the first k (CMC), mAP the mean of the
+average precision over the whole list. Equal distances are taken at their worst, matches last: a model that gives every track one embedding scores below
+chance, not first place by the order of the table. Wilson's interval takes tracks as independent, which tracks of one drug are not; the interval
+over drugs resamples whole drugs and is the one for a claim about other drugs.
+
+A list of gallery ids, best first, is scored by the same code: its places are its distances.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.competitions.mitoreid.ranking import average_precisions
+from cellsignal.errors import InputError
+from cellsignal.evaluation.ladder import aligned
+from cellsignal.evaluation.metrics import Accuracy, Figure, accuracy, clustered_interval
+from cellsignal.evaluation.multilabel import MACRO, multilabel_table
+from cellsignal.evaluation.retrieval import expected_ap
+
+Protocol = Literal["published", "strict"]
+RANKS = (1, 5, 10)
+_DECIMALS = 10  # distances that agree so far are equal: rounding of a product of matrices is no order
+_COLUMNS = ("label", "compound", "library")
+
+
+@dataclass(frozen=True)
+class ReId:
+    """What a ranking of the gallery scores under one protocol.
+
+    Attributes:
+        queries: one row a scored query: `query` (its row in the table of queries), label, compound, library, `length` (gallery tracks
+            that it ranks), `matches` among them, `first` (rank of the first match, from 1) and `average_precision`.
+        skipped: queries without a match.
+        mean_average_precision: with its interval over drugs (NaN where there is one drug).
+        seed: of the intervals over drugs.
+    """
+
+    protocol: Protocol
+    queries: pd.DataFrame
+    skipped: int
+    mean_average_precision: Figure
+    seed: int
+
+    @property
+    def cmc(self) -> np.ndarray:
+        """(longest list,) float: entry k - 1 is the share of queries with a match among the first k."""
+        first = np.bincount(self.queries["first"], minlength=self.queries.length.max() + 1)
+        return first[1:].cumsum() / len(self.queries)
+
+    def rank(self, k: int) -> Accuracy:
+        """Rank-k, with Wilson's interval."""
+        return Accuracy.of(int((self.queries["first"] <= k).sum()), len(self.queries))
+
+    def rank_over_drugs(self, k: int) -> tuple[float, float]:
+        """95 % interval of rank-k over drugs."""
+        return clustered_interval(self.queries["first"] <= k, self.queries.compound, self.seed)
+
+    def random_rank(self, k: int) -> float:
+        """Rank-k expected of a random order: k draws without replacement from each query's list."""
+        from scipy.stats import hypergeom
+
+        length = self.queries.length.to_numpy()
+        return float(hypergeom.sf(0, length, self.queries.matches.to_numpy(), np.minimum(k, length)).mean())
+
+    @property
+    def random_average_precision(self) -> float:
+        """mAP expected of a random order."""
+        return float(expected_ap(self.queries.matches.to_numpy(), self.queries.length.to_numpy()).mean())
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What the classifier's logits score on the queries.
+
+    Attributes:
+        accuracy: right argmaxes, with Wilson's interval.
+        over_drugs: 95 % interval of the accuracy over drugs.
+        auc: one-vs-rest ROC AUC of the softmax, averaged over the classes that have queries, with its interval over drugs.
+        classes: how many classes these are.
+        of: how many classes the logits tell apart.
+    """
+
+    accuracy: Accuracy
+    over_drugs: tuple[float, float]
+    auc: Figure
+    classes: int
+    of: int
+
+
+def cosine_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """(Q, D), (G, D) embeddings -> (Q, G) float64, 1 - cosine, in [0, 2]. An embedding of zeros is at 1 from all, as in scikit-learn.
+
+    Raises:
+        InputError: widths that differ, or a value that is not finite; the row is named.
+    """
+    units = []
+    for name, x in (("query", query), ("gallery", gallery)):
+        x = np.asarray(x, np.float64)
+        if x.ndim != 2 or not len(x):
+            raise InputError(f"{name}: needs one embedding a track, not an array of shape {x.shape}")
+        if not np.isfinite(x).all():
+            raise InputError(f"{name}: embedding {int(np.argmin(np.isfinite(x).all(axis=1)))} is not finite")
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        units.append(x / np.where(length == 0, 1, length))
+    if units[0].shape[1] != units[1].shape[1]:
+        raise InputError(f"query and gallery embeddings differ in width: {units[0].shape[1]} and {units[1].shape[1]}")
+    return np.clip(1 - units[0] @ units[1].T, 0, 2).round(_DECIMALS)
+
+
+def list_places(rankings: Sequence[Sequence[str]], query_ids: Sequence[str], gallery_ids: Sequence[str]) -> np.ndarray:
+    """Lists of gallery ids, best first, as distances: (Q, G) float64, the place of each gallery track in each query's list, from 0.
+
+    Raises:
+        InputError: a list that does not hold every gallery id once; the query and the id are named.
+    """
+    column = {name: at for at, name in enumerate(gallery_ids)}
+    assert len(column) == len(gallery_ids) and len(rankings) == len(query_ids)
+    places = np.full((len(rankings), len(column)), np.nan)
+    for row, (query, ranking) in enumerate(zip(query_ids, rankings, strict=True)):
+        for place, name in enumerate(ranking):
+            at = column.get(name)
+            if at is None:
+                raise InputError(f"ranking of {query!r}: {name!r} is not in the gallery")
+            if not np.isnan(places[row, at]):
+                raise InputError(f"ranking of {query!r}: {name!r} occurs twice")
+            places[row, at] = place
+        if np.isnan(places[row]).any():
+            missing = np.flatnonzero(np.isnan(places[row]))
+            raise InputError(f"ranking of {query!r}: {len(missing)} of the gallery are missing, first {gallery_ids[missing[0]]!r}")
+    return places
+
+
+def nearest(distance: np.ndarray, k: int | None = None) -> np.ndarray:
+    """(Q, G) distances -> (Q, k) int, rows of the gallery, nearest first; None ranks them all. Equal distances keep the order of the gallery."""
+    return np.argsort(np.round(distance, _DECIMALS), axis=1, kind="stable")[:, :k]
+
+
+def reid(distance: np.ndarray, query: pd.DataFrame, gallery: pd.DataFrame, protocol: Protocol = "published", seed: int = 0) -> ReId:
+    """Score a ranking of the gallery.
+
+    Args:
+        distance: (Q, G), less is nearer; see `cosine_distances` and `list_places`.
+        query, gallery: Q and G rows with label (MoA), compound (drug) and library (`experiment` in the samples table).
+        seed: of the intervals over drugs.
+
+    Raises:
+        InputError: shapes that do not fit, an empty cell, a distance that is not a number, or no query with a match.
+    """
+    distance = np.round(np.asarray(distance, np.float64), _DECIMALS)
+    if distance.shape != (len(query), len(gallery)):
+        raise InputError(f"distances {distance.shape} do not fit {len(query)} queries and {len(gallery)} gallery tracks")
+    if np.isnan(distance).any():
+        raise InputError(f"query {int(np.isnan(distance).any(axis=1).argmax())}: a distance is not a number")
+    asked, held = (_columns(frame, name) for frame, name in ((query, "query"), (gallery, "gallery")))
+    rows, lists = [], []
+    for at, (label, compound, library) in enumerate(zip(*asked, strict=True)):
+        left_out = held[1] == compound
+        if protocol == "published":
+            left_out &= held[2] == library
+        matched = (held[0] == label)[~left_out]
+        if matched.any():
+            lists.append(matched[np.lexsort((matched, distance[at, ~left_out]))])  # where distances are equal, matches last
+            rows.append((at, label, compound, library, len(matched), int(matched.sum()), int(lists[-1].argmax()) + 1))
+    if not rows:
+        raise InputError(f"no query of {len(query)} has a match in the gallery under the {protocol} protocol")
+    found = pd.DataFrame(rows, columns=["query", *_COLUMNS, "length", "matches", "first"])
+    found["average_precision"] = average_precisions(lists)
+    interval = clustered_interval(found.average_precision, found.compound, seed)
+    score = Figure(float(found.average_precision.mean()), *interval, len(found))
+    return ReId(protocol, found, len(query) - len(found), score, seed)
+
+
+def drug_overlaps(seen: Mapping[str, Iterable[str]], held_out: Mapping[str, Iterable[str]]) -> pd.DataFrame:
+    """The drugs that occur in a part that was learnt from and in one that is held out: columns seen, held_out, compound; empty cells are no drug."""
+    parts = [{name: {drug for drug in drugs if not pd.isna(drug)} for name, drugs in group.items()} for group in (seen, held_out)]
+    shared = [(a, b, drug) for a, one in parts[0].items() for b, other in parts[1].items() for drug in sorted(one & other)]
+    return pd.DataFrame(shared, columns=["seen", "held_out", "compound"])
+
+
+def check_unseen_drugs(seen: Mapping[str, Iterable[str]], held_out: Mapping[str, Iterable[str]]) -> None:
+    """Hold the strict protocol to what it promises: no drug of `held_out` (test: query and gallery) in `seen` (pretraining, training, development).
+
+    Leave negative controls out of both. Training and development drugs are compared by a call of their own.
+
+    Raises:
+        InputError: drugs in common; the parts, their number and the first three are named.
+    """
+    shared = drug_overlaps(seen, held_out)
+    if len(shared):
+        told = [
+            f"{len(rows)} drugs of {b} are in {a} ({', '.join(rows.compound[:3])}{', ...' if len(rows) > 3 else ''})"
+            for (a, b), rows in shared.groupby(["seen", "held_out"], sort=False)
+        ]
+        raise InputError(f"strict protocol: {'; '.join(told)}")
+
+
+def classified(logits: np.ndarray, query: pd.DataFrame, seed: int = 0) -> Classified:
+    """Accuracy and macro one-vs-rest AUC of a classifier.
+
+    Args:
+        logits: (Q, K).
+        query: Q rows with label (below K) and compound.
+
+    Raises:
+        InputError: shapes that do not fit, a logit that is not finite, or a label that the logits do not have.
+    """
+    from scipy.special import softmax
+
+    logits, label = np.asarray(logits, np.float64), _columns(query, "query", ("label", "compound"))[0].astype(int)
+    if logits.ndim != 2 or len(logits) != len(label):
+        raise InputError(f"logits {logits.shape} do not fit {len(label)} queries")
+    if len(label) and not 0 <= label.min() <= label.max() < logits.shape[1]:
+        raise InputError(f"a label lies outside the {logits.shape[1]} classes of the logits")
+    compound, classes = query.compound.to_numpy(object), [str(k) for k in range(logits.shape[1])]
+    table = multilabel_table(label[:, None] == np.arange(logits.shape[1]), softmax(logits, axis=1), classes, compound, seed=seed)
+    mean = table[table["class"] == MACRO].iloc[0]
+    right = logits.argmax(axis=1)
+    return Classified(
+        accuracy(label, right), clustered_interval(label == right, compound, seed),
+        Figure(float(mean.roc_auc), float(mean.roc_auc_low), float(mean.roc_auc_high), len(label)),
+        int(table.roc_auc[1:].notna().sum()), logits.shape[1],
+    )  # fmt: skip
+
+
+def reid_table(found: Mapping[str, Sequence[ReId | Classified]]) -> pd.DataFrame:
+    """All figures of some models, for a CSV and `reid_text`.
+
+    Returns:
+        Columns model, protocol ("" for a classifier), figure, value, chance, correct (NaN of mAP and AUC), total, skipped, low and high
+        (Wilson's; NaN of mAP and AUC), drugs_low and drugs_high (over drugs).
+    """
+    rows, none = [], (np.nan, np.nan)
+    for name, results in found.items():
+        for one in results:
+            if isinstance(one, Classified):
+                right, auc = one.accuracy, one.auc
+                rows.append((name, "", "accuracy", right.value, 1 / one.of, right.correct, right.total, 0, right.low, right.high, *one.over_drugs))
+                rows.append((name, "", f"AUC of {one.classes} classes", auc.value, 0.5, np.nan, auc.total, 0, *none, auc.low, auc.high))
+                continue
+            for k in RANKS:
+                at = one.rank(k)
+                ends = (at.low, at.high, *one.rank_over_drugs(k))
+                rows.append((name, one.protocol, f"rank-{k}", at.value, one.random_rank(k), at.correct, at.total, one.skipped, *ends))
+            mean = one.mean_average_precision
+            rows.append(
+                (name, one.protocol, "mAP", mean.value, one.random_average_precision, np.nan, mean.total, one.skipped, *none, mean.low, mean.high)
+            )
+    ends = ("low", "high", "drugs_low", "drugs_high")
+    return pd.DataFrame(rows, columns=["model", "protocol", "figure", "value", "chance", "correct", "total", "skipped", *ends])
+
+
+def reid_text(table: pd.DataFrame) -> str:
+    """The rows of `reid_table` for a terminal."""
+    lines = [("model", "protocol", "figure", "value", "k/n", "95 %, tracks", "95 %, drugs", "chance", "skipped")]
+    for row in table.itertuples():
+        count = f"{row.total}" if np.isnan(row.correct) else f"{row.correct:.0f}/{row.total}"
+        ends = ["" if np.isnan(low) else f"{low:.3f} .. {high:.3f}" for low, high in ((row.low, row.high), (row.drugs_low, row.drugs_high))]
+        lines.append((row.model, row.protocol, row.figure, f"{row.value:.4f}", count, *ends, f"{row.chance:.3f}", str(row.skipped)))
+    return aligned(lines, right={3, 4, 7, 8})
+
+
+def _columns(frame: pd.DataFrame, name: str, columns: Sequence[str] = _COLUMNS) -> tuple[np.ndarray, ...]:
+    for column in columns:
+        if column not in frame.columns:
+            raise InputError(f"{name}: no column {column!r}")
+        if frame[column].isna().any():
+            raise InputError(f"{name}: {column} is empty in row {int(frame[column].isna().to_numpy().argmax())}")
+    return tuple(frame[column].to_numpy(object) for column in columns)

@@ -1,0 +1,90 @@
+"""Which mechanism (MoA) does an unseen compound show? Each of its tracks takes that of the nearest labelled track; its tracks then vote.
+
+A mechanism is named for every compound, also for one without effect or with a mechanism that the gallery has not: the distance, the margin over the second
+mechanism and the votes say how much it is worth. The tracks of a compound share wells and a day, so their votes are no independent trials and get no interval.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.errors import InputError
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Mechanisms predicted for unseen compounds.
+
+    Attributes:
+        tracks: one row a track, in their order: sample_id, compound, moa_id, moa, `distance` (cosine, of rank 1), `nearest` and
+            `nearest_compound` (the gallery track of rank 1 and its drug), `second_moa` and `margin` (the nearest other mechanism, and how
+            much farther its nearest track is; None and NaN where there is no other).
+        compounds: one row a compound, sorted by name: compound, tracks, moa_id, moa (the majority of its tracks; of equal votes the one at
+            the smaller mean distance), `votes`, `mean_distance` (of rank 1, over all tracks), and `moa_id_by_distance`, `moa_by_distance`,
+            `distance_to_moa`: the mechanism whose nearest gallery tracks are nearest on the mean over the compound's tracks, and that mean.
+    """
+
+    tracks: pd.DataFrame
+    compounds: pd.DataFrame
+
+
+def predict_unseen(distance: np.ndarray, unseen: pd.DataFrame, gallery: pd.DataFrame, names: Sequence[str]) -> Unseen:
+    """Name the mechanisms of unseen compounds.
+
+    Args:
+        distance: (N, G) cosine distances; see `evaluation.reid.cosine_distances`.
+        unseen: N rows with sample_id and compound.
+        gallery: G rows with sample_id, compound and label (MoA id, index into `names`).
+        names: of the mechanisms; with the control's behind them where control tracks are in the gallery.
+
+    Raises:
+        InputError: shapes or labels that do not fit, a distance that is not a number, or a compound that is in the gallery and so is not unseen.
+    """
+    distance = np.asarray(distance, np.float64)
+    if distance.shape != (len(unseen), len(gallery)) or not distance.size:
+        raise InputError(f"distances {distance.shape} do not fit {len(unseen)} unseen and {len(gallery)} gallery tracks")
+    if np.isnan(distance).any():
+        raise InputError(f"unseen track {unseen.sample_id.iloc[int(np.isnan(distance).any(axis=1).argmax())]!r}: a distance is not a number")
+    known = sorted(set(unseen.compound) & set(gallery.compound))
+    if known:
+        raise InputError(f"{len(known)} unseen compounds are in the gallery, first {known[0]!r}")
+    if gallery.label.isna().any() or not gallery.label.between(0, len(names) - 1).all():
+        raise InputError(f"gallery: a label is empty or lies outside the {len(names)} names of mechanisms")
+    label = gallery.label.to_numpy(int)
+    present = np.unique(label)
+    to_class = np.stack([distance[:, label == one].min(axis=1) for one in present], axis=1)  # (N, mechanisms of the gallery)
+    order = np.argsort(to_class, axis=1, kind="stable")
+    rows, best = np.arange(len(unseen)), order[:, 0]
+    first = np.where(label == present[best][:, None], distance, np.inf).argmin(axis=1)
+    tracks = pd.DataFrame(
+        {
+            "sample_id": unseen.sample_id.to_numpy(object), "compound": unseen.compound.to_numpy(object),
+            "moa_id": present[best], "moa": [names[one] for one in present[best]], "distance": to_class[rows, best],
+            "nearest": gallery.sample_id.to_numpy(object)[first], "nearest_compound": gallery.compound.to_numpy(object)[first],
+            "second_moa": None, "margin": np.nan,
+        }
+    )  # fmt: skip
+    if len(present) > 1:
+        tracks["second_moa"] = [names[one] for one in present[order[:, 1]]]
+        tracks["margin"] = to_class[rows, order[:, 1]] - to_class[rows, best]
+    return Unseen(tracks, _by_compound(tracks, to_class, present, names))
+
+
+def _by_compound(tracks: pd.DataFrame, to_class: np.ndarray, present: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+    """`Unseen.compounds`. `to_class` is the (N, M) distance of each track to each mechanism of `present` (M,)."""
+    found = []
+    for compound, places in tracks.groupby("compound", sort=True).indices.items():
+        own, mean = tracks.moa_id.to_numpy()[places], to_class[places].mean(axis=0)
+        votes = (own[:, None] == present).sum(axis=0)
+        most = int(np.lexsort((mean, -votes))[0])
+        near = int(mean.argmin())
+        found.append(
+            {
+                "compound": compound, "tracks": len(places), "moa_id": present[most], "moa": names[present[most]], "votes": votes[most],
+                "mean_distance": tracks.distance.to_numpy()[places].mean(),
+                "moa_id_by_distance": present[near], "moa_by_distance": names[present[near]], "distance_to_moa": mean[near],
+            }
+        )  # fmt: skip
+    return pd.DataFrame(found)

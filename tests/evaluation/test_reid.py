@@ -1,0 +1,291 @@
+"""Rankings against loops over sorted lists, scikit-learn, hand-made cases with ties and without a match; unseen compounds by hand."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from cellsignal.competitions.mitoreid.ranking import match_masks, ranking_score
+from cellsignal.errors import InputError
+from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
+from cellsignal.evaluation.reid import (
+    check_unseen_drugs,
+    classified,
+    cosine_distances,
+    drug_overlaps,
+    list_places,
+    nearest,
+    reid,
+    reid_table,
+    reid_text,
+)
+from cellsignal.evaluation.unseen import predict_unseen
+
+
+def tracks(*rows: tuple[int, str, str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["label", "compound", "library"])
+
+
+def random_tracks(rng: np.random.Generator, n: int, drugs: int = 6, classes: int = 3) -> pd.DataFrame:
+    """A drug has one mechanism; libraries l1 to l3."""
+    drug = rng.integers(drugs, size=n)
+    return tracks(*[(int(d % classes), f"d{d}", f"l{library}") for d, library in zip(drug, rng.integers(1, 4, size=n), strict=True)])
+
+
+def by_loops(distance, query, gallery, protocol):
+    """(average precisions, ranks of the first match, skipped), by the words of the protocol: one list at a time, one place at a time."""
+    precisions, firsts, skipped = [], [], 0
+    for q in range(len(query)):
+        mine, kept = query.iloc[q], []
+        for g in range(len(gallery)):
+            other = gallery.iloc[g]
+            same_drug, same_library = other.compound == mine.compound, other.library == mine.library
+            if not (same_drug and (same_library or protocol == "strict")):
+                kept.append((distance[q, g], other.label == mine.label))
+        hits, total, first = 0, 0.0, None
+        for place, (_, match) in enumerate(sorted(kept), start=1):  # False sorts before True: matches last among equals
+            if match:
+                hits, first = hits + 1, first or place
+                total += hits / place
+        if hits:
+            precisions.append(total / hits)
+            firsts.append(first)
+        else:
+            skipped += 1
+    return precisions, firsts, skipped
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 25), st.sampled_from(["published", "strict"]), st.booleans())
+def test_equals_loops(seed, n_query, n_gallery, protocol, tied):
+    rng = np.random.default_rng(seed)
+    query, gallery = random_tracks(rng, n_query), random_tracks(rng, n_gallery)
+    distance = rng.integers(0, 4, size=(n_query, n_gallery)) / 3 if tied else cdist(rng.normal(size=(n_query, 5)), rng.normal(size=(n_gallery, 5)), "cosine")
+    precisions, firsts, skipped = by_loops(distance, query, gallery, protocol)
+    if not precisions:
+        with pytest.raises(InputError, match=f"no query of {n_query} has a match"):
+            reid(distance, query, gallery, protocol)
+        return
+    found = reid(distance, query, gallery, protocol)
+    np.testing.assert_allclose(found.queries.average_precision, precisions, atol=1e-12)
+    assert list(found.queries["first"]) == firsts and found.skipped == skipped
+    assert found.mean_average_precision.value == pytest.approx(np.mean(precisions))
+    for k in (1, 5, 10):
+        assert found.rank(k).correct == sum(first <= k for first in firsts) and found.rank(k).total == len(firsts)
+        if k <= len(found.cmc):
+            assert found.cmc[k - 1] == pytest.approx(found.rank(k).value)
+    assert found.cmc[-1] == 1 and len(found.cmc) == found.queries.length.max()
+
+
+def test_average_precision_and_distances_as_scikit_learn():
+    rng = np.random.default_rng(0)
+    query, gallery = random_tracks(rng, 30).assign(compound="other"), random_tracks(rng, 80)
+    x, y = rng.normal(size=(30, 7)).astype(np.float32), rng.normal(size=(80, 7)).astype(np.float32)
+    distance = cosine_distances(x, y)
+    np.testing.assert_allclose(distance, cdist(x, y, "cosine"), atol=1e-9)
+    expected = [average_precision_score(gallery.label == label, -row) for label, row in zip(query.label, distance, strict=True)]
+    np.testing.assert_allclose(reid(distance, query, gallery).queries.average_precision, expected)
+
+
+def test_the_two_protocols_by_hand():
+    query = tracks((0, "a", "l1"))
+    gallery = tracks((0, "a", "l1"), (0, "a", "l2"), (1, "b", "l1"), (0, "c", "l1"))
+    distance = np.array([[0.0, 0.1, 0.2, 0.3]])
+    published, strict = reid(distance, query, gallery, "published"), reid(distance, query, gallery, "strict")
+    assert published.mean_average_precision.value == pytest.approx((1 / 1 + 2 / 3) / 2)  # a l2, (b), c
+    assert (published.rank(1).correct, published.queries.length[0], published.queries.matches[0]) == (1, 3, 2)
+    assert strict.mean_average_precision.value == pytest.approx(1 / 2)  # (b), c
+    assert (strict.rank(1).correct, strict.rank(5).correct, strict.queries.length[0]) == (0, 1, 2)
+
+
+def test_equal_distances_count_at_their_worst_in_any_order_of_the_gallery():
+    query, gallery = tracks((0, "q", "l1")), [(0, "a", "l1"), (1, "b", "l1"), (0, "c", "l1"), (1, "d", "l1")]
+    for order in itertools.permutations(gallery):
+        found = reid(np.full((1, 4), 0.5), query, tracks(*order))
+        assert found.mean_average_precision.value == pytest.approx((1 / 3 + 2 / 4) / 2) and found.queries["first"][0] == 3
+    collapsed = cosine_distances(np.full((1, 3), 0.1, np.float32), np.outer([1, 2, 3, 7], [0.1] * 3).astype(np.float32))
+    assert reid(collapsed, query, tracks(*gallery)).queries["first"][0] == 3  # equal but for rounding
+
+
+def test_queries_without_a_match_are_skipped_and_counted():
+    query = tracks((0, "a", "l1"), (2, "b", "l1"), (1, "c", "l1"), (0, "d", "l2"))
+    gallery = tracks((0, "a", "l1"), (1, "c", "l1"), (1, "e", "l3"), (0, "d", "l1"))  # none of 2
+    distance = np.tile([0.1, 0.2, 0.3, 0.4], (4, 1))
+    found = reid(distance, query, gallery)
+    assert found.skipped == 1 and list(found.queries["query"]) == [0, 2, 3]
+    assert list(found.queries["first"]) == [3, 2, 1]
+    for library, skipped in (("l1", 1), ("l2", 0)):  # the only other track of mechanism 2 has the query's drug, too
+        other = gallery.replace({"label": {0: 2}}).assign(compound="b", library=library)
+        assert reid(distance[:2], query[1:3], other).skipped == skipped
+        assert reid(distance[:2], query[1:3], other, "strict").skipped == 1
+
+
+def test_counts_intervals_and_chance():
+    rng = np.random.default_rng(3)
+    query, gallery = random_tracks(rng, 40), random_tracks(rng, 30)
+    found = reid(rng.random((40, 30)), query, gallery, "strict", seed=5)
+    right = found.rank(5)
+    assert (right.low, right.high) == wilson_interval(right.correct, right.total)
+    mean, scored = found.mean_average_precision, found.queries
+    assert (mean.low, mean.high) == clustered_interval(scored.average_precision, scored.compound, 5) and mean.low < mean.value < mean.high
+    low, high = found.rank_over_drugs(5)
+    assert low <= right.value <= high
+    # chance: the mean over random orders of one query's list
+    many = [reid(rng.random((40, 30)), query, gallery, "strict") for _ in range(80)]
+    assert np.mean([one.mean_average_precision.value for one in many]) == pytest.approx(found.random_average_precision, abs=0.015)
+    for k in (1, 5):
+        assert np.mean([one.rank(k).value for one in many]) == pytest.approx(found.random_rank(k), abs=0.02)
+    assert found.random_rank(1000) == 1
+
+
+def test_one_drug_says_nothing_about_others():
+    found = reid(np.array([[0.1, 0.2]]), tracks((0, "a", "l1")), tracks((0, "b", "l1"), (1, "c", "l1")))
+    assert np.isnan(found.mean_average_precision.low) and found.rank(1).high == 1
+    assert "1/1" in reid_text(reid_table({"net": [found]}))
+
+
+def test_lists_are_scored_by_the_same_code():
+    rng = np.random.default_rng(1)
+    query, gallery = random_tracks(rng, 15), random_tracks(rng, 40)
+    distance = cosine_distances(rng.normal(size=(15, 4)), rng.normal(size=(40, 4)))
+    ids, queries = [f"g{n}" for n in range(40)], [f"q{n}" for n in range(15)]
+    lists = [[ids[at] for at in row] for row in nearest(distance)]
+    places = list_places(lists, queries, ids)
+    pd.testing.assert_frame_equal(reid(places, query, gallery).queries, reid(distance, query, gallery).queries)
+    assert (nearest(distance, 3) == np.argsort(distance, axis=1)[:, :3]).all()
+    assert list(nearest(np.zeros((1, 4)))[0]) == [0, 1, 2, 3]
+
+
+def test_a_submission_scores_what_the_competition_gives_it():
+    rng = np.random.default_rng(6)
+    query, gallery = (random_tracks(rng, n) for n in (12, 30))
+    ids = np.array([f"g{n}" for n in range(30)], dtype=object)
+    order = np.stack([rng.permutation(30) for _ in range(12)])
+    matches, left_out = match_masks(*(frame.rename(columns={"compound": "drug", "label": "moa"}) for frame in (query, gallery)))
+    expected = ranking_score(*([" ".join(ids[chosen]) for chosen in rows] for rows in (order, matches, left_out)))
+    found = reid(list_places([ids[row] for row in order], list(range(12)), list(ids)), query, gallery)
+    assert found.mean_average_precision.value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("ranking", "message"),
+    [
+        (["g0", "g1"], "'q': 1 of the gallery are missing, first 'g2'"),
+        (["g0", "g1", "g0"], "'q': 'g0' occurs twice"),
+        (["g0", "g1", "x"], "'q': 'x' is not in the gallery"),
+    ],
+)
+def test_wrong_lists_are_refused(ranking, message):
+    with pytest.raises(InputError, match=message):
+        list_places([ranking], ["q"], ["g0", "g1", "g2"])
+
+
+def test_bad_input_is_refused():
+    query, gallery = tracks((0, "a", "l1")), tracks((0, "b", "l1"), (1, "c", "l1"))
+    ok = np.array([[0.1, 0.2]])
+    for bad, message in (
+        (lambda: reid(ok.T, query, gallery), r"distances \(2, 1\) do not fit 1 queries and 2"),
+        (lambda: reid(ok * np.nan, query, gallery), "query 0: a distance is not a number"),
+        (lambda: reid(ok, query.assign(compound=None), gallery), "query: compound is empty in row 0"),
+        (lambda: reid(ok, query, gallery.drop(columns="label")), "gallery: no column 'label'"),
+        (lambda: cosine_distances(np.ones((1, 2)), np.ones((2, 3))), "differ in width: 2 and 3"),
+        (lambda: cosine_distances(np.ones((1, 2)), np.array([[0, 1], [np.inf, 0]])), "gallery: embedding 1 is not finite"),
+        (lambda: cosine_distances(np.ones((0, 2)), np.ones((2, 2))), "query: needs one embedding"),
+        (lambda: classified(np.zeros((1, 2)), query.assign(label=2)), "outside the 2 classes"),
+        (lambda: classified(np.zeros((2, 2)), query), r"logits \(2, 2\) do not fit 1"),
+        (lambda: classified(np.array([[0, np.nan]]), query), "no finite number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bad()
+
+
+def test_an_embedding_of_zeros_is_far_from_all():
+    np.testing.assert_array_equal(cosine_distances(np.zeros((1, 3)), np.eye(3)), [[1, 1, 1]])
+
+
+def test_accuracy_and_macro_auc_as_scikit_learn():
+    rng = np.random.default_rng(2)
+    query = random_tracks(rng, 60, drugs=12, classes=4)
+    logits = rng.normal(size=(60, 6)) * rng.random((60, 1)) * 5  # classes 4 and 5 have no query
+    logits[np.arange(60), query.label] += 1
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    found = classified(logits, query, seed=1)
+    assert found.auc.value == pytest.approx(np.mean([roc_auc_score(query.label == k, p[:, k]) for k in range(4)]))
+    assert (found.classes, found.of) == (4, 6) and found.auc.low < found.auc.value < found.auc.high
+    right = logits.argmax(axis=1) == query.label
+    assert (found.accuracy.correct, found.accuracy.total) == (right.sum(), 60)
+    assert found.over_drugs == clustered_interval(right, query.compound, 1)
+    full = classified(logits[:, :4], query)
+    q = p[:, :4] / p[:, :4].sum(axis=1, keepdims=True)
+    assert full.auc.value == pytest.approx(roc_auc_score(query.label, q, multi_class="ovr", average="macro"))
+
+
+def test_table_and_text_hold_counts_and_both_intervals():
+    rng = np.random.default_rng(4)
+    query, gallery = random_tracks(rng, 20), random_tracks(rng, 30)
+    distance = rng.random((20, 30))
+    results = [reid(distance, query, gallery), reid(distance, query, gallery, "strict"), classified(rng.normal(size=(20, 3)), query)]
+    table = reid_table({"net": results, "other": results[:1]})
+    assert list(table.figure[:10]) == ["rank-1", "rank-5", "rank-10", "mAP"] * 2 + ["accuracy", "AUC of 3 classes"] and len(table) == 14
+    row = table.iloc[1]
+    assert row.value == row.correct / row.total and (row.low, row.high) == wilson_interval(int(row.correct), int(row.total))
+    assert table[table.figure == "mAP"].low.isna().all() and table[table.figure == "mAP"].drugs_low.notna().all()
+    text = reid_text(table).splitlines()
+    assert len(text) == 16 and f"{row.correct:.0f}/{row.total}" in text[3] and f"{row.low:.3f} .. {row.high:.3f}" in text[3]
+
+
+def test_drugs_in_common_are_named():
+    seen = {"pretraining": ["a", "b", "c", None], "training": ["a", "d"]}
+    overlap = drug_overlaps(seen, {"test": ["a", "b", "b", "x", None], "development": ["y"]})
+    assert overlap.to_numpy().tolist() == [["pretraining", "test", "a"], ["pretraining", "test", "b"], ["training", "test", "a"]]
+    with pytest.raises(InputError, match=r"2 drugs of test are in pretraining \(a, b\); 1 drugs of test are in training \(a\)$"):
+        check_unseen_drugs(seen, {"test": ["a", "b"]})
+    with pytest.raises(InputError, match=r"5 drugs .* \(0, 1, 2, \.\.\.\)"):
+        check_unseen_drugs({"training": list("01234")}, {"test": list("43210")})
+    check_unseen_drugs(seen, {"test": ["x", "y"], "development": []})
+
+
+def test_unseen_compounds_by_hand():
+    gallery = pd.DataFrame({"sample_id": ["g0", "g1", "g2", "g3"], "compound": ["a", "a", "b", "c"], "label": [2, 2, 0, 1]})
+    unseen = pd.DataFrame({"sample_id": ["n0", "n1", "n2", "m0"], "compound": ["n", "n", "n", "m"]})
+    distance = np.array([[0.3, 0.2, 0.4, 0.9], [0.5, 0.6, 0.45, 0.9], [0.1, 0.2, 0.05, 0.9], [0.7, 0.7, 0.7, 0.7]])
+    found = predict_unseen(distance, unseen, gallery, ["x", "y", "z", "unused"])
+    assert list(found.tracks.moa) == ["z", "x", "x", "x"] and list(found.tracks.moa_id) == [2, 0, 0, 0]
+    assert list(found.tracks.nearest) == ["g1", "g2", "g2", "g2"] and list(found.tracks.nearest_compound) == ["a", "b", "b", "b"]
+    np.testing.assert_allclose(found.tracks.distance, [0.2, 0.45, 0.05, 0.7])
+    np.testing.assert_allclose(found.tracks.margin, [0.2, 0.05, 0.05, 0])
+    assert list(found.tracks.second_moa) == ["x", "z", "z", "y"]
+    m, n = found.compounds.itertuples(index=False)
+    assert (m.compound, m.tracks, m.moa, m.votes) == ("m", 1, "x", 1)
+    assert (n.compound, n.tracks, n.moa_id, n.moa, n.votes) == ("n", 3, 0, "x", 2)
+    assert n.mean_distance == pytest.approx((0.2 + 0.45 + 0.05) / 3)
+    # mean distance to x: (.4 + .45 + .05) / 3 = .3; to z: (.2 + .5 + .1) / 3 = .267
+    assert (n.moa_id_by_distance, n.moa_by_distance) == (2, "z") and n.distance_to_moa == pytest.approx(0.8 / 3)
+
+
+def test_equal_votes_go_to_the_nearer_mechanism():
+    gallery = pd.DataFrame({"sample_id": ["g0", "g1"], "compound": ["a", "b"], "label": [0, 1]})
+    unseen = pd.DataFrame({"sample_id": ["n0", "n1"], "compound": ["n", "n"]})
+    found = predict_unseen(np.array([[0.3, 0.4], [0.9, 0.1]]), unseen, gallery, ["x", "y"])
+    assert list(found.compounds.moa) == ["y"] and list(found.compounds.votes) == [1]
+    alone = predict_unseen(np.array([[0.3], [0.9]]), unseen, gallery[:1], ["x", "y"])
+    assert alone.tracks.second_moa.isna().all() and alone.tracks.margin.isna().all() and alone.compounds.votes[0] == 2
+
+
+def test_unseen_refuses():
+    gallery = pd.DataFrame({"sample_id": ["g0", "g1"], "compound": ["a", "b"], "label": [0, 1]})
+    unseen = pd.DataFrame({"sample_id": ["n0"], "compound": ["n"]})
+    ok = np.array([[0.1, 0.2]])
+    for bad, message in (
+        (lambda: predict_unseen(ok, unseen.assign(compound="b"), gallery, ["x", "y"]), "1 unseen compounds are in the gallery, first 'b'"),
+        (lambda: predict_unseen(ok, unseen, gallery, ["x"]), "outside the 1 names"),
+        (lambda: predict_unseen(ok.T, unseen, gallery, ["x", "y"]), "do not fit 1 unseen and 2 gallery"),
+        (lambda: predict_unseen(ok * np.nan, unseen, gallery, ["x", "y"]), "'n0': a distance is not a number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            bad()
