@@ -20,7 +20,8 @@ SMALL: dict[str, dict[str, int]] = {
     "bbbc021_full": {"classes": 4, "compounds_per_class": 2, "test_compounds_per_class": 3, "replicates": 1, "sites": 2, "weeks": 2, "controls": 1, "size": 64},
     "cpjump1": {"genes": 4, "compounds_per_gene": 2, "controls": 2, "plates": 2, "crispr_plates": 2, "test_plates": 1, "cell_types": 1, "sites": 1, "size": 32},
     "cpjump1_course": {"compounds": 8, "wells": 3, "singles": 1, "controls": 4, "sites": 2, "size": 32},
-    "mitoreid": {"moas": 3, "drugs_per_moa": 2, "libraries": 2, "train": 2, "query": 1, "gallery": 1, "controls": 2, "novel_drugs": 1, "natural": 1, "size": 32},
+    "mitoreid": {"moas": 3, "drugs_per_moa": 2, "libraries": 2, "train": 2, "query": 1, "gallery": 1, "controls": 2, "novel_drugs": 1, "natural": 1,
+                 "size": 32},  # fmt: skip
     "idr0088_gpcr": IDR0088,
     "idr0088_moa": IDR0088,
     "bbbc021": {"compounds_per_class": 2, "test_compounds_per_class": 1, "doses": 1, "replicates": 1, "size": 32},

@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     _match(verb("match", profiles.match, "name treatments by their nearest profile: NSC and NSCB"))
     _retrieve(verb("retrieve", profiles.retrieve, "retrieve replicates, targets and genes among profiles"))
     _seeds(verb("treatments", profiles.treatments, "count treatments right out of fold: medians over images, then over wells"))
+    _rank(verb("rank", profiles.rank, "rank a gallery by embeddings: a submission, its figures, names for unseen compounds"))
     _protocol(verb("protocol", verbs.protocol, "score predictions by the parts of the config's protocol (wilds)"))
     _oof(verb("oof", verbs.oof, "print out-of-fold accuracy of every seed and of all merged"))
     add_submit_arguments(verb("submit", verbs.submit, "merge predictions into a submission"))
@@ -149,6 +150,12 @@ def _audit(parser: argparse.ArgumentParser) -> None:
 
 def _classes(word: str) -> int | None:
     return None if word == "all" else int(word)
+
+
+def _rank(parser: argparse.ArgumentParser) -> None:
+    _seeds(parser)
+    parser.add_argument("--answers", type=Path, help="the true lists, for scoring alone")
+    parser.add_argument("--out", type=Path, help="CSV (default submissions/<name>_seed<k>_ranked.csv)")
 
 
 STEPS = ("standardize", "mad_robustize", "feature_select", "spherize", "tvn")

@@ -293,7 +293,8 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
         table = score(
             out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=config.name
         )
-        print(f"\n{format_scores(table[table['slice'].isin(['overall', 'public', 'private', 'cell_type', 'class', 'experiment' if entry.competition.ranked else 'class'])])}")
+        shown = ["overall", "public", "private", "cell_type", "class", *(["experiment"] if entry.competition.ranked else [])]
+        print(f"\n{format_scores(table[table['slice'].isin(shown)])}")
         print(f"\n{show_leaderboard(entry.competition.id, LEADERBOARD)}")
     print()
     for picture in write_report(config, entry, steps, truth):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cellsignal.config.schema import Normalization
-from cellsignal.data.normalization import SMALLEST_SD, global_statistics, standardisation
+from cellsignal.data.normalization import SMALLEST_SD, global_statistics, pooled_over_frames, standardisation
 from cellsignal.data.sites import channel_statistics
 
 ROLES = ("treatment", "positive_control", "negative_control")
@@ -145,3 +145,12 @@ def test_wells_of_no_unit_are_refused_by_the_schema():
 @pytest.mark.real_data
 def test_no_real_plate_is_below_the_smallest_sd(real_data):
     assert pd.read_csv(real_data / "rxrx1" / "plate_pixel_stats.csv")["std"].min() > SMALLEST_SD
+
+
+def test_frames_of_a_clip_share_their_channels_statistics():
+    clip = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6, 7)).astype(float)  # n, channels, frames, pixels
+    planes = clip.reshape(4, 15, -1)
+    mean, sd = pooled_over_frames(planes.mean(2), planes.std(2), 5)
+    whole = clip.reshape(4, 3, -1)
+    assert np.allclose(mean.reshape(4, 3, 5), whole.mean(2)[..., None]) and np.allclose(sd.reshape(4, 3, 5), whole.std(2)[..., None])
+    assert pooled_over_frames(planes.mean(2), planes.std(2), 1)[0] is not None

@@ -67,16 +67,29 @@ class Batches(Strict):
     `balanced`: every class is drawn equally often (with several labels an image: every class, and "none of them"),
     as many images an epoch as without; rare ones come several times, each time augmented anew. It is oversampling
     within the training fold, after the split.
+    `identities` and `images`: every batch has so many classes, and so many images of each (P x K, arXiv:1703.07737),
+    as triplets need them; `batch_size` is their product. A class of fewer images gives some of them several times, each
+    time augmented anew.
     """
 
     unit: Literal["mixed", "cell_type", "experiment", "plate"] = "mixed"
     unique_labels: bool = False
     balanced: bool = False
+    identities: int | None = Field(None, ge=2)
+    images: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _balance_is_of_all(self) -> "Batches":
         if self.balanced and (self.unit != "mixed" or self.unique_labels):
             raise ValueError("balanced draws from the whole stage; leave unit and unique_labels out")
+        return self
+
+    @model_validator(mode="after")
+    def _identities_are_a_way_of_their_own(self) -> "Batches":
+        if (self.identities is None) != (self.images is None):
+            raise ValueError("identities and images need each other")
+        if self.identities is not None and (self.unit != "mixed" or self.unique_labels or self.balanced):
+            raise ValueError("identities x images draws from the whole stage; leave unit, unique_labels and balanced out")
         return self
 
 
@@ -100,17 +113,39 @@ class Margin(Strict):
 
 
 class Triplet(Strict):
-    """Triplet loss on the embedding, semi-hard triplets within the batch (arXiv:1503.03832). Batches with
-    `unique_labels` have none."""
+    """Triplet loss on the embedding, of triplets within the batch. Batches with `unique_labels` have none; those of
+    `identities` x `images` have many.
+
+    `mining: semihard` takes all semi-hard triplets by squared distances (arXiv:1503.03832); `hard` the furthest
+    positive and the nearest negative of each anchor by distances (batch-hard, arXiv:1703.07737). Distances are
+    Euclidean, of embeddings brought to length 1 unless `normalised` is false.
+    """
 
     weight: float = Field(0.1, gt=0)
     margin: float = Field(0.2, ge=0)
+    mining: Literal["semihard", "hard"] = "semihard"
+    normalised: bool = True
 
 
 class Center(Strict):
-    """Center loss on the embedding: squared distance to the class's learnt centre (Wen et al., ECCV 2016)."""
+    """Center loss on the embedding: squared distance to the class's learnt centre (Wen et al., ECCV 2016).
+
+    `lr`: the centres learn by plain SGD of their own at this constant rate, from the loss before `weight`; None: by
+    the network's optimiser.
+    """
 
     weight: float = Field(0.01, gt=0)
+    lr: float | None = Field(None, gt=0)
+
+
+class DropPredictedControls(Strict):
+    """From epoch `after_epochs` (0-based) on, an image of a treatment that the network in training takes for a
+    negative control adds nothing to the loss (MitoReID: a drug that does nothing looks like DMSO).
+
+    Negative controls must be a class: `data.controls: train` or `all`.
+    """
+
+    after_epochs: int = Field(ge=0)
 
 
 class Swa(Strict):
@@ -162,11 +197,16 @@ class Stage(Strict):
     Where an image has several labels (multi-label competitions) the loss is binary cross-entropy, the mean over classes;
     `class_weights` then weights each class's positives by its negatives over its positives (`sqrt`: the root), and
     `positive_weight` all positives alike. `monitor: score` is the competition's own: accuracy or macro average precision.
+
+    `target: compound` trains the network to tell the training compounds apart, as a start for the next stage, which
+    takes all its weights but the heads'. Held-out compounds are none of them: such a stage has no validation (schedule
+    and early stopping follow the training loss) and makes no predictions, only embeddings.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     per: Literal["all", "cell_type"] = "all"
     init: Literal["scratch", "previous"] = "scratch"
+    target: Literal["label", "compound"] = "label"
     epochs: int = Field(ge=1)
     batch_size: int = Field(32, ge=1)
     batches: Batches = Batches()
@@ -183,6 +223,7 @@ class Stage(Strict):
     margin: Margin | None = None
     triplet: Triplet | None = None
     center: Center | None = None
+    drop_predicted_controls: DropPredictedControls | None = None
     ema: float | None = Field(None, gt=0, lt=1)
     swa: Swa | None = None
     bn_recompute: bool = False
@@ -211,4 +252,19 @@ class Stage(Strict):
             raise ValueError("triplet and center need batches that are not mixed; give mix.p below 1")
         if self.pseudo_labels is not None and self.pseudo_labels.start >= self.epochs:
             raise ValueError(f"pseudo_labels.start: {self.pseudo_labels.start} is not before the last of {self.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_and_batches_fit(self) -> "Stage":
+        batches, dropping = self.batches, self.drop_predicted_controls
+        if batches.identities is not None and batches.identities * batches.images != self.batch_size:
+            raise ValueError(f"batch_size: {self.batch_size} is not the {batches.identities} x {batches.images} of batches.identities and batches.images")
+        if batches.identities is not None and self.mean_teacher is not None and self.mean_teacher.unlabelled != "none":
+            raise ValueError("batches.identities: unlabelled images have none; leave mean_teacher.unlabelled out")
+        if self.target == "compound" and self.pseudo_labels is not None:
+            raise ValueError("pseudo_labels name classes; a stage with target: compound has none")
+        if self.target == "compound" and self.positive_weight is not None:
+            raise ValueError("positive_weight is for several labels an image; with target: compound it has one")
+        if dropping is not None and dropping.after_epochs >= self.epochs:
+            raise ValueError(f"drop_predicted_controls.after_epochs: {dropping.after_epochs} is not before the last of {self.epochs} epochs")
         return self

@@ -101,3 +101,17 @@ def _by_unit(
             config.by, config.wells, of_experiment + of_own, of_experiment, of_own,
         )  # fmt: skip
     return shift, scale
+
+
+def pooled_over_frames(mean: np.ndarray, sd: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """The statistics of clips with every frame of a channel given the whole channel's: what happens over time stays in the picture.
+
+    Args:
+        mean, sd: (n, C * frames), channel by channel.
+    """
+    if frames == 1:
+        return mean, sd
+    shape = (len(mean), -1, frames)
+    mean, sd = np.asarray(mean, np.float64).reshape(shape), np.asarray(sd, np.float64).reshape(shape)
+    pooled = mean.mean(2), np.sqrt(np.square(sd).mean(2) + mean.var(2))
+    return tuple(np.repeat(values, frames, axis=1) for values in pooled)

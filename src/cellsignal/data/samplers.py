@@ -125,6 +125,61 @@ def balanced_batches(
     ]
 
 
+def identity_batches(
+    labels: np.ndarray, identities: int, images: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[list[tuple[int, int]]]:
+    """One epoch's batches of `identities` classes x `images` images of each (P x K, arXiv:1703.07737): at least as many draws as there are samples.
+
+    Every class is drawn equally often, at most once a batch. All images of a class come before any of them comes again, and what comes again has an epoch
+    number of its own, so that it is augmented anew.
+
+    Args:
+        labels: (n,) int; samples of -1 are left out.
+
+    Returns:
+        Batches of (epoch number, index) keys, a class's images side by side: rank's of `world`; equally many for each.
+
+    Raises:
+        InputError: fewer classes than `identities`, or not one batch for each rank.
+    """
+    labels = np.asarray(labels)
+    members = {label: np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])}
+    if len(members) < identities:
+        raise InputError(f"batches.identities: {identities} classes a batch, the training samples have {len(members)}")
+    rng = np.random.default_rng([seed, epoch])
+    number = -(-sum(map(len, members.values())) // (identities * images))
+    if number < world:
+        raise InputError(f"batches: {len(labels)} samples make no batch of {identities} x {images} for each of {world} processes")
+    drawn = {label: 0 for label in members}
+    orders = {label: rng.permutation(mine) for label, mine in members.items()}
+    batches = []
+    for together in _distinct_turns(np.array(list(members)), identities, number, rng):
+        keys = []
+        for label in together:
+            for _ in range(images):
+                times, place = divmod(drawn[label], len(members[label]))
+                if place == 0 and times:
+                    orders[label] = rng.permutation(members[label])
+                keys.append((epoch + AGAIN * times, int(orders[label][place])))
+                drawn[label] += 1
+        batches.append(keys)
+    return batches[rank : number // world * world : world]
+
+
+def _distinct_turns(names: np.ndarray, size: int, number: int, rng: np.random.Generator) -> Iterator[list[int]]:
+    """`number` draws of `size` different names, each name in turn: the times two names were drawn never differ by more than one."""
+    waiting: list[int] = []
+    for _ in range(number):
+        chosen, waiting = waiting[:size], waiting[size:]
+        if len(chosen) < size:
+            round_ = rng.permutation(names).tolist()
+            fresh = [name for name in round_ if name not in chosen]
+            missing = size - len(chosen)
+            waiting = [name for name in round_ if name not in fresh[:missing]]
+            chosen += fresh[:missing]
+        yield chosen
+
+
 def in_order(size: int, batch_size: int) -> list[list[int]]:
     """Indices 0..size-1 in order, in batches whose sizes differ by at most one, for validation and prediction."""
     number = -(-size // batch_size)

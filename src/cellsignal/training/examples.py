@@ -6,8 +6,10 @@ import pandas as pd
 import torch
 
 from cellsignal.competitions.samples import label_matrix
-from cellsignal.data.samplers import EpochBatches, balanced_batches
+from cellsignal.data.samplers import EpochBatches, balanced_batches, identity_batches
+from cellsignal.errors import InputError
 from cellsignal.training.job import Job, cell_type_vectors, unit_codes
+from cellsignal.training.losses import class_weights, positive_weights
 from cellsignal.training.ranks import ALONE, Ranks
 
 
@@ -17,6 +19,7 @@ class Examples:
     Attributes:
         positions: (n,) places in `job.store.samples`: what is labelled, then the test treatments where the stage uses
         them.
+        labels: (n,) int64, which of the job's outputs is true of each; -1 where that is not known.
     """
 
     def __init__(self, job: Job, ranks: Ranks = ALONE):
@@ -26,9 +29,9 @@ class Examples:
         uses_test = self.consistent or stage.pseudo_labels is not None
         self.positions = np.concatenate([job.train, job.test]) if uses_test else job.train
         self.known = np.arange(len(self.positions)) < len(job.train)
-        labels = samples.label.to_numpy(dtype=np.int64, na_value=-1)[self.positions]
+        labels = output_codes(job)[self.positions]
         self.truth: np.ndarray | None = None  # (n, K) of a multi-label competition, whose `labels` are 0 where these are known
-        if job.competition.multilabel:
+        if job.multilabel:
             self.truth = label_matrix(samples.iloc[self.positions], job.outputs)
             labels = np.where(np.isnan(self.truth).any(1), -1, 0)
         self.labels = np.where(self.known, labels, -1)
@@ -49,23 +52,45 @@ class Examples:
         without a label stay out."""
         stage = self.job.stage
         used = np.flatnonzero((self.labels >= 0) | self.consistent)
-        if stage.batches.balanced:
-            order = balanced_batches(
-                self._groups(used), stage.batch_size, self.job.seed, epoch, self.ranks.rank, self.ranks.world
-            )
+        batches, seed, ranks = stage.batches, self.job.seed, self.ranks
+        if batches.identities is not None:
+            order = identity_batches(self.labels[used], batches.identities, batches.images, seed, epoch, ranks.rank, ranks.world)
+            return [[(number, int(used[index])) for number, index in batch] for batch in order]
+        if batches.balanced:
+            order = balanced_batches(self._groups(used), stage.batch_size, seed, epoch, ranks.rank, ranks.world)
             return [[(number, int(used[index])) for number, index in batch] for batch in order]
         units = None if self.units is None else self.units[used]
         order = EpochBatches(
             units,
             self.labels[used],
             stage.batch_size,
-            self.job.seed,
+            seed,
             epoch,
-            unique_labels=stage.batches.unique_labels,
-            rank=self.ranks.rank,
-            world=self.ranks.world,
+            unique_labels=batches.unique_labels,
+            rank=ranks.rank,
+            world=ranks.world,
         )
         return [[(number, int(used[index])) for number, index in batch] for batch in order]
+
+    def weights(self) -> torch.Tensor | None:
+        """What the loss weights the classes by (`class_weights`, `positive_weight`), from the samples whose labels are known."""
+        stage = self.job.stage
+        if self.truth is not None:
+            return positive_weights(self.truth[self.known], stage.class_weights, stage.positive_weight)
+        return class_weights(self.labels[self.known], self.job.outputs, stage.class_weights)
+
+    def controls(self) -> list[int]:
+        """The classes of the negative controls among the training samples.
+
+        Raises:
+            InputError: the stage needs them, and there are none, or nothing else.
+        """
+        stage, samples = self.job.stage, self.job.store.samples
+        negative = (samples.role == "negative_control").to_numpy()[self.positions] & self.known
+        found = np.unique(self.labels[negative]).tolist() if self.truth is None else []
+        if stage.drop_predicted_controls is not None and not 0 < len(found) < self.job.outputs:
+            raise InputError(f"stages.{stage.name}.drop_predicted_controls: {len(found)} of the {self.job.outputs} classes that train are negative controls")
+        return found
 
     def _groups(self, used: np.ndarray) -> np.ndarray:
         """(n, G) bool, what balanced batches draw equally often: the classes; for multi-label tasks "none of them" too."""
@@ -79,6 +104,14 @@ class Examples:
         model takes them."""
         labels = torch.from_numpy((self.labels if self.truth is None else self.truth)[index])
         return labels, None if self.cell_types is None else self.cell_types[index]
+
+
+def output_codes(job: Job) -> np.ndarray:
+    """(N,) int64 for all samples of the store: which output stands for each, by label or by compound as the stage's target is; -1 for none."""
+    samples = job.store.samples
+    if job.stage.target == "compound":
+        return pd.Categorical(samples.compound, job.compounds).codes.astype(np.int64)
+    return samples.label.to_numpy(dtype=np.int64, na_value=-1)
 
 
 def soft_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """What one training is: which samples, which stage, which fold, from which weights, into which folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,13 +9,14 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
 from cellsignal.config.augment import Augmentation
 from cellsignal.config.stage import Stage
 from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.draws import Recipe, needs_albumentations
-from cellsignal.data.normalization import global_statistics, standardisation
+from cellsignal.data.normalization import global_statistics, pooled_over_frames, standardisation
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError
@@ -37,7 +38,7 @@ class Job:
 
     `train`, `valid` and `test` are positions in `store.samples`: what trains (with `data.controls`, control wells too), what
     validates, and the treatments of the test split, whose labels are not known. `outputs` is the number of classes that the
-    model tells apart: the treatments' `classes`, then the controls'.
+    model tells apart: the treatments' `classes`, then the controls'; or the training samples' `compounds`, where that is the stage's target.
     """
 
     config: Config
@@ -73,6 +74,26 @@ class Job:
         before = self.stage_index - 1
         key = self.key if self.config.stages[before].per == "cell_type" else "all"
         return job_folder(self.config, before, key, self.fold) / "last.pt"
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether several of the outputs, or none, may be true of a sample."""
+        return self.competition.multilabel and self.stage.target == "label"
+
+    @property
+    def compounds(self) -> tuple[str, ...]:
+        """The compounds of the training samples, sorted: what a stage with `target: compound` tells apart."""
+        return tuple(sorted(self.store.samples.compound.iloc[self.train].unique()))
+
+    @property
+    def told_apart(self) -> str:
+        """What the outputs stand for, in short: stages may hand each other their heads where it is the same."""
+        return "label" if self.stage.target == "label" else f"compound {digest(self.compounds)}"
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Positions of the samples that validate the stage: none where the outputs are compounds, of which the held-out ones are none."""
+        return self.valid if self.stage.target == "label" else self.valid[:0]
 
     @property
     def channels(self) -> np.ndarray:
@@ -152,23 +173,45 @@ def plan_jobs(
                           *(np.flatnonzero(mask & mine) for mask in (train, valid, test)), outputs)  # fmt: skip
                 if not len(job.train):
                     raise InputError(f"{config.folds.file}: {job.title} has no training sample in {config.data.store}")
-                jobs.append(job)
+                jobs.append(job if stage.target == "label" else _of_compounds(job))
     return jobs
+
+
+def _of_compounds(job: Job) -> Job:
+    """The job with an output for each training compound.
+
+    Raises:
+        InputError: a training sample without a compound, or all of one.
+    """
+    samples, key = job.store.samples.iloc[job.train], f"stages.{job.stage.name}.target"
+    without = samples.sample_id[samples.compound.isna()]
+    if len(without):
+        raise InputError(f"{key}: {len(without)} training samples of {job.config.data.store} have no compound, first {without.iloc[0]!r}")
+    if len(job.compounds) < 2:
+        raise InputError(f"{key}: all training samples of {job.title} have the one compound {job.compounds[0]!r}")
+    return replace(job, outputs=len(job.compounds))
 
 
 def identity(job: Job) -> dict[str, Any]:
     """What a checkpoint must agree in with the job that goes on from it."""
     trained_on = sorted(job.store.samples.sample_id.iloc[job.train])
-    return {"competition": job.competition.id, "classes": list(job.classes), "outputs": job.outputs, "stage": job.stage.name, "key": job.key, "fold": job.fold,
+    return {"competition": job.competition.id, "classes": list(job.classes), "outputs": job.outputs, "told_apart": job.told_apart,
+            "stage": job.stage.name, "key": job.key, "fold": job.fold,
             "held_out": job.held_out, "training_samples": digest(trained_on)}  # fmt: skip
+
+
+def told_apart(state: dict[str, Any]) -> str:
+    """What the outputs of a checkpoint stand for (`Job.told_apart`); earlier ones do not say it, and were all of labels."""
+    return state.get("told_apart", "label")
 
 
 def check_belongs(job: Job, state: dict[str, Any], path: Path) -> None:
     """Refuse a checkpoint of another training.
 
     Raises:
-        InputError: it differs in competition, classes, stage, cell type, fold or training samples.
+        InputError: it differs in competition, classes or compounds, stage, cell type, fold or training samples.
     """
+    state = state | {"told_apart": told_apart(state)}
     for name, value in identity(job).items():
         if state.get(name) != value:
             raise InputError(f"{path}: belongs to another training ({name} differs); move it away to start anew")
@@ -220,7 +263,7 @@ def pixel_statistics(
     """Shift and scale of every sample in `store.samples`; overall statistics from the training samples unless they are given."""
     samples: pd.DataFrame = store.samples
     rows = samples.row.to_numpy()
-    mean, sd = store.mean[rows], store.sd[rows]
+    mean, sd = pooled_over_frames(store.mean[rows], store.sd[rows], get_competition(config.competition).frames)
     if overall is None:
         overall = global_statistics(mean[train], sd[train])
     shift, scale = standardisation(samples, mean, sd, config.normalization, overall)

@@ -9,11 +9,9 @@ import math
 import time
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from cellsignal.competitions.samples import label_matrix
 from cellsignal.data.feed import Batch, feed
 from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
@@ -27,7 +25,7 @@ from cellsignal.training.forward import Reading, plan_reading, predict_with
 from cellsignal.training.job import Job, pixel_statistics, site_dataset
 from cellsignal.training.labelling import draw_pseudo_labels, read_pseudo_labels
 from cellsignal.training.logs import EpochLog
-from cellsignal.training.losses import StageLoss, class_weights, positive_weights
+from cellsignal.training.losses import StageLoss
 from cellsignal.training.mix import mix_batch
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.schedules import LearningRate
@@ -62,9 +60,9 @@ class Trainer:
         if self.stage.gradient_checkpointing:
             checkpoint_activations(self.model, self._example(2))
         if job.init is not None:
-            state.start_from(job, self.model)
-        multilabel = job.competition.multilabel
-        self.loss = StageLoss(self.stage, _weights(job), job.outputs, self.model.width, multilabel).to(self.device)
+            state.start_from(job, self.model, self.image_size)
+        weights, controls = self.examples.weights(), self.examples.controls()
+        self.loss = StageLoss(self.stage, weights, job.outputs, self.model.width, job.multilabel, controls).to(self.device)
         self.average = Average(self.stage, self.model)
         self.stepper = Stepper(self.model, self.loss, self.stage, ranks)
         planned = len(self.examples.batches(0))  # before any pseudo-label
@@ -73,7 +71,7 @@ class Trainer:
             self.stage.schedule,
             self.stage.epochs,
             math.ceil(planned / self.stage.accumulation),
-            self.stage.monitor != "loss" and len(job.valid) > 0,
+            self.stage.monitor != "loss" and len(job.scored) > 0,
         )
         if ranks.rank:
             torch.manual_seed(job.seed + ranks.rank)  # dropout differs among the processes, initial weights do not
@@ -125,7 +123,8 @@ class Trainer:
 
     def train_epoch(self) -> EpochSpeed:
         self.model.train()
-        progress, accumulation = self.progress, self.stage.accumulation
+        progress, accumulation, dropping = self.progress, self.stage.accumulation, self.stage.drop_predicted_controls
+        self.loss.dropping = dropping is not None and progress["epoch"] >= dropping.after_epochs
         order = self.examples.batches(progress["epoch"])
         bar = tqdm(desc=f"{self.job.title} epoch {progress['epoch'] + 1}/{self.stage.epochs}", total=len(order), initial=progress["batch"],
                    disable=None if self.ranks.first else True, leave=False)  # fmt: skip
@@ -161,7 +160,7 @@ class Trainer:
         images = batch.images
         labels, cell_types = self.examples.targets(batch.index)
         hard = labels.to(self.device, non_blocking=True)
-        if self.job.competition.multilabel:
+        if self.job.multilabel:
             targets, hard = hard, None
         else:
             targets = soft_labels(hard, self.job.outputs)
@@ -225,9 +224,9 @@ class Trainer:
         self.average.after_epoch(self.model, progress["epoch"])
         if self.average.needs_statistics and (due or self.stage.pseudo_labels is not None):
             self._recompute_statistics()
-        if len(self.job.valid) and due:
+        if len(self.job.scored) and due:
             row["valid_loss"], row[score] = self.validate()
-        if len(self.job.valid) == 0:
+        if len(self.job.scored) == 0:
             self._judge(row["train_loss"], higher_is_better=False)
         elif due:
             by_score = self.stage.monitor != "loss"
@@ -244,7 +243,7 @@ class Trainer:
         margin = self.stage.early_stopping.min_delta if self.stage.early_stopping else 0.0
         if progress["best"] is None or sign * (figure - progress["best"]) > margin:
             progress.update(best=figure, bad_epochs=0)
-            if len(self.job.valid) and self.ranks.first:
+            if len(self.job.scored) and self.ranks.first:
                 save_checkpoint(self.job.folder / "best.pt", state.slim(self))
         else:
             progress["bad_epochs"] += 1
@@ -260,7 +259,7 @@ class Trainer:
 
     def validate(self) -> tuple[float, float]:
         """Loss by sample, and score by target, of the weights that will predict."""
-        valid, samples = self.job.valid, self.job.store.samples
+        valid, samples = self.job.scored, self.job.store.samples
         self.reading = self.reading or plan_reading(self.job, self.pixels, valid, self.ranks)
         logits = predict_with(self.job, self.predictor, self.reading, ranks=self.ranks)["identity"]
         return loss_and_score(self.job, logits, samples.iloc[valid])
@@ -297,14 +296,6 @@ class Trainer:
         if self.ranks.first:
             save_checkpoint(self.job.folder / "last.pt", whole)
         self.ranks.barrier()
-
-
-def _weights(job: Job) -> torch.Tensor | None:
-    """What the loss weights the classes by, from the training samples."""
-    samples, stage = job.store.samples.iloc[job.train], job.stage
-    if job.competition.multilabel:
-        return positive_weights(label_matrix(samples, job.outputs), stage.class_weights, stage.positive_weight)
-    return class_weights(samples.label.to_numpy(dtype=np.int64, na_value=-1), job.outputs, stage.class_weights)
 
 
 def _speed_columns(speed: EpochSpeed, world: int) -> dict[str, Any]:

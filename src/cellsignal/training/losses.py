@@ -4,6 +4,7 @@ A row of soft labels sums to 1, or to less: to 0 for an unlabelled image, to bet
 over that label mass, so that what is unlabelled neither adds to the loss nor thins it.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from cellsignal.config.stage import Stage
 from cellsignal.models.heads import Outputs
-from cellsignal.training.metric_losses import CenterLoss, SemiHardTripletLoss, margin_cosines
+from cellsignal.training.metric_losses import BatchHardTripletLoss, CenterLoss, SemiHardTripletLoss, margin_cosines
 
 
 def class_weights(labels: np.ndarray, classes: int, mode: Literal["none", "balanced", "sqrt"]) -> torch.Tensor | None:
@@ -95,17 +96,26 @@ class StageLoss(nn.Module):
 
     Class weights act in both cross-entropies, label smoothing in the plain one. Triplet and center loss need hard labels: they are left out of a mixed batch.
     Its state holds what the losses learn themselves, the centres, and nothing else.
+
+    Attributes:
+        dropping: whether an image that is none of a negative control, but is taken for one, is left out (`drop_predicted_controls`).
+
+    Args:
+        controls: the classes of negative controls, for `dropping`.
     """
 
     def __init__(
-        self, stage: Stage, weights: torch.Tensor | None, classes: int, width: int, multilabel: bool = False
+        self, stage: Stage, weights: torch.Tensor | None, classes: int, width: int, multilabel: bool = False, controls: Sequence[int] = ()
     ):
         super().__init__()
-        self.stage = stage
+        self.stage, self.dropping = stage, False
+        self.register_buffer("is_control", torch.isin(torch.arange(classes), torch.tensor(list(controls), dtype=torch.int64)), persistent=False)
         kind = BinaryCrossEntropy if multilabel else SoftCrossEntropy
         self.cross_entropy = kind(weights, stage.label_smoothing, stage.focal.gamma if stage.focal else 0.0)
         self.margin_cross_entropy = SoftCrossEntropy(weights)
-        self.triplet = SemiHardTripletLoss(stage.triplet.margin) if stage.triplet else None
+        triplets = {"semihard": SemiHardTripletLoss, "hard": BatchHardTripletLoss}
+        triplet = stage.triplet
+        self.triplet = triplets[triplet.mining](triplet.margin, triplet.normalised) if triplet else None
         self.center = CenterLoss(classes, width) if stage.center else None
 
     def forward(self, outputs: Outputs, targets: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
@@ -119,6 +129,8 @@ class StageLoss(nn.Module):
             Scalar with a graph; 0 where nothing is labelled.
         """
         stage = self.stage
+        if self.dropping:
+            targets, labels = self._without_predicted_controls(outputs.logits, targets, labels)
         loss = stage.cross_entropy * self.cross_entropy(outputs.logits, targets)
         if stage.margin is not None:
             assert outputs.cosines is not None, "a margin loss on a network without cosine head"
@@ -131,3 +143,11 @@ class StageLoss(nn.Module):
             if part is not None:
                 loss = loss + config.weight * part(outputs.embedding.float()[known], labels[known])
         return loss
+
+    def _without_predicted_controls(
+        self, logits: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Targets and labels with the images unlabelled that hold nothing of a negative control and are predicted as one."""
+        holds_control = targets[:, self.is_control].sum(1) > 0
+        dropped = self.is_control[logits.argmax(1)] & ~holds_control
+        return targets * ~dropped[:, None], None if labels is None else torch.where(dropped, -1, labels)

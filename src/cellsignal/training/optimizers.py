@@ -8,6 +8,11 @@ from torch import nn
 from cellsignal.config.stage import Optimizer
 
 
+def center_optimizer(parameters: Sequence[nn.Parameter], lr: float, weight: float) -> torch.optim.Optimizer:
+    """Plain SGD for the centres of a center loss that is `weight` times the stage's: their step is `lr` x the gradient of the loss before `weight`."""
+    return torch.optim.SGD(parameters, lr=lr / weight)
+
+
 def build_optimizer(
     modules: nn.Module | Sequence[nn.Module], config: Optimizer, fused: bool = True
 ) -> torch.optim.Optimizer:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cellsignal.errors import InputError
+from cellsignal.models.backbones import build_model
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.job import Job, check_belongs, identity
+from cellsignal.training.job import Job, check_belongs, identity, told_apart
 
 if TYPE_CHECKING:
     from cellsignal.training.loop import Trainer
@@ -37,9 +38,10 @@ def whole(trainer: "Trainer") -> dict[str, Any]:
         "seen": trainer.progress["seen"], "cuda": torch.cuda.get_rng_state(trainer.device) if trainer.device.type == "cuda" else None,
     }  # fmt: skip
     stepper = trainer.stepper
+    centers = None if stepper.center_optimizer is None else stepper.center_optimizer.state_dict()
     return slim(trainer) | {
         "average": trainer.average.state_dict(), "loss": trainer.loss.state_dict(), "optimizer": stepper.optimizer.state_dict(),
-        "schedule": trainer.schedule.state_dict(), "scaler": stepper.scaler.state_dict(), "processes": trainer.ranks.gather(mine),
+        "center_optimizer": centers, "schedule": trainer.schedule.state_dict(), "scaler": stepper.scaler.state_dict(), "processes": trainer.ranks.gather(mine),
     }  # fmt: skip
 
 
@@ -61,6 +63,8 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
         trainer.average.load_state_dict(state["average"])
     trainer.loss.load_state_dict(state["loss"])
     trainer.stepper.optimizer.load_state_dict(state["optimizer"])
+    if trainer.stepper.center_optimizer is not None:
+        trainer.stepper.center_optimizer.load_state_dict(state["center_optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
     if bool(state["scaler"]) == trainer.stepper.scaler.is_enabled():
         trainer.stepper.scaler.load_state_dict(state["scaler"])
@@ -79,8 +83,8 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
     log.info("%s: goes on in epoch %d at batch %d", trainer.job.title, progress["epoch"] + 1, progress["batch"])
 
 
-def start_from(job: Job, model: torch.nn.Module) -> None:
-    """Take the weights of the stage before, after making sure that it was held to the same fold.
+def start_from(job: Job, model: torch.nn.Module, image_size: int) -> None:
+    """Take the weights of the stage before, after making sure that it was held to the same fold; its heads only where they tell the same apart.
 
     Raises:
         InputError: it was trained on other folds, or is not finished.
@@ -90,7 +94,24 @@ def start_from(job: Job, model: torch.nn.Module) -> None:
         raise InputError(f"{path}: was trained on other folds; its training wells could be in this stage's validation")
     if not state["progress"]["finished"]:
         raise InputError(f"{path}: that stage is not finished")
-    _load(model, state["averaged"] or state["model"], path)
+    weights = state["averaged"] or state["model"]
+    if told_apart(state) != job.told_apart:
+        heads = _head_names(job, image_size)
+        weights = {name: tensor for name, tensor in weights.items() if name not in heads}
+        weights |= {name: tensor for name, tensor in model.state_dict().items() if name in heads}
+    _load(model, weights, path)
+
+
+def _head_names(job: Job, image_size: int) -> set[str]:
+    """The names of a network's weights that depend on what it tells apart: those that have another shape where it has one class more."""
+
+    def shapes(outputs: int) -> dict[str, torch.Size]:
+        model = build_model(job.config.model, len(job.channels), outputs, image_size, len(job.cell_types), initial_weights=False)
+        return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+    with torch.random.fork_rng(devices=[]):
+        own, wider = shapes(job.outputs), shapes(job.outputs + 1)
+    return {name for name, shape in own.items() if wider[name] != shape}
 
 
 def _load(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from cellsignal.config.stage import Stage
 from cellsignal.models.heads import Outputs
 from cellsignal.training.losses import StageLoss
-from cellsignal.training.optimizers import build_optimizer
+from cellsignal.training.optimizers import build_optimizer, center_optimizer
 from cellsignal.training.precision import autocast, compute_dtype
 from cellsignal.training.ranks import Ranks
 
@@ -34,18 +34,23 @@ class WithLoss(nn.Module):
 
 
 class Stepper:
-    """What turns losses into steps; holds optimiser and gradient scaler.
+    """What turns losses into steps; holds optimisers and gradient scaler.
 
     Attributes:
+        optimizer: of the network, which the schedule drives; also of what the losses learn, unless it has an optimiser of its own.
+        center_optimizer: of the center loss's centres, where they have their own (`center.lr`).
         forward: the network with its loss, averaged over the processes in its gradients.
         dtype: in what the network computes.
     """
 
     def __init__(self, model: nn.Module, loss: StageLoss, stage: Stage, ranks: Ranks):
-        self.model, self.stage, self.ranks = model, stage, ranks
-        left_out = loss.center is not None and stage.mix is not None  # centers are not learnt from a mixed batch
+        self.model, self.loss, self.stage, self.ranks = model, loss, stage, ranks
+        left_out = stage.center is not None and stage.mix is not None  # centers are not learnt from a mixed batch
         self.forward = ranks.wrap(WithLoss(model, loss, stage.compile), unused=left_out)
-        self.optimizer = build_optimizer([model, loss], stage.optimizer)
+        self.center_optimizer: torch.optim.Optimizer | None = None
+        if stage.center is not None and stage.center.lr is not None:
+            self.center_optimizer = center_optimizer([loss.center.centers], stage.center.lr, stage.center.weight)
+        self.optimizer = build_optimizer([model, loss] if self.center_optimizer is None else model, stage.optimizer)
         self.dtype = compute_dtype(stage.amp, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype == torch.float16)
         self.running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
@@ -67,8 +72,12 @@ class Stepper:
             parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             torch.nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
         self.scaler.step(self.optimizer)
+        if self.center_optimizer is not None and self.loss.center.centers.grad is not None:  # none where all batches were mixed
+            self.scaler.step(self.center_optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.center_optimizer is not None:
+            self.center_optimizer.zero_grad(set_to_none=True)
         if self.ranks.world > 1 and self.running:
             _average(self.running, self.ranks)
 

@@ -19,12 +19,15 @@ def check_stages(config: Config, competition: Competition) -> None:
     other = "accuracy" if competition.multilabel else "average_precision"
     single = ("margin", "triplet", "center", "pseudo_labels", "mean_teacher")
     for stage in config.stages:
+        if stage.drop_predicted_controls is not None and config.data.controls == "ignore":
+            raise InputError(f"stages.{stage.name}.drop_predicted_controls: negative controls are no class; write data.controls: train")
+        multilabel = competition.multilabel and stage.target == "label"
         if stage.monitor == other:
             raise InputError(f"stages.{stage.name}.monitor: {competition.id} is scored by {score_name(competition)}, not {other}")
-        if not competition.multilabel and stage.positive_weight is not None:
+        if not multilabel and stage.positive_weight is not None:
             raise InputError(f"stages.{stage.name}.positive_weight: an image of {competition.id} has one label; use class_weights")
-        wrong = [name for name in single if getattr(stage, name) is not None] if competition.multilabel else []
-        wrong += ["batches.unique_labels"] if competition.multilabel and stage.batches.unique_labels else []
+        wrong = [name for name in single if getattr(stage, name) is not None] if multilabel else []
+        wrong += [f"batches.{name}" for name in ("unique_labels", "identities") if multilabel and getattr(stage.batches, name)]
         if wrong:
             raise InputError(f"stages.{stage.name}.{wrong[0]}: needs one label an image; those of {competition.id} have several or none")
     if competition.multilabel and config.data.controls != "ignore":

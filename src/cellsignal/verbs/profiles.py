@@ -37,3 +37,15 @@ def treatments(arguments: argparse.Namespace) -> None:
     from cellsignal.verbs import configs
 
     print("\n\n".join(treatment_table(config) for config in configs(arguments)))
+
+
+def rank(arguments: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from cellsignal.prediction.embeddings import embed
+    from cellsignal.ranking import rank as rank_gallery
+    from cellsignal.verbs import configs
+
+    for config in configs(arguments):
+        out = arguments.out or Path("submissions") / f"{config.name}_seed{config.seed}_ranked.csv"
+        print(rank_gallery(config, embed(config), arguments.answers, out))
