@@ -15,7 +15,7 @@ demo: .venv/.ready
 	$(BIN)/cellsignal run configs/rxrx1/demo.yaml --answers data/rxrx1_demo.answers.csv --splits 2
 
 # the whole way on a small simulated copy of another competition, in a minute or so: make quick-idr0088_gpcr; make quick does all
-QUICK := bbbc021 bbbc021_full cpjump1 cpjump1_course idr0088_gpcr idr0088_moa
+QUICK := bbbc021 bbbc021_full cpjump1 cpjump1_course idr0088_gpcr idr0088_moa mitoreid
 SIMULATE_bbbc021_full := --set replicates=2 --set sites=2
 SIMULATE_cpjump1 := --set cell_types=1
 SIMULATE_idr0088_gpcr := --set batches=1 --set test_compounds_per_moa=2

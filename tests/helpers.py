@@ -21,7 +21,7 @@ SMALL: dict[str, dict[str, int]] = {
     "cpjump1": {"genes": 4, "compounds_per_gene": 2, "controls": 2, "plates": 2, "crispr_plates": 2, "test_plates": 1, "cell_types": 1, "sites": 1, "size": 32},
     "cpjump1_course": {"compounds": 8, "wells": 3, "singles": 1, "controls": 4, "sites": 2, "size": 32},
     "mitoreid": {"moas": 3, "drugs_per_moa": 2, "libraries": 2, "train": 2, "query": 1, "gallery": 1, "controls": 2, "novel_drugs": 1, "natural": 1,
-                 "size": 32},  # fmt: skip
+                 "size": 32},
     "idr0088_gpcr": IDR0088,
     "idr0088_moa": IDR0088,
     "bbbc021": {"compounds_per_class": 2, "test_compounds_per_class": 1, "doses": 1, "replicates": 1, "size": 32},
@@ -61,7 +61,7 @@ def tiny_config(competition: str, root: Path) -> dict[str, Any]:
     return {
         "name": "tiny", "competition": competition, "data": {"root": str(root), "store": "store", "size": 32, "workers": 0},
         "folds": {"file": "folds.csv", "use": [0]}, "model": {"backbone": "test_resnet"}, "stages": [first, second], "predict": {"tta": 2},
-    }  # fmt: skip
+    }
 
 
 def write_config(folder: Path, competition: str, root: Path, **changes: Any) -> Path:

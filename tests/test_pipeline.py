@@ -4,6 +4,12 @@ import cv2
 import pytest
 from helpers import cellsignal
 
+from cellsignal.report import shown_planes
+
+
+def test_a_clips_picture_shows_three_frames_of_each_channel():
+    assert shown_planes(3, 1) == [0, 1, 2] and shown_planes(48, 16) == [0, 8, 15, 16, 24, 31, 32, 40, 47] and shown_planes(2, 2) == [0, 1]
+
 
 @pytest.mark.parametrize("competition", ["rxrx1", "bbbc021"])
 def test_run_goes_from_a_trained_state_to_leaderboard_and_pictures(trained, tmp_path, capsys, competition):

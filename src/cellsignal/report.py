@@ -37,10 +37,11 @@ def write_report(config: Config, entry: Entry, steps: dict[str, list[Step]], tru
         average_precision_curves(written[0], logs, _prevalence(store.samples, len(entry.members[0].classes)), title=title)
     else:
         learning_curves(written[0], logs, chance=1 / len(entry.members[0].classes), title=title)
+    shown = shown_planes(len(store.channels), entry.competition.frames)
     channel_montage(
         written[1],
-        example_images(store),
-        store.channels,
+        {name: image[shown] for name, image in example_images(store).items()},
+        [store.channels[plane] for plane in shown],
         title=f"{entry.competition.title}: one well of each cell type",
     )
     counts = label_counts(config, store.samples, entry.members[0].classes)
@@ -128,6 +129,14 @@ def example_images(store: Store) -> dict[str, np.ndarray]:
         short = name if len(name) <= LONGEST else f"…{name[-LONGEST:]}"
         found[f"{cell_type}\n{short} {rows.well.iloc[0]}"] = store.read(int(rows.row.iloc[0]))
     return found
+
+
+def shown_planes(planes: int, frames: int) -> list[int]:
+    """All planes of a still; of a clip the first, middle and last frame of every channel."""
+    if frames == 1:
+        return list(range(planes))
+    chosen = sorted({0, frames // 2, frames - 1})
+    return [channel * frames + frame for channel in range(planes // frames) for frame in chosen]
 
 
 def outcome_by_well(samples: pd.DataFrame, targets: Targets, right: np.ndarray) -> pd.DataFrame:
