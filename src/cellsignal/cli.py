@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     _match(verb("match", profiles.match, "name treatments by their nearest profile: NSC and NSCB"))
     _retrieve(verb("retrieve", profiles.retrieve, "retrieve replicates, targets and genes among profiles"))
     _seeds(verb("treatments", profiles.treatments, "count treatments right out of fold: medians over images, then over wells"))
+    _baseline(verb("baseline", measure.baseline, "hand-made features over time with classical classifiers, for clips"))
     _rank(verb("rank", profiles.rank, "rank a gallery by embeddings: a submission, its figures, names for unseen compounds"))
     _protocol(verb("protocol", verbs.protocol, "score predictions by the parts of the config's protocol (wilds)"))
     _oof(verb("oof", verbs.oof, "print out-of-fold accuracy of every seed and of all merged"))
@@ -150,6 +151,11 @@ def _audit(parser: argparse.ArgumentParser) -> None:
 
 def _classes(word: str) -> int | None:
     return None if word == "all" else int(word)
+
+
+def _baseline(parser: argparse.ArgumentParser) -> None:
+    _config(parser)
+    parser.add_argument("--answers", type=Path, help="test on the queries (default: on the drugs that fold 0 holds out)")
 
 
 def _rank(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,13 @@ def audit(arguments: argparse.Namespace) -> None:
         print(split_audit(config))
 
 
+def baseline(arguments: argparse.Namespace) -> None:
+    from cellsignal.baseline import baseline as measure
+    from cellsignal.config import load_config
+
+    print(measure(load_config(arguments.config, arguments.set), arguments.answers))
+
+
 def oversampling(arguments: argparse.Namespace) -> None:
     from cellsignal.bench.oversampling import bench_oversampling
     from cellsignal.config import load_config

@@ -1,0 +1,16 @@
+"""`cellsignal baseline`: hand-made features of clips, on queries and on held-out drugs."""
+
+from helpers import cellsignal, error_line
+
+
+def test_it_scores_queries_and_held_out_drugs(prepared, capsys):
+    space = prepared("mitoreid")
+    for words in (["--answers", space.answers], []):
+        capsys.readouterr()
+        assert cellsignal("baseline", "config.yaml", *words, cwd=space.folder) == 0
+        printed = capsys.readouterr().out
+        assert "random forest" in printed and "mean" in printed
+
+
+def test_stills_are_refused(prepared, capsys):
+    assert "stills" in error_line(capsys, "baseline", "config.yaml", cwd=prepared("bbbc021").folder)
