@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from cellsignal.config import augment, schema, stage
+from cellsignal.config import augment, schema, self_supervised, stage
 
 _SECTIONS = (
     *(getattr(schema, name) for name in ("Data", "Folds", "Normalization", "Model")),
     *(getattr(stage, name) for name in ("Stage", "Batches", "Optimizer", "Schedule", "EarlyStopping", "Margin", "Triplet", "Center")),
-    *(stage.Swa, stage.MeanTeacher, stage.PseudoLabels, schema.Predict, schema.Submit),
+    *(self_supervised.SelfSupervised, stage.Swa, stage.MeanTeacher, stage.PseudoLabels, schema.Predict, schema.Submit),
 )
 
 

@@ -172,6 +172,12 @@ class Config(Strict):
             raise ValueError("model.cosine_head: true and a margin loss in a stage need each other")
         return self
 
+    @model_validator(mode="after")
+    def _self_supervised_has_something_to_train(self) -> "Config":
+        if self.model.frozen and any(stage.self_supervised for stage in self.stages):
+            raise ValueError("model.frozen: a frozen backbone learns nothing from self_supervised")
+        return self
+
     @property
     def run_folder(self) -> Path:
         """runs/<name>/seed<k>: the same experiment with another seed is another run of it."""

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from cellsignal.config.augment import Augmentation, Mix
+from cellsignal.config.self_supervised import SelfSupervised, check_stage_without_labels
 from cellsignal.config.strict import Probability, Strict
 
 
@@ -201,6 +202,9 @@ class Stage(Strict):
     `target: compound` trains the network to tell the training compounds apart, as a start for the next stage, which
     takes all its weights but the heads'. Held-out compounds are none of them: such a stage has no validation (schedule
     and early stopping follow the training loss) and makes no predictions, only embeddings.
+
+    `self_supervised` learns from images alone: such a stage is not validated (schedule and early stopping follow the
+    training loss) and makes no predictions, only embeddings; the next stage starts from it.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -219,6 +223,7 @@ class Stage(Strict):
     focal: Focal | None = None
     clip_norm: float | None = Field(None, gt=0)
     amp: Literal["auto", "off", "bf16", "fp16"] = "off"
+    self_supervised: SelfSupervised | None = None
     cross_entropy: float = Field(1.0, gt=0)
     margin: Margin | None = None
     triplet: Triplet | None = None
@@ -240,6 +245,8 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Stage":
+        if self.self_supervised is not None:
+            check_stage_without_labels(self)
         if self.ema is not None and self.swa is not None:
             raise ValueError("ema and swa are two ways to average; leave one out")
         if self.bn_recompute and self.ema is None and self.swa is None:

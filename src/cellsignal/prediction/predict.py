@@ -30,19 +30,19 @@ log = logging.getLogger(__name__)
 def predict(config: Config) -> list[Path]:
     """Predict with every finished stage and fold of a run; one file each, `<run folder>/predictions/<fold>_<stage>.npz`.
 
-    A stage with one model for each cell type gives one file too: each sample is predicted by its cell type's model. A stage with `target: compound` has
-    no classes to predict and is left out. A file that was made from the same checkpoints with the same settings is left as it is; an interrupted one goes
-    on with the plates that are missing.
+    A stage with one model for each cell type gives one file too: each sample is predicted by its cell type's model. A stage with `target: compound` or
+    `self_supervised` has no classes to predict and is left out. A file that was made from the same checkpoints with the same settings is left as it is; an
+    interrupted one goes on with the plates that are missing.
 
     Raises:
         InputError: a checkpoint is missing, unfinished, damaged, or of another competition; no stage has classes.
     """
     groups: dict[tuple[int | None, int], list[Job]] = {}
     for job in jobs_of(config):
-        if job.stage.target == "label":
+        if job.stage.target == "label" and job.stage.self_supervised is None:
             groups.setdefault((job.fold, job.stage_index), []).append(job)
     if not groups:
-        raise InputError("stages: all have target: compound, which predicts no class; add a stage with target: label, or use `cellsignal embed`")
+        raise InputError("stages: all have target: compound or self_supervised, which predicts no class; add a stage with labels, or use `cellsignal embed`")
     return [_predict_stage(config, jobs) for jobs in groups.values()]
 
 

@@ -92,8 +92,9 @@ class Job:
 
     @property
     def scored(self) -> np.ndarray:
-        """Positions of the samples that validate the stage: none where the outputs are compounds, of which the held-out ones are none."""
-        return self.valid if self.stage.target == "label" else self.valid[:0]
+        """Positions of the samples that validate the stage: none without labels, and where the outputs are compounds, of which the held-out ones are none."""
+        with_labels = self.stage.target == "label" and self.stage.self_supervised is None
+        return self.valid if with_labels else self.valid[:0]
 
     @property
     def channels(self) -> np.ndarray:

@@ -29,6 +29,7 @@ from cellsignal.training.losses import StageLoss
 from cellsignal.training.mix import mix_batch
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.schedules import LearningRate
+from cellsignal.training.self_supervised import TwoViewLoss, TwoViews
 from cellsignal.training.step import Stepper
 from cellsignal.training.stopping import Stop
 from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
@@ -47,7 +48,7 @@ class Trainer:
         torch.manual_seed(job.seed)
         self.generator = torch.Generator().manual_seed(job.seed + 1 + 1_000_003 * ranks.rank)
         self.pixels = pixel_statistics(config, job.store, job.train)
-        self.examples = Examples(job, ranks)
+        self.examples = Examples(job, ranks) if self.stage.self_supervised is None else TwoViews(job, ranks)
         self.training = site_dataset(job, self.examples.positions, self.pixels, self.stage.augment, job.seed, ranks.device)
         self.reading: Reading | None = None  # of the validation samples, made when first needed
         self.image_size = self.training.image_size
@@ -61,8 +62,7 @@ class Trainer:
             checkpoint_activations(self.model, self._example(2))
         if job.init is not None:
             state.start_from(job, self.model, self.image_size)
-        weights, controls = self.examples.weights(), self.examples.controls()
-        self.loss = StageLoss(self.stage, weights, job.outputs, self.model.width, job.multilabel, controls).to(self.device)
+        self.loss = self._loss().to(self.device)
         self.average = Average(self.stage, self.model)
         self.stepper = Stepper(self.model, self.loss, self.stage, ranks)
         planned = len(self.examples.batches(0))  # before any pseudo-label
@@ -79,6 +79,13 @@ class Trainer:
         self.progress: dict[str, Any] = {
             "epoch": 0, "batch": 0, "updates": 0, "seen": 0, "best": None, "bad_epochs": 0, "history": [], "finished": False, "pseudo_labels": None,
         }  # fmt: skip
+
+    def _loss(self) -> torch.nn.Module:
+        job, width = self.job, self.model.width
+        if self.stage.self_supervised is not None:
+            return TwoViewLoss(self.stage.self_supervised, width)
+        weights, controls = self.examples.weights(), self.examples.controls()
+        return StageLoss(self.stage, weights, job.outputs, width, job.multilabel, controls)
 
     def _example(self, size: int) -> tuple[torch.Tensor, ...]:
         """`size` images of zeros, with cell types where the model takes them."""

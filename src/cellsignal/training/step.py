@@ -21,16 +21,17 @@ from cellsignal.training.ranks import Ranks
 class WithLoss(nn.Module):
     """The network and its loss as one module, since both may learn: (loss, logits) of one batch."""
 
-    def __init__(self, model: nn.Module, loss: StageLoss, compile_mode: str = "off"):
+    def __init__(self, model: nn.Module, loss: StageLoss, compile_mode: str = "off", uses_logits: bool = True):
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.uses_logits = model, loss, uses_logits
         self.run = model.outputs if compile_mode == "off" else torch.compile(model.outputs, mode=compile_mode)
 
     def forward(
         self, images: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None, *others: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         outputs: Outputs = self.run(images, *others)
-        return self.loss(outputs, targets, labels), outputs.logits
+        # DistributedDataParallel takes for used what an output hangs on: logits that no loss looks at must not hold the graph of the heads
+        return self.loss(outputs, targets, labels), outputs.logits if self.uses_logits else outputs.logits.detach()
 
 
 class Stepper:
@@ -45,8 +46,10 @@ class Stepper:
 
     def __init__(self, model: nn.Module, loss: StageLoss, stage: Stage, ranks: Ranks):
         self.model, self.loss, self.stage, self.ranks = model, loss, stage, ranks
-        left_out = stage.center is not None and stage.mix is not None  # centers are not learnt from a mixed batch
-        self.forward = ranks.wrap(WithLoss(model, loss, stage.compile), unused=left_out)
+        # a stage without labels leaves the heads out; centers are not learnt from a mixed batch
+        uses_logits = stage.self_supervised is None
+        left_out = not uses_logits or (stage.center is not None and stage.mix is not None)
+        self.forward = ranks.wrap(WithLoss(model, loss, stage.compile, uses_logits), unused=left_out)
         self.center_optimizer: torch.optim.Optimizer | None = None
         if stage.center is not None and stage.center.lr is not None:
             self.center_optimizer = center_optimizer([loss.center.centers], stage.center.lr, stage.center.weight)
