@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.mitoreid.ranking import chance_average_precision
+from cellsignal.competitions.ranking import chance_average_precision
 from cellsignal.competitions.samples import COLUMNS, ROLES, SPLITS, check_samples, label_matrix, path_of
 from cellsignal.data.sites import resized
 from cellsignal.data.store import Store
@@ -376,7 +376,7 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
     assert rows.overall["truth"] == 1.0 and rows.overall["mine"] == pytest.approx(competition.score(submission, answers))
     assert rows["rank"].notna().to_dict() == {"mine": True, "sample submission": False, "truth": False}
     placeholder = competition.score(sample, answers)
-    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < 0.7
+    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < (0.5 if kind(competition) == "class" else 1.0)
     capsys.readouterr()
     assert cellsignal("leaderboard", competition.id, "--leaderboard", "board.csv", **at) == 0
     printed = capsys.readouterr().out

@@ -142,7 +142,7 @@ def _read_tiff(path: Path | str, data: bytes) -> np.ndarray:
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """(height, width) in pixels, from the header of a PNG, TIFF or JPEG.
+    """(height, width) in pixels of a PNG (its header), 16-bit gray TIFF or JPEG (decoded whole: they have no checksums).
 
     Raises:
         ImageError: missing, damaged, or of another format.

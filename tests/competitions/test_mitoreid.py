@@ -14,14 +14,14 @@ from sklearn.metrics import average_precision_score
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.mitoreid.annotation import drug_of, read_annotation
 from cellsignal.competitions.mitoreid.competition import MitoReID, part_of, published_answers
-from cellsignal.competitions.mitoreid.ranking import (
+from cellsignal.competitions.mitoreid.tracks import list_tracks, read_track
+from cellsignal.competitions.ranking import (
     average_precisions,
     chance_average_precision,
     match_masks,
     order_by_class,
     ranking_score,
 )
-from cellsignal.competitions.mitoreid.tracks import list_tracks, read_track
 from cellsignal.errors import ImageError, InputError, InvalidSubmission
 from cellsignal.folds import labelled, make_folds
 from cellsignal.simulate.mitoreid import simulate_mitoreid

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cellsignal.competitions.mitoreid.ranking import average_precisions, ranked_matches
+from cellsignal.competitions.ranking import average_precisions, ranked_matches
 from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import clustered_interval
 

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from cellsignal.competitions.mitoreid.ranking import average_precisions
+from cellsignal.competitions.ranking import average_precisions
 from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy, Figure, accuracy, clustered_interval

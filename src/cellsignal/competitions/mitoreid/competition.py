@@ -25,8 +25,8 @@ import pandas as pd
 
 from cellsignal.competitions.base import Competition, Protocol, check_submission_ids, register
 from cellsignal.competitions.mitoreid.annotation import CONTROL, FILE, Annotation, read_annotation
-from cellsignal.competitions.mitoreid.ranking import match_masks, order_by_class, ranking_score
 from cellsignal.competitions.mitoreid.tracks import FRAMES, NOVEL, STAINS, list_tracks, read_track
+from cellsignal.competitions.ranking import match_masks, order_by_class, ranking_score
 from cellsignal.competitions.samples import check_samples, path_of
 from cellsignal.errors import InputError, InvalidSubmission
 
