@@ -66,8 +66,7 @@ def test_the_lenet_recipe_has_the_published_number_of_parameters():
 
 
 def test_committed_submissions_are_valid(subset):
-    committed = sorted((REPOSITORY / "submissions").glob("bbbc021_*.csv"))
-    assert committed
+    committed = [REPOSITORY / "submissions" / f"bbbc021_{name}.csv" for name in ("frozen_layers", "lenet", "resnet10")]
     for path in committed:
         COMPETITION.validate_submission(pd.read_csv(path), COMPETITION.sample_submission(subset), COMPETITION.classes(subset))
         assert path.with_suffix(".json").is_file()
