@@ -10,7 +10,8 @@ from tiny import make_config, stage
 from cellsignal.models.backbones import build_model
 from cellsignal.training import forward
 from cellsignal.training.forward import by_target, plan_reading, predict_with
-from cellsignal.training.job import pixel_statistics, unit_codes
+from cellsignal.training.inputs import pixel_statistics
+from cellsignal.training.job import unit_codes
 from cellsignal.training.run import jobs_of
 
 

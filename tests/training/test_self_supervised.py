@@ -23,7 +23,8 @@ from cellsignal.models.heads import Outputs
 from cellsignal.prediction.predict import predict
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.forward import plan_reading, predict_with
-from cellsignal.training.job import Job, pixel_statistics
+from cellsignal.training.inputs import pixel_statistics
+from cellsignal.training.job import Job
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train

@@ -13,7 +13,8 @@ from cellsignal.config import Config
 from cellsignal.evaluation.ladder import aligned
 from cellsignal.models.backbones import build_model
 from cellsignal.models.checkpointing import checkpoint_activations
-from cellsignal.training.job import Job, pixel_statistics, site_dataset
+from cellsignal.training.inputs import pixel_statistics, site_dataset
+from cellsignal.training.job import Job
 from cellsignal.training.losses import StageLoss
 from cellsignal.training.ranks import Ranks, this_process
 from cellsignal.training.run import jobs_of

@@ -72,7 +72,8 @@ class Normalization(Strict):
 
 class Model(Strict):
     """A timm backbone (resnet18, densenet161, ...), `lenet` or `scratch_cnn`, for any number of channels; for clips of
-    three channels `resnet3d18` or `resnet3d50`, whose `keep_time` halves time less often.
+    three channels `resnet3d18` or `resnet3d50`, whose `keep_time` halves time less often and whose first layer has `base_width` channels
+    (64 as published; the last eight times as many, or 32 times).
 
     `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local safetensors/pth file; the
     RGB stem is adapted.
@@ -98,6 +99,7 @@ class Model(Strict):
     bn_momentum: float | None = Field(None, gt=0, le=1)
     frozen: bool = False
     keep_time: bool = False
+    base_width: PositiveInt = 64
     bnneck: bool = False
     layers: tuple[int, ...] | None = Field(None, min_length=1)
 

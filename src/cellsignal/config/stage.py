@@ -201,7 +201,8 @@ class Stage(Strict):
 
     `target: compound` trains the network to tell the training compounds apart, as a start for the next stage, which
     takes all its weights but the heads'. Held-out compounds are none of them: such a stage has no validation (schedule
-    and early stopping follow the training loss) and makes no predictions, only embeddings.
+    and early stopping follow the training loss) and makes no predictions, only embeddings. `unlabelled` adds the training split's
+    images that have a compound and no label (MitoReID: drugs without a chosen mechanism).
 
     `self_supervised` learns from images alone: such a stage is not validated (schedule and early stopping follow the
     training loss) and makes no predictions, only embeddings; the next stage starts from it.
@@ -211,6 +212,7 @@ class Stage(Strict):
     per: Literal["all", "cell_type"] = "all"
     init: Literal["scratch", "previous"] = "scratch"
     target: Literal["label", "compound"] = "label"
+    unlabelled: bool = False
     epochs: int = Field(ge=1)
     batch_size: int = Field(32, ge=1)
     batches: Batches = Batches()
@@ -235,7 +237,7 @@ class Stage(Strict):
     mean_teacher: MeanTeacher | None = None
     pseudo_labels: PseudoLabels | None = None
     early_stopping: EarlyStopping | None = None
-    monitor: Literal["score", "accuracy", "average_precision", "loss"] = "score"
+    monitor: Literal["score", "accuracy", "average_precision", "retrieval", "loss"] = "score"
     augment: tuple[Augmentation, ...] = ()
     mix: Mix | None = None
     validate_every: int = Field(1, ge=1)
@@ -268,6 +270,8 @@ class Stage(Strict):
             raise ValueError(f"batch_size: {self.batch_size} is not the {batches.identities} x {batches.images} of batches.identities and batches.images")
         if batches.identities is not None and self.mean_teacher is not None and self.mean_teacher.unlabelled != "none":
             raise ValueError("batches.identities: unlabelled images have none; leave mean_teacher.unlabelled out")
+        if self.unlabelled and self.target != "compound":
+            raise ValueError("unlabelled: images without a label can train with target: compound alone")
         if self.target == "compound" and self.pseudo_labels is not None:
             raise ValueError("pseudo_labels name classes; a stage with target: compound has none")
         if self.target == "compound" and self.positive_weight is not None:

@@ -118,8 +118,8 @@ def build_model(
         raise InputError("model.cell_type_vector: there are no cell types to tell apart")
     fetch = initial_weights and config.pretrained and config.weights is None
     own = config.backbone in PLAIN
-    for key in ("keep_time", "bnneck"):
-        if getattr(config, key) and config.backbone not in CLIPS:
+    for key in ("keep_time", "base_width", "bnneck"):
+        if getattr(config, key) != Model.model_fields[key].default and config.backbone not in CLIPS:
             raise InputError(f"model.{key}: {config.backbone} has no such option")
     if own:
         first = "convolutions.0" if config.backbone in VARIANTS else "conv1"
@@ -163,7 +163,7 @@ def _plain(config: Model, channels: int, classes: int, image_size: int | None) -
     if name in CLIPS:
         if channels % 3:
             raise InputError(f"model.backbone: {name} takes clips of 3 channels; the images have {channels} planes, which 3 does not divide")
-        return ResNet3d(CLIPS[name], channels, classes, channels // 3, config.keep_time, config.bnneck, config.dropout)
+        return ResNet3d(CLIPS[name], channels, classes, channels // 3, config.keep_time, config.bnneck, config.dropout, config.base_width)
     if image_size is None:
         raise InputError(f"model.backbone: {name} needs to know the image size (data.size)")
     if name == "lenet":

@@ -28,20 +28,22 @@ class ResNet3d(nn.Module):
 
     Attributes:
         frames: T, frames of a clip.
-        width: D, 512 (18 layers) or 2048 (50).
+        width: D, 8 (18 layers) or 32 (50) times the base width: 512 or 2048 as published.
         bnneck: None, or BatchNorm whose bias stays 0 (Luo et al., CVPRW 2019): losses on distances see the features before it, the head and
             retrieval those after it.
     """
 
     def __init__(
-        self, depth: int, channels: int, classes: int, frames: int = 16, keep_time: bool = False, bnneck: bool = False, dropout: float = 0.0
-    ):
+        self, depth: int, channels: int, classes: int, frames: int = 16, keep_time: bool = False, bnneck: bool = False, dropout: float = 0.0,
+        base: int = 64,
+    ):  # fmt: skip
         """
         Args:
             depth: 18 or 50.
             channels: planes of an image, a multiple of `frames`.
             keep_time: layers 3 and 4 halve height and width alone: of 16 frames 4 are left at the end, not 1.
             dropout: before the head.
+            base: channels of the first layer; 64 as published, fewer for small data on a CPU.
 
         Raises:
             InputError: planes that are no whole number of clips' channels.
@@ -51,15 +53,15 @@ class ResNet3d(nn.Module):
             raise InputError(f"resnet3d{depth}: {channels} planes are no clips of {frames} frames")
         self.depth, self.channels, self.frames = depth, channels, frames
         deep = depth >= 50
-        self.width = 512 * _expansion(deep)
-        self.conv1 = nn.Conv3d(channels // frames, 64, 7, (1, 2, 2), 3, bias=False)
-        self.bn1 = nn.BatchNorm3d(64)
+        self.width = 8 * base * _expansion(deep)
+        self.conv1 = nn.Conv3d(channels // frames, base, 7, (1, 2, 2), 3, bias=False)
+        self.bn1 = nn.BatchNorm3d(base)
         late = (1, 2, 2) if keep_time else (2, 2, 2)
         first, second, third, fourth = BLOCKS[depth]
-        self.layer1 = _layer(64, 64, first, (1, 1, 1), deep)
-        self.layer2 = _layer(self.layer1[-1].outputs, 128, second, (2, 2, 2), deep)
-        self.layer3 = _layer(self.layer2[-1].outputs, 256, third, late, deep)
-        self.layer4 = _layer(self.layer3[-1].outputs, 512, fourth, late, deep)
+        self.layer1 = _layer(base, base, first, (1, 1, 1), deep)
+        self.layer2 = _layer(self.layer1[-1].outputs, 2 * base, second, (2, 2, 2), deep)
+        self.layer3 = _layer(self.layer2[-1].outputs, 4 * base, third, late, deep)
+        self.layer4 = _layer(self.layer3[-1].outputs, 8 * base, fourth, late, deep)
         self.bnneck = nn.BatchNorm1d(self.width) if bnneck else None
         if self.bnneck is not None:
             self.bnneck.bias.requires_grad_(False)

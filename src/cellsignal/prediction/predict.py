@@ -20,7 +20,8 @@ from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.forward import plan_reading, predict_with
-from cellsignal.training.job import Job, fold_name, kept_samples, pixel_statistics, protocol_parts
+from cellsignal.training.inputs import pixel_statistics
+from cellsignal.training.job import Job, fold_name, kept_samples, protocol_parts
 from cellsignal.training.ranks import this_process
 from cellsignal.training.run import jobs_of
 

@@ -20,7 +20,8 @@ from cellsignal.data.feed import Batch, feed_raw, standardised
 from cellsignal.data.samplers import in_order
 from cellsignal.data.views import apply_view
 from cellsignal.models.batch_norm import unit_statistics
-from cellsignal.training.job import Job, Pixels, cell_type_vectors, kept_samples, site_dataset, unit_codes
+from cellsignal.training.inputs import Pixels, site_dataset
+from cellsignal.training.job import Job, cell_type_vectors, kept_samples, unit_codes
 from cellsignal.training.precision import autocast
 from cellsignal.training.ranks import ALONE, Ranks
 

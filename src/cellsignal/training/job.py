@@ -9,16 +9,10 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
-from cellsignal.config.augment import Augmentation
 from cellsignal.config.stage import Stage
-from cellsignal.data.dataset import SiteDataset
-from cellsignal.data.draws import Recipe, needs_albumentations
-from cellsignal.data.normalization import global_statistics, pooled_over_frames, standardisation
 from cellsignal.data.store import Store
-from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError
 from cellsignal.files import digest
 from cellsignal.folds import FoldTable
@@ -249,28 +243,6 @@ def kept_samples(config: Config, store: Store) -> np.ndarray:
     return np.ones(len(samples), bool) if config.data.sites is None else samples.site.isin(config.data.sites).to_numpy()
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """Standardisation of every sample of a store, and the training pixels' overall mean and SD that `by: global` needs again at prediction."""
-
-    shift: np.ndarray  # (n, C), C the store's channels
-    scale: np.ndarray  # (n, C)
-    overall: tuple[np.ndarray, np.ndarray]
-
-
-def pixel_statistics(
-    config: Config, store: Store, train: np.ndarray | None = None, overall: tuple | None = None
-) -> Pixels:
-    """Shift and scale of every sample in `store.samples`; overall statistics from the training samples unless they are given."""
-    samples: pd.DataFrame = store.samples
-    rows = samples.row.to_numpy()
-    mean, sd = pooled_over_frames(store.mean[rows], store.sd[rows], get_competition(config.competition).frames)
-    if overall is None:
-        overall = global_statistics(mean[train], sd[train])
-    shift, scale = standardisation(samples, mean, sd, config.normalization, overall)
-    return Pixels(shift, scale, overall)
-
-
 def unit_codes(
     samples: pd.DataFrame, unit: Literal["none", "mixed", "cell_type", "experiment", "plate"]
 ) -> np.ndarray | None:
@@ -287,43 +259,3 @@ def cell_type_vectors(job: Job) -> torch.Tensor | None:
         return None
     codes = pd.Categorical(job.store.samples.cell_type, job.cell_types).codes
     return functional.one_hot(torch.tensor(codes, dtype=torch.int64), len(job.cell_types)).float()
-
-
-def site_dataset(
-    job: Job,
-    positions: np.ndarray,
-    pixels: Pixels,
-    augmentations: tuple[Augmentation, ...] | None = None,
-    seed: int = 0,
-    device: torch.device | None = None,
-) -> SiteDataset:
-    """The images of some positions in `job.store.samples`; without augmentations (None) as validation and prediction see them.
-
-    Args:
-        device: where training images may be kept (`data.device_gib`).
-    """
-    config, samples = job.config, job.store.samples.iloc[positions]
-    return SiteDataset(
-        job.store,
-        samples.row.to_numpy(),
-        pixels.shift[positions][:, job.channels],
-        pixels.scale[positions][:, job.channels],
-        _augmentation(job, augmentations),
-        seed,
-        cache_gib=config.data.cache_gib,
-        channels=None if config.data.channels is None else job.channels,
-        device=device,
-        device_gib=0.0 if device is None else config.data.device_gib,
-    )
-
-
-def _augmentation(job: Job, augmentations: tuple[Augmentation, ...] | None) -> Recipe | Transform:
-    channels, shape, pipeline = len(job.channels), job.store.shape[1:], job.config.data.pipeline
-    if augmentations is None:
-        return Recipe((), channels, shape, job.config.predict.center_crop)
-    why = needs_albumentations(augmentations)
-    if pipeline == "warp" and why:
-        raise InputError(f"data.pipeline: warp cannot make stage {job.stage.name!r}: {why}; write auto or albumentations")
-    if pipeline == "albumentations" or why:
-        return Transform(augmentations, channels)
-    return Recipe(augmentations, channels, shape)

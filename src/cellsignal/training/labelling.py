@@ -10,7 +10,8 @@ from cellsignal.errors import InputError
 from cellsignal.files import sha256
 from cellsignal.training import pseudo_labels
 from cellsignal.training.forward import by_target, plan_reading, predict_with
-from cellsignal.training.job import Job, Pixels, fold_name
+from cellsignal.training.inputs import Pixels
+from cellsignal.training.job import Job, fold_name
 from cellsignal.training.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)

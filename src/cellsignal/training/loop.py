@@ -22,7 +22,8 @@ from cellsignal.training.averaging import Average, ramp, random_view
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
 from cellsignal.training.forward import Reading, plan_reading, predict_with
-from cellsignal.training.job import Job, pixel_statistics, site_dataset
+from cellsignal.training.inputs import pixel_statistics, site_dataset
+from cellsignal.training.job import Job
 from cellsignal.training.labelling import draw_pseudo_labels, read_pseudo_labels
 from cellsignal.training.logs import EpochLog
 from cellsignal.training.losses import StageLoss
