@@ -12,7 +12,7 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.rxrx1.folds_table import SIX_FOLD_COUNTS, first_place_folds
 from cellsignal.errors import InputError
-from cellsignal.folds import NEVER, make_folds, read_folds
+from cellsignal.folds import NEVER, TEST, make_folds, read_folds
 
 FOLDS = Path(__file__).resolve().parent.parent / "folds"
 
@@ -159,12 +159,12 @@ DAMAGE = [
     (lambda f: f.rename(columns={"experiment": "batch"}), r"'batch' is no samples column"),
     (lambda f: f[["fold"]], r"first columns must be fold"),
     (lambda f: f.assign(fold="one"), r"row 2: fold 'one' is neither"),
-    (lambda f: f.assign(fold=f.fold - 2), r"row 2: fold '-2' is neither"),
+    (lambda f: f.assign(fold=f.fold - 3), r"row 2: fold '-3' is neither"),
     (lambda f: f.assign(fold=-1), r"no fold holds anything out"),
     (lambda f: f.assign(experiment=f.experiment.replace("B-03", "Z-77")), r"unknown experiment 'Z-77'"),
     (lambda f: f[f.experiment != "B-03"], r"1 training values of experiment are missing, first 'B-03'"),
     (lambda f: pd.concat([f, f.iloc[[0]]]), r"row 10: experiment .* stands twice in fold 0"),
-    (lambda f: pd.concat([f, f.iloc[[0]].assign(fold=-1)]), r"is never held out \(fold -1\) and held out"),
+    (lambda f: pd.concat([f, f.iloc[[0]].assign(fold=-1)]), r"is never held out \(fold -1\) and in another fold"),
     (lambda f: pd.concat([f, f.iloc[[0]].assign(experiment="TEST-99")]), r"'TEST-99' has no labelled training sample"),
     (lambda f: f.assign(fold=0), r"fold 0 holds out every labelled sample"),
     (
@@ -282,3 +282,15 @@ def test_real_bbbc021_compounds(real_data):
     assert set(alone) == {1} and held.min() >= 2 and not set(held.index) & set(alone.index)
     wells = make_folds(samples, "well_id", 5)
     assert sorted(wells.well_id) == sorted(samples.well_id[samples.split == "train"].unique())
+
+
+def test_groups_kept_for_the_test_are_in_no_fold(table):
+    samples, made, path = table
+    kept = made.experiment[made.fold == 0].iloc[0]
+    found = read_folds(write(path, made.assign(fold=made.fold.mask(made.experiment == kept, TEST))), samples)
+    assert found.test == {kept} and TEST not in found.folds
+    for fold in (*found.folds, None):
+        assert kept not in set(samples.experiment[found.training(samples, fold)])
+        assert fold is None or kept not in set(samples.experiment[found.validation(samples, fold)])
+    with pytest.raises(InputError, match=r"kept for the test \(fold -2\) and in another fold"):
+        read_folds(write(path, pd.concat([made, made[made.experiment == kept].assign(fold=TEST)])), samples)

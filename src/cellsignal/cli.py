@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _seeds(verb("treatments", profiles.treatments, "count treatments right out of fold: medians over images, then over wells"))
     _baseline(verb("baseline", measure.baseline, "hand-made features over time with classical classifiers, for clips"))
     _rank(verb("rank", profiles.rank, "rank a gallery by embeddings: a submission, its figures, names for unseen compounds"))
+    _answers(verb("answers", profiles.answers, "write the answers that a release itself tells, for scoring alone"))
     _protocol(verb("protocol", verbs.protocol, "score predictions by the parts of the config's protocol (wilds)"))
     _oof(verb("oof", verbs.oof, "print out-of-fold accuracy of every seed and of all merged"))
     add_submit_arguments(verb("submit", verbs.submit, "merge predictions into a submission"))
@@ -162,6 +163,14 @@ def _rank(parser: argparse.ArgumentParser) -> None:
     _seeds(parser)
     parser.add_argument("--answers", type=Path, help="the true lists, for scoring alone")
     parser.add_argument("--out", type=Path, help="CSV (default submissions/<name>_seed<k>_ranked.csv)")
+    parser.add_argument("--neighbours", type=int, default=5, help="nearest tracks in a picture (default 5)")
+    parser.add_argument("--pictures", type=int, default=8, help="unseen compounds that get a picture (default 8)")
+
+
+def _answers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("competition", help="its id")
+    parser.add_argument("--root", type=Path, required=True, help="folder of the raw data")
+    parser.add_argument("--out", type=Path, help="CSV (default beside the root: <root>.answers.csv)")
 
 
 STEPS = ("standardize", "mad_robustize", "feature_select", "spherize", "tvn")

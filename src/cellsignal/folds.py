@@ -2,7 +2,8 @@
 what it says.
 
 A table is a CSV with the columns `fold`, the name of a samples column (what is never split), and readable ones beside
-them. Fold -1 means never held out; a group may be held out in two folds.
+them. Fold -1 means never held out, fold -2 kept for the test: no fold trains on it or validates with it. A group may be
+held out in two folds.
 """
 
 import logging
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NEVER = -1
+NEVER, TEST = -1, -2
 NONE = "none"  # the stratum of groups that are known to have no class
 DRAWS = 64  # iterative stratification is greedy and random: the most balanced of so many draws is taken
 DERIVED = "derived"  # in a column `labels`: a group without training labels that may stand in the table all the same
@@ -41,7 +42,12 @@ class FoldTable:
     @property
     def folds(self) -> tuple[int, ...]:
         """The folds that hold something out, in order."""
-        return tuple(sorted(int(fold) for fold in self.rows.fold.unique() if fold != NEVER))
+        return tuple(sorted(int(fold) for fold in self.rows.fold.unique() if fold >= 0))
+
+    @property
+    def test(self) -> set[str]:
+        """The groups that are kept for the test."""
+        return set(self.rows[self.group][self.rows.fold == TEST])
 
     def held_out(self, fold: int) -> set[str]:
         """The groups that a fold holds out.
@@ -58,8 +64,8 @@ class FoldTable:
         return labelled(samples) & samples[self.group].isin(self.held_out(fold)).to_numpy()
 
     def training(self, samples: pd.DataFrame, fold: int | None) -> np.ndarray:
-        """(N,) bool: all other labelled training-split treatments; with fold None every one."""
-        inside = labelled(samples)
+        """(N,) bool: all other labelled training-split treatments but those kept for the test; with fold None every one of them."""
+        inside = labelled(samples) & ~samples[self.group].isin(self.test).to_numpy()
         return inside if fold is None else inside & ~samples[self.group].isin(self.held_out(fold)).to_numpy()
 
 
@@ -120,8 +126,8 @@ def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
     """Read a fold table and hold it to the samples.
 
     Raises:
-        InputError: not a CSV, no `fold` column, no samples column beside it, a fold that is no number from -1, a row
-            twice, a group both held out and never; a group that has no training labels, a training group that the table
+        InputError: not a CSV, no `fold` column, no samples column beside it, a fold that is no number from -2, a row
+            twice, a group both held out and never, or kept for the test and not; a group that has no training labels, a training group that the table
             lacks, no fold, or a fold that leaves nothing to validate or to train on.
     """
     path = Path(path)
@@ -137,10 +143,10 @@ def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
     if group not in samples.columns or group in ("files", "label", "split", "role"):
         raise InputError(f"{path}: {group!r} is no samples column to group by; there are {', '.join(samples.columns)}")
     numbers = rows.fold.str.strip()
-    wrong = ~numbers.str.fullmatch(r"-1|\d{1,6}")
+    wrong = ~numbers.str.fullmatch(r"-[12]|\d{1,6}")
     if wrong.any():
         at = int(wrong.idxmax())
-        raise InputError(f"{path}: row {at + 2}: fold {rows.fold[at]!r} is neither {NEVER} nor a number from 0")
+        raise InputError(f"{path}: row {at + 2}: fold {rows.fold[at]!r} is neither {TEST} nor {NEVER} nor a number from 0")
     rows = rows.astype({group: object}).assign(fold=numbers.astype("int64"))
     table = FoldTable(group, _checked_groups(path, rows, group, samples))
     _check_folds(path, table, samples)
@@ -153,9 +159,10 @@ def _checked_groups(path: Path, rows: pd.DataFrame, group: str, samples: pd.Data
     if doubled.any():
         at = int(doubled.idxmax())
         raise InputError(f"{path}: row {at + 2}: {group} {rows[group][at]!r} stands twice in fold {rows.fold[at]}")
-    both = set(rows[group][rows.fold == NEVER]) & set(rows[group][rows.fold != NEVER])
-    if both:
-        raise InputError(f"{path}: {group} {min(both)!r} is never held out (fold {NEVER}) and held out")
+    for kind, words in ((NEVER, "never held out"), (TEST, "kept for the test")):
+        both = set(rows[group][rows.fold == kind]) & set(rows[group][rows.fold != kind])
+        if both:
+            raise InputError(f"{path}: {group} {min(both)!r} is {words} (fold {kind}) and in another fold")
     known, trained = (
         set(samples[group].dropna().astype(str)),
         set(samples[group][labelled(samples)].dropna().astype(str)),

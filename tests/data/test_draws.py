@@ -37,6 +37,7 @@ def uniform(recipe: Recipe, n: int, seed: int = 0) -> np.ndarray:
         (tuple(OPS[n] for n in ("horizontal_flip", "random_crop", "affine", "coarse_dropout", "gain_bias")), None),
         ((OPS["affine"], BLUR), "blur is only there"),
         ((SALT,), "salt_and_pepper is only there"),
+        ((OPS["affine"], a.FrameBlur(name="frame_blur")), "frame_blur is only there"),
         ((OPS["coarse_dropout"], OPS["channel_dropout"], OPS["transpose"]), "transpose after coarse_dropout is only there"),
         ((OPS["affine"], OPS["transpose"], OPS["perspective"]), "perspective after affine is only there"),
         ((OPS["affine"], OPS["affine"]), "affine after affine is only there"),
@@ -48,7 +49,7 @@ def test_what_needs_albumentations(recipe, reason):
 
 def test_every_augmentation_can_be_drawn_or_says_why_not():
     names = {option.model_fields["name"].annotation.__args__[0] for option in a.Augmentation.__args__[0].__args__}
-    assert names == {*OPS, "blur", "salt_and_pepper"} and all(needs_albumentations((op,)) is None for op in OPS.values())
+    assert names == {*OPS, "blur", "frame_blur", "salt_and_pepper"} and all(needs_albumentations((op,)) is None for op in OPS.values())
 
 
 @pytest.mark.parametrize("value", [0.0, 1 - 2.0**-53])

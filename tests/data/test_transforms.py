@@ -23,6 +23,7 @@ ALWAYS = {
     "perspective": a.Perspective(name="perspective", p=1),
     "salt_and_pepper": a.SaltAndPepper(name="salt_and_pepper", p=1),
     "blur": a.Blur(name="blur", p=1),
+    "frame_blur": a.FrameBlur(name="frame_blur", p=1),
     "coarse_dropout": a.CoarseDropout(name="coarse_dropout", p=1),
     "channel_dropout": a.ChannelDropout(name="channel_dropout", p=1),
 }

@@ -22,7 +22,13 @@ from cellsignal.evaluation.ipp import (
     score_row,
     standardised,
 )
-from cellsignal.evaluation.ipp_features import cell_mask, clip_features, feature_names, read_features
+from cellsignal.evaluation.ipp_features import (
+    _sizes_and_eccentricities,
+    cell_mask,
+    clip_features,
+    feature_names,
+    read_features,
+)
 
 NAMES = {name: at for at, name in enumerate(feature_names())}
 SIZE = 64
@@ -301,3 +307,17 @@ def test_bad_input_is_named(change, message):
     train = np.arange(len(x)) % 2 == 0
     with pytest.raises(InputError, match=message):
         ipp_table(**{"features": x, "label": label, "drug": drug, "train": train, "test": ~train, "classes": "abc", **change})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+def test_sizes_and_eccentricities_are_those_of_regionprops(seed, objects):
+    from skimage.measure import label, regionprops_table
+
+    rng = np.random.default_rng(seed)
+    parts = label(cv2.blur(rng.random((24, 24)), (3, 3)) > 0.5 + 0.04 * objects)
+    parts[parts == 1] = 0  # a number without a pixel
+    want = regionprops_table(parts, properties=("area", "eccentricity"))
+    area, eccentricity = _sizes_and_eccentricities(parts)
+    np.testing.assert_array_equal(area, want["area"])
+    np.testing.assert_allclose(eccentricity, want["eccentricity"], atol=1e-6)

@@ -14,17 +14,16 @@ from cellsignal.competitions.ranking import match_masks, ranking_score
 from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
 from cellsignal.evaluation.reid import (
-    check_unseen_drugs,
     classified,
     cosine_distances,
-    drug_overlaps,
     list_places,
     nearest,
     reid,
+    reid_new_drugs,
     reid_table,
     reid_text,
+    seen_text,
 )
-from cellsignal.evaluation.unseen import predict_unseen
 
 
 def tracks(*rows: tuple[int, str, str]) -> pd.DataFrame:
@@ -239,53 +238,25 @@ def test_table_and_text_hold_counts_and_both_intervals():
     assert len(text) == 16 and f"{row.correct:.0f}/{row.total}" in text[3] and f"{row.low:.3f} .. {row.high:.3f}" in text[3]
 
 
-def test_drugs_in_common_are_named():
-    seen = {"pretraining": ["a", "b", "c", None], "training": ["a", "d"]}
-    overlap = drug_overlaps(seen, {"test": ["a", "b", "b", "x", None], "development": ["y"]})
-    assert overlap.to_numpy().tolist() == [["pretraining", "test", "a"], ["pretraining", "test", "b"], ["training", "test", "a"]]
-    with pytest.raises(InputError, match=r"2 drugs of test are in pretraining \(a, b\); 1 drugs of test are in training \(a\)$"):
-        check_unseen_drugs(seen, {"test": ["a", "b"]})
-    with pytest.raises(InputError, match=r"5 drugs .* \(0, 1, 2, \.\.\.\)"):
-        check_unseen_drugs({"training": list("01234")}, {"test": list("43210")})
-    check_unseen_drugs(seen, {"test": ["x", "y"], "development": []})
+def test_new_drugs_are_the_queries_of_no_seen_drug_by_loops():
+    rng = np.random.default_rng(6)
+    query, gallery = random_tracks(rng, 30, drugs=9), random_tracks(rng, 40, drugs=9)
+    distance = cdist(rng.normal(size=(30, 4)), rng.normal(size=(40, 4)), "cosine")
+    seen = {"d0", "d1", "d2", "d5", "elsewhere"}
+    found = reid_new_drugs(distance, query, gallery, seen)
+    rows = np.flatnonzero([drug not in seen for drug in query.compound])
+    precisions, firsts, skipped = by_loops(distance[rows], query.iloc[rows], gallery, "strict")
+    np.testing.assert_allclose(found.queries.average_precision, precisions)
+    assert list(found.queries["first"]) == firsts and found.skipped == skipped and found.protocol == "strict, new drugs"
+    assert list(query["compound"][found.queries["query"]]) == list(found.queries["compound"]) and not seen & set(found.queries["compound"])
+    assert reid_new_drugs(distance, query, gallery, set(query.compound)) is None
+    everything, strict = reid_new_drugs(distance, query, gallery, set()), reid(distance, query, gallery, "strict")
+    assert everything.mean_average_precision == strict.mean_average_precision and everything.queries.equals(strict.queries)
 
 
-def test_unseen_compounds_by_hand():
-    gallery = pd.DataFrame({"sample_id": ["g0", "g1", "g2", "g3"], "compound": ["a", "a", "b", "c"], "label": [2, 2, 0, 1]})
-    unseen = pd.DataFrame({"sample_id": ["n0", "n1", "n2", "m0"], "compound": ["n", "n", "n", "m"]})
-    distance = np.array([[0.3, 0.2, 0.4, 0.9], [0.5, 0.6, 0.45, 0.9], [0.1, 0.2, 0.05, 0.9], [0.7, 0.7, 0.7, 0.7]])
-    found = predict_unseen(distance, unseen, gallery, ["x", "y", "z", "unused"])
-    assert list(found.tracks.moa) == ["z", "x", "x", "x"] and list(found.tracks.moa_id) == [2, 0, 0, 0]
-    assert list(found.tracks.nearest) == ["g1", "g2", "g2", "g2"] and list(found.tracks.nearest_compound) == ["a", "b", "b", "b"]
-    np.testing.assert_allclose(found.tracks.distance, [0.2, 0.45, 0.05, 0.7])
-    np.testing.assert_allclose(found.tracks.margin, [0.2, 0.05, 0.05, 0])
-    assert list(found.tracks.second_moa) == ["x", "z", "z", "y"]
-    m, n = found.compounds.itertuples(index=False)
-    assert (m.compound, m.tracks, m.moa, m.votes) == ("m", 1, "x", 1)
-    assert (n.compound, n.tracks, n.moa_id, n.moa, n.votes) == ("n", 3, 0, "x", 2)
-    assert n.mean_distance == pytest.approx((0.2 + 0.45 + 0.05) / 3)
-    # mean distance to x: (.4 + .45 + .05) / 3 = .3; to z: (.2 + .5 + .1) / 3 = .267
-    assert (n.moa_id_by_distance, n.moa_by_distance) == (2, "z") and n.distance_to_moa == pytest.approx(0.8 / 3)
-
-
-def test_equal_votes_go_to_the_nearer_mechanism():
-    gallery = pd.DataFrame({"sample_id": ["g0", "g1"], "compound": ["a", "b"], "label": [0, 1]})
-    unseen = pd.DataFrame({"sample_id": ["n0", "n1"], "compound": ["n", "n"]})
-    found = predict_unseen(np.array([[0.3, 0.4], [0.9, 0.1]]), unseen, gallery, ["x", "y"])
-    assert list(found.compounds.moa) == ["y"] and list(found.compounds.votes) == [1]
-    alone = predict_unseen(np.array([[0.3], [0.9]]), unseen, gallery[:1], ["x", "y"])
-    assert alone.tracks.second_moa.isna().all() and alone.tracks.margin.isna().all() and alone.compounds.votes[0] == 2
-
-
-def test_unseen_refuses():
-    gallery = pd.DataFrame({"sample_id": ["g0", "g1"], "compound": ["a", "b"], "label": [0, 1]})
-    unseen = pd.DataFrame({"sample_id": ["n0"], "compound": ["n"]})
-    ok = np.array([[0.1, 0.2]])
-    for bad, message in (
-        (lambda: predict_unseen(ok, unseen.assign(compound="b"), gallery, ["x", "y"]), "1 unseen compounds are in the gallery, first 'b'"),
-        (lambda: predict_unseen(ok, unseen, gallery, ["x"]), "outside the 1 names"),
-        (lambda: predict_unseen(ok.T, unseen, gallery, ["x", "y"]), "do not fit 1 unseen and 2 gallery"),
-        (lambda: predict_unseen(ok * np.nan, unseen, gallery, ["x", "y"]), "'n0': a distance is not a number"),
-    ):
-        with pytest.raises(InputError, match=message):
-            bad()
+def test_how_many_drugs_training_saw_is_told():
+    query = tracks((0, "a", "l1"), (0, "a", "l2"), (1, "b", "l1"), (1, "c", "l1"))
+    told = seen_text({"first": {"a", "x"}, "second": {"x"}, "third": {"a", "c"}}, query)
+    assert told.startswith("Training saw the drugs of 3 of 4 queries (stage first, third), so every figure but those of 'strict, new drugs' flatters")
+    assert "4 of 4 queries (stage s), so every figure flatters; no query is of a new drug" in seen_text({"s": {"a", "b", "c"}}, query)
+    assert "drugs of 0 of 4 queries: the figures are about new drugs" in seen_text({"s": {"z"}, "t": set()}, query)

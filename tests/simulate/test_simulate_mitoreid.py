@@ -9,7 +9,8 @@ import pytest
 
 from cellsignal.competitions.base import answers_path
 from cellsignal.errors import InputError
-from cellsignal.simulate.mitoreid import FRAMES, MOAS, Drug, Optics, courses, draw_track, simulate_mitoreid
+from cellsignal.simulate.mitochondria import FRAMES, MOAS, Drug, Optics, courses, draw_track
+from cellsignal.simulate.mitoreid import simulate_mitoreid
 from cellsignal.simulate.output import generator
 
 TINY = {"moas": 2, "drugs_per_moa": 2, "libraries": 2, "train": 1, "controls": 1, "novel_drugs": 1, "natural": 1, "size": 16}
@@ -43,13 +44,15 @@ def test_layout(root):
     assert told.set_index("drug").moa[["5", "N1"]].tolist() == ["gathers early"] * 2
 
 
-def test_disjoint_asks_drugs_that_no_training_track_shows(tmp_path):
-    simulate_mitoreid(tmp_path / "m", 0, **TINY | {"disjoint": 1, "libraries": 1})
+def test_new_drugs_are_asked_alone_and_unchosen_ones_train_without_a_mechanism(tmp_path):
+    simulate_mitoreid(tmp_path / "m", 0, **TINY | {"drugs_per_moa": 1, "new_drugs": 1, "unchosen": 2, "libraries": 1})
     drugs = {part: {path.name for path in (tmp_path / "m" / "l1" / part).iterdir()} - {"dmso"} for part in ("train", "query", "gallery")}
-    assert drugs == {"train": {"1", "3"}, "gallery": {"1", "3"}, "query": {"2", "4"}}
+    assert drugs == {"train": {"1", "2", "5", "6", "7", "8"}, "gallery": {"1", "2"}, "query": {"1", "2", "3", "4"}}
+    fda = pd.read_excel(tmp_path / "m" / "annotation.xlsx", sheet_name="FDA-list")
+    assert set(fda["index"][fda.moa_choose == 1].astype(str)) == {"1", "2", "3", "4", "dmso"}
 
 
-@pytest.mark.parametrize("wrong", [{"moas": 1}, {"moas": len(MOAS) + 1}, {"size": 8}, {"drugs_per_moa": 1, "disjoint": 1}, {"disjoint": 2}])
+@pytest.mark.parametrize("wrong", [{"moas": 1}, {"moas": len(MOAS) + 1}, {"size": 8}, {"new_drugs": -1}, {"unchosen": -1}])
 def test_a_number_out_of_range_is_named(wrong, tmp_path):
     with pytest.raises(InputError, match=next(iter(wrong))):
         simulate_mitoreid(tmp_path / "m", 0, **wrong)
@@ -91,3 +94,17 @@ def test_stopping_and_racing_show_in_motion_alone():
         drawn = clips(name, 6)[:, 7:, ..., 1]
         found[name] = np.abs(np.diff(drawn, axis=1)).mean((1, 2, 3))
     assert found["stops"].max() < found[None].min() and found[None].max() < found["races"].min()
+
+
+def test_streaming_shows_in_the_direction_of_motion_alone():
+    """Radial profiles move outward or inward from frame to frame, while the frames themselves have the same brightness and profile."""
+    shift, profile = {}, {}
+    for name in ("streams inward", "streams outward"):
+        drawn = clips(name, 24, 48)[..., 2]
+        polar = np.array([[cv2.warpPolar(frame, (24, 64), (23.5, 23.5), 22, cv2.WARP_POLAR_LINEAR) for frame in clip[8:]] for clip in drawn])
+        polar = polar[..., 8:20] - polar[..., 8:20].mean(axis=(1, 2), keepdims=True)
+        out, back = ((polar[:, :-1, :, : 12 - 1] * polar[:, 1:, :, 1:]).mean((1, 2, 3)), (polar[:, :-1, :, 1:] * polar[:, 1:, :, : 12 - 1]).mean((1, 2, 3)))
+        shift[name], profile[name] = out - back, drawn[:, 8:].mean((1, 2, 3))
+    assert (shift["streams outward"] > 0).mean() > 0.9 and (shift["streams inward"] < 0).mean() > 0.9
+    low, high = sorted(found.mean() for found in profile.values())
+    assert high - low < max(found.std() for found in profile.values())

@@ -124,6 +124,10 @@ class Competition(ABC):
             ImageError: a file is missing, damaged, or of another size or depth.
         """
 
+    def image_files(self, files: tuple[str, ...]) -> tuple[str, ...]:
+        """Every image file of a sample, of its `files` in the samples table: more where these stand for others (a first frame for a clip), in order."""
+        return files
+
     def root_shape(self, root: Path) -> tuple[int, int]:
         """The (height, width) that most images under `root` have, asked of a few samples spread over the data set.
 
@@ -158,6 +162,18 @@ class Competition(ABC):
             that are known, for the break-down.
         """
 
+    def published_answers(self, root: Path) -> pd.DataFrame:
+        """The answers that the release itself tells, in the columns that `answers` reads.
+
+        Raises:
+            InputError: it tells none, or is not there.
+        """
+        raise InputError(f"{self.id}: its release tells no answers; see {self.homepage}")
+
+    def compound_answers(self, path: Path) -> dict[str, str]:
+        """Compound -> true mechanism, of the unseen compounds whose truth an answers file tells (a simulated copy's does); for scoring alone."""
+        return {}
+
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """A submission or answers with targets in one spelling, so that releases that write classes differently can be scored on each other.
 
@@ -173,6 +189,13 @@ class Competition(ABC):
             InputError: there is none of that name.
         """
         raise InputError(f"{self.id}: has no fold table called {name!r}")
+
+    def pretraining(self, samples: pd.DataFrame) -> np.ndarray:
+        """(N,) bool: the samples that a stage which looks at no label may train on beside the labelled ones: the training split.
+
+        A competition with samples there that answer a question (a gallery) leaves those out.
+        """
+        return (samples.split == "train").to_numpy()
 
     def treatments(self, root: Path) -> pd.DataFrame | None:
         """What is known of each treatment, for the protocols that compare profiles; nothing of it is trained on.

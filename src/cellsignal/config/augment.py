@@ -1,6 +1,8 @@
 """The augmentations a config may name, and their parameters. What they do is in `data.transforms` (per image) and `training.mix`.
 
 All are applied to (H, W, C) uint8 images of any number of channels, in the order written. `p` is the probability an image is changed.
+A clip is one image of many planes, each a frame of a stain. What is drawn holds for all its frames, or the change would be taken for
+something that the cell did; `frame_blur` alone is meant to be of one frame.
 """
 
 from typing import Annotated, Literal
@@ -74,7 +76,7 @@ class Perspective(Strict):
 
 
 class SaltAndPepper(Strict):
-    """A fraction of pixels set to black or white, the same pixels in all channels."""
+    """A fraction of pixels set to black or white, the same pixels in all channels and frames."""
 
     name: Literal["salt_and_pepper"]
     p: Probability = 0.3
@@ -82,7 +84,10 @@ class SaltAndPepper(Strict):
 
 
 class GainBias(Strict):
-    """Lighting: each channel times a ~ N(1, gain), plus b ~ N(0, bias), in units of the normalised SD. Always after normalisation."""
+    """Lighting: each channel times a ~ N(1, gain), plus b ~ N(0, bias), in units of the normalised SD. Always after normalisation.
+
+    All frames of a clip are lit alike.
+    """
 
     name: Literal["gain_bias"]
     p: Probability = 1.0
@@ -91,15 +96,26 @@ class GainBias(Strict):
 
 
 class Blur(Strict):
-    """Gaussian blur with sigma (pixels) drawn from the range."""
+    """Gaussian blur with sigma (pixels) drawn from the range, the same for all channels and frames."""
 
     name: Literal["blur"]
     p: Probability = 0.2
     sigma: tuple[float, float] = (0.3, 1.2)
 
 
+class FrameBlur(Strict):
+    """Single frames of a clip out of focus: each with probability `p`, in all channels, by a Gaussian of its own sigma (pixels).
+
+    An image that is no clip is one frame. MitoReID blurs one frame in a hundred.
+    """
+
+    name: Literal["frame_blur"]
+    p: Probability = 0.01
+    sigma: tuple[float, float] = (0.3, 1.2)
+
+
 class CoarseDropout(Strict):
-    """Some rectangles set to zero."""
+    """Some rectangles set to zero, the same ones in all channels and frames."""
 
     name: Literal["coarse_dropout"]
     p: Probability = 0.3
@@ -108,7 +124,7 @@ class CoarseDropout(Strict):
 
 
 class ChannelDropout(Strict):
-    """Up to `channels` channels set to zero."""
+    """Up to `channels` channels set to zero, in all frames of a clip."""
 
     name: Literal["channel_dropout"]
     p: Probability = 0.1
@@ -117,7 +133,7 @@ class ChannelDropout(Strict):
 
 Augmentation = Annotated[
     HorizontalFlip | VerticalFlip | Transpose | Rotate90 | Affine | RandomCrop | RandomResizedCrop | SquareCropResize | Perspective
-    | SaltAndPepper | GainBias | Blur | CoarseDropout | ChannelDropout,
+    | SaltAndPepper | GainBias | Blur | FrameBlur | CoarseDropout | ChannelDropout,
     Field(discriminator="name"),
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ class Data(Strict):
     and kept in memory; in `device_gib`, as bytes on the GPU itself.
 
     `pipeline`: `warp` sends bytes to the device and augments whole batches there (on a CPU, image by image in reading
-    threads); `albumentations` augments in worker processes, which blur, salt_and_pepper and the like need; `auto` is
+    threads); `albumentations` augments in worker processes, which blur, frame_blur, salt_and_pepper and the like need; `auto` is
     warp where it can do all that a stage lists. The two draw alike but not the same numbers.
 
     `codec`: how the store keeps pixels: compressed without loss (`zstd`), as they are (`raw`: 2 to 3 times the disk, read ten

@@ -198,6 +198,8 @@ class Stage(Strict):
     Where an image has several labels (multi-label competitions) the loss is binary cross-entropy, the mean over classes;
     `class_weights` then weights each class's positives by its negatives over its positives (`sqrt`: the root), and
     `positive_weight` all positives alike. `monitor: score` is the competition's own: accuracy or macro average precision.
+    `monitor: retrieval` (one label an image) embeds the validation samples and a few training samples of each class, and follows
+    the mean average precision of finding each validation target's class by cosine distance, outside its own fold group and compound.
 
     `target: compound` trains the network to tell the training compounds apart, as a start for the next stage, which
     takes all its weights but the heads'. Held-out compounds are none of them: such a stage has no validation (schedule

@@ -9,9 +9,11 @@ composed, so an image is resampled once, however many steps are written. Where t
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from cellsignal.config import augment
 from cellsignal.data import geometry
@@ -27,7 +29,7 @@ def needs_albumentations(augmentations: tuple[augment.Augmentation, ...]) -> str
     """Why a recipe cannot be drawn as one warp ("blur is only there"), or None if it can."""
     for first, a in enumerate(augmentations):
         later = augmentations[first + 1 :]
-        if isinstance(a, augment.Blur | augment.SaltAndPepper):
+        if isinstance(a, augment.Blur | augment.FrameBlur | augment.SaltAndPepper):
             return f"{a.name} is only there"
         for b in later:
             if isinstance(a, augment.CoarseDropout) and isinstance(b, _GEOMETRY):
@@ -71,6 +73,7 @@ class Recipe:
         channels: C.
         shape: (H, W) of the stored images, pixels.
         center_crop: side of a central square that is cut last; None for none.
+        stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit together. None: each channel is its own.
 
     Attributes:
         numbers: K, how many uniform numbers a sample takes.
@@ -91,13 +94,16 @@ class Recipe:
         channels: int,
         shape: tuple[int, int],
         center_crop: int | None = None,
+        stain: Sequence[int] | None = None,
     ):
         assert needs_albumentations(augmentations) is None, needs_albumentations(augmentations)
         self.augmentations, self.channels, self.shape = tuple(augmentations), channels, tuple(shape)
         self.center_crop = center_crop
+        self._stain = stain_codes(channels, stain)
+        self._stains = int(self._stain.max()) + 1
         for a in self.augmentations:
-            check(a, channels)
-        self._counts = [_numbers(a, channels) for a in self.augmentations]
+            check(a, self._stains)
+        self._counts = [_numbers(a, self._stains) for a in self.augmentations]
         self.numbers = sum(self._counts)
         self.output = _output(self.augmentations, self.shape, center_crop)
         moving = [a for a in self.augmentations if isinstance(a, _GEOMETRY)]
@@ -113,8 +119,8 @@ class Recipe:
         assert u.ndim == 2 and u.shape[1] == self.numbers, (u.shape, self.numbers)
         n = len(u)
         view = geometry.View.whole(n, self.shape)
-        bilinear, dropped = np.zeros(n, bool), np.zeros((n, self.channels), bool)
-        gain, bias = np.ones((n, self.channels), np.float32), np.zeros((n, self.channels), np.float32)
+        bilinear, dropped = np.zeros(n, bool), np.zeros((n, self._stains), bool)
+        gain, bias = np.ones((n, self._stains), np.float32), np.zeros((n, self._stains), np.float32)
         boxes = np.empty((n, 0, 4), np.int64)
         for a, v in zip(self.augmentations, _split(u, self._counts), strict=True):
             fired, v = (v[:, 0] < a.p, v[:, 1:]) if hasattr(a, "p") else (np.ones(n, bool), v)
@@ -136,6 +142,7 @@ class Recipe:
             boxes = np.clip(boxes - corner[:, None], 0, side)
             view = self._cut(view.then(np.ones(n, bool), *geometry.crop(top, left, side)))
         matrix, rows = view.matrix, geometry.rows_read(view.matrix, bilinear, self.input, self.output)
+        dropped, gain, bias = (np.take(of_stain, self._stain, axis=1) for of_stain in (dropped, gain, bias))
         return Draws(
             view.origin, rows + view.origin[:, :1], matrix, bilinear, dropped, boxes, gain, bias, self.input, self.output
         )  # fmt: skip
@@ -154,14 +161,20 @@ def nearest_indices(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return geometry.indices(draws.matrix, draws.input, draws.output)
 
 
-def check(a: augment.Augmentation, channels: int) -> None:
+def stain_codes(channels: int, stain: Sequence[int] | None) -> np.ndarray:
+    """(C,) int, the stains of C planes numbered from 0 as they come; None makes each plane a stain."""
+    assert stain is None or len(stain) == channels, (channels, stain)
+    return np.arange(channels) if stain is None else pd.factorize(np.asarray(stain))[0]
+
+
+def check(a: augment.Augmentation, stains: int) -> None:
     """Refuse parameters that cannot work, as `data.transforms` does. Raises: InputError."""
     for key, value in a:
         if isinstance(value, tuple) and value[0] > value[1]:
             raise InputError(f"{a.name}: {key} {value} is a range and must not descend")
     match a:
-        case augment.ChannelDropout() if a.channels >= channels:
-            raise InputError(f"channel_dropout: channels {a.channels} of {channels} leaves none")
+        case augment.ChannelDropout() if a.channels >= stains:
+            raise InputError(f"channel_dropout: channels {a.channels} of {stains} leaves none")
         case augment.CoarseDropout() if a.size[1] >= 1 or a.size[0] < 0:
             raise InputError(f"coarse_dropout: size {a.size} is a fraction of the side and must stay below 1")
         case augment.CoarseDropout() if a.holes[0] < 1:
@@ -176,14 +189,14 @@ def check(a: augment.Augmentation, channels: int) -> None:
             raise InputError(f"perspective: scale {a.scale} must not be below 0")
 
 
-def _numbers(a: augment.Augmentation, channels: int) -> int:
+def _numbers(a: augment.Augmentation, stains: int) -> int:
     match a:
         case augment.GainBias():
-            own = 2 * channels
+            own = 2 * stains
         case augment.CoarseDropout():
             own = 1 + 4 * a.holes[1]
         case augment.ChannelDropout():
-            own = 1 + channels
+            own = 1 + stains
         case _:
             own = geometry.NUMBERS[a.name]
     return own + hasattr(a, "p")
@@ -245,7 +258,7 @@ def _boxes(a: augment.CoarseDropout, u: np.ndarray, view: geometry.View) -> np.n
 
 
 def _dropped(a: augment.ChannelDropout, u: np.ndarray) -> np.ndarray:
-    """(B, C) bool: a random subset of 1 to `channels` channels."""
+    """(B, stains) bool: a random subset of 1 to `channels` of them."""
     count = geometry.integer(u[:, 0], 1, a.channels)
     rank = u[:, 1:].argsort(axis=1, kind="stable").argsort(axis=1)
     return rank < count[:, None]

@@ -9,13 +9,14 @@ and the image alone: not on the worker, on what came before, or on any global se
 import functools
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
 from cellsignal.config import augment
+from cellsignal.data.draws import stain_codes
 from cellsignal.errors import InputError
 
 _Step = Callable[[np.ndarray, np.random.Generator, random.Random], np.ndarray]
@@ -27,17 +28,32 @@ class Transform:
     `image` applies all but `gain_bias` in the order written; `signal` applies `gain_bias`, which is defined on
     normalised values and so always comes after normalisation, wherever it is written. Can be sent to worker processes.
 
+    Args:
+        augmentations: () for none.
+        channels: C.
+        stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit together. None: each channel is its own.
+        frame: (C,) int, the frame of each plane: those of one are blurred together by `frame_blur`. None: there is one frame.
+
     Raises:
         InputError: a parameter that cannot work, such as dropping all channels; the message names the augmentation.
     """
 
-    def __init__(self, augmentations: tuple[augment.Augmentation, ...], channels: int):
-        self.augmentations, self.channels = tuple(augmentations), channels
+    def __init__(
+        self,
+        augmentations: tuple[augment.Augmentation, ...],
+        channels: int,
+        stain: Sequence[int] | None = None,
+        frame: Sequence[int] | None = None,
+    ):
+        assert frame is None or len(frame) == channels, (channels, frame)
+        self.augmentations, self.channels, self.stain, self.frame = tuple(augmentations), channels, stain, frame
+        self._stain = stain_codes(channels, stain)
         self._gain_bias = [a for a in self.augmentations if isinstance(a, augment.GainBias)]
-        self._steps = [_step(a, channels) for a in self.augmentations if not isinstance(a, augment.GainBias)]
+        frames = np.zeros(channels, int) if frame is None else np.asarray(frame)
+        self._steps = [_step(a, self._stain, frames) for a in self.augmentations if not isinstance(a, augment.GainBias)]
 
     def __reduce__(self):
-        return Transform, (self.augmentations, self.channels)
+        return Transform, (self.augmentations, self.channels, self.stain, self.frame)
 
     def image(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augment one image.
@@ -62,7 +78,7 @@ class Transform:
         return image
 
     def signal(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Gain and bias: x * a + b, with a ~ N(1, gain) and b ~ N(0, bias) drawn for each channel of the image.
+        """Gain and bias: x * a + b, with a ~ N(1, gain) and b ~ N(0, bias) drawn for each stain of the image.
 
         Args:
             x: (C, h, w) float32, normalised: a channel's SD is 1, and `bias` is in units of it. It is not changed.
@@ -71,20 +87,23 @@ class Transform:
         Returns:
             (C, h, w) float32.
         """
+        stains = int(self._stain.max()) + 1
         for lighting in self._gain_bias:
             if rng.random() < lighting.p:
-                gain = rng.normal(1.0, lighting.gain, len(x)).astype(np.float32)
-                bias = rng.normal(0.0, lighting.bias, len(x)).astype(np.float32)
+                gain = rng.normal(1.0, lighting.gain, stains).astype(np.float32)[self._stain]
+                bias = rng.normal(0.0, lighting.bias, stains).astype(np.float32)[self._stain]
                 x = x * gain[:, None, None] + bias[:, None, None]
         return x
 
 
-def _step(augmentation: augment.Augmentation, channels: int) -> _Step:
+def _step(augmentation: augment.Augmentation, stain: np.ndarray, frame: np.ndarray) -> _Step:
+    """`stain`: (C,) int from 0; `frame`: (C,) int."""
+    stains = int(stain.max()) + 1
     for key, value in augmentation:
         if isinstance(value, tuple) and value[0] > value[1]:
             raise InputError(f"{augmentation.name}: {key} {value} is a range and must not descend")
-    if isinstance(augmentation, augment.ChannelDropout) and augmentation.channels >= channels:
-        raise InputError(f"channel_dropout: channels {augmentation.channels} of {channels} leaves none")
+    if isinstance(augmentation, augment.ChannelDropout) and augmentation.channels >= stains:
+        raise InputError(f"channel_dropout: channels {augmentation.channels} of {stains} leaves none")
     if isinstance(augmentation, augment.CoarseDropout) and augmentation.size[1] >= 1:
         raise InputError(f"coarse_dropout: size {augmentation.size} is a fraction of the side and must stay below 1")
     if isinstance(augmentation, augment.SquareCropResize):
@@ -94,6 +113,11 @@ def _step(augmentation: augment.Augmentation, channels: int) -> _Step:
         build(None)
     except ValueError as error:
         raise InputError(f"{augmentation.name}: {' '.join(str(error).split())}") from None
+    if isinstance(augmentation, augment.ChannelDropout):
+        return functools.partial(_channel_dropout, build(None), stain)
+    if isinstance(augmentation, augment.FrameBlur):
+        planes = [np.flatnonzero(frame == one) for one in np.unique(frame)]
+        return functools.partial(_frame_blur, augmentation.p, build(None), planes)
 
     def step(image: np.ndarray, rng: np.random.Generator, python: random.Random) -> np.ndarray:
         shape = image.shape[:2]
@@ -136,11 +160,38 @@ def _albumentation(a: augment.Augmentation, shape: tuple[int, int] | None) -> An
             return A.SaltAndPepper(amount=a.amount, p=a.p)
         case augment.Blur():
             return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=a.p)  # 0: the kernel's size follows sigma
+        case augment.FrameBlur():
+            return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=1.0)  # of a frame that is blurred
         case augment.CoarseDropout():
             return A.CoarseDropout(a.holes, hole_height_range=a.size, hole_width_range=a.size, fill=0, p=a.p)
         case augment.ChannelDropout():
             return A.ChannelDropout((1, a.channels), fill=0, p=a.p)
     raise AssertionError(f"no transform for {a.name}")
+
+
+def _channel_dropout(
+    transform: Any, stain: np.ndarray, image: np.ndarray, rng: np.random.Generator, python: random.Random
+) -> np.ndarray:
+    """All planes of some stains set to zero: which ones is seen by what happens to a pixel that has a channel for each stain."""
+    transform.set_random_state(rng, python)
+    dropped = transform(image=np.ones((1, 1, stain.max() + 1), np.uint8))["image"][0, 0] == 0
+    if dropped.any():
+        image = image.copy()
+        image[:, :, dropped[stain]] = 0
+    return image
+
+
+def _frame_blur(
+    p: float, blur: Any, planes: list[np.ndarray], image: np.ndarray, rng: np.random.Generator, python: random.Random
+) -> np.ndarray:
+    """Each frame blurred with probability `p`. `planes`: of each frame, the indices of its planes."""
+    fired = np.flatnonzero(rng.random(len(planes)) < p)
+    if len(fired):
+        image = image.copy()
+    for f in fired:
+        blur.set_random_state(rng, python)
+        image[:, :, planes[f]] = blur(image=image[:, :, planes[f]])["image"]
+    return image
 
 
 def _square_crop_resize(

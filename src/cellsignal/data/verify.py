@@ -19,7 +19,7 @@ from cellsignal.data.sites import channel_statistics, in_processes
 from cellsignal.errors import ImageError
 
 WARNINGS = ("empty", "flat", "identical", "image_without_row")  # usable, but look at it
-IMAGE_SUFFIXES = (".png", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Problem:
     Attributes:
         kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample), "truncated",
             "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format"; or a warning: "empty" (too few cells,
-            packing leaves it out), "flat" (a channel of one grey level), "identical" (two files with the same bytes), "image_without_row" (no sample names it).
+            packing leaves it out), "flat" (a channel of one grey level), "identical" (two files with the same bytes; of one clip's frames
+            only if all are the same: a cell may stand still), "image_without_row" (no sample names it).
         path: the file, relative to the data's root.
         detail: what is wrong with it.
         sample_id: the sample it belongs to; None where there is none.
@@ -61,14 +62,17 @@ def verify(competition: Competition, root: Path | str, workers: int = 0) -> list
     check = functools.partial(_check_site, competition, root, competition.root_shape(root))
     sites = list(zip(samples.sample_id, samples.files, strict=True))
     problems: list[Problem] = []
-    first_with: dict[bytes, str] = {}
+    first_with: dict[bytes, tuple[str, str]] = {}
+    clips = competition.frames > 1
     for found, hashes in in_processes(check, sites, workers, "verifying"):
         problems += found
         for path, sample_id, content in hashes:
-            first = first_with.setdefault(content, path)
-            if path_of(first) != path_of(path):
+            first, owner = first_with.setdefault(content, (path, sample_id))
+            if path_of(first) != path_of(path) and not (clips and owner == sample_id):
                 problems.append(Problem("identical", path, f"has the same bytes as {first}", sample_id))
-    named = {os.path.normpath(path_of(path)) for files in samples.files for path in files}
+        if clips and len(hashes) > 1 and len({content for *_, content in hashes}) == 1:
+            problems.append(Problem("identical", hashes[0][0], f"all {len(hashes)} frames have the same bytes", hashes[0][1]))
+    named = {os.path.normpath(path_of(path)) for files in samples.files for path in competition.image_files(files)}
     problems += [
         Problem("image_without_row", path, "no row of the metadata names it")
         for path in _images_under(root)
@@ -97,6 +101,9 @@ def _check_site(
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
     """The problems of one sample, and (path, sample_id, hash of the bytes) of its files that hold a picture."""
     sample_id, files = site
+    frames = competition.image_files(files)
+    if frames != files:
+        return _check_clip(competition, root, shape, sample_id, files, frames)
     there = [name for name in files if (root / path_of(name)).is_file()]
     if not there:
         detail = f"none of its {len(files)} files is there" if len(files) > 1 else "its file is not there"
@@ -131,6 +138,30 @@ def _check_site(
             flat.add(name)
     sound = {name for names in images for name in names} - flat
     return problems, [(name, sample_id, _content(root / path_of(name))) for name in files if name in sound]
+
+
+def _check_clip(
+    competition: Competition, root: Path, shape: tuple[int, int] | None, sample_id: str, files: tuple[str, ...], frames: tuple[str, ...]
+) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
+    """`_check_site` of a sample whose `files` stand for more, its `frames`: all that are missing, or the first that cannot be read."""
+    gone = [name for name in frames if not (root / name).is_file()]
+    if len(gone) == len(frames):
+        return [Problem("row_without_images", files[0], f"none of its {len(frames)} frames is there", sample_id)], []
+    if gone:
+        return [Problem("missing", name, f"no such image file; {len(gone)} of {len(frames)} frames are missing", sample_id) for name in gone], []
+    try:
+        clip = competition.read(root, files, shape)
+    except ImageError as error:
+        return [Problem(error.kind, os.path.relpath(error.path, root), error.detail, sample_id)], []
+    except OSError as error:
+        name = os.path.relpath(error.filename or root / files[0], root)
+        return [Problem("corrupt", name, f"cannot be read ({error.strerror or error})", sample_id)], []
+    problems = []
+    for plane in np.flatnonzero(channel_statistics(clip)[1] == 0):
+        detail = f"every pixel of channel {competition.channels[plane]} is {clip[plane, 0, 0]}"
+        problems.append(Problem("flat", frames[plane % competition.frames], detail, sample_id))
+    flat = {problem.path for problem in problems}
+    return problems, [(name, sample_id, _content(root / name)) for name in frames if name not in flat]
 
 
 def _content(path: Path) -> bytes:

@@ -1,10 +1,11 @@
 """Re-identification of mechanisms: each query track ranks a gallery of labelled tracks, and those of its mechanism (MoA) should come first.
 
-Two protocols say which gallery tracks a query does not rank:
+Protocols say which gallery tracks a query does not rank:
 - published (Li et al., Nat Comput Sci 2024): those of its own library *and* drug. The same drug in another library counts as found, and tracks of one well
   may stand in training, query and gallery: it measures that a drug is recognised again as much as that a mechanism is.
-- strict: those of its own drug in any library, so that only another drug of the mechanism counts. It says something about new drugs where the drugs of query
-  and gallery took no part in pretraining, training or the choice of a checkpoint: `check_unseen_drugs`.
+- strict: those of its own drug in any library, so that only another drug of the mechanism counts.
+- strict, new drugs: strict, over the queries alone whose drug took no part in pretraining, training or validation (`reid_new_drugs`). It says
+  something about new drugs; the gallery's may have been trained on, as those of a reference library are.
 
 A query without a match among what is left is skipped and counted. Rank-k is the share of queries with a match among the first k (CMC), mAP the mean of the
 average precision over the whole list. Equal distances are taken at their worst, matches last: a model that gives every track one embedding scores below
@@ -14,8 +15,8 @@ over drugs resamples whole drugs and is the one for a claim about other drugs.
 A list of gallery ids, best first, is scored by the same code: its places are its distances.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from cellsignal.evaluation.multilabel import MACRO, multilabel_table
 from cellsignal.evaluation.retrieval import expected_ap
 
 Protocol = Literal["published", "strict"]
+NEW_DRUGS = "strict, new drugs"
 RANKS = (1, 5, 10)
 _DECIMALS = 10  # distances that agree so far are equal: rounding of a product of matrices is no order
 _COLUMNS = ("label", "compound", "library")
@@ -39,6 +41,7 @@ class ReId:
     """What a ranking of the gallery scores under one protocol.
 
     Attributes:
+        protocol: published, strict, or `NEW_DRUGS`.
         queries: one row a scored query: `query` (its row in the table of queries), label, compound, library, `length` (gallery tracks
             that it ranks), `matches` among them, `first` (rank of the first match, from 1) and `average_precision`.
         skipped: queries without a match.
@@ -46,7 +49,7 @@ class ReId:
         seed: of the intervals over drugs.
     """
 
-    protocol: Protocol
+    protocol: str
     queries: pd.DataFrame
     skipped: int
     mean_average_precision: Figure
@@ -181,28 +184,34 @@ def reid(distance: np.ndarray, query: pd.DataFrame, gallery: pd.DataFrame, proto
     return ReId(protocol, found, len(query) - len(found), score, seed)
 
 
-def drug_overlaps(seen: Mapping[str, Iterable[str]], held_out: Mapping[str, Iterable[str]]) -> pd.DataFrame:
-    """The drugs that occur in a part that was learnt from and in one that is held out: columns seen, held_out, compound; empty cells are no drug."""
-    parts = [{name: {drug for drug in drugs if not pd.isna(drug)} for name, drugs in group.items()} for group in (seen, held_out)]
-    shared = [(a, b, drug) for a, one in parts[0].items() for b, other in parts[1].items() for drug in sorted(one & other)]
-    return pd.DataFrame(shared, columns=["seen", "held_out", "compound"])
+def reid_new_drugs(distance: np.ndarray, query: pd.DataFrame, gallery: pd.DataFrame, seen: Collection[str], seed: int = 0) -> ReId | None:
+    """`reid` by the strict protocol, over the queries whose compound is not among `seen`; None where there are none.
 
-
-def check_unseen_drugs(seen: Mapping[str, Iterable[str]], held_out: Mapping[str, Iterable[str]]) -> None:
-    """Hold the strict protocol to what it promises: no drug of `held_out` (test: query and gallery) in `seen` (pretraining, training, development).
-
-    Leave negative controls out of both. Training and development drugs are compared by a call of their own.
+    Args:
+        seen: every compound that any stage trained on or validated with.
 
     Raises:
-        InputError: drugs in common; the parts, their number and the first three are named.
+        InputError: as `reid`.
     """
-    shared = drug_overlaps(seen, held_out)
-    if len(shared):
-        told = [
-            f"{len(rows)} drugs of {b} are in {a} ({', '.join(rows.compound[:3])}{', ...' if len(rows) > 3 else ''})"
-            for (a, b), rows in shared.groupby(["seen", "held_out"], sort=False)
-        ]
-        raise InputError(f"strict protocol: {'; '.join(told)}")
+    new = np.flatnonzero(~query["compound"].isin(set(seen)).to_numpy())
+    if not len(new):
+        return None
+    found = reid(np.asarray(distance)[new], query.iloc[new], gallery, "strict", seed)
+    return replace(found, protocol=NEW_DRUGS, queries=found.queries.assign(query=new[found.queries["query"]]))
+
+
+def seen_text(seen: Mapping[str, Collection[str]], query: pd.DataFrame) -> str:
+    """One line: how many queries' drugs training saw, and what that does to the figures.
+
+    Args:
+        seen: stage -> the compounds that it trained on or validated with.
+    """
+    stages = [name for name, drugs in seen.items() if query["compound"].isin(set(drugs)).any()]
+    known = query["compound"].isin(set().union(*seen.values()))
+    if not known.any():
+        return f"Training saw the drugs of 0 of {len(query)} queries: the figures are about new drugs."
+    told = f"Training saw the drugs of {known.sum()} of {len(query)} queries (stage {', '.join(stages)}), so"
+    return f"{told} every figure flatters; no query is of a new drug." if known.all() else f"{told} every figure but those of '{NEW_DRUGS}' flatters."
 
 
 def classified(logits: np.ndarray, query: pd.DataFrame, seed: int = 0) -> Classified:

@@ -39,9 +39,10 @@ def cmc_curves(path: Path | str, found: Mapping[str, ReId], *, ranks: int = 50, 
         axis = figure.subplots()
         for at, (name, one) in enumerate(found.items()):
             share, total, colour = one.cmc[np.minimum(k, len(one.cmc)) - 1], len(one.queries), CYCLE[at % len(CYCLE)]
+            width = 1.6 + 1.5 * max(0, min(len(found), 3) - 1 - at)  # what lies on another line is narrower, so that both are seen
             ends = np.array([wilson_interval(round(value * total), total) for value in share])
             axis.fill_between(k, *ends.T, color=colour, alpha=0.13, lw=0)
-            axis.plot(k, share, color=colour, lw=1.8, marker="o" if ranks == 1 else None, label=f"{name}: rank-1 {one.rank(1).format()}")
+            axis.plot(k, share, color=colour, lw=width, marker="o" if ranks == 1 else None, label=f"{name}: rank-1 {one.rank(1).format()}")
             randoms.setdefault((one.protocol, total), one)
         for at, ((protocol, total), one) in enumerate(randoms.items()):
             told = "random order" if len(randoms) == 1 else f"random order ({protocol}, {total} queries)"

@@ -1,16 +1,19 @@
 """Which mechanism (MoA) does an unseen compound show? Each of its tracks takes that of the nearest labelled track; its tracks then vote.
 
 A mechanism is named for every compound, also for one without effect or with a mechanism that the gallery has not: the distance, the margin over the second
-mechanism and the votes say how much it is worth. The tracks of a compound share wells and a day, so their votes are no independent trials and get no interval.
+mechanism and the votes say how much it is worth. The tracks of a compound share wells and a day, so their votes are no independent trials and get no interval;
+where the truth of compounds is known, compounds are counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.evaluation.ladder import aligned
+from cellsignal.evaluation.metrics import Accuracy
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,10 @@ class Unseen:
             `nearest_compound` (the gallery track of rank 1 and its drug), `second_moa` and `margin` (the nearest other mechanism, and how
             much farther its nearest track is; None and NaN where there is no other).
         compounds: one row a compound, sorted by name: compound, tracks, moa_id, moa (the majority of its tracks; of equal votes the one at
-            the smaller mean distance), `votes`, `mean_distance` (of rank 1, over all tracks), and `moa_id_by_distance`, `moa_by_distance`,
-            `distance_to_moa`: the mechanism whose nearest gallery tracks are nearest on the mean over the compound's tracks, and that mean.
+            the smaller mean distance), `votes`, `mean_distance` (of rank 1, over all tracks), `margin` (how much farther, on the mean over
+            its tracks, the nearest track of any other mechanism is than that of `moa`: below 0 where votes and distances disagree, NaN
+            where there is no other), and `moa_id_by_distance`, `moa_by_distance`, `distance_to_moa`: the mechanism whose nearest gallery
+            tracks are nearest on the mean over the compound's tracks, and that mean.
     """
 
     tracks: pd.DataFrame
@@ -83,8 +88,46 @@ def _by_compound(tracks: pd.DataFrame, to_class: np.ndarray, present: np.ndarray
         found.append(
             {
                 "compound": compound, "tracks": len(places), "moa_id": present[most], "moa": names[present[most]], "votes": votes[most],
-                "mean_distance": tracks.distance.to_numpy()[places].mean(),
+                "mean_distance": tracks.distance.to_numpy()[places].mean(), "margin": np.delete(mean, most).min(initial=np.inf) - mean[most],
                 "moa_id_by_distance": present[near], "moa_by_distance": names[present[near]], "distance_to_moa": mean[near],
             }
         )  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame(found).replace({"margin": {np.inf: np.nan}})
+
+
+def nearest_first(compounds: pd.DataFrame) -> pd.DataFrame:
+    """`Unseen.compounds` with those nearest to the gallery first: the likeliest to be right, and so the first to look at."""
+    return compounds.sort_values(["mean_distance", "compound"], ignore_index=True)
+
+
+def typical_track(tracks: pd.DataFrame, compound: str, moa_id: int) -> int:
+    """The row (from 0) of `Unseen.tracks` that stands for a compound: of its tracks that voted for `moa_id` the one of median distance, not the best."""
+    mine = np.flatnonzero((tracks["compound"] == compound) & (tracks.moa_id == moa_id))
+    assert len(mine), (compound, moa_id)
+    return int(mine[np.argsort(tracks.distance.to_numpy()[mine], kind="stable")[(len(mine) - 1) // 2]])
+
+
+def unseen_right(compounds: pd.DataFrame, truth: Mapping[str, str]) -> Accuracy | None:
+    """Compounds whose `moa` is the true one, of those whose truth is known; None where it is of none.
+
+    Args:
+        truth: compound -> mechanism.
+    """
+    known = compounds[compounds["compound"].isin(set(truth))]
+    return Accuracy.of(int((known.moa == known["compound"].map(truth)).sum()), len(known)) if len(known) else None
+
+
+def unseen_text(compounds: pd.DataFrame, truth: Mapping[str, str], most: int = 20) -> str:
+    """Rows of `Unseen.compounds` for a terminal, nearest to the gallery first, no more than `most`.
+
+    Args:
+        truth: compound -> mechanism; a column of it where any is known.
+    """
+    known = compounds["compound"].isin(set(truth)).any()
+    lines = [("compound", "MoA id", "MoA", "votes", "distance", "margin", *(["truth"] if known else []))]
+    for row in nearest_first(compounds)[:most].itertuples():
+        margin = "" if np.isnan(row.margin) else f"{row.margin:.3f}"
+        true = [truth.get(row.compound, "")] if known else []
+        lines.append((row.compound, str(row.moa_id), row.moa, f"{row.votes}/{row.tracks}", f"{row.mean_distance:.3f}", margin, *true))
+    more = [f"... and {len(compounds) - most} farther ones"] if len(compounds) > most else []
+    return "\n".join([aligned(lines, right={1, 3, 4, 5}), *more])

@@ -6,7 +6,7 @@ predicts. Each image is read from the store once: its bytes stay on the device w
 and all its views are made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -48,6 +48,15 @@ class Reading:
     dataset: SiteDataset
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What is asked of every image: `forward` of one of its views, (B, width)."""
+
+    forward: Callable[..., torch.Tensor]
+    width: int
+    view: str = "identity"
+
+
 def plan_reading(job: Job, pixels: Pixels, chosen: np.ndarray, ranks: Ranks = ALONE) -> Reading:
     """The units of some samples, dealt to the processes, and their images (in memory where `data.cache_gib` allows).
 
@@ -73,7 +82,6 @@ def plan_reading(job: Job, pixels: Pixels, chosen: np.ndarray, ranks: Ranks = AL
     return Reading(chosen, positions, tuple(units), site_dataset(job, positions, pixels))
 
 
-@torch.inference_mode()
 def predict_with(
     job: Job,
     model: nn.Module,
@@ -96,31 +104,43 @@ def predict_with(
     Returns:
         view -> (n, K) float32, K = job.outputs; or (n, D). The same in every process.
     """
+    forward, width = (model.embed, model.width) if embeddings else (model, job.outputs)
+    return _passes(job, model, reading, {view: Pass(forward, width, view) for view in views}, ranks)
+
+
+def logits_and_embeddings(job: Job, model: nn.Module, reading: Reading, ranks: Ranks = ALONE) -> tuple[np.ndarray, np.ndarray]:
+    """(n, K) logits and (n, D) embeddings of some samples, as `predict_with` of the identity; images and units' statistics are taken once for both."""
+    found = _passes(job, model, reading, {"logits": Pass(model, job.outputs), "embeddings": Pass(model.embed, model.width)}, ranks)
+    return found["logits"], found["embeddings"]
+
+
+@torch.inference_mode()
+def _passes(job: Job, model: nn.Module, reading: Reading, passes: dict[str, Pass], ranks: Ranks) -> dict[str, np.ndarray]:
+    """Name -> (n, width) float32 of every pass; a unit's statistics are taken by the first one's forward."""
     device = next(model.parameters()).device
     model.eval()
-    forward = model.embed if embeddings else model
+    first = next(iter(passes.values())).forward
     vectors, dataset = cell_type_vectors(job), reading.dataset
 
     def inputs(batch: Batch) -> tuple[torch.Tensor, ...]:
         images = standardised(batch.images, dataset.shift[batch.index], dataset.scale[batch.index])
         return (images,) if vectors is None else (images, vectors[reading.positions[batch.index]].to(device))
 
-    found: dict[str, list[torch.Tensor]] = {view: [] for view in views}  # on the device: fetching each would make it wait
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in passes}  # on the device: fetching each would make it wait
     with autocast(job.stage.amp, device):
         for statistics, own in _units(job, reading, device):
             unit = (inputs(batch) for batch in statistics)
-            with unit_statistics(model, unit, forward=forward) if job.config.predict.adapt != "none" else nullcontext():
+            with unit_statistics(model, unit, forward=first) if job.config.predict.adapt != "none" else nullcontext():
                 for _ in unit:
                     pass  # a model without BatchNorm has not looked at them
                 for batch in own:
                     images, *others = inputs(batch)
-                    for view, parts in found.items():
-                        seen = apply_view(images, view).contiguous(memory_format=torch.channels_last)
-                        parts.append(forward(seen, *others).float())
-    width = model.width if embeddings else job.outputs
+                    for name, one in passes.items():
+                        seen = apply_view(images, one.view).contiguous(memory_format=torch.channels_last)
+                        found[name].append(one.forward(seen, *others).float())
     done = [batch for unit in reading.units for batch in unit.own]
     done = reading.positions[np.concatenate(done)] if done else reading.chosen[:0]
-    return {view: ranks.sum_array(_restored(parts, done, reading.chosen, width)) for view, parts in found.items()}
+    return {name: ranks.sum_array(_restored(parts, done, reading.chosen, passes[name].width)) for name, parts in found.items()}
 
 
 def _units(job: Job, reading: Reading, device: torch.device) -> Iterator[tuple[Iterator[Batch], Iterator[Batch]]]:

@@ -70,11 +70,13 @@ def site_dataset(
 
 def _augmentation(job: Job, augmentations: tuple[Augmentation, ...] | None) -> Recipe | Transform:
     channels, shape, pipeline = len(job.channels), job.store.shape[1:], job.config.data.pipeline
+    frames = job.competition.frames
+    stain, frame = (None, None) if frames == 1 else np.divmod(job.channels, frames)
     if augmentations is None:
         return Recipe((), channels, shape, job.config.predict.center_crop)
     why = needs_albumentations(augmentations)
     if pipeline == "warp" and why:
         raise InputError(f"data.pipeline: warp cannot make stage {job.stage.name!r}: {why}; write auto or albumentations")
     if pipeline == "albumentations" or why:
-        return Transform(augmentations, channels)
-    return Recipe(augmentations, channels, shape)
+        return Transform(augmentations, channels, stain, frame)
+    return Recipe(augmentations, channels, shape, stain=stain)

@@ -114,10 +114,10 @@ class Job:
 
     @property
     def held_out(self) -> list[str]:
-        """Names of the fold groups that no stage of this fold may train on."""
+        """Names of the fold groups that no stage of this fold may train on: those it validates with, and those kept for the test."""
         samples = self.store.samples
         mask = self.folds.validation(samples, self.fold) if self.fold is not None else np.zeros(len(samples), bool)
-        return sorted(samples.loc[mask, self.folds.group].astype(str).unique())
+        return sorted({*samples.loc[mask, self.folds.group].astype(str), *self.folds.test})
 
 
 def job_folder(config: Config, stage_index: int, key: str, fold: int | None) -> Path:
@@ -168,16 +168,31 @@ def plan_jobs(
                           *(np.flatnonzero(mask & mine) for mask in (train, valid, test)), outputs)  # fmt: skip
                 if not len(job.train):
                     raise InputError(f"{config.folds.file}: {job.title} has no training sample in {config.data.store}")
-                jobs.append(job if stage.target == "label" else _of_compounds(job))
+                jobs.append(job if stage.target == "label" else _of_compounds(job, kept & mine))
     return jobs
 
 
-def _of_compounds(job: Job) -> Job:
-    """The job with an output for each training compound.
+def without_labels(job: Job) -> np.ndarray:
+    """(N,) bool: the samples of the store that a stage without labels may take: nothing of the groups that the job's fold holds out, whatever its role."""
+    samples = job.store.samples
+    inside = job.competition.pretraining(samples) & ~samples[job.folds.group].astype(str).isin(job.held_out).to_numpy()
+    parts = protocol_parts(job.config, job.competition, samples)
+    return inside if parts is None else inside & (parts == "train")
+
+
+def _of_compounds(job: Job, kept: np.ndarray) -> Job:
+    """The job with an output for each training compound, those without a label among them where the stage asks for them.
+
+    Args:
+        kept: (N,) bool, the samples that the config uses, of the job's cell type.
 
     Raises:
         InputError: a training sample without a compound, or all of one.
     """
+    if job.stage.unlabelled:
+        samples = job.store.samples
+        more = kept & without_labels(job) & (samples.label.isna() & samples["compound"].notna()).to_numpy() & (samples.role == "reference").to_numpy()
+        job = replace(job, train=np.union1d(job.train, np.flatnonzero(more)))
     samples, key = job.store.samples.iloc[job.train], f"stages.{job.stage.name}.target"
     without = samples.sample_id[samples.compound.isna()]
     if len(without):

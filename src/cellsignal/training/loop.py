@@ -21,7 +21,6 @@ from cellsignal.training import state
 from cellsignal.training.averaging import Average, ramp, random_view
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
-from cellsignal.training.forward import Reading, plan_reading, predict_with
 from cellsignal.training.inputs import pixel_statistics, site_dataset
 from cellsignal.training.job import Job
 from cellsignal.training.labelling import draw_pseudo_labels, read_pseudo_labels
@@ -34,7 +33,7 @@ from cellsignal.training.self_supervised import TwoViewLoss, TwoViews
 from cellsignal.training.step import Stepper
 from cellsignal.training.stopping import Stop
 from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
-from cellsignal.training.validation import loss_and_score
+from cellsignal.training.validation import Validation
 
 log = logging.getLogger(__name__)
 ASK_EVERY = 8  # updates between two looks at what would make the host wait for the GPU: the loss's value, other processes' wish to stop
@@ -49,9 +48,9 @@ class Trainer:
         torch.manual_seed(job.seed)
         self.generator = torch.Generator().manual_seed(job.seed + 1 + 1_000_003 * ranks.rank)
         self.pixels = pixel_statistics(config, job.store, job.train)
+        self.validation = Validation(job, self.pixels, ranks)
         self.examples = Examples(job, ranks) if self.stage.self_supervised is None else TwoViews(job, ranks)
         self.training = site_dataset(job, self.examples.positions, self.pixels, self.stage.augment, job.seed, ranks.device)
-        self.reading: Reading | None = None  # of the validation samples, made when first needed
         self.image_size = self.training.image_size
         fresh = job.init is None and not (job.folder / "last.pt").exists()
         self.model = build_model(
@@ -72,7 +71,7 @@ class Trainer:
             self.stage.schedule,
             self.stage.epochs,
             math.ceil(planned / self.stage.accumulation),
-            self.stage.monitor != "loss" and len(job.scored) > 0,
+            self.validation.higher_is_better,
         )
         if ranks.rank:
             torch.manual_seed(job.seed + ranks.rank)  # dropout differs among the processes, initial weights do not
@@ -224,8 +223,8 @@ class Trainer:
         progress = self.progress
         self._check_loss()
         seen, loss_sum = (sum(values) for values in zip(*self.ranks.gather([progress["seen"], float(self.loss_sum)]), strict=True))
-        score = f"valid_{self.job.score_name}"
-        row = {"epoch": progress["epoch"] + 1, "train_loss": loss_sum / seen, "valid_loss": None, score: None,
+        columns = self.validation.columns
+        row = {"epoch": progress["epoch"] + 1, "train_loss": loss_sum / seen, **dict.fromkeys(columns),
                "lr": self.stepper.optimizer.param_groups[0]["lr"], **_speed_columns(speed, self.ranks.world)}  # fmt: skip
         last = row["epoch"] == self.stage.epochs
         due = row["epoch"] % self.stage.validate_every == 0 or last
@@ -233,20 +232,17 @@ class Trainer:
         if self.average.needs_statistics and (due or self.stage.pseudo_labels is not None):
             self._recompute_statistics()
         if len(self.job.scored) and due:
-            row["valid_loss"], row[score] = self.validate()
-        if len(self.job.scored) == 0:
-            self._judge(row["train_loss"], higher_is_better=False)
-        elif due:
-            by_score = self.stage.monitor != "loss"
-            self._judge(row[score if by_score else "valid_loss"], by_score)
+            row |= self.validate()
+        if row[self.validation.monitored] is not None:
+            self._judge(row[self.validation.monitored])
         progress["history"].append(row)
-        figures = [f"{name} {row[name]:.4g}" for name in ("epoch", "train_loss", "valid_loss", score, "lr") if row[name] is not None]
+        figures = [f"{name} {row[name]:.4g}" for name in ("epoch", "train_loss", *columns, "lr") if row[name] is not None]
         log.info("%s", " ".join([self.job.title, *figures, f"({speed.line()})"]))
         return row
 
-    def _judge(self, figure: float, higher_is_better: bool) -> None:
+    def _judge(self, figure: float) -> None:
         """Hand the monitored figure (training loss where there is no validation) to the schedule, early stopping and `best.pt`."""
-        progress, sign = self.progress, 1 if higher_is_better else -1
+        progress, sign = self.progress, 1 if self.validation.higher_is_better else -1
         self.schedule.epoch_end(figure)
         margin = self.stage.early_stopping.min_delta if self.stage.early_stopping else 0.0
         if progress["best"] is None or sign * (figure - progress["best"]) > margin:
@@ -265,12 +261,9 @@ class Trainer:
             self.stage.early_stopping is not None and self.progress["bad_epochs"] >= self.stage.early_stopping.patience
         )
 
-    def validate(self) -> tuple[float, float]:
-        """Loss by sample, and score by target, of the weights that will predict."""
-        valid, samples = self.job.scored, self.job.store.samples
-        self.reading = self.reading or plan_reading(self.job, self.pixels, valid, self.ranks)
-        logits = predict_with(self.job, self.predictor, self.reading, ranks=self.ranks)["identity"]
-        return loss_and_score(self.job, logits, samples.iloc[valid])
+    def validate(self) -> dict[str, float]:
+        """The validation's figures of the weights that will predict."""
+        return self.validation.measure(self.predictor)
 
     @property
     def predictor(self) -> torch.nn.Module:

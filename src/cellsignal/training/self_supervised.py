@@ -16,7 +16,7 @@ from cellsignal.config.self_supervised import SelfSupervised
 from cellsignal.data.samplers import EpochBatches
 from cellsignal.errors import InputError
 from cellsignal.models.heads import Outputs
-from cellsignal.training.job import Job, cell_type_vectors, kept_samples, protocol_parts, unit_codes
+from cellsignal.training.job import Job, cell_type_vectors, kept_samples, protocol_parts, unit_codes, without_labels
 from cellsignal.training.ranks import ALONE, Ranks
 
 
@@ -32,16 +32,13 @@ def images_without_labels(job: Job) -> np.ndarray:
     taken = np.zeros(len(samples), bool)
     taken[job.train] = True
     if images != "labelled":
-        parts = protocol_parts(job.config, job.competition, samples)
-        if parts is not None and images == "all":
+        if images == "all" and protocol_parts(job.config, job.competition, samples) is not None:
             raise InputError(
                 f"stages.{job.stage.name}.self_supervised.images: the protocol {job.config.protocol!r} says what trains; write train"
             )
         more = kept_samples(job.config, job.store)
         if images == "train":
-            more = more & (samples.split == "train").to_numpy()
-        if parts is not None:
-            more = more & (parts == "train")
+            more = more & without_labels(job)
         if job.key != "all":
             more = more & (samples.cell_type == job.key).to_numpy()
         taken |= more

@@ -24,6 +24,8 @@ def check_stages(config: Config, competition: Competition) -> None:
         multilabel = competition.multilabel and stage.target == "label"
         if stage.monitor == other:
             raise InputError(f"stages.{stage.name}.monitor: {competition.id} is scored by {score_name(competition)}, not {other}")
+        if competition.multilabel and stage.monitor == "retrieval":
+            raise InputError(f"stages.{stage.name}.monitor: retrieval needs one label an image; those of {competition.id} have several or none")
         if not multilabel and stage.positive_weight is not None:
             raise InputError(f"stages.{stage.name}.positive_weight: an image of {competition.id} has one label; use class_weights")
         wrong = [name for name in single if getattr(stage, name) is not None] if multilabel else []

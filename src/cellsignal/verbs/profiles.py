@@ -1,6 +1,8 @@
-"""The verbs that compare profiles of treatments."""
+"""The verbs that compare profiles of treatments and rank galleries."""
 
 import argparse
+
+from cellsignal.errors import InputError
 
 
 def match(arguments: argparse.Namespace) -> None:
@@ -46,6 +48,22 @@ def rank(arguments: argparse.Namespace) -> None:
     from cellsignal.ranking import rank as rank_gallery
     from cellsignal.verbs import configs
 
+    for option, least in (("neighbours", 1), ("pictures", 0)):
+        if getattr(arguments, option) < least:
+            raise InputError(f"--{option}: at least {least}, not {getattr(arguments, option)}")
     for config in configs(arguments):
         out = arguments.out or Path("submissions") / f"{config.name}_seed{config.seed}_ranked.csv"
-        print(rank_gallery(config, embed(config), arguments.answers, out))
+        print(rank_gallery(config, embed(config), arguments.answers, out, neighbours=arguments.neighbours, pictures=arguments.pictures))
+
+
+def answers(arguments: argparse.Namespace) -> None:
+    from cellsignal.competitions import get_competition
+    from cellsignal.competitions.base import answers_path
+    from cellsignal.files import write_csv
+
+    competition, out = get_competition(arguments.competition), arguments.out or answers_path(arguments.root.absolute())
+    found = competition.published_answers(arguments.root)
+    if out.exists() and out.read_text(encoding="utf-8") != found.to_csv(index=False):
+        raise InputError(f"{out}: exists and is another; give --out a new name, or move it away")
+    write_csv(out, found)
+    print(f"{len(found)} rows of {competition.id}'s published answers: {out}")

@@ -25,6 +25,7 @@ import pandas as pd
 
 from cellsignal.competitions.base import Competition, Protocol, check_submission_ids, register
 from cellsignal.competitions.mitoreid.annotation import CONTROL, FILE, Annotation, read_annotation
+from cellsignal.competitions.mitoreid.folds_table import new_drugs
 from cellsignal.competitions.mitoreid.tracks import FRAMES, NOVEL, STAINS, list_tracks, read_track
 from cellsignal.competitions.ranking import match_masks, order_by_class, ranking_score
 from cellsignal.competitions.samples import check_samples, path_of
@@ -86,6 +87,10 @@ class MitoReID(Competition):
         """One track, (48, H, W) uint8; the file of its first frame stands for all. Scaled to `shape` if of its proportions."""
         return read_track((Path(root) / path_of(files[0])).parent, None if shape is None else tuple(shape))
 
+    def image_files(self, files: tuple[str, ...]) -> tuple[str, ...]:
+        folder = path_of(files[0]).rpartition("/")[0]
+        return tuple(f"{folder}/{t}.jpg" for t in range(1, FRAMES + 1))
+
     def root_shape(self, root: Path) -> tuple[int, int]:
         """128 x 128, to which tracks are scaled; a simulated copy's own size (it says so in `simulation.json`)."""
         return super().root_shape(root) if (Path(root) / "simulation.json").is_file() else SHAPE
@@ -94,6 +99,14 @@ class MitoReID(Competition):
         """The tracks to rank, in the order of the sample submission: columns target_id, library, drug, moa, label (DMSO: K)."""
         tracks, known = _annotated_tracks(Path(root))
         return _with_moa(tracks[tracks.part == "gallery"], known).rename(columns={"sample_id": "target_id"})
+
+    def pretraining(self, samples: pd.DataFrame) -> np.ndarray:
+        """The release's `train` alone: nothing of the gallery, not even its images."""
+        return (part_of(samples) == "train").to_numpy()
+
+    def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
+        """`new_drugs`: one drug in four kept for the test (`folds_table`)."""
+        return new_drugs(samples) if name == "new_drugs" else super().named_folds(name, samples)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         """Every query with the gallery in the order of its ids."""
@@ -134,6 +147,14 @@ class MitoReID(Competition):
                 "moa": query.moa,
             }
         )
+
+    def published_answers(self, root: Path) -> pd.DataFrame:
+        return published_answers(root)
+
+    def compound_answers(self, path: Path) -> dict[str, str]:
+        """The rows of part `compound`, which a simulated copy's answers have."""
+        frame = _read_answers(Path(path))
+        return dict(frame[frame.part == "compound"][["drug", "moa"]].itertuples(index=False))
 
     def format_scores(self, target_ids: Iterable[str], scores: np.ndarray, root: Path) -> pd.DataFrame:
         """A classifier's scores (T, K) as rankings: the gallery by the score of its class, ties in the gallery's order, DMSO last.
