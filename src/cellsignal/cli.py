@@ -304,6 +304,12 @@ def _bench(parser: argparse.ArgumentParser) -> None:
     ablation.add_argument("--answers", type=Path, required=True, help="true test labels, for scoring alone")
     ablation.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each")
     ablation.add_argument("--out", type=Path, help="file for the tables (Markdown)")
+    timelapse = kind("timelapse", measure.timelapse, "what pretraining, time and metric losses are worth on simulated films, beside hand-made features")
+    timelapse.add_argument("config", type=Path, help="YAML of the reference")
+    timelapse.add_argument("--answers", type=Path, required=True, help="truth of the queries, for scoring alone")
+    timelapse.add_argument("--seeds", type=int, nargs="+", default=[0])
+    timelapse.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each")
+    timelapse.add_argument("--out", type=Path, help="file for the tables (Markdown)")
 
 
 def _run(parser: argparse.ArgumentParser) -> None:

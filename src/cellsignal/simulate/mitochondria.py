@@ -43,10 +43,12 @@ _BLEACHING, _DRIFT = 0.012, 0.06  # a frame, typical: share of the light lost; S
 
 @dataclass(frozen=True)
 class Drug:
-    """What a drug does: how strong each of `EFFECTS` is, when it sets in (frames), and its side effect (stain ratio, cell size).
+    """What a drug does: how strong its mechanism is, when it sets in (frames), and its side effects.
 
     Attributes:
         moa: index into `MOAS`, None for the solvent.
+        stain, girth: ratio of the stains and size of the cell, beside the solvent's.
+        second, second_strength: a weaker second mechanism that this drug alone has (off-target), None for none.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Drug:
     delay: float
     stain: float
     girth: float
+    second: int | None = None
+    second_strength: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ def courses(moa: int | None, strength: float, delay: float) -> dict[str, np.ndar
 def draw_track(rng: np.random.Generator, drug: Drug, optics: Optics, size: int) -> np.ndarray:
     """One cell: (16, H, W, 3) uint8, stains w1 (nucleus), w2 (mitochondria by their potential), w3 (mitochondria by their mass)."""
     unit = size / 48
-    span = courses(drug.moa, drug.strength * rng.uniform(_LEAST_ANSWER, 1), drug.delay + rng.normal(0, _JITTER))
+    answer, delay = rng.uniform(_LEAST_ANSWER, 1), drug.delay + rng.normal(0, _JITTER)
+    first, second = (courses(moa, answer * strength, delay) for moa, strength in ((drug.moa, drug.strength), (drug.second, drug.second_strength)))
+    span = {name: np.minimum(first[name] + second[name], 1) for name in EFFECTS}
     radius = size * _CELL * drug.girth * rng.uniform(0.9, 1.08)
     aspect, turn, centre = rng.uniform(1.0, 1.35), rng.uniform(0, math.pi), size / 2 + rng.normal(0, 0.03 * size, 2)
     inner = size * _NUCLEUS * 1.15 / radius  # the nucleus, as a share of the cell's radius

@@ -21,10 +21,11 @@ from cellsignal.simulate.mitochondria import MOAS, Drug, Optics, draw_track
 from cellsignal.simulate.output import claim_folder, generator, run_jobs
 
 _QUALITY = 95
+_SECOND = 0.5  # the strongest second mechanism of a drug
 _MOST = 10**6
 _RANGES = {"moas": (2, len(MOAS)), "drugs_per_moa": (1, _MOST), "libraries": (1, 9), "train": (1, _MOST), "query": (1, _MOST), "gallery": (1, _MOST),
            "controls": (1, _MOST), "novel_drugs": (0, _MOST), "natural": (0, _MOST), "new_drugs": (0, _MOST),
-           "unchosen": (0, _MOST), "size": (16, 512)}  # fmt: skip
+           "unchosen": (0, _MOST), "strength": (1, 100), "size": (16, 512)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def simulate_mitoreid(
     natural: int = 2,
     new_drugs: int = 0,
     unchosen: int = 0,
+    strength: int = 100,
     size: int = 48,
     workers: int = 1,
 ) -> None:
@@ -63,6 +65,7 @@ def simulate_mitoreid(
         novel_drugs, natural: compounds of `novel` and of `nc`, in turn of each MoA; `train` tracks each (in each library).
         new_drugs: further drugs of each MoA that stand in `query` alone, so that asking them asks about drugs that no track has trained.
         unchosen: further drugs of each MoA whose MoA is not told (`moa_choose` 0); they stand in `train` alone, for pretraining.
+        strength: of all drugs, in percent; less makes the mechanisms harder to tell.
         size: height and width in pixels.
         workers: processes that draw.
 
@@ -75,16 +78,17 @@ def simulate_mitoreid(
     out = Path(out)
     counts = {"train": train, "query": query, "gallery": gallery}
     numbers = {"moas": moas, "drugs_per_moa": drugs_per_moa, "libraries": libraries, **counts, "controls": controls,
-               "novel_drugs": novel_drugs, "natural": natural, "new_drugs": new_drugs, "unchosen": unchosen, "size": size}  # fmt: skip
+               "novel_drugs": novel_drugs, "natural": natural, "new_drugs": new_drugs, "unchosen": unchosen, "strength": strength, "size": size}  # fmt: skip
     for name, value in numbers.items():
         low, high = _RANGES[name]
         if not low <= value <= high:
             raise InputError(f"simulate mitoreid: {name} is {value}, {f'at least {low}' if high == _MOST else f'{low} to {high}'} needed")
     claim_folder(out, answers_path(out), {"competition": "mitoreid", "seed": seed, **numbers})
     number = iter(range(1, _MOST))
-    known, asked, untold = ([_drug(seed, str(next(number)), moa) for moa in range(moas) for _ in range(n)] for n in (drugs_per_moa, new_drugs, unchosen))
-    unseen = [_drug(seed, str(next(number)), i % moas) for i in range(novel_drugs)]
-    plants = [_drug(seed, f"N{i + 1}", i % moas) for i in range(natural)]
+    groups = drugs_per_moa, new_drugs, unchosen
+    known, asked, untold = ([_drug(seed, str(next(number)), moa, strength) for moa in range(moas) for _ in range(n)] for n in groups)
+    unseen = [_drug(seed, str(next(number)), i % moas, strength) for i in range(novel_drugs)]
+    plants = [_drug(seed, f"N{i + 1}", i % moas, strength) for i in range(natural)]
     jobs = []
     for library in [f"l{i + 1}" for i in range(libraries)]:
         for drugs, parts in ((known, counts), (asked, {"query": query}), (untold, {"train": train})):
@@ -101,9 +105,11 @@ def simulate_mitoreid(
     write_csv(answers_path(out), pd.concat([published_answers(out), pd.DataFrame(more)], ignore_index=True))
 
 
-def _drug(seed: int, name: str, moa: int | None) -> Drug:
+def _drug(seed: int, name: str, moa: int | None, strength: int = 100) -> Drug:
     rng = generator(seed, "drug", name)
-    return Drug(name, moa, rng.uniform(0.75, 1.0), rng.uniform(-0.7, 0.7), math.exp(rng.normal(0, 0.12)), math.exp(rng.normal(0, 0.05)))
+    second = None if moa is None else int((moa + rng.integers(1, len(MOAS))) % len(MOAS))
+    return Drug(name, moa, strength / 100 * rng.uniform(0.75, 1.0), rng.uniform(-0.7, 0.7), math.exp(rng.normal(0, 0.12)), math.exp(rng.normal(0, 0.05)),
+                second, strength / 100 * rng.uniform(0, _SECOND))  # fmt: skip
 
 
 def _optics(seed: int, library: str) -> Optics:

@@ -18,6 +18,7 @@ from cellsignal.training.job import Job, check_belongs, plan_jobs
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import this_process
 from cellsignal.training.stopping import Stop
+from cellsignal.training.validation import draw_gallery
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ def train(config: Config) -> list[Job]:
         Interrupted: stopped by a signal with everything saved.
     """
     jobs, ranks = jobs_of(config), this_process()
+    for job in jobs:
+        draw_gallery(job)  # a stage that follows retrieval and has nothing to find is refused before the first one trains
     ranks.same_everywhere(dump_config(config))
     if ranks.first:
         folder = config.run_folder

@@ -102,6 +102,15 @@ def ablation(arguments: argparse.Namespace) -> None:
     _show(table(runs), arguments.out)
 
 
+def timelapse(arguments: argparse.Namespace) -> None:
+    from cellsignal.bench.timelapse import Timelapse
+    from cellsignal.bench.timelapse_table import timelapse_tables
+
+    runs = Timelapse(arguments.config, arguments.answers, arguments.seeds, arguments.processes)
+    runs.train()
+    _show(timelapse_tables(runs), arguments.out)
+
+
 def _show(text: str, out: Path | None) -> None:
     """Print a page, and write it where asked to."""
     from cellsignal.files import write_text
