@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo quick audit oversampling ablation two-stage bench test test-slow lint clean-demo
+.PHONY: demo quick audit oversampling timelapse ablation two-stage torture bench test test-slow lint clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -20,6 +20,7 @@ SIMULATE_bbbc021_full := --set replicates=2 --set sites=2
 SIMULATE_cpjump1 := --set cell_types=1
 SIMULATE_idr0088_gpcr := --set batches=1 --set test_compounds_per_moa=2
 SIMULATE_idr0088_moa := --set batches=1 --set test_compounds_per_moa=2
+SIMULATE_mitoreid := --set new_drugs=1
 quick: $(QUICK:%=quick-%)
 quick-%: .venv/.ready
 	$(BIN)/cellsignal simulate $* --out data/$*_quick --seed 1 $(SIMULATE_$*)
@@ -35,6 +36,15 @@ audit: .venv/.ready
 ablation: .venv/.ready runs/rxrx1_ablation_folds.csv
 	$(BIN)/cellsignal bench ablation configs/rxrx1/ablation.yaml --answers data/rxrx1_ablation.answers.csv --out runs/rxrx1_ablation.md
 
+# what pretraining, time and metric losses are worth on simulated films, beside hand-made features: docs/results/mitoreid.md
+FILMS := --set moas=12 --set drugs_per_moa=3 --set new_drugs=2 --set unchosen=9 --set train=1 --set query=1 --set gallery=1 --set controls=4 --set natural=0 \
+	--set novel_drugs=0 --set strength=80 --set workers=2
+timelapse: .venv/.ready
+	$(BIN)/cellsignal simulate mitoreid --out data/mitoreid_ablation --seed 1 --size 40 $(FILMS)
+	$(BIN)/cellsignal prepare configs/mitoreid/ablation.yaml
+	$(BIN)/cellsignal folds mitoreid --root data/mitoreid_ablation --out runs/mitoreid_ablation_folds.csv
+	$(BIN)/cellsignal bench timelapse configs/mitoreid/ablation.yaml --answers data/mitoreid_ablation.answers.csv --out runs/mitoreid_ablation.md
+
 # what oversampling before the split does to a validation figure, on a simulated plate with the classes of the course's: docs/results/oversampling.md
 PLATE := --set data.root=data/cpjump1_course_plate --set data.store=stores/cpjump1_course_plate.zarr
 oversampling: .venv/.ready
@@ -48,6 +58,10 @@ two-stage: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
 	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml
 	$(BIN)/cellsignal bench two-stage --root data/rxrx1_demo --store stores/rxrx1_demo.zarr --answers data/rxrx1_demo.answers.csv
+
+# a whole run killed 50 times and met by a full disk 20 times, each time to the same bytes
+torture: .venv/.ready
+	$(BIN)/cellsignal bench torture --kills 50 --fills 20
 
 # how fast reading, augmenting, feeding, training and assigning are here: docs/results/performance.md (ROOT=data/rxrx1 for real images)
 bench: .venv/.ready

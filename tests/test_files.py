@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import subprocess
 
 import pytest
 
@@ -51,3 +53,15 @@ def test_a_frame_is_written_without_its_index(tmp_path):
     pd = pytest.importorskip("pandas")
     write_csv(tmp_path / "a.csv", pd.DataFrame({"x": [1], "y": ["z"]}))
     assert (tmp_path / "a.csv").read_text() == "x,y\n1,z\n"
+
+
+def test_what_a_killed_process_left_goes_and_what_others_write_stays(tmp_path):
+    path = tmp_path / "[a].json"  # brackets mean something to glob
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f".[a].json.{platform.node()}-{dead.pid}.x.tmp"
+    kept = [tmp_path / f".[a].json.{platform.node()}-{os.getpid()}.x.tmp", tmp_path / f".[a].json.elsewhere-{dead.pid}.x.tmp", tmp_path / ".b.json.tmp"]
+    for file in (left, *kept):
+        file.write_text("half")
+    write_text(path, "whole")
+    assert not left.exists() and all(file.exists() for file in kept) and path.read_text() == "whole"

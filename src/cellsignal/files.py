@@ -1,9 +1,11 @@
 """Writing files so that nothing is ever half-written, and naming them by what is in them."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,8 @@ from cellsignal.errors import InputError
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` when the block ends well, else remove it.
 
-    The content is flushed to disk before the rename, so after a crash `path` holds the old bytes or the new, never a mix.
+    The content is flushed to disk before the rename, so after a crash `path` holds the old bytes or the new, never a mix. What a killed
+    process of this machine left half-written beside it goes.
 
     Raises:
         InputError: the disk is full or the place cannot be written; the old file is untouched.
@@ -30,7 +33,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        mine = f".{path.name}.{platform.node()}-"
+        _remove_orphans(path.parent, mine)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{mine}{os.getpid()}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -47,6 +52,24 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _remove_orphans(folder: Path, prefix: str) -> None:
+    """Remove the temporary files `<prefix><process>.*.tmp` whose process is no more."""
+    for file in folder.glob(f"{glob.escape(prefix)}*.tmp"):
+        process = file.name.removeprefix(prefix).partition(".")[0]
+        if process.isdigit() and not _lives(int(process)):
+            file.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -111,6 +111,15 @@ def timelapse(arguments: argparse.Namespace) -> None:
     _show(timelapse_tables(runs), arguments.out)
 
 
+def torture(arguments: argparse.Namespace) -> None:
+    import tempfile
+
+    from cellsignal.bench.torture import bench_torture, torture_text
+
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="cellsignal-torture-"))
+    _show(torture_text(bench_torture(folder, arguments.kills, arguments.fills, arguments.seed)) + "\n", arguments.out)
+
+
 def _show(text: str, out: Path | None) -> None:
     """Print a page, and write it where asked to."""
     from cellsignal.files import write_text

@@ -1,0 +1,344 @@
+"""What a kill or a full disk costs: a small whole run (packing, two stages with pseudo-labels, predicting, submitting) is killed at random times with SIGKILL
+and started again with the same command until it is done; the disk is filled while it saves. Everything must end in the bytes of an undisturbed run.
+
+Runs are forked from this process, which has torch imported but no thread started, so that a kill costs seconds. Run it on the file system whose promises you
+doubt (`--folder`).
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellsignal.errors import InputError
+from cellsignal.files import write_text
+
+log = logging.getLogger(__name__)
+NAME, SEED = "torture", "seed0"
+PHASES = ("packing", "stage 1", "stage 2", "predicting", "submitting")
+_SIZE = {"classes": 8, "size": 24, "controls": 1, "train_experiments": 2, "test_experiments": 1}
+_LONGEST = 0.3  # of the undisturbed duration: the longest that a run may live before it is killed
+_PATIENCE = 120.0  # seconds that a run may take beyond ten times the undisturbed one
+
+COMMANDS = (
+    ("prepare", "config.yaml"), ("folds", "rxrx1", "--root", "../raw", "--splits", "3", "--out", "folds.csv"),
+    ("train", "config.yaml"), ("predict", "config.yaml"), ("submit", "config.yaml"),
+)  # fmt: skip
+CONFIG = """
+name: torture
+competition: rxrx1
+data: {root: ../raw, store: store, workers: 0}
+folds: {file: folds.csv, use: [0]}
+model: {backbone: test_resnet}
+stages:
+  - &stage
+    name: first
+    epochs: 4
+    batch_size: 8
+    optimizer: {name: adamw, lr: 2.0e-3}
+    schedule: {name: onecycle}
+    ema: 0.9
+    pseudo_labels: {start: 2}
+    checkpoint_minutes: 0.0005
+    augment: [{name: rotate90}, {name: gain_bias}]
+  - <<: *stage
+    name: second
+    per: cell_type
+    init: previous
+    epochs: 2
+    pseudo_labels: {start: 1}
+predict: {tta: 8, batch_size: 4}
+"""
+
+
+@dataclass
+class Found:
+    """What was done to the runs, and what came of it.
+
+    Attributes:
+        kills: phase -> how many runs were killed in it.
+        writing: kills that left a half-written temporary file behind.
+        rounds: runs that were killed and came to their end; each ended in the undisturbed run's bytes.
+        fills: saves that found the disk full; after each the last good checkpoint was there.
+        seconds: of the undisturbed run.
+    """
+
+    kills: Counter = field(default_factory=Counter)
+    writing: int = 0
+    rounds: int = 0
+    fills: int = 0
+    seconds: float = 0.0
+
+
+def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0) -> Found:
+    """Torture runs in `folder` (new or empty; what is left there at a failure shows it).
+
+    Raises:
+        InputError: the folder is not empty; or a run did not end in the undisturbed run's bytes, hung, or failed.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty")
+    _import_all()
+    rng, found = np.random.default_rng(seed), Found()
+    _in_child(_simulate, folder / "raw")
+    reference = _fresh(folder, "undisturbed")
+    began = time.monotonic()
+    _finish(reference, 600.0)
+    found.seconds = time.monotonic() - began
+    wanted = _in_child(outcome, reference)
+    while sum(found.kills.values()) < kills:
+        place = _fresh(folder, "killed")
+        _kill_to_the_end(place, found, rng)
+        _same(place, wanted)
+        found.rounds += 1
+        log.info("%d kills in %d rounds", sum(found.kills.values()), found.rounds)
+        shutil.rmtree(place)
+    for number in range(fills):
+        place = _fresh(folder, "filled")
+        _fill(place, found, rng)
+        _finish(place, 10 * found.seconds + _PATIENCE)
+        _same(place, wanted)
+        log.info("%d of %d full disks", number + 1, fills)
+        shutil.rmtree(place)
+    return found
+
+
+def torture_text(found: Found) -> str:
+    """The counts as text."""
+    kills = ", ".join(f"{found.kills[phase]} in {phase}" for phase in PHASES if found.kills[phase])
+    return (
+        f"{sum(found.kills.values())} kills ({kills}; {found.writing} of them while a file was being written) in {found.rounds} runs of "
+        f"{found.seconds:.0f} s, and {found.fills} saves onto a full disk: every run ended in the bytes of the undisturbed one."
+    )
+
+
+def outcome(place: Path) -> dict[str, str]:
+    """What a finished run consists of: name -> digest of the packed images, the weights, histories, pseudo-labels, predictions and the submission."""
+    from cellsignal.data.store import Store
+    from cellsignal.training.checkpoints import load_checkpoint
+
+    store = Store.open(place / "store")
+    found = {"store": _digest(b"".join(store.read(int(row)).tobytes() for row in store.samples.row))}
+    run = place / "runs" / NAME / SEED
+    for path in sorted(run.rglob("last.pt")):
+        state = load_checkpoint(path)
+        tensors = [(part, name, state[part][name]) for part in ("model", "averaged") for name in sorted(state[part] or ())]
+        found[str(path.relative_to(place))] = _digest(b"".join(f"{part} {name}".encode() + tensor.numpy().tobytes() for part, name, tensor in tensors))
+        rows = [{key: value for key, value in row.items() if key not in ("images_per_s", "waiting", "of_peak")} for row in state["progress"]["history"]]
+        found[f"history of {path.relative_to(place)}"] = _digest(json.dumps(rows).encode())
+    for path in sorted(run.rglob("pseudo_labels*.csv")):
+        found[str(path.relative_to(place))] = _digest(path.read_bytes())
+    for path in sorted((run / "predictions").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            names = sorted(name for name in arrays.files if arrays[name].dtype.kind in "fiu")
+            found[str(path.relative_to(place))] = _digest(b"".join(name.encode() + arrays[name].tobytes() for name in names))
+    found["submission"] = _digest((place / "submissions" / f"{NAME}.csv").read_bytes())
+    return found
+
+
+def phase_of(place: Path) -> str:
+    """What a run is about, told by its files."""
+    run = place / "runs" / NAME / SEED
+    if (place / "submissions").exists() or any((run / "predictions").glob("*.npz")):
+        return "submitting"
+    if (run / "predictions").exists():
+        return "predicting"
+    if (run / "fold0" / "second").exists():
+        return "stage 2"
+    return "stage 1" if (place / "store" / "store.json").exists() else "packing"
+
+
+def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> None:
+    """Start the run and kill it, again and again, until one comes to its end."""
+    deadline = time.monotonic() + 10 * found.seconds + _PATIENCE
+    while time.monotonic() < deadline:
+        child = _start(place)
+        child.join(_LONGEST * rng.uniform() ** 2 * found.seconds)  # short ones are more frequent: packing and saving are short
+        if child.exitcode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.join()
+        if child.exitcode == 0:
+            return
+        if child.exitcode != -signal.SIGKILL:
+            raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
+        found.kills[phase_of(place)] += 1
+        found.writing += any(place.rglob(f"*-{child.pid}.*.tmp"))
+    raise InputError(f"{place}: does not come to its end")
+
+
+def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
+    """Train for a while, then let a save find the disk full; the last good checkpoint must be there, byte for byte."""
+    child = _start(place)
+    while child.is_alive() and not (place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt").exists():
+        time.sleep(0.02)
+    child.join(rng.uniform(0, 0.4) * found.seconds)
+    if child.exitcode is None:
+        os.killpg(child.pid, signal.SIGKILL)
+    child.join()
+    before = _in_child(_whole_checkpoints, place)
+    if not before:
+        raise InputError(f"{place}: was to be in training")
+    room = int(rng.uniform(0.05, 0.95) * max(size for size, _ in before.values()))
+    with _full_disk(place, room):
+        child = _start(place, room)
+        child.join(10 * found.seconds + _PATIENCE)
+        if child.exitcode != 2 or "could not be written" not in _last_line(place):
+            raise InputError(f"{place}: on a full disk it ended with status {child.exitcode}: {_last_line(place)}")
+    after = _in_child(_whole_checkpoints, place)
+    lost = [name for name in before if name not in after]
+    if lost:
+        raise InputError(f"{place}: {lost[0]} was lost when the disk was full")
+    found.fills += 1
+
+
+@contextlib.contextmanager
+def _full_disk(place: Path, room: int) -> Iterator[None]:
+    """`place` on a disk with `room` bytes left (a memory file system, where this user may mount one); elsewhere the limit of a file's size stands for it."""
+    used = sum(file.stat().st_blocks * 512 for file in place.rglob("*") if file.is_file()) + 4096 * sum(1 for _ in place.rglob("*"))
+    aside = place.with_name(place.name + ".aside")
+    place.rename(aside)
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={used + room + 65536}", "none", place], capture_output=True).returncode == 0
+    if not mounted:
+        place.rmdir()
+        aside.rename(place)
+        yield
+        return
+    try:
+        shutil.copytree(aside, place, dirs_exist_ok=True)
+        yield
+    finally:
+        shutil.rmtree(aside)
+        shutil.copytree(place, aside)
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+        aside.rename(place)
+
+
+def _whole_checkpoints(place: Path) -> dict[str, tuple[int, str]]:
+    """The checkpoints that load: name -> size and digest."""
+    from cellsignal.training.checkpoints import load_checkpoint
+
+    found = {}
+    for path in (place / "runs").rglob("last.pt"):
+        load_checkpoint(path)
+        found[str(path.relative_to(place))] = (path.stat().st_size, _digest(path.read_bytes()))
+    return found
+
+
+def _fresh(folder: Path, name: str) -> Path:
+    place = folder / name
+    place.mkdir(parents=True)
+    write_text(place / "config.yaml", CONFIG.lstrip())
+    return place
+
+
+def _same(place: Path, wanted: dict[str, str]) -> None:
+    found = _in_child(outcome, place)
+    different = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if different:
+        raise InputError(f"{place}: ended in other bytes than the undisturbed run: {', '.join(different)}")
+    left = [path for path in place.rglob("*.tmp") if path.is_file()]
+    if left:
+        raise InputError(f"{place}: {len(left)} half-written files were left behind, first {left[0]}")
+
+
+def _finish(place: Path, seconds: float) -> None:
+    child = _start(place)
+    child.join(seconds)
+    if child.exitcode is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        raise InputError(f"{place}: hangs")
+    if child.exitcode:
+        raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
+
+
+# processes -------------------------------------------------------------------------------------------------------------------------------
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def _import_all() -> None:
+    """What a run imports, so that forked ones need not."""
+    import cellsignal.cli
+    import cellsignal.data.pack
+    import cellsignal.models.torchvision_cpu
+    import cellsignal.pipeline
+    import cellsignal.prediction.submit
+    import cellsignal.report
+    import cellsignal.training.run
+
+    cellsignal.models.torchvision_cpu.import_timm()
+
+
+def _start(place: Path, largest_file: int | None = None) -> Any:
+    """`COMMANDS` in `place`, in a process group of its own; its output goes to log.txt beside it."""
+    child = _FORK.Process(target=_run, args=(place, largest_file))
+    child.start()
+    return child
+
+
+def _run(place: Path, largest_file: int | None) -> None:
+    import torch
+
+    from cellsignal.cli import main
+
+    os.setsid()
+    with open(place.with_suffix(".log"), "ab", buffering=0) as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(place)
+    torch.set_num_threads(1)
+    if largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    os._exit(next((status for words in COMMANDS if (status := main(list(words)))), 0))
+
+
+def _simulate(root: Path) -> None:
+    from cellsignal.simulate.rxrx1 import simulate_rxrx1
+
+    simulate_rxrx1(root, 0, **_SIZE)
+
+
+def _in_child(function, *arguments: Any) -> Any:
+    """The result of a function in a forked process, so that its threads are none of this one's."""
+    ours, theirs = _FORK.Pipe()
+
+    def call() -> None:
+        try:
+            theirs.send((True, function(*arguments)))
+        except Exception as error:
+            theirs.send((False, f"{type(error).__name__}: {error}"))
+
+    child = _FORK.Process(target=call)
+    child.start()
+    well, result = ours.recv()
+    child.join()
+    if not well:
+        raise InputError(result)
+    return result
+
+
+def _last_line(place: Path) -> str:
+    lines = place.with_suffix(".log").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
