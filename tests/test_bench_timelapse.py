@@ -55,12 +55,12 @@ def test_rows_differ_from_the_reference_in_what_they_say(timelapse):
     configs = {network.name: timelapse.load(network, 0) for network in NETWORKS}
     assert configs["mitoreid"].stages == timelapse.reference.stages
     for name, config in configs.items():
-        assert (len(config.stages) == 2) == (name == "mitoreid") and config.model.keep_time == (name in ("mitoreid", "second_stage", "no_pretraining"))
+        assert (len(config.stages) == 2) == (name == "mitoreid") and config.model.keep_time == (name in ("mitoreid", "no_pretraining", "longer"))
         assert (config.data.channels is not None) == (name == "no_time") and (config.stages[-1].triplet is None) == (name == "ide")
     assert configs["no_time"].data.channels == (8, 24, 40) and not configs["ide"].model.bnneck and configs["ide"].stages[0].label_smoothing == 0
     # 2 x 2 x 2 labelled tracks, 4 of DMSO, and 2 x 1 x 2 unchosen in the first stage: 16 + 2 x 12 images are 3.33 epochs of 12
-    assert timelapse.epochs == 3 and configs["second_stage"].stages[0].epochs == 2
-    assert {config.stages[-1].epochs for name, config in configs.items() if name not in ("mitoreid", "second_stage")} == {3}
+    assert timelapse.epochs == 3 and configs["longer"].stages[0].epochs == 3
+    assert {config.stages[-1].epochs for name, config in configs.items() if name != "longer"} == {2}
 
 
 def test_the_figures_are_those_of_loops_over_what_the_runs_wrote(timelapse):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cellsignal.bench import torture
+from cellsignal.bench import torture, torture_run
 from cellsignal.errors import InputError
 
 
@@ -38,7 +38,7 @@ def test_other_bytes_and_leftovers_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(store.Store, "open", lambda path: Rows)
     monkeypatch.setattr(torture, "_in_child", lambda function, *arguments: function(*arguments))
     one, other = finished(tmp_path / "one"), finished(tmp_path / "other")
-    wanted = torture.outcome(one)
+    wanted = torture_run.outcome(one)
     torture._same(other, wanted)
     np.savez(other / "runs" / "torture" / "seed0" / "predictions" / "fold0_second.npz", logits=np.arange(6.0) + 1e-12)
     with pytest.raises(InputError, match=r"other bytes than the undisturbed run: runs/torture/seed0/predictions/fold0_second\.npz"):
@@ -50,12 +50,12 @@ def test_other_bytes_and_leftovers_are_told(tmp_path, monkeypatch):
 
 def test_the_phase_is_told_by_the_files(tmp_path):
     run = tmp_path / "runs" / "torture" / "seed0"
-    assert torture.phase_of(tmp_path) == "packing"
+    assert torture_run.phase_of(tmp_path) == "packing"
     for path, phase in (("store/store.json", "stage 1"), ("runs/torture/seed0/fold0/second/x", "stage 2"),
                         ("runs/torture/seed0/predictions/.x.pieces/1.npz", "predicting"), ("runs/torture/seed0/predictions/x.npz", "submitting")):  # fmt: skip
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
-        assert torture.phase_of(tmp_path) == phase
+        assert torture_run.phase_of(tmp_path) == phase
     assert run.is_dir()
 
 

@@ -1,6 +1,7 @@
 """The command line: parsers only. What the verbs do is in `verbs`."""
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -8,19 +9,20 @@ from pathlib import Path
 
 from cellsignal import __version__, verbs
 from cellsignal.errors import InputError, Interrupted
-from cellsignal.verbs import measure, profiles
+from cellsignal.stopping import time_budget
+from cellsignal.verbs import cloud, config_arguments, kernels, measure, profiles
 
 LEADERBOARD = Path("submissions/leaderboard.csv")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns 0; 2 for bad input, with one line on stderr; 128 + signal when stopped with everything saved."""
+    """Run one verb. Returns 0; 2 for bad input or a full disk, with one line on stderr; 128 + signal when stopped, and 75 when the time budget
+    (`--max-hours`) is used up, with everything saved."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.WARNING if arguments.quiet else logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
-    )
+    logging.basicConfig(level=logging.WARNING if arguments.quiet else logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        arguments.run(arguments)
+        with time_budget(getattr(arguments, "max_hours", None)):
+            arguments.run(arguments)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -31,6 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.filename or 'writing'}: {error.strerror}; finished work is kept, run again to go on", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped; finished work is kept", file=sys.stderr)
         return 130
@@ -42,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
-        prog="cellsignal", description="Train, submit and score on microscopy competitions."
-    )
+    parser = argparse.ArgumentParser(prog="cellsignal", description="Train, submit and score on microscopy competitions.")
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-q", "--quiet", action="store_true", help="only warnings")
     subparsers = parser.add_subparsers(required=True, metavar="verb")
@@ -58,14 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
     _download(verb("download", verbs.download, "fetch a competition's data"))
     _simulate(verb("simulate", verbs.simulate, "write a simulated copy of a competition, answers in a file apart"))
     _root(verb("verify", verbs.verify, "read every image and row; list everything that is wrong"))
-    _config(verb("prepare", verbs.prepare, "pack a config's images into its store"))
+    _budget(config_arguments(verb("prepare", verbs.prepare, "pack a config's images into its store")))
     _folds(verb("folds", verbs.folds, "make a fold table"))
-    _seeds(verb("train", verbs.train, "train every fold and stage of a config; goes on where it was"))
-    _seeds(verb("predict", verbs.predict, "predict out-of-fold and test samples of a trained config"))
-    _seeds(verb("embed", verbs.embed, "save the embedding of every sample by the last stage's models"))
-    _classify(
-        verb("classify", verbs.classify, "predict by the nearest training wells or class centres among the embeddings")
-    )
+    _budget(_seeds(verb("train", verbs.train, "train every fold and stage of a config; goes on where it was")))
+    _budget(_seeds(verb("predict", verbs.predict, "predict out-of-fold and test samples of a trained config")))
+    _budget(_seeds(verb("embed", verbs.embed, "save the embedding of every sample by the last stage's models")))
+    _classify(verb("classify", verbs.classify, "predict by the nearest training wells or class centres among the embeddings"))
     _audit(verb("audit", measure.audit, "measure by how much a random split, or oversampling before it, flatters on a config's store"))
     _match(verb("match", profiles.match, "name treatments by their nearest profile: NSC and NSCB"))
     _retrieve(verb("retrieve", profiles.retrieve, "retrieve replicates, targets and genes among profiles"))
@@ -78,7 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_submit_arguments(verb("submit", verbs.submit, "merge predictions into a submission"))
     add_score_arguments(verb("score", verbs.score, "score a submission and note it on the leaderboard"))
     _leaderboard(verb("leaderboard", verbs.leaderboard, "print the local leaderboard"))
-    _bench(verb("bench", None, "measure speed, memory, and what parts of a recipe are worth"))
+    measure.add_bench_arguments(verb("bench", None, "measure speed, memory, and what parts of a recipe are worth"))
+    kernels.add_kernel_arguments(verb("kernel", None, "a config as a chain of Kaggle kernels: build, push, wait, pull, go on"))
+    cloud.add_cloud_arguments(verb("cloud", None, "task files for rented and shared machines, and what a recipe will cost"))
     _run(verb("run", verbs.run, "all of it: prepare, folds, train, predict, submit, score, report"))
     return parser
 
@@ -86,16 +91,14 @@ def build_parser() -> argparse.ArgumentParser:
 # arguments -------------------------------------------------------------------------------------------------------------------------------
 
 
-def _config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="YAML of the experiment")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. stages.0.epochs=3"
-    )
-
-
-def _seeds(parser: argparse.ArgumentParser) -> None:
-    _config(parser)
+def _seeds(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    config_arguments(parser)
     parser.add_argument("--seeds", type=int, nargs="+", help="one run for each of these seeds (default: the config's)")
+    return parser
+
+
+def _budget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-hours", metavar="H", help="stop in time, save, and end with status 75; the same command goes on")
 
 
 def _classify(parser: argparse.ArgumentParser) -> None:
@@ -138,24 +141,18 @@ def _simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, help="side of an image in pixels")
     parser.add_argument("--classes", type=int, help="number of treatments")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any other parameter of the simulation"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other parameter of the simulation")
 
 
 def _audit(parser: argparse.ArgumentParser) -> None:
-    _config(parser)
+    config_arguments(parser)
     parser.add_argument("--oversampling", action="store_true", help="oversampling before and after the split, on images and on noise")
-    parser.add_argument("--classes", type=_classes, default=50, help="with --oversampling: the most frequent ones, or all (default 50)")
+    parser.add_argument("--classes", type=measure.number_or_all, default=50, help="with --oversampling: the most frequent ones, or all (default 50)")
     parser.add_argument("--rounds", type=int, default=3, help="with --oversampling: splits (default 3)")
 
 
-def _classes(word: str) -> int | None:
-    return None if word == "all" else int(word)
-
-
 def _baseline(parser: argparse.ArgumentParser) -> None:
-    _config(parser)
+    config_arguments(parser)
     parser.add_argument("--answers", type=Path, help="test on the queries (default: on the drugs that fold 0 holds out)")
 
 
@@ -177,7 +174,7 @@ STEPS = ("standardize", "mad_robustize", "feature_select", "spherize", "tvn")
 
 
 def _profiles(parser: argparse.ArgumentParser, steps: list[str]) -> None:
-    _config(parser)
+    config_arguments(parser)
     parser.add_argument(
         "--source", default="plain", metavar="FILE", help="embeddings .npz, or a .csv or .parquet of well profiles (default: plain image features)"
     )
@@ -210,7 +207,7 @@ def _folds(parser: argparse.ArgumentParser) -> None:
 
 
 def _protocol(parser: argparse.ArgumentParser) -> None:
-    _config(parser)
+    config_arguments(parser)
     parser.add_argument("--answers", type=Path, required=True, help="true test labels, for scoring alone")
 
 
@@ -221,15 +218,12 @@ def _oof(parser: argparse.ArgumentParser) -> None:
 
 def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `submit`, shared with `python -m inference.make_submission`."""
+    _budget(parser)
     parser.add_argument("sources", nargs="+", type=Path, help="configs (.yaml) or predictions files (.npz)")
     parser.add_argument("--out", type=Path, help="CSV (default submissions/<runs>.csv)")
-    parser.add_argument(
-        "--weight", action="append", default=[], metavar="RUN=NUMBER", help="weight of a run in the mean (default 1)"
-    )
+    parser.add_argument("--weight", action="append", default=[], metavar="RUN=NUMBER", help="weight of a run in the mean (default 1)")
     parser.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
-    parser.add_argument(
-        "--merge", choices=["logits", "probabilities", "geometric"], help="how views, sites and models are averaged"
-    )
+    parser.add_argument("--merge", choices=["logits", "probabilities", "geometric"], help="how views, sites and models are averaged")
     parser.add_argument("--pool", choices=["target", "well"], help="what shares one prediction")
     kinds = ["none", "groups", "hungarian", "sinkhorn"]
     parser.add_argument("--assignment", choices=kinds, help="how the layout of the plates is used")
@@ -251,69 +245,8 @@ def _leaderboard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--leaderboard", type=Path, default=LEADERBOARD)
 
 
-def _bench(parser: argparse.ArgumentParser) -> None:
-    subparsers = parser.add_subparsers(required=True, metavar="what")
-
-    def kind(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=function)
-        return sub
-
-    postprocess = kind("postprocess", measure.postprocess, "predictions file to submission, full RxRx1 test set")
-    postprocess.add_argument("--views", type=int, default=1)
-    speed = kind("speed", measure.speed, "all speed figures in one run, as ratios of what takes turns")
-    speed.add_argument("--root", type=Path, help="RxRx1's folder (default: simulated sites)")
-    speed.add_argument("--workers", type=int, default=2)
-    speed.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    oversampling = kind("oversampling", measure.oversampling, "train a config's network with oversampling before and after the split, on images and on noise")
-    _config(oversampling)
-    oversampling.add_argument("--epochs", type=int, help="of each training (default: the stage's)")
-    oversampling.add_argument("--classes", type=_classes, default=50, help="the most frequent ones, or all (default 50)")
-    oversampling.add_argument("--out", type=Path, help="file for the table")
-    warm_up = kind("warm-up", measure.warm_up, "a small CNN on scikit-learn's digits, several seeds")
-    warm_up.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    warm_up.add_argument("--epochs", type=int, default=30)
-    step = kind("step", measure.step, "variants of the training step: memory format, precision, fused, compiled, checkpointed")
-    step.add_argument("backbones", nargs="+", help="timm's names")
-    step.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="sides in pixels")
-    step.add_argument("--batch", type=int, default=32)
-    step.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to start")
-    step.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    batch_size = kind("batch-size", measure.batch_size, "which batch sizes of a config's stages fit here, and how fast they are")
-    _config(batch_size)
-    batch_size.add_argument("--most", type=int, default=1024, help="largest size to try")
-    profile = kind("profile", measure.profile, "where the time of a config's training epoch goes")
-    _config(profile)
-    profile.add_argument("--rows", type=int, default=15, help="operations to list")
-    groups = kind(
-        "plate-groups", measure.plate_groups, "when inferred groups of plates can be trusted, on real layouts"
-    )
-    groups.add_argument("--root", type=Path, required=True, help="folder of RxRx1's CSV files")
-    groups.add_argument("--seeds", type=int, default=3, help="draws of the noise")
-    two_stage = kind("two-stage", measure.two_stage, "two-stage training by a flawed protocol and by the right one")
-    for name in ("--root", "--store", "--answers"):
-        two_stage.add_argument(name, type=Path, required=True, help="of a simulated copy that is packed")
-    two_stage.add_argument("--runs", type=Path, default=Path("runs/two_stage"), help="folder of the runs")
-    two_stage.add_argument("--backbone", default="resnet10t")
-    two_stage.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    two_stage.add_argument("--epochs", type=int, nargs=2, default=[10, 5], metavar=("FIRST", "SECOND"))
-    ablation = kind(
-        "ablation", measure.ablation, "what each part of the winning recipe is worth on simulated plates"
-    )
-    ablation.add_argument("config", type=Path, help="YAML of the reference")
-    ablation.add_argument("--answers", type=Path, required=True, help="true test labels, for scoring alone")
-    ablation.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each")
-    ablation.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    timelapse = kind("timelapse", measure.timelapse, "what pretraining, time and metric losses are worth on simulated films, beside hand-made features")
-    timelapse.add_argument("config", type=Path, help="YAML of the reference")
-    timelapse.add_argument("--answers", type=Path, required=True, help="truth of the queries, for scoring alone")
-    timelapse.add_argument("--seeds", type=int, nargs="+", default=[0])
-    timelapse.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each")
-    timelapse.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-
-
 def _run(parser: argparse.ArgumentParser) -> None:
-    _config(parser)
+    _budget(config_arguments(parser))
     parser.add_argument("--answers", type=Path, help="true test labels, for scoring alone")
     parser.add_argument("--splits", type=int, default=3, help="folds, where the fold table is made")
 

@@ -31,11 +31,22 @@ class InvalidSubmission(InputError):
     """A submission that the competition would refuse. The message names the first offending rows."""
 
 
+OUT_OF_TIME = 75  # exit status, EX_TEMPFAIL: the time budget is used up and the same command goes on
+
+
 class Interrupted(Exception):
     """Stopped by a signal with everything saved: no error, but the work is not done. `status` is the exit status (128 + signal number)."""
 
-    def __init__(self, title: str, number: int):
+    def __init__(self, title: str, number: int, why: str | None = None):
+        """`why`: what stood for the signal, such as a stop file."""
         self.status = 128 + number
-        super().__init__(
-            f"{title}: stopped by {signal.Signals(number).name}, state saved; the same command goes on from here"
-        )
+        super().__init__(f"{title}: stopped by {why or signal.Signals(number).name}, state saved; the same command goes on from here")
+
+
+class OutOfTime(Interrupted):
+    """Stopped because what comes next would not fit into the time budget, with everything saved. `status` is `OUT_OF_TIME`."""
+
+    def __init__(self, title: str, saved: str, estimate: str):
+        """`saved`: what is; `estimate`: what was expected to take how long, and how much was left."""
+        Exception.__init__(self, f"{title}: out of time, {saved} saved ({estimate}); the same command goes on from here")
+        self.status = OUT_OF_TIME

@@ -254,7 +254,7 @@ def test_a_broken_line_is_taken_up_where_it_broke(kaggle, tmp_path):
 
 
 def test_a_csv_that_comes_zipped_is_unpacked(kaggle, tmp_path, monkeypatch):
-    api = module.kaggle_client()
+    api = module._signed_in()
     body = kaggle.files["train.csv"]
 
     def zipped_instead(slug, name, path, quiet):
@@ -262,7 +262,7 @@ def test_a_csv_that_comes_zipped_is_unpacked(kaggle, tmp_path, monkeypatch):
         (tmp_path / f"out/.download/{name}.zip").write_bytes(zipped({name: kaggle.files[name]}))
 
     monkeypatch.setattr(api, "competition_download_file", zipped_instead)
-    monkeypatch.setattr(module, "kaggle_client", lambda: api)
+    monkeypatch.setattr(module, "_signed_in", lambda: api)
     download(tmp_path / "out")
     assert (tmp_path / "out/train.csv").read_bytes() == body
     assert not (tmp_path / "out/.download/train.csv.zip").exists()

@@ -13,7 +13,7 @@ from helpers import cellsignal, error_line, write_config
 
 from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
-from cellsignal.config.schema import Model, Submit
+from cellsignal.config.schema import Submit
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError
 from cellsignal.prediction import predict as predicting
@@ -178,7 +178,7 @@ def test_the_embeddings_are_those_of_the_trained_model(space, monkeypatch):
     network = Small().eval()
     save_checkpoint(job.folder / "last.pt", {
         "competition": "rxrx1", "classes": list(job.classes), "outputs": job.outputs, "progress": {"finished": True}, "image_size": 32,
-        "config": {"model": Model.model_dump(config.model, mode="json")}, "averaged": None, "model": network.state_dict(), "overall": ([0.0] * 6, [1.0] * 6),
+        "config": config.model_dump(mode="json"), "averaged": None, "model": network.state_dict(), "overall": ([0.0] * 6, [1.0] * 6),
     })  # fmt: skip
     found, store = load_embeddings(embed(config)[0]), job.store
     assert len(found.values) == len(store.samples)

@@ -10,6 +10,7 @@ from cellsignal.config.stage import MeanTeacher, Stage
 from cellsignal.data.feed import feed
 from cellsignal.data.views import apply_view
 from cellsignal.prediction.predict import trained_model
+from cellsignal.stopping import Stop
 from cellsignal.training import loop
 from cellsignal.training.averaging import Average, ramp
 from cellsignal.training.checkpoints import load_checkpoint
@@ -17,7 +18,6 @@ from cellsignal.training.forward import plan_reading, predict_with
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of
-from cellsignal.training.stopping import Stop
 
 PLAIN = {
     "augment": [],

@@ -17,12 +17,12 @@ from tiny import make_config, stage
 from cellsignal.errors import InputError
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.predict import predict
+from cellsignal.stopping import Stop
 from cellsignal.training import pseudo_labels
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
-from cellsignal.training.stopping import Stop
 
 # without momentum a step is its gradient; each batch is standardised by itself, in one process and in two
 STAGE = {

@@ -8,6 +8,7 @@ from tiny import make_config, stage
 
 from cellsignal.errors import InputError
 from cellsignal.files import sha256
+from cellsignal.stopping import Stop
 from cellsignal.training import labelling, pseudo_labels
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
@@ -15,7 +16,6 @@ from cellsignal.training.job import unit_codes
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
-from cellsignal.training.stopping import Stop
 
 
 def test_control_wells_are_further_classes_and_no_treatment_comes_with_them(plates, tmp_path):

@@ -17,6 +17,7 @@ from cellsignal.data.store import Store
 from cellsignal.errors import InputError, Interrupted
 from cellsignal.models.heads import Outputs
 from cellsignal.prediction.embeddings import embed, load_embeddings
+from cellsignal.stopping import Stop
 from cellsignal.training import loop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples
@@ -27,7 +28,6 @@ from cellsignal.training.metric_losses import BatchHardTripletLoss, SemiHardTrip
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
 from cellsignal.training.step import Stepper
-from cellsignal.training.stopping import Stop
 
 K, D = 4, 6
 

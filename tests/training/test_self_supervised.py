@@ -21,6 +21,7 @@ from cellsignal.folds import make_folds
 from cellsignal.models.backbones import build_model
 from cellsignal.models.heads import Outputs
 from cellsignal.prediction.predict import predict
+from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.forward import plan_reading, predict_with
 from cellsignal.training.inputs import pixel_statistics
@@ -29,7 +30,6 @@ from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
 from cellsignal.training.self_supervised import TwoViewLoss, TwoViews, images_without_labels, nt_xent
-from cellsignal.training.stopping import Stop
 
 SIDE = 32
 WAVES = (0.06, 0.14, 0.25, 0.42)  # cycles a pixel

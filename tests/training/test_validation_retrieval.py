@@ -18,6 +18,7 @@ from cellsignal.config.load import load_config
 from cellsignal.config.schema import Config
 from cellsignal.errors import InputError, Interrupted
 from cellsignal.prediction.predict import trained_model
+from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.forward import logits_and_embeddings, plan_reading, predict_with
 from cellsignal.training.inputs import pixel_statistics
@@ -25,7 +26,6 @@ from cellsignal.training.job import Job
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE, Ranks
 from cellsignal.training.run import jobs_of, train
-from cellsignal.training.stopping import Stop
 from cellsignal.training.task import check_stages
 from cellsignal.training.validation import PER_CLASS, Gallery, Validation, draw_gallery, retrieval
 

@@ -22,12 +22,12 @@ from cellsignal.evaluation.oversampling import OversamplingAudit, measure, neare
 from cellsignal.files import digest
 from cellsignal.folds import FoldTable
 from cellsignal.prediction.predict import predictor_of
+from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, kept_samples
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import this_process
 from cellsignal.training.run import is_finished
-from cellsignal.training.stopping import Stop
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile
 
 from cellsignal.config import Config
+from cellsignal.stopping import Stop
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import Ranks, this_process
 from cellsignal.training.run import jobs_of
-from cellsignal.training.stopping import Stop
 
 
 def bench_profile(config: Config, rows: int = 15) -> str:

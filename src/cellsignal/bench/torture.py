@@ -6,15 +6,15 @@ doubt (`--folder`).
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import multiprocessing
 import os
 import resource
+import runpy
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -24,46 +24,14 @@ from typing import Any
 
 import numpy as np
 
+from cellsignal.bench.torture_run import COMMANDS, CONFIG, NAME, PHASES, SEED, outcome, phase_of, whole_checkpoints
 from cellsignal.errors import InputError
 from cellsignal.files import write_text
 
 log = logging.getLogger(__name__)
-NAME, SEED = "torture", "seed0"
-PHASES = ("packing", "stage 1", "stage 2", "predicting", "submitting")
 _SIZE = {"classes": 8, "size": 24, "controls": 1, "train_experiments": 2, "test_experiments": 1}
 _LONGEST = 0.3  # of the undisturbed duration: the longest that a run may live before it is killed
 _PATIENCE = 120.0  # seconds that a run may take beyond ten times the undisturbed one
-
-COMMANDS = (
-    ("prepare", "config.yaml"), ("folds", "rxrx1", "--root", "../raw", "--splits", "3", "--out", "folds.csv"),
-    ("train", "config.yaml"), ("predict", "config.yaml"), ("submit", "config.yaml"),
-)  # fmt: skip
-CONFIG = """
-name: torture
-competition: rxrx1
-data: {root: ../raw, store: store, workers: 0}
-folds: {file: folds.csv, use: [0]}
-model: {backbone: test_resnet}
-stages:
-  - &stage
-    name: first
-    epochs: 4
-    batch_size: 8
-    optimizer: {name: adamw, lr: 2.0e-3}
-    schedule: {name: onecycle}
-    ema: 0.9
-    pseudo_labels: {start: 2}
-    checkpoint_minutes: 0.0005
-    augment: [{name: rotate90}, {name: gain_bias}]
-  - <<: *stage
-    name: second
-    per: cell_type
-    init: previous
-    epochs: 2
-    pseudo_labels: {start: 1}
-predict: {tta: 8, batch_size: 4}
-"""
-
 
 @dataclass
 class Found:
@@ -127,42 +95,6 @@ def torture_text(found: Found) -> str:
     )
 
 
-def outcome(place: Path) -> dict[str, str]:
-    """What a finished run consists of: name -> digest of the packed images, the weights, histories, pseudo-labels, predictions and the submission."""
-    from cellsignal.data.store import Store
-    from cellsignal.training.checkpoints import load_checkpoint
-
-    store = Store.open(place / "store")
-    found = {"store": _digest(b"".join(store.read(int(row)).tobytes() for row in store.samples.row))}
-    run = place / "runs" / NAME / SEED
-    for path in sorted(run.rglob("last.pt")):
-        state = load_checkpoint(path)
-        tensors = [(part, name, state[part][name]) for part in ("model", "averaged") for name in sorted(state[part] or ())]
-        found[str(path.relative_to(place))] = _digest(b"".join(f"{part} {name}".encode() + tensor.numpy().tobytes() for part, name, tensor in tensors))
-        rows = [{key: value for key, value in row.items() if key not in ("images_per_s", "waiting", "of_peak")} for row in state["progress"]["history"]]
-        found[f"history of {path.relative_to(place)}"] = _digest(json.dumps(rows).encode())
-    for path in sorted(run.rglob("pseudo_labels*.csv")):
-        found[str(path.relative_to(place))] = _digest(path.read_bytes())
-    for path in sorted((run / "predictions").glob("*.npz")):
-        with np.load(path, allow_pickle=False) as arrays:
-            names = sorted(name for name in arrays.files if arrays[name].dtype.kind in "fiu")
-            found[str(path.relative_to(place))] = _digest(b"".join(name.encode() + arrays[name].tobytes() for name in names))
-    found["submission"] = _digest((place / "submissions" / f"{NAME}.csv").read_bytes())
-    return found
-
-
-def phase_of(place: Path) -> str:
-    """What a run is about, told by its files."""
-    run = place / "runs" / NAME / SEED
-    if (place / "submissions").exists() or any((run / "predictions").glob("*.npz")):
-        return "submitting"
-    if (run / "predictions").exists():
-        return "predicting"
-    if (run / "fold0" / "second").exists():
-        return "stage 2"
-    return "stage 1" if (place / "store" / "store.json").exists() else "packing"
-
-
 def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> None:
     """Start the run and kill it, again and again, until one comes to its end."""
     deadline = time.monotonic() + 10 * found.seconds + _PATIENCE
@@ -190,7 +122,7 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
     if child.exitcode is None:
         os.killpg(child.pid, signal.SIGKILL)
     child.join()
-    before = _in_child(_whole_checkpoints, place)
+    before = _in_child(whole_checkpoints, place)
     if not before:
         raise InputError(f"{place}: was to be in training")
     room = int(rng.uniform(0.05, 0.95) * max(size for size, _ in before.values()))
@@ -199,7 +131,7 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
         child.join(10 * found.seconds + _PATIENCE)
         if child.exitcode != 2 or "could not be written" not in _last_line(place):
             raise InputError(f"{place}: on a full disk it ended with status {child.exitcode}: {_last_line(place)}")
-    after = _in_child(_whole_checkpoints, place)
+    after = _in_child(whole_checkpoints, place)
     lost = [name for name in before if name not in after]
     if lost:
         raise InputError(f"{place}: {lost[0]} was lost when the disk was full")
@@ -228,17 +160,6 @@ def _full_disk(place: Path, room: int) -> Iterator[None]:
         subprocess.run(["umount", place], check=True)
         place.rmdir()
         aside.rename(place)
-
-
-def _whole_checkpoints(place: Path) -> dict[str, tuple[int, str]]:
-    """The checkpoints that load: name -> size and digest."""
-    from cellsignal.training.checkpoints import load_checkpoint
-
-    found = {}
-    for path in (place / "runs").rglob("last.pt"):
-        load_checkpoint(path)
-        found[str(path.relative_to(place))] = (path.stat().st_size, _digest(path.read_bytes()))
-    return found
 
 
 def _fresh(folder: Path, name: str) -> Path:
@@ -275,7 +196,6 @@ _FORK = multiprocessing.get_context("fork")
 
 def _import_all() -> None:
     """What a run imports, so that forked ones need not."""
-    import cellsignal.cli
     import cellsignal.data.pack
     import cellsignal.models.torchvision_cpu
     import cellsignal.pipeline
@@ -296,8 +216,6 @@ def _start(place: Path, largest_file: int | None = None) -> Any:
 def _run(place: Path, largest_file: int | None) -> None:
     import torch
 
-    from cellsignal.cli import main
-
     os.setsid()
     with open(place.with_suffix(".log"), "ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
@@ -307,7 +225,17 @@ def _run(place: Path, largest_file: int | None) -> None:
     if largest_file is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    os._exit(next((status for words in COMMANDS if (status := main(list(words)))), 0))
+    os._exit(next((status for words in COMMANDS if (status := _command(words))), 0))
+
+
+def _command(words: tuple[str, ...]) -> int:
+    """`python -m cellsignal` with these words, in this process."""
+    sys.argv = ["cellsignal", *words]
+    try:
+        runpy.run_module("cellsignal", run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def _simulate(root: Path) -> None:
@@ -338,7 +266,3 @@ def _in_child(function, *arguments: Any) -> Any:
 def _last_line(place: Path) -> str:
     lines = place.with_suffix(".log").read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else ""
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -9,6 +9,7 @@ How a kill at any moment is survived:
 - When all rows are in, the journal is folded into the arrays, everything is flushed to the disk, and `store.json` is
   replaced by one that says complete. A kill before that means folding again; after it the journal is only litter.
 
+A signal, or a time budget that the next sites would not keep to, stops it where all that is done is in the journal.
 What a site becomes depends on its files alone, so an interrupted packing ends in the same store as an undisturbed one.
 """
 
@@ -17,6 +18,7 @@ import fcntl
 import functools
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +34,7 @@ from cellsignal.data.codec import Layout, layout_of
 from cellsignal.data.sites import Entry, Packing, Read, in_processes, pack_site, read_site, unwritable
 from cellsignal.errors import ImageError, InputError
 from cellsignal.files import atomic_path, digest, provenance, write_json, write_text
+from cellsignal.stopping import Pace, Stop
 
 ELSEWHERE = "pack into another folder or delete it"
 
@@ -112,6 +115,7 @@ def pack(
     Raises:
         ImageError: a bad site, with bad_site="refuse".
         InputError: `out` is something else, the disk is full, no site is readable, or another process packs into `out`.
+        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); what is packed is kept.
     """
     out = Path(out).absolute()
     text = stored.samples_text(samples)
@@ -121,9 +125,7 @@ def pack(
     if size is not None:
         shape = (size, size)
     elif shape is None:
-        shape = (
-            stored.read_info(out)["shape"] if (out / stored.INFO).is_file() else _first_shape(samples, read, bad_site)
-        )
+        shape = stored.read_info(out)["shape"] if (out / stored.INFO).is_file() else _first_shape(samples, read, bad_site)
     layout = layout_of(codec, (len(channels), *shape))
     info = {
         "format": stored.FORMAT,
@@ -139,17 +141,18 @@ def pack(
     }
     with _one_line_ifunwritable(out):
         _create_or_match(out, info, layout, text, samples)
-        with _locked(out):
-            return _finish_rows(out, info, samples, read, bad_site, workers)
+        with _locked(out), Stop() as stop:
+            try:
+                return _finish_rows(out, info, samples, read, bad_site, workers, stop)
+            finally:
+                stop.finish(str(out))  # also where the worker processes died of the signal
 
 
-def _finish_rows(out: Path, info: dict, samples: pd.DataFrame, read: Read, bad_site: str, workers: int) -> PackReport:
+def _finish_rows(out: Path, info: dict, samples: pd.DataFrame, read: Read, bad_site: str, workers: int, stop: Stop) -> PackReport:
     """Pack the rows that are not packed yet, then complete the store."""
     previous, journal = stored.read_info(out), out / stored.JOURNAL
     entries, good = (_arrays_as_entries(out, previous), 0) if previous["complete"] else stored.read_journal(out)
-    entries = {
-        row: entry for row, entry in entries.items() if entry["status"] == stored.PACKED and _is_whole(out, entry)
-    }
+    entries = {row: entry for row, entry in entries.items() if entry["status"] == stored.PACKED and _is_whole(out, entry)}
     known = {item["sample_id"] for item in previous.get("skipped", ())}
     for litter in (out / stored.IMAGES).glob(".c.*.tmp"):
         litter.unlink()
@@ -158,19 +161,18 @@ def _finish_rows(out: Path, info: dict, samples: pd.DataFrame, read: Read, bad_s
     tasks = [(row, samples.files[row]) for row in range(len(samples)) if row not in entries]
     results = in_processes(functools.partial(pack_site, job), tasks, workers, "packing")
     with contextlib.closing(results):
+        good_ones = _until_stopped(_good_or_raise(results, bad_site), stop, out, len(tasks), len(samples), workers)
         if not previous["complete"]:
             with open(journal, "ab") as lines:
                 lines.truncate(good)
-                for entry in _good_or_raise(results, bad_site):
+                for entry in good_ones:
                     lines.write(stored.journal_line(entry))
                     lines.flush()
                     entries[entry["row"]] = entry
         else:  # its few bad sites, tried again: the store stays complete until there is something to change
-            entries |= {entry["row"]: entry for entry in _good_or_raise(results, bad_site)}
+            entries |= {entry["row"]: entry for entry in good_ones}
             report = _report(entries, samples, info["channels"])
-            if {sample_id for sample_id, _ in report.skipped} == known and all(
-                samples.sample_id[row] in known for row, _ in tasks
-            ):
+            if {sample_id for sample_id, _ in report.skipped} == known and all(samples.sample_id[row] in known for row, _ in tasks):
                 journal.unlink(missing_ok=True)
                 return report
             with atomic_path(journal) as temporary:
@@ -185,6 +187,21 @@ def _good_or_raise(results: Iterator[tuple[Entry | None, InputError | None]], ba
         if entry is None or (error is not None and bad_site == "refuse"):
             raise error
         yield entry
+
+
+def _until_stopped(entries: Iterator[Entry], stop: Stop, out: Path, todo: int, n: int, workers: int) -> Iterator[Entry]:
+    """The entries of `todo` of `n` sites; asked for the next one, when the last is written, it may raise `Interrupted` instead."""
+    at_once = max(1, min(16 * workers, todo // 4))  # sites that the processes take at a time, all together
+    took, begun = Pace(), time.perf_counter()
+    for number, entry in enumerate(entries, 1):
+        yield entry
+        if number % at_once == 0:
+            now = time.perf_counter()
+            took.add(now - begun)
+            begun = now
+        if number < todo:  # stopping waits for what the processes have begun, and for what they have been handed besides
+            seconds = took.high and took.high * (3 if workers else 1)
+            stop.check(str(out), f"{n - todo + number} of {n} sites", "the next sites", seconds)
 
 
 def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int, int]:
@@ -229,9 +246,7 @@ def _match(out: Path, there: dict, info: dict, samples: pd.DataFrame) -> None:
     if there["samples_sha256"] != info["samples_sha256"]:
         old = stored.read_samples(out, there)
         column = next(name for name in samples if not old[name].equals(samples[name]))
-        row = next(
-            row for row in range(len(samples)) if not old[column].iloc[[row]].equals(samples[column].iloc[[row]])
-        )
+        row = next(row for row in range(len(samples)) if not old[column].iloc[[row]].equals(samples[column].iloc[[row]]))
         changed = f"in row {row + 2} {column} was {old[column][row]!r}, now {samples[column][row]!r}"
         raise InputError(f"{out}: this store was made from another samples table: {changed}; {ELSEWHERE}")
 
@@ -249,11 +264,7 @@ def _arrays_as_entries(out: Path, info: dict) -> dict[int, Entry]:
     arrays = stored.read_arrays(out, info)
     entries = {}
     for row in np.flatnonzero(arrays["status"] == stored.PACKED).tolist():
-        values = {
-            "checksum": int(arrays["checksum"][row]),
-            "mean": arrays["mean"][row].tolist(),
-            "sd": arrays["sd"][row].tolist(),
-        }
+        values = {"checksum": int(arrays["checksum"][row]), "mean": arrays["mean"][row].tolist(), "sd": arrays["sd"][row].tolist()}
         entries[row] = {"row": row, "status": stored.PACKED, "bytes": 0, **values}
     return entries
 
@@ -277,9 +288,7 @@ def _complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.Data
         "flat": [{"sample_id": sample_id, "channel": channel} for sample_id, channel in report.flat],
     }
     os.sync()  # the chunks first, then the word that they are there
-    write_json(
-        out / stored.INFO, {**info, "complete": True, "arrays_digest": hashed, **listed, "made_by": provenance()}
-    )
+    write_json(out / stored.INFO, {**info, "complete": True, "arrays_digest": hashed, **listed, "made_by": provenance()})
     (out / stored.JOURNAL).unlink(missing_ok=True)
 
 
@@ -287,9 +296,7 @@ def _report(entries: dict[int, Entry], samples: pd.DataFrame, channels: list[str
     packed = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.PACKED]
     skipped = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.SKIPPED]
     ids = samples.sample_id
-    flat = [
-        (ids[entry["row"]], name) for entry in packed for name, sd in zip(channels, entry["sd"], strict=True) if sd == 0
-    ]
+    flat = [(ids[entry["row"]], name) for entry in packed for name, sd in zip(channels, entry["sd"], strict=True) if sd == 0]
     return PackReport(len(packed), tuple((ids[entry["row"]], entry["message"]) for entry in skipped), tuple(flat))
 
 

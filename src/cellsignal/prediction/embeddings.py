@@ -34,6 +34,7 @@ from cellsignal.files import atomic_path, provenance, sha256
 from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
 from cellsignal.prediction.predict import Predictors, checkpoint_path, is_current, model_keys, trained_model
+from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, fold_name, kept_samples
 from cellsignal.training.ranks import this_process
@@ -79,17 +80,21 @@ def embed(config: Config) -> list[Path]:
     A file that was made from the same checkpoints with the same settings is left as it is.
 
     Raises:
-        InputError: a checkpoint is missing, unfinished, damaged or of another competition; a cell type has no model.
+        InputError: a checkpoint is missing, unfinished, damaged or of another competition or config; a cell type has no model.
+        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); finished pieces and files are kept.
     """
     folds: dict[int | None, list[Job]] = {}
     for job in jobs_of(config):
         if job.stage_index == len(config.stages) - 1:
             folds.setdefault(job.fold, []).append(job)
     known: dict[str, np.ndarray] = {}
-    return [_embed_fold(config, jobs, known) for jobs in folds.values()]
+    with Stop() as stop:
+        paths = [_embed_fold(config, jobs, known, stop) for jobs in folds.values()]
+        stop.finish(config.name)
+    return paths
 
 
-def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray]) -> Path:
+def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray], stop: Stop) -> Path:
     """One fold's file. `known` is what networks have told already: those of a frozen backbone are alike in all folds."""
     first, samples = jobs[0], jobs[0].store.samples
     path = config.run_folder / "embeddings" / f"{fold_name(first.fold)}_{first.stage.name}.npz"
@@ -108,7 +113,7 @@ def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray]) -
     alike = _fingerprint(jobs[0], checkpoints) if config.model.frozen and len(jobs) == 1 and this_process().world == 1 else None
     values = known.get(alike)
     if values is None:
-        values = _embed_samples(path, jobs, checkpoints, chosen, keys, [made_from, settings])
+        values = _embed_samples(path, jobs, checkpoints, chosen, keys, [made_from, settings], stop)
     if values is None:
         return path
     if alike is not None:
@@ -141,7 +146,7 @@ def _fingerprint(job: Job, checkpoints: dict[str, Path]) -> str:
 
 
 def _embed_samples(
-    path: Path, jobs: list[Job], checkpoints: dict[str, Path], chosen: np.ndarray, keys: np.ndarray, made_from: list
+    path: Path, jobs: list[Job], checkpoints: dict[str, Path], chosen: np.ndarray, keys: np.ndarray, made_from: list, stop: Stop
 ) -> np.ndarray | None:
     """(n, D) float16 embeddings of the chosen positions, each by the model that `keys` names, averaged over the views; None but in the first process."""
     config, samples, predictors = jobs[0].config, jobs[0].store.samples, Predictors(jobs, checkpoints)
@@ -156,7 +161,7 @@ def _embed_samples(
         return {"embedding": mean}
 
     places = pieces_of(samples, chosen, config.predict.adapt, keys)
-    found = in_pieces(path, [made_from, sorted(samples.sample_id.iloc[chosen])], places, compute, this_process())
+    found = in_pieces(path, [made_from, sorted(samples.sample_id.iloc[chosen])], places, compute, this_process(), stop)
     return None if found is None else found["embedding"]
 
 

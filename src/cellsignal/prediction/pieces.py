@@ -1,11 +1,12 @@
 """Prediction piece by piece, so that what a kill interrupts goes on: a plate, or what shares BatchNorm statistics, is written as soon as it is predicted.
 
 The pieces lie beside the file that they will become, in a folder named by all that decides their content, and go when it is there. Several processes share
-the pieces out.
+the pieces out, and stop together: on request, or where the next pieces would not fit into the time budget.
 """
 
 import logging
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.files import atomic_path, digest
+from cellsignal.stopping import Pace, Stop
 from cellsignal.training.job import unit_codes
 from cellsignal.training.ranks import ALONE, Ranks
 
@@ -43,6 +45,7 @@ def in_pieces(
     places: list[np.ndarray],
     compute: Callable[[np.ndarray], dict[str, np.ndarray]],
     ranks: Ranks = ALONE,
+    stop: Stop | None = None,
 ) -> dict[str, np.ndarray] | None:
     """Compute what is not there yet, each piece by one process, and put all together.
 
@@ -54,19 +57,38 @@ def in_pieces(
 
     Returns:
         Name -> (n, D) float16, in the first process; None in the others. `forget` when the file is written.
+
+    Raises:
+        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the pieces that are done are kept.
     """
+    stop = stop or Stop()
     folder = pieces_folder(path) / digest(made_from)[:16]
     files = [folder / f"{number:04d}.npz" for number in range(len(places))]
     missing = [number for number, file in enumerate(files) if _read(file) is None]
     ranks.barrier()  # all have looked before any writes
     if len(missing) < len(files) and ranks.first:
         log.info("%s: goes on, %d of %d pieces are there", path, len(files) - len(missing), len(files))
-    for number in missing[ranks.rank :: ranks.world]:
-        arrays = {name: values.astype(np.float16) for name, values in compute(places[number]).items()}
-        with atomic_path(files[number]) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+    took, wrote = Pace(), 0.0  # seconds of a piece; of writing all that were made here
+    for start in range(0, len(missing), ranks.world):
+        _stop_together(ranks, stop, path, f"{len(files) - len(missing) + start} of {len(files)} pieces", "the next piece", took.high)
+        begun = time.perf_counter()
+        for number in missing[start + ranks.rank : start + ranks.world : ranks.world]:  # one, or none where they run out
+            arrays = {name: values.astype(np.float16) for name, values in compute(places[number]).items()}
+            made = time.perf_counter()
+            with atomic_path(files[number]) as temporary, open(temporary, "wb") as file:
+                np.savez(file, **arrays)
+            wrote += time.perf_counter() - made
+        took.add(time.perf_counter() - begun)
+    together = 2 * wrote * ranks.world * len(files) / len(missing) if missing else None  # read and written once more
+    _stop_together(ranks, stop, path, f"all {len(files)} pieces", "putting them together", together)
     ranks.barrier()
     return _together(files, places) if ranks.first else None
+
+
+def _stop_together(ranks: Ranks, stop: Stop, path: Path, saved: str, coming: str, seconds: float | None) -> None:
+    status = max(ranks.gather(stop.wish(seconds)))
+    if status:
+        raise stop.end(status, str(path), saved, coming, seconds)
 
 
 def pieces_folder(path: Path) -> Path:

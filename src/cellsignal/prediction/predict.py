@@ -18,7 +18,8 @@ from cellsignal.files import provenance, sha256
 from cellsignal.models.backbones import build_model
 from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
-from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.stopping import Stop
+from cellsignal.training.checkpoints import check_config, load_checkpoint
 from cellsignal.training.forward import plan_reading, predict_with
 from cellsignal.training.inputs import pixel_statistics
 from cellsignal.training.job import Job, fold_name, kept_samples, protocol_parts
@@ -36,7 +37,8 @@ def predict(config: Config) -> list[Path]:
     interrupted one goes on with the plates that are missing.
 
     Raises:
-        InputError: a checkpoint is missing, unfinished, damaged, or of another competition; no stage has classes.
+        InputError: a checkpoint is missing, unfinished, damaged, or of another competition or config; no stage has classes.
+        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); finished pieces and files are kept.
     """
     groups: dict[tuple[int | None, int], list[Job]] = {}
     for job in jobs_of(config):
@@ -44,14 +46,17 @@ def predict(config: Config) -> list[Path]:
             groups.setdefault((job.fold, job.stage_index), []).append(job)
     if not groups:
         raise InputError("stages: all have target: compound or self_supervised, which predicts no class; add a stage with labels, or use `cellsignal embed`")
-    return [_predict_stage(config, jobs) for jobs in groups.values()]
+    with Stop() as stop:
+        paths = [predict_stage(config, jobs, stop) for jobs in groups.values()]
+        stop.finish(config.name)
+    return paths
 
 
 def predictions_path(config: Config, fold: int | None, stage_index: int) -> Path:
     return config.run_folder / "predictions" / f"{fold_name(fold)}_{config.stages[stage_index].name}.npz"
 
 
-def _predict_stage(config: Config, jobs: list[Job]) -> Path:
+def predict_stage(config: Config, jobs: list[Job], stop: Stop) -> Path:
     first = jobs[0]
     path = predictions_path(config, first.fold, first.stage_index)
     checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
@@ -77,7 +82,7 @@ def _predict_stage(config: Config, jobs: list[Job]) -> Path:
 
     places = pieces_of(samples, chosen, config.predict.adapt, keys)
     inputs = [made_from, settings, sorted(samples.sample_id.iloc[chosen])]
-    logits = in_pieces(path, inputs, places, compute, ranks)
+    logits = in_pieces(path, inputs, places, compute, ranks, stop)
     about = provenance(
         checkpoints,
         competition=first.competition.id,
@@ -188,8 +193,9 @@ def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
     """The model of a loaded checkpoint (the averaged one where there is one), on the device that is there.
 
     Raises:
-        InputError: of another competition, or training is not finished.
+        InputError: of another competition or config, or training is not finished.
     """
+    check_config(state, job.config, job.folder)
     if (
         state["competition"] != job.competition.id
         or tuple(state["classes"]) != job.classes

@@ -1,19 +1,49 @@
-"""Checkpoints that are whole or not there, never unpickled, and refused where they do not belong."""
+"""Checkpoints that are whole or not there, never unpickled, refused where they do not belong, and the last good one kept.
 
+A training's `last.pt` has the one before it beside it, as `last.previous.pt`, until its stage is finished: where `last.pt` is found damaged the training goes
+on from that.
+"""
+
+import functools
+import logging
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
+from cellsignal.config import Config, config_differences
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path
 
+log = logging.getLogger(__name__)
 FORMAT = "cellsignal-checkpoint-1"
 
+# keys that may change between two calls of one run without changing any weight
+_FREE = (
+    "runs",
+    "seed",
+    "data.root",
+    "data.store",
+    "data.workers",
+    "data.cache_gib",
+    "data.device_gib",
+    "data.bad_site",
+    "folds.use",
+    "folds.full",
+    "predict",
+    "submit",
+)
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+
+def save_checkpoint(path: Path, state: dict[str, Any], *, keep: bool = False) -> None:
     """Write `state` (tensors, numbers, strings, containers of them) atomically.
+
+    Args:
+        keep: the one before, which must be good, as `previous_of(path)`. At every moment `path` is a whole file; where the file system
+            has no hard links, `path` or `previous_of(path)` is.
 
     Raises:
         InputError: the disk is full; the checkpoint before it is untouched.
@@ -23,6 +53,26 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             torch.save({"format": FORMAT, **state}, temporary)
         except RuntimeError as error:  # torch's zip writer reports a full disk this way
             raise OSError(None, f"torch: {str(error).splitlines()[0]}") from error
+        if keep and path.is_file():
+            _keep(path)
+
+
+def previous_of(path: Path) -> Path:
+    """The checkpoint before that at `path`: last.pt -> last.previous.pt."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _keep(path: Path) -> None:
+    """Give the file a second name, in the place of the previous one."""
+    second = path.with_name(f".{path.name}.link.tmp")
+    second.unlink(missing_ok=True)
+    try:
+        os.link(path, second)
+    except OSError:  # no hard links here
+        os.replace(path, previous_of(path))
+        return
+    os.replace(second, previous_of(path))
+    second.unlink(missing_ok=True)  # stays where both were the same file already: a kill came between this and the new file's renaming
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -48,3 +98,69 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of cellsignal (no {FORMAT!r} mark)")
     return state
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether there is a file at `path`, or the previous one."""
+    return path.exists() or previous_of(path).exists()
+
+
+def load_last(path: Path) -> tuple[dict[str, Any], Path]:
+    """The checkpoint at `path`, or, with a warning, the previous one where that is damaged or lost; and the file it is from.
+
+    Raises:
+        InputError: neither can be read.
+    """
+    previous = previous_of(path)
+    try:
+        return load_checkpoint(path), path
+    except InputError as error:
+        if not previous.is_file():
+            raise
+        broken = error
+    try:
+        state = load_checkpoint(previous)
+    except InputError as error:
+        raise InputError(f"{broken}; and the one before it, {error}; move both away to start this training anew") from None
+    _warn_once(f"{broken}; going on from the one before it, {previous.name}")
+    return state, previous
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
+
+
+def check_config(state: dict[str, Any], config: Config, path: Path) -> None:
+    """Refuse a checkpoint of another config.
+
+    Raises:
+        InputError: it names the keys that differ, of those that matter to the weights.
+    """
+    different = what_differs(state["config"], config)
+    if different:
+        raise InputError(f"{path}: is of another config; rename this one or move that away ({'; '.join(different[:5])})")
+
+
+def what_differs(tree: dict[str, Any], config: Config) -> list[str]:
+    """The keys that matter to the weights and differ between a dumped config and this one, as "path: old -> new"."""
+    return config_differences(*(_without_free(one) for one in (_with_defaults(tree), config.model_dump(mode="json"))))
+
+
+def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the defaults of keys that the schema has learnt since; as it is where the schema no longer takes it."""
+    try:
+        return Config.model_validate(tree).model_dump(mode="json")
+    except ValidationError:
+        return tree
+
+
+def _without_free(tree: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for path in _FREE:
+        *parents, last = path.split(".")
+        node = kept
+        for part in parents:
+            node = node.get(part, {})
+        node.pop(last, None)
+    return kept

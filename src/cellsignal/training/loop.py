@@ -1,5 +1,7 @@
 """The training loop of one job: resumable to the bit, stoppable at any step, the same on one process and on several.
 
+With a time budget it stops where what comes before the next save would no longer fit: after an update, or after an epoch's last batch, before its validation.
+
 Everything that decides the next weights is in the checkpoint (see `state`). Data order and augmentation need no state: they are functions of (seed, epoch,
 index). Each of N processes takes every Nth batch; all hold the same weights and figures, and the first writes the files.
 """
@@ -17,9 +19,11 @@ from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.checkpointing import checkpoint_activations
 from cellsignal.models.cost import forward_flops, training_flops
+from cellsignal.stopping import Stop
 from cellsignal.training import state
 from cellsignal.training.averaging import Average, ramp, random_view
-from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
+from cellsignal.training.budget import Budget
+from cellsignal.training.checkpoints import has_checkpoint, load_last, previous_of, save_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
 from cellsignal.training.inputs import pixel_statistics, site_dataset
 from cellsignal.training.job import Job
@@ -31,7 +35,6 @@ from cellsignal.training.ranks import Ranks
 from cellsignal.training.schedules import LearningRate
 from cellsignal.training.self_supervised import TwoViewLoss, TwoViews
 from cellsignal.training.step import Stepper
-from cellsignal.training.stopping import Stop
 from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
 from cellsignal.training.validation import Validation
 
@@ -52,7 +55,7 @@ class Trainer:
         self.examples = Examples(job, ranks) if self.stage.self_supervised is None else TwoViews(job, ranks)
         self.training = site_dataset(job, self.examples.positions, self.pixels, self.stage.augment, job.seed, ranks.device)
         self.image_size = self.training.image_size
-        fresh = job.init is None and not (job.folder / "last.pt").exists()
+        fresh = job.init is None and not has_checkpoint(job.folder / "last.pt")
         self.model = build_model(
             config.model, len(job.channels), job.outputs, self.image_size, len(job.cell_types), initial_weights=fresh
         )
@@ -65,20 +68,17 @@ class Trainer:
         self.loss = self._loss().to(self.device)
         self.average = Average(self.stage, self.model)
         self.stepper = Stepper(self.model, self.loss, self.stage, ranks)
-        planned = len(self.examples.batches(0))  # before any pseudo-label
-        self.schedule = LearningRate(
-            self.stepper.optimizer,
-            self.stage.schedule,
-            self.stage.epochs,
-            math.ceil(planned / self.stage.accumulation),
-            self.validation.higher_is_better,
-        )
+        updates = math.ceil(len(self.examples.batches(0)) / self.stage.accumulation)  # of an epoch, before any pseudo-label
+        self.schedule = LearningRate(self.stepper.optimizer, self.stage.schedule, self.stage.epochs, updates, self.validation.higher_is_better)
         if ranks.rank:
             torch.manual_seed(job.seed + ranks.rank)  # dropout differs among the processes, initial weights do not
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)  # of this process, over the epoch's images
         self.progress: dict[str, Any] = {
             "epoch": 0, "batch": 0, "updates": 0, "seen": 0, "best": None, "bad_epochs": 0, "history": [], "finished": False, "pseudo_labels": None,
         }  # fmt: skip
+        self.budget = Budget(self)
+        self.last_is_good = True
+        self.status = 0  # with which all processes agreed to stop, of `Stop.wish`
 
     def _loss(self) -> torch.nn.Module:
         job, width = self.job, self.model.width
@@ -98,33 +98,35 @@ class Trainer:
         """Train to the end of the stage.
 
         Raises:
-            Interrupted: stopped by a signal; the state is saved and the same command goes on.
-            InputError: the folder's checkpoint is damaged or belongs to another training; the loss is not finite; the disk is full.
+            Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the state is saved and the same command goes on.
+            InputError: the folder's checkpoints are damaged, or of another config or training; the loss is not finite; the disk is full.
         """
         last = self.job.folder / "last.pt"
-        if last.exists():
-            state.resume(self, load_checkpoint(last), last)
+        if has_checkpoint(last):
+            found, path = load_last(last)
+            self.last_is_good = path == last
+            state.resume(self, found, path)
         if self.progress["finished"]:
             return
         with EpochLog(self.job.folder, self.progress["history"], writes=self.ranks.first) as epoch_log:
             while self.progress["epoch"] < self.stage.epochs:
                 self._label_test_wells()
                 speed = self.train_epoch()
-                row = self._end_epoch(speed)
+                with self.budget.measuring("image", self.budget.images_at_end()):
+                    row = self._end_epoch(speed)
+                self.budget.got_on = True
                 epoch_log.add(row)
                 self.next_epoch()
                 if self._no_longer_improving():
-                    log.info(
-                        "%s: no better %s for %d epochs, stopped early",
-                        self.job.title,
-                        self.stage.monitor,
-                        self.progress["bad_epochs"],
-                    )
+                    log.info("%s: no better %s for %d epochs, stopped early", self.job.title, self.stage.monitor, self.progress["bad_epochs"])
                     break
-                self._save()
-                self._stop_if_asked()
+                if self.progress["epoch"] < self.stage.epochs:
+                    self._save()
+                    self._stop_if_asked()
         self.progress["finished"] = True
         self._save()
+        if self.ranks.first:
+            previous_of(last).unlink(missing_ok=True)
 
     # one epoch -------------------------------------------------------------------------------------------------------------------------
 
@@ -137,6 +139,7 @@ class Trainer:
                    disable=None if self.ranks.first else True, leave=False)  # fmt: skip
         peak = device_peak(self.device, self.stepper.dtype)
         clock, saved = Clock(self.device), time.monotonic()
+        self.budget.begin(len(order))
         stream = feed(self.training, order[progress["batch"] :], self._workers(), self.device)
         while progress["batch"] < len(order):
             with clock.waiting():
@@ -150,14 +153,21 @@ class Trainer:
                 self._update(progress["batch"] / len(order))
             clock.step_done(len(batch.index))
             bar.update()
-            if ends and progress["batch"] < len(order) and self._time_to_ask():
+            if ends and progress["batch"] < len(order) and progress["updates"] % self.ask_every == 0:
                 self._check_loss()
+                self.budget.look()
                 if self._wishes_to_save(time.monotonic() - saved > 60 * self.stage.checkpoint_minutes):
                     self._save()
-                    saved = time.monotonic()
                     self._stop_if_asked()
+                    saved = time.monotonic()
         bar.close()
-        return clock.speed(training_flops(self.flops, self.stage.gradient_checkpointing), peak)
+        speed = clock.speed(training_flops(self.flops, self.stage.gradient_checkpointing), peak)
+        self._check_loss()
+        self.budget.look()
+        if self._wishes_to_save(time.monotonic() - saved > 60 * self.stage.checkpoint_minutes):
+            self._save()
+            self._stop_if_asked()
+        return speed
 
     def _workers(self) -> int:
         in_memory = self.training.kept is not None and self.device.type == "cpu"
@@ -194,21 +204,22 @@ class Trainer:
         self.progress["updates"] += 1
         self.average.after_update(self.model, self.progress["updates"])
 
-    def _time_to_ask(self) -> bool:
-        """Whether to look at the loss and at the signals: every time where that makes no one wait."""
-        free = self.device.type == "cpu" and self.ranks.world == 1
-        return free or self.progress["updates"] % ASK_EVERY == 0
+    @property
+    def ask_every(self) -> int:
+        """Updates between two looks at the loss and at the signals: one where that makes no one wait."""
+        return 1 if self.device.type == "cpu" and self.ranks.world == 1 else ASK_EVERY
 
     def _wishes_to_save(self, due: bool) -> bool:
-        """Whether it is time, by the first process's clock, or any process was asked to stop; the same answer in all."""
-        signals, dues = zip(*self.ranks.gather([self.stop.asked, due]), strict=True)
-        asked = next((number for number in signals if number is not None), None)
-        self.stop.asked = self.stop.asked or asked
-        return dues[0] or asked is not None
+        """Whether it is time, by the first process's clock, or any process wishes to stop; the same answer in all."""
+        wishes, dues = zip(*self.ranks.gather([self.stop.wish(self.budget.coming()[1]), due]), strict=True)
+        self.status = max(wishes)
+        return dues[0] or self.status > 0
 
     def _stop_if_asked(self) -> None:
+        """After a save."""
         self._wishes_to_save(False)
-        self.stop.check(self.job.title)
+        if self.status:
+            raise self.stop.end(self.status, self.job.title, self.budget.place(), *self.budget.coming())
 
     def _check_loss(self) -> None:
         total = float(self.loss_sum)
@@ -216,6 +227,12 @@ class Trainer:
             raise InputError(
                 f"{self.job.title}: the loss became {total} in epoch {self.progress['epoch'] + 1}; lower the learning rate"
             )
+
+    @property
+    def validates(self) -> bool:
+        """Whether the stage validates after the epoch in hand."""
+        epoch = self.progress["epoch"] + 1
+        return epoch % self.stage.validate_every == 0 or epoch == self.stage.epochs
 
     # end of an epoch -------------------------------------------------------------------------------------------------------------------
 
@@ -225,9 +242,8 @@ class Trainer:
         seen, loss_sum = (sum(values) for values in zip(*self.ranks.gather([progress["seen"], float(self.loss_sum)]), strict=True))
         columns = self.validation.columns
         row = {"epoch": progress["epoch"] + 1, "train_loss": loss_sum / seen, **dict.fromkeys(columns),
-               "lr": self.stepper.optimizer.param_groups[0]["lr"], **_speed_columns(speed, self.ranks.world)}  # fmt: skip
-        last = row["epoch"] == self.stage.epochs
-        due = row["epoch"] % self.stage.validate_every == 0 or last
+               "lr": self.stepper.optimizer.param_groups[0]["lr"], **speed.columns(self.ranks.world)}  # fmt: skip
+        due = self.validates
         self.average.after_epoch(self.model, progress["epoch"])
         if self.average.needs_statistics and (due or self.stage.pseudo_labels is not None):
             self._recompute_statistics()
@@ -287,18 +303,16 @@ class Trainer:
         if config is None or progress["epoch"] < config.start:
             return
         if progress["batch"] == 0:
-            progress["pseudo_labels"] = draw_pseudo_labels(self.job, self.predictor, self.pixels, progress["epoch"], self.ranks)
+            with self.budget.measuring("image", self.budget.images_to_label()):
+                progress["pseudo_labels"] = draw_pseudo_labels(self.job, self.predictor, self.pixels, progress["epoch"], self.ranks)
         frame = read_pseudo_labels(self.job, progress["epoch"], progress["pseudo_labels"])
         self.examples.set_pseudo_labels(frame)
 
     def _save(self) -> None:
         """Write `last.pt`; every process takes part and goes on when it is there."""
-        whole = state.slim(self) if self.progress["finished"] else state.whole(self)
-        if self.ranks.first:
-            save_checkpoint(self.job.folder / "last.pt", whole)
-        self.ranks.barrier()
-
-
-def _speed_columns(speed: EpochSpeed, world: int) -> dict[str, Any]:
-    of_peak = None if speed.of_peak is None else round(speed.of_peak, 4)
-    return {"images_per_s": round(speed.images_per_s * world, 1), "waiting": round(speed.waiting, 4), "of_peak": of_peak}
+        with self.budget.measuring("save"):
+            whole = state.slim(self) if self.progress["finished"] else state.whole(self)
+            if self.ranks.first:
+                save_checkpoint(self.job.folder / "last.pt", whole, keep=self.last_is_good)
+            self.ranks.barrier()
+        self.last_is_good = True

@@ -1,8 +1,8 @@
 """This process among its fellows: what one training on several GPUs or machines needs of the others, and nothing where there is one process.
 
 `torchrun` starts the processes and says in the environment who is who; accelerate starts the process group (NCCL between GPUs, gloo between CPUs).
-Every method but the properties is a collective: all processes call it, in the same order, or all wait. A process that fails leaves the others waiting
-until torchrun ends them.
+Every method but the properties is a collective: all processes call it, in the same order, or all wait. Where a process dies torchrun ends the others of its
+machine; those of other machines fail when its connections close or, at the latest, when they have waited for 30 minutes (CELLSIGNAL_PATIENCE_MINUTES).
 
 Objects travel as bytes of `torch.save` in tensors and are read with `weights_only=True`: torch's own object collectives would unpickle them.
 """
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cellsignal.errors import InputError
 
 _PIECE = 1 << 26  # bytes that lie on the device at a time
-_PATIENCE = timedelta(minutes=30)  # how long the others wait while one writes, and NCCL's watchdog lets them
+_PATIENCE_MINUTES = 30.0  # how long the others wait while one writes, and NCCL's watchdog lets them; CELLSIGNAL_PATIENCE_MINUTES overrides
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,25 @@ def this_process() -> Ranks:
     if world > 1:
         from accelerate import PartialState
 
+        patience = _patience()
         if device.type == "cuda":
-            PartialState(backend="nccl", timeout=_PATIENCE, device_id=device)
+            PartialState(backend="nccl", timeout=patience, device_id=device)  # whose watchdog ends a process that has waited too long
         else:
-            PartialState(cpu=True, backend="gloo", timeout=_PATIENCE)
+            PartialState(cpu=True, backend="gloo", timeout=patience)
         assert (torch.distributed.get_rank(), torch.distributed.get_world_size()) == (rank, world)
     return Ranks(rank, world, device)
+
+
+def _patience() -> timedelta:
+    """How long a process waits for the others before it takes them for dead."""
+    text = os.environ.get("CELLSIGNAL_PATIENCE_MINUTES") or str(_PATIENCE_MINUTES)
+    try:
+        patience = timedelta(minutes=float(text))
+    except (ValueError, OverflowError):
+        patience = timedelta(0)
+    if patience < timedelta(seconds=1):
+        raise InputError(f"environment: CELLSIGNAL_PATIENCE_MINUTES is {text!r}, not a number of minutes that makes a second or more")
+    return patience
 
 
 def _places() -> tuple[int, int, int]:

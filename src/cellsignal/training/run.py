@@ -1,50 +1,31 @@
 """All trainings of a config: every fold, every stage, every cell type; finished ones are skipped, an interrupted one goes on."""
 
 import logging
-from typing import Any
 
 import torch
 import yaml
-from pydantic import ValidationError
 
 from cellsignal.competitions import get_competition
-from cellsignal.config import Config, config_differences, dump_config
+from cellsignal.config import Config, dump_config
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError
 from cellsignal.files import provenance, write_json, write_text
 from cellsignal.folds import read_folds
-from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.stopping import Stop
+from cellsignal.training.checkpoints import check_config, has_checkpoint, load_last, what_differs
 from cellsignal.training.job import Job, check_belongs, plan_jobs
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import this_process
-from cellsignal.training.stopping import Stop
 from cellsignal.training.validation import draw_gallery
 
 log = logging.getLogger(__name__)
-
-# keys that may change between two calls of one run without changing any weight
-_FREE = (
-    "runs",
-    "seed",
-    "data.root",
-    "data.store",
-    "data.workers",
-    "data.cache_gib",
-    "data.device_gib",
-    "data.bad_site",
-    "folds.use",
-    "folds.full",
-    "predict",
-    "submit",
-)
-
 
 def train(config: Config) -> list[Job]:
     """Train everything the config asks for and return its jobs.
 
     Raises:
         InputError: bad input, or a run folder that belongs to another config (the differing keys are named).
-        Interrupted: stopped by a signal with everything saved.
+        Interrupted: stopped by a signal or, as `OutOfTime`, by the time budget, with everything saved.
     """
     jobs, ranks = jobs_of(config), this_process()
     for job in jobs:
@@ -69,21 +50,25 @@ def train(config: Config) -> list[Job]:
                 len(job.valid),
             )
             if not is_finished(job):
+                status = max(ranks.gather(stop.wish()))
+                if status:
+                    raise stop.end(status, job.title, saved="all before it")
                 Trainer(job, ranks, stop).run()
-            stop.check(job.title)
+        stop.finish(config.name)
     return jobs
 
 
 def is_finished(job: Job) -> bool:
-    """Whether the job's checkpoint is there, its own, and at the end of the stage.
+    """Whether the job's checkpoint is there, its own, and at the end of the stage. Where it is damaged the previous one counts.
 
     Raises:
-        InputError: the checkpoint is damaged or belongs to another training.
+        InputError: the checkpoints are damaged, or of another config or training.
     """
     path = job.folder / "last.pt"
-    if not path.exists():
+    if not has_checkpoint(path):
         return False
-    state = load_checkpoint(path)
+    state, path = load_last(path)
+    check_config(state, job.config, path)
     check_belongs(job, state, path)
     return state["progress"]["finished"]
 
@@ -116,28 +101,8 @@ def _same_config(config: Config) -> None:
     path = config.run_folder / "config.yaml"
     if not path.is_file():
         return
-    old, new = (_without_free(tree) for tree in (_with_defaults(yaml.safe_load(path.read_text())), config.model_dump(mode="json")))
-    different = config_differences(old, new)
+    different = what_differs(yaml.safe_load(path.read_text()), config)
     if different:
         raise InputError(
             f"{config.run_folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})"
         )
-
-
-def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
-    """A run's config with the defaults of keys that the schema has learnt since; as it is where the schema no longer takes it."""
-    try:
-        return Config.model_validate(tree).model_dump(mode="json")
-    except ValidationError:
-        return tree
-
-
-def _without_free(tree: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    for path in _FREE:
-        *parents, last = path.split(".")
-        node = kept
-        for part in parents:
-            node = node.get(part, {})
-        node.pop(last, None)
-    return kept

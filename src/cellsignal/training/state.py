@@ -12,7 +12,7 @@ import torch
 
 from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
-from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.checkpoints import check_config, load_last
 from cellsignal.training.job import Job, check_belongs, identity, told_apart
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def whole(trainer: "Trainer") -> dict[str, Any]:
     return slim(trainer) | {
         "average": trainer.average.state_dict(), "loss": trainer.loss.state_dict(), "optimizer": stepper.optimizer.state_dict(),
         "center_optimizer": centers, "schedule": trainer.schedule.state_dict(), "scaler": stepper.scaler.state_dict(), "processes": trainer.ranks.gather(mine),
+        "seconds": trainer.budget.measured(),
     }  # fmt: skip
 
 
@@ -49,8 +50,9 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
     """Go on where a checkpoint of the same job stands.
 
     Raises:
-        InputError: it belongs to another training, or to another number of processes.
+        InputError: it is of another config or training, or of another number of processes.
     """
+    check_config(state, trainer.job.config, path)
     check_belongs(trainer.job, state, path)
     trainer.progress = state["progress"]
     _load(trainer.model, state["model"], path)
@@ -70,6 +72,7 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
         trainer.stepper.scaler.load_state_dict(state["scaler"])
     else:
         log.warning("%s: was saved by a device that computes in other numbers than %s; goes on in these", path, trainer.stepper.dtype)
+    trainer.budget.take(state.get("seconds", {}))
     mine = processes[ranks.rank]
     trainer.progress["seen"] = mine["seen"]
     trainer.loss_sum.copy_(mine["loss_sum"])
@@ -87,9 +90,10 @@ def start_from(job: Job, model: torch.nn.Module, image_size: int) -> None:
     """Take the weights of the stage before, after making sure that it was held to the same fold; its heads only where they tell the same apart.
 
     Raises:
-        InputError: it was trained on other folds, or is not finished.
+        InputError: it is of another config, was trained on other folds, or is not finished.
     """
-    state, path = load_checkpoint(job.init), job.init
+    state, path = load_last(job.init)
+    check_config(state, job.config, path)
     if state["fold"] != job.fold or state["held_out"] != job.held_out:
         raise InputError(f"{path}: was trained on other folds; its training wells could be in this stage's validation")
     if not state["progress"]["finished"]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -60,6 +61,13 @@ class EpochSpeed:
         if self.memory_gib is not None:
             parts.append(f"{self.memory_gib:.1f} GiB")
         return ", ".join(parts)
+
+    def columns(self, processes: int) -> dict[str, Any]:
+        """The figures of a row of the log; none for an epoch of which this call trained nothing, but went on at its end."""
+        if not self.images:
+            return dict.fromkeys(("images_per_s", "waiting", "of_peak"))
+        of_peak = None if self.of_peak is None else round(self.of_peak, 4)
+        return {"images_per_s": round(self.images_per_s * processes, 1), "waiting": round(self.waiting, 4), "of_peak": of_peak}
 
 
 class Clock:

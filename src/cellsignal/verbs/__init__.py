@@ -33,6 +33,13 @@ def configs(arguments: argparse.Namespace) -> list["Config"]:
     ]
 
 
+def config_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of a verb that takes a config."""
+    parser.add_argument("config", type=Path, help="YAML of the experiment")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. stages.0.epochs=3")
+    return parser
+
+
 def competitions(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions import competition_ids, get_competition
 
@@ -168,7 +175,9 @@ def oof(arguments: argparse.Namespace) -> None:
 def submit(arguments: argparse.Namespace) -> None:
     from cellsignal import pipeline
     from cellsignal.evaluation.ladder import ladder_text
+    from cellsignal.stopping import Stop
 
+    Stop().check("submit", saved="predictions")
     try:
         weights = {run: float(number) for run, number in pairs(arguments.weight, "--weight").items()}
     except ValueError as error:

@@ -7,7 +7,6 @@ locked out, so then the whole-competition archive is taken.
 """
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -22,17 +21,13 @@ from tqdm import tqdm
 
 from cellsignal.competitions.rxrx1.metadata import KAGGLE_FILES
 from cellsignal.errors import InputError
+from cellsignal.fetch.kaggle import CREDENTIALS, kaggle_client, redact
 from cellsignal.files import write_json
 
 log = logging.getLogger(__name__)
 
 SLUG = "recursion-cellular-image-classification"
 PAGE = "https://www.kaggle.com/competitions/" + SLUG
-CREDENTIALS = (
-    "no valid Kaggle credentials: make a token at https://www.kaggle.com/settings (section API) and set "
-    "KAGGLE_API_TOKEN to it, or set KAGGLE_USERNAME and KAGGLE_KEY, or save it as ~/.kaggle/access_token (a token) or "
-    "~/.kaggle/kaggle.json (user name and key)"
-)
 STAGING = ".download"
 _IMAGE_FOLDERS = ("train", "test")
 
@@ -43,7 +38,7 @@ def download(out: Path) -> None:
     Raises:
         InputError: no credentials, rules not accepted, no connection, a damaged or malicious archive, or a full disk.
     """
-    api = kaggle_client()
+    api = _signed_in()
     staging = out / STAGING
     staging.mkdir(parents=True, exist_ok=True)
     done = _read_done(staging)
@@ -65,22 +60,18 @@ def download(out: Path) -> None:
     log.info("%s: complete", out)
 
 
-def kaggle_client():
-    """Kaggle's client, signed in. Imported here because importing it signs in, prints, and may end the process.
+def _signed_in():
+    """Kaggle's client, with its own retries.
 
     Raises:
-        InputError: there are no valid credentials; says where to get them and where to put them.
+        InputError: there are no valid credentials (where to get them and where to put them is said), or no connection.
     """
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            from kaggle.api.kaggle_api_extended import KaggleApi
-
-            api = KaggleApi()
-            api.authenticate()
-    except (SystemExit, OSError, ValueError, KeyError) as error:
-        why = f" ({error})" if isinstance(error, ValueError | KeyError) else ""
-        raise InputError(f"rxrx1: {CREDENTIALS}{' '.join(why.split(chr(10)))}") from None
-    return api
+        return kaggle_client(retries=True)
+    except InputError as error:
+        raise InputError(f"rxrx1: {error}") from None
+    except OSError as error:
+        raise InputError(f"rxrx1: Kaggle could not be asked ({redact(str(error))})") from None
 
 
 def list_files(api) -> dict[str, int]:

@@ -1,0 +1,119 @@
+"""What is to be run where: the folds of a config as trainings of their own, and the words of the commands, for every way of renting or sharing machines."""
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cellsignal.config import Config, load_config
+from cellsignal.errors import InputError
+
+PORT = 29500  # torchrun's usual one
+_OF_THE_FILE = ("name", "runs", "submit")  # `submit` reads the config as it is in its file
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training of a config, on one machine: `name` is that of its folder (fold0, ..., full), `sets` make the config train it alone."""
+
+    name: str
+    sets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A config as all machines are given it.
+
+    Attributes:
+        path: of the config, as given: relative to the repository, or of a file system that all machines share.
+        config: with `sets` applied.
+        sets: KEY=VALUE, the same for all folds.
+    """
+
+    path: Path
+    config: Config
+    sets: tuple[str, ...]
+    folds: tuple[Fold, ...]
+
+    def words(self, verb: str, fold: Fold) -> list[str]:
+        """`cellsignal VERB CONFIG --set ...` for one fold, without the program."""
+        return [verb, self.path.as_posix(), *(word for text in (*self.sets, *fold.sets) for word in ("--set", text))]
+
+    @property
+    def submission(self) -> Path:
+        """Beside the runs, so that it outlives the machine with them."""
+        return self.config.runs / self.config.name / "submission.csv"
+
+
+def plan_work(path: Path, sets: Sequence[str] = (), folds: Iterable[int] | None = None) -> Work:
+    """Read a config and deal its folds.
+
+    Args:
+        folds: of the fold table; None: those that the config uses, and its model on all samples if it has one.
+
+    Raises:
+        InputError: no such config, a key that cannot be set here, no fold left.
+    """
+    config, path = load_config(path, sets), Path(path)
+    wrong = [text for text in sets if text.split("=")[0].split(".")[0] in _OF_THE_FILE]
+    if wrong:
+        raise InputError(f"--set {wrong[0]}: submit reads the file alone; write a config with `base: {path.name}` instead")
+    return Work(path, config, tuple(sets), _folds(config, folds))
+
+
+def _folds(config: Config, asked: Iterable[int] | None) -> tuple[Fold, ...]:
+    known = _folds_of_table(config.folds.file)
+    numbers = list(dict.fromkeys(asked)) if asked is not None else list(known if config.folds.use is None else config.folds.use)
+    unknown = [number for number in numbers if number not in known]
+    if unknown:
+        raise InputError(f"--folds {unknown[0]}: {config.folds.file} has the folds {', '.join(map(str, known))}")
+    folds = [Fold(f"fold{number}", (f"folds.use=[{number}]", "folds.full=false")) for number in numbers]
+    if config.folds.full and asked is None:
+        folds.append(Fold("full", ("folds.use=[]", "folds.full=true")))
+    if not folds:
+        raise InputError(f"{config.name}: there is no fold to train; give --folds")
+    return tuple(folds)
+
+
+def _folds_of_table(path: Path) -> tuple[int, ...]:
+    """The numbers of the folds in a table; -1 and -2 are none. All else about it is checked where it is used."""
+    try:
+        numbers = pd.read_csv(path, dtype=str)["fold"].str.strip().astype(int)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); `cellsignal folds` makes it") from None
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: is no fold table ({str(error).splitlines()[0]})") from None
+    return tuple(sorted(int(number) for number in numbers.unique() if number >= 0))
+
+
+def rendezvous(nodes: str, processes: str, endpoint: str, number: str) -> str:
+    """torchrun's options for several machines, all given the same: one try (the caller starts again), nothing elastic.
+
+    Args:
+        number: of the meeting; another one for each command of a script, so that none meets a machine that is still leaving the one before.
+    """
+    return f"--nnodes {nodes} --nproc_per_node {processes} --rdzv_backend c10d --rdzv_endpoint {endpoint} --rdzv_id {number} --max_restarts 0"
+
+
+def torchrun_script(work: Work, nodes: int, processes: int, endpoint: str, python: str = "python") -> str:
+    """A bash script to be started on every machine alike; they share the repository's folder or at least its runs."""
+    if nodes < 1 or processes < 1:
+        raise InputError(f"--nodes {nodes} --processes {processes}: one at least of each")
+    host, colon, port = endpoint.partition(":")
+    if not host or (colon and not port.isdecimal()):
+        raise InputError(f"--endpoint {endpoint}: write HOST or HOST:PORT of the first machine")
+    endpoint = shlex.quote(endpoint if colon else f"{host}:{PORT}")
+    options = rendezvous(str(nodes), str(processes), endpoint, f'"{work.config.name}-$1"')
+    lines = "\n".join(f"one {shlex.join(work.words(verb, fold))}" for fold in work.folds for verb in ("train", "predict"))
+    return f"""#!/usr/bin/env bash
+# {work.path} on {nodes} machines of {processes} processes. Start this on each of them, from the repository; {host} is where they meet.
+# The runs must lie on a file system that all of them share. Stopped, killed or out of time: start it again on all, with as many machines.
+set -uo pipefail
+export CELLSIGNAL_PATIENCE_MINUTES="${{CELLSIGNAL_PATIENCE_MINUTES:-10}}"  # after which a machine that says nothing is given up
+one() {{
+    {python} -m cellsignal.cloud.torchrun {options} -m cellsignal "$@" || exit
+}}
+{lines}
+"""

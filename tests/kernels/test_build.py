@@ -1,0 +1,335 @@
+"""Jobs, their steps and names, and what is in a built kernel."""
+
+import base64
+import hashlib
+import importlib.util
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import tiny_config
+
+import cellsignal
+from cellsignal.config import load_config
+from cellsignal.errors import InputError
+from cellsignal.kernels import build as building
+from cellsignal.kernels import script, wheels
+from cellsignal.kernels.build import build, build_kernels, pack_package
+from cellsignal.kernels.job import LONGEST_NAME, KernelJob, load_job
+from cellsignal.kernels.plan import slug, step_named, steps, title
+from cellsignal.kernels.runner import OUT_OF_TIME
+from cellsignal.kernels.wheels import WHEELS, Wheel, build_wheels, install, missing
+from cellsignal.verbs import kernels as verb
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+KEY = "0123456789abcdef0123456789abcdef"
+FOLDS = "fold,experiment,n\n0,HEPG2-01,8\n1,HEPG2-02,8\n2,HUVEC-01,8\n"
+
+
+def make_job(folder: Path) -> KernelJob:
+    (folder / "table.csv").write_text(FOLDS)
+    tree = tiny_config("rxrx1", folder / "raw") | {"folds": {"file": str(folder / "table.csv")}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    return KernelJob(name="tiny", config=folder / "config.yaml", root="the-competition", competition_sources=("the-competition",))
+
+
+@pytest.fixture
+def job(tmp_path) -> KernelJob:
+    return make_job(tmp_path)
+
+
+@pytest.fixture
+def light(monkeypatch):
+    """Builds without the package, which takes a second to compress."""
+    monkeypatch.setattr(building, "pack_package", lambda job: b"nothing")
+
+
+def members(folder: Path) -> dict[str, bytes]:
+    """What travels in a built script, read by another way than the script's own."""
+    text = (folder / "script.py").read_text()
+    data = base64.b64decode(re.search(r'^PACKAGE = """(.*?)"""', text, re.M | re.S).group(1))
+    spec = json.loads(re.search(r'^SPEC = r"""(.*?)"""', text, re.M).group(1))
+    assert hashlib.sha256(data).hexdigest() == spec["package"]
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:xz") as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive}
+
+
+# jobs and steps ----------------------------------------------------------------------------------------------------------------------------
+
+
+def names(job: KernelJob) -> dict[str, tuple]:
+    return {step.name: (step.verbs, step.needs) for step in steps(job)}
+
+
+def test_steps_of_a_job_with_and_without_a_store(job):
+    both = ("train", "predict")
+    assert names(job) == {
+        "prepare": (("prepare",), ()), "fold0": (both, ("prepare",)), "fold1": (both, ("prepare",)), "fold2": (both, ("prepare",)),
+        "submit": (("submit",), ("fold0", "fold1", "fold2")),
+    }  # fmt: skip
+    some = job.model_copy(update={"store": "a-store/store", "folds": (2,), "set": ("folds.full=true",), "submit": None})
+    assert names(some) == {"fold2": (both, ()), "full": (both, ())}
+    code = KernelJob(**job.model_dump(exclude={"submit"}), submit={"verb": "code"})
+    assert names(code)["fold0"] == (("train",), ("prepare",)) and names(code)["submit"][0] == ("code",)
+    assert list(names(job.model_copy(update={"set": ("folds.use=[1]",)}))) == ["prepare", "fold1", "submit"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"folds": [7]}, r"folds: .*table\.csv has the folds \[0, 1, 2\], not 7"),
+        ({"set": ["folds.use=[]"]}, "nothing to train"),
+        ({"set": ["folds.file=nowhere.csv"]}, "nowhere.csv: no such fold table"),
+        ({"set": ["model.pretrained=true"]}, "no internet; give their file in a dataset as `weights`"),
+        ({"weights": "w/resnet.safetensors"}, "weights: .* starts from none"),
+        ({"submit": {"verb": "code"}, "set": ["predict.checkpoint=best"]}, "predict.checkpoint: best"),
+    ],
+)
+def test_a_job_that_no_kernel_could_do_is_refused(job, changed, message):
+    with pytest.raises(InputError, match=message):
+        steps(KernelJob(**job.model_dump() | changed))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{name: a, config: c.yaml, root: r, max_hour: 3}", r"unknown key max_hour \(did you mean 'max_hours'\?\)"),
+        ("{name: A b, config: c.yaml, root: r}", "name: String should match"),
+        (f"{{name: {'a' * (LONGEST_NAME + 1)}, config: c.yaml, root: r}}", "name: String should have at most"),
+        ("{name: a, config: c.yaml, root: /kaggle/input/r}", "root: write a path relative"),
+        ("{name: a, config: c.yaml, root: r, store: x/../../y}", "store: write a path relative"),
+        ("{name: a, config: c.yaml, root: r, dataset_sources: [lonely]}", "dataset_sources.0: String should match"),
+        ("{name: a, config: c.yaml, root: r, folds: [1, 1]}", "a fold is named twice"),
+        ("{name: a, config: c.yaml, root: r, max_hours: 0}", "max_hours: Input should be greater than 0"),
+        ("[1]", "a job is a mapping of keys, this is list"),
+        ("{", "not valid YAML, line 1"),
+    ],
+)
+def test_a_wrong_job_file_is_one_line(tmp_path, text, message):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        load_job(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "kernels").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_jobs_of_the_repository_can_be_built(path, tmp_path, monkeypatch, light):
+    monkeypatch.chdir(REPOSITORY)
+    job = load_job(path)
+    folders = build_kernels(job, tmp_path, user="me")
+    assert [folder.name for folder in folders] == [slug(job, step.name, 1) for step in steps(job)]
+
+
+def test_kaggle_makes_the_slug_of_the_title(job):
+    from slugify import slugify  # what Kaggle's client uses
+
+    longest = job.model_copy(update={"name": "-".join(["ab"] * 12)})
+    assert len(longest.name) <= LONGEST_NAME
+    for named in (job, longest, job.model_copy(update={"name": "x" * LONGEST_NAME})):
+        for step in ("prepare", "fold99", "full", "submit"):
+            for link in (1, 99):
+                assert slugify(title(named, step, link)) == slug(named, step, link)
+                assert 5 <= len(slug(named, step, link)) <= 50
+
+
+# a built kernel ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_builds_the_first_link_of_every_step_or_one_kernel(job, tmp_path, capsys, light):
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    given = {"job": path, "out": tmp_path / "out", "step": None, "link": 1, "user": "me", "after": []}
+    verb.build(Namespace(**given))
+    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / f"tiny-{step}-1") for step in ("prepare", "fold0", "fold1", "fold2", "submit")]
+    verb.build(Namespace(**given | {"step": "submit", "after": ["fold1=4", "fold2=2"]}))
+    metadata = json.loads((tmp_path / "out" / "tiny-submit-1" / "kernel-metadata.json").read_text())
+    assert metadata["kernel_sources"] == ["me/tiny-fold0-1", "me/tiny-fold1-4", "me/tiny-fold2-2"]
+    for after in ("fold1", "fold1=x", "fold1=0"):
+        with pytest.raises(InputError, match=f"--after {after}"):
+            verb.build(Namespace(**given | {"after": [after]}))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A folder with a job's table and config, and the kernel of its fold 1 in out/."""
+    folder = tmp_path_factory.mktemp("built")
+    build(make_job(folder), step_named(make_job(folder), "fold1"), 1, folder / "out", "me")
+    return folder
+
+
+def test_the_same_bytes_each_time_and_under_the_limit(built, tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KEY", KEY)
+    first = built / "out" / "tiny-fold1-1"
+    again = build_kernels(make_job(built), tmp_path, step="fold1", user="me")[0]
+    assert (first / "script.py").read_bytes() == (again / "script.py").read_bytes()
+    assert (first / "script.py").stat().st_size < 1_000_000
+    assert sorted(path.name for path in first.iterdir()) == ["kernel-metadata.json", "script.py"]
+
+
+def test_what_travels_is_the_package_its_config_and_fold_table(built):
+    packed, top = members(built / "out" / "tiny-fold1-1"), Path(cellsignal.__file__).parent
+    sources = {name.removeprefix("src/cellsignal/"): content for name, content in packed.items() if name.startswith("src/")}
+    expected = {str(path.relative_to(top)) for path in [*top.rglob("*.py"), *top.glob("competitions/*/*.csv"), *top.glob("competitions/*/README.md")]}
+    assert set(sources) == expected and sources == {name: (top / name).read_bytes() for name in sources}
+    assert set(packed) - {f"src/cellsignal/{name}" for name in sources} == {"config.yaml", "folds.csv"}
+    assert packed["folds.csv"].decode() == FOLDS and str(built) not in packed["config.yaml"].decode()
+    (built / "packed.yaml").write_bytes(packed["config.yaml"])
+    config, mine = load_config(built / "packed.yaml"), load_config(built / "config.yaml")
+    assert (config.stages, config.model, config.name, config.predict) == (mine.stages, mine.model, mine.name, mine.predict)
+    assert str(config.data.root) == "the-competition"
+
+
+def test_metadata_names_all_that_is_attached(job, tmp_path, light):
+    job = KernelJob(**job.model_dump() | {"wheels": "me/the-wheels", "dataset_sources": ["you/weights"], "machine": "NvidiaTeslaT4"})
+    folder = build(job, step_named(job, "fold2"), 3, tmp_path / "out", "me", {"prepare": 2})
+    metadata = json.loads((folder / "kernel-metadata.json").read_text())
+    assert metadata == {
+        "id": "me/tiny-fold2-3", "title": "tiny fold2 3", "code_file": "script.py", "language": "python", "kernel_type": "script", "is_private": True,
+        "enable_gpu": True, "enable_tpu": False, "enable_internet": False, "keywords": [], "dataset_sources": ["you/weights", "me/the-wheels"],
+        "competition_sources": ["the-competition"], "kernel_sources": ["me/tiny-prepare-2", "me/tiny-fold2-2"], "model_sources": [],
+        "machine_shape": "NvidiaTeslaT4",
+    }  # fmt: skip
+    for step, gpu in (("prepare", False), ("submit", False)):
+        metadata = json.loads((build(job, step_named(job, step), 1, tmp_path / "out", "me") / "kernel-metadata.json").read_text())
+        assert metadata["enable_gpu"] is gpu and "machine_shape" not in metadata
+    assert metadata["kernel_sources"] == ["me/tiny-fold0-1", "me/tiny-fold1-1", "me/tiny-fold2-1"]
+
+
+def test_what_cannot_be_built_is_one_line(job, tmp_path, monkeypatch, light):
+    step = step_named(job, "fold0")
+    monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
+    with pytest.raises(InputError, match="--user: give your name"):
+        build(job, step, 1, tmp_path)
+    with pytest.raises(InputError, match="--link: name its --step"):
+        build_kernels(job, tmp_path, link=2, user="me")
+    with pytest.raises(InputError, match="has the steps prepare, fold0, fold1, fold2, submit, not 'fold9'"):
+        build_kernels(job, tmp_path, step="fold9", user="me")
+    monkeypatch.setattr(building, "LIMIT", 1_000)
+    with pytest.raises(InputError, match=r"the script has [\d,]+ bytes, Kaggle takes 1,000"):
+        build(job, step, 1, tmp_path, "me")
+    assert not (tmp_path / slug(job, "fold0", 1)).exists()
+
+
+def test_no_credential_travels(job, built, monkeypatch):
+    kernel = built / "out" / "tiny-fold1-1"
+    for content in (*members(kernel).values(), *(path.read_bytes() for path in kernel.iterdir())):
+        assert KEY.encode() not in content
+    package = job.config.parent / "package"
+    (package / "__pycache__").mkdir(parents=True)
+    for name in ("__init__.py", "kaggle.json", ".kaggle.py", "__pycache__/x.py", "notes.txt"):
+        (package / name).write_text(KEY if name != "__init__.py" else "")
+    (package / "linked.py").symlink_to(job.config)
+    monkeypatch.setattr(cellsignal, "__file__", str(package / "__init__.py"))
+    assert list(building.package_files()) == ["__init__.py"]
+    for secret in (f"x = {{'username': 'me', 'key': '{KEY}'}}", f"TOKEN = 'KGAT_{KEY}'"):
+        (package / "__init__.py").write_text(secret)
+        with pytest.raises(InputError, match=r"__init__\.py: holds what looks like a Kaggle key"):
+            pack_package(job)
+
+
+# unpacking ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def archive_of(*entries: tuple[str, bytes | None, str]) -> tuple[bytes, str]:
+    """A tar of (name, kind, target)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz") as archive:
+        for name, kind, target in entries:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind or tarfile.REGTYPE, target, 0 if kind else 4
+            archive.addfile(member, io.BytesIO(b"evil") if not kind else None)
+    return buffer.getvalue(), hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        ("../outside", None, ""), ("a/../../outside", None, ""), ("/outside", None, ""), ("a\\..\\outside", None, ""), ("C:outside", None, ""),
+        ("link", tarfile.SYMTYPE, "/etc"), ("hard", tarfile.LNKTYPE, "good"), ("pipe", tarfile.FIFOTYPE, ""), ("device", tarfile.CHRTYPE, ""),
+        ("good", None, ""), ("folder", tarfile.DIRTYPE, ""),
+    ],
+)  # fmt: skip
+def test_an_archive_that_would_leave_its_folder_is_refused_whole(tmp_path, entry):
+    folder = tmp_path / "in" / "package"
+    folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match="the package holds"):
+        script.unpack(*archive_of(("good", None, ""), entry), folder)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_package_with_another_checksum_is_not_opened(built, tmp_path):
+    text = (built / "out" / "tiny-fold1-1" / "script.py").read_text()
+    at = text.index('PACKAGE = """') + 500
+    (tmp_path / "script.py").write_text(text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :])
+    done = subprocess.run([sys.executable, "-I", "-S", "script.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the package in this script is damaged: SHA-256") and done.stderr.count("\n") == 1
+
+
+def test_script_and_runner_start_on_a_bare_python():
+    """-S: no third-party library can be imported."""
+    source = str(Path(cellsignal.__file__).parent.parent)
+    for module in ("cellsignal.kernels.script", "cellsignal.kernels.runner"):
+        program = f"import sys; sys.path.insert(0, {source!r}); import {module}; assert 'yaml' not in sys.modules"
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", "import yaml"], capture_output=True)
+    assert done.returncode != 0 and OUT_OF_TIME == 75
+    text = Path(script.__file__).read_text()
+    assert "cellsignal." not in re.sub(r'"""(.|\n)*?"""|"cellsignal\.kernels\.runner"', "", text)  # of the package it imports nothing
+
+
+# wheels ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_wheels_are_the_versions_that_are_tested():
+    pinned = dict(line.strip().split("==") for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if "==" in line)
+    listed = {wheel.name: wheel.version for wheel in WHEELS}
+    assert len(listed) == len(WHEELS) and {name: pinned[name] for name in listed if name in pinned} == {n: v for n, v in listed.items() if n in pinned}
+    assert set(listed) - set(pinned) == {"donfig"}  # zarr's, pinned by nothing
+    assert all(importlib.util.find_spec(wheel.module) for wheel in WHEELS) and missing() == []
+
+
+def test_what_the_image_lacks_is_installed_offline_into_a_folder_of_its_own(tmp_path, monkeypatch):
+    lacking = Wheel("a_library_of_the_test", "a-library-of-the-test", "1.2", "1.2.0", "the test")
+    too_old = Wheel("yaml", "PyYAML", "999", "999.0", "the test")
+    assert missing([lacking, too_old, WHEELS[0]]) == [lacking, too_old]
+    source, target = tmp_path / "dataset", tmp_path / "site"
+    source.mkdir()
+    with pytest.raises(InputError, match=r"dataset: cannot install a-library-of-the-test \(.*No matching distribution"):
+        install([lacking], source, target)
+    info = "a_library_of_the_test-1.2.0.dist-info"
+    with zipfile.ZipFile(source / "a_library_of_the_test-1.2.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("a_library_of_the_test.py", "ANSWER = 42\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: a-library-of-the-test\nVersion: 1.2.0\nRequires-Dist: never-there\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    install([lacking], source, target)
+    monkeypatch.syspath_prepend(str(target))
+    assert missing([lacking]) == [] and importlib.util.find_spec("a_library_of_the_test").origin == str(target / "a_library_of_the_test.py")
+
+
+def test_the_folder_of_the_wheels_dataset(tmp_path, monkeypatch):
+    calls = []
+
+    def pip(words, **_):
+        calls.append(words)
+        (Path(words[words.index("--dest") + 1]) / f"zarr-{len(calls)}.whl").touch()
+        return subprocess.CompletedProcess(words, 0, "", "")
+
+    monkeypatch.setattr(wheels.subprocess, "run", pip)
+    assert [path.name for path in build_wheels(tmp_path, "me/the-wheels")] == ["zarr-1.whl", "zarr-2.whl"]
+    assert [words[words.index("--python-version") + 1] for words in calls] == ["3.11", "3.12"]
+    assert json.loads((tmp_path / "dataset-metadata.json").read_text()) == {"title": "the wheels", "id": "me/the-wheels", "licenses": [{"name": "other"}]}
+    for name in ("wheels", "me/w", "me/Has_Capitals", "me/" + "a" * 51):
+        with pytest.raises(InputError, match="a dataset is OWNER/SLUG"):
+            build_wheels(tmp_path, name)

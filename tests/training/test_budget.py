@@ -1,0 +1,253 @@
+"""Training, prediction and packing within a time budget, by a clock that the test holds: stopped in time, each call gets on, the end has the same bits."""
+
+import functools
+import itertools
+import logging
+import os
+import re
+import signal
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import make_config, stage
+
+from cellsignal import stopping
+from cellsignal.competitions import get_competition
+from cellsignal.data import pack as packing
+from cellsignal.data.pack import prepare
+from cellsignal.errors import OUT_OF_TIME, Interrupted, OutOfTime
+from cellsignal.prediction import embeddings, pieces
+from cellsignal.prediction import predict as predicting
+from cellsignal.prediction.pieces import in_pieces, pieces_folder
+from cellsignal.prediction.predict import predict
+from cellsignal.stopping import DEADLINE
+from cellsignal.training import budget, loop
+from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.loop import Trainer
+from cellsignal.training.ranks import ALONE
+from cellsignal.training.run import jobs_of, train
+
+
+class Clock:
+    """Time that passes only where the test says so, seen by all that measures or keeps a budget."""
+
+    def __init__(self, monkeypatch, *modules):
+        self.now, self.monkeypatch = 1e9, monkeypatch
+        monkeypatch.setattr(stopping, "_now", lambda: self.now)
+        for module in modules:
+            monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: self.now, monotonic=time.monotonic))
+
+    def takes(self, owner, name: str, seconds: float) -> None:
+        """From now on calls of `owner.name` take so long."""
+        real = getattr(owner, name)
+
+        def call(*args, **more):
+            self.now += seconds
+            return real(*args, **more)
+
+        self.monkeypatch.setattr(owner, name, call)
+
+    def budget(self, seconds: float) -> None:
+        self.deadline = self.now + seconds
+        self.monkeypatch.setenv(DEADLINE, repr(self.deadline))
+
+
+STEP, SAVE, VALIDATION = 1.0, 3.0, 20.0
+VARIANTS = {
+    "swa": {"epochs": 3, "swa": {"start": 0.3}, "accumulation": 2},
+    "pseudo": {"epochs": 3, "pseudo_labels": {"start": 1, "least_confidence": 0.0}, "ema": 0.9, "validate_every": 2, "mix": {"mixup": 0.4}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", [pytest.param("swa", marks=pytest.mark.slow), "pseudo"])
+def test_training_in_short_budgets_stops_in_time_and_ends_in_the_same_bits(plates, tmp_path, monkeypatch, variant):
+    configs = [make_config(plates, tmp_path / name, [stage(**VARIANTS[variant])], model={"backbone": "test_resnet", "dropout": 0.2})
+               for name in ("whole", "broken")]  # fmt: skip
+    train(configs[0])
+    clock = Clock(monkeypatch, budget)
+    clock.takes(Trainer, "_update", STEP)
+    clock.takes(Trainer, "_save", SAVE)
+    for owner, name in ((Trainer, "validate"), (Trainer, "_recompute_statistics"), (loop, "draw_pseudo_labels")):
+        clock.takes(owner, name, VALIDATION)
+    last, places = jobs_of(configs[1])[0].folder / "last.pt", []
+    for seconds in itertools.chain([4.0, 60.0], itertools.cycle([8.0, 52.0, 27.0])):
+        clock.budget(seconds)
+        started = clock.now
+        try:
+            torch.rand(3)
+            train(configs[1])
+            break
+        except OutOfTime as told:
+            assert told.status == OUT_OF_TIME and re.search(r"out of time, .* saved \(.*(left)\); the same command goes on from here$", str(told))
+            state = load_checkpoint(last)
+            places.append((state["progress"]["epoch"], state["progress"]["batch"]))
+            assert clock.now - started <= max(seconds, 2 * VALIDATION + 2 * SAVE + STEP)  # of one epoch's end, where a budget has room for less
+            assert len(places) < 40
+    assert places == sorted(set(places))  # each call got on
+    batches = len(Trainer(jobs_of(configs[0])[0], ALONE, stopping.Stop()).examples.batches(0))
+    assert any(batch >= batches for _, batch in places)  # before a validation that would not fit
+    assert any(0 < batch < batches for _, batch in places)
+    states = [load_checkpoint(jobs_of(config)[0].folder / "last.pt") for config in configs]
+    for part in ("model", "averaged"):
+        if states[0][part] is not None:
+            assert all(torch.equal(values, states[1][part][name]) for name, values in states[0][part].items())
+    logs = [pd.read_csv(jobs_of(c)[0].folder / "log.csv").drop(columns=["images_per_s", "waiting", "of_peak"]) for c in configs]
+    assert logs[0].equals(logs[1])
+
+
+def test_the_budget_is_kept_where_all_was_measured(plates, tmp_path, monkeypatch, caplog):
+    """A validation of 20 s, budgets of 30 s: none is overrun once the first call has seen one validation, which the checkpoint remembers."""
+    config = make_config(plates, tmp_path, [stage(epochs=4)])
+    clock = Clock(monkeypatch, budget)
+    clock.takes(Trainer, "_update", STEP)
+    clock.takes(Trainer, "_save", SAVE)
+    clock.takes(Trainer, "validate", VALIDATION)
+    batches = len(Trainer(jobs_of(config)[0], ALONE, stopping.Stop()).examples.batches(0))
+    clock.budget(batches * STEP + VALIDATION + 3 * SAVE + 15)
+    calls = 0
+    with caplog.at_level(logging.INFO):
+        while True:
+            calls += 1
+            try:
+                train(config)
+                break
+            except OutOfTime:
+                assert clock.now <= clock.deadline
+                clock.budget(36)
+    assert calls > 3 and clock.now <= clock.deadline
+    told = [record.message for record in caplog.records if "epochs fit" in record.message]
+    assert 0 < len(told) <= calls and re.fullmatch(r"fold0 all: epoch 1 takes about .*; .* left: about [\d.]+ epochs fit", told[0])
+
+
+def test_an_epoch_is_foretold_by_what_was_measured(plates, tmp_path, monkeypatch, caplog):
+    config = make_config(plates, tmp_path, [stage(epochs=2)])
+    clock = Clock(monkeypatch, budget)
+    clock.takes(Trainer, "_update", 60.0)
+    trainer = Trainer(jobs_of(config)[0], ALONE, stopping.Stop())
+    batches, valid = len(trainer.examples.batches(0)), len(trainer.job.scored)
+    clock.budget(100 * 3600)
+    with caplog.at_level(logging.INFO):
+        train(config)
+    (line,) = [record.message for record in caplog.records if "epochs fit" in record.message]
+    minutes = batches + valid / 8  # validation is not measured yet: each image as in a step, of 8
+    hours_left = 100 - 60 / 3600 - min(batches, 20) / 60
+    assert minutes > 90 or line.startswith(f"fold0 all: epoch 1 takes about {minutes:.1f} min; {hours_left:.1f} h left: about ")
+    assert float(re.search(r"about ([\d.]+) epochs fit", line)[1]) == pytest.approx(hours_left * 60 / minutes, rel=0.01)
+
+
+# prediction ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_prediction_in_short_budgets_goes_on_to_the_same_file(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, pieces)
+    places = np.split(np.arange(24), 12)
+    path = tmp_path / "x.npz"
+
+    def compute(chosen):
+        clock.now += 10.0
+        return {"a": np.stack([chosen, chosen**2], axis=1)}
+
+    calls = 0
+    while True:
+        calls += 1
+        clock.budget(35.0)
+        try:
+            found = in_pieces(path, {"of": 1}, places, compute)
+            break
+        except OutOfTime as told:
+            assert clock.now <= clock.deadline and f"{3 * calls} of 12 pieces saved (the next piece would take about 12 s" in str(told)
+            assert len(list(pieces_folder(path).rglob("*.npz"))) == 3 * calls
+    assert calls == 4 and np.array_equal(found["a"], in_pieces(tmp_path / "y.npz", {}, places, compute_plain)["a"])
+
+
+def compute_plain(chosen):
+    return {"a": np.stack([chosen, chosen**2], axis=1)}
+
+
+def test_a_budget_below_one_piece_still_gets_on(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, pieces)
+    done = []
+
+    def compute(chosen):
+        clock.now += 10.0
+        done.append(chosen[0])
+        return {"a": chosen[:, None]}
+
+    for _ in range(3):
+        clock.budget(4.0)
+        with pytest.raises(OutOfTime):
+            in_pieces(tmp_path / "x.npz", {}, np.split(np.arange(4), 4), compute)
+    assert done == [0, 1, 2]
+
+
+def test_a_signal_waits_for_the_piece_in_hand(tmp_path):
+    def compute(chosen):
+        if chosen[0] == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return {"a": chosen[:, None]}
+
+    with stopping.Stop() as stop, pytest.raises(Interrupted) as told:
+        in_pieces(tmp_path / "x.npz", {}, np.split(np.arange(4), 4), compute, stop=stop)
+    assert told.value.status == 128 + signal.SIGUSR1 and len(list(pieces_folder(tmp_path / "x.npz").rglob("*.npz"))) == 2
+
+
+@pytest.mark.slow
+def test_predict_and_embed_keep_the_budget(plates, tmp_path, monkeypatch):
+    config = make_config(plates, tmp_path, [stage(epochs=1)])
+    train(config)
+    expected = predicting.load_predictions(predict(config)[0])
+    logits = expected.logits("identity").copy()
+    expected.path.unlink()
+    clock, real = Clock(monkeypatch, pieces), predicting.predict_with
+
+    def slow(*args, **more):
+        clock.now += 10.0
+        return real(*args, **more)
+
+    monkeypatch.setattr(predicting, "predict_with", slow)
+    calls = 0
+    while True:
+        calls += 1
+        clock.budget(60.0)
+        try:
+            predict(config)
+            break
+        except OutOfTime:
+            assert clock.now <= clock.deadline and calls < 15
+    assert calls > 1 and np.array_equal(predicting.load_predictions(expected.path).logits("identity"), logits)
+    clock.budget(-1.0)
+    with pytest.raises(OutOfTime):
+        embeddings.embed(config)
+
+
+# packing ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_packing_in_short_budgets_goes_on_to_the_same_store(plates, tmp_path, monkeypatch):
+    competition, clock = get_competition("rxrx1"), Clock(monkeypatch, packing)
+    real = packing.pack_site
+
+    def slow(job, task):
+        clock.now += 1.0
+        return real(job, task)
+
+    monkeypatch.setattr(packing, "pack_site", functools.wraps(real)(slow))
+    n = len(competition.samples(plates / "raw"))
+    calls = 0
+    while True:
+        calls += 1
+        clock.budget(n)
+        try:
+            report = prepare(competition, plates / "raw", tmp_path / "store")
+            break
+        except OutOfTime as told:
+            assert clock.now <= clock.deadline and re.search(rf"out of time, \d+ of {n} sites saved \(the next sites would take about", str(told))
+    assert 1 < calls < 10 and report.n_packed == n
+    for file in ("images", "arrays"):
+        for path in (plates / "store" / file).rglob("*"):
+            if path.is_file():
+                assert path.read_bytes() == (tmp_path / "store" / path.relative_to(plates / "store")).read_bytes()
