@@ -1,8 +1,10 @@
 """`cellsignal baseline`: hand-made features of clips, on queries and on held-out drugs."""
 
+import pytest
 from helpers import cellsignal, error_line
 
 
+@pytest.mark.slow
 def test_it_scores_queries_and_held_out_drugs(prepared, capsys):
     space = prepared("mitoreid")
     for words in (["--answers", space.answers], []):

@@ -272,14 +272,6 @@ def test_a_verb_hands_on_its_status_its_last_line_and_sigterm(tmp_path, monkeypa
     assert runner._run(replace(kernel, deadline=time.time() + 0.1), "train", Path("c")) == (143, "")
 
 
-@pytest.mark.parametrize(("words", "status", "exits"), [(["--version"], None, 0), (["score", "nowhere.csv", "--answers", "nowhere.csv"], "2", 2)])
-def test_one_of_several_processes_leaves_its_status_in_a_file(tmp_path, words, status, exits):
-    """torchrun itself gives 0 or 1 only."""
-    done = subprocess.run([sys.executable, "-m", "cellsignal.kernels.rank", tmp_path / "status", *words], cwd=tmp_path, capture_output=True)
-    assert done.returncode == exits
-    assert (tmp_path / "status").read_text() == status if status else not (tmp_path / "status").exists()
-
-
 # whole kernels -------------------------------------------------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ def test_timm_imports_and_again():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_what_another_has_declared_is_left_alone():
     """As in a build whose compiled half declares the operators itself: a second declaration would be an error."""
     if not torchvision_is_broken():

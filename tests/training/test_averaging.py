@@ -119,6 +119,7 @@ def test_the_teacher_judges_another_view_by_the_batch_and_is_left_alone(plates, 
     assert not average.module.training
 
 
+@pytest.mark.slow
 def test_consistency_trains(plates, tmp_path):
     """With its weight the same training ends elsewhere, and the two views of the student's images agree more."""
     ends = []

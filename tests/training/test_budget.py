@@ -63,7 +63,8 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("variant", [pytest.param("swa", marks=pytest.mark.slow), "pseudo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["swa", "pseudo"])
 def test_training_in_short_budgets_stops_in_time_and_ends_in_the_same_bits(plates, tmp_path, monkeypatch, variant):
     configs = [make_config(plates, tmp_path / name, [stage(**VARIANTS[variant])], model={"backbone": "test_resnet", "dropout": 0.2})
                for name in ("whole", "broken")]  # fmt: skip

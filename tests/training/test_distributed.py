@@ -24,6 +24,8 @@ from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
 
+pytestmark = pytest.mark.slow
+
 # without momentum a step is its gradient; each batch is standardised by itself, in one process and in two
 STAGE = {
     "epochs": 2, "batches": {"unit": "plate"}, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0},

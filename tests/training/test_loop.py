@@ -155,9 +155,10 @@ MORE = {
 
 ENDS = (signal.SIGTERM, OUT_OF_TIME, signal.SIGUSR1)
 EVERY = {"plates": 7, "pseudo": 7}  # many small batches
+LONG = ("plates", "pseudo", "albumentations")
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in VARIANTS])
 def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(plates, tmp_path, variant, monkeypatch):
     """A signal, or the end of the time budget, after every k-th optimiser step, the same command again each time: equal, bit for bit, to the whole run."""
     one = {"file": plates / "folds.csv", "use": [0]}
@@ -192,6 +193,7 @@ def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(plates, tmp_path,
     assert logs[0].equals(logs[1])
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_bytes(plates, tmp_path):
     """SIGKILL, as a vanishing machine does it, through the command line."""
     one = {"file": plates / "folds.csv", "use": [0]}
@@ -213,6 +215,7 @@ def test_a_killed_process_goes_on_to_the_same_bytes(plates, tmp_path):
     assert same(weights(configs["whole"].run_folder), weights(configs["killed"].run_folder))
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_workers_too_and_nothing_breaks(plates, tmp_path):
     """SIGINT to the whole process group, as a terminal sends it, while two worker processes load."""
     data = {"root": str(plates / "raw"), "store": str(plates / "store"), "workers": 2, "cache_gib": 0.0}

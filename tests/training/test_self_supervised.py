@@ -205,6 +205,7 @@ def learnt(textures, tmp_path_factory):
     return config
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_neighbours_beat_random_weights(learnt):
     job = jobs_of(learnt)[0]
     log = pd.read_csv(job.folder / "log.csv")

@@ -163,7 +163,8 @@ class Timelapse:
 
     def train(self) -> None:
         """Train and embed every row, so many at a time; what is there already is left as it is."""
-        wanted = [self.load(network, seed) for seed in self.seeds for network in NETWORKS]
+        first = sorted(NETWORKS, key=lambda network: not (network.longer or network is NETWORKS[0]))  # the longest, so that none is left alone at the end
+        wanted = [self.load(network, seed) for network in first for seed in self.seeds]
         with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
             for number, job in enumerate([pool.submit(_one, config) for config in wanted], 1):
                 job.result()

@@ -198,25 +198,23 @@ def _run_verbs(kernel: Kernel, config: Path) -> tuple[int, str]:
     return 0, "done"
 
 
-def _command(kernel: Kernel, verb: str, config: Path, marker: Path) -> list[str]:
+def _command(kernel: Kernel, verb: str, config: Path) -> list[str]:
     if verb == "code":
         return [sys.executable, "-m", "cellsignal.kernels.code", str(config)]
     words = [verb, str(config)]
     if verb == "submit":
         words += ["--root", str(find(kernel, kernel.spec["root"])), "--out", "submission.csv"]
     if kernel.spec["processes"] > 1 and verb in ("train", "predict"):
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(kernel.spec["processes"])]
-        return [sys.executable, *launch, "-m", "cellsignal.kernels.rank", str(marker), *words]
+        launch = ["-m", "cellsignal.cloud.torchrun", "--standalone", "--nproc_per_node", str(kernel.spec["processes"])]
+        return [sys.executable, *launch, "-m", "cellsignal", *words]
     return [sys.executable, "-m", "cellsignal", *words]
 
 
 def _run(kernel: Kernel, verb: str, config: Path) -> tuple[int, str]:
     """One verb in the working folder; its status and the last line it wrote to stderr. SIGTERM is handed on, and sent where the deadline is long past."""
-    marker = kernel.scratch / f"{verb}.status"
-    marker.unlink(missing_ok=True)
     environment = os.environ | {"CELLSIGNAL_DEADLINE": str(kernel.deadline)}
     process = subprocess.Popen(
-        _command(kernel, verb, config, marker), cwd=kernel.working, env=environment, stderr=subprocess.PIPE, text=True, errors="replace"
+        _command(kernel, verb, config), cwd=kernel.working, env=environment, stderr=subprocess.PIPE, text=True, errors="replace"
     )
     handlers = {number: signal.signal(number, lambda number, frame: process.send_signal(number)) for number in (signal.SIGTERM, signal.SIGINT)}
     late = threading.Timer(max(0.0, kernel.deadline + GRACE_S - time.time()), process.terminate)
@@ -231,8 +229,6 @@ def _run(kernel: Kernel, verb: str, config: Path) -> tuple[int, str]:
     late.cancel()
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    if marker.is_file():
-        status = int(marker.read_text())
     return (status if status >= 0 else 128 - status), last
 
 
