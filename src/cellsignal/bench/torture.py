@@ -102,7 +102,7 @@ def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> Non
         child = _start(place)
         child.join(_LONGEST * rng.uniform() ** 2 * found.seconds)  # short ones are more frequent: packing and saving are short
         if child.exitcode is None:
-            os.killpg(child.pid, signal.SIGKILL)
+            _kill(child)
             child.join()
         if child.exitcode == 0:
             return
@@ -120,7 +120,7 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
         time.sleep(0.02)
     child.join(rng.uniform(0, 0.4) * found.seconds)
     if child.exitcode is None:
-        os.killpg(child.pid, signal.SIGKILL)
+        _kill(child)
     child.join()
     before = _in_child(whole_checkpoints, place)
     if not before:
@@ -183,7 +183,7 @@ def _finish(place: Path, seconds: float) -> None:
     child = _start(place)
     child.join(seconds)
     if child.exitcode is None:
-        os.killpg(child.pid, signal.SIGKILL)
+        _kill(child)
         raise InputError(f"{place}: hangs")
     if child.exitcode:
         raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
@@ -211,6 +211,14 @@ def _start(place: Path, largest_file: int | None = None) -> Any:
     child = _FORK.Process(target=_run, args=(place, largest_file))
     child.start()
     return child
+
+
+def _kill(child: Any) -> None:
+    """SIGKILL to the run and all its processes."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group of its own yet, or has just ended
+        child.kill()
 
 
 def _run(place: Path, largest_file: int | None) -> None:
