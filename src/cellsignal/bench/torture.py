@@ -9,6 +9,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import runpy
 import shutil
@@ -30,7 +31,9 @@ from cellsignal.files import write_text
 
 log = logging.getLogger(__name__)
 _SIZE = {"classes": 8, "size": 24, "controls": 1, "train_experiments": 2, "test_experiments": 1}
-_LONGEST = 0.3  # of the undisturbed duration: the longest that a run may live before it is killed
+_LONGEST = 0.1  # of the undisturbed duration: the longest that a run may live in a phase before it is killed
+_IN_A_ROUND = 8  # kills of one run, at most
+_PAGE = 4096  # bytes, in which a memory file system counts
 _PATIENCE = 120.0  # seconds that a run may take beyond ten times the undisturbed one
 
 @dataclass
@@ -76,12 +79,14 @@ def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0)
         found.rounds += 1
         log.info("%d kills in %d rounds", sum(found.kills.values()), found.rounds)
         shutil.rmtree(place)
-    for number in range(fills):
+    for _ in range(3 * fills):  # of which some have nothing left to save
+        if found.fills == fills:
+            break
         place = _fresh(folder, "filled")
         _fill(place, found, rng)
         _finish(place, 10 * found.seconds + _PATIENCE)
         _same(place, wanted)
-        log.info("%d of %d full disks", number + 1, fills)
+        log.info("%d of %d full disks", found.fills, fills)
         shutil.rmtree(place)
     return found
 
@@ -96,11 +101,15 @@ def torture_text(found: Found) -> str:
 
 
 def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> None:
-    """Start the run and kill it, again and again, until one comes to its end."""
+    """Start the run and kill it, each time in a phase drawn from those to come, at a random time; in the end let it come to its end."""
+    killed = 0
     deadline = time.monotonic() + 10 * found.seconds + _PATIENCE
     while time.monotonic() < deadline:
+        target = rng.integers(PHASES.index(phase_of(place)), len(PHASES))
         child = _start(place)
-        child.join(_LONGEST * rng.uniform() ** 2 * found.seconds)  # short ones are more frequent: packing and saving are short
+        while child.is_alive() and (killed == _IN_A_ROUND or PHASES.index(phase_of(place)) < target):
+            child.join(0.01)
+        child.join(rng.uniform(0, _LONGEST) * found.seconds)
         if child.exitcode is None:
             _kill(child)
             child.join()
@@ -108,6 +117,7 @@ def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> Non
             return
         if child.exitcode != -signal.SIGKILL:
             raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
+        killed += 1
         found.kills[phase_of(place)] += 1
         found.writing += any(place.rglob(f"*-{child.pid}.*.tmp"))
     raise InputError(f"{place}: does not come to its end")
@@ -118,9 +128,8 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
     child = _start(place)
     while child.is_alive() and not (place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt").exists():
         time.sleep(0.02)
-    child.join(rng.uniform(0, 0.4) * found.seconds)
-    if child.exitcode is None:
-        _kill(child)
+    child.join(rng.uniform(0, 0.2) * found.seconds)
+    _kill(child)
     child.join()
     before = _in_child(whole_checkpoints, place)
     if not before:
@@ -129,7 +138,9 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
     with _full_disk(place, room):
         child = _start(place, room)
         child.join(10 * found.seconds + _PATIENCE)
-        if child.exitcode != 2 or "could not be written" not in _last_line(place):
+        if child.exitcode == 0:
+            return  # all was saved before
+        if child.exitcode != 2 or not re.match(r"error: .*(could not be written|No space left)", _last_line(place)):
             raise InputError(f"{place}: on a full disk it ended with status {child.exitcode}: {_last_line(place)}")
     after = _in_child(whole_checkpoints, place)
     lost = [name for name in before if name not in after]
@@ -141,11 +152,11 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
 @contextlib.contextmanager
 def _full_disk(place: Path, room: int) -> Iterator[None]:
     """`place` on a disk with `room` bytes left (a memory file system, where this user may mount one); elsewhere the limit of a file's size stands for it."""
-    used = sum(file.stat().st_blocks * 512 for file in place.rglob("*") if file.is_file()) + 4096 * sum(1 for _ in place.rglob("*"))
+    used = sum(-(-file.stat().st_size // _PAGE) * _PAGE for file in place.rglob("*") if file.is_file())
     aside = place.with_name(place.name + ".aside")
     place.rename(aside)
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={used + room + 65536}", "none", place], capture_output=True).returncode == 0
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={used + room}", "none", place], capture_output=True).returncode == 0
     if not mounted:
         place.rmdir()
         aside.rename(place)
