@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 _SIZE = {"classes": 8, "size": 24, "controls": 1, "train_experiments": 2, "test_experiments": 1}
 _LONGEST = 0.1  # of the undisturbed duration: the longest that a run may live in a phase before it is killed
 _IN_A_ROUND = 8  # kills of one run, at most
+_NEXT, _IN_A_SAVE = 0.3, 0.5  # how often a kill waits for the next phase; how often it comes as soon as a file is being written
 _PAGE = 4096  # bytes, in which a memory file system counts
 _PATIENCE = 120.0  # seconds that a run may take beyond ten times the undisturbed one
 
@@ -101,15 +102,21 @@ def torture_text(found: Found) -> str:
 
 
 def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> None:
-    """Start the run and kill it, each time in a phase drawn from those to come, at a random time; in the end let it come to its end."""
-    killed = 0
+    """Start the run and kill it, again and again, at random times or in the middle of a save; in the end let it come to its end.
+
+    The first kill comes in the phase whose turn it is, the others in the phase that the run is in, or in the next.
+    """
+    killed, target = 0, found.rounds % (len(PHASES) - 1)
     deadline = time.monotonic() + 10 * found.seconds + _PATIENCE
     while time.monotonic() < deadline:
-        target = rng.integers(PHASES.index(phase_of(place)), len(PHASES))
+        if killed:
+            target = PHASES.index(phase_of(place)) + (rng.random() < _NEXT)
         child = _start(place)
         while child.is_alive() and (killed == _IN_A_ROUND or PHASES.index(phase_of(place)) < target):
             child.join(0.01)
-        child.join(rng.uniform(0, _LONGEST) * found.seconds)
+        end, in_a_save = time.monotonic() + rng.uniform(0, _LONGEST) * found.seconds, rng.random() < _IN_A_SAVE
+        while child.is_alive() and time.monotonic() < end and not (in_a_save and _writes(place, child.pid)):
+            time.sleep(0.001)
         if child.exitcode is None:
             _kill(child)
             child.join()
@@ -119,7 +126,7 @@ def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> Non
             raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
         killed += 1
         found.kills[phase_of(place)] += 1
-        found.writing += any(place.rglob(f"*-{child.pid}.*.tmp"))
+        found.writing += _writes(place, child.pid)
     raise InputError(f"{place}: does not come to its end")
 
 
@@ -232,6 +239,11 @@ def _kill(child: Any) -> None:
         child.kill()
 
 
+def _writes(place: Path, process: int) -> bool:
+    """Whether a half-written file of the process is there. `os.walk` minds no folder that goes meanwhile."""
+    return any(f"-{process}." in name and name.endswith(".tmp") for _, _, files in os.walk(place) for name in files)
+
+
 def _run(place: Path, largest_file: int | None) -> None:
     import torch
 
@@ -239,6 +251,7 @@ def _run(place: Path, largest_file: int | None) -> None:
     with open(place.with_suffix(".log"), "ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # which write there, whatever this process had put in their place
     os.chdir(place)
     torch.set_num_threads(1)
     if largest_file is not None:
