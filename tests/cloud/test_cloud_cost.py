@@ -15,6 +15,8 @@ from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops
 from cellsignal.training.run import jobs_of
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 GPU = {gpu.name: gpu for gpu in GPUS}
 

@@ -15,6 +15,8 @@ from cellsignal.cloud.torchrun import status_of
 from cellsignal.errors import InputError
 from cellsignal.verbs.cloud import add_cloud_arguments
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 CONFIG = "configs/rxrx1/one_hour.yaml"
 

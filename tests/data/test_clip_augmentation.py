@@ -20,6 +20,8 @@ from cellsignal.data.warp_torch import warp_batch
 from cellsignal.errors import InputError
 from cellsignal.training.inputs import Pixels, site_dataset
 
+pytestmark = pytest.mark.slow
+
 FRAMES, STAINS = 16, 3
 STAIN, FRAME = np.divmod(np.arange(STAINS * FRAMES), FRAMES)
 NEEDS = {"random_crop": {"size": 20}, "channel_dropout": {"channels": 2}}

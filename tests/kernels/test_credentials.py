@@ -20,6 +20,8 @@ from cellsignal.kernels import api
 from cellsignal.kernels import work as work_module
 from cellsignal.verbs import kernels as verbs
 
+pytestmark = pytest.mark.slow
+
 BASIC = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
 HIDDEN = (KEY, TOKEN, BASIC, KEY[:12], TOKEN[:15])
 

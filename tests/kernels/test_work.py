@@ -24,6 +24,8 @@ from cellsignal.kernels.job import load_job
 from cellsignal.kernels.plan import slug
 from cellsignal.kernels.work import PROGRESS, report, work
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 
 

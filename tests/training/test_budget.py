@@ -31,6 +31,8 @@ from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
 
+pytestmark = pytest.mark.slow
+
 
 class Clock:
     """Time that passes only where the test says so, seen by all that measures or keeps a budget."""

@@ -15,6 +15,8 @@ from cellsignal import __version__
 from cellsignal.errors import InputError
 from cellsignal.training.ranks import this_process
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 GOOD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 

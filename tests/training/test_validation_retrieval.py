@@ -29,6 +29,8 @@ from cellsignal.training.run import jobs_of, train
 from cellsignal.training.task import check_stages
 from cellsignal.training.validation import PER_CLASS, Gallery, Validation, draw_gallery, retrieval
 
+pytestmark = pytest.mark.slow
+
 RETRIEVAL = {"monitor": "retrieval", "schedule": {"name": "plateau", "patience": 0}, "optimizer": {"name": "adam", "lr": 1e-3}, "epochs": 2, "batch_size": 16}
 SPEED = ["images_per_s", "waiting", "of_peak"]
 
