@@ -59,8 +59,9 @@ two-stage: .venv/.ready
 	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml
 	$(BIN)/cellsignal bench two-stage --root data/rxrx1_demo --store stores/rxrx1_demo.zarr --answers data/rxrx1_demo.answers.csv
 
-# a whole run killed 50 times and met by a full disk 20 times, each time to the same bytes
+# a whole run killed 50 times and met by a full disk 20 times, each time to the same bytes; whole kernels without a network; processes and machines lost
 torture: .venv/.ready
+	$(BIN)/python -m pytest -m torture
 	$(BIN)/cellsignal bench torture --kills 50 --fills 20
 
 # how fast reading, augmenting, feeding, training and assigning are here: docs/results/performance.md (ROOT=data/rxrx1 for real images)
@@ -83,7 +84,7 @@ test: .venv/.ready
 
 # whole audits and benchmarks in small, which `make test` leaves out
 test-slow: .venv/.ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not torture"
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

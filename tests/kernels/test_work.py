@@ -229,7 +229,7 @@ def test_stopped_at_any_point_nothing_is_pushed_twice_and_nothing_lost(fake, qui
     assert stop_everywhere(fake, monkeypatch, tmp_path, job, 3, ["after"]) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_a_larger_job_stopped_at_any_point(fake, quick, hasty, tmp_path, monkeypatch):
     """Also before the server hears of a request, and before each writing of the progress."""
     fake.outcome = obliging({"prepare": 2, "fold1": 2}, running_for=0)
@@ -296,7 +296,7 @@ assert all(place.state == "done" for place in places.values())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_killed_at_random_times_it_ends_the_same(fake, tmp_path):
     """SIGKILL, ten times, while the server also cuts and loses what it can."""
     fake.outcome = obliging({"prepare": 2, "fold0": 3, "fold1": 3, "fold2": 3}, running_for=4)
@@ -324,7 +324,7 @@ def test_killed_at_random_times_it_ends_the_same(fake, tmp_path):
     assert len(names(fake)) == len(set(names(fake))) == 2 + 9 + 1
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_a_simulated_job_from_nothing_to_a_submission(fake, tmp_path):
     """Every script that is pushed really runs; the first fold's first kernel has no time and hands over."""
     from tiny import make_plates, stage

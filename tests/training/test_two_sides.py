@@ -90,7 +90,7 @@ def undisturbed(plates, tmp_path_factory):
 
 
 @in_proc
-@pytest.mark.slow
+@pytest.mark.torture
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_command_which_then_goes_on(rank, plates, undisturbed, tmp_path):
     made = config(plates, tmp_path)
@@ -106,7 +106,7 @@ def test_a_killed_process_ends_the_command_which_then_goes_on(rank, plates, undi
 
 
 @in_proc
-@pytest.mark.slow
+@pytest.mark.torture
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_a_machine_that_is_lost_ends_the_other_which_then_goes_on(how, plates, undisturbed, tmp_path):
     """Two torchruns as on two machines. One is gone at once (its connections close), or says nothing more (as when its network is cut)."""
