@@ -16,6 +16,8 @@ from cellsignal.prediction.embeddings import load_embeddings
 from cellsignal.ranking import seen_compounds
 from cellsignal.training.run import jobs_of
 
+pytestmark = pytest.mark.slow
+
 COMPETITION = get_competition("mitoreid")
 
 

@@ -16,6 +16,8 @@ from cellsignal.config import load_config
 from cellsignal.errors import ImageError, InputError
 from cellsignal.folds import read_folds
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMPETITION = get_competition("bbbc021_full")
 SMALL = {"classes": 3, "compounds_per_class": 2, "sites": 2, "replicates": 1, "weeks": 2, "controls": 2, "size": 64}

@@ -19,6 +19,8 @@ from cellsignal.competitions.mitoreid.raw.settings import Settings
 from cellsignal.competitions.mitoreid.tracks import read_track
 from cellsignal.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 FRAMES, SIZE, RADIUS = 16, 128, 14
 SMALL = Settings(diameter=2 * RADIUS, reach=15, side=51, softening=3, white=4095)
 ROWS, COLUMNS = np.indices((SIZE, SIZE))

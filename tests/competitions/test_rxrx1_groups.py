@@ -11,6 +11,8 @@ from cellsignal.competitions.rxrx1.competition import GROUP_SIZE, N_GROUPS
 from cellsignal.competitions.rxrx1.groups import assignments, plate_groups, rotations
 from cellsignal.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def design(n_groups, size, shifts, seed=0, lost=0.0):
     """One well for each class and experiment, plates dealt by rotation; and the true group of each class."""

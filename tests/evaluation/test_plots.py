@@ -10,6 +10,8 @@ from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.metrics import Accuracy
 from cellsignal.images import read_png8
 
+pytestmark = pytest.mark.slow
+
 
 def read(path):
     """(H, W, 3): cv2 checks and decodes the PNG."""

@@ -23,6 +23,8 @@ from cellsignal.evaluation.retrieval import (
     target_matching,
 )
 
+pytestmark = pytest.mark.slow
+
 QUICK = Null(size=1000)
 
 

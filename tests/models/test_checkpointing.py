@@ -10,6 +10,8 @@ from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.checkpointing import checkpoint_activations
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("backbone", ["resnet10t", "densenet121", "resnet3d18"])
 def test_gradients_and_running_statistics_are_those_without(backbone):

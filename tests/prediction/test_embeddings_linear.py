@@ -1,6 +1,7 @@
 """A frozen backbone on the command line: embedded once for all folds, named by a logistic regression."""
 
 import numpy as np
+import pytest
 import safetensors.torch
 from helpers import cellsignal, error_line, write_config
 
@@ -11,6 +12,8 @@ from cellsignal.models.torchvision_cpu import import_timm
 from cellsignal.prediction import embeddings as module
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import load_embeddings
+
+pytestmark = pytest.mark.slow
 
 FROZEN = {"backbone": "test_resnet", "frozen": True, "layers": [1, 2]}
 STAGES = [{"name": "head", "epochs": 1, "batch_size": 16}]

@@ -15,6 +15,8 @@ from cellsignal.prediction.ensemble import log_softmax
 from cellsignal.prediction.protocol import score_protocol
 from cellsignal.training.run import jobs_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def wilds(tmp_path_factory):

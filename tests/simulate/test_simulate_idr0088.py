@@ -16,6 +16,8 @@ from cellsignal.competitions.idr0088.moa import read_moa_table
 from cellsignal.errors import InputError
 from cellsignal.simulate.idr0088 import LINES, MECHANISMS, TWO, simulate_idr0088
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"lines": 2, "compounds_per_moa": 3, "doses": 1, "replicates": 2, "batches": 1, "controls": 2, "fields": 2, "size": 16}
 
 

@@ -19,6 +19,8 @@ from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import is_finished, jobs_of, train
 
+pytestmark = pytest.mark.slow
+
 
 def number(path: Path) -> int:
     return int(load_last(path)[0]["number"])

@@ -155,7 +155,7 @@ MORE = {
 
 ENDS = (signal.SIGTERM, OUT_OF_TIME, signal.SIGUSR1)
 EVERY = {"plates": 7, "pseudo": 7}  # many small batches
-LONG = ("plates", "pseudo", "albumentations")
+LONG = ("plates", "pseudo", "albumentations", "plateau")
 
 
 @pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in VARIANTS])

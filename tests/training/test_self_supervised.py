@@ -31,6 +31,8 @@ from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
 from cellsignal.training.self_supervised import TwoViewLoss, TwoViews, images_without_labels, nt_xent
 
+pytestmark = pytest.mark.slow
+
 SIDE = 32
 WAVES = (0.06, 0.14, 0.25, 0.42)  # cycles a pixel
 AUGMENT = [{"name": "rotate90"}, {"name": "horizontal_flip"}, {"name": "random_crop", "size": 24}, {"name": "gain_bias", "gain": 0.4, "bias": 1.0}]
