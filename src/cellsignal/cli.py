@@ -52,12 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cellsignal", description="Train, submit and score on microscopy competitions.")
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("-q", "--quiet", action="store_true", help="only warnings")
-    subparsers = parser.add_subparsers(required=True, metavar="verb")
-
-    def verb(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=function)
-        return sub
+    verb = verbs.verbs_of(parser, "verb")
 
     verb("competitions", verbs.competitions, "list the competitions")
     _download(verb("download", verbs.download, "fetch a competition's data"))

@@ -47,7 +47,15 @@ def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "
     return found
 
 
-def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """A YAML file that must hold a mapping.
+
+    Args:
+        what: such as "a config", for the error.
+
+    Raises:
+        InputError: unreadable, not YAML (the line is named), or something else than a mapping.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -58,7 +66,12 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
             f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}"
         ) from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: a config is a mapping of keys, this is {type(tree).__name__}")
+        raise InputError(f"{path}: {what} is a mapping of keys, this is {type(tree).__name__}")
+    return tree
+
+
+def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+    tree = read_mapping(path, "a config")
     base = tree.pop("base", None)
     if base is None:
         return tree

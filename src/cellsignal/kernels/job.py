@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cellsignal.config import Config, load_config
+from cellsignal.config.load import read_mapping
 from cellsignal.config.strict import Strict
 from cellsignal.errors import InputError
 from cellsignal.folds import FoldTable
@@ -78,16 +78,7 @@ def load_job(path: Path | str) -> KernelJob:
     """
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise InputError(f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: a job is a mapping of keys, this is {type(tree).__name__}")
-    try:
-        return KernelJob.model_validate(tree)
+        return KernelJob.model_validate(read_mapping(path, "a job"))
     except ValidationError as error:
         raise InputError(f"{path}: {_describe(error)}") from None
 

@@ -4,7 +4,7 @@ Every verb imports what it needs when it runs, so that `cellsignal --help` and s
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,18 @@ def configs(arguments: argparse.Namespace) -> list["Config"]:
         load_config(arguments.config, [*arguments.set, *extra])
         for extra in ([[f"seed={s}"] for s in seeds] if seeds else [[]])
     ]
+
+
+def verbs_of(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., argparse.ArgumentParser]:
+    """Makes the verbs under a parser, one of which must be given: (name, function, text) -> the verb's own parser."""
+    subparsers = parser.add_subparsers(required=True, metavar=metavar)
+
+    def verb(name: str, function: Callable[[argparse.Namespace], None] | None, text: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=function)
+        return sub
+
+    return verb
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from cellsignal.errors import InputError
+from cellsignal.verbs import verbs_of
 
 
 def tasks(arguments: argparse.Namespace) -> None:
@@ -58,21 +59,15 @@ def cost(arguments: argparse.Namespace) -> None:
 
 def add_cloud_arguments(parser: argparse.ArgumentParser) -> None:
     """The parsers of `cellsignal cloud`'s verbs."""
-    subparsers = parser.add_subparsers(required=True, metavar="what")
-
-    def verb(function, text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(function.__name__, help=text, description=text)
-        sub.set_defaults(run=function)
-        return sub
-
-    _tasks(_work(verb(tasks, "write SkyPilot task files, one a fold, and a script that launches them")))
-    _slurm(_work(verb(slurm, "write a Slurm job array, a task a fold, that requeues itself until it is done")))
-    several = _work(verb(torchrun, "print the script that each of several machines starts"))
+    verb = verbs_of(parser, "what")
+    _tasks(_work(verb("tasks", tasks, "write SkyPilot task files, one a fold, and a script that launches them")))
+    _slurm(_work(verb("slurm", slurm, "write a Slurm job array, a task a fold, that requeues itself until it is done")))
+    several = _work(verb("torchrun", torchrun, "print the script that each of several machines starts"))
     several.add_argument("--nodes", type=int, default=2)
     several.add_argument("--processes", type=int, default=8, help="on each machine: its GPUs (default 8)")
     several.add_argument("--endpoint", required=True, metavar="HOST[:PORT]", help="the machine where they meet")
     several.add_argument("--python", default="python")
-    _cost(verb(cost, "compute hours and price of configs on common GPUs"))
+    _cost(verb("cost", cost, "compute hours and price of configs on common GPUs"))
 
 
 def _work(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

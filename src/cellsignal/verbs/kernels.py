@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from cellsignal.verbs import verbs_of
+
 KERNELS = Path("kernels/build")
 
 
@@ -90,12 +92,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 def add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
     """The parsers of `cellsignal kernel`'s verbs."""
-    subparsers = parser.add_subparsers(required=True, metavar="what")
-
-    def kind(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=function)
-        return sub
+    kind = verbs_of(parser, "what")
 
     one = kind("build", build, "write a job's kernels")
     one.add_argument("job", type=Path, help="YAML of the job")

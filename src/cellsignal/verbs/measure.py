@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cellsignal.verbs import config_arguments
+from cellsignal.verbs import config_arguments, verbs_of
 
 
 def audit(arguments: argparse.Namespace) -> None:
@@ -138,12 +138,7 @@ def number_or_all(word: str) -> int | None:
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     """The parsers of `cellsignal bench`'s verbs."""
-    subparsers = parser.add_subparsers(required=True, metavar="what")
-
-    def kind(name: str, function, text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=function)
-        return sub
+    kind = verbs_of(parser, "what")
 
     bench = kind("postprocess", postprocess, "predictions file to submission, full RxRx1 test set")
     bench.add_argument("--views", type=int, default=1)
