@@ -127,3 +127,31 @@ def git_commit() -> str | None:
         return None
     status = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
     return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+
+
+def changed_inputs(recorded: Any, current: dict[str, Any]) -> list[str]:
+    """Name the inputs that differ between what a file says it was made from and what it would be made from now.
+
+    A made file is up to date only if this list is empty. Every step that skips finished work asks it, and logs the names.
+
+    Args:
+        recorded: What the file carries; anything but a dict counts as nothing.
+        current: Name of an input -> its hash, settings or version; nested dicts are compared key by key.
+
+    Returns:
+        Names in the order of `current`, nested ones as "predict.tta"; then those that only `recorded` has.
+    """
+    before = _flat(recorded) if isinstance(recorded, dict) else {}
+    now = _flat(json.loads(json.dumps(current, default=str)))
+    names = [name for name, value in now.items() if name not in before or before[name] != value]
+    return names + [name for name in before if name not in now]
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            flat |= _flat(inner, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = inner
+    return flat
