@@ -145,6 +145,25 @@ def test_samples_come_back_as_they_were(made):
     pd.testing.assert_frame_equal(store.samples.drop(columns="row"), expected)
 
 
+def test_the_content_hash_is_that_of_the_images_alone(tmp_path):
+    write_root(tmp_path / "root")
+    hashes = {}
+    for codec in ("zstd", "raw"):
+        prepare(TinyCompetition(), tmp_path / "root", tmp_path / codec, codec=codec)
+        hashes[codec] = Store.open(tmp_path / codec).content_hash
+    assert hashes["zstd"] == hashes["raw"] == pickle.loads(pickle.dumps(Store.open(tmp_path / "raw"))).content_hash
+    plane = tmp_path / "root" / tiny_samples().files[4][1]
+    pixels = cv2.imread(str(plane), cv2.IMREAD_GRAYSCALE)
+    pixels[3, 5] ^= 1
+    cv2.imwrite(str(plane), pixels)
+    prepare(TinyCompetition(), tmp_path / "root", tmp_path / "changed")
+    plane.unlink()
+    prepare(TinyCompetition(), tmp_path / "root", tmp_path / "missing")
+    prepare(TinyCompetition(), tmp_path / "root", tmp_path / "small", size=16)
+    others = {Store.open(tmp_path / name).content_hash for name in ("changed", "missing", "small")}
+    assert len(others | {hashes["raw"]}) == 4
+
+
 def test_reads_into_a_slice_of_a_batch(made):
     images, path = made
     store, batch = Store.open(path), np.full((4, 3, 16, 20), 9, np.uint8)

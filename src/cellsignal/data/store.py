@@ -13,6 +13,8 @@ thread, which a forked worker would lack. Damage on disk is an error when read, 
 row is held to `checksum` the first time that it is read.
 """
 
+import functools
+import hashlib
 import io
 import json
 import mmap
@@ -103,6 +105,19 @@ class Store:
     def source(self) -> dict[str, Any]:
         """What it was packed from: competition, root."""
         return self.info["source"]
+
+    @functools.cached_property
+    def content_hash(self) -> str:
+        """The SHA-256, as hex, of what can be read here: channels, shape, sample ids and each image's checksum, by row.
+
+        Stores of the same images have the same hash, wherever they lie and however they are compressed; one image more,
+        fewer or other changes it. Labels and other columns of `samples` are not in it (`info["samples_sha256"]` is of
+        the whole table).
+        """
+        value = hashlib.sha256(json.dumps([self.channels, self.shape]).encode())
+        value.update(json.dumps(self.samples.sample_id.to_list()).encode())
+        value.update(self.checksum[self.samples.row.to_numpy()].astype("<u4").tobytes())
+        return value.hexdigest()
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
