@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import PlateGroups
-from cellsignal.competitions.rxrx1.folds_table import SIX_FOLD_COUNTS, first_place_folds
+from cellsignal.competitions.rxrx1.folds_table import (
+    SIX_FOLD_COUNTS,
+    deal_experiments,
+    first_place_folds,
+)
 from cellsignal.errors import InputError
 from cellsignal.folds import NEVER, TEST, make_folds, read_folds
 
@@ -249,17 +253,43 @@ def test_the_committed_rxrx1_table_is_what_make_folds_gives(real_rxrx1, tmp_path
     assert held.max() == 1 and held.sum() == 2 * 36_515
 
 
-def test_the_first_place_table_has_its_counts(real_rxrx1, tmp_path):
+FIRST_PLACE_FOLD_0 = ["HEPG2-03", "HEPG2-05", "HUVEC-02", "HUVEC-14", "RPE-04", "U2OS-02"]  # as published
+LABELLED = [
+    *(f"HEPG2-{number:02d}" for number in range(1, 8)),
+    *(f"HUVEC-{number:02d}" for number in (*range(1, 17), 18)),
+    *(f"RPE-{number:02d}" for number in range(1, 8)),
+    *(f"U2OS-{number:02d}" for number in range(1, 4)),
+]
+
+
+def test_the_winners_rule_gives_their_fold_0_whatever_the_order_of_the_names():
+    assert deal_experiments(LABELLED)[0] == FIRST_PLACE_FOLD_0
+    assert deal_experiments(LABELLED[::-1]) == deal_experiments(LABELLED)
+    others = [deal_experiments(LABELLED, seed)[0] for seed in range(1, 20)]
+    assert FIRST_PLACE_FOLD_0 not in others  # the seed decides it
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_split_of_the_winners_rule_deals_each_experiment_once_and_u2os_twice(seed):
+    folds = deal_experiments(LABELLED, seed)
+    dealt = sorted(name for fold in folds for name in fold)
+    assert dealt == sorted([*LABELLED, "U2OS-01", "U2OS-02", "U2OS-03"])
+    for fold, counts in zip(folds, SIX_FOLD_COUNTS, strict=True):
+        assert [sum(name.startswith(cell) for name in fold) for cell in counts] == list(counts.values())
+
+
+def test_the_first_place_table_is_the_winners_split(real_rxrx1, tmp_path):
     samples, groups = real_rxrx1
     made = first_place_folds(samples, groups)
-    assert write(tmp_path / "again.csv", made).read_text() == (FOLDS / "rxrx1_first_place.csv").read_text()
+    again = write(tmp_path / "again.csv", made).read_text()
+    assert again == (FOLDS / "rxrx1_first_place.csv").read_text()
     folds = read_folds(FOLDS / "rxrx1_first_place.csv", samples)
+    held_out = folds.validation(samples, 0)
+    assert sorted(samples.experiment[held_out].unique()) == FIRST_PLACE_FOLD_0
     counts = pd.crosstab(folds.rows.fold, folds.rows.cell_type)
     order = ["HEPG2", "HUVEC", "RPE", "U2OS"]
-    assert counts[order].to_numpy().tolist() == [[2, 2, 1, 1], [1, 3, 2, 1], *[[1, 3, 1, 1]] * 4]
-    assert len(SIX_FOLD_COUNTS) == 6
-    uses = folds.rows.experiment.value_counts()
-    assert {name for name, n in uses.items() if n == 2} == {"U2OS-01", "U2OS-02", "U2OS-03"} and uses.max() == 2
+    expected = [[2, 2, 1, 1], [1, 3, 2, 1], *[[1, 3, 1, 1]] * 4]
+    assert counts[order].to_numpy().tolist() == expected
     derived = folds.rows[folds.rows.labels == "derived"]
     assert derived.experiment.tolist() == ["HUVEC-18"] and derived.n.tolist() == ["0"]
     fold = int(derived.fold.iloc[0])
@@ -271,6 +301,8 @@ def test_first_place_table_needs_the_published_data():
     groups = PlateGroups(np.zeros(4, int), {})
     with pytest.raises(InputError, match="HUVEC-18"):
         first_place_folds(samples_of(EIGHT), groups)
+    with pytest.raises(InputError, match="6 places of HEPG2 experiments for 7"):
+        deal_experiments([name for name in LABELLED if name != "HEPG2-03"])
 
 
 def test_real_bbbc021_compounds(real_data):

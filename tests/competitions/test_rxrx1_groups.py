@@ -112,12 +112,32 @@ def test_every_real_row_obeys_the_design(real_data):
     assert found["RPE-03"] == 1
 
 
-def test_real_repeat_is_two_plates_on(real_data):
-    """HUVEC-18 repeats RPE-03, so the sample tables must place RPE-03's wells where HUVEC-18 has test wells."""
-    samples = RxRx1().samples(real_data / "rxrx1")
-    treated = samples[(samples.role == "treatment") & (samples.site == 1)]
-    source = treated[treated.experiment == "RPE-03"]
-    shifted = {((int(p) - 1 + 2) % 4 + 1, w) for p, w in zip(source.plate, source.well, strict=True)}
-    repeat = treated[treated.experiment == "HUVEC-18"]
-    there = {(int(p), w) for p, w in zip(repeat.plate, repeat.well, strict=True)}
-    assert len(there & shifted) == len(there) == 1107
+def shared_wells(wells, others, offset):
+    """Wells of one experiment that another has `offset` plates on, and those of them with its class."""
+    places = {
+        (int(plate), well): sirna
+        for plate, well, sirna in zip(others.plate, others.well, others.sirna, strict=True)
+    }
+    rows = zip(wells.plate, wells.well, wells.sirna, strict=True)
+    met = [
+        (sirna, places.get(((int(plate) - 1 + offset) % 4 + 1, well))) for plate, well, sirna in rows
+    ]
+    return sum(other is not None for _, other in met), sum(sirna == other for sirna, other in met)
+
+
+def test_the_real_repeats_of_rpe03(real_data):
+    """HUVEC-07 and RPE-03 repeat each other, one plate on; of HUVEC-18 the tables show positions alone.
+
+    Its labels are published to be those of RPE-03 three plates on. Every plate has the same treated positions, so the
+    competition's own tables agree with that, and with the other three rotations as well.
+    """
+    train = pd.read_csv(real_data / "rxrx1" / "train.csv")
+    source, twin = (train[train.experiment == name] for name in ("RPE-03", "HUVEC-07"))
+    assert [shared_wells(twin, source, offset) for offset in range(4)] == [
+        (1107, 1107 * (offset == 1)) for offset in range(4)
+    ]
+    assert [shared_wells(source, twin, offset)[1] for offset in range(4)] == [0, 0, 0, 1107]
+    test = pd.read_csv(real_data / "rxrx1" / "test.csv").assign(sirna=-1)
+    repeat = test[test.experiment == "HUVEC-18"]
+    assert len(repeat) == 1107
+    assert [shared_wells(repeat, source, offset) for offset in range(4)] == [(1107, 0)] * 4
