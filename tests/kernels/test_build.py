@@ -26,7 +26,7 @@ from cellsignal.kernels.build import build, build_kernels, pack_package
 from cellsignal.kernels.job import LONGEST_NAME, KernelJob, load_job
 from cellsignal.kernels.plan import slug, step_named, steps, title
 from cellsignal.kernels.runner import OUT_OF_TIME
-from cellsignal.kernels.wheels import WHEELS, Wheel, build_wheels, install, missing
+from cellsignal.kernels.wheels import WHEELS, Wheel, build_wheels, describe_wheels, install, lacking, missing
 from cellsignal.verbs import kernels as verb
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -147,9 +147,26 @@ def test_kaggle_makes_the_slug_of_the_title(job):
 def test_the_verb_builds_the_first_link_of_every_step_or_one_kernel(job, tmp_path, capsys, light):
     path = tmp_path / "job.yaml"
     path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
-    given = {"job": path, "out": tmp_path / "out", "step": None, "link": 1, "user": "me", "after": []}
+    given = {
+        "job": path,
+        "out": tmp_path / "out",
+        "step": None,
+        "link": 1,
+        "user": "me",
+        "after": [],
+        "wheels": tmp_path / "wheels",
+    }
     verb.build(Namespace(**given))
-    assert capsys.readouterr().out.split() == [str(tmp_path / "out" / f"tiny-{step}-1") for step in ("prepare", "fold0", "fold1", "fold2", "submit")]
+    folders = [str(tmp_path / "out" / f"tiny-{step}-1") for step in ("prepare", "fold0", "fold1", "fold2", "submit")]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == folders
+    pushed = [re.fullmatch(r"  cellsignal kernel push (\S+)(?:  # after (.+))?", line).groups() for line in lines[7:]]
+    assert pushed == [
+        (folders[0], None),
+        *((folder, "tiny-prepare-1") for folder in folders[1:4]),
+        (folders[4], "tiny-fold0-1, tiny-fold1-1, tiny-fold2-1"),
+    ]
+    assert all(wheel.name in lines[5] for wheel in WHEELS)
     verb.build(Namespace(**given | {"step": "submit", "after": ["fold1=4", "fold2=2"]}))
     metadata = json.loads((tmp_path / "out" / "tiny-submit-1" / "kernel-metadata.json").read_text())
     assert metadata["kernel_sources"] == ["me/tiny-fold0-1", "me/tiny-fold1-4", "me/tiny-fold2-2"]
@@ -206,9 +223,6 @@ def test_metadata_names_all_that_is_attached(job, tmp_path, light):
 
 def test_what_cannot_be_built_is_one_line(job, tmp_path, monkeypatch, light):
     step = step_named(job, "fold0")
-    monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
-    with pytest.raises(InputError, match="--user: give your name"):
-        build(job, step, 1, tmp_path)
     with pytest.raises(InputError, match="--link: name its --step"):
         build_kernels(job, tmp_path, link=2, user="me")
     with pytest.raises(InputError, match="has the steps prepare, fold0, fold1, fold2, submit, not 'fold9'"):
@@ -217,6 +231,59 @@ def test_what_cannot_be_built_is_one_line(job, tmp_path, monkeypatch, light):
     with pytest.raises(InputError, match=r"the script has [\d,]+ bytes, Kaggle takes 1,000"):
         build(job, step, 1, tmp_path, "me")
     assert not (tmp_path / slug(job, "fold0", 1)).exists()
+
+
+@pytest.fixture
+def no_credentials(tmp_path, monkeypatch) -> Path:
+    """A home without any credentials of Kaggle."""
+    for name in ("KAGGLE_USERNAME", "KAGGLE_CONFIG_DIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / ".kaggle").mkdir(parents=True)
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("user", [None, "USER", "your_name", "not a name"])
+def test_an_unknown_owner_is_refused_before_anything_is_written(job, tmp_path, no_credentials, light, user):
+    with pytest.raises(InputError, match=r"by --user NAME, as `owner: NAME` in the job, or by credentials") as error:
+        build_kernels(job, tmp_path / "out", user=user)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("way", ["option", "job", "variable", "kaggle.json"])
+def test_the_owner_comes_from_an_option_the_job_or_the_credentials_and_replaces_user(
+    job, tmp_path, no_credentials, monkeypatch, light, way
+):
+    sources = {"dataset_sources": ("USER/the-store", "colleague/weights"), "wheels": "USER/the-wheels"}
+    job = KernelJob(**job.model_dump() | sources | {"owner": "me" if way == "job" else None})
+    if way == "variable":
+        monkeypatch.setenv("KAGGLE_USERNAME", "me")
+    elif way == "kaggle.json":
+        (no_credentials / ".kaggle" / "kaggle.json").write_text(json.dumps({"username": "me", "key": KEY}))
+    folders = build_kernels(job, tmp_path / "out", user="me" if way == "option" else None)
+    for folder in folders:
+        metadata = json.loads((folder / "kernel-metadata.json").read_text())
+        assert metadata["id"] == f"me/{folder.name}"
+        assert metadata["dataset_sources"] == ["me/the-store", "colleague/weights", "me/the-wheels"]
+        assert "USER" not in json.dumps(metadata)
+
+
+def test_a_job_of_another_owner_is_refused(job, tmp_path, light):
+    with pytest.raises(InputError, match="its owner is somebody, and you are me"):
+        build_kernels(job.model_copy(update={"owner": "somebody"}), tmp_path, user="me")
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_a_config_is_no_job_and_a_job_no_config(path):
+    with pytest.raises(InputError, match=r"is a config, not a job; give a job file that names it \(`config: ") as error:
+        load_job(path)
+    assert "\n" not in str(error.value) and str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "kernels").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_job_given_for_a_config_is_one_line(path):
+    with pytest.raises(InputError, match=r"is a kernel job, not a config; give it to `cellsignal kernel`, or its config configs/"):
+        load_config(path)
 
 
 def test_no_credential_travels(job, built, monkeypatch):
@@ -333,3 +400,25 @@ def test_the_folder_of_the_wheels_dataset(tmp_path, monkeypatch):
     for name in ("wheels", "me/w", "me/Has_Capitals", "me/" + "a" * 51):
         with pytest.raises(InputError, match="a dataset is OWNER/SLUG"):
             build_wheels(tmp_path, name)
+    with pytest.raises(InputError, match="'USER' only stands for a name"):
+        build_wheels(tmp_path, "USER/the-wheels")
+
+
+def file_name(wheel: Wheel, version: str = "", tags: str = "py3-none-any") -> str:
+    return f"{wheel.name.replace('-', '_')}-{version or wheel.version}-{tags}.whl"
+
+
+def test_missing_wheels_are_named(tmp_path):
+    every = ", ".join(f"{wheel.name} {wheel.version}" for wheel in WHEELS)
+    assert every in describe_wheels(None, tmp_path) and every in describe_wheels("me/the-wheels", tmp_path)
+    (tmp_path / "dataset-metadata.json").write_text(json.dumps({"id": "me/the-wheels"}))
+    for wheel in WHEELS:
+        (tmp_path / file_name(wheel)).touch()
+    assert "holds all of me/the-wheels" in describe_wheels("me/the-wheels", tmp_path)
+    zarr, numcodecs = (next(wheel for wheel in WHEELS if wheel.name == name) for name in ("zarr", "numcodecs"))
+    (tmp_path / file_name(zarr)).rename(tmp_path / file_name(zarr, "2.18.3"))  # too old
+    (tmp_path / file_name(numcodecs)).rename(tmp_path / file_name(numcodecs, tags="cp312-cp312-manylinux_2_17_x86_64"))
+    assert lacking(tmp_path) == [f"zarr {zarr.version}", f"numcodecs {numcodecs.version} (Python 3.11)"]
+    with pytest.raises(InputError, match=r"lacks zarr .*, numcodecs .* \(Python 3\.11\); make it by `cellsignal kernel wheels"):
+        describe_wheels("me/the-wheels", tmp_path)
+    assert "was not checked" in describe_wheels("other/the-wheels", tmp_path)

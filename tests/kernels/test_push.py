@@ -202,6 +202,14 @@ def test_a_push_that_kaggle_takes_but_not_as_asked_is_an_error(fake, tmp_path, s
 
 
 @pytest.mark.parametrize(
+    "changes", [{"id": "USER/tiny-fold0-1"}, {"dataset_sources": ["me/store", "USER/wheels"]}]
+)
+def test_a_folder_with_a_placeholder_owner_is_not_pushed(tmp_path, changes):
+    with pytest.raises(InputError, match="'USER' only stands for a name; write your name on Kaggle"):
+        slug_of(kernel(tmp_path / "k", **changes))
+
+
+@pytest.mark.parametrize(
     "content, said", [(None, "neither"), ("{", "no JSON"), ("[]", "no JSON"), ('{"id": "x"}', "no slug"), ('{"id": "../../etc/x"}', "no slug")]
 )
 def test_a_folder_that_is_none_is_refused(tmp_path, content, said):

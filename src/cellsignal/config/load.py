@@ -72,6 +72,8 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 def _read(path: Path, depth: int = 0) -> dict[str, Any]:
     tree = read_mapping(path, "a config")
+    if "config" in tree and not {"competition", "stages", "base"} & set(tree):
+        raise InputError(f"{path}: is a kernel job, not a config; give it to `cellsignal kernel`, or its config {tree['config']}")
     base = tree.pop("base", None)
     if base is None:
         return tree

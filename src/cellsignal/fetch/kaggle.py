@@ -119,6 +119,19 @@ def warn_of_modes() -> None:
                 log.warning("%s: your Kaggle credentials can be read by other users of this machine; run chmod 600 %s", path, path)
 
 
+def stored_user() -> str | None:
+    """Return the user name that this machine's credentials give, without asking Kaggle; None where none does."""
+    if os.environ.get("KAGGLE_USERNAME"):
+        return os.environ["KAGGLE_USERNAME"]
+    for path in _files():
+        if path.suffix == ".json":
+            with contextlib.suppress(OSError, ValueError):
+                content = json.loads(path.read_text(encoding="utf-8"))
+                if isinstance(content, dict) and content.get("username"):
+                    return str(content["username"])
+    return None
+
+
 def _files() -> list[Path]:
     """Where the client looks for credentials: those files that exist."""
     home, config = Path.home() / ".kaggle", Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"

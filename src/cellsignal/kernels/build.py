@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import lzma
-import os
 import re
 import tarfile
 import textwrap
@@ -21,6 +20,7 @@ from cellsignal.errors import InputError
 from cellsignal.files import git_commit, write_json, write_text
 from cellsignal.kernels import script
 from cellsignal.kernels.job import KernelJob, job_config, job_folds
+from cellsignal.kernels.owner import fill_owner, find_owner
 from cellsignal.kernels.plan import Step, slug, step_named, steps, title
 
 LIMIT = 1_000_000  # bytes that Kaggle takes as a script
@@ -47,16 +47,15 @@ def build(
 
     Args:
         link: from 1; the others go on from the output of the one before.
-        user: the owner's name on Kaggle; None takes KAGGLE_USERNAME.
+        user: the owner's name on Kaggle; None takes the job's, then the credentials'. It replaces USER in the job's data sets.
         last: the last link of each step that this one needs, where it is not 1.
         package: of `pack_package`, where it is at hand.
 
     Raises:
-        InputError: a wrong job, a package that is too large, or no user.
+        InputError: a wrong job, a package that is too large, or an owner that is not known.
     """
-    user = user or os.environ.get("KAGGLE_USERNAME")
-    if not user or not re.fullmatch(r"[A-Za-z0-9_-]+", user):
-        raise InputError("--user: give your name on Kaggle, or set KAGGLE_USERNAME")
+    user = find_owner(job, user)
+    job = fill_owner(job, user)
     if not 1 <= link <= 99:
         raise InputError(f"--link: 1 to 99, not {link}")
     package = package or pack_package(job)

@@ -1,9 +1,9 @@
 """A job file: one config as a chain of Kaggle kernels. Its keys are checked as a config's are."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -44,10 +44,12 @@ class KernelJob(Strict):
     its own whose output the others attach: it must fit into a kernel's 20 GB. `weights`: the file of ImageNet weights, likewise, where the config starts
     from such (kernels have no internet). `wheels`: the dataset of `cellsignal kernel wheels`. `machine`: Kaggle's name of the accelerator.
     `processes`: training processes in one kernel, one for each GPU (two T4: 2). `submit: null` ends with the fold kernels.
+    `owner`: your name on Kaggle, which replaces USER in the data sets; else `--user` or the credentials give it.
     """
 
     name: str = Field(pattern=SLUG, max_length=LONGEST_NAME)
     config: Path
+    owner: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]+$")
     set: tuple[str, ...] = ()
     folds: tuple[Annotated[int, Field(ge=0, le=99)], ...] | None = None
     max_hours: float = Field(8.5, gt=0)
@@ -74,13 +76,25 @@ def load_job(path: Path | str) -> KernelJob:
     """Read a job file.
 
     Raises:
-        InputError: unreadable, not YAML, an unknown key or a wrong value; the line names it.
+        InputError: unreadable, not YAML, a config in place of a job, an unknown key or a wrong value; the line names it.
     """
     path = Path(path)
+    tree = read_mapping(path, "a job")
+    if is_config(tree):
+        raise InputError(
+            f"{path}: is a config, not a job; give a job file that names it (`config: {path}`), "
+            "such as kernels/rxrx1_one_hour.yaml"
+        )
     try:
-        return KernelJob.model_validate(read_mapping(path, "a job"))
+        return KernelJob.model_validate(tree)
     except ValidationError as error:
         raise InputError(f"{path}: {_describe(error)}") from None
+
+
+def is_config(tree: Mapping[str, Any]) -> bool:
+    """Return whether a mapping has the keys of a config rather than those of a job."""
+    keys = {*Config.model_fields, "base"} - set(KernelJob.model_fields)
+    return "config" not in tree and not keys.isdisjoint(tree)
 
 
 def job_config(job: KernelJob) -> Config:

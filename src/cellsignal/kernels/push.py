@@ -14,6 +14,7 @@ from cellsignal.fetch import Fetcher, Politeness
 from cellsignal.fetch.kaggle import redact
 from cellsignal.files import sha256, write_text
 from cellsignal.kernels.api import Kaggle, Session
+from cellsignal.kernels.owner import refuse_placeholder
 from cellsignal.kernels.status import CHAIN, Status, read_status
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,14 @@ def slug_of(folder: Path) -> str:
     if metadata is None:
         raise InputError(f"{folder}: has neither {KERNEL} nor {DATASET}; make it by cellsignal kernel build")
     try:
-        slug = json.loads(metadata.read_text(encoding="utf-8"))["id"]
-        return check_slug(slug)
+        content = json.loads(metadata.read_text(encoding="utf-8"))
+        slug = check_slug(content["id"])
+        for source in content.get("dataset_sources", []):
+            refuse_placeholder(str(source))
+        return slug
     except (ValueError, KeyError, TypeError, OSError) as error:
         if isinstance(error, InputError):
-            raise InputError(f"{metadata}: id: {error}") from None
+            raise InputError(f"{metadata}: {error}") from None
         raise InputError(f"{metadata}: is no JSON with an id of the form user/name") from None
 
 
@@ -57,7 +61,7 @@ def check_slug(slug: object) -> str:
     user, _, name = str(slug).partition("/")
     if not user or not name or not all(c.isascii() and (c.isalnum() or c in "-_") for c in user + name):
         raise InputError(f"{slug!r} is no slug of the form user/name")
-    return str(slug)
+    return refuse_placeholder(str(slug))
 
 
 def wait(kaggle: Kaggle, slug: str, every: float = EVERY_S, timeout: float | None = None) -> Session:

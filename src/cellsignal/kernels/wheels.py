@@ -5,6 +5,7 @@ The module's top needs the standard library alone: it is read in a kernel before
 
 import importlib.metadata
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -76,6 +77,62 @@ def install(wheels: Sequence[Wheel], source: Path, target: Path) -> None:
         raise InputError(f"{source}: cannot install {names} ({last[0].strip()}); make the dataset anew by `cellsignal kernel wheels`")
 
 
+def lacking(folder: Path, pythons: Sequence[str] = PYTHONS, wheels: Sequence[Wheel] = WHEELS) -> list[str]:
+    """Name what a folder of wheels does not hold: "zarr 3.1.6", with the Python where it is one of several."""
+    names = []
+    for wheel in wheels:
+        without = [python for python in pythons if not any(_serves(path.name, wheel, python) for path in folder.glob("*.whl"))]
+        if without:
+            names.append(f"{wheel.name} {wheel.version}" + (f" (Python {', '.join(without)})" if len(without) < len(pythons) else ""))
+    return names
+
+
+def _serves(file: str, wheel: Wheel, python: str) -> bool:
+    """Whether a wheel's file is of the library, new enough, and for this Python."""
+    name, version, *tags = file.removesuffix(".whl").split("-")
+    if re.sub("[-_.]+", "-", name).lower() != wheel.name.lower() or _numbers(version) < _numbers(wheel.least):
+        return False
+    return any("py3" in tag or "abi3" in tag or f"cp{python.replace('.', '')}" in tag for tag in tags)
+
+
+def describe_wheels(dataset: str | None, folder: Path) -> str:
+    """Say in a line what a job's kernels need that Kaggle's image lacks, and how it comes there.
+
+    Args:
+        dataset: the job's `wheels`, owner/slug.
+        folder: where `build_wheels` makes the data set on this machine.
+
+    Raises:
+        InputError: the folder holds that data set, and wheels are missing in it.
+    """
+    names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in WHEELS)
+    if dataset is None:
+        return (
+            f"wheels: the job attaches none, and Kaggle's image is not known to have {names}: "
+            "make them by `cellsignal kernel wheels OWNER/SLUG`, push them, and name the data set as `wheels` in the job"
+        )
+    push = f"`cellsignal kernel push {folder}`"
+    if _dataset_of(folder) != dataset:
+        return (
+            f"wheels: {dataset} is not in {folder}, so it was not checked; on Kaggle it has to hold {names}: "
+            f"make it by `cellsignal kernel wheels {dataset} --out {folder}`, then {push}"
+        )
+    if missing_wheels := lacking(folder):
+        raise InputError(
+            f"{folder}: the data set {dataset} lacks {', '.join(missing_wheels)}; "
+            f"make it by `cellsignal kernel wheels {dataset} --out {folder}`"
+        )
+    return f"wheels: {folder} holds all of {dataset}; if it is not on Kaggle yet: {push}"
+
+
+def _dataset_of(folder: Path) -> str | None:
+    """The id of the data set in a folder, None where there is none that can be read."""
+    try:
+        return json.loads((folder / "dataset-metadata.json").read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def build_wheels(out: Path, dataset: str, pythons: Sequence[str] = PYTHONS, wheels: Sequence[Wheel] = WHEELS) -> list[Path]:
     """Make the folder of the dataset: the wheels, by `pip download`, for each Python, and `dataset-metadata.json` for `kaggle datasets create -p`.
 
@@ -88,9 +145,12 @@ def build_wheels(out: Path, dataset: str, pythons: Sequence[str] = PYTHONS, whee
     Raises:
         InputError: a wrong name, or a wheel that the package index does not give.
     """
+    from cellsignal.kernels.owner import refuse_placeholder
+
     owner, _, slug = dataset.partition("/")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", owner) or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug) or not 6 <= len(slug) <= 50:
         raise InputError(f"{dataset}: a dataset is OWNER/SLUG, the slug 6 to 50 of a-z, 0-9 and -")
+    refuse_placeholder(dataset)
     out.mkdir(parents=True, exist_ok=True)
     for python in pythons:
         words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--only-binary=:all:"]

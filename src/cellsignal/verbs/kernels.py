@@ -1,21 +1,40 @@
 """The verbs of `cellsignal kernel`: jobs on Kaggle."""
 
 import argparse
+import json
+import shlex
 from pathlib import Path
 
 from cellsignal.verbs import verbs_of
 
 KERNELS = Path("kernels/build")
+WHEELS = Path("build/wheels")
 
 
 def build(arguments: argparse.Namespace) -> None:
     from cellsignal.kernels.build import build_kernels
     from cellsignal.kernels.job import load_job
+    from cellsignal.kernels.owner import fill_owner, find_owner
+    from cellsignal.kernels.wheels import describe_wheels
     from cellsignal.verbs import pairs
 
     last = {step: _link(step, number) for step, number in pairs(arguments.after, "--after").items()}
-    folders = build_kernels(load_job(arguments.job), arguments.out, step=arguments.step, link=arguments.link, user=arguments.user, last=last)
+    job = load_job(arguments.job)
+    owner = find_owner(job, arguments.user)
+    job = fill_owner(job, owner)
+    wheels_line = describe_wheels(job.wheels, arguments.wheels)
+    folders = build_kernels(job, arguments.out, step=arguments.step, link=arguments.link, user=owner, last=last)
     print("\n".join(map(str, folders)))
+    print(wheels_line)
+    print("To push, each when those that it needs are done (`cellsignal kernel run` does all of it):")
+    for folder in folders:
+        print(f"  cellsignal kernel push {shlex.quote(str(folder))}{_needs(folder)}")
+
+
+def _needs(folder: Path) -> str:
+    """A comment that names the kernels that must be done before the one in `folder`."""
+    sources = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))["kernel_sources"]
+    return f"  # after {', '.join(source.partition('/')[2] for source in sources)}" if sources else ""
 
 
 def wheels(arguments: argparse.Namespace) -> None:
@@ -98,12 +117,13 @@ def add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("job", type=Path, help="YAML of the job")
     one.add_argument("--step", help="this step alone: prepare, fold0, ..., submit (default: all)")
     one.add_argument("--link", type=int, default=1, help="which kernel of the step's chain (default the first)")
-    one.add_argument("--user", help="your name on Kaggle (default KAGGLE_USERNAME)")
+    one.add_argument("--user", help="your name on Kaggle (default: the job's `owner`, then the credentials')")
     one.add_argument("--after", action="append", default=[], metavar="STEP=LINK", help="last link of a step that this one needs (default 1)")
+    one.add_argument("--wheels", type=Path, default=WHEELS, metavar="FOLDER", help=f"where `kernel wheels` made the job's data set (default {WHEELS})")
     one.add_argument("--out", type=Path, default=KERNELS)
     data = kind("wheels", wheels, "make the data set of what Kaggle's image lacks")
     data.add_argument("dataset", help="OWNER/SLUG")
-    data.add_argument("--out", type=Path, default=Path("build/wheels"))
+    data.add_argument("--out", type=Path, default=WHEELS)
     data.add_argument("--pythons", nargs="+", default=["3.11", "3.12"])
     send = kind("push", push, "push a built kernel, or a data set's folder, to Kaggle")
     send.add_argument("folder", type=Path)
