@@ -145,11 +145,11 @@ def faults(folder):
     return {
         "missing": (frame.unlink, "7.jpg: frame 7.jpg is missing; the track has 15 of 16 frames"),
         "too many": (lambda: (folder / "17.jpg").write_bytes(whole), "17.jpg is too many; a track has 16 frames, not 17"),
-        "truncated": (lambda: frame.write_bytes(whole[: len(whole) * 2 // 3]), "7.jpg: frame 7.jpg is a truncated JPEG"),
-        "empty": (lambda: frame.write_bytes(b""), "7.jpg is empty or truncated"),
-        "no JPEG": (lambda: frame.write_bytes(b"\x89PNG" + whole), "7.jpg is not a JPEG"),
-        "no picture": (lambda: frame.write_bytes(whole[:30] + b"\xff\xd9"), "7.jpg is a corrupt JPEG"),
-        "gray": (lambda: frame.write_bytes(gray), "7.jpg is gray, 3 colours expected"),
+        "truncated": (lambda: frame.write_bytes(whole[: len(whole) * 2 // 3]), "7.jpg: truncated JPEG"),
+        "empty": (lambda: frame.write_bytes(b""), "7.jpg: is empty or truncated"),
+        "no JPEG": (lambda: frame.write_bytes(b"\x89PNG" + whole), "7.jpg: is not a JPEG"),
+        "no picture": (lambda: frame.write_bytes(whole[:30] + b"\xff\xd9"), "7.jpg: corrupt JPEG"),
+        "gray": (lambda: frame.write_bytes(gray), "7.jpg: 1 channel a pixel (gray), 3 expected"),
         "other size": (lambda: frame.write_bytes(small), "frame 7 has 16x12 pixels, frame 1 has 16x16"),
     }
 

@@ -63,7 +63,7 @@ def test_a_damaged_picture_is_named(tmp_path):
     cv2.imwrite(str(tmp_path / "rgb.jpg"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ImageError, match=r"rgb\.jpg: 3 channels"):
         read_plane(tmp_path / "rgb.jpg")
-    with pytest.raises(ImageError, match=r"none\.tif: cannot be read"):
+    with pytest.raises(ImageError, match=r"none\.tif: no such image file"):
         read_plane(tmp_path / "none.tif")
     tifffile.imwrite(tmp_path / "float.tif", np.zeros((8, 8), np.float32))
     with pytest.raises(ImageError, match=r"float\.tif: pixels of type float32"):

@@ -71,8 +71,7 @@ def read_field(root: Path, plate: str, files: tuple[str, ...], shape: tuple[int,
         InputError: the plate is not calibrated.
     """
     root = Path(root)
-    first = read_gray16(root / files[0], shape)
-    planes = [first, *(read_gray16(root / file, first.shape) for file in files[1:])]
+    planes = _read_planes(root, files, shape)
     path = calibration_path(root, plate)
     try:
         stamp = path.stat().st_mtime_ns
@@ -80,9 +79,18 @@ def read_field(root: Path, plate: str, files: tuple[str, ...], shape: tuple[int,
         raise InputError(f"{path}: no such file; run `cellsignal prepare` or `cellsignal verify`, which measure a plate first") from None
     calibration = _load(path, stamp)
     _, height, width = calibration.illumination.shape
-    if first.shape != (height, width):
-        raise ImageError(root / files[0], "wrong_size", f"{first.shape[1]}x{first.shape[0]} pixels, the plate's others {width}x{height}")
+    if planes.shape[1:] != (height, width):
+        size = f"{planes.shape[2]}x{planes.shape[1]} pixels"
+        raise ImageError(root / files[0], "wrong_size", f"{size}, the plate's others {width}x{height}")
     return apply(planes, calibration)
+
+
+def _read_planes(
+    root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
+) -> np.ndarray:
+    """A field's planes, (C, H, W) uint16, all of the first one's size (or of `shape`)."""
+    first = read_gray16(root / files[0], shape)
+    return np.stack([first, *(read_gray16(root / file, first.shape) for file in files[1:])])
 
 
 def apply(planes: Sequence[np.ndarray], calibration: Calibration) -> np.ndarray:
@@ -109,8 +117,8 @@ def _calibrate(job: tuple[Path, str, tuple[tuple[str, ...], ...]]) -> None:
     counts: Counter[tuple[int, ...]] = Counter()
     for number in np.random.default_rng(0).permutation(len(fields))[:MOST_FIELDS]:
         try:
-            field = np.stack([read_gray16(root / file) for file in fields[number]])
-        except (ImageError, ValueError) as error:  # ValueError: planes of two sizes
+            field = _read_planes(root, fields[number])
+        except ImageError as error:
             log.warning("calibration of plate %s: left out a field: %s", plate, error)
             continue
         counts[field.shape] += 1

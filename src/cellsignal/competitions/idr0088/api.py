@@ -12,7 +12,6 @@ IDR is an OMERO server that lets anybody in; only OMERO.web's HTTP answers are u
 | `raw_planes` | `/webgateway/render_ome_tiff/i/{id}/` | all channels, 16-bit, as OME-TIFF, made when asked; a server may refuse |
 """
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-import cv2
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher, shown
 from cellsignal.files import write_json
+from cellsignal.images import JPEG, decode_image, gray_of
 
 BASE = "https://idr.openmicroscopy.org"
 SCREEN = 2651
@@ -179,12 +178,8 @@ def rendered_plane(
     body = idr.fetcher.bytes(url)
     if not body.startswith(_JPEG) or not body.rstrip(b"\0").endswith(_JPEG_END):  # decoders take half a picture for a whole one
         raise InputError(f"{shown(url)}: no whole JPEG came ({len(body)} bytes that start {body[:12]!r})")
-    plane = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if plane is None:
-        raise InputError(f"{shown(url)}: a JPEG that cannot be decoded")
-    if plane.shape != shape:
-        raise InputError(f"{shown(url)}: {plane.shape[1]}x{plane.shape[0]} pixels, {shape[1]}x{shape[0]} expected")
-    return plane
+    picture = decode_image(shown(url), body, channels=(1, 3), shape=shape, formats=(JPEG,))
+    return picture if picture.ndim == 2 else gray_of(shown(url), picture, "a JPEG of colours")
 
 
 def raw_planes(idr: Idr, image_id: int, n_channels: int, shape: tuple[int, int]) -> np.ndarray:
@@ -196,18 +191,10 @@ def raw_planes(idr: Idr, image_id: int, n_channels: int, shape: tuple[int, int])
     Raises:
         InputError: the server refuses the export, or sends something else.
     """
-    import tifffile
+    from cellsignal.images.tiff import decode_tiff
 
     url = f"{idr.base}/webgateway/render_ome_tiff/i/{image_id}/"
-    body = idr.fetcher.bytes(url)
-    try:
-        planes = tifffile.imread(io.BytesIO(body))
-    except Exception as error:  # from damaged bytes tifffile and its decoders raise anything
-        raise InputError(f"{url}: no readable TIFF came ({' '.join(str(error).split())[:100]})") from None
-    planes = planes.reshape(-1, *planes.shape[-2:]) if planes.ndim >= 2 else planes
-    if planes.dtype != np.uint16 or planes.shape != (n_channels, *shape):
-        raise InputError(f"{url}: {planes.dtype} of shape {planes.shape}, uint16 of {(n_channels, *shape)} expected")
-    return planes
+    return decode_tiff(shown(url), idr.fetcher.bytes(url), n_channels, shape=shape)
 
 
 def _cached(idr: Idr, name: str, shape: Any, ask: Callable[[], Any], url: str) -> Any:

@@ -1,8 +1,8 @@
 """Tracks on disk: one folder of 16 JPEGs for each cell that was followed, and what is wrong with one.
 
 Layout: `l1..l3/{train,query,gallery,nc}/{drug}/{track}/1..16.jpg` and `novel/{drug}/{track}/1..16.jpg`. A JPEG's red, green and blue are
-the stains w3, w2 and w1. OpenCV decodes a truncated JPEG to a picture whose rest is grey, so the end marker is looked for first. Bytes
-that were changed inside an otherwise whole file cannot be told: a JPEG has no checksums.
+the stains w3, w2 and w1. A truncated JPEG is refused for its missing end marker; bytes that were changed inside an otherwise whole file
+cannot be told: a JPEG has no checksums.
 """
 
 import os
@@ -16,6 +16,7 @@ import pandas as pd
 
 from cellsignal.competitions.mitoreid.annotation import drug_of
 from cellsignal.errors import ImageError, InputError
+from cellsignal.images import JPEG, decode_image, read_bytes
 
 FRAMES = 16
 STAINS = ("w1", "w2", "w3")
@@ -73,7 +74,7 @@ def read_track(folder: Path, shape: tuple[int, int] | None = None) -> np.ndarray
     planes, size = None, None
     for t in range(FRAMES):
         path = folder / f"{t + 1}.jpg"
-        image = _decode(path)
+        image = decode_image(path, read_bytes(path), channels=(3,), formats=(JPEG,))
         size = size or image.shape[:2]
         if image.shape[:2] != size:
             raise ImageError(path, "wrong_size", f"frame {t + 1} has {_shown(image.shape)} pixels, frame 1 has {_shown(size)}")
@@ -83,7 +84,7 @@ def read_track(folder: Path, shape: tuple[int, int] | None = None) -> np.ndarray
             image = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if shape[0] < size[0] else cv2.INTER_LINEAR)
         if planes is None:
             planes = np.empty((len(STAINS), FRAMES, *image.shape[:2]), np.uint8)
-        planes[:, t] = image.transpose(2, 0, 1)
+        planes[:, t] = image[:, :, ::-1].transpose(2, 0, 1)  # w1, w2, w3 are blue, green, red
     return planes.reshape(-1, *planes.shape[2:])
 
 
@@ -99,26 +100,6 @@ def _check_frames(folder: Path) -> None:
         raise ImageError(folder / missing[0], "missing", f"frame {missing[0]} is missing; the track has {FRAMES - len(missing)} of {FRAMES} frames")
     if more:
         raise ImageError(folder / more[0], "wrong_channels", f"frame {more[0]} is too many; a track has {FRAMES} frames, not {len(found)}")
-
-
-def _decode(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8, in the order w1, w2, w3: OpenCV's blue, green, red."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(path, "missing", f"cannot be read ({error.strerror})") from None
-    name = f"frame {path.name}"
-    if data[:2] != b"\xff\xd8":
-        kind = "truncated" if len(data) < 2 else "wrong_format"
-        raise ImageError(path, kind, f"{name} is empty or truncated" if kind == "truncated" else f"{name} is not a JPEG")
-    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise ImageError(path, "truncated", f"{name} is a truncated JPEG: it ends at byte {len(data)} without an end marker")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise ImageError(path, "corrupt", f"{name} is a corrupt JPEG: it cannot be decoded")
-    if image.ndim != 3 or image.shape[2] != len(STAINS):
-        raise ImageError(path, "wrong_channels", f"{name} is gray, {len(STAINS)} colours expected")
-    return image
 
 
 def _shown(size: tuple[int, ...]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from cellsignal.competitions.mitoreid.annotation import CONTROL
 from cellsignal.competitions.mitoreid.tracks import STAINS
 from cellsignal.errors import ImageError, InputError
-from cellsignal.images import read_gray16, read_png8
+from cellsignal.images import decode_image, read_bytes
 
 _PLANE = re.compile(r"(?P<field>.+)_(?P<time>\d+)_(?P<channel>w\d+)\.(tiff?|png|jpe?g)", re.IGNORECASE)
 _FIELD = re.compile(r"(?P<drug>\d+|ctrl|dmso)(-\d+)?", re.IGNORECASE)
@@ -101,43 +101,9 @@ def read_plane(path: Path) -> np.ndarray:
     """One gray picture, (H, W) uint8 or uint16: TIFF, PNG or JPEG, by its first bytes.
 
     Raises:
-        ImageError: missing, damaged, not gray.
+        ImageError: missing, damaged, not gray, of another depth, or several planes.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ImageError(path, "missing", f"cannot be read ({error.strerror})") from None
-    if data[:2] == b"\xff\xd8":
-        return _read_jpeg(path, data)
-    try:
-        return read_gray16(path)
-    except ImageError as error:
-        if error.kind != "wrong_depth":
-            raise
-    return read_png8(path) if data[:4] == b"\x89PNG" else _read_tiff8(path)
-
-
-def _read_jpeg(path: Path, data: bytes) -> np.ndarray:
-    if not data.rstrip(b"\0").endswith(b"\xff\xd9"):
-        raise ImageError(path, "truncated", f"truncated JPEG: ends at byte {len(data)} without an end marker")
-    plane = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if plane is None:
-        raise ImageError(path, "corrupt", "corrupt JPEG: cannot be decoded")
-    if plane.ndim != 2:
-        raise ImageError(path, "wrong_channels", f"{plane.shape[2]} channels a pixel, 1 expected")
-    return plane
-
-
-def _read_tiff8(path: Path) -> np.ndarray:
-    import tifffile
-
-    try:
-        plane = tifffile.imread(path)
-    except Exception as error:  # from damaged bytes tifffile and its decoders raise anything
-        raise ImageError(path, "corrupt", f"corrupt TIFF: {' '.join(str(error).split())[:100]}") from None
-    if plane.dtype != np.uint8:
-        raise ImageError(path, "wrong_depth", f"pixels of type {plane.dtype}, 8 or 16 bits expected")
-    return plane
+    return decode_image(path, read_bytes(path), depths=(8, 16))
 
 
 def without_background(plane: np.ndarray, white: int) -> np.ndarray:
