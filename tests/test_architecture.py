@@ -16,13 +16,16 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 # room -> floor; imports go to the same floor or down
 FLOOR = {
-    "cellsignal": 0, "errors": 0, "files": 1, "tables": 1, "stopping": 1, "images": 1, "intensity": 1, "fetch": 1, "config": 1, "folds": 1,
+    "cellsignal": 0, "errors": 0, "files": 1, "tables": 1, "table_text": 1, "stopping": 1, "images": 1, "intensity": 1, "fetch": 1, "config": 1, "folds": 1,
     "simulate": 2, "competitions": 2, "models": 3, "data": 3,
     "training": 4, "prediction": 4, "evaluation": 4, "pipeline": 5, "report": 5, "bench": 5, "profiling": 5, "ranking": 5, "baseline": 5,
     "kernels": 6, "cloud": 6, "verbs": 6, "cli": 7, "__main__": 7,
 }  # fmt: skip
 TORCH = {"torch", "torchvision", "timm", "safetensors", "tensorboard"}
-WITHOUT_TORCH = ("evaluation", "competitions", "simulate", "config", "images", "intensity", "fetch", "files", "tables", "folds", "errors", "cli", "verbs", "pipeline")
+WITHOUT_TORCH = (
+    "evaluation", "competitions", "simulate", "config", "images", "intensity", "fetch", "files", "tables", "table_text", "folds", "errors", "cli", "verbs",
+    "pipeline",
+)  # fmt: skip
 TORCH_ROOMS = ("training", "models")
 
 

@@ -5,11 +5,7 @@ question: an identifier such as the barcode `00090001` stays text, blanks at the
 passed over but counted, and a row with more or fewer cells than the header is an error.
 """
 
-import csv
-import gzip
-import io
 import re
-import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.table_text import decode_table, parse_table, with_header
 
 # What programs write for "no value". Compared as it stands: a class may be called "none".
 MISSING = frozenset({"", "nan", "NaN", "NA", "N/A", "<NA>", "NULL", "null"})
@@ -60,11 +57,64 @@ def read_table(
     path = Path(path)
     if delimiter is None:
         delimiter = "\t" if ".tsv" in path.suffixes else ","
-    text = _read_text(path, content, error)
-    frame = _parse(path, text, delimiter, rows, error)
+    frame = parse_table(path, decode_table(path, content, error), delimiter, rows, error)
+    return _check(path, frame, columns, filled, unique, missing, error, _delimiter_hint(frame, delimiter))
+
+
+def read_sheet(
+    path: Path | str,
+    sheet: str,
+    columns: Sequence[str] = (),
+    *,
+    filled: Collection[str] | None = None,
+    unique: str | None = None,
+    missing: Collection[str] = MISSING,
+    error: type[InputError] = InputError,
+) -> pd.DataFrame:
+    """Read a sheet of an Excel workbook as a table of text cells, as `read_table` gives it.
+
+    A whole number is written without a decimal point, whichever way the workbook keeps it. Cells that a row lacks are "".
+
+    Raises:
+        InputError: No such file, no workbook, no such sheet, or what `read_table` refuses. Names the sheet and the row.
+    """
+    name = f"{path}: sheet {sheet!r}"
+    try:
+        with pd.ExcelFile(path, engine="openpyxl") as book:
+            if sheet not in book.sheet_names:
+                raise error(f"{path}: no sheet {sheet!r}; it has {_shown(book.sheet_names)}")
+            cells = book.parse(sheet, header=None, dtype=object, keep_default_na=False, na_filter=False)
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except InputError:
+        raise
+    except Exception as failure:  # of damaged bytes zipfile, openpyxl and its XML parser raise anything
+        why = " ".join(str(failure).split())[:100]
+        raise error(f"{path}: is no readable xlsx file ({why})") from None
+    frame = with_header(name, cells.map(_cell_text).astype(object), error)
+    return _check(name, frame, columns, filled, unique, missing, error)
+
+
+def _cell_text(value: object) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
+def _check(
+    path: Path | str,
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    filled: Collection[str] | None,
+    unique: str | None,
+    missing: Collection[str],
+    error: type[InputError],
+    hint: str = "",
+) -> pd.DataFrame:
+    """The frame, if it has what `read_table` asks for."""
     absent = [column for column in columns if column not in frame.columns]
     if absent:
-        raise error(f"{path}: no column {absent[0]!r}; it has {_shown(frame.columns)}{_delimiter_hint(frame, delimiter)}")
+        raise error(f"{path}: no column {absent[0]!r}; it has {_shown(frame.columns)}{hint}")
     for column in columns if filled is None else filled:
         empty = frame[column].isin(missing)
         if empty.any():
@@ -147,65 +197,14 @@ def normalise_well(text: str) -> str:
     return f"{match[1].upper()}{int(match[2]):02d}" if match else text
 
 
+def normalise_wells(column: pd.Series) -> pd.Series:
+    """`normalise_well` of every cell."""
+    return column.map({well: normalise_well(well) for well in column.unique()}).astype(object)
+
+
 def is_well(text: str) -> bool:
     """Whether a normalised text is a plate address such as A01."""
     return _WELL.fullmatch(text) is not None
-
-
-def _read_text(path: Path, content: bytes | None, error: type[InputError]) -> str:
-    if content is None:
-        if path.is_dir():
-            raise error(f"{path}: is a folder, not a table")
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise error(f"{path}: no such file") from None
-        except OSError as failure:
-            raise error(f"{path}: cannot be read ({failure.strerror})") from None
-    try:
-        if path.suffix == ".gz" or content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise error(f"{path}: damaged or cut short (gzip)") from None
-    except UnicodeDecodeError as failure:
-        line = content[: failure.start].count(b"\n") + 1
-        raise error(f"{path}: line {line} is not UTF-8 text; save the table as CSV in UTF-8") from None
-    if "\0" in text:
-        raise error(f"{path}: is not a CSV file")
-    if not text.strip():
-        raise error(f"{path}: is empty")
-    return text
-
-
-def _parse(path: Path, text: str, delimiter: str, rows: int | None, error: type[InputError]) -> pd.DataFrame:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    names: list[str] | None = None
-    records, lines = [], []
-    start = 1
-    try:
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            line, start = start, reader.line_num + 1
-            if not any(cells):
-                continue
-            if names is None:
-                names = [name or f"Unnamed: {number}" for number, name in enumerate(cells)]
-                continue
-            if len(records) == rows:
-                break
-            if len(cells) != len(names):
-                raise error(f"{path}: row {line} has {len(cells)} cells, the header has {len(names)}")
-            records.append(cells)
-            lines.append(line)
-    except csv.Error as failure:
-        raise error(f"{path}: is not a CSV file (row {start}: {failure})") from None
-    if names is None:
-        raise error(f"{path}: is empty")
-    doubled = pd.Series(names).duplicated()
-    if doubled.any():
-        raise error(f"{path}: column {names[int(doubled.argmax())]!r} occurs twice in the header")
-    return pd.DataFrame(records, columns=names, index=pd.Index(lines, dtype="int64", name="row"), dtype=object)
 
 
 def _count(wrong: pd.Series | np.ndarray) -> str:
