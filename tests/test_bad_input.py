@@ -163,7 +163,7 @@ def doubled_id(frame):
 
 
 def no_column(frame):
-    return frame.drop(columns="sirna"), "no column sirna"
+    return frame.drop(columns="sirna"), "no column 'sirna'"
 
 
 def nan_label(frame):

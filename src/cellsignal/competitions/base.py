@@ -128,6 +128,15 @@ class Competition(ABC):
         """Every image file of a sample, of its `files` in the samples table: more where these stand for others (a first frame for a clip), in order."""
         return files
 
+    def stated(self, name: str) -> dict[str, str]:
+        """Read what a file's name says of its image; it is held to the table's (see `competitions.stated`).
+
+        Returns:
+            As text: `channel` (of `channels`, or another word if it is none of them), `experiment`, `plate`, `well`, `site`; other
+            keys in which the files of a sample must agree. What the name does not say is left out.
+        """
+        return {}
+
     def root_shape(self, root: Path) -> tuple[int, int]:
         """The (height, width) that most images under `root` have, asked of a few samples spread over the data set.
 

@@ -1,11 +1,17 @@
 """The samples table: one row an image. Everything downstream of a competition knows only these columns."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions.stated import Places, refuse_misstated
 from cellsignal.errors import InputError
+from cellsignal.tables import normalise_wells
+
+if TYPE_CHECKING:
+    from cellsignal.competitions.base import Competition
 
 # a `reference` is embedded, but never trained on by its label nor predicted (a gallery to search, compounds of other kinds)
 ROLES = ("treatment", "positive_control", "negative_control", "reference")
@@ -33,66 +39,98 @@ COLUMNS: dict[str, tuple[str, bool]] = {
 ADDED = ("labels", "treatment")  # columns that a competition may leave out: they are then empty
 
 
-def check_samples(frame: pd.DataFrame, source: Path | str) -> pd.DataFrame:
+def origins(name: str, frame: pd.DataFrame) -> pd.Series:
+    """Where each row of a table of `tables.read_table` stands, for the column `origin` that `check_samples` reads."""
+    return pd.Series(f"{name}: row " + frame.index.astype(str), index=frame.index, dtype=object)
+
+
+def check_samples(
+    frame: pd.DataFrame, source: Path | str, competition: "Competition | None" = None
+) -> pd.DataFrame:
     """Hold a samples table to the schema and give it back with the schema's column order and types.
+
+    Text is stripped and wells are written A01.
+
+    Args:
+        frame: Columns `COLUMNS` (those of `ADDED` may lack), and `origin` where the rows come from a table: "train.csv: row 5".
+        source: The folder of the data, for the errors.
+        competition: Whose `stated` the files' names are held to; None trusts the names.
 
     Raises:
         InputError: a missing column, a doubled sample_id, an empty cell where none may be, an unknown role or split, a training
-            treatment with neither label nor labels, labels that are not ascending numbers from 0, or samples of one target_id
-            that disagree. The message names `source` and the row.
+            treatment with neither label nor labels, labels that are not ascending numbers from 0, samples of one target_id
+            that disagree, a well with two labels, or a file that stands twice or says another thing than its row
+            (`stated.refuse_misstated`). The message names `source`, and the row by its origin or its sample_id.
     """
     frame = frame.assign(**{column: None for column in ADDED if column not in frame.columns})
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise InputError(f"{source}: samples table lacks the columns {missing}")
-    frame = frame[list(COLUMNS)].reset_index(drop=True)
+    frame = frame.reset_index(drop=True)
+    places = Places(source, frame)
+    frame = frame[list(COLUMNS)]
     for column, (kind, optional) in COLUMNS.items():
+        if kind == "text":
+            frame[column] = _texts(frame[column])
         empty = frame[column].isna()
-        if empty.any() and not optional:
-            raise InputError(
-                f"{source}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame.sample_id[empty.idxmax()]!r})"
-            )
+        if not optional:
+            places.refuse(empty, lambda row, column=column: f"{column} is empty")
         if kind == "int":
             frame[column] = frame[column].astype("Int64" if optional else "int64")
-        elif kind == "text":
-            frame[column] = (
-                frame[column]
-                .astype("object")
-                .where(~empty, None)
-                .map(lambda v: v if v is None else str(v))
-                .astype("object")
-            )
-    doubled = frame.sample_id[frame.sample_id.duplicated()]
-    if len(doubled):
-        raise InputError(f"{source}: sample_id {doubled.iloc[0]!r} occurs more than once ({len(doubled)} such rows)")
+    frame["well"] = normalise_wells(frame.well)
+    doubled = frame.sample_id.duplicated()
+    places.refuse(doubled, lambda row: f"sample_id {frame.sample_id[row]!r} occurs more than once")
     for column, allowed in (("role", ROLES), ("split", SPLITS)):
         wrong = ~frame[column].isin(allowed)
-        if wrong.any():
-            raise InputError(
-                f"{source}: {column} {frame[column][wrong].iloc[0]!r} of {frame.sample_id[wrong].iloc[0]!r} is none of {allowed}"
-            )
+        places.refuse(wrong, lambda row, c=column, a=allowed: f"{c} {frame[c][row]!r} is none of {a}")
     known = frame["labels"].notna()
+    labels = [value if there else None for value, there in zip(frame["labels"], known, strict=True)]
+    frame["labels"] = pd.Series(labels if known.any() else None, index=frame.index, dtype=object)
+    wrong = known & ~frame["labels"].map(_are_labels)
     if known.any():
-        told = [labels if there else None for labels, there in zip(frame["labels"], known, strict=True)]
-        frame["labels"] = pd.Series(told, index=frame.index, dtype=object)
-        wrong = ~frame["labels"][known].map(_are_labels)
-        if wrong.any() or frame.label.notna().any():
-            row = wrong.idxmax() if wrong.any() else frame.label.notna().idxmax()
-            raise InputError(
-                f"{source}: labels {frame['labels'][row]!r} of {frame.sample_id[row]!r}: ascending class numbers, and no label beside them"
-            )
-    else:
-        frame["labels"] = pd.Series(None, index=frame.index, dtype=object)
+        wrong |= frame.label.notna()
+    why = "ascending class numbers, and no label beside them"
+    places.refuse(wrong, lambda row: f"labels {frame['labels'][row]!r}: {why}")
     unlabelled = (frame.split == "train") & (frame.role == "treatment") & frame.label.isna() & ~known
-    if unlabelled.any():
-        raise InputError(
-            f"{source}: training sample {frame.sample_id[unlabelled].iloc[0]!r} has no label ({int(unlabelled.sum())} such rows)"
-        )
-    told = pd.DataFrame({"label": frame.label.fillna(-1), "labels": frame["labels"].map(str), "split": frame.split, "well_id": frame.well_id})
-    spread = told.groupby(frame.target_id).nunique().max(axis=1)
-    if (spread > 1).any():
-        raise InputError(f"{source}: samples of target_id {spread.idxmax()!r} disagree on label, split or well")
+    places.refuse(unlabelled, lambda row: "a training sample has no label")
+    _refuse_contradictions(frame, places)
+    refuse_misstated(frame, places, competition)
     return frame
+
+
+def _texts(column: pd.Series) -> pd.Series:
+    """A column as stripped text; NaN where it is missing or blank, None in an empty column, as pandas keeps them."""
+    texts = {value: str(value).strip() for value in column.dropna().unique()}
+    texts = {value: text for value, text in texts.items() if text}
+    missing = np.nan if texts else None
+    return pd.Series([texts.get(value, missing) for value in column], index=column.index, dtype=object)
+
+
+def _refuse_contradictions(frame: pd.DataFrame, places: "Places") -> None:
+    """Samples that share a target or a physical well are of one well, split and label."""
+    facts = pd.DataFrame(
+        {
+            "label": frame.label.fillna(-1),
+            "labels": frame["labels"].map(str),
+            "split": frame.split,
+            "well": frame.well_id,
+        }
+    )
+    for column, names in facts.items():
+        first = names.groupby(frame.target_id).transform("first")
+        places.refuse(
+            names != first,
+            lambda row, c=column, f=first, n=names: f"target_id {frame.target_id[row]!r} has two values of {c}: {f[row]!r} and {n[row]!r}",
+        )
+    labelled = frame[frame.label.notna() | frame["labels"].notna()]
+    label = facts.loc[labelled.index, "label"].map(str) + facts.loc[labelled.index, "labels"]
+    first = label.groupby([labelled.experiment, labelled.plate, labelled.well]).transform("first")
+    shown = labelled.label.astype(object).where(labelled.label.notna(), labelled["labels"])
+    wrong = (label != first).reindex(frame.index, fill_value=False)
+    places.refuse(
+        wrong,
+        lambda row: f"well {frame.well[row]!r} of plate {frame.plate[row]!r} has another label here ({shown[row]}) than in the other rows",
+    )
 
 
 def _are_labels(value: object) -> bool:

@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import Competition, Protocol, register
-from cellsignal.competitions.samples import check_samples
-from cellsignal.errors import InputError
+from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.images import read_png8
+from cellsignal.tables import normalise_wells, read_table
 
-TRAIN_COLUMNS = ("image_id", "plate_id", "well_id", "compound", "concentration_uM", "moa")
-TEST_COLUMNS = ("image_id", "plate_id", "well_id")
+COLUMNS = {
+    "train.csv": ("image_id", "plate_id", "well_id", "compound", "concentration_uM", "moa"),
+    "test.csv": ("image_id", "plate_id", "well_id"),
+}
 CELL_TYPE = "MCF7"
 
 
@@ -40,8 +42,7 @@ class Bbbc021(Competition):
     homepage = "https://bbbc.broadinstitute.org/BBBC021"
 
     def samples(self, root: Path) -> pd.DataFrame:
-        train = read_table(Path(root) / "train.csv", TRAIN_COLUMNS)
-        test = read_table(Path(root) / "test.csv", TEST_COLUMNS)
+        train, test = _read_wells(root, "train.csv"), _read_wells(root, "test.csv")
         index = {name: label for label, name in enumerate(self.classes(root))}
         both = pd.concat([train.assign(split="train"), test.assign(split="test")], ignore_index=True)
         frame = pd.DataFrame(
@@ -59,12 +60,13 @@ class Bbbc021(Competition):
                 "compound": both.compound,
                 "split": both.split,
                 "files": [(f"images/{image_id}.png",) for image_id in both.image_id],
+                "origin": both.origin,
             }
         )
-        return check_samples(frame, root)
+        return check_samples(frame, root, self)
 
     def classes(self, root: Path) -> tuple[str, ...]:
-        return tuple(sorted(read_table(Path(root) / "train.csv", TRAIN_COLUMNS).moa.unique()))
+        return tuple(sorted(_read_wells(root, "train.csv").moa.unique()))
 
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
         image = read_png8(Path(root) / files[0], shape, channels=3)
@@ -76,11 +78,13 @@ class Bbbc021(Competition):
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         path = Path(root) / "sample_submission.csv"
-        return read_table(path, (self.id_column, self.target_column))
+        columns = [self.id_column, self.target_column]
+        return read_table(path, columns, unique=self.id_column)[columns].reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:
         """CSV with image_id and moa, and plate_id where known. There is no public part: every row is `private`."""
-        frame = read_table(Path(path), (self.id_column, self.target_column))
+        frame = read_table(path, (self.id_column, self.target_column), unique=self.id_column)
+        frame = frame.reset_index(drop=True)
         known = {"experiment": frame.plate_id, "plate": frame.plate_id} if "plate_id" in frame else {}
         return frame[[self.id_column, self.target_column]].assign(leaderboard="private", **known)
 
@@ -106,30 +110,8 @@ class Bbbc021(Competition):
         simulate_bbbc021(out, seed, **size)
 
 
-def read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read a CSV of text cells and hold it to its columns.
-
-    Raises:
-        InputError: no such file, no such column, an empty cell, or a doubled image_id; names the file and the row.
-    """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable CSV ({str(error).strip()})") from None
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; it has {list(frame.columns)}")
-    for column in columns:
-        empty = frame[column].str.strip().isin(["", "nan", "NaN"])
-        if empty.any():
-            raise InputError(
-                f"{path}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame[columns[0]][empty.idxmax()]!r})"
-            )
-    doubled = frame[columns[0]][frame[columns[0]].duplicated()]
-    if len(doubled):
-        raise InputError(f"{path}: {columns[0]} {doubled.iloc[0]!r} occurs more than once ({len(doubled)} such rows)")
-    return frame
+def _read_wells(root: Path, name: str) -> pd.DataFrame:
+    """One of the two tables; an `origin` tells where each of its rows stands."""
+    path = Path(root) / name
+    frame = read_table(path, COLUMNS[name], unique="image_id")
+    return frame.assign(well_id=normalise_wells(frame.well_id), origin=origins(name, frame))

@@ -4,6 +4,7 @@ The numbers of the published data stand here and nowhere else; a simulated copy 
 so what a root holds is always counted from its files.
 """
 
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,13 +20,18 @@ from cellsignal.competitions.rxrx1.metadata import (
     labels_are_text,
     parse_labels,
     read_answers,
+    read_placeholders,
     read_sites,
     read_wells,
 )
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
 from cellsignal.images import read_png8
+from cellsignal.tables import refuse_rows
 
+_FILE = re.compile(
+    r"(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/(?P<well>[A-P]\d\d)_s(?P<site>\d)_w(?P<channel>\d)\.png$"
+)
 N_CLASSES = 1108
 N_POSITIVE_CONTROLS = 30
 N_CONTROLS = 31  # the positive ones and the untreated wells
@@ -119,6 +125,11 @@ class RxRx1(Competition):
         prefix = "sirna_" if labels_are_text(root) else ""
         return tuple(f"{prefix}{label}" for label in range(number))
 
+    def stated(self, name: str) -> dict[str, str]:
+        """By `HUVEC-01/Plate1/B03_s1_w2.png`."""
+        match = _FILE.search(name)
+        return {} if match is None else match.groupdict() | {"channel": _channel(match["channel"])}
+
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
         first = read_png8(Path(root) / files[0], shape)
         rest = [read_png8(Path(root) / file, first.shape) for file in files[1:]]
@@ -132,20 +143,15 @@ class RxRx1(Competition):
         if not path.is_file():
             placeholder = "sirna_0" if labels_are_text(root) else 0
             return pd.DataFrame({self.id_column: test, self.target_column: placeholder})
-        sample = pd.read_csv(path)
-        missing = [column for column in (self.id_column, self.target_column) if column not in sample.columns]
-        if missing:
-            raise InputError(f"{path}: no column {', '.join(missing)}")
+        sample = read_placeholders(path)
         ids = sample[self.id_column]
-        if ids.duplicated().any():
-            raise InputError(f"{path}: id_code {ids[ids.duplicated()].iloc[0]!r} occurs more than once")
-        for odd, why in (
-            (test[~test.isin(set(ids))], "of the test set is missing"),
-            (ids[~ids.isin(set(test))], "is no test well"),
-        ):
-            if len(odd):
-                raise InputError(f"{path}: id_code {odd.iloc[0]!r} {why} ({len(odd)} such ids)")
-        return sample[[self.id_column, self.target_column]]
+        unknown = ~ids.isin(set(test))
+        refuse_rows(path, sample, unknown, self.id_column, "is no test well")
+        missing = test[~test.isin(set(ids))]
+        if len(missing):
+            first = f"{self.id_column} {missing.iloc[0]!r}"
+            raise InputError(f"{path}: {first} of the test set is missing ({len(missing)} such ids)")
+        return sample.reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:
         """The true labels of the test wells, from rxrx.ai's metadata.csv or a CSV of id_code and sirna.
@@ -232,6 +238,10 @@ class RxRx1(Competition):
         from cellsignal.simulate.rxrx1 import simulate_rxrx1
 
         simulate_rxrx1(Path(out), seed, **size)
+
+
+def _channel(number: str) -> str:
+    return RxRx1.channels[int(number) - 1] if 1 <= int(number) <= CHANNELS else f"w{number}"
 
 
 def _cell_type(experiment: pd.Series) -> pd.Series:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.tables import normalise_wells, parse_integers, read_table, refuse_rows
 
 log = logging.getLogger(__name__)
 
@@ -72,39 +73,35 @@ def read_answers(path: Path | str) -> pd.DataFrame:
     """The test treatments' labels from rxrx.ai's metadata.csv, or from a CSV of id_code and sirna: columns id_code,
     label (int)."""
     path = Path(path)
-    if "site" in _read_csv(path, nrows=0).columns:
+    if "site" in read_table(path, rows=0).columns:
         wells = _wells_of_sites(_read_site_file(path), path)
         wells = wells[(wells.split == "test") & (wells.role == "treatment")]
         return wells[["id_code", "label"]].astype({"label": "int64"}).reset_index(drop=True)
-    frame = _read_csv(path)
-    _check_columns(frame, ["id_code", "sirna"], path)
-    _check_unique(frame.id_code, path)
-    return pd.DataFrame(
-        {"id_code": frame.id_code.astype(object), "label": parse_labels(frame.sirna, path, frame.id_code)}
-    )
+    frame = read_table(path, ("id_code", "sirna"), unique="id_code")
+    labels = parse_labels(frame.sirna, path, frame.id_code)
+    return pd.DataFrame({"id_code": frame.id_code, "label": labels}).reset_index(drop=True)
 
 
 def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Series:
-    """Labels as int64: integers as they are, `sirna_250` as 250, untreated as -1.
+    """Labels as int64: 250, "250" and "250.0" are 250, `sirna_250` as well; untreated is -1.
+
+    Args:
+        column: Text or numbers. An index called "row" (of `tables.read_table`) is named in the error.
 
     Raises:
         InputError: an empty label, or one without a number; names the file, the row and the id.
     """
-    text = column.astype(object).where(column.notna(), "")
-    if pd.api.types.is_numeric_dtype(column):
-        wrong = column.isna() | (column < 0) | (column != column.round())
-        numbers = column.where(~wrong, 0).astype("int64")
-    else:
-        text = text.map(str).str.strip()
-        untreated = text.str.upper().isin(UNTREATED)
-        found = text.str.extract(r"^(?:[A-Za-z]\w*?_)?(\d+)$", expand=False)
-        wrong = found.isna() & ~untreated
-        numbers = found.where(~untreated, str(_PENDING)).where(~wrong, "0").astype("int64")
+    text = column.astype(object).where(column.notna(), "").map(str).str.strip()
+    untreated = text.str.upper().isin(UNTREATED)
+    found = text.str.extract(r"^(?:[A-Za-z]\w*?_)?(\d+)$|^(\d+)\.0*$")
+    number = found[0].fillna(found[1])
+    wrong = number.isna() & ~untreated
     if wrong.any():
-        at = _first(wrong)
-        what = f"label {text.iloc[at]!r} is no siRNA" if text.iloc[at] != "" else "the label is empty"
-        raise InputError(f"{path}: row {at + 2} ({ids.iloc[at]!r}): {what}")
-    return numbers
+        first = int(wrong.to_numpy().argmax())
+        row = f"row {column.index[first]} " if column.index.name == "row" else ""
+        why = f"label {text.iloc[first]!r} is no siRNA" if text.iloc[first] else "the label is empty"
+        raise InputError(f"{path}: {row}({ids.iloc[first]!r}): {why}")
+    return number.where(~untreated, str(_PENDING)).astype("int64")
 
 
 def labels_are_text(root: Path | str) -> bool:
@@ -113,26 +110,36 @@ def labels_are_text(root: Path | str) -> bool:
     root = Path(root)
     for name in ("sample_submission.csv", "train.csv"):
         if (root / name).is_file():
-            head = _read_csv(root / name, nrows=20)
-            return "sirna" in head.columns and bool(head.sirna.astype(str).str.startswith("sirna_").any())
+            head = read_table(root / name, rows=20)
+            return "sirna" in head.columns and bool(head.sirna.str.startswith("sirna_").any())
     return False
+
+
+def read_placeholders(path: Path) -> pd.DataFrame:
+    """The ids and placeholder labels of a sample submission: columns id_code, sirna (int64 where all are numbers).
+
+    Raises:
+        InputError: no table, no such column, or an id that is empty or stands there twice; names the file and the row.
+    """
+    columns = ["id_code", "sirna"]
+    sample = read_table(path, columns, filled=("id_code",), unique="id_code")[columns]
+    if sample.sirna.str.fullmatch(r"\d{1,18}").all():
+        sample["sirna"] = sample.sirna.astype("int64")
+    return sample
 
 
 def _read_kaggle(root: Path) -> pd.DataFrame:
     for name in KAGGLE_FILES:
         if not (root / name).is_file():
             raise InputError(f"{root / name}: no such file; the Kaggle release has {', '.join(KAGGLE_FILES)}")
-    parts, sources = [], []
+    parts: dict[str, pd.DataFrame] = {}
     for name in KAGGLE_FILES:
         part = _read_kaggle_file(root / name)
-        parts.append(part)
-        sources += [name] * len(part)
-    wells = pd.concat(parts, ignore_index=True)
-    doubled = wells.id_code.duplicated()
-    if doubled.any():
-        at = _first(doubled)
-        first = sources[_first(wells.id_code == wells.id_code[at])]
-        raise InputError(f"{root / sources[at]}: id_code {wells.id_code[at]!r} also stands in {first}")
+        for earlier, other in parts.items():
+            doubled = part.id_code.isin(set(other.id_code))
+            refuse_rows(root / name, part, doubled, "id_code", f"also stands in {earlier}")
+        parts[name] = part
+    wells = pd.concat(list(parts.values()), ignore_index=True)
     pending = wells.label == _PENDING
     if pending.any():
         negative = wells.label[(wells.role == "negative_control") & ~pending]
@@ -144,48 +151,30 @@ def _read_kaggle(root: Path) -> pd.DataFrame:
 
 def _read_kaggle_file(path: Path) -> pd.DataFrame:
     split, controls = path.stem.split("_")[0], path.stem.endswith("_controls")
-    frame = _read_csv(path)
     labelled = controls or split == "train"
-    _check_columns(frame, _PLACE + ["sirna"] * labelled + ["well_type"] * controls, path)
-    _check_place(frame, path)
-    wells = frame[_PLACE].astype({"id_code": object, "experiment": object, "well": object, "plate": "int64"})
+    columns = _PLACE + ["sirna"] * labelled + ["well_type"] * controls
+    frame = _check_place(path, read_table(path, columns, unique="id_code"), "id_code")
+    wells = frame[_PLACE].copy()
     wells["label"] = pd.array([pd.NA] * len(frame), dtype="Int64")
     if labelled:
         wells["label"] = parse_labels(frame.sirna, path, frame.id_code).astype("Int64")
-    wells["role"] = frame.well_type.astype(object) if controls else "treatment"
+    if controls:
+        refuse_rows(path, frame, ~frame.well_type.isin(_ROLES[1:]), "well_type", "is no control")
+    wells["role"] = frame.well_type if controls else "treatment"
     if labelled and not controls:
         wells.loc[wells.label == _PENDING, "role"] = "negative_control"
-    _refuse(
-        ~wells.role.isin(_ROLES[1:] if controls else _ROLES),
-        wells.role,
-        path,
-        "well_type",
-        "is no control",
-        wells.id_code,
-    )
     wells["split"] = split
     return wells
 
 
 def _read_site_file(path: Path) -> pd.DataFrame:
-    frame = _read_csv(path)
-    _check_columns(frame, _SITE_COLUMNS, path)
-    place = frame.rename(columns={"well_id": "id_code"})
-    _check_place(place, path, unique=False)
-    _refuse(
-        ~frame.dataset.isin(["train", "test"]),
-        frame.dataset,
-        path,
-        "dataset",
-        "is neither train nor test",
-        frame.well_id,
-    )
-    _refuse(~frame.well_type.isin(_ROLES), frame.well_type, path, "well_type", "is unknown", frame.well_id)
-    site = pd.to_numeric(frame.site, errors="coerce")
-    _refuse(~(site >= 1) | (site % 1 != 0), frame.site, path, "site", "is no site", frame.well_id)
-    doubled = pd.DataFrame({"id": frame.well_id, "site": site}).duplicated()
-    _refuse(doubled, frame.site, path, "site", "occurs twice for this well", frame.well_id)
-    frame["site"] = site.astype("int64")
+    frame = _check_place(path, read_table(path, _SITE_COLUMNS), "well_id")
+    refuse_rows(path, frame, ~frame.dataset.isin(["train", "test"]), "dataset", "is neither train nor test")
+    refuse_rows(path, frame, ~frame.well_type.isin(_ROLES), "well_type", "is unknown")
+    site = parse_integers(path, frame, "site", low=1)
+    doubled = frame.assign(site=site).duplicated(["well_id", "site"])
+    refuse_rows(path, frame, doubled, "site", "occurs twice for its well")
+    frame["site"] = site
     frame["label"] = parse_labels(frame.sirna_id, path, frame.well_id)
     return frame
 
@@ -193,15 +182,10 @@ def _read_site_file(path: Path) -> pd.DataFrame:
 def _wells_of_sites(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     columns = ["well_id", "experiment", "plate", "well", "label", "well_type", "dataset"]
     wells = frame[columns].drop_duplicates()
-    doubled = wells.well_id.duplicated()
-    if doubled.any():
-        at = doubled.idxmax()
-        raise InputError(
-            f"{path}: row {at + 2}: the sites of well {wells.well_id[at]!r} disagree on label, well_type or dataset"
-        )
+    disagree = wells.well_id.duplicated()
+    refuse_rows(path, wells, disagree, "well_id", "has sites that disagree on label, well_type or dataset")
     wells = wells.rename(columns={"well_id": "id_code", "well_type": "role", "dataset": "split"})
-    text = {name: object for name in ("id_code", "experiment", "well", "role", "split")}
-    return wells.astype({**text, "plate": "int64", "label": "Int64"}).reset_index(drop=True)
+    return wells.astype({"label": "Int64"}).reset_index(drop=True)
 
 
 def _check_labels(wells: pd.DataFrame, root: Path) -> None:
@@ -223,57 +207,13 @@ def _check_labels(wells: pd.DataFrame, root: Path) -> None:
         )
 
 
-def _read_csv(path: Path, nrows: int | None = None) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, nrows=nrows)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not a CSV file ({str(error).splitlines()[0]})") from None
-
-
-def _check_columns(frame: pd.DataFrame, columns: list[str], path: Path) -> None:
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
-
-
-def _check_unique(ids: pd.Series, path: Path) -> None:
-    _refuse(ids.isna(), ids, path, "id_code", "is empty", ids)
-    _refuse(ids.duplicated(), ids, path, "id_code", "occurs more than once", ids)
-
-
-def _check_place(frame: pd.DataFrame, path: Path, unique: bool = True) -> None:
-    ids = frame.id_code
-    _refuse(ids.isna(), ids, path, "id_code", "is empty", ids)
-    if unique:
-        _check_unique(ids, path)
-    text = {name: frame[name].astype(str) for name in ("experiment", "plate", "well")}
-    _refuse(
-        ~text["experiment"].str.fullmatch(r".+-\d+"),
-        frame.experiment,
-        path,
-        "experiment",
-        "is not <cell type>-<number>",
-        ids,
-    )
-    _refuse(~text["plate"].str.fullmatch(r"[1-9]\d*"), frame.plate, path, "plate", "is no plate number", ids)
-    _refuse(~text["well"].str.fullmatch(_ADDRESS), frame.well, path, "well", "is no address on a 384-well plate", ids)
-    expected = text["experiment"] + "_" + text["plate"] + "_" + text["well"]
-    _refuse(ids.astype(str) != expected, ids, path, "id_code", "disagrees with experiment_plate_well", expected)
-
-
-def _refuse(wrong: pd.Series, values: pd.Series, path: Path, column: str, why: str, ids: pd.Series) -> None:
-    """One line for the first wrong row, if there is one."""
-    if wrong.any():
-        at = _first(wrong)
-        more = f" ({int(wrong.sum())} such rows)" if wrong.sum() > 1 else ""
-        value = values.astype(object).iloc[at]
-        shown = repr(value) if isinstance(value, str) else str(value)
-        raise InputError(f"{path}: row {at + 2} ({ids.iloc[at]!r}): {column} {shown} {why}{more}")
-
-
-def _first(mask: pd.Series) -> int:
-    return int(np.flatnonzero(mask.to_numpy())[0])
+def _check_place(path: Path, frame: pd.DataFrame, ids: str) -> pd.DataFrame:
+    """The table with `plate` as int64 and `well` as A01, if these and the experiment are what the id says."""
+    frame = frame.assign(well=normalise_wells(frame.well))
+    experiment = frame.experiment.str.fullmatch(r".+-\d+")
+    refuse_rows(path, frame, ~experiment, "experiment", "is not <cell type>-<number>")
+    frame["plate"] = parse_integers(path, frame, "plate", low=1)
+    refuse_rows(path, frame, ~frame.well.str.fullmatch(_ADDRESS), "well", "is no address on a 384-well plate")
+    expected = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
+    refuse_rows(path, frame, frame[ids] != expected, ids, "disagrees with experiment_plate_well")
+    return frame
