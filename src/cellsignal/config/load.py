@@ -1,13 +1,12 @@
 """From a YAML file (and `--set` words) to a checked `Config`."""
 
-import difflib
-import typing
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from cellsignal.config.complaints import describe
 from cellsignal.config.schema import Config
 from cellsignal.errors import InputError
 
@@ -47,6 +46,25 @@ def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "
     return found
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that occurs twice: plain YAML keeps the last and says nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        doubled = next((name for number, name in enumerate(names) if name in names[:number]), None)
+        if doubled is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {doubled!r} occurs twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
     """A YAML file that must hold a mapping.
 
@@ -57,7 +75,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         InputError: unreadable, not YAML (the line is named), or something else than a mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -97,7 +115,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise InputError(f"--set {override}: write key.path=value")
     try:
-        value = yaml.safe_load(text)
+        value = _parse(text)
     except yaml.YAMLError:
         raise InputError(f"--set {override}: the value is not valid YAML") from None
     node: Any = tree
@@ -121,45 +139,3 @@ def _step(node: Any, part: str, override: str) -> Any:
             raise InputError(f"--set {override}: {part!r} is no index of a list of {len(node)}")
         return node[int(part)]
     return node.setdefault(part, {})
-
-
-def describe(error: ValidationError) -> str:
-    """A pydantic error as one line: each wrong key by its path, with the nearest valid name for unknown ones."""
-    lines = []
-    for item in error.errors():
-        location = [str(part) for part in item["loc"]]
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(location[-1], _valid_keys(Config, item["loc"][:-1]), 1)
-            lines.append(f"unknown key {'.'.join(location)}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-        else:
-            given = f", got {item['input']!r}" if item["type"] not in ("missing", "value_error") else ""
-            lines.append(f"{'.'.join(location)}: {item['msg'].removeprefix('Value error, ')}{given}".removeprefix(": "))
-    return "; ".join(lines)
-
-
-def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys that are valid at `location`, following nested models, optional ones, tuples of them, and tagged unions."""
-    models = [model]
-    for part in location:
-        following: list[type[BaseModel]] = []
-        for current in models:
-            if isinstance(part, int):
-                following.append(current)
-            elif part in current.model_fields:
-                following += _models_in(current.model_fields[part].annotation)
-            elif _tag(current) == part:
-                following.append(current)
-        models = following
-    return sorted({name for current in models for name in current.model_fields})
-
-
-def _tag(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("name")
-    options = typing.get_args(field.annotation) if field else ()
-    return options[0] if len(options) == 1 else None
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]
