@@ -103,6 +103,8 @@ def make_folds(
     if n_splits < 2:
         raise InputError(f"folds: n_splits must be at least 2, not {n_splits}")
     train = samples[labelled(samples)]
+    if not len(train):
+        raise InputError(f"folds: none of the {len(samples)} samples is a labelled training treatment; nothing can be held out")
     if train[group].isna().any():
         raise InputError(f"folds: training sample {train.sample_id[train[group].isna()].iloc[0]!r} has no {group}")
     rows = _describe(train, group, plate_groups)
@@ -250,11 +252,19 @@ def _deal(strata: pd.DataFrame, n_splits: int, seed: int) -> np.ndarray:
 def _deal_evenly(member: np.ndarray, n_splits: int, seed: int) -> np.ndarray:
     """(G,) fold numbers by iterative stratification (Sechidis et al. 2011), of several draws the one nearest to even shares.
 
+    Groups that differ in no stratum are dealt at random.
+
     Args:
         member: (G, S) 1 where a group is of a stratum.
     """
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+    from sklearn.model_selection import KFold
 
+    if (member == member[:1]).all():
+        split = KFold(n_splits, shuffle=True, random_state=seed)
+        return _numbers(split.split(member), len(member))
+    if member.shape[1] == 1:  # in it or not: the library takes two columns or more
+        member = np.column_stack([member, 1 - member])
     best, least = None, np.inf
     for draw in np.random.default_rng(seed).integers(2**31, size=DRAWS):
         split = MultilabelStratifiedKFold(n_splits, shuffle=True, random_state=int(draw))

@@ -96,7 +96,12 @@ class SiteDataset(Dataset):
     @property
     def image_size(self) -> int:
         """Width in pixels of what a network sees."""
-        return self.augmentation.output[1] if isinstance(self.augmentation, Recipe) else self[(0, 0)]["image"].shape[2]
+        return self.output[1]
+
+    @property
+    def output(self) -> tuple[int, int]:
+        """(h, w) in pixels of what a network sees."""
+        return self.augmentation.output or tuple(self[(0, 0)]["image"].shape[1:])
 
     def read(self, index: int, rows: Sequence[int] | None = None, out: np.ndarray | None = None) -> np.ndarray:
         """The chosen channels of one stored image, (C, H, W) uint8, of which only `rows` (top, bottom) are sure to be right.

@@ -105,7 +105,7 @@ class Recipe:
             check(a, self._stains)
         self._counts = [_numbers(a, self._stains) for a in self.augmentations]
         self.numbers = sum(self._counts)
-        self.output = _output(self.augmentations, self.shape, center_crop)
+        self.output = output_shape(self.augmentations, self.shape, center_crop)
         moving = [a for a in self.augmentations if isinstance(a, _GEOMETRY)]
         first = next((a for a in moving if not isinstance(a, _DIHEDRAL)), None)
         self.input = self.shape
@@ -207,8 +207,14 @@ def _split(u: np.ndarray, counts: list[int]) -> list[np.ndarray]:
     return [u[:, start:end] for start, end in itertools.pairwise(ends)]
 
 
-def _output(augmentations: tuple, shape: tuple[int, int], center_crop: int | None) -> tuple[int, int]:
-    """The one output shape. Raises: InputError."""
+def output_shape(
+    augmentations: tuple[augment.Augmentation, ...], shape: tuple[int, int], center_crop: int | None = None
+) -> tuple[int, int]:
+    """The one (height, width) in which images of `shape` come out, whichever pipeline augments them.
+
+    Raises:
+        InputError: several shapes, which no batch can hold, or a crop larger than the image; names the augmentation.
+    """
     shapes = {shape}
     for a in augmentations:
         if isinstance(a, augment.RandomCrop):

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from cellsignal.config import augment
-from cellsignal.data.draws import stain_codes
+from cellsignal.data.draws import check, output_shape, stain_codes
 from cellsignal.errors import InputError
 
 _Step = Callable[[np.ndarray, np.random.Generator, random.Random], np.ndarray]
@@ -33,9 +33,14 @@ class Transform:
         channels: C.
         stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit together. None: each channel is its own.
         frame: (C,) int, the frame of each plane: those of one are blurred together by `frame_blur`. None: there is one frame.
+        shape: (H, W) of the images, where all are alike: then every sample must come out in one shape, as batches need.
+
+    Attributes:
+        output: (h, w) of every sample; None where `shape` is not given.
 
     Raises:
-        InputError: a parameter that cannot work, such as dropping all channels; the message names the augmentation.
+        InputError: a parameter that cannot work, such as dropping all channels, a crop larger than `shape`, or several
+            output shapes; the message names the augmentation.
     """
 
     def __init__(
@@ -44,16 +49,19 @@ class Transform:
         channels: int,
         stain: Sequence[int] | None = None,
         frame: Sequence[int] | None = None,
+        shape: tuple[int, int] | None = None,
     ):
         assert frame is None or len(frame) == channels, (channels, frame)
         self.augmentations, self.channels, self.stain, self.frame = tuple(augmentations), channels, stain, frame
+        self.shape = shape
+        self.output = None if shape is None else output_shape(self.augmentations, shape)
         self._stain = stain_codes(channels, stain)
         self._gain_bias = [a for a in self.augmentations if isinstance(a, augment.GainBias)]
         frames = np.zeros(channels, int) if frame is None else np.asarray(frame)
         self._steps = [_step(a, self._stain, frames) for a in self.augmentations if not isinstance(a, augment.GainBias)]
 
     def __reduce__(self):
-        return Transform, (self.augmentations, self.channels, self.stain, self.frame)
+        return Transform, (self.augmentations, self.channels, self.stain, self.frame, self.shape)
 
     def image(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Augment one image.
@@ -99,13 +107,7 @@ class Transform:
 def _step(augmentation: augment.Augmentation, stain: np.ndarray, frame: np.ndarray) -> _Step:
     """`stain`: (C,) int from 0; `frame`: (C,) int."""
     stains = int(stain.max()) + 1
-    for key, value in augmentation:
-        if isinstance(value, tuple) and value[0] > value[1]:
-            raise InputError(f"{augmentation.name}: {key} {value} is a range and must not descend")
-    if isinstance(augmentation, augment.ChannelDropout) and augmentation.channels >= stains:
-        raise InputError(f"channel_dropout: channels {augmentation.channels} of {stains} leaves none")
-    if isinstance(augmentation, augment.CoarseDropout) and augmentation.size[1] >= 1:
-        raise InputError(f"coarse_dropout: size {augmentation.size} is a fraction of the side and must stay below 1")
+    check(augmentation, stains)
     if isinstance(augmentation, augment.SquareCropResize):
         return functools.partial(_square_crop_resize, augmentation)
     build = functools.cache(functools.partial(_albumentation, augmentation))

@@ -13,7 +13,7 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.files import write_csv
 from cellsignal.simulate.cells import STAINS
-from cellsignal.simulate.output import claim_folder, generator, run_jobs, write_png
+from cellsignal.simulate.output import claim_folder, generator, run_jobs, simulator, write_png
 from cellsignal.simulate.phenotypes import N_EFFECTS, look_of, units, well_effect
 from cellsignal.simulate.plates import WELLS, Plate, Site, draw_optics, draw_plate
 
@@ -56,6 +56,7 @@ class _Well:
     number: int  # unique over all plates
 
 
+@simulator
 def simulate_bbbc021(
     out: Path | str,
     seed: int = 0,

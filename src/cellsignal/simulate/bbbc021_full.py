@@ -16,7 +16,7 @@ from cellsignal.files import write_csv, write_text
 from cellsignal.simulate.bbbc021 import BATCH_SHIFT, COMPOUND_SPREAD, FLAT
 from cellsignal.simulate.bbbc021 import MECHANISMS as SIX
 from cellsignal.simulate.cells import STAINS
-from cellsignal.simulate.output import claim_folder, generator, run_jobs
+from cellsignal.simulate.output import claim_folder, generator, run_jobs, simulator
 from cellsignal.simulate.phenotypes import N_EFFECTS, look_of, units, well_effect
 from cellsignal.simulate.plates import Plate, Site, draw_optics, draw_plate
 
@@ -64,6 +64,7 @@ class _Well:
     address: str = ""
 
 
+@simulator
 def simulate_bbbc021_full(
     out: Path | str,
     seed: int = 0,

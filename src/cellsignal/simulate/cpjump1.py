@@ -16,7 +16,7 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path, write_csv
 from cellsignal.simulate.cells import STAINS
-from cellsignal.simulate.output import claim_folder, generator, run_jobs
+from cellsignal.simulate.output import claim_folder, generator, run_jobs, simulator
 from cellsignal.simulate.phenotypes import N_EFFECTS, effect, experiment_response, look_of, well_effect
 from cellsignal.simulate.plates import WELLS, Plate, Site, draw_optics, draw_plate
 
@@ -50,6 +50,7 @@ class _Job:
     wells: tuple[tuple[str, str, str], ...]
 
 
+@simulator
 def simulate_cpjump1(
     out: Path | str,
     seed: int = 0,
@@ -101,6 +102,7 @@ def simulate_cpjump1(
     _write_plates(out, about)
 
 
+@simulator
 def simulate_course(
     out: Path | str,
     seed: int = 0,

@@ -16,7 +16,7 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path, write_csv
 from cellsignal.simulate.cells import STAINS
-from cellsignal.simulate.output import claim_folder, generator, run_jobs, write_png
+from cellsignal.simulate.output import claim_folder, generator, run_jobs, simulator, write_png
 from cellsignal.simulate.phenotypes import N_EFFECTS, experiment_response, look_of, units, well_effect
 from cellsignal.simulate.plates import Plate, Site, draw_optics, draw_plate
 
@@ -76,6 +76,7 @@ class _Plate:
     layout: tuple[tuple[str, _Compound | None, float], ...]  # well, compound (None: DMSO), uM
 
 
+@simulator
 def simulate_idr0088(
     out: Path | str,
     seed: int = 0,

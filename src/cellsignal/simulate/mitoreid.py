@@ -18,7 +18,7 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path, write_csv
 from cellsignal.simulate.mitochondria import MOAS, Drug, Optics, draw_track
-from cellsignal.simulate.output import claim_folder, generator, run_jobs
+from cellsignal.simulate.output import claim_folder, generator, run_jobs, simulator
 
 _QUALITY = 95
 _SECOND = 0.5  # the strongest second mechanism of a drug
@@ -36,6 +36,7 @@ class _Job:
     drug: Drug
 
 
+@simulator
 def simulate_mitoreid(
     out: Path | str,
     seed: int = 0,

@@ -1,6 +1,9 @@
 """Where simulated files go: a folder nobody else uses, bytes that depend on the seed alone, plates drawn in parallel."""
 
+import difflib
+import functools
 import hashlib
+import inspect
 import json
 import multiprocessing
 from collections.abc import Callable, Iterable
@@ -52,6 +55,28 @@ def claim_folder(out: Path, answers: Path, settings: dict[str, Any]) -> None:
             f"{answers}: exists already, and would be overwritten by this simulation's answers; move it first"
         )
     write_json(marker, settings)
+
+
+def simulator(simulate: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a simulator so that a parameter it does not have is refused with the names of those it has.
+
+    Its parameters are the keyword arguments whose default is a whole number.
+    """
+    parameters = inspect.signature(simulate).parameters.values()
+    keywords = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    known = [parameter.name for parameter in keywords if isinstance(parameter.default, int)]
+    passed_by_code = {parameter.name for parameter in keywords} - set(known)
+
+    @functools.wraps(simulate)
+    def checked(out: Path | str, seed: int = 0, **given: Any) -> None:
+        for name in given:
+            if name not in known and name not in passed_by_code:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise InputError(f"simulate: no parameter {name!r}; {hint}There are {', '.join(known)}")
+        simulate(out, seed, **given)
+
+    return checked
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.files import write_csv
 from cellsignal.simulate.calibration import CELL_TYPE_NAMES, draw_experiment
-from cellsignal.simulate.output import claim_folder, generator, run_jobs, write_png
+from cellsignal.simulate.output import claim_folder, generator, run_jobs, simulator, write_png
 from cellsignal.simulate.phenotypes import N_EFFECTS, effect, experiment_response, look_of, well_effect
 from cellsignal.simulate.plates import WELLS, Plate, Site, draw_optics, draw_plate, place_wells
 
@@ -30,6 +30,7 @@ class _Sizes:
     sites: int
 
 
+@simulator
 def simulate_rxrx1(
     out: Path | str,
     seed: int = 0,

@@ -78,5 +78,5 @@ def _augmentation(job: Job, augmentations: tuple[Augmentation, ...] | None) -> R
     if pipeline == "warp" and why:
         raise InputError(f"data.pipeline: warp cannot make stage {job.stage.name!r}: {why}; write auto or albumentations")
     if pipeline == "albumentations" or why:
-        return Transform(augmentations, channels, stain, frame)
+        return Transform(augmentations, channels, stain, frame, shape)
     return Recipe(augmentations, channels, shape, stain=stain)

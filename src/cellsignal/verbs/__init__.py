@@ -81,15 +81,9 @@ def simulate(arguments: argparse.Namespace) -> None:
         size |= {name: int(value) for name, value in pairs(arguments.set, "--set").items()}
     except ValueError as error:
         raise InputError(f"--set: a whole number is needed ({error})") from None
-    competition = get_competition(arguments.competition)
-    try:
-        competition.simulate(out, arguments.seed, **size)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise InputError(
-            f"simulate {arguments.competition}: no parameter {str(error).split('argument')[-1].strip()}"
-        ) from None
+    if reserved := sorted({"out", "seed", "competition"} & set(size)):
+        raise InputError(f"--set {reserved[0]}: is no parameter of the simulation; see `cellsignal simulate --help`")
+    get_competition(arguments.competition).simulate(out, arguments.seed, **size)
     print(f"simulated {arguments.competition} in {out}, answers in {answers_path(out)}")
 
 
