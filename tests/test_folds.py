@@ -326,3 +326,39 @@ def test_groups_kept_for_the_test_are_in_no_fold(table):
         assert fold is None or kept not in set(samples.experiment[found.validation(samples, fold)])
     with pytest.raises(InputError, match=r"kept for the test \(fold -2\) and in another fold"):
         read_folds(write(path, pd.concat([made, made[made.experiment == kept].assign(fold=TEST)])), samples)
+
+
+def several_labels(sizes):
+    """A compound a row of `sizes`, each with the labels of that row."""
+    frame = pd.DataFrame({"compound": [f"c{row:02d}" for row in range(len(sizes))], "labels": [tuple(labels) for labels in sizes]})
+    return frame.assign(
+        sample_id=frame.compound, target_id=frame.compound, well_id=frame.compound, experiment="P1", plate="P1",
+        cell_type="U2OS", role="treatment", split="train", label=pd.array([pd.NA] * len(frame), dtype="Int64"),
+    )  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), max_size=2, unique=True), min_size=2, max_size=16), st.integers(2, 4), st.integers(0, 5))
+def test_any_labels_are_dealt_or_refused_in_a_line(labels, n_splits, seed):
+    """No label at all, the same ones everywhere, one that some have: whatever the strata are, folds are even or too many."""
+    samples = several_labels([sorted(one) for one in labels])
+    try:
+        table = make_folds(samples, "compound", n_splits, seed)
+    except InputError as error:
+        assert len(labels) < 2 * n_splits and str(error).startswith("folds: ")
+        return
+    assert sorted(table.compound) == sorted(samples.compound)
+    sizes = table.fold.value_counts()
+    assert set(sizes.index) == set(range(n_splits))
+    if len({tuple(sorted(one)) for one in labels}) == 1:
+        assert sizes.max() - sizes.min() <= 1
+        again = make_folds(samples, "compound", n_splits, seed)
+        assert again.equals(table)
+
+
+@pytest.mark.parametrize("group", ["compound", "well_id", "experiment", "cell_type"])
+def test_no_labelled_sample_gives_no_folds(group):
+    samples = samples_of(EIGHT)
+    for none in (samples[:0], samples.assign(label=pd.array([pd.NA] * len(samples), dtype="Int64"))):
+        with pytest.raises(InputError, match=f"^folds: none of the {len(none)} samples is a labelled training treatment"):
+            make_folds(none, group, 2)

@@ -5,13 +5,14 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cellsignal.config.schema import Normalization
 from cellsignal.data.normalization import SMALLEST_SD, global_statistics, pooled_over_frames, standardisation
 from cellsignal.data.sites import channel_statistics
+from cellsignal.errors import InputError
 
 ROLES = ("treatment", "positive_control", "negative_control")
 OF_WELLS = {"all": ROLES, "controls": ROLES[1:], "negative_controls": ROLES[2:]}
@@ -52,10 +53,20 @@ wells = st.tuples(st.sampled_from(ROLES), st.sampled_from("AB"), st.sampled_from
 tables = st.lists(wells, min_size=1, max_size=14)
 
 
+def test_wells_that_no_sample_is_of_are_refused():
+    _, samples, mean, sd = world(["treatment", "positive_control"], ["A", "A"], ["1", "2"])
+    for by in ("plate", "experiment"):
+        standardisation(samples, mean, sd, Normalization(by=by, wells="controls"))
+        with pytest.raises(InputError, match=r"^normalization\.wells: negative_controls: none of the 2 samples") as error:
+            standardisation(samples, mean, sd, Normalization(by=by, wells="negative_controls"))
+        assert "\n" not in str(error.value)
+
+
 @settings(max_examples=60, deadline=None)
 @given(tables, st.sampled_from(["experiment", "plate"]), st.sampled_from(list(OF_WELLS)), st.integers(0, 99))
 def test_units_equal_brute_force_on_the_pixels(table, by, wells, seed):
     images, samples, mean, sd = world(*zip(*table, strict=True), seed=seed)
+    assume(samples.role.isin(OF_WELLS[wells]).any())
     shift, scale = standardisation(samples, mean, sd, Normalization(by=by, wells=wells))
     expected_shift, expected_scale = brute_force(images, samples, by, wells)
     assert shift.dtype == scale.dtype == np.float32
@@ -68,6 +79,7 @@ def test_units_equal_brute_force_on_the_pixels(table, by, wells, seed):
 def test_neither_labels_nor_the_order_of_rows_matter(table, by, random):
     _, samples, mean, sd = world(*zip(*table, strict=True))
     config = Normalization(by=by, wells="all" if by == "image" else "controls")
+    assume(samples.role.isin(OF_WELLS[config.wells]).any())
     shift, scale = standardisation(samples, mean, sd, config)
     order = list(range(len(samples)))
     random.shuffle(order)
@@ -128,7 +140,7 @@ def test_fallbacks_are_counted_in_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
         shift, _ = standardisation(samples, mean, sd, Normalization(by="plate", wells="negative_controls"))
     assert [record.getMessage() for record in caplog.records] == [
-        "normalization by plate over negative_controls: 3 units have none; "
+        "normalization by plate over negative_controls: 3 of 4 plates have none; "
         "1 take their experiment's, 2 all wells of their own"
     ]
     np.testing.assert_allclose(shift, mean[[0, 0, 0, 3, 4]], rtol=1e-6)

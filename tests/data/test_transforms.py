@@ -5,9 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from cellsignal.config import augment as a
+from cellsignal.data.draws import Recipe, needs_albumentations
 from cellsignal.data.transforms import Transform
 from cellsignal.errors import InputError
 
@@ -377,3 +380,34 @@ def test_every_augmentation_of_the_schema_is_known():
 def test_importing_the_module_does_not_import_albumentations():
     code = "import sys, cellsignal.data.transforms; sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+SHAPED = st.lists(
+    st.sampled_from(["horizontal_flip", "transpose", "rotate90", "random_crop", "random_resized_crop", "square_crop_resize", "coarse_dropout"]),
+    max_size=3,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(SHAPED, st.tuples(st.sampled_from([8, 9, 12]), st.sampled_from([8, 9, 12])), st.booleans())
+def test_a_shape_that_is_promised_is_kept_and_any_other_refused(names, shape, with_blur):
+    """As images come out one by one, drawn often enough to meet every turn; both pipelines refuse alike."""
+    steps = tuple(ALWAYS[name].model_copy(update={"p": 0.5}) if name == "transpose" else ALWAYS[name] for name in names)
+    blurred = (ALWAYS["blur"], *steps) if with_blur else steps
+    try:
+        transform = Transform(blurred, 6, shape=shape)
+    except InputError as error:
+        if "exceeds" in str(error):
+            assert min(shape) < 9
+        else:
+            images = draws(Transform(blurred, 6), noise(*shape), 40)
+            assert len({image.shape for image in images}) > 1, str(error)
+        if needs_albumentations(steps) is None:
+            with pytest.raises(InputError) as other:
+                Recipe(steps, 6, shape)
+            assert str(other.value) == str(error).replace("blur, ", "")
+        return
+    assert {image.shape for image in draws(transform, noise(*shape), 40)} == {(*transform.output, 6)}
+    if needs_albumentations(steps) is None:
+        assert Recipe(steps, 6, shape).output == transform.output
+    assert pickle.loads(pickle.dumps(transform)).output == transform.output

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.config.schema import Normalization
+from cellsignal.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def standardisation(
     A unit (experiment; or plate, which is unique only within its experiment) is pooled over those of its `samples` that
     `config.wells` names. So give all samples of the store, control wells included, and choose rows of the result: a
     unit's figures then do not depend on what is trained or predicted. A unit without such wells takes its experiment's;
-    without those too, all of its own. How many did is logged once.
+    without those too, all of its own. A warning says how many units did.
 
     Args:
         samples: n rows; the columns experiment, plate and role are used.
@@ -58,6 +59,9 @@ def standardisation(
     Returns:
         shift, scale: (n, C) float32 in grey levels; the image becomes (x - shift) / scale. No scale is below
             `SMALLEST_SD`.
+
+    Raises:
+        InputError: no sample at all is of the wells that `config.wells` names.
     """
     assert len(samples) == len(mean) == len(sd)
     mean, sd = np.asarray(mean, np.float64), np.asarray(sd, np.float64)
@@ -79,6 +83,10 @@ def _by_unit(
     counts = (
         np.ones(len(samples), bool) if config.wells == "all" else samples.role.isin(_ROLES[config.wells]).to_numpy()
     )
+    if not counts.any():
+        raise InputError(
+            f"normalization.wells: {config.wells}: none of the {len(samples)} samples is of such a well; write wells: all"
+        )
     experiment = pd.factorize(samples.experiment)[0]
     unit = (
         samples.groupby(["experiment", "plate"], sort=False).ngroup().to_numpy() if config.by == "plate" else experiment
@@ -86,7 +94,8 @@ def _by_unit(
     order = np.argsort(unit, kind="stable")
     shift, scale = np.empty_like(mean), np.empty_like(mean)
     of_experiment = of_own = 0
-    for rows in np.split(order, np.flatnonzero(np.diff(unit[order])) + 1):
+    units = np.split(order, np.flatnonzero(np.diff(unit[order])) + 1)
+    for rows in units:
         chosen = rows[counts[rows]]
         if not len(chosen):
             chosen = np.flatnonzero(counts & (experiment == experiment[rows[0]]))
@@ -97,9 +106,15 @@ def _by_unit(
         )
     if of_experiment or of_own:
         log.warning(
-            "normalization by %s over %s: %d units have none; %d take their experiment's, %d all wells of their own",
-            config.by, config.wells, of_experiment + of_own, of_experiment, of_own,
-        )  # fmt: skip
+            "normalization by %s over %s: %d of %d %ss have none; %d take their experiment's, %d all wells of their own",
+            config.by,
+            config.wells,
+            of_experiment + of_own,
+            len(units),
+            config.by,
+            of_experiment,
+            of_own,
+        )
     return shift, scale
 
 

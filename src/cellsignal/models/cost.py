@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def forward_flops(model: nn.Module, channels: int, size: int, cell_types: int = 0) -> float:
+def forward_flops(model: nn.Module, channels: int, size: int | tuple[int, int], cell_types: int = 0) -> float:
     """FLOPs of one image through the model in evaluation mode, 2 x multiply-adds.
 
     Convolutions, matrix products and attention count; norms, activations, pooling and biases do not. Only shapes are worked out
@@ -17,12 +17,13 @@ def forward_flops(model: nn.Module, channels: int, size: int, cell_types: int = 
 
     Args:
         model: on any device; a network of `build_model`, or one that takes images alone.
-        channels, size: of the image, (channels, size, size).
+        channels, size: of the image, (channels, size, size) or, where size is (height, width), (channels, *size).
         cell_types: length of the one-hot vector that goes with the image; 0: none.
     """
     tensors = (*model.named_parameters(), *model.named_buffers())
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    inputs = [torch.empty(1, channels, size, size, device="meta")]
+    height, width = (size, size) if isinstance(size, int) else size
+    inputs = [torch.empty(1, channels, height, width, device="meta")]
     if cell_types:
         inputs.append(torch.empty(1, cell_types, device="meta"))
     with _evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:

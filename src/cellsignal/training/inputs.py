@@ -68,6 +68,15 @@ def site_dataset(
     )
 
 
+def output_shapes(job: Job) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of the images that the job's network trains on, and of those it predicts from.
+
+    Raises:
+        InputError: an augmentation that cannot work on these images.
+    """
+    return _augmentation(job, job.stage.augment).output, _augmentation(job, None).output
+
+
 def _augmentation(job: Job, augmentations: tuple[Augmentation, ...] | None) -> Recipe | Transform:
     channels, shape, pipeline = len(job.channels), job.store.shape[1:], job.config.data.pipeline
     frames = job.competition.frames

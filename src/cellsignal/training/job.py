@@ -1,5 +1,6 @@
 """What one training is: which samples, which stage, which fold, from which weights, into which folder."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from cellsignal.files import digest
 from cellsignal.folds import FoldTable
 from cellsignal.training.task import check_stages, score_name
 
+log = logging.getLogger(__name__)
 FULL = "full"  # the "fold" that trains on every labelled treatment
 
 
@@ -156,7 +158,7 @@ def plan_jobs(
         train = folds.training(samples, fold) & kept
         valid = folds.validation(samples, fold) & kept if fold is not None else np.zeros_like(train)
         keys_of = sorted(samples.cell_type[train].unique())
-        train |= kept & control_samples(config, samples, train)
+        train |= _checked_controls(config, samples, kept & control_samples(config, samples, train), train)
         if parts is not None:
             train &= parts == "train"
             valid &= parts == "train"
@@ -192,6 +194,8 @@ def _of_compounds(job: Job, kept: np.ndarray) -> Job:
     if job.stage.unlabelled:
         samples = job.store.samples
         more = kept & without_labels(job) & (samples.label.isna() & samples["compound"].notna()).to_numpy() & (samples.role == "reference").to_numpy()
+        if job.key == "all" and not more.any():
+            raise InputError(f"stages.{job.stage.name}.unlabelled: {job.config.data.store} has no image with a compound and without a label; leave it out")
         job = replace(job, train=np.union1d(job.train, np.flatnonzero(more)))
     samples, key = job.store.samples.iloc[job.train], f"stages.{job.stage.name}.target"
     without = samples.sample_id[samples.compound.isna()]
@@ -250,6 +254,25 @@ def control_samples(config: Config, samples: pd.DataFrame, train: np.ndarray) ->
     if config.data.controls == "train":
         controls &= samples.experiment.isin(set(samples.experiment[train]))
     return controls.to_numpy()
+
+
+def _checked_controls(config: Config, samples: pd.DataFrame, controls: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """The `controls` (N,) bool that train beside `train`.
+
+    Raises:
+        InputError: the config wants some, and there are none.
+    """
+    if config.data.controls == "ignore":
+        return controls
+    if not controls.any():
+        raise InputError(
+            f"data.controls: {config.data.controls}: {config.data.store} has no labelled control well to train on; write ignore"
+        )
+    experiments = samples.experiment[train].unique()
+    without = sorted(set(experiments) - set(samples.experiment[controls]))
+    if without:
+        log.warning("data.controls: %d of %d training experiments have none, first %s", len(without), len(experiments), without[0])
+    return controls
 
 
 def kept_samples(config: Config, store: Store) -> np.ndarray:

@@ -60,7 +60,7 @@ class Trainer:
             config.model, len(job.channels), job.outputs, self.image_size, len(job.cell_types), initial_weights=fresh
         )
         self.model.to(self.device, memory_format=torch.channels_last)
-        self.flops = forward_flops(self.model, len(job.channels), self.image_size, len(job.cell_types))
+        self.flops = forward_flops(self.model, len(job.channels), self.training.output, len(job.cell_types))
         if self.stage.gradient_checkpointing:
             checkpoint_activations(self.model, self._example(2))
         if job.init is not None:
@@ -89,7 +89,7 @@ class Trainer:
 
     def _example(self, size: int) -> tuple[torch.Tensor, ...]:
         """`size` images of zeros, with cell types where the model takes them."""
-        images = torch.zeros(size, len(self.job.channels), self.image_size, self.image_size, device=self.device)
+        images = torch.zeros(size, len(self.job.channels), *self.training.output, device=self.device)
         images = images.contiguous(memory_format=torch.channels_last)
         types = len(self.job.cell_types)
         return (images, torch.zeros(size, types, device=self.device)) if self.job.config.model.cell_type_vector else (images,)

@@ -12,11 +12,11 @@ from cellsignal.errors import InputError
 from cellsignal.files import provenance, write_json, write_text
 from cellsignal.folds import read_folds
 from cellsignal.stopping import Stop
+from cellsignal.training.check import check_jobs
 from cellsignal.training.checkpoints import check_config, has_checkpoint, load_last, what_differs
-from cellsignal.training.job import Job, check_belongs, plan_jobs
+from cellsignal.training.job import FULL, Job, check_belongs, plan_jobs
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import this_process
-from cellsignal.training.validation import draw_gallery
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,7 @@ def train(config: Config) -> list[Job]:
         Interrupted: stopped by a signal or, as `OutOfTime`, by the time budget, with everything saved.
     """
     jobs, ranks = jobs_of(config), this_process()
-    for job in jobs:
-        draw_gallery(job)  # a stage that follows retrieval and has nothing to find is refused before the first one trains
+    check_jobs(jobs, ranks)
     ranks.same_everywhere(dump_config(config))
     if ranks.first:
         folder = config.run_folder
@@ -78,8 +77,10 @@ def jobs_of(config: Config) -> list[Job]:
 
     Training and prediction both begin here, so neither goes on with what was trained under another config.
     """
-    _same_config(config)
     competition = get_competition(config.competition)
+    _same_config(config)
+    if not config.data.store.exists():
+        raise InputError(f"{config.data.store}: there is no store; run `cellsignal prepare CONFIG` with this config first")
     store = Store.open(config.data.store)
     if store.source.get("competition") != competition.id:
         raise InputError(
@@ -88,6 +89,11 @@ def jobs_of(config: Config) -> list[Job]:
     crop, (height, width) = config.predict.center_crop, store.shape[1:]
     if crop is not None and crop > min(height, width):
         raise InputError(f"predict.center_crop: {crop} is more than the {width}x{height} pixels of {config.data.store}")
+    if not config.folds.file.exists():
+        raise InputError(
+            f"{config.folds.file}: there is no fold table; make it with "
+            f"`cellsignal folds {competition.id} --root {config.data.root} --out {config.folds.file}`"
+        )
     folds = read_folds(config.folds.file, store.samples)
     return plan_jobs(config, competition, store, tuple(store.source["classes"]), folds)
 
@@ -98,11 +104,14 @@ def device_name(device: torch.device) -> str:
 
 
 def _same_config(config: Config) -> None:
-    path = config.run_folder / "config.yaml"
-    if not path.is_file():
+    """Refuse a run folder of another config, unless nothing was made in it yet: then it is taken over."""
+    folder = config.run_folder
+    path = folder / "config.yaml"
+    made = ("fold*/*/*/*.pt", f"{FULL}/*/*/*.pt", "predictions/*.npz", "embeddings/*.npz")
+    if not path.is_file() or not any(next(folder.glob(pattern), None) for pattern in made):
         return
     different = what_differs(yaml.safe_load(path.read_text()), config)
     if different:
         raise InputError(
-            f"{config.run_folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})"
+            f"{folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})"
         )
