@@ -1,6 +1,7 @@
 """BBBC021 in full: the real tables and what is counted in them, copies of them, the folds, and pixels against numpy alone."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,10 @@ import pytest
 import tifffile
 
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.base import Competition
 from cellsignal.competitions.bbbc021 import planes
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, IMAGE_CSV, MOA_CSV, read_annotated, read_fields
+from cellsignal.competitions.calibration import calibration_file
 from cellsignal.config import load_config
 from cellsignal.errors import ImageError, InputError
 from cellsignal.folds import read_folds
@@ -37,8 +40,13 @@ def real_samples(real):
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("full") / "data"
     COMPETITION.simulate(root, 4, **SMALL)
-    COMPETITION.calibrate(root)
+    COMPETITION.calibrate(root, root.with_name("calibration"))
     return root
+
+
+def calibrated(root: Path, folder: Path | None = None) -> Competition:
+    """The competition as it reads after `calibrate`; measured beside the root, where nothing else is asked for."""
+    return COMPETITION.calibrate(root, folder or root.with_name("calibration"))
 
 
 def copy_of(root: Path, to: Path) -> Path:
@@ -196,14 +204,14 @@ def corrected(root: Path, names: tuple[str, ...], light: np.ndarray) -> np.ndarr
 def test_a_crop_is_what_numpy_makes_of_the_planes(root):
     fields, samples = read_fields(root), COMPETITION.samples(root)
     row = fields[(fields.compound != "DMSO") & fields.well_id.isin(set(samples.well_id))].iloc[3]
-    plate = planes.load_calibration(planes.calibration_path(root, row.plate))
+    plate = planes.load_calibration(calibration_file(root.with_name("calibration"), row.plate))
     solvent = fields[(fields.plate == row.plate) & (fields.compound == "DMSO")]
     dmso = np.stack([corrected(root, tuple(names), plate.illumination) for names in solvent[list(CHANNELS)].to_numpy()])
     values = corrected(root, tuple(row[list(CHANNELS)]), plate.illumination)
     values = (values - dmso.mean(axis=(0, 2, 3))[:, None, None]) / dmso.std(axis=(0, 2, 3))[:, None, None]
     scaled = (values - values.min()) / (values.max() - values.min()) * 255
     here = samples[(samples.well_id == row.well_id) & samples.sample_id.str.contains(f"_s{row.field}_")]
-    read = [COMPETITION.read(root, files) for files in here.files]
+    read = [calibrated(root).read(root, files) for files in here.files]
     assert len(read) == 4 and read[0].shape == (3, 32, 40) == (3, *COMPETITION.root_shape(root))
     whole = np.concatenate([np.concatenate(read[:2], axis=2), np.concatenate(read[2:], axis=2)], axis=1).astype(float)
     assert np.abs(whole - scaled).max() < 0.51 and whole.min() == 0 and whole.max() == 255
@@ -212,7 +220,7 @@ def test_a_crop_is_what_numpy_makes_of_the_planes(root):
 def test_dmso_pixels_have_mean_0_and_sd_1_in_every_channel_of_every_plate(root):
     fields = read_fields(root)
     for plate, rows in fields[fields.compound == "DMSO"].groupby("plate"):
-        known = planes.load_calibration(planes.calibration_path(root, plate))
+        known = planes.load_calibration(calibration_file(root.with_name("calibration"), plate))
         names = rows[list(CHANNELS)].to_numpy()
         values = np.stack([planes.standardised(planes.read_planes(tuple(str(root / n) for n in row)), known) for row in names])
         assert np.abs(values.mean(axis=(0, 2, 3))).max() < 1e-3 and np.abs(values.std(axis=(0, 2, 3)) - 1).max() < 1e-3
@@ -237,20 +245,22 @@ def test_illumination_correction_evens_out_the_light(tmp_path):
 
 def test_a_field_is_read_once_for_its_four_crops_and_again_when_it_changed(root, tmp_path, monkeypatch):
     copy, asked = copy_of(root, tmp_path / "copy"), []
+    competition = calibrated(copy)
     reader = planes.read_gray16
     monkeypatch.setattr(planes, "read_gray16", lambda path, shape=None: asked.append(path) or reader(path, shape))
     files = COMPETITION.samples(copy).files[:4]
-    before = [COMPETITION.read(copy, names) for names in files]
+    before = [competition.read(copy, names) for names in files]
     assert len(asked) == 3
     plane = copy / files[0][0].partition("#")[0]
     changed = tifffile.imread(plane)
     plane.unlink()
     tifffile.imwrite(plane, np.flipud(changed))
-    assert not np.array_equal(COMPETITION.read(copy, files[0]), before[0]) and len(asked) == 6
+    assert not np.array_equal(competition.read(copy, files[0]), before[0]) and len(asked) == 6
 
 
 def test_an_empty_crop_and_one_of_another_size_are_named(root, tmp_path):
     copy = copy_of(root, tmp_path / "copy")
+    competition = calibrated(copy)
     files = COMPETITION.samples(copy).files[:4].to_list()
     for name in files[0]:
         plane = copy / name.partition("#")[0]
@@ -259,24 +269,25 @@ def test_an_empty_crop_and_one_of_another_size_are_named(root, tmp_path):
         plane.unlink()
         tifffile.imwrite(plane, image)
     for names in files[:3]:
-        assert COMPETITION.read(copy, names, (32, 40)).max() > planes.EMPTY_LEVEL
+        assert competition.read(copy, names, (32, 40)).max() > planes.EMPTY_LEVEL
     with pytest.raises(ImageError, match=r"tif#4: shows no cells") as caught:
-        COMPETITION.read(copy, files[3])
+        competition.read(copy, files[3])
     assert caught.value.kind == "empty"
     with pytest.raises(ImageError, match=r"tif#1: crop of 40x32 pixels, 40x33 expected"):
-        COMPETITION.read(copy, files[0], (33, 40))
+        competition.read(copy, files[0], (33, 40))
     plane = copy / files[0][1].partition("#")[0]
     plane.unlink()
     with pytest.raises(ImageError, match="no such image"):
-        COMPETITION.read(copy, files[0])
+        competition.read(copy, files[0])
     cv2.imwrite(str(plane), np.zeros((64, 80), np.uint8))
     with pytest.raises(ImageError, match=r"8-bit|uint8"):
-        COMPETITION.read(copy, files[0])
+        competition.read(copy, files[0])
 
 
 @pytest.mark.parametrize("bright, empty", [(2, True), (3, False)])  # of 1,280 pixels: .16 %, .23 %
 def test_what_counts_as_empty_is_a_share_of_pixels(root, tmp_path, bright, empty):
     copy = copy_of(root, tmp_path / "copy")
+    competition = calibrated(copy)
     files = COMPETITION.samples(copy).files.iloc[0]
     for channel, name in enumerate(files):
         plane = copy / name.partition("#")[0]
@@ -285,39 +296,37 @@ def test_what_counts_as_empty_is_a_share_of_pixels(root, tmp_path, bright, empty
         image[50, 50] = 9000  # another crop's
         plane.unlink()
         tifffile.imwrite(plane, image)
-    plate = planes.calibration_path(copy, Path(files[0]).parent.name)
+    plate = calibration_file(tmp_path / "calibration", Path(files[0]).parent.name)
     np.savez(plate, illumination=np.ones((3, 64, 80), np.float32), mean=np.full(3, 20, np.float32), sd=np.ones(3, np.float32))
     if empty:
         with pytest.raises(ImageError, match="shows no cells"):
-            COMPETITION.read(copy, files)
+            competition.read(copy, files)
     else:
-        assert (COMPETITION.read(copy, files) > 50).sum() == bright
+        assert (competition.read(copy, files) > 50).sum() == bright
 
 
 # calibration -----------------------------------------------------------------------------------------------------------------------------
 
 
 def test_calibration_resumes_and_is_the_same_in_processes(root, tmp_path):
-    copy = copy_of(root, tmp_path / "copy")
-    files = sorted((copy / "calibration").iterdir())
+    folder, copy = root.with_name("calibration"), tmp_path / "calibration"
+    shutil.copytree(folder, copy)
+    files = sorted(copy.iterdir())
     assert len(files) == 2
     files[0].unlink()
     files[1].write_bytes(b"torn")
-    COMPETITION.calibrate(copy, workers=2)
+    hashes = COMPETITION.calibrate(root, copy, workers=2).calibration.hashes
+    assert sorted(hashes) == [path.stem for path in files]
     for path in files:
-        assert path.read_bytes() == (root / "calibration" / path.name).read_bytes()
-    COMPETITION.calibrate(copy)
+        assert path.read_bytes() == (folder / path.name).read_bytes()
     again = {path: path.stat().st_mtime_ns for path in files}
-    COMPETITION.calibrate(copy)
+    assert calibrated(root, copy).calibration.hashes == hashes
     assert again == {path: path.stat().st_mtime_ns for path in files}
 
 
-def test_reading_before_calibration_says_what_to_run(root, tmp_path):
-    copy = copy_of(root, tmp_path / "copy")
-    files = COMPETITION.samples(copy).files.iloc[0]
-    next((copy / "calibration").glob(f"{Path(files[0]).parent.name}.npz")).unlink()
+def test_reading_before_calibration_says_what_to_run(root):
     with pytest.raises(InputError, match="not calibrated yet; `cellsignal prepare`") as caught:
-        COMPETITION.read(copy, files)
+        COMPETITION.read(root, COMPETITION.samples(root).files.iloc[0])
     assert not isinstance(caught.value, ImageError), "it is no fault of one image"
 
 
@@ -330,10 +339,7 @@ def test_a_damaged_plane_is_left_out_and_an_absent_plate_passed_over(root, tmp_p
     broken = copy / fields[fields.compound != "DMSO"].dna.iloc[0]
     broken.unlink()
     broken.write_bytes(b"II*\0")
-    for path in (copy / "calibration").iterdir():
-        path.unlink()
-    COMPETITION.calibrate(copy)
-    assert [path.stem for path in (copy / "calibration").iterdir()] == [first]
+    assert list(calibrated(copy).calibration.hashes) == [first]
     assert str(broken) in caplog.text and f"{last}: none of its" in caplog.text
 
 
@@ -344,7 +350,7 @@ def test_a_plate_without_readable_dmso_is_named(root, tmp_path):
     for name in fields[(fields.plate == plate) & (fields.compound == "DMSO")].actin:
         (copy / name).unlink()
     with pytest.raises(InputError, match=f"plate {plate}: none of its 4 DMSO fields"):
-        COMPETITION.calibrate(copy)
+        calibrated(copy)
 
 
 def test_kenserts_recipe_is_as_published():

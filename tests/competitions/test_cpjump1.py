@@ -11,9 +11,10 @@ import pytest
 from tifffile import imread, imwrite
 
 from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.calibration import calibration_file
 from cellsignal.competitions.cpjump1 import Cpjump1
 from cellsignal.competitions.cpjump1.metadata import CHANNEL_NUMBERS, CHANNELS, join_fields, read_perturbations
-from cellsignal.competitions.cpjump1.planes import WINDOW, calibrate_plates, calibration_path, read_field
+from cellsignal.competitions.cpjump1.planes import WINDOW, measure_plates, read_field
 from cellsignal.errors import ImageError, InputError
 from cellsignal.folds import make_folds, read_folds
 from cellsignal.intensity import anscombe, illumination, to_uint8
@@ -81,8 +82,12 @@ def real_samples(real_root) -> pd.DataFrame:
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("cpjump1") / "root"
     COMPETITION.simulate(root, 5, **SMALL)
-    COMPETITION.calibrate(root)
     return root
+
+
+@pytest.fixture(scope="module")
+def calibrated(root) -> Cpjump1:
+    return COMPETITION.calibrate(root, root.with_name("calibration"))
 
 
 # the real tables --------------------------------------------------------------------------------------------------------------------------
@@ -250,37 +255,38 @@ def test_replicates_are_held_out_one_of_each_experiment(root, tmp_path):
 # planes -----------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_plane_is_lit_evenly_and_windowed_by_its_plate(root):
+def test_a_plane_is_lit_evenly_and_windowed_by_its_plate(root, calibrated):
     """Against numpy on all fields of the plate (fewer than are ever drawn, so the sample is the whole)."""
     samples = COMPETITION.samples(root)
     plate = samples[samples.plate == "BR90000003"]
     planes = np.stack([[imread(root / file) for file in files] for files in plate.files]).astype(float)
-    found = COMPETITION.read(root, plate.files.iloc[4], (32, 32))
+    found = calibrated.read(root, plate.files.iloc[4], (32, 32))
     for channel in range(5):
         light = illumination(planes[:, channel].mean(axis=0), 3)
         even = anscombe(planes[:, channel] / light)
         low, high = np.percentile(even, WINDOW)
         assert np.abs(found[channel].astype(int) - to_uint8(even[4], low, high)).max() <= 1
-    assert not np.array_equal(found, COMPETITION.read(root, plate.files.iloc[5], (32, 32)))
+    assert not np.array_equal(found, calibrated.read(root, plate.files.iloc[5], (32, 32)))
 
 
-def test_calibration_is_measured_once_and_asked_for(root, tmp_path):
-    again = tmp_path / "again"
-    shutil.copytree(root, again, copy_function=link)
-    files = COMPETITION.samples(again).files.iloc[0]
-    path = calibration_path(again, "BR90000001")
-    before = path.stat().st_mtime_ns
-    other = calibration_path(again, "BR90000002")
-    made = other.read_bytes()
+def test_calibration_is_measured_once_and_asked_for(root, calibrated, tmp_path):
+    folder = tmp_path / "calibration"
+    shutil.copytree(calibrated.calibration.folder, folder)
+    files = COMPETITION.samples(root).files.iloc[0]
+    path, other = calibration_file(folder, "BR90000001"), calibration_file(folder, "BR90000002")
+    before, made = path.stat().st_mtime_ns, other.read_bytes()
     other.unlink()
-    COMPETITION.calibrate(again)
+    again = COMPETITION.calibrate(root, folder)
     assert path.stat().st_mtime_ns == before and other.read_bytes() == made
+    assert again.calibration.hashes == calibrated.calibration.hashes
     path.write_bytes(made[:100])
-    with pytest.raises(InputError, match="is no calibration"):
-        COMPETITION.read(again, files)
+    with pytest.raises(InputError, match=f"{path}: is damaged"):
+        again.read(root, files)
     path.unlink()
-    with pytest.raises(InputError, match="run `cellsignal prepare`"):
-        COMPETITION.read(again, files)
+    with pytest.raises(InputError, match="`cellsignal prepare`"):
+        again.read(root, files)
+    with pytest.raises(InputError, match="`cellsignal prepare`"):
+        COMPETITION.read(root, files)
 
 
 def test_damaged_planes_are_errors_and_spoil_no_calibration(tmp_path):
@@ -294,15 +300,15 @@ def test_damaged_planes_are_errors_and_spoil_no_calibration(tmp_path):
     (tmp_path / "0a.tiff").write_bytes((tmp_path / "0a.tiff").read_bytes()[:200])
     imwrite(tmp_path / "1b.tiff", np.ones((8, 8), np.uint16), metadata=None)
     imwrite(tmp_path / "2b.tiff", np.ones((16, 16), np.uint8), metadata=None)
-    calibrate_plates(tmp_path, {"rest": fields, "alone": fields[3:]})
-    a, b = (np.load(calibration_path(tmp_path, name))["low"] for name in ("rest", "alone"))
+    measure_plates(tmp_path, tmp_path / "to", {"rest": fields, "alone": fields[3:]})
+    a, b = (np.load(calibration_file(tmp_path / "to", name))["low"] for name in ("rest", "alone"))
     assert np.array_equal(a, b), "only the sound field counted"
     for files, kind in zip(fields, ("truncated", "wrong_size", "wrong_depth"), strict=False):
         with pytest.raises(ImageError) as error:
-            read_field(tmp_path, "rest", files, None)
+            read_field(tmp_path, files, tmp_path / "to" / "rest.npz", None)
         assert error.value.kind == kind
     with pytest.raises(InputError, match="no readable field"):
-        calibrate_plates(tmp_path, {"bad": fields[:1]})
+        measure_plates(tmp_path, tmp_path / "to", {"bad": fields[:1]})
 
 
 def test_eight_bits_on_anscombes_scale_add_little_to_the_shot_noise():

@@ -21,7 +21,6 @@ SMALL = {"compounds": 4, "wells": 3, "singles": 2, "controls": 4, "sites": 2, "s
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("course") / "root"
     COMPETITION.simulate(root, 2, **SMALL)
-    COMPETITION.calibrate(root)
     return root
 
 
@@ -120,10 +119,11 @@ def test_two_files_of_a_key_are_refused(copy):
 
 def test_an_unreadable_image_is_an_error_and_never_black(copy):
     files = COMPETITION.samples(copy).files.iloc[0]
-    image = COMPETITION.read(copy, files, (32, 32))
+    competition = COMPETITION.calibrate(copy, copy.with_name("calibration"))
+    image = competition.read(copy, files, (32, 32))
     assert image.shape == (1, 32, 32) and image.std() > 0
     plane = imread(copy / files[0]).astype(float)
     assert np.corrcoef(plane.ravel(), image[0].ravel())[0, 1] > 0.9
     (copy / files[0]).write_bytes((copy / files[0]).read_bytes()[:-300])
     with pytest.raises(ImageError, match=Path(files[0]).name):
-        COMPETITION.read(copy, files, (32, 32))
+        competition.read(copy, files, (32, 32))

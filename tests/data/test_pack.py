@@ -292,8 +292,6 @@ def test_another_making_is_refused_with_what_differs(root, tmp_path):
     pack_tiny(root, out)
     before = content(out)
     write_root(tmp_path / "twin", seed=1)  # the same table, other pixels
-    relabelled = tiny_samples()
-    relabelled.loc[4, "compound"] = "other"
     read = functools.partial(COMPETITION.read, root)
     same = {"channels": CHANNELS, "shape": (16, 20), "codec": "zstd", "source": {"competition": "tiny", "root": str(root)}}
     for refused, match in (
@@ -302,8 +300,7 @@ def test_another_making_is_refused_with_what_differs(root, tmp_path):
         (lambda: pack_tiny(root, out, size=8), "another size: None, now 8"),
         (lambda: pack_tiny(root, out, channels=("a", "b", "c")), "another channels"),
         (lambda: pack_tiny(root, out, codec="auto"), "another codec: zstd, now raw"),
-        (lambda: pack(tiny_samples(5), read, out, **same), "another number of samples: 12, now 10"),
-        (lambda: pack(relabelled, read, out, **same), "row 6 compound was 'x, \"y\"', now 'other'"),
+        (lambda: pack(tiny_samples(5), read, out, **same), "holds 2 samples that the data no longer have, first exp-1_0_W05_s1"),
         (lambda: pack_tiny(root, root), "neither empty nor a store"),
         (lambda: pack_tiny(root, root / "samples.csv"), "neither empty nor a store"),
     ):

@@ -1,7 +1,7 @@
 """Packing: from image files to a store, each image read once, by several processes, from wherever a kill left it.
 
 How a kill at any moment is survived:
-- The empty store appears under its name by one rename.
+- The store's description, `store.json`, is written first and says that it is unfinished.
 - A worker writes a site's chunk to a temporary name and renames it; only then does it report the row.
 - The parent, and nobody else, appends the row to the journal: one checksummed line with the row's statistics. A torn
   line is dropped.
@@ -16,6 +16,7 @@ What a site becomes depends on its files alone, so an interrupted packing ends i
 import contextlib
 import fcntl
 import functools
+import logging
 import os
 import shutil
 import time
@@ -29,14 +30,18 @@ import pandas as pd
 
 from cellsignal import __version__
 from cellsignal.competitions.base import Competition
+from cellsignal.data import renewal
 from cellsignal.data import store as stored
 from cellsignal.data.codec import Layout, layout_of
-from cellsignal.data.sites import Entry, Packing, Read, in_processes, pack_site, read_site, unwritable
+from cellsignal.data.sites import Entry, Packing, Read, Stamp, in_processes, pack_site, read_site, unwritable
+from cellsignal.data.stamps import PACKING, UNKNOWN, stamp_nothing, stamp_source
 from cellsignal.errors import ImageError, InputError
 from cellsignal.files import atomic_path, digest, provenance, write_json, write_text
 from cellsignal.stopping import Pace, Stop
 
 ELSEWHERE = "pack into another folder or delete it"
+EMPTY = {stored.CALIBRATION, "lost+found"}  # what an empty folder may hold: measured before the store is made, and a disk's own
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,17 +64,27 @@ def prepare(
     root: Path | str,
     out: Path | str,
     *,
+    samples: pd.DataFrame | None = None,
     size: int | None = None,
     bad_site: Literal["skip", "refuse"] = "skip",
     workers: int = 0,
     codec: Literal["auto", "zstd", "raw"] = "auto",
 ) -> PackReport:
-    """Pack every sample of a competition's data under `root` into a store at `out`. See `pack`."""
-    root = Path(root).absolute()
-    competition.calibrate(root, workers)
+    """Pack a competition's samples under `root` into a store at `out`, or bring the store there up to date.
+
+    What is measured of whole plates is kept in the store's folder `calibration`. See `pack`.
+
+    Args:
+        samples: rows of the samples table; None packs all.
+    """
+    root, out = Path(root).absolute(), Path(out).absolute()
+    samples = competition.samples(root) if samples is None else samples
+    with _one_line_ifunwritable(out):
+        _check_place(out)
+    competition = competition.calibrate(root, out / stored.CALIBRATION, workers)
     shape = competition.root_shape(root)
     return pack(
-        competition.samples(root),
+        samples,
         functools.partial(competition.read, root, shape=shape),
         out,
         channels=competition.channels,
@@ -79,6 +94,11 @@ def prepare(
         source={"competition": competition.id, "root": str(root), "classes": list(competition.classes(root))},
         shape=shape,
         codec=codec,
+        stamp=functools.partial(stamp_source, competition, root),
+        made_from={
+            "reading": competition.reading,
+            "calibration": competition.calibration.hashes if competition.calibration else {},
+        },
     )
 
 
@@ -94,27 +114,35 @@ def pack(
     source: dict[str, Any],
     shape: tuple[int, int] | None = None,
     codec: Literal["auto", "zstd", "raw"] = "auto",
+    stamp: Stamp = stamp_nothing,
+    made_from: dict[str, Any] | None = None,
 ) -> PackReport:
-    """Pack samples into a store, or go on with a store that an earlier call left unfinished.
+    """Pack samples into a store, go on with an unfinished one, or bring a complete one up to date.
 
-    Sites skipped earlier are tried again, so mending their files and calling again completes a store.
+    Sites skipped earlier are tried again, so mending their files and calling again completes a store. Where packed sites
+    are no longer as their sources say, a new store is made in the old one's folder and takes its place when it is whole
+    (see `renewal`); a log line says what has changed.
 
     Args:
         samples: a samples table.
         read: from a sample's files to (C, H, W) uint8; must pickle where workers > 0.
-        out: the store's folder: absent, empty, or a store of the same samples, source, channels, size and codec.
+        out: the store's folder, or a link to one: absent, empty, or a store of the same source, channels, size and codec.
         channels: the channels' names.
         size: resize to size x size pixels (area average when shrinking, bilinear when enlarging); None keeps the size.
         bad_site: a site that cannot be read is left out and listed ("skip"), or ends the packing ("refuse"); what is
             packed by then is kept.
         workers: processes; 0 packs in this one.
-        source: what the samples come from; must equal the store's when going on.
+        source: what the samples come from; must equal the store's when going on, but for `classes`.
         shape: (height, width) of the images; None takes those of the first readable one.
         codec: how the pixels are stored (see `codec`); "auto" is raw up to 256 x 256 pixels, zstd above.
+        stamp: from a sample's files and plate to the state of its source (see `stamps`).
+        made_from: what else decides the pixels, by name: is kept in `store.json`, and named when it has changed. The
+            stamps must change with it.
 
     Raises:
         ImageError: a bad site, with bad_site="refuse".
-        InputError: `out` is something else, the disk is full, no site is readable, or another process packs into `out`.
+        InputError: `out` is something else, the disk is full, no site is readable, another process packs into `out`, or
+            packed sites would be lost.
         Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); what is packed is kept.
     """
     out = Path(out).absolute()
@@ -137,32 +165,103 @@ def pack(
         "size": size,
         "n": len(samples),
         "samples_sha256": digest(text),
+        "made_from": {"packing": PACKING, **(made_from or {})},
         "complete": False,
     }
+    making = Making(info, layout, text, samples, read, stamp, bad_site, workers)
     with _one_line_ifunwritable(out):
-        _create_or_match(out, info, layout, text, samples)
+        _check_place(out)
+        _create_folder(out)
         with _locked(out), Stop() as stop:
             try:
-                return _finish_rows(out, info, samples, read, bad_site, workers, stop)
+                return _bring_up_to_date(out, making, stop)
             finally:
                 stop.finish(str(out))  # also where the worker processes died of the signal
 
 
-def _finish_rows(out: Path, info: dict, samples: pd.DataFrame, read: Read, bad_site: str, workers: int, stop: Stop) -> PackReport:
-    """Pack the rows that are not packed yet, then complete the store."""
+@dataclass(frozen=True)
+class Making:
+    """A store as it is to be: its description and samples, and how its sites are read.
+
+    Attributes:
+        info: the content of `store.json` while it is unfinished.
+        text: the content of `samples.csv`, of which `samples` is the parsed table.
+    """
+
+    info: dict[str, Any]
+    layout: Layout
+    text: str
+    samples: pd.DataFrame
+    read: Read
+    stamp: Stamp
+    bad_site: str
+    workers: int
+
+
+def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
+    """Pack what is missing in place; make the store anew where what is there has changed."""
+    info, samples = making.info, making.samples
+    renewal.finish(out)
+    if not (out / stored.INFO).exists():
+        _create(out, making)
+    previous = stored.read_info(out)
+    _match(out, previous, info)
+    if not previous["complete"] and not (out / stored.JOURNAL).exists():
+        _create(out, making)  # nothing is packed yet; what is there may be half-made
+        previous = info
+    entries = {
+        row: entry
+        for row, entry in read_entries(out, previous).items()
+        if entry["status"] == stored.PACKED and _is_whole(out, entry)
+    }
+    plan = renewal.compare(out, previous, entries, info, samples, making.stamp)
+    if plan.reasons and (previous["complete"] or previous["samples_sha256"] != info["samples_sha256"]):
+        log.warning("%s: %s", out, plan.text(len(samples)))
+        following = out / stored.NEXT
+        if not renewal.can_go_on(following, info):
+            shutil.rmtree(following, ignore_errors=True)
+            following.mkdir()
+            _create(following, making)
+            renewal.take_over(out, following, plan.kept)
+        fresh = {r: e for r, e in read_entries(following, info).items() if _is_whole(following, e)}
+        fresh = renewal.compare(following, info, fresh, info, samples, making.stamp).kept
+        report = _finish_rows(following, making, fresh, stop)
+        renewal.finish(out)
+        return report
+    shutil.rmtree(out / stored.NEXT, ignore_errors=True)
+    return _finish_rows(out, making, plan.kept, stop)
+
+
+def read_entries(out: Path, info: dict[str, Any]) -> dict[int, Entry]:
+    """The finished rows of a store, complete or not."""
+    return _arrays_as_entries(out, info) if info["complete"] else stored.read_journal(out)[0]
+
+
+def _finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop) -> PackReport:
+    """Pack the rows that are not in `entries`, then complete the store."""
+    info, samples = making.info, making.samples
     previous, journal = stored.read_info(out), out / stored.JOURNAL
-    entries, good = (_arrays_as_entries(out, previous), 0) if previous["complete"] else stored.read_journal(out)
-    entries = {row: entry for row, entry in entries.items() if entry["status"] == stored.PACKED and _is_whole(out, entry)}
     known = {item["sample_id"] for item in previous.get("skipped", ())}
     for litter in (out / stored.IMAGES).glob(".c.*.tmp"):
         litter.unlink()
 
-    job = Packing(str(out), read, len(info["channels"]), tuple(info["shape"]), info["codec"], info["size"] is not None)
-    tasks = [(row, samples.files[row]) for row in range(len(samples)) if row not in entries]
-    results = in_processes(functools.partial(pack_site, job), tasks, workers, "packing")
+    job = Packing(
+        str(out),
+        making.read,
+        making.stamp,
+        len(info["channels"]),
+        tuple(info["shape"]),
+        info["codec"],
+        info["size"] is not None,
+    )
+    tasks = [(row, samples.files[row], samples.plate[row]) for row in range(len(samples)) if row not in entries]
+    results = in_processes(functools.partial(pack_site, job), tasks, making.workers, "packing")
     with contextlib.closing(results):
-        good_ones = _until_stopped(_good_or_raise(results, bad_site), stop, out, len(tasks), len(samples), workers)
+        good_ones = _until_stopped(
+            _good_or_raise(results, making.bad_site), stop, out, len(tasks), len(samples), making.workers
+        )
         if not previous["complete"]:
+            good = stored.read_journal(out)[1]
             with open(journal, "ab") as lines:
                 lines.truncate(good)
                 for entry in good_ones:
@@ -172,7 +271,7 @@ def _finish_rows(out: Path, info: dict, samples: pd.DataFrame, read: Read, bad_s
         else:  # its few bad sites, tried again: the store stays complete until there is something to change
             entries |= {entry["row"]: entry for entry in good_ones}
             report = _report(entries, samples, info["channels"])
-            if {sample_id for sample_id, _ in report.skipped} == known and all(samples.sample_id[row] in known for row, _ in tasks):
+            if {sample_id for sample_id, _ in report.skipped} == known and all(samples.sample_id[row] in known for row, *_ in tasks):
                 journal.unlink(missing_ok=True)
                 return report
             with atomic_path(journal) as temporary:
@@ -216,39 +315,39 @@ def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int,
     raise InputError(f"none of the {len(samples)} sites can be read; the first: {first}")
 
 
-def _create_or_match(out: Path, info: dict, layout: Layout, text: str, samples: pd.DataFrame) -> None:
-    """Make the empty store, or make sure that the one there is of the same making."""
-    if out.is_dir() and (out / stored.INFO).exists():
-        _match(out, stored.read_info(out), info, samples)
+def _check_place(out: Path) -> None:
+    """Refuse a place that holds anything but a store, one that was begun, or nothing."""
+    if not out.exists():
+        if out.is_symlink() and not out.resolve().parent.is_dir():
+            raise InputError(f"{out}: is a link to {out.resolve()}, which cannot be made; make that folder first")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not out.is_dir() or not ((out / stored.INFO).exists() or {path.name for path in out.iterdir()} <= EMPTY):
         raise InputError(f"{out}: is neither empty nor a store; {ELSEWHERE}")
-    building = out.with_name(f".{out.name}.new")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        stored.create_arrays(building, info["n"], layout)
-        write_text(building / stored.SAMPLES, text)
-        write_json(building / stored.INFO, info)
-        os.replace(building, out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
-def _match(out: Path, there: dict, info: dict, samples: pd.DataFrame) -> None:
+def _create_folder(out: Path) -> None:
+    """Make the store's folder, at a link's end where it is one."""
+    out.resolve().mkdir(parents=True, exist_ok=True)
+
+
+def _create(out: Path, making: Making) -> None:
+    """Make the empty store in an empty folder, whatever file system that is on.
+
+    Its description is first, so that a folder half-made is known as ours.
+    """
+    write_json(out / stored.INFO, making.info)
+    stored.create_arrays(out, making.info["n"], making.layout)
+    write_text(out / stored.SAMPLES, making.text)
+
+
+def _match(out: Path, there: dict, info: dict) -> None:
     """Refuse to mix: name the first thing in which the store and the call differ."""
-    pairs = [(key, there["source"].get(key), value) for key, value in info["source"].items()]
+    keys = [key for key in info["source"] if key != "classes"]
+    pairs = [(key, there["source"].get(key), info["source"][key]) for key in keys]
     pairs += [(key, there[key], info[key]) for key in ("channels", "size", "shape", "codec")]
-    pairs += [("number of samples", there["n"], info["n"])]
     for name, old, new in pairs:
         if old != new:
             raise InputError(f"{out}: this store was made with another {name}: {old}, now {new}; {ELSEWHERE}")
-    if there["samples_sha256"] != info["samples_sha256"]:
-        old = stored.read_samples(out, there)
-        column = next(name for name in samples if not old[name].equals(samples[name]))
-        row = next(row for row in range(len(samples)) if not old[column].iloc[[row]].equals(samples[column].iloc[[row]]))
-        changed = f"in row {row + 2} {column} was {old[column][row]!r}, now {samples[column][row]!r}"
-        raise InputError(f"{out}: this store was made from another samples table: {changed}; {ELSEWHERE}")
 
 
 def _is_whole(out: Path, entry: Entry) -> bool:
@@ -262,9 +361,11 @@ def _is_whole(out: Path, entry: Entry) -> bool:
 def _arrays_as_entries(out: Path, info: dict) -> dict[int, Entry]:
     """A complete store's packed rows as journal entries. Their chunks' sizes are no longer known: any will do."""
     arrays = stored.read_arrays(out, info)
+    stamps = arrays.get("stamp", np.full(info["n"], UNKNOWN))
     entries = {}
     for row in np.flatnonzero(arrays["status"] == stored.PACKED).tolist():
         values = {"checksum": int(arrays["checksum"][row]), "mean": arrays["mean"][row].tolist(), "sd": arrays["sd"][row].tolist()}
+        values["stamp"] = int(stamps[row])
         entries[row] = {"row": row, "status": stored.PACKED, "bytes": 0, **values}
     return entries
 
@@ -274,14 +375,16 @@ def _complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.Data
     n, channels = info["n"], len(info["channels"])
     mean, sd = (np.full((n, channels), np.nan, np.float32) for _ in range(2))
     checksum, status = np.zeros(n, np.uint32), np.zeros(n, np.uint8)
+    stamp = np.full(n, UNKNOWN, np.uint64)
     for row, entry in entries.items():
         status[row] = entry["status"]
         if entry["status"] == stored.PACKED:
             mean[row], sd[row], checksum[row] = entry["mean"], entry["sd"], entry["checksum"]
+            stamp[row] = entry.get("stamp", UNKNOWN)
     assert (status != stored.PENDING).all()
     if not (status == stored.PACKED).any():
         raise InputError(f"{out}: none of the {n} sites can be read; the first: {entries[0]['message']}")
-    hashed = stored.write_arrays(out, {"mean": mean, "sd": sd, "checksum": checksum, "status": status})
+    hashed = stored.write_arrays(out, {"mean": mean, "sd": sd, "checksum": checksum, "status": status, "stamp": stamp})
     report = _report(entries, samples, info["channels"])
     listed = {
         "skipped": [{"sample_id": sample_id, "message": message} for sample_id, message in report.skipped],

@@ -24,7 +24,9 @@ from cellsignal.data import store as stored
 from cellsignal.errors import ImageError, InputError
 
 Read = Callable[[tuple[str, ...]], np.ndarray]
-Entry = dict[str, Any]  # a finished row: row, status, and bytes, checksum, mean, sd (packed) or message (skipped)
+Stamp = Callable[[tuple[str, ...], str], int]  # of a sample's files and plate: see `stamps`
+# a finished row: row, status, and bytes, checksum, mean, sd, stamp (packed) or message (skipped)
+Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,21 @@ class Packing:
 
     out: str
     read: Read
+    stamp: Stamp
     channels: int
     shape: tuple[int, int]
     codec: str
     resize: bool
 
 
-def pack_site(job: Packing, task: tuple[int, tuple[str, ...]]) -> tuple[Entry | None, InputError | None]:
+def pack_site(job: Packing, task: tuple[int, tuple[str, ...], str]) -> tuple[Entry | None, InputError | None]:
     """Read, resize, measure and write one site. Errors are returned, so that the sites done beside it are not lost.
 
     Returns:
         (entry, None) if packed, (entry, error) if the site is bad, (None, error) if it cannot be written.
     """
-    row, files = task
+    row, files, plate = task
+    stamp = job.stamp(files, plate)  # before reading: a file that changes meanwhile is read again next time
     try:
         image = read_site(job.read, files)
         if len(image) != job.channels:
@@ -68,6 +72,7 @@ def pack_site(job: Packing, task: tuple[int, tuple[str, ...]]) -> tuple[Entry | 
         "checksum": zlib.crc32(image),
         "mean": mean.tolist(),
         "sd": sd.tolist(),
+        "stamp": stamp,
     }
     return entry, None
 

@@ -4,9 +4,12 @@
     mean, sd    (N, C) float32, grey levels: each stored channel's mean and population SD; NaN where nothing is packed
     checksum    (N,) uint32, crc32 of the raw pixels
     status      (N,) uint8: 0 pending, 1 packed, 2 skipped
+    stamp       (N,) uint64: which state of its source files a packed row shows (see `stamps`); absent in older stores
     samples.csv the samples table, row by row as in the arrays (`files` as a JSON list)
     store.json  what it was made from, what was skipped and why, and whether it is complete
     journal     only while packing: one line for each finished row (see `pack`)
+    calibration/ what a competition has measured of whole plates to read their images (`Competition.calibrate`)
+    .next/      only while a complete store is being renewed (see `renewal`)
 
 `Store.read` reads a site's file straight into the caller's buffer, without zarr: faster, in parts where parts are asked for, and free of zarr's background
 thread, which a forked worker would lack. Damage on disk is an error when read, never a wrong picture: compressed pixels carry their own checksum, and a raw
@@ -38,6 +41,8 @@ from cellsignal.files import digest
 FORMAT = 2
 PENDING, PACKED, SKIPPED = 0, 1, 2
 IMAGES, SAMPLES, INFO, JOURNAL = "images", "samples.csv", "store.json", "journal"
+CALIBRATION, NEXT = "calibration", ".next"
+ARRAYS = ("mean", "sd", "checksum", "status")
 REPAIR = "delete that file and run `cellsignal prepare` again to pack the site anew"
 _INFO_KEYS = {"cellsignal", "source", "channels", "shape", "codec", "size", "n", "samples_sha256", "complete"}
 
@@ -204,9 +209,13 @@ def write_chunk(path: Path | str, row: int, image: np.ndarray, codec: str) -> in
 
 
 def create_arrays(path: Path, n: int, layout: Layout) -> None:
-    """Make the zarr group with its image array, still without chunks. Black sites get theirs too: a loss is seen."""
-    zarr.create_group(path, zarr_format=3).create_array(
+    """Make the zarr group with its image array, still without chunks. Black sites get theirs too: a loss is seen.
+
+    An image array that is there is made anew.
+    """
+    zarr.open_group(path, mode="a", zarr_format=3).create_array(
         IMAGES,
+        overwrite=True,
         shape=(n, *layout.shape),
         dtype="uint8",
         fill_value=0,
@@ -234,7 +243,8 @@ def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
     layout = layout_of(info["codec"], (len(info["channels"]), *info["shape"]))
     try:
         group = zarr.open_group(path, mode="r")
-        arrays = {name: np.asarray(group[name][:]) for name in ("mean", "sd", "checksum", "status")}
+        names = [*ARRAYS, *(["stamp"] if "stamp" in group else [])]
+        arrays = {name: np.asarray(group[name][:]) for name in names}
         images = group[IMAGES]
         as_written = images.shape == (info["n"], *layout.shape) and images.dtype == np.uint8 and is_laid_out(images, layout)
         as_written &= images.metadata.encode_chunk_key((0, 0, 0, 0)) == "c.0.0.0.0"

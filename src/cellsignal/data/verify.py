@@ -7,6 +7,7 @@ images that no sample names. It stops at nothing: the list is complete.
 import functools
 import hashlib
 import os
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +51,22 @@ class Problem:
 def verify(competition: Competition, root: Path | str, workers: int = 0) -> list[Problem]:
     """Read everything under `root` and list every problem, errors first, sorted by kind and path.
 
+    Nothing is written under `root`: what must be measured of whole plates first is forgotten at the end.
+
     Args:
         workers: processes to read with; 0 reads in this one.
 
     Raises:
         InputError: the metadata itself cannot be read.
     """
+    with tempfile.TemporaryDirectory(prefix="cellsignal-") as folder:
+        return _list_problems(competition, root, workers, Path(folder))
+
+
+def _list_problems(competition: Competition, root: Path | str, workers: int, calibration: Path) -> list[Problem]:
     root = Path(root).absolute()
     samples = competition.samples(root)
-    competition.calibrate(root, workers)
+    competition = competition.calibrate(root, calibration, workers)
     check = functools.partial(_check_site, competition, root, competition.root_shape(root))
     sites = list(zip(samples.sample_id, samples.files, strict=True))
     problems: list[Problem] = []

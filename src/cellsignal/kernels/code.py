@@ -4,7 +4,6 @@
 not be what was there when the models were trained, so nothing of the training store is asked for: the test images are packed here.
 """
 
-import functools
 import logging
 import re
 import sys
@@ -16,7 +15,7 @@ from cellsignal import pipeline
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config, load_config
-from cellsignal.data.pack import pack
+from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError, Interrupted
 from cellsignal.folds import FoldTable
@@ -40,11 +39,16 @@ def pack_test(config: Config) -> Store:
         raise InputError(f"{root}: has no test images")
     if config.model.cell_type_vector and set(test.cell_type) != set(samples.cell_type):
         raise InputError(f"model.cell_type_vector: the test images of {root} are not of all the cell types that were trained")
-    competition.calibrate(root, data.workers)
-    shape = competition.root_shape(root)
-    source = {"competition": competition.id, "root": str(root), "classes": list(competition.classes(root))}
-    pack(test, functools.partial(competition.read, root, shape=shape), data.store, channels=competition.channels, size=data.size, bad_site=data.bad_site,
-         workers=data.workers, source=source, shape=shape, codec=data.codec)  # fmt: skip
+    prepare(
+        competition,
+        root,
+        data.store,
+        samples=test,
+        size=data.size,
+        bad_site=data.bad_site,
+        workers=data.workers,
+        codec=data.codec,
+    )
     return Store.open(data.store)
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 from cellsignal.competitions.base import SHAPE_SAMPLES, Competition, Protocol, register
 from cellsignal.competitions.bbbc021 import planes
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, CONTROL, UNKNOWN, read_annotated, read_cells, read_fields
+from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import ImageError, InputError
@@ -79,16 +80,17 @@ class Bbbc021Full(Competition):
     def classes(self, root: Path) -> tuple[str, ...]:
         return tuple(sorted(read_annotated(root)[1].moa.unique()))
 
-    def calibrate(self, root: Path, workers: int = 0) -> None:
-        """Every plate's illumination and DMSO statistics, kept in `root/calibration/<plate>.npz` (see `planes`).
+    def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str]:
+        """Every plate's illumination and DMSO statistics (see `planes`).
 
         A plate of which no image is there is passed over; an image that cannot be read is left out, and logged.
         """
         height, width = self.root_shape(root)
-        planes.calibrate(Path(root), read_fields(root), (2 * height, 2 * width), workers)
+        return planes.measure_plates(root, folder, read_fields(root), (2 * height, 2 * width), workers)
 
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
-        return planes.read_crop(root, files, shape)
+        measured = find_calibration(self.calibration, self.id, Path(files[0]).parent.name)
+        return planes.read_crop(root, files, measured, shape)
 
     def root_shape(self, root: Path) -> tuple[int, int]:
         """A crop's (height, width): as published, or half of most fields' in a simulated copy (which has a `simulation.json`)."""

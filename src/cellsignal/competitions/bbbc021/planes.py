@@ -12,24 +12,23 @@ out. Where the publication leaves a choice:
 
 import functools
 import logging
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, CONTROL
+from cellsignal.competitions.calibration import PlateJob, describe_planes, measure_changed, read_arrays
 from cellsignal.errors import ImageError, InputError
-from cellsignal.files import atomic_path, digest
+from cellsignal.files import digest
 from cellsignal.images import read_gray16
 from cellsignal.intensity import anscombe, illumination, to_uint8
 
 log = logging.getLogger(__name__)
 
+VERSION = 1  # raise it when the same planes give another calibration
 CROPS = (1, 2, 3, 4)  # quarters of a field, row by row
 EMPTY_LEVEL, EMPTY_SHARE = 50, 0.002
 _WINDOW = 8  # the illumination's median reaches a height / _WINDOW either way
@@ -61,11 +60,14 @@ def split_crop(name: str) -> tuple[str, int]:
     return plane, int(crop)
 
 
-def read_crop(root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
+def read_crop(
+    root: Path, files: tuple[str, ...], measured: Path, shape: tuple[int, int] | None = None
+) -> np.ndarray:
     """One crop, (3, H / 2, W / 2) uint8. The last fields stay in memory, so that four crops in a row read each plane once.
 
     Args:
         files: three planes with the same `#crop`.
+        measured: the file of the plate's calibration.
         shape: (height, width) that the crop must have; None takes any.
 
     Raises:
@@ -76,8 +78,7 @@ def read_crop(root: Path, files: tuple[str, ...], shape: tuple[int, int] | None 
     planes, crops = zip(*map(split_crop, files), strict=True)
     assert len(set(crops)) == 1, files
     paths = tuple(str(root / plane) for plane in planes)
-    measured = str(calibration_path(root, Path(planes[0]).parent.name))
-    field = _field(paths, measured, tuple(map(_mark, (*paths, measured))))
+    field = _field(paths, str(measured), tuple(map(_mark, (*paths, measured))))
     height, width = (side // 2 for side in field.shape[1:])
     if shape is not None and (height, width) != tuple(shape):
         raise ImageError(root / files[0], "wrong_size", f"crop of {width}x{height} pixels, {shape[1]}x{shape[0]} expected")
@@ -124,11 +125,6 @@ def standardised(planes: np.ndarray, plate: Calibration) -> np.ndarray:
 # calibration -----------------------------------------------------------------------------------------------------------------------------
 
 
-def calibration_path(root: Path, plate: str) -> Path:
-    """Where a plate's `Calibration` is kept."""
-    return Path(root) / "calibration" / f"{plate}.npz"
-
-
 def load_calibration(path: Path, mark: tuple | None = None) -> Calibration:
     """The calibration of one plate.
 
@@ -140,47 +136,39 @@ def load_calibration(path: Path, mark: tuple | None = None) -> Calibration:
 
 @functools.lru_cache(maxsize=2)
 def _load_calibration(path: str, mark: tuple | None) -> Calibration:
-    if mark is None:
-        raise InputError(f"{path}: the plate is not calibrated yet; `cellsignal prepare` does it before it reads")
-    try:
-        with np.load(path) as found:
-            return Calibration(found["illumination"], found["mean"], found["sd"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise InputError(f"{path}: is damaged ({' '.join(str(error).split())}); remove it and run again") from None
+    return Calibration(*read_arrays(Path(path), ("illumination", "mean", "sd")))
 
 
-def calibrate(root: Path, fields: pd.DataFrame, shape: tuple[int, int], workers: int = 0) -> None:
-    """Measure every plate that has images and is not measured yet. Planes that cannot be read are left out, and logged.
+def measure_plates(
+    root: Path, folder: Path, fields: pd.DataFrame, shape: tuple[int, int], workers: int = 0
+) -> dict[str, str]:
+    """Measure every plate that has images and is not measured yet, or whose planes or wells have changed since.
+
+    Planes that cannot be read are left out, and logged.
 
     Args:
+        folder: where a file a plate is kept.
         fields: the table of `metadata.read_fields`.
         shape: (height, width) of a whole field.
         workers: processes; 0 works in this one.
 
+    Returns:
+        Plate -> hash of its calibration, for the plates that have images.
+
     Raises:
         InputError: a plate has images but no readable DMSO field, or a channel of them is flat.
     """
-    root = Path(root)
-    jobs = []
+    jobs = {}
     for plate, rows in fields.groupby("plate", sort=True):
         planes = list(rows[list(CHANNELS)].itertuples(index=False, name=None))
-        made_from = _fingerprint(root, planes, rows.compound.to_list(), shape)
-        if made_from is None:
+        control = (rows.compound == CONTROL).to_list()
+        description = describe_planes(root, planes)
+        if description is None:
             log.warning("%s: none of its %d fields is there, so it is not calibrated", plate, len(rows))
-        elif not _is_current(calibration_path(root, plate), made_from):
-            jobs.append((plate, planes, (rows.compound == CONTROL).to_list(), made_from))
-    measure = functools.partial(_calibrate_plate, root, shape)
-    progress = functools.partial(tqdm, total=len(jobs), desc="calibrating", unit="plate", disable=None)
-    if not workers or len(jobs) < 2:
-        for job in progress(jobs):
-            measure(job)
-        return
-    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn")) as pool:
-        try:
-            for _ in progress(pool.map(measure, jobs)):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+            continue
+        made_from = {"version": VERSION, "size": list(shape), "controls": digest(control), **description}
+        jobs[plate] = PlateJob(made_from, functools.partial(_measure_arrays, root, plate, planes, control, shape))
+    return measure_changed(folder, jobs, workers)
 
 
 def measure_plate(
@@ -218,32 +206,11 @@ def measure_plate(
     return Calibration(light, mean.astype(np.float32), sd.astype(np.float32))
 
 
-def _calibrate_plate(root: Path, shape: tuple[int, int], job: tuple[str, list[tuple[str, ...]], list[bool], str]) -> None:
-    plate, planes, is_control, made_from = job
-    found = measure_plate(root, plate, planes, is_control, shape)
-    with atomic_path(calibration_path(root, plate)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, illumination=found.illumination, mean=found.mean, sd=found.sd, made_from=np.array(made_from))
-
-
-def _fingerprint(root: Path, planes: list[tuple[str, ...]], compounds: list[str], shape: tuple[int, int]) -> str | None:
-    """What a calibration is made from: the files and their sizes, and what stands in the wells. None where no file is there."""
-    sizes = [[_size(root / name) for name in names] for names in planes]
-    return digest([planes, sizes, compounds, shape]) if any(max(row) >= 0 for row in sizes) else None
-
-
-def _is_current(path: Path, made_from: str) -> bool:
-    try:
-        with np.load(path) as found:
-            return str(found["made_from"]) == made_from
-    except (OSError, ValueError, KeyError, EOFError):
-        return False
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
+def _measure_arrays(
+    root: Path, plate: str, planes: list[tuple[str, ...]], is_control: list[bool], shape: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    calibration = measure_plate(root, plate, planes, is_control, shape)
+    return {"illumination": calibration.illumination, "mean": calibration.mean, "sd": calibration.sd}
 
 
 def _mark(path: Path | str) -> tuple[int, int] | None:

@@ -17,10 +17,12 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import numbers, read_choices, texts
 from cellsignal.competitions.cpjump1.metadata import (
     CHANNELS,
     HIDDEN,
+    LOAD_DATA,
     PLATEMAPS,
     join_fields,
     read_cells,
@@ -28,7 +30,7 @@ from cellsignal.competitions.cpjump1.metadata import (
     read_platemaps,
     read_plates,
 )
-from cellsignal.competitions.cpjump1.planes import calibrate_plates, read_field
+from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
 
@@ -90,12 +92,14 @@ class Cpjump1(Competition):
         """The perturbations of the treated wells with a known layout that have an image."""
         return _class_names(_fields_with_layout(Path(root)))
 
-    def calibrate(self, root: Path, workers: int = 0) -> None:
+    def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str]:
         rows = join_fields(root).rows
-        calibrate_plates(root, {plate: part.files.to_list() for plate, part in rows.groupby("plate")}, workers)
+        plates = {plate: part.files.to_list() for plate, part in rows.groupby("plate")}
+        return measure_plates(root, folder, plates, workers)
 
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
-        return read_field(root, Path(files[0]).parts[-3].split("__")[0], files, shape)
+        plate = Path(files[0]).parts[-3].split("__")[0]
+        return read_field(root, files, find_calibration(self.calibration, self.id, plate), shape)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples, classes = self.samples(root), self.classes(root)
@@ -178,6 +182,8 @@ def _fields_with_layout(root: Path) -> pd.DataFrame:
     for found, what in ((fields.without_file, "rows of load_data.csv without a file were left out"), (fields.without_row, "files have no row")):
         if found:
             log.warning("%s: %d %s, first %s", root, len(found), what, found[0])
+    if fields.rows.empty and not fields.without_file:
+        raise InputError(f"{root / LOAD_DATA}: every load_data.csv has its header alone, no row")
     if fields.rows.empty:
         raise InputError(f"{root}: none of the {len(fields.without_file)} fields in load_data.csv is on disk, first {fields.without_file[0]}")
     plates = read_plates(root)

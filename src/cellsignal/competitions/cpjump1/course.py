@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.cpjump1.competition import read_answers
 from cellsignal.competitions.cpjump1.metadata import keys_of, read_cells, wells_of
-from cellsignal.competitions.cpjump1.planes import calibrate_plates, read_field
+from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
 
@@ -83,11 +84,13 @@ class Cpjump1Course(Competition):
         """The 50 names with most images (of equals the first in the alphabet), or all where there are fewer; in the order of the alphabet."""
         return tuple(sorted(_most_frequent(_joined(Path(root)))))
 
-    def calibrate(self, root: Path, workers: int = 0) -> None:
-        calibrate_plates(root, {_CALIBRATION: _joined(Path(root)).files.to_list()}, workers)
+    def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str]:
+        rows = _joined(root)
+        hashes = measure_plates(root, folder, {_CALIBRATION: rows.files.to_list()}, workers)
+        return dict.fromkeys(rows.plate.unique(), hashes[_CALIBRATION])
 
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
-        return read_field(root, _CALIBRATION, files, shape)
+        return read_field(root, files, find_calibration(self.calibration, self.id, _CALIBRATION), shape)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples, classes = self.samples(root), self.classes(root)

@@ -1,28 +1,26 @@
 """16-bit planes to 8 bits: even light, equal shot noise, one fixed window a plate and channel, so that wells stay comparable.
 
-What that needs of the plate is measured once by `calibrate_plates` and kept in `root/calibration/<plate>.npz`; no label is looked at. The shot noise of
+What that needs of the plate is measured by `measure_plates` and kept in a file a plate (see `calibration`); no label is looked at. The shot noise of
 a count has an SD of about 1 after Anscombe's transform wherever it stands, so a window of 255 steps of about .5 loses little of dark and bright pixels.
 """
 
 import functools
 import logging
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from cellsignal.competitions.calibration import PlateJob, describe_planes, measure_changed, read_arrays
 from cellsignal.errors import ImageError, InputError
-from cellsignal.files import atomic_path
 from cellsignal.images import read_gray16
 from cellsignal.intensity import anscombe, illumination, to_uint8
 
 log = logging.getLogger(__name__)
 
+VERSION = 1  # raise it when the same planes give another calibration
 MOST_FIELDS = 384  # of a plate's 3,456 fields: one a well on average
 WINDOW_FIELDS = 64
 WINDOW = (0.1, 99.9)  # percentiles
@@ -38,33 +36,34 @@ class Calibration:
     high: np.ndarray
 
 
-def calibrate_plates(root: Path, plates: Mapping[str, Sequence[tuple[str, ...]]], workers: int = 0) -> None:
-    """Measure the plates that have no file in `root/calibration` yet; each is written when it is done, so a broken run goes on.
+def measure_plates(
+    root: Path, folder: Path, plates: Mapping[str, Sequence[tuple[str, ...]]], workers: int = 0
+) -> dict[str, str]:
+    """Measure the plates whose planes have changed since their file in `folder` was made.
 
     Args:
         plates: plate -> the files of its fields, one a channel.
         workers: processes, a plate each; 0 works in this one.
 
+    Returns:
+        Plate -> hash of its calibration.
+
     Raises:
         InputError: a plate has no readable field, or the disk cannot be written.
     """
-    root = Path(root)
-    todo = [(root, plate, tuple(fields)) for plate, fields in plates.items() if not calibration_path(root, plate).is_file()]
-    if workers <= 1 or len(todo) < 2:
-        for job in todo:
-            _calibrate(job)
-        return
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
-        list(pool.map(_calibrate, todo))
+    jobs = {}
+    for plate, fields in plates.items():
+        planes = describe_planes(root, fields)
+        measure = functools.partial(measure_plate, root, plate, tuple(fields))
+        jobs[plate] = PlateJob({"version": VERSION, **(planes or {})}, measure)
+    return measure_changed(folder, jobs, workers)
 
 
-def calibration_path(root: Path, plate: str) -> Path:
-    """Where a plate's calibration lies. Remove it to measure anew, as after fetching more of the plate."""
-    return Path(root) / "calibration" / f"{plate}.npz"
-
-
-def read_field(root: Path, plate: str, files: tuple[str, ...], shape: tuple[int, int] | None) -> np.ndarray:
+def read_field(root: Path, files: tuple[str, ...], measured: Path, shape: tuple[int, int] | None) -> np.ndarray:
     """One field, (C, H, W) uint8.
+
+    Args:
+        measured: the file of the plate's calibration.
 
     Raises:
         ImageError: a file is missing, damaged or of another size or depth than `shape`, the first file's or the plate's calibration.
@@ -72,12 +71,11 @@ def read_field(root: Path, plate: str, files: tuple[str, ...], shape: tuple[int,
     """
     root = Path(root)
     planes = _read_planes(root, files, shape)
-    path = calibration_path(root, plate)
     try:
-        stamp = path.stat().st_mtime_ns
+        stamp = measured.stat().st_mtime_ns
     except OSError:
-        raise InputError(f"{path}: no such file; run `cellsignal prepare` or `cellsignal verify`, which measure a plate first") from None
-    calibration = _load(path, stamp)
+        stamp = 0
+    calibration = _load(measured, stamp)
     _, height, width = calibration.illumination.shape
     if planes.shape[1:] != (height, width):
         size = f"{planes.shape[2]}x{planes.shape[1]} pixels"
@@ -110,9 +108,14 @@ def _windowed(light: Sequence[np.ndarray], fields: Sequence[np.ndarray]) -> Cali
     return Calibration(np.stack(light), low, high)
 
 
-def _calibrate(job: tuple[Path, str, tuple[tuple[str, ...], ...]]) -> None:
-    """One plate, from up to MOST_FIELDS of its fields drawn at random; unreadable fields are left out (packing and `verify` name each)."""
-    root, plate, fields = job
+def measure_plate(root: Path, plate: str, fields: tuple[tuple[str, ...], ...]) -> dict[str, np.ndarray]:
+    """Measure one plate from up to MOST_FIELDS of its fields drawn at random.
+
+    Unreadable fields are left out (packing and `verify` name each).
+
+    Returns:
+        The attributes of its `Calibration`.
+    """
     found: dict[tuple[int, ...], list[np.ndarray]] = {}  # shape -> the sum of its fields, then some of them
     counts: Counter[tuple[int, ...]] = Counter()
     for number in np.random.default_rng(0).permutation(len(fields))[:MOST_FIELDS]:
@@ -131,14 +134,9 @@ def _calibrate(job: tuple[Path, str, tuple[tuple[str, ...], ...]]) -> None:
     shape, count = counts.most_common(1)[0]
     total, *some = found[shape]
     made = _windowed([illumination(mean, max(1, round(shape[1] * SMOOTHING))) for mean in total / count], some)
-    with atomic_path(calibration_path(root, plate)) as temporary, open(temporary, "wb") as file:
-        np.savez(file, illumination=made.illumination, low=made.low, high=made.high)
+    return {"illumination": made.illumination, "low": made.low, "high": made.high}
 
 
 @functools.lru_cache(maxsize=4)
 def _load(path: Path, stamp: int) -> Calibration:
-    try:
-        with np.load(path) as found:
-            return Calibration(found["illumination"], found["low"], found["high"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: is no calibration ({str(error).splitlines()[0]}); remove it to measure the plate anew") from None
+    return Calibration(*read_arrays(path, ("illumination", "low", "high")))

@@ -1,0 +1,153 @@
+"""Measurements of whole plates, kept in files: made when their planes change, found again by their hash.
+
+A file holds the arrays, what they were measured from (the planes' names, sizes and times of change, settings, the
+version of the code) and the arrays' hash. Planes that were only copied or touched are measured again, and give the same
+hash: the images made with it stay valid.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cellsignal.competitions.base import Calibration
+from cellsignal.errors import InputError
+from cellsignal.files import atomic_path, changed_inputs, digest
+
+log = logging.getLogger(__name__)
+CALIBRATE_FIRST = "`cellsignal prepare` does that before it reads"
+_MADE_FROM, _HASH = "made_from", "hash"
+
+
+@dataclass(frozen=True)
+class PlateJob:
+    """A plate that may have to be measured.
+
+    Attributes:
+        made_from: name -> version, setting or hash; all that decides the measurement.
+        measure: gives name -> array. Must pickle where there are workers.
+    """
+
+    made_from: dict[str, Any]
+    measure: Callable[[], dict[str, np.ndarray]]
+
+
+def describe_planes(root: Path, fields: Sequence[tuple[str, ...]]) -> dict[str, Any] | None:
+    """Describe the planes of a plate that are on disk, without reading one: for `PlateJob.made_from`.
+
+    Args:
+        fields: the files of each field, relative to `root`.
+
+    Returns:
+        Their number and the hash of their names, sizes and times of change; None where none is there.
+    """
+    states = {}
+    for name in (name for names in fields for name in names):
+        try:
+            state = os.stat(root / name)
+        except OSError:
+            continue
+        states[name] = (state.st_size, state.st_mtime_ns)
+    return {"number of planes": len(states), "planes": digest([fields, states])} if states else None
+
+
+def calibration_file(folder: Path, plate: str) -> Path:
+    """Where a plate's measurements lie."""
+    return Path(folder) / f"{plate}.npz"
+
+
+def measure_changed(folder: Path, plates: Mapping[str, PlateJob], workers: int = 0) -> dict[str, str]:
+    """Measure the plates that are not measured yet, or of which something has changed; each is kept when it is done.
+
+    Args:
+        workers: processes, a plate each; 0 works in this one.
+
+    Returns:
+        Plate -> hash of its arrays.
+
+    Raises:
+        InputError: a plate cannot be measured, or the disk cannot be written.
+    """
+    jobs = []
+    for plate, job in plates.items():
+        path = calibration_file(folder, plate)
+        recorded = _read_about(path)[0]
+        changed = changed_inputs(recorded, job.made_from)
+        if changed:
+            jobs.append((path, job))
+        if changed and recorded:
+            log.warning("plate %s: its calibration is measured anew; changed: %s", plate, ", ".join(changed))
+    progress = partial(tqdm, total=len(jobs), desc="calibrating", unit="plate", disable=None)
+    if workers <= 1 or len(jobs) < 2:
+        for job in progress(jobs):
+            _measure(job)
+    else:
+        with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn")) as pool:
+            try:
+                for _ in progress(pool.map(_measure, jobs)):
+                    pass
+            finally:
+                pool.shutdown(cancel_futures=True)
+    return {plate: _read_about(calibration_file(folder, plate))[1] for plate in plates}
+
+
+def find_calibration(calibration: Calibration | None, competition_id: str, plate: str) -> Path:
+    """Where the measurements lie that a competition reads a plate by.
+
+    Raises:
+        InputError: `Competition.calibrate` has not been called.
+    """
+    if calibration is None:
+        raise InputError(f"{competition_id}: plate {plate} is not calibrated yet; {CALIBRATE_FIRST}")
+    return calibration_file(calibration.folder, plate)
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Read arrays of a plate's measurements.
+
+    Raises:
+        InputError: the plate is not measured, or the file is damaged.
+    """
+    try:
+        with np.load(path) as file:
+            return [file[name] for name in names]
+    except FileNotFoundError:
+        raise InputError(f"{path}: the plate is not calibrated yet; {CALIBRATE_FIRST}") from None
+    except Exception as error:  # a damaged zip file ends in errors of many kinds
+        why = " ".join(str(error).split())
+        raise InputError(f"{path}: is damaged ({why}); remove it and run again to measure the plate anew") from None
+
+
+def _measure(item: tuple[Path, PlateJob]) -> None:
+    path, job = item
+    arrays = job.measure()
+    about = {_MADE_FROM: np.array(json.dumps(job.made_from, default=str)), _HASH: np.array(_hash(arrays))}
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays, **about)
+
+
+def _read_about(path: Path) -> tuple[dict[str, Any] | None, str]:
+    """What a file was measured from and its arrays' hash; (None, "") where there is none, or one that is damaged."""
+    try:
+        with np.load(path) as file:
+            return json.loads(str(file[_MADE_FROM])), str(file[_HASH])
+    except Exception:  # whatever is wrong with it: it is measured anew
+        return None, ""
+
+
+def _hash(arrays: dict[str, np.ndarray]) -> str:
+    value = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        value.update(json.dumps([name, str(array.dtype), array.shape]).encode())
+        value.update(np.ascontiguousarray(array).tobytes())
+    return value.hexdigest()
