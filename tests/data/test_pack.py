@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_store import CHANNELS, TinyCompetition, tiny_samples, write_root
 
+from cellsignal.data import journal
 from cellsignal.data import pack as packing
+from cellsignal.data.journal import journal_line, read_journal
 from cellsignal.data.pack import PackReport, pack, prepare
 from cellsignal.data.sites import channel_statistics, resized
-from cellsignal.data.store import Store, journal_line, read_journal
+from cellsignal.data.store import Store
 from cellsignal.errors import ImageError, InputError
 
 COMPETITION = TinyCompetition()
@@ -224,8 +226,9 @@ def test_a_disk_full_elsewhere_is_one_line_too(root, tmp_path, undisturbed, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     target = {"journal": "journal_line", "create": "create_arrays", "complete": "write_arrays"}[where]
+    module = journal if where == "journal" else packing.stored
     with monkeypatch.context() as patched:
-        patched.setattr(packing.stored, target, full)
+        patched.setattr(module, target, full)
         with pytest.raises(InputError, match="No space left on device"):
             pack_tiny(root, tmp_path / "out")
     pack_tiny(root, tmp_path / "out")

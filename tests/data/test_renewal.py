@@ -18,6 +18,7 @@ from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
 from cellsignal.data import renewal, stamps
 from cellsignal.data import store as stored
+from cellsignal.data.journal import read_journal
 from cellsignal.data.pack import pack, prepare
 from cellsignal.data.store import Store, samples_text
 from cellsignal.errors import InputError
@@ -334,7 +335,7 @@ def test_pack_holds_no_image_of_two_calibrations(competition_id, whole, tmp_path
 
     with pytest.raises(KeyboardInterrupt):
         prepare(Broken(), late, tmp_path / "out")
-    assert len(stored.read_journal(tmp_path / "out")[0]) == 5
+    assert len(read_journal(tmp_path / "out")[0]) == 5
     shutil.copytree(root, late, dirs_exist_ok=True)
     prepare(competition, late, tmp_path / "out")
     prepare(competition, root, tmp_path / "fresh")

@@ -17,7 +17,7 @@ from tiny import make_config, stage
 
 from cellsignal import stopping
 from cellsignal.competitions import get_competition
-from cellsignal.data import pack as packing
+from cellsignal.data import filling
 from cellsignal.data.pack import prepare
 from cellsignal.errors import OUT_OF_TIME, Interrupted, OutOfTime
 from cellsignal.prediction import embeddings, pieces
@@ -231,14 +231,14 @@ def test_predict_and_embed_keep_the_budget(plates, tmp_path, monkeypatch):
 
 
 def test_packing_in_short_budgets_goes_on_to_the_same_store(plates, tmp_path, monkeypatch):
-    competition, clock = get_competition("rxrx1"), Clock(monkeypatch, packing)
-    real = packing.pack_site
+    competition, clock = get_competition("rxrx1"), Clock(monkeypatch, filling)
+    real = filling.pack_site
 
     def slow(job, task):
         clock.now += 1.0
         return real(job, task)
 
-    monkeypatch.setattr(packing, "pack_site", functools.wraps(real)(slow))
+    monkeypatch.setattr(filling, "pack_site", functools.wraps(real)(slow))
     n = len(competition.samples(plates / "raw"))
     calls = 0
     while True:

@@ -4,17 +4,17 @@ A competition is a folder in `competitions/` with a class registered by `@regist
 controls) stand in that folder and nowhere else; code elsewhere counts what the samples table holds.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions.calibration import Calibrates
 from cellsignal.competitions.samples import path_of
 from cellsignal.competitions.submissions import check_submission_ids, check_submission_targets
 from cellsignal.errors import ImageError, InputError, InvalidSubmission
@@ -38,19 +38,6 @@ class PlateGroups:
     @property
     def n_groups(self) -> int:
         return int(self.class_group.max()) + 1
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What `Competition.calibrate` has measured.
-
-    Attributes:
-        folder: where it lies, a file a plate.
-        hashes: plate, as in the samples table -> hash of what was measured. Two equal hashes make the same images.
-    """
-
-    folder: Path
-    hashes: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ class Protocol:
         return f"Scored by {unit}; {classes}; {layout}; no {self.group} is split. {self.note}"
 
 
-class Competition(ABC):
+class Competition(Calibrates, ABC):
     """A data set as a competition: what it states (class attributes) and what it does (methods)."""
 
     id: ClassVar[str]
@@ -91,7 +78,6 @@ class Competition(ABC):
     channels: ClassVar[tuple[str, ...]]
     frames: ClassVar[int] = 1  # of a clip: its planes are stored channel by channel, each with all its frames in order
     reading: ClassVar[int] = 1  # raise it when `read` makes other pixels of the same files: stores are then packed anew
-    calibration: Calibration | None = None  # see `calibrate`
     image_shape: ClassVar[
         tuple[int, int] | None
     ]  # (height, width) of the published images; a simulated copy may be smaller
@@ -114,36 +100,6 @@ class Competition(ABC):
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:
         """The K classes a submission may name, in label order, as the submission writes them."""
-
-    def calibrate(self, root: Path, folder: Path, workers: int = 0) -> Self:
-        """Measure what `read` must know of whole plates first (illumination, statistics of controls).
-
-        A plate is measured again, and a log line says why, when its planes have changed since (their names, sizes or times
-        of change), or the code that measures. Nothing is written under `root`.
-
-        Args:
-            folder: where it is kept: `calibration` in the store. Made if need be.
-            workers: processes; 0 works in this one.
-
-        Returns:
-            A competition that reads by it; this one where there is nothing to measure.
-
-        Raises:
-            InputError: a plate lacks what is measured, or the disk cannot be written.
-        """
-        hashes = self.measure_plates(Path(root), Path(folder), workers)
-        if hashes is None:
-            return self
-        calibrated = copy.copy(self)
-        calibrated.calibration = Calibration(Path(folder), hashes)
-        return calibrated
-
-    def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str] | None:
-        """Do what `calibrate` says. Gives back `Calibration.hashes`, or None where the competition measures nothing.
-
-        Planes that cannot be read are left out: they are named where they are read for themselves.
-        """
-        return None
 
     @abstractmethod
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:

@@ -5,6 +5,7 @@ version of the code) and the arrays' hash. Planes that were only copied or touch
 hash: the images made with it stay valid.
 """
 
+import copy
 import hashlib
 import json
 import logging
@@ -15,18 +16,70 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from tqdm import tqdm
 
-from cellsignal.competitions.base import Calibration
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path, changed_inputs, digest
 
 log = logging.getLogger(__name__)
 CALIBRATE_FIRST = "`cellsignal prepare` does that before it reads"
 _MADE_FROM, _HASH = "made_from", "hash"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `Calibrates.calibrate` has measured.
+
+    Attributes:
+        folder: where it lies, a file a plate.
+        hashes: plate, as in the samples table -> hash of what was measured. Two equal hashes make the same images.
+    """
+
+    folder: Path
+    hashes: dict[str, str]
+
+
+class Calibrates:
+    """The part of a competition that measures plates before it reads their images. Most have nothing to measure.
+
+    Attributes:
+        calibration: what it reads by; None before `calibrate`, and where there is nothing to measure.
+    """
+
+    calibration: Calibration | None = None
+
+    def calibrate(self, root: Path, folder: Path, workers: int = 0) -> Self:
+        """Measure what `read` must know of whole plates first (illumination, statistics of controls).
+
+        A plate is measured again, and a log line says why, when its planes have changed since (their names, sizes or times
+        of change), or the code that measures. Nothing is written under `root`.
+
+        Args:
+            folder: where it is kept: `calibration` in the store. Made if need be.
+            workers: processes; 0 works in this one.
+
+        Returns:
+            A competition that reads by it; this one where there is nothing to measure.
+
+        Raises:
+            InputError: a plate lacks what is measured, or the disk cannot be written.
+        """
+        hashes = self.measure_plates(Path(root), Path(folder), workers)
+        if hashes is None:
+            return self
+        calibrated = copy.copy(self)
+        calibrated.calibration = Calibration(Path(folder), hashes)
+        return calibrated
+
+    def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str] | None:
+        """Do what `calibrate` says. Gives back `Calibration.hashes`, or None where the competition measures nothing.
+
+        Planes that cannot be read are left out: they are named where they are read for themselves.
+        """
+        return None
 
 
 @dataclass(frozen=True)

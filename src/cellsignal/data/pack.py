@@ -19,44 +19,28 @@ import functools
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from cellsignal import __version__
 from cellsignal.competitions.base import Competition
 from cellsignal.data import renewal
 from cellsignal.data import store as stored
-from cellsignal.data.codec import Layout, layout_of
-from cellsignal.data.sites import Entry, Packing, Read, Stamp, in_processes, pack_site, read_site, unwritable
-from cellsignal.data.stamps import PACKING, UNKNOWN, stamp_nothing, stamp_source
+from cellsignal.data.codec import layout_of
+from cellsignal.data.filling import Making, PackReport, finish_rows, is_whole, read_entries
+from cellsignal.data.journal import JOURNAL
+from cellsignal.data.sites import Read, Stamp, read_site, unwritable
+from cellsignal.data.stamps import PACKING, stamp_nothing, stamp_source
 from cellsignal.errors import ImageError, InputError
-from cellsignal.files import atomic_path, digest, provenance, write_json, write_text
-from cellsignal.stopping import Pace, Stop
+from cellsignal.files import digest, write_json, write_text
+from cellsignal.stopping import Stop
 
 ELSEWHERE = "pack into another folder or delete it"
 EMPTY = {stored.CALIBRATION, "lost+found"}  # what an empty folder may hold: measured before the store is made, and a disk's own
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PackReport:
-    """What a store holds.
-
-    Attributes:
-        n_packed: sites in the store.
-        skipped: (sample_id, why) of the sites that could not be read.
-        flat: (sample_id, channel) of the packed channels in which all pixels are the same.
-    """
-
-    n_packed: int
-    skipped: tuple[tuple[str, str], ...]
-    flat: tuple[tuple[str, str], ...]
 
 
 def prepare(
@@ -179,25 +163,6 @@ def pack(
                 stop.finish(str(out))  # also where the worker processes died of the signal
 
 
-@dataclass(frozen=True)
-class Making:
-    """A store as it is to be: its description and samples, and how its sites are read.
-
-    Attributes:
-        info: the content of `store.json` while it is unfinished.
-        text: the content of `samples.csv`, of which `samples` is the parsed table.
-    """
-
-    info: dict[str, Any]
-    layout: Layout
-    text: str
-    samples: pd.DataFrame
-    read: Read
-    stamp: Stamp
-    bad_site: str
-    workers: int
-
-
 def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
     """Pack what is missing in place; make the store anew where what is there has changed."""
     info, samples = making.info, making.samples
@@ -206,13 +171,13 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
         _create(out, making)
     previous = stored.read_info(out)
     _match(out, previous, info)
-    if not previous["complete"] and not (out / stored.JOURNAL).exists():
+    if not previous["complete"] and not (out / JOURNAL).exists():
         _create(out, making)  # nothing is packed yet; what is there may be half-made
         previous = info
     entries = {
         row: entry
         for row, entry in read_entries(out, previous).items()
-        if entry["status"] == stored.PACKED and _is_whole(out, entry)
+        if entry["status"] == stored.PACKED and is_whole(out, entry)
     }
     plan = renewal.compare(out, previous, entries, info, samples, making.stamp)
     if plan.reasons and (previous["complete"] or previous["samples_sha256"] != info["samples_sha256"]):
@@ -223,84 +188,13 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
             following.mkdir()
             _create(following, making)
             renewal.take_over(out, following, plan.kept)
-        fresh = {r: e for r, e in read_entries(following, info).items() if _is_whole(following, e)}
+        fresh = {r: e for r, e in read_entries(following, info).items() if is_whole(following, e)}
         fresh = renewal.compare(following, info, fresh, info, samples, making.stamp).kept
-        report = _finish_rows(following, making, fresh, stop)
+        report = finish_rows(following, making, fresh, stop)
         renewal.finish(out)
         return report
     shutil.rmtree(out / stored.NEXT, ignore_errors=True)
-    return _finish_rows(out, making, plan.kept, stop)
-
-
-def read_entries(out: Path, info: dict[str, Any]) -> dict[int, Entry]:
-    """The finished rows of a store, complete or not."""
-    return _arrays_as_entries(out, info) if info["complete"] else stored.read_journal(out)[0]
-
-
-def _finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop) -> PackReport:
-    """Pack the rows that are not in `entries`, then complete the store."""
-    info, samples = making.info, making.samples
-    previous, journal = stored.read_info(out), out / stored.JOURNAL
-    known = {item["sample_id"] for item in previous.get("skipped", ())}
-    for litter in (out / stored.IMAGES).glob(".c.*.tmp"):
-        litter.unlink()
-
-    job = Packing(
-        str(out),
-        making.read,
-        making.stamp,
-        len(info["channels"]),
-        tuple(info["shape"]),
-        info["codec"],
-        info["size"] is not None,
-    )
-    tasks = [(row, samples.files[row], samples.plate[row]) for row in range(len(samples)) if row not in entries]
-    results = in_processes(functools.partial(pack_site, job), tasks, making.workers, "packing")
-    with contextlib.closing(results):
-        good_ones = _until_stopped(
-            _good_or_raise(results, making.bad_site), stop, out, len(tasks), len(samples), making.workers
-        )
-        if not previous["complete"]:
-            good = stored.read_journal(out)[1]
-            with open(journal, "ab") as lines:
-                lines.truncate(good)
-                for entry in good_ones:
-                    lines.write(stored.journal_line(entry))
-                    lines.flush()
-                    entries[entry["row"]] = entry
-        else:  # its few bad sites, tried again: the store stays complete until there is something to change
-            entries |= {entry["row"]: entry for entry in good_ones}
-            report = _report(entries, samples, info["channels"])
-            if {sample_id for sample_id, _ in report.skipped} == known and all(samples.sample_id[row] in known for row, *_ in tasks):
-                journal.unlink(missing_ok=True)
-                return report
-            with atomic_path(journal) as temporary:
-                temporary.write_bytes(b"".join(map(stored.journal_line, entries.values())))
-            write_json(out / stored.INFO, info)
-    _complete(out, info, entries, samples)
-    return _report(entries, samples, info["channels"])
-
-
-def _good_or_raise(results: Iterator[tuple[Entry | None, InputError | None]], bad_site: str) -> Iterator[Entry]:
-    for entry, error in results:
-        if entry is None or (error is not None and bad_site == "refuse"):
-            raise error
-        yield entry
-
-
-def _until_stopped(entries: Iterator[Entry], stop: Stop, out: Path, todo: int, n: int, workers: int) -> Iterator[Entry]:
-    """The entries of `todo` of `n` sites; asked for the next one, when the last is written, it may raise `Interrupted` instead."""
-    at_once = max(1, min(16 * workers, todo // 4))  # sites that the processes take at a time, all together
-    took, begun = Pace(), time.perf_counter()
-    for number, entry in enumerate(entries, 1):
-        yield entry
-        if number % at_once == 0:
-            now = time.perf_counter()
-            took.add(now - begun)
-            begun = now
-        if number < todo:  # stopping waits for what the processes have begun, and for what they have been handed besides
-            seconds = took.high and took.high * (3 if workers else 1)
-            stop.check(str(out), f"{n - todo + number} of {n} sites", "the next sites", seconds)
+    return finish_rows(out, making, plan.kept, stop)
 
 
 def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int, int]:
@@ -348,59 +242,6 @@ def _match(out: Path, there: dict, info: dict) -> None:
     for name, old, new in pairs:
         if old != new:
             raise InputError(f"{out}: this store was made with another {name}: {old}, now {new}; {ELSEWHERE}")
-
-
-def _is_whole(out: Path, entry: Entry) -> bool:
-    try:
-        size = os.stat(stored.chunk_path(out, entry["row"])).st_size
-    except FileNotFoundError:
-        return False
-    return size == entry["bytes"] if entry["bytes"] else size > 0
-
-
-def _arrays_as_entries(out: Path, info: dict) -> dict[int, Entry]:
-    """A complete store's packed rows as journal entries. Their chunks' sizes are no longer known: any will do."""
-    arrays = stored.read_arrays(out, info)
-    stamps = arrays.get("stamp", np.full(info["n"], UNKNOWN))
-    entries = {}
-    for row in np.flatnonzero(arrays["status"] == stored.PACKED).tolist():
-        values = {"checksum": int(arrays["checksum"][row]), "mean": arrays["mean"][row].tolist(), "sd": arrays["sd"][row].tolist()}
-        values["stamp"] = int(stamps[row])
-        entries[row] = {"row": row, "status": stored.PACKED, "bytes": 0, **values}
-    return entries
-
-
-def _complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.DataFrame) -> None:
-    """Fold the journal into the arrays and declare the store complete."""
-    n, channels = info["n"], len(info["channels"])
-    mean, sd = (np.full((n, channels), np.nan, np.float32) for _ in range(2))
-    checksum, status = np.zeros(n, np.uint32), np.zeros(n, np.uint8)
-    stamp = np.full(n, UNKNOWN, np.uint64)
-    for row, entry in entries.items():
-        status[row] = entry["status"]
-        if entry["status"] == stored.PACKED:
-            mean[row], sd[row], checksum[row] = entry["mean"], entry["sd"], entry["checksum"]
-            stamp[row] = entry.get("stamp", UNKNOWN)
-    assert (status != stored.PENDING).all()
-    if not (status == stored.PACKED).any():
-        raise InputError(f"{out}: none of the {n} sites can be read; the first: {entries[0]['message']}")
-    hashed = stored.write_arrays(out, {"mean": mean, "sd": sd, "checksum": checksum, "status": status, "stamp": stamp})
-    report = _report(entries, samples, info["channels"])
-    listed = {
-        "skipped": [{"sample_id": sample_id, "message": message} for sample_id, message in report.skipped],
-        "flat": [{"sample_id": sample_id, "channel": channel} for sample_id, channel in report.flat],
-    }
-    os.sync()  # the chunks first, then the word that they are there
-    write_json(out / stored.INFO, {**info, "complete": True, "arrays_digest": hashed, **listed, "made_by": provenance()})
-    (out / stored.JOURNAL).unlink(missing_ok=True)
-
-
-def _report(entries: dict[int, Entry], samples: pd.DataFrame, channels: list[str]) -> PackReport:
-    packed = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.PACKED]
-    skipped = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.SKIPPED]
-    ids = samples.sample_id
-    flat = [(ids[entry["row"]], name) for entry in packed for name, sd in zip(channels, entry["sd"], strict=True) if sd == 0]
-    return PackReport(len(packed), tuple((ids[entry["row"]], entry["message"]) for entry in skipped), tuple(flat))
 
 
 @contextlib.contextmanager

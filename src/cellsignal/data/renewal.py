@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from cellsignal.data import store as stored
+from cellsignal.data.journal import JOURNAL, journal_line
 from cellsignal.data.sites import Entry, Stamp
 from cellsignal.data.stamps import PACKING, UNKNOWN, stamp_rows
 from cellsignal.errors import InputError
@@ -150,7 +151,7 @@ def _shown(names: list[str], most: int = 5) -> str:
 
 def can_go_on(following: Path, info: dict[str, Any]) -> bool:
     """Whether the folder of an interrupted renewal holds rows of the same store to be."""
-    if not (following / stored.JOURNAL).is_file():
+    if not (following / JOURNAL).is_file():
         return False
     try:
         begun = stored.read_info(following)
@@ -168,8 +169,8 @@ def take_over(out: Path, following: Path, kept: dict[int, Entry]) -> None:
             os.link(source, target)
         except OSError:  # a file system without such links
             shutil.copyfile(source, target)
-        lines.append(stored.journal_line({**entry, "row": row, "bytes": os.stat(target).st_size}))
-    with open(following / stored.JOURNAL, "wb") as journal:
+        lines.append(journal_line({**entry, "row": row, "bytes": os.stat(target).st_size}))
+    with open(following / JOURNAL, "wb") as journal:
         journal.write(b"".join(lines))
 
 
@@ -184,7 +185,7 @@ def finish(out: Path) -> None:
     old = stored.read_info(out)
     if old["complete"]:
         write_json(out / stored.INFO, {**old, "complete": False})
-    (out / stored.JOURNAL).unlink(missing_ok=True)
+    (out / JOURNAL).unlink(missing_ok=True)
     for name in PIECES:
         if not (following / name).exists():
             continue  # moved before a kill

@@ -35,12 +35,13 @@ from tqdm import tqdm
 
 from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
 from cellsignal.data.codec import Layout, array_options, encode, is_laid_out, layout_of, read_file
+from cellsignal.data.journal import read_journal
 from cellsignal.errors import InputError
 from cellsignal.files import digest
 
 FORMAT = 2
 PENDING, PACKED, SKIPPED = 0, 1, 2
-IMAGES, SAMPLES, INFO, JOURNAL = "images", "samples.csv", "store.json", "journal"
+IMAGES, SAMPLES, INFO = "images", "samples.csv", "store.json"
 CALIBRATION, NEXT = "calibration", ".next"
 ARRAYS = ("mean", "sd", "checksum", "status")
 REPAIR = "delete that file and run `cellsignal prepare` again to pack the site anew"
@@ -313,32 +314,6 @@ def read_samples(path: Path, info: dict[str, Any]) -> pd.DataFrame:
     if digest(text) != info["samples_sha256"]:
         raise InputError(f"{file}: is not the table this store was packed from (its hash differs); pack it anew")
     return parse_samples(text, file)
-
-
-def journal_line(entry: dict[str, Any]) -> bytes:
-    """One finished row as a line that shows if it is torn: the crc32 of what follows, then JSON."""
-    text = json.dumps(entry).encode("ascii")
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def read_journal(path: Path) -> tuple[dict[int, dict[str, Any]], int]:
-    """The rows a packing has finished: row -> entry, and the length in bytes of the journal's good part.
-
-    A kill or a power cut can tear the last line; reading stops at the first line whose checksum does not match.
-    """
-    entries: dict[int, dict[str, Any]] = {}
-    good = 0
-    try:
-        data = (path / JOURNAL).read_bytes()
-    except FileNotFoundError:
-        return {}, 0
-    for line in data.splitlines(keepends=True):
-        if not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
-            break
-        entry = json.loads(line[9:])
-        entries[entry["row"]] = entry
-        good += len(line)
-    return entries, good
 
 
 def _hash(arrays: dict[str, np.ndarray]) -> str:
