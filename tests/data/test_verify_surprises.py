@@ -43,6 +43,7 @@ def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
 
     subset = samples[named | (np.arange(len(samples)) < 6)].reset_index(drop=True)
     shape = competition.root_shape(root)
+    competition = competition.calibrate(root, tmp_path / "calibration")
     read = functools.partial(competition.read, root, shape=shape)
     options = {"channels": competition.channels, "shape": shape, "source": {}}
     report = pack(subset, read, tmp_path / "store", **options)

@@ -377,9 +377,8 @@ def test_a_surprising_image_is_the_samples_own_fault(simulated, tmp_path, name):
     competition, root = get_competition(name), tmp_path / "root"
     root.mkdir()
     for entry in simulated(name).iterdir():
-        if entry.name != "calibration":
-            (root / entry.name).symlink_to(entry)
-    competition.calibrate(root)
+        (root / entry.name).symlink_to(entry)
+    competition = competition.calibrate(root, tmp_path / "calibration")
     files = competition.samples(root).files.iloc[0]
     place = root / competition.image_files(files)[-1].partition("#")[0]
     copy_of_folder(root, place)
