@@ -7,7 +7,8 @@ that its outputs keep their size. A head for another number of classes is left o
 import logging
 import pickle
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -18,6 +19,8 @@ from cellsignal.errors import InputError
 
 _log = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # torch's, anywhere in a name
+_AVERAGED = {"ema", "teacher", "averaged", "average", "swa"}  # words in the keys of weights to predict with
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")  # torchvision's files say norm.1 for norm1
 
 
@@ -28,16 +31,17 @@ def load_weights(
 
     Args:
         network: changed in place.
-        path: .safetensors, or a .pth of tensors only. The weights may lie under "state_dict" or "model", and their
-            names may all start with "module." or "backbone.".
+        path: .safetensors, or a .pth of tensors only, the weights under any keys and prefixes (see `strip_names`).
         stem: names of the convolutions that see the image; adapted by `adapt_stem` to the network's channels.
         head: names of the classifying layers; where their number of classes is another, the network's own are kept.
         adapt: makes the file's weights the network's own before they are compared (other names, kernels of other axes).
 
     Raises:
         InputError: missing, unreadable or damaged file; keys that the network lacks, or the reverse; another shape.
+            Where names do not fit, it says which names and prefixes the file has.
     """
-    state = read_weights(path)
+    tensors = read_weights(path)
+    state = strip_names(tensors, network.state_dict().keys(), path)
     if adapt is not None:
         state = adapt(state)
     own = network.state_dict()
@@ -56,7 +60,8 @@ def load_weights(
     unexpected = [key for key in state if key not in own]
     for keys, what in ((missing, "lacks"), (unexpected, "has unknown")):
         if keys:
-            raise InputError(f"{path}: {what} {len(keys)} of the network's weights: {', '.join(keys[:3])}")
+            problem = f"{what} {len(keys)} of the network's weights: {', '.join(keys[:3])}"
+            raise InputError(f"{path}: {problem}; {describe_names(tensors)}")
     for key, value in state.items():
         if value.shape != own[key].shape:
             raise InputError(f"{path}: {key} has shape {tuple(value.shape)}, the network's has {tuple(own[key].shape)}")
@@ -81,33 +86,123 @@ def adapt_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
     return weight[:, torch.arange(channels) % inputs] * (inputs / channels)
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The named tensors of a file, on the CPU. Code in a .pth is never run.
+def strip_names(tensors: State, names: Collection[str], path: Path) -> State:
+    """Return a file's tensors under the network's names, without the prefix that programs have put before them.
+
+    The prefix is the one whose stripping makes the most names fit, whatever it is called: wrappers (`module.`,
+    `model.`, `backbone.`), keys of dicts in dicts (`state_dict.model.`), or several of them. Parts that wrappers put
+    anywhere into a name (`_orig_mod`, `module`) are taken out. Tensors that stand elsewhere are left aside, and logged.
+    Of prefixes that fit equally, that of averaged weights (`ema`, `teacher`) is taken, then the shortest, with a warning.
+
+    Args:
+        tensors: of `read_weights`.
+        names: the network's.
+        path: the file, for messages.
 
     Raises:
-        InputError: missing, damaged, or holding anything but tensors by name.
+        InputError: no name fits.
+    """
+    shortened = {name: _without_wrappers(name) for name in tensors}
+    places: dict[str, dict[str, str]] = {}  # prefix -> the network's name -> the file's
+    for name, short in shortened.items():
+        for prefix, rest in _splits(short):
+            match = _match(rest, names)
+            if match is not None:
+                places.setdefault(prefix, {})[match] = name
+    if not places:
+        wanted = ", ".join([*names][:3])
+        raise InputError(f"{path}: has none of the network's weights ({wanted}); {describe_names(tensors)}")
+    most = max(map(len, places.values()))
+    fitting = sorted((prefix for prefix, fits in places.items() if len(fits) == most), key=_preference)
+    prefix, *others = fitting
+    if others:
+        shown = ", ".join(repr(other) for other in others[:3])
+        _log.warning("%s: the weights under %r are taken; those under %s fit as well", path, prefix, shown)
+    aside = [name for name, short in shortened.items() if not short.startswith(prefix)]
+    if aside:
+        shown = ", ".join(aside[:3])
+        _log.info("%s: %d tensors are left aside that are not under %r: %s", path, len(aside), prefix, shown)
+    state = {match: tensors[name] for match, name in places[prefix].items()}
+    known = {*places[prefix].values(), *aside}
+    unknown = {short.removeprefix(prefix): tensors[name] for name, short in shortened.items() if name not in known}
+    return {**unknown, **state}
+
+
+def describe_names(tensors: State) -> str:
+    """Return the first names in a file, and how many start with each first part, in one line."""
+    starts = Counter(name.partition(".")[0] + "." for name in tensors if "." in name)
+    counts = ", ".join(f"{start} ({count})" for start, count in starts.most_common(4))
+    return f"the file has {', '.join([*tensors][:3])}" + (f"; its prefixes are {counts}" if counts else "")
+
+
+def read_weights(path: Path) -> State:
+    """The tensors of a file, on the CPU, by name; of dicts in dicts by all keys, joined with dots. Code in it is never run.
+
+    Raises:
+        InputError: missing, damaged, holding Python objects, or no tensor.
     """
     try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
+        if path.suffix.lower() == ".safetensors":
+            content = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file of weights") from None
     except pickle.UnpicklingError:
-        raise InputError(f"{path}: not a file of plain weights (damaged, or it holds more than tensors)") from None
+        raise InputError(f"{path}: not a file of plain weights ({_needs_pickle(path)})") from None
     except Exception as error:  # from damaged bytes torch.load raises anything, from IndexError to struct.error
         raise InputError(f"{path}: cannot be read as weights: {str(error).partition(chr(10))[0]}") from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not state or not all(map(_is_weight, state.items())):
+    state = {_OLD_DENSENET.sub(r"\1", name): tensor for name, tensor in _named_tensors(content, "")}
+    if not state:
         raise InputError(f"{path}: holds no weights (named tensors)")
-    for prefix in ("module.", "backbone."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return {_OLD_DENSENET.sub(r"\1", key): value for key, value in state.items()}
+    return state
 
 
-def _is_weight(item: tuple[object, object]) -> bool:
-    return isinstance(item[0], str) and isinstance(item[1], torch.Tensor)
+def _named_tensors(content: object, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, torch.Tensor):
+                yield name, value
+            else:
+                yield from _named_tensors(value, f"{name}.")
+
+
+def _needs_pickle(path: Path) -> str:
+    """Why a file cannot be read without running code, and what to do."""
+    try:
+        objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not in torch's format, or damaged
+        objects = []
+    if not objects:
+        return "damaged, or it holds more than tensors"
+    shown = ", ".join(objects[:3])
+    advice = "where you trust it, save its tensors alone: torch.save(model.state_dict(), FILE)"
+    return f"it holds more than tensors, {shown}, which would run as code; {advice}"
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def _match(name: str, names: Collection[str]) -> str | None:
+    """The network's name that a name stands for, also where a part of the network was wrapped for several devices."""
+    if name in names:
+        return name
+    first, *parts = name.split(".")
+    inner = ".".join([first, *(part for part in parts if part != "module")])
+    return inner if inner in names else None
+
+
+def _splits(name: str) -> Iterator[tuple[str, str]]:
+    """Every way to cut a name in two at a dot, the first of them before its start: ("", name), ("a.", "b.c"), ..."""
+    place = 0
+    while True:
+        yield name[:place], name[place:]
+        place = name.find(".", place) + 1
+        if not place:
+            return
+
+
+def _preference(prefix: str) -> tuple[bool, int, str]:
+    return not _AVERAGED & set(re.split(r"[._]", prefix.lower())), len(prefix), prefix
