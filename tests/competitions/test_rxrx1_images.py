@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from test_rxrx1_metadata import write_release
+from test_rxrx1_metadata import write_release, write_site_file
 
 from cellsignal.competitions.rxrx1 import RxRx1, io
 from cellsignal.errors import ImageError, InputError
@@ -120,8 +120,36 @@ def test_combine_metadata_has_the_known_columns_and_order(root):
         assert list(zip(rows.index, rows.site, strict=True)) == sorted(zip(rows.index, rows.site, strict=True))
     assert frame.sirna.isna().equals((frame.dataset == "test") & (frame.well_type == "treatment"))
     bare = io.combine_metadata(root, include_controls=False)
-    assert set(bare.well_type) == {"treatment"} and len(bare) == 2 * 4 * 2 * 4
-    pd.testing.assert_frame_equal(bare, frame[frame.well_type == "treatment"])
+    assert len(bare) == 2 * 4 * 2 * 4 and "well_type" not in bare
+    treatments = frame[frame.well_type == "treatment"].drop(columns="well_type")
+    pd.testing.assert_frame_equal(bare, treatments)
+
+
+def test_combine_metadata_of_the_release_by_site_is_the_same(tmp_path):
+    """rxrx.ai's metadata.csv of the same wells gives the same frame; a site that it lacks has no row."""
+    truth = write_release(tmp_path / "wells")
+    write_site_file(tmp_path / "sites", truth)
+    for controls in (True, False):
+        frame = io.combine_metadata(tmp_path / "wells", include_controls=controls)
+        pd.testing.assert_frame_equal(io.combine_metadata(tmp_path / "sites", include_controls=controls), frame)
+    path = tmp_path / "sites" / "metadata.csv"
+    rows = pd.read_csv(path, dtype=str)
+    absent = rows.iloc[3]
+    rows.drop(index=3).to_csv(path, index=False)
+    frame = io.combine_metadata(tmp_path / "wells")
+    kept = ~((frame.index == absent.well_id) & (frame.site == int(absent.site)))
+    assert (~kept).sum() == 1
+    pd.testing.assert_frame_equal(io.combine_metadata(tmp_path / "sites"), frame[kept])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, "int32", float])
+def test_a_tensor_has_the_type_asked_for_and_the_same_values(root, dtype):
+    expected = write_site(root).transpose(1, 2, 0)
+    paths = io.channel_paths("train", "HEPG2-01", 1, "C03", 1, base_path=root)
+    image = io.load_images_as_tensor(paths, dtype=dtype)
+    assert image.dtype == np.dtype(dtype) and np.array_equal(image, expected)
+    assert io.load_images_as_tensor(paths).dtype == np.uint8
+    assert np.array_equal(io.load_images_as_tensor(paths, dtype), image)
 
 
 def test_real_site_and_metadata(real_data):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import DTypeLike
 
-from cellsignal.competitions.rxrx1.metadata import CHANNELS, SITES, read_wells
+from cellsignal.competitions.rxrx1.metadata import CHANNELS, read_sites
 from cellsignal.images import read_png8
 
 DEFAULT_BASE_PATH = os.path.join("data", "rxrx1")
@@ -55,14 +56,15 @@ def channel_paths(
     return [image_path(dataset, experiment, plate, well, site, channel, base_path) for channel in channels]
 
 
-def load_images_as_tensor(image_paths: Sequence[str | Path]) -> np.ndarray:
-    """Gray PNGs of one size as one array, (H, W, len(image_paths)) uint8.
+def load_images_as_tensor(image_paths: Sequence[str | Path], dtype: DTypeLike = np.uint8) -> np.ndarray:
+    """Gray PNGs of one size as one array, (H, W, len(image_paths)) of `dtype`; the values are not scaled.
 
     Raises:
         ImageError: a file is missing or damaged, or differs in size from the first.
     """
     first = read_png8(image_paths[0])
-    return np.stack([first, *(read_png8(path, first.shape) for path in image_paths[1:])], axis=-1)
+    planes = [first, *(read_png8(path, first.shape) for path in image_paths[1:])]
+    return np.stack(planes, axis=-1).astype(dtype, copy=False)
 
 
 def load_site(
@@ -116,17 +118,20 @@ def load_site_as_rgb(
 def combine_metadata(base_path: str | Path = DEFAULT_BASE_PATH, include_controls: bool = True) -> pd.DataFrame:
     """All metadata as one frame indexed by id_code, one row a site.
 
+    Args:
+        base_path: the folder of the metadata: Kaggle's CSVs, or rxrx.ai's metadata.csv.
+        include_controls: whether the control wells are among the rows.
+
     Returns:
-        Columns cell_type, dataset, experiment, plate, sirna (float; NaN for test treatments), site, well, well_type;
-        test rows first, sorted by id_code and site within a dataset.
+        Columns cell_type, dataset, experiment, plate, sirna (float; NaN for test treatments), site, well, and with
+        controls well_type; test rows first, sorted by id_code and site within a dataset.
 
     Raises:
         InputError: a CSV is missing or wrong.
     """
-    wells = read_wells(base_path)
+    sites = read_sites(base_path)
     if not include_controls:
-        wells = wells[wells.role == "treatment"]
-    sites = wells.loc[wells.index.repeat(len(SITES))].reset_index(drop=True)
+        sites = sites[sites.role == "treatment"]
     frame = pd.DataFrame(
         {
             "id_code": sites.id_code,
@@ -135,9 +140,11 @@ def combine_metadata(base_path: str | Path = DEFAULT_BASE_PATH, include_controls
             "experiment": sites.experiment,
             "plate": sites.plate,
             "sirna": sites.label.astype("float64"),
-            "site": np.tile(SITES, len(wells)),
+            "site": sites.site,
             "well": sites.well,
             "well_type": sites.role,
         }
     )
+    if not include_controls:  # one value, and no column of the original
+        frame = frame.drop(columns="well_type")
     return frame.sort_values(["dataset", "id_code", "site"], kind="stable").set_index("id_code")
