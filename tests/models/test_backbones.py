@@ -262,3 +262,69 @@ def test_code_in_a_pth_is_never_run(tmp_path):
     with pytest.raises(InputError, match="not a file of plain weights"):
         read_weights(tmp_path / "evil.pth")
     assert not mark.exists()
+
+
+@pytest.fixture(scope="module")
+def densenet():
+    """Torchvision's DenseNet121 with running statistics and norms that leave signed features, and images."""
+    from torchvision.models import DenseNet
+
+    torch.manual_seed(0)
+    network = DenseNet(32, (6, 12, 24, 16), 64, num_classes=5)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.3)
+    return network.eval(), torch.randn(3, 3, 64, 64)
+
+
+@pytest.mark.parametrize("pool_relu", [True, False])
+@pytest.mark.parametrize("options", [{}, {"cell_type_vector": True, "neck": 16, "cosine_head": True}])
+def test_a_densenet_pools_its_last_norm_with_or_without_the_relu(densenet, pool_relu, options):
+    """Oracle: torchvision's network with the same weights. Its `features` end in the norm, its forward adds the ReLU."""
+    published, images = densenet
+    config = Model(backbone="densenet121", pool_relu=pool_relu, **options)
+    model = build_model(config, 3, 5, 64, cell_types=2).eval()
+    weights = published.state_dict()
+    if options:
+        weights = {name: value for name, value in weights.items() if not name.startswith("classifier")}
+    model.backbone.load_state_dict(weights)
+    cell_type = torch.eye(2)[[0, 1, 1]]
+    with torch.no_grad():
+        features = published.features(images)
+        expected = (features.relu() if pool_relu else features).mean((2, 3))
+        assert (features.mean((2, 3)) < 0).any()
+        if options:
+            seen = []
+            model.neck.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+            model.embed(images, cell_type)
+            expected = torch.cat([expected, cell_type], 1)
+            [embedding] = seen
+        else:
+            embedding = model.embed(images)
+        torch.testing.assert_close(embedding, expected, rtol=1e-5, atol=1e-5)
+        if not options and pool_relu:  # without an own head the logits are the published network's
+            torch.testing.assert_close(model(images), published(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "options", "message"),
+    [
+        ("resnet10t", {}, "resnet10t has no ReLU between a last norm and the pooling"),
+        ("lenet", {}, "lenet has no ReLU"),
+        ("densenet121", {"layers": (1, 2)}, "has no part in `layers`"),
+    ],
+)
+def test_a_network_without_a_relu_before_the_pooling_has_none_to_leave_out(backbone, options, message):
+    with pytest.raises(InputError, match=f"model.pool_relu: {message}"):
+        build_model(Model(backbone=backbone, pool_relu=False, **options), 3, 5, 64)
+
+
+def test_the_first_place_recipe_pools_signed_features():
+    from cellsignal.config import load_config
+
+    repository = Path(__file__).resolve().parent.parent.parent
+    config = load_config(repository / "configs" / "rxrx1" / "first_place_densenet161.yaml")
+    model = build_model(config.model, 6, 5, 64, cell_types=4, initial_weights=False)
+    assert isinstance(model.backbone.features.norm5.act, torch.nn.Identity)

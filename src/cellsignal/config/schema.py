@@ -85,7 +85,9 @@ class Model(Strict):
     head and for retrieval, while metric losses see them before it. `frozen` trains the heads alone: the backbone keeps
     its weights and its BatchNorm statistics. `layers` (numbers of timm's feature_info, from 0, ascending): the features are
     the means and SDs over the image of these layers' outputs, and what comes after the last of them is cut off; None
-    takes the last layer's mean. Middle layers of ImageNet networks fit cells better than the last.
+    takes the last layer's mean. Middle layers of ImageNet networks fit cells better than the last. `pool_relu: false`
+    pools the signed output of a DenseNet's (or pre-activation ResNet's) last norm, without the ReLU that timm and
+    torchvision put before the pooling (RxRx1, 1st place).
     """
 
     backbone: str = "resnet18"
@@ -102,6 +104,7 @@ class Model(Strict):
     base_width: PositiveInt = 64
     bnneck: bool = False
     layers: tuple[int, ...] | None = Field(None, min_length=1)
+    pool_relu: bool = True
 
 
 class Predict(Strict):

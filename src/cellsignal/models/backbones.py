@@ -130,6 +130,8 @@ def build_model(
         stem, head = _names(names.get("first_conv")), _names(names.get("classifier"))
     if initial_weights and config.weights is not None:
         load_weights(model, config.weights, stem, head, model.adapt_weights if config.backbone in CLIPS else None)
+    if not config.pool_relu:
+        _drop_pool_relu(model, config)
     if not own:
         model = model if config.layers is None else PooledLayers(model, config.layers, config.backbone)
         model = Classifier(model, config, classes, cell_types)
@@ -148,6 +150,20 @@ def _set_bn_momentum(model: nn.Module, config: Model) -> None:
         raise InputError(f"model.bn_momentum: {config.backbone} has no BatchNorm")
     for norm in norms:
         norm.momentum = config.bn_momentum
+
+
+def _drop_pool_relu(model: nn.Module, config: Model) -> None:
+    """Pool what the last norm gives, signed: its ReLU becomes an identity.
+
+    Raises:
+        InputError: no ReLU stands between a last norm and the pooling, or the network is cut before it.
+    """
+    if config.layers is not None:
+        raise InputError("model.pool_relu: has no part in `layers`, which pools other outputs than the last norm's")
+    norm = getattr(getattr(model, "features", None), "norm5", getattr(model, "norm", None))
+    if not isinstance(getattr(norm, "act", None), nn.ReLU):
+        raise InputError(f"model.pool_relu: {config.backbone} has no ReLU between a last norm and the pooling")
+    norm.act = nn.Identity()
 
 
 def _plain(config: Model, channels: int, classes: int, image_size: int | None) -> LeNet | ScratchCnn | ResNet3d:
