@@ -1,222 +1,240 @@
-"""Hours and price of a config before anything is rented: its floating-point operations over what a GPU is taken to reach of its peak.
+"""Hours and price of a config before anything is rented: the slowest of arithmetic, reading images and launching steps.
 
-Nothing is trained, and of the data only the tables are read (those of the raw data, or a packed store's). The samples of each training are those that
-`training.job.plan_jobs` deals; the operations of an image come from `models.cost`.
+Nothing is trained, and no image is read. How many images each training reads comes from `cloud.counts`, the operations of an
+image from `models.cost`, the bounds beside arithmetic from `cloud.limits`.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
-from cellsignal.cloud.gpus import GPUS, PRICES_OF, Gpu
-from cellsignal.competitions import get_competition
-from cellsignal.competitions.base import Competition
+from cellsignal.cloud.counts import Counts, JobCounts, count_images
+from cellsignal.cloud.gpus import Gpu
+from cellsignal.cloud.limits import FORWARD_LAYER_S, LAYER_S, STEP_S, count_layers, read_seconds
 from cellsignal.config import Config
-from cellsignal.errors import InputError
-from cellsignal.folds import read_folds
-
-if TYPE_CHECKING:
-    from cellsignal.training.job import Job
+from cellsignal.config.stage import Stage
 
 UTILISATION = 0.2  # of the vendor's peak; an assumption, see docs/cloud.md
-RANGE = 0.1, 0.35
-SPOT = 0.4  # of the list price; spot prices move by the hour
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Load:
+    """Work of one kind: images that are read, operations, and the host's time to launch them.
+
+    Attributes:
+        images: read from the store.
+        flops: of a GPU.
+        launch_s: seconds of one process; each GPU has its own.
+        half: whether it computes in half precision.
+    """
+
+    images: float
+    flops: float
+    launch_s: float
+    half: bool
+
+    def limits(self, gpu: Gpu, utilisation: float, read_s: float) -> dict[str, float]:
+        """Seconds that each bound takes: "computing", "reading", "launching". They go on side by side; the longest counts.
+
+        Args:
+            read_s: seconds an image takes all cores together.
+        """
+        peak = (gpu.half if self.half else gpu.single) * 1e12
+        return {
+            "computing": self.flops / (peak * utilisation),
+            "reading": self.images * read_s,
+            "launching": self.launch_s / gpu.count,
+        }
 
 
 @dataclass(frozen=True)
 class JobCost:
-    """One training of a config.
-
-    Attributes:
-        images: that train, over all epochs.
-        training: FLOPs of these, and of the teacher's and the pseudo-labels' forward passes.
-        validation: FLOPs.
-    """
+    """One training of a config: what trains (with the teacher's and the pseudo-labels' forward passes), and what validates."""
 
     fold: str
     stage: str
-    images: float
-    training: float
-    validation: float
-    half: bool
+    training: Load
+    validation: Load
+
+    @property
+    def images(self) -> float:
+        """That train, over all epochs."""
+        return self.training.images
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A whole config: its trainings, and the FLOPs of prediction with all views."""
+    """A whole config: its trainings, and the prediction with all views, which computes as the first stage does.
+
+    Attributes:
+        per_image: FLOPs of a training image of the first stage.
+        read_s: core-seconds of an image's reading.
+        workers: cores that read for one GPU at most (`data.workers`).
+        note: on what the numbers of images are from; may be empty.
+    """
 
     jobs: tuple[JobCost, ...]
-    prediction: float
-    per_image: float  # FLOPs of a training image of the first stage
+    prediction: Load
+    per_image: float
+    read_s: float
+    workers: int
+    note: str = ""
 
     def seconds(self, gpu: Gpu, utilisation: float) -> float:
-        """On one GPU that reaches this share of its peak; prediction computes as the first stage does."""
-        half = self.jobs[0].half
-        work = [(job.training + job.validation, job.half) for job in self.jobs] + [(self.prediction, half)]
-        return sum(flops / ((gpu.half if in_half else gpu.single) * 1e12 * utilisation) for flops, in_half in work)
+        """On a GPU that reaches this share of its peak where nothing else bounds it."""
+        return sum(max(limits.values()) for limits in self._limits(gpu, utilisation))
+
+    def computing_seconds(self, gpu: Gpu, utilisation: float) -> float:
+        """The same if arithmetic were all, as where a measured rate tells the share of the peak."""
+        return sum(limits["computing"] for limits in self._limits(gpu, utilisation))
 
     def images_per_s(self, gpu: Gpu, utilisation: float) -> float:
         """Training images of the first stage."""
-        return (gpu.half if self.jobs[0].half else gpu.single) * 1e12 * utilisation / self.per_image
+        return self.jobs[0].images / max(self._limits(gpu, utilisation)[0].values())
+
+    def peak_images_per_s(self, gpu: Gpu) -> float:
+        """Training images of the first stage if arithmetic were all and the whole peak were reached."""
+        peak = gpu.half if self.jobs[0].training.half else gpu.single
+        return peak * 1e12 / self.per_image
+
+    def bound(self, gpu: Gpu, utilisation: float) -> str:
+        """What most of the time is waited for."""
+        waited: dict[str, float] = {}
+        for limits in self._limits(gpu, utilisation):
+            name = max(limits, key=lambda key: limits[key])
+            waited[name] = waited.get(name, 0.0) + limits[name]
+        return max(waited, key=lambda key: waited[key])
+
+    def _limits(self, gpu: Gpu, utilisation: float) -> list[dict[str, float]]:
+        loads = [load for job in self.jobs for load in (job.training, job.validation)]
+        read_s = self.read_s / max(1, min(gpu.cores, self.workers * gpu.count))
+        return [load.limits(gpu, utilisation, read_s) for load in [*loads, self.prediction]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """FLOPs of one image's forward pass, and the layers that it launches."""
+
+    forward: float
+    layers: int
 
 
 def cost_of(config: Config) -> Cost:
-    """Count a config's operations.
+    """Count a config's operations, images and steps.
 
     Validation counts once for each epoch that validates; `adapt` adds a forward pass of as many images. Early stopping is not foreseen. Pseudo-labels: as many
-    test images as their share grows to. The networks' own extras (mixing, averaging, optimiser) are not counted.
+    test images as their share grows to. The networks' own extras (mixing, averaging) and augmentation are not counted.
 
     Raises:
-        InputError: neither the store nor the raw data's tables are there; anything wrong with the config.
+        InputError: see `count_images`.
     """
-    from cellsignal.training.job import plan_jobs
-
-    competition, store = get_competition(config.competition), _tables(config)
-    jobs = plan_jobs(config, competition, store, store.classes, read_folds(config.folds.file, store.samples))
-    costs, prediction, per_image, known = [], 0.0, [], {}
-    for job in jobs:
-        forward = _forward(job, known)
-        cost, of_one = _job_cost(job, forward)
+    counts = count_images(config)
+    costs, predicted, per_image, known = [], [], [], {}
+    for job in counts.jobs:
+        network = _network(config, job, known)
+        cost, flops = _job_cost(config, job, network)
         costs.append(cost)
-        per_image.append(of_one)
+        per_image.append(flops)
         if job.stage.target == "label" and job.stage.self_supervised is None:
             passes = config.predict.tta + (config.predict.adapt != "none")
-            prediction += forward * passes * (len(job.valid) + len(job.test))
-    return Cost(tuple(costs), prediction, per_image[0])
+            images = job.valid + job.test
+            predicted.append(_forward_load(config, job.stage, network, images, passes))
+    half = costs[0].training.half
+    prediction = Load(
+        images=sum(load.images for load in predicted),
+        flops=sum(load.flops for load in predicted),
+        launch_s=sum(load.launch_s for load in predicted),
+        half=half,
+    )
+    read_s = _read_seconds(config, counts)
+    return Cost(tuple(costs), prediction, per_image[0], read_s, config.data.workers, counts.note)
 
 
-def _job_cost(job: "Job", forward: float) -> tuple[JobCost, float]:
+def _job_cost(config: Config, job: JobCounts, network: Network) -> tuple[JobCost, float]:
     """The job's cost, and the FLOPs of one training image."""
     from cellsignal.models.cost import training_flops
-    from cellsignal.training.job import fold_name, without_labels
     from cellsignal.training.pseudo_labels import share_at
 
-    stage = job.stage
-    per_image = forward if job.config.model.frozen else training_flops(forward, stage.gradient_checkpointing)
-    images, extra = stage.epochs * len(job.train), 0.0
+    stage, frozen = job.stage, config.model.frozen
+    per_image = (
+        network.forward if frozen else training_flops(network.forward, stage.gradient_checkpointing)
+    )
+    images, extra = (
+        stage.epochs * job.train,
+        0.0,
+    )  # that train; that a teacher or the model itself predicts
     if stage.self_supervised is not None:
-        images = 2 * stage.epochs * int(without_labels(job).sum())
+        images = 2 * stage.epochs * job.unlabelled
     if stage.mean_teacher is not None:
-        images += stage.epochs * len(job.test) * (stage.mean_teacher.unlabelled == "test")
-        extra += images * forward
+        images += stage.epochs * job.test * (stage.mean_teacher.unlabelled == "test")
+        extra += images
     if stage.pseudo_labels is not None:
-        shares = [share_at(stage.pseudo_labels, epoch, stage.epochs) for epoch in range(stage.pseudo_labels.start, stage.epochs)]
-        images += sum(shares) * len(job.test)
-        extra += len(shares) * len(job.test) * forward
+        shares = [
+            share_at(stage.pseudo_labels, epoch, stage.epochs)
+            for epoch in range(stage.pseudo_labels.start, stage.epochs)
+        ]
+        images += sum(shares) * job.test
+        extra += len(shares) * job.test
+    steps = max(stage.epochs, images / stage.batch_size)
+    step_s = STEP_S + network.layers * (FORWARD_LAYER_S if frozen else LAYER_S)
+    training = Load(
+        images=images,
+        flops=images * per_image + extra * network.forward,
+        launch_s=steps * step_s + extra / stage.batch_size * network.layers * FORWARD_LAYER_S,
+        half=stage.amp != "off",
+    )
     rounds = -(-stage.epochs // stage.validate_every)
-    validation = rounds * len(job.scored) * forward * (1 + (job.config.predict.adapt != "none"))
-    half = stage.amp != "off"
-    return JobCost(fold_name(job.fold), stage.name, images, images * per_image + extra, validation, half), per_image
+    passes = 1 + (config.predict.adapt != "none")
+    validation = _forward_load(config, stage, network, rounds * job.scored, passes)
+    return JobCost(job.fold, stage.name, training, validation), per_image
 
 
-def _forward(job: "Job", known: dict[tuple[int, int], float]) -> float:
-    """FLOPs of one image through the job's network, at the size that the store gives (a random crop's where the stage has one)."""
+def _forward_load(
+    config: Config, stage: Stage, network: Network, images: float, passes: int
+) -> Load:
+    """Predicting images, each read once for all its passes."""
+    launches = images / config.predict.batch_size * passes
+    return Load(
+        images=images,
+        flops=images * passes * network.forward,
+        launch_s=launches * network.layers * FORWARD_LAYER_S,
+        half=stage.amp != "off",
+    )
+
+
+def _network(config: Config, job: JobCounts, known: dict[tuple[int, int], Network]) -> Network:
+    """The job's network on one image, at the size that the store gives (a random crop's where the stage has one)."""
     from cellsignal.models.backbones import build_model
     from cellsignal.models.cost import forward_flops
 
-    crops = [item.size for item in job.stage.augment if item.name in ("random_crop", "random_resized_crop") and item.size]
-    size = crops[-1] if crops else min(job.store.shape[1:])
+    crops = [
+        item.size
+        for item in job.stage.augment
+        if item.name in ("random_crop", "random_resized_crop") and item.size
+    ]
+    size = crops[-1] if crops else min(job.shape[1:])
     key = size, job.outputs
     if key not in known:
-        types = len(job.cell_types)
-        model = build_model(job.config.model, len(job.channels), job.outputs, size, types, initial_weights=False)
-        square = forward_flops(model, len(job.channels), size, types)
-        known[key] = square if crops else square * job.store.shape[1] * job.store.shape[2] / size**2
+        model = build_model(
+            config.model, job.channels, job.outputs, size, job.cell_types, initial_weights=False
+        )
+        square = forward_flops(model, job.channels, size, job.cell_types)
+        forward = square if crops else square * job.shape[1] * job.shape[2] / size**2
+        known[key] = Network(forward, count_layers(model))
     return known[key]
 
 
-def _tables(config: Config) -> SimpleNamespace:
-    """What `plan_jobs` asks of a store (samples, channels, shape, classes): of the store, or as packing the raw data would make it."""
-    from cellsignal.data.store import Store
+def _read_seconds(config: Config, counts: Counts) -> float:
+    """Core-seconds that reading one image takes, by the store's codec and by where the images are kept."""
+    from cellsignal.data.codec import RAW_UP_TO
 
-    competition, data = get_competition(config.competition), config.data
-    if (data.store / "store.json").is_file():
-        store = Store.open(data.store)
-        return SimpleNamespace(samples=store.samples, channels=store.channels, shape=store.shape, classes=tuple(store.source["classes"]))
-    if not data.root.exists():
-        raise InputError(f"data.root: {data.root}: no such folder, nor a store at {data.store}; the tables of the raw data are enough, no image is read")
-    samples = competition.samples(data.root)
-    channels = tuple(competition.channels)
-    shape = (data.size, data.size) if data.size else _shape(competition, data.root)
-    return SimpleNamespace(samples=samples, channels=channels, shape=(len(channels), *shape), classes=tuple(competition.classes(data.root)))
-
-
-def _shape(competition: Competition, root: Path) -> tuple[int, int]:
-    """(height, width) of the images under the root: as published, for there may be tables only; a simulated copy has sizes of its own."""
-    published = competition.image_shape
-    return competition.root_shape(root) if published is None or (root / "simulation.json").is_file() else published
-
-
-def cost_text(name: str, cost: Cost, *, utilisation: float = UTILISATION, measured: Mapping[str, float] | None = None, gpus: Sequence[Gpu] = GPUS) -> str:
-    """The estimate in Markdown: what is computed, then a row for each GPU.
-
-    Args:
-        utilisation: share of the peak that is assumed.
-        measured: GPU -> training images/s of the first stage, as the log of a run says it; replaces the assumption for that GPU.
-    """
-    measured = dict(measured or {})
-    unknown = set(measured) - {gpu.name for gpu in gpus}
-    if unknown:
-        raise InputError(f"--measured {min(unknown)}: there are {', '.join(gpu.name for gpu in gpus)}")
-    training, validation = sum(job.training for job in cost.jobs), sum(job.validation for job in cost.jobs)
-    images = sum(job.images for job in cost.jobs)
-    models = ", ".join(dict.fromkeys(job.fold for job in cost.jobs))
-    low, high = min(RANGE[0], utilisation), max(RANGE[1], utilisation)
-    lines = [
-        f"{name} ({models}; {len(cost.jobs)} trainings): {images / 1e6:,.2f} million training images of {cost.per_image / 1e9:,.1f} GFLOP",
-        f"({training / 1e15:,.1f} PFLOP), validation {validation / 1e15:,.1f}, prediction {cost.prediction / 1e15:,.1f} PFLOP.",
-        *_warnings(utilisation, f" (in brackets: {high:.0%} and {low:.0%})"),
-        f"Spot is taken for {SPOT:.0%} of the list price.",
-        "",
-        "| GPU | list price, USD/h | images/s | hours | USD on demand | USD spot | |",
-        "|---|---|---|---|---|---|---|",
+    data, shape = config.data, counts.jobs[0].shape
+    image_bytes = shape[0] * shape[1] * shape[2]
+    codec = data.codec
+    if codec == "auto":
+        codec = "raw" if shape[1] * shape[2] <= RAW_UP_TO else "zstd"
+    kept = [
+        place
+        for place, gib in (("device", data.device_gib), ("memory", data.cache_gib))
+        if counts.images * image_bytes <= gib * GIB
     ]
-    for gpu in gpus:
-        lines.append(_row(cost, gpu, utilisation, (high, low), measured.get(gpu.name)))
-    return "\n".join(lines)
-
-
-def costs_text(costs: Mapping[str, Cost], *, utilisation: float = UTILISATION, gpus: Sequence[Gpu] = GPUS) -> str:
-    """Several configs in one Markdown table, by name: hours and USD on demand, of all folds and stages, on one GPU of each kind."""
-    lines = [
-        *_warnings(utilisation, ""),
-        "",
-        "| recipe | models | million images | EFLOP | " + " | ".join(f"{gpu.name}, {gpu.usd:.2f} USD/h" for gpu in gpus) + " |",
-        "|---|---|---|---|" + "---|" * len(gpus),
-    ]
-    for name, cost in costs.items():
-        models = len({job.fold for job in cost.jobs})
-        flops = sum(job.training + job.validation for job in cost.jobs) + cost.prediction
-        hours = [cost.seconds(gpu, utilisation) / 3600 for gpu in gpus]
-        cells = [f"{_short(h)} h, {_short(h * gpu.usd)} USD" for h, gpu in zip(hours, gpus, strict=True)]
-        images = sum(job.images for job in cost.jobs) / 1e6
-        lines.append(f"| {name} | {models} | {_short(images)} | {_short(flops / 1e18)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _warnings(utilisation: float, bounds: str) -> list[str]:
-    return [
-        f"COMPUTED, NOT MEASURED: {utilisation:.0%} of the vendor's peak is an assumption{bounds}.",
-        f"List prices as remembered ({PRICES_OF}), on demand, one GPU with its machine: CHECK BEFORE YOU RENT.",
-    ]
-
-
-def _row(cost: Cost, gpu: Gpu, utilisation: float, bounds: tuple[float, float], rate: float | None) -> str:
-    if rate is not None:
-        share = rate / cost.images_per_s(gpu, 1.0)
-        if not 0 < share <= 1:
-            raise InputError(f"--measured {gpu.name}={rate:g}: that is {share:.0%} of the peak of a {gpu.name}; is it images/s of the first stage?")
-        utilisation, bounds = share, (share, share)
-    hours = cost.seconds(gpu, utilisation) / 3600
-    between = "" if rate is not None else " [{} to {}]".format(*(_short(cost.seconds(gpu, bound) / 3600) for bound in bounds))
-    note = f"{utilisation:.0%} of the peak, measured" if rate is not None else gpu.source
-    price = hours * gpu.usd
-    return (f"| {gpu.name} | {gpu.usd:.2f} | {_short(cost.images_per_s(gpu, utilisation))} | {_short(hours)}{between} | "
-            f"{_short(price)} | {_short(price * SPOT)} | {note} |")  # fmt: skip
-
-
-def _short(number: float) -> str:
-    """Two digits, or all before the point."""
-    return f"{number:,.0f}" if number >= 10 else f"{number:.1f}" if number >= 1 else f"{number:.2g}"
+    return read_seconds(image_bytes, codec, kept[0] if kept else "no")

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.calibration import Calibrates
+from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import path_of
 from cellsignal.competitions.submissions import check_submission_ids, check_submission_targets
 from cellsignal.errors import ImageError, InputError, InvalidSubmission
@@ -81,6 +82,7 @@ class Competition(Calibrates, ABC):
     image_shape: ClassVar[
         tuple[int, int] | None
     ]  # (height, width) of the published images; a simulated copy may be smaller
+    published: ClassVar[Published]  # how many images the real data set has
     id_column: ClassVar[str]
     target_column: ClassVar[str]
     fold_groups: ClassVar[tuple[str, ...]]  # samples columns that folds may group by; the first is the default

@@ -35,7 +35,9 @@ def torchrun(arguments: argparse.Namespace) -> None:
 
 
 def cost(arguments: argparse.Namespace) -> None:
-    from cellsignal.cloud.cost import cost_of, cost_text, costs_text
+    from cellsignal.cloud.cost import cost_of
+    from cellsignal.cloud.cost_table import cost_text, costs_text
+    from cellsignal.cloud.gpus import choose_gpus
     from cellsignal.config import load_config
     from cellsignal.verbs import pairs
 
@@ -46,15 +48,16 @@ def cost(arguments: argparse.Namespace) -> None:
         measured = {gpu: float(rate) for gpu, rate in pairs(a.measured, "--measured").items()}
     except ValueError as error:
         raise InputError(f"--measured: {error}") from None
+    gpus = choose_gpus(a.gpu, pairs(a.price, "--price"), a.cores)
     configs = [load_config(path, a.set) for path in a.configs]
     costs = {config.name: cost_of(config) for config in configs}
     if len(costs) == 1:
         [(name, one)] = costs.items()
-        print(cost_text(name, one, utilisation=a.utilisation, measured=measured))
+        print(cost_text(name, one, utilisation=a.utilisation, measured=measured, gpus=gpus))
     elif measured:
         raise InputError("--measured: is of one config; give it alone")
     else:
-        print(costs_text(costs, utilisation=a.utilisation))
+        print(costs_text(costs, utilisation=a.utilisation, gpus=gpus))
 
 
 def add_cloud_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +111,15 @@ def _cost(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("configs", type=Path, nargs="+")
     _set(parser)
     parser.add_argument("--utilisation", type=float, default=0.2, help="share of the vendor's peak that is assumed (default 0.2)")
+    parser.add_argument(
+        "--gpu",
+        action="append",
+        default=[],
+        metavar="NAME[=TFLOPS]",
+        help="this card alone, again for more: of the table, or any with its dense float16 peak (and /float32) in TFLOP/s",
+    )
+    parser.add_argument("--price", action="append", default=[], metavar="GPU=USD", help="an hour of it, in place of the table's")
+    parser.add_argument("--cores", type=int, help="CPU cores that read images (default: of the machine in the table)")
     parser.add_argument("--measured", action="append", default=[], metavar="GPU=IMAGES_PER_S", help="of the first stage, as a run's log says it")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.images import read_png8
 from cellsignal.tables import normalise_wells, read_table
@@ -33,6 +34,15 @@ class Bbbc021(Competition):
     title = "BBBC021: mechanism of action of unseen compounds, six classes"
     channels = ("actin", "tubulin", "dna")
     image_shape = (256, 256)
+    published = Published(
+        train=420,
+        test=240,
+        unlabelled=420,
+        classes=6,
+        compounds=11,
+        sites=(1, 2, 3, 4),
+        source="the course's tables",
+    )
     id_column = "image_id"
     target_column = "moa"
     fold_groups = ("compound", "well_id")

@@ -26,6 +26,7 @@ from cellsignal.competitions.bbbc021 import planes
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, CONTROL, UNKNOWN, read_annotated, read_cells, read_fields
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
+from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import ImageError, InputError
 from cellsignal.folds import NEVER, labelled
@@ -43,6 +44,15 @@ class Bbbc021Full(Competition):
     title = "BBBC021 in full: mechanism of action of unseen compounds, twelve classes"
     channels = tuple(CHANNELS)
     image_shape = (512, 640)  # a crop: a quarter of the published 1024 x 1280 field
+    published = Published(
+        train=10_112,
+        test=27_904,
+        unlabelled=15_392,
+        classes=12,
+        compounds=38,
+        sites=tuple(range(1, 17)),
+        source="BBBC021_v1_image.csv and _moa.csv, four crops a field, empty crops counted",
+    )
     id_column = "well_id"
     target_column = "moa"
     fold_groups = ("compound", "well_id")

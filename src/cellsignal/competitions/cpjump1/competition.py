@@ -31,6 +31,7 @@ from cellsignal.competitions.cpjump1.metadata import (
     read_plates,
 )
 from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
+from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
 
@@ -45,6 +46,17 @@ class Cpjump1(Competition):
     title = "CPJUMP1: compounds, CRISPR and ORF in Cell Painting"
     channels = CHANNELS
     image_shape = (1080, 1080)
+    published = Published(
+        train=126_570,
+        train_controls=60_364,
+        unlabelled=186_934,
+        classes=516,
+        control_classes=107,
+        compounds=516,
+        cell_types=2,
+        sites=tuple(range(1, 10)),
+        source="the 51 plates of 2020_11_04_CPJUMP1 in experiment-metadata.tsv, eight planes a field, dealt by the JUMP-Target-1 platemaps",
+    )
     id_column = "well_id"
     target_column = "perturbation"
     fold_groups = ("plate", "well_id")

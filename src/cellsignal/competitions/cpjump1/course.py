@@ -22,6 +22,7 @@ from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.cpjump1.competition import read_answers
 from cellsignal.competitions.cpjump1.metadata import keys_of, read_cells, wells_of
 from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
+from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
 
@@ -42,6 +43,14 @@ class Cpjump1Course(Competition):
     title = "CPJUMP1, the course project: 50 compounds of one plate by their RNA channel"
     channels = ("rna",)
     image_shape = (1080, 1080)
+    published = Published(
+        train=131 * 9,
+        unlabelled=131 * 9,
+        classes=N_CLASSES,
+        compounds=N_CLASSES,
+        sites=tuple(range(1, 10)),
+        source="plate BR00116991: 64 wells of DMSO, 36 of the 18 other names with several wells, 31 of names with one; nine fields each",
+    )
     id_column = "well_id"
     target_column = "pert_iname"
     fold_groups = ("well_id",)

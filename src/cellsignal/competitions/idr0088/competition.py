@@ -24,6 +24,7 @@ from cellsignal.competitions.idr0088 import annotation as table
 from cellsignal.competitions.idr0088.folds_table import FOLDS, deal_compounds
 from cellsignal.competitions.idr0088.moa import gpcr_classes, labels_of, moa_classes, read_moa_table
 from cellsignal.competitions.multilabel import MultilabelCompetition
+from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
 from cellsignal.images import read_png8
@@ -177,12 +178,29 @@ class Idr0088(MultilabelCompetition):
         simulate_idr0088(out, seed, competition=self.id, **size)
 
 
+def _published(classes: int) -> Published:
+    """The wells of the annotation table, two fields each: as many as make up the 5.4 TB of 16-bit planes."""
+    fields = 2
+    known, controls, unknown = 243_207, 33_568, 40_655  # wells; 317,430 in all
+    return Published(
+        train=fields * known,
+        test=fields * unknown,
+        unlabelled=fields * (known + controls),
+        classes=classes,
+        compounds=1_005,
+        cell_types=15,
+        sites=(1, 2),
+        source="the wells of the annotation table, two fields each (5.4 TB of 16-bit planes)",
+    )
+
+
 @register
 class Idr0088Gpcr(Idr0088):
     """One question of every well: is its compound an agonist of a G protein-coupled receptor?"""
 
     id = "idr0088_gpcr"
     title = "idr0088: GPCR agonists against the rest, unseen compounds"
+    published = _published(classes=1)
     rule = staticmethod(gpcr_classes)
 
 
@@ -192,6 +210,7 @@ class Idr0088Moa(Idr0088):
 
     id = "idr0088_moa"
     title = "idr0088: mechanisms of action of unseen compounds, several each"
+    published = _published(classes=132)
     rule = staticmethod(moa_classes)
 
 

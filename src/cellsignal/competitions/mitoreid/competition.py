@@ -27,6 +27,7 @@ from cellsignal.competitions.base import Competition, Protocol, check_submission
 from cellsignal.competitions.mitoreid.annotation import CONTROL, FILE, Annotation, read_annotation
 from cellsignal.competitions.mitoreid.folds_table import new_drugs
 from cellsignal.competitions.mitoreid.tracks import FRAMES, NOVEL, STAINS, list_tracks, read_track
+from cellsignal.competitions.published import Published
 from cellsignal.competitions.ranking import match_masks, order_by_class, ranking_score
 from cellsignal.competitions.samples import check_samples, path_of
 from cellsignal.errors import InputError, InvalidSubmission
@@ -46,6 +47,15 @@ class MitoReID(Competition):
     frames = FRAMES
     ranked = True
     image_shape = None
+    published = Published(
+        train=35_631 - 114,
+        test=114,
+        unlabelled=35_631 - 114,
+        classes=37,
+        control_classes=1,
+        compounds=1_069,
+        source="35,631 tracks of which 114 are asked; how many of the others train is not stated, so all of them: at most",
+    )
     id_column = "query_id"
     target_column = "ranking"
     fold_groups = ("compound", "well_id")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from cellsignal.competitions.base import Competition, PlateGroups, Protocol, register
 from cellsignal.competitions.choices import read_choices
+from cellsignal.competitions.published import Published
 from cellsignal.competitions.rxrx1 import groups as class_groups
 from cellsignal.competitions.rxrx1 import wilds
 from cellsignal.competitions.rxrx1.metadata import (
@@ -70,6 +71,19 @@ class RxRx1(Competition):
         "golgi",
     )
     image_shape: ClassVar[tuple[int, int] | None] = (512, 512)
+    published: ClassVar[Published] = Published(
+        train=2 * PUBLISHED["train treatments"],
+        test=2 * PUBLISHED["test treatments"],
+        train_controls=2 * PUBLISHED["train controls"],
+        test_controls=2 * PUBLISHED["test controls"],
+        unlabelled=2 * (PUBLISHED["train treatments"] + PUBLISHED["train controls"]),
+        classes=N_CLASSES,
+        control_classes=N_CONTROLS,
+        compounds=N_CLASSES,
+        cell_types=4,
+        sites=(1, 2),
+        source="the rows of the original release's tables, two sites a well",
+    )
     id_column: ClassVar[str] = "id_code"
     target_column: ClassVar[str] = "sirna"
     fold_groups: ClassVar[tuple[str, ...]] = ("experiment", "well_id")
