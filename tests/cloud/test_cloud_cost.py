@@ -212,6 +212,13 @@ def test_images_without_a_published_size_need_one(tmp_path):
         cost_of(load_config(REPOSITORY / "configs/mitoreid/ide.yaml", sets))
 
 
+def test_without_data_and_published_counts_there_is_no_cost(monkeypatch):
+    monkeypatch.setattr(get_competition("bbbc021").__class__, "published", None)
+    sets = ["data.root=none", "data.store=none"]
+    with pytest.raises(InputError, match="there is no data, nor a store at none, and bbbc021 states no published counts"):
+        cost_of(load_config(REPOSITORY / "configs/bbbc021/lenet.yaml", sets))
+
+
 def test_an_empty_folder_is_no_data(tmp_path):
     sets = [f"data.root={tmp_path}", "data.store=none"]
     assert cost_of(load_config(REPOSITORY / "configs/bbbc021/lenet.yaml", sets)).note

@@ -140,6 +140,11 @@ def _count_published(config: Config, competition: Competition) -> Counts:
     from cellsignal.training.job import fold_name
     from cellsignal.training.task import check_stages
 
+    if competition.published is None:
+        raise InputError(
+            f"data.root: {config.data.root}: there is no data, nor a store at {config.data.store}, "
+            f"and {competition.id} states no published counts"
+        )
     check_stages(config, competition)
     held_out, kept, note = _held_out_shares(config)
     jobs: list[JobCounts] = []

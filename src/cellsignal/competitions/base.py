@@ -82,7 +82,7 @@ class Competition(Calibrates, ABC):
     image_shape: ClassVar[
         tuple[int, int] | None
     ]  # (height, width) of the published images; a simulated copy may be smaller
-    published: ClassVar[Published]  # how many images the real data set has
+    published: ClassVar[Published | None] = None  # how many images the real data set has
     id_column: ClassVar[str]
     target_column: ClassVar[str]
     fold_groups: ClassVar[tuple[str, ...]]  # samples columns that folds may group by; the first is the default
