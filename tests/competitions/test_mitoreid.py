@@ -290,8 +290,13 @@ def test_score_by_hand():
 
 
 def test_the_gallery_is_ordered_by_its_classes_scores():
-    order = order_by_class(np.array([[0.1, 0.9], [0.9, 0.1]]), np.array([0, 1, 2, 1, 0]))
-    assert order.tolist() == [[1, 3, 0, 4, 2], [0, 4, 1, 3, 2]]
+    label = np.array([0, 1, 2, 1, 0])
+    order = order_by_class(np.array([[0.1, 0.9], [0.9, 0.1]]), label)
+    assert label[order].tolist() == [[1, 1, 0, 0, 2], [0, 0, 1, 1, 2]]
+    flat = order_by_class(np.zeros((4000, 2)), label)
+    assert (flat[:, 4] == 2).all(), "the control has no class and comes last"
+    first = np.bincount(flat[:, 0], minlength=5) / 4000
+    np.testing.assert_allclose(first[[0, 1, 3, 4]], 1 / 4, atol=0.05)  # 7 standard errors
 
 
 def test_random_rankings_score_chance_and_the_truth_best(root):

@@ -36,11 +36,11 @@ def screens(draw):
     return np.array(x, float), table(rows)
 
 
-def nearest(x, wells, batches: bool) -> dict[str, tuple[str | None, int]]:
-    """treatment -> (neighbour, number of candidates), by definition, one pair after the other."""
+def nearest(x, wells, batches: bool) -> dict[str, tuple[set[str], int]]:
+    """treatment -> (nearest treatments, number of candidates), by definition, one pair after the other."""
     found = {}
     for a, mine in wells.groupby("treatment"):
-        best, name, number = None, None, 0
+        best, names, number = None, set(), 0
         for b, others in wells.groupby("treatment"):
             if mine["compound"].iloc[0] == others["compound"].iloc[0]:
                 continue
@@ -58,8 +58,10 @@ def nearest(x, wells, batches: bool) -> dict[str, tuple[str | None, int]]:
             similarity = 0.0 if not (p.any() and q.any()) else round(1 - cosine(p, q), 9)
             number += 1
             if best is None or similarity > best:
-                best, name = similarity, b
-        found[a] = (name, number)
+                best, names = similarity, set()
+            if similarity == best:
+                names.add(b)
+        found[a] = (names, number)
     return found
 
 
@@ -79,8 +81,11 @@ def test_as_a_double_loop_finds(screen):
             continue
         found = measure(x, wells)
         assert set(found.left_out) == left_out and list(found.table.treatment) == scored
-        assert [tuple(row) for row in found.table[["neighbour", "candidates"]].itertuples(index=False)] == [expected[name] for name in scored]
-        right = [expected[name][0] is not None and moa[expected[name][0]] == moa[name] for name in scored]
+        assert list(found.table.candidates) == [expected[name][1] for name in scored]
+        assert list(found.table.tied) == [len(expected[name][0]) for name in scored]
+        for row in found.table.itertuples():
+            assert row.neighbour in expected[row.treatment][0] or (row.neighbour is None and not row.candidates)
+        right = [row.neighbour is not None and moa[row.neighbour] == moa[row.treatment] for row in found.table.itertuples()]
         assert list(found.table.right) == right and (found.accuracy.correct, found.accuracy.total) == (sum(right), len(right))
 
 
@@ -108,22 +113,30 @@ def test_a_class_of_one_compound_is_wrong_and_a_lone_compound_has_no_candidate()
     assert "none to choose from" in match_text([alone])
 
 
-def test_ties_go_to_the_first_name_whatever_the_order_of_rows():
-    wells = table([("q", "Q", "m", "w"), ("z", "Z", "m", "w"), ("b", "B", "n", "w")])
-    x = np.array([[1, 1], [2, 2], [3, 3.0]])
-    for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
-        found = not_same_compound(x[order], wells.iloc[order].reset_index(drop=True)).table.set_index("treatment")
-        assert found.neighbour["q"] == "b"
+def test_a_tied_neighbour_is_drawn_whatever_the_names_and_is_counted():
+    """Profiles that are all alike: right as often as a random neighbour would be, though all of a class stand together by name."""
+    names = [f"{moa}{number}" for moa in "abcde" for number in range(40)]
+    wells = table([(name, name, name[0], "w") for name in names])
+    x = np.outer(np.arange(1, 201), [1.0, 2, 3]).astype(np.float32)  # one direction, but for rounding
+    found = not_same_compound(x, wells)
+    assert (found.table.tied == 199).all() and found.chance == pytest.approx(39 / 199)
+    assert abs(found.accuracy.value - found.chance) < 4 * np.sqrt(found.chance * (1 - found.chance) / 200)
+    assert "NSC: 200 of 200 treatments have several equally near neighbours; one was drawn" in match_text([found])
+    again = not_same_compound(x[::-1], wells[::-1].reset_index(drop=True))
+    assert list(again.table.neighbour) == list(found.table.neighbour), "the order of the rows decides nothing"
+    two = not_same_compound(np.array([[1, 0], [1, 0.1], [0, 1.0]]), table([("q", "Q", "m", "w"), ("z", "Z", "m", "w"), ("b", "B", "n", "w")]))
+    assert (two.table.tied == 1).all() and "equally near" not in match_text([two])
 
 
 def test_a_control_on_all_batches_is_compared_by_its_other_batches():
     """taxol looks like x in batch w1, where x stands, and like y elsewhere: without its wells of w1 it is nearest to y, and x to y."""
     wells = table([("taxol", "T", "m", "w1"), ("taxol", "T", "m", "w1"), ("taxol", "T", "m", "w2"), ("x", "X", "m", "w1"), ("y", "Y", "n", "w3")])
     x = np.array([[1, 0], [1, 0], [0, 1], [1, 0.0], [0.3, 1]])
-    assert not_same_compound(x, wells).table.set_index("treatment").neighbour.to_dict() == {"taxol": "x", "x": "taxol", "y": "taxol"}
+    assert not_same_compound(x, wells).table.set_index("treatment").neighbour.drop("y").to_dict() == {"taxol": "x", "x": "taxol"}
     apart = not_same_compound_or_batch(x, wells)
     assert apart.left_out == ("n",)
     assert apart.table.set_index("treatment").neighbour.to_dict() == {"taxol": "y", "x": "y"}
+    assert "DeepProfiler's notebook has another rule for taxol" in match_text([apart])
 
 
 def test_median_over_wells_of_the_mean_over_images_as_pycytominer_has_it():

@@ -284,3 +284,21 @@ def test_more_neighbours_than_wells():
     x, label, query, _ = classes(0, n=6)
     with pytest.raises(InputError, match="7 neighbours asked for, 6 training wells"):
         neighbour_scores(x, label, query, 6, k=7)
+
+
+def test_wells_tied_at_the_last_place_share_it():
+    """Two of four training wells are equally far at the second place: half a vote each; the order of the table decides nothing."""
+    x, label = np.array([[0.0, 0], [1, 0], [-1, 0], [3, 0]]), np.array([0, 1, 2, 3])
+    query = np.array([[0.0, 0.5]])
+    near, far = 1 / 0.5, 1 / np.hypot(1, 0.5)
+    share = np.array([near, far / 2, far / 2, 0]) / (near + far)
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+        found = neighbour_scores(x[order], label[order], query, 4, "euclidean", k=2)
+        np.testing.assert_allclose(np.exp(found[0]), (2 * share + 1 / 4) / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_a_collapsed_space_votes_as_the_classes_are_frequent(metric):
+    label = np.repeat([0, 1, 2], [10, 20, 30])
+    found = neighbour_scores(np.full((60, 4), 0.3, np.float32), label, np.full((5, 4), 0.3, np.float32), 3, metric, k=5)
+    np.testing.assert_allclose(np.exp(found), np.tile((5 * np.array([1, 2, 3]) / 6 + 1 / 3) / 6, (5, 1)), atol=1e-6)

@@ -214,8 +214,8 @@ def test_what_cannot_be_measured_is_named():
     with pytest.raises(InputError, match="positive pairs"):
         keep = (wells.plate == "p0").to_numpy()
         replicate_retrieval(x[keep], wells[keep], QUICK)
-    with pytest.raises(InputError, match="profile 1 of 48 is zero"):
-        replicate_retrieval(x * (np.arange(len(x)) > 0)[:, None], wells, QUICK)
+    with pytest.raises(InputError, match="profile 1 of 48 is not finite"):
+        replicate_retrieval(np.where((np.arange(len(x)) == 0)[:, None], np.nan, x), wells, QUICK)
     with pytest.raises(InputError, match="shares a target with profile 1"):
         target_matching(x[:3], [("A",), ("A", "B"), ("A",)], QUICK)
     with pytest.raises(InputError, match="two modalities"):

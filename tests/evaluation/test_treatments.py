@@ -67,3 +67,10 @@ def test_nothing_and_infinite_are_refused():
         predict_treatments(np.zeros((0, 2)), frame([]))
     with pytest.raises(InputError, match="finite"):
         predict_treatments(np.array([[np.nan, 1]]), frame([("a", "w1", 0)]))
+
+
+def test_equal_medians_are_drawn_among_and_counted():
+    """A network that says the same of every image is right by chance, not as often as the first class is frequent."""
+    samples = pd.DataFrame({"treatment": [f"t{n}" for n in range(900)], "compound": "c", "label": 0, "well_id": [f"w{n}" for n in range(900)]})
+    found = predict_treatments(np.full((900, 3), 1 / 3), samples)
+    assert (found.table.tied == 3).all() and found.accuracy.value == pytest.approx(1 / 3, abs=0.08)  # 5 standard errors

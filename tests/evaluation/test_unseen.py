@@ -12,12 +12,12 @@ from cellsignal.evaluation.unseen import nearest_first, predict_unseen, typical_
 def test_unseen_compounds_by_hand():
     gallery = pd.DataFrame({"sample_id": ["g0", "g1", "g2", "g3"], "compound": ["a", "a", "b", "c"], "label": [2, 2, 0, 1]})
     unseen = pd.DataFrame({"sample_id": ["n0", "n1", "n2", "m0"], "compound": ["n", "n", "n", "m"]})
-    distance = np.array([[0.3, 0.2, 0.4, 0.9], [0.5, 0.6, 0.45, 0.9], [0.1, 0.2, 0.05, 0.9], [0.7, 0.7, 0.7, 0.7]])
+    distance = np.array([[0.3, 0.2, 0.4, 0.9], [0.5, 0.6, 0.45, 0.9], [0.1, 0.2, 0.05, 0.9], [0.8, 0.8, 0.7, 0.75]])
     found = predict_unseen(distance, unseen, gallery, ["x", "y", "z", "unused"])
     assert list(found.tracks.moa) == ["z", "x", "x", "x"] and list(found.tracks.moa_id) == [2, 0, 0, 0]
     assert list(found.tracks.nearest) == ["g1", "g2", "g2", "g2"] and list(found.tracks.nearest_compound) == ["a", "b", "b", "b"]
     np.testing.assert_allclose(found.tracks.distance, [0.2, 0.45, 0.05, 0.7])
-    np.testing.assert_allclose(found.tracks.margin, [0.2, 0.05, 0.05, 0])
+    np.testing.assert_allclose(found.tracks.margin, [0.2, 0.05, 0.05, 0.05])
     assert list(found.tracks.second_moa) == ["x", "z", "z", "y"]
     m, n = found.compounds.itertuples(index=False)
     assert (m.compound, m.tracks, m.moa, m.votes) == ("m", 1, "x", 1)
@@ -26,7 +26,7 @@ def test_unseen_compounds_by_hand():
     # mean distance to x: (.4 + .45 + .05) / 3 = .3; to z: (.2 + .5 + .1) / 3 = .267
     assert (n.moa_id_by_distance, n.moa_by_distance) == (2, "z") and n.distance_to_moa == pytest.approx(0.8 / 3)
     # x wins the votes; z is nearer on the mean by (.3 - .8 / 3), y is at .9
-    assert n.margin == pytest.approx(0.8 / 3 - 0.3) and m.margin == pytest.approx(0)
+    assert n.margin == pytest.approx(0.8 / 3 - 0.3) and m.margin == pytest.approx(0.05)
 
 
 def test_equal_votes_go_to_the_nearer_mechanism():
@@ -81,3 +81,13 @@ def test_the_right_ones_are_counted_among_those_whose_truth_is_known():
     right = unseen_right(compounds(5), {"c00": "x", "c01": "y", "c04": "x", "gone": "x"})
     assert (right.correct, right.total) == (2, 3) and (right.low, right.high) == wilson_interval(2, 3)
     assert unseen_right(compounds(2), {"gone": "x"}) is None
+
+
+def test_a_collapsed_space_names_mechanisms_at_random():
+    """All distances equal: each mechanism as often as its tracks are frequent, whatever the order of the gallery."""
+    gallery = pd.DataFrame({"sample_id": [f"g{n}" for n in range(20)], "compound": [f"c{n}" for n in range(20)], "label": [0] * 5 + [1] * 15})
+    unseen = pd.DataFrame({"sample_id": [f"n{n}" for n in range(2000)], "compound": [f"u{n}" for n in range(2000)]})
+    found = predict_unseen(np.full((2000, 20), 0.25), unseen, gallery, ["x", "y"])
+    assert (found.tracks.moa == "x").mean() == pytest.approx(1 / 4, abs=0.05)  # 5 standard errors
+    two = predict_unseen(np.full((2000, 20), 0.25), unseen.assign(compound=[f"u{n // 2}" for n in range(2000)]), gallery.assign(label=[0, 1] * 10), ["x", "y"])
+    assert (two.compounds.moa == "x").mean() == pytest.approx(1 / 2, abs=0.08) and (two.compounds.moa_by_distance == "x").mean() == pytest.approx(1 / 2, abs=0.08)

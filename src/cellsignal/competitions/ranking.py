@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.ties import random_order
 
 
 def average_precisions(ranked_match: Iterable[np.ndarray]) -> np.ndarray:
@@ -76,8 +77,9 @@ def order_by_class(scores: np.ndarray, gallery_label: np.ndarray) -> np.ndarray:
 
     Args:
         scores: (Q, K) float, higher is likelier.
-        gallery_label: (G,) int; labels from K (the control) on come last. Tracks of one class keep their order.
+        gallery_label: (G,) int; labels from K (the control) on come last. Tracks of one class, and of classes that score alike, stand
+            in a random order, drawn with a seed.
     """
     scores = np.asarray(scores, dtype=np.float64)
     known = np.column_stack([scores, np.full(len(scores), -np.inf)])
-    return np.argsort(-known[:, np.minimum(gallery_label, scores.shape[1])], axis=1, kind="stable")
+    return random_order(-known[:, np.minimum(gallery_label, scores.shape[1])])

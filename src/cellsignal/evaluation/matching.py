@@ -18,8 +18,13 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import Accuracy, clustered_interval
 from cellsignal.evaluation.profiles import average
+from cellsignal.ties import CHORD_TOLERANCE, chord, draw_one, tied_best, unit_vectors
 
-_DIGITS = 9  # of a similarity: what differs by less is a tie
+_SEED = 0  # of the draws among equally near treatments
+NSCB_NOTE = (
+    "NSCB: a treatment on many batches (taxol) is compared on its wells outside the other's batches; "
+    "DeepProfiler's notebook has another rule for taxol, so its figures may differ"
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,8 @@ class Matches:
     Attributes:
         protocol: "NSC" or "NSCB".
         table: one row a scored treatment, sorted by `treatment`: treatment, compound, moa, wells, neighbour, predicted (the neighbour's MoA), similarity,
-            right, candidates (how many treatments the neighbour was chosen from) and chance (the share of them that are right). Where there are none
+            right, candidates (how many treatments the neighbour was chosen from), tied (how many of them were equally near, and the neighbour drawn among) and
+            chance (the share of candidates that are right). Where there are none
             `neighbour` and `predicted` are None and the treatment counts as wrong.
         left_out: classes that are not scored (their treatments are still neighbours of others).
         accuracy: right treatments, with Wilson's interval.
@@ -77,7 +83,7 @@ def treatment_profiles(x: np.ndarray, wells: pd.DataFrame, batch: str = "experim
 
 
 def not_same_compound(x: np.ndarray, wells: pd.DataFrame) -> Matches:
-    """NSC: the nearest treatment of another compound. Of equally near ones the first by name.
+    """NSC: the nearest treatment of another compound. Of equally near ones one is drawn.
 
     Args:
         x: (N, D) one row an image or a well.
@@ -88,7 +94,7 @@ def not_same_compound(x: np.ndarray, wells: pd.DataFrame) -> Matches:
     """
     x, wells = _known(x, wells)
     profiles, table = treatment_profiles(x, wells)
-    similarity = _cosine(profiles, profiles)
+    similarity = _similarity(profiles, profiles)
     similarity[_same(table.compound)] = -np.inf
     return _match("NSC", similarity, table, left_out=())
 
@@ -101,7 +107,7 @@ def not_same_compound_or_batch(x: np.ndarray, wells: pd.DataFrame, batch: str = 
     """
     x, wells = _by_well(*_known(x, wells), batch)
     profiles, table = treatment_profiles(x, wells, batch)
-    similarity = _cosine(profiles, profiles)
+    similarity = _similarity(profiles, profiles)
     similarity[_same(table.compound)] = -np.inf
     sets = [frozenset(batches) for batches in table.batches]
     rows = wells.groupby("treatment", sort=True).indices
@@ -117,7 +123,7 @@ def not_same_compound_or_batch(x: np.ndarray, wells: pd.DataFrame, batch: str = 
                 similarity[a, b] = -np.inf
             elif len(sets[b]) < len(mine) and np.isfinite(similarity[a, b]):
                 left = np.median(x[own[~np.isin(place, list(sets[b]))]], axis=0)
-                similarity[a, b] = similarity[b, a] = _cosine(left[None], profiles[b : b + 1])[0, 0]
+                similarity[a, b] = similarity[b, a] = _similarity(left[None], profiles[b : b + 1])[0, 0]
     seen = table.groupby("moa").batches.agg(lambda found: len(set().union(*found)))
     return _match("NSCB", similarity, table, left_out=tuple(seen.index[seen == 1]))
 
@@ -146,7 +152,14 @@ def match_text(matches: Sequence[Matches]) -> str:
         for row in one.table[~one.table.right].itertuples():
             found = (row.neighbour, row.predicted, f"{row.similarity:.3f}") if row.candidates else ("none to choose from", "", "")
             wrong.append((one.protocol, row.treatment, row.moa, *found))
-    return "\n\n".join([*parts, aligned(wrong, right={5})] if len(wrong) > 1 else parts)
+    parts += [aligned(wrong, right={5})] if len(wrong) > 1 else []
+    notes = [
+        f"{one.protocol}: {int((one.table.tied > 1).sum())} of {len(one.table)} treatments have several equally near neighbours; one was drawn"
+        for one in matches
+        if (one.table.tied > 1).any()
+    ]
+    notes += [NSCB_NOTE] if any(one.protocol == "NSCB" for one in matches) else []
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
 
 
 def _known(x: np.ndarray, wells: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
@@ -177,11 +190,9 @@ def _by_well(x: np.ndarray, wells: pd.DataFrame, batch: str) -> tuple[np.ndarray
     return average(x, wells, ["well_id"])
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(A, B) float64 cosines; a vector of zeros is at right angles to all."""
-    a, b = (np.asarray(values, np.float64) for values in (a, b))
-    a, b = (values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-30) for values in (a, b))
-    return np.round(a @ b.T, _DIGITS)
+def _similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(A, B) float64, larger is nearer: the chord between directions, negative. A vector of zeros is at right angles to all."""
+    return -chord(unit_vectors(a) @ unit_vectors(b).T)
 
 
 def _same(names: pd.Series) -> np.ndarray:
@@ -193,14 +204,17 @@ def _same(names: pd.Series) -> np.ndarray:
 def _match(protocol: str, similarity: np.ndarray, table: pd.DataFrame, left_out: tuple[str, ...]) -> Matches:
     """The nearest column of each row, -inf where a pair is not compared."""
     allowed = np.isfinite(similarity)
-    nearest, some = similarity.argmax(axis=1), allowed.any(axis=1)
+    nearest = tied_best(similarity, CHORD_TOLERANCE)
+    neighbour, some = draw_one(nearest, _SEED), allowed.any(axis=1)
     moa = table.moa.to_numpy(dtype=object)
+    cosine = 1 - np.square(similarity[np.arange(len(table)), neighbour]) / 2
     found = table.assign(
-        neighbour=pd.Series(np.where(some, table.treatment.to_numpy(dtype=object)[nearest], None), dtype=object),
-        predicted=pd.Series(np.where(some, moa[nearest], None), dtype=object),
-        similarity=np.where(some, similarity.max(axis=1), np.nan),
-        right=some & (moa[nearest] == moa),
+        neighbour=pd.Series(np.where(some, table.treatment.to_numpy(dtype=object)[neighbour], None), dtype=object),
+        predicted=pd.Series(np.where(some, moa[neighbour], None), dtype=object),
+        similarity=np.where(some, cosine, np.nan),
+        right=some & (moa[neighbour] == moa),
         candidates=allowed.sum(axis=1),
+        tied=nearest.sum(axis=1),
         chance=(allowed & _same(table.moa)).sum(axis=1) / np.maximum(allowed.sum(axis=1), 1),
     )
     nothing = Accuracy(0, 0, np.nan, np.nan, np.nan)

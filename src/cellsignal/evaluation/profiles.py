@@ -14,11 +14,13 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
 from cellsignal.errors import InputError
+from cellsignal.ties import CHORD_TOLERANCE
 
 Unit = Literal["plate", "experiment"]
 Reference = Literal["negative_controls", "controls", "all"]
 Metric = Literal["cosine", "euclidean"]
 Normalisation = Literal["none", "centre", "standardise", "tvn", "sphere"]
+_QUERIES = 256  # wells whose distances are in memory at a time
 _ROLES = {"negative_controls": ("negative_control",), "controls": ("positive_control", "negative_control")}
 
 
@@ -199,22 +201,35 @@ def neighbour_scores(
 ) -> np.ndarray:
     """k nearest training wells, each voting with 1 / distance: log((k v + 1 / K) / (k + 1)), v the class's share of the votes, K the number of classes.
 
-    The prior of one well spread over all classes keeps the logarithm finite. Arguments and result as in `centre_scores`.
+    The prior of one well spread over all classes keeps the logarithm finite. Where several wells are equally far at the k-th place, they share the places
+    that are left: no order of the table decides which of them votes. Arguments and result as in `centre_scores`.
 
     Raises:
         InputError: less than k training wells.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     if len(x) < k:
         raise InputError(f"k: {k} neighbours asked for, {len(x)} training wells there")
-    x, query = _lengths(x, metric), _lengths(query, metric)
-    distance, found = NearestNeighbors(n_neighbors=k).fit(x).kneighbors(query)
-    exact = distance == 0
-    vote = np.where(exact.any(1, keepdims=True), exact, 1 / np.where(exact, 1, distance))
-    votes = np.zeros((len(query), n_classes))
-    np.add.at(votes, (np.arange(len(query))[:, None], np.asarray(label)[found]), vote / vote.sum(1, keepdims=True))
+    x, query = (np.asarray(_lengths(values, metric), np.float64) for values in (x, query))
+    # what float32 cannot tell apart; unit vectors have length one
+    tolerance = CHORD_TOLERANCE * max(1.0, float(np.abs(x).max(initial=0)))
+    member = np.zeros((len(x), n_classes))
+    member[np.arange(len(x)), label] = 1
+    votes = np.empty((len(query), n_classes))
+    for start in range(0, len(query), _QUERIES):
+        part = slice(start, start + _QUERIES)
+        votes[part] = _vote_weights(np.sqrt(_squared(query[part], x)), k, tolerance) @ member
     return np.log((k * votes + 1 / n_classes) / (k + 1)).astype(np.float32)
+
+
+def _vote_weights(distance: np.ndarray, k: int, tolerance: float) -> np.ndarray:
+    """(Q, N) weights of the k nearest wells, 1 / distance, adding up to 1 in each row; those tied at the k-th place share what is left of k."""
+    last = np.partition(distance, k - 1, axis=1)[:, k - 1 : k]
+    nearer, tied = distance < last - tolerance, np.abs(distance - last) <= tolerance
+    places = (k - nearer.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True)
+    chosen = np.where(nearer, 1.0, np.where(tied, places, 0.0))
+    exact = (distance <= tolerance) & (chosen > 0)
+    weight = np.where(exact.any(axis=1, keepdims=True), exact * chosen, chosen / np.maximum(distance, tolerance))
+    return weight / weight.sum(axis=1, keepdims=True)
 
 
 def _lengths(x: np.ndarray, metric: Metric) -> np.ndarray:

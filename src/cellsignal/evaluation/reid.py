@@ -8,8 +8,9 @@ Protocols say which gallery tracks a query does not rank:
   something about new drugs; the gallery's may have been trained on, as those of a reference library are.
 
 A query without a match among what is left is skipped and counted. Rank-k is the share of queries with a match among the first k (CMC), mAP the mean of the
-average precision over the whole list. Equal distances are taken at their worst, matches last: a model that gives every track one embedding scores below
-chance, not first place by the order of the table. Wilson's interval takes tracks as independent, which tracks of one drug are not; the interval
+average precision over the whole list. Equal distances count as a random order, as everywhere in this package (`cellsignal.ties`): AP is its mean over the
+orders of ties, and the rank of the first match is that of one order, drawn with a seed. So a model that gives every track one embedding scores chance,
+neither first place by the order of the table nor below chance. Wilson's interval takes tracks as independent, which tracks of one drug are not; the interval
 over drugs resamples whole drugs and is the one for a claim about other drugs.
 
 A list of gallery ids, best first, is scored by the same code: its places are its distances.
@@ -22,17 +23,17 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from cellsignal.competitions.ranking import average_precisions
 from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy, Figure, accuracy, clustered_interval
 from cellsignal.evaluation.multilabel import MACRO, multilabel_table
 from cellsignal.evaluation.retrieval import expected_ap
+from cellsignal.ties import expected_average_precision, random_order, unit_vectors
 
 Protocol = Literal["published", "strict"]
 NEW_DRUGS = "strict, new drugs"
 RANKS = (1, 5, 10)
-_DECIMALS = 10  # distances that agree so far are equal: rounding of a product of matrices is no order
+_TIE_SEED = 0  # of the orders of equal distances
 _COLUMNS = ("label", "compound", "library")
 
 
@@ -43,7 +44,7 @@ class ReId:
     Attributes:
         protocol: published, strict, or `NEW_DRUGS`.
         queries: one row a scored query: `query` (its row in the table of queries), label, compound, library, `length` (gallery tracks
-            that it ranks), `matches` among them, `first` (rank of the first match, from 1) and `average_precision`.
+            that it ranks), `matches` among them, `first` (rank of the first match, from 1; ties drawn) and `average_precision` (expected, of ties).
         skipped: queries without a match.
         mean_average_precision: with its interval over drugs (NaN where there is one drug).
         seed: of the intervals over drugs.
@@ -114,11 +115,10 @@ def cosine_distances(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
             raise InputError(f"{name}: needs one embedding a track, not an array of shape {x.shape}")
         if not np.isfinite(x).all():
             raise InputError(f"{name}: embedding {int(np.argmin(np.isfinite(x).all(axis=1)))} is not finite")
-        length = np.linalg.norm(x, axis=1, keepdims=True)
-        units.append(x / np.where(length == 0, 1, length))
+        units.append(unit_vectors(x))
     if units[0].shape[1] != units[1].shape[1]:
         raise InputError(f"query and gallery embeddings differ in width: {units[0].shape[1]} and {units[1].shape[1]}")
-    return np.clip(1 - units[0] @ units[1].T, 0, 2).round(_DECIMALS)
+    return np.clip(1 - units[0] @ units[1].T, 0, 2)
 
 
 def list_places(rankings: Sequence[Sequence[str]], query_ids: Sequence[str], gallery_ids: Sequence[str]) -> np.ndarray:
@@ -145,8 +145,8 @@ def list_places(rankings: Sequence[Sequence[str]], query_ids: Sequence[str], gal
 
 
 def nearest(distance: np.ndarray, k: int | None = None) -> np.ndarray:
-    """(Q, G) distances -> (Q, k) int, rows of the gallery, nearest first; None ranks them all. Equal distances keep the order of the gallery."""
-    return np.argsort(np.round(distance, _DECIMALS), axis=1, kind="stable")[:, :k]
+    """(Q, G) distances -> (Q, k) int, rows of the gallery, nearest first; None ranks them all. Equal distances stand in a random order."""
+    return random_order(distance, _TIE_SEED)[:, :k]
 
 
 def reid(distance: np.ndarray, query: pd.DataFrame, gallery: pd.DataFrame, protocol: Protocol = "published", seed: int = 0) -> ReId:
@@ -160,25 +160,27 @@ def reid(distance: np.ndarray, query: pd.DataFrame, gallery: pd.DataFrame, proto
     Raises:
         InputError: shapes that do not fit, an empty cell, a distance that is not a number, or no query with a match.
     """
-    distance = np.round(np.asarray(distance, np.float64), _DECIMALS)
+    distance = np.asarray(distance, np.float64)
     if distance.shape != (len(query), len(gallery)):
         raise InputError(f"distances {distance.shape} do not fit {len(query)} queries and {len(gallery)} gallery tracks")
     if np.isnan(distance).any():
         raise InputError(f"query {int(np.isnan(distance).any(axis=1).argmax())}: a distance is not a number")
     asked, held = (_columns(frame, name) for frame, name in ((query, "query"), (gallery, "gallery")))
-    rows, lists = [], []
+    order = random_order(distance, _TIE_SEED)
+    rows = []
     for at, (label, compound, library) in enumerate(zip(*asked, strict=True)):
         left_out = held[1] == compound
         if protocol == "published":
             left_out &= held[2] == library
         matched = (held[0] == label)[~left_out]
         if matched.any():
-            lists.append(matched[np.lexsort((matched, distance[at, ~left_out]))])  # where distances are equal, matches last
-            rows.append((at, label, compound, library, len(matched), int(matched.sum()), int(lists[-1].argmax()) + 1))
+            ranked = order[at][~left_out[order[at]]]
+            first = int((held[0][ranked] == label).argmax()) + 1
+            precision = expected_average_precision(distance[at, ~left_out], matched)
+            rows.append((at, label, compound, library, len(matched), int(matched.sum()), first, precision))
     if not rows:
         raise InputError(f"no query of {len(query)} has a match in the gallery under the {protocol} protocol")
-    found = pd.DataFrame(rows, columns=["query", *_COLUMNS, "length", "matches", "first"])
-    found["average_precision"] = average_precisions(lists)
+    found = pd.DataFrame(rows, columns=["query", *_COLUMNS, "length", "matches", "first", "average_precision"])
     interval = clustered_interval(found.average_precision, found.compound, seed)
     score = Figure(float(found.average_precision.mean()), *interval, len(found))
     return ReId(protocol, found, len(query) - len(found), score, seed)

@@ -1,18 +1,24 @@
 """Do profiles of one perturbation find each other? CPJUMP1's three tasks (Chandrasekaran et al., Nat Methods 21:1114, 2024), by copairs.
 
 A query ranks its positives and negatives by cosine; its average precision (AP) is averaged over the queries of a group (a treatment, a target): mAP.
+What profiles cannot tell apart (equal cosines, profiles of zeros) counts as a random order: AP is its mean over the orders of ties.
 - Replicates: wells of a treatment against the negative controls of their own plates.
 - Targets: median profiles of treatments that share a target against those that share none, within a modality.
 - Compound and gene: the same between two modalities.
 
 mAP alone says little: with many positives and few negatives a random order scores high too. So each figure stands beside the AP expected of a random order
-(exact, see `expected_ap`), and the share of groups whose mAP beats a permutation null with q < .05 (Benjamini-Hochberg), "fraction retrieved". Beside them
-stand two controls, since replicates often stand in one position of every plate: the same task with profiles that say nothing but the position
+(exact, see `expected_ap`), and the share of groups that beat a permutation null with q < .05 (Benjamini-Hochberg), "fraction retrieved". There are two such
+figures, which must not be set side by side (`Null.kind`): copairs' holds a group's mAP against the mean of random orders of all its queries at once;
+the published one gives each query a p value (random orders with a strictly greater AP) and takes the mean of -log10 p over the group's queries. On
+four real plates of CPJUMP1 they are 187/306 and 203/306 of the same AP. Beside them stand two controls, since replicates often stand in one position of every plate: the same task with profiles that say nothing but the position
 (`position_profiles`), and how often negative controls in one position retrieve each other (`controls_by_position`).
 """
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +29,9 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.evaluation.matching import treatment_profiles
 from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.ties import CHORD_TOLERANCE, chord, expected_average_precision, has_mixed_tie, unit_vectors
 
+NullKind = Literal["copairs", "published"]
 Task = Literal["replicates", "targets", "compound_gene"]
 TASKS: tuple[Task, ...] = ("replicates", "targets", "compound_gene")
 NULL_SIZE = 100_000
@@ -33,11 +41,20 @@ _WELL = r"^([A-Z]{1,2})(\d{1,2})$"
 
 @dataclass(frozen=True)
 class Null:
-    """The permutation null: how many random orders for each number of positives and negatives, from which seed; kept in `cache`, a folder, where given."""
+    """The permutation null.
+
+    Attributes:
+        size: random orders for each number of positives and negatives.
+        seed: of these orders.
+        cache: a folder in which they are kept; None keeps none.
+        kind: "copairs": p of a group is the share of means over random orders of its queries that exceed its mAP. "published" (Chandrasekaran et al.
+            2024): p of each query is the share of random orders of strictly greater AP, and a group's -log10 p the mean over its queries.
+    """
 
     size: int = NULL_SIZE
     seed: int = 0
     cache: Path | None = None
+    kind: NullKind = "copairs"
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,8 @@ class Retrieval:
             order), gain (the difference), p_value, q_value, retrieved.
         mean_average_precision, random, gain: means over the groups.
         retrieved: groups with q < .05, with Wilson's interval. Groups may share wells: the interval takes them as independent.
+        tied: queries with a positive and a negative at one distance, whose order counts as random.
+        queries: how many queries there are.
     """
 
     table: pd.DataFrame
@@ -56,6 +75,18 @@ class Retrieval:
     random: float
     gain: float
     retrieved: Accuracy
+    tied: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class _Query:
+    """Row `row` ranks the rows `positives` among the rows `negatives`; its AP counts for `group`."""
+
+    row: int
+    group: str
+    positives: np.ndarray
+    negatives: np.ndarray
 
 
 def replicate_retrieval(x: np.ndarray, wells: pd.DataFrame, null: Null = Null()) -> Retrieval:
@@ -66,7 +97,7 @@ def replicate_retrieval(x: np.ndarray, wells: pd.DataFrame, null: Null = Null())
         wells: W rows with experiment, plate, role and treatment. Negative controls are never a group; rows without treatment are left out.
 
     Raises:
-        InputError: no treatment has two wells, or a query's plate has no negative control (the plate is named), or a profile is zero or not finite.
+        InputError: no treatment has two wells, or a query's plate has no negative control (the plate is named), or a profile is not finite.
     """
     control = (wells.role == "negative_control").to_numpy()
     keep = control | wells.treatment.notna().to_numpy()
@@ -76,12 +107,15 @@ def replicate_retrieval(x: np.ndarray, wells: pd.DataFrame, null: Null = Null())
     if bare.any():
         row = wells.iloc[int(bare.argmax())]
         raise InputError(f"replicates: plate {row.plate} of experiment {row.experiment} has no negative control to rank against")
-    group = np.where(control, "", wells.treatment.astype(object))
-    # `own` is one number for all treatments and another for each control: treatments are no negatives of each other, nor controls positives
-    own = np.where(control, np.arange(len(wells)), -1)
-    meta = pd.DataFrame({"treated": group, "plate": plate, "own": own})
-    pairs = {"pos_sameby": ["treated", "own"], "pos_diffby": [], "neg_sameby": ["plate"], "neg_diffby": ["treated", "own"]}
-    return _retrieve("replicates", x, meta, "treated", pairs, null)
+    treatment = wells.treatment.to_numpy(object)
+    treated = np.flatnonzero(~control)
+    replicates = {name: treated[rows] for name, rows in wells[~control].groupby("treatment").indices.items()}
+    controls = {number: np.flatnonzero(control & (plate == number)) for number in np.unique(plate)}
+    queries = []
+    for row in treated:
+        positives = replicates[treatment[row]]
+        queries.append(_Query(row, treatment[row], positives[positives != row], controls[plate[row]]))
+    return _retrieve("replicates", x, queries, null)
 
 
 def controls_by_position(x: np.ndarray, wells: pd.DataFrame, null: Null = Null()) -> Retrieval:
@@ -96,9 +130,18 @@ def controls_by_position(x: np.ndarray, wells: pd.DataFrame, null: Null = Null()
     """
     control = (wells.role == "negative_control").to_numpy()
     wells = wells[control]
-    meta = pd.DataFrame({"position": wells.well.to_numpy(object), "plate": wells.groupby(["experiment", "plate"]).ngroup().to_numpy()})
-    pairs = {"pos_sameby": ["position"], "pos_diffby": ["plate"], "neg_sameby": ["plate"], "neg_diffby": ["position"]}
-    return _retrieve("controls by position", np.asarray(x)[control], meta, "position", pairs, null)
+    position = wells.well.to_numpy(object)
+    plate = wells.groupby(["experiment", "plate"]).ngroup().to_numpy()
+    queries = [
+        _Query(
+            row,
+            position[row],
+            np.flatnonzero((position == position[row]) & (plate != plate[row])),
+            np.flatnonzero((position != position[row]) & (plate == plate[row])),
+        )
+        for row in range(len(wells))
+    ]
+    return _retrieve("controls by position", np.asarray(x)[control], queries, null)
 
 
 def target_matching(x: np.ndarray, targets: Sequence[tuple[str, ...]], null: Null = Null()) -> Retrieval:
@@ -111,9 +154,7 @@ def target_matching(x: np.ndarray, targets: Sequence[tuple[str, ...]], null: Nul
     Raises:
         InputError: no two profiles share a target, or all do.
     """
-    meta = pd.DataFrame({"targets": [sorted(set(genes)) for genes in targets]})
-    pairs = {"pos_sameby": ["targets"], "pos_diffby": [], "neg_sameby": [], "neg_diffby": ["targets"]}
-    return _retrieve("targets", np.asarray(x), meta, "targets", pairs, null, multilabel=True)
+    return _retrieve("targets", np.asarray(x), _target_queries("targets", targets, None), null)
 
 
 def compound_gene_matching(
@@ -129,15 +170,11 @@ def compound_gene_matching(
     """
     if len(set(modality)) != 2:
         raise InputError(f"compound and gene: two modalities needed, got {', '.join(sorted(set(modality))) or 'none'}")
-    meta = pd.DataFrame({"targets": [sorted(set(genes)) for genes in targets], "modality": list(modality)})
-    pairs = {"pos_sameby": ["targets"], "pos_diffby": ["modality"], "neg_sameby": [], "neg_diffby": ["targets", "modality"]}
-    return _retrieve("compound and gene", np.asarray(x), meta, "targets", pairs, null, multilabel=True)
+    return _retrieve("compound and gene", np.asarray(x), _target_queries("compound and gene", targets, modality), null)
 
 
-def position_profiles(wells: pd.DataFrame, seed: int = 0) -> np.ndarray:
+def position_profiles(wells: pd.DataFrame) -> np.ndarray:
     """Profiles of nothing but the position: row and column of the plate, one-hot. (W, D) float32.
-
-    A thousandth of noise, drawn by well, breaks their many ties at random: copairs ranks tied positives first, which would flatter them.
 
     Raises:
         InputError: an address that is no plate position such as C07.
@@ -146,8 +183,7 @@ def position_profiles(wells: pd.DataFrame, seed: int = 0) -> np.ndarray:
     wrong = found.isna().any(axis=1)
     if wrong.any():
         raise InputError(f"position: well {wells.well[wrong].iloc[0]!r} is no address such as C07")
-    onehot = np.hstack([pd.get_dummies(column).to_numpy(np.float32) for column in (found[0], found[1].astype(int))])
-    return onehot + np.random.default_rng(seed).normal(scale=1e-3, size=onehot.shape).astype(np.float32)
+    return np.hstack([pd.get_dummies(column).to_numpy(np.float32) for column in (found[0], found[1].astype(int))])
 
 
 def expected_ap(positives: np.ndarray, total: np.ndarray) -> np.ndarray:
@@ -167,7 +203,7 @@ class Measured:
     Attributes:
         where: the values of the columns it was measured within, and the modality.
         task: "replicates", "targets" or "compound_gene".
-        profiles: "images"; "position only", the same task with `position_profiles`; or "controls by position".
+        profiles: what the profiles are of, as `measure` was told; "position only", the same task with `position_profiles`; or "controls by position".
         found: the figure, or why there is none.
     """
 
@@ -178,16 +214,18 @@ class Measured:
 
 
 def measure(
-    x: np.ndarray, wells: pd.DataFrame, tasks: Sequence[Task] = TASKS, null: Null = Null(), within: Sequence[str] = ("cell_type",), replicable: bool = True
+    x: np.ndarray, wells: pd.DataFrame, tasks: Sequence[Task] = TASKS, null: Null = Null(), within: Sequence[str] = ("cell_type",), replicable: bool = True,
+    label: str = "images",
 ) -> Iterator[Measured]:  # fmt: skip
     """The tasks, each with its position-only baseline, within each modality and each value of the columns `within`.
 
     Args:
         wells: W rows as in `replicate_retrieval`, with well_id, well, compound, targets and modality (None where unknown).
+        label: what the profiles are of, for the rows made from them.
         replicable: the other tasks take the treatments whose replicates were retrieved (q < .05), as published; for the baseline the same ones.
     """
     x = np.asarray(x)
-    kinds = {"images": x, "position only": position_profiles(wells)}
+    kinds = {label: x, "position only": position_profiles(wells)}
     for name, rows in wells.groupby(list(within), sort=True).indices.items():
         medians: dict[str | None, dict[str, tuple[np.ndarray, pd.DataFrame]]] = {}
         place = ", ".join(map(str, name if isinstance(name, tuple) else (name,)))  # pandas gives one column's name bare
@@ -200,7 +238,7 @@ def measure(
                 yield Measured(where, "replicates", "controls by position", _attempt(controls_by_position, x[here], part, null))
             kept = (part.role != "negative_control").to_numpy() & part.treatment.notna().to_numpy()
             if replicable:
-                table = found["images"].table if isinstance(found["images"], Retrieval) else None
+                table = found[label].table if isinstance(found[label], Retrieval) else None
                 kept &= part.treatment.isin([] if table is None else table.group[table.retrieved]).to_numpy()
             if kept.any():
                 medians[modality] = {kind: _consensus(values[here][kept], part[kept]) for kind, values in kinds.items()}
@@ -250,52 +288,114 @@ def _attempt(task: Callable[..., Retrieval], *arguments: Any) -> Retrieval | Inp
         return error
 
 
-def _retrieve(
-    task: str, x: np.ndarray, meta: pd.DataFrame, group: str, pairs: dict[str, list[str]], null: Null, multilabel: bool = False
-) -> Retrieval:
-    """AP of every query and mAP of every group, by copairs; quiet, and without its cache in the user's home."""
-    from copairs import map as copairs_map
-    from copairs.matching import UnpairedException
+def _target_queries(task: str, targets: Sequence[tuple[str, ...]], modality: Sequence[str] | None) -> list[_Query]:
+    """A query for each profile and target: those that share the target against those that share none; of the other modality alone where there are two."""
+    _check_negatives(task, targets, modality)
+    sets = [frozenset(genes) for genes in targets]
+    genes = sorted(set().union(*sets))
+    holds = np.array([[gene in one for gene in genes] for one in sets], bool).reshape(len(sets), len(genes))
+    queries = []
+    for row, mine in enumerate(sets):
+        compared = np.arange(len(sets)) != row if modality is None else np.array([kind != modality[row] for kind in modality])
+        negatives = np.flatnonzero(compared & ~holds[:, holds[row]].any(axis=1))
+        for number in np.flatnonzero(holds[row]):
+            queries.append(_Query(row, genes[number], np.flatnonzero(compared & holds[:, number]), negatives))
+    return queries
 
-    bad = ~np.isfinite(x).all(axis=1) | (np.abs(x).max(axis=1, initial=0) == 0)
+
+def _retrieve(task: str, x: np.ndarray, queries: Iterable[_Query], null: Null) -> Retrieval:
+    """AP of every query, and mAP, p and q of every group."""
+    bad = ~np.isfinite(x).all(axis=1)
     if bad.any():
-        raise InputError(f"{task}: profile {int(bad.argmax()) + 1} of {len(x)} is zero or not finite, so it has no direction")
-    options = {**pairs, "progress_bar": False, "batch_size": 20_000}
-    try:
-        if multilabel:
-            _check_negatives(task, meta)
-            scores = copairs_map.multilabel.average_precision(meta, x, multilabel_col=group, **options)
-        else:
-            scores = copairs_map.average_precision(meta, x, **options)
-    except UnpairedException as error:
-        raise InputError(f"{task}: {str(error).rstrip('.').lower()} among {len(x)} profiles") from None
-    scores = scores[(scores.n_pos_pairs > 0) & scores.average_precision.notna()].reset_index(drop=True)
-    scores = scores[scores.n_total_pairs > scores.n_pos_pairs].reset_index(drop=True)
-    if scores.empty:
+        raise InputError(f"{task}: profile {int(bad.argmax()) + 1} of {len(x)} is not finite")
+    queries = [query for query in queries if len(query.positives)]
+    if not queries:
+        raise InputError(f"{task}: unable to find positive pairs among {len(x)} profiles")
+    queries = [query for query in queries if len(query.negatives)]
+    if not queries:
         raise InputError(f"{task}: no profile has both positives and negatives among {len(x)}")
-    with tempfile.TemporaryDirectory() as folder:
+    unit = unit_vectors(x)
+    rows = []
+    for query in queries:
+        ranked = np.concatenate([query.positives, query.negatives])
+        positive = np.arange(len(ranked)) < len(query.positives)
+        distance = chord(unit[ranked] @ unit[query.row])
+        precision = expected_average_precision(distance, positive, CHORD_TOLERANCE)
+        tied = has_mixed_tie(distance, positive, CHORD_TOLERANCE)
+        rows.append((query.group, precision, len(query.positives), len(ranked), tied))
+    columns = ["group", "average_precision", "n_pos_pairs", "n_total_pairs", "tied"]
+    scores = pd.DataFrame(rows, columns=columns)
+    return _result(scores, _published(scores, null) if null.kind == "published" else _by_copairs(scores, null))
+
+
+def _by_copairs(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
+    """mAP, p and q by group, by copairs; quiet, and without its cache in the user's home."""
+    from copairs import map as copairs_map
+
+    scores = scores.assign(normalized_average_precision=np.nan)  # a column of copairs' that nothing here reads
+    with _quiet_copairs(), _null_folder(null) as folder:
         found = copairs_map.mean_average_precision(
-            scores, [group], null.size, THRESHOLD, null.seed, progress_bar=False, max_workers=1, cache_dir=null.cache or folder
+            scores, ["group"], null.size, THRESHOLD, null.seed, progress_bar=False, max_workers=1, cache_dir=folder
         )
-    return _result(scores, found, group)
+    found = found.rename(columns={"corrected_p_value": "q_value"})
+    return found.set_index("group")[["mean_average_precision", "p_value", "q_value"]]
 
 
-def _check_negatives(task: str, meta: pd.DataFrame) -> None:
-    """copairs' multilabel form takes for granted that each query has a negative. Genes of one label set may lack them in a small library."""
-    sets = [frozenset(genes) for genes in meta.targets]
-    kinds = list(meta.modality) if "modality" in meta else None
+def _published(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
+    """mAP, p and q by group, as published; see `Null`."""
+    from copairs.compute import get_null_dists
+    from scipy.stats import false_discovery_control
+
+    pairs = ["n_pos_pairs", "n_total_pairs"]
+    surprise = np.empty(len(scores))
+    with _quiet_copairs(), _null_folder(null) as folder:
+        for kind, rows in scores.groupby(pairs).indices.items():
+            random = np.sort(get_null_dists(np.array([kind]), null.size, null.seed, folder, progress_bar=False)[0])
+            precision = scores.average_precision.to_numpy()[rows]
+            # random precisions are float32: what exceeds by rounding alone is not greater
+            greater = null.size - np.searchsorted(random, precision + 1e-6, side="right")
+            surprise[rows] = -np.log10((greater + 1) / (null.size + 1))
+    means = scores.assign(surprise=surprise).groupby("group")[["average_precision", "surprise"]].mean()
+    p_value = np.power(10.0, -means.surprise)
+    table = pd.DataFrame({"mean_average_precision": means.average_precision, "p_value": p_value})
+    return table.assign(q_value=false_discovery_control(p_value))
+
+
+@contextlib.contextmanager
+def _null_folder(null: Null) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        yield null.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+@contextlib.contextmanager
+def _quiet_copairs() -> Iterator[None]:
+    """copairs logs a line for each of its steps and warns of means of nothing; neither says anything of the data."""
+    logger = logging.getLogger("copairs")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_negatives(task: str, targets: Sequence[tuple[str, ...]], modality: Sequence[str] | None) -> None:
+    """Refuse a query that shares a target with every other profile: genes of one label set may lack negatives in a small library."""
+    sets = [frozenset(genes) for genes in targets]
     for a, mine in enumerate(sets):
-        others = [b for b in range(len(sets)) if b != a and (kinds is None or kinds[a] != kinds[b])]
-        if any(mine & sets[b] for b in others) and all(mine & sets[b] for b in others):
+        others = [b for b in range(len(sets)) if b != a and (modality is None or modality[a] != modality[b])]
+        if others and all(mine & sets[b] for b in others):
             raise InputError(f"{task}: every profile shares a target with profile {a + 1} ({', '.join(sorted(mine))}); there is nothing to rank it against")
 
 
-def _result(scores: pd.DataFrame, found: pd.DataFrame, group: str) -> Retrieval:
+def _result(scores: pd.DataFrame, found: pd.DataFrame) -> Retrieval:
     scores = scores.assign(random=expected_ap(scores.n_pos_pairs, scores.n_total_pairs), negatives=scores.n_total_pairs - scores.n_pos_pairs)
-    means = scores.groupby(group).agg(queries=("random", "size"), positives=("n_pos_pairs", "mean"), negatives=("negatives", "mean"), random=("random", "mean"))
-    table = means.join(found.set_index(group)[["mean_average_precision", "p_value", "corrected_p_value"]]).sort_index()
-    table = table.rename(columns={"corrected_p_value": "q_value"}).rename_axis("group").reset_index()
+    means = scores.groupby("group").agg(queries=("random", "size"), positives=("n_pos_pairs", "mean"), negatives=("negatives", "mean"), random=("random", "mean"))
+    table = means.join(found).sort_index().rename_axis("group").reset_index()
     table["gain"] = table.mean_average_precision - table.random
     table["retrieved"] = table.q_value < THRESHOLD
     mean, random = float(table.mean_average_precision.mean()), float(table.random.mean())
-    return Retrieval(table, mean, random, mean - random, Accuracy.of(int(table.retrieved.sum()), len(table)))
+    retrieved = Accuracy.of(int(table.retrieved.sum()), len(table))
+    return Retrieval(table, mean, random, mean - random, retrieved, int(scores.tied.sum()), len(scores))

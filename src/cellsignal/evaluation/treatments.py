@@ -11,6 +11,7 @@ import pandas as pd
 
 from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.ties import draw_one, tied_best
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class TreatmentPredictions:
     """One prediction a treatment.
 
     Attributes:
-        table: one row a treatment, sorted by name: treatment, compound, label, predicted (class numbers), right, wells and images (how many spoke).
+        table: one row a treatment, sorted by name: treatment, compound, label, predicted (class numbers), tied (classes of the largest median),
+            right, wells and images (how many spoke).
         accuracy: right treatments, with Wilson's interval.
         cluster_low, cluster_high: 95 % interval from a bootstrap over compounds.
     """
@@ -37,7 +39,7 @@ def predict_treatments(probabilities: np.ndarray, samples: pd.DataFrame) -> Trea
         samples: N rows with the columns well_id, treatment, compound and label (int).
 
     Returns:
-        The class with the largest median; of equally large ones the first.
+        The class with the largest median; of equally large ones one is drawn, with a seed, and `table.tied` says of how many.
 
     Raises:
         InputError: nothing to count, a row without a treatment or label, a number that is not finite, or a treatment with two labels or compounds.
@@ -62,7 +64,8 @@ def predict_treatments(probabilities: np.ndarray, samples: pd.DataFrame) -> Trea
     )
     table = facts.loc[found.index].rename_axis("treatment").reset_index()
     table["label"] = table.label.astype(int)
-    table["predicted"] = found.to_numpy().argmax(axis=1)
+    largest = tied_best(found.to_numpy())
+    table["predicted"], table["tied"] = draw_one(largest), largest.sum(axis=1)
     table["right"] = table.predicted == table.label
     low, high = clustered_interval(table.right, table["compound"].fillna(table.treatment), seed=0)
     return TreatmentPredictions(table, Accuracy.of(int(table.right.sum()), len(table)), low, high)

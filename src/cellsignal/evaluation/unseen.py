@@ -2,7 +2,8 @@
 
 A mechanism is named for every compound, also for one without effect or with a mechanism that the gallery has not: the distance, the margin over the second
 mechanism and the votes say how much it is worth. The tracks of a compound share wells and a day, so their votes are no independent trials and get no interval;
-where the truth of compounds is known, compounds are counted.
+where the truth of compounds is known, compounds are counted. Equal distances and equal votes are drawn among with a seed: a space that tells no track
+from another names mechanisms at random.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.ties import draw_one, random_order, tied_best
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Unseen:
             `nearest_compound` (the gallery track of rank 1 and its drug), `second_moa` and `margin` (the nearest other mechanism, and how
             much farther its nearest track is; None and NaN where there is no other).
         compounds: one row a compound, sorted by name: compound, tracks, moa_id, moa (the majority of its tracks; of equal votes the one at
-            the smaller mean distance), `votes`, `mean_distance` (of rank 1, over all tracks), `margin` (how much farther, on the mean over
+            the smaller mean distance, and where that is equal, too, one is drawn), `votes`, `mean_distance` (of rank 1, over all tracks), `margin` (how much farther, on the mean over
             its tracks, the nearest track of any other mechanism is than that of `moa`: below 0 where votes and distances disagree, NaN
             where there is no other), and `moa_id_by_distance`, `moa_by_distance`, `distance_to_moa`: the mechanism whose nearest gallery
             tracks are nearest on the mean over the compound's tracks, and that mean.
@@ -60,9 +62,11 @@ def predict_unseen(distance: np.ndarray, unseen: pd.DataFrame, gallery: pd.DataF
     label = gallery.label.to_numpy(int)
     present = np.unique(label)
     to_class = np.stack([distance[:, label == one].min(axis=1) for one in present], axis=1)  # (N, mechanisms of the gallery)
-    order = np.argsort(to_class, axis=1, kind="stable")
-    rows, best = np.arange(len(unseen)), order[:, 0]
-    first = np.where(label == present[best][:, None], distance, np.inf).argmin(axis=1)
+    rows, first = np.arange(len(unseen)), draw_one(tied_best(-distance))
+    best = np.searchsorted(present, label[first])
+    others = to_class.copy()
+    others[rows, best] = np.inf
+    second = random_order(others)[:, 0]
     tracks = pd.DataFrame(
         {
             "sample_id": unseen.sample_id.to_numpy(object), "compound": unseen.compound.to_numpy(object),
@@ -72,19 +76,20 @@ def predict_unseen(distance: np.ndarray, unseen: pd.DataFrame, gallery: pd.DataF
         }
     )  # fmt: skip
     if len(present) > 1:
-        tracks["second_moa"] = [names[one] for one in present[order[:, 1]]]
-        tracks["margin"] = to_class[rows, order[:, 1]] - to_class[rows, best]
+        tracks["second_moa"] = [names[one] for one in present[second]]
+        tracks["margin"] = to_class[rows, second] - to_class[rows, best]
     return Unseen(tracks, _by_compound(tracks, to_class, present, names))
 
 
 def _by_compound(tracks: pd.DataFrame, to_class: np.ndarray, present: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
     """`Unseen.compounds`. `to_class` is the (N, M) distance of each track to each mechanism of `present` (M,)."""
     found = []
-    for compound, places in tracks.groupby("compound", sort=True).indices.items():
+    for number, (compound, places) in enumerate(tracks.groupby("compound", sort=True).indices.items()):
         own, mean = tracks.moa_id.to_numpy()[places], to_class[places].mean(axis=0)
         votes = (own[:, None] == present).sum(axis=0)
-        most = int(np.lexsort((mean, -votes))[0])
-        near = int(mean.argmin())
+        elected = tied_best(np.where(votes == votes.max(), -mean, -np.inf)[None])
+        most = int(draw_one(elected, seed=number)[0])
+        near = int(draw_one(tied_best(-mean[None]), seed=number)[0])
         found.append(
             {
                 "compound": compound, "tracks": len(places), "moa_id": present[most], "moa": names[present[most]], "votes": votes[most],

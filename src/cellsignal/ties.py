@@ -1,0 +1,106 @@
+"""Rank what may be tied: items that cannot be told apart score as a random order of them would.
+
+Distances that are equal but for rounding are one tie. Where a figure is a mean over orders, its expected value is
+taken; where one order has to be given (a list, a neighbour, a class), it is drawn with a seed. The order of a table,
+which is often that of the labels, never decides.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+TOLERANCE = 1e-9  # distances that differ by less are equal
+CHORD_TOLERANCE = 2e-7  # of unit vectors that were float32: rounding moves their ends by as much
+
+
+def unit_vectors(x: np.ndarray) -> np.ndarray:
+    """Scale the rows of (N, D) to length one, float64; a row of zeros stays zero."""
+    x = np.asarray(x, np.float64)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length == 0, 1, length)
+
+
+def chord(cosine: np.ndarray) -> np.ndarray:
+    """The distance of the ends of two unit vectors, from their cosine: ascending where the cosine descends.
+
+    Ties are looked for in this and not in the cosine, whose resolution is poor where vectors are nearly parallel.
+    """
+    return np.sqrt(np.maximum(2 - 2 * np.asarray(cosine, np.float64), 0))
+
+
+def random_order(distance: np.ndarray, seed: int = 0, tolerance: float = TOLERANCE) -> np.ndarray:
+    """Order each row of (Q, G) distances, least first and ties at random: (Q, G) int, columns of the row."""
+    order, group = _tie_groups(np.atleast_2d(np.asarray(distance, np.float64)), tolerance)
+    key = group + np.random.default_rng(seed).random(group.shape)
+    return np.take_along_axis(order, np.argsort(key, axis=1), axis=1)
+
+
+def expected_average_precision(distance: np.ndarray, match: np.ndarray, tolerance: float = TOLERANCE) -> float:
+    """Average precision of one ranking, the mean over all orders of its ties (McSherry & Najork, ECIR 2008).
+
+    Args:
+        distance: (G,), less is nearer.
+        match: (G,) bool.
+
+    Returns:
+        NaN where nothing matches.
+    """
+    match = np.asarray(match, bool)
+    if not match.any():
+        return float("nan")
+    order, group = _tie_groups(np.asarray(distance, np.float64)[None], tolerance)
+    relevant, group = match[order[0]], group[0]
+    size = np.bincount(group)
+    start = np.concatenate([[0], np.cumsum(size)[:-1]])
+    inside = np.bincount(group, weights=relevant)
+    before = np.concatenate([[0], np.cumsum(inside)[:-1]])
+    place = np.arange(1, len(group) + 1)
+    others = (place - start[group] - 1) * (inside[group] - 1) / np.maximum(size[group] - 1, 1)
+    precision = (before[group] + 1 + others) / place
+    return float((inside[group] / size[group] * precision).sum() / match.sum())
+
+
+def has_mixed_tie(distance: np.ndarray, match: np.ndarray, tolerance: float = TOLERANCE) -> bool:
+    """Whether a match and another item of one ranking are tied, so that their order says nothing."""
+    order, group = _tie_groups(np.asarray(distance, np.float64)[None], tolerance)
+    inside = np.bincount(group[0], weights=np.asarray(match, bool)[order[0]])
+    return bool(((inside > 0) & (inside < np.bincount(group[0]))).any())
+
+
+def tied_best(score: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
+    """Mark in each row of (Q, G) all columns whose score is the largest: (Q, G) bool; -inf is never marked."""
+    score = np.asarray(score, np.float64)
+    best = score.max(axis=1, keepdims=True)
+    return np.isfinite(score) & (score >= best - tolerance)
+
+
+def draw_one(allowed: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Draw one of the marked columns of each row of (Q, G) bool: (Q,) int; 0 where none is marked."""
+    allowed = np.asarray(allowed, bool)
+    return np.where(allowed, np.random.default_rng(seed).random(allowed.shape), -1.0).argmax(axis=1)
+
+
+def count_duplicates(x: np.ndarray) -> int:
+    """How many rows of (N, D) equal another row."""
+    rows = [row.tobytes() for row in np.ascontiguousarray(x) + 0.0]  # + 0.0: -0.0 is 0.0
+    counts: dict[bytes, int] = {}
+    for row in rows:
+        counts[row] = counts.get(row, 0) + 1
+    return sum(count for count in counts.values() if count > 1)
+
+
+def listed(names: Iterable[object], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    names = [str(name) for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _tie_groups(distance: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """(Q, G) order, least first, and the number of the tie that stands at each place of it, from 0."""
+    order = np.argsort(distance, axis=1, kind="stable")
+    ascending = np.take_along_axis(distance, order, axis=1)
+    group = np.zeros(distance.shape, np.int64)
+    with np.errstate(invalid="ignore"):  # inf - inf: a tie
+        group[:, 1:] = np.cumsum(np.diff(ascending, axis=1) > tolerance, axis=1)
+    return order, group
