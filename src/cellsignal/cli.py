@@ -171,9 +171,32 @@ STEPS = ("standardize", "mad_robustize", "feature_select", "spherize", "tvn")
 def _profiles(parser: argparse.ArgumentParser, steps: list[str]) -> None:
     config_arguments(parser)
     parser.add_argument(
-        "--source", default="plain", metavar="FILE", help="embeddings .npz, or a .csv or .parquet of well profiles (default: plain image features)"
+        "--source",
+        nargs="+",
+        default=["plain"],
+        metavar="FILE",
+        help="embeddings .npz, or .csv, .tsv or .parquet tables of well profiles (default: plain image features)",
     )
-    parser.add_argument("--normalise", nargs="*", choices=STEPS, default=steps, help=f"in this order (default {' '.join(steps)})")
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        default=[],
+        metavar="PREFIX",
+        help="columns of a table that are features: prefixes, or a file of names (default: Cells_ Cytoplasm_ Nuclei_)",
+    )
+    parser.add_argument(
+        "--unmatched",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="rows of a table whose wells the data set may lack (default .05)",
+    )
+    parser.add_argument(
+        "--normalise",
+        nargs="*",
+        choices=STEPS,
+        help=f"in this order, or none (default {' '.join(steps)}; nothing for tables that say they are normalised)",
+    )
     parser.add_argument("--by", choices=["plate", "experiment"], default="plate", help="the unit that is normalised")
     parser.add_argument("--reference", choices=["negative_controls", "controls", "all"], default="negative_controls")
 
@@ -185,6 +208,12 @@ def _match(parser: argparse.ArgumentParser) -> None:
 def _retrieve(parser: argparse.ArgumentParser) -> None:
     _profiles(parser, ["mad_robustize", "feature_select", "spherize"])
     parser.add_argument("--tasks", nargs="+", choices=["replicates", "targets", "compound_gene"], help="default: what the data set allows")
+    parser.add_argument(
+        "--null",
+        choices=["copairs", "published"],
+        default="copairs",
+        help="published: as Chandrasekaran et al. 2024 count the fraction retrieved (default copairs')",
+    )
     parser.add_argument("--null-size", type=int, default=100_000, help="permutations behind a p value")
     parser.add_argument("--within", nargs="*", default=["cell_type"], help="columns; what differs in them is measured apart")
     parser.add_argument("--all-treatments", action="store_true", help="match all, not those alone whose replicates were retrieved")

@@ -5,10 +5,9 @@ of well profiles with Metadata_Plate and Metadata_Well (CellProfiler, pycytomine
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -18,48 +17,45 @@ from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.errors import InputError
 from cellsignal.evaluation.matching import match_text, not_same_compound, not_same_compound_or_batch
-from cellsignal.evaluation.profiles import Reference, Unit, average, sphere, tvn
-from cellsignal.evaluation.retrieval import NULL_SIZE, TASKS, Null, Task, measure
+from cellsignal.evaluation.profiles import Reference, Unit, average
+from cellsignal.evaluation.retrieval import NULL_SIZE, TASKS, Null, NullKind, Retrieval, Task, measure
 from cellsignal.evaluation.treatments import predict_treatments, treatments_text
 from cellsignal.files import write_csv
+from cellsignal.profile_steps import Profiles, Step, choose_steps, looks_normalised, normalise_profiles, steps_text
+from cellsignal.profile_tables import UNMATCHED, read_profiles
+from cellsignal.ties import count_duplicates, listed
 
-Step = Literal["standardize", "mad_robustize", "feature_select", "spherize", "tvn"]
 COLUMNS = ["well_id", "experiment", "plate", "well", "role", "compound", "treatment", "cell_type"]
-SELECTION = ["variance_threshold", "correlation_threshold", "drop_outliers", "blocklist"]
+MATCH_STEPS: tuple[Step, ...] = ("tvn",)
+RETRIEVE_STEPS: tuple[Step, ...] = ("mad_robustize", "feature_select", "spherize")
+Source = Path | str | Sequence[Path | str]
+__all__ = ["Profiles", "load_profiles", "match_table", "normalise_profiles", "retrieval_table", "treatment_table"]
 
 
-@dataclass(frozen=True)
-class Profiles:
-    """Well profiles.
+def load_profiles(
+    config: Config, source: Source = "plain", features: Sequence[str] = (), unmatched: float = UNMATCHED
+) -> Profiles:
+    """Load well profiles of the config's data set.
 
-    Attributes:
-        x: (W, D) float32, finite.
-        wells: W rows with `COLUMNS`, and moa, targets (tuple of gene symbols) and modality, None where unknown.
-        features: D names.
-        trained: treatments whose wells trained the network that made the profiles; None where no network was trained.
-        notes: what a reader of a figure made from them must know.
-    """
-
-    x: np.ndarray
-    wells: pd.DataFrame
-    features: tuple[str, ...]
-    trained: frozenset[str] | None = None
-    notes: tuple[str, ...] = ()
-
-
-def load_profiles(config: Config, source: Path | str = "plain") -> Profiles:
-    """Well profiles of the config's data set: `plain`, an embeddings .npz, or a .csv, .csv.gz or .parquet of well profiles.
+    Args:
+        source: `plain`, an embeddings .npz, or one or several tables of well profiles (.csv, .csv.gz, .tsv, .parquet).
+        features: Of tables: see `profile_tables.read_profiles`.
+        unmatched: Of tables: largest share of rows of wells that the data set has not.
 
     Raises:
         InputError: no such source, or it does not fit the data set.
     """
     competition, root = get_competition(config.competition), config.data.root
-    if str(source) == "plain":
+    sources = _sources(source)
+    if sources == ["plain"]:
         found = _plain(config)
-    elif Path(source).suffix == ".npz":
-        found = _embedded(Path(source), competition.samples(root))
+    elif any(Path(name).suffix == ".npz" for name in sources):
+        if len(sources) > 1:
+            raise InputError(f"{sources[0]}: an embeddings file is a source of its own; give one")
+        found = _embedded(Path(sources[0]), competition.samples(root))
     else:
-        found = _tabulated(Path(source), competition.samples(root))
+        wells_of = getattr(competition, "profile_wells", lambda root: competition.samples(root).drop_duplicates("well_id"))
+        found = _tabulated([Path(name) for name in sources], wells_of(root), features, unmatched)
     known = competition.treatments(root)
     facts = pd.DataFrame(columns=["treatment"]) if known is None else known[known.role != "negative_control"]
     if facts.treatment.duplicated().any():
@@ -67,6 +63,10 @@ def load_profiles(config: Config, source: Path | str = "plain") -> Profiles:
     facts = facts.reindex(columns=["treatment", "moa", "targets", "modality"]).astype(object)
     wells = found.wells[COLUMNS].merge(facts, on="treatment", how="left", validate="many_to_one")
     return replace(found, wells=wells.astype(object).where(wells.notna(), None))
+
+
+def _sources(source: Source) -> list[str]:
+    return [str(source)] if isinstance(source, Path | str) else [str(name) for name in source]
 
 
 def _plain(config: Config) -> Profiles:
@@ -95,107 +95,40 @@ def _embedded(path: Path, samples: pd.DataFrame) -> Profiles:
     asked = set(rows.treatment[(rows.role != "negative_control").to_numpy()].dropna())
     fold = "all labelled treatments" if found.about.get("fold") is None else f"fold {found.about['fold']}"
     note = f"{path.name}: the network was trained ({fold}) on wells and labels of {len(trained & asked)} of the {len(asked)} treatments, which flatters them"
-    return Profiles(x, wells, tuple(f"embedding{number}" for number in range(x.shape[1])), trained, (note,))
+    return Profiles(x, wells, tuple(f"embedding{number}" for number in range(x.shape[1])), trained, (note,), "embeddings")
 
 
-def _tabulated(path: Path, samples: pd.DataFrame) -> Profiles:
-    try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
-    except ImportError:
-        raise InputError(f"{path}: reading parquet needs pyarrow (pip install pyarrow); a .csv does not") from None
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's errors of damage are ValueErrors
-        raise InputError(f"{path}: not a readable table ({str(error).splitlines()[0][:100]})") from None
-    for column in ("Metadata_Plate", "Metadata_Well"):
-        if column not in table:
-            raise InputError(f"{path}: no column {column!r}, which says where a profile is from")
-    wells = samples.drop_duplicates("well_id")
-    keys = wells.plate.astype(str) + " " + wells.well.astype(str).str.upper()
-    if keys.duplicated().any():
-        raise InputError(f"{path}: plate and well {keys[keys.duplicated()].iloc[0]!r} occur in several experiments of the data set")
-    place = pd.Index(keys).get_indexer(table.Metadata_Plate.astype(str) + " " + table.Metadata_Well.astype(str).str.upper())
-    if (place < 0).all():
-        raise InputError(f"{path}: none of its plates and wells is in the data set, first {table.Metadata_Plate.iloc[0] if len(table) else 'none'!r}")
-    numbers = table.loc[place >= 0, [name for name in table if not name.startswith("Metadata_")]].select_dtypes("number")
-    whole = np.isfinite(numbers).all() & (numbers.abs() < np.finfo(np.float32).max).all()
-    if not whole.any():
-        raise InputError(f"{path}: no column of finite numbers beside Metadata_*")
-    x, wells = average(numbers.loc[:, whole].to_numpy(), wells.iloc[place[place >= 0]].reset_index(drop=True), ["well_id"])
-    note = f"{path.name}: {int((place < 0).sum())} rows of wells that the data set has not, {int((~whole).sum())} features with missing values left out"
-    return Profiles(x, wells, tuple(numbers.columns[whole]), notes=(note,))
-
-
-def normalise_profiles(
-    profiles: Profiles, steps: Sequence[Step], by: Unit = "plate", reference: Reference = "negative_controls"
-) -> Profiles:
-    """Apply the steps in their order; labels are never looked at, roles are.
-
-    Args:
-        steps: `standardize`, `mad_robustize`: pycytominer's, by plate or experiment, on its reference wells; features that become larger than 1e6 (their
-            reference wells do not vary) are dropped. `feature_select`: pycytominer's `SELECTION`. `spherize`: `profiles.sphere` on all reference wells.
-            `tvn`: `profiles.tvn`.
-
-    Raises:
-        InputError: an unknown step, a unit with too few reference wells (named), or no feature is left.
-    """
-    for step in steps:
-        if step in ("standardize", "mad_robustize"):
-            profiles = _by_unit(profiles, step, by, reference)
-        elif step == "feature_select":
-            profiles = _selected(profiles)
-        elif step == "spherize":
-            profiles = replace(profiles, x=sphere(profiles.x, profiles.wells, reference))
-        elif step == "tvn":
-            x = tvn(profiles.x, profiles.wells, by, reference)
-            profiles = replace(profiles, x=x, features=tuple(f"tvn{number}" for number in range(x.shape[1])))
-        else:
-            raise InputError(f"normalise: {step!r} is none of standardize, mad_robustize, feature_select, spherize, tvn")
-        if not profiles.x.shape[1]:
-            raise InputError(f"normalise: {step} leaves no feature")
-    return profiles
-
-
-def _by_unit(profiles: Profiles, method: str, by: Unit, reference: Reference) -> Profiles:
-    from pycytominer import normalize
-
-    features, wells = list(profiles.features), profiles.wells
-    frame = pd.DataFrame(profiles.x.astype(np.float64), columns=features).assign(Metadata_role=wells.role.to_numpy())
-    query = {"negative_controls": "Metadata_role == 'negative_control'", "controls": "Metadata_role != 'treatment'", "all": "all"}[reference]
-    out = np.empty(profiles.x.shape)
-    for name, rows in wells.groupby(["experiment", "plate"] if by == "plate" else ["experiment"], sort=True).indices.items():
-        part = frame.iloc[rows]
-        count = len(part) if reference == "all" else len(part.query(query))
-        if count < 2:
-            unit = f"{by} {' '.join(map(str, name if isinstance(name, tuple) else (name,)))}"
-            raise InputError(f"{method}: {unit} has {count} wells of the reference {reference!r}, at least 2 needed; choose another reference")
-        done = normalize(part, features=features, meta_features=["Metadata_role"], samples=query, method=method)
-        out[rows] = done[features].to_numpy()
-    fine = (np.isfinite(out) & (np.abs(out) < 1e6)).all(axis=0)
-    return _columns(profiles, out, fine, f"{method}: {int((~fine).sum())} features left out, whose reference wells do not vary")
-
-
-def _selected(profiles: Profiles) -> Profiles:
-    from pycytominer import feature_select
-
-    frame = pd.DataFrame(profiles.x.astype(np.float64), columns=list(profiles.features))
-    kept = feature_select(frame, features=list(profiles.features), operation=SELECTION).columns
-    return _columns(profiles, profiles.x, np.isin(profiles.features, kept), f"feature_select: {len(kept)} of {len(profiles.features)} features kept")
-
-
-def _columns(profiles: Profiles, x: np.ndarray, keep: np.ndarray, note: str) -> Profiles:
-    names = tuple(name for name, kept in zip(profiles.features, keep, strict=True) if kept)
-    notes = profiles.notes if keep.all() else (*profiles.notes, note)
-    return replace(profiles, x=np.ascontiguousarray(x[:, keep], np.float32), features=names, notes=notes)
+def _tabulated(paths: Sequence[Path], wells: pd.DataFrame, features: Sequence[str], unmatched: float) -> Profiles:
+    read = read_profiles(paths, wells, features, unmatched)
+    named = f"a file's name says {read.named_normalised!r}" if read.named_normalised else ""
+    seen = looks_normalised(read.x, read.wells)
+    if named and not seen:
+        named += ", though its values do not look it"
+    label = "cellprofiler" if read.compartments else paths[0].name
+    return Profiles(read.x, read.wells, read.features, None, read.notes, label, named or seen)
 
 
 def match_table(
-    config: Config, source: Path | str = "plain", normalise: Sequence[Step] = ("tvn",), by: Unit = "plate", reference: Reference = "negative_controls"
+    config: Config,
+    source: Source = "plain",
+    normalise: Sequence[Step] | None = None,
+    by: Unit = "plate",
+    reference: Reference = "negative_controls",
+    *,
+    features: Sequence[str] = (),
+    unmatched: float = UNMATCHED,
 ) -> str:
     """NSC and NSCB of a data set's treatments, for a terminal; those that trained no network also by themselves.
+
+    Args:
+        normalise: None is `MATCH_STEPS`, or no step for profiles that say they are normalised.
 
     Raises:
         InputError: the data set names no mechanisms, or see `load_profiles` and `normalise_profiles`.
     """
-    profiles = normalise_profiles(load_profiles(config, source), normalise, by, reference)
+    loaded = load_profiles(config, source, features, unmatched)
+    steps = choose_steps(loaded, normalise, MATCH_STEPS)
+    profiles = normalise_profiles(loaded, steps, by, reference)
     rows, notes = [not_same_compound(profiles.x, profiles.wells)], []
     try:
         rows.append(not_same_compound_or_batch(profiles.x, profiles.wells))
@@ -204,45 +137,87 @@ def match_table(
     for one in list(rows) if profiles.trained else []:
         unseen = [name for name in one.table.treatment if name not in profiles.trained]
         rows += [one.of(unseen, f"{one.protocol}, not trained on")] if unseen else []
-    return "\n".join([*_head(config, profiles, source, normalise), *notes, "", match_text(rows)])
+    done = steps_text(loaded, steps, normalise is not None, by, reference)
+    return "\n".join([*_head(config, profiles, source, done), *notes, "", match_text(rows)])
 
 
 def retrieval_table(
-    config: Config, source: Path | str = "plain", tasks: Sequence[Task] | None = None,
-    normalise: Sequence[Step] = ("mad_robustize", "feature_select", "spherize"), by: Unit = "plate", reference: Reference = "negative_controls",
-    null_size: int = NULL_SIZE, seed: int = 0, within: Sequence[str] = ("cell_type",), replicable: bool = True, out: Path | None = None,
-) -> str:  # fmt: skip
+    config: Config,
+    source: Source = "plain",
+    tasks: Sequence[Task] | None = None,
+    normalise: Sequence[Step] | None = None,
+    by: Unit = "plate",
+    reference: Reference = "negative_controls",
+    null_size: int = NULL_SIZE,
+    seed: int = 0,
+    within: Sequence[str] = ("cell_type",),
+    replicable: bool = True,
+    out: Path | None = None,
+    *,
+    null: NullKind = "copairs",
+    features: Sequence[str] = (),
+    unmatched: float = UNMATCHED,
+) -> str:
     """Replicates, targets, compound and gene, each with its position-only baseline, for a terminal.
 
     Args:
         tasks: None measures what the data set allows, and says what it does not.
+        normalise: None is `RETRIEVE_STEPS`, or no step for profiles that say they are normalised.
         within: columns of the wells; what differs in them (cell lines, time points) is measured apart.
         replicable: targets and genes are matched among treatments whose replicates were retrieved, as published.
         out: a CSV of every group of every row.
+        null: see `evaluation.retrieval.Null`.
 
     Raises:
         InputError: a task asked for cannot be measured, or see `load_profiles` and `normalise_profiles`.
     """
     from cellsignal.evaluation.ladder import aligned
 
-    profiles = normalise_profiles(load_profiles(config, source), normalise, by, reference)
-    lines, tables, notes = [("where", "task", "profiles", "groups", "mAP", "random", "gain", "retrieved, q < .05", "95 % interval")], [], []
+    loaded = load_profiles(config, source, features, unmatched)
+    steps = choose_steps(loaded, normalise, RETRIEVE_STEPS)
+    profiles = normalise_profiles(loaded, steps, by, reference)
+    lines = [("where", "task", "profiles", "groups", "mAP", "random", "gain", "retrieved, q < .05", "of groups", "95 % interval")]
+    tables, notes = [], []
     with TemporaryDirectory() as cache:
-        for one in measure(profiles.x, profiles.wells, tasks or TASKS, Null(null_size, seed, Path(cache)), within, replicable):
+        drawn = Null(null_size, seed, Path(cache), null)
+        for one in measure(profiles.x, profiles.wells, tasks or TASKS, drawn, within, replicable, profiles.label):
             found = one.found
             if isinstance(found, InputError):
-                if tasks is not None and one.profiles == "images":
+                if tasks is not None and one.profiles == profiles.label:
                     raise found
                 notes.append(f"{one.where}, {one.task}, {one.profiles}: not measured: {found}")
                 continue
-            a = found.retrieved
-            lines.append((one.where, one.task, one.profiles, f"{a.total}", f"{found.mean_average_precision:.3f}", f"{found.random:.3f}", f"{found.gain:+.3f}",
-                          f"{a.value:.3f}", f"{a.low:.3f} .. {a.high:.3f}"))  # fmt: skip
+            lines.append((one.where, one.task, one.profiles, *_figures(found)))
+            if found.tied and one.profiles == profiles.label:
+                notes.append(f"{one.where}, {one.task}: {found.tied} of {found.queries} queries have positives and negatives at one distance; their order counts as random")
             tables.append(found.table.assign(where=one.where, task=one.task, profiles=one.profiles))
     if out is not None and tables:
         write_csv(out, pd.concat(tables, ignore_index=True))
     notes += ["random: expected mAP of a random order; gain: mAP less that; position only: the same task with profiles of nothing but row and column"]
-    return "\n".join([*_head(config, profiles, source, normalise), "", aligned(lines, right={3, 4, 5, 6, 7}), "", *notes])
+    done = steps_text(loaded, steps, normalise is not None, by, reference)
+    notes.append(NULL_NOTES[null])
+    return "\n".join([*_head(config, profiles, source, done), "", aligned(lines, right={3, 4, 5, 6, 7, 8}), "", *notes])
+
+
+NULL_NOTES = {
+    "copairs": "retrieved by copairs' null (a group's mAP against means of random orders); "
+    "not the published fraction retrieved, which --null published gives",
+    "published": "retrieved by the null of Chandrasekaran et al. 2024 (-log10 p of each well, mean over a group); "
+    "comparable with the published fraction retrieved, not with copairs' (--null copairs)",
+}
+
+
+def _figures(found: Retrieval) -> tuple[str, ...]:
+    a = found.retrieved
+    return (
+        f"{a.total}",
+        f"{found.mean_average_precision:.3f}",
+        f"{found.random:.3f}",
+        f"{found.gain:+.3f}",
+        f"{a.value:.3f}",
+        f"{a.correct}/{a.total}",
+        f"{a.low:.3f} .. {a.high:.3f}",
+    )
 
 
 def treatment_table(config: Config) -> str:
@@ -277,7 +252,16 @@ def treatment_table(config: Config) -> str:
     return treatments_text(counted, tuple(entry.competition.classes(entry.root))) + note
 
 
-def _head(config: Config, profiles: Profiles, source: Path | str, steps: Sequence[str]) -> list[str]:
-    """What the table below it was made from."""
-    made = f"{config.competition}: {len(profiles.wells):,} wells, {profiles.x.shape[1]} features of {source}; {' > '.join(steps) or 'not normalised'}"
-    return [made, *profiles.notes]
+def _head(config: Config, profiles: Profiles, source: Source, done: str) -> list[str]:
+    """What the table below it was made from.
+
+    Args:
+        profiles: After normalisation.
+        done: What was done to them, see `profile_steps.steps_text`.
+    """
+    names = listed(Path(name).name for name in _sources(source))
+    made = f"{config.competition}: {len(profiles.wells):,} wells, {profiles.x.shape[1]} features of {names}; {done}"
+    equal, empty = count_duplicates(profiles.x), int((~profiles.x.any(axis=1)).sum())
+    notes = [f"{equal} of {len(profiles.x)} wells have the profile of another well; their order counts as random"] if equal else []
+    notes += [f"{empty} of {len(profiles.x)} profiles are zero and at right angles to all"] if empty else []
+    return [made, *profiles.notes, *notes]

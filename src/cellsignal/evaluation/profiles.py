@@ -73,7 +73,7 @@ def centre(
     Raises:
         InputError: a unit has no reference well, or with `scale` less than two; the unit is named.
     """
-    x = np.asarray(x, np.float64)
+    x = _finite("standardise" if scale else "centre", x, samples)
     out = np.empty(x.shape, np.float32)
     for rows, chosen in _units(samples, by, reference, 2 if scale else 1):
         sd = x[chosen].std(0, ddof=1) if scale else 1.0
@@ -104,11 +104,17 @@ def tvn(
     Raises:
         InputError: a unit (named) has less than two reference wells; or regularisation 0 with a reference that does not span all features.
     """
-    x = np.asarray(x, np.float64)
+    x = _finite("tvn", x, samples)
     chosen = _reference(samples, reference)
     units = list(_units(samples, by, reference, 2))
     mean = x[chosen].mean(0)
-    variance, axes = np.linalg.eigh(np.cov(x[chosen], rowvar=False).reshape(x.shape[1], -1))
+    try:
+        variance, axes = np.linalg.eigh(np.cov(x[chosen], rowvar=False).reshape(x.shape[1], -1))
+    except np.linalg.LinAlgError as error:
+        fewest = _fewest(samples, by, reference)
+        raise InputError(
+            f"tvn: the covariance of {len(chosen)} reference wells cannot be decomposed ({error}); fewest: {fewest}"
+        ) from None
     variance, axes = np.maximum(variance[::-1], 0), axes[:, ::-1]
     if variance[0] == 0:
         raise InputError(f"tvn: the {reference} wells do not differ in any feature")
@@ -119,7 +125,8 @@ def tvn(
     target = variance / floored  # the whitened reference's covariance is this diagonal
     out = np.empty(x.shape, np.float32)
     for rows, own in units:
-        aligned = _inverse_root(white[rows] - white[own].mean(0), white[own], regularisation * target.mean())
+        unit = _unit_name(samples, rows, by)
+        aligned = _inverse_root(white[rows] - white[own].mean(0), white[own], regularisation * target.mean(), unit)
         out[rows] = aligned * np.sqrt(target + regularisation * target.mean())
     return out
 
@@ -146,14 +153,21 @@ def sphere(
 
     if reference == "all":
         raise InputError("sphere: is fitted on control wells, so the reference must be controls or negative_controls")
-    x = np.asarray(x, np.float64)
+    x = _finite("sphere", x, samples)
     chosen = _reference(samples, reference)
-    varies = np.ptp(x[chosen], axis=0) > 0
+    varies = np.ptp(x[chosen], axis=0) > 0 if len(chosen) else np.zeros(x.shape[1], bool)
     if len(chosen) < 2 or not varies.any():
-        raise InputError(f"sphere: {len(chosen)} {reference} wells in all, and they must differ")
+        fewest = _fewest(samples, "plate", reference)
+        raise InputError(f"sphere: {len(chosen)} {reference} wells in all, and they must differ; fewest: {fewest}")
     fitted = pd.DataFrame(x[np.ix_(chosen, varies)])
-    if regularisation == 0 and np.linalg.matrix_rank(fitted - fitted.mean()) < fitted.shape[1]:
+    rank = np.linalg.matrix_rank(fitted - fitted.mean())
+    if regularisation == 0 and rank < fitted.shape[1]:
         raise InputError(f"sphere: the {reference} wells do not vary in all {fitted.shape[1]} features; regularise")
+    if rank < min(len(chosen) - 1, fitted.shape[1]):
+        raise InputError(
+            f"sphere: the {len(chosen)} {reference} wells span {rank} dimensions, too few for {fitted.shape[1]} features; "
+            f"fewest: {_fewest(samples, 'plate', reference)}. Leave the step out, or use tvn"
+        )
     unit = fitted.var(ddof=1).mean() if method in ("ZCA", "PCA") else 1.0
     try:
         sphering = Spherize(np.sqrt(regularisation * unit * (len(chosen) - 1)), True, method, True).fit(fitted)
@@ -263,6 +277,34 @@ def _reference(samples: pd.DataFrame, reference: Reference) -> np.ndarray:
     return np.flatnonzero(samples.role.isin(_ROLES[reference]))
 
 
+def _finite(step: str, x: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
+    """The profiles as float64; a value that is no finite number is refused, by its well and feature."""
+    x = np.asarray(x, np.float64)
+    bad = ~np.isfinite(x)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        place = f"{samples.plate.iloc[row]} {samples.well.iloc[row]}" if "well" in samples else f"row {row + 1}"
+        count = int(bad.any(axis=0).sum())
+        raise InputError(f"{step}: feature {column + 1} of well {place} is no finite number ({count} such features)")
+    return x
+
+
+def _unit_name(samples: pd.DataFrame, rows: np.ndarray, by: Unit) -> str:
+    """The experiment, and the plate where that is the unit, of some rows."""
+    columns = ["experiment", "plate"] if by == "plate" else ["experiment"]
+    return " ".join(f"{column} {samples[column].iloc[rows[0]]}" for column in columns)
+
+
+def _fewest(samples: pd.DataFrame, by: Unit, reference: Reference) -> str:
+    """The unit with the fewest reference wells, and how many it has."""
+    counts = np.zeros(len(samples), bool)
+    counts[_reference(samples, reference)] = True
+    columns = ["experiment", "plate"] if by == "plate" else ["experiment"]
+    units = [rows for rows in samples.groupby(columns, sort=True).indices.values()]
+    rows = min(units, key=lambda unit: int(counts[unit].sum()))
+    return f"{_unit_name(samples, rows, by)} with {int(counts[rows].sum())} reference wells"
+
+
 def _units(
     samples: pd.DataFrame, by: Unit, reference: Reference, least: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -270,24 +312,26 @@ def _units(
     counts = np.zeros(len(samples), bool)
     counts[_reference(samples, reference)] = True
     columns = ["experiment", "plate"] if by == "plate" else ["experiment"]
-    for name, rows in samples.groupby(columns, sort=True).indices.items():
-        name = name if isinstance(name, tuple) else (name,)  # pandas gives one column's names bare
+    for rows in samples.groupby(columns, sort=True).indices.values():
         chosen = rows[counts[rows]]
         if len(chosen) < least:
-            unit = " ".join(f"{column} {value}" for column, value in zip(columns, name, strict=True))
+            unit = _unit_name(samples, rows, by)
             raise InputError(
                 f"{unit}: {len(chosen)} wells of the reference {reference!r}, at least {least} needed; choose another reference or a larger unit"
             )
         yield rows, chosen
 
 
-def _inverse_root(z: np.ndarray, reference: np.ndarray, ridge: float) -> np.ndarray:
+def _inverse_root(z: np.ndarray, reference: np.ndarray, ridge: float, unit: str) -> np.ndarray:
     """z (C + ridge I)^-1/2, C the (D, D) covariance of the rows of `reference`, which may be far fewer than D: only their span is decomposed."""
     centred = (reference - reference.mean(0)) / np.sqrt(len(reference) - 1)
-    _, sd, axes = np.linalg.svd(centred, full_matrices=False)
+    try:
+        _, sd, axes = np.linalg.svd(centred, full_matrices=False)
+    except np.linalg.LinAlgError as error:
+        raise InputError(f"tvn: {unit}: its {len(reference)} reference wells cannot be decomposed ({error})") from None
     if ridge == 0 and (len(sd) < z.shape[1] or sd[-1] <= sd[0] * z.shape[1] * np.finfo(float).eps):
         raise InputError(
-            f"tvn: {len(reference)} reference wells of a unit do not vary in all {z.shape[1]} features; regularise"
+            f"tvn: {unit}: its {len(reference)} reference wells do not vary in all {z.shape[1]} features; regularise"
         )
     inside = z @ axes.T
     found = (inside / np.sqrt(sd**2 + ridge)) @ axes

@@ -10,8 +10,8 @@ mAP alone says little: with many positives and few negatives a random order scor
 (exact, see `expected_ap`), and the share of groups that beat a permutation null with q < .05 (Benjamini-Hochberg), "fraction retrieved". There are two such
 figures, which must not be set side by side (`Null.kind`): copairs' holds a group's mAP against the mean of random orders of all its queries at once;
 the published one gives each query a p value (random orders with a strictly greater AP) and takes the mean of -log10 p over the group's queries. On
-four real plates of CPJUMP1 they are 187/306 and 203/306 of the same AP. Beside them stand two controls, since replicates often stand in one position of every plate: the same task with profiles that say nothing but the position
-(`position_profiles`), and how often negative controls in one position retrieve each other (`controls_by_position`).
+four real plates of CPJUMP1 they are 187/306 and 203/306 of the same AP. Beside them stand two controls, since replicates often stand in one position of
+every plate: the same task with profiles that say nothing but the position (`position_profiles`), and how often negative controls in one position retrieve each other (`controls_by_position`).
 """
 
 import contextlib
@@ -295,7 +295,7 @@ def _target_queries(task: str, targets: Sequence[tuple[str, ...]], modality: Seq
     genes = sorted(set().union(*sets))
     holds = np.array([[gene in one for gene in genes] for one in sets], bool).reshape(len(sets), len(genes))
     queries = []
-    for row, mine in enumerate(sets):
+    for row in range(len(sets)):
         compared = np.arange(len(sets)) != row if modality is None else np.array([kind != modality[row] for kind in modality])
         negatives = np.flatnonzero(compared & ~holds[:, holds[row]].any(axis=1))
         for number in np.flatnonzero(holds[row]):
@@ -392,7 +392,12 @@ def _check_negatives(task: str, targets: Sequence[tuple[str, ...]], modality: Se
 
 def _result(scores: pd.DataFrame, found: pd.DataFrame) -> Retrieval:
     scores = scores.assign(random=expected_ap(scores.n_pos_pairs, scores.n_total_pairs), negatives=scores.n_total_pairs - scores.n_pos_pairs)
-    means = scores.groupby("group").agg(queries=("random", "size"), positives=("n_pos_pairs", "mean"), negatives=("negatives", "mean"), random=("random", "mean"))
+    means = scores.groupby("group").agg(
+        queries=("random", "size"),
+        positives=("n_pos_pairs", "mean"),
+        negatives=("negatives", "mean"),
+        random=("random", "mean"),
+    )
     table = means.join(found).sort_index().rename_axis("group").reset_index()
     table["gain"] = table.mean_average_precision - table.random
     table["retrieved"] = table.q_value < THRESHOLD

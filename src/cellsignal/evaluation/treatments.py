@@ -85,4 +85,7 @@ def treatments_text(found: TreatmentPredictions, classes: tuple[str, ...]) -> st
     parts = [aligned(head, right={1, 4, 5}), aligned(by_class, right={1, 2})]
     wrong = [("wrong", "class", "predicted", "wells")]
     wrong += [(row.treatment, classes[row.label], classes[row.predicted], str(row.wells)) for row in table[~table.right].itertuples()]
-    return "\n\n".join([*parts, aligned(wrong, right={3})] if len(wrong) > 1 else parts)
+    parts += [aligned(wrong, right={3})] if len(wrong) > 1 else []
+    tied = int((table.tied > 1).sum())
+    parts += [f"{tied} of {len(table)} treatments have several classes of the largest median; one was drawn"] if tied else []
+    return "\n\n".join(parts)

@@ -27,7 +27,8 @@ class Unseen:
             `nearest_compound` (the gallery track of rank 1 and its drug), `second_moa` and `margin` (the nearest other mechanism, and how
             much farther its nearest track is; None and NaN where there is no other).
         compounds: one row a compound, sorted by name: compound, tracks, moa_id, moa (the majority of its tracks; of equal votes the one at
-            the smaller mean distance, and where that is equal, too, one is drawn), `votes`, `mean_distance` (of rank 1, over all tracks), `margin` (how much farther, on the mean over
+            the smaller mean distance, and where that is equal, too, one is drawn), `votes`,
+            `mean_distance` (of rank 1, over all tracks), `margin` (how much farther, on the mean over
             its tracks, the nearest track of any other mechanism is than that of `moa`: below 0 where votes and distances disagree, NaN
             where there is no other), and `moa_id_by_distance`, `moa_by_distance`, `distance_to_moa`: the mechanism whose nearest gallery
             tracks are nearest on the mean over the compound's tracks, and that mean.

@@ -10,10 +10,10 @@ from scipy.special import log_expit, log_softmax
 from torch import nn
 
 from cellsignal.competitions.multilabel import macro_average_precision
-from cellsignal.competitions.ranking import average_precisions
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.errors import InputError
 from cellsignal.evaluation.reid import cosine_distances
+from cellsignal.ties import expected_average_precision
 from cellsignal.training.forward import Reading, by_target, logits_and_embeddings, plan_reading, predict_with
 from cellsignal.training.inputs import Pixels
 from cellsignal.training.job import Job
@@ -162,18 +162,16 @@ def draw_gallery(job: Job) -> Gallery | None:
 def retrieval(gallery: Gallery, embeddings: np.ndarray) -> float:
     """Mean average precision of ranking the gallery for each validation target by the cosine distance to the mean of its samples' embeddings.
 
-    Targets without a match are skipped. Equal distances are taken at their worst, matches last.
+    Targets without a match are skipped. Equal distances count as a random order (`cellsignal.ties`).
 
     Args:
         embeddings: (G, D), finite.
     """
     _, asked, _ = by_target(embeddings[: gallery.asked], gallery.target[: gallery.asked])
 
-    def ranked() -> Iterator[np.ndarray]:
-        size, lists = max(1, _AT_ONCE // len(embeddings)), gallery.lists()
-        for start in range(0, len(asked), size):
-            for distance in cosine_distances(asked[start : start + size], embeddings):
-                places, match = next(lists)
-                yield match[np.lexsort((match, distance[places]))]
-
-    return float(np.nanmean(average_precisions(ranked())))
+    size, lists, precisions = max(1, _AT_ONCE // len(embeddings)), gallery.lists(), []
+    for start in range(0, len(asked), size):
+        for distance in cosine_distances(asked[start : start + size], embeddings):
+            places, match = next(lists)
+            precisions.append(expected_average_precision(distance[places], match))
+    return float(np.nanmean(precisions))

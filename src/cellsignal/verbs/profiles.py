@@ -10,7 +10,8 @@ def match(arguments: argparse.Namespace) -> None:
     from cellsignal.profiling import match_table
 
     a = arguments
-    print(match_table(load_config(a.config, a.set), a.source, a.normalise, a.by, a.reference))
+    config = load_config(a.config, a.set)
+    print(match_table(config, a.source, a.normalise, a.by, a.reference, features=a.features, unmatched=a.unmatched))
 
 
 def retrieve(arguments: argparse.Namespace) -> None:
@@ -30,6 +31,9 @@ def retrieve(arguments: argparse.Namespace) -> None:
             within=a.within,
             replicable=not a.all_treatments,
             out=a.out,
+            null=a.null,
+            features=a.features,
+            unmatched=a.unmatched,
         )
     )
 
