@@ -18,7 +18,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 FLOOR = {
     "cellsignal": 0, "errors": 0, "files": 1, "tables": 1, "table_text": 1, "stopping": 1, "images": 1, "intensity": 1, "fetch": 1, "config": 1, "folds": 1,
     "simulate": 2, "competitions": 2, "models": 3, "data": 3,
-    "training": 4, "prediction": 4, "evaluation": 4, "pipeline": 5, "report": 5, "bench": 5, "profiling": 5, "ranking": 5, "baseline": 5,
+    "training": 4, "prediction": 4, "evaluation": 4, "pipeline": 5, "report": 5, "bench": 5, "ranking": 5, "baseline": 5,
+    "ties": 1, "profiling": 5, "profile_tables": 5, "profile_steps": 5,
     "kernels": 6, "cloud": 6, "verbs": 6, "cli": 7, "__main__": 7,
 }  # fmt: skip
 TORCH = {"torch", "torchvision", "timm", "safetensors", "tensorboard"}

@@ -47,6 +47,9 @@ class Screen:
         )  # fmt: skip
         return check_samples(frame, root)
 
+    def profile_wells(self, root):
+        return self.samples(root).drop_duplicates("well_id").reset_index(drop=True)
+
     def treatments(self, root):
         rows = [(f"{name}@1", name, "treatment", MOAS[label], ("ACTB",) if label == 0 else ("TUBB", "TUBA")) for name, label in COMPOUNDS.items()]
         rows.append(("DMSO@1", "DMSO", "negative_control", None, None))
@@ -88,7 +91,7 @@ def test_table_of_wells_is_joined_by_plate_and_well(config, tmp_path):
     samples = Screen().samples("raw").drop_duplicates("well_id")
     expected = pd.DataFrame(features(samples), index=samples.well_id).loc[found.wells.well_id]
     np.testing.assert_allclose(found.x, expected, rtol=1e-5)
-    assert found.features == tuple(f"Cells_f{i}" for i in range(12)) and "1 features with missing values" in found.notes[0]
+    assert found.features == tuple(f"Cells_f{i}" for i in range(12)) and "1 missing values (Nuclei_gap)" in found.notes[0]
     truth = samples.set_index("well_id").loc[found.wells.well_id]
     assert list(found.wells.treatment) == list(truth.treatment) and list(found.wells.role) == list(truth.role)
     known = found.wells[found.wells.role == "treatment"]
@@ -99,7 +102,8 @@ def test_table_of_wells_is_joined_by_plate_and_well(config, tmp_path):
 def test_matching_and_its_normalisation(config, tmp_path):
     source = table_of_wells(tmp_path / "wells.csv")
     raw, whitened = match_table(config, source, normalise=()), match_table(config, source)
-    assert "not normalised" in raw and "tvn" in whitened
+    assert raw.splitlines()[0].endswith("12 features of wells.csv; no normalisation, as asked")
+    assert whitened.splitlines()[0].endswith("; tvn (by plate, on negative_controls)")
     rows = [{line.split()[0]: line.split()[1] for line in text.split("\nmoa")[0].splitlines() if line.startswith("NSC")} for text in (raw, whitened)]
     assert rows[1] == {"NSC": "6/6", "NSCB": "6/6"}
     assert rows[0]["NSCB"] in ("0/6", "1/6", "2/6", "3/6", "4/6"), "unnormalised the plates decide"
@@ -119,9 +123,9 @@ def test_normalised_by_plate_on_its_controls_as_pycytominer_does(config, tmp_pat
 
 
 def test_steps_follow_each_other_and_say_what_they_left_out(config, tmp_path):
-    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv", lambda frame: frame.assign(Cells_twice=2 * frame.Cells_f0 + 1, Cells_flat=1.0)))
+    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv", lambda frame: frame.assign(Cells_twice=2 * frame.Cells_f0 + 1, Cells_flat=range(len(frame)))))
     control = (profiles.wells.role == "negative_control").to_numpy()
-    profiles.x[~control, -1] = 2.0  # the last feature does not vary among controls, so in units of their spread it is without bounds
+    profiles.x[:, -1] = np.where(control, 1.0, 2.0)  # the last feature does not vary among controls, so in units of their spread it is without bounds
     found = normalise_profiles(profiles, ["mad_robustize", "feature_select", "spherize"])
     assert not {"Cells_f0", "Cells_twice"} <= set(found.features) and "Cells_flat" not in found.features
     assert any("do not vary" in note for note in found.notes) and any("feature_select" in note for note in found.notes)
@@ -138,9 +142,9 @@ def test_retrieval_table_writes_every_group(config, tmp_path):
     source, out = table_of_wells(tmp_path / "wells.csv"), tmp_path / "groups.csv"
     text = retrieval_table(config, source, normalise=("standardize",), null_size=200, out=out)
     groups = pd.read_csv(out)
-    images = groups[(groups.profiles == "images") & (groups.task == "replicates")]
+    images = groups[(groups.profiles == "cellprofiler") & (groups.task == "replicates")]
     assert set(images.group) == {f"{name}@1" for name in COMPOUNDS} and images.retrieved.all() and images["where"].eq("MCF7, compound").all()
-    assert {"images", "position only", "controls by position"} == set(groups.profiles)
+    assert {"cellprofiler", "position only", "controls by position"} == set(groups.profiles)
     assert set(groups.group[groups.task == "targets"]) == {"ACTB", "TUBA", "TUBB"}
     lines = [line.split() for line in text.splitlines() if line.startswith("MCF7, compound")]
     assert [line[2] for line in lines][:3] == ["replicates"] * 3 and "position only" in text and "random" in text
@@ -212,7 +216,7 @@ def test_treatments_are_counted_over_the_folds(config):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda f: f.drop(columns="Metadata_Well"), "no column 'Metadata_Well'"),
     (lambda f: f.assign(Metadata_Plate="elsewhere"), "none of its plates and wells is in the data set, first 'elsewhere'"),
-    (lambda f: f[["Metadata_Plate", "Metadata_Well"]].assign(name="x"), "no column of finite numbers"),
+    (lambda f: f[["Metadata_Plate", "Metadata_Well"]].assign(name="x"), "no column starts with Cells_, Cytoplasm_, Nuclei_; name the features with --features"),
 ])  # fmt: skip
 def test_tables_that_do_not_fit(config, tmp_path, change, message):
     with pytest.raises(InputError, match=f"wells.csv: {message}"):

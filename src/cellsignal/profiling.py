@@ -18,7 +18,8 @@ from cellsignal.config import Config
 from cellsignal.errors import InputError
 from cellsignal.evaluation.matching import match_text, not_same_compound, not_same_compound_or_batch
 from cellsignal.evaluation.profiles import Reference, Unit, average
-from cellsignal.evaluation.retrieval import NULL_SIZE, TASKS, Null, NullKind, Retrieval, Task, measure
+from cellsignal.evaluation.retrieval import TASKS, Retrieval, Task, measure
+from cellsignal.evaluation.retrieval_null import NULL_SIZE, Null, NullKind
 from cellsignal.evaluation.treatments import predict_treatments, treatments_text
 from cellsignal.files import write_csv
 from cellsignal.profile_steps import Profiles, Step, choose_steps, looks_normalised, normalise_profiles, steps_text
@@ -54,8 +55,8 @@ def load_profiles(
             raise InputError(f"{sources[0]}: an embeddings file is a source of its own; give one")
         found = _embedded(Path(sources[0]), competition.samples(root))
     else:
-        wells_of = getattr(competition, "profile_wells", lambda root: competition.samples(root).drop_duplicates("well_id"))
-        found = _tabulated([Path(name) for name in sources], wells_of(root), features, unmatched)
+        wells = competition.profile_wells(root)
+        found = _tabulated([Path(name) for name in sources], wells, features, unmatched)
     known = competition.treatments(root)
     facts = pd.DataFrame(columns=["treatment"]) if known is None else known[known.role != "negative_control"]
     if facts.treatment.duplicated().any():
@@ -189,7 +190,8 @@ def retrieval_table(
                 continue
             lines.append((one.where, one.task, one.profiles, *_figures(found)))
             if found.tied and one.profiles == profiles.label:
-                notes.append(f"{one.where}, {one.task}: {found.tied} of {found.queries} queries have positives and negatives at one distance; their order counts as random")
+                tied = f"{found.tied} of {found.queries} queries have positives and negatives at one distance"
+                notes.append(f"{one.where}, {one.task}: {tied}; their order counts as random")
             tables.append(found.table.assign(where=one.where, task=one.task, profiles=one.profiles))
     if out is not None and tables:
         write_csv(out, pd.concat(tables, ignore_index=True))

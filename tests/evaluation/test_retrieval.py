@@ -12,7 +12,6 @@ from sklearn.metrics import average_precision_score
 from cellsignal.errors import InputError
 from cellsignal.evaluation.retrieval import (
     Measured,
-    Null,
     Retrieval,
     compound_gene_matching,
     controls_by_position,
@@ -22,6 +21,7 @@ from cellsignal.evaluation.retrieval import (
     replicate_retrieval,
     target_matching,
 )
+from cellsignal.evaluation.retrieval_null import Null
 
 pytestmark = pytest.mark.slow
 

@@ -207,6 +207,13 @@ class Competition(Calibrates, ABC):
         """
         return None
 
+    def profile_wells(self, root: Path) -> pd.DataFrame:
+        """Return the wells whose profiles can be read from a table: one row each, with the samples' columns of a well.
+
+        These are the wells of the samples, unless the metadata name wells whose images need not be there.
+        """
+        return self.samples(root).drop_duplicates("well_id").reset_index(drop=True)
+
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups | None:
         """The class groups of the plates, from training labels alone; None where the competition has no such structure."""
         return None

@@ -14,7 +14,7 @@ def linear_scores(
     Features that do not vary are left out. Where there are more features than wells the regression happens in the span of the wells, which changes nothing.
 
     Args:
-        strength: C, the inverse of the L2 penalty. The other arguments and the result are as in `profiles.centre_scores`.
+        strength: C, the inverse of the L2 penalty. The other arguments and the result are as in `nearest.centre_scores`.
 
     Raises:
         InputError: the training wells are of one class.

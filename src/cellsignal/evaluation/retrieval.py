@@ -8,19 +8,15 @@ What profiles cannot tell apart (equal cosines, profiles of zeros) counts as a r
 
 mAP alone says little: with many positives and few negatives a random order scores high too. So each figure stands beside the AP expected of a random order
 (exact, see `expected_ap`), and the share of groups that beat a permutation null with q < .05 (Benjamini-Hochberg), "fraction retrieved". There are two such
-figures, which must not be set side by side (`Null.kind`): copairs' holds a group's mAP against the mean of random orders of all its queries at once;
+figures, which must not be set side by side (`retrieval_null`): copairs' holds a group's mAP against the mean of random orders of all its queries at once;
 the published one gives each query a p value (random orders with a strictly greater AP) and takes the mean of -log10 p over the group's queries. On
-four real plates of CPJUMP1 they are 187/306 and 203/306 of the same AP. Beside them stand two controls, since replicates often stand in one position of
-every plate: the same task with profiles that say nothing but the position (`position_profiles`), and how often negative controls in one position retrieve each other (`controls_by_position`).
+four real plates of CPJUMP1 they are 187/306 and 203/306 of the same AP. Beside them stand two controls, since replicates often stand in one position
+of every plate: the same task with profiles that say nothing but the position (`position_profiles`), and how often negative controls in one position
+retrieve each other (`controls_by_position`).
 """
 
-import contextlib
-import logging
-import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -29,32 +25,11 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.evaluation.matching import treatment_profiles
 from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.evaluation.retrieval_null import THRESHOLD, Null
 from cellsignal.ties import CHORD_TOLERANCE, chord, expected_average_precision, has_mixed_tie, unit_vectors
-
-NullKind = Literal["copairs", "published"]
 Task = Literal["replicates", "targets", "compound_gene"]
 TASKS: tuple[Task, ...] = ("replicates", "targets", "compound_gene")
-NULL_SIZE = 100_000
-THRESHOLD = 0.05  # of q
 _WELL = r"^([A-Z]{1,2})(\d{1,2})$"
-
-
-@dataclass(frozen=True)
-class Null:
-    """The permutation null.
-
-    Attributes:
-        size: random orders for each number of positives and negatives.
-        seed: of these orders.
-        cache: a folder in which they are kept; None keeps none.
-        kind: "copairs": p of a group is the share of means over random orders of its queries that exceed its mAP. "published" (Chandrasekaran et al.
-            2024): p of each query is the share of random orders of strictly greater AP, and a group's -log10 p the mean over its queries.
-    """
-
-    size: int = NULL_SIZE
-    seed: int = 0
-    cache: Path | None = None
-    kind: NullKind = "copairs"
 
 
 @dataclass(frozen=True)
@@ -325,60 +300,7 @@ def _retrieve(task: str, x: np.ndarray, queries: Iterable[_Query], null: Null) -
         rows.append((query.group, precision, len(query.positives), len(ranked), tied))
     columns = ["group", "average_precision", "n_pos_pairs", "n_total_pairs", "tied"]
     scores = pd.DataFrame(rows, columns=columns)
-    return _result(scores, _published(scores, null) if null.kind == "published" else _by_copairs(scores, null))
-
-
-def _by_copairs(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
-    """mAP, p and q by group, by copairs; quiet, and without its cache in the user's home."""
-    from copairs import map as copairs_map
-
-    scores = scores.assign(normalized_average_precision=np.nan)  # a column of copairs' that nothing here reads
-    with _quiet_copairs(), _null_folder(null) as folder:
-        found = copairs_map.mean_average_precision(
-            scores, ["group"], null.size, THRESHOLD, null.seed, progress_bar=False, max_workers=1, cache_dir=folder
-        )
-    found = found.rename(columns={"corrected_p_value": "q_value"})
-    return found.set_index("group")[["mean_average_precision", "p_value", "q_value"]]
-
-
-def _published(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
-    """mAP, p and q by group, as published; see `Null`."""
-    from copairs.compute import get_null_dists
-    from scipy.stats import false_discovery_control
-
-    pairs = ["n_pos_pairs", "n_total_pairs"]
-    surprise = np.empty(len(scores))
-    with _quiet_copairs(), _null_folder(null) as folder:
-        for kind, rows in scores.groupby(pairs).indices.items():
-            random = np.sort(get_null_dists(np.array([kind]), null.size, null.seed, folder, progress_bar=False)[0])
-            precision = scores.average_precision.to_numpy()[rows]
-            # random precisions are float32: what exceeds by rounding alone is not greater
-            greater = null.size - np.searchsorted(random, precision + 1e-6, side="right")
-            surprise[rows] = -np.log10((greater + 1) / (null.size + 1))
-    means = scores.assign(surprise=surprise).groupby("group")[["average_precision", "surprise"]].mean()
-    p_value = np.power(10.0, -means.surprise)
-    table = pd.DataFrame({"mean_average_precision": means.average_precision, "p_value": p_value})
-    return table.assign(q_value=false_discovery_control(p_value))
-
-
-@contextlib.contextmanager
-def _null_folder(null: Null) -> Iterator[Path]:
-    with contextlib.ExitStack() as stack:
-        yield null.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-
-
-@contextlib.contextmanager
-def _quiet_copairs() -> Iterator[None]:
-    """copairs logs a line for each of its steps and warns of means of nothing; neither says anything of the data."""
-    logger = logging.getLogger("copairs")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    return _result(scores, null.test(scores))
 
 
 def _check_negatives(task: str, targets: Sequence[tuple[str, ...]], modality: Sequence[str] | None) -> None:

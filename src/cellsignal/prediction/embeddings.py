@@ -20,16 +20,8 @@ from cellsignal.config import Config
 from cellsignal.data.views import tta_views
 from cellsignal.errors import InputError
 from cellsignal.evaluation.linear import linear_scores
-from cellsignal.evaluation.profiles import (
-    Metric,
-    Normalisation,
-    Reference,
-    Unit,
-    average,
-    centre_scores,
-    neighbour_scores,
-    normalise,
-)
+from cellsignal.evaluation.nearest import Metric, centre_scores, neighbour_scores
+from cellsignal.evaluation.profiles import Normalisation, Reference, Unit, average, normalise
 from cellsignal.files import atomic_path, provenance, sha256
 from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of

@@ -137,6 +137,16 @@ class Cpjump1(Competition):
         table["compound"] = table["compound"].astype(object).where(table["compound"].notna(), None)
         return table.sort_values(["modality", "treatment"], ignore_index=True)
 
+    def profile_wells(self, root: Path) -> pd.DataFrame:
+        """The wells of the samples and those of all plates with a platemap, whether or not their images are there."""
+        from cellsignal.competitions.cpjump1.wells import layout_wells
+
+        known = layout_wells(Path(root))
+        if not (Path(root) / LOAD_DATA).is_dir():
+            return known
+        wells = super().profile_wells(root)
+        return pd.concat([wells, known[~known.well_id.isin(set(wells.well_id))]], ignore_index=True)
+
     def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
         """`replicates`: fold k holds out the k-th plate (by barcode) of each experiment; a plate without a replicate is never held out."""
         if name != "replicates":
