@@ -123,7 +123,8 @@ def test_normalised_by_plate_on_its_controls_as_pycytominer_does(config, tmp_pat
 
 
 def test_steps_follow_each_other_and_say_what_they_left_out(config, tmp_path):
-    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv", lambda frame: frame.assign(Cells_twice=2 * frame.Cells_f0 + 1, Cells_flat=range(len(frame)))))
+    more = lambda frame: frame.assign(Cells_twice=2 * frame.Cells_f0 + 1, Cells_flat=frame.index)  # noqa: E731
+    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv", more))
     control = (profiles.wells.role == "negative_control").to_numpy()
     profiles.x[:, -1] = np.where(control, 1.0, 2.0)  # the last feature does not vary among controls, so in units of their spread it is without bounds
     found = normalise_profiles(profiles, ["mad_robustize", "feature_select", "spherize"])
@@ -238,3 +239,101 @@ def test_a_data_set_without_mechanisms_cannot_be_matched(config, tmp_path, monke
         match_table(config, table_of_wells(tmp_path / "wells.csv"))
     assert "replicates" in retrieval_table(config, table_of_wells(tmp_path / "wells.csv"), normalise=("standardize",), null_size=50)
     assert profiling.TASKS == ("replicates", "targets", "compound_gene")
+
+
+def constant(frame):
+    return frame.assign(**{name: 3.0 for name in frame.columns if name.startswith("Cells_")})
+
+
+def test_constant_features_are_one_line_by_the_default_steps_and_a_random_order_without(config, tmp_path):
+    source = table_of_wells(tmp_path / "wells.csv", constant)
+    with pytest.raises(InputError, match="feature_select: none of the 12 features varies among the 48 wells") as told:
+        retrieval_table(config, source, null_size=50)
+    assert "\n" not in str(told.value)
+    with pytest.raises(InputError, match="tvn: the negative_controls wells do not differ"):
+        match_table(config, source)
+    text = retrieval_table(config, source, ("replicates",), (), null_size=200)
+    row = next(line.split() for line in text.splitlines() if "cellprofiler" in line)
+    assert row[5] == row[6] and row[9] == "0/6", "mAP is that of a random order"
+    assert "48 of 48 wells have the profile of another well" in text and "every feature is constant" in text
+
+
+def test_a_missing_value_is_named_and_never_blamed_on_the_reference_wells(config, tmp_path):
+    gap = table_of_wells(tmp_path / "wells.csv", lambda frame: frame.assign(Cells_f3=frame.Cells_f3.where(frame.index != 6)))
+    text = retrieval_table(config, gap, ("replicates",), null_size=50)
+    assert "1 missing values (Cells_f3)" in text and "Cells_f3" not in text.split("do not vary")[1:]
+    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv"))
+    profiles.x[6, 3] = np.nan
+    for steps in (["mad_robustize"], ["standardize"], ["spherize"], ["tvn"], ["feature_select"]):
+        with pytest.raises(InputError, match=r"feature Cells_f3 of well p1 .* is no finite number"):
+            normalise_profiles(profiles, steps)
+
+
+@pytest.mark.parametrize("step", ["mad_robustize", "standardize", "spherize", "tvn"])
+def test_too_few_controls_name_the_plate_and_the_count(config, tmp_path, step):
+    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv"))
+    control = (profiles.wells.role == "negative_control").to_numpy()
+    few = control & (profiles.wells.plate == "p2").to_numpy()
+    if step == "spherize":  # by plate it needs none: all controls but one are gone
+        few = control
+    chosen = ~few
+    chosen[np.flatnonzero(few)[:1]] = True
+    left = Profiles(profiles.x[chosen], profiles.wells[chosen].reset_index(drop=True), profiles.features)
+    with pytest.raises(InputError, match=r"p2.* 1 wells|1 negative_controls wells in all.*plate p2 with 0 reference wells") as told:
+        normalise_profiles(left, [step])
+    assert "svd" not in str(told.value) and "bug" not in str(told.value)
+
+
+def test_dependent_controls_are_told_without_a_library_in_the_message(config, tmp_path):
+    """Two controls on each plate are plus and minus one another once their median is taken out."""
+    profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv"))
+    keep = np.ones(len(profiles.x), bool)
+    for rows in profiles.wells.groupby("plate").indices.values():
+        keep[[row for row in rows if profiles.wells.role[row] == "negative_control"][2:]] = False
+    left = Profiles(profiles.x[keep], profiles.wells[keep].reset_index(drop=True), profiles.features)
+    told = "sphere: the 8 negative_controls wells span . dimensions, too few for 12 features; fewest: experiment w1 plate p1 with 2"
+    with pytest.raises(InputError, match=told):
+        normalise_profiles(left, ["mad_robustize", "spherize"])
+
+
+def standardised(frame):
+    """The features in units of the spread of each plate's DMSO wells."""
+    control = (Screen().samples("raw").drop_duplicates("well_id").role == "negative_control").to_numpy()
+    out = frame.copy()
+    names = [name for name in frame.columns if name.startswith("Cells_")]
+    for rows in frame.groupby("Metadata_Plate").indices.values():
+        known = frame[names].iloc[rows[control[rows]]]
+        spread = 1.4826 * (known - known.median()).abs().median()
+        out.loc[frame.index[rows], names] = (frame[names].iloc[rows] - known.median()) / spread
+    return out
+
+
+@pytest.mark.parametrize(("measure", "steps"), [(match_table, "tvn"), (retrieval_table, "mad_robustize")])
+def test_the_first_line_names_what_was_done(config, tmp_path, measure, steps):
+    raw = table_of_wells(tmp_path / "wells.csv")
+    assert f"; {steps} (by plate, on negative_controls)" in measure(config, raw).splitlines()[0]
+    done = table_of_wells(tmp_path / "done.csv", standardised)
+    head = measure(config, done).splitlines()[0]
+    assert "no normalisation: the profiles say they are normalised (the negative controls of each plate have a median of about 0" in head
+    named = table_of_wells(tmp_path / "x_normalized.csv")
+    head = measure(config, named).splitlines()[0]
+    assert "(a file's name says 'normalized', though its values do not look it)" in head
+    forced = measure(config, done, normalise=("standardize",)).splitlines()[0]
+    assert "; standardize (by plate, on negative_controls), though the profiles say they are normalised" in forced
+    assert measure(config, raw, normalise=()).splitlines()[0].endswith("; no normalisation, as asked")
+
+
+def test_rows_bear_the_name_of_their_source_and_copairs_is_quiet(config, tmp_path, caplog):
+    caplog.set_level("INFO")
+    text = retrieval_table(config, table_of_wells(tmp_path / "wells.csv"), null_size=50)
+    assert "images" not in text and "cellprofiler" in text and not [line for line in caplog.records if line.name == "copairs"]
+    renamed = table_of_wells(tmp_path / "mine.csv", lambda frame: frame.rename(columns=lambda name: name.replace("Cells_", "emb_")))
+    assert "  mine.csv  " in retrieval_table(config, renamed, ("replicates",), null_size=50, features=["emb_"])
+    network = embeddings(tmp_path / "fold0_all.npz", ["a1"])
+    assert "  embeddings  " in retrieval_table(config, network, ("replicates",), null_size=50)
+
+
+def test_both_nulls_say_which_they_are(config, tmp_path):
+    source = table_of_wells(tmp_path / "wells.csv")
+    assert "not the published fraction retrieved" in retrieval_table(config, source, null_size=50)
+    assert "by the null of Chandrasekaran et al. 2024" in retrieval_table(config, source, null_size=50, null="published")

@@ -71,17 +71,18 @@ def read_profiles(
     parts = [_read_numbers(Path(path), features) for path in paths]
     common = [name for name in parts[0].numbers.columns if all(name in part.numbers for part in parts)]
     title = listed((part.path.name for part in parts), 2)
+    source = str(parts[0].path) if len(parts) == 1 else title
     if not common:
         raise InputError(f"{title}: the tables have no feature in common")
     differing = sorted(set().union(*(part.numbers.columns for part in parts)) - set(common))
     numbers = pd.concat([part.numbers[common] for part in parts], ignore_index=True)
     keys = pd.concat([part.keys for part in parts], ignore_index=True)
-    place = _match_wells(title, keys, wells, unmatched)
+    place = _match_wells(source, keys, wells, unmatched)
     empty = numbers.isna().all(axis=1).to_numpy()
     inside = (place >= 0) & ~empty
     if not inside.any():
-        raise InputError(f"{title}: no row has a value in any of the {len(common)} features")
-    values, reasons = _usable(title, numbers[inside])
+        raise InputError(f"{source}: no row has a value in any of the {len(common)} features")
+    values, reasons = _usable(source, numbers[inside])
     x, rows = average(values.to_numpy(), wells.iloc[place[inside]].reset_index(drop=True), ["well_id"])
     columns = _merge_reasons([*(part.left_out for part in parts), {"not in every table": differing}, reasons])
     notes = [_feature_note(title, list(values.columns), columns), _well_note(title, keys, place >= 0, rows, wells)]

@@ -124,6 +124,77 @@ def test_position_alone_retrieves_replicates_in_fixed_positions_only():
     assert found.retrieved.value < 0.2 and abs(found.gain) < 0.06, "ties must not be ranked in favour of the positives"
 
 
+def task_of(name: str, x, wells, null):
+    """A task by its name on one table of wells; targets and modality are dealt to the rows."""
+    targets = [(f"G{row % 5}", f"H{row % 3}") for row in range(len(wells))]
+    if name == "targets":
+        return target_matching(x, targets, null)
+    if name == "compound and gene":
+        return compound_gene_matching(x, targets, np.where(np.arange(len(wells)) % 2, "compound", "crispr"), null)
+    return {"replicates": replicate_retrieval, "controls by position": controls_by_position}[name](x, wells, null)
+
+
+TASK_NAMES = ("replicates", "controls by position", "targets", "compound and gene")
+
+
+@pytest.mark.parametrize("kind", ["copairs", "published"])
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_profiles_that_are_all_alike_score_a_random_order(task, kind):
+    """One vector, its multiples and zeros: no task retrieves anything, though positives stand first in the tables."""
+    wells, vector = plates(4, 20, 8), np.array([0.3, -1.7, 2.9])
+    multiples = np.arange(1, len(wells) + 1)[:, None] * vector
+    for x in (np.tile(vector, (len(wells), 1)), multiples.astype(np.float32), np.zeros((len(wells), 3))):
+        found = task_of(task, x, wells, Null(500, kind=kind))
+        np.testing.assert_allclose(found.table.mean_average_precision, found.table.random, atol=1e-9)
+        assert found.retrieved.correct == 0 and found.tied == found.queries > 0
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_one_feature_and_two_vectors_score_a_random_order(task):
+    """Dealt at random to the wells, they tell nothing: the gain is nought on average."""
+    wells, gains = plates(4, 20, 8), []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        two = rng.normal(size=(2, 6))[rng.integers(0, 2, len(wells))]
+        gains += [task_of(task, x, wells, Null(20)).gain for x in (two, rng.normal(size=(len(wells), 1)))]
+    assert np.mean(gains) == pytest.approx(0, abs=5 * np.std(gains) / np.sqrt(len(gains)) + 1e-9)
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_the_order_of_rows_decides_nothing_among_ties(task):
+    wells, rng = plates(3, 8, 5), np.random.default_rng(8)
+    x = rng.integers(0, 2, size=(len(wells), 3)).astype(float)
+    targets = [(f"G{row % 5}",) for row in range(len(wells))]
+    order = rng.permutation(len(wells))
+    if task in ("targets", "compound and gene"):
+        first = target_matching(x, targets, Null(20))
+        second = target_matching(x[order], [targets[row] for row in order], Null(20))
+    else:
+        first, second = (task_of(task, x[rows], wells.iloc[rows], Null(20)) for rows in (np.arange(len(wells)), order))
+    np.testing.assert_allclose(first.table.mean_average_precision, second.table.mean_average_precision, atol=1e-9)
+
+
+def test_the_published_null_is_the_mean_of_each_wells_evidence():
+    """By hand: p of a well from all 84 places of 3 positives among 9, the mean of -log10 p, Benjamini-Hochberg."""
+    wells, rng = plates(4, 12, 6, shuffled=True), np.random.default_rng(9)
+    x = rng.normal(size=(len(wells), 5)) + 1.2 * rng.normal(size=(13, 5))[wells.groupby("treatment").ngroup()]
+    treated = (wells.role == "treatment").to_numpy()
+    every = np.array([np.mean([(i + 1) / rank for i, rank in enumerate(ranks)]) for ranks in itertools.combinations(range(1, 10), 3)])
+    evidence = {}
+    similarity = 1 - cdist(x, x, "cosine")
+    for row in np.flatnonzero(treated):
+        same = treated & (wells.treatment == wells.treatment[row]).to_numpy() & (np.arange(len(wells)) != row)
+        chosen = same | (~treated & (wells.plate == wells.plate[row]).to_numpy())
+        precision = average_precision_score(same[chosen], similarity[row, chosen])
+        evidence.setdefault(wells.treatment[row], []).append((every > precision + 1e-9).mean())
+    found = replicate_retrieval(x, wells, Null(200_000, kind="published")).table.set_index("group")
+    expected = {name: 10 ** np.mean(np.log10(np.array(shares) + 1 / 200_000)) for name, shares in evidence.items()}
+    np.testing.assert_allclose(np.log10(found.p_value), np.log10([expected[name] for name in found.index]), atol=0.15)
+    np.testing.assert_allclose(found.q_value, false_discovery_control(found.p_value), atol=1e-12)
+    by_copairs = replicate_retrieval(x, wells, Null(2000)).table.set_index("group")
+    np.testing.assert_allclose(found.mean_average_precision, by_copairs.mean_average_precision, atol=1e-6)
+
+
 def test_controls_that_carry_their_position_retrieve_each_other():
     wells, rng = plates(4, 10, 12), np.random.default_rng(4)
     noise = rng.normal(size=(len(wells), 12))

@@ -25,8 +25,9 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.evaluation.matching import treatment_profiles
 from cellsignal.evaluation.metrics import Accuracy
-from cellsignal.evaluation.retrieval_null import THRESHOLD, Null
+from cellsignal.evaluation.retrieval_null import DEFAULT_NULL, THRESHOLD, Null
 from cellsignal.ties import CHORD_TOLERANCE, chord, expected_average_precision, has_mixed_tie, unit_vectors
+
 Task = Literal["replicates", "targets", "compound_gene"]
 TASKS: tuple[Task, ...] = ("replicates", "targets", "compound_gene")
 _WELL = r"^([A-Z]{1,2})(\d{1,2})$"
@@ -64,7 +65,7 @@ class _Query:
     negatives: np.ndarray
 
 
-def replicate_retrieval(x: np.ndarray, wells: pd.DataFrame, null: Null = Null()) -> Retrieval:
+def replicate_retrieval(x: np.ndarray, wells: pd.DataFrame, null: Null = DEFAULT_NULL) -> Retrieval:
     """Each well ranks the other wells of its treatment (on any plate) among the negative controls of its own plate.
 
     Args:
@@ -93,7 +94,7 @@ def replicate_retrieval(x: np.ndarray, wells: pd.DataFrame, null: Null = Null())
     return _retrieve("replicates", x, queries, null)
 
 
-def controls_by_position(x: np.ndarray, wells: pd.DataFrame, null: Null = Null()) -> Retrieval:
+def controls_by_position(x: np.ndarray, wells: pd.DataFrame, null: Null = DEFAULT_NULL) -> Retrieval:
     """Negative controls alone: a well ranks those in its own position on other plates among those elsewhere on its own plate. What is retrieved is position.
 
     Args:
@@ -119,7 +120,7 @@ def controls_by_position(x: np.ndarray, wells: pd.DataFrame, null: Null = Null()
     return _retrieve("controls by position", np.asarray(x)[control], queries, null)
 
 
-def target_matching(x: np.ndarray, targets: Sequence[tuple[str, ...]], null: Null = Null()) -> Retrieval:
+def target_matching(x: np.ndarray, targets: Sequence[tuple[str, ...]], null: Null = DEFAULT_NULL) -> Retrieval:
     """Profiles that share a target rank each other among those that share none. A group is a target; a profile with several targets queries for each.
 
     Args:
@@ -133,7 +134,7 @@ def target_matching(x: np.ndarray, targets: Sequence[tuple[str, ...]], null: Nul
 
 
 def compound_gene_matching(
-    x: np.ndarray, targets: Sequence[tuple[str, ...]], modality: Sequence[str], null: Null = Null()
+    x: np.ndarray, targets: Sequence[tuple[str, ...]], modality: Sequence[str], null: Null = DEFAULT_NULL
 ) -> Retrieval:
     """As `target_matching` between two modalities: compounds rank genes and genes compounds; profiles of one modality are never compared.
 
@@ -189,8 +190,8 @@ class Measured:
 
 
 def measure(
-    x: np.ndarray, wells: pd.DataFrame, tasks: Sequence[Task] = TASKS, null: Null = Null(), within: Sequence[str] = ("cell_type",), replicable: bool = True,
-    label: str = "images",
+    x: np.ndarray, wells: pd.DataFrame, tasks: Sequence[Task] = TASKS, null: Null = DEFAULT_NULL, within: Sequence[str] = ("cell_type",),
+    replicable: bool = True, label: str = "images",
 ) -> Iterator[Measured]:  # fmt: skip
     """The tasks, each with its position-only baseline, within each modality and each value of the columns `within`.
 

@@ -1,6 +1,7 @@
 """Do groups of queries beat random orders? Two permutation nulls of a fraction retrieved, copairs' and the published one."""
 
 import contextlib
+import functools
 import logging
 import tempfile
 import warnings
@@ -15,6 +16,7 @@ import pandas as pd
 NullKind = Literal["copairs", "published"]
 NULL_SIZE = 100_000
 THRESHOLD = 0.05  # of q
+_DRAWN = 10_000_000  # random numbers in memory at a time
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Null:
         return _published(scores, self) if self.kind == "published" else _by_copairs(scores, self)
 
 
+DEFAULT_NULL = Null()
+
+
 def _by_copairs(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
     """mAP, p and q by group, by copairs; quiet, and without its cache in the user's home."""
     from copairs import map as copairs_map
@@ -61,22 +66,31 @@ def _by_copairs(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
 
 def _published(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
     """mAP, p and q by group, as published; see `Null`."""
-    from copairs.compute import get_null_dists
     from scipy.stats import false_discovery_control
 
-    pairs = ["n_pos_pairs", "n_total_pairs"]
     surprise = np.empty(len(scores))
-    with _quiet_copairs(), _null_folder(null) as folder:
-        for kind, rows in scores.groupby(pairs).indices.items():
-            random = np.sort(get_null_dists(np.array([kind]), null.size, null.seed, folder, progress_bar=False)[0])
-            precision = scores.average_precision.to_numpy()[rows]
-            # random precisions are float32: what exceeds by rounding alone is not greater
-            greater = null.size - np.searchsorted(random, precision + 1e-6, side="right")
-            surprise[rows] = -np.log10((greater + 1) / (null.size + 1))
+    for (positives, total), rows in scores.groupby(["n_pos_pairs", "n_total_pairs"]).indices.items():
+        random = random_precisions(int(positives), int(total), null.size, null.seed)
+        precision = scores.average_precision.to_numpy()[rows]
+        # what exceeds by rounding alone is not greater
+        greater = null.size - np.searchsorted(random, precision + 1e-9, side="right")
+        surprise[rows] = -np.log10((greater + 1) / (null.size + 1))
     means = scores.assign(surprise=surprise).groupby("group")[["average_precision", "surprise"]].mean()
     p_value = np.power(10.0, -means.surprise)
     table = pd.DataFrame({"mean_average_precision": means.average_precision, "p_value": p_value})
     return table.assign(q_value=false_discovery_control(p_value))
+
+
+@functools.lru_cache(maxsize=256)
+def random_precisions(positives: int, total: int, size: int, seed: int) -> np.ndarray:
+    """Average precisions of `size` random orders of `total` items, `positives` of them relevant: (size,) ascending."""
+    rng, found = np.random.default_rng(seed), []
+    rows = max(1, _DRAWN // total)
+    for start in range(0, size, rows):
+        drawn = rng.random((min(rows, size - start), total), dtype=np.float32)
+        places = np.argpartition(drawn, min(positives, total - 1), axis=1)[:, :positives]
+        found.append((np.arange(1, positives + 1) / (np.sort(places, axis=1) + 1)).mean(axis=1))
+    return np.sort(np.concatenate(found))
 
 
 @contextlib.contextmanager

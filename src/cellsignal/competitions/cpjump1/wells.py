@@ -38,4 +38,6 @@ def layout_wells(root: Path) -> pd.DataFrame:
             )
     if not parts:
         raise InputError(f"{root}: no platemap of a plate in the experiment metadata")
-    return pd.concat(parts, ignore_index=True)
+    wells = pd.concat(parts, ignore_index=True)
+    # a plate that was imaged again stands in a batch of its own, with the same layout
+    return wells.drop_duplicates("well_id", ignore_index=True)
