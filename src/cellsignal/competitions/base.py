@@ -192,10 +192,7 @@ class Competition(Calibrates, ABC):
         raise InputError(f"{self.id}: has no fold table called {name!r}")
 
     def pretraining(self, samples: pd.DataFrame) -> np.ndarray:
-        """(N,) bool: the samples that a stage which looks at no label may train on beside the labelled ones: the training split.
-
-        A competition with samples there that answer a question (a gallery) leaves those out.
-        """
+        """(N,) bool: what a stage without labels may train on beside the labelled: the training split, less a gallery if there is one."""
         return (samples.split == "train").to_numpy()
 
     def treatments(self, root: Path) -> pd.DataFrame | None:
@@ -208,10 +205,7 @@ class Competition(Calibrates, ABC):
         return None
 
     def profile_wells(self, root: Path) -> pd.DataFrame:
-        """Return the wells whose profiles can be read from a table: one row each, with the samples' columns of a well.
-
-        These are the wells of the samples, unless the metadata name wells whose images need not be there.
-        """
+        """The wells whose profiles a table may hold, one row each with the samples' columns; some need have no image."""
         return self.samples(root).drop_duplicates("well_id").reset_index(drop=True)
 
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups | None:
