@@ -255,7 +255,7 @@ def test_constant_features_are_one_line_by_the_default_steps_and_a_random_order_
     text = retrieval_table(config, source, ("replicates",), (), null_size=200)
     row = next(line.split() for line in text.splitlines() if "cellprofiler" in line)
     assert row[5] == row[6] and row[9] == "0/6", "mAP is that of a random order"
-    assert "48 of 48 wells have the profile of another well" in text and "every feature is constant" in text
+    assert "48 of 48 wells have the profile of another;" in text and "every feature is constant" in text
 
 
 def test_a_missing_value_is_named_and_never_blamed_on_the_reference_wells(config, tmp_path):

@@ -12,6 +12,7 @@ from cellsignal.ties import (
     chord,
     count_duplicates,
     draw_one,
+    duplicates_notes,
     expected_average_precision,
     has_mixed_tie,
     random_order,
@@ -77,3 +78,9 @@ def test_directions_equal_but_for_rounding_are_tied():
 
 def test_rows_that_equal_another():
     assert count_duplicates(np.array([[0.0, 1], [-0.0, 1], [2, 3], [2, 4], [2, 3]], np.float32)) == 4
+
+
+def test_what_is_told_of_duplicates_and_zeros():
+    told = duplicates_notes(np.array([[0.0, 0], [1, 2], [1, 2], [3, 4]]), "tracks")
+    assert told[0].startswith("2 of 4 tracks have the profile of another") and told[1].startswith("1 of 4 tracks have a profile of zeros")
+    assert duplicates_notes(np.eye(3), "tracks") == []

@@ -24,7 +24,7 @@ from cellsignal.evaluation.treatments import predict_treatments, treatments_text
 from cellsignal.files import write_csv
 from cellsignal.profile_steps import Profiles, Step, choose_steps, looks_normalised, normalise_profiles, steps_text
 from cellsignal.profile_tables import UNMATCHED, read_profiles
-from cellsignal.ties import count_duplicates, listed
+from cellsignal.ties import duplicates_notes, listed
 
 COLUMNS = ["well_id", "experiment", "plate", "well", "role", "compound", "treatment", "cell_type"]
 MATCH_STEPS: tuple[Step, ...] = ("tvn",)
@@ -263,7 +263,4 @@ def _head(config: Config, profiles: Profiles, source: Source, done: str) -> list
     """
     names = listed(Path(name).name for name in _sources(source))
     made = f"{config.competition}: {len(profiles.wells):,} wells, {profiles.x.shape[1]} features of {names}; {done}"
-    equal, empty = count_duplicates(profiles.x), int((~profiles.x.any(axis=1)).sum())
-    notes = [f"{equal} of {len(profiles.x)} wells have the profile of another well; their order counts as random"] if equal else []
-    notes += [f"{empty} of {len(profiles.x)} profiles are zero and at right angles to all"] if empty else []
-    return [made, *profiles.notes, *notes]
+    return [made, *profiles.notes, *duplicates_notes(profiles.x, "wells")]

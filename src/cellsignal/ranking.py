@@ -32,6 +32,7 @@ from cellsignal.files import provenance, write_csv, write_json
 from cellsignal.prediction.embeddings import Embeddings, load_embeddings
 from cellsignal.prediction.predict import predict
 from cellsignal.prediction.submit import open_entry
+from cellsignal.ties import duplicates_notes
 from cellsignal.training.job import Job
 from cellsignal.training.run import jobs_of
 from cellsignal.training.self_supervised import images_without_labels
@@ -111,6 +112,7 @@ def _scored(
     jobs, title = jobs_of(config), f"{config.name}: "
     seen = seen_compounds(jobs, dict(zip(query.target_id, query["compound"], strict=True)))
     found, notes = _by_protocol(space.distance, query, tracks, seen)
+    notes += duplicates_notes(space.gallery, "gallery tracks")
     folder = config.run_folder / "report"
     pictures = [folder / name for name in ("cmc.png", "reid_tsne.png", "nearest.png")]
     cmc_curves(pictures[0], found, title=f"{title}cumulative match characteristic")

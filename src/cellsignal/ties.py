@@ -89,6 +89,17 @@ def count_duplicates(x: np.ndarray) -> int:
     return sum(count for count in counts.values() if count > 1)
 
 
+def duplicates_notes(x: np.ndarray, what: str) -> list[str]:
+    """A line about the rows of (N, D) that equal another, and one about rows of zeros; none where there are none.
+
+    Args:
+        what: What the rows are of, in the plural: "wells".
+    """
+    equal, empty = count_duplicates(x), int((~np.asarray(x).any(axis=1)).sum())
+    notes = [f"{equal} of {len(x)} {what} have the profile of another; their order counts as random"] if equal else []
+    return notes + ([f"{empty} of {len(x)} {what} have a profile of zeros, at right angles to all"] if empty else [])
+
+
 def listed(names: Iterable[object], most: int = 3) -> str:
     """The first names, and how many more there are."""
     names = [str(name) for name in names]

@@ -5,11 +5,17 @@ import argparse
 from cellsignal.errors import InputError
 
 
+def _check_share(arguments: argparse.Namespace) -> None:
+    if not 0 <= arguments.unmatched <= 1:
+        raise InputError(f"--unmatched: a share from 0 to 1, not {arguments.unmatched:g}")
+
+
 def match(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
     from cellsignal.profiling import match_table
 
     a = arguments
+    _check_share(a)
     config = load_config(a.config, a.set)
     print(match_table(config, a.source, a.normalise, a.by, a.reference, features=a.features, unmatched=a.unmatched))
 
@@ -19,6 +25,7 @@ def retrieve(arguments: argparse.Namespace) -> None:
     from cellsignal.profiling import retrieval_table
 
     a = arguments
+    _check_share(a)
     print(
         retrieval_table(
             load_config(a.config, a.set),
