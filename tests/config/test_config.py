@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from cellsignal.config import config_differences, dump_config, load_config
-from cellsignal.config.schema import Config
+from cellsignal.config.schema import Config, Submit
+from cellsignal.config.stage import PseudoLabels
 from cellsignal.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -108,3 +110,14 @@ def test_the_page_of_keys_is_up_to_date():
     from cellsignal.config.describe import describe_config
 
     assert (REPOSITORY / "docs" / "config.md").read_text() == describe_config()
+
+
+@pytest.mark.parametrize(("value", "accepted"), [(0, True), (1, True), (3, True), (0.02, False), (-1, False)])
+@pytest.mark.parametrize("section", [Submit, PseudoLabels])
+def test_least_confidence_is_a_z_and_no_longer_nats(section, value, accepted):
+    if accepted:
+        assert section(least_confidence=value).least_confidence == value
+    else:
+        with pytest.raises(ValidationError, match="is a z, no longer nats a well" if value > 0 else "greater than or equal"):
+            section(least_confidence=value)
+    assert section().least_confidence == 3.0

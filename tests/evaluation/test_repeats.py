@@ -123,3 +123,33 @@ def test_missing_wells_other_plate_numbers_and_the_same_experiment():
 
 def test_plates_are_ordered_by_number():
     assert plate_order(pd.Series(["10", "2", "b", "1", "2", "a"])) == ["1", "2", "10", "a", "b"]
+
+
+def small_repeat():
+    """Two experiments of one layout: (scores, wells, train, class_group), as sure as they may be."""
+    label = np.tile(np.arange(80), 2)
+    train = pd.DataFrame({"plate": np.where(label < 40, "1", "2"), "well": [f"W{n % 40:02d}" for n in label], "label": label})
+    train["experiment"] = np.repeat(["A", "B"], 80)
+    wells = train[train.experiment == "A"].assign(experiment="N").reset_index(drop=True)
+    return predict(wells.label, 2.0, 0, 80), wells, train, np.repeat([0, 1], 40)
+
+
+@pytest.mark.parametrize("factor", [0.01, 1 / 3, 100.0])
+def test_the_gain_has_the_scale_of_the_scores(factor):
+    scores, wells, train, class_group = small_repeat()
+    repeats = [repeat for repeat in find_repeats(scores, wells, train, class_group) if repeat.train == "A"]
+    plain = add_evidence(scores.astype(float), wells, train, repeats)
+    scaled = add_evidence(factor * scores.astype(float), wells, train, repeats, {"N": factor})
+    assert scaled == pytest.approx(factor * plain, rel=1e-9) and not np.array_equal(plain, scores)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused(value):
+    scores, wells, train, class_group = small_repeat()
+    scores[43, 7] = value
+    for call in (
+        lambda: find_repeats(scores, wells, train, class_group),
+        lambda: add_evidence(scores, wells, train, []),
+    ):
+        with pytest.raises(InputError, match="N plate 2 well W03: the scores of row 43 are not all finite"):
+            call()

@@ -143,19 +143,19 @@ def test_every_kind_of_assignment_is_what_it_says(plates, entry):
     assert steps["sinkhorn"][-1].note == f"sinkhorn; hungarian would make it {accuracy_score(label, labels['hungarian']):.4f}"
 
 
-def test_an_experiment_that_is_not_sure_keeps_its_argmax(plates, entry, tmp_path, caplog):
-    doubtful = refit(entry, least_confidence=90.0)
-    steps = make_submission(doubtful, tmp_path / "s.csv")
-    targets = doubtful.merge(doubtful.final(), "test")
-    found = pd.read_csv(tmp_path / "s.csv").set_index("id_code").sirna.loc[targets.target_id]
-    assert (found.to_numpy() == targets.scores.argmax(1)).all()
-    about = json.loads((tmp_path / "s.json").read_text())
-    names = sorted(set(targets.experiment))
+def test_groups_that_are_not_sure_are_not_reported_and_change_no_label(plates, entry, tmp_path, caplog):
+    make_submission(entry, tmp_path / "sure.csv")
+    steps = make_submission(refit(entry, least_confidence=900.0), tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "sure.csv").read_bytes()
+    about, sure = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("s", "sure"))
+    names = sorted({name.split("/")[0] for name in sure["plate_groups"]})
     assert sorted(about["plate_groups_refused"]) == names and about["plate_groups"] == {}
-    assert about["plate_groups_refused"] == about["plate_group_confidence"]
+    assert about["plate_groups_refused"] == about["plate_group_confidence"] == sure["plate_group_confidence"]
+    assert set(about["plate_layouts"].values()) == {"4 rotations of one order"}
     for name in names:
-        assert f"{name}: its plates' groups are not sure ({about['plate_groups_refused'][name]:.4f} nats a well" in caplog.text
-    assert steps[-1].chance == pytest.approx(1 / 24) and "experiments refused" in steps[-2].note
+        z = about["plate_groups_refused"][name]
+        assert f"{name}: its plates' groups are not sure (z {z:.1f}, submit.least_confidence is 900)" in caplog.text
+    assert steps[-1].chance == pytest.approx(1 / 24) and "8 of 8 experiments not sure" in steps[-2].note
 
 
 def test_given_groups_beat_inferred_ones(plates, entry, tmp_path):

@@ -72,7 +72,7 @@ VARIANTS = {
             "model.neck=256", "model.cosine_head=true", "stages.0.cross_entropy=0.8", "stages.0.margin={name: arcface, margin: 0.5, scale: 30, weight: 0.1}")),
         Variant("cutmix", "CutMix on half of the batches", ("stages.0.mix={cutmix: 1.0, p: 0.5}",)),
         Variant("controls", "control wells of all experiments as classes", ("data.controls=all",)),
-        Variant("pseudo_labels", "pseudo-labels of test wells in the last four epochs", ("stages.0.pseudo_labels={start: 6, least_confidence: 0.02}",)),
+        Variant("pseudo_labels", "pseudo-labels of test wells in the last four epochs", ("stages.0.pseudo_labels={start: 6}",)),
     ),
     "averaging of the weights": (
         Variant("ema", "EMA, .99", ("stages.0.ema=0.99",)),
@@ -88,8 +88,8 @@ FINAL = Variant(
     (
         _CELL_TYPE % "plate",
         "data.controls=all",
-        "stages.0.pseudo_labels={start: 6, least_confidence: 0.02}",
-        "stages.1.pseudo_labels={first: 0.7, least_confidence: 0.02}",
+        "stages.0.pseudo_labels={start: 6}",
+        "stages.1.pseudo_labels={first: 0.7}",
     ),
 )
 

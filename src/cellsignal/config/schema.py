@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from cellsignal.config.stage import Stage
-from cellsignal.config.strict import Probability, Strict
+from cellsignal.config.strict import LeastZ, Probability, Strict
 
 
 class Data(Strict):
@@ -129,8 +129,9 @@ class Submit(Strict):
 
     `assignment`, where plates hold class groups: `none` (argmax), `groups` (argmax within the plate's group),
     `hungarian` (each class once on a plate) or `sinkhorn` (its soft form, then the argmax; `temperature` divides the
-    scores). `groups` is a CSV (experiment, plate, group) that gives the groups; None infers them, and an experiment
-    whose best assignment beats the second by less than `least_confidence` nats a well keeps its plain argmax.
+    scores). `groups` is a CSV (experiment, plate, group) that gives the groups; None infers them: labels weigh every
+    layout by its probability, and the groups of an experiment are reported if its best layout beats the others by a z
+    of `least_confidence` (0 reports all).
     `repeats: use` adds what a training experiment with the same layout tells about a test experiment, where the
     predictions themselves show the repeat; `report` only says so.
     """
@@ -140,7 +141,7 @@ class Submit(Strict):
     assignment: Literal["none", "groups", "hungarian", "sinkhorn"] = "hungarian"
     temperature: float = Field(1.0, gt=0)
     groups: Path | None = None
-    least_confidence: float = Field(0.02, ge=0)
+    least_confidence: LeastZ = 3.0
     repeats: Literal["off", "report", "use"] = "report"
 
 

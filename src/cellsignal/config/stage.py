@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from cellsignal.config.augment import Augmentation, Mix
 from cellsignal.config.self_supervised import SelfSupervised, check_stage_without_labels
-from cellsignal.config.strict import Probability, Strict
+from cellsignal.config.strict import LeastZ, Probability, Strict
 
 
 class Optimizer(Strict):
@@ -173,13 +173,13 @@ class PseudoLabels(Strict):
     (0-based) on.
 
     The most confident share of them trains: `first` at the start, 1 in the last epoch. Validation wells are never
-    among them. The plates' class groups are inferred from the same predictions; an experiment below
-    `least_confidence` (nats a well) gives no pseudo-label.
+    among them. The plates' class groups are inferred from the same predictions; an experiment whose
+    best layout beats the others by a z below `least_confidence` gives no pseudo-label (0: all give some).
     """
 
     start: int = Field(0, ge=0)
     first: Probability = 0.4
-    least_confidence: float = Field(0.03, ge=0)
+    least_confidence: LeastZ = 3.0
 
 
 class Stage(Strict):

@@ -3,18 +3,25 @@
 Three ways to use it, by what they assume: `restrict` takes the best class of the group in each well, `assign` gives each
 class to one well at most (a linear sum assignment a plate), `soften` does so softly (Sinkhorn) and so keeps
 probabilities. All work plate by plate; a plate without a known group keeps what its scores say.
+
+Where a plate's group is not certain (a `GroupBelief`), a class is as probable as its group times its softmax among the
+classes of the group: the mixture over the groups. Nothing is lost where the predictions show the group, and where they do
+not no group is bet on.
 """
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 
 from cellsignal.errors import InputError
 from cellsignal.evaluation.plate_groups import (
+    GroupBelief,
     check_shapes,
     plate_scores,
     plates_of,
 )
+from cellsignal.evaluation.plate_layouts import Plate
 
 log = logging.getLogger(__name__)
 IMPOSSIBLE = float(np.log(1e-30))  # log-probability of a class outside a plate's group: the floor that merging uses too
@@ -22,7 +29,7 @@ TOLERANCE, ROUNDS, BLOCK = 1e-3, 2000, 50  # of Sinkhorn's iteration
 
 
 def assign(
-    scores: np.ndarray, experiment, plate, class_group: np.ndarray, plate_group: dict[tuple[str, str], int]
+    scores: np.ndarray, experiment, plate, class_group: np.ndarray, plate_group: Mapping[Plate, int | GroupBelief]
 ) -> np.ndarray:
     """Label every well so that no class occurs twice on a plate: one linear sum assignment a plate.
 
@@ -34,7 +41,7 @@ def assign(
         scores: (N, K) float, higher is likelier.
         experiment, plate: (N,) names.
         class_group: (K,) int, the group of each class.
-        plate_group: (experiment, plate) -> group.
+        plate_group: (experiment, plate) -> group, or how probable each is: `beliefs` of `infer_plate_groups`.
 
     Returns:
         (N,) int64 labels.
@@ -51,11 +58,33 @@ def assign(
         if group is None:
             labels[rows] = block.argmax(axis=1)
             continue
-        classes = np.flatnonzero(class_group == group)
-        _check_room(batch, name, group, rows, classes)
-        well, column = _best_matching(block.take(classes, axis=1))
+        classes, values = _possible(block, class_group, group)
+        _check_room(batch, name, group, rows, class_group)
+        well, column = _best_matching(values)
         labels[rows[well]] = classes[column]
     return labels
+
+
+def _possible(
+    block: np.ndarray, class_group: np.ndarray, group: int | GroupBelief | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The (m,) classes that a plate can hold, ascending, and their (n, m) scores.
+
+    Where the group is not certain, scores are log-probabilities of the mixture; constants of a well's scores, and their
+    scale if it is the belief's, change nothing.
+    """
+    if group is None:
+        return np.arange(block.shape[1]), block
+    if not isinstance(group, GroupBelief):
+        classes = np.flatnonzero(class_group == group)
+        return classes, block.take(classes, axis=1)
+    values = np.full(block.shape, -np.inf)
+    for number in np.flatnonzero(group.probability):
+        classes = np.flatnonzero(class_group == number)
+        part = block[:, classes].astype(np.float64) / group.temperature
+        values[:, classes] = part - _log_sum_exp(part, 1) + np.log(group.probability[number])
+    classes = np.flatnonzero(group.probability[class_group])
+    return classes, values[:, classes]
 
 
 def _best_matching(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +103,7 @@ def _best_matching(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def restrict(
-    scores: np.ndarray, experiment, plate, class_group: np.ndarray, plate_group: dict[tuple[str, str], int]
+    scores: np.ndarray, experiment, plate, class_group: np.ndarray, plate_group: Mapping[Plate, int | GroupBelief]
 ) -> np.ndarray:
     """The argmax among the classes of each plate's group, doubles allowed: the step between plain argmax and `assign`.
 
@@ -85,10 +114,10 @@ def restrict(
     labels = np.empty(len(scores), dtype=np.int64)
     for (batch, name), rows in plates_of(experiment, plate):
         block, group = plate_scores(scores, rows, batch, name), plate_group.get((batch, name))
-        classes = np.arange(block.shape[1]) if group is None else np.flatnonzero(class_group == group)
+        classes, values = _possible(block, class_group, group)
         if not len(classes):
             raise InputError(f"{batch} plate {name}: no class is in its group {group}")
-        labels[rows] = classes[block[:, classes].argmax(axis=1)]
+        labels[rows] = classes[values.argmax(axis=1)]
     return labels
 
 
@@ -97,7 +126,7 @@ def soften(
     experiment,
     plate,
     class_group: np.ndarray,
-    plate_group: dict[tuple[str, str], int],
+    plate_group: Mapping[Plate, int | GroupBelief],
     temperature: float = 1.0,
 ) -> np.ndarray:
     """Log-probabilities that know that each class occurs once on a plate: `assign` with doubt kept.
@@ -112,7 +141,8 @@ def soften(
         scores: (N, K) float, higher is likelier.
         experiment, plate: (N,) names.
         class_group: (K,) int, the group of each class.
-        plate_group: (experiment, plate) -> group. A plate without one gets the log-softmax of scores / temperature.
+        plate_group: as in `assign`. A plate without one gets the log-softmax of scores / temperature, one with a
+            `GroupBelief` the mixture of what each group would give.
         temperature: above 0, in the unit of the scores.
 
     Returns:
@@ -131,14 +161,16 @@ def soften(
     errors: dict[str, float] = {}
     for (batch, name), rows in plates_of(experiment, plate):
         block, group = plate_scores(scores, rows, batch, name), plate_group.get((batch, name))
-        classes = np.arange(block.shape[1]) if group is None else np.flatnonzero(class_group == group)
-        values = block[:, classes].astype(np.float64) / temperature
         if group is None:
-            values -= _log_sum_exp(values, 1)
-        else:
-            _check_room(batch, name, group, rows, classes)
-            values, errors[f"{batch} plate {name}"] = _sinkhorn(values)
-        soft[np.ix_(rows, classes)] = np.maximum(values, IMPOSSIBLE)
+            values = block.astype(np.float64) / temperature
+            soft[rows] = np.maximum(values - _log_sum_exp(values, 1), IMPOSSIBLE)
+            continue
+        _check_room(batch, name, group, rows, class_group)
+        for number, probability in _probable(group):
+            classes = np.flatnonzero(class_group == number)
+            values, error = _sinkhorn(block[:, classes].astype(np.float64) / temperature)
+            soft[np.ix_(rows, classes)] = np.maximum(values + np.log(probability), IMPOSSIBLE)
+            errors[f"{batch} plate {name}"] = max(error, errors.get(f"{batch} plate {name}", 0.0))
     loose = [name for name, error in errors.items() if error > TOLERANCE]
     if loose:
         worst = max(loose, key=errors.__getitem__)
@@ -179,8 +211,17 @@ def _log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
     return top + np.log(np.exp(values - top).sum(axis=axis, keepdims=True))
 
 
-def _check_room(batch: str, name: str, group: int, rows: np.ndarray, classes: np.ndarray) -> None:
-    if len(rows) > len(classes):
-        raise InputError(
-            f"{batch} plate {name}: {len(rows)} wells but only {len(classes)} classes in its group {group}"
-        )
+def _probable(group: int | GroupBelief) -> list[tuple[int, float]]:
+    """The groups that a plate may hold and their probabilities."""
+    if not isinstance(group, GroupBelief):
+        return [(group, 1.0)]
+    return [(int(number), float(group.probability[number])) for number in np.flatnonzero(group.probability)]
+
+
+def _check_room(batch: str, name: str, group: int | GroupBelief, rows: np.ndarray, class_group: np.ndarray) -> None:
+    for number, _ in _probable(group):
+        room = int((class_group == number).sum())
+        if len(rows) > room:
+            raise InputError(
+                f"{batch} plate {name}: {len(rows)} wells but only {room} classes in its group {number}"
+            )

@@ -1,26 +1,51 @@
-"""Which class group each plate holds: given in a file, else inferred from the predictions, or refused where they do not tell.
+"""Which class group each plate holds: given in a file, or inferred from the predictions.
 
-The plates of an experiment hold different groups, so the best permutation is taken for the whole experiment; by how much
-it beats the second best is its confidence. A wrong permutation costs every well of its plates, an unknown one only the
-gain, so an experiment of low confidence is better left alone. Works plate by plate and never copies the score matrix.
+The plates of an experiment hold different groups, so whole layouts are compared. What predictions are made with is how
+probable each group of a plate is; what is reported are the groups of the experiments that show theirs clearly. Works
+plate by plate and never copies the score matrix.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from cellsignal.errors import InputError
+from cellsignal.evaluation.layout_evidence import (
+    SHARPNESS,
+    Evidence,
+    experiment_evidence,
+    layout_posteriors,
+    score_spread,
+)
+from cellsignal.evaluation.plate_layouts import (
+    Plate,
+    candidate_layouts,
+    find_rotations,
+    near_layouts,
+    plate_order,
+)
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import PlateGroups
 
-Plate = tuple[str, str]  # experiment, plate
-OUTLIER = 0.05  # share of wells whose scores are taken to say nothing; bounds what one well can do to its plate
+NEGLIGIBLE = 1e-6  # probability below which a group is left out
+
+
+@dataclass(frozen=True)
+class GroupBelief:
+    """How probable each group is on a plate whose group is not certain.
+
+    Attributes:
+        probability: (G,) float, summing to 1.
+        temperature: what scores are divided by before a softmax.
+    """
+
+    probability: np.ndarray
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -28,16 +53,37 @@ class PlateGroupInference:
     """Which group each plate holds.
 
     Attributes:
-        plate_group: (experiment, plate) -> group, given or inferred; without the plates of refused experiments.
-        confidence: experiment -> how much better the best assignment is than the second best, per well that it is for:
-            nats for the statistic "mass", argmax hits for "hits". 0 is a tie, infinity means that there was no
-            alternative. Only experiments with something to infer.
+        plate_group: (experiment, plate) -> group, given or reported; without the plates of refused experiments.
+        confidence: experiment -> z of the best layout against the one that it beats least clearly: over the n wells of
+            the plates that the two give different groups, the sum of the differences of their log-probabilities over the
+            root of n times their variance. It has no unit and is 0 for a tie, infinite where there was no alternative.
+            Only experiments with something to infer. (To the sum of squares about the mean the mean square is added once,
+            so that n wells that all say the same have z = n, not infinity.)
         refused: the part of `confidence` that lies below what was asked for.
+        beliefs: (experiment, plate) -> what predictions are made with, on every plate: the group where it is given or its
+            probability is 1 to within `NEGLIGIBLE`, else a `GroupBelief`.
+        layouts: experiment -> the layouts that were compared, in words.
+        temperature: experiment -> what its scores are divided by before a softmax, as the plates themselves show it.
     """
 
     plate_group: dict[Plate, int]
     confidence: dict[str, float]
     refused: dict[str, float] = field(default_factory=dict)
+    beliefs: dict[Plate, int | GroupBelief] = field(default_factory=dict)
+    layouts: dict[str, str] = field(default_factory=dict)
+    temperature: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """The plates of one experiment with their evidence, and the (L, P) layouts that are compared."""
+
+    name: str
+    plates: list[str]
+    spread: float
+    evidence: list[Evidence]
+    layouts: np.ndarray
+    described: str
 
 
 def infer_plate_groups(
@@ -45,28 +91,15 @@ def infer_plate_groups(
     experiment,
     plate,
     groups: "PlateGroups",
-    statistic: Literal["mass", "hits"] = "mass",
     *,
     given: Mapping[Plate, int] | None = None,
     least_confidence: float = 0.0,
 ) -> PlateGroupInference:
     """Find the group of each plate from scores alone.
 
-    `groups.plate_group` is not looked at, so held-out labels cannot leak in.
-
-    First each well's mean and then each class's median over the plate's wells are taken off: whatever a plate as a whole does to a class or to a
-    whole group (its staining, a look it shares with training plates) would else add up over the wells and outweigh them,
-    and as a class stands on a plate once, what tells it is only how single wells stand out.
-
-    "mass" then sums over the wells log((1 - e) * p + e / G), p being the softmax mass of a group's classes, G the
-    number of groups and e = 0.05: the log-likelihood of the group where one well in twenty says nothing. The mixture
-    bounds each well between log(e / G) and 0, so that a few wells of an overconfident network cannot outvote a plate.
-    It needs scores on the scale of logits (their mean or sum). "hits" counts a plate's argmax classes by group (the
-    statistic of the RCIC 1st place, medians in place of its division of columns): it sees only the top class, but has
-    no scale, and so suits scores much flatter than logits, such as cosines.
-
-    Each group serves at most ceil(plates / groups) plates of an experiment: once where there are no more plates than
-    groups.
+    The candidate layouts of an experiment come from those of the other experiments in `groups.plate_group` (see
+    `plate_layouts`); its own entries there are not looked at, so held-out labels cannot leak in. Multiplying the scores
+    of an experiment by a positive number, or adding one to all scores of a well, changes nothing (see `layout_evidence`).
 
     Args:
         scores: (N, K) float, one row a well, treatments' classes only.
@@ -74,34 +107,100 @@ def infer_plate_groups(
         plate: (N,) names, unique within an experiment.
         groups: the class groups.
         given: groups of some plates, taken as they are; the other plates share what is left.
-        least_confidence: an experiment below it is refused; its plates get no group but those given.
+        least_confidence: an experiment below it is refused: its plates have beliefs, but no group is reported of them.
 
     Raises:
         InputError: shapes that do not fit, or a score that is not finite.
     """
     experiment, plate = check_shapes(scores, experiment, plate, groups.class_group)
-    n_groups, given = groups.n_groups, given or {}
-    member = np.arange(n_groups)[:, None] == np.asarray(groups.class_group)
+    given = given or {}
     rows_of: dict[str, dict[str, np.ndarray]] = {}
     for (batch, name), rows in plates_of(experiment, plate):
         rows_of.setdefault(batch, {})[name] = rows
-    found = PlateGroupInference({}, {}, {})
+    result = PlateGroupInference({}, {})
     for batch, by_plate in rows_of.items():
-        told = {name: given[batch, name] for name in by_plate if (batch, name) in given}
-        found.plate_group.update({(batch, name): group for name, group in told.items()})
-        asked = {name: rows for name, rows in by_plate.items() if name not in told}
-        if not asked:
-            continue
-        evidence = [_evidence(plate_scores(scores, rows, batch, name), member, statistic) for name, rows in asked.items()]
-        slots = np.tile(np.arange(n_groups), -(-len(by_plate) // n_groups))
-        taken = [int(np.flatnonzero(slots == group)[0]) for group in told.values()]
-        chosen, gap = _best_and_gap(np.stack(evidence), np.delete(slots, taken))
-        confidence = found.confidence[batch] = gap / sum(map(len, asked.values()))
+        fixed = {(batch, name): int(given[batch, name]) for name in by_plate if (batch, name) in given}
+        result.plate_group.update(fixed)
+        result.beliefs.update(fixed)
+        for name, rows in by_plate.items():
+            plate_scores(scores, rows, batch, name)  # finite, also where nothing is to be inferred
+    opened = [
+        _open_experiment(scores, batch, by_plate, groups, given)
+        for batch, by_plate in rows_of.items()
+        if any((batch, name) not in given for name in by_plate)
+    ]
+    likelihoods = [_likelihoods(current) for current in opened]
+    posteriors, sharpness = layout_posteriors(likelihoods)
+    for current, likelihood, posterior, index in zip(opened, likelihoods, posteriors, sharpness, strict=True):
+        best = int(posterior.argmax())
+        confidence = result.confidence[current.name] = _least_z(current, likelihood, best, index)
+        result.layouts[current.name] = current.described
+        temperature = result.temperature[current.name] = current.spread / float(SHARPNESS[index])
         if confidence < least_confidence:
-            found.refused[batch] = confidence
-        else:
-            found.plate_group.update({(batch, name): int(group) for name, group in zip(asked, chosen, strict=True)})
-    return found
+            result.refused[current.name] = confidence
+        for place, name in enumerate(current.plates):
+            key = (current.name, name)
+            if key in given:
+                continue
+            if confidence >= least_confidence:
+                result.plate_group[key] = int(current.layouts[best, place])
+            probability = np.bincount(current.layouts[:, place], weights=posterior, minlength=groups.n_groups)
+            result.beliefs[key] = _belief(probability, temperature)
+    return result
+
+
+def _open_experiment(
+    scores: np.ndarray,
+    batch: str,
+    by_plate: Mapping[str, np.ndarray],
+    groups: "PlateGroups",
+    given: Mapping[Plate, int],
+) -> _Experiment:
+    """The evidence of an experiment's plates and its candidate layouts."""
+    n_groups = groups.n_groups
+    plates = plate_order(by_plate)
+    blocks = [plate_scores(scores, by_plate[name], batch, name) for name in plates]
+    spread = float(np.median([score_spread(block) for block in blocks])) or 1.0
+    evidence = experiment_evidence(blocks, np.asarray(groups.class_group), spread)
+    known = {key: group for key, group in groups.plate_group.items() if key[0] != batch}
+    rotations = find_rotations(known, n_groups)
+    fixed = {name: int(given[batch, name]) for name in plates if (batch, name) in given}
+    layouts, described = candidate_layouts(plates, n_groups, rotations, fixed)
+    if layouts is None:
+        total = np.stack([plate.total.max(axis=0) for plate in evidence])
+        layouts = near_layouts(total, {plates.index(name): group for name, group in fixed.items()})
+        described = f"the best layout and {len(layouts) - 1} near it"
+    return _Experiment(batch, plates, spread, evidence, layouts, described)
+
+
+def _likelihoods(current: _Experiment) -> np.ndarray:
+    """(B, L) log-likelihoods of the layouts, by sharpness."""
+    return sum(evidence.total[:, current.layouts[:, place]] for place, evidence in enumerate(current.evidence))
+
+
+def _least_z(current: _Experiment, likelihood: np.ndarray, best: int, index: int) -> float:
+    """The smallest z of the best layout against any other (see `PlateGroupInference.confidence`)."""
+    if len(current.layouts) == 1:
+        return float("inf")
+    difference = likelihood[index, best] - likelihood[index]
+    chosen = current.layouts[best]
+    squares, wells = np.zeros(len(current.layouts)), np.zeros(len(current.layouts))
+    for place, evidence in enumerate(current.evidence):
+        held = current.layouts[:, place]
+        squares += evidence.squares[index, chosen[place], held]
+        wells += evidence.wells * (held != chosen[place])
+    wells[best] = 1  # the best against itself, left out below
+    variance = squares * (1 + 1 / wells) - difference**2 / wells
+    z = np.divide(difference, np.sqrt(np.maximum(variance, 0)), out=np.zeros(len(wells)), where=variance > 0)
+    return max(float(np.delete(z, best).min()), 0.0)
+
+
+def _belief(probability: np.ndarray, temperature: float) -> int | GroupBelief:
+    """The group where it is certain, else how probable each is."""
+    kept = np.where(probability > NEGLIGIBLE, probability, 0.0)
+    if (kept > 0).sum() == 1:
+        return int(kept.argmax())
+    return GroupBelief(kept / kept.sum(), temperature)
 
 
 def read_plate_groups(path: Path | str, plates: set[Plate], groups: "PlateGroups") -> dict[Plate, int]:
@@ -116,20 +215,12 @@ def read_plate_groups(path: Path | str, plates: set[Plate], groups: "PlateGroups
         InputError: no such file, not a CSV, a missing column, an unknown plate, a group out of range, a plate twice, a
             group on two plates of an experiment, or one that the training labels contradict. It names the row.
     """
-    import pandas as pd
+    from cellsignal.tables import read_table
 
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not a CSV file ({str(error).splitlines()[0]})") from None
-    missing = [column for column in ("experiment", "plate", "group") if column not in table.columns]
-    if missing:
-        raise InputError(f"{path}: no column {', '.join(missing)}; it has {', '.join(table.columns)}")
+    table = read_table(path, ("experiment", "plate", "group"), filled=())
     found: dict[Plate, int] = {}
     holder: dict[tuple[str, int], str] = {}
-    for row, (batch, name, text) in enumerate(zip(table.experiment, table.plate, table.group, strict=True), start=2):
+    for row, batch, name, text in zip(table.index, table.experiment, table.plate, table.group, strict=True):
         here, where = (batch, name), f"{path}: row {row}: {batch} plate {name}"
         if here not in plates:
             raise InputError(f"{where} is not in the data")
@@ -188,73 +279,3 @@ def plate_scores(scores: np.ndarray, rows: np.ndarray, batch: str, name: str) ->
         bad = int(np.argmin(np.isfinite(block).all(axis=1)))
         raise InputError(f"{batch} plate {name}: the scores of row {int(rows[bad])} are not all finite")
     return block
-
-
-def _evidence(block: np.ndarray, member: np.ndarray, statistic: str) -> np.ndarray:
-    """(G,) float64: how well each group fits one plate's (n, K) scores; sums over wells, higher is better.
-
-    The median of exponentials is the exponential of the median. So where these stay in range, exponentials of scores as they are, weighted
-    by class, do what else takes the scores less their medians and less their maximum, and then a softmax.
-
-    Args:
-        member: (G, K) bool, whether a class is in a group.
-    """
-    n, n_classes = block.shape
-    values = cv2.transpose(block)  # (K, n): a class's wells side by side, for the medians take most of the time
-    values -= block @ np.full(n_classes, 1 / n_classes, block.dtype)
-    if statistic == "hits":
-        values -= _medians(values)[:, None]
-        return member @ np.bincount(values.argmax(axis=0), minlength=n_classes).astype(float)
-    assert statistic == "mass", statistic
-    odds = cv2.exp(values)  # in float32 as exact as numpy's, 2e-7, and several times as fast
-    lower, upper = _middle_two(odds.view(np.int32 if odds.itemsize == 4 else np.int64))  # not negative: ordered as their bits, quicker
-    with np.errstate(all="ignore"):
-        median = np.sqrt(lower.view(odds.dtype)) * np.sqrt(upper.view(odds.dtype))
-        mass = (member * median ** (1 / n - 1)) @ odds
-    if not (median.min() > 1e-8 and median.max() < 1e8 and np.isfinite(mass).all()):
-        values -= _medians(values)[:, None]
-        mass = member @ cv2.exp(values - values.max(axis=0))
-    share = mass.astype(np.float64)
-    share /= share.sum(axis=0)
-    return np.log((1 - OUTLIER) * share + OUTLIER / len(member)).sum(axis=1)
-
-
-def _medians(values: np.ndarray) -> np.ndarray:
-    """(K,) what is taken off each row of (K, n): its median, but nothing where n is 1 (one well alone keeps its scores)."""
-    lower, upper = _middle_two(values)
-    return (lower + upper) * (0.5 - 0.5 / values.shape[1])
-
-
-def _middle_two(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two numbers, (K,) each, between which the median of each row of (K, n) lies: the same one where n is odd."""
-    half = values.shape[1] // 2
-    ordered = np.partition(values, half, axis=1)
-    upper = ordered[:, half]
-    return (upper if values.shape[1] % 2 else ordered[:, :half].max(axis=1)), upper
-
-
-def _best_and_gap(evidence: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, float]:
-    """The best assignment of groups to plates, (P,), and how much it beats the second best by.
-
-    The second best differs from the best in the group of at least one plate, so it is the best of the P problems in
-    which one plate's chosen group is forbidden. Exact, and P + 1 small problems instead of all permutations.
-
-    Args:
-        evidence: (P plates, G groups).
-        slots: (S,) groups that are free, each as often as it is; S >= P.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    n_plates = len(evidence)
-    by_slot = evidence[:, slots]
-    chosen = slots[linear_sum_assignment(by_slot, maximize=True)[1]]
-    best = float(evidence[np.arange(n_plates), chosen].sum())
-    penalty = 1.0 + 2.0 * n_plates * float(np.abs(evidence).max())  # more than any two assignments can differ by
-    gaps = []
-    for row, group in enumerate(chosen):
-        without = by_slot.copy()
-        without[row, slots == group] -= penalty
-        rows, columns = linear_sum_assignment(without, maximize=True)
-        if slots[columns[row]] != group:
-            gaps.append(best - float(by_slot[rows, columns].sum()))
-    return chosen, max(min(gaps), 0.0) if gaps else float("inf")

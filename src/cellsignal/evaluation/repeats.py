@@ -4,7 +4,7 @@ Layouts are meant to be drawn anew for every experiment. Where one was used twic
 the second: in RxRx1 one test experiment repeats a training one, well for well, some plates on. Nothing here knows which.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import lgamma, log
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.evaluation.plate_layouts import plate_order
 
 MOST = 0.95  # of a repeat's wells, the largest share that is ever taken to hold what its layout says
 
@@ -67,10 +68,14 @@ def find_repeats(
 
     Returns:
         Those whose p is at most `alarm`, by test experiment, surest first.
+
+    Raises:
+        InputError: shapes that do not fit, or a score that is not finite.
     """
     if len(wells) != len(scores) or scores.shape[1] != len(class_group):
         raise InputError(f"{len(wells)} wells and {len(class_group)} classes, but scores are {scores.shape}")
     wells = wells[["experiment", "plate", "well"]].reset_index(drop=True)
+    _refuse_not_finite(scores, wells)
     first = wells.drop_duplicates()
     address = {name: at for at, name in enumerate(sorted({*first.well, *train.well}))}
     layouts = {name: _grid(rows, rows.label.to_numpy(int), address) for name, rows in train.groupby("experiment")}
@@ -95,7 +100,13 @@ def find_repeats(
     return sorted((r for r in repeats if r.p <= alarm), key=lambda r: (r.test, r.p, -r.agree))
 
 
-def add_evidence(scores: np.ndarray, wells: pd.DataFrame, train: pd.DataFrame, repeats: Sequence[Repeat]) -> np.ndarray:
+def add_evidence(
+    scores: np.ndarray,
+    wells: pd.DataFrame,
+    train: pd.DataFrame,
+    repeats: Sequence[Repeat],
+    temperature: Mapping[str, float] = {},
+) -> np.ndarray:
     """Scores with what the repeated layouts say added: log-likelihoods, so that prediction and layout each have a voice.
 
     A well is taken to hold what its layout says with chance r, else any class of that plate alike; so the layout's class
@@ -103,13 +114,18 @@ def add_evidence(scores: np.ndarray, wells: pd.DataFrame, train: pd.DataFrame, r
     maximum likelihood (EM), at most `MOST`: a plate that agrees no more than by chance gains next to nothing.
 
     Args:
-        scores: (N, K) float, on the scale of logits.
+        scores: (N, K) float, logits but for `temperature`.
         wells, train: as in `find_repeats`.
         repeats: the first of each test experiment is used.
+        temperature: experiment -> what its scores are divided by to be logits of the right sureness, where that is not 1.
 
     Returns:
         (N, K), a copy of the type of `scores`.
+
+    Raises:
+        InputError: a score that is not finite.
     """
+    _refuse_not_finite(scores, wells)
     scores = scores.copy()
     layout = {key: rows.set_index("well").label.astype(int) for key, rows in train.groupby(["experiment", "plate"])}
     wells = wells.reset_index(drop=True)
@@ -121,15 +137,20 @@ def add_evidence(scores: np.ndarray, wells: pd.DataFrame, train: pd.DataFrame, r
             shared = mine[(mine.plate == plate) & mine.well.isin(labels.index)]
             if len(shared):
                 rows, label = shared.index.to_numpy(), labels.loc[shared.well].to_numpy()
-                scores[rows, label] += _gain(scores[np.ix_(rows, labels.to_numpy())], scores[rows, label])
+                unit = temperature.get(str(test), 1.0)
+                gain = _gain(scores[np.ix_(rows, labels.to_numpy())] / unit, scores[rows, label] / unit)
+                scores[rows, label] += unit * gain
     return scores
 
 
-def plate_order(plates: pd.Series) -> list[str]:
-    """The names of an experiment's plates in order: numbers by value, then others by name."""
-    return sorted(
-        set(plates), key=lambda name: (not str(name).isdigit(), int(name) if str(name).isdigit() else 0, str(name))
-    )
+def _refuse_not_finite(scores: np.ndarray, wells: pd.DataFrame) -> None:
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        well = wells.iloc[row]
+        raise InputError(
+            f"{well.experiment} plate {well.plate} well {well.well}: the scores of row {row} are not all finite"
+        )
 
 
 def _grid(rows: pd.DataFrame, values: np.ndarray, address: dict[str, int]) -> np.ndarray:

@@ -111,12 +111,13 @@ def with_repeats(entry: Entry, targets: Targets, groups: PlateGroups | None) -> 
     wells = pd.DataFrame({"experiment": targets.experiment, "plate": targets.plate, "well": well})
     found = find_repeats(targets.scores, wells, train, groups.class_group)
     if found and entry.how.repeats == "use":
-        targets = replace(targets, scores=add_evidence(targets.scores, wells, train, found))
+        temperature = _plate_groups(entry, targets, groups).temperature
+        targets = replace(targets, scores=add_evidence(targets.scores, wells, train, found, temperature))
     return targets, found
 
 
 def _plate_groups(entry: Entry, targets: Targets, groups: PlateGroups) -> PlateGroupInference:
-    """The group of each of the targets' plates: given, else inferred, else none where the predictions do not tell."""
+    """The group of each of the targets' plates: given, else inferred."""
     given = {}
     if entry.how.groups is not None:
         treated = entry.samples[entry.samples.role == "treatment"]
@@ -143,8 +144,8 @@ def _assigned(
 def _labels(
     entry: Entry, targets: Targets, groups: PlateGroups, inferred: PlateGroupInference, kind: str
 ) -> np.ndarray:
-    """Labels (T,) by one kind of assignment."""
-    layout = (targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.plate_group)
+    """Labels (T,) by one kind of assignment. What is reported does not count, but how probable each group is."""
+    layout = (targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.beliefs)
     if kind == "sinkhorn":
         return soften(*layout, entry.how.temperature).argmax(1)
     return {"groups": restrict, "hungarian": assign}[kind](*layout)
@@ -226,13 +227,12 @@ def _chance(targets: Targets, inferred: PlateGroupInference, groups: PlateGroups
 
 def _group_note(inferred: PlateGroupInference, groups: PlateGroups) -> str:
     known = {key: group for key, group in inferred.plate_group.items() if key in groups.plate_group}
-    note = (
-        f"groups inferred, least confidence {min(inferred.confidence.values()):.2f}"
-        if inferred.confidence
-        else "groups given"
-    )
+    note = "groups given"
+    if inferred.confidence:
+        layouts = ", ".join(sorted(set(inferred.layouts.values())))
+        note = f"groups inferred among {layouts}, least z {min(inferred.confidence.values()):.1f}"
     if inferred.refused:
-        note += f", {len(inferred.refused)} of {len(inferred.confidence)} experiments refused"
+        note += f", {len(inferred.refused)} of {len(inferred.confidence)} experiments not sure"
     if known:
         note += f", {sum(groups.plate_group[key] == group for key, group in known.items())}/{len(known)} plates right"
     return note
@@ -255,8 +255,13 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
         log.warning("%s%s", repeat, used)
     submission, inferred = _submission(entry, targets, groups)
     for experiment, confidence in inferred.refused.items() if inferred else ():
-        log.warning("%s: its plates' groups are not sure (%.4f nats a well, submit.least_confidence is %g); it keeps the plain argmax",
-                    experiment, confidence, entry.how.least_confidence)  # fmt: skip
+        log.warning(
+            "%s: its plates' groups are not sure (z %.1f, submit.least_confidence is %g) and are not reported; "
+            "its labels weigh all layouts",
+            experiment,
+            confidence,
+            entry.how.least_confidence,
+        )
     entry.competition.validate_submission(
         submission, entry.competition.sample_submission(entry.root), entry.competition.classes(entry.root)
     )
@@ -269,6 +274,7 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
         plate_groups=None if inferred is None else {f"{e}/{p}": int(g) for (e, p), g in inferred.plate_group.items()},
         plate_group_confidence=None if inferred is None else inferred.confidence,
         plate_groups_refused=None if inferred is None else inferred.refused,
+        plate_layouts=None if inferred is None else inferred.layouts,
         repeats=[asdict(repeat) | {"share": repeat.share} for repeat in repeats],
     ))  # fmt: skip
     log.info("%s: %d rows", out, len(submission))

@@ -60,7 +60,7 @@ def select(
         target_id, experiment, plate: (W,) names; each target_id once.
         groups: the class groups (its `plate_group` is not looked at); None: nothing is known of the plates, no group is masked.
         share: 0..1.
-        least_confidence: of `infer_plate_groups`, in nats a well.
+        least_confidence: of `infer_plate_groups`, a z.
         used: (experiment, plate) -> classes whose well on that plate is known.
 
     Returns:

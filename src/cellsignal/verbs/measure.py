@@ -84,7 +84,7 @@ def plate_groups(arguments: argparse.Namespace) -> None:
     from cellsignal.bench.plate_groups import bench_plate_groups as measure
     from cellsignal.bench.plate_groups import plate_groups_text
 
-    print(plate_groups_text(*measure(arguments.root, arguments.seeds)))
+    print(plate_groups_text(measure(arguments.root, arguments.seeds, arguments.every)))
 
 
 def two_stage(arguments: argparse.Namespace) -> None:
@@ -167,10 +167,11 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     config_arguments(bench)
     bench.add_argument("--rows", type=int, default=15, help="operations to list")
     bench = kind(
-        "plate-groups", plate_groups, "when inferred groups of plates can be trusted, on real layouts"
+        "plate-groups", plate_groups, "predictions by inferred groups of plates, ours and the 1st place's, on real layouts"
     )
     bench.add_argument("--root", type=Path, required=True, help="folder of RxRx1's CSV files")
     bench.add_argument("--seeds", type=int, default=3, help="draws of the noise")
+    bench.add_argument("--every", type=int, default=3, help="predict each EVERY-th training experiment")
     bench = kind("two-stage", two_stage, "two-stage training by a flawed protocol and by the right one")
     for name in ("--root", "--store", "--answers"):
         bench.add_argument(name, type=Path, required=True, help="of a simulated copy that is packed")

@@ -1,0 +1,163 @@
+"""How well each group of classes fits a plate, whatever the scale of the scores.
+
+How sure scores are is not known: logits may be too sure, means of sites are not sure enough, cosines say little. So the
+evidence is taken at several sharpnesses (what scores are multiplied by before the softmax) in units of the scores' own
+spread, and which of them are right is learnt from the plates themselves: at the right one the wells of all plates agree
+best on layouts that can be.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+OUTLIER = 0.05  # share of wells whose scores are taken to say nothing; bounds what one well can do to its plate
+SHARPNESS = 2.0 ** np.arange(-5, 5)  # candidates, in units of 1 / `score_spread`; each the double of the one before
+FLOOR = 1e-18  # of exponentials: their squares must not fall below float32's range, where arithmetic is slow
+ROUNDS = 100  # of the EM that learns how common each sharpness is
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the wells of a plate say about its group, at each sharpness.
+
+    Attributes:
+        total: (B, G) sums over the wells of the log-probability of each group.
+        squares: (B, G, G) sums over the wells of the squared difference of the log-probabilities of two groups.
+        wells: their number.
+    """
+
+    total: np.ndarray
+    squares: np.ndarray
+    wells: int
+
+
+def score_spread(block: np.ndarray) -> float:
+    """Return the spread of one plate's (n, K) scores: half the range of the middle half of a well's, by the median well.
+
+    Where most scores are equal it is their standard deviation about the means of wells; 0 if all are.
+    """
+    ordered = np.sort(block, axis=1)
+    quarter = block.shape[1] // 4
+    spread = float(np.median(ordered[:, -1 - quarter] - ordered[:, quarter])) / 2
+    return spread if spread > 0 else float((block - block.mean(axis=1, keepdims=True, dtype=np.float64)).std())
+
+
+def experiment_evidence(blocks: Sequence[np.ndarray], class_group: np.ndarray, spread: float) -> list[Evidence]:
+    """Return what the scores of each plate of an experiment say about its group.
+
+    A well's log-probability of a group is log((1 - e) p + e / G), p being the softmax mass of the group's classes, G the
+    number of groups and e = `OUTLIER`. The mixture bounds each well between log(e / G) and 0, so that a few wells of an
+    overconfident network cannot outvote a plate. Before, what the plates do to classes is taken off (`_plate_effects`).
+
+    Args:
+        blocks: (n, K) finite scores of each plate.
+        class_group: (K,) int.
+        spread: what one unit of sharpness is of; above 0.
+    """
+    values = [_transpose(block, spread) for block in blocks]
+    member = np.arange(class_group.max() + 1)[:, None] == class_group
+    effects = _plate_effects(np.stack([_half_medians(plate) for plate in values]), member)
+    return [_evidence(plate, effect, member) for plate, effect in zip(values, effects, strict=True)]
+
+
+def _transpose(block: np.ndarray, spread: float) -> np.ndarray:
+    """(K, n), a class's wells side by side, in units of the spread and less each well's mean."""
+    if not 1e-15 < spread < 1e15:
+        block = block.astype(np.float64)  # squares and exponentials of float32 would leave its range
+    values = cv2.transpose(np.ascontiguousarray(block))
+    values *= values.dtype.type(1 / spread)
+    values -= values.mean(axis=0)
+    return values
+
+
+def _half_medians(values: np.ndarray) -> np.ndarray:
+    """(2, K) the median of each class over every other well of a plate, and over the rest; 0 if there is one well.
+
+    Wells are taken in order of the sum of their squares, so that the order of rows does not matter.
+    """
+    if values.shape[1] < 2:
+        return np.zeros((2, len(values)))
+    order = np.argsort(np.einsum("kn,kn->n", values, values), kind="stable")
+    ordered = [np.sort(values[:, order[start::2]], axis=1) for start in (0, 1)]  # quicker than np.median
+    return np.stack([(half[:, (half.shape[1] - 1) // 2] + half[:, half.shape[1] // 2]) / 2.0 for half in ordered]).astype(float)
+
+
+def _plate_effects(halves: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """(P, K) what each plate adds to each class in all of its wells, as far as both halves of its wells show it.
+
+    Whatever a plate as a whole does to a class or to a whole group (its staining, a look it shares with training plates)
+    would add up over the wells and outweigh them, and as a class stands on a plate once, a median over the wells hardly
+    sees its own well. But a median is noise too, so it is taken off by the share of its variance that two halves of the
+    wells have in common: nothing where plates do nothing, all where they do much. The share is estimated for the means
+    of groups and for classes within groups separately, over the plates of the experiment.
+
+    Args:
+        halves: (P, 2, K) medians.
+        member: (G, K) bool.
+    """
+    means = halves @ (member / member.sum(axis=1, keepdims=True)).T  # (P, 2, G)
+    within = halves - means @ member
+    means = means - means.mean(axis=2, keepdims=True)
+    return _reproduced(within) + _reproduced(means) @ member
+
+
+def _reproduced(halves: np.ndarray) -> np.ndarray:
+    """(P, m) the mean of two halves (P, 2, m), times the share of its variance that they have in common."""
+    both = halves.mean(axis=1)
+    variance = (both**2).mean()
+    common = (halves[:, 0] * halves[:, 1]).mean()
+    return both * (np.clip(common / variance, 0, 1) if variance > 0 else 0)
+
+
+def _evidence(values: np.ndarray, effect: np.ndarray, member: np.ndarray) -> Evidence:
+    """The evidence of one plate's (K, n) scores, less the (K,) effect of the plate; `values` are used up."""
+    values -= effect[:, None].astype(values.dtype)
+    values -= values.max(axis=0)
+    values *= values.dtype.type(SHARPNESS[0])
+    odds = cv2.exp(values)  # several times as fast as numpy's, and as exact
+    weights = member.astype(values.dtype)
+    logs = np.empty((len(SHARPNESS), len(member), values.shape[1]))
+    for number in range(len(SHARPNESS)):
+        if number:
+            np.multiply(odds, odds, out=odds)
+            np.maximum(odds, FLOOR, out=odds)
+        mass = (weights @ odds).astype(np.float64)
+        logs[number] = np.log((1 - OUTLIER) * mass / mass.sum(axis=0) + OUTLIER / len(member))
+    own = (logs**2).sum(axis=2)
+    squares = own[:, :, None] + own[:, None, :] - 2 * logs @ logs.transpose(0, 2, 1)
+    return Evidence(logs.sum(axis=2), np.maximum(squares, 0), values.shape[1])
+
+
+def layout_posteriors(likelihoods: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
+    """Return how probable each layout of each experiment is, and each experiment's likeliest sharpness.
+
+    All layouts of an experiment are as likely beforehand. How common each sharpness is among the experiments is learnt
+    from all of them by EM, each sharpness counting as seen 1 / B times beforehand. So experiments whose predictions show
+    their layout lend others their sharpness, and none has to have the same.
+
+    Args:
+        likelihoods: one (B, L) array of log-likelihoods an experiment, by sharpness and layout; L may differ.
+
+    Returns:
+        For each experiment (L,) probabilities and an index into `SHARPNESS`.
+    """
+    if not likelihoods:
+        return [], []
+    marginal = np.stack([_log_sum_exp(values, 1) - np.log(values.shape[1]) for values in likelihoods])
+    common = np.full(marginal.shape[1], 1 / marginal.shape[1])
+    for _ in range(ROUNDS):
+        joint = marginal + np.log(common)
+        share = np.exp(joint - _log_sum_exp(joint, 1)[:, None])
+        common = (share.sum(axis=0) + 1 / len(common)) / (len(share) + 1)
+    posteriors = []
+    for values in likelihoods:
+        joint = _log_sum_exp(values + np.log(common)[:, None], 0)
+        posteriors.append(np.exp(joint - _log_sum_exp(joint, 0)))
+    return posteriors, share.argmax(axis=1).tolist()
+
+
+def _log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
+    top = values.max(axis=axis, keepdims=True)
+    return np.squeeze(top + np.log(np.exp(values - top).sum(axis=axis, keepdims=True)), axis)
