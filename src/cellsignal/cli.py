@@ -227,6 +227,7 @@ def _folds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", help="what a fold must not split (default: the competition's first)")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--named", help="a published table instead, e.g. first_place")
+    parser.add_argument("--force", action="store_true", help="replace a file that holds another table")
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -10,6 +10,7 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, check_submission_targets
 from cellsignal.config import Config, load_config
 from cellsignal.config.schema import Submit
+from cellsignal.data.fold_file import bring_folds_up_to_date
 from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import Step, ladder_text
 from cellsignal.evaluation.leaderboard import (
@@ -21,7 +22,6 @@ from cellsignal.evaluation.leaderboard import (
     submission_entry,
 )
 from cellsignal.evaluation.score import read_submission, score_submission
-from cellsignal.files import write_csv
 
 log = logging.getLogger(__name__)
 LEADERBOARD = Path("submissions/leaderboard.csv")
@@ -55,33 +55,6 @@ def _warn(lines: list[str], full_list: Path) -> None:
         log.warning("%s", line)
     if len(lines) > SHOWN:
         log.warning("... and %d more; all are in %s", len(lines) - SHOWN, full_list)
-
-
-def make_folds_file(
-    competition_id: str,
-    root: Path,
-    out: Path,
-    *,
-    group: str | None = None,
-    splits: int = 5,
-    seed: int = 0,
-    named: str | None = None,
-) -> pd.DataFrame:
-    """Make and write a fold table: by its name, or groups dealt to `splits` folds; without either the competition's default. Gives it back."""
-    from cellsignal.folds import make_folds
-
-    competition = get_competition(competition_id)
-    named = named or (competition.default_folds if group is None else None)
-    group = group or competition.fold_groups[0]
-    if group not in competition.fold_groups:
-        raise InputError(f"--group {group}: {competition_id} has the fold groups {', '.join(competition.fold_groups)}")
-    samples = competition.samples(root)
-    if named is not None:
-        table = competition.named_folds(named, samples)
-    else:
-        table = make_folds(samples, group, splits, seed, plate_groups=competition.plate_groups(samples))
-    write_csv(out, table)
-    return table
 
 
 def submit(
@@ -269,15 +242,14 @@ def show_leaderboard(competition_id: str | None, path: Path) -> str:
 
 
 def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> None:
-    """Everything: prepare, folds (if the file is not there), train, predict, submit, score, report. Each step goes on where it was."""
+    """Everything: prepare, folds (see `bring_folds_up_to_date`), train, predict, submit, score, report. Each step goes on where it was."""
     from cellsignal.prediction.predict import predict
     from cellsignal.prediction.submit import ladder, make_submission, open_entry, truth_labels
     from cellsignal.report import write_report
     from cellsignal.training.run import train
 
     prepare(config)
-    if not config.folds.file.is_file():
-        make_folds_file(config.competition, config.data.root, config.folds.file, splits=splits, seed=config.seed)
+    bring_folds_up_to_date(competition_id=config.competition, root=config.data.root, out=config.folds.file, splits=splits, seed=config.seed)
     train(config)
     files = predict(config)
     entry = open_entry(files, config.submit, root=config.data.root)

@@ -107,11 +107,11 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def folds(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions import get_competition
-    from cellsignal.pipeline import make_folds_file
+    from cellsignal.data.fold_file import default_folds_file, make_folds_file
 
-    out = arguments.out or Path("folds") / f"{arguments.competition}.csv"
+    out = arguments.out or default_folds_file(arguments.competition, arguments.root)
     table = make_folds_file(arguments.competition, arguments.root, out, group=arguments.group, splits=arguments.splits, seed=arguments.seed,
-                            named=arguments.named)  # fmt: skip
+                            named=arguments.named, force=arguments.force)  # fmt: skip
     print(f"{table.to_string(index=False)}\n{out}")
     competition = get_competition(arguments.competition)
     if competition.multilabel:
