@@ -112,6 +112,8 @@ def test_all_of_it_arrives_and_is_then_left_alone(host, fetched, source, tmp_pat
     assert not list((tmp_path / ".download").iterdir()), "no archive is kept"
     record = json.loads((tmp_path / "downloads.json").read_text())
     for name, body in host.files.items():
+        sizes = record[name].pop("files", None)
+        assert sizes is None or sizes == {file: len(image) for file, image in images(tmp_path).items() if file in sizes}
         assert record[name] == {"url": f"{host.url}/{name}", "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
     competition = get_competition("bbbc021_full")
     pd.testing.assert_frame_equal(competition.samples(tmp_path), competition.samples(source))
@@ -151,6 +153,16 @@ def test_a_broken_line_is_taken_up_where_it_broke(host, fetched, plates, source,
     fetched(tmp_path)
     starts = [start for asked, start in host.asked if asked == name]
     assert starts[0] == 0 and starts[-1] > 0 and images(tmp_path) == images(source)
+
+
+def test_a_plate_with_an_image_cut_short_is_fetched_again(host, fetched, source, plates, tmp_path):
+    fetched(tmp_path)
+    first, *_, last = sorted(path for path in tmp_path.rglob("*.tif") if path.parent.name == min(plates))
+    first.write_bytes(first.read_bytes()[:100])
+    last.write_bytes(b"")
+    host.asked.clear()
+    fetched(tmp_path)
+    assert host.zips_asked() == [archive_name(min(plates))] and images(tmp_path) == images(source)
 
 
 def test_files_that_are_there_are_not_written_again(host, fetched, source, plates, tmp_path):

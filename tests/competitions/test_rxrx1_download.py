@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import shutil
 import stat
 import threading
 import zipfile
@@ -226,7 +227,8 @@ def test_csvs_and_archives_arrive_in_their_places(kaggle, tmp_path):
     assert (out / "train/HEPG2-01/Plate1/B02_s1_w1.png").read_bytes() == b"train image"
     assert (out / "test/HEPG2-08/Plate1/B02_s1_w1.png").read_bytes() == b"test image"
     assert sorted(kaggle.fetched()) == sorted(kaggle.files)
-    assert [p.name for p in (out / ".download").rglob("*") if p.is_file()] == ["done.json"]
+    kept = {p.name for p in (out / ".download").rglob("*") if p.is_file()}
+    assert kept == {"done.json", *(f"{name}.json.gz" for name in kaggle.files)}, "no archive is left"
     kaggle.log.clear()
     download(out)
     assert kaggle.fetched() == []
@@ -236,6 +238,41 @@ def test_csvs_and_archives_arrive_in_their_places(kaggle, tmp_path):
     kaggle.files.pop("train.zip"), kaggle.files.pop("test.zip")
     download(out)
     assert sorted(kaggle.fetched()) == ["test.csv", "train_controls.csv"]
+
+
+@pytest.mark.parametrize("harm", ["folder gone", "file gone", "file cut", "list gone", "old note"])
+def test_done_counts_only_while_its_files_are_there(kaggle, tmp_path, caplog, harm):
+    kaggle.files["train.zip"] = zipped({f"A/Plate1/B0{n}_s1_w1.png": b"train image" for n in range(2, 6)})
+    kaggle.files["test.zip"] = zipped({"test/B/Plate1/B02_s1_w1.png": b"test image"})
+    out = tmp_path / "out"
+    download(out)
+    image, notes = out / "train/A/Plate1/B03_s1_w1.png", out / ".download/done.json"
+    if harm == "folder gone":
+        shutil.rmtree(out / "train")
+    elif harm == "file gone":
+        image.unlink()
+    elif harm == "file cut":
+        image.write_bytes(b"train")
+    elif harm == "list gone":
+        (out / ".download/lists/train.zip.json.gz").unlink()
+    else:
+        notes.write_text(json.dumps(json.loads(notes.read_text()) | {"train.zip": len(kaggle.files["train.zip"])}))
+    kaggle.log.clear()
+    download(out)
+    assert kaggle.fetched() == ["train.zip"] and image.read_bytes() == b"train image"
+    assert "train.zip: was fetched before, but" in caplog.text
+    kaggle.log.clear()
+    download(out)
+    assert kaggle.fetched() == []
+
+
+def test_an_archive_of_everything_is_fetched_again_when_an_image_is_gone(kaggle, tmp_path):
+    images = {f"train/A/Plate1/B0{n}_s1_w1.png": b"%d" % n for n in range(2, 8)}
+    kaggle.listed, kaggle.everything = [*images, "zzz.csv"], zipped({**images, **kaggle.files})
+    download(tmp_path / "out")
+    (tmp_path / "out" / next(iter(images))).unlink()
+    download(tmp_path / "out")
+    assert all((tmp_path / "out" / name).read_bytes() == content for name, content in images.items())
 
 
 def test_a_broken_line_is_taken_up_where_it_broke(kaggle, tmp_path):

@@ -3,7 +3,7 @@
 A plate is one zip of 720 TIFFs; it is fetched (and resumed) in `.download/`, unpacked with the CRC of every file checked, compared with the
 file names of the image table, and removed. The host publishes no checksums, so the first download cannot be held to any: its size, its CRCs
 and its file names are checked, and its SHA-256 is written to `downloads.json`, which later downloads of the same file are held to. A folder
-that holds all files of a plate is left alone.
+that holds all files of a plate, each of the size that it had when it was unpacked, is left alone.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def _fetch_plate(
     """One plate's files in their places, unless they are there."""
     name = archive_name(plate)
     archive, url = out / STAGING / name, f"{host}/{name}"
-    if not _missing(out, names):
+    if not _missing(out, names, record.get(name, {}).get("files", {})):
         archive.unlink(missing_ok=True)  # a kill can leave it behind
         return
     fetch.file(url, archive, sha256=record.get(name, {}).get("sha256"))
@@ -87,7 +87,8 @@ def _fetch_plate(
     missing = _missing(out, names)
     if missing:
         raise InputError(f"{archive}: lacks {len(missing)} of the {len(names)} files that {IMAGE_CSV} names, first {missing[0]}")
-    _note(out, record, name, url, archive)
+    sizes = {file: (out / file).stat().st_size for file in names}
+    _note(out, record, name, url, archive, files=sizes)
     archive.unlink()
 
 
@@ -111,12 +112,21 @@ def _is_damaged(archive: Path) -> bool:
         return True
 
 
-def _missing(out: Path, names: list[str]) -> list[str]:
-    return [name for name in names if not (out / name).is_file()]
+def _missing(out: Path, names: list[str], sizes: Mapping[str, int] | None = None) -> list[str]:
+    """The files that are not there, or have another size than when they were unpacked, where that is known."""
+    return [name for name in names if not _is_there(out / name, (sizes or {}).get(name))]
 
 
-def _note(out: Path, record: dict[str, Any], name: str, url: str, path: Path) -> None:
-    record[name] = {"url": url, "bytes": path.stat().st_size, "sha256": sha256(path)}
+def _is_there(path: Path, size: int | None) -> bool:
+    try:
+        state = path.stat()
+    except OSError:
+        return False
+    return path.is_file() and (state.st_size == size if size is not None else state.st_size > 0)
+
+
+def _note(out: Path, record: dict[str, Any], name: str, url: str, path: Path, **more: Any) -> None:
+    record[name] = {"url": url, "bytes": path.stat().st_size, "sha256": sha256(path), **more}
     write_json(out / RECORD, record)
 
 

@@ -1,13 +1,12 @@
 """Fetching RxRx1 from Kaggle, file by file, so that 46 GB survive a broken line.
 
 Downloads go to `.download/` under the target, where Kaggle's own client resumes what it began; what is finished is
-noted in `.download/done.json` and not fetched again. Archives are unpacked and then removed. Kaggle lists a
+noted in `.download/done.json` and not fetched again while all the files that it made are there. Archives are unpacked and then removed. Kaggle lists a
 competition either as archives and CSVs or as single images; asking for 750,000 images one at a time gets a caller
 locked out, so then the whole-competition archive is taken.
 """
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from cellsignal.competitions.rxrx1.metadata import KAGGLE_FILES
 from cellsignal.errors import InputError
 from cellsignal.fetch.kaggle import CREDENTIALS, kaggle_client, redact
-from cellsignal.files import write_json
+from cellsignal.fetch.notes import Notes
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def download(out: Path) -> None:
     api = _signed_in()
     staging = out / STAGING
     staging.mkdir(parents=True, exist_ok=True)
-    done = _read_done(staging)
+    notes = Notes(staging, out)
     with _explained():
         listed = list_files(api)
     single_images = any(name.endswith(".png") for name in listed)
@@ -49,14 +48,12 @@ def download(out: Path) -> None:
     if single_images:  # the listing of so many files is cut short, so the CSVs may not be on it
         wanted = {name: listed.get(name, 0) for name in (*KAGGLE_FILES, "sample_submission.csv")}
     for name, size in wanted.items():
-        _fetch(api, name, size, out, done)
-    if single_images and SLUG not in done:
+        _fetch(api, name, size, out, notes)
+    if single_images and _must_fetch(notes, SLUG, 0):
         log.info("fetching all images as one archive (46 GB)")
         with _explained():
             api.competition_download_files(SLUG, path=str(staging), quiet=not sys.stderr.isatty())
-        _unpack(staging / f"{SLUG}.zip", out)
-        done[SLUG] = 1
-        write_json(staging / "done.json", done)
+        notes.add(SLUG, 0, _unpack(staging / f"{SLUG}.zip", out))
     log.info("%s: complete", out)
 
 
@@ -157,15 +154,23 @@ def _extract(bundle: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, archi
         temporary.unlink(missing_ok=True)
 
 
-def _fetch(api, name: str, size: int, out: Path, done: dict[str, int]) -> None:
+def _must_fetch(notes: Notes, name: str, size: int) -> bool:
+    """Whether a download is not done, or some of what it made is gone; says what."""
+    why = notes.missing(name, size)
+    if why and name in notes:
+        log.warning("%s: was fetched before, but %s; it is fetched again", name, why)
+    return why is not None
+
+
+def _fetch(api, name: str, size: int, out: Path, notes: Notes) -> None:
     """One listed file, unless it is there: an archive is unpacked, anything else moved to its place."""
     final, staging = out / name, out / STAGING
     archived = name.endswith(".zip")
     if not final.resolve().is_relative_to(out.resolve()):
         raise InputError(f"rxrx1: Kaggle lists {name!r}, which would land outside {out}")
-    if name in done and done[name] == size and (archived or final.is_file()):
-        return
     if not archived and size and final.is_file() and final.stat().st_size == size:
+        return
+    if not _must_fetch(notes, name, size):
         return
     log.info("fetching %s", name)
     folder = (staging / name).parent
@@ -173,38 +178,37 @@ def _fetch(api, name: str, size: int, out: Path, done: dict[str, int]) -> None:
         api.competition_download_file(SLUG, name, path=str(folder), quiet=not sys.stderr.isatty())
     plain, zipped = staging / name, staging / f"{name}.zip"  # Kaggle sends some CSVs zipped
     if archived:
-        _unpack(plain, out)
-    elif zipped.is_file():
+        notes.add(name, size, _unpack(plain, out))
+        return
+    if zipped.is_file():
         unzip(zipped, final.parent)
         zipped.unlink()
     elif plain.is_file():
         final.parent.mkdir(parents=True, exist_ok=True)
         os.replace(plain, final)
-    if not archived and not final.is_file():
+    if not final.is_file():
         raise InputError(f"rxrx1: Kaggle was asked for {name} and sent something else; see {folder}")
-    done[name] = size
-    write_json(staging / "done.json", done)
+    notes.add(name, size, {name: final.stat().st_size})
 
 
-def _unpack(archive: Path, out: Path) -> None:
+def _unpack(archive: Path, out: Path) -> dict[str, int]:
     """Unpack an image archive to its place and remove it. `train.zip` may hold its files with or without the folder
-    `train/`."""
+    `train/`.
+
+    Returns:
+        Path relative to `out` -> bytes of every file that it holds.
+    """
     target = out
     if archive.stem in _IMAGE_FOLDERS and archive.is_file() and zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as bundle:
             if not all(name.startswith(f"{archive.stem}/") for name in bundle.namelist()):
                 target = out / archive.stem
     unzip(archive, target)
+    with zipfile.ZipFile(archive) as bundle:
+        members = [member for member in bundle.infolist() if not member.is_dir()]
+    files = {(target / member.filename).relative_to(out).as_posix(): member.file_size for member in members}
     archive.unlink()
-
-
-def _read_done(staging: Path) -> dict[str, int]:
-    try:
-        return json.loads((staging / "done.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        raise InputError(f"{staging / 'done.json'}: is not valid JSON; remove it to fetch everything anew") from None
+    return files
 
 
 @contextlib.contextmanager
