@@ -164,15 +164,15 @@ def test_a_real_copy_with_bare_cr_is_the_same(real, real_samples, tmp_path):
 DAMAGE = {
     "no column": (IMAGE_CSV, lambda t: t.replace("Image_Metadata_Well_DAPI", "Well"), "no column 'Image_Metadata_Well_DAPI'"),
     "empty": (IMAGE_CSV, lambda t: _cell(t, 5, 11, " "), "row 5: Image_Metadata_Compound is empty"),
-    "dose": (IMAGE_CSV, lambda t: _cell(t, 7, 12, "high"), "row 7: Image_Metadata_Concentration 'high' is no dose"),
-    "negative": (IMAGE_CSV, lambda t: _cell(t, 7, 12, "-1"), "row 7: Image_Metadata_Concentration '-1' is no dose"),
-    "other well": (IMAGE_CSV, lambda t: _cell(t, 3, 12, "77"), "row 3: well '.*' holds '.*@77' and something else"),
+    "dose": (IMAGE_CSV, lambda t: _cell(t, 7, 12, "high"), "row 7: Image_Metadata_Concentration 'high' is not a number from 0"),
+    "negative": (IMAGE_CSV, lambda t: _cell(t, 7, 12, "-1"), "row 7: Image_Metadata_Concentration '-1' is not a number from 0"),
+    "other well": (IMAGE_CSV, lambda t: _cell(t, 3, 12, "77"), "row 3: treatment '.*@77' stands in a well that holds something else"),
     "path": (IMAGE_CSV, lambda t: _cell(t, 4, 3, "../../etc"), "row 4: '../../etc' / .* is not WeekN"),
     "name": (IMAGE_CSV, lambda t: _cell(t, 4, 4, "a/b.tif"), "row 4: .* / 'a/b.tif' is not WeekN"),
     "twice": (IMAGE_CSV, lambda t: t + t.splitlines()[1] + "\n", "stands here twice"),
     "moa twice": (MOA_CSV, lambda t: t + t.splitlines()[-1] + "\n", "treatment '.*' stands here twice"),
     "unseen": (MOA_CSV, lambda t: t + '"ghost",1.0,"Epithelial"\n', "'ghost@1' is no treatment of"),
-    "no csv": (MOA_CSV, lambda t: "", "not a readable CSV"),
+    "no csv": (MOA_CSV, lambda t: "", "is empty"),
 }
 
 

@@ -213,7 +213,7 @@ def test_unknown_samples_and_plates_are_refused(root, tmp_path):
         COMPETITION.samples(again)
     shutil.copy(root / path.relative_to(again), path)
     (again / "experiment-metadata.tsv").write_text((root / "experiment-metadata.tsv").read_text().replace("crispr\t", "prime\t"))
-    with pytest.raises(InputError, match="modality 'prime' is none of compound, crispr, orf"):
+    with pytest.raises(InputError, match="Perturbation 'prime' is none of compound, crispr, orf"):
         COMPETITION.samples(again)
 
 

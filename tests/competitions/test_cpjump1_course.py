@@ -97,9 +97,9 @@ def test_rows_and_files_that_lack_each_other_are_named(copy, caplog):
     ("column", "value", "words"),
     [
         ("FileName_OrigRNA", "plane7.tiff", "holds no key"),
-        ("Metadata_Well", "P24", "is not a file of the row's well"),
+        ("Metadata_Well", "P24", "by its name it is of well"),
         ("Metadata_Plate", "other", "this competition has one plate"),
-        ("Metadata_Plate", "", "is of no plate"),
+        ("Metadata_Plate", "", "row 4: Metadata_Plate is empty"),
     ],
 )
 def test_wrong_rows_are_refused(copy, column, value, words):

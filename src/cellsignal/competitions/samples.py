@@ -94,7 +94,8 @@ def check_samples(
     unlabelled = (frame.split == "train") & (frame.role == "treatment") & frame.label.isna() & ~known
     places.refuse(unlabelled, lambda row: "a training sample has no label")
     _refuse_contradictions(frame, places)
-    refuse_misstated(frame, places, competition)
+    known = () if competition is None else (competition.channels, competition.stated)
+    refuse_misstated(frame, places, *known)
     return frame
 
 

@@ -4,18 +4,14 @@ A file's name often states its channel, well, site or plate. `Competition.stated
 no file stands for two channels or two samples, and none says another thing than its row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
 from cellsignal.tables import normalise_well
-
-if TYPE_CHECKING:
-    from cellsignal.competitions.base import Competition
 
 HELD = ("experiment", "plate", "well", "site")  # samples columns that a name may state
 
@@ -53,28 +49,25 @@ class Places:
 
 
 def refuse_misstated(
-    frame: pd.DataFrame, places: Places, competition: "Competition | None" = None
+    frame: pd.DataFrame,
+    places: Places,
+    channels: Sequence[str] = (),
+    stated: Callable[[str], dict[str, str]] | None = None,
 ) -> None:
     """Refuse files that stand twice in a table, and names that contradict their row or the other files of the row.
 
     Args:
         frame: A column `files` as in the samples table, and any of `HELD`.
-        competition: Whose `stated` reads the names; None looks for doubled files alone.
+        channels: What the files of a row are of, where there is one for each.
+        stated: `Competition.stated`; None looks for doubled files alone.
 
     Raises:
         InputError: Names the row, the file and what it says.
     """
-    _refuse_doubled(frame, places, competition)
-    if competition is not None:
-        faults = [_fault(competition, row) for row in _rows(frame)]
-        places.refuse(np.array([fault is not None for fault in faults], dtype=bool), lambda row: faults[row])
-
-
-def _refuse_doubled(frame: pd.DataFrame, places: Places, competition: "Competition | None") -> None:
     within = np.array([len(set(files)) < len(files) for files in frame.files], dtype=bool)
-    places.refuse(within, lambda row: _doubled_channels(frame.files.iloc[row], competition))
+    places.refuse(within, lambda row: _doubled_channels(frame.files.iloc[row], channels))
     entries = pd.Series([name for files in frame.files for name in files], dtype=object)
-    doubled = entries.duplicated()
+    doubled = entries.duplicated().to_numpy()
     if doubled.any():
         row_of = np.repeat(np.arange(len(frame)), [len(files) for files in frame.files])
         wrong = np.zeros(len(frame), dtype=bool)
@@ -82,45 +75,45 @@ def _refuse_doubled(frame: pd.DataFrame, places: Places, competition: "Competiti
         entry = entries[doubled].iloc[0]
         first = places.name(int(row_of[int((entries == entry).argmax())]))
         places.refuse(wrong, lambda row: f"{entry} is also the file of {first}")
+    if stated is not None:
+        faults = [_fault(files, held, channels, stated) for files, held in _rows(frame)]
+        wrong = np.array([fault is not None for fault in faults], dtype=bool)
+        places.refuse(wrong, lambda row: faults[row])
 
 
-def _doubled_channels(files: tuple[str, ...], competition: "Competition | None") -> str:
+def _doubled_channels(files: tuple[str, ...], channels: Sequence[str]) -> str:
     name = next(name for number, name in enumerate(files) if name in files[:number])
-    numbers = [number for number, other in enumerate(files) if other == name]
-    titles = [_channel(competition, files, number) for number in numbers]
-    return f"{name} is given for the channels {' and '.join(titles)}"
+    titles = channels if len(channels) == len(files) else range(1, len(files) + 1)
+    given = [str(title) for title, other in zip(titles, files, strict=True) if other == name]
+    return f"{name} is given for the channels {' and '.join(given)}"
 
 
-def _channel(competition: "Competition | None", files: tuple[str, ...], number: int) -> str:
-    if competition is None or len(files) != len(competition.channels):
-        return str(number + 1)
-    return competition.channels[number]
-
-
-def _rows(frame: pd.DataFrame):
+def _rows(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
     """(files, what the row says of itself, as `stated` would) of every row."""
     columns = [column for column in HELD if column in frame.columns]
     for files, *values in zip(frame.files, *(frame[column] for column in columns), strict=True):
         yield files, dict(zip(columns, map(str, values), strict=True))
 
 
-def _fault(competition: "Competition", row: tuple[tuple[str, ...], dict[str, str]]) -> str | None:
-    """What a row's files say that its table does not, or None."""
-    files, held = row
-    said: dict[str, tuple[str, str]] = {}  # what the row's earlier files say, and which one says it
+def _fault(
+    files: tuple[str, ...],
+    held: dict[str, str],
+    channels: Sequence[str],
+    stated: Callable[[str], dict[str, str]],
+) -> str | None:
+    """What a row's files say against their row or each other, or None."""
+    said: dict[str, tuple[str, str]] = {}  # what the row's earlier files say, and which of them
     for number, name in enumerate(files):
-        stated = dict(competition.stated(name.partition("#")[0]))
-        channel = stated.pop("channel", None)
-        if channel is not None and len(files) == len(competition.channels):
-            expected = competition.channels[number]
-            if channel != expected:
-                return f"{name} is given for the channel {expected}; by its name it shows {channel}"
-        for key, value in stated.items():
+        facts = dict(stated(name.partition("#")[0]))
+        channel = facts.pop("channel", None)
+        if channel is not None and len(files) == len(channels) and channel != channels[number]:
+            return f"{name} is given for the channel {channels[number]}; by its name it shows {channel}"
+        for key, value in facts.items():
             if key == "well":
                 value = normalise_well(value)
             if key in held and value != held[key]:
                 return f"{name} is given for {key} {held[key]}; by its name it is of {key} {value}"
             earlier, other = said.setdefault(key, (value, name))
             if earlier != value:
-                return f"{name} and {other} are given for one image; by their names they are of two ({key} {value}, {earlier})"
+                return f"{name} and {other} are given for one image; by their names they are of {key} {value} and {earlier}"
     return None

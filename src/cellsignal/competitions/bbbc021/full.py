@@ -23,7 +23,7 @@ import pandas as pd
 
 from cellsignal.competitions.base import SHAPE_SAMPLES, Competition, Protocol, register
 from cellsignal.competitions.bbbc021 import planes
-from cellsignal.competitions.bbbc021.metadata import CHANNELS, CONTROL, UNKNOWN, read_annotated, read_cells, read_fields
+from cellsignal.competitions.bbbc021.metadata import CHANNELS, CONTROL, UNKNOWN, read_annotated, read_fields, stated
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.published import Published
@@ -31,6 +31,7 @@ from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import ImageError, InputError
 from cellsignal.folds import NEVER, labelled
 from cellsignal.images import image_size
+from cellsignal.tables import read_table
 
 CELL_TYPE = "MCF7"
 LEAVE_ONE_COMPOUND_OUT = "leave_one_compound_out"
@@ -83,6 +84,7 @@ class Bbbc021Full(Competition):
                 "treatment": crops.treatment.where(~crops.new, None),
                 "split": np.where(crops.new, "test", "train"),
                 "files": [planes.crop_names(names, number) for names, number in zip(files, crop, strict=True)],
+                "origin": crops.origin,
             }
         )
         return check_samples(frame, root)
@@ -97,6 +99,9 @@ class Bbbc021Full(Competition):
         """
         height, width = self.root_shape(root)
         return planes.measure_plates(root, folder, read_fields(root), (2 * height, 2 * width), workers)
+
+    def stated(self, name: str) -> dict[str, str]:
+        return stated(name)
 
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
         measured = find_calibration(self.calibration, self.id, Path(files[0]).parent.name)
@@ -124,11 +129,7 @@ class Bbbc021Full(Competition):
 
     def answers(self, path: Path) -> pd.DataFrame:
         """CSV with well_id and moa, and plate, experiment, compound where known. There is no public part: every row is `private`."""
-        frame = read_cells(Path(path), (self.id_column, self.target_column))
-        doubled = frame[self.id_column].duplicated()
-        if doubled.any():
-            row = int(doubled.idxmax())
-            raise InputError(f"{path}: row {row + 2}: well_id {frame[self.id_column][row]!r} stands here twice")
+        frame = read_table(path, (self.id_column, self.target_column), unique=self.id_column).reset_index(drop=True)
         known = [name for name in ("experiment", "plate", "compound") if name in frame]
         return frame[[self.id_column, self.target_column, *known]].assign(leaderboard="private")
 

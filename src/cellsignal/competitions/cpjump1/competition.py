@@ -25,15 +25,16 @@ from cellsignal.competitions.cpjump1.metadata import (
     LOAD_DATA,
     PLATEMAPS,
     join_fields,
-    read_cells,
     read_layout,
     read_platemaps,
     read_plates,
+    stated,
 )
 from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
 from cellsignal.errors import InputError
+from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class Cpjump1(Competition):
                 "treatment": table.treatment.where(known, None),
                 "split": table.split,
                 "files": table.files,
+                "origin": table.origin,
             }
         )
         return check_samples(frame, root)
@@ -112,6 +114,9 @@ class Cpjump1(Competition):
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
         plate = Path(files[0]).parts[-3].split("__")[0]
         return read_field(root, files, find_calibration(self.calibration, self.id, plate), shape)
+
+    def stated(self, name: str) -> dict[str, str]:
+        return stated(name)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples, classes = self.samples(root), self.classes(root)
@@ -184,18 +189,14 @@ def read_answers(path: Path, id_column: str, target_column: str) -> pd.DataFrame
     Raises:
         InputError: an id that is empty, doubled or no such name, or an empty target; names the row.
     """
-    frame = read_cells(path, (id_column, target_column))
-    ids = frame[id_column]
-    for wrong, why in (
-        (~ids.str.fullmatch(r".+_[A-P]\d\d"), "is not <plate>_<well>"),
-        (ids.duplicated(), "stands twice"),
-        (frame[target_column] == "", f"has no {target_column}"),
-    ):
-        if wrong.any():
-            at = int(wrong.idxmax())
-            raise InputError(f"{path}: row {at + 2}: {id_column} {ids[at]!r} {why}")
+    frame = read_table(path, (id_column, target_column))
+    place = frame[id_column].str.rpartition("_")
+    ids = frame[id_column].where(place[0] == "", place[0] + "_" + normalise_wells(place[2]))
+    refuse_rows(path, frame, ~ids.str.fullmatch(r".+_[A-P]\d\d"), id_column, "is not <plate>_<well>")
+    refuse_rows(path, frame, ids.duplicated(), id_column, "stands twice")
+    frame = frame.assign(**{id_column: ids}).reset_index(drop=True)
     more = {"cell_type": frame.cell_type} if "cell_type" in frame else {}
-    return frame[[id_column, target_column]].assign(leaderboard="private", plate=ids.str.rsplit("_", n=1).str[0], **more)
+    return frame[[id_column, target_column]].assign(leaderboard="private", plate=place[0].to_numpy(), **more)
 
 
 def _fields_with_layout(root: Path) -> pd.DataFrame:

@@ -20,11 +20,13 @@ from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.cpjump1.competition import read_answers
-from cellsignal.competitions.cpjump1.metadata import keys_of, read_cells, wells_of
+from cellsignal.competitions.cpjump1.metadata import CHANNELS, keys_of, stated
 from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
 from cellsignal.competitions.published import Published
-from cellsignal.competitions.samples import check_samples
+from cellsignal.competitions.samples import check_samples, origins
+from cellsignal.competitions.stated import Places, refuse_misstated
 from cellsignal.errors import InputError
+from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +87,10 @@ class Cpjump1Course(Competition):
                 "treatment": table.name.where(known, None),
                 "split": table.split,
                 "files": table.files,
+                "origin": table.origin,
             }
         )
-        return check_samples(frame, root)
+        return check_samples(frame, root, self)
 
     def classes(self, root: Path) -> tuple[str, ...]:
         """The 50 names with most images (of equals the first in the alphabet), or all where there are fewer; in the order of the alphabet."""
@@ -100,6 +103,9 @@ class Cpjump1Course(Competition):
 
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
         return read_field(root, files, find_calibration(self.calibration, self.id, _CALIBRATION), shape)
+
+    def stated(self, name: str) -> dict[str, str]:
+        return _stated(name)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples, classes = self.samples(root), self.classes(root)
@@ -135,9 +141,8 @@ def _joined(root: Path) -> pd.DataFrame:
     if (root / "test.csv").is_file():
         parts.append(_read_rows(root / "test.csv", "test"))
     rows = pd.concat(parts, ignore_index=True)
-    doubled = rows.key[rows.key.duplicated()]
-    if len(doubled):
-        raise InputError(f"{root}: two metadata rows have the key {doubled.iloc[0]}")
+    doubled = rows.key.duplicated()
+    Places(root, rows).refuse(doubled, lambda row: f"another row has the key {rows.key[row]}, too")
     if rows.plate.nunique() > 1:
         raise InputError(f"{root / 'metadata.csv'}: plates {', '.join(sorted(rows.plate.unique())[:3])}; this competition has one plate")
     files = _files(root)
@@ -153,19 +158,27 @@ def _joined(root: Path) -> pd.DataFrame:
 
 
 def _read_rows(path: Path, split: str) -> pd.DataFrame:
-    frame = read_cells(path, (*_COLUMNS, *([_NAME] if split == "train" else [])))
-    keys = keys_of(frame.FileName_OrigRNA)
-    for wrong, what in (
-        (keys.isna(), "holds no key r..c..f.."),
-        (keys.notna() & (wells_of(keys.fillna("r01c01f01")) != frame.Metadata_Well), "is not a file of the row's well"),
-        (frame.Metadata_Plate == "", "is of no plate"),
-    ):
-        if wrong.any():
-            at = int(wrong.idxmax())
-            raise InputError(f"{path}: row {at + 2}: FileName_OrigRNA {frame.FileName_OrigRNA[at]!r} {what} ({frame.Metadata_Well[at]!r})")
+    columns = (*_COLUMNS, *([_NAME] if split == "train" else []))
+    frame = read_table(path, columns, filled=_COLUMNS)
+    if frame.empty:
+        raise InputError(f"{path}: has a header but no rows")
+    keys, wells = keys_of(frame.FileName_OrigRNA), normalise_wells(frame.Metadata_Well)
+    refuse_rows(path, frame, keys.isna(), "FileName_OrigRNA", "holds no key r..c..f..")
+    origin = origins(path.name, frame)
+    files = [(name,) for name in frame.FileName_OrigRNA]
+    stating = pd.DataFrame({"well": wells, "files": files, "origin": origin})
+    refuse_misstated(stating, Places(path.parent, stating), Cpjump1Course.channels, _stated)
     name = frame[_NAME].replace("", SOLVENT) if split == "train" else ""
-    rows = {"key": keys, "plate": frame.Metadata_Plate, "well": frame.Metadata_Well, "site": keys.str[7:9].astype(int), "name": name}
-    return pd.DataFrame({**rows, "split": split})
+    rows = {"key": keys, "plate": frame.Metadata_Plate, "well": wells, "site": keys.str[7:9].astype(int), "name": name}
+    return pd.DataFrame({**rows, "split": split, "origin": origin})
+
+
+def _stated(name: str) -> dict[str, str]:
+    """`metadata.stated`, with the one channel as this competition calls it."""
+    facts = stated(name)
+    if facts.get("channel") in CHANNELS:
+        facts["channel"] = facts["channel"].lower()
+    return facts
 
 
 def _files(root: Path) -> dict[str, str]:

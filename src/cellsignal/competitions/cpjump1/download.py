@@ -26,13 +26,13 @@ from cellsignal.competitions.cpjump1.metadata import (
     LOAD_DATA,
     PLATEMAPS,
     keys_of,
-    read_cells,
     read_layout,
     wells_of,
 )
 from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher, Politeness
 from cellsignal.files import write_csv
+from cellsignal.tables import normalise_wells, read_table
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ def download_course(
         download_metadata(tables, (plate,), batch=batch, sources=sources, fetcher=session)
         planes = list_planes(plate, ("RNA",), wells, None, batch=batch, sources=sources, fetcher=session)
         _fetch_planes(planes, lambda key: out / "images" / key.rsplit("/", 1)[1], plate, sources, session)
-    rows = read_cells(tables / LOAD_DATA / batch / plate / "load_data.csv", ("FileName_OrigRNA", "Metadata_Well", "Metadata_Plate"))
+    rows = read_table(tables / LOAD_DATA / batch / plate / "load_data.csv", ("FileName_OrigRNA", "Metadata_Well", "Metadata_Plate"))
+    rows["Metadata_Well"] = normalise_wells(rows.Metadata_Well)
     layout = read_layout(tables, batch, f"{MAPS[0]}_platemap", "compound")
     rows = rows.merge(layout[["well", "compound"]], left_on="Metadata_Well", right_on="well", how="left").rename(columns={"compound": "Metadata_pert_iname"})
     if rows.Metadata_pert_iname.isna().any():

@@ -11,13 +11,17 @@ A root is a part of the bucket's `cpg0000-jump-pilot/source_4/` with the bucket'
 Ours: a well whose `broad_sample` is `?` in the platemap, and every well of a plate that barcode_platemap.csv lacks, is hidden.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions.samples import origins
+from cellsignal.competitions.stated import Places, refuse_misstated
 from cellsignal.errors import InputError
+from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 CHANNELS = ("AGP", "DNA", "ER", "Mito", "RNA")
 CHANNEL_NUMBERS = {"Mito": 1, "AGP": 2, "RNA": 3, "ER": 4, "DNA": 5}  # ch1..ch5 in a file's name; ch6..ch8 are brightfield
@@ -27,6 +31,8 @@ RENAMED = {"ATP5D": "ATP5F1D", "GUCY1B3": "GUCY1B1"}  # genes that the compounds
 LOAD_DATA, PLATEMAPS = "workspace/load_data_csv", "workspace/metadata/platemaps"
 EXTERNAL, EXPERIMENTS = "workspace/metadata/external_metadata", "experiment-metadata.tsv"
 
+_STAINS = {str(number): channel for channel, number in CHANNEL_NUMBERS.items()}
+_FILE = re.compile(r"r(\d{2})c(\d{2})f(\d{2})(?:p\d+)?(?:-ch(\d+))?[^/]*$", re.IGNORECASE)
 _KEY = r"(r\d{2}c\d{2}f\d{2})"
 _WELL = r"[A-P](?:0[1-9]|1\d|2[0-4])"  # 16 rows by 24 columns
 
@@ -36,7 +42,8 @@ class Fields:
     """The join of a plate's rows and files.
 
     Attributes:
-        rows: columns batch, plate, well, site (int), files (tuple, one path a channel, relative to the root); rows that have a file.
+        rows: columns batch, plate, well, site (int), files (tuple, one path a channel, relative to the root), origin (see `check_samples`); rows
+            that have a file.
         without_file: "plate well site" of rows none of whose files is there: not fetched.
         without_row: paths of files that no row names.
     """
@@ -46,24 +53,19 @@ class Fields:
     without_row: tuple[str, ...]
 
 
-def read_cells(path: Path, columns: tuple[str, ...], sep: str = ",") -> pd.DataFrame:
-    """Read a table of text cells, stripped, that has `columns`.
-
-    Raises:
-        InputError: no such file, not a table, or a column is missing.
-    """
-    try:
-        frame = pd.read_csv(path, sep=sep, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no table ({str(error).splitlines()[0]})") from None
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}")
-    return frame.apply(lambda cells: cells.str.strip())
+def stated(name: str) -> dict[str, str]:
+    """What `.../BR00116991__2020-...-Measurement1/Images/r01c01f01p01-ch1sk1fk1fl1.tiff` says: see `Competition.stated`."""
+    match = _FILE.search(name)
+    if match is None:
+        return {}
+    row, column, site, channel = match.groups()
+    facts = {"well": f"{chr(64 + int(row))}{column}", "site": str(int(site))}
+    if channel is not None:
+        facts["channel"] = _STAINS.get(channel, f"ch{channel}")
+    folders = name.split("/")[:-1]
+    if len(folders) > 1 and "__" in folders[-2]:
+        facts["plate"] = folders[-2].split("__")[0]
+    return facts
 
 
 def keys_of(names: pd.Series) -> pd.Series:
@@ -84,43 +86,33 @@ def read_plates(root: Path) -> pd.DataFrame:
     """
     path = Path(root) / EXPERIMENTS
     columns = {"Batch": "batch", "Assay_Plate_Barcode": "plate", "Cell_type": "cell_type", "Time": "time", "Perturbation": "modality"}
-    frame = read_cells(path, tuple(columns), "\t")[list(columns)].rename(columns=columns)
-    for column, wrong, why in (
-        *((name, frame[name] == "", "is empty") for name in frame.columns),
-        ("modality", ~frame.modality.isin(MODALITIES), f"is none of {', '.join(MODALITIES)}"),
-        ("plate", frame.duplicated(["batch", "plate"]), "stands twice in its batch"),
-    ):
-        if wrong.any():
-            at = int(wrong.idxmax())
-            raise InputError(f"{path}: row {at + 2} ({frame.plate[at]!r}): {column} {frame[column][at]!r} {why}")
-    return frame.set_index(["batch", "plate"])
+    table = read_table(path, tuple(columns), delimiter="\t")
+    known = table.Perturbation.isin(MODALITIES)
+    refuse_rows(path, table, ~known, "Perturbation", f"is none of {', '.join(MODALITIES)}")
+    doubled = table.duplicated(["Batch", "Assay_Plate_Barcode"])
+    refuse_rows(path, table, doubled, "Assay_Plate_Barcode", "stands twice in its batch")
+    return table[list(columns)].rename(columns=columns).set_index(["batch", "plate"])
 
 
 def read_platemaps(root: Path, batch: str) -> dict[str, str]:
     """Barcode -> name of the platemap, for the plates of a batch whose layout is known."""
     path = Path(root) / PLATEMAPS / batch / "barcode_platemap.csv"
-    frame = read_cells(path, ("Assay_Plate_Barcode", "Plate_Map_Name"))
-    doubled = frame.Assay_Plate_Barcode[frame.Assay_Plate_Barcode.duplicated()]
-    if len(doubled):
-        raise InputError(f"{path}: plate {doubled.iloc[0]!r} stands twice")
+    frame = read_table(path, ("Assay_Plate_Barcode", "Plate_Map_Name"), unique="Assay_Plate_Barcode")
     return dict(zip(frame.Assay_Plate_Barcode, frame.Plate_Map_Name, strict=True))
 
 
 def read_platemap(path: Path) -> pd.DataFrame:
-    """A platemap: columns well and treatment (`broad_sample`; "" where the well got solvent or nothing).
+    """A platemap: columns well and treatment (`broad_sample`; "" where the well got solvent or nothing); its index is the row.
 
     Raises:
         InputError: a well that is no address on a 384-well plate, or stands twice.
     """
-    frame = read_cells(path, ("well_position", "broad_sample"), "\t")
-    for wrong, why in (
-        (~frame.well_position.str.fullmatch(_WELL), "is no well of a 384-well plate"),
-        (frame.well_position.duplicated(), "stands twice"),
-    ):
-        if wrong.any():
-            at = int(wrong.idxmax())
-            raise InputError(f"{path}: row {at + 2}: well_position {frame.well_position[at]!r} {why}")
-    return frame.rename(columns={"well_position": "well", "broad_sample": "treatment"})[["well", "treatment"]]
+    columns = ("well_position", "broad_sample")
+    frame = read_table(path, columns, filled=columns[:1], delimiter="\t")
+    wells = normalise_wells(frame.well_position)
+    refuse_rows(path, frame, ~wells.str.fullmatch(_WELL), "well_position", "is no well of a 384-well plate")
+    refuse_rows(path, frame, wells.duplicated(), "well_position", "stands twice")
+    return pd.DataFrame({"well": wells, "treatment": frame.broad_sample})
 
 
 def read_perturbations(path: Path, modality: str) -> pd.DataFrame:
@@ -132,7 +124,8 @@ def read_perturbations(path: Path, modality: str) -> pd.DataFrame:
     """
     compounds = modality == "compound"
     named = "pert_iname" if compounds else "gene"
-    frame = read_cells(path, ("broad_sample", named, "control_type", *(["target_list"] if compounds else [])), "\t")
+    columns = ("broad_sample", named, "control_type", *(["target_list"] if compounds else []))
+    frame = read_table(path, columns, filled=(), delimiter="\t")
     listed = frame.target_list if compounds else frame[named]
     out = pd.DataFrame(
         {
@@ -145,12 +138,10 @@ def read_perturbations(path: Path, modality: str) -> pd.DataFrame:
     ).drop_duplicates()
     if not compounds:  # a control gene or guide is there to hit nothing
         out["targets"] = [() if role == "negative_control" else genes for role, genes in zip(out.role, out.targets, strict=True)]
-    doubled = out.treatment[out.treatment.duplicated()]
-    if len(doubled):
-        raise InputError(f"{path}: rows of broad_sample {doubled.iloc[0]!r} disagree")
+    kept = frame.loc[out.index]
+    refuse_rows(path, kept, out.treatment.duplicated(), "broad_sample", "has another row that disagrees")
     unnamed = out.compound.isna() & (out.role != "negative_control")
-    if unnamed.any():
-        raise InputError(f"{path}: broad_sample {out.treatment[unnamed].iloc[0]!r} has no {named}")
+    refuse_rows(path, kept, unnamed, "broad_sample", f"has no {named}")
     return out.reset_index(drop=True)
 
 
@@ -177,13 +168,12 @@ def read_layout(root: Path, batch: str, platemap: str, modality: str) -> pd.Data
     known = read_perturbations(root / EXTERNAL / f"{platemap.replace('_platemap', '_metadata')}.tsv", modality)
     blank = "DMSO" if modality == "compound" else "untreated"
     wells["treatment"] = wells.treatment.replace({"": blank, "NA": blank})
+    bare = ~wells.treatment.isin({blank, HIDDEN, *known.treatment})
+    named = wells.rename(columns={"treatment": "broad_sample"})
+    refuse_rows(path, named, bare, "broad_sample", f"is not in the metadata of {platemap}")
     joined = wells.merge(known[known.treatment != blank], on="treatment", how="left")
     for column, value in (("role", "negative_control"), ("compound", blank if modality == "compound" else None)):
         joined[column] = joined[column].where(joined.treatment != blank, value)
-    bare = joined.role.isna() & (joined.treatment != HIDDEN)
-    if bare.any():
-        at = int(bare.idxmax())
-        raise InputError(f"{path}: row {at + 2}: broad_sample {joined.treatment[at]!r} is not in the metadata of {platemap}")
     joined["targets"] = joined.targets.map(lambda genes: genes if isinstance(genes, tuple) else ())
     return joined.assign(role=joined.role.fillna("treatment"), modality=modality)
 
@@ -213,24 +203,37 @@ def join_fields(root: Path) -> Fields:
 def _join_plate(root: Path, path: Path) -> Fields:
     batch, plate = path.parts[-3:-1]
     named = [f"FileName_Orig{channel}" for channel in CHANNELS]
-    table = read_cells(path, (*named, "Metadata_Plate", "Metadata_Well", "Metadata_Site"))
-    wells, sites = table.Metadata_Well, table.Metadata_Site
-    _refuse(path, table.Metadata_Plate != plate, table.Metadata_Plate, f"is not the plate {plate} of its folder")
-    _refuse(path, ~wells.str.fullmatch(_WELL), wells, "is no well of a 384-well plate")
-    _refuse(path, ~sites.str.fullmatch(r"[1-9]\d?"), sites, "is no site number")
+    table = read_table(path, (*named, "Metadata_Plate", "Metadata_Well", "Metadata_Site"))
+    if table.empty:
+        raise InputError(f"{path}: has a header but no rows")
+    wells, sites = normalise_wells(table.Metadata_Well), table.Metadata_Site
+    elsewhere = table.Metadata_Plate != plate
+    refuse_rows(path, table, elsewhere, "Metadata_Plate", f"is not the plate {plate} of its folder")
+    refuse_rows(path, table, ~wells.str.fullmatch(_WELL), "Metadata_Well", "is no well of a 384-well plate")
+    refuse_rows(path, table, ~sites.str.fullmatch(r"[1-9]\d?"), "Metadata_Site", "is no site number")
     row = wells.str[0].map(lambda letter: f"r{ord(letter) - 64:02d}")
     keys = row + "c" + wells.str[1:] + "f" + sites.str.zfill(2)
-    _refuse(path, keys.duplicated(), keys, "stands twice")
+    refuse_rows(path, table, keys.duplicated(), "Metadata_Site", "of this well stands twice")
     for column in named:
-        _refuse(path, keys_of(table[column]) != keys, table[column], "is not a file of the row's well and site")
+        refuse_rows(path, table, keys_of(table[column]) != keys, column, "is not a file of the row's well and site")
+    origin = origins(f"{LOAD_DATA}/{batch}/{plate}/load_data.csv", table)
+    stating = pd.DataFrame({"files": list(table[named].itertuples(index=False, name=None)), "origin": origin.to_numpy()})
+    refuse_misstated(stating, Places(root, stating), CHANNELS, stated)
     folder = _image_folder(root, batch, plate)
     there = {} if folder is None else {name.lower(): name for name in sorted(p.name for p in folder.iterdir())}
     place = "" if folder is None else folder.relative_to(root).as_posix()
     names = table[named].to_numpy()
-    found = np.array([[name.lower() in there for name in row] for row in names]).any(axis=1) if len(names) else np.zeros(0, bool)
+    found = np.array([[name.lower() in there for name in row] for row in names]).any(axis=1)
     files = [tuple(f"{place}/{there.get(name.lower(), name)}" for name in row) for row in names[found]]
     rows = pd.DataFrame(
-        {"batch": batch, "plate": plate, "well": wells[found].to_numpy(), "site": sites[found].astype(int).to_numpy(), "files": files}
+        {
+            "batch": batch,
+            "plate": plate,
+            "well": wells[found].to_numpy(),
+            "site": sites[found].astype(int).to_numpy(),
+            "files": files,
+            "origin": origin[found].to_numpy(),
+        }
     )
     claimed = {name.lower() for column in table.columns if column.startswith("FileName_") for name in table[column]}
     images = pd.Series(sorted(set(there) - claimed), dtype=object)
@@ -246,9 +249,3 @@ def _image_folder(root: Path, batch: str, plate: str) -> Path | None:
     if len(found) > 1:
         raise InputError(f"{above}: two folders of plate {plate}: {found[0].parent.name} and {found[1].parent.name}")
     return found[0] if found else None
-
-
-def _refuse(path: Path, wrong: pd.Series, values: pd.Series, why: str) -> None:
-    if wrong.any():
-        at = int(wrong.idxmax())
-        raise InputError(f"{path}: row {at + 2}: {values.name or 'key'} {values[at]!r} {why} ({int(wrong.sum())} such rows)")
