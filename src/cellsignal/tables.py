@@ -149,7 +149,8 @@ def refuse_rows(
         at = int(wrong.argmax())
         value = frame[column].iloc[at]
         row = frame.index[at]
-        raise error(f"{path}: row {row}: {column} {value!r} {why}{_count(wrong)}{_row_name(frame, row)}")
+        name = "" if column == frame.columns[0] else _row_name(frame, row)
+        raise error(f"{path}: row {row}: {column} {value!r} {why}{_count(wrong)}{name}")
 
 
 def parse_numbers(

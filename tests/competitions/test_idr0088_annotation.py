@@ -54,7 +54,7 @@ def written(folder, text: str):
 
 
 def test_a_table_is_read_as_text_plain_and_zipped(tmp_path):
-    text = table_text(row(), row(well="B2", **CONTROL), row(well="C24", concentration="9", moa="", inchikey=KEYS[1], name="NA"))
+    text = table_text(row(), row(well="B02", **CONTROL), row(well="C24", concentration="9", moa="", inchikey=KEYS[1], name="NA"))
     plain = written(tmp_path, text)
     with zipfile.ZipFile(tmp_path / FILE, "w") as archive:
         archive.writestr("inside.csv", "\ufeff" + text.replace("\r\n", "\n"))
@@ -77,17 +77,17 @@ def test_names_of_one_inchikey_are_one_compound(tmp_path):
 
 
 WRONG = {
-    "well": (row(well="B03"), "row 3 (plate 0101, well B03): Well is 'B03'"),
-    "no key": (row(well="B4", inchikey=""), "row 3 (plate 0101, well B4): Compound InChIKey is ''"),
-    "key": (row(well="B4", inchikey="AAAA-BBB-N"), "Compound InChIKey is 'AAAA-BBB-N'"),
-    "no dose": (row(well="B4", concentration=""), "Compound Concentration (microMolar) is ''"),
-    "dose": (row(well="B4", concentration="-3"), "Compound Concentration (microMolar) is '-3'"),
-    "control": (row(well="B4", control="Positive"), "Control Type is 'Positive'"),
-    "twice": (row(), "row 3 (plate 0101, well B3): a second row of this well"),
-    "no plate": (row(plate=""), "row 3 (plate , well B3): Plate is ''"),
-    "short": (row(well="B4")[:-1], "row 3 (plate 0101, well B4): Plate Location is ''"),
-    "long": ([*row(well="B4"), "more"], "not a readable CSV"),
-    "two lines": (row(well="B4", reporter_line="A549-CANX-COX4I1"), "plate 0101 holds 2 reporter lines"),
+    "well": (row(well="B25"), "row 3: Well 'B25' is no well of a 384-well plate; its Plate is '0101'"),
+    "no key": (row(well="B4", inchikey=""), "row 3: Compound InChIKey '' is no InChIKey"),
+    "key": (row(well="B4", inchikey="AAAA-BBB-N"), "row 3: Compound InChIKey 'AAAA-BBB-N' is no InChIKey"),
+    "no dose": (row(well="B4", concentration=""), "row 3: Compound Concentration (microMolar) '' is not a number"),
+    "dose": (row(well="B4", concentration="-3"), "row 3: Compound Concentration (microMolar) '-3' is not above 0"),
+    "control": (row(well="B4", control="Positive"), "row 3: Control Type 'Positive' is neither 'Negative Control' nor empty"),
+    "twice": (row(well="B03"), "row 3: Well 'B03' has a second row on its plate"),
+    "no plate": (row(plate=""), "row 3: Plate is empty"),
+    "short": (row(well="B4")[:-1], "row 3 has 20 cells, the header has 21"),
+    "long": ([*row(well="B4"), "more"], "row 3 has 22 cells, the header has 21"),
+    "two lines": (row(well="B4", reporter_line="A549-CANX-COX4I1"), "row 3: Comment [Cell Line with Markers] 'A549-CANX-COX4I1' is not the one of"),
 }
 
 
@@ -116,8 +116,9 @@ def test_a_wrong_file_is_named(tmp_path, what):
     elif what != "missing":
         path.write_bytes({"empty": b"", "header alone": table_text().encode(), "bytes": b"\xff\xfe\x00" * 50}[what])
     expected = {"fewer columns": "no column 'Plate Location'", "more columns": "unknown column 'Notes'", "missing": "no such file",
-                "zip of nothing": "holds no CSV", "cut zip": "not a readable zip", "header alone": "no rows"}  # fmt: skip
-    with pytest.raises(InputError, match=re.escape(expected.get(what, "not a readable CSV"))) as error:
+                "zip of nothing": "holds no CSV", "cut zip": "not a readable zip", "header alone": "no rows",
+                "empty": "is empty", "bytes": "line 1 is not UTF-8 text"}  # fmt: skip
+    with pytest.raises(InputError, match=re.escape(expected[what])) as error:
         read_annotation(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 

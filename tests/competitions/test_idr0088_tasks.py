@@ -139,7 +139,7 @@ def test_a_wrong_row_of_images_is_named(copy, what):
     frame = pd.read_csv(copy / "images.csv", dtype=str)
     frame.loc[row, column] = value
     frame.to_csv(copy / "images.csv", index=False)
-    with pytest.raises(InputError, match=rf"images\.csv: row {row + 2} \(\d+, \w+\): {column} .*{message}"):
+    with pytest.raises(InputError, match=rf"images\.csv: row {row + 2}: {column} .*{message}"):
         read_images(copy / "images.csv")
 
 
@@ -147,10 +147,10 @@ def test_images_of_no_well_doubled_or_missing_are_refused(copy):
     path = copy / "images.csv"
     frame = pd.read_csv(path, dtype=str)
     frame.assign(well=["P24", *frame.well[1:]]).to_csv(path, index=False)
-    with pytest.raises(InputError, match=r"images\.csv: row 2: well 'P24' of plate '\d+' is not in idr0088"):
+    with pytest.raises(InputError, match=r"images\.csv: row 2: well 'P24' of its plate is not in idr0088.*its plate is '\d+'"):
         Idr0088Gpcr().samples(copy)
     pd.concat([frame, frame.head(1)]).to_csv(path, index=False)
-    with pytest.raises(InputError, match=rf"row {len(frame) + 2} .*stands there twice"):
+    with pytest.raises(InputError, match=rf"row {len(frame) + 2}: field .* stands there twice"):
         read_images(path)
     frame.drop(columns="image_id").to_csv(path, index=False)
     with pytest.raises(InputError, match="no column 'image_id'"):

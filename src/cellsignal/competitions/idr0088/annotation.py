@@ -10,11 +10,11 @@ import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO
 
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.tables import normalise_wells, parse_numbers, read_table, refuse_rows
 
 FILE = "idr0088-screenA-annotation.csv.zip"
 # the 21 columns, and the names that the rest of this folder knows them by ("" where it does not)
@@ -41,11 +41,11 @@ COLUMNS: dict[str, str] = {
     "Channels": "channels",
     "Plate Location": "location",
 }
-_AS_WRITTEN = ("plate", "concentration")  # read as text; pandas would make categories of numbers of them
-_TITLES = {name: title for title, name in COLUMNS.items()}
+_TITLES = {name: title for title, name in COLUMNS.items() if name}
+_FILLED = ("plate", "well", "reporter_line", "cell_line", "channels", "location", "name")
 NEGATIVE_CONTROL = "Negative Control"
-_INCHIKEY = re.compile(r"[A-Z]{14}-[A-Z]{10}-[A-Z]")
-_WELL = re.compile(r"[A-P]([1-9]|1\d|2[0-4])")
+_INCHIKEY = r"[A-Z]{14}-[A-Z]{10}-[A-Z]"
+_WELL = r"[A-P](0[1-9]|1\d|2[0-4])"
 _CHANNEL = re.compile(r"Ch(\d) \([^)]*\): ([^,]+)")
 
 
@@ -91,81 +91,64 @@ KEPT = 4
 _kept: dict[tuple[int, ...], pd.DataFrame] = {}  # the tables read last: it takes seconds, and every step asks for it
 
 
+def plain_wells(column: pd.Series) -> pd.Series:
+    """Wells as this data set names them in its ids and folders: L8, not L08."""
+    wells = normalise_wells(column)
+    return wells.map({well: re.sub(r"^([A-Z]+)0", r"\1", well) for well in wells.unique()}).astype(object)
+
+
 def _read_checked(path: Path) -> pd.DataFrame:
-    frame = _read_file(path).rename(columns=COLUMNS)
-    control = frame.control == NEGATIVE_CONTROL
-    concentration = pd.to_numeric(frame.concentration.astype(str), errors="coerce")
-    wrong = {column: frame[column] == "" for column in ("plate", "reporter_line", "cell_line", "channels", "location", "name")}
-    wrong |= {
-        "control": ~(control | (frame.control == "")),
-        "well": ~_matches(frame.well, _WELL),
-        "inchikey": ~control & ~_matches(frame.inchikey, _INCHIKEY),
-        "concentration": ~control & ~((concentration > 0) & (concentration < float("inf"))),
-    }
-    for column, rows in wrong.items():
-        _refuse(path, frame, rows, f"{_TITLES[column]} is {{!r}}", column)
-    _refuse(path, frame, frame.duplicated(["plate", "well"]), "a second row of this well", "well")
-    lines = frame.groupby("plate", observed=True).reporter_line.nunique()
-    if (lines > 1).any():
-        raise InputError(f"{path}: plate {lines.idxmax()} holds {lines.max()} reporter lines, one expected")
-    runs = frame.location.cat.categories.to_series().map(lambda place: place.split("/")[0])
-    return frame.drop(columns="location").assign(
-        concentration=concentration.where(~control), control=control, experiment=frame.location.map(runs).astype("category")
-    )
+    table = _read_file(path)
+    control = table[_TITLES["control"]] == NEGATIVE_CONTROL
+    unknown = ~control & (table[_TITLES["control"]] != "")
+    refuse_rows(path, table, unknown, _TITLES["control"], f"is neither {NEGATIVE_CONTROL!r} nor empty")
+    wells = normalise_wells(table[_TITLES["well"]])
+    refuse_rows(path, table, ~_matches(wells, _WELL), _TITLES["well"], "is no well of a 384-well plate")
+    keys = ~control & ~_matches(table[_TITLES["inchikey"]], _INCHIKEY)
+    refuse_rows(path, table, keys, _TITLES["inchikey"], "is no InChIKey")
+    doses = parse_numbers(path, table[~control], _TITLES["concentration"])
+    refuse_rows(path, table[~control], doses <= 0, _TITLES["concentration"], "is not above 0")
+    frame = table.rename(columns=COLUMNS).assign(well=plain_wells(wells))
+    doubled = frame.duplicated(["plate", "well"])
+    refuse_rows(path, table, doubled, _TITLES["well"], "has a second row on its plate")
+    first = frame.groupby("plate").reporter_line.transform("first")
+    two = frame.reporter_line != first
+    refuse_rows(path, table, two, _TITLES["reporter_line"], "is not the one of the other rows of its plate")
+    frame["experiment"] = frame.location.str.partition("/")[0]
+    frame = frame.drop(columns=["location", "control", "concentration"]).astype("category")
+    order = [name for name in _TITLES if name in (*frame.columns, "control", "concentration")]
+    frame = frame.assign(concentration=doses.reindex(frame.index), control=control)
+    return frame[[*order, "experiment"]].reset_index(drop=True)
 
 
 def _read_file(path: Path) -> pd.DataFrame:
-    """The columns that are used, as categories of text."""
+    """The columns that are used, as text, under their titles."""
     try:
-        if not zipfile.is_zipfile(path):
-            with open(path, "rb") as file:
-                return _parse(path, file)
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.lower().endswith(".csv")]
-            if not names:
-                raise InputError(f"{path}: the zip holds no CSV")
-            with archive.open(names[0]) as file:
-                return _parse(path, file)
+        content = None
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if name.lower().endswith(".csv")]
+                if not names:
+                    raise InputError(f"{path}: the zip holds no CSV")
+                content = archive.read(names[0])
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise InputError(f"{path}: not a readable zip ({error})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _parse(path: Path, file: IO[bytes]) -> pd.DataFrame:
-    try:
-        _check_columns(path, list(pd.read_csv(file, nrows=0, encoding="utf-8-sig").columns))
-        file.seek(0)
-        types = {title: "str" if name in _AS_WRITTEN else "category" for title, name in COLUMNS.items()}
-        frame = pd.read_csv(file, dtype=types, keep_default_na=False, encoding="utf-8-sig", index_col=False)  # all columns: long rows show
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable CSV ({str(error).strip().splitlines()[-1]})") from None
+    titles = list(COLUMNS)
+    filled = [_TITLES[name] for name in _FILLED]
+    frame = read_table(path, titles, filled=filled, delimiter=",", content=content, missing={""})
+    unknown = [column for column in frame.columns if column not in COLUMNS]
+    if unknown:
+        raise InputError(f"{path}: unknown column {unknown[0]!r}; the annotation of idr0088 has {len(COLUMNS)} columns")
     if frame.empty:
         raise InputError(f"{path}: has a header but no rows")
-    return frame[[title for title, name in COLUMNS.items() if name]].astype("category")
+    return frame[list(_TITLES.values())]
 
 
-def _check_columns(path: Path, found: list[str]) -> None:
-    lacking = [column for column in COLUMNS if column not in found]
-    unknown = [column for column in found if column not in COLUMNS]
-    if lacking or unknown:
-        what = f"no column {lacking[0]!r}" if lacking else f"unknown column {unknown[0]!r}"
-        raise InputError(f"{path}: {what}; the annotation of idr0088 has {len(COLUMNS)} columns, this {len(found)}")
-
-
-def _matches(column: pd.Series, pattern: re.Pattern[str]) -> pd.Series:
-    """Whether each cell is as the pattern says; asked once a category."""
-    right = [text for text in column.cat.categories if isinstance(text, str) and pattern.fullmatch(text)]
-    return column.isin(right)
-
-
-def _refuse(path: Path, frame: pd.DataFrame, wrong: pd.Series, why: str, column: str) -> None:
-    """One line for the first wrong row, if there is one."""
-    if wrong.any():
-        at = int(wrong.idxmax())
-        row = frame.loc[at]
-        more = f" ({int(wrong.sum())} such rows)" if wrong.sum() > 1 else ""
-        raise InputError(f"{path}: row {at + 2} (plate {row.plate}, well {row.well}): {why.format(row[column])}{more}")
+def _matches(column: pd.Series, pattern: str) -> pd.Series:
+    """Whether each cell is as the pattern says; asked once a value."""
+    return column.isin([text for text in column.unique() if re.fullmatch(pattern, text)])
 
 
 def compounds(annotation: pd.DataFrame) -> pd.DataFrame:

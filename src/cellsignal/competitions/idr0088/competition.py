@@ -11,6 +11,7 @@ copy's answers file has them.
 Licence: CC BY-NC 4.0. Source: Cox et al., Sci Rep 10:13262 (2020); Image Data Resource, idr0088, screen 2651.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -25,13 +26,17 @@ from cellsignal.competitions.idr0088.folds_table import FOLDS, deal_compounds
 from cellsignal.competitions.idr0088.moa import gpcr_classes, labels_of, moa_classes, read_moa_table
 from cellsignal.competitions.multilabel import MultilabelCompetition
 from cellsignal.competitions.published import Published
-from cellsignal.competitions.samples import check_samples
+from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.errors import InputError
 from cellsignal.images import read_png8
+from cellsignal.tables import read_table, refuse_rows
 
 IMAGES = "images.csv"
 IMAGE_COLUMNS = ("plate", "well", "field", "image_id", "file_ch1", "file_ch2", "file_ch3")
 CONTROL = "DMSO"
+_FILE = re.compile(
+    r"(?:(?:^|/)images/(?P<plate>[^/]+)/|^|/)(?P<well>[A-P]\d{1,2})_f(?P<site>\d+)_ch(?P<channel>\d+)\.\w+$"
+)
 
 ClassRule = Callable[[Iterable[tuple[str, ...] | None]], dict[str, frozenset[str]]]
 
@@ -88,9 +93,9 @@ class Idr0088(MultilabelCompetition):
         well_id = images.plate + "_" + images.well
         wells = wells[wells.plate.isin(images.plate.unique())]
         at = pd.Index(wells.plate.astype(object) + "_" + wells.well.astype(object)).get_indexer(well_id)
-        if (at < 0).any():
-            row = int(np.flatnonzero(at < 0)[0])
-            raise InputError(f"{root / IMAGES}: row {row + 2}: well {images.well[row]!r} of plate {images.plate[row]!r} is not in {path.name}")
+        refuse_rows(root / IMAGES, images, at < 0, "well", f"of its plate is not in {path.name}")
+        origin = origins(IMAGES, images)
+        images, well_id = images.reset_index(drop=True), well_id.reset_index(drop=True)
         wells = wells.iloc[at].reset_index(drop=True)
         labels = wells.inchikey.astype(object).map(self._compounds(path)[0].set_index("compound")["labels"])
         known = labels.notna()
@@ -114,9 +119,18 @@ class Idr0088(MultilabelCompetition):
                 "treatment": (key + dose).where(shown, None),
                 "split": np.where(shown, "train", "test"),
                 "files": list(images[["file_ch1", "file_ch2", "file_ch3"]].itertuples(index=False, name=None)),
+                "origin": origin.to_numpy(),
             }
         )
-        return check_samples(frame, root)
+        return check_samples(frame, root, self)
+
+    def stated(self, name: str) -> dict[str, str]:
+        """By `images/1013608248/L8_f1_ch2.png`."""
+        match = _FILE.search(name)
+        if match is None:
+            return {}
+        facts = {key: text for key, text in match.groupdict().items() if text}
+        return facts | {"channel": f"ch{int(match['channel'])}", "site": str(int(match["site"]))}
 
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
         planes = []
@@ -221,24 +235,16 @@ def read_images(path: Path) -> pd.DataFrame:
         InputError: no such file, another set of columns, an empty cell, a field that is no number from 1, a field twice, or a file
             outside the root; names the row.
     """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False).astype(object)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `cellsignal download` writes it") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable CSV ({str(error).strip().splitlines()[-1]})") from None
-    missing = [column for column in IMAGE_COLUMNS if column not in frame.columns]
-    if missing:
-        raise InputError(f"{path}: no column {missing[0]!r}; it has {list(frame.columns)}")
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; `cellsignal download` writes it")
+    frame = read_table(path, IMAGE_COLUMNS)
     if frame.empty:
         raise InputError(f"{path}: has a header but no rows")
-    checks = [(column, frame[column].isna() | (frame[column] == ""), "is empty") for column in IMAGE_COLUMNS]
-    checks.append(("field", ~frame.field.fillna("").str.fullmatch(r"[1-9]\d{0,3}"), "is no number from 1"))
-    checks.append(("field", frame.duplicated(["plate", "well", "field"]), "of this well stands there twice"))
+    frame["well"] = table.plain_wells(frame.well)
+    refuse_rows(path, frame, ~frame.field.str.fullmatch(r"[1-9]\d{0,3}"), "field", "is no number from 1")
+    doubled = frame.duplicated(["plate", "well", "field"])
+    refuse_rows(path, frame, doubled, "field", "of this well stands there twice")
     outside = r"/|[A-Za-z]:|\\|(?:.*/)?\.\.(?:/|$)"
-    checks += [(column, frame[column].fillna("").str.match(outside), "lies outside the root") for column in IMAGE_COLUMNS[4:]]
-    for column, wrong, why in checks:
-        if wrong.any():
-            row = int(np.flatnonzero(wrong.to_numpy())[0])
-            raise InputError(f"{path}: row {row + 2} ({frame.plate[row]}, {frame.well[row]}): {column} {frame[column][row]!r} {why}")
+    for column in IMAGE_COLUMNS[4:]:
+        refuse_rows(path, frame, frame[column].str.match(outside), column, "lies outside the root")
     return frame

@@ -38,6 +38,7 @@ from cellsignal.fetch import Fetcher
 from cellsignal.files import atomic_path, sha256, write_csv, write_json
 from cellsignal.images import check_png
 from cellsignal.intensity import to_uint8
+from cellsignal.tables import parse_integers, read_table
 
 log = logging.getLogger(__name__)
 
@@ -283,14 +284,17 @@ def _place(well: str) -> tuple[int, str, int]:
 
 def _read_images(out: Path) -> dict[tuple[str, str, int], tuple]:
     """The rows of an earlier call whose files are all still there."""
-    try:
-        frame = pd.read_csv(path := out / "images.csv", dtype={"plate": str, "well": str})
-    except FileNotFoundError:
+    path = out / "images.csv"
+    if not path.exists():
         return {}
-    except (OSError, ValueError):
-        frame = pd.DataFrame()
+    try:
+        frame = read_table(path, COLUMNS)
+        numbers = [parse_integers(path, frame, column) for column in ("field", "image_id")]
+    except InputError as error:
+        raise InputError(f"{error}; remove the list of images, and the same command writes it anew") from None
     if list(frame.columns) != list(COLUMNS):
         raise InputError(f"{path}: is not the list of images; remove it, and the same command writes it anew")
+    frame["field"], frame["image_id"] = numbers
     there = [row for row in frame.itertuples(index=False) if all((out / file).is_file() for file in row[4:])]
     return {(row.plate, row.well, int(row.field)): (int(row.image_id), *row[4:]) for row in there}
 

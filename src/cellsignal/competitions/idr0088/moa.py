@@ -8,7 +8,6 @@ cell. "negative_control" compounds are inactive analogues of inhibitors: they ar
 negatives, and never make a class.
 """
 
-import csv
 import functools
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellsignal.errors import InputError
+from cellsignal.tables import read_table
 
 PATH = Path(__file__).with_name("moa.csv")
 COLUMNS = ("raw", "moa", "coarse", "note")
@@ -58,20 +58,17 @@ def read_moa_table(path: Path = PATH) -> MoaTable:
     """
     of: dict[str, tuple[str, ...]] = {}
     coarse: dict[str, str] = {}
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        if tuple(next(rows, ())) != COLUMNS:
-            raise InputError(f"{path}: the columns must be {', '.join(COLUMNS)}")
-        for number, row in enumerate(rows, 2):
-            if len(row) != len(COLUMNS) or row[0] in of:
-                raise InputError(f"{path}: row {number}: {row[:1]} stands there twice, or has not {len(COLUMNS)} cells")
-            moas, groups = ([part.strip() for part in cell.split(";") if part.strip()] for cell in row[1:3])
-            if len(moas) != len(groups) or len(set(moas)) < len(moas):
-                raise InputError(f"{path}: row {number}: {len(moas)} mechanisms, {len(groups)} groups; one of each, none twice")
-            for moa, group in zip(moas, groups, strict=True):
-                if coarse.setdefault(moa, group) != group:
-                    raise InputError(f"{path}: row {number}: {moa!r} is in {group!r} here, in {coarse[moa]!r} above")
-            of[row[0]] = tuple(moas)
+    table = read_table(path, COLUMNS, filled=("raw",), unique="raw", missing={""})
+    if tuple(table.columns) != COLUMNS:
+        raise InputError(f"{path}: the columns must be {', '.join(COLUMNS)}")
+    for number, raw, *cells in zip(table.index, table.raw, table.moa, table.coarse, strict=True):
+        moas, groups = ([part.strip() for part in cell.split(";") if part.strip()] for cell in cells)
+        if len(moas) != len(groups) or len(set(moas)) < len(moas):
+            raise InputError(f"{path}: row {number}: {len(moas)} mechanisms, {len(groups)} groups; one of each, none twice")
+        for moa, group in zip(moas, groups, strict=True):
+            if coarse.setdefault(moa, group) != group:
+                raise InputError(f"{path}: row {number}: {moa!r} is in {group!r} here, in {coarse[moa]!r} above")
+        of[raw] = tuple(moas)
     return MoaTable(of, coarse)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.tables import read_sheet, refuse_rows
 
 FILE = "annotation.xlsx"
 SHEETS = {"FDA-list": ("index", "moa_id", "moa_choose", "common_moa"), "Novel-list": ("index",)}
@@ -49,14 +50,12 @@ def read_annotation(path: Path) -> Annotation:
     fda, novel = (_read_sheet(path, sheet) for sheet in SHEETS)
     fda["moa_id"] = fda.moa_id.map(_whole)
     chosen = fda.moa_choose.map(_whole)
-    wrong = ~chosen.isin(["0", "1", ""])
-    if wrong.any():
-        _refuse(path, "FDA-list", fda, wrong, f"moa_choose {chosen[wrong].iloc[0]!r} is neither 0 nor 1")
+    name = f"{path}: sheet 'FDA-list'"
+    refuse_rows(name, fda, ~chosen.isin(["0", "1", ""]), "moa_choose", "is neither 0 nor 1")
     treated = fda.drug != CONTROL
     picked = (chosen == "1") & treated
     nameless = picked & fda.moa_id.str.lower().isin(UNKNOWN)
-    if nameless.any():
-        _refuse(path, "FDA-list", fda, nameless, "is chosen (moa_choose 1) but has no moa_id")
+    refuse_rows(name, fda, nameless, "index", "is chosen (moa_choose 1) but has no moa_id")
     ids = sorted(fda.moa_id[picked].unique(), key=_number_first)
     if not ids:
         raise InputError(f"{path}: sheet 'FDA-list': no drug is chosen (moa_choose 1); there is no class")
@@ -78,35 +77,10 @@ def drug_of(folder: str) -> str:
 
 def _read_sheet(path: Path, sheet: str) -> pd.DataFrame:
     """A sheet with all cells as stripped text, and `drug`, its index as `drug_of` writes it."""
-    try:
-        with pd.ExcelFile(path, engine="openpyxl") as book:
-            if sheet not in book.sheet_names:
-                raise InputError(f"{path}: no sheet {sheet!r}; it has {book.sheet_names}")
-            frame = book.parse(sheet, dtype=str, keep_default_na=False, na_filter=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; it says which drug has which mechanism") from None
-    except InputError:
-        raise
-    except Exception as error:  # of damaged bytes zipfile, openpyxl and its XML parser raise anything
-        raise InputError(f"{path}: is no readable xlsx file ({' '.join(str(error).split())[:100]})") from None
-    frame = frame.rename(columns=lambda name: str(name).strip()).astype(object)
-    for column in SHEETS[sheet]:
-        if column not in frame.columns:
-            raise InputError(f"{path}: sheet {sheet!r}: no column {column!r}; it has {list(frame.columns)}")
-    frame = frame.apply(lambda column: column.map(lambda cell: str(cell).strip()))
-    frame = frame[(frame != "").any(axis=1)]  # a sheet often ends in empty rows
+    frame = read_sheet(path, sheet, SHEETS[sheet], filled=("index",))
     frame["drug"] = frame["index"].map(_whole).map(lambda name: CONTROL if name.lower() == CONTROL else name)
-    empty, doubled = frame.drug == "", frame.drug.duplicated()
-    if empty.any():
-        _refuse(path, sheet, frame, empty, "index is empty")
-    if doubled.any():
-        _refuse(path, sheet, frame, doubled, "index occurs more than once")
+    refuse_rows(f"{path}: sheet {sheet!r}", frame, frame.drug.duplicated(), "index", "occurs more than once")
     return frame
-
-
-def _refuse(path: Path, sheet: str, frame: pd.DataFrame, wrong: pd.Series, why: str) -> None:
-    row = wrong.idxmax()
-    raise InputError(f"{path}: sheet {sheet!r}: row {row + 2} ({frame.drug[row]!r}): {why}")
 
 
 def _whole(cell: str) -> str:

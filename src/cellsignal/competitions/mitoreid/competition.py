@@ -31,6 +31,7 @@ from cellsignal.competitions.published import Published
 from cellsignal.competitions.ranking import match_masks, order_by_class, ranking_score
 from cellsignal.competitions.samples import check_samples, path_of
 from cellsignal.errors import InputError, InvalidSubmission
+from cellsignal.tables import read_table
 
 CELL_TYPE = "cell"  # one line; the release does not name it
 SHAPE = (128, 128)  # to which the authors scale every track before they crop 112
@@ -291,19 +292,4 @@ def _with_moa(tracks: pd.DataFrame, known: Annotation) -> pd.DataFrame:
 
 
 def _read_answers(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False).astype(object)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not a readable CSV ({str(error).strip().splitlines()[-1]})") from None
-    for column in ANSWER_COLUMNS:
-        if column not in frame.columns:
-            raise InputError(f"{path}: no column {column!r}; it has {list(frame.columns)}")
-        empty = frame[column].str.strip() == ""
-        if empty.any():
-            raise InputError(f"{path}: {column} is empty in row {int(empty.idxmax()) + 2} ({frame.id[empty.idxmax()]!r})")
-    doubled = frame.id[frame.id.duplicated()]
-    if len(doubled):
-        raise InputError(f"{path}: id {doubled.iloc[0]!r} occurs more than once")
-    return frame
+    return read_table(path, ANSWER_COLUMNS, unique="id").reset_index(drop=True)
