@@ -16,7 +16,8 @@ class ImageError(InputError):
 
     Attributes:
         path: the file.
-        kind: one of "missing", "truncated", "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format", "empty".
+        kind: one of "missing", "truncated", "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format", "empty",
+            "not_calibrated" (the plate that it is on could not be measured).
     """
 
     def __init__(self, path, kind: str, detail: str):

@@ -343,12 +343,28 @@ def test_a_damaged_plane_is_left_out_and_an_absent_plate_passed_over(root, tmp_p
     assert str(broken) in caplog.text and f"{last}: none of its" in caplog.text
 
 
-def test_a_plate_without_readable_dmso_is_named(root, tmp_path):
+def test_a_plate_without_readable_dmso_is_left_out_and_the_others_go_on(root, tmp_path, caplog):
     copy = copy_of(root, tmp_path / "copy")
     fields = read_fields(copy)
-    plate = fields.plate.iloc[0]
+    plate, other = fields.plate.iloc[0], fields.plate.iloc[-1]
+    assert calibration_file(tmp_path / "to", plate).parent.is_dir() is False
+    COMPETITION.calibrate(copy, tmp_path / "to")
+    assert calibration_file(tmp_path / "to", plate).is_file()
     for name in fields[(fields.plate == plate) & (fields.compound == "DMSO")].actin:
         (copy / name).unlink()
+    found = COMPETITION.calibrate(copy, tmp_path / "to")
+    assert plate not in found.calibration.hashes and other in found.calibration.hashes
+    assert f"plate {plate}: none of its 4 DMSO fields" in caplog.text
+    assert not calibration_file(tmp_path / "to", plate).is_file(), "what was measured before is no longer true"
+    samples = found.samples(copy)
+    treated = samples[samples.role == "treatment"]
+    with pytest.raises(ImageError, match="its plate could not be calibrated") as caught:
+        found.read(copy, treated.files[treated.plate == plate].iloc[0])
+    assert caught.value.kind == "not_calibrated"
+    assert found.read(copy, treated.files[treated.plate == other].iloc[0]).dtype == np.uint8
+
+    for name in fields[fields.compound == "DMSO"].actin:
+        (copy / name).unlink(missing_ok=True)
     with pytest.raises(InputError, match=f"plate {plate}: none of its 4 DMSO fields"):
         calibrated(copy)
 

@@ -51,3 +51,31 @@ def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
     assert {sample_id for sample_id, _ in report.skipped} == bad_ids
     assert all(bad in message for _, message in report.skipped)
     assert report.n_packed == len(subset) - len(bad_ids)
+
+
+@pytest.mark.parametrize("name", ["bbbc021_full", "cpjump1"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_plate_of_surprises_alone_ends_nothing(simulated, tmp_path, name, workers):
+    """None of a plate's planes can be read, so it cannot be measured: its own files are listed, the others go on."""
+    competition, root = get_competition(name), tmp_path / "root"
+    shutil.copytree(simulated(name), root)
+    samples = competition.samples(root)
+    mine = samples.plate == samples.plate.iloc[0]
+    assert 0 < mine.sum() < len(samples)
+    images = samples.files[mine].map(competition.image_files)
+    bad = {file.partition("#")[0] for files in images for file in files}
+    for file in bad:
+        surprise(root / file)
+    problems = [problem for problem in verify(competition, root, workers) if problem.is_error]
+    assert {problem.path.partition("#")[0] for problem in problems} == bad
+    assert {problem.kind for problem in problems} == {"wrong_channels"}
+    assert {problem.sample_id for problem in problems} == set(samples.sample_id[mine])
+
+    calibrated = competition.calibrate(root, tmp_path / "calibration", workers)
+    read = functools.partial(calibrated.read, root, shape=calibrated.root_shape(root))
+    options = {"channels": competition.channels, "shape": calibrated.root_shape(root), "source": {}}
+    report = pack(samples, read, tmp_path / "store", **options)
+    skipped = {sample_id for sample_id, _ in report.skipped}
+    assert skipped >= set(samples.sample_id[mine])
+    sound = {sample_id for sample_id, why in report.skipped if "shows no cells" in why}
+    assert skipped - sound == set(samples.sample_id[mine])

@@ -26,7 +26,12 @@ from cellsignal.files import atomic_path, changed_inputs, digest
 
 log = logging.getLogger(__name__)
 CALIBRATE_FIRST = "`cellsignal prepare` does that before it reads"
+NOT_CALIBRATED = "its plate could not be calibrated (the log says why), or is not yet; `cellsignal prepare` does it"
 _MADE_FROM, _HASH = "made_from", "hash"
+
+
+class PlateError(InputError):
+    """A plate that lacks what is measured of it. The others are measured all the same."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Calibrates:
             A competition that reads by it; this one where there is nothing to measure.
 
         Raises:
-            InputError: a plate lacks what is measured, or the disk cannot be written.
+            InputError: every plate lacks what is measured, or the disk cannot be written.
         """
         hashes = self.measure_plates(Path(root), Path(folder), workers)
         if hashes is None:
@@ -77,7 +82,8 @@ class Calibrates:
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str] | None:
         """Do what `calibrate` says. Gives back `Calibration.hashes`, or None where the competition measures nothing.
 
-        Planes that cannot be read are left out: they are named where they are read for themselves.
+        Planes that cannot be read are left out: they are named where they are read for themselves. So are plates that
+        lack what is measured; each of their images is then an `ImageError` of kind "not_calibrated".
         """
         return None
 
@@ -126,10 +132,10 @@ def measure_changed(folder: Path, plates: Mapping[str, PlateJob], workers: int =
         workers: processes, a plate each; 0 works in this one.
 
     Returns:
-        Plate -> hash of its arrays.
+        Plate -> hash of its arrays; without the plates that cannot be measured (a `PlateError`), which are logged.
 
     Raises:
-        InputError: a plate cannot be measured, or the disk cannot be written.
+        InputError: no plate can be measured, or the disk cannot be written.
     """
     jobs = []
     for plate, job in plates.items():
@@ -142,16 +148,20 @@ def measure_changed(folder: Path, plates: Mapping[str, PlateJob], workers: int =
             log.warning("plate %s: its calibration is measured anew; changed: %s", plate, ", ".join(changed))
     progress = partial(tqdm, total=len(jobs), desc="calibrating", unit="plate", disable=None)
     if workers <= 1 or len(jobs) < 2:
-        for job in progress(jobs):
-            _measure(job)
+        failures = [_measure(job) for job in progress(jobs)]
     else:
         with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn")) as pool:
             try:
-                for _ in progress(pool.map(_measure, jobs)):
-                    pass
+                failures = list(progress(pool.map(_measure, jobs)))
             finally:
                 pool.shutdown(cancel_futures=True)
-    return {plate: _read_about(calibration_file(folder, plate))[1] for plate in plates}
+    failures = [failure for failure in failures if failure is not None]
+    if failures and len(failures) == len(plates):
+        raise failures[0]
+    for failure in failures:
+        log.warning("%s; its images are left out", failure)
+    measured = [plate for plate in plates if calibration_file(folder, plate).is_file()]
+    return {plate: _read_about(calibration_file(folder, plate))[1] for plate in measured}
 
 
 def find_calibration(calibration: Calibration | None, competition_id: str, plate: str) -> Path:
@@ -181,12 +191,18 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         raise InputError(f"{path}: is damaged ({why}); remove it and run again to measure the plate anew") from None
 
 
-def _measure(item: tuple[Path, PlateJob]) -> None:
+def _measure(item: tuple[Path, PlateJob]) -> PlateError | None:
+    """Measure one plate and keep it; where it lacks what is measured, forget what was kept, and return why."""
     path, job = item
-    arrays = job.measure()
+    try:
+        arrays = job.measure()
+    except PlateError as error:
+        path.unlink(missing_ok=True)
+        return error
     about = {_MADE_FROM: np.array(json.dumps(job.made_from, default=str)), _HASH: np.array(_hash(arrays))}
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays, **about)
+    return None
 
 
 def _read_about(path: Path) -> tuple[dict[str, Any] | None, str]:

@@ -20,8 +20,15 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, CONTROL
-from cellsignal.competitions.calibration import PlateJob, describe_planes, measure_changed, read_arrays
-from cellsignal.errors import ImageError, InputError
+from cellsignal.competitions.calibration import (
+    NOT_CALIBRATED,
+    PlateError,
+    PlateJob,
+    describe_planes,
+    measure_changed,
+    read_arrays,
+)
+from cellsignal.errors import ImageError
 from cellsignal.files import digest
 from cellsignal.images import read_gray16
 from cellsignal.intensity import anscombe, illumination, to_uint8
@@ -71,8 +78,8 @@ def read_crop(
         shape: (height, width) that the crop must have; None takes any.
 
     Raises:
-        ImageError: a plane is missing, damaged or of another size or depth; "empty": the crop shows no cells.
-        InputError: the plate is not calibrated.
+        ImageError: a plane is missing, damaged or of another size or depth; "empty": the crop shows no cells;
+            "not_calibrated": the plate could not be measured.
     """
     root = Path(root)
     planes, crops = zip(*map(split_crop, files), strict=True)
@@ -94,6 +101,8 @@ def read_crop(
 def _field(paths: tuple[str, ...], measured: str, marks: tuple) -> np.ndarray:
     """A whole field, (3, H, W) uint8, read only. `marks` are there to forget a field whose files have changed."""
     planes = read_planes(paths)
+    if marks[-1] is None:
+        raise ImageError(paths[0], "not_calibrated", NOT_CALIBRATED)
     plate = load_calibration(Path(measured), marks[-1])
     if plate.illumination.shape != planes.shape:
         height, width = planes.shape[1:]
@@ -156,7 +165,7 @@ def measure_plates(
         Plate -> hash of its calibration, for the plates that have images.
 
     Raises:
-        InputError: a plate has images but no readable DMSO field, or a channel of them is flat.
+        InputError: all plates with images lack a readable DMSO field, or have a flat channel.
     """
     jobs = {}
     for plate, rows in fields.groupby("plate", sort=True):
@@ -181,7 +190,7 @@ def measure_plate(
         is_control: whether a field shows a DMSO well.
 
     Raises:
-        InputError: no DMSO field can be read, or a channel of them is flat.
+        PlateError: no DMSO field can be read, or a channel of them is flat.
     """
     total, sound = np.zeros((len(CHANNELS), *shape)), []
     for names, control in zip(planes, is_control, strict=True):
@@ -193,7 +202,7 @@ def measure_plate(
         if control:
             sound.append(names)
     if not sound:
-        raise InputError(f"plate {plate}: none of its {sum(is_control)} DMSO fields under {root} can be read; it cannot be standardised")
+        raise PlateError(f"plate {plate}: none of its {sum(is_control)} DMSO fields under {root} can be read; it cannot be standardised")
     light = np.stack([illumination(channel, max(1, shape[0] // _WINDOW)) for channel in total])
     sums = np.zeros((2, len(CHANNELS)))
     for names in sound:
@@ -202,7 +211,7 @@ def measure_plate(
     mean, square = sums / (len(sound) * shape[0] * shape[1])
     sd = np.sqrt(np.maximum(square - mean**2, 0))
     if not (sd > 1e-6).all():
-        raise InputError(f"plate {plate}: its DMSO fields under {root} are flat in {list(CHANNELS)[int(sd.argmin())]}")
+        raise PlateError(f"plate {plate}: its DMSO fields under {root} are flat in {list(CHANNELS)[int(sd.argmin())]}")
     return Calibration(light, mean.astype(np.float32), sd.astype(np.float32))
 
 

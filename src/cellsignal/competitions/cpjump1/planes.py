@@ -13,8 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cellsignal.competitions.calibration import PlateJob, describe_planes, measure_changed, read_arrays
-from cellsignal.errors import ImageError, InputError
+from cellsignal.competitions.calibration import (
+    NOT_CALIBRATED,
+    PlateError,
+    PlateJob,
+    describe_planes,
+    measure_changed,
+    read_arrays,
+)
+from cellsignal.errors import ImageError
 from cellsignal.images import read_gray16
 from cellsignal.intensity import anscombe, illumination, to_uint8
 
@@ -49,7 +56,7 @@ def measure_plates(
         Plate -> hash of its calibration.
 
     Raises:
-        InputError: a plate has no readable field, or the disk cannot be written.
+        InputError: no plate has a readable field, or the disk cannot be written.
     """
     jobs = {}
     for plate, fields in plates.items():
@@ -66,15 +73,15 @@ def read_field(root: Path, files: tuple[str, ...], measured: Path, shape: tuple[
         measured: the file of the plate's calibration.
 
     Raises:
-        ImageError: a file is missing, damaged or of another size or depth than `shape`, the first file's or the plate's calibration.
-        InputError: the plate is not calibrated.
+        ImageError: a file is missing, damaged or of another size or depth than `shape`, the first file's or the plate's calibration;
+            "not_calibrated": the plate could not be measured.
     """
     root = Path(root)
     planes = _read_planes(root, files, shape)
     try:
         stamp = measured.stat().st_mtime_ns
     except OSError:
-        stamp = 0
+        raise ImageError(root / files[0], "not_calibrated", NOT_CALIBRATED) from None
     calibration = _load(measured, stamp)
     _, height, width = calibration.illumination.shape
     if planes.shape[1:] != (height, width):
@@ -130,7 +137,7 @@ def measure_plate(root: Path, plate: str, fields: tuple[tuple[str, ...], ...]) -
         if len(known) <= WINDOW_FIELDS:
             known.append(field)
     if not counts:
-        raise InputError(f"{root}: plate {plate} has no readable field to calibrate it from, first {fields[0][0] if fields else 'none'}")
+        raise PlateError(f"{root}: plate {plate} has no readable field to calibrate it from, first {fields[0][0] if fields else 'none'}")
     shape, count = counts.most_common(1)[0]
     total, *some = found[shape]
     made = _windowed([illumination(mean, max(1, round(shape[1] * SMOOTHING))) for mean in total / count], some)
