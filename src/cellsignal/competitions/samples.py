@@ -124,7 +124,7 @@ def _refuse_contradictions(frame: pd.DataFrame, places: "Places") -> None:
             lambda row, c=column, f=first, n=names: f"target_id {frame.target_id[row]!r} has two values of {c}: {f[row]!r} and {n[row]!r}",
         )
     labelled = frame[frame.label.notna() | frame["labels"].notna()]
-    label = facts.loc[labelled.index, "label"].map(str) + facts.loc[labelled.index, "labels"]
+    label = facts.loc[labelled.index, "label"].astype(str) + facts.loc[labelled.index, "labels"]
     first = label.groupby([labelled.experiment, labelled.plate, labelled.well]).transform("first")
     shown = labelled.label.astype(object).where(labelled.label.notna(), labelled["labels"])
     wrong = (label != first).reindex(frame.index, fill_value=False)
