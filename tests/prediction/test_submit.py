@@ -158,6 +158,18 @@ def test_groups_that_are_not_sure_are_not_reported_and_change_no_label(plates, e
     assert steps[-1].chance == pytest.approx(1 / 24) and "8 of 8 experiments not sure" in steps[-2].note
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["none", "groups", "hungarian", "sinkhorn"])
+@pytest.mark.parametrize("with_groups", [True, False])
+def test_scores_that_are_not_finite_get_no_label(plates, entry, value, kind, with_groups):
+    root, competition, _, _ = plates
+    groups = competition.plate_groups(competition.samples(root)) if with_groups else None
+    targets = entry.merge(entry.final(), "test")
+    targets.scores[17, 3] = value
+    with pytest.raises(InputError, match="not all finite"):
+        labels_of(refit(entry, assignment=kind), targets, groups)
+
+
 def test_given_groups_beat_inferred_ones(plates, entry, tmp_path):
     root, competition, _, truth = plates
     samples = competition.samples(root)

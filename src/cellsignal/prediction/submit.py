@@ -135,10 +135,20 @@ def _plate_groups(entry: Entry, targets: Targets, groups: PlateGroups) -> PlateG
 def _assigned(
     entry: Entry, targets: Targets, groups: PlateGroups | None
 ) -> tuple[np.ndarray, PlateGroupInference | None]:
+    _refuse_not_finite(targets)
     if groups is None or entry.how.assignment == "none":
         return targets.scores.argmax(1), None
     inferred = _plate_groups(entry, targets, groups)
     return _labels(entry, targets, groups, inferred, entry.how.assignment), inferred
+
+
+def _refuse_not_finite(targets: Targets) -> None:
+    finite = np.isfinite(targets.scores).all(axis=1)
+    if not finite.all():
+        target = targets.target_id[int(np.argmin(finite))]
+        raise InputError(
+            f"{target}: its merged scores are not all finite ({int((~finite).sum())} such targets); predict anew"
+        )
 
 
 def _labels(
