@@ -206,3 +206,10 @@ def test_the_check_leaves_the_training_as_it_was(plates, tmp_path, monkeypatch):
         (job,) = train(config)
         weights.append(torch.load(job.folder / "last.pt", weights_only=True)["model"])
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize("more", [{"data": {"channels": [1]}}, {"data": {"sites": [2]}}, {"predict": {"batch_size": 1, "tta": 1}}], ids=str)
+def test_one_of_a_kind_trains(plates, tmp_path, more):
+    """One channel, one site a well, predictions image by image."""
+    (job,) = train(make_config(plates, tmp_path, [stage(**QUICK)], **more))
+    assert (job.folder / "last.pt").is_file() and len(job.channels) == len(more.get("data", {}).get("channels", range(6)))

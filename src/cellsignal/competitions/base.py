@@ -137,6 +137,8 @@ class Competition(Calibrates, ABC):
         """
         root, found = Path(root), Counter()
         files = self.samples(root).files.to_list()
+        if not files:
+            raise InputError(f"{root}: the metadata names no sample; there is nothing to read")
         for row in np.random.default_rng(0).permutation(len(files)):
             try:
                 found[image_size(root / path_of(files[row][0]))] += 1

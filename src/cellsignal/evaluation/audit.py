@@ -104,6 +104,11 @@ def audit_split(
         sibling &= chosen.well_id.isin(set(chosen.well_id[train])).to_numpy()
         if not (unseen.any() and seen.any() and train.any()):  # fewer experiments than rounds
             continue
+        if train.sum() <= len(np.unique(label[train])):
+            raise InputError(
+                f"audit: {int(train.sum())} {wells} images of {len(np.unique(label[train]))} classes are left to train on; "
+                "more images than classes are needed"
+            )
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(features[train], label[train])
         for name, mask in (("sibling", sibling), ("seen", seen), ("unseen", unseen)):
             mask = mask & np.isin(label, model.classes_)
