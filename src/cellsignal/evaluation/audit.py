@@ -113,7 +113,12 @@ def audit_split(
         for name, mask in (("sibling", sibling), ("seen", seen), ("unseen", unseen)):
             mask = mask & np.isin(label, model.classes_)
             right[name].append(model.predict(features[mask]) == label[mask] if mask.any() else np.zeros(0, bool))
-    pooled = {name: np.concatenate(parts) for name, parts in right.items()}
+    pooled = {name: np.concatenate([np.zeros(0, bool), *parts]) for name, parts in right.items()}
+    if not len(pooled["seen"]) or not len(pooled["unseen"]):
+        raise InputError(
+            f"audit: the {len(chosen)} {wells} images leave no well of a trained class to hold out; more wells a class "
+            "and experiments are needed"
+        )
     found = {name: Accuracy.of(int(r.sum()), len(r)) if len(r) else None for name, r in pooled.items()}
     return SplitAudit(wells, standardised, found["sibling"], found["seen"], found["unseen"], 1 / len(np.unique(label)))
 
