@@ -245,14 +245,19 @@ def add_submit_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `submit`, shared with `python -m inference.make_submission`."""
     _budget(parser)
     parser.add_argument("sources", nargs="+", type=Path, help="configs (.yaml) or predictions files (.npz)")
-    parser.add_argument("--out", type=Path, help="CSV (default submissions/<runs>.csv)")
-    parser.add_argument("--weight", action="append", default=[], metavar="RUN=NUMBER", help="weight of a run in the mean (default 1)")
+    parser.add_argument("--out", type=Path, help="CSV (default submissions/<runs>.csv, of many runs shortened by a hash)")
+    parser.add_argument(
+        "--weight", action="append", default=[], metavar="RUN=NUMBER", help="weight of a run, or of all seeds of a run's name, in the mean (default 1)"
+    )
     parser.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
     parser.add_argument("--merge", choices=["logits", "probabilities", "geometric"], help="how views, sites and models are averaged")
     parser.add_argument("--pool", choices=["target", "well"], help="what shares one prediction")
     kinds = ["none", "groups", "hungarian", "sinkhorn"]
     parser.add_argument("--assignment", choices=kinds, help="how the layout of the plates is used")
     parser.add_argument("--groups", type=Path, metavar="CSV", help="groups of plates (experiment, plate, group)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key of the submit section, e.g. repeats=use")
+    parser.add_argument("--leaderboard", type=Path, default=LEADERBOARD, help="a submission that stands on it is not replaced by another")
+    parser.add_argument("--force", action="store_true", help="replace a submission that stands on the leaderboard")
 
 
 def add_score_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 from cellsignal import __version__
 from cellsignal.errors import InputError
 
+LONGEST_NAME = 120  # bytes of a file's name that is made of names that users chose
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
@@ -70,6 +72,20 @@ def _lives(process: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def limited_name(name: str, limit: int = LONGEST_NAME) -> str:
+    """Return a name that a file can have: as it is, or its beginning and a hash of all of it.
+
+    Args:
+        name: Made of names that users chose. A slash would be a folder: it becomes "_", and the hash is added.
+        limit: Bytes of UTF-8. File systems take 255, of which `atomic_path` and endings need some.
+    """
+    plain = name.replace("/", "_").replace("\0", "_")
+    if plain == name and len(name.encode()) <= limit and name not in ("", ".", ".."):
+        return name
+    mark = f"-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    return plain.encode()[: limit - len(mark)].decode(errors="ignore") + mark
 
 
 def write_text(path: Path | str, text: str) -> None:

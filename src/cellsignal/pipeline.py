@@ -3,28 +3,26 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from cellsignal.competitions import get_competition
-from cellsignal.competitions.base import Competition, check_submission_targets
 from cellsignal.config import Config, load_config
-from cellsignal.config.schema import Submit
 from cellsignal.data.fold_file import bring_folds_up_to_date
 from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import Step, ladder_text
-from cellsignal.evaluation.leaderboard import (
-    append_entry,
-    control_entries,
-    leaderboard_competitions,
-    leaderboard_table,
-    leaderboard_text,
-    submission_entry,
-)
-from cellsignal.evaluation.score import read_submission, score_submission
+from cellsignal.evaluation.leaderboard import LEADERBOARD, append_entry, out_of_fold_entry
+from cellsignal.evaluation.score_file import format_scores, guess_competition, score, show_leaderboard
+from cellsignal.evaluation.standing import runs_of
+from cellsignal.files import digest, limited_name, sha256
 
+if TYPE_CHECKING:
+    from cellsignal.prediction.judging import Truth
+    from cellsignal.prediction.submit import Entry
+
+__all__ = ["format_scores", "guess_competition", "score", "show_leaderboard"]  # verbs of a submission file
 log = logging.getLogger(__name__)
-LEADERBOARD = Path("submissions/leaderboard.csv")
 SHOWN = 20  # warnings of one kind that are printed
 
 
@@ -64,51 +62,72 @@ def submit(
     weights: dict[str, float],
     root: Path | None,
     changed: dict[str, object],
+    leaderboard: Path = LEADERBOARD,
+    force: bool = False,
 ) -> tuple[Path, list[Step]]:
-    """Make a submission from configs (.yaml: all their predictions, merged as the first says) or predictions files (.npz).
+    """Make a submission from configs (.yaml: all their predictions) or predictions files (.npz), and print how they are merged.
+
+    A config is merged as its `submit` section says, a predictions file as that of the config it was made with.
 
     Args:
-        changed: keys of the config's `submit` section to set otherwise; None values are ignored.
+        root: folder of the raw data; None takes the first config's, else the one that the predictions were made on.
+        changed: keys of the `submit` section to set otherwise; None values are ignored.
+        leaderboard, force: a submission that stands there is replaced only with `force`.
 
     Returns:
         The CSV's path and the out-of-fold ladder.
+
+    Raises:
+        InputError: predictions that are not what their config says, that do not belong together, or whose sections differ.
     """
+    from cellsignal.prediction.entry_checks import refuse_without_test
+    from cellsignal.prediction.merge_options import choose_section, weights_text
     from cellsignal.prediction.submit import make_submission, open_entry
 
-    files, first = predictions_files(sources)
-    how = (first.submit if first else Submit()).model_copy(
-        update={key: value for key, value in changed.items() if value is not None}
-    )
-    entry = open_entry(files, how, weights, root)
-    names = dict.fromkeys(run.split("/")[0] for run in entry.runs)
-    out = out or Path("submissions") / f"{'+'.join(names)}.csv"
-    return out, make_submission(entry, out)
+    files, configs, sections = predictions_files(sources)
+    how, whose = choose_section(sections, {key: value for key, value in changed.items() if value is not None})
+    entry = open_entry(files, how, weights, root or (configs[0].data.root if configs else None))
+    refuse_without_test(entry.final(), entry.competition)
+    out = out or Path("submissions") / f"{limited_name('+'.join(dict.fromkeys(run.partition('/')[0] for run in entry.runs)))}.csv"
+    print(f"merged by {whose}")
+    if len(entry.runs) > 1:
+        print(weights_text(entry.weights))
+    return out, make_submission(entry, out, leaderboard=leaderboard, force=force)
 
 
-def predictions_files(sources: Sequence[Path]) -> tuple[list[Path], Config | None]:
-    """The predictions files that configs and .npz paths stand for, and the first config among them."""
-    files, first = [], None
+def predictions_files(sources: Sequence[Path]) -> tuple[list[Path], list[Config], dict[str, dict | None]]:
+    """The predictions files that configs and .npz paths stand for, the configs, and the `submit` section of each.
+
+    Raises:
+        InputError: a config has no predictions, or they were made from something else than it says now.
+    """
+    from cellsignal.prediction.container import load_predictions
+    from cellsignal.prediction.freshness import config_predictions
+
+    files: list[Path] = []
+    configs: list[Config] = []
+    sections: dict[str, dict | None] = {}
     for source in map(Path, sources):
         if source.suffix in (".yaml", ".yml"):
-            config = load_config(source)
-            found = sorted((config.runs / config.name).glob("seed*/predictions/*.npz"))
-            if not found:
-                raise InputError(
-                    f"{config.runs / config.name}: no predictions; run `python -m inference.predict {source}` first"
-                )
-            files, first = files + found, first or config
+            configs.append(load_config(source))
+            files += config_predictions(configs[-1])
+            sections[str(source)] = configs[-1].submit.model_dump(mode="json")
         else:
             files.append(source)
-    return files, first
+            about = load_predictions(source).about
+            sections.setdefault(about["run"], about.get("submit"))
+    return files, configs, sections
 
 
 def out_of_fold_table(sources: Sequence[Path], root: Path | None) -> str:
     """Out-of-fold accuracy of the runs of configs or predictions files, as text."""
+    from cellsignal.prediction.merge_options import choose_section
     from cellsignal.prediction.oof import out_of_fold, out_of_fold_ranking, out_of_fold_text
     from cellsignal.prediction.submit import open_entry
 
-    files, first = predictions_files(sources)
-    entry = open_entry(files, first.submit if first else Submit(), root=root)
+    files, configs, sections = predictions_files(sources)
+    how, _ = choose_section(sections, {}, keys=("merge",))
+    entry = open_entry(files, how, root=root or (configs[0].data.root if configs else None))
     if entry.competition.multilabel:
         return out_of_fold_ranking(entry)
     samples = entry.competition.samples(entry.root).drop_duplicates("target_id")
@@ -119,14 +138,13 @@ def out_of_fold_table(sources: Sequence[Path], root: Path | None) -> str:
 def protocol_table(config: Config, answers_file: Path) -> str:
     """The scores of a config's predictions by the parts of its protocol, as text."""
     from cellsignal.evaluation.protocol import protocol_text
+    from cellsignal.prediction.freshness import config_predictions
     from cellsignal.prediction.protocol import score_protocol
 
-    competition, folder = get_competition(config.competition), config.run_folder / "predictions"
+    competition = get_competition(config.competition)
     if config.protocol is None:
         raise InputError(f"protocol: {config.name} has none; `cellsignal competitions` lists them")
-    files = sorted(folder.glob(f"*_{config.stages[-1].name}.npz"))
-    if not files:
-        raise InputError(f"{folder}: no predictions; run `cellsignal predict` first")
+    files = config_predictions(config, all_seeds=False, stage_index=len(config.stages) - 1)
     published = dict(competition.protocol(config.protocol).parts)
     return protocol_text(score_protocol(files, competition.answers(answers_file)), published)
 
@@ -165,129 +183,82 @@ def oversampling_audit(config: Config, classes: int | None, rounds: int) -> str:
     return oversampling_text(audit(store.samples, store.read, classes=classes, rounds=rounds, seed=config.seed))
 
 
-def score(
-    path: Path,
-    answers_file: Path,
-    competition_id: str | None,
-    *,
-    leaderboard: Path,
-    root: Path | None,
-    name: str | None,
-) -> pd.DataFrame:
-    """Score a submission, append it (and the controls) to the leaderboard, give back the table of slices.
-
-    Args:
-        root: the raw data: its classes are those a submission may name, and its sample submission is scored as a control. Without
-            it the classes are those that the answers hold.
-    """
-    competition = get_competition(competition_id) if competition_id else guess_competition(path)
-    answers = competition.answers(answers_file)
-    if competition.multilabel:
-        from cellsignal.competitions.multilabel import answer_classes
-        from cellsignal.evaluation.multilabel_score import read_scores, score_multilabel
-
-        submission = read_scores(path, competition, answer_classes(answers, competition.id_column))
-        table = score_multilabel(competition, submission, answers)
-    elif competition.ranked:
-        from cellsignal.evaluation.ranking_score import score_ranking
-
-        submission = read_submission(path, competition)
-        table = score_ranking(competition, submission, answers)
-    else:
-        submission = read_submission(path, competition)
-        known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
-        _check_targets(competition, submission, known)
-        table = score_submission(competition, submission, answers)
-    append_entry(leaderboard, submission_entry(competition, name or path.stem, path, submission, answers))
-    sample = competition.sample_submission(root) if root else None
-    for entry in control_entries(competition, sample, answers) if sample is not None else ():
-        append_entry(leaderboard, entry)
-    return table
-
-
-def _check_targets(competition: Competition, submission: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    """Every target a class of `classes`, in whichever spelling."""
-    ids, target = competition.id_column, competition.target_column
-    known = competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target]
-    check_submission_targets(competition.comparable(submission, "submission"), tuple(known), ids, target)
-
-
-def guess_competition(path: Path) -> Competition:
-    """The competition whose columns a submission has.
-
-    Raises:
-        InputError: none or several have them.
-    """
-    from cellsignal.competitions import competition_ids
-
-    try:
-        columns = set(pd.read_csv(path, nrows=0).columns)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        raise InputError(f"{path}: not a readable CSV") from None
-    known = [get_competition(i) for i in competition_ids()]
-    fitting = [c for c in known if not c.multilabel and {c.id_column, c.target_column} <= columns]
-    if len(fitting) != 1:
-        raise InputError(f"{path}: columns {sorted(columns)} do not tell the competition; give --competition")
-    return fitting[0]
-
-
-def show_leaderboard(competition_id: str | None, path: Path) -> str:
-    """The leaderboard as text, of one competition or of all that have rows."""
-    ids = (competition_id,) if competition_id else leaderboard_competitions(path)
-    return "\n\n".join(leaderboard_text(leaderboard_table(path, get_competition(i))) for i in ids)
-
-
 def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> None:
-    """Everything: prepare, folds (see `bring_folds_up_to_date`), train, predict, submit, score, report. Each step goes on where it was."""
+    """Everything: prepare, folds (see `bring_folds_up_to_date`), train, predict, submit, score, report. Each step goes on where it was.
+
+    A run without test samples ends with its out-of-fold score on the leaderboard.
+    """
+    from cellsignal.prediction.entry_checks import has_test
     from cellsignal.prediction.predict import predict
-    from cellsignal.prediction.submit import ladder, make_submission, open_entry, truth_labels
+    from cellsignal.prediction.submit import open_entry
     from cellsignal.report import write_report
     from cellsignal.training.run import train
 
     prepare(config)
     bring_folds_up_to_date(competition_id=config.competition, root=config.data.root, out=config.folds.file, splits=splits, seed=config.seed)
     train(config)
-    files = predict(config)
-    entry = open_entry(files, config.submit, root=config.data.root)
-    out = Path("submissions") / f"{config.name}.csv"
-    steps, truth = {"Out of fold": make_submission(entry, out)}, None
-    print(
-        f"\nOut of fold: targets that the predicting model did not train on\n\n{ladder_text(steps['Out of fold'])}\n\nsubmission: {out}"
-    )
-    if answers_file is not None:
-        truth = truth_labels(entry.competition, entry.competition.answers(answers_file), entry.members[0].classes)
-        steps["Test"] = ladder(entry, "test", entry.competition.plate_groups(entry.samples), truth)
-        print(f"\nTest: targets that no model saw\n\n{ladder_text(steps['Test'])}")
-        table = score(
-            out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=config.name
-        )
-        shown = ["overall", "public", "private", "cell_type", "class", *(["experiment"] if entry.competition.ranked else [])]
-        print(f"\n{format_scores(table[table['slice'].isin(shown)])}")
-        print(f"\n{show_leaderboard(entry.competition.id, LEADERBOARD)}")
+    entry = open_entry(predict(config), config.submit, root=config.data.root)
+    if has_test(entry.final()):
+        steps, truth = _submit_run(config, entry, answers_file)
+    else:
+        steps, truth = _finish_without_test(config, entry, answers_file), None
     print()
     for picture in write_report(config, entry, steps, truth):
         print(f"picture: {picture}")
 
 
-def format_scores(table: pd.DataFrame) -> str:
-    """The table of slices as aligned text."""
-    if "rank1" in table.columns:
-        from cellsignal.evaluation.ranking_score import ranking_text
+def _submit_run(config: Config, entry: "Entry", answers_file: Path | None) -> tuple[dict[str, list[Step]], "Truth | None"]:
+    """The submission of a run and, with answers, its score; the ladders by title, and the truth."""
+    from cellsignal.prediction.submit import ladder, make_submission, truth_labels
 
-        return ranking_text(table)
-    if "average_precision" in table.columns:
-        from cellsignal.evaluation.multilabel_score import score_text
+    out, own = _run_submission(config, entry.runs)
+    steps, truth = {"Out of fold": make_submission(entry, out, leaderboard=LEADERBOARD, force=own)}, None
+    print(
+        f"\nOut of fold: targets that the predicting model did not train on\n\n{ladder_text(steps['Out of fold'])}\n\nsubmission: {out}"
+    )
+    if answers_file is not None:
+        answers = entry.competition.answers(answers_file)
+        truth = truth_labels(entry.competition, answers, entry.members[0].classes)
+        steps["Test"] = ladder(entry, "test", entry.competition.plate_groups(entry.samples), truth)
+        print(f"\nTest: targets that no model saw\n\n{ladder_text(steps['Test'])}")
+        table = score(
+            out, answers_file, entry.competition.id, leaderboard=LEADERBOARD, root=config.data.root, name=out.stem
+        )
+        shown = ["overall", "public", "private", "cell_type", "class", *(["experiment"] if entry.competition.ranked else [])]
+        print(f"\n{format_scores(table[table['slice'].isin(shown)])}")
+        print(f"\n{show_leaderboard(entry.competition.id, LEADERBOARD)}")
+    return steps, truth
 
-        return score_text(table)
-    from cellsignal.evaluation.ladder import aligned
 
-    lines = [("slice", "name", "accuracy", "95 % interval", "right")]
-    for kind, name, right, n, value, low, high in table[
-        ["slice", "name", "correct", "n", "accuracy", "low", "high"]
-    ].itertuples(index=False, name=None):
-        lines.append((kind, str(name), f"{value:.4f}", f"{low:.4f} .. {high:.4f}", f"{right}/{n}"))
-    return aligned(lines, right={2, 4})
+def _run_submission(config: Config, runs: list[str]) -> tuple[Path, bool]:
+    """Where `run` writes its submission, and whether what lies there is of the same run: submissions/<name>.csv, with `_seed<k>`
+    behind the name where another seed's lies there."""
+    out = Path("submissions") / f"{config.name}.csv"
+    if out.is_file() and runs_of(out) not in (None, runs):
+        out = out.with_stem(f"{config.name}_seed{config.seed}")
+    return out, runs_of(out) == runs
+
+
+def _finish_without_test(config: Config, entry: "Entry", answers_file: Path | None) -> dict[str, list[Step]]:
+    """The out-of-fold ladder of a run without test samples, noted on the leaderboard; of a protocol with parts its table."""
+    from cellsignal.prediction.submit import ladder
+
+    competition = entry.competition
+    if config.protocol is not None and competition.protocol(config.protocol).parts:
+        text = "give --answers to score it" if answers_file is None else protocol_table(config, answers_file)
+        print(f"\nprotocol {config.protocol}\n\n{text}")
+        return {}
+    steps = ladder(entry, "oof", competition.plate_groups(entry.samples))
+    if not steps:
+        raise InputError(f"{config.name}: has neither test samples nor out-of-fold ones; list folds in folds.use, or add a test set")
+    print(f"\nOut of fold: targets that the predicting model did not train on\n\n{ladder_text(steps)}\n\nno test samples: no submission")
+    if answers_file is not None:
+        log.warning("%s: is not used, there are no test samples", answers_file)
+    targets = entry.merge(entry.final(), "oof")
+    truth = pd.DataFrame({"target_id": targets.target_id, "label": targets.label})
+    if targets.labels is not None:
+        truth = truth.join(pd.DataFrame(targets.labels).add_prefix("class"))
+    made_from = digest([sha256(member.path) for member in entry.members])
+    append_entry(LEADERBOARD, out_of_fold_entry(competition, config.name, steps[-1].accuracy, made_from, truth))
+    print(f"\n{show_leaderboard(competition.id, LEADERBOARD)}")
+    return {"Out of fold": steps}

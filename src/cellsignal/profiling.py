@@ -229,12 +229,10 @@ def treatment_table(config: Config) -> str:
         InputError: no predictions, several labels a sample, or a data set whose samples name no treatment.
     """
     from cellsignal.prediction.ensemble import log_softmax
+    from cellsignal.prediction.freshness import config_predictions
     from cellsignal.prediction.submit import open_entry
 
-    folder = config.run_folder / "predictions"
-    files = sorted(folder.glob("*.npz"))
-    if not files:
-        raise InputError(f"{folder}: no predictions; run `cellsignal predict` first")
+    files = config_predictions(config, all_seeds=False)
     entry = open_entry(files, config.submit, root=config.data.root)
     if entry.competition.multilabel:
         raise InputError(f"treatments: a sample of {entry.competition.id} has several labels")

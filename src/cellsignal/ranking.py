@@ -14,6 +14,7 @@ from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError
+from cellsignal.evaluation.leaderboard import LEADERBOARD
 from cellsignal.evaluation.reid import (
     NEW_DRUGS,
     ReId,
@@ -27,8 +28,9 @@ from cellsignal.evaluation.reid import (
     seen_text,
 )
 from cellsignal.evaluation.reid_plots import clip_frames, cmc_curves, nearest_tracks_picture, reid_tsne, roc_curves
+from cellsignal.evaluation.standing import check_replacing, runs_of
 from cellsignal.evaluation.unseen import Unseen, nearest_first, predict_unseen, typical_track, unseen_right, unseen_text
-from cellsignal.files import provenance, write_csv, write_json
+from cellsignal.files import limited_name, provenance, write_csv, write_json, write_text
 from cellsignal.prediction.embeddings import Embeddings, load_embeddings
 from cellsignal.prediction.predict import predict
 from cellsignal.prediction.submit import open_entry
@@ -93,9 +95,11 @@ def rank(config: Config, files: list[Path], answers_file: Path | None, out: Path
     space = distances(embedded, asked, gallery.target_id.tolist())
     submission = competition.format_rankings(asked, nearest(space.distance), root)
     competition.validate_submission(submission, competition.sample_submission(root), competition.classes(root))
-    write_csv(out, submission)
+    run, text = embedded[0].about["run"], submission.to_csv(index=False)
+    check_replacing(LEADERBOARD, competition.id, out, text, force=runs_of(out) == [run])
+    write_text(out, text)
     made_from = {str(path): path for path in files}
-    write_json(out.with_suffix(".json"), provenance(made_from, competition=competition.id, rows=len(submission), run=embedded[0].about["run"]))
+    write_json(out.with_suffix(".json"), provenance(made_from, competition=competition.id, rows=len(submission), runs=[run]))
     parts, truth = [f"submission: {out}"], {}
     if answers_file is not None:
         truth = competition.compound_answers(answers_file)
@@ -237,5 +241,5 @@ def _unseen_pictures(
         at = typical_track(found.tracks, one.compound, one.moa_id)
         name, near = found.tracks.sample_id[at], nearest(distance[at : at + 1], neighbours)[0]
         caption = f"compound {one.compound}: {one.moa} ({one.votes} of {one.tracks} tracks); track {name}"
-        _picture(folder / f"{one.compound}.png", config, competition, name, caption, tracks, near, distance[at])
+        _picture(folder / f"{limited_name(one.compound)}.png", config, competition, name, caption, tracks, near, distance[at])
     return len(chosen)

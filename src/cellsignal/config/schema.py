@@ -149,7 +149,7 @@ class Config(Strict):
     """One experiment. `protocol`: one of the competition's ways of being measured (`cellsignal competitions`); None
     is its own."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=120)
     competition: str
     protocol: str | None = None
     seed: int = 0

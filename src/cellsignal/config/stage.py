@@ -210,7 +210,7 @@ class Stage(Strict):
     training loss) and makes no predictions, only embeddings; the next stage starts from it.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    name: str = Field(pattern=r"^[a-z0-9_]+$", max_length=120)
     per: Literal["all", "cell_type"] = "all"
     init: Literal["scratch", "previous"] = "scratch"
     target: Literal["label", "compound"] = "label"

@@ -2,7 +2,8 @@
 
 A row is known by what was scored against what (hashes), so scoring a file twice leaves one row. The sample submission
 and the truth go through the same path as any submission; the truth must stand at the best possible score and the sample
-near chance.
+near chance. A run without test samples has a row of its out-of-fold score, of the kind "out of fold" and without a rank.
+A file that was replaced since it was scored keeps its row, marked by its hash.
 """
 
 import contextlib
@@ -18,12 +19,15 @@ import pandas as pd
 
 from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import aligned
+from cellsignal.evaluation.metrics import Accuracy, Figure
 from cellsignal.evaluation.score import score_submission
 from cellsignal.files import git_commit, sha256, write_csv
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
 
+LEADERBOARD = Path("submissions/leaderboard.csv")
+OUT_OF_FOLD = "out of fold"  # the kind of a row
 BOARDS = ("overall", "public", "private")
 COLUMNS = (
     *("competition", "name", "kind", "submission", "submission_sha256"),
@@ -74,6 +78,37 @@ def control_entries(competition: "Competition", sample: pd.DataFrame, answers: p
     ]
 
 
+def out_of_fold_entry(competition: "Competition", name: str, figure: Accuracy | Figure, made_from: str, truth: pd.DataFrame) -> dict[str, Any]:
+    """The row of a run that has no test samples: its out-of-fold score.
+
+    Args:
+        made_from: hash of its predictions.
+        truth: the out-of-fold targets and their labels, the answers that it was scored against.
+    """
+    blank = {f"{board}{part}": np.nan for board in ("public", "private") for part in ("", "_low", "_high")}
+    return {
+        "competition": competition.id,
+        "name": name,
+        "kind": OUT_OF_FOLD,
+        "submission": "",
+        "submission_sha256": made_from,
+        "overall": figure.value,
+        "overall_low": figure.low,
+        "overall_high": figure.high,
+        "overall_n": figure.total,
+        **blank,
+        "public_n": 0,
+        "private_n": 0,
+        "answers_sha256": frame_sha256(truth),
+        "note": "out of fold: no test samples",
+        **_now(),
+    }
+
+
+def _now() -> dict[str, str]:
+    return {"scored_at": datetime.now(UTC).isoformat(timespec="seconds"), "git_commit": git_commit() or ""}
+
+
 def _entry(
     competition, name: str, kind: str, source: tuple[str, str], submission, answers, note: str
 ) -> dict[str, Any]:
@@ -92,13 +127,7 @@ def _entry(
         )
         entry |= {board: float(row["accuracy"]), f"{board}_low": float(row["low"]), f"{board}_high": float(row["high"])}
         entry[f"{board}_n"] = int(row["n"])
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    return entry | {
-        "answers_sha256": frame_sha256(answers),
-        "note": note,
-        "scored_at": when,
-        "git_commit": git_commit() or "",
-    }
+    return entry | {"answers_sha256": frame_sha256(answers), "note": note, **_now()}
 
 
 def _scores(competition: "Competition", submission: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +158,7 @@ def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:
     assert set(entry) == set(COLUMNS), sorted(set(entry) ^ set(COLUMNS))
     path = Path(path)
     with _locked(path):
-        table = _read(path)
+        table = read_leaderboard(path)
         if (table[_KEY] == [entry[column] for column in _KEY]).all(axis=1).any():
             return False
         row = pd.DataFrame([entry], columns=list(COLUMNS))
@@ -151,7 +180,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_leaderboard(path: Path) -> pd.DataFrame:
     """The whole table in file order; an empty one where there is no file."""
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
@@ -180,7 +209,7 @@ def leaderboard_competitions(path: Path | str) -> tuple[str, ...]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such leaderboard; score a submission first")
-    return tuple(sorted(_read(Path(path)).competition.unique()))
+    return tuple(sorted(read_leaderboard(Path(path)).competition.unique()))
 
 
 def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFrame:
@@ -190,7 +219,7 @@ def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFr
     first used) and ranks start anew for each.
 
     Returns:
-        Column rank (Int64; equal scores share one, controls have none), then `COLUMNS`.
+        Column rank (Int64; equal scores share one, controls and out-of-fold scores have none), then `COLUMNS`.
 
     Raises:
         InputError: no such file, or not a leaderboard.
@@ -198,8 +227,9 @@ def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFr
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such leaderboard; score a submission first")
-    table = _read(path)
+    table = read_leaderboard(path)
     table = table[table.competition == competition.id].copy()
+    table["note"] = _notes_of_replaced(table)
     sign = -1.0 if competition.higher_is_better else 1.0
     keys = pd.DataFrame(
         {
@@ -222,8 +252,17 @@ def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFr
     return table.reset_index(drop=True)
 
 
+def _notes_of_replaced(table: pd.DataFrame) -> pd.Series:
+    """The notes, with the hash in those of a submission whose file was scored again with other content (rows in file order)."""
+    last = table[table.kind == "submission"].groupby("submission").submission_sha256.last()
+    replaced = (table.kind == "submission") & (table.submission_sha256 != table.submission.map(last))
+    marks = "replaced since; sha256 " + table.submission_sha256.str[:12]
+    return table.note.where(~replaced, (table.note + "; " + marks).str.removeprefix("; "))
+
+
 def leaderboard_text(table: pd.DataFrame) -> str:
-    """A leaderboard table as text: a block for each set of answers; controls without a rank and in brackets."""
+    """A leaderboard table as text: a block for each set of answers; controls and out-of-fold scores have no rank,
+    controls are in brackets."""
     if table.empty:
         return "no submission scored yet"
     blocks = []
@@ -239,7 +278,7 @@ def _block(table: pd.DataFrame) -> str:
         ("rank", "name", "private", "95 % interval", "n", "public", "overall", "scored", "note")
     ]
     for row in table.itertuples():
-        name = f"({row.name})" if row.kind == "control" else row.name
+        name = {"control": f"({row.name})", OUT_OF_FOLD: f"{row.name}, out of fold"}.get(row.kind, row.name)
         board = "overall" if pd.isna(row.private) else "private"
         low, high, n = (getattr(row, f"{board}_{part}") for part in ("low", "high", "n"))
         scores = ["" if pd.isna(value) else f"{value:.5f}" for value in (row.private, row.public, row.overall)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions.submissions import check_submission_ids
 from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.metrics import Accuracy, clustered_interval
 
@@ -77,6 +78,55 @@ def read_text_table(path: Path) -> pd.DataFrame:
     return frame.iloc[1:].reset_index(drop=True)
 
 
+def match_answers(
+    submission: pd.DataFrame,
+    answers: pd.DataFrame,
+    column: str,
+    sample: pd.DataFrame | None,
+    path: Path,
+    answers_file: Path,
+) -> tuple[pd.DataFrame, str]:
+    """Return the rows of a submission that the answers are for, and a note where these are not all.
+
+    Answers for a part of the test set are scored where the sample submission tells which ids there are. Without it an id
+    that is not answered may as well be a wrong one.
+
+    Args:
+        column: Of the ids.
+        sample: The sample submission, None where the raw data are not at hand.
+        path, answers_file: Of the submission and the answers, for messages.
+
+    Raises:
+        InvalidSubmission: An id of the submission is doubled, or is not in the test set; an answered id is missing.
+        InputError: The answers are of none of the submission's ids, of ids that are not in the test set, or (without
+            `sample`) of a part of them.
+    """
+    ids, answered = submission[column], answers[column]
+    if not ids.isin(set(answered)).any():
+        raise InputError(
+            f"{answers_file}: answers none of the {len(ids)} ids of {path}, first {ids.iloc[0]!r}; its first is {answered.iloc[0]!r}"
+        )
+    if sample is not None:
+        surplus = answered[~answered.isin(set(sample[column]))]
+        if len(surplus):
+            raise InputError(
+                f"{answers_file}: {len(surplus)} ids that are not in the sample submission, first {surplus.iloc[0]!r}"
+            )
+        check_submission_ids(submission, sample[sample[column].isin(set(ids) | set(answered))], column)
+    outside = ~ids.isin(set(answered))
+    if sample is None and outside.any() and answered.isin(set(ids)).all():
+        raise InputError(
+            f"{path}: {int(outside.sum())} of its {len(ids)} ids are not in {answers_file}, first {ids[outside].iloc[0]!r}; "
+            "with --root (the raw data, which tells the test set's ids) answers for a part of it are scored"
+        )
+    check_submission_ids(submission[~outside] if sample is not None else submission, answers, column)
+    total = len(ids) if sample is None else len(sample)
+    note = "" if len(answers) == total else f"{len(answers)} of {total} ids answered and scored"
+    if sample is not None and len(ids) < total:
+        note += f"; the submission has {len(ids)} of them"
+    return submission[~outside].reset_index(drop=True), note
+
+
 def score_submission(competition: "Competition", submission: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Accuracy overall and by slice.
 
@@ -96,8 +146,6 @@ def score_submission(competition: "Competition", submission: pd.DataFrame, answe
     Raises:
         InvalidSubmission: ids that are missing, doubled or unknown, or a target that is missing.
     """
-    from cellsignal.competitions.base import check_submission_ids
-
     ids, target = competition.id_column, competition.target_column
     submission, answers = competition.comparable(submission, "submission"), competition.comparable(answers, "answers")
     if target not in submission.columns:

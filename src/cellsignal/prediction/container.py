@@ -1,8 +1,9 @@
 """The predictions file: logits of every sample and view of one model, with ids and provenance.
 
-An uncompressed .npz: one (N, K) float16 array a view (`view.<name>`), so that merging reads one view at a time and the whole of RxRx1's test set
+An uncompressed .npz: one (N, K) array a view (`view.<name>`), so that merging reads one view at a time and the whole of RxRx1's test set
 (39,794 sites x 1,108 classes x 8 views) never needs to be in memory at once; text arrays for the ids; JSON for the rest. float16 keeps 11 bits
-of a logit. Nothing in it is pickled.
+of a logit; where logits reach `HALF_LIMIT`, at which that is a step of 1/4, float32 is written instead. Every logit is a finite number: others are
+refused when written and when read. Nothing in it is pickled.
 """
 
 import json
@@ -17,6 +18,7 @@ from cellsignal.competitions.samples import label_matrix
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path
 
+HALF_LIMIT = 256.0  # logits of this size or more are kept as float32
 IDS = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "part")
 
 
@@ -43,9 +45,18 @@ class Predictions:
     labels: np.ndarray | None = None
 
     def logits(self, view: str) -> np.ndarray:
-        """(N, K) float16 logits of one view, read from the file."""
+        """(N, K) float16 or float32 logits of one view, read from the file.
+
+        Raises:
+            InputError: a logit is no finite number, or there is not one for each sample and class.
+        """
         with np.load(self.path, allow_pickle=False) as archive:
-            return archive[f"view.{view}"]
+            values = archive[f"view.{view}"]
+        expected = (len(self.ids["sample_id"]), len(self.classes))
+        if values.shape != expected:
+            raise InputError(f"{self.path}: view {view!r} holds {values.shape} logits, not one for each of {expected} samples and classes")
+        refuse_non_finite(values, self.ids["sample_id"], f"{self.path}: view {view!r}")
+        return values
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -62,8 +73,13 @@ def save_predictions(
         part: (N,) "oof" or "test".
         logits: view -> (N, K).
         about: JSON-able facts.
+
+    Raises:
+        InputError: a logit is no finite number; nothing is written.
     """
-    arrays: dict[str, np.ndarray] = {f"view.{view}": values.astype(np.float16) for view, values in logits.items()}
+    for view, values in logits.items():
+        refuse_non_finite(values, samples.sample_id.to_numpy(), f"{path}: view {view!r}")
+    arrays: dict[str, np.ndarray] = {f"view.{view}": narrow(values) for view, values in logits.items()}
     for name in IDS:
         values = part if name == "part" else samples[name].to_numpy()
         arrays[name] = np.asarray(values, dtype=np.str_)
@@ -71,9 +87,57 @@ def save_predictions(
     arrays["label"] = samples.label.fillna(-1).to_numpy(dtype=np.int32)
     if about.get("multilabel"):
         arrays["labels"] = label_matrix(samples, len(about["classes"]))
-    arrays["about"] = np.asarray(json.dumps(about, default=str))
+    arrays["about"] = _about_array(about)
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
+
+
+def _about_array(about: dict[str, Any]) -> np.ndarray:
+    return np.asarray(json.dumps(about, default=str))
+
+
+def narrow(values: np.ndarray) -> np.ndarray:
+    """Return logits as float16, or as float32 where any reaches `HALF_LIMIT`: there float16 steps too coarsely, and ends at 65,504."""
+    values = np.asarray(values)
+    return values.astype(np.float16 if np.abs(values).max(initial=0) < HALF_LIMIT else np.float32)
+
+
+def refuse_non_finite(values: np.ndarray, sample_ids: np.ndarray, what: str) -> None:
+    """Refuse numbers that are infinite or not numbers.
+
+    Args:
+        values: (N, D).
+        sample_ids: (N,) for the message.
+        what: the file or network, and the view, that they are from: the message begins with it.
+
+    Raises:
+        InputError: names the first sample, and how many there are.
+    """
+    with np.errstate(over="ignore"):
+        wrong = ~np.isfinite(np.asarray(values).astype(np.float32, copy=False)).all(axis=1)
+    if wrong.any():
+        first = sample_ids[int(wrong.argmax())]
+        raise InputError(f"{what}: sample {str(first)!r} has a value that is no finite number ({int(wrong.sum())} such samples)")
+
+
+def read_about(path: Path | str) -> dict[str, Any]:
+    """Read the facts of a predictions file without its arrays.
+
+    Raises:
+        InputError: damaged, or not a predictions file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return json.loads(str(archive["about"]))
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: not a predictions file of cellsignal ({str(error)[:100]})") from None
+
+
+def write_about(path: Path, about: dict[str, Any]) -> None:
+    """Put other facts into a predictions file; its arrays stay as they are."""
+    with np.load(path, allow_pickle=False) as archive, atomic_path(path) as temporary, open(temporary, "wb") as file:
+        arrays = {name: archive[name] for name in archive.files}
+        np.savez(file, **(arrays | {"about": _about_array(about)}))
 
 
 def load_predictions(path: Path | str) -> Predictions:

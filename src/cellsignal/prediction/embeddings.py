@@ -23,9 +23,10 @@ from cellsignal.evaluation.linear import linear_scores
 from cellsignal.evaluation.nearest import Metric, centre_scores, neighbour_scores
 from cellsignal.evaluation.profiles import Normalisation, Reference, Unit, average, normalise
 from cellsignal.files import atomic_path, provenance, sha256
-from cellsignal.prediction.container import save_predictions
+from cellsignal.prediction.container import refuse_non_finite, save_predictions
+from cellsignal.prediction.freshness import MADE_FROM, is_current, made_from
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
-from cellsignal.prediction.predict import Predictors, checkpoint_path, is_current, model_keys, trained_model
+from cellsignal.prediction.predict import Predictors, checkpoint_path, model_keys, trained_model
 from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, fold_name, kept_samples
@@ -33,6 +34,7 @@ from cellsignal.training.ranks import this_process
 from cellsignal.training.run import jobs_of
 
 log = logging.getLogger(__name__)
+VERSION = 1  # of what embeds: one more whenever the same inputs give other bytes
 TEXT = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "role", "split", "part", "model")
 
 
@@ -69,7 +71,7 @@ class Nearest:
 def embed(config: Config) -> list[Path]:
     """Embed every kept sample with the last stage's models of every fold; one file a fold, `<run folder>/embeddings/<fold>_<stage>.npz`.
 
-    A file that was made from the same checkpoints with the same settings is left as it is.
+    A file is left as it is where all that decides its bytes is unchanged (`freshness.made_from`); the log says what has changed.
 
     Raises:
         InputError: a checkpoint is missing, unfinished, damaged or of another competition or config; a cell type has no model.
@@ -91,13 +93,13 @@ def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray], s
     first, samples = jobs[0], jobs[0].store.samples
     path = config.run_folder / "embeddings" / f"{fold_name(first.fold)}_{first.stage.name}.npz"
     checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
-    made_from = {key: sha256(file) for key, file in checkpoints.items()}
-    settings = config.predict.model_dump(mode="json")
-    if is_current(path, load_embeddings, made_from, settings):
-        log.info("%s: is up to date", path)
-        return path
     kept = kept_samples(config, first.store)
     chosen = np.flatnonzero(kept)
+    part = _parts(jobs, samples)
+    inputs = made_from(config, first.stage_index, first.store, checkpoints, samples.sample_id[kept], part[kept], VERSION)
+    if is_current(path, load_embeddings, inputs):
+        log.info("%s: is up to date", path)
+        return path
     keys = model_keys(jobs, samples, chosen)
     orphans = samples.cell_type.iloc[chosen[keys == ""]]
     if len(orphans):
@@ -105,26 +107,31 @@ def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray], s
     alike = _fingerprint(jobs[0], checkpoints) if config.model.frozen and len(jobs) == 1 and this_process().world == 1 else None
     values = known.get(alike)
     if values is None:
-        values = _embed_samples(path, jobs, checkpoints, chosen, keys, [made_from, settings], stop)
+        values = _embed_samples(path, jobs, checkpoints, chosen, keys, inputs, stop)
     if values is None:
         return path
     if alike is not None:
         known[alike] = values
-    part = np.full(len(samples), "none", object)
-    for job in jobs:
-        for name, positions in (("train", job.train), ("oof", job.valid), ("test", job.test)):
-            part[positions] = name
-    part[(samples.role != "treatment").to_numpy()] = "none"
     about = provenance(
         checkpoints, competition=first.competition.id, classes=list(first.classes), run=f"{config.name}/seed{config.seed}", seed=config.seed,
         stage=first.stage.name, stage_index=first.stage_index, fold=first.fold, fold_group=first.folds.group, held_out=first.held_out,
-        settings=settings, made_from=made_from, data_root=str(config.data.root),
+        settings=config.predict.model_dump(mode="json"), data_root=str(config.data.root), **{MADE_FROM: inputs},
     )  # fmt: skip
     label = samples.label.where(samples.split == "train").fillna(-1)
     save_embeddings(path, samples.assign(part=part, label=label)[kept].assign(model=keys), values, about)
     forget(path)
     log.info("%s: %d samples, %d features", path, kept.sum(), values.shape[1])
     return path
+
+
+def _parts(jobs: list[Job], samples: pd.DataFrame) -> np.ndarray:
+    """(n,) text: "train", "oof" or "test" of treatments that train, validate or are to be predicted, else "none"."""
+    part = np.full(len(samples), "none", object)
+    for job in jobs:
+        for name, positions in (("train", job.train), ("oof", job.valid), ("test", job.test)):
+            part[positions] = name
+    part[(samples.role != "treatment").to_numpy()] = "none"
+    return part
 
 
 def _fingerprint(job: Job, checkpoints: dict[str, Path]) -> str:
@@ -138,22 +145,24 @@ def _fingerprint(job: Job, checkpoints: dict[str, Path]) -> str:
 
 
 def _embed_samples(
-    path: Path, jobs: list[Job], checkpoints: dict[str, Path], chosen: np.ndarray, keys: np.ndarray, made_from: list, stop: Stop
+    path: Path, jobs: list[Job], checkpoints: dict[str, Path], chosen: np.ndarray, keys: np.ndarray, inputs: dict[str, Any], stop: Stop
 ) -> np.ndarray | None:
     """(n, D) float16 embeddings of the chosen positions, each by the model that `keys` names, averaged over the views; None but in the first process."""
     config, samples, predictors = jobs[0].config, jobs[0].store.samples, Predictors(jobs, checkpoints)
-    views = tta_views(config.predict.tta)
+    views, sample_ids = tta_views(config.predict.tta), samples.sample_id.to_numpy()[chosen]
 
     def compute(places: np.ndarray) -> dict[str, np.ndarray]:
         key = keys[places[0]]
         found = predictors.of(key)(chosen[places], views, embeddings=True)
+        for view, values in found.items():
+            refuse_non_finite(values, sample_ids[places], f"{checkpoints[key]}: embeddings of view {view!r}")
         mean = sum(found.values()) / len(found)
         if not (np.abs(mean) <= np.finfo(np.float16).max).all():
             raise InputError(f"{checkpoints[key]}: its embeddings are not finite numbers of 16 bits")
         return {"embedding": mean}
 
     places = pieces_of(samples, chosen, config.predict.adapt, keys)
-    found = in_pieces(path, [made_from, sorted(samples.sample_id.iloc[chosen])], places, compute, this_process(), stop)
+    found = in_pieces(path, inputs, places, compute, this_process(), stop)
     return None if found is None else found["embedding"]
 
 
@@ -177,9 +186,11 @@ def load_embeddings(path: Path | str) -> Embeddings:
     try:
         with np.load(path, allow_pickle=False) as archive:  # zipfile holds every array to its checksum
             samples = pd.DataFrame({name: archive[name] for name in (*TEXT, "site", "label")})
-            return Embeddings(path, samples, archive["values"], json.loads(str(archive["about"])))
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, AttributeError) as error:
+            found = Embeddings(path, samples, archive["values"], json.loads(str(archive["about"])))
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, AttributeError) as error:
         raise InputError(f"{path}: not an embeddings file of cellsignal ({str(error)[:100]})") from None
+    refuse_non_finite(found.values, samples.sample_id.to_numpy(), f"{path}: embeddings")
+    return found
 
 
 def classify(config: Config, how: Nearest) -> list[Path]:
@@ -201,7 +212,8 @@ def classify(config: Config, how: Nearest) -> list[Path]:
         kept = ("competition", "classes", "seed", "stage", "stage_index", "fold", "fold_group", "data_root")
         about = provenance(
             {str(source): source}, **{name: embeddings.about[name] for name in kept}, run=f"{config.name}_{how.method}/seed{config.seed}",
-            settings=embeddings.about["settings"] | asdict(how), made_from={str(source): sha256(source)},
+            settings=embeddings.about["settings"] | asdict(how), submit=config.submit.model_dump(mode="json"),
+            **{MADE_FROM: {"embeddings": sha256(source), "how": asdict(how)}},
         )  # fmt: skip
         save_predictions(path, frame, frame.part.to_numpy(), {"embedding": scores}, about)
         paths.append(path)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.files import atomic_path, digest
+from cellsignal.prediction.container import narrow
 from cellsignal.stopping import Pace, Stop
 from cellsignal.training.job import unit_codes
 from cellsignal.training.ranks import ALONE, Ranks
@@ -56,7 +57,8 @@ def in_pieces(
         compute: from a piece's places to arrays, one row a place.
 
     Returns:
-        Name -> (n, D) float16, in the first process; None in the others. `forget` when the file is written.
+        Name -> (n, D) float16, or float32 where `container.narrow` keeps a piece so, in the first process; None in the
+        others. `forget` when the file is written.
 
     Raises:
         Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the pieces that are done are kept.
@@ -73,7 +75,7 @@ def in_pieces(
         _stop_together(ranks, stop, path, f"{len(files) - len(missing) + start} of {len(files)} pieces", "the next piece", took.high)
         begun = time.perf_counter()
         for number in missing[start + ranks.rank : start + ranks.world : ranks.world]:  # one, or none where they run out
-            arrays = {name: values.astype(np.float16) for name, values in compute(places[number]).items()}
+            arrays = {name: narrow(values) for name, values in compute(places[number]).items()}
             made = time.perf_counter()
             with atomic_path(files[number]) as temporary, open(temporary, "wb") as file:
                 np.savez(file, **arrays)
@@ -104,8 +106,11 @@ def _together(files: list[Path], places: list[np.ndarray]) -> dict[str, np.ndarr
     whole: dict[str, np.ndarray] = {}
     for file, mine in zip(files, places, strict=True):
         for name, values in _read(file).items():
-            rows = whole.setdefault(name, np.empty((sum(map(len, places)), *values.shape[1:]), np.float16))
-            rows[mine] = values
+            rows = whole.get(name)
+            if rows is None:
+                rows = np.empty((sum(map(len, places)), *values.shape[1:]), values.dtype)
+            whole[name] = rows.astype(np.result_type(rows, values), copy=False)
+            whole[name][mine] = values
     return whole
 
 
@@ -114,5 +119,5 @@ def _read(file: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, OSError):
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, OSError, EOFError):
         return None

@@ -14,9 +14,16 @@ from cellsignal.config import Config
 from cellsignal.config.schema import Model
 from cellsignal.data.views import tta_views
 from cellsignal.errors import InputError
-from cellsignal.files import provenance, sha256
+from cellsignal.files import provenance
 from cellsignal.models.backbones import build_model
-from cellsignal.prediction.container import load_predictions, save_predictions
+from cellsignal.prediction.container import (
+    load_predictions,
+    read_about,
+    refuse_non_finite,
+    save_predictions,
+    write_about,
+)
+from cellsignal.prediction.freshness import MADE_FROM, is_current, made_from
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
 from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import check_config, load_checkpoint
@@ -27,14 +34,16 @@ from cellsignal.training.ranks import this_process
 from cellsignal.training.run import jobs_of
 
 log = logging.getLogger(__name__)
+VERSION = 1  # of what predicts: one more whenever the same inputs give other bytes
 
 
 def predict(config: Config) -> list[Path]:
     """Predict with every finished stage and fold of a run; one file each, `<run folder>/predictions/<fold>_<stage>.npz`.
 
     A stage with one model for each cell type gives one file too: each sample is predicted by its cell type's model. A stage with `target: compound` or
-    `self_supervised` has no classes to predict and is left out. A file that was made from the same checkpoints with the same settings is left as it is; an
-    interrupted one goes on with the plates that are missing.
+    `self_supervised` has no classes to predict and is left out. A file is left as it is where all that decides its bytes
+    is unchanged (`freshness.made_from`: store, checkpoints, settings); the log says what has changed. An interrupted
+    one goes on with the plates that are missing.
 
     Raises:
         InputError: a checkpoint is missing, unfinished, damaged, or of another competition or config; no stage has classes.
@@ -60,13 +69,14 @@ def predict_stage(config: Config, jobs: list[Job], stop: Stop) -> Path:
     first = jobs[0]
     path = predictions_path(config, first.fold, first.stage_index)
     checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
-    made_from = {key: sha256(file) for key, file in checkpoints.items()}
-    settings = config.predict.model_dump(mode="json")
-    if is_current(path, load_predictions, made_from, settings):
-        log.info("%s: is up to date", path)
-        return path
     samples = first.store.samples
     chosen, part, classes = _what_to_predict(config, jobs)
+    sample_ids = samples.sample_id.to_numpy()[chosen]
+    inputs = made_from(config, first.stage_index, first.store, checkpoints, sample_ids, part, VERSION)
+    if is_current(path, load_predictions, inputs):
+        _keep_submit_section(path, config)
+        log.info("%s: is up to date", path)
+        return path
     views, ranks = tta_views(config.predict.tta), this_process()
     keys = model_keys(jobs, samples, chosen)
     orphans = sorted(samples.cell_type.to_numpy()[chosen[keys == ""]].astype(str))
@@ -77,11 +87,13 @@ def predict_stage(config: Config, jobs: list[Job], stop: Stop) -> Path:
     predictor = Predictors(jobs, checkpoints)
 
     def compute(places: np.ndarray) -> dict[str, np.ndarray]:
-        logits = predictor.of(keys[places[0]])(chosen[places], views)
+        key = keys[places[0]]
+        logits = predictor.of(key)(chosen[places], views)
+        for view, values in logits.items():
+            refuse_non_finite(values, sample_ids[places], f"{checkpoints[key]}: view {view!r}")
         return {view: values[:, : len(classes)] for view, values in logits.items()}
 
     places = pieces_of(samples, chosen, config.predict.adapt, keys)
-    inputs = [made_from, settings, sorted(samples.sample_id.iloc[chosen])]
     logits = in_pieces(path, inputs, places, compute, ranks, stop)
     about = provenance(
         checkpoints,
@@ -95,9 +107,10 @@ def predict_stage(config: Config, jobs: list[Job], stop: Stop) -> Path:
         fold=first.fold,
         fold_group=first.folds.group,
         seed=config.seed,
-        settings=settings,
-        made_from=made_from,
+        settings=config.predict.model_dump(mode="json"),
+        submit=config.submit.model_dump(mode="json"),
         data_root=str(config.data.root),
+        **{MADE_FROM: inputs},
     )
     if not ranks.first:
         return path
@@ -127,16 +140,12 @@ def _what_to_predict(config: Config, jobs: list[Job]) -> tuple[np.ndarray, np.nd
     return np.concatenate([held_out, test]), part, first.classes
 
 
-def is_current(path: Path, load: Callable[[Path], Any], made_from: dict[str, str], settings: dict[str, Any]) -> bool:
-    """Whether the file that `load` reads (it has `about`) is there and was made from the same checkpoints with the same settings."""
-    if not path.exists():
-        return False
-    try:
-        about = load(path).about
-    except InputError as error:
-        log.warning("%s; making it anew", error)
-        return False
-    return about.get("made_from") == made_from and about.get("settings") == settings
+def _keep_submit_section(path: Path, config: Config) -> None:
+    """Note the config's `submit` section, which decides no byte of the predictions, in a file that is up to date."""
+    about, section = read_about(path), config.submit.model_dump(mode="json")
+    if about.get("submit") != section and this_process().first:
+        write_about(path, about | {"submit": section})
+        log.info("%s: notes the config's submit section anew", path)
 
 
 def checkpoint_path(config: Config, job: Job) -> Path:

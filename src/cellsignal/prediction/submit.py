@@ -20,10 +20,13 @@ from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.metrics import accuracy
 from cellsignal.evaluation.plate_groups import PlateGroupInference, infer_plate_groups, read_plate_groups
 from cellsignal.evaluation.repeats import Repeat, add_evidence, find_repeats
-from cellsignal.files import provenance, write_csv, write_json
+from cellsignal.evaluation.standing import check_replacing
+from cellsignal.files import provenance, write_json, write_text
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import Targets, merge
+from cellsignal.prediction.entry_checks import refuse_missing_ids, refuse_other_data, refuse_without_test
 from cellsignal.prediction.judging import Truth, judge_of, true_labels
+from cellsignal.prediction.merge_options import resolve_weights
 
 log = logging.getLogger(__name__)
 Part = Literal["oof", "test"]
@@ -66,7 +69,8 @@ def open_entry(
     """Load predictions files that belong together.
 
     Raises:
-        InputError: none given, of different competitions, or a file that is damaged.
+        InputError: none given, of different competitions, a file that is damaged, a weight of an unknown run, or predictions
+            of samples that the root does not have.
     """
     if not files:
         raise InputError("no predictions files given")
@@ -74,9 +78,7 @@ def open_entry(
     ids = {member.about["competition"] for member in members}
     if len(ids) > 1:
         raise InputError(f"predictions of different competitions cannot be merged: {', '.join(sorted(ids))}")
-    unknown = set(weights or {}) - {member.about["run"] for member in members}
-    if unknown:
-        raise InputError(f"weights: no predictions of a run called {sorted(unknown)[0]!r}")
+    weights = resolve_weights(weights or {}, list(dict.fromkeys(member.about["run"] for member in members)))
     grouped = {member.about.get("fold_group") for member in members}
     if len(grouped) > 1:
         log.warning(
@@ -84,9 +86,13 @@ def open_entry(
             ", ".join(sorted(map(str, grouped))),
         )
     competition = get_competition(ids.pop())
-    entry = Entry(competition, Path(root or members[0].about["data_root"]), members, weights or {}, how)
-    if competition.classes(entry.root) != members[0].classes:
-        raise InputError(f"{members[0].path}: predicts other classes than {entry.root} has")
+    entry = Entry(competition, Path(root or members[0].about["data_root"]), members, weights, how)
+    classes = competition.classes(entry.root)
+    for member in members:
+        controls = member.classes[len(classes) :]  # of a protocol that scores control wells
+        if member.classes[: len(classes)] != classes or not all(name.startswith("control_") for name in controls):
+            raise InputError(f"{member.path}: predicts other classes than {entry.root} has")
+        refuse_other_data(member, entry.samples, entry.root)
     return entry
 
 
@@ -248,12 +254,18 @@ def _group_note(inferred: PlateGroupInference, groups: PlateGroups) -> str:
     return note
 
 
-def make_submission(entry: Entry, out: Path) -> list[Step]:
+def make_submission(entry: Entry, out: Path, *, leaderboard: Path | None = None, force: bool = False) -> list[Step]:
     """Write the submission to `out` (.csv) and its provenance beside it (.json); give back the out-of-fold ladder.
+
+    Args:
+        leaderboard: a submission that stands on it is not replaced by another (None: any file is).
+        force: replace it all the same.
 
     Raises:
         InvalidSubmission: the result is not what the sample submission asks for; nothing is written.
+        InputError: no test predictions, or `out` stands on the leaderboard and is another submission.
     """
+    refuse_without_test(entry.final(), entry.competition)
     groups = entry.competition.plate_groups(entry.samples)
     _refuse_idle_options(entry, groups)
     if any(member.about.get("settings", {}).get("checkpoint") == "best" for member in entry.members):
@@ -263,6 +275,7 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
     for repeat in repeats:
         used = "" if entry.how.repeats == "use" else " (submit.repeats: use would add its labels)"
         log.warning("%s%s", repeat, used)
+    refuse_missing_ids(targets.target_id, entry.competition, entry.root)
     submission, inferred = _submission(entry, targets, groups)
     for experiment, confidence in inferred.refused.items() if inferred else ():
         log.warning(
@@ -275,7 +288,10 @@ def make_submission(entry: Entry, out: Path) -> list[Step]:
     entry.competition.validate_submission(
         submission, entry.competition.sample_submission(entry.root), entry.competition.classes(entry.root)
     )
-    write_csv(out, submission)
+    text = submission.to_csv(index=False)
+    if leaderboard is not None:
+        check_replacing(leaderboard, entry.competition.id, out, text, force)
+    write_text(out, text)
     inputs = {str(path): path for path in (*(member.path for member in entry.members), entry.how.groups) if path}
     write_json(out.with_suffix(".json"), provenance(
         inputs, competition=entry.competition.id, rows=len(submission), merge=entry.how.model_dump(), weights=entry.weights, runs=entry.runs,

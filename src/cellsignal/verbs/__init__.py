@@ -179,6 +179,8 @@ def oof(arguments: argparse.Namespace) -> None:
 
 
 def submit(arguments: argparse.Namespace) -> None:
+    import yaml
+
     from cellsignal import pipeline
     from cellsignal.evaluation.ladder import ladder_text
     from cellsignal.stopping import Stop
@@ -188,14 +190,18 @@ def submit(arguments: argparse.Namespace) -> None:
         weights = {run: float(number) for run, number in pairs(arguments.weight, "--weight").items()}
     except ValueError as error:
         raise InputError(f"--weight: {error}") from None
-    changed = {
-        "merge": arguments.merge,
-        "pool": arguments.pool,
-        "assignment": arguments.assignment,
-        "groups": arguments.groups,
-    }
+    changed: dict[str, object] = {key: yaml.safe_load(value) for key, value in pairs(arguments.set, "--set").items()}
+    for key in ("merge", "pool", "assignment", "groups"):
+        if getattr(arguments, key) is not None:
+            changed[key] = getattr(arguments, key)
     out, steps = pipeline.submit(
-        arguments.sources, arguments.out, weights=weights, root=arguments.root, changed=changed
+        arguments.sources,
+        arguments.out,
+        weights=weights,
+        root=arguments.root,
+        changed=changed,
+        leaderboard=arguments.leaderboard,
+        force=arguments.force,
     )
     print(f"{ladder_text(steps)}\n\n{out}" if steps else out)
 

@@ -1,0 +1,51 @@
+"""A submission that stands on the leaderboard is not replaced by another without a word."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from cellsignal.errors import InputError
+from cellsignal.evaluation.leaderboard import read_leaderboard
+
+log = logging.getLogger(__name__)
+
+
+def check_replacing(leaderboard: Path, competition_id: str, file: Path, text: str, force: bool) -> None:
+    """Refuse to replace a submission that stands on a leaderboard by another one.
+
+    A file stands there by its path or by its content.
+
+    Args:
+        text: what would be written to `file`.
+        force: replace it, and say so in the log.
+
+    Raises:
+        InputError: it stands there and is another; names the row.
+    """
+    if not file.is_file() or not leaderboard.is_file():
+        return
+    content = file.read_bytes()
+    if content == text.encode():
+        return
+    rows = read_leaderboard(leaderboard)
+    rows = rows[(rows.kind == "submission") & (rows.competition == competition_id)]
+    same_path = rows.submission.map(lambda name: Path(name).resolve() == file.resolve()).astype(bool)
+    standing = rows[same_path | (rows.submission_sha256 == hashlib.sha256(content).hexdigest())]
+    if standing.empty:
+        return
+    row = standing.iloc[-1]
+    if not force:
+        raise InputError(
+            f"{file}: stands on {leaderboard} as {row['name']!r} and would become another submission; give --out a new name, or --force"
+        )
+    log.warning("%s: replaces the submission of %s on %s, whose row keeps its hash %s",
+                file, row["name"], leaderboard, row.submission_sha256[:12])  # fmt: skip
+
+
+def runs_of(submission: Path) -> list[str] | None:
+    """The runs that a submission was made from, as the provenance beside it says; None where it does not."""
+    try:
+        return json.loads(submission.with_suffix(".json").read_text(encoding="utf-8")).get("runs")
+    except (OSError, ValueError, AttributeError):
+        return None

@@ -1,0 +1,82 @@
+"""Checks that predictions fit the data they are merged and submitted for; each refusal is one line."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.competitions.base import Competition
+from cellsignal.errors import InputError, InvalidSubmission
+from cellsignal.prediction.container import Predictions
+
+
+def refuse_other_data(member: Predictions, samples: pd.DataFrame, root: Path) -> None:
+    """Refuse predictions of samples that a data set does not have, or that are others there.
+
+    Args:
+        samples: The samples table of `root`.
+
+    Raises:
+        InputError: Names the first sample that is unknown, or whose target, well, plate, cell type or label differs.
+    """
+    ids = member.ids
+    place = pd.Index(samples.sample_id).get_indexer(ids["sample_id"])
+    unknown = place < 0
+    if unknown.any():
+        first = int(unknown.argmax())
+        raise InputError(
+            f"{member.path}: predicts {int(unknown.sum())} samples that {root} has not, first "
+            f"{str(ids['sample_id'][first])!r} of well {str(ids['well_id'][first])!r}: {_hint(member)}"
+        )
+    known = samples.iloc[place]
+    for name in ("target_id", "well_id", "experiment", "plate", "cell_type"):
+        _refuse_differing(member, known[name].astype(str).to_numpy() != ids[name], name, root)
+    true = known.label.fillna(-1).to_numpy(dtype=np.int64)
+    _refuse_differing(member, (true >= 0) & (member.label >= 0) & (true != member.label), "label", root)
+
+
+def _refuse_differing(member: Predictions, wrong: np.ndarray, name: str, root: Path) -> None:
+    if wrong.any():
+        first = str(member.ids["sample_id"][int(wrong.argmax())])
+        number = f"{int(wrong.sum())} such samples"
+        raise InputError(f"{member.path}: sample {first!r} has another {name} in {root} ({number}): {_hint(member)}")
+
+
+def _hint(member: Predictions) -> str:
+    return f"they were made on {member.about.get('data_root')}; give that folder as --root, or predict these data"
+
+
+def has_test(members: Iterable[Predictions]) -> bool:
+    """Whether any of the predictions are of test samples."""
+    return any((member.ids["part"] == "test").any() for member in members)
+
+
+def refuse_without_test(members: Sequence[Predictions], competition: Competition) -> None:
+    """Refuse predictions with nothing to submit.
+
+    Raises:
+        InputError: No test sample; names the verb that prints a score instead.
+    """
+    if has_test(members):
+        return
+    name = members[0].about.get("protocol")
+    scored = "`cellsignal oof` prints their out-of-fold score"
+    if name and competition.protocol(name).parts:
+        scored = f"`cellsignal protocol` scores them by {name!r}"
+    raise InputError(f"{members[0].path}: no test predictions, so there is nothing to submit; {scored}")
+
+
+def refuse_missing_ids(target_ids: Iterable[str], competition: Competition, root: Path) -> None:
+    """Refuse predictions that lack ids of the sample submission.
+
+    Raises:
+        InvalidSubmission: Names the first, and what to do where `prepare` left its image out.
+    """
+    wanted = competition.sample_submission(root)[competition.id_column]
+    missing = wanted[~wanted.isin(set(target_ids))]
+    if len(missing):
+        raise InvalidSubmission(
+            f"submission: {len(missing)} ids missing, first {missing.iloc[0]!r}: {len(wanted) - len(missing)} of {len(wanted)} are "
+            "predicted; where `cellsignal prepare` left out a damaged or missing image, mend it, then prepare and predict again"
+        )
