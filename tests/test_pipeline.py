@@ -1,9 +1,17 @@
 """`cellsignal run`: all the steps in a row, and its pictures."""
 
-import cv2
-import pytest
-from helpers import cellsignal
+import os
+import shutil
 
+import cv2
+import pandas as pd
+import pytest
+import yaml
+from helpers import cellsignal, error_line, replace, tiny_config
+from sklearn.metrics import accuracy_score
+
+from cellsignal.config.schema import Submit
+from cellsignal.prediction.submit import labels_of, open_entry
 from cellsignal.report import shown_planes
 
 
@@ -44,3 +52,60 @@ def test_several_seeds_are_several_runs(trained, tmp_path, capsys):
     capsys.readouterr()
     assert cellsignal("oof", *files, cwd=space.folder) == 0
     assert "all 2 merged" in capsys.readouterr().out
+
+
+@pytest.fixture
+def without_test(plates, tmp_path):
+    """A tiny RxRx1 without a test experiment, and a config on it, in the working folder."""
+    raw = shutil.copytree(plates / "raw", tmp_path / "raw", copy_function=os.link)
+    for name in ("test.csv", "test_controls.csv", "sample_submission.csv"):
+        header = (raw / name).read_text().splitlines()[0]
+        replace(raw / name, header + "\n")
+    shutil.copy(plates / "folds.csv", tmp_path)
+    config = tiny_config("rxrx1", "raw") | {"stages": [{"name": "all", "epochs": 1, "batch_size": 16}], "predict": {"tta": 1}}
+    config["data"]["size"] = 24
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def test_a_run_without_test_samples_ends_with_its_out_of_fold_score(without_test, capsys):
+    assert cellsignal("run", "config.yaml", cwd=without_test) == 0
+    out = capsys.readouterr().out
+    board = pd.read_csv(without_test / "submissions" / "leaderboard.csv")
+    (row,) = board.itertuples()
+    assert (row.kind, row.name, row.note) == ("out of fold", "tiny", "out of fold: no test samples") and pd.isna(row.submission)
+    entry = open_entry(sorted(without_test.glob("runs/tiny/seed0/predictions/*.npz")), Submit(), root=without_test / "raw")
+    groups = entry.competition.plate_groups(entry.samples)
+    labels, _ = labels_of(entry, targets := entry.merge(entry.final(), "oof"), groups)
+    assert row.overall == accuracy_score(targets.label, labels) and row.overall_n == len(targets.label)
+    assert "tiny, out of fold" in out and "no test samples: no submission" in out
+    pictures = {path.stem for path in (without_test / "runs/tiny/seed0/report").glob("*.png")}
+    assert {"learning_curves", "channels", "labels", "ladder_out_of_fold", "confusion"} <= pictures
+    assert [path.name for path in (without_test / "submissions").iterdir() if path.suffix in (".csv", ".json")] == ["leaderboard.csv"]
+    line = error_line(capsys, "submit", "config.yaml", cwd=without_test)
+    assert "no test predictions, so there is nothing to submit; `cellsignal oof`" in line
+    assert cellsignal("run", "config.yaml", cwd=without_test) == 0
+    assert len(pd.read_csv(without_test / "submissions" / "leaderboard.csv")) == 1
+    full = ["--set", "folds.use=[]", "--set", "folds.full=true", "--set", "name=full"]
+    assert cellsignal("run", "config.yaml", *full, cwd=without_test) == 0  # nothing at all to score
+    assert len(pd.read_csv(without_test / "submissions" / "leaderboard.csv")) == 1
+
+
+def test_a_run_replaces_its_own_submission_and_no_other(trained, tmp_path, capsys, caplog):
+    space = trained("bbbc021").copy(tmp_path / "space")
+    out, board = space.folder / "submissions" / "tiny.csv", space.folder / "submissions" / "leaderboard.csv"
+    words = ["run", "config.yaml", "--answers", space.answers]
+    assert cellsignal(*words, cwd=space.folder) == 0
+    first = out.read_bytes()
+    assert cellsignal(*words, cwd=space.folder) == 0
+    assert out.read_bytes() == first and "replaces" not in caplog.text and (pd.read_csv(board).kind == "submission").sum() == 1
+    assert cellsignal(*words, "--set", "predict.tta=8", "--set", "submit.merge=probabilities", cwd=space.folder) == 0
+    if out.read_bytes() != first:
+        assert "replaces the submission of tiny" in caplog.text and "replaced since; sha256 " in capsys.readouterr().out
+    kept = out.read_bytes()
+    assert cellsignal(*words, "--set", "seed=5", cwd=space.folder) == 0
+    assert out.read_bytes() == kept and out.with_stem("tiny_seed5").is_file()
+    other = ["submit", "config.yaml", "--set", "merge=logits", "--pool", "well"]
+    out.write_text("image_id,moa\n")  # whatever lies there, its path is on the leaderboard
+    assert "stands on submissions/leaderboard.csv as 'tiny'" in error_line(capsys, *other, "--out", out, cwd=space.folder)
+    assert out.read_text() == "image_id,moa\n"

@@ -250,7 +250,8 @@ def _finish_without_test(config: Config, entry: "Entry", answers_file: Path | No
         return {}
     steps = ladder(entry, "oof", competition.plate_groups(entry.samples))
     if not steps:
-        raise InputError(f"{config.name}: has neither test samples nor out-of-fold ones; list folds in folds.use, or add a test set")
+        log.warning("%s: has neither test samples nor out-of-fold ones, so nothing is scored; name folds in folds.use", config.name)
+        return {}
     print(f"\nOut of fold: targets that the predicting model did not train on\n\n{ladder_text(steps)}\n\nno test samples: no submission")
     if answers_file is not None:
         log.warning("%s: is not used, there are no test samples", answers_file)

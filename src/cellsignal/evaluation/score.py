@@ -110,7 +110,7 @@ def match_answers(
         surplus = answered[~answered.isin(set(sample[column]))]
         if len(surplus):
             raise InputError(
-                f"{answers_file}: {len(surplus)} ids that are not in the sample submission, first {surplus.iloc[0]!r}"
+                f"{answers_file}: {len(surplus)} ids that the sample submission of --root has not, first {surplus.iloc[0]!r}"
             )
         check_submission_ids(submission, sample[sample[column].isin(set(ids) | set(answered))], column)
     outside = ~ids.isin(set(answered))

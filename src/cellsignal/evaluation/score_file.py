@@ -6,7 +6,7 @@ import pandas as pd
 
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import Competition, check_submission_targets
-from cellsignal.errors import InputError
+from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.leaderboard import (
     append_entry,
     control_entries,
@@ -55,7 +55,7 @@ def score(
     submission, note = match_answers(submission, answers, competition.id_column, sample, path, answers_file)
     if score_table is score_submission:
         known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
-        _check_targets(competition, submission, known)
+        _check_targets(competition, submission, known, None if root else answers_file)
     table = score_table(competition, submission, answers)
     entries = [submission_entry(competition, name or path.stem, path, submission, answers, note)]
     if sample is not None:
@@ -68,11 +68,21 @@ def score(
     return table
 
 
-def _check_targets(competition: Competition, submission: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    """Every target a class of `classes`, in whichever spelling."""
+def _check_targets(
+    competition: Competition, submission: pd.DataFrame, classes: tuple[str, ...], answers_file: Path | None
+) -> None:
+    """Refuse targets that are none of `classes`, in whichever spelling; with `answers_file`, these are the answered ones alone."""
     ids, target = competition.id_column, competition.target_column
-    known = competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target]
-    check_submission_targets(competition.comparable(submission, "submission"), tuple(known), ids, target)
+    known = tuple(competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target])
+    submission = competition.comparable(submission, "submission")
+    strange = submission[~submission[target].astype(str).isin(set(known))]
+    if answers_file is not None and len(strange):
+        first = strange.iloc[0]
+        raise InvalidSubmission(
+            f"submission: {len(strange)} targets are in no row of {answers_file}, first {first[ids]!r}: {first[target]!r}; "
+            "with --root the raw data tell which classes there are"
+        )
+    check_submission_targets(submission, known, ids, target)
 
 
 def guess_competition(path: Path) -> Competition:

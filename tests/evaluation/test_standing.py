@@ -1,0 +1,87 @@
+"""A submission on the leaderboard is replaced only on purpose."""
+
+import hashlib
+
+import pandas as pd
+import pytest
+
+from cellsignal.errors import InputError
+from cellsignal.evaluation.leaderboard import (
+    COLUMNS,
+    append_entry,
+    leaderboard_table,
+    leaderboard_text,
+    out_of_fold_entry,
+)
+from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.evaluation.standing import check_replacing, runs_of
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """A folder with s.csv, scored as "mine" on board.csv."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.csv").write_text("old")
+    note("s.csv", "old")
+    return tmp_path
+
+
+def note(path, content, name="mine", **more):
+    numbers = {column: 0.5 for column in COLUMNS if column.startswith(("overall", "public", "private"))}
+    texts = {"competition": "toy", "name": name, "kind": "submission", "submission": path, "answers_sha256": "a", "note": ""}
+    key = hashlib.sha256(content.encode()).hexdigest()
+    entry = dict.fromkeys(COLUMNS, "") | numbers | dict.fromkeys(["overall_n", "public_n", "private_n"], 4) | texts | {"submission_sha256": key} | more
+    assert append_entry("board.csv", entry)
+
+
+def test_another_content_is_refused_and_the_same_is_not(scored, caplog):
+    board, file = scored / "board.csv", scored / "s.csv"
+    check_replacing(board, "toy", file, "old", force=False)
+    for name in (file, scored / "." / "s.csv"):
+        with pytest.raises(InputError, match=r"s\.csv: stands on .*board\.csv as 'mine' .*--force"):
+            check_replacing(board, "toy", name, "new", force=False)
+    assert not caplog.text
+    check_replacing(board, "toy", file, "new", force=True)
+    assert "replaces the submission of mine" in caplog.text and hashlib.sha256(b"old").hexdigest()[:12] in caplog.text
+
+
+def test_a_scored_content_under_another_name_stands_there_too(scored):
+    (scored / "copy.csv").write_text("old")
+    with pytest.raises(InputError, match=r"copy\.csv: stands on"):
+        check_replacing(scored / "board.csv", "toy", scored / "copy.csv", "new", force=False)
+
+
+def test_what_does_not_stand_there_is_replaced(scored):
+    (scored / "draft.csv").write_text("draft")
+    cases = [("board.csv", "toy", "draft.csv"), ("board.csv", "toy", "fresh.csv"), ("board.csv", "other", "s.csv"), ("no.csv", "toy", "s.csv")]
+    for board, competition, name in cases:
+        check_replacing(scored / board, competition, scored / name, "new", force=False)
+
+
+def test_the_row_of_a_replaced_file_is_marked_by_its_hash(scored):
+    note("s.csv", "new")
+    note("t.csv", "third")
+    competition = type("C", (), {"id": "toy", "higher_is_better": True})
+    table = leaderboard_table("board.csv", competition).set_index("submission_sha256").note
+    old, new, third = (hashlib.sha256(text.encode()).hexdigest() for text in ("old", "new", "third"))
+    assert table[old] == f"replaced since; sha256 {old[:12]}" and table[new] == table[third] == ""
+
+
+def test_an_out_of_fold_score_has_a_row_without_a_rank(scored):
+    competition = type("C", (), {"id": "toy", "higher_is_better": True})
+    truth = pd.DataFrame({"target_id": ["a", "b"], "label": [0, 1]})
+    entry = out_of_fold_entry(competition, "lonely", Accuracy.of(3, 4), "hash", truth)
+    assert set(entry) == set(COLUMNS) and append_entry("board.csv", entry) and not append_entry("board.csv", entry)
+    table = leaderboard_table("board.csv", competition)
+    row = table[table.name == "lonely"].iloc[0]
+    assert pd.isna(row["rank"]) and row.overall == 0.75 and row.overall_n == 4 and pd.isna(row.private) and row.submission == ""
+    text = next(line for line in leaderboard_text(table).splitlines() if "lonely" in line)
+    assert "lonely, out of fold" in text and "no test samples" in text and "0.75000" in text
+    assert table["rank"][table.name == "mine"].tolist() == [1]
+
+
+def test_the_provenance_names_the_runs(tmp_path):
+    assert runs_of(tmp_path / "s.csv") is None
+    for content, runs in (('{"runs": ["a/seed0"]}', ["a/seed0"]), ("{", None), ("[]", None)):
+        (tmp_path / "s.json").write_text(content)
+        assert runs_of(tmp_path / "s.csv") == runs
