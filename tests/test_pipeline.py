@@ -105,7 +105,7 @@ def test_a_run_replaces_its_own_submission_and_no_other(trained, tmp_path, capsy
     kept = out.read_bytes()
     assert cellsignal(*words, "--set", "seed=5", cwd=space.folder) == 0
     assert out.read_bytes() == kept and out.with_stem("tiny_seed5").is_file()
-    other = ["submit", "config.yaml", "--set", "merge=logits", "--pool", "well"]
+    other = ["submit", *sorted(space.run_folder.glob("predictions/*.npz")), "--merge", "logits", "--pool", "well"]
     out.write_text("image_id,moa\n")  # whatever lies there, its path is on the leaderboard
     assert "stands on submissions/leaderboard.csv as 'tiny'" in error_line(capsys, *other, "--out", out, cwd=space.folder)
     assert out.read_text() == "image_id,moa\n"

@@ -177,7 +177,7 @@ def parse_integers(
         InputError: A cell is no such number; names the file and the row.
     """
     whole = frame[column].str.fullmatch(r"[+-]?\d{1,15}(\.0*)?").astype(bool)
-    numbers = frame[column].where(whole, "0").str.partition(".")[0].astype("int64")
+    numbers = frame[column].where(whole, "0").str.replace(r"\..*", "", regex=True).astype("int64")
     bounds = "".join(f" {word} {bound}" for word, bound in (("from", low), ("to", high)) if bound is not None)
     wrong = ~whole
     if low is not None:
