@@ -144,6 +144,7 @@ def test_the_first_rows_alone():
 def test_numbers_name_their_row():
     frame = read_table("t.csv", content=b"n,x\n\n1,0.5\n2.0,1e3\n-3,inf\n4.5,nan\n")
     assert parse_integers("t.csv", frame.iloc[:3], "n").tolist() == [1, 2, -3]
+    assert parse_integers("t.csv", frame.iloc[:0], "n").tolist() == []
     with pytest.raises(InputError, match=r"t\.csv: row 6: n '4.5' is not a whole number from 0"):
         parse_integers("t.csv", frame.drop(index=5), "n", low=0)
     with pytest.raises(InputError, match=r"row 5: n '-3' is not a whole number from 0 to 9"):

@@ -329,7 +329,12 @@ def test_what_is_refused(space, embedded, capsys, monkeypatch):
         predicting, "predictor_of", lambda job, state: lambda chosen, views, embeddings: {"identity": np.full((len(chosen), D), np.nan)}
     )
     found.path.unlink()
-    with pytest.raises(InputError, match=r"last\.pt: its embeddings are not finite"):
+    with pytest.raises(InputError, match=r"last\.pt: embeddings of view 'identity': sample '.*' has a value that is no finite number"):
+        embed(config)
+    monkeypatch.setattr(
+        predicting, "predictor_of", lambda job, state: lambda chosen, views, embeddings: {"identity": np.full((len(chosen), D), 7e4)}
+    )
+    with pytest.raises(InputError, match=r"last\.pt: its embeddings are not finite numbers of 16 bits"):
         embed(config)
     (jobs_of(config)[0].folder / "last.pt").unlink()
     with pytest.raises(InputError, match=r"last\.pt: no such checkpoint; train first"):
