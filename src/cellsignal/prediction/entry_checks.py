@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cellsignal.competitions.base import Competition
+from cellsignal.competitions.base import Competition, PlateGroups
+from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.prediction.container import Predictions
 
@@ -80,3 +81,16 @@ def refuse_missing_ids(target_ids: Iterable[str], competition: Competition, root
             f"submission: {len(missing)} ids missing, first {missing.iloc[0]!r}: {len(wanted) - len(missing)} of {len(wanted)} are "
             "predicted; where `cellsignal prepare` left out a damaged or missing image, mend it, then prepare and predict again"
         )
+
+
+def refuse_idle_options(how: Submit, groups: PlateGroups | None, competition: Competition) -> None:
+    """Refuse keys of the `submit` section that would do nothing.
+
+    Raises:
+        InputError: Names the key.
+    """
+    if groups is None and (how.groups is not None or how.repeats == "use"):
+        key = "groups" if how.groups is not None else "repeats: use"
+        raise InputError(f"submit.{key}: the plates of {competition.id} hold no class groups")
+    if how.groups is not None and how.assignment == "none":
+        raise InputError("submit.groups: would do nothing with assignment: none")

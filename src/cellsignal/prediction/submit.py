@@ -24,7 +24,12 @@ from cellsignal.evaluation.standing import check_replacing
 from cellsignal.files import provenance, write_json, write_text
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import Targets, merge
-from cellsignal.prediction.entry_checks import refuse_missing_ids, refuse_other_data, refuse_without_test
+from cellsignal.prediction.entry_checks import (
+    refuse_idle_options,
+    refuse_missing_ids,
+    refuse_other_data,
+    refuse_without_test,
+)
 from cellsignal.prediction.judging import Truth, judge_of, true_labels
 from cellsignal.prediction.merge_options import resolve_weights
 
@@ -267,7 +272,7 @@ def make_submission(entry: Entry, out: Path, *, leaderboard: Path | None = None,
     """
     refuse_without_test(entry.final(), entry.competition)
     groups = entry.competition.plate_groups(entry.samples)
-    _refuse_idle_options(entry, groups)
+    refuse_idle_options(entry.how, groups, entry.competition)
     if any(member.about.get("settings", {}).get("checkpoint") == "best" for member in entry.members):
         log.warning("predict.checkpoint: best was picked on the out-of-fold targets; their scores below flatter")
     steps = ladder(entry, "oof", groups)
@@ -316,15 +321,6 @@ def _submission(
         return entry.competition.format_scores(targets.target_id, scores, entry.root), None
     predicted, inferred = _assigned(entry, targets, groups)
     return entry.competition.format_submission(targets.target_id, predicted, entry.root), inferred
-
-
-def _refuse_idle_options(entry: Entry, groups: PlateGroups | None) -> None:
-    how = entry.how
-    if groups is None and (how.groups is not None or how.repeats == "use"):
-        key = "groups" if how.groups is not None else "repeats: use"
-        raise InputError(f"submit.{key}: the plates of {entry.competition.id} hold no class groups")
-    if how.groups is not None and how.assignment == "none":
-        raise InputError("submit.groups: would do nothing with assignment: none")
 
 
 def truth_labels(competition: Competition, answers: pd.DataFrame, classes: tuple[str, ...]) -> Truth:
