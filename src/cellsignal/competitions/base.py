@@ -103,6 +103,13 @@ class Competition(Calibrates, ABC):
     def classes(self, root: Path) -> tuple[str, ...]:
         """The K classes a submission may name, in label order, as the submission writes them."""
 
+    def require_classes(self, root: Path) -> tuple[str, ...]:
+        """`classes`; an InputError where there is none, as where a table has a header alone."""
+        classes = tuple(self.classes(root))
+        if not classes:
+            raise InputError(f"{root}: no training sample has a label; do all metadata tables have rows?")
+        return classes
+
     @abstractmethod
     def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
         """One sample's image, (C, H, W) uint8, C = len(self.channels).

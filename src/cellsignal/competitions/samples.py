@@ -57,7 +57,7 @@ def check_samples(
         competition: Whose `stated` the files' names are held to; None trusts the names.
 
     Raises:
-        InputError: a missing column, a doubled sample_id, an empty cell where none may be, an unknown role or split, a training
+        InputError: no row, a missing column, a doubled sample_id, an empty cell where none may be, an unknown role or split, a training
             treatment with neither label nor labels, labels that are not ascending numbers from 0, samples of one target_id
             that disagree, a well with two labels, or a file that stands twice or says another thing than its row
             (`stated.refuse_misstated`). The message names `source`, and the row by its origin or its sample_id.
@@ -66,6 +66,8 @@ def check_samples(
     missing = [column for column in COLUMNS if column not in frame.columns]
     if missing:
         raise InputError(f"{source}: samples table lacks the columns {missing}")
+    if frame.empty:
+        raise InputError(f"{source}: there are no samples: its tables, or one of them, hold a header and no rows")
     frame = frame.reset_index(drop=True)
     places = Places(source, frame)
     frame = frame[list(COLUMNS)]

@@ -63,6 +63,7 @@ def prepare(
     """
     root, out = Path(root).absolute(), Path(out).absolute()
     samples = competition.samples(root) if samples is None else samples
+    classes = competition.require_classes(root)
     with _one_line_ifunwritable(out):
         _check_place(out)
     competition = competition.calibrate(root, out / stored.CALIBRATION, workers)
@@ -75,7 +76,7 @@ def prepare(
         size=size,
         bad_site=bad_site,
         workers=workers,
-        source={"competition": competition.id, "root": str(root), "classes": list(competition.classes(root))},
+        source={"competition": competition.id, "root": str(root), "classes": list(classes)},
         shape=shape,
         codec=codec,
         stamp=functools.partial(stamp_source, competition, root),

@@ -66,6 +66,7 @@ def verify(competition: Competition, root: Path | str, workers: int = 0) -> list
 def _list_problems(competition: Competition, root: Path | str, workers: int, calibration: Path) -> list[Problem]:
     root = Path(root).absolute()
     samples = competition.samples(root)
+    competition.require_classes(root)
     competition = competition.calibrate(root, calibration, workers)
     check = functools.partial(_check_site, competition, root, competition.root_shape(root))
     sites = list(zip(samples.sample_id, samples.files, strict=True))

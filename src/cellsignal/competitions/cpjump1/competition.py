@@ -190,6 +190,8 @@ def read_answers(path: Path, id_column: str, target_column: str) -> pd.DataFrame
         InputError: an id that is empty, doubled or no such name, or an empty target; names the row.
     """
     frame = read_table(path, (id_column, target_column))
+    if frame.empty:
+        raise InputError(f"{path}: holds a header and no rows")
     place = frame[id_column].str.rpartition("_")
     ids = frame[id_column].where(place[0] == "", place[0] + "_" + normalise_wells(place[2]))
     refuse_rows(path, frame, ~ids.str.fullmatch(r".+_[A-P]\d\d"), id_column, "is not <plate>_<well>")
