@@ -173,6 +173,25 @@ def test_modules_are_short_and_say_why_they_exist(path):
     assert ast.get_docstring(ast.parse(text)), f"{path}: no docstring"
 
 
+TABLE_READERS = {
+    "cellsignal.table_text": "reads the text of every table",
+    "cellsignal.tables": "reads the sheets of workbooks",
+    "cellsignal.data.store": "reads the samples table of a store, written by `samples_text` and held to its hash",
+    "cellsignal.report": "reads histories that training wrote",
+}
+
+
+def test_one_reader_of_tables():
+    """Nobody else calls what reads CSV or Excel: tables of people and other programs are read by one rule."""
+    readers = re.compile(r"(^|\.)(read_csv|read_table|read_excel|ExcelFile|load_workbook)$|^csv\.(reader|DictReader)$|\.read_fwf$")
+    found = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and readers.search(ast.unparse(node.func)) and ast.unparse(node.func) != "read_table":
+                found.add(name_of(path))
+    assert found == set(TABLE_READERS)
+
+
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "inference").glob("*.py")), ids=lambda p: p.stem)
 def test_inference_is_thin(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 30

@@ -165,9 +165,9 @@ DAMAGE = [
     (lambda f: f.assign(fold="one"), r"row 2: fold 'one' is neither"),
     (lambda f: f.assign(fold=f.fold - 3), r"row 2: fold '-3' is neither"),
     (lambda f: f.assign(fold=-1), r"no fold holds anything out"),
-    (lambda f: f.assign(experiment=f.experiment.replace("B-03", "Z-77")), r"unknown experiment 'Z-77'"),
+    (lambda f: f.assign(experiment=f.experiment.replace("B-03", "Z-77")), r"row \d+: experiment 'Z-77' is unknown"),
     (lambda f: f[f.experiment != "B-03"], r"1 training values of experiment are missing, first 'B-03'"),
-    (lambda f: pd.concat([f, f.iloc[[0]]]), r"row 10: experiment .* stands twice in fold 0"),
+    (lambda f: pd.concat([f, f.iloc[[0]]]), r"row 10: experiment .* stands twice in its fold"),
     (lambda f: pd.concat([f, f.iloc[[0]].assign(fold=-1)]), r"is never held out \(fold -1\) and in another fold"),
     (lambda f: pd.concat([f, f.iloc[[0]].assign(experiment="TEST-99")]), r"'TEST-99' has no labelled training sample"),
     (lambda f: f.assign(fold=0), r"fold 0 holds out every labelled sample"),
@@ -191,9 +191,9 @@ def test_read_folds_refuses_what_is_no_table(table, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_folds(path, samples)
     path.write_text("")
-    with pytest.raises(InputError, match="is not a CSV file"):
+    with pytest.raises(InputError, match="is empty"):
         read_folds(path, samples)
-    with pytest.raises(InputError, match="is not a CSV file"):
+    with pytest.raises(InputError, match="is a folder, not a table"):
         read_folds(tmp_path, samples)
 
 

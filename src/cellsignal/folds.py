@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import PlateGroups
@@ -133,34 +134,37 @@ def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
             lacks, no fold, or a fold that leaves nothing to validate or to train on.
     """
     path = Path(path)
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not a CSV file ({str(error).splitlines()[0]})") from None
-    if list(rows.columns[:1]) != ["fold"] or len(rows.columns) < 2:
-        raise InputError(f"{path}: the first columns must be fold and what it groups; it has {', '.join(rows.columns)}")
+    rows = read_fold_rows(path)
     group = rows.columns[1]
     if group not in samples.columns or group in ("files", "label", "split", "role"):
         raise InputError(f"{path}: {group!r} is no samples column to group by; there are {', '.join(samples.columns)}")
-    numbers = rows.fold.str.strip()
-    wrong = ~numbers.str.fullmatch(r"-[12]|\d{1,6}")
-    if wrong.any():
-        at = int(wrong.idxmax())
-        raise InputError(f"{path}: row {at + 2}: fold {rows.fold[at]!r} is neither {TEST} nor {NEVER} nor a number from 0")
-    rows = rows.astype({group: object}).assign(fold=numbers.astype("int64"))
+    if group == "well":
+        rows[group] = normalise_wells(rows[group])
     table = FoldTable(group, _checked_groups(path, rows, group, samples))
     _check_folds(path, table, samples)
     return table
 
 
+def read_fold_rows(path: Path) -> pd.DataFrame:
+    """A fold table without the samples that it deals: text, and `fold` as int64; its index is the row of the file.
+
+    Raises:
+        InputError: no table, other first columns than fold and a group, or a fold that is no number from -2.
+    """
+    rows = read_table(path, filled=())
+    if rows.columns[0] != "fold" or len(rows.columns) < 2:
+        raise InputError(f"{path}: the first columns must be fold and what it groups; it has {', '.join(rows.columns)}")
+    wrong = ~rows.fold.str.fullmatch(r"-[12]|\d{1,6}")
+    refuse_rows(path, rows, wrong, "fold", f"is neither {TEST} nor {NEVER} nor a number from 0")
+    group = rows.columns[1]
+    refuse_rows(path, rows, rows[group] == "", group, "is empty")
+    return rows.assign(fold=rows.fold.astype("int64"))
+
+
 def _checked_groups(path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFrame) -> pd.DataFrame:
     """The rows of groups that the samples have: of a data set that is there in part, a table of the whole may be used."""
     doubled = rows.duplicated(["fold", group])
-    if doubled.any():
-        at = int(doubled.idxmax())
-        raise InputError(f"{path}: row {at + 2}: {group} {rows[group][at]!r} stands twice in fold {rows.fold[at]}")
+    refuse_rows(path, rows, doubled, group, "stands twice in its fold")
     for kind, words in ((NEVER, "never held out"), (TEST, "kept for the test")):
         both = set(rows[group][rows.fold == kind]) & set(rows[group][rows.fold != kind])
         if both:
@@ -172,22 +176,19 @@ def _checked_groups(path: Path, rows: pd.DataFrame, group: str, samples: pd.Data
     missing = sorted(trained - set(rows[group]))
     unknown = ~rows[group].isin(known)
     if unknown.any() and missing:
-        at = int(unknown.idxmax())
-        raise InputError(f"{path}: row {at + 2}: unknown {group} {rows[group][at]!r} ({int(unknown.sum())} such rows)")
+        refuse_rows(path, rows, unknown, group, "is unknown: no sample has it")
     if unknown.any():
         log.warning("%s: %d of %d values of %s have no image here", path, unknown.sum(), len(rows), group)
-        rows = rows[~unknown].reset_index(drop=True)
+        rows = rows[~unknown]
     derived = rows.labels.eq(DERIVED) if "labels" in rows.columns else pd.Series(False, index=rows.index)
     bare = ~rows[group].isin(trained) & ~derived
-    if bare.any():
-        at = int(bare.idxmax())
-        raise InputError(f"{path}: row {at + 2}: {group} {rows[group][at]!r} has no labelled training sample")
+    refuse_rows(path, rows, bare, group, "has no labelled training sample")
     if missing:
         raise InputError(
             f"{path}: {len(missing)} training values of {group} are missing, first {missing[0]!r}; "
             f"give them a fold, or {NEVER}"
         )
-    return rows
+    return rows.reset_index(drop=True)
 
 
 def _check_folds(path: Path, table: FoldTable, samples: pd.DataFrame) -> None:

@@ -164,18 +164,18 @@ def test_answers_are_read_with_a_byte_order_mark_and_other_line_ends(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "not a readable CSV"),
+        ("", "is empty"),
         ("well_id,A\n", "has a header but no rows"),
         ("id,A\nx,1\n", "no column 'well_id'"),
         ("well_id,compound\nx,c\n", "no column of a class"),
-        ("well_id,A,A\nx,1,1\n", "column 'A' occurs more than once"),
-        ("well_id,A\nx,1\ny,0\nx,1\n", "row 4 ('x'): well_id 'x' occurs more than once"),
-        ("well_id,A\nx,1\n,0\n", "row 3 (''): well_id '' is empty"),
-        ("well_id,A\nx,1\ny,\n", "row 3 ('y'): A '' is neither 0 nor 1"),
-        ("well_id,A,B\nx,1,0\ny,0,0.5\nz,0,2\n", "row 3 ('y'): B '0.5' is neither 0 nor 1 (2 such rows)"),
-        ("well_id,A,compound\nx,1,c\ny,0,\n", "row 3 ('y'): compound '' is empty"),
-        ("well_id,A,leaderboard\nx,1,public\ny,0,secret\n", "row 3 ('y'): leaderboard 'secret' is none of"),
-        ("well_id,A\nx,1,2\n", "not a readable CSV"),
+        ("well_id,A,A\nx,1,1\n", "column 'A' occurs twice in the header"),
+        ("well_id,A\nx,1\ny,0\nx,1\n", "row 4: well_id 'x' occurs more than once"),
+        ("well_id,A\nx,1\n,0\n", "row 3: well_id is empty"),
+        ("well_id,A\nx,1\ny,\n", "row 3: A '' is neither 0 nor 1"),
+        ("well_id,A,B\nx,1,0\ny,0,0.5\nz,0,2\n", "row 3: B '0.5' is neither 0 nor 1 (2 such rows)"),
+        ("well_id,A,compound\nx,1,c\ny,0,\n", "row 3: compound '' is empty"),
+        ("well_id,A,leaderboard\nx,1,public\ny,0,secret\n", "row 3: leaderboard 'secret' is none of"),
+        ("well_id,A\nx,1,2\n", "row 2 has 3 cells, the header has 2"),
     ],
 )
 def test_damaged_answers_are_refused_in_one_line(tmp_path, content, message):

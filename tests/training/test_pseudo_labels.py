@@ -265,7 +265,7 @@ HEADER = ",".join(COLUMNS)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not a CSV"),
+        ("", "is empty"),
         ("target_id,label\na,1\n", "its columns are target_id, label"),
         (f"{HEADER}\na,A,1,-1,0.5\n", "row 2: label '-1' is no number"),
         (f"{HEADER}\na,A,1,2,0.5\nb,A,1,1.5,0.5\n", "row 3: label '1.5'"),

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from cellsignal.config import Config, load_config
 from cellsignal.errors import InputError
+from cellsignal.folds import read_fold_rows
 
 PORT = 29500  # torchrun's usual one
 _OF_THE_FILE = ("name", "runs", "submit")  # `submit` reads the config as it is in its file
@@ -79,12 +78,9 @@ def _folds(config: Config, asked: Iterable[int] | None) -> tuple[Fold, ...]:
 
 def _folds_of_table(path: Path) -> tuple[int, ...]:
     """The numbers of the folds in a table; -1 and -2 are none. All else about it is checked where it is used."""
-    try:
-        numbers = pd.read_csv(path, dtype=str)["fold"].str.strip().astype(int)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); `cellsignal folds` makes it") from None
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: is no fold table ({str(error).splitlines()[0]})") from None
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; `cellsignal folds` makes it")
+    numbers = read_fold_rows(path).fold
     return tuple(sorted(int(number) for number in numbers.unique() if number >= 0))
 
 

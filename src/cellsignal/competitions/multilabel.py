@@ -13,6 +13,7 @@ import pandas as pd
 
 from cellsignal.competitions.base import Competition, check_submission_ids
 from cellsignal.errors import InputError, InvalidSubmission
+from cellsignal.tables import read_table, refuse_rows
 
 BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")  # columns of answers that are no class
 BOARDS = ("public", "private")
@@ -102,27 +103,25 @@ class MultilabelCompetition(Competition):
             InputError: no such file, no id column, no class, a doubled id, an empty cell, or a class that is neither 0 nor
                 1. Names the file, the column and the row.
         """
-        frame = _read_text(Path(path))
-        if self.id_column not in frame.columns:
-            raise InputError(f"{path}: no column {self.id_column!r}; it has {list(frame.columns)}")
+        frame = read_table(path, (self.id_column,), unique=self.id_column)
         classes = answer_classes(frame, self.id_column)
         if not classes:
             raise InputError(f"{path}: no column of a class; it has {list(frame.columns)}")
         if frame.empty:
             raise InputError(f"{path}: has a header but no rows")
-        ids = frame[self.id_column]
-        _refuse(frame.duplicated(self.id_column), ids, path, self.id_column, ids, "occurs more than once")
         beside = [column for column in BESIDE if column in frame.columns]
-        for column in (self.id_column, *beside):
-            _refuse(frame[column] == "", frame[column], path, column, ids, "is empty")
+        for column in beside:
+            refuse_rows(path, frame, frame[column] == "", column, "is empty")
         for column in classes:
-            _refuse(~frame[column].isin(["0", "1"]), frame[column], path, column, ids, "is neither 0 nor 1")
+            refuse_rows(path, frame, ~frame[column].isin(["0", "1"]), column, "is neither 0 nor 1")
         if "leaderboard" in beside:
-            _refuse(~frame.leaderboard.isin(BOARDS), frame.leaderboard, path, "leaderboard", ids, f"is none of {BOARDS}")
+            refuse_rows(path, frame, ~frame.leaderboard.isin(BOARDS), "leaderboard", f"is none of {BOARDS}")
+        frame = frame.reset_index(drop=True)
         kept = frame[[self.id_column, *classes]].astype(dict.fromkeys(classes, "int8"))
         private = pd.Series("private", index=frame.index, dtype=object)
-        return pd.concat([kept, frame.get("leaderboard", private).rename("leaderboard"),
-                          frame[[column for column in beside if column != "leaderboard"]]], axis=1)  # fmt: skip
+        board = frame.get("leaderboard", private).rename("leaderboard")
+        rest = frame[[column for column in beside if column != "leaderboard"]]
+        return pd.concat([kept, board, rest], axis=1)
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
         """Macro average precision over the classes that the answers hold both with and without.
@@ -212,32 +211,3 @@ def check_scores(submission: pd.DataFrame, classes: Sequence[str], id_column: st
         raise InvalidSubmission(
             f"submission: {len(wrong)} scores are no finite number, first {classes[column]!r} of {name!r}: {shown}"
         )
-
-
-def _read_text(path: Path) -> pd.DataFrame:
-    """A CSV with all cells as text, stripped.
-
-    Raises:
-        InputError: no such file, not a CSV, or a column name that occurs twice.
-    """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, encoding="utf-8-sig").fillna("")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable CSV ({str(error).strip().splitlines()[-1]})") from None
-    frame = frame.apply(lambda column: column.str.strip())
-    names = pd.Index(frame.iloc[0])
-    if names.has_duplicates:
-        raise InputError(f"{path}: column {names[names.duplicated()][0]!r} occurs more than once")
-    return frame.iloc[1:].set_axis(names.rename(None), axis=1).reset_index(drop=True).astype(object)
-
-
-def _refuse(wrong: pd.Series, values: pd.Series, path: Path, column: str, ids: pd.Series, why: str) -> None:
-    """One line for the first wrong row, if there is one."""
-    if wrong.any():
-        row = int(np.flatnonzero(wrong.to_numpy())[0])
-        more = f" ({int(wrong.sum())} such rows)" if wrong.sum() > 1 else ""
-        raise InputError(f"{path}: row {row + 2} ({ids.iloc[row]!r}): {column} {values.iloc[row]!r} {why}{more}")

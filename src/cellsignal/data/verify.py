@@ -16,6 +16,7 @@ import numpy as np
 
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
+from cellsignal.competitions.stated import Places, refuse_misstated
 from cellsignal.data.sites import channel_statistics, in_processes
 from cellsignal.errors import ImageError
 
@@ -28,10 +29,11 @@ class Problem:
     """One fault.
 
     Attributes:
-        kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample), "truncated",
-            "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format", "not_calibrated"; or a warning: "empty" (too few cells,
-            packing leaves it out), "flat" (a channel of one grey level), "identical" (two files with the same bytes; of one clip's frames
-            only if all are the same: a cell may stand still), "image_without_row" (no sample names it).
+        kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample), "identical_channels" (two
+            channels of a sample with the same bytes), "truncated", "corrupt", "wrong_size", "wrong_depth", "wrong_channels",
+            "wrong_format", "not_calibrated"; or a warning: "empty" (too few cells, packing leaves it out), "flat" (a channel of one
+            grey level), "identical" (two files with the same bytes; of one clip's frames only if all are the same: a cell may stand still),
+            "image_without_row" (no sample names it).
         path: the file, relative to the data's root.
         detail: what is wrong with it.
         sample_id: the sample it belongs to; None where there is none.
@@ -67,6 +69,7 @@ def _list_problems(competition: Competition, root: Path | str, workers: int, cal
     root = Path(root).absolute()
     samples = competition.samples(root)
     competition.require_classes(root)
+    refuse_misstated(samples, Places(root, samples), competition.channels, competition.stated)
     competition = competition.calibrate(root, calibration, workers)
     check = functools.partial(_check_site, competition, root, competition.root_shape(root))
     sites = list(zip(samples.sample_id, samples.files, strict=True))
@@ -78,7 +81,8 @@ def _list_problems(competition: Competition, root: Path | str, workers: int, cal
         for path, sample_id, content in hashes:
             first, owner = first_with.setdefault(content, (path, sample_id))
             if path_of(first) != path_of(path) and not (clips and owner == sample_id):
-                problems.append(Problem("identical", path, f"has the same bytes as {first}", sample_id))
+                kind = "identical_channels" if owner == sample_id else "identical"
+                problems.append(Problem(kind, path, f"has the same bytes as {first}", sample_id))
         if clips and len(hashes) > 1 and len({content for *_, content in hashes}) == 1:
             problems.append(Problem("identical", hashes[0][0], f"all {len(hashes)} frames have the same bytes", hashes[0][1]))
     named = {os.path.normpath(path_of(path)) for files in samples.files for path in competition.image_files(files)}

@@ -22,6 +22,7 @@ from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy, Figure
 from cellsignal.evaluation.score import score_submission
 from cellsignal.files import git_commit, sha256, write_csv
+from cellsignal.tables import parse_numbers, read_table
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
@@ -185,19 +186,15 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
-        table = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(_TEXT, str),
-            keep_default_na=False,
-            na_values={c: [""] for c in COLUMNS if c not in _TEXT},
-        )
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path}: is not a leaderboard ({str(error).strip().splitlines()[-1]})") from None
-    missing = [column for column in COLUMNS if column not in table.columns]
-    if missing:
-        raise InputError(f"{path}: is not a leaderboard, it lacks the column {missing[0]!r}")
+        table = read_table(path, COLUMNS, filled=())
+        for column in COLUMNS:
+            if column not in _TEXT:
+                empty = table[column] == ""
+                parse_numbers(path, table[~empty], column)
+                table[column] = pd.to_numeric(table[column].where(~empty))
+    except InputError as error:
+        raise InputError(f"{error} (not a leaderboard as `cellsignal score` writes it)") from None
+    table = table.reset_index(drop=True)
     return table[list(COLUMNS)]
 
 

@@ -37,21 +37,21 @@ def read_scores(path: Path | str, competition: "MultilabelCompetition", classes:
     check_score_columns(frame.columns, ids, classes, str(path))
     if frame.empty:
         raise InvalidSubmission(f"{path}: has a header but no rows")
-    frame = frame[[ids, *classes]].apply(lambda column: column.str.strip()).astype(object)
+    frame = frame[[ids, *classes]]
     empty = frame[ids].str.lower().isin({"", "nan"})
     if empty.any():
-        raise InvalidSubmission(f"{path}: {ids} is empty in line {int(empty.idxmax()) + 2} ({int(empty.sum())} such lines)")
+        raise InvalidSubmission(f"{path}: {ids} is empty in line {int(empty.idxmax())} ({int(empty.sum())} such lines)")
     scores = {}
     for column in classes:
         plain = frame[column].str.fullmatch(_NUMBER).to_numpy(dtype=bool)
         values = frame[column].where(plain, "nan").to_numpy().astype(np.float64)  # 1e999 is inf
         wrong = ~np.isfinite(values)
         if wrong.any():
-            row = int(wrong.argmax())
+            row = frame.index[int(wrong.argmax())]
             shown = f"{frame[column][row]!r} is no finite number" if frame[column][row] else "is empty"
-            raise InvalidSubmission(f"{path}: {column} in line {row + 2}: {shown} ({int(wrong.sum())} such lines)")
+            raise InvalidSubmission(f"{path}: {column} in line {row}: {shown} ({int(wrong.sum())} such lines)")
         scores[column] = values
-    return pd.concat([frame[[ids]], pd.DataFrame(scores)], axis=1)
+    return pd.concat([frame[[ids]].reset_index(drop=True), pd.DataFrame(scores)], axis=1)
 
 
 def score_multilabel(

@@ -4,7 +4,6 @@ A single figure hides a lost plate or a cell type that was never learnt, so ever
 and intervals.
 """
 
-import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import pandas as pd
 from cellsignal.competitions.submissions import check_submission_ids
 from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.tables import read_table
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
@@ -35,16 +35,16 @@ def read_submission(path: Path | str, competition: "Competition") -> pd.DataFram
     missing = [column for column in columns if column not in frame.columns]
     if missing:
         raise InvalidSubmission(f"{path}: no column {missing[0]!r}; it has {list(frame.columns)}")
-    extra = [*frame.columns[~frame.columns.isin(columns)], *frame.columns[frame.columns.duplicated()]]
-    if extra:
+    extra = frame.columns[~frame.columns.isin(columns)]
+    if len(extra):
         raise InvalidSubmission(f"{path}: unexpected column {extra[0]!r}; a submission has {columns}")
     if frame.empty:
         raise InvalidSubmission(f"{path}: has a header but no rows")
-    frame = frame[columns].apply(lambda column: column.str.strip())
+    frame = frame[columns]
     for column in columns:
         empty = frame[column].str.lower().isin({"", "nan"})
         if empty.any():
-            line, number = int(empty.idxmax()) + 2, int(empty.sum())
+            line, number = int(empty.idxmax()), int(empty.sum())
             raise InvalidSubmission(f"{path}: {column} is empty in line {line} ({number} such lines)")
     target = frame[competition.target_column]
     whole = target.str.fullmatch(r"[+-]?\d{1,18}")
@@ -52,30 +52,16 @@ def read_submission(path: Path | str, competition: "Competition") -> pd.DataFram
     if whole.all():
         frame[competition.target_column] = target.astype("int64")
     elif whole.any() or numeric.any():
-        line = int((~whole).idxmax()) + 2
+        line = int((~whole).idxmax())
         raise InvalidSubmission(
-            f"{path}: {target[line - 2]!r} in line {line} is not a whole number, as {competition.target_column} must be"
+            f"{path}: {target[line]!r} in line {line} is not a whole number, as {competition.target_column} must be"
         )
-    return frame
+    return frame.reset_index(drop=True)
 
 
 def read_text_table(path: Path) -> pd.DataFrame:
-    """All cells as text; nothing is taken for missing ("NA" may be a class name)."""
-    if not path.is_file():
-        raise InvalidSubmission(f"{path}: {'is a folder, not a CSV file' if path.is_dir() else 'no such file'}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise InvalidSubmission(f"{path}: is not a CSV file")
-        if not text.strip():
-            raise InvalidSubmission(f"{path}: is empty")
-        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, header=None).fillna("")
-    except UnicodeDecodeError:
-        raise InvalidSubmission(f"{path}: is not a CSV file (not text)") from None
-    except pd.errors.ParserError as error:
-        raise InvalidSubmission(f"{path}: is not a CSV file ({str(error).strip().splitlines()[-1]})") from None
-    frame.columns = [str(name).strip() for name in frame.iloc[0]]
-    return frame.iloc[1:].reset_index(drop=True)
+    """All cells as text; nothing is taken for missing ("NA" may be a class name). The index is the line in the file."""
+    return read_table(path, error=InvalidSubmission)
 
 
 def match_answers(

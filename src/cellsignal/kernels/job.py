@@ -11,7 +11,7 @@ from cellsignal.config import Config, load_config
 from cellsignal.config.load import read_mapping
 from cellsignal.config.strict import Strict
 from cellsignal.errors import InputError
-from cellsignal.folds import FoldTable
+from cellsignal.folds import FoldTable, read_fold_rows
 
 LONGEST_NAME = 36  # leaves room for "-prepare-99" within the 50 characters that Kaggle gives a slug
 SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
@@ -129,17 +129,9 @@ def job_folds(job: KernelJob, config: Config) -> tuple[int, ...]:
 
 def read_table(path: Path) -> FoldTable:
     """A fold table without the samples that it deals: enough to know its folds. The kernel checks it against the samples."""
-    import pandas as pd
-
     if not path.is_file():
         raise InputError(f"{path}: no such fold table; make it with `cellsignal folds`, it travels with the kernels")
-    try:
-        rows = pd.read_csv(path)
-        rows["fold"] = rows["fold"].astype(int)
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a fold table ({' '.join(str(error).split())[:80]})") from None
-    if rows.columns[0] != "fold" or len(rows.columns) < 2:
-        raise InputError(f"{path}: not a fold table (the first columns must be fold and what it groups)")
+    rows = read_fold_rows(path).reset_index(drop=True)
     return FoldTable(rows.columns[1], rows)
 
 

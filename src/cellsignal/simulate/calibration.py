@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from cellsignal.errors import InputError
+from cellsignal.tables import parse_integers, parse_numbers, read_table
 
 CELL_TYPE_NAMES = ("HEPG2", "HUVEC", "RPE", "U2OS")
 
@@ -41,10 +41,9 @@ def fit_plate_effects(path: Path | str) -> PlateModel:
     Raises:
         InputError: a column is missing, or a plate lacks a channel.
     """
-    table = pd.read_csv(path)
-    missing = {"experiment", "plate", "channel", "mean", "std"} - set(table.columns)
-    if missing:
-        raise InputError(f"{path}: no column {sorted(missing)[0]!r}")
+    table = read_table(path, ("experiment", "plate", "channel", "mean", "std"))
+    table["channel"] = parse_integers(path, table, "channel", low=1)
+    table["mean"], table["std"] = (parse_numbers(path, table, column, low=0) for column in ("mean", "std"))
     logs = table.assign(mean=np.log(table["mean"]), std=np.log(table["std"] / table["mean"]))
     plates = logs.pivot(index=["experiment", "plate"], columns="channel", values=["mean", "std"])
     if plates.isna().any(axis=None) or plates.shape[1] != 12:

@@ -18,6 +18,7 @@ from cellsignal.config.stage import PseudoLabels
 from cellsignal.errors import InputError
 from cellsignal.evaluation.plate_groups import PlateGroupInference, infer_plate_groups
 from cellsignal.files import provenance, sha256, write_csv, write_json
+from cellsignal.tables import read_table, refuse_rows
 
 # label: index into the competition's classes; confidence: the best score minus the second best, infinite where the plate leaves one class
 COLUMNS = {"target_id": str, "experiment": str, "plate": str, "label": "int64", "confidence": "float64"}
@@ -161,25 +162,20 @@ def read(folder: Path, epoch: int) -> pd.DataFrame:
     """
     path = csv_path(folder, epoch)
     about = _read_about(path)
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise InputError(f"{path}: is not a CSV file ({str(error).splitlines()[0]})") from None
+    frame = read_table(path, filled=())
     if list(frame.columns) != list(COLUMNS):
         raise InputError(f"{path}: its columns are {', '.join(frame.columns)}, not {', '.join(COLUMNS)}")
     for column, pattern in (("label", r"\d{1,6}"), ("confidence", r"inf|\d+(\.\d+)?(e[+-]?\d+)?")):
         wrong = ~frame[column].str.fullmatch(pattern)
-        if wrong.any():
-            at = int(wrong.idxmax())
-            raise InputError(f"{path}: row {at + 2}: {column} {frame[column][at]!r} is no number from 0")
+        refuse_rows(path, frame, wrong, column, "is no number from 0")
     for columns in UNIQUE:
         doubled = frame.duplicated(columns)
         if doubled.any():
             at = int(doubled.idxmax())
             raise InputError(
-                f"{path}: row {at + 2}: {', '.join(columns)} {' '.join(frame.loc[at, columns])!r} stands twice"
+                f"{path}: row {at}: {', '.join(columns)} {' '.join(frame.loc[at, columns])!r} stands twice"
             )
-    frame = frame.astype({name: object if kind is str else kind for name, kind in COLUMNS.items()})
+    frame = frame.reset_index(drop=True).astype({name: object if kind is str else kind for name, kind in COLUMNS.items()})
     frame.attrs = about
     return frame
 
