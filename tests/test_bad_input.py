@@ -479,10 +479,10 @@ def test_a_folder_or_a_file_in_the_way_is_named(work, capsys):
         (["score", "mine.csv", "--answers", answers, "--leaderboard", "mine.csv/board.csv"], "mine.csv/.board.csv.lock"),
         (["simulate", "rxrx1", "--out", "mine.csv"], "mine.csv"),
         (["simulate", "rxrx1", "--out", "mine.csv/new"], "mine.csv/new"),
-        (["folds", "rxrx1", "--root", root, "--splits", "99"], "99"),
-        (["folds", "rxrx1", "--root", root, "--splits", "0"], "0"),
-        (["folds", "rxrx1", "--root", root, "--group", "files"], "files"),
-        (["folds", "rxrx1", "--root", root, "--named", "second_place"], "second_place"),
+        (["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--splits", "99"], "99"),
+        (["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--splits", "0"], "0"),
+        (["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--group", "files"], "files"),
+        (["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--named", "second_place"], "second_place"),
     ):  # fmt: skip
         line = error_line(capsys, *words, cwd=work.folder)
         assert named in line, (words, line)
@@ -559,7 +559,8 @@ def test_answers_that_do_not_fit_are_named(work, prepared, capsys):
 def test_a_leaderboard_that_is_none_is_named_and_kept(work, capsys):
     (work.folder / "board.csv").write_text("my notes\n")
     words = ["score", "mine.csv", "--answers", work.answers, "--leaderboard", "board.csv"]
-    assert "board.csv: is not a leaderboard" in error_line(capsys, *words, cwd=work.folder)
+    line = error_line(capsys, *words, cwd=work.folder)
+    assert line.startswith("board.csv: ") and "not a leaderboard" in line
     assert "board.csv" in error_line(capsys, "leaderboard", "--leaderboard", "board.csv", cwd=work.folder)
     assert (work.folder / "board.csv").read_text() == "my notes\n"
     assert "none.csv" in error_line(capsys, "leaderboard", "--leaderboard", "none.csv", cwd=work.folder)

@@ -117,6 +117,6 @@ def test_a_target_that_no_answer_has_is_laid_to_what_is_known(simulated, tmp_pat
 
 
 def test_the_competition_is_told_by_columns_of_a_readable_table(tmp_path, capsys):
-    for content, message in ((b"", "is empty"), (b"a\xff,b\n", "not text"), (b"id,id_code\n1,2\n", "do not tell the competition")):
+    for content, message in ((b"", "is empty"), (b"a\xff,b\n", "is not UTF-8 text"), (b"id,id_code\n1,2\n", "do not tell the competition")):
         (tmp_path / "s.csv").write_bytes(content)
         assert message in error_line(capsys, "score", "s.csv", "--answers", "none.csv", cwd=tmp_path)

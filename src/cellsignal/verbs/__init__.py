@@ -109,11 +109,11 @@ def folds(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions import get_competition
     from cellsignal.data.fold_file import default_folds_file, make_folds_file
 
+    competition = get_competition(arguments.competition)
     out = arguments.out or default_folds_file(arguments.competition, arguments.root)
     table = make_folds_file(arguments.competition, arguments.root, out, group=arguments.group, splits=arguments.splits, seed=arguments.seed,
                             named=arguments.named, force=arguments.force)  # fmt: skip
     print(f"{table.to_string(index=False)}\n{out}")
-    competition = get_competition(arguments.competition)
     if competition.multilabel:
         print(f"\n{competition.balance_table(table, arguments.root)}")
 
