@@ -25,7 +25,7 @@ FLOOR = {
 TORCH = {"torch", "torchvision", "timm", "safetensors", "tensorboard"}
 WITHOUT_TORCH = (
     "evaluation", "competitions", "simulate", "config", "images", "intensity", "fetch", "files", "tables", "table_text", "folds", "errors", "cli", "verbs",
-    "pipeline",
+    "pipeline", "ties", "profiling", "profile_tables", "profile_steps",
 )  # fmt: skip
 TORCH_ROOMS = ("training", "models")
 

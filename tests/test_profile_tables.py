@@ -153,8 +153,8 @@ def test_an_empty_well_is_left_out_and_does_not_cost_the_features(tmp_path):
     frame = table()
     frame.iloc[5, 2:] = np.nan
     found = read_profiles([write(frame, tmp_path / "t.csv")], data_set())
-    assert found.x.shape == (47, 4) and "1 rows without any value left out" in found.notes[2]
-    with pytest.raises(InputError, match="no row has a value"):
+    assert found.x.shape == (47, 4) and "1 rows left out that lack more than half" in found.notes[2]
+    with pytest.raises(InputError, match="every row lacks more than half of the 4 features"):
         read_profiles([write(frame.assign(**{name: np.nan for name in frame.columns[2:]}), tmp_path / "t.csv")], data_set())
 
 
@@ -284,3 +284,80 @@ def test_nscb_of_real_cellprofiler_profiles(real_data, tmp_path, monkeypatch, ca
     again = capsys.readouterr().out
     assert "tvn (by plate, on negative_controls), though the profiles say they are normalised" in again.splitlines()[0]
     assert "65/92" in again
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv.gz", "t.parquet"])
+def test_a_well_without_cells_costs_no_feature(tmp_path, name):
+    """One well's row holds a count and nothing else: the row goes, and the others keep all their features."""
+    frame = table()
+    frame.loc[5, ["Cells_a", "Cytoplasm_b", "Nuclei_c"]] = np.nan
+    found = read_profiles([write(frame, tmp_path / name)], data_set())
+    assert found.features == ("Cells_a", "Cytoplasm_b", "Nuclei_c", "Cells_d")
+    np.testing.assert_allclose(found.x, frame.drop(index=5).iloc[:, 2:], rtol=1e-6)
+    note = "1 rows left out that lack more than half of the features (00090001 A06)"
+    assert any(note in line for line in found.notes)
+
+
+def test_parquet_may_keep_plate_and_well_as_its_index_or_as_bytes(tmp_path):
+    frame, path = table(), tmp_path / "t.parquet"
+    expected = read_profiles([write(frame, tmp_path / "plain.parquet")], data_set())
+    indexed = frame.set_index(["Metadata_Plate", "Metadata_Well"])
+    for written in (
+        indexed,
+        frame.set_index("Metadata_Well"),
+        frame.assign(Metadata_Plate=frame.Metadata_Plate.map(str.encode)),
+        frame.assign(Metadata_Well=frame.Metadata_Well.astype("category")),
+    ):
+        found = read_profiles([write(written, path, index=None)], data_set())
+        assert list(found.wells.well_id) == list(expected.wells.well_id)
+        np.testing.assert_array_equal(found.x, expected.x)
+
+
+def test_parquet_says_what_is_missing(tmp_path):
+    frame = table()
+    frame["Metadata_Plate"] = frame.Metadata_Plate.astype("string").where(frame.index != 4)
+    with pytest.raises(InputError, match=r"t\.parquet: row 6: Metadata_Plate is empty"):
+        read_profiles([write(frame, tmp_path / "t.parquet")], data_set())
+    with pytest.raises(InputError, match=r"none\.parquet: no such file"):
+        read_profiles([tmp_path / "none.parquet"], data_set())
+
+
+def test_dates_are_no_feature(tmp_path):
+    dates = pd.date_range("2020-01-01", periods=len(WELLS) * 2)
+    path = write(table().assign(Cells_date=dates), tmp_path / "t.parquet")
+    found = read_profiles([path], data_set())
+    assert "Cells_date" not in found.features and "1 not numbers (Cells_date)" in found.notes[0]
+
+
+def test_numbers_of_objects_and_indices_saved_twice_are_no_features(tmp_path):
+    frame = table()
+    odd = ("Cells_ImageNumber.1", "Nuclei_Parent_Cells", "cells_objectnumber", "Cells_Number_Object_Number.2")
+    path = write(frame.assign(**dict.fromkeys(odd, range(len(frame)))), tmp_path / "once.csv", index=True)
+    twice = tmp_path / "t.csv"
+    pd.read_csv(path, dtype={"Metadata_Plate": str}).to_csv(twice)  # ",Unnamed: 0,Metadata_Plate,..."
+    found = read_profiles([twice], data_set())
+    np.testing.assert_allclose(found.x, frame.iloc[:, 2:], rtol=1e-6)
+    assert "2 table index (Unnamed: 0.1, Unnamed: 0)" in found.notes[0]
+    assert "Parent" not in " ".join(read_profiles([twice], data_set(), ["Cells_", "Nuclei_"]).features)
+
+
+def test_a_feature_named_in_full_is_that_one(tmp_path):
+    frame = table().rename(columns={"Nuclei_c": "Cells_a2"})
+    path = write(frame, tmp_path / "t.csv")
+    assert read_profiles([path], data_set(), ["Cells_a"]).features == ("Cells_a",)
+    assert read_profiles([path], data_set(), ["Cells_"]).features == ("Cells_a", "Cells_a2", "Cells_d")
+
+
+def test_wrong_names_of_features_are_one_line(tmp_path):
+    path, names = write(table(), tmp_path / "t.csv"), tmp_path / "names"
+    names.write_bytes(b"Cells_a\n\xff\xfe")
+    for item, message in (("", "--features: an empty name"), (str(names), "names: is no text file")):
+        with pytest.raises(InputError, match=message):
+            read_profiles([path], data_set(), [item])
+
+
+def test_a_table_without_any_number_is_named_with_its_first_cell(tmp_path):
+    frame = table().astype(object)
+    frame.iloc[:, 2:] = "1,5"
+    with pytest.raises(InputError, match=r"t\.csv: none of the 4 features is a column of numbers; row 2: Cells_a is '1,5'"):
+        read_profiles([write(frame, tmp_path / "t.csv")], data_set())

@@ -199,12 +199,14 @@ def predictions(config, fold, compounds, views=("rot0", "rot90")):
     logits = np.where(np.arange(2) == truth[:, None], 3.0, 0.0)
     logits[(samples.treatment == "t3@1").to_numpy()] = [2.0, 0.0]
     odd = (samples.site == 2).to_numpy() & (samples.plate == "p1").to_numpy()
-    about = {"competition": "screen", "classes": list(MOAS), "run": "tiny/seed0", "stage_index": 0, "fold": fold, "fold_group": "compound"}
+    about = {"competition": config.competition, "classes": list(MOAS), "run": "tiny/seed0", "fold": fold, "fold_group": "compound"}
+    about |= {"stage": config.stages[0].name, "stage_index": 0}
     views = {view: np.where(odd[:, None], -logits / 9, logits) for view in views}
     save_predictions(config.run_folder / "predictions" / f"fold{fold}_all.npz", samples, np.full(len(samples), "oof"), views, about)
 
 
 def test_treatments_are_counted_over_the_folds(config):
+    config = config.model_copy(update={"folds": config.folds.model_copy(update={"use": None})})
     with pytest.raises(InputError, match="no predictions; run `cellsignal predict`"):
         treatment_table(config)
     predictions(config, 0, ["a1", "t1"])
@@ -337,3 +339,20 @@ def test_both_nulls_say_which_they_are(config, tmp_path):
     source = table_of_wells(tmp_path / "wells.csv")
     assert "not the published fraction retrieved" in retrieval_table(config, source, null_size=50)
     assert "by the null of Chandrasekaran et al. 2024" in retrieval_table(config, source, null_size=50, null="published")
+
+
+def test_what_is_measured_apart_is_a_column_that_every_well_has(config, tmp_path):
+    """A column that is empty for some wells would leave them out of every row without a word."""
+    source = table_of_wells(tmp_path / "wells.csv")
+    with pytest.raises(InputError, match=r"--within foo: no such column of the wells; they have experiment, plate"):
+        retrieval_table(config, source, null_size=50, within=("foo",))
+    with pytest.raises(InputError, match=r"--within moa: is not known of \d+ of 48 wells, first "):
+        retrieval_table(config, source, null_size=50, within=("moa",))
+    assert "all wells" in retrieval_table(config, source, ("replicates",), (), null_size=50, within=())
+
+
+@pytest.mark.parametrize("null", ["copairs", "published"])
+def test_a_null_of_too_few_orders_is_refused(config, tmp_path, null):
+    for size in (-1, 0, 19):
+        with pytest.raises(InputError, match=f"--null-size {size}: at least 20"):
+            retrieval_table(config, table_of_wells(tmp_path / "wells.csv"), null_size=size, null=null)

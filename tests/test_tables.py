@@ -182,3 +182,14 @@ def test_sheets_are_read_as_tables_are(tmp_path):
     path.write_bytes(path.read_bytes()[:900])
     with pytest.raises(InputError, match=r"book\.xlsx: is no readable xlsx"):
         read_sheet(path, "one")
+
+
+@pytest.mark.parametrize("text", [',Unnamed: 0,a\n5,6,7\n', ',Unnamed: 0,a\n5,6,"7\n8"\n'])
+def test_an_index_that_was_saved_twice_has_two_names(tmp_path, text):
+    """By either way of parsing; a name that the header itself gives twice stays an error, which names the file."""
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert list(read_table(path).columns) == ["Unnamed: 0.1", "Unnamed: 0", "a"]
+    path.write_text(text.replace("Unnamed: 0", "a"))
+    with pytest.raises(InputError, match=r"t\.csv: column 'a' occurs twice in the header"):
+        read_table(path)

@@ -117,7 +117,8 @@ def normalise_profiles(
         else:
             raise InputError(f"normalise: {step!r} is none of standardize, mad_robustize, feature_select, spherize, tvn")
         if not profiles.x.shape[1]:
-            raise InputError(f"normalise: {step} leaves no feature")
+            why = f" ({profiles.notes[-1]})" if profiles.notes else ""
+            raise InputError(f"normalise: {step} leaves no feature{why}")
     return profiles
 
 

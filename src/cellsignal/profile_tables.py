@@ -20,8 +20,9 @@ from cellsignal.ties import listed
 COMPARTMENTS = ("Cells_", "Cytoplasm_", "Nuclei_")  # Image_ describes the picture, so it has to be asked for
 UNMATCHED = 0.05  # share of a table's rows that may be of wells that the data set has not
 PLATE, WELL = "Metadata_Plate", "Metadata_Well"
-_COUNTER = re.compile(r"(^|_)(Image|Table|Object)_?Number$")
-_INDEX = re.compile(r"(Unnamed: \d+|index|level_\d+|__index_level_\d+__)")
+HALF_EMPTY = 0.5  # a row that lacks more of the features is of a well without cells
+_COUNTER = re.compile(r"(^|_)(((Image|Table|Object)_?Number)|Parent_\w+)(\.\d+)?$", re.IGNORECASE)
+_INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*|index|level_\d+|__index_level_\d+__)")
 _NORMALISED = re.compile(
     r"(?<!un)(?<!un[-_])(?<!not[-_ ])(?<!non[-_])(?<!non)"
     r"(normali[sz]ed|mad_?robusti[sz]ed?|standardi[sz]ed|spheri[sz]ed?|spherized)",
@@ -62,7 +63,8 @@ def read_profiles(
         paths: .csv, .tsv (or either with .gz) or .parquet files with Metadata_Plate and Metadata_Well, of the same
             features; where they differ the common ones are taken.
         wells: The data set's wells, one row each, with well_id, plate and well.
-        features: Prefixes or names of columns, or a file with a name on each line; by default `COMPARTMENTS`.
+        features: Names of columns, prefixes of names, or files with a name on each line, the first of these that fits;
+            by default `COMPARTMENTS`.
         unmatched: Largest share of rows of wells that the data set has not.
 
     Raises:
@@ -73,21 +75,22 @@ def read_profiles(
     title = listed((part.path.name for part in parts), 2)
     source = str(parts[0].path) if len(parts) == 1 else title
     if not common:
-        raise InputError(f"{title}: the tables have no feature in common")
+        raise InputError(f"{source}: the tables have no feature in common")
     differing = sorted(set().union(*(part.numbers.columns for part in parts)) - set(common))
     numbers = pd.concat([part.numbers[common] for part in parts], ignore_index=True)
     keys = pd.concat([part.keys for part in parts], ignore_index=True)
     place = _match_wells(source, keys, wells, unmatched)
-    empty = numbers.isna().all(axis=1).to_numpy()
+    empty = (numbers.isna().mean(axis=1) > HALF_EMPTY).to_numpy()
     inside = (place >= 0) & ~empty
     if not inside.any():
-        raise InputError(f"{source}: no row has a value in any of the {len(common)} features")
+        raise InputError(f"{source}: every row lacks more than half of the {len(common)} features")
     values, reasons = _usable(source, numbers[inside])
     x, rows = average(values.to_numpy(), wells.iloc[place[inside]].reset_index(drop=True), ["well_id"])
     columns = _merge_reasons([*(part.left_out for part in parts), {"not in every table": differing}, reasons])
     notes = [_feature_note(title, list(values.columns), columns), _well_note(title, keys, place >= 0, rows, wells)]
     if empty.any():
-        notes.append(f"{title}: {int(empty.sum())} rows without any value left out")
+        lacking = listed(dict.fromkeys(f"{plate} {well}" for plate, well in keys[empty].itertuples(index=False)))
+        notes.append(f"{title}: {int(empty.sum())} rows left out that lack more than half of the features ({lacking})")
     if "constant" not in reasons and not np.ptp(values.to_numpy(), axis=0).any():
         notes.append(f"{title}: every feature is constant, so no profile differs from another")
     return ProfileTable(
@@ -118,23 +121,36 @@ def _read_numbers(path: Path, features: Sequence[str]) -> _Part:
     if features and words:
         row = numbers.index[numbers[words[0]].isna()][0]
         raise InputError(f"{path}: row {row}: feature {words[0]} is {frame.at[row, words[0]]!r}, not a number")
+    if len(words) == len(names):
+        row = frame.index[0]
+        raise InputError(
+            f"{path}: none of the {len(names)} features is a column of numbers; "
+            f"row {row}: {words[0]} is {frame.at[row, words[0]]!r}"
+        )
     left_out["not numbers"] = words
     keys = pd.DataFrame({"plate": frame[PLATE], "well": frame[WELL].map(normalise_well)})
     return _Part(path, numbers.drop(columns=words), keys, left_out)
 
 
 def _to_numbers(cells: pd.Series) -> pd.Series:
+    """float64, NaN where a cell is no number; a date is none, though pandas would count its nanoseconds."""
+    if pd.api.types.is_datetime64_any_dtype(cells) or pd.api.types.is_timedelta64_dtype(cells):
+        return pd.Series(np.nan, cells.index)
     return pd.to_numeric(cells, errors="coerce").astype(np.float64)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     """As `read_table` reads a CSV: plates and wells are stripped text, and rows count from 2."""
     try:
-        frame = pd.read_parquet(path).reset_index(drop=True)
+        frame = pd.read_parquet(path)
     except ImportError:
         raise InputError(f"{path}: reading parquet needs pyarrow (pip install pyarrow); a .csv does not") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # pandas' and pyarrow's errors of damage are ValueErrors
         raise InputError(f"{path}: not a readable table ({str(error).splitlines()[0][:100]})") from None
+    kept = [name for name in frame.index.names if name is not None and name not in frame]  # plate and well may be the index
+    frame = frame.reset_index(kept).reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
     frame.index = pd.RangeIndex(2, len(frame) + 2, name="row")
     for column in (PLATE, WELL):
@@ -148,8 +164,10 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _cell_text(cell: object) -> str:
     """An identifier as text: 7.0, which is what a whole number becomes beside an empty cell, is 7; none is ""."""
-    if cell is None or cell != cell:
+    if pd.isna(cell):
         return ""
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "replace").strip()
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
 
 
@@ -185,8 +203,13 @@ def _choose_features(
 def _named_features(path: Path, columns: Sequence[str], features: Sequence[str]) -> list[str]:
     chosen: set[str] = set()
     for item in features:
+        if not item.strip():
+            raise InputError("--features: an empty name")
+        if item in columns:
+            chosen.add(item)
+            continue
         if Path(item).is_file():
-            names = [line.strip() for line in Path(item).read_text(encoding="utf-8").splitlines() if line.strip()]
+            names = _read_names(Path(item))
             absent = [name for name in names if name not in columns]
             if absent or not names:
                 what = f"lacks {len(absent)} of the {len(names)} features of {item}, first {absent[0]!r}" if absent else f"{item} names no feature"
@@ -197,8 +220,17 @@ def _named_features(path: Path, columns: Sequence[str], features: Sequence[str])
         if not found:
             raise InputError(f"{path}: no column starts with {item!r} and no such file; it has {listed(columns, 5) or 'none'}")
         # an index or a number of an image is no measurement, unless it is named in full
-        chosen |= {name for name in found if name == item or not (_COUNTER.search(name) or _INDEX.fullmatch(name))}
+        chosen |= {name for name in found if not (_COUNTER.search(name) or _INDEX.fullmatch(name))}
     return [name for name in columns if name in chosen]
+
+
+def _read_names(path: Path) -> list[str]:
+    """The lines of a file of names, stripped; blank ones are passed over."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"--features {path}: is no text file with a name on each line") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _match_wells(title: str, keys: pd.DataFrame, wells: pd.DataFrame, unmatched: float) -> np.ndarray:

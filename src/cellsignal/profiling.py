@@ -29,6 +29,7 @@ from cellsignal.ties import duplicates_notes, listed
 COLUMNS = ["well_id", "experiment", "plate", "well", "role", "compound", "treatment", "cell_type"]
 MATCH_STEPS: tuple[Step, ...] = ("tvn",)
 RETRIEVE_STEPS: tuple[Step, ...] = ("mad_robustize", "feature_select", "spherize")
+LEAST_NULL = 20  # random orders: of 19 the smallest p is .05
 Source = Path | str | Sequence[Path | str]
 __all__ = ["Profiles", "load_profiles", "match_table", "normalise_profiles", "retrieval_table", "treatment_table"]
 
@@ -174,7 +175,12 @@ def retrieval_table(
     """
     from cellsignal.evaluation.ladder import aligned
 
+    if null_size < LEAST_NULL:
+        raise InputError(
+            f"--null-size {null_size}: at least {LEAST_NULL}; of fewer random orders no p is below .05"
+        )
     loaded = load_profiles(config, source, features, unmatched)
+    _check_within(loaded.wells, within)
     steps = choose_steps(loaded, normalise, RETRIEVE_STEPS)
     profiles = normalise_profiles(loaded, steps, by, reference)
     lines = [("where", "task", "profiles", "groups", "mAP", "random", "gain", "retrieved, q < .05", "of groups", "95 % interval")]
@@ -199,6 +205,19 @@ def retrieval_table(
     done = steps_text(loaded, steps, normalise is not None, by, reference)
     notes.append(NULL_NOTES[null])
     return "\n".join([*_head(config, profiles, source, done), "", aligned(lines, right={3, 4, 5, 6, 7, 8}), "", *notes])
+
+
+def _check_within(wells: pd.DataFrame, within: Sequence[str]) -> None:
+    """Refuse columns that are not there, or that are empty for some wells, which would be measured nowhere."""
+    for column in within:
+        if column not in wells.columns:
+            known = ", ".join(name for name in COLUMNS if name != "well_id")
+            raise InputError(f"--within {column}: no such column of the wells; they have {known}")
+        empty = wells[column].isna()
+        if empty.any():
+            raise InputError(
+                f"--within {column}: is not known of {int(empty.sum())} of {len(wells)} wells, first {wells.well_id[empty].iloc[0]!r}"
+            )
 
 
 NULL_NOTES = {

@@ -76,7 +76,8 @@ def _parse_regular(text: str, delimiter: str) -> pd.DataFrame | None:
         if any(text != text.strip() for text in texts):
             cells[name] = column.map({text: text.strip() for text in texts}).astype(object)
     names = cells.iloc[0].tolist()
-    if not any(names) or len(set(names)) < len(names):
+    named = [name for name in names if name]
+    if not named or len(set(named)) < len(named):
         return None
     return with_header("", cells, InputError)
 
@@ -108,7 +109,13 @@ def with_header(path: Path | str, cells: pd.DataFrame, error: type[InputError]) 
 
 
 def _column_names(path: Path | str, cells: Sequence[str], error: type[InputError]) -> list[str]:
-    names = [name or f"Unnamed: {number}" for number, name in enumerate(cells)]
+    """The header's names; a column without one is "Unnamed: k", with .1 behind it where the header has that name, too."""
+    given, names = set(cells), []
+    for number, name in enumerate(cells):
+        name = name or f"Unnamed: {number}"
+        while not cells[number] and name in given:
+            name += ".1"
+        names.append(name)
     doubled = pd.Series(names).duplicated()
     if doubled.any():
         raise error(f"{path}: column {names[int(doubled.argmax())]!r} occurs twice in the header")

@@ -1,6 +1,7 @@
 """The cost of a config against counts made by hand: on a store of simulated plates, on the real tables, and on published counts alone."""
 
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +27,7 @@ from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops
 from cellsignal.training.run import jobs_of
+from cellsignal.verbs import cloud as verb
 
 pytestmark = pytest.mark.slow
 
@@ -276,6 +278,7 @@ def test_any_card_and_any_price_can_be_given(plates, tmp_path):
     (priced,) = choose_gpus(["RTX 5090=210"], {"rtx-5090": "1"})
     hours = cost.seconds(priced, 0.2) / 3600
     assert number(rows(cost_text("tiny", cost, gpus=[priced]))["RTX 5090"][4]) == pytest.approx(hours, rel=0.06)
+    assert [gpu.name for gpu in choose_gpus(["T4", "t4", "L4"])] == ["T4", "L4"]
     two, one = GPU["T4 x2"], GPU["T4"]
     assert (two.half, two.single) == (2 * one.half, 2 * one.single) and two.count == 2
 
@@ -289,6 +292,8 @@ def test_any_card_and_any_price_can_be_given(plates, tmp_path):
         (["T4"], {"L4": "1"}, None, "--price L4: is not among T4"),
         (["T4"], {"T4": "nan"}, None, "'nan' is no number from 0"),
         ([], {}, 0, "--cores 0: at least 1"),
+        (["=100"], {}, None, "--gpu =100: write NAME"),
+        (["A|B=100"], {}, None, r"--gpu A\|B=100: write NAME"),
     ],
 )
 def test_cards_and_prices_that_say_nothing_are_refused(words, prices, cores, message):
@@ -306,6 +311,15 @@ def test_several_configs_are_rows_of_one_table(plates, tmp_path):
         for (gpu, seconds), cell in zip(((gpu, costs[name].seconds(gpu, 0.5)) for gpu in GPUS), row[3:], strict=True):
             hours, usd = (float(word.replace(",", "")) for word in re.fullmatch(r"(\S+) h, (\S+) USD", cell).groups())
             assert hours == pytest.approx(seconds / 3600, rel=0.06) and usd == pytest.approx(seconds / 3600 * gpu.usd, rel=0.06)
+
+
+def test_two_configs_of_one_name_are_refused_and_not_one_row(tmp_path, monkeypatch):
+    """The second would stand in the table in the place of both."""
+    monkeypatch.chdir(REPOSITORY)
+    path, again = Path("configs/rxrx1/one_hour.yaml"), tmp_path / "again.yaml"
+    again.write_text(f"base: {path.absolute()}\nfolds: {{use: [0], full: false}}\n")
+    with pytest.raises(InputError, match=r"again\.yaml: another of the configs is named 'rxrx1_one_hour', too"):
+        verb.cost(Namespace(configs=[path, again], set=[], utilisation=0.2, gpu=[], price=[], cores=None, measured=[]))
 
 
 def test_float32_is_slower_than_half(plates, tmp_path):

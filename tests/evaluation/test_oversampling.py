@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from cellsignal.errors import InputError
-from cellsignal.evaluation.deals import deal_all, oversample, top_classes
+from cellsignal.evaluation.deals import Deal, deal_all, oversample, top_classes
 from cellsignal.evaluation.oversampling import (
     estimates,
     nearest_position,
@@ -173,9 +173,19 @@ def test_nearest_position_by_brute_force(seed):
     address, label = rng.integers(1, 6, (30, 2)), rng.permutation(np.arange(30) % 3)
     frame = pd.DataFrame({"label": pd.array(label, "Int64"), "well_id": [f"{a}{b}" for a, b in address], "experiment": "E", "plate": "1"})
     deal = deal_all(frame, seed)[1]
-    expected = []
-    for place in address[deal.valid]:
+    predicted = nearest_position(address, label, deal)
+    for place, name in zip(address[deal.valid], predicted, strict=True):
         distance = ((address[deal.train] - place) ** 2).sum(axis=1)
-        votes = np.bincount(label[deal.train][distance == distance.min()])
-        expected.append(votes.argmax())
-    assert nearest_position(address, label, deal).tolist() == expected
+        votes = np.bincount(label[deal.train][distance == distance.min()], minlength=3)
+        assert votes[name] == votes.max()
+    assert predicted.tolist() == nearest_position(address, label, deal).tolist()
+
+
+def test_labels_that_a_position_cannot_tell_apart_are_drawn():
+    """400 asked positions, each with one nearest well of class 0 and one of class 1: each class is named about half the time."""
+    column = np.arange(400) * 10
+    address = np.stack([np.ones(1200, int), np.concatenate([column, column - 1, column + 1])], axis=1)
+    label = np.repeat([0, 0, 1], 400)
+    deal = Deal("", np.arange(400, 1200), np.arange(400))
+    named = nearest_position(address, label, deal)
+    assert 150 < named.sum() < 250, "the lowest label would be named always"

@@ -24,6 +24,7 @@ from cellsignal.kernels import build as building
 from cellsignal.kernels import script, wheels
 from cellsignal.kernels.build import build, build_kernels, pack_package
 from cellsignal.kernels.job import LONGEST_NAME, KernelJob, load_job
+from cellsignal.kernels.owner import fill_owner, find_owner
 from cellsignal.kernels.plan import slug, step_named, steps, title
 from cellsignal.kernels.runner import OUT_OF_TIME
 from cellsignal.kernels.wheels import WHEELS, Wheel, build_wheels, describe_wheels, install, lacking, missing
@@ -106,7 +107,7 @@ def test_a_job_that_no_kernel_could_do_is_refused(job, changed, message):
         (f"{{name: {'a' * (LONGEST_NAME + 1)}, config: c.yaml, root: r}}", "name: String should have at most"),
         ("{name: a, config: c.yaml, root: /kaggle/input/r}", "root: write a path relative"),
         ("{name: a, config: c.yaml, root: r, store: x/../../y}", "store: write a path relative"),
-        ("{name: a, config: c.yaml, root: r, dataset_sources: [lonely]}", "dataset_sources.0: String should match"),
+        ("{name: a, config: c.yaml, root: r, dataset_sources: [lonely]}", "dataset_sources.0: 'lonely' is no data set; write OWNER/SLUG"),
         ("{name: a, config: c.yaml, root: r, folds: [1, 1]}", "a fold is named twice"),
         ("{name: a, config: c.yaml, root: r, max_hours: 0}", "max_hours: Input should be greater than 0"),
         ("[1]", "a job is a mapping of keys, this is list"),
@@ -422,3 +423,35 @@ def test_missing_wheels_are_named(tmp_path):
     with pytest.raises(InputError, match=r"lacks zarr .*, numcodecs .* \(Python 3\.11\); make it by `cellsignal kernel wheels"):
         describe_wheels("me/the-wheels", tmp_path)
     assert "was not checked" in describe_wheels("other/the-wheels", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["foo.whl", "-.whl", "zarr.whl", "zarr-3.1.6.whl", "zarr-py3.whl"])
+def test_a_file_that_is_no_wheel_serves_nothing(tmp_path, name):
+    (tmp_path / name).touch()
+    assert len(lacking(tmp_path)) == len(WHEELS)
+
+
+@pytest.mark.parametrize(
+    "name", ["USER", "YOUR_USERNAME", "your-kaggle-name", "INSERT_KAGGLE_NAME", "my_account", "Kaggle-User"]
+)
+def test_whatever_stands_for_the_readers_name_is_replaced_by_it(job, name):
+    named = job.model_copy(update={"dataset_sources": (f"{name}/store",), "wheels": f"{name}/the-wheels"})
+    filled = fill_owner(named, "alice")
+    assert filled.dataset_sources == ("alice/store",) and filled.wheels == "alice/the-wheels"
+    with pytest.raises(InputError, match=f"'{name}' only stands for a name"):
+        find_owner(job, name)
+
+
+@pytest.mark.parametrize("name", ["alice", "user1", "username42", "hyou", "names-r-us", "kagglebob", "ownership"])
+def test_the_names_of_others_stay(job, name):
+    assert find_owner(job, name) == name
+    assert fill_owner(job.model_copy(update={"wheels": f"{name}/w"}), "alice").wheels == f"{name}/w"
+
+
+def test_the_last_link_of_a_step_that_the_job_has_not_is_refused(job, tmp_path, light):
+    folder, path = tmp_path / "out", tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({"name": "tiny", "config": str(job.config), "root": "r", "owner": "alice"}))
+    given = Namespace(job=path, step="submit", link=1, user=None, after=["fold7=2"], wheels=tmp_path, out=folder)
+    with pytest.raises(InputError, match=r"has the steps .*, not 'fold7'"):
+        verb.build(given)
+    assert not folder.exists()

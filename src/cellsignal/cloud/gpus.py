@@ -64,7 +64,7 @@ def choose_gpus(
     Raises:
         InputError: an unknown name without a peak, a peak or price that is no such number, a price of a GPU that is not chosen.
     """
-    chosen = tuple(map(_parse, words)) or GPUS
+    chosen = tuple({_key(gpu.name): gpu for gpu in map(_parse, words)}.values()) or GPUS
     for name, text in (prices or {}).items():
         usd, key = _number(text, f"--price {name}={text}", least=0.0), _key(name)
         if key not in {_key(gpu.name) for gpu in chosen}:
@@ -89,6 +89,9 @@ def find_gpu(name: str, gpus: Sequence[Gpu] = GPUS) -> Gpu | None:
 
 def _parse(word: str) -> Gpu:
     name, equals, peaks = word.partition("=")
+    name = name.strip()
+    if not _key(name) or "|" in name:
+        raise InputError(f"--gpu {word}: write NAME, or NAME=TFLOPS of a card that is not in the table")
     gpu = find_gpu(name)
     if not equals:
         if gpu is None:

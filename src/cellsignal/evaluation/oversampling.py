@@ -19,6 +19,7 @@ import pandas as pd
 from cellsignal.evaluation.audit import image_features
 from cellsignal.evaluation.deals import ORDERS, Deal, deal_all, top_classes
 from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
+from cellsignal.ties import draw_one, tied_best
 
 SIDE = 32  # pixels to which images are shrunk for the nearest neighbour, and of the noise
 
@@ -167,7 +168,10 @@ def well_positions(samples: pd.DataFrame) -> np.ndarray | None:
 
 
 def nearest_position(address: np.ndarray, label: np.ndarray, deal: Deal) -> np.ndarray:
-    """(V,) the most frequent label among the training images of the nearest wells, whatever their plate; ties to the lowest label."""
+    """(V,) the most frequent label among the training images of the nearest wells, whatever their plate.
+
+    Of equally frequent labels one is drawn, with a seed, for each position.
+    """
     places, at = np.unique(address[deal.train], axis=0, return_inverse=True)
     names, code = np.unique(label[deal.train], return_inverse=True)
     counts = np.zeros((len(places), len(names)))
@@ -175,7 +179,7 @@ def nearest_position(address: np.ndarray, label: np.ndarray, deal: Deal) -> np.n
     asked, back = np.unique(address[deal.valid], axis=0, return_inverse=True)
     distance = ((asked[:, None] - places[None]) ** 2).sum(axis=2)
     nearest = distance == distance.min(axis=1, keepdims=True)
-    return names[(nearest @ counts).argmax(axis=1)][back.reshape(-1)]
+    return names[draw_one(tied_best(nearest @ counts))][back.reshape(-1)]
 
 
 def oversampling_text(audits: list[OversamplingAudit]) -> str:

@@ -28,7 +28,7 @@ from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy, Figure, accuracy, clustered_interval
 from cellsignal.evaluation.multilabel import MACRO, multilabel_table
 from cellsignal.evaluation.retrieval import expected_ap
-from cellsignal.ties import expected_average_precision, random_order, unit_vectors
+from cellsignal.ties import draw_one, expected_average_precision, random_order, tied_best, unit_vectors
 
 Protocol = Literal["published", "strict"]
 NEW_DRUGS = "strict, new drugs"
@@ -88,7 +88,7 @@ class Classified:
     """What the classifier's logits score on the queries.
 
     Attributes:
-        accuracy: right argmaxes, with Wilson's interval.
+        accuracy: right argmaxes, of equal logits one drawn, with Wilson's interval.
         over_drugs: 95 % interval of the accuracy over drugs.
         auc: one-vs-rest ROC AUC of the softmax, averaged over the classes that have queries, with its interval over drugs.
         classes: how many classes these are.
@@ -236,7 +236,7 @@ def classified(logits: np.ndarray, query: pd.DataFrame, seed: int = 0) -> Classi
     compound, classes = query.compound.to_numpy(object), [str(k) for k in range(logits.shape[1])]
     table = multilabel_table(label[:, None] == np.arange(logits.shape[1]), softmax(logits, axis=1), classes, compound, seed=seed)
     mean = table[table["class"] == MACRO].iloc[0]
-    right = logits.argmax(axis=1)
+    right = draw_one(tied_best(logits), _TIE_SEED)
     return Classified(
         accuracy(label, right), clustered_interval(label == right, compound, seed),
         Figure(float(mean.roc_auc), float(mean.roc_auc_low), float(mean.roc_auc_high), len(label)),

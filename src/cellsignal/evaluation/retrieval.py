@@ -202,7 +202,7 @@ def measure(
     """
     x = np.asarray(x)
     kinds = {label: x, "position only": position_profiles(wells)}
-    for name, rows in wells.groupby(list(within), sort=True).indices.items():
+    for name, rows in (wells.groupby(list(within)).indices if within else {"all wells": np.arange(len(wells))}).items():
         medians: dict[str | None, dict[str, tuple[np.ndarray, pd.DataFrame]]] = {}
         place = ", ".join(map(str, name if isinstance(name, tuple) else (name,)))  # pandas gives one column's name bare
         for modality, chosen in _modalities(wells.iloc[rows]):

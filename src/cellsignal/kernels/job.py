@@ -1,6 +1,7 @@
 """A job file: one config as a chain of Kaggle kernels. Its keys are checked as a config's are."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,8 +25,14 @@ def _inside(path: str) -> str:
     return path
 
 
+def _source(text: str) -> str:
+    if not re.fullmatch(SOURCE, text):
+        raise ValueError(f"{text!r} is no data set; write OWNER/SLUG, or OWNER/SLUG/VERSION")
+    return text
+
+
 InputPath = Annotated[str, AfterValidator(_inside)]
-Source = Annotated[str, Field(pattern=SOURCE)]
+Source = Annotated[str, AfterValidator(_source)]
 
 
 class SubmitStep(Strict):

@@ -6,7 +6,8 @@ from cellsignal.errors import InputError
 from cellsignal.fetch.kaggle import stored_user
 from cellsignal.kernels.job import KernelJob
 
-PLACEHOLDERS = frozenset({"user", "username", "owner", "your_name", "your-name", "yourname"})
+# USER, OWNER, YOUR_NAME, <your-kaggle-username>, INSERT_KAGGLE_NAME, ...: these words alone, in any order
+_PLACEHOLDER = re.compile(r"((your|my|the|insert|kaggle|user|name|id|owner|account|handle|here)[ _-]?)+", re.IGNORECASE)
 NAME_IT = (
     "give your name on Kaggle by --user NAME, as `owner: NAME` in the job, "
     "or by credentials (KAGGLE_USERNAME, or ~/.kaggle/kaggle.json)"
@@ -43,7 +44,7 @@ def fill_owner(job: KernelJob, owner: str) -> KernelJob:
 
 def is_placeholder(name: str) -> bool:
     """Return whether a name is one that examples write for the reader's own."""
-    return name.casefold() in PLACEHOLDERS
+    return _PLACEHOLDER.fullmatch(name.strip("<>{}[]$ ")) is not None
 
 
 def refuse_placeholder(slug: str) -> str:

@@ -89,7 +89,7 @@ def lacking(folder: Path, pythons: Sequence[str] = PYTHONS, wheels: Sequence[Whe
 
 def _serves(file: str, wheel: Wheel, python: str) -> bool:
     """Whether a wheel's file is of the library, new enough, and for this Python."""
-    name, version, *tags = file.removesuffix(".whl").split("-")
+    name, version, *tags = (*file.removesuffix(".whl").split("-"), "", "")
     if re.sub("[-_.]+", "-", name).lower() != wheel.name.lower() or _numbers(version) < _numbers(wheel.least):
         return False
     return any("py3" in tag or "abi3" in tag or f"cp{python.replace('.', '')}" in tag for tag in tags)

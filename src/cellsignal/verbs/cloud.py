@@ -38,7 +38,7 @@ def cost(arguments: argparse.Namespace) -> None:
     from cellsignal.cloud.cost import cost_of
     from cellsignal.cloud.cost_table import cost_text, costs_text
     from cellsignal.cloud.gpus import choose_gpus
-    from cellsignal.config import load_config
+    from cellsignal.config import Config, load_config
     from cellsignal.verbs import pairs
 
     a = arguments
@@ -49,8 +49,13 @@ def cost(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise InputError(f"--measured: {error}") from None
     gpus = choose_gpus(a.gpu, pairs(a.price, "--price"), a.cores)
-    configs = [load_config(path, a.set) for path in a.configs]
-    costs = {config.name: cost_of(config) for config in configs}
+    configs: dict[str, Config] = {}
+    for path in a.configs:
+        config = load_config(path, a.set)
+        if config.name in configs:
+            raise InputError(f"{path}: another of the configs is named {config.name!r}, too; give each `name` once")
+        configs[config.name] = config
+    costs = {name: cost_of(config) for name, config in configs.items()}
     if len(costs) == 1:
         [(name, one)] = costs.items()
         print(cost_text(name, one, utilisation=a.utilisation, measured=measured, gpus=gpus))

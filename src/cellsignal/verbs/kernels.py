@@ -15,11 +15,14 @@ def build(arguments: argparse.Namespace) -> None:
     from cellsignal.kernels.build import build_kernels
     from cellsignal.kernels.job import load_job
     from cellsignal.kernels.owner import fill_owner, find_owner
+    from cellsignal.kernels.plan import step_named
     from cellsignal.kernels.wheels import describe_wheels
     from cellsignal.verbs import pairs
 
     last = {step: _link(step, number) for step, number in pairs(arguments.after, "--after").items()}
     job = load_job(arguments.job)
+    for step in last:
+        step_named(job, step)
     owner = find_owner(job, arguments.user)
     job = fill_owner(job, owner)
     wheels_line = describe_wheels(job.wheels, arguments.wheels)
