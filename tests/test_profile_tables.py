@@ -331,14 +331,14 @@ def test_dates_are_no_feature(tmp_path):
 
 def test_numbers_of_objects_and_indices_saved_twice_are_no_features(tmp_path):
     frame = table()
-    odd = ("Cells_ImageNumber.1", "Nuclei_Parent_Cells", "cells_objectnumber", "Cells_Number_Object_Number.2")
+    odd = ("Cells_ImageNumber.1", "cells_objectnumber", "Cells_Number_Object_Number.2")
     path = write(frame.assign(**dict.fromkeys(odd, range(len(frame)))), tmp_path / "once.csv", index=True)
     twice = tmp_path / "t.csv"
     pd.read_csv(path, dtype={"Metadata_Plate": str}).to_csv(twice)  # ",Unnamed: 0,Metadata_Plate,..."
     found = read_profiles([twice], data_set())
     np.testing.assert_allclose(found.x, frame.iloc[:, 2:], rtol=1e-6)
     assert "2 table index (Unnamed: 0.1, Unnamed: 0)" in found.notes[0]
-    assert "Parent" not in " ".join(read_profiles([twice], data_set(), ["Cells_", "Nuclei_"]).features)
+    assert "Number" not in " ".join(read_profiles([twice], data_set(), ["Cells_", "Nuclei_"]).features)
 
 
 def test_a_feature_named_in_full_is_that_one(tmp_path):

@@ -21,7 +21,7 @@ COMPARTMENTS = ("Cells_", "Cytoplasm_", "Nuclei_")  # Image_ describes the pictu
 UNMATCHED = 0.05  # share of a table's rows that may be of wells that the data set has not
 PLATE, WELL = "Metadata_Plate", "Metadata_Well"
 HALF_EMPTY = 0.5  # a row that lacks more of the features is of a well without cells
-_COUNTER = re.compile(r"(^|_)(((Image|Table|Object)_?Number)|Parent_\w+)(\.\d+)?$", re.IGNORECASE)
+_COUNTER = re.compile(r"(^|_)(Image|Table|Object)_?Number(\.\d+)?$", re.IGNORECASE)
 _INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*|index|level_\d+|__index_level_\d+__)")
 _NORMALISED = re.compile(
     r"(?<!un)(?<!un[-_])(?<!not[-_ ])(?<!non[-_])(?<!non)"
