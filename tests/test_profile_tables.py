@@ -89,7 +89,7 @@ def test_only_measurements_are_features_and_the_others_are_counted_by_reason(tmp
         "3 image, table or object number (ImageNumber, TableNumber, Cells_Number_Object_Number)",
         "1 Image_, not asked for (Image_Count)",
         "1 of no compartment (Dose)",
-        "2 missing values (Cells_gap, Nuclei_inf)",
+        "2 missing or infinite values (Cells_gap, Nuclei_inf)",
         "1 constant (Cells_flat)",
     ):
         assert text in found.notes[0], text

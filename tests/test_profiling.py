@@ -91,7 +91,7 @@ def test_table_of_wells_is_joined_by_plate_and_well(config, tmp_path):
     samples = Screen().samples("raw").drop_duplicates("well_id")
     expected = pd.DataFrame(features(samples), index=samples.well_id).loc[found.wells.well_id]
     np.testing.assert_allclose(found.x, expected, rtol=1e-5)
-    assert found.features == tuple(f"Cells_f{i}" for i in range(12)) and "1 missing values (Nuclei_gap)" in found.notes[0]
+    assert found.features == tuple(f"Cells_f{i}" for i in range(12)) and "1 missing or infinite values (Nuclei_gap)" in found.notes[0]
     truth = samples.set_index("well_id").loc[found.wells.well_id]
     assert list(found.wells.treatment) == list(truth.treatment) and list(found.wells.role) == list(truth.role)
     known = found.wells[found.wells.role == "treatment"]
@@ -263,7 +263,7 @@ def test_constant_features_are_one_line_by_the_default_steps_and_a_random_order_
 def test_a_missing_value_is_named_and_never_blamed_on_the_reference_wells(config, tmp_path):
     gap = table_of_wells(tmp_path / "wells.csv", lambda frame: frame.assign(Cells_f3=frame.Cells_f3.where(frame.index != 6)))
     text = retrieval_table(config, gap, ("replicates",), null_size=50)
-    assert "1 missing values (Cells_f3)" in text and "Cells_f3" not in text.split("do not vary")[1:]
+    assert "1 missing or infinite values (Cells_f3)" in text and "Cells_f3" not in text.split("do not vary")[1:]
     profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv"))
     profiles.x[6, 3] = np.nan
     for steps in (["mad_robustize"], ["standardize"], ["spherize"], ["tvn"], ["feature_select"]):
@@ -356,3 +356,13 @@ def test_a_null_of_too_few_orders_is_refused(config, tmp_path, null):
     for size in (-1, 0, 19):
         with pytest.raises(InputError, match=f"--null-size {size}: at least 20"):
             retrieval_table(config, table_of_wells(tmp_path / "wells.csv"), null_size=size, null=null)
+
+
+def test_a_task_that_nothing_was_measured_of_is_refused(config, tmp_path):
+    """No row, status 0: a reader of the table's end would take it for done."""
+    source = table_of_wells(tmp_path / "wells.csv")
+    with pytest.raises(InputError, match="compound_gene: nothing was measured: the profiles have no wells of crispr"):
+        retrieval_table(config, source, ("replicates", "compound_gene"), (), null_size=50, out=tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+    with pytest.raises(InputError, match=r"nothing was measured: p1_A01, .*cellprofiler: replicates: plate p1 .* has no negative control"):
+        retrieval_table(config, source, None, (), null_size=50, within=("well_id", "plate"))

@@ -182,7 +182,7 @@ def _profiles(parser: argparse.ArgumentParser, steps: list[str]) -> None:
         nargs="+",
         default=[],
         metavar="PREFIX",
-        help="columns of a table that are features: prefixes, or a file of names (default: Cells_ Cytoplasm_ Nuclei_)",
+        help="columns of a table that are features: names, prefixes, or a file with a name on each line (default: Cells_ Cytoplasm_ Nuclei_)",
     )
     parser.add_argument(
         "--unmatched",
@@ -215,7 +215,7 @@ def _retrieve(parser: argparse.ArgumentParser) -> None:
         help="published: as Chandrasekaran et al. 2024 count the fraction retrieved (default copairs')",
     )
     parser.add_argument("--null-size", type=int, default=100_000, help="permutations behind a p value")
-    parser.add_argument("--within", nargs="*", default=["cell_type"], help="columns; what differs in them is measured apart")
+    parser.add_argument("--within", nargs="*", default=["cell_type"], help="columns; what differs in them is measured apart (none: all wells together)")
     parser.add_argument("--all-treatments", action="store_true", help="match all, not those alone whose replicates were retrieved")
     parser.add_argument("--out", type=Path, help="CSV of every treatment's figures")
 

@@ -271,7 +271,7 @@ def _usable(title: str, numbers: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, 
     finite = (np.isfinite(values) & (np.abs(values) < np.finfo(np.float32).max)).all(axis=0)
     if not finite.any():
         raise InputError(f"{title}: every one of the {len(finite)} features has a missing value")
-    reasons = {"missing values": list(numbers.columns[~finite])}
+    reasons = {"missing or infinite values": list(numbers.columns[~finite])}
     varies = finite.copy()
     varies[finite] = np.ptp(values[:, finite], axis=0) > 0
     if varies.any():

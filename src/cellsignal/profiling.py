@@ -29,6 +29,7 @@ from cellsignal.ties import duplicates_notes, listed
 COLUMNS = ["well_id", "experiment", "plate", "well", "role", "compound", "treatment", "cell_type"]
 MATCH_STEPS: tuple[Step, ...] = ("tvn",)
 RETRIEVE_STEPS: tuple[Step, ...] = ("mad_robustize", "feature_select", "spherize")
+NO_GENES = "the profiles have no wells of crispr or orf treatments"
 LEAST_NULL = 20  # random orders: of 19 the smallest p is .05
 Source = Path | str | Sequence[Path | str]
 __all__ = ["Profiles", "load_profiles", "match_table", "normalise_profiles", "retrieval_table", "treatment_table"]
@@ -199,7 +200,11 @@ def retrieval_table(
                 tied = f"{found.tied} of {found.queries} queries have positives and negatives at one distance"
                 notes.append(f"{one.where}, {one.task}: {tied}; their order counts as random")
             tables.append(found.table.assign(where=one.where, task=one.task, profiles=one.profiles))
-    if out is not None and tables:
+    unmeasured = set(tasks or ()) - {task for table in tables for task in table.task}
+    if unmeasured or not tables:
+        why = notes[0].replace(": not measured", "") if notes else NO_GENES
+        raise InputError(f"{', '.join(sorted(unmeasured or TASKS))}: nothing was measured: {why}")
+    if out is not None:
         write_csv(out, pd.concat(tables, ignore_index=True))
     notes += ["random: expected mAP of a random order; gain: mAP less that; position only: the same task with profiles of nothing but row and column"]
     done = steps_text(loaded, steps, normalise is not None, by, reference)

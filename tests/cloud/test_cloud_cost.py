@@ -330,7 +330,13 @@ def test_float32_is_slower_than_half(plates, tmp_path):
 
 def test_what_cannot_be_is_refused(plates, tmp_path):
     made = make_config(plates, tmp_path)
-    with pytest.raises(InputError, match="--measured K80: there are T4"):
+    with pytest.raises(InputError, match="--measured K80: is not among T4"):
         cost_text("tiny", cost_of(made), measured={"K80": 3})
     with pytest.raises(InputError, match="of the peak of a T4"):
         cost_text("tiny", cost_of(made), measured={"T4": 1e12})
+
+
+@pytest.mark.parametrize("rate", ["nan", "inf", "0", "-3", "fast"])
+def test_a_measured_rate_that_is_no_number_is_named(rate):
+    with pytest.raises(InputError, match=f"--measured T4={rate}: '{rate}' is no number above 0"):
+        verb.cost(Namespace(configs=[], set=[], utilisation=0.2, gpu=[], price=[], cores=None, measured=[f"T4={rate}"]))

@@ -29,7 +29,7 @@ def cost_text(
         gpu = find_gpu(gpu_name, gpus)
         if gpu is None:
             raise InputError(
-                f"--measured {gpu_name}: there are {', '.join(gpu.name for gpu in gpus)}"
+                f"--measured {gpu_name}: is not among {', '.join(gpu.name for gpu in gpus)}; name it by --gpu"
             )
         rates[gpu.name] = rate
     training, validation = (

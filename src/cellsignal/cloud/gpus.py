@@ -66,7 +66,7 @@ def choose_gpus(
     """
     chosen = tuple({_key(gpu.name): gpu for gpu in map(_parse, words)}.values()) or GPUS
     for name, text in (prices or {}).items():
-        usd, key = _number(text, f"--price {name}={text}", least=0.0), _key(name)
+        usd, key = parse_number(text, f"--price {name}={text}", least=0.0), _key(name)
         if key not in {_key(gpu.name) for gpu in chosen}:
             raise InputError(
                 f"--price {name}: is not among {', '.join(gpu.name for gpu in chosen)}; name it by --gpu"
@@ -101,12 +101,13 @@ def _parse(word: str) -> Gpu:
             )
         return gpu
     half, slash, single = peaks.partition("/")
-    numbers = [_number(text, f"--gpu {word}") for text in (half, *([single] if slash else []))]
+    numbers = [parse_number(text, f"--gpu {word}") for text in (half, *([single] if slash else []))]
     gpu = gpu or Gpu(name, 0.0, 0.0, 0, USUAL_CORES, math.nan, "price not given (--price)")
     return replace(gpu, half=numbers[0], single=numbers[-1] if slash else numbers[0] / 2)
 
 
-def _number(text: str, option: str, least: float = 1e-9) -> float:
+def parse_number(text: str, option: str, least: float = 1e-9) -> float:
+    """The finite number from `least` that an option's text is; a refusal that names the option else."""
     try:
         number = float(text)
     except ValueError:

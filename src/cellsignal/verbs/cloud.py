@@ -37,17 +37,15 @@ def torchrun(arguments: argparse.Namespace) -> None:
 def cost(arguments: argparse.Namespace) -> None:
     from cellsignal.cloud.cost import cost_of
     from cellsignal.cloud.cost_table import cost_text, costs_text
-    from cellsignal.cloud.gpus import choose_gpus
+    from cellsignal.cloud.gpus import choose_gpus, parse_number
     from cellsignal.config import Config, load_config
     from cellsignal.verbs import pairs
 
     a = arguments
     if not 0 < a.utilisation <= 1:
         raise InputError(f"--utilisation {a.utilisation:g}: a share of the peak, above 0 and up to 1")
-    try:
-        measured = {gpu: float(rate) for gpu, rate in pairs(a.measured, "--measured").items()}
-    except ValueError as error:
-        raise InputError(f"--measured: {error}") from None
+    rates = pairs(a.measured, "--measured")
+    measured = {gpu: parse_number(rate, f"--measured {gpu}={rate}") for gpu, rate in rates.items()}
     gpus = choose_gpus(a.gpu, pairs(a.price, "--price"), a.cores)
     configs: dict[str, Config] = {}
     for path in a.configs:
