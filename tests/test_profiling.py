@@ -366,3 +366,21 @@ def test_a_task_that_nothing_was_measured_of_is_refused(config, tmp_path):
     assert not (tmp_path / "out.csv").exists()
     with pytest.raises(InputError, match=r"nothing was measured: p1_A01, .*cellprofiler: replicates: plate p1 .* has no negative control"):
         retrieval_table(config, source, None, (), null_size=50, within=("well_id", "plate"))
+
+
+def test_a_protocol_under_which_nothing_is_compared_has_no_figure(config, tmp_path):
+    """Compounds that all stand in both weeks share every batch: NSCB compares none of them, and 0/2 is no measurement."""
+    wells = Screen().profile_wells("raw")
+
+    def of(names):
+        chosen = wells[wells["compound"].isin({*names, "DMSO"})]
+        return table_of_wells(
+            tmp_path / "wells.csv", lambda frame: frame[(frame.Metadata_Plate + frame.Metadata_Well).isin(chosen.plate + chosen.well)]
+        )
+
+    text = match_table(config, of(["a3", "t3"]), ())
+    assert "NSCB: not given, no treatment has another to be compared with" in text
+    rows = [line.split()[:2] for line in text.splitlines() if line.startswith("NSC")]
+    assert [row for row in rows if "/" in row[1]] == [["NSC", "0/2"]]
+    with pytest.raises(InputError, match="NSC and NSCB: no treatment has another to be compared with"):
+        match_table(config, of(["a3"]), ())

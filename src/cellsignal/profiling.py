@@ -127,7 +127,8 @@ def match_table(
         normalise: None is `MATCH_STEPS`, or no step for profiles that say they are normalised.
 
     Raises:
-        InputError: the data set names no mechanisms, or see `load_profiles` and `normalise_profiles`.
+        InputError: the data set names no mechanisms, nothing can be compared, or see `load_profiles` and
+            `normalise_profiles`.
     """
     loaded = load_profiles(config, source, features, unmatched)
     steps = choose_steps(loaded, normalise, MATCH_STEPS)
@@ -137,6 +138,12 @@ def match_table(
         rows.append(not_same_compound_or_batch(profiles.x, profiles.wells))
     except InputError as error:  # all in one batch: NSC still stands
         notes.append(str(error))
+    empty = [one.protocol for one in rows if not one.table.candidates.any()]
+    alone = "no treatment has another to be compared with"
+    if len(empty) == len(rows):
+        raise InputError(f"{' and '.join(empty)}: {alone}")
+    rows = [one for one in rows if one.protocol not in empty]
+    notes += [f"{protocol}: not given, {alone}" for protocol in empty]
     for one in list(rows) if profiles.trained else []:
         unseen = [name for name in one.table.treatment if name not in profiles.trained]
         rows += [one.of(unseen, f"{one.protocol}, not trained on")] if unseen else []
