@@ -96,6 +96,17 @@ def test_channels_that_do_not_go_together_are_found_without_a_known_size(root):
     assert problem.kind == "wrong_size" and problem.path == files[3][2] and "8x8" in problem.detail
 
 
+def test_a_name_too_long_for_any_file_is_missing(tmp_path):
+    root = tmp_path / "root"
+    write_root(root)
+    samples = tiny_samples()
+    long = "x" * 300 + ".png"
+    text = (root / "samples.csv").read_text()
+    (root / "samples.csv").write_text(text.replace(samples.files[2][1], long))
+    problems = [problem for problem in verify(TinyCompetition(), root) if problem.is_error]
+    assert [(p.kind, p.path, p.sample_id) for p in problems] == [("missing", long, samples.sample_id[2])]
+
+
 def test_an_unreadable_file_is_a_problem_not_a_crash(root):
     name = tiny_samples().files[3][2]
 

@@ -53,6 +53,34 @@ def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
     assert report.n_packed == len(subset) - len(bad_ids)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_an_exception_that_read_was_not_made_for_ends_nothing(simulated, tmp_path, name, monkeypatch, caplog):
+    competition, root = get_competition(name), simulated(name)
+    samples = competition.samples(root).iloc[:6].reset_index(drop=True)
+    bad = samples.files[1]
+    read = type(competition).read
+
+    def read_or_fail(self, folder, files, shape=None):
+        if bad[0] in files:
+            raise ZeroDivisionError("no such\nthing")
+        return read(self, folder, files, shape)
+
+    monkeypatch.setattr(type(competition), "read", read_or_fail)
+    problems = [problem for problem in verify(competition, root) if problem.is_error]
+    mine = [(problem.kind, problem.detail) for problem in problems if problem.path == bad[0]]
+    assert mine == [("corrupt", "cannot be read (ZeroDivisionError: no such thing)")]
+    assert {problem.sample_id for problem in problems} == {samples.sample_id[1]}
+    assert f"{bad[0]}: reading ended in an unexpected ZeroDivisionError" in caplog.text
+
+    competition = competition.calibrate(root, tmp_path / "calibration")
+    shape = competition.root_shape(root)
+    options = {"channels": competition.channels, "shape": shape, "source": {}}
+    report = pack(samples, functools.partial(competition.read, root, shape=shape), tmp_path / "store", **options)
+    left_out = dict(report.skipped)
+    assert left_out[samples.sample_id[1]].endswith("cannot be read (ZeroDivisionError: no such thing)")
+    assert report.n_packed + len(left_out) == len(samples) and report.n_packed
+
+
 @pytest.mark.parametrize("name", ["bbbc021_full", "cpjump1"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_plate_of_surprises_alone_ends_nothing(simulated, tmp_path, name, workers):

@@ -90,6 +90,15 @@ def test_only_the_entries_of_a_palette_that_are_used_count():
         decode_image("a.png", png(used, used.shape, 8, 3, chunk(b"PLTE", bytes(coloured))))
 
 
+def test_a_pixel_beyond_the_last_entry_of_its_palette_is_no_gray():
+    """Decoders take it for black."""
+    assert GRAY.max() > 99
+    data = palette_png(GRAYS[: 3 * (int(GRAY.max()) + 1)])
+    assert np.array_equal(decode_image("a.png", data), GRAY)
+    with pytest.raises(ImageError, match=r"a\.png: .*pixels beyond its last entry, gray expected"):
+        decode_image("a.png", palette_png(GRAYS[: 3 * int(GRAY.max())]))
+
+
 def interlaced(image: np.ndarray) -> bytes:
     """A gray PNG of seven passes (Adam7)."""
     starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]

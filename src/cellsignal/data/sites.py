@@ -4,6 +4,7 @@ What a site becomes depends on its files alone.
 """
 
 import functools
+import logging
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from cellsignal.data import store as stored
 from cellsignal.errors import ImageError, InputError
 
+log = logging.getLogger(__name__)
 Read = Callable[[tuple[str, ...]], np.ndarray]
 Stamp = Callable[[tuple[str, ...], str], int]  # of a sample's files and plate: see `stamps`
 # a finished row: row, status, and bytes, checksum, mean, sd, stamp (packed) or message (skipped)
@@ -78,12 +80,27 @@ def pack_site(job: Packing, task: tuple[int, tuple[str, ...], str]) -> tuple[Ent
 
 
 def read_site(read: Read, files: tuple[str, ...]) -> np.ndarray:
-    """A site's image; a file the system will not read is a bad image like any other."""
+    """Read a site's image; whatever goes wrong with its files is an `ImageError`, so that it ends nothing for the others.
+
+    An exception that `read` was not made for is logged with its kind, and is an error of kind "corrupt".
+
+    Raises:
+        ImageError: the site cannot be read.
+        InputError: something else than its files is wrong, such as a damaged calibration.
+    """
     try:
         image = read(files)
+        assert image.ndim == 3 and image.dtype == np.uint8, f"{image.shape} {image.dtype}, not (C, H, W) uint8"
+    except (InputError, MemoryError):
+        raise
     except OSError as error:
         raise ImageError(error.filename or files[0], "corrupt", f"cannot be read ({error.strerror or error})") from None
-    assert image.ndim == 3 and image.dtype == np.uint8, f"read gives {image.shape} {image.dtype}, not (C, H, W) uint8"
+    except Exception as error:
+        kind, why = type(error).__name__, " ".join(str(error).split())[:100]
+        log.warning(
+            "%s: reading ended in an unexpected %s (%s)", files[0], kind, why, exc_info=log.isEnabledFor(logging.DEBUG)
+        )
+        raise ImageError(files[0], "corrupt", f"cannot be read ({kind}: {why})") from None
     return image
 
 

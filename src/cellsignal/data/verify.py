@@ -17,7 +17,7 @@ import numpy as np
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
 from cellsignal.competitions.stated import Places, refuse_misstated
-from cellsignal.data.sites import channel_statistics, in_processes
+from cellsignal.data.sites import channel_statistics, in_processes, read_site
 from cellsignal.errors import ImageError
 
 WARNINGS = ("empty", "flat", "identical", "image_without_row")  # usable, but look at it
@@ -69,6 +69,7 @@ def _list_problems(competition: Competition, root: Path | str, workers: int, cal
     root = Path(root).absolute()
     samples = competition.samples(root)
     competition.require_classes(root)
+    competition.sample_submission(root)  # held to the test set, where it is a file
     refuse_misstated(samples, Places(root, samples), competition.channels, competition.stated)
     competition = competition.calibrate(root, calibration, workers)
     check = functools.partial(_check_site, competition, root, competition.root_shape(root))
@@ -117,30 +118,27 @@ def _check_site(
     frames = competition.image_files(files)
     if frames != files:
         return _check_clip(competition, root, shape, sample_id, files, frames)
-    there = [name for name in files if (root / path_of(name)).is_file()]
+    there = [name for name in files if _is_file(root / path_of(name))]
     if not there:
         detail = f"none of its {len(files)} files is there" if len(files) > 1 else "its file is not there"
         return [Problem("row_without_images", files[0], detail, sample_id)], []
     problems = [Problem("missing", name, "no such image file", sample_id) for name in files if name not in there]
     images: dict[tuple[str, ...], np.ndarray] = {}
     of_all: ImageError | None = None
+    read = functools.partial(competition.read, root, shape=shape)
     try:
         if not problems:
-            images[files] = competition.read(root, files, shape)
+            images[files] = read_site(read, files)
     except ImageError as error:
         of_all = error
-    except OSError as error:
-        of_all = ImageError(error.filename or root / files[0], "corrupt", f"cannot be read ({error.strerror or error})")
     for name in there if not images else ():  # one file in every channel's place shows each file's own fault
         alone = (name,) * len(files)
         try:
-            images[alone] = competition.read(root, alone, shape)
+            images[alone] = read_site(read, alone)
         except ImageError as error:
             problems.append(Problem(error.kind, name, error.detail, sample_id))
-        except OSError as error:
-            problems.append(Problem("corrupt", name, f"cannot be read ({error.strerror or error})", sample_id))
     if of_all is not None and not problems:  # each file is sound alone, but they do not go together
-        problems.append(Problem(of_all.kind, os.path.relpath(of_all.path, root), of_all.detail, sample_id))
+        problems.append(Problem(of_all.kind, _relative(of_all.path, root), of_all.detail, sample_id))
     flat: set[str] = set()
     for names, image in images.items():
         for channel in np.flatnonzero(channel_statistics(image)[1] == 0):
@@ -157,24 +155,33 @@ def _check_clip(
     competition: Competition, root: Path, shape: tuple[int, int] | None, sample_id: str, files: tuple[str, ...], frames: tuple[str, ...]
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
     """`_check_site` of a sample whose `files` stand for more, its `frames`: all that are missing, or the first that cannot be read."""
-    gone = [name for name in frames if not (root / name).is_file()]
+    gone = [name for name in frames if not _is_file(root / name)]
     if len(gone) == len(frames):
         return [Problem("row_without_images", files[0], f"none of its {len(frames)} frames is there", sample_id)], []
     if gone:
         return [Problem("missing", name, f"no such image file; {len(gone)} of {len(frames)} frames are missing", sample_id) for name in gone], []
     try:
-        clip = competition.read(root, files, shape)
+        clip = read_site(functools.partial(competition.read, root, shape=shape), files)
     except ImageError as error:
-        return [Problem(error.kind, os.path.relpath(error.path, root), error.detail, sample_id)], []
-    except OSError as error:
-        name = os.path.relpath(error.filename or root / files[0], root)
-        return [Problem("corrupt", name, f"cannot be read ({error.strerror or error})", sample_id)], []
+        return [Problem(error.kind, _relative(error.path, root), error.detail, sample_id)], []
     problems = []
     for plane in np.flatnonzero(channel_statistics(clip)[1] == 0):
         detail = f"every pixel of channel {competition.channels[plane]} is {clip[plane, 0, 0]}"
         problems.append(Problem("flat", frames[plane % competition.frames], detail, sample_id))
     flat = {problem.path for problem in problems}
     return problems, [(name, sample_id, _content(root / name)) for name in frames if name not in flat]
+
+
+def _relative(path: str, root: Path) -> str:
+    return os.path.relpath(path, root) if os.path.isabs(path) else path
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; of a name that no file can have, too."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _content(path: Path) -> bytes:

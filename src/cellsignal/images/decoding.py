@@ -259,14 +259,30 @@ def _decode_png(
         raise ImageError(source, "wrong_channels", "has a palette, RGB expected")
     check_channels(source, header.channels, channels)
     check_size(source, (header.height, header.width), shape)
-    image = imagecodecs.png_decode(data)
+    filled = _fill_palette(data) if header.palette else data
+    image = imagecodecs.png_decode(filled)
     if header.palette:
-        image = gray_of(source, image, "has a palette of colours")
+        beyond = ", or pixels beyond its last entry" if len(filled) > len(data) else ""
+        image = gray_of(source, image, f"has a palette of colours{beyond}")
     if image.shape[:2] != (header.height, header.width):
         raise ImageError(
             source, "corrupt", f"corrupt PNG: decodes to an array of shape {image.shape}"
         )
     return image
+
+
+def _fill_palette(data: bytes) -> bytes:
+    """A PNG whose palette has an entry for every value of a pixel, those that were not there red: pixels beyond a palette are no gray."""
+    start = 8
+    while (name := data[start + 4 : start + 8]) != b"PLTE":
+        if name == b"IEND":
+            return data
+        start += 12 + struct.unpack_from(">I", data, start)[0]
+    end = start + 8 + struct.unpack_from(">I", data, start)[0]
+    entries = 1 << min(8, data[24])  # bits a pixel, of the header chunk
+    chunk = b"PLTE" + data[start + 8 : end] + b"\xff\0\0" * (entries - (end - start - 8) // 3)
+    filled = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return data[:start] + filled + data[end + 4 :]
 
 
 def _decode_jpeg(

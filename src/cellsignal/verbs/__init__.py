@@ -94,8 +94,9 @@ def verify(arguments: argparse.Namespace) -> None:
 
     problems = find_problems(get_competition(arguments.competition), arguments.root, workers=arguments.workers)
     print(format_problems(problems))
-    if any(problem.is_error for problem in problems):
-        raise InputError(f"{arguments.root}: {sum(problem.is_error for problem in problems)} errors, listed above")
+    errors = sum(problem.is_error for problem in problems)
+    if errors:
+        raise InputError(f"{arguments.root}: {errors} error{'' if errors == 1 else 's'}, listed above")
 
 
 def prepare(arguments: argparse.Namespace) -> None:
