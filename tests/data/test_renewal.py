@@ -1,5 +1,6 @@
 """A store is of the inputs of now: what has changed is packed anew, and nothing that is right is lost."""
 
+import errno
 import functools
 import json
 import os
@@ -119,7 +120,7 @@ def test_a_table_that_grows_or_is_labelled_anew_keeps_the_images(root, tmp_path,
     grown.loc[4, "compound"] = "another"
     (root / "samples.csv").write_text(samples_text(grown))
     assert renew(root, out) == []
-    assert "row 6 compound was 'other', now 'another'" in caplog.text
+    assert "was 'other', now 'another'" in caplog.text
     assert Store.open(out).samples["compound"][4] == "another"
 
 
@@ -237,6 +238,26 @@ def test_a_store_may_be_a_link_or_a_folder_that_is_there(root, tmp_path, place):
     prepare(COMPETITION, root, out)
     shutil.rmtree(tmp_path / "fresh", ignore_errors=True)
     same_as_fresh(root, out, tmp_path / "fresh")
+
+
+def test_a_link_to_itself_is_one_line(root, tmp_path):
+    store = tmp_path / "store"
+    store.symlink_to(store)
+    with pytest.raises(InputError, match="store: is a link that leads back to itself"):
+        prepare(TinyCompetition(), root, store)
+
+
+def test_a_whole_store_that_cannot_be_written_is_up_to_date(root, tmp_path, monkeypatch):
+    """On a read-only file system even the removal of what is not there is refused."""
+    before = prepare(TinyCompetition(), root, tmp_path / "store")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("unlink", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    assert prepare(TinyCompetition(), root, tmp_path / "store") == before
 
 
 def test_a_link_to_nowhere_is_one_line(root, tmp_path):

@@ -50,6 +50,7 @@ def _make_fold_table(
     if group not in competition.fold_groups:
         raise InputError(f"--group {group}: {competition_id} has the fold groups {', '.join(competition.fold_groups)}")
     samples = competition.samples(root)
+    competition.require_classes(root)
     if named is not None:
         return competition.named_folds(named, samples)
     return make_folds(samples, group, splits, seed, plate_groups=competition.plate_groups(samples))

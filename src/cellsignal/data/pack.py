@@ -213,8 +213,13 @@ def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int,
 def _check_place(out: Path) -> None:
     """Refuse a place that holds anything but a store, one that was begun, or nothing."""
     if not out.exists():
-        if out.is_symlink() and not out.resolve().parent.is_dir():
-            raise InputError(f"{out}: is a link to {out.resolve()}, which cannot be made; make that folder first")
+        if out.is_symlink():
+            try:
+                target = out.resolve()
+            except (OSError, RuntimeError):  # RuntimeError up to Python 3.12
+                raise InputError(f"{out}: is a link that leads back to itself; {ELSEWHERE}") from None
+            if not target.parent.is_dir():
+                raise InputError(f"{out}: is a link to {target}, which cannot be made; make that folder first")
         return
     if not out.is_dir() or not ((out / stored.INFO).exists() or {path.name for path in out.iterdir()} <= EMPTY):
         raise InputError(f"{out}: is neither empty nor a store; {ELSEWHERE}")

@@ -142,7 +142,8 @@ def _table_change(old: pd.DataFrame, new: pd.DataFrame) -> str:
         return f"another number of samples: {len(old)}, now {len(new)}"
     column = next(name for name in new if not old[name].equals(new[name]))
     row = next(row for row in range(len(new)) if not old[column].iloc[[row]].equals(new[column].iloc[[row]]))
-    return f"another samples table: in row {row + 2} {column} was {old[column][row]!r}, now {new[column][row]!r}"
+    before, after = (None if table[column].isna()[row] else table[column].astype(object)[row] for table in (old, new))
+    return f"another samples table: {column} of {new.sample_id[row]} was {before!r}, now {after!r}"
 
 
 def _shown(names: list[str], most: int = 5) -> str:
