@@ -27,6 +27,7 @@ def read_table(
     *,
     filled: Collection[str] | None = None,
     unique: str | None = None,
+    any_row: bool = False,
     delimiter: str | None = None,
     content: bytes | None = None,
     rows: int | None = None,
@@ -40,6 +41,7 @@ def read_table(
         columns: Columns that must be there; others are kept too.
         filled: Columns that may have no empty cell (default: all of `columns`).
         unique: A column in which no value may occur twice.
+        any_row: Whether a table with its header alone is an error.
         delimiter: Between cells; by default a tab in .tsv files and a comma elsewhere.
         content: The bytes of the table where `path` only names it (a member of a zip file).
         rows: Read only the first `rows` rows.
@@ -58,7 +60,10 @@ def read_table(
     if delimiter is None:
         delimiter = "\t" if ".tsv" in path.suffixes else ","
     frame = parse_table(path, decode_table(path, content, error), delimiter, rows, error)
-    return _check(path, frame, columns, filled, unique, missing, error, _delimiter_hint(frame, delimiter))
+    frame = _check(path, frame, columns, filled, unique, missing, error, _delimiter_hint(frame, delimiter))
+    if any_row and frame.empty:
+        raise error(f"{path}: has a header but no rows")
+    return frame
 
 
 def read_sheet(

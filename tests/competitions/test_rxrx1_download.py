@@ -266,6 +266,41 @@ def test_done_counts_only_while_its_files_are_there(kaggle, tmp_path, caplog, ha
     assert kaggle.fetched() == []
 
 
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_old_note_counts_where_all_images_of_the_metadata_are_there(
+    kaggle, tmp_path, simulated, caplog, whole, gone
+):
+    """Earlier versions noted the size of an archive alone."""
+    root, out = simulated("rxrx1"), tmp_path / "out"
+    kaggle.files = {name: (root / name).read_bytes() for name in CSVS}
+    folders = {
+        folder: {p.relative_to(root).as_posix(): p.read_bytes() for p in (root / folder).rglob("*.png")}
+        for folder in ("train", "test")
+    }
+    if whole:
+        kaggle.everything = zipped({**folders["train"], **folders["test"], **kaggle.files})
+        kaggle.listed = ["a.png", "zzz.csv"]
+        note, asked = {SLUG: 1}, [None]
+    else:
+        kaggle.files |= {f"{folder}.zip": zipped(images) for folder, images in folders.items()}
+        note = {name: len(kaggle.files[name]) for name in ("train.zip", "test.zip")}
+        asked = ["train.zip"]
+    shutil.copytree(root, out)
+    (out / ".download").mkdir()
+    (out / ".download/done.json").write_text(json.dumps(note))
+    image = out / min(folders["train"])
+    if gone:
+        image.unlink()
+    download(out)
+    archives = [entry for entry in kaggle.log if entry[0].startswith("Download") and entry[1] not in CSVS]
+    assert [name for _, name in archives] == (asked if gone else [])
+    assert image.is_file() and (f"{min(folders['train'])} is gone" in caplog.text) == gone
+    (out / max(folders["test"])).unlink()  # the files have a list now
+    download(out)
+    assert (out / max(folders["test"])).is_file()
+
+
 def test_an_archive_of_everything_is_fetched_again_when_an_image_is_gone(kaggle, tmp_path):
     images = {f"train/A/Plate1/B0{n}_s1_w1.png": b"%d" % n for n in range(2, 8)}
     kaggle.listed, kaggle.everything = [*images, "zzz.csv"], zipped({**images, **kaggle.files})

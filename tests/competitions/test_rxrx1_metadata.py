@@ -181,7 +181,7 @@ DAMAGE = [
     ("train_controls.csv", put("sirna", 0, "2"), r"control well 'HEPG2-01_1_C07' has label 2"),
     ("train_controls.csv", put("well_type", 0, "odd"), r"train_controls\.csv: row 2: well_type 'odd'"),
     ("sample_submission.csv", lambda f: f.iloc[1:], r"sample_submission\.csv: id_code 'HEPG2-02_1_C03' of the test"),
-    ("sample_submission.csv", put("id_code", 0, "A"), r"sample_submission\.csv: row 2: id_code 'A' is no test well"),
+    ("sample_submission.csv", put("id_code", 0, "A"), r"sample_submission\.csv: row 2: id_code 'A' is not in the test set"),
 ]  # fmt: skip
 
 

@@ -284,6 +284,51 @@ def test_the_files_of_another_well_are_refused(name, copy):
         get_competition(name).samples(root)
 
 
+def test_the_folder_of_another_plate_is_refused(copy):
+    """A load_data.csv names its plate in the folder of its files, too."""
+    changed = Table(copy("cpjump1"), "workspace/load_data_csv/*/*/load_data.csv")
+    plate = changed.rows[1][changed.column("Metadata_Plate")]
+    place = changed.column("PathName_OrigER")
+    changed.rows[2][place] = changed.rows[2][place].replace(plate, "BR00000009") + "/"
+    changed.write()
+    message = rf"row 3: BR00000009__.* is given for plate {plate}; by its name it is of plate BR00000009"
+    with pytest.raises(InputError, match=message):
+        get_competition("cpjump1").samples(changed.path.parents[4])
+
+
+# competition -> table and column of what becomes the path of an image
+PATHS = {"bbbc021": ("train.csv", "image_id"), "idr0088_gpcr": ("images.csv", "file_ch2")}
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("path", ["../../elsewhere/A1_f1_ch2", "a/../../../A1_f1_ch2"])
+def test_an_image_outside_the_root_is_refused(name, path, copy):
+    table, column = PATHS[name]
+    changed = Table(copy(name), table)
+    changed.rows[4][changed.column(column)] = path
+    changed.write()
+    with pytest.raises(InputError, match=rf"{table}: row 5: .*lies outside the root"):
+        get_competition(name).samples(changed.path.parent)
+
+
+@pytest.mark.parametrize("name, table, test", [("bbbc021", "test.csv", "image_id"), ("rxrx1", "test.csv", "id_code")])
+def test_a_sample_submission_is_of_the_test_set_alone(name, table, test, copy):
+    root = copy(name)
+    changed = Table(root, "sample_submission.csv")
+    place, first = changed.column(test), changed.rows[1][0]
+    changed.rows[1][place] = "elsewhere"
+    changed.write()
+    with pytest.raises(InputError, match=rf"submission\.csv: row 2: {test} 'elsewhere' is not in the test set"):
+        verify(get_competition(name), root)
+    del changed.rows[1]
+    changed.write()
+    with pytest.raises(InputError, match=rf"submission\.csv: {test} '{first}' of the test set is missing"):
+        verify(get_competition(name), root)
+    changed.path.unlink()
+    ids = {row[Table(root, table).column(test)] for row in Table(root, table).rows[1:]}
+    assert set(get_competition(name).sample_submission(root)[test]) == ids
+
+
 @pytest.mark.parametrize("name", competition_ids())
 def test_what_the_names_state_is_what_the_table_says(name, simulated):
     """Of every file of every competition; and those that state a channel state each of them."""

@@ -47,6 +47,35 @@ def test_each_table_with_its_header_alone_is_no_traceback(simulated, tmp_path, n
     assert refused or not tables
 
 
+REQUIRED = {
+    "rxrx1": ["train.csv"],
+    "bbbc021": ["train.csv"],
+    "bbbc021_full": ["BBBC021_v1_image.csv", "BBBC021_v1_moa.csv"],
+    "cpjump1": ["experiment-metadata.tsv", "load_data.csv", "JUMP-Target-1_compound_platemap.tsv"],
+    "cpjump1_course": ["metadata.csv"],
+    "idr0088_gpcr": ["images.csv"],
+    "idr0088_moa": ["images.csv"],
+}
+
+
+@pytest.mark.parametrize("name, table", [(name, table) for name, tables in REQUIRED.items() for table in tables])
+def test_a_table_that_needs_rows_is_itself_named(simulated, tmp_path, name, table):
+    root = simulated(name)
+    place = next(place for place in tables_of(root) if place.name == table)
+    copy = emptied(root, tmp_path / "copy", [place])
+    with pytest.raises(InputError, match=rf"{table}: has a header but no rows$"):
+        get_competition(name).samples(copy)
+
+
+def test_no_fold_table_is_made_where_no_sample_has_a_label(simulated, tmp_path, capsys):
+    root = simulated("cpjump1")
+    place = next(place for place in tables_of(root) if place.name == "barcode_platemap.csv")
+    copy = emptied(root, tmp_path / "copy", [place])
+    assert cellsignal("folds", "cpjump1", "--root", copy, "--out", "folds.csv", cwd=tmp_path) == 2
+    assert "no training sample has a label" in capsys.readouterr().err
+    assert not (tmp_path / "folds.csv").exists()
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_answers_without_a_row_are_one_line(simulated, tmp_path, name):
     path = answers_path(simulated(name))

@@ -103,12 +103,10 @@ class MultilabelCompetition(Competition):
             InputError: no such file, no id column, no class, a doubled id, an empty cell, or a class that is neither 0 nor
                 1. Names the file, the column and the row.
         """
-        frame = read_table(path, (self.id_column,), unique=self.id_column)
+        frame = read_table(path, (self.id_column,), unique=self.id_column, any_row=True)
         classes = answer_classes(frame, self.id_column)
         if not classes:
             raise InputError(f"{path}: no column of a class; it has {list(frame.columns)}")
-        if frame.empty:
-            raise InputError(f"{path}: has a header but no rows")
         beside = [column for column in BESIDE if column in frame.columns]
         for column in beside:
             refuse_rows(path, frame, frame[column] == "", column, "is empty")

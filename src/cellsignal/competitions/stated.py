@@ -1,7 +1,7 @@
 """What files say of themselves, held to what the table says of them, for every competition.
 
 A file's name often states its channel, well, site or plate. `Competition.stated` reads that from a name; here is the rule:
-no file stands for two channels or two samples, and none says another thing than its row.
+no file stands for two channels or two samples, none says another thing than its row, and all lie under the root.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +54,7 @@ def refuse_misstated(
     channels: Sequence[str] = (),
     stated: Callable[[str], dict[str, str]] | None = None,
 ) -> None:
-    """Refuse files that stand twice in a table, and names that contradict their row or the other files of the row.
+    """Refuse files outside the root or twice in a table, and names that contradict their row or the row's other files.
 
     Args:
         frame: A column `files` as in the samples table, and any of `HELD`.
@@ -64,6 +64,8 @@ def refuse_misstated(
     Raises:
         InputError: Names the row, the file and what it says.
     """
+    outside = np.array([any(map(_is_outside, files)) for files in frame.files], dtype=bool)
+    places.refuse(outside, lambda row: f"{next(filter(_is_outside, frame.files.iloc[row]))} lies outside the root")
     within = np.array([len(set(files)) < len(files) for files in frame.files], dtype=bool)
     places.refuse(within, lambda row: _doubled_channels(frame.files.iloc[row], channels))
     entries = pd.Series([name for files in frame.files for name in files], dtype=object)
@@ -79,6 +81,10 @@ def refuse_misstated(
         faults = [_fault(files, held, channels, stated) for files, held in _rows(frame)]
         wrong = np.array([fault is not None for fault in faults], dtype=bool)
         places.refuse(wrong, lambda row: faults[row])
+
+
+def _is_outside(name: str) -> bool:
+    return name.startswith("/") or (".." in name and ".." in name.split("/"))
 
 
 def _doubled_channels(files: tuple[str, ...], channels: Sequence[str]) -> str:

@@ -1,8 +1,11 @@
 """Checks that the submissions of all competitions share."""
 
+from pathlib import Path
+
 import pandas as pd
 
-from cellsignal.errors import InvalidSubmission
+from cellsignal.errors import InputError, InvalidSubmission
+from cellsignal.tables import refuse_rows
 
 
 def check_submission_ids(submission: pd.DataFrame, expected: pd.DataFrame, column: str) -> None:
@@ -23,6 +26,21 @@ def check_submission_ids(submission: pd.DataFrame, expected: pd.DataFrame, colum
     extra = ids[~ids.isin(set(expected[column]))]
     if len(extra):
         raise InvalidSubmission(f"submission: {len(extra)} ids that are not in the test set, first {extra.iloc[0]!r}")
+
+
+def check_sample_ids(path: Path, sample: pd.DataFrame, test_ids: pd.Series, column: str) -> None:
+    """Hold the ids of a sample submission to those of the test set, in any order.
+
+    Args:
+        sample: Of `tables.read_table`, so that its index is the row in the file.
+
+    Raises:
+        InputError: an id that is no test id, or a test id that is missing; names the file and the id.
+    """
+    refuse_rows(path, sample, ~sample[column].isin(set(test_ids)), column, "is not in the test set")
+    missing = test_ids[~test_ids.isin(set(sample[column]))]
+    if len(missing):
+        raise InputError(f"{path}: {column} {missing.iloc[0]!r} of the test set is missing ({len(missing)} such ids)")
 
 
 def check_submission_targets(

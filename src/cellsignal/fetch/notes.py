@@ -39,6 +39,11 @@ class Notes:
     def __contains__(self, name: str) -> bool:
         return name in self._notes
 
+    def old_size(self, name: str) -> int | None:
+        """Return what an earlier version noted, a size without a list of files; None where a note is none of its."""
+        note = self._notes.get(name)
+        return note if isinstance(note, int) else None
+
     def missing(self, name: str, size: int) -> str | None:
         """Say why a download must be done again: None where nothing it made is gone or of another size.
 
@@ -48,7 +53,7 @@ class Notes:
         note = self._notes.get(name)
         if note is None:
             return "not fetched yet"
-        if not isinstance(note, dict):  # of a version that noted the size alone
+        if not isinstance(note, dict):
             return "noted without a list of its files"
         if note.get("listed") != size:
             return f"has {size} bytes now, {note.get('listed')} when it was fetched"

@@ -16,6 +16,7 @@ import pandas as pd
 from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
+from cellsignal.competitions.submissions import check_sample_ids
 from cellsignal.images import read_png8
 from cellsignal.tables import normalise_wells, read_table
 
@@ -87,9 +88,16 @@ class Bbbc021(Competition):
         return super().root_shape(root) if (Path(root) / "simulation.json").is_file() else self.image_shape
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
+        """That of the release; where it is not there, the ids of `test.csv` with the first class as placeholder."""
         path = Path(root) / "sample_submission.csv"
         columns = [self.id_column, self.target_column]
-        return read_table(path, columns, unique=self.id_column)[columns].reset_index(drop=True)
+        test = _read_wells(root, "test.csv").image_id
+        if not path.is_file():
+            values = {self.id_column: test, self.target_column: self.require_classes(root)[0]}
+            return pd.DataFrame(values, dtype=object).reset_index(drop=True)
+        sample = read_table(path, columns, unique=self.id_column)[columns]
+        check_sample_ids(path, sample, test, self.id_column)
+        return sample.reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:
         """CSV with image_id and moa, and plate_id where known. There is no public part: every row is `private`."""
@@ -123,5 +131,5 @@ class Bbbc021(Competition):
 def _read_wells(root: Path, name: str) -> pd.DataFrame:
     """One of the two tables; an `origin` tells where each of its rows stands."""
     path = Path(root) / name
-    frame = read_table(path, COLUMNS[name], unique="image_id")
+    frame = read_table(path, COLUMNS[name], unique="image_id", any_row=name == "train.csv")
     return frame.assign(well_id=normalise_wells(frame.well_id), origin=origins(name, frame))

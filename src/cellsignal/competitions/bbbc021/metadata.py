@@ -48,7 +48,7 @@ def read_fields(root: Path) -> pd.DataFrame:
             name tells another channel or well, or a well with two treatments. The message names the file and the row.
     """
     path = Path(root) / IMAGE_CSV
-    cells = read_table(path, IMAGE_COLUMNS)
+    cells = read_table(path, IMAGE_COLUMNS, any_row=True)
     frame = pd.DataFrame({ours: _plane_paths(path, cells, theirs) for ours, theirs in CHANNELS.items()})
     frame["experiment"] = [PurePosixPath(name).parts[0] for name in frame.dna]
     for ours, theirs in _NAMED.items():
@@ -86,7 +86,7 @@ def read_moa(root: Path) -> pd.DataFrame:
         InputError: no such file or column, an empty cell, a dose that is no number, or a treatment twice.
     """
     path = Path(root) / MOA_CSV
-    cells = read_table(path, MOA_COLUMNS)
+    cells = read_table(path, MOA_COLUMNS, any_row=True)
     frame = cells[["compound", "moa"]].assign(dose=parse_numbers(path, cells, "concentration", low=0))
     frame["treatment"] = treatment_names(frame.compound, frame.dose)
     refuse_rows(path, frame, frame.treatment.duplicated(), "treatment", "stands here twice")

@@ -159,9 +159,7 @@ def _joined(root: Path) -> pd.DataFrame:
 
 def _read_rows(path: Path, split: str) -> pd.DataFrame:
     columns = (*_COLUMNS, *([_NAME] if split == "train" else []))
-    frame = read_table(path, columns, filled=_COLUMNS)
-    if frame.empty:
-        raise InputError(f"{path}: has a header but no rows")
+    frame = read_table(path, columns, filled=_COLUMNS, any_row=split == "train")
     keys, wells = keys_of(frame.FileName_OrigRNA), normalise_wells(frame.Metadata_Well)
     refuse_rows(path, frame, keys.isna(), "FileName_OrigRNA", "holds no key r..c..f..")
     origin = origins(path.name, frame)

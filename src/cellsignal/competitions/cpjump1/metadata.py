@@ -86,7 +86,7 @@ def read_plates(root: Path) -> pd.DataFrame:
     """
     path = Path(root) / EXPERIMENTS
     columns = {"Batch": "batch", "Assay_Plate_Barcode": "plate", "Cell_type": "cell_type", "Time": "time", "Perturbation": "modality"}
-    table = read_table(path, tuple(columns), delimiter="\t")
+    table = read_table(path, tuple(columns), any_row=True, delimiter="\t")
     known = table.Perturbation.isin(MODALITIES)
     refuse_rows(path, table, ~known, "Perturbation", f"is none of {', '.join(MODALITIES)}")
     doubled = table.duplicated(["Batch", "Assay_Plate_Barcode"])
@@ -108,7 +108,7 @@ def read_platemap(path: Path) -> pd.DataFrame:
         InputError: a well that is no address on a 384-well plate, or stands twice.
     """
     columns = ("well_position", "broad_sample")
-    frame = read_table(path, columns, filled=columns[:1], delimiter="\t")
+    frame = read_table(path, columns, filled=columns[:1], any_row=True, delimiter="\t")
     wells = normalise_wells(frame.well_position)
     refuse_rows(path, frame, ~wells.str.fullmatch(_WELL), "well_position", "is no well of a 384-well plate")
     refuse_rows(path, frame, wells.duplicated(), "well_position", "stands twice")
@@ -203,9 +203,7 @@ def join_fields(root: Path) -> Fields:
 def _join_plate(root: Path, path: Path) -> Fields:
     batch, plate = path.parts[-3:-1]
     named = [f"FileName_Orig{channel}" for channel in CHANNELS]
-    table = read_table(path, (*named, "Metadata_Plate", "Metadata_Well", "Metadata_Site"))
-    if table.empty:
-        raise InputError(f"{path}: has a header but no rows")
+    table = read_table(path, (*named, "Metadata_Plate", "Metadata_Well", "Metadata_Site"), any_row=True)
     wells, sites = normalise_wells(table.Metadata_Well), table.Metadata_Site
     elsewhere = table.Metadata_Plate != plate
     refuse_rows(path, table, elsewhere, "Metadata_Plate", f"is not the plate {plate} of its folder")
@@ -217,7 +215,8 @@ def _join_plate(root: Path, path: Path) -> Fields:
     for column in named:
         refuse_rows(path, table, keys_of(table[column]) != keys, column, "is not a file of the row's well and site")
     origin = origins(f"{LOAD_DATA}/{batch}/{plate}/load_data.csv", table)
-    stating = pd.DataFrame({"files": list(table[named].itertuples(index=False, name=None)), "origin": origin.to_numpy()})
+    files = list(_with_folders(table, named).itertuples(index=False, name=None))
+    stating = pd.DataFrame({"files": files, "plate": plate, "origin": origin.to_numpy()})
     refuse_misstated(stating, Places(root, stating), CHANNELS, stated)
     folder = _image_folder(root, batch, plate)
     there = {} if folder is None else {name.lower(): name for name in sorted(p.name for p in folder.iterdir())}
@@ -240,6 +239,17 @@ def _join_plate(root: Path, path: Path) -> Fields:
     without_row = tuple(f"{place}/{there[name]}" for name in images[keys_of(images).notna()]) if len(images) else ()
     without_file = tuple(f"{plate} {well} {site}" for well, site in zip(wells[~found], sites[~found], strict=True))
     return Fields(rows, without_file, without_row)
+
+
+def _with_folders(table: pd.DataFrame, named: list[str]) -> pd.DataFrame:
+    """The files of a load_data.csv behind the last two of their folders, which say the plate, where it names any."""
+    files = table[named].copy()
+    for column in named:
+        folder = column.replace("FileName_", "PathName_")
+        if folder in table.columns:
+            last = table[folder].str.rstrip("/").str.split("/").str[-2:].str.join("/")
+            files[column] = (last + "/").where(last != "", "") + files[column]
+    return files
 
 
 def _image_folder(root: Path, batch: str, plate: str) -> Path | None:

@@ -237,9 +237,7 @@ def read_images(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `cellsignal download` writes it")
-    frame = read_table(path, IMAGE_COLUMNS)
-    if frame.empty:
-        raise InputError(f"{path}: has a header but no rows")
+    frame = read_table(path, IMAGE_COLUMNS, any_row=True)
     frame["well"] = table.plain_wells(frame.well)
     refuse_rows(path, frame, ~frame.field.str.fullmatch(r"[1-9]\d{0,3}"), "field", "is no number from 1")
     doubled = frame.duplicated(["plate", "well", "field"])

@@ -26,9 +26,9 @@ from cellsignal.competitions.rxrx1.metadata import (
     read_wells,
 )
 from cellsignal.competitions.samples import check_samples
+from cellsignal.competitions.submissions import check_sample_ids
 from cellsignal.errors import InputError
 from cellsignal.images import read_png8
-from cellsignal.tables import refuse_rows
 
 _FILE = re.compile(
     r"(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/(?P<well>[A-P]\d\d)_s(?P<site>\d)_w(?P<channel>\d)\.png$"
@@ -158,13 +158,7 @@ class RxRx1(Competition):
             placeholder = "sirna_0" if labels_are_text(root) else 0
             return pd.DataFrame({self.id_column: test, self.target_column: placeholder})
         sample = read_placeholders(path)
-        ids = sample[self.id_column]
-        unknown = ~ids.isin(set(test))
-        refuse_rows(path, sample, unknown, self.id_column, "is no test well")
-        missing = test[~test.isin(set(ids))]
-        if len(missing):
-            first = f"{self.id_column} {missing.iloc[0]!r}"
-            raise InputError(f"{path}: {first} of the test set is missing ({len(missing)} such ids)")
+        check_sample_ids(path, sample, test, self.id_column)
         return sample.reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:

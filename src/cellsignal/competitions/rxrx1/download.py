@@ -47,9 +47,9 @@ def download(out: Path) -> None:
     wanted = {name: size for name, size in listed.items() if not name.endswith(".png")}
     if single_images:  # the listing of so many files is cut short, so the CSVs may not be on it
         wanted = {name: listed.get(name, 0) for name in (*KAGGLE_FILES, "sample_submission.csv")}
-    for name, size in wanted.items():
-        _fetch(api, name, size, out, notes)
-    if single_images and _must_fetch(notes, SLUG, 0):
+    for name in sorted(wanted, key=lambda name: name.endswith(".zip")):  # tables first: they name the images
+        _fetch(api, name, wanted[name], out, notes)
+    if single_images and _must_fetch(notes, SLUG, 0, out):
         log.info("fetching all images as one archive (46 GB)")
         with _explained():
             api.competition_download_files(SLUG, path=str(staging), quiet=not sys.stderr.isatty())
@@ -154,12 +154,42 @@ def _extract(bundle: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, archi
         temporary.unlink(missing_ok=True)
 
 
-def _must_fetch(notes: Notes, name: str, size: int) -> bool:
-    """Whether a download is not done, or some of what it made is gone; says what."""
+def _must_fetch(notes: Notes, name: str, size: int, out: Path) -> bool:
+    """Whether a download is not done, or some of what it made is gone; says what.
+
+    An archive that an earlier version noted without a list of its files is done where every image that the metadata
+    name is there; these are then its list.
+    """
     why = notes.missing(name, size)
+    folder, old_size = name.removesuffix(".zip"), notes.old_size(name)
+    same = old_size is not None and (old_size == size or name == SLUG)
+    if same and folder in (SLUG, *_IMAGE_FOLDERS):
+        files, gone = _named_images(out, folder)
+        if files and gone is None:
+            notes.add(name, size, files)
+            return False
+        why = f"{gone} is gone" if gone else why
     if why and name in notes:
         log.warning("%s: was fetched before, but %s; it is fetched again", name, why)
     return why is not None
+
+
+def _named_images(out: Path, folder: str) -> tuple[dict[str, int], str | None]:
+    """The images that the metadata name in a folder (SLUG: in all), with their bytes, and the first that is not there."""
+    from cellsignal.competitions.rxrx1.competition import RxRx1
+
+    try:
+        samples = RxRx1().samples(out)
+    except InputError:  # which `verify` says better
+        return {}, None
+    names = [name for files in samples.files for name in files if folder == SLUG or name.startswith(f"{folder}/")]
+    sizes = {}
+    for name in names:
+        try:
+            sizes[name] = os.stat(out / name).st_size
+        except OSError:
+            return sizes, name
+    return sizes, None
 
 
 def _fetch(api, name: str, size: int, out: Path, notes: Notes) -> None:
@@ -170,7 +200,7 @@ def _fetch(api, name: str, size: int, out: Path, notes: Notes) -> None:
         raise InputError(f"rxrx1: Kaggle lists {name!r}, which would land outside {out}")
     if not archived and size and final.is_file() and final.stat().st_size == size:
         return
-    if not _must_fetch(notes, name, size):
+    if not _must_fetch(notes, name, size, out):
         return
     log.info("fetching %s", name)
     folder = (staging / name).parent

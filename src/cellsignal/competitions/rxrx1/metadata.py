@@ -153,7 +153,7 @@ def _read_kaggle_file(path: Path) -> pd.DataFrame:
     split, controls = path.stem.split("_")[0], path.stem.endswith("_controls")
     labelled = controls or split == "train"
     columns = _PLACE + ["sirna"] * labelled + ["well_type"] * controls
-    frame = _check_place(path, read_table(path, columns, unique="id_code"), "id_code")
+    frame = _check_place(path, read_table(path, columns, unique="id_code", any_row=path.name == "train.csv"), "id_code")
     wells = frame[_PLACE].copy()
     wells["label"] = pd.array([pd.NA] * len(frame), dtype="Int64")
     if labelled:
@@ -168,7 +168,7 @@ def _read_kaggle_file(path: Path) -> pd.DataFrame:
 
 
 def _read_site_file(path: Path) -> pd.DataFrame:
-    frame = _check_place(path, read_table(path, _SITE_COLUMNS), "well_id")
+    frame = _check_place(path, read_table(path, _SITE_COLUMNS, any_row=True), "well_id")
     refuse_rows(path, frame, ~frame.dataset.isin(["train", "test"]), "dataset", "is neither train nor test")
     refuse_rows(path, frame, ~frame.well_type.isin(_ROLES), "well_type", "is unknown")
     site = parse_integers(path, frame, "site", low=1)
@@ -215,5 +215,7 @@ def _check_place(path: Path, frame: pd.DataFrame, ids: str) -> pd.DataFrame:
     frame["plate"] = parse_integers(path, frame, "plate", low=1)
     refuse_rows(path, frame, ~frame.well.str.fullmatch(_ADDRESS), "well", "is no address on a 384-well plate")
     expected = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
-    refuse_rows(path, frame, frame[ids] != expected, ids, "disagrees with experiment_plate_well")
+    wrong = frame[ids] != expected
+    why = f"disagrees with its experiment, plate and well, {expected[wrong].iloc[0]!r}" if wrong.any() else ""
+    refuse_rows(path, frame, wrong, ids, why)
     return frame
