@@ -160,6 +160,29 @@ def test_of_two_that_fit_the_averaged_one_is_taken_and_it_is_said(tmp_path, capl
             assert f"{averaged}.'" in line.message and f"{plain}.'" in line.message
 
 
+def test_of_mocos_encoders_that_of_the_queries_is_taken(tmp_path):
+    expected, other = weights_of("lenet"), weights_of("lenet")
+    torch.save({"state_dict": {"encoder_k": other, "encoder_q": expected}}, tmp_path / "w.pth")
+    assert_same(loaded("lenet", tmp_path / "w.pth"), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight.index_fill(0, torch.tensor(0), torch.nan), r"has \d+ of \d+ weights that are no finite"),
+        (lambda weight: weight / 0, r"has \d+ of \d+ weights that are no finite number"),
+        (lambda weight: (weight * 100).to(torch.int8), "has values of type torch.int8, the network's are torch.float32"),
+        (lambda weight: weight.to("meta"), "has a shape and no values"),
+    ],
+)
+def test_weights_that_are_no_numbers_of_the_network_are_refused(tmp_path, change, message):
+    """Quantised weights mean nothing without their scale; weights of a training that diverged mean nothing at all."""
+    state = weights_of("lenet")
+    torch.save(state | {"conv2.weight": change(state["conv2.weight"])}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=rf"w\.pth: conv2\.weight {message}"):
+        loaded("lenet", tmp_path / "w.pth")
+
+
 def test_what_is_left_aside_is_said(tmp_path, caplog):
     torch.save({"net": weights_of("lenet"), "loss": {"weight": torch.ones(3)}}, tmp_path / "w.pth")
     with caplog.at_level(logging.INFO, logger="cellsignal"):
@@ -185,7 +208,7 @@ def test_a_head_for_other_classes_is_left_out_under_a_prefix_too(tmp_path):
         (lambda state: {f"model.{k}": v for k, v in state.items() if k != "conv2.bias"},
          r"lacks 1 of the network's weights: conv2\.bias; the file has model\.conv1\.weight, .*; its prefixes are model\. \(9\)$"),
         (lambda state: {"net": {**state, "conv9.bias": torch.ones(1)}},
-         r"has unknown 1 of the network's weights: conv9\.bias; the file has net\.conv1\.weight, .*prefixes are net\. \(11\)$"),
+         r"has weights that the network has not, 1 of them: conv9\.bias; the file has net\.conv1\.weight, .*prefixes are net\. \(11\)$"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_names_what_the_file_has(tmp_path, change, message):

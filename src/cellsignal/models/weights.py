@@ -51,21 +51,37 @@ def load_weights(
             state[name] = adapt_stem(state[name], own[name].shape[1])
     head_keys = {key for key in own if key.rpartition(".")[0] in head}
     if any(key not in state or state[key].shape != own[key].shape for key in head_keys):
-        _log.info("%s: its head is left out, it is not one for this number of classes", path)
+        lacking = any(key not in state for key in head_keys)
+        why = "there is none beside the other weights" if lacking else "it is not one for this number of classes"
+        _log.info("%s: its head is left out, %s", path, why)
         state = {key: value for key, value in state.items() if key not in head_keys}
     else:
         head_keys = set()
     optional = head_keys | {key for key in own if key.endswith("num_batches_tracked")}  # old files lack these counters
     missing = [key for key in own if key not in state and key not in optional]
     unexpected = [key for key in state if key not in own]
-    for keys, what in ((missing, "lacks"), (unexpected, "has unknown")):
+    for keys, problem in (
+        (missing, f"lacks {len(missing)} of the network's weights"),
+        (unexpected, f"has weights that the network has not, {len(unexpected)} of them"),
+    ):
         if keys:
-            problem = f"{what} {len(keys)} of the network's weights: {', '.join(keys[:3])}"
-            raise InputError(f"{path}: {problem}; {describe_names(tensors)}")
+            raise InputError(f"{path}: {problem}: {', '.join(keys[:3])}; {describe_names(tensors)}")
     for key, value in state.items():
         if value.shape != own[key].shape:
             raise InputError(f"{path}: {key} has shape {tuple(value.shape)}, the network's has {tuple(own[key].shape)}")
+        _check_values(path, key, value, own[key])
     network.load_state_dict(state, strict=False)
+
+
+def _check_values(path: Path, key: str, value: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Refuse weights that another network or run would get: of whole numbers (quantised), without values, not finite."""
+    if value.is_meta:
+        raise InputError(f"{path}: {key} has a shape and no values (a meta tensor)")
+    if wanted.is_floating_point() and not value.is_floating_point():
+        raise InputError(f"{path}: {key} has values of type {value.dtype}, the network's are {wanted.dtype}")
+    wrong = int((~torch.isfinite(value)).sum())
+    if wrong:
+        raise InputError(f"{path}: {key} has {wrong} of {value.numel()} weights that are no finite number")
 
 
 def adapt_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
@@ -92,7 +108,8 @@ def strip_names(tensors: State, names: Collection[str], path: Path) -> State:
     The prefix is the one whose stripping makes the most names fit, whatever it is called: wrappers (`module.`,
     `model.`, `backbone.`), keys of dicts in dicts (`state_dict.model.`), or several of them. Parts that wrappers put
     anywhere into a name (`_orig_mod`, `module`) are taken out. Tensors that stand elsewhere are left aside, and logged.
-    Of prefixes that fit equally, that of averaged weights (`ema`, `teacher`) is taken, then the shortest, with a warning.
+    Of prefixes that fit equally, that of averaged weights (`ema`, `teacher`) is taken, then one that is not of MoCo's keys
+    (`encoder_k`), then the shortest, with a warning.
 
     Args:
         tensors: of `read_weights`.
@@ -204,5 +221,6 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
             return
 
 
-def _preference(prefix: str) -> tuple[bool, int, str]:
-    return not _AVERAGED & set(re.split(r"[._]", prefix.lower())), len(prefix), prefix
+def _preference(prefix: str) -> tuple[bool, bool, int, str]:
+    words = set(re.split(r"[._]", prefix.lower()))
+    return not _AVERAGED & words, "k" in words, len(prefix), prefix
