@@ -33,9 +33,9 @@ def learning_rates(config: Config, stage: int) -> list[float]:
     schedule = LearningRate(optimizer, part.schedule, part.epochs, STEPS, higher_is_better=True)
     found = []
     for step in range(part.epochs * STEPS):
-        schedule.step(step)
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
+        schedule.step(step + 1)
     return found
 
 

@@ -88,7 +88,7 @@ def read_sheet(
         with pd.ExcelFile(path, engine="openpyxl") as book:
             if sheet not in book.sheet_names:
                 raise error(f"{path}: no sheet {sheet!r}; it has {_shown(book.sheet_names)}")
-            cells = book.parse(sheet, header=None, dtype=object, keep_default_na=False, na_filter=False)
+            cells = pd.read_excel(book, sheet_name=sheet, header=None, dtype=object, keep_default_na=False, na_filter=False)
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except InputError:

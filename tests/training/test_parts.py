@@ -77,6 +77,17 @@ def test_onecycle_rises_to_the_peak_and_falls_to_almost_nothing():
     assert max(found) == pytest.approx(2.0, rel=0.01) and found.index(max(found)) in range(8, 12) and found[-1] < 0.05
 
 
+def test_onecycle_is_torchs():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2.0, total_steps=41, pct_start=0.3, cycle_momentum=False)
+    expected = []
+    for _ in range(40):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        oracle.step()
+    assert rates(Schedule(name="onecycle", pct_start=0.3), epochs=8) == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 4, 9])
 def test_onecycle_of_a_few_steps(epochs):
     found = rates(Schedule(name="onecycle"), epochs=epochs, steps=1)

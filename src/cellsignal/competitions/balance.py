@@ -30,11 +30,12 @@ def balance_table(table: pd.DataFrame, classes: Sequence[str]) -> str:
     frame = balance(table, classes)
     wide = frame.pivot(index="class", columns="fold", values="positives").loc[list(classes)]
     sizes = frame.drop_duplicates("fold").set_index("fold")
-    shown = wide.rename(columns=lambda fold: f"fold {fold}").astype(object)
+    shown = wide.rename(columns=lambda fold: f"fold {fold}")
     shown["all"] = wide.sum(axis=1)
     shown["prevalence"] = (wide.sum(axis=1) / sizes.compounds.sum()).map("{:.4f}".format)
     lowest, highest = (wide / sizes.compounds).min(axis=1), (wide / sizes.compounds).max(axis=1)
     shown["by fold"] = [f"{low:.4f} to {high:.4f}" for low, high in zip(lowest, highest, strict=True)]
+    shown = shown.astype(object)  # numbers, and text in the rows below
     for name in ("compounds", "wells"):
         shown.loc[f"({name})"] = [*sizes[name].map(str), str(sizes[name].sum()), "", ""]
     return shown.rename_axis(index=None, columns=None).to_string()

@@ -4,9 +4,10 @@ import math
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from cellsignal.config.stage import Schedule
+
+ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 250_000  # of the peak, as torch's OneCycleLR
 
 
 class LearningRate:
@@ -26,17 +27,14 @@ class LearningRate:
         self.total = epochs * steps_per_epoch
         self.sign = 1.0 if higher_is_better else -1.0
         self.plateau = {"best": -math.inf, "bad": 0, "scale": 1.0}
-        if schedule.name == "onecycle":
-            peak = [group["lr"] for group in optimizer.param_groups]
-            rise = max(schedule.pct_start, 2 / (self.total + 1))  # torch divides by the rise less one step
-            self.torch = OneCycleLR(
-                optimizer, peak, total_steps=self.total + 1, pct_start=rise, cycle_momentum=False
-            )
-        else:
-            self.torch = LambdaLR(optimizer, self.factor)
+        self.optimizer = optimizer
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        self.step(0)
 
-    def factor(self, step: int) -> float:
-        """The multiple at optimiser step `step` (0-based), all schedules but onecycle."""
+    def factor(self, step: float) -> float:
+        """The multiple at optimiser step `step` (0-based)."""
+        if self.schedule.name == "onecycle":
+            return self._onecycle(step)
         warmup = self.schedule.warmup_epochs * self.steps_per_epoch
         if step < warmup:
             return (step + 1) / (warmup + 1)
@@ -49,10 +47,23 @@ class LearningRate:
             return self.schedule.gamma ** (step // self.steps_per_epoch)
         return self.plateau["scale"]
 
+    def _onecycle(self, step: float) -> float:
+        """From the start up to the peak and down to the end, each half a cosine, as torch's OneCycleLR of one step more."""
+        rise = max(self.schedule.pct_start, 2 / (self.total + 1))  # the peak comes after the first step
+        top = rise * (self.total + 1) - 1
+        if step <= top:
+            return _follow_cosine(ONECYCLE_START, 1.0, step / top)
+        return _follow_cosine(1.0, ONECYCLE_END, (step - top) / (self.total - top))
+
     def step(self, position: float) -> None:
         """Set the rate of the update that comes `position` steps after the stage's begin; a fraction where an epoch has more batches than planned."""
-        self.torch.last_epoch = min(position, self.total) - 1
-        self.torch.step()
+        self.position = min(position, self.total)
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        factor = self.factor(self.position)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
 
     def epoch_end(self, figure: float) -> None:
         """Plateau: scale down after more than `patience` epochs without a better figure (as torch's ReduceLROnPlateau, threshold 0)."""
@@ -64,15 +75,16 @@ class LearningRate:
         self.plateau["bad"] += 1
         if self.plateau["bad"] > self.schedule.patience:
             self.plateau.update(bad=0, scale=self.plateau["scale"] * self.schedule.factor)
-            for group, lr in zip(self.torch.optimizer.param_groups, self.torch.base_lrs, strict=True):
-                group["lr"] = lr * self.factor(self.torch.last_epoch)
+            self._set_rates()
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "torch": {k: v for k, v in self.torch.state_dict().items() if k not in ("lr_lambdas", "_anneal_func_type")},
-            "plateau": dict(self.plateau),
-        }
+        return {"position": self.position, "plateau": dict(self.plateau)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.plateau.update(state["plateau"])
-        vars(self.torch).update(state["torch"])
+        self.position = state["position"] if "position" in state else state["torch"]["last_epoch"]  # of older checkpoints
+
+
+def _follow_cosine(start: float, end: float, share: float) -> float:
+    """Go from `start` (share 0) to `end` (share 1) along half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
