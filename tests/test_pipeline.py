@@ -1,5 +1,6 @@
 """`cellsignal run`: all the steps in a row, and its pictures."""
 
+import contextlib
 import os
 import shutil
 
@@ -10,9 +11,12 @@ import yaml
 from helpers import cellsignal, error_line, replace, tiny_config
 from sklearn.metrics import accuracy_score
 
+from cellsignal.config import load_config
 from cellsignal.config.schema import Submit
+from cellsignal.errors import InputError
 from cellsignal.prediction.submit import labels_of, open_entry
 from cellsignal.report import shown_planes
+from cellsignal.training.check import check_model_section
 
 
 def test_a_clips_picture_shows_three_frames_of_each_channel():
@@ -89,6 +93,39 @@ def test_a_run_without_test_samples_ends_with_its_out_of_fold_score(without_test
     full = ["--set", "folds.use=[]", "--set", "folds.full=true", "--set", "name=full"]
     assert cellsignal("run", "config.yaml", *full, cwd=without_test) == 0  # nothing at all to score
     assert len(pd.read_csv(without_test / "submissions" / "leaderboard.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--set", "model.backbone=resnet19"], "model.backbone: no backbone 'resnet19'; near it: "),
+        (["--set", "model.weights=no.pth"], "model.weights: no.pth: no such file of weights"),
+        (["--set", "model.keep_time=true"], "model.keep_time: test_resnet has no such option"),
+        (["--set", "model={backbone: lenet, neck: 8}"], "model.neck: lenet has no such option"),
+        (["--answers", "no.csv"], "no.csv"),
+    ],
+)
+def test_what_needs_no_store_is_refused_before_one_is_packed(without_test, capsys, words, line):
+    before = {path.name for path in without_test.iterdir()}
+    assert line in error_line(capsys, "run", "config.yaml", *words, cwd=without_test)
+    assert {path.name for path in without_test.iterdir()} == before  # no store, no run folder, no fold table's note
+
+
+def test_a_run_folder_of_another_config_is_refused_before_a_store_is_packed(trained, tmp_path, capsys):
+    space = trained("rxrx1").copy(tmp_path / "space")
+    words = ["run", "config.yaml", "--set", "model.backbone=lenet", "--set", "data.store=other"]
+    assert "holds a run of another config" in error_line(capsys, *words, cwd=space.folder)
+    assert not (space.folder / "other").exists()
+
+
+def test_a_run_that_has_begun_does_not_ask_for_its_weights_again(trained, tmp_path):
+    space = trained("rxrx1").copy(tmp_path / "space")
+    config = load_config(space.folder / "config.yaml", ["model.weights=gone.pth"])
+    with contextlib.chdir(space.folder):
+        check_model_section(config)
+        shutil.rmtree(space.run_folder)
+        with pytest.raises(InputError, match=r"gone\.pth: no such file"):
+            check_model_section(config)
 
 
 def test_a_run_replaces_its_own_submission_and_no_other(trained, tmp_path, capsys, caplog):

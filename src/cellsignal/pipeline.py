@@ -186,14 +186,17 @@ def oversampling_audit(config: Config, classes: int | None, rounds: int) -> str:
 def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> None:
     """Everything: prepare, folds (see `bring_folds_up_to_date`), train, predict, submit, score, report. Each step goes on where it was.
 
-    A run without test samples ends with its out-of-fold score on the leaderboard.
+    What can be checked without a store is checked first. A run without test samples ends with its out-of-fold score on the leaderboard.
     """
     from cellsignal.prediction.entry_checks import has_test
     from cellsignal.prediction.predict import predict
     from cellsignal.prediction.submit import open_entry
     from cellsignal.report import write_report
-    from cellsignal.training.run import train
+    from cellsignal.training.run import check_before_packing, train
 
+    check_before_packing(config)
+    if answers_file is not None:
+        get_competition(config.competition).answers(answers_file)  # refused now if it cannot be read
     prepare(config)
     bring_folds_up_to_date(competition_id=config.competition, root=config.data.root, out=config.folds.file, splits=splits, seed=config.seed)
     train(config)

@@ -116,11 +116,9 @@ def build_model(
     """
     if config.cell_type_vector and cell_types < 1:
         raise InputError("model.cell_type_vector: there are no cell types to tell apart")
+    check_backbone(config)
     fetch = initial_weights and config.pretrained and config.weights is None
     own = config.backbone in PLAIN
-    for key in ("keep_time", "base_width", "bnneck"):
-        if getattr(config, key) != Model.model_fields[key].default and config.backbone not in CLIPS:
-            raise InputError(f"model.{key}: {config.backbone} has no such option")
     if own:
         first = "convolutions.0" if config.backbone in VARIANTS else "conv1"
         model, stem, head = _plain(config, channels, classes, image_size), (first,), ("head", "bnneck")
@@ -138,6 +136,37 @@ def build_model(
     if config.bn_momentum is not None:
         _set_bn_momentum(model, config)
     return model
+
+
+def check_backbone(config: Model) -> None:
+    """Refuse a backbone that there is not, and options that it does not have; nothing is built.
+
+    Raises:
+        InputError: unknown backbone (the nearest names are given), or an option of other networks.
+    """
+    name = config.backbone
+    for key in ("keep_time", "base_width", "bnneck"):
+        if getattr(config, key) != Model.model_fields[key].default and name not in CLIPS:
+            raise InputError(f"model.{key}: {name} has no such option")
+    if name in PLAIN:
+        _check_plain(config)
+        return
+    timm = import_timm()
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*PLAIN, *timm.list_models()], n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise InputError(f"model.backbone: no backbone {name!r}{hint}")
+
+
+def _check_plain(config: Model) -> None:
+    name = config.backbone
+    if config.pretrained and config.weights is None:
+        raise InputError(f"model.pretrained: {name} has no published weights")
+    if config.drop_path:
+        raise InputError(f"model.drop_path: {name} has no residual branches that can be dropped")
+    for key in ("cell_type_vector", "neck", "cosine_head", "frozen", "layers"):
+        if getattr(config, key):
+            raise InputError(f"model.{key}: {name} has no such option")
 
 
 def _has_own_head(config: Model) -> bool:
@@ -169,13 +198,6 @@ def _drop_pool_relu(model: nn.Module, config: Model) -> None:
 def _plain(config: Model, channels: int, classes: int, image_size: int | None) -> LeNet | ScratchCnn | ResNet3d:
     """One of the networks that are no backbone of timm's."""
     name = config.backbone
-    if config.pretrained and config.weights is None:
-        raise InputError(f"model.pretrained: {name} has no published weights")
-    if config.drop_path:
-        raise InputError(f"model.drop_path: {name} has no residual branches that can be dropped")
-    for key in ("cell_type_vector", "neck", "cosine_head", "frozen", "layers"):
-        if getattr(config, key):
-            raise InputError(f"model.{key}: {name} has no such option")
     if name in CLIPS:
         if channels % 3:
             raise InputError(f"model.backbone: {name} takes clips of 3 channels; the images have {channels} planes, which 3 does not divide")
@@ -190,9 +212,6 @@ def _plain(config: Model, channels: int, classes: int, image_size: int | None) -
 def _timm(config: Model, channels: int, classes: int, image_size: int | None, fetch: bool) -> nn.Module:
     timm = import_timm()
     name = config.backbone
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*PLAIN, *timm.list_models()], n=3)
-        raise InputError(f"model.backbone: no backbone {name!r}" + (f"; near it: {', '.join(near)}" if near else ""))
     dropout = None if _has_own_head(config) else config.dropout or None
     options = {"drop_rate": dropout, "drop_path_rate": config.drop_path or None}
     try:

@@ -16,8 +16,9 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cellsignal.competitions.samples import label_matrix
+from cellsignal.config import Config
 from cellsignal.errors import InputError
-from cellsignal.models.backbones import build_model
+from cellsignal.models.backbones import build_model, check_backbone
 from cellsignal.training.checkpoints import has_checkpoint
 from cellsignal.training.examples import Examples
 from cellsignal.training.inputs import output_shapes, pixel_statistics
@@ -51,6 +52,19 @@ def check_jobs(jobs: Sequence[Job], ranks: Ranks) -> None:
         if question not in checked:
             _check_model(job, smallest, *shapes)
             checked.add(question)
+
+
+def check_model_section(config: Config) -> None:
+    """Check what of the `model` section needs no store: the backbone's name and options, and the file of weights.
+
+    Raises:
+        InputError: no such backbone or option; no such file, where no training has begun that took it.
+    """
+    model = config.model
+    check_backbone(model)
+    begun = any(has_checkpoint(path) for path in config.run_folder.glob("*/*/*/last.pt"))
+    if model.weights is not None and not begun and not model.weights.is_file():
+        raise InputError(f"model.weights: {model.weights}: no such file of weights")
 
 
 def _check_stages_have_samples(jobs: Sequence[Job]) -> None:

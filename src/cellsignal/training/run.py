@@ -12,7 +12,7 @@ from cellsignal.errors import InputError
 from cellsignal.files import provenance, write_json, write_text
 from cellsignal.folds import read_folds
 from cellsignal.stopping import Stop
-from cellsignal.training.check import check_jobs
+from cellsignal.training.check import check_jobs, check_model_section
 from cellsignal.training.checkpoints import check_config, has_checkpoint, load_last, what_differs
 from cellsignal.training.job import FULL, Job, check_belongs, plan_jobs
 from cellsignal.training.loop import Trainer
@@ -57,6 +57,16 @@ def train(config: Config) -> list[Job]:
     return jobs
 
 
+def check_before_packing(config: Config) -> None:
+    """Check what needs no store, so that a mistake shows before the images are packed.
+
+    Raises:
+        InputError: a run folder of another config, or what `check_model_section` refuses.
+    """
+    check_run_folder(config)
+    check_model_section(config)
+
+
 def is_finished(job: Job) -> bool:
     """Whether the job's checkpoint is there, its own, and at the end of the stage. Where it is damaged the previous one counts.
 
@@ -78,7 +88,7 @@ def jobs_of(config: Config) -> list[Job]:
     Training and prediction both begin here, so neither goes on with what was trained under another config.
     """
     competition = get_competition(config.competition)
-    _same_config(config)
+    check_run_folder(config)
     if not config.data.store.exists():
         raise InputError(f"{config.data.store}: there is no store; run `cellsignal prepare CONFIG` with this config first")
     store = Store.open(config.data.store)
@@ -103,7 +113,7 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
-def _same_config(config: Config) -> None:
+def check_run_folder(config: Config) -> None:
     """Refuse a run folder of another config, unless nothing was made in it yet: then it is taken over."""
     folder = config.run_folder
     path = folder / "config.yaml"
