@@ -109,6 +109,18 @@ def test_the_order_of_the_wells_does_not_matter(problem, random):
     pd.testing.assert_frame_equal(found, mixed)
 
 
+def test_wells_of_equal_norm_in_any_order_show_the_same_layout_to_the_bit():
+    """Whole scores: many wells of a plate are as far from their mean as others, and groups may fit equally well."""
+    groups = PlateGroups(np.array([0, 0, 1, 1]), {})
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        scores = rng.integers(0, 3, (10, 4)).astype(float)
+        plate, order = np.repeat(["1", "2"], 5), rng.permutation(10)
+        inferred = infer_plate_groups(scores, ["A"] * 10, plate, groups)
+        mixed = infer_plate_groups(scores[order], ["A"] * 10, plate[order], groups)
+        assert (inferred.plate_group, inferred.confidence) == (mixed.plate_group, mixed.confidence), seed
+
+
 def plates(seed, signal, n_groups=4, per_group=6, experiments=("A", "B")):
     """The design of RxRx1 in small: (scores, target_id, experiment, plate, truth, groups); group g stands on plate g + 1, shifted in B."""
     rng, rows = np.random.default_rng(seed), []

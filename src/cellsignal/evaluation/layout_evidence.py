@@ -41,7 +41,10 @@ def score_spread(block: np.ndarray) -> float:
     ordered = np.sort(block, axis=1)
     quarter = block.shape[1] // 4
     spread = float(np.median(ordered[:, -1 - quarter] - ordered[:, quarter])) / 2
-    return spread if spread > 0 else float((block - block.mean(axis=1, keepdims=True, dtype=np.float64)).std())
+    if spread > 0:
+        return spread
+    deviations = block - block.mean(axis=1, keepdims=True, dtype=np.float64)
+    return float(np.sort(deviations, axis=None).std())
 
 
 def experiment_evidence(blocks: Sequence[np.ndarray], class_group: np.ndarray, spread: float) -> list[Evidence]:
@@ -56,7 +59,7 @@ def experiment_evidence(blocks: Sequence[np.ndarray], class_group: np.ndarray, s
         class_group: (K,) int.
         spread: what one unit of sharpness is of; above 0.
     """
-    values = [_transpose(block, spread) for block in blocks]
+    values = [_sort_wells(_transpose(block, spread)) for block in blocks]
     member = np.arange(class_group.max() + 1)[:, None] == class_group
     effects = _plate_effects(np.stack([_half_medians(plate) for plate in values]), member)
     return [_evidence(plate, effect, member) for plate, effect in zip(values, effects, strict=True)]
@@ -72,15 +75,23 @@ def _transpose(block: np.ndarray, spread: float) -> np.ndarray:
     return values
 
 
-def _half_medians(values: np.ndarray) -> np.ndarray:
-    """(2, K) the median of each class over every other well of a plate, and over the rest; 0 if there is one well.
+def _sort_wells(values: np.ndarray) -> np.ndarray:
+    """The wells of (K, n) scores in the order of the sum of their squares, and of the scores themselves where that is equal.
 
-    Wells are taken in order of the sum of their squares, so that the order of rows does not matter.
+    So that nothing that is computed from a plate, to the last bit, depends on the order of its rows.
     """
+    squares = np.einsum("kn,kn->n", values, values)
+    order = np.argsort(squares, kind="stable")
+    if (np.diff(squares[order]) == 0).any():
+        order = np.lexsort((*values[::-1], squares))
+    return np.take(values, order, axis=1)
+
+
+def _half_medians(values: np.ndarray) -> np.ndarray:
+    """(2, K) the median of each class over every other well of a plate, and over the rest; 0 if there is one well."""
     if values.shape[1] < 2:
         return np.zeros((2, len(values)))
-    order = np.argsort(np.einsum("kn,kn->n", values, values), kind="stable")
-    ordered = [np.sort(values[:, order[start::2]], axis=1) for start in (0, 1)]  # quicker than np.median
+    ordered = [np.sort(values[:, start::2], axis=1) for start in (0, 1)]  # quicker than np.median
     return np.stack([(half[:, (half.shape[1] - 1) // 2] + half[:, half.shape[1] // 2]) / 2.0 for half in ordered]).astype(float)
 
 
