@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cellsignal import __version__
 from cellsignal.errors import InputError
 
@@ -54,6 +56,21 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_arrays(path: Path | str) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open an .npz of plain arrays, and close it also where it is damaged, which `numpy.load` alone does not.
+
+    Raises:
+        ValueError, EOFError, OSError, zipfile.BadZipFile: no such file, a damaged one, or one of another kind.
+    """
+    with open(path, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("holds a single array, no archive of them")
+        with archive:
+            yield archive
 
 
 def _remove_orphans(folder: Path, prefix: str) -> None:

@@ -87,7 +87,9 @@ def test_facts_are_read_and_written_alone(tmp_path):
     write_about(tmp_path / "p.npz", member.about | {"note": "é"})
     assert read_about(tmp_path / "p.npz") == member.about | {"note": "é"} == json.loads(json.dumps(member.about | {"note": "é"}))
     assert np.array_equal(load_predictions(tmp_path / "p.npz").logits("hflip"), member.logits("hflip"))
-    for content in (b"", b"no", (tmp_path / "p.npz").read_bytes()[:200]):
+    np.save(tmp_path / "single.npy", np.arange(3))
+    for content in (b"", b"no", (tmp_path / "p.npz").read_bytes()[:200], (tmp_path / "single.npy").read_bytes()):
         (tmp_path / "q.npz").write_bytes(content)
-        with pytest.raises(InputError, match=r"q\.npz: not a predictions file"):
-            read_about(tmp_path / "q.npz")
+        for read in (read_about, load_predictions):
+            with pytest.raises(InputError, match=r"q\.npz: not a predictions file"):
+                read(tmp_path / "q.npz")

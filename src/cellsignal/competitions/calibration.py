@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, changed_inputs, digest
+from cellsignal.files import atomic_path, changed_inputs, digest, open_arrays
 
 log = logging.getLogger(__name__)
 CALIBRATE_FIRST = "`cellsignal prepare` does that before it reads"
@@ -182,7 +182,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         InputError: the plate is not measured, or the file is damaged.
     """
     try:
-        with np.load(path) as file:
+        with open_arrays(path) as file:
             return [file[name] for name in names]
     except FileNotFoundError:
         raise InputError(f"{path}: the plate is not calibrated yet; {CALIBRATE_FIRST}") from None
@@ -208,7 +208,7 @@ def _measure(item: tuple[Path, PlateJob]) -> PlateError | None:
 def _read_about(path: Path) -> tuple[dict[str, Any] | None, str]:
     """What a file was measured from and its arrays' hash; (None, "") where there is none, or one that is damaged."""
     try:
-        with np.load(path) as file:
+        with open_arrays(path) as file:
             return json.loads(str(file[_MADE_FROM])), str(file[_HASH])
     except Exception:  # whatever is wrong with it: it is measured anew
         return None, ""

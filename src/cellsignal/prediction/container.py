@@ -16,7 +16,7 @@ import numpy as np
 
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path
+from cellsignal.files import atomic_path, open_arrays
 
 HALF_LIMIT = 256.0  # logits of this size or more are kept as float32
 IDS = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "part")
@@ -50,7 +50,7 @@ class Predictions:
         Raises:
             InputError: a logit is no finite number, or there is not one for each sample and class.
         """
-        with np.load(self.path, allow_pickle=False) as archive:
+        with open_arrays(self.path) as archive:
             values = archive[f"view.{view}"]
         expected = (len(self.ids["sample_id"]), len(self.classes))
         if values.shape != expected:
@@ -127,7 +127,7 @@ def read_about(path: Path | str) -> dict[str, Any]:
         InputError: damaged, or not a predictions file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_arrays(path) as archive:
             return json.loads(str(archive["about"]))
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a predictions file of cellsignal ({str(error)[:100]})") from None
@@ -135,7 +135,7 @@ def read_about(path: Path | str) -> dict[str, Any]:
 
 def write_about(path: Path, about: dict[str, Any]) -> None:
     """Put other facts into a predictions file; its arrays stay as they are."""
-    with np.load(path, allow_pickle=False) as archive, atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with open_arrays(path) as archive, atomic_path(path) as temporary, open(temporary, "wb") as file:
         arrays = {name: archive[name] for name in archive.files}
         np.savez(file, **(arrays | {"about": _about_array(about)}))
 
@@ -154,7 +154,7 @@ def load_predictions(path: Path | str) -> Predictions:
             damaged = archive.testzip()
         if damaged:
             raise InputError(f"{path}: corrupt predictions file (checksum of {damaged!r} does not match)")
-        with np.load(path, allow_pickle=False) as archive:
+        with open_arrays(path) as archive:
             views = tuple(name.removeprefix("view.") for name in archive.files if name.startswith("view."))
             ids = {name: archive[name] for name in IDS}
             labels = archive["labels"] if "labels" in archive.files else None

@@ -22,7 +22,7 @@ from cellsignal.errors import InputError
 from cellsignal.evaluation.linear import linear_scores
 from cellsignal.evaluation.nearest import Metric, centre_scores, neighbour_scores
 from cellsignal.evaluation.profiles import Normalisation, Reference, Unit, average, normalise
-from cellsignal.files import atomic_path, provenance, sha256
+from cellsignal.files import atomic_path, open_arrays, provenance, sha256
 from cellsignal.prediction.container import refuse_non_finite, save_predictions
 from cellsignal.prediction.freshness import MADE_FROM, is_current, made_from
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
@@ -184,7 +184,7 @@ def load_embeddings(path: Path | str) -> Embeddings:
     if not path.is_file():
         raise InputError(f"{path}: no such embeddings file")
     try:
-        with np.load(path, allow_pickle=False) as archive:  # zipfile holds every array to its checksum
+        with open_arrays(path) as archive:  # zipfile holds every array to its checksum
             samples = pd.DataFrame({name: archive[name] for name in (*TEXT, "site", "label")})
             found = Embeddings(path, samples, archive["values"], json.loads(str(archive["about"])))
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, AttributeError) as error:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cellsignal.files import atomic_path, digest
+from cellsignal.files import atomic_path, digest, open_arrays
 from cellsignal.prediction.container import narrow
 from cellsignal.stopping import Pace, Stop
 from cellsignal.training.job import unit_codes
@@ -117,7 +117,7 @@ def _together(files: list[Path], places: list[np.ndarray]) -> dict[str, np.ndarr
 def _read(file: Path) -> dict[str, np.ndarray] | None:
     """A piece's arrays; None where it is not there or damaged (zip holds every array to its checksum)."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with open_arrays(file) as archive:
             return {name: archive[name] for name in archive.files}
     except (FileNotFoundError, zipfile.BadZipFile, ValueError, OSError, EOFError):
         return None
