@@ -14,7 +14,8 @@ from sklearn.metrics import accuracy_score
 from cellsignal.config import load_config
 from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
-from cellsignal.prediction.submit import labels_of, open_entry
+from cellsignal.prediction.entry_labels import labels_of
+from cellsignal.prediction.submit import open_entry
 from cellsignal.report import shown_planes
 from cellsignal.training.check import check_model_section
 

@@ -16,8 +16,9 @@ from cellsignal.evaluation.plots import confusion_matrix, ladder_plot, learning_
 from cellsignal.folds import labelled, read_folds
 from cellsignal.prediction.embeddings import load_embeddings
 from cellsignal.prediction.ensemble import Targets
+from cellsignal.prediction.entry_labels import labels_of
 from cellsignal.prediction.judging import Truth
-from cellsignal.prediction.submit import Entry, labels_of
+from cellsignal.prediction.submit import Entry
 
 LONGEST = 16  # letters of an experiment's name beside its picture
 PLATES_SHOWN = 32  # a plate map of more is unreadable; the first experiments are shown

@@ -12,8 +12,9 @@ from cellsignal.competitions.base import answers_path
 from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
 from cellsignal.prediction.container import save_predictions
+from cellsignal.prediction.entry_labels import labels_of
 from cellsignal.prediction.oof import out_of_fold, out_of_fold_text
-from cellsignal.prediction.submit import labels_of, ladder, make_submission, open_entry, truth_labels
+from cellsignal.prediction.submit import ladder, make_submission, open_entry, truth_labels
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config import Config, load_config
 from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import clustered_interval
+from cellsignal.prediction.entry_labels import labels_of
 from cellsignal.prediction.predict import predict
-from cellsignal.prediction.submit import Entry, Part, labels_of, open_entry, truth_labels
+from cellsignal.prediction.submit import Entry, Part, open_entry, truth_labels
 from cellsignal.training.run import train
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +15,9 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
-from cellsignal.evaluation.assignment import assign, restrict, soften
 from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.metrics import accuracy
-from cellsignal.evaluation.plate_groups import PlateGroupInference, infer_plate_groups, read_plate_groups
-from cellsignal.evaluation.repeats import Repeat, add_evidence, find_repeats
+from cellsignal.evaluation.plate_groups import PlateGroupInference
 from cellsignal.evaluation.standing import check_replacing
 from cellsignal.files import provenance, write_json, write_text
 from cellsignal.prediction.container import Predictions, load_predictions
@@ -30,6 +28,7 @@ from cellsignal.prediction.entry_checks import (
     refuse_other_data,
     refuse_without_test,
 )
+from cellsignal.prediction.entry_labels import assign_labels, labels_by, plate_groups_of, with_repeats
 from cellsignal.prediction.judging import Truth, judge_of, true_labels
 from cellsignal.prediction.merge_options import resolve_weights
 
@@ -101,77 +100,6 @@ def open_entry(
     return entry
 
 
-def labels_of(
-    entry: Entry, targets: Targets, groups: PlateGroups | None
-) -> tuple[np.ndarray, PlateGroupInference | None]:
-    """Predicted labels (T,) of merged scores as `entry.how` says, and the plate groups that were used."""
-    targets, _ = with_repeats(entry, targets, groups)
-    return _assigned(entry, targets, groups)
-
-
-def with_repeats(entry: Entry, targets: Targets, groups: PlateGroups | None) -> tuple[Targets, list[Repeat]]:
-    """The repeated layouts among the targets' experiments and, with `repeats: use`, the targets with what they tell.
-
-    Every labelled training experiment but the one itself is compared, held-out ones too: a layout is no image, and on the test set all of them are known.
-    """
-    if groups is None or entry.how.repeats == "off":
-        return targets, []
-    known = entry.samples.drop_duplicates("target_id")
-    train = known[(known.split == "train") & (known.role == "treatment") & known.label.notna()]
-    well = known.set_index("target_id").well.loc[targets.target_id].to_numpy()
-    wells = pd.DataFrame({"experiment": targets.experiment, "plate": targets.plate, "well": well})
-    found = find_repeats(targets.scores, wells, train, groups.class_group)
-    if found and entry.how.repeats == "use":
-        temperature = _plate_groups(entry, targets, groups).temperature
-        targets = replace(targets, scores=add_evidence(targets.scores, wells, train, found, temperature))
-    return targets, found
-
-
-def _plate_groups(entry: Entry, targets: Targets, groups: PlateGroups) -> PlateGroupInference:
-    """The group of each of the targets' plates: given, else inferred."""
-    given = {}
-    if entry.how.groups is not None:
-        treated = entry.samples[entry.samples.role == "treatment"]
-        given = read_plate_groups(entry.how.groups, set(zip(treated.experiment, treated.plate, strict=True)), groups)
-    return infer_plate_groups(
-        targets.scores,
-        targets.experiment,
-        targets.plate,
-        groups,
-        given=given,
-        least_confidence=entry.how.least_confidence,
-    )
-
-
-def _assigned(
-    entry: Entry, targets: Targets, groups: PlateGroups | None
-) -> tuple[np.ndarray, PlateGroupInference | None]:
-    _refuse_not_finite(targets)
-    if groups is None or entry.how.assignment == "none":
-        return targets.scores.argmax(1), None
-    inferred = _plate_groups(entry, targets, groups)
-    return _labels(entry, targets, groups, inferred, entry.how.assignment), inferred
-
-
-def _refuse_not_finite(targets: Targets) -> None:
-    finite = np.isfinite(targets.scores).all(axis=1)
-    if not finite.all():
-        target = targets.target_id[int(np.argmin(finite))]
-        raise InputError(
-            f"{target}: its merged scores are not all finite ({int((~finite).sum())} such targets); predict anew"
-        )
-
-
-def _labels(
-    entry: Entry, targets: Targets, groups: PlateGroups, inferred: PlateGroupInference, kind: str
-) -> np.ndarray:
-    """Labels (T,) by one kind of assignment. What is reported does not count, but how probable each group is."""
-    layout = (targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.beliefs)
-    if kind == "sinkhorn":
-        return soften(*layout, entry.how.temperature).argmax(1)
-    return {"groups": restrict, "hungarian": assign}[kind](*layout)
-
-
 def ladder(entry: Entry, part: Part, groups: PlateGroups | None, truth: Truth | None = None) -> list[Step]:
     """Accuracy (with several labels a target: macro average precision) after each step, from one site of one first-stage model to the
     whole. Every step adds one thing to the one before.
@@ -228,9 +156,9 @@ def _layout_steps(entry: Entry, targets: Targets, groups: PlateGroups, truth: di
             steps.append(Step("+ repeated layouts", accuracy(true, targets.scores.argmax(1)), 1 / classes, note))
     if entry.how.assignment == "none":
         return steps
-    inferred = _plate_groups(entry, targets, groups)
+    inferred = plate_groups_of(entry, targets, groups)
     kinds = ("groups",) if entry.how.assignment == "groups" else ("groups", "hungarian", "sinkhorn")
-    right = {kind: accuracy(true, _labels(entry, targets, groups, inferred, kind)) for kind in kinds}
+    right = {kind: accuracy(true, labels_by(entry, targets, groups, inferred, kind)) for kind in kinds}
     chance = _chance(targets, inferred, groups)
     steps.append(Step("+ plate groups", right["groups"], chance, _group_note(inferred, groups)))
     if other := {"hungarian": "sinkhorn", "sinkhorn": "hungarian"}.get(entry.how.assignment):
@@ -319,7 +247,7 @@ def _submission(
     if entry.competition.multilabel or entry.competition.ranked:
         scores = expit(targets.scores.astype(np.float64)) if entry.competition.multilabel else targets.scores
         return entry.competition.format_scores(targets.target_id, scores, entry.root), None
-    predicted, inferred = _assigned(entry, targets, groups)
+    predicted, inferred = assign_labels(entry, targets, groups)
     return entry.competition.format_submission(targets.target_id, predicted, entry.root), inferred
 
 
