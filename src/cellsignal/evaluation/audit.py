@@ -10,9 +10,10 @@ the second score is higher than the third. Where each class stands once in an ex
 that its experiment lacks in training: every other class's mean has moved towards that experiment, its own has not, and the second score can be lower.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -20,6 +21,9 @@ import pandas as pd
 
 from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import Accuracy
+
+if TYPE_CHECKING:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 _QUANTILES = (0.1, 0.5, 0.9, 0.99)
 _SCALES = (1.0, 2.0, 4.0)  # pixels
@@ -59,6 +63,15 @@ def image_features(image: np.ndarray) -> np.ndarray:
     return np.concatenate([np.log1p(parts), correlation[np.triu_indices(len(x), 1)]]).astype(np.float32)
 
 
+def fit_discriminant(features: np.ndarray, label: np.ndarray) -> "LinearDiscriminantAnalysis":
+    """Fit a linear discriminant with a shrunken covariance, to which a class of a single sample adds nothing."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(features, label)
+
+
 def audit_split(
     samples: pd.DataFrame,
     read: Callable[[int], np.ndarray],
@@ -80,7 +93,6 @@ def audit_split(
     Raises:
         InputError: no such wells, or fewer than two experiments.
     """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.preprocessing import LabelBinarizer
 
     chosen = samples[(samples.role == wells) & samples.label.notna()].reset_index(drop=True)
@@ -109,7 +121,7 @@ def audit_split(
                 f"audit: {int(train.sum())} {wells} images of {len(np.unique(label[train]))} classes are left to train on; "
                 "more images than classes are needed"
             )
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(features[train], label[train])
+        model = fit_discriminant(features[train], label[train])
         for name, mask in (("sibling", sibling), ("seen", seen), ("unseen", unseen)):
             mask = mask & np.isin(label, model.classes_)
             right[name].append(model.predict(features[mask]) == label[mask] if mask.any() else np.zeros(0, bool))

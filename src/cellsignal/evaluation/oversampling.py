@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cellsignal.evaluation.audit import image_features
+from cellsignal.evaluation.audit import fit_discriminant, image_features
 from cellsignal.evaluation.deals import ORDERS, Deal, deal_all, top_classes
 from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
 from cellsignal.ties import draw_one, tied_best
@@ -237,7 +237,6 @@ class _Data:
 
 def _classifiers(data: _Data, label: np.ndarray, metric: str) -> dict[str, Callable[[Deal], np.ndarray]]:
     """What predicts the validation rows of a deal, by name."""
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.neighbors import KNeighborsClassifier
 
     def neighbour(deal: Deal) -> np.ndarray:
@@ -246,7 +245,7 @@ def _classifiers(data: _Data, label: np.ndarray, metric: str) -> dict[str, Calla
         return model.predict(data.pixels[valid])[back]
 
     def discriminant(deal: Deal) -> np.ndarray:
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(data.features[deal.train], label[deal.train])
+        model = fit_discriminant(data.features[deal.train], label[deal.train])
         return model.predict(data.features[deal.valid])
 
     return {"nearest neighbour": neighbour, "discriminant analysis": discriminant}
