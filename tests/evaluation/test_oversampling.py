@@ -1,5 +1,7 @@
 """The orders part what they say they part; the course's figure comes out on noise, and only where copies cross the split."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -109,6 +111,10 @@ def test_the_text_names_the_orders_and_says_which_is_honest(course):
 def test_the_orders_part_images_wells_and_plates(wells, sites, plates, seed):
     frame = plate(wells, sites, plates)
     label = frame.label.to_numpy(dtype=int)
+    if math.ceil(0.34 * len(frame)) < len(wells):  # fewer validation images than classes
+        with pytest.raises(InputError, match="too few for a stratified split"):
+            deal_all(frame, seed, share=0.34)
+        return
     deals = {deal.order: deal for deal in deal_all(frame, seed, share=0.34)}
     assert ("by well" in deals) == (max(wells) * plates > 1) and ("by plate" in deals) == (plates > 1)
     for order, deal in deals.items():
