@@ -85,7 +85,7 @@ def test_onecycle_is_torchs():
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         oracle.step()
-    assert rates(Schedule(name="onecycle", pct_start=0.3), epochs=8) == pytest.approx(expected, rel=1e-9)
+    assert rates(Schedule(name="onecycle", pct_start=0.3), epochs=8) == expected  # to the bit: trainings come out as before
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4, 9])

@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from cellsignal.config.stage import Schedule
 
-ONECYCLE_START, ONECYCLE_END = 1 / 25, 1 / 250_000  # of the peak, as torch's OneCycleLR
+ONECYCLE_START, ONECYCLE_END = 25, 1e4  # as torch's OneCycleLR: peak / 25 at the start, the 10,000th of that at the end
 
 
 class LearningRate:
@@ -31,10 +31,12 @@ class LearningRate:
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         self.step(0)
 
+    def rate(self, peak: float, step: float) -> float:
+        """Compute the learning rate at optimiser step `step` (0-based)."""
+        return self._onecycle(peak, step) if self.schedule.name == "onecycle" else peak * self.factor(step)
+
     def factor(self, step: float) -> float:
-        """The multiple at optimiser step `step` (0-based)."""
-        if self.schedule.name == "onecycle":
-            return self._onecycle(step)
+        """Compute the multiple of the peak at optimiser step `step` (0-based), all schedules but onecycle."""
         warmup = self.schedule.warmup_epochs * self.steps_per_epoch
         if step < warmup:
             return (step + 1) / (warmup + 1)
@@ -47,13 +49,14 @@ class LearningRate:
             return self.schedule.gamma ** (step // self.steps_per_epoch)
         return self.plateau["scale"]
 
-    def _onecycle(self, step: float) -> float:
-        """From the start up to the peak and down to the end, each half a cosine, as torch's OneCycleLR of one step more."""
+    def _onecycle(self, peak: float, step: float) -> float:
+        """Go up to the peak and down to the end, each along half a cosine, as torch's OneCycleLR of one step more."""
         rise = max(self.schedule.pct_start, 2 / (self.total + 1))  # the peak comes after the first step
         top = rise * (self.total + 1) - 1
+        start = peak / ONECYCLE_START
         if step <= top:
-            return _follow_cosine(ONECYCLE_START, 1.0, step / top)
-        return _follow_cosine(1.0, ONECYCLE_END, (step - top) / (self.total - top))
+            return _follow_cosine(start, peak, step / top)
+        return _follow_cosine(peak, start / ONECYCLE_END, (step - top) / (self.total - top))
 
     def step(self, position: float) -> None:
         """Set the rate of the update that comes `position` steps after the stage's begin; a fraction where an epoch has more batches than planned."""
@@ -61,9 +64,8 @@ class LearningRate:
         self._set_rates()
 
     def _set_rates(self) -> None:
-        factor = self.factor(self.position)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * factor
+            group["lr"] = self.rate(peak, self.position)
 
     def epoch_end(self, figure: float) -> None:
         """Plateau: scale down after more than `patience` epochs without a better figure (as torch's ReduceLROnPlateau, threshold 0)."""
@@ -87,4 +89,4 @@ class LearningRate:
 
 def _follow_cosine(start: float, end: float, share: float) -> float:
     """Go from `start` (share 0) to `end` (share 1) along half a cosine."""
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+    return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
