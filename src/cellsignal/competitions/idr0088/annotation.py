@@ -137,10 +137,12 @@ def _read_file(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     titles = list(COLUMNS)
     filled = [_TITLES[name] for name in _FILLED]
-    frame = read_table(path, titles, filled=filled, any_row=True, delimiter=",", content=content, missing={""})
+    frame = read_table(path, titles, filled=filled, delimiter=",", content=content, missing={""})
     unknown = [column for column in frame.columns if column not in COLUMNS]
     if unknown:
         raise InputError(f"{path}: unknown column {unknown[0]!r}; the annotation of idr0088 has {len(COLUMNS)} columns")
+    if frame.empty:
+        raise InputError(f"{path}: has a header but no rows")
     return frame[list(_TITLES.values())]
 
 
