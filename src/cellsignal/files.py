@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from cellsignal import __version__
 from cellsignal.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LONGEST_NAME = 120  # bytes of a file's name that is made of names that users chose
 
@@ -59,12 +60,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def open_arrays(path: Path | str) -> Iterator[np.lib.npyio.NpzFile]:
+def open_arrays(path: Path | str) -> Iterator["np.lib.npyio.NpzFile"]:
     """Open an .npz of plain arrays, and close it also where it is damaged, which `numpy.load` alone does not.
 
     Raises:
         ValueError, EOFError, OSError, zipfile.BadZipFile: no such file, a damaged one, or one of another kind.
     """
+    import numpy as np  # here, as a kernel's runner reads this module before anything is installed
+
     with open(path, "rb") as file:
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
