@@ -21,6 +21,7 @@ from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import Embeddings, Nearest, classify, classify_wells, embed, load_embeddings
 from cellsignal.prediction.submit import open_entry, truth_labels
 from cellsignal.training.checkpoints import save_checkpoint
+from cellsignal.training.job import identity
 from cellsignal.training.run import jobs_of
 
 D = 12
@@ -177,7 +178,7 @@ def test_the_embeddings_are_those_of_the_trained_model(space, monkeypatch):
     torch.manual_seed(0)
     network = Small().eval()
     save_checkpoint(job.folder / "last.pt", {
-        "competition": "rxrx1", "classes": list(job.classes), "outputs": job.outputs, "progress": {"finished": True}, "image_size": 32,
+        **identity(job), "progress": {"finished": True}, "image_size": 32,
         "config": config.model_dump(mode="json"), "averaged": None, "model": network.state_dict(), "overall": ([0.0] * 6, [1.0] * 6),
     })  # fmt: skip
     found, store = load_embeddings(embed(config)[0]), job.store

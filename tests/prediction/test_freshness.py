@@ -5,6 +5,7 @@ import shutil
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import cellsignal, error_line, replace
@@ -20,8 +21,10 @@ from cellsignal.prediction import embeddings, predict
 from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.embeddings import embed, load_embeddings
 from cellsignal.prediction.freshness import config_predictions
+from cellsignal.prediction.submit import open_entry
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
-from cellsignal.training.run import train
+from cellsignal.training.job import check_belongs
+from cellsignal.training.run import is_finished, jobs_of, train
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +230,69 @@ def test_predictions_of_an_earlier_version_are_made_anew(run, caplog):
     caplog.set_level(logging.INFO)
     predict.predict(run)
     assert "is made anew, for these have changed: version" in caplog.text
+
+
+@pytest.fixture
+def swapped_folds(run):
+    """The fold table, fold 0 holding out what fold 1 did and the other way round; as it was in the end."""
+    text = run.folds.file.read_text()
+    table = pd.read_csv(run.folds.file, dtype=str)
+    table.assign(fold=table.fold.map({"0": "1", "1": "0"}).fillna(table.fold)).to_csv(run.folds.file, index=False)
+    yield
+    run.folds.file.write_text(text)
+
+
+@pytest.mark.parametrize("verb", [predict.predict, embed], ids=["predict", "embed"])
+def test_after_another_fold_table_no_model_predicts_what_it_trained_on(run, swapped_folds, verb):
+    before = {path: sha256(path) for path in run.run_folder.rglob("*.npz")}
+    with pytest.raises(InputError, match=r"last.pt: belongs to another training \(held_out differs: it held out"):
+        verb(run)
+    assert before == {path: sha256(path) for path in run.run_folder.rglob("*.npz")}
+
+
+@pytest.mark.parametrize("verb", [predict.predict, embed], ids=["predict", "embed"])
+def test_the_checkpoint_of_another_fold_predicts_nothing(run, verb):
+    before = {path: sha256(path) for path in run.run_folder.rglob("*.npz")}
+    path = run.run_folder / "fold0" / "all" / "all" / "last.pt"
+    save_checkpoint(path, load_checkpoint(path) | {"fold": 1})
+    with pytest.raises(InputError, match=r"last.pt: belongs to another training \(fold differs\)"):
+        verb(run)
+    assert before == {path: sha256(path) for path in run.run_folder.rglob("*.npz")}
+
+
+def test_predictions_of_another_fold_table_are_refused(run, swapped_folds):
+    with pytest.raises(InputError, match=r"out-of-fold samples are not those that fold 0 of .*folds.csv holds out"):
+        config_predictions(run)
+
+
+def test_predictions_of_another_training_are_refused_and_missing_ones_named(run, caplog):
+    longer = run.model_copy(update={"stages": (run.stages[0].model_copy(update={"epochs": 7}),)})
+    with pytest.raises(InputError, match=r"holds a run of another config.*stages.0.epochs: 1 -> 7"):
+        config_predictions(longer)
+    other = run.model_copy(update={"seed": 3, "folds": run.folds.model_copy(update={"full": True})})
+    config_predictions(other)
+    assert "no predictions of seed 3 (those of seed 0 serve)" in caplog.text
+    assert "no predictions of the model of all folds" in caplog.text
+
+
+def test_a_copy_of_predictions_does_not_count_twice(run, tmp_path):
+    (path,) = config_predictions(run)
+    copy = shutil.copytree(run.run_folder, run.run_folder.with_name("seed0_backup")) / "predictions" / path.name
+    for files in (config_predictions(run), [path, path], [path, copy]):
+        with pytest.raises(InputError, match=r"holds the same predictions as .* and would count twice"):
+            open_entry(files, run.submit)
+
+
+def test_a_training_is_not_finished_when_its_labels_have_changed(run, plates, caplog):
+    (job,) = jobs_of(run)
+    assert is_finished(job)
+    samples = job.store.samples
+    first, second = job.train[0], job.train[samples.label.iloc[job.train].to_numpy() != samples.label.iloc[job.train[0]]][0]
+    samples.loc[samples.index[[first, second]], "label"] = samples.label.iloc[[second, first]].to_numpy()
+    path = job.folder / "last.pt"
+    with pytest.raises(InputError, match="training_labels differs"):
+        is_finished(job)
+    check_belongs(job, load_checkpoint(path), path, same_samples=False)
+    assert "was trained on other samples or labels than its fold has now" in caplog.text
+    old = {name: value for name, value in load_checkpoint(path).items() if name != "training_labels"}
+    check_belongs(job, old, path)  # of an earlier version

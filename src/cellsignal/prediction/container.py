@@ -126,9 +126,26 @@ def read_about(path: Path | str) -> dict[str, Any]:
     Raises:
         InputError: damaged, or not a predictions file.
     """
+    (about,) = _read_arrays(path, "about")
+    try:
+        return json.loads(str(about))
+    except ValueError as error:
+        raise InputError(f"{path}: not a predictions file of cellsignal ({str(error)[:100]})") from None
+
+
+def read_parts(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the sample ids of a predictions file and the part each is of, (N,) text both, without its logits.
+
+    Raises:
+        InputError: damaged, or not a predictions file.
+    """
+    return _read_arrays(path, "sample_id", "part")
+
+
+def _read_arrays(path: Path | str, *names: str) -> tuple[np.ndarray, ...]:
     try:
         with open_arrays(path) as archive:
-            return json.loads(str(archive["about"]))
+            return tuple(archive[name] for name in names)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
         raise InputError(f"{path}: not a predictions file of cellsignal ({str(error)[:100]})") from None
 

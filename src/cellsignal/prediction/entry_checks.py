@@ -12,6 +12,28 @@ from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.prediction.container import Predictions
 
 
+def refuse_doubles(members: Sequence[Predictions]) -> None:
+    """Refuse predictions that are given twice, which would count double in every mean.
+
+    Raises:
+        InputError: One file twice, or two files of the same run, stage and fold (a copy). Names both.
+    """
+    seen: dict[object, Predictions] = {}
+    for member in members:
+        keys: list[object] = [member.path.resolve()]
+        if "fold" in member.about:
+            keys.append(tuple(member.about.get(name) for name in ("run", "stage_index", "fold")))
+        for key in keys:
+            other = seen.setdefault(key, member)
+            if other is not member:
+                fold = member.about.get("fold")
+                what = f"{member.about['run']}, stage {member.about.get('stage')!r}, {'all folds' if fold is None else f'fold {fold}'}"
+                raise InputError(
+                    f"{member.path}: holds the same predictions as {other.path} ({what}) and would count twice; "
+                    "give one of them, or rename one of the runs in its config and predict again"
+                )
+
+
 def refuse_other_data(member: Predictions, samples: pd.DataFrame, root: Path) -> None:
     """Refuse predictions of samples that a data set does not have, or that are others there.
 

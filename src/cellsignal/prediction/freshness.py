@@ -15,7 +15,9 @@ from cellsignal.config import Config
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError
 from cellsignal.files import changed_inputs, digest, sha256
-from cellsignal.prediction.container import read_about
+from cellsignal.folds import FoldTable, read_folds
+from cellsignal.prediction.container import read_about, read_parts
+from cellsignal.training.run_config import refuse_other_run
 
 log = logging.getLogger(__name__)
 MADE_FROM = "made_from"  # key of `about`
@@ -96,7 +98,7 @@ def config_predictions(config: Config, *, all_seeds: bool = True, stage_index: i
 
     Raises:
         InputError: An unknown competition, no predictions, or predictions that were made from something else: another
-            setting, store, checkpoint or stage. Names the file, and the command that makes it anew.
+            training, setting, store, checkpoint, stage or fold table. Names the file, and the command that makes it anew.
     """
     get_competition(config.competition)
     folder = config.runs / config.name
@@ -109,10 +111,13 @@ def config_predictions(config: Config, *, all_seeds: bool = True, stage_index: i
     used = [path for path in paths if _is_used(path, abouts[path], config, stage_index)]
     if not used:
         raise InputError(f"{where}: no predictions of this config's folds and stages; run `cellsignal predict` first")
-    _warn_of_missing_folds(config, [abouts[path] for path in used], folder)
+    for run_folder in dict.fromkeys(path.parent.parent for path in used):
+        refuse_other_run(run_folder, config)
+    _warn_of_missing(config, [abouts[path] for path in used], folder)
     store = Store.open(config.data.store) if (config.data.store / "store.json").is_file() else None
+    folds = None if store is None or not config.folds.file.is_file() else read_folds(config.folds.file, store.samples)
     for path in used:
-        difference = _difference(path, abouts[path], config, store)
+        difference = _difference(path, abouts[path], config, store) or _other_fold(path, abouts[path], store, folds, config)
         if difference:
             raise InputError(f"{path}: {difference}; run `cellsignal predict` with this config again")
     return used
@@ -127,10 +132,17 @@ def _is_used(path: Path, about: dict[str, Any], config: Config, stage_index: int
     return stage_index is None or about.get("stage_index") == stage_index
 
 
-def _warn_of_missing_folds(config: Config, abouts: list[dict[str, Any]], folder: Path) -> None:
-    missing = sorted(set(config.folds.use or ()) - {about.get("fold") for about in abouts})
-    if missing:
-        log.warning("%s: no predictions of fold %s, which the config uses", folder, ", ".join(map(str, missing)))
+def _warn_of_missing(config: Config, abouts: list[dict[str, Any]], folder: Path) -> None:
+    """Say which of the folds that the config uses, and whether its own seed, are not among the predictions."""
+    folds = {about.get("fold") for about in abouts}
+    missing = [f"fold {fold}" for fold in sorted(set(config.folds.use or ()) - folds)]
+    if config.folds.full and None not in folds:
+        missing.append("the model of all folds (folds.full)")
+    seeds = sorted({about.get("seed") for about in abouts} - {None})
+    if seeds and config.seed not in seeds:
+        missing.append(f"seed {config.seed} (those of seed {', '.join(map(str, seeds))} serve)")
+    for what in missing:
+        log.warning("%s: no predictions of %s, which the config uses", folder, what)
 
 
 def _difference(path: Path, about: dict[str, Any], config: Config, store: Store | None) -> str | None:
@@ -154,6 +166,26 @@ def _difference(path: Path, about: dict[str, Any], config: Config, store: Store 
     if changed:
         return f"was made from another state of {store.path} (its {' and '.join(changed)} changed since)"
     return _changed_checkpoint(path, about)
+
+
+def _other_fold(
+    path: Path, about: dict[str, Any], store: Store | None, folds: FoldTable | None, config: Config
+) -> str | None:
+    """In words, where out-of-fold samples are not what the fold table holds out for their fold."""
+    fold = about.get("fold")
+    if folds is None or store is None or fold is None:
+        return None
+    if fold not in folds.folds:
+        return f"is of fold {fold}, and {config.folds.file} has the folds {', '.join(map(str, folds.folds))}"
+    held_out = set(store.samples.sample_id[folds.validation(store.samples, fold)].astype(str))
+    sample_ids, part = read_parts(path)
+    other = [name for name in sample_ids[part == "oof"] if name not in held_out]
+    if other:
+        return (
+            f"{len(other)} of its out-of-fold samples are not those that fold {fold} of {config.folds.file} "
+            f"holds out, first {str(other[0])!r}"
+        )
+    return None
 
 
 def _changed_checkpoint(path: Path, about: dict[str, Any]) -> str | None:

@@ -29,7 +29,7 @@ from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import check_config, load_checkpoint
 from cellsignal.training.forward import plan_reading, predict_with
 from cellsignal.training.inputs import pixel_statistics
-from cellsignal.training.job import Job, fold_name, kept_samples, protocol_parts
+from cellsignal.training.job import Job, check_belongs, fold_name, kept_samples, protocol_parts
 from cellsignal.training.ranks import this_process
 from cellsignal.training.run import jobs_of
 
@@ -202,16 +202,10 @@ def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
     """The model of a loaded checkpoint (the averaged one where there is one), on the device that is there.
 
     Raises:
-        InputError: of another competition or config, or training is not finished.
+        InputError: of another competition, config, stage or fold, or training is not finished.
     """
     check_config(state, job.config, job.folder)
-    if (
-        state["competition"] != job.competition.id
-        or tuple(state["classes"]) != job.classes
-        or state["outputs"] != job.outputs
-    ):
-        raise InputError(f"{job.folder}: checkpoint is of competition {state['competition']!r} with {state['outputs']} classes, "
-                         f"the store has {job.competition.id!r} with {job.outputs}")  # fmt: skip
+    check_belongs(job, state, checkpoint_path(job.config, job), same_samples=False)
     if not state["progress"]["finished"] and job.config.predict.checkpoint == "last":
         raise InputError(f"{job.folder}/last.pt: training is not finished; run the training command again")
     recipe = Model(**state["config"]["model"])

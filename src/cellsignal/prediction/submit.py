@@ -23,6 +23,7 @@ from cellsignal.files import provenance, write_json, write_text
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import Targets, merge
 from cellsignal.prediction.entry_checks import (
+    refuse_doubles,
     refuse_idle_options,
     refuse_missing_ids,
     refuse_other_data,
@@ -73,12 +74,13 @@ def open_entry(
     """Load predictions files that belong together.
 
     Raises:
-        InputError: none given, of different competitions, a file that is damaged, a weight of an unknown run, or predictions
+        InputError: none given, one twice, of different competitions, a file that is damaged, a weight of an unknown run, or predictions
             of samples that the root does not have.
     """
     if not files:
         raise InputError("no predictions files given")
     members = tuple(load_predictions(path) for path in files)
+    refuse_doubles(members)
     ids = {member.about["competition"] for member in members}
     if len(ids) > 1:
         raise InputError(f"predictions of different competitions cannot be merged: {', '.join(sorted(ids))}")

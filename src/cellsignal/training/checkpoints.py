@@ -12,31 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from cellsignal.config import Config, config_differences
+from cellsignal.config import Config
 from cellsignal.errors import InputError
 from cellsignal.files import atomic_path
+from cellsignal.training.run_config import what_differs
 
 log = logging.getLogger(__name__)
 FORMAT = "cellsignal-checkpoint-1"
-
-# keys that may change between two calls of one run without changing any weight
-_FREE = (
-    "runs",
-    "seed",
-    "data.root",
-    "data.store",
-    "data.workers",
-    "data.cache_gib",
-    "data.device_gib",
-    "data.bad_site",
-    "folds.use",
-    "folds.full",
-    "predict",
-    "submit",
-)
-
 
 def save_checkpoint(path: Path, state: dict[str, Any], *, keep: bool = False) -> None:
     """Write `state` (tensors, numbers, strings, containers of them) atomically.
@@ -140,27 +123,3 @@ def check_config(state: dict[str, Any], config: Config, path: Path) -> None:
     different = what_differs(state["config"], config)
     if different:
         raise InputError(f"{path}: is of another config; rename this one or move that away ({'; '.join(different[:5])})")
-
-
-def what_differs(tree: dict[str, Any], config: Config) -> list[str]:
-    """The keys that matter to the weights and differ between a dumped config and this one, as "path: old -> new"."""
-    return config_differences(*(_without_free(one) for one in (_with_defaults(tree), config.model_dump(mode="json"))))
-
-
-def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
-    """A run's config with the defaults of keys that the schema has learnt since; as it is where the schema no longer takes it."""
-    try:
-        return Config.model_validate(tree).model_dump(mode="json")
-    except ValidationError:
-        return tree
-
-
-def _without_free(tree: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
-    for path in _FREE:
-        *parents, last = path.split(".")
-        node = kept
-        for part in parents:
-            node = node.get(part, {})
-        node.pop(last, None)
-    return kept

@@ -208,10 +208,13 @@ def _of_compounds(job: Job, kept: np.ndarray) -> Job:
 
 def identity(job: Job) -> dict[str, Any]:
     """What a checkpoint must agree in with the job that goes on from it."""
-    trained_on = sorted(job.store.samples.sample_id.iloc[job.train])
+    samples = job.store.samples.iloc[job.train]
+    trained_on = sorted(samples.sample_id)
+    known = [name for name in ("label", "labels", "compound") if name in samples.columns and not job.stage.self_supervised]
+    labels = sorted(samples[["sample_id", *known]].astype(str).itertuples(index=False, name=None))
     return {"competition": job.competition.id, "classes": list(job.classes), "outputs": job.outputs, "told_apart": job.told_apart,
             "stage": job.stage.name, "key": job.key, "fold": job.fold,
-            "held_out": job.held_out, "training_samples": digest(trained_on)}  # fmt: skip
+            "held_out": job.held_out, "training_samples": digest(trained_on), "training_labels": digest(labels)}  # fmt: skip
 
 
 def told_apart(state: dict[str, Any]) -> str:
@@ -219,16 +222,35 @@ def told_apart(state: dict[str, Any]) -> str:
     return state.get("told_apart", "label")
 
 
-def check_belongs(job: Job, state: dict[str, Any], path: Path) -> None:
+def check_belongs(job: Job, state: dict[str, Any], path: Path, *, same_samples: bool = True) -> None:
     """Refuse a checkpoint of another training.
+
+    Args:
+        same_samples: It was trained on just the job's samples and their labels. Else it may have been on others of the
+            same groups (an image that was mended since), which is warned of: what its fold holds out is the same.
 
     Raises:
         InputError: it differs in competition, classes or compounds, stage, cell type, fold or training samples.
     """
-    state = state | {"told_apart": told_apart(state)}
-    for name, value in identity(job).items():
-        if state.get(name) != value:
-            raise InputError(f"{path}: belongs to another training ({name} differs); move it away to start anew")
+    wanted = identity(job)
+    # earlier versions noted no labels
+    state = state | {"told_apart": told_apart(state), "training_labels": state.get("training_labels", wanted["training_labels"])}
+    different = [name for name, value in wanted.items() if state.get(name) != value]
+    if not same_samples and {"training_samples", "training_labels"} & set(different):
+        log.warning("%s: was trained on other samples or labels than its fold has now; train anew to use them", path)
+        different = [name for name in different if name not in ("training_samples", "training_labels")]
+    for name in different[:1]:
+        value = wanted[name]
+        why = f"{name} differs"
+        if name == "held_out":
+            why += f": it held out {_some(state.get(name))}, {fold_name(job.fold)} of {job.config.folds.file} is {_some(value)}"
+        raise InputError(f"{path}: belongs to another training ({why}); move it away to start anew")
+
+
+def _some(names: Any, most: int = 6) -> str:
+    """The first of a list of names, for a message."""
+    names = list(names or [])
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 
 def protocol_parts(config: Config, competition: Competition, samples: pd.DataFrame) -> np.ndarray | None:

@@ -3,7 +3,6 @@
 import logging
 
 import torch
-import yaml
 
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config, dump_config
@@ -13,10 +12,11 @@ from cellsignal.files import provenance, write_json, write_text
 from cellsignal.folds import read_folds
 from cellsignal.stopping import Stop
 from cellsignal.training.check import check_jobs, check_model_section
-from cellsignal.training.checkpoints import check_config, has_checkpoint, load_last, what_differs
-from cellsignal.training.job import FULL, Job, check_belongs, plan_jobs
+from cellsignal.training.checkpoints import check_config, has_checkpoint, load_last
+from cellsignal.training.job import Job, check_belongs, plan_jobs
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import this_process
+from cellsignal.training.run_config import refuse_other_run
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def check_before_packing(config: Config) -> None:
     Raises:
         InputError: a run folder of another config, or what `check_model_section` refuses.
     """
-    check_run_folder(config)
+    refuse_other_run(config.run_folder, config)
     check_model_section(config)
 
 
@@ -88,7 +88,7 @@ def jobs_of(config: Config) -> list[Job]:
     Training and prediction both begin here, so neither goes on with what was trained under another config.
     """
     competition = get_competition(config.competition)
-    check_run_folder(config)
+    refuse_other_run(config.run_folder, config)
     if not config.data.store.exists():
         raise InputError(f"{config.data.store}: there is no store; run `cellsignal prepare CONFIG` with this config first")
     store = Store.open(config.data.store)
@@ -111,17 +111,3 @@ def jobs_of(config: Config) -> list[Job]:
 def device_name(device: torch.device) -> str:
     """What a figure was measured on, in words."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-
-
-def check_run_folder(config: Config) -> None:
-    """Refuse a run folder of another config, unless nothing was made in it yet: then it is taken over."""
-    folder = config.run_folder
-    path = folder / "config.yaml"
-    made = ("fold*/*/*/*.pt", f"{FULL}/*/*/*.pt", "predictions/*.npz", "embeddings/*.npz")
-    if not path.is_file() or not any(next(folder.glob(pattern), None) for pattern in made):
-        return
-    different = what_differs(yaml.safe_load(path.read_text()), config)
-    if different:
-        raise InputError(
-            f"{folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})"
-        )
