@@ -94,10 +94,39 @@ def test_no_row_is_noted_before_the_last_check(case, tmp_path, capsys):
     sample = pd.read_csv(tmp_path / "sample.csv", dtype=str, keep_default_na=False)
     sample[sample[competition.id_column] != part[0]].to_csv(tmp_path / "short.csv", index=False)
     line = error_line(capsys, "score", "short.csv", "--answers", "part.csv", *words, "--root", root, cwd=tmp_path)
-    assert f"submission: 1 ids missing, first {part[0]!r}" in line
+    assert line.startswith("short.csv: ") and f"1 ids missing, first {part[0]!r}" in line
     case.write_answers(tmp_path / "none.csv", [stray])
     line = error_line(capsys, "score", "sample.csv", "--answers", "none.csv", *words, cwd=tmp_path)
     assert line.startswith(f"none.csv: answers none of the {len(ids)} ids of sample.csv")
+    assert not (tmp_path / "board.csv").exists()
+
+
+def test_answers_of_other_classes_than_the_data_have_are_refused(case, tmp_path, capsys):
+    """A class spelt otherwise would count as wrong, a gallery track too few as the submission's fault."""
+    competition, file = case.competition, case.file.copy()
+    if competition.ranked:
+        file, fault = file.drop(index=file.index[file.part == "gallery"][0]), "lacks 1 gallery tracks"
+    elif competition.multilabel:
+        file, fault = file.assign(Nonsense="0"), "column 'Nonsense' is no class of"
+    else:
+        wrong = "99" if competition.id == "rxrx1" else file[competition.target_column].iloc[0].swapcase()
+        file.loc[file.index[0], competition.target_column] = wrong
+        fault = f"1 targets are no class of {case.root}, first {wrong!r}"
+    file.to_csv(tmp_path / "other.csv", index=False)
+    words = ["--answers", "other.csv", "--competition", competition.id, "--leaderboard", "board.csv", "--root", case.root]
+    line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
+    assert line.startswith("other.csv: ") and fault in line
+    assert not (tmp_path / "board.csv").exists()
+
+
+def test_answers_by_which_nothing_can_be_ranked_give_no_score(simulated, tmp_path, capsys):
+    competition, root = get_competition("idr0088_gpcr"), simulated("idr0088_gpcr")
+    competition.sample_submission(root).to_csv(tmp_path / "sample.csv", index=False)
+    answers = pd.read_csv(answers_path(root), dtype=str, keep_default_na=False)
+    answers.assign(**dict.fromkeys(competition.classes(root), "0")).to_csv(tmp_path / "none.csv", index=False)
+    words = ["--answers", "none.csv", "--competition", competition.id, "--leaderboard", "board.csv"]
+    line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
+    assert line.startswith(f"none.csv: nothing can be ranked by these {len(answers)} answers")
     assert not (tmp_path / "board.csv").exists()
 
 

@@ -55,5 +55,5 @@ def check_submission_targets(
     if outside.any():
         first = submission[outside].iloc[0]
         raise InvalidSubmission(
-            f"submission: {int(outside.sum())} targets are no class, first {first[id_column]!r}: {first[target_column]!r}"
+            f"submission: {int(outside.sum())} targets are no class, first {first[id_column]!r}: {str(first[target_column])!r}"
         )

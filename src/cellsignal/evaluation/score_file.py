@@ -1,5 +1,7 @@
 """A submission file scored against the answers of its competition, whatever kind it is of, and noted on the leaderboard."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +42,8 @@ def score(
     competition = get_competition(competition_id) if competition_id else guess_competition(path)
     answers = competition.answers(answers_file)
     sample = competition.sample_submission(root) if root else None
+    if root:
+        _check_answers(competition, answers, root, answers_file)
     if competition.multilabel:
         from cellsignal.competitions.multilabel import answer_classes
         from cellsignal.evaluation.multilabel_score import read_scores, score_multilabel
@@ -52,12 +56,14 @@ def score(
         submission, score_table = read_submission(path, competition), score_ranking
     else:
         submission, score_table = read_submission(path, competition), score_submission
-    submission, note = match_answers(submission, answers, competition.id_column, sample, path, answers_file)
-    if score_table is score_submission:
-        known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
-        _check_targets(competition, submission, known, None if root else answers_file)
-    table = score_table(competition, submission, answers)
-    entries = [submission_entry(competition, name or path.stem, path, submission, answers, note)]
+    with _named(path):
+        submission, note = match_answers(submission, answers, competition.id_column, sample, path, answers_file)
+        if score_table is score_submission:
+            known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
+            _check_targets(competition, submission, known, None if root else answers_file)
+        table = score_table(competition, submission, answers)
+        _refuse_nothing_scored(table, answers_file)
+        entries = [submission_entry(competition, name or path.stem, path, submission, answers, note)]
     if sample is not None:
         answered = sample[sample[competition.id_column].isin(set(answers[competition.id_column]))]
         entries += control_entries(competition, answered, answers)
@@ -66,6 +72,58 @@ def score(
     if note:
         print(f"{answers_file}: {note}")
     return table
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Let a refusal begin with the file that was read instead of the word "submission"."""
+    try:
+        yield
+    except InputError as error:
+        if not str(error).startswith("submission: "):
+            raise
+        raise type(error)(f"{path}: {str(error).removeprefix('submission: ')}") from None
+
+
+def _refuse_nothing_scored(table: pd.DataFrame, answers_file: Path) -> None:
+    """Refuse answers by which nothing can be ranked: no class, or no query, has both a right and a wrong answer."""
+    n = int(table.n.iloc[0]) if len(table) else 0
+    if "average_precision" in table.columns and (table.empty or table.average_precision.iloc[:1].isna().all()):
+        raise InputError(
+            f"{answers_file}: nothing can be ranked by these {n} answers: "
+            "no class has both a positive and a negative among them"
+        )
+
+
+def _check_answers(competition: Competition, answers: pd.DataFrame, root: Path, answers_file: Path) -> None:
+    """Refuse answers that name classes, or leave out gallery tracks, that the raw data have otherwise.
+
+    Raises:
+        InputError: Names the answers file, the first class and its id.
+    """
+    ids, target = competition.id_column, competition.target_column
+    if competition.ranked:
+        gallery = set(competition.sample_submission(root)[target].iloc[0].split())
+        answered = set(answers[target].iloc[0].split())
+        for names, words in ((gallery - answered, "lacks"), (answered - gallery, "has, and --root has not,")):
+            if names:
+                raise InputError(f"{answers_file}: {words} {len(names)} gallery tracks, first {min(names)!r}")
+        return
+    classes = competition.classes(root)
+    if competition.multilabel:
+        from cellsignal.competitions.multilabel import answer_classes
+
+        unknown = [name for name in answer_classes(answers, ids) if name not in classes]
+        if unknown:
+            raise InputError(f"{answers_file}: column {unknown[0]!r} is no class of {root}")
+        return
+    known = set(competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target].astype(str))
+    strange = answers[~competition.comparable(answers, "answers")[target].astype(str).isin(known)]
+    if len(strange):
+        first = strange.iloc[0]
+        raise InputError(
+            f"{answers_file}: {len(strange)} targets are no class of {root}, first {str(first[target])!r} of {first[ids]!r}"
+        )
 
 
 def _check_targets(
@@ -79,7 +137,7 @@ def _check_targets(
     if answers_file is not None and len(strange):
         first = strange.iloc[0]
         raise InvalidSubmission(
-            f"submission: {len(strange)} targets are in no row of {answers_file}, first {first[ids]!r}: {first[target]!r}; "
+            f"submission: {len(strange)} targets are in no row of {answers_file}, first {first[ids]!r}: {str(first[target])!r}; "
             "with --root the raw data tell which classes there are"
         )
     check_submission_targets(submission, known, ids, target)

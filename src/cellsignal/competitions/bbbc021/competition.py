@@ -18,7 +18,7 @@ from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.competitions.submissions import check_sample_ids
 from cellsignal.images import read_png8
-from cellsignal.tables import normalise_wells, read_table
+from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 COLUMNS = {
     "train.csv": ("image_id", "plate_id", "well_id", "compound", "concentration_uM", "moa"),
@@ -102,6 +102,8 @@ class Bbbc021(Competition):
     def answers(self, path: Path) -> pd.DataFrame:
         """CSV with image_id and moa, and plate_id where known. There is no public part: every row is `private`."""
         frame = read_table(path, (self.id_column, self.target_column), unique=self.id_column)
+        if "plate_id" in frame:
+            refuse_rows(path, frame, frame.plate_id == "", "plate_id", "is empty")
         frame = frame.reset_index(drop=True)
         known = {"experiment": frame.plate_id, "plate": frame.plate_id} if "plate_id" in frame else {}
         return frame[[self.id_column, self.target_column]].assign(leaderboard="private", **known)

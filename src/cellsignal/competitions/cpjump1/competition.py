@@ -196,6 +196,8 @@ def read_answers(path: Path, id_column: str, target_column: str) -> pd.DataFrame
     ids = frame[id_column].where(place[0] == "", place[0] + "_" + normalise_wells(place[2]))
     refuse_rows(path, frame, ~ids.str.fullmatch(r".+_[A-P]\d\d"), id_column, "is not <plate>_<well>")
     refuse_rows(path, frame, ids.duplicated(), id_column, "stands twice")
+    if "cell_type" in frame:
+        refuse_rows(path, frame, frame.cell_type == "", "cell_type", "is empty")
     frame = frame.assign(**{id_column: ids}).reset_index(drop=True)
     more = {"cell_type": frame.cell_type} if "cell_type" in frame else {}
     return frame[[id_column, target_column]].assign(leaderboard="private", plate=place[0].to_numpy(), **more)
