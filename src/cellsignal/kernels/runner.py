@@ -221,10 +221,11 @@ def _run(kernel: Kernel, verb: str, config: Path) -> tuple[int, str]:
     late.daemon = True
     late.start()
     last = ""
-    for line in process.stderr:
-        sys.stderr.write(line)
-        sys.stderr.flush()
-        last = line.strip() or last
+    with process.stderr as lines:
+        for line in lines:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+            last = line.strip() or last
     status = process.wait()
     late.cancel()
     for number, handler in handlers.items():
