@@ -1,6 +1,7 @@
 """A submission on the leaderboard is replaced only on purpose."""
 
 import hashlib
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,9 +13,11 @@ from cellsignal.evaluation.leaderboard import (
     leaderboard_table,
     leaderboard_text,
     out_of_fold_entry,
+    read_leaderboard,
 )
 from cellsignal.evaluation.metrics import Accuracy
-from cellsignal.evaluation.standing import check_replacing, runs_of
+from cellsignal.evaluation.score_file import show_leaderboard
+from cellsignal.evaluation.standing import check_place, check_replacing, runs_of
 
 
 @pytest.fixture
@@ -85,3 +88,38 @@ def test_the_provenance_names_the_runs(tmp_path):
     for content, runs in (('{"runs": ["a/seed0"]}', ["a/seed0"]), ("{", None), ("[]", None)):
         (tmp_path / "s.json").write_text(content)
         assert runs_of(tmp_path / "s.csv") == runs
+
+
+def test_a_submission_is_written_over_no_other_kind_of_file(tmp_path):
+    columns = ("id", "target")
+    for name, text in (("board.csv", "competition,name\n"), ("c.yaml", "name: c\n"), ("s.csv", "id,target\na,1\n"), ("x.json", "{}")):
+        (tmp_path / name).write_text(text)
+    for name in ("board.csv", "c.yaml"):
+        with pytest.raises(InputError, match=rf"{name}: is there already and is no submission"):
+            check_place(tmp_path / name, columns, force=False)
+        check_place(tmp_path / name, columns, force=True)
+    with pytest.raises(InputError, match=r"x\.json: is there already and is no provenance"):
+        check_place(tmp_path / "x.csv", columns, force=False)
+    for force in (False, True):
+        with pytest.raises(InputError, match=r"x\.json: is where the provenance"):
+            check_place(tmp_path / "x.json", columns, force=force)
+    (tmp_path / "s.json").write_text('{"runs": ["a/seed0"]}')
+    check_place(tmp_path / "s.csv", columns, force=False)
+    check_place(tmp_path / "new.csv", columns, force=False)
+
+
+@pytest.mark.parametrize("column, value, why", [("kind", "Submission", "is none of"), ("overall", "5.5", r"lies outside 0 \.\. 1")])
+def test_a_damaged_row_of_a_leaderboard_is_named(scored, column, value, why):
+    note("t.csv", "third")
+    table = pd.read_csv("board.csv", dtype=str)
+    table.loc[1, column] = value
+    table.to_csv("board.csv", index=False)
+    with pytest.raises(InputError, match=rf"board\.csv: row 3: {column} .*{why}"):
+        read_leaderboard(Path("board.csv"))
+
+
+def test_the_leaderboard_of_all_competitions_names_the_file_that_has_an_unknown_one(scored):
+    with pytest.raises(InputError, match=r"board\.csv: has rows of the unknown competition 'toy'"):
+        show_leaderboard(None, Path("board.csv"))
+    pd.read_csv("board.csv").iloc[:0].to_csv("board.csv", index=False)
+    assert show_leaderboard(None, Path("board.csv")) == "no submission scored yet"

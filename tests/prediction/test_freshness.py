@@ -278,9 +278,11 @@ def test_predictions_of_another_training_are_refused_and_missing_ones_named(run,
 def test_a_copy_of_predictions_does_not_count_twice(run, tmp_path):
     (path,) = config_predictions(run)
     copy = shutil.copytree(run.run_folder, run.run_folder.with_name("seed0_backup")) / "predictions" / path.name
-    for files in (config_predictions(run), [path, path], [path, copy]):
+    for files in (config_predictions(run), [path, copy]):
         with pytest.raises(InputError, match=r"holds the same predictions as .* and would count twice"):
             open_entry(files, run.submit)
+    with pytest.raises(InputError, match="is given twice"):
+        open_entry([path, path], run.submit)
 
 
 def test_a_training_is_not_finished_when_its_labels_have_changed(run, plates, caplog):

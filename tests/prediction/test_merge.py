@@ -1,6 +1,7 @@
 """Views, the predictions file, and merging against brute force."""
 
 import itertools
+import json
 import tracemalloc
 import zipfile
 
@@ -176,3 +177,19 @@ def test_merging_a_full_size_view_stays_far_below_a_gibibyte(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.scores.shape == (n // 2, classes) and peak < 700 * 2**20
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_means_beyond_float32_are_refused_and_not_taken_for_scores(tmp_path, multilabel):
+    samples, logits = make(tmp_path / "a.npz", views=("identity",))
+    values = logits["identity"].copy()
+    values[0, :2] = 3e38, -3e38  # finite, but further apart than float32 reaches
+    last = samples.target_id.iloc[0]
+    with np.load(tmp_path / "a.npz") as archive:
+        arrays = dict(archive)
+    values[samples.target_id == last] = values[0]
+    about = json.dumps(json.loads(str(arrays["about"])) | {"multilabel": multilabel})
+    np.savez(tmp_path / "b.npz", **arrays | {"view.identity": values.astype(np.float32), "about": np.asarray(about)})
+    weight = 1e3 if multilabel else 1.0
+    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(InputError, match=f"{last}: its merged scores are not all finite"):
+        merge([load_predictions(tmp_path / "b.npz")], "test", "geometric", [weight])

@@ -155,3 +155,14 @@ def test_predictions_with_other_labels_or_wells_than_the_data_are_refused(simula
         save_predictions(tmp_path / "p.npz", samples.assign(**{column: values}), np.repeat("oof", len(samples)), logits, facts)
         with pytest.raises(InputError, match="that .* has not" if column == "sample_id" else f"has another {column} in"):
             open_entry([tmp_path / "p.npz"], Submit())
+
+
+@pytest.mark.parametrize("weight", ["1e-50", "1e39"])
+def test_a_weight_that_float32_cannot_hold_is_refused_by_name(weight):
+    with pytest.raises(InputError, match=r"weights: a=1e[-+]\d+ lies outside 1e-06 .. 1e\+06"):
+        resolve_weights({"a": float(weight)}, ["a/seed0", "b/seed0"])
+
+
+def test_a_value_that_is_no_yaml_is_named(tmp_path, capsys):
+    line = error_line(capsys, "submit", "p.npz", "--set", "repeats=[", cwd=tmp_path)
+    assert line == "--set repeats: '[' is no YAML value"

@@ -194,6 +194,11 @@ def test_options_that_would_do_nothing_are_refused(entry, tmp_path):
     (tmp_path / "g.csv").write_text("experiment,plate,group\n")
     with pytest.raises(InputError, match=r"submit\.groups: would do nothing with assignment: none"):
         make_submission(refit(entry, groups=tmp_path / "g.csv", assignment="none"), tmp_path / "s.csv")
+    with pytest.raises(InputError, match=r"submit\.temperature: would do nothing; only assignment: sinkhorn"):
+        make_submission(refit(entry, temperature=2.0), tmp_path / "s.csv")
+    (tmp_path / "g.csv").write_text("experiment,plate,group\n")
+    with pytest.raises(InputError, match=r"g\.csv: has a header but no rows"):
+        make_submission(refit(entry, groups=tmp_path / "g.csv"), tmp_path / "s.csv")
     assert not (tmp_path / "s.csv").exists()
 
 

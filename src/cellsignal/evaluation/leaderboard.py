@@ -22,13 +22,14 @@ from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy, Figure
 from cellsignal.evaluation.score import score_submission
 from cellsignal.files import git_commit, sha256, write_csv
-from cellsignal.tables import parse_numbers, read_table
+from cellsignal.tables import parse_numbers, read_table, refuse_rows
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
 
 LEADERBOARD = Path("submissions/leaderboard.csv")
 OUT_OF_FOLD = "out of fold"  # the kind of a row
+KINDS = ("submission", "control", OUT_OF_FOLD)
 BOARDS = ("overall", "public", "private")
 COLUMNS = (
     *("competition", "name", "kind", "submission", "submission_sha256"),
@@ -182,7 +183,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def read_leaderboard(path: Path) -> pd.DataFrame:
-    """The whole table in file order; an empty one where there is no file."""
+    """The whole table in file order; an empty one where there is no file.
+
+    Raises:
+        InputError: it is not a leaderboard, or a row of it is damaged; names the file and the row.
+    """
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
@@ -192,6 +197,10 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
                 empty = table[column] == ""
                 parse_numbers(path, table[~empty], column)
                 table[column] = pd.to_numeric(table[column].where(~empty))
+        refuse_rows(path, table, ~table.kind.isin(KINDS), "kind", f"is none of {', '.join(KINDS)}")
+        for board in BOARDS:
+            outside = table[board].notna() & ~table[board].between(0, 1)
+            refuse_rows(path, table, outside, board, "lies outside 0 .. 1")
     except InputError as error:
         raise InputError(f"{error} (not a leaderboard as `cellsignal score` writes it)") from None
     table = table.reset_index(drop=True)

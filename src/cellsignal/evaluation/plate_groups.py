@@ -218,6 +218,8 @@ def read_plate_groups(path: Path | str, plates: set[Plate], groups: "PlateGroups
     from cellsignal.tables import read_table
 
     table = read_table(path, ("experiment", "plate", "group"), filled=())
+    if table.empty:
+        raise InputError(f"{path}: has a header but no rows, so it gives no group")
     found: dict[Plate, int] = {}
     holder: dict[tuple[str, int], str] = {}
     for row, batch, name, text in zip(table.index, table.experiment, table.plate, table.group, strict=True):

@@ -159,8 +159,13 @@ def guess_competition(path: Path) -> Competition:
 
 def show_leaderboard(competition_id: str | None, path: Path) -> str:
     """The leaderboard as text, of one competition or of all that have rows."""
-    ids = (competition_id,) if competition_id else leaderboard_competitions(path)
-    return "\n\n".join(leaderboard_text(leaderboard_table(path, get_competition(i))) for i in ids)
+    if competition_id:
+        return leaderboard_text(leaderboard_table(path, get_competition(competition_id)))
+    ids = leaderboard_competitions(path)
+    unknown = sorted(set(ids) - set(competition_ids()))
+    if unknown:
+        raise InputError(f"{path}: has rows of the unknown competition {unknown[0]!r}; name one to print its rows alone")
+    return "\n\n".join(leaderboard_text(leaderboard_table(path, get_competition(i))) for i in ids) or "no submission scored yet"
 
 
 def format_scores(table: pd.DataFrame) -> str:

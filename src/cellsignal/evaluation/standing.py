@@ -43,6 +43,31 @@ def check_replacing(leaderboard: Path, competition_id: str, file: Path, text: st
                 file, row["name"], leaderboard, row.submission_sha256[:12])  # fmt: skip
 
 
+def check_place(file: Path, columns: tuple[str, ...], force: bool) -> None:
+    """Refuse to write a submission, and its provenance beside it, over a file that is something else.
+
+    Args:
+        columns: Of the submission.
+        force: Replace it all the same.
+
+    Raises:
+        InputError: The name ends in .json, where the provenance goes; or a file of that name has other columns, or a
+            .json of that name is not what `submit` writes.
+    """
+    beside = file.with_suffix(".json")
+    if file == beside:
+        raise InputError(f"{file}: is where the provenance of the submission goes; give --out a name that ends in .csv")
+    if force:
+        return
+    if file.is_file():
+        with open(file, encoding="utf-8", errors="replace") as lines:
+            header = lines.readline().strip().lstrip("\ufeff")
+        if header and header != ",".join(columns):
+            raise InputError(f"{file}: is there already and is no submission; give --out another name, or --force")
+    if beside.is_file() and runs_of(file) is None:
+        raise InputError(f"{beside}: is there already and is no provenance; give --out another name, or --force")
+
+
 def runs_of(submission: Path) -> list[str] | None:
     """The runs that a submission was made from, as the provenance beside it says; None where it does not."""
     try:

@@ -61,7 +61,8 @@ def merge(
         views, sites: only these; all by default. Of a member that has none of the views, its first.
 
     Raises:
-        InputError: members of other classes, wrong weights, or no prediction of that part.
+        InputError: members of other classes, wrong weights, no prediction of that part, or means that are no finite
+            numbers (logits too large for float32).
     """
     members = list(members)
     weights = [1.0] * len(members) if weights is None else list(weights)
@@ -102,7 +103,21 @@ def merge(
         scores = np.log(np.maximum(total, 1e-30)) if how == "probabilities" else log_softmax(total)
     if pool == "well":
         scores = scores[unit_of_target]
+    refuse_not_finite(scores, frame["target_id"])
     return Targets(**frame, scores=scores)
+
+
+def refuse_not_finite(scores: np.ndarray, target_id: np.ndarray) -> None:
+    """Refuse merged scores (T, K) that are not all finite.
+
+    Raises:
+        InputError: names the first target, and how many there are.
+    """
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"{target_id[int(np.argmin(finite))]}: its merged scores are not all finite ({int((~finite).sum())} such targets); predict anew"
+        )
 
 
 def log_softmax(values: np.ndarray) -> np.ndarray:

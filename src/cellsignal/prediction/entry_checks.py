@@ -25,6 +25,8 @@ def refuse_doubles(members: Sequence[Predictions]) -> None:
             keys.append(tuple(member.about.get(name) for name in ("run", "stage_index", "fold")))
         for key in keys:
             other = seen.setdefault(key, member)
+            if other is not member and isinstance(key, Path):
+                raise InputError(f"{member.path}: is given twice and would count twice")
             if other is not member:
                 fold = member.about.get("fold")
                 what = f"{member.about['run']}, stage {member.about.get('stage')!r}, {'all folds' if fold is None else f'fold {fold}'}"
@@ -116,3 +118,5 @@ def refuse_idle_options(how: Submit, groups: PlateGroups | None, competition: Co
         raise InputError(f"submit.{key}: the plates of {competition.id} hold no class groups")
     if how.groups is not None and how.assignment == "none":
         raise InputError("submit.groups: would do nothing with assignment: none")
+    if how.temperature != Submit.model_fields["temperature"].default and (groups is None or how.assignment != "sinkhorn"):
+        raise InputError("submit.temperature: would do nothing; only assignment: sinkhorn has one, where plates hold class groups")

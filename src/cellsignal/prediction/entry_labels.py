@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import PlateGroups
-from cellsignal.errors import InputError
 from cellsignal.evaluation.assignment import assign, restrict, soften
 from cellsignal.evaluation.plate_groups import PlateGroupInference, infer_plate_groups, read_plate_groups
 from cellsignal.evaluation.repeats import Repeat, add_evidence, find_repeats
-from cellsignal.prediction.ensemble import Targets
+from cellsignal.prediction.ensemble import Targets, refuse_not_finite
 
 if TYPE_CHECKING:
     from cellsignal.prediction.submit import Entry
@@ -62,20 +61,11 @@ def plate_groups_of(entry: "Entry", targets: Targets, groups: PlateGroups) -> Pl
 def assign_labels(
     entry: "Entry", targets: Targets, groups: PlateGroups | None
 ) -> tuple[np.ndarray, PlateGroupInference | None]:
-    _refuse_not_finite(targets)
+    refuse_not_finite(targets.scores, targets.target_id)
     if groups is None or entry.how.assignment == "none":
         return targets.scores.argmax(1), None
     inferred = plate_groups_of(entry, targets, groups)
     return labels_by(entry, targets, groups, inferred, entry.how.assignment), inferred
-
-
-def _refuse_not_finite(targets: Targets) -> None:
-    finite = np.isfinite(targets.scores).all(axis=1)
-    if not finite.all():
-        target = targets.target_id[int(np.argmin(finite))]
-        raise InputError(
-            f"{target}: its merged scores are not all finite ({int((~finite).sum())} such targets); predict anew"
-        )
 
 
 def labels_by(

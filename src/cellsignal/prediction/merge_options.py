@@ -12,6 +12,7 @@ from cellsignal.config.schema import Submit
 from cellsignal.errors import InputError
 
 log = logging.getLogger(__name__)
+MOST = 1e6  # weight of a run; sums of float32 lose the lighter runs beyond
 
 
 def choose_section(
@@ -73,6 +74,8 @@ def resolve_weights(weights: Mapping[str, float], runs: Sequence[str]) -> dict[s
             raise InputError(f"weights: no predictions of a run called {name!r}; there are {', '.join(runs)}")
         if not 0 < weight < math.inf:
             raise InputError(f"weights: {name}={weight:g} is no positive number")
+        if not 1 / MOST <= weight <= MOST:
+            raise InputError(f"weights: {name}={weight:g} lies outside {1 / MOST:g} .. {MOST:g}; only their ratios count")
     resolved = {run: weights.get(run, weights.get(run.partition("/")[0], 1.0)) for run in runs}
     for run in runs:
         name = run.partition("/")[0]

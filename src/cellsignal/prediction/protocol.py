@@ -10,7 +10,7 @@ from cellsignal.competitions import get_competition
 from cellsignal.errors import InputError
 from cellsignal.evaluation.protocol import protocol_scores, true_labels
 from cellsignal.prediction.container import Predictions, load_predictions
-from cellsignal.prediction.ensemble import log_softmax
+from cellsignal.prediction.ensemble import log_softmax, refuse_not_finite
 
 
 def score_protocol(files: Sequence[Path], answers: pd.DataFrame) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def score_protocol(files: Sequence[Path], answers: pd.DataFrame) -> pd.DataFrame
         answers: `Competition.answers`.
 
     Raises:
-        InputError: predictions of no protocol, of different ones, or of different samples.
+        InputError: predictions of no protocol, of different ones, or of different samples, or scores that are not finite.
     """
     members = [load_predictions(path) for path in files]
     first = members[0]
@@ -32,7 +32,9 @@ def score_protocol(files: Sequence[Path], answers: pd.DataFrame) -> pd.DataFrame
     for member in members:
         if member.about.get("protocol") != name or not np.array_equal(member.ids["sample_id"], first.ids["sample_id"]):
             raise InputError(f"{member.path}: predicts other samples than {first.path}")
-    predicted = sum(_log_probabilities(member) for member in members).argmax(1)
+    scores = sum(_log_probabilities(member) for member in members)
+    refuse_not_finite(scores, first.ids["target_id"])
+    predicted = scores.argmax(1)
     n_treatments = len(first.classes) - sum(label.startswith("control_") for label in first.classes)
     true = true_labels(first.ids["target_id"], first.label, competition, answers, first.classes[:n_treatments])
     parts = [part for part, _ in competition.protocol(name).parts if part != "train"]

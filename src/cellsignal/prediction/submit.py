@@ -18,7 +18,7 @@ from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.metrics import accuracy
 from cellsignal.evaluation.plate_groups import PlateGroupInference
-from cellsignal.evaluation.standing import check_replacing
+from cellsignal.evaluation.standing import check_place, check_replacing
 from cellsignal.files import provenance, write_json, write_text
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import Targets, merge
@@ -198,7 +198,8 @@ def make_submission(entry: Entry, out: Path, *, leaderboard: Path | None = None,
 
     Raises:
         InvalidSubmission: the result is not what the sample submission asks for; nothing is written.
-        InputError: no test predictions, or `out` stands on the leaderboard and is another submission.
+        InputError: no test predictions, `out` holds something else than a submission, or it stands on the leaderboard and
+            is another submission.
     """
     refuse_without_test(entry.final(), entry.competition)
     groups = entry.competition.plate_groups(entry.samples)
@@ -224,6 +225,7 @@ def make_submission(entry: Entry, out: Path, *, leaderboard: Path | None = None,
         submission, entry.competition.sample_submission(entry.root), entry.competition.classes(entry.root)
     )
     text = submission.to_csv(index=False)
+    check_place(out, tuple(submission.columns), force)
     if leaderboard is not None:
         check_replacing(leaderboard, entry.competition.id, out, text, force)
     write_text(out, text)

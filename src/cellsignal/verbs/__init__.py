@@ -191,7 +191,12 @@ def submit(arguments: argparse.Namespace) -> None:
         weights = {run: float(number) for run, number in pairs(arguments.weight, "--weight").items()}
     except ValueError as error:
         raise InputError(f"--weight: {error}") from None
-    changed: dict[str, object] = {key: yaml.safe_load(value) for key, value in pairs(arguments.set, "--set").items()}
+    changed: dict[str, object] = {}
+    for key, value in pairs(arguments.set, "--set").items():
+        try:
+            changed[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"--set {key}: {value!r} is no YAML value") from None
     for key in ("merge", "pool", "assignment", "groups"):
         if getattr(arguments, key) is not None:
             changed[key] = getattr(arguments, key)
