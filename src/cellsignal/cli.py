@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            name = Path(str(error.filename)).name
+            print(f"error: {name[:40]}...: a name of {len(name.encode())} bytes is too long for this file system", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         print(f"error: {error.filename or 'writing'}: {error.strerror}; finished work is kept, run again to go on", file=sys.stderr)

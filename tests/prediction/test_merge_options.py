@@ -166,3 +166,10 @@ def test_a_weight_that_float32_cannot_hold_is_refused_by_name(weight):
 def test_a_value_that_is_no_yaml_is_named(tmp_path, capsys):
     line = error_line(capsys, "submit", "p.npz", "--set", "repeats=[", cwd=tmp_path)
     assert line == "--set repeats: '[' is no YAML value"
+
+
+@pytest.mark.parametrize("words", [("submit", "p.npz", "--out"), ("score", "s.csv", "--answers"), ("leaderboard", "--leaderboard")])
+def test_a_name_that_no_file_can_have_is_one_line(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cellsignal.pipeline.submit", lambda sources, out, **more: (out.is_file(), []))
+    line = error_line(capsys, *words, "s" * 300 + ".csv", *(["--competition", "bbbc021"] if words[0] == "score" else []), cwd=tmp_path)
+    assert line.startswith("ssss") and "304 bytes is too long" in line
