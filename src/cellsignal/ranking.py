@@ -121,7 +121,7 @@ def _scored(
     pictures = [folder / name for name in ("cmc.png", "reid_tsne.png", "nearest.png")]
     cmc_curves(pictures[0], found, title=f"{title}cumulative match characteristic")
     names = sorted(set(query.label) | set(tracks.label))
-    codes = [pd.Categorical(labels, names).codes.astype(int) for labels in (query.label, tracks.label)]
+    codes = [pd.Index(names).get_indexer(labels) for labels in (query.label, tracks.label)]
     reid_tsne(pictures[1], space.query, codes[0], space.gallery, codes[1], names, title=f"{title}query and gallery (t-SNE)")
     own = (tracks["compound"] == query["compound"][0]) & (tracks.library == query.library[0])  # which the published protocol leaves out
     near = nearest(np.where(own, np.inf, space.distance[:1]), neighbours)[0][: (~own).sum()]
@@ -183,7 +183,7 @@ def class_scores(config: Config, competition: Competition, query: pd.DataFrame) 
         InputError: a query's mechanism is no class.
     """
     classes = list(competition.classes(config.data.root))
-    label = pd.Categorical(query.label, classes).codes.astype(int)
+    label = pd.Index(classes).get_indexer(query.label)
     if (label < 0).any():
         raise InputError(f"answers: {query.label[int(label.argmin())]!r} of {query.target_id[int(label.argmin())]!r} is none of the {len(classes)} mechanisms")
     entry = open_entry(predict(config), config.submit, root=config.data.root)

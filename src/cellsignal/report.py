@@ -105,7 +105,7 @@ def embedding_picture(config: Config, path: Path) -> Path:
     labels = samples.label.to_numpy()
     if (labels < 0).all():
         names = sorted(samples.cell_type.unique())
-        labels = pd.Categorical(samples.cell_type, names).codes
+        labels = pd.Index(names).get_indexer(samples.cell_type)
     out = config.run_folder / "report" / f"tsne_{path.stem}.png"
     kind = "held-out" if held_out.any() else "training"
     tsne_plot(out, found.values[chosen].astype(np.float32), labels, names, title=f"{config.name}: embeddings of {kind} samples, {path.stem} (t-SNE)")

@@ -1,5 +1,6 @@
 """A stage that follows retrieval: what is ranked, mean average precision by brute force, the figures in the log, what follows them, and resuming."""
 
+import itertools
 import os
 import signal
 from dataclasses import replace
@@ -50,7 +51,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def by_hand(samples: pd.DataFrame, asked: int, embeddings: np.ndarray, group: str, same_drug_out: bool) -> float:
-    """Target by target and sample by sample; scikit-learn's average precision of the list, each match put behind what is as near."""
+    """Target by target and sample by sample; what is as near as another counts as a random order of them would."""
     found, rows = [], samples.to_dict("records")
     for target in {row["target_id"] for row in rows[:asked]}:
         own = [at for at in range(asked) if rows[at]["target_id"] == target]
@@ -64,9 +65,36 @@ def by_hand(samples: pd.DataFrame, asked: int, embeddings: np.ndarray, group: st
                 truth.append(row["label"] == rows[own[0]]["label"])
                 distance.append(cosine(mean, embeddings[at].astype(np.float64)))
         if any(truth):
-            order = sorted(range(len(truth)), key=lambda at, near=distance, match=truth: (near[at], match[at]))
-            found.append(average_precision_score([truth[at] for at in order], -np.arange(len(order))))
+            found.append(expected_precision(distance, truth))
     return float(np.mean(found))
+
+
+def expected_precision(distance: list[float], truth: list[bool]) -> float:
+    """Match by match and place by place: the mean over the orders of what is equally near.
+
+    At the kth of s tied places, r of them matches, a match has (k - 1)(r - 1)/(s - 1) of the others before it.
+    """
+    precisions = []
+    for near, match in zip(distance, truth, strict=True):
+        if match:
+            nearer = [other for far, other in zip(distance, truth, strict=True) if far < near]
+            tied = [other for far, other in zip(distance, truth, strict=True) if far == near]
+            s, r = len(tied), sum(tied)
+            places = [
+                (sum(nearer) + 1 + (k - 1) * (r - 1) / max(s - 1, 1)) / (len(nearer) + k)
+                for k in range(1, s + 1)
+            ]
+            precisions.append(sum(places) / s)
+    return sum(precisions) / len(precisions)
+
+
+def test_the_oracle_is_scikit_learns_over_all_orders():
+    distance, truth = [0, 1, 1, 1, 2, 2], [False, True, False, True, True, False]
+    every = [
+        average_precision_score(truth, [-near - place / 100 for near, place in zip(distance, order, strict=True)])
+        for order in itertools.permutations(range(6))
+    ]
+    assert expected_precision(distance, truth) == pytest.approx(np.mean(every))
 
 
 # what is ranked ------------------------------------------------------------------------------------------------------------------------
@@ -165,7 +193,7 @@ def test_mean_average_precision_by_brute_force(seed, asked, more, classes, drugs
 def test_a_network_that_tells_nothing_apart_is_not_first_by_the_order_of_the_table():
     four = np.arange(4)
     gallery = Gallery(four, 1, four, np.array([0, 0, 1, 1]), four, np.full(4, -1))
-    assert retrieval(gallery, np.ones((4, 2), np.float32)) == pytest.approx(1 / 3)
+    assert retrieval(gallery, np.ones((4, 2), np.float32)) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)  # one match among three, anywhere
     assert retrieval(gallery, np.array([[1, 0], [2, 0.1], [0, 1], [-1, 0]], np.float32)) == 1
 
 

@@ -200,14 +200,21 @@ def _store(
 def _packed(sites: Sites, path: Path, codec: str, size: int | None) -> Store:
     channels = tuple(f"channel {number}" for number in range(1, len(sites[0]) + 1))
     source = {"competition": "reading benchmark", "root": ""}
-    pack(_samples(sites), _imread, path, channels=channels, size=size, source=source, codec=codec)
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for files in sites for file in files])
+    read = functools.partial(_imread_under, root)
+    pack(_samples(sites, root), read, path, channels=channels, size=size, source=source, codec=codec)
     return Store.open(path)
 
 
-def _samples(sites: Sites) -> pd.DataFrame:
+def _imread_under(root: str, files: Sequence[str]) -> np.ndarray:
+    return _imread([os.path.join(root, file) for file in files])
+
+
+def _samples(sites: Sites, root: str) -> pd.DataFrame:
     ids = [f"s{number}" for number in range(len(sites))]
+    files = [tuple(os.path.relpath(file, root) for file in site) for site in sites]
     same = {"experiment": "e", "plate": "1", "site": 1, "cell_type": "NA", "label": 0, "role": "treatment", "split": "train"}
-    frame = pd.DataFrame({"sample_id": ids, "target_id": ids, "well_id": ids, "well": ids, "files": list(sites)})
+    frame = pd.DataFrame({"sample_id": ids, "target_id": ids, "well_id": ids, "well": ids, "files": files})
     return check_samples(frame.assign(**same, compound=None), "the sites to read")
 
 

@@ -196,7 +196,7 @@ class Timelapse:
         frames = get_competition(self.reference.competition).frames
         features = read_features(samples.row.to_numpy()[np.r_[train, asked]], store.read, frames, self.processes)
         fitted = np.arange(len(features)) < len(train)
-        x, truth = standardised(features, fitted), pd.Categorical(self.query.label, self.classes).codes.astype(int)
+        x, truth = standardised(features, fitted), pd.Index(self.classes).get_indexer(self.query.label)
         found = {}
         for name in CLASSIFIERS:
             runs = [classifier_scores(name, x[fitted], label[train], x[~fitted], len(self.classes), seed) for seed in self.seeds]

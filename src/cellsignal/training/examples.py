@@ -110,7 +110,7 @@ def output_codes(job: Job) -> np.ndarray:
     """(N,) int64 for all samples of the store: which output stands for each, by label or by compound as the stage's target is; -1 for none."""
     samples = job.store.samples
     if job.stage.target == "compound":
-        return pd.Categorical(samples.compound, job.compounds).codes.astype(np.int64)
+        return pd.Index(job.compounds).get_indexer(samples.compound).astype(np.int64)
     return samples.label.to_numpy(dtype=np.int64, na_value=-1)
 
 

@@ -317,5 +317,5 @@ def cell_type_vectors(job: Job) -> torch.Tensor | None:
     """(N, T) float32 one-hot cell types of all samples of the store, or None where the model does not take them."""
     if not job.config.model.cell_type_vector:
         return None
-    codes = pd.Categorical(job.store.samples.cell_type, job.cell_types).codes
+    codes = pd.Index(job.cell_types).get_indexer(job.store.samples.cell_type)
     return functional.one_hot(torch.tensor(codes, dtype=torch.int64), len(job.cell_types)).float()
