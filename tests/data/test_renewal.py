@@ -296,6 +296,7 @@ def test_there_are_competitions_that_measure_plates():
     assert set(CALIBRATED) >= {"bbbc021_full", "cpjump1", "cpjump1_course"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_store", [True, False])
 @pytest.mark.parametrize("competition_id", CALIBRATED)
 def test_half_a_data_set_and_then_the_rest_gives_the_pixels_of_the_whole(
@@ -320,6 +321,7 @@ def test_half_a_data_set_and_then_the_rest_gives_the_pixels_of_the_whole(
         assert "changed: calibration." in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("competition_id", CALIBRATED)
 def test_a_changed_plane_is_noticed_and_a_touched_one_changes_nothing(competition_id, whole, tmp_path):
     competition, root = get_competition(competition_id), whole(competition_id)
@@ -339,6 +341,7 @@ def test_a_changed_plane_is_noticed_and_a_touched_one_changes_nothing(competitio
     assert Store.open(out).content_hash == Store.open(tmp_path / "fresh").content_hash != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("competition_id", CALIBRATED)
 def test_pack_holds_no_image_of_two_calibrations(competition_id, whole, tmp_path):
     """Broken off in the first packing, then the rest of the images comes: sites of a plate measured anew are packed anew."""

@@ -82,7 +82,7 @@ def test_an_exception_that_read_was_not_made_for_ends_nothing(simulated, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["bbbc021_full", "cpjump1"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_plate_of_surprises_alone_ends_nothing(simulated, tmp_path, name, workers):
     """None of a plate's planes can be read, so it cannot be measured: its own files are listed, the others go on."""
     competition, root = get_competition(name), tmp_path / "root"

@@ -115,6 +115,7 @@ class Lightning(nn.Module):
         self.loss = nn.Linear(2, 2)
 
 
+@pytest.mark.slow
 def test_what_torch_itself_saves(tmp_path):
     """Names as torch makes them, not as we think it does: AveragedModel, torch.compile, DataParallel, and all at once."""
     kind = "test_resnet"

@@ -95,6 +95,7 @@ def read_values(path):
     return {"values": load_embeddings(path).values}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb, load", [(predict.predict, read), (embed, read_values)], ids=["predict", "embed"])
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_was_made_from_something_else_is_made_anew_and_says_why(run, tmp_path, caplog, change, verb, load):
