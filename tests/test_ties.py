@@ -20,7 +20,7 @@ from cellsignal.ties import (
     unit_vectors,
 )
 
-lists = st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=6)
+lists = st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=5)
 
 
 @settings(max_examples=60, deadline=None)
