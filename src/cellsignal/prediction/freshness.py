@@ -15,7 +15,7 @@ from cellsignal.config import Config
 from cellsignal.data.store import Store
 from cellsignal.errors import InputError
 from cellsignal.files import changed_inputs, digest, sha256
-from cellsignal.folds import FoldTable, read_folds
+from cellsignal.folds import FoldTable, labelled, read_folds
 from cellsignal.prediction.container import read_about, read_parts
 from cellsignal.training.run_config import refuse_other_run
 
@@ -115,7 +115,10 @@ def config_predictions(config: Config, *, all_seeds: bool = True, stage_index: i
         refuse_other_run(run_folder, config)
     _warn_of_missing(config, [abouts[path] for path in used], folder)
     store = Store.open(config.data.store) if (config.data.store / "store.json").is_file() else None
-    folds = None if store is None or not config.folds.file.is_file() else read_folds(config.folds.file, store.samples)
+    folds = None
+    # a store of test samples alone, as a kernel packs it, has nothing that a fold could hold out
+    if store is not None and config.folds.file.is_file() and labelled(store.samples).any():
+        folds = read_folds(config.folds.file, store.samples)
     for path in used:
         difference = _difference(path, abouts[path], config, store) or _other_fold(path, abouts[path], store, folds, config)
         if difference:

@@ -236,7 +236,10 @@ def check_belongs(job: Job, state: dict[str, Any], path: Path, *, same_samples: 
     # earlier versions noted no labels
     state = state | {"told_apart": told_apart(state), "training_labels": state.get("training_labels", wanted["training_labels"])}
     different = [name for name, value in wanted.items() if state.get(name) != value]
-    if not same_samples and {"training_samples", "training_labels"} & set(different):
+    if not same_samples and not len(job.train) and not len(job.valid):
+        # a store of test samples alone, as a kernel packs it: nothing in it can be scored out of fold
+        different = [name for name in different if name not in ("held_out", "training_samples", "training_labels")]
+    elif not same_samples and {"training_samples", "training_labels"} & set(different):
         log.warning("%s: was trained on other samples or labels than its fold has now; train anew to use them", path)
         different = [name for name in different if name not in ("training_samples", "training_labels")]
     for name in different[:1]:
