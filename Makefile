@@ -88,3 +88,4 @@ test-slow: .venv/.ready
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

@@ -1,4 +1,6 @@
-"""Short-hands for prediction, submission and scoring that work from a fresh checkout: `python -m inference.predict`, `.make_submission`, `.score`."""
+"""Short-hands for prediction, submission and scoring that work from a fresh checkout: `python -m
+inference.predict`, `.make_submission`, `.score`.
+"""
 
 import sys
 from pathlib import Path

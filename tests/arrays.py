@@ -8,13 +8,18 @@ from cellsignal.errors import InputError
 
 
 class Arrays:
-    """What a dataset needs of a store. Rows of an image that were not asked for are garbage, as a store may leave them.
+    """What a dataset needs of a store. Rows of an image that were not asked for are garbage, as a
+    store may leave them.
 
     `reads` and `threads` note who read what; `broken` rows are damaged.
     """
 
     def __init__(self, images: np.ndarray, broken: set[int] = frozenset()):
-        self.images, self.shape, self.broken, self.threads, self.reads = images, images.shape[1:], broken, set(), []
+        self.images = images
+        self.shape = images.shape[1:]
+        self.broken = broken
+        self.threads = set()
+        self.reads = []
 
     def read(self, row, out=None, rows=None):
         self.threads.add(threading.current_thread().name)

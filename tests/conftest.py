@@ -1,4 +1,6 @@
-"""Shared fixtures: real data where it is at hand, and one small simulated RxRx1 for all tests that only need plates."""
+"""Shared fixtures: real data where it is at hand, and one small simulated RxRx1 for all tests that
+only need plates.
+"""
 
 import functools
 import os
@@ -6,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: several test processes share the cores
+# before torch is imported: several test processes share the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real files (RxRx1 CSVs and control images, BBBC021 subset); the test is skipped where there is none."""
+    """The folder of real files (RxRx1 CSVs and control images, BBBC021 subset); the test is skipped
+    where there is none.
+    """
     folder = Path(os.environ.get("CELLSIGNAL_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (folder / "rxrx1" / "train.csv").is_file():
         pytest.skip(f"no real data in {folder}; set CELLSIGNAL_REAL_DATA")
@@ -22,7 +27,9 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
-    """competition id -> the root of its small simulated copy, made when first asked for. Read only: link or copy to change."""
+    """competition id -> the root of its small simulated copy, made when first asked for. Read only:
+    link or copy to change.
+    """
     from helpers import SMALL
 
     from cellsignal.competitions import get_competition
@@ -44,10 +51,25 @@ def prepared(tmp_path_factory, simulated):
     @functools.cache
     def workspace_of(competition_id: str) -> Workspace:
         root = simulated(competition_id)
-        space = Workspace(competition_id, tmp_path_factory.mktemp("prepared") / competition_id, root)
+        space = Workspace(
+            competition_id, tmp_path_factory.mktemp("prepared") / competition_id, root
+        )
         config = write_config(space.folder, competition_id, root)
         assert cellsignal("prepare", config, cwd=space.folder) == 0
-        assert cellsignal("folds", competition_id, "--root", root, "--splits", 2, "--out", "folds.csv", cwd=space.folder) == 0
+        assert (
+            cellsignal(
+                "folds",
+                competition_id,
+                "--root",
+                root,
+                "--splits",
+                2,
+                "--out",
+                "folds.csv",
+                cwd=space.folder,
+            )
+            == 0
+        )
         return space
 
     return workspace_of

@@ -1,4 +1,6 @@
-"""What the end-to-end tests share: small simulated competitions, a tiny config, the command line called in this process."""
+"""What the end-to-end tests share: small simulated competitions, a tiny config, the command line
+called in this process.
+"""
 
 import contextlib
 import hashlib
@@ -13,24 +15,83 @@ import yaml
 from cellsignal.cli import main
 from cellsignal.competitions.base import answers_path
 
-IDR0088 = {"lines": 2, "compounds_per_moa": 3, "test_compounds_per_moa": 1, "doses": 1, "replicates": 1, "batches": 1, "controls": 4, "size": 32}
+IDR0088 = {
+    "lines": 2,
+    "compounds_per_moa": 3,
+    "test_compounds_per_moa": 1,
+    "doses": 1,
+    "replicates": 1,
+    "batches": 1,
+    "controls": 4,
+    "size": 32,
+}
 # competition -> parameters of its smallest useful simulated copy
 SMALL: dict[str, dict[str, int]] = {
-    "rxrx1": {"classes": 8, "controls": 2, "size": 32, "train_experiments": 2, "test_experiments": 1},
-    "bbbc021_full": {"classes": 4, "compounds_per_class": 2, "test_compounds_per_class": 3, "replicates": 1, "sites": 2, "weeks": 2, "controls": 1, "size": 64},
-    "cpjump1": {"genes": 4, "compounds_per_gene": 2, "controls": 2, "plates": 2, "crispr_plates": 2, "test_plates": 1, "cell_types": 1, "sites": 1, "size": 32},
-    "cpjump1_course": {"compounds": 8, "wells": 3, "singles": 1, "controls": 4, "sites": 2, "size": 32},
-    "mitoreid": {"moas": 3, "drugs_per_moa": 2, "libraries": 2, "train": 2, "query": 1, "gallery": 1, "controls": 2, "novel_drugs": 1, "natural": 1,
-                 "size": 32},
+    "rxrx1": {
+        "classes": 8,
+        "controls": 2,
+        "size": 32,
+        "train_experiments": 2,
+        "test_experiments": 1,
+    },
+    "bbbc021_full": {
+        "classes": 4,
+        "compounds_per_class": 2,
+        "test_compounds_per_class": 3,
+        "replicates": 1,
+        "sites": 2,
+        "weeks": 2,
+        "controls": 1,
+        "size": 64,
+    },
+    "cpjump1": {
+        "genes": 4,
+        "compounds_per_gene": 2,
+        "controls": 2,
+        "plates": 2,
+        "crispr_plates": 2,
+        "test_plates": 1,
+        "cell_types": 1,
+        "sites": 1,
+        "size": 32,
+    },
+    "cpjump1_course": {
+        "compounds": 8,
+        "wells": 3,
+        "singles": 1,
+        "controls": 4,
+        "sites": 2,
+        "size": 32,
+    },
+    "mitoreid": {
+        "moas": 3,
+        "drugs_per_moa": 2,
+        "libraries": 2,
+        "train": 2,
+        "query": 1,
+        "gallery": 1,
+        "controls": 2,
+        "novel_drugs": 1,
+        "natural": 1,
+        "size": 32,
+    },
     "idr0088_gpcr": IDR0088,
     "idr0088_moa": IDR0088,
-    "bbbc021": {"compounds_per_class": 2, "test_compounds_per_class": 1, "doses": 1, "replicates": 1, "size": 32},
+    "bbbc021": {
+        "compounds_per_class": 2,
+        "test_compounds_per_class": 1,
+        "doses": 1,
+        "replicates": 1,
+        "size": 32,
+    },
 }
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A working folder with `config.yaml` (paths relative to it) and what the commands made of it; raw data in `root`."""
+    """A working folder with `config.yaml` (paths relative to it) and what the commands made of it;
+    raw data in `root`.
+    """
 
     competition: str
     folder: Path
@@ -45,8 +106,14 @@ class Workspace:
         return self.folder / "runs" / "tiny" / "seed0"
 
     def copy(self, to: Path) -> "Workspace":
-        """The same state in another folder. Checkpoints and images are hard links: never write into them (see `replace`)."""
-        shutil.copytree(self.folder, to, copy_function=lambda old, new: (os.link if _is_large(old) else shutil.copy2)(old, new))
+        """The same state in another folder. Checkpoints and images are hard links: never write into
+        them (see `replace`).
+        """
+        shutil.copytree(
+            self.folder,
+            to,
+            copy_function=lambda old, new: (os.link if _is_large(old) else shutil.copy2)(old, new),
+        )
         return Workspace(self.competition, to, self.root)
 
 
@@ -56,11 +123,28 @@ def _is_large(path: str) -> bool:
 
 def tiny_config(competition: str, root: Path) -> dict[str, Any]:
     """Two stages of a small network on 32 px, trained in seconds."""
-    first = {"name": "all", "epochs": 2, "batch_size": 16, "optimizer": {"name": "adamw", "lr": 2e-3}, "augment": [{"name": "rotate90"}]}
-    second = {"name": "cell_type", "per": "cell_type", "init": "previous", "epochs": 1, "batch_size": 8}
+    first = {
+        "name": "all",
+        "epochs": 2,
+        "batch_size": 16,
+        "optimizer": {"name": "adamw", "lr": 2e-3},
+        "augment": [{"name": "rotate90"}],
+    }
+    second = {
+        "name": "cell_type",
+        "per": "cell_type",
+        "init": "previous",
+        "epochs": 1,
+        "batch_size": 8,
+    }
     return {
-        "name": "tiny", "competition": competition, "data": {"root": str(root), "store": "store", "size": 32, "workers": 0},
-        "folds": {"file": "folds.csv", "use": [0]}, "model": {"backbone": "test_resnet"}, "stages": [first, second], "predict": {"tta": 2},
+        "name": "tiny",
+        "competition": competition,
+        "data": {"root": str(root), "store": "store", "size": 32, "workers": 0},
+        "folds": {"file": "folds.csv", "use": [0]},
+        "model": {"backbone": "test_resnet"},
+        "stages": [first, second],
+        "predict": {"tta": 2},
     }
 
 
@@ -78,7 +162,9 @@ def cellsignal(*words: Any, cwd: Path) -> int:
 
 
 def error_line(capsys, *words: Any, cwd: Path) -> str:
-    """Run a command that must be refused: status 2 and one line on stderr, which is given back without "error: "."""
+    """Run a command that must be refused: status 2 and one line on stderr, which is given back
+    without "error: ".
+    """
     capsys.readouterr()
     status = cellsignal(*words, cwd=cwd)
     out, err = capsys.readouterr()
@@ -89,17 +175,22 @@ def error_line(capsys, *words: Any, cwd: Path) -> str:
 
 
 def replace(path: Path, content: bytes | str) -> None:
-    """Put other content in the place of a file that may be a hard link, leaving the other names of it alone."""
+    """Put other content in the place of a file that may be a hard link, leaving the other names of
+    it alone.
+    """
     path.unlink()
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def contents(*paths: Path) -> dict[str, str]:
-    """Every file at or under the paths, by name and content: equal before and after means that nothing was lost or added.
+    """Every file at or under the paths, by name and content: equal before and after means that
+    nothing was lost or added.
 
     Checkpoints are large: they are told by inode, size and time, which any rewriting changes.
     """
-    files = sorted(f for path in paths for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file())
+    files = sorted(
+        f for path in paths for f in ([path] if path.is_file() else path.rglob("*")) if f.is_file()
+    )
     return {str(file): _identity(file) for file in files}
 
 

@@ -1,4 +1,6 @@
-"""The ablation: that every row is another training, and that its figures are accuracies of wells on the right experiments."""
+"""The ablation: that every row is another training, and that its figures are accuracies of wells on
+the right experiments.
+"""
 
 from pathlib import Path
 
@@ -36,9 +38,16 @@ def test_every_row_is_another_recipe():
     recipes = [runs.load(v, 0).model_dump_json(exclude={"name"}) for v in variants]
     assert len({v.name for v in variants}) == len(variants) == len(set(recipes))
     assert runs.load(next(v for v in variants if v.name == REFERENCE), 3).seed == 3
-    assert all(config.folds.use == (0,) and not config.folds.full for config in (runs.load(v, 0) for v in variants))
+    assert all(
+        config.folds.use == (0,) and not config.folds.full
+        for config in (runs.load(v, 0) for v in variants)
+    )
     wanted = wanted_runs()
-    assert len({(v.name, seed) for v, seed, _ in wanted}) == len(wanted) == len(variants) * len(SEEDS) + 2
+    assert (
+        len({(v.name, seed) for v, seed, _ in wanted})
+        == len(wanted)
+        == len(variants) * len(SEEDS) + 2
+    )
 
 
 def test_outcome_by_hand():
@@ -61,10 +70,8 @@ def runs(plates, tmp_path_factory) -> tuple[Runs, list[Variant]]:
     folder = tmp_path_factory.mktemp("ablation")
     config = make_config(plates, folder / "runs", [stage(epochs=1)], predict={"tta": 2})
     (folder / "config.yaml").write_text(dump_config(config))
-    found, variant = (
-        Runs(folder / "config.yaml", answers_path(plates / "raw")),
-        Variant("tiny", "tiny", ("stages.0.batch_size=16",)),
-    )
+    found = Runs(folder / "config.yaml", answers_path(plates / "raw"))
+    variant = Variant("tiny", "tiny", ("stages.0.batch_size=16",))
     for seed in (0, 1):
         words = [
             word
@@ -99,13 +106,20 @@ def test_an_outcome_is_scikit_learns_accuracy_of_wells(runs):
                 if part == "test"
                 else pd.Series(member.label[mine]).groupby(member.ids["target_id"][mine]).first()
             )
-            assert outcome.right[seed].mean() == pytest.approx(accuracy_score(true, shares.to_numpy().argmax(1)))
+            assert outcome.right[seed].mean() == pytest.approx(
+                accuracy_score(true, shares.to_numpy().argmax(1))
+            )
             assert len(frame) == outcome.right.shape[1]
         assert set(outcome.experiment) == set(
-            found.samples.experiment[found.samples.split == "test"] if part == "test" else outcome.experiment
+            found.samples.experiment[found.samples.split == "test"]
+            if part == "test"
+            else outcome.experiment
         )
     merged = found.outcome(variant, "test", "hungarian", (0, 1), together=2)
-    assert merged.right.shape == (1, outcome.right.shape[1]) and merged.accuracy > outcome.accuracy - 0.1
+    assert (
+        merged.right.shape == (1, outcome.right.shape[1])
+        and merged.accuracy > outcome.accuracy - 0.1
+    )
     one = found.outcome(variant, "test", seeds=(0, 1), views=("identity",), sites=(1,))
     assert not np.array_equal(one.right, outcome.right)
 
@@ -116,13 +130,24 @@ def test_the_table_says_what_the_outcomes_are(monkeypatch):
 
     def outcome(self, variant, part, assignment="none", *args, **options):
         right = np.zeros((3, 20), bool)
-        right[:, : 18 if variant.name == "cutmix" and part == "test" else 17 if variant.name == "final" else 10] = True
+        right[
+            :,
+            : 18
+            if variant.name == "cutmix" and part == "test"
+            else 17
+            if variant.name == "final"
+            else 10,
+        ] = True
         return Outcome(right, experiment)
 
     monkeypatch.setattr(Runs, "outcome", outcome)
     lines = ablation_table.table(Runs(CONFIG, Path("answers.csv"))).splitlines()
-    assert [line for line in lines if "0.900" in line] == [line for line in lines if line.startswith("| CutMix")]
+    assert [line for line in lines if "0.900" in line] == [
+        line for line in lines if line.startswith("| CutMix")
+    ]
     (cutmix,) = (line for line in lines if line.startswith("| CutMix"))
     assert "0.500 (0.000)" in cutmix and "+0.400" in cutmix
     final = [line for line in lines if "Hungarian | 0.5" in line]
-    assert len(final) == 2 and all(line.endswith("| +0.350 [+0.000, +0.700] | 0.70 |") for line in final)
+    assert len(final) == 2 and all(
+        line.endswith("| +0.350 [+0.000, +0.700] | 0.70 |") for line in final
+    )

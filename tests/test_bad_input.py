@@ -1,4 +1,6 @@
-"""Bad input through the command line: exit status 2, one line that names the file, row or key, and nothing lost."""
+"""Bad input through the command line: exit status 2, one line that names the file, row or key, and
+nothing lost.
+"""
 
 import errno
 import json
@@ -35,7 +37,18 @@ def scored(trained, tmp_path_factory) -> Workspace:
     """The trained workspace with a scored submission."""
     space = trained("rxrx1").copy(tmp_path_factory.mktemp("scored") / "work")
     assert cellsignal("submit", "config.yaml", "--out", "mine.csv", cwd=space.folder) == 0
-    assert cellsignal("score", "mine.csv", "--answers", space.answers, "--leaderboard", "board.csv", cwd=space.folder) == 0
+    assert (
+        cellsignal(
+            "score",
+            "mine.csv",
+            "--answers",
+            space.answers,
+            "--leaderboard",
+            "board.csv",
+            cwd=space.folder,
+        )
+        == 0
+    )
     return space
 
 
@@ -57,7 +70,8 @@ def cut(path: Path) -> None:
     replace(path, content[: len(content) * 2 // 3])
 
 
-# images ----------------------------------------------------------------------------------------------------------------------------------
+# images
+# --------------------------------------------------------------------------------------------------
 
 
 def truncated(path: Path) -> None:
@@ -74,7 +88,10 @@ def sixteen_bit(path: Path) -> None:
 
 
 def half_size(path: Path) -> None:
-    replace(path, cv2.imencode(".png", cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[::2, ::2])[1].tobytes())
+    replace(
+        path,
+        cv2.imencode(".png", cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[::2, ::2])[1].tobytes(),
+    )
 
 
 def not_an_image(path: Path) -> None:
@@ -90,9 +107,14 @@ def flipped_byte(path: Path) -> None:
 
 
 FAULTS = {
-    truncated: "truncated PNG", missing: "no such image file", sixteen_bit: "16-bit image, 8-bit expected", half_size: "16x16 pixels, 32x32 expected",
-    not_an_image: "is not a PNG", empty: "is empty or truncated", flipped_byte: "corrupt PNG",
-}  # fmt: skip
+    truncated: "truncated PNG",
+    missing: "no such image file",
+    sixteen_bit: "16-bit image, 8-bit expected",
+    half_size: "16x16 pixels, 32x32 expected",
+    not_an_image: "is not a PNG",
+    empty: "is empty or truncated",
+    flipped_byte: "corrupt PNG",
+}
 
 
 def channel_file(root: Path, row: int, channel: int = 3) -> Path:
@@ -106,7 +128,9 @@ def test_a_bad_image_ends_prepare_by_name_where_none_is_allowed(raw, tmp_path, c
     bad = channel_file(raw, 0)
     fault(bad)
     config = write_config(tmp_path / "work", "rxrx1", raw)
-    line = error_line(capsys, "prepare", config, "--set", "data.bad_site=refuse", cwd=tmp_path / "work")
+    line = error_line(
+        capsys, "prepare", config, "--set", "data.bad_site=refuse", cwd=tmp_path / "work"
+    )
     assert str(bad) in line and FAULTS[fault] in line
 
 
@@ -119,10 +143,15 @@ def test_bad_images_are_left_out_listed_and_taken_in_once_mended(raw, simulated,
     store = Store.open(tmp_path / "work" / "store")
     skipped = dict(store.skipped)
     samples = pd.read_csv(tmp_path / "work" / "store" / "samples.csv")
-    assert set(skipped) == set(samples.sample_id[list(rows.values())]) and not set(skipped) & set(store.samples.sample_id)
+    assert set(skipped) == set(samples.sample_id[list(rows.values())]) and not set(skipped) & set(
+        store.samples.sample_id
+    )
     assert len(store.samples) == len(samples) - len(rows)
     for fault, row in rows.items():
-        assert FAULTS[fault] in skipped[samples.sample_id[row]] and str(channel_file(raw, row)) in skipped[samples.sample_id[row]]
+        assert (
+            FAULTS[fault] in skipped[samples.sample_id[row]]
+            and str(channel_file(raw, row)) in skipped[samples.sample_id[row]]
+        )
     for row in rows.values():
         bad = channel_file(raw, row)
         bad.unlink(missing_ok=True)
@@ -132,7 +161,9 @@ def test_bad_images_are_left_out_listed_and_taken_in_once_mended(raw, simulated,
 
 
 def test_verify_lists_every_bad_image_in_one_run(raw, tmp_path, capsys):
-    bad = {channel_file(raw, row): fault for row, fault in zip(range(0, 21, 3), FAULTS, strict=True)}
+    bad = {
+        channel_file(raw, row): fault for row, fault in zip(range(0, 21, 3), FAULTS, strict=True)
+    }
     for path, fault in bad.items():
         fault(path)
     assert cellsignal("verify", "rxrx1", "--root", raw, "--workers", 0, cwd=tmp_path) == 2
@@ -151,11 +182,21 @@ def test_a_bad_first_image_of_bbbc021_is_one_bad_sample_like_any_other(simulated
     config = write_config(tmp_path / "work", "bbbc021", raw)
     assert cellsignal("prepare", config, cwd=tmp_path / "work") == 0
     assert [sample for sample, _ in Store.open(tmp_path / "work" / "store").skipped] == [first.stem]
-    line = error_line(capsys, "prepare", config, "--set", "data.bad_site=refuse", "--set", "data.store=other", cwd=tmp_path / "work")
+    line = error_line(
+        capsys,
+        "prepare",
+        config,
+        "--set",
+        "data.bad_site=refuse",
+        "--set",
+        "data.store=other",
+        cwd=tmp_path / "work",
+    )
     assert str(first) in line
 
 
-# metadata --------------------------------------------------------------------------------------------------------------------------------
+# metadata
+# --------------------------------------------------------------------------------------------------
 
 
 def doubled_id(frame):
@@ -185,7 +226,11 @@ def test_bad_metadata_is_refused_by_file_and_row(raw, tmp_path, capsys, change, 
     replace(raw / "train.csv", frame.to_csv(index=False))
     config = write_config(tmp_path / "work", "rxrx1", raw)
     (tmp_path / "work" / "folds.csv").write_text("mine\n")
-    words = {"prepare": ["prepare", config], "folds": ["folds", "rxrx1", "--root", raw, "--out", "folds.csv"], "verify": ["verify", "rxrx1", "--root", raw]}
+    words = {
+        "prepare": ["prepare", config],
+        "folds": ["folds", "rxrx1", "--root", raw, "--out", "folds.csv"],
+        "verify": ["verify", "rxrx1", "--root", raw],
+    }
     before = contents(tmp_path / "work")
     line = error_line(capsys, *words[verb], cwd=tmp_path / "work")
     assert line.startswith(f"{raw / 'train.csv'}:") and named in line
@@ -201,16 +246,28 @@ def test_a_table_that_is_none_is_refused_by_name(raw, tmp_path, capsys, name, co
     assert str(raw / name) in error_line(capsys, "verify", "rxrx1", "--root", raw, cwd=tmp_path)
 
 
-# commands and configs --------------------------------------------------------------------------------------------------------------------
+# commands and configs
+# --------------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_competition_is_answered_with_the_nearest(prepared, tmp_path, capsys):
     space = prepared("rxrx1").copy(tmp_path / "work")
     for words in (
-        ["download", "rxrx"], ["simulate", "rxrx"], ["verify", "rxrx", "--root", space.root], ["folds", "rxrx", "--root", space.root],
-        ["prepare", "config.yaml", "--set", "competition=rxrx"], ["train", "config.yaml", "--set", "competition=rxrx"],
-        ["score", space.root / "sample_submission.csv", "--answers", space.answers, "--competition", "rxrx"],
-    ):  # fmt: skip
+        ["download", "rxrx"],
+        ["simulate", "rxrx"],
+        ["verify", "rxrx", "--root", space.root],
+        ["folds", "rxrx", "--root", space.root],
+        ["prepare", "config.yaml", "--set", "competition=rxrx"],
+        ["train", "config.yaml", "--set", "competition=rxrx"],
+        [
+            "score",
+            space.root / "sample_submission.csv",
+            "--answers",
+            space.answers,
+            "--competition",
+            "rxrx",
+        ],
+    ):
         line = error_line(capsys, *words, cwd=space.folder)
         assert "'rxrx'" in line and "did you mean 'rxrx1'?" in line
 
@@ -241,7 +298,9 @@ def test_a_wrong_key_is_named(prepared, tmp_path, capsys, override, named):
     assert contents(space.folder / "store", space.folder / "folds.csv") == before
 
 
-@pytest.mark.parametrize("text", ["stages: [", "- a\n- b\n", "", "\x00", "name: x\nbase: nowhere.yaml\n"])
+@pytest.mark.parametrize(
+    "text", ["stages: [", "- a\n- b\n", "", "\x00", "name: x\nbase: nowhere.yaml\n"]
+)
 def test_a_config_that_is_none_is_named(tmp_path, capsys, text):
     (tmp_path / "config.yaml").write_text(text)
     assert ".yaml" in error_line(capsys, "train", "config.yaml", cwd=tmp_path)
@@ -251,7 +310,9 @@ def test_a_config_that_is_none_is_named(tmp_path, capsys, text):
 def test_a_config_for_another_store_is_refused(prepared, tmp_path, capsys):
     space = prepared("rxrx1").copy(tmp_path / "work")
     other = prepared("bbbc021").folder / "store"
-    line = error_line(capsys, "train", "config.yaml", "--set", f"data.store={other}", cwd=space.folder)
+    line = error_line(
+        capsys, "train", "config.yaml", "--set", f"data.store={other}", cwd=space.folder
+    )
     assert str(other) in line and "'bbbc021'" in line and "'rxrx1'" in line
     before = contents(space.folder)
     line = error_line(capsys, "prepare", "config.yaml", "--set", "data.size=24", cwd=space.folder)
@@ -263,8 +324,12 @@ def test_a_store_that_is_missing_unfinished_or_damaged_is_named(prepared, tmp_pa
     space = prepared("rxrx1").copy(tmp_path / "work")
     store = space.folder / "store"
     for verb in ("train", "predict"):
-        assert "nowhere: there is no store" in error_line(capsys, verb, "config.yaml", "--set", "data.store=nowhere", cwd=space.folder)
-    assert "is not a store" in error_line(capsys, "train", "config.yaml", "--set", "data.store=.", cwd=space.folder)
+        assert "nowhere: there is no store" in error_line(
+            capsys, verb, "config.yaml", "--set", "data.store=nowhere", cwd=space.folder
+        )
+    assert "is not a store" in error_line(
+        capsys, "train", "config.yaml", "--set", "data.store=.", cwd=space.folder
+    )
     chunk = next((store / "images").glob("c.7.*"))
     damage(chunk)
     assert str(chunk) in error_line(capsys, "train", "config.yaml", cwd=space.folder)
@@ -276,11 +341,14 @@ def test_a_store_that_is_missing_unfinished_or_damaged_is_named(prepared, tmp_pa
     assert "store.json" in error_line(capsys, "train", "config.yaml", cwd=space.folder)
 
 
-# folds -----------------------------------------------------------------------------------------------------------------------------------
+# folds
+# --------------------------------------------------------------------------------------------------
 
 
 def unknown_experiment(frame):
-    return frame.assign(experiment=frame.experiment.replace(frame.experiment[0], "HUVEC-77")), "'HUVEC-77'"
+    return frame.assign(
+        experiment=frame.experiment.replace(frame.experiment[0], "HUVEC-77")
+    ), "'HUVEC-77'"
 
 
 def missing_experiment(frame):
@@ -299,7 +367,9 @@ def all_in_one(frame):
     return frame.assign(fold=0), "fold 0"
 
 
-@pytest.mark.parametrize("change", [unknown_experiment, missing_experiment, wrong_column, no_number, all_in_one])
+@pytest.mark.parametrize(
+    "change", [unknown_experiment, missing_experiment, wrong_column, no_number, all_in_one]
+)
 def test_a_fold_file_that_does_not_fit_is_refused(work, capsys, change):
     frame, named = change(pd.read_csv(work.folder / "folds.csv"))
     replace(work.folder / "folds.csv", frame.to_csv(index=False))
@@ -310,13 +380,27 @@ def test_a_fold_file_that_does_not_fit_is_refused(work, capsys, change):
     assert contents(work.folder) == before
 
 
-# runs and checkpoints --------------------------------------------------------------------------------------------------------------------
+# runs and checkpoints
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_run_folder_of_another_config_is_refused(work, capsys):
     before = contents(work.folder)
-    line = error_line(capsys, "train", "config.yaml", "--set", "stages.0.epochs=3", "--set", "model.dropout=0.5", cwd=work.folder)
-    assert "runs/tiny/seed0" in line and "stages.0.epochs: 2 -> 3" in line and "model.dropout: 0.0 -> 0.5" in line
+    line = error_line(
+        capsys,
+        "train",
+        "config.yaml",
+        "--set",
+        "stages.0.epochs=3",
+        "--set",
+        "model.dropout=0.5",
+        cwd=work.folder,
+    )
+    assert (
+        "runs/tiny/seed0" in line
+        and "stages.0.epochs: 2 -> 3" in line
+        and "model.dropout: 0.0 -> 0.5" in line
+    )
     assert contents(work.folder) == before
 
 
@@ -344,7 +428,11 @@ def of_another_competition(path: Path) -> None:
     save_checkpoint(path, {**load_checkpoint(path), "competition": "bbbc021"})
 
 
-@pytest.mark.parametrize("change", [damage, cut, empty, foreign, harmful, of_another_competition], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "change",
+    [damage, cut, empty, foreign, harmful, of_another_competition],
+    ids=lambda f: f.__name__,
+)
 @pytest.mark.parametrize("verb", ["train", "predict"])
 def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(work, capsys, verb, change):
     path = work.run_folder / LAST
@@ -361,7 +449,9 @@ def test_a_checkpoint_that_is_damaged_or_foreign_is_refused(work, capsys, verb, 
     assert not path.with_name("harm").exists()
     after = contents(work.folder)
     written = {"config.yaml", "provenance.json"}  # of the call, not of the training
-    assert {k: v for k, v in after.items() if Path(k).name not in written} == {k: v for k, v in before.items() if Path(k).name not in written}
+    assert {k: v for k, v in after.items() if Path(k).name not in written} == {
+        k: v for k, v in before.items() if Path(k).name not in written
+    }
 
 
 def test_predict_wants_every_checkpoint(work, capsys):
@@ -372,7 +462,9 @@ def test_predict_wants_every_checkpoint(work, capsys):
 
 
 class FullDisk:
-    """A disk that takes `room` more checkpoints; then its writer breaks off in the middle of one, as torch's own does."""
+    """A disk that takes `room` more checkpoints; then its writer breaks off in the middle of one,
+    as torch's own does.
+    """
 
     def __init__(self, monkeypatch, room: int, how: str):
         self.room, self.save, self.fsync = room, torch.save, os.fsync
@@ -385,7 +477,9 @@ class FullDisk:
         self.room -= 1
         if self.room < 0:
             Path(path).write_bytes(b"half a checkpoint")
-            raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 704 vs 598")
+            raise RuntimeError(
+                "[enforce fail at inline_container.cc:603] . unexpected pos 704 vs 598"
+            )
         self.save(state, path)
 
     def syncing(self, handle):
@@ -398,9 +492,13 @@ class FullDisk:
 
 @pytest.mark.parametrize("how", ["while writing", "while flushing"])
 @pytest.mark.parametrize("room", [0, 2])
-def test_a_full_disk_leaves_the_last_good_checkpoint_and_the_same_command_goes_on(prepared, trained, tmp_path, monkeypatch, capsys, how, room):
+def test_a_full_disk_leaves_the_last_good_checkpoint_and_the_same_command_goes_on(
+    prepared, trained, tmp_path, monkeypatch, capsys, how, room
+):
     space = prepared("rxrx1").copy(tmp_path / "work")
-    config = write_config(space.folder, "rxrx1", space.root, stages=tiny_config("rxrx1", space.root)["stages"][:1])
+    config = write_config(
+        space.folder, "rxrx1", space.root, stages=tiny_config("rxrx1", space.root)["stages"][:1]
+    )
     with monkeypatch.context() as patched:
         FullDisk(patched, room, how)
         line = error_line(capsys, "train", config, cwd=space.folder)
@@ -414,11 +512,17 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_the_same_command_goes_o
     else:
         assert not last.exists()
     assert cellsignal("train", config, cwd=space.folder) == 0
-    undisturbed, mine = (load_checkpoint(folder / LAST)["model"] for folder in (trained("rxrx1").run_folder, space.run_folder))
-    assert undisturbed.keys() == mine.keys() and all(torch.equal(values, mine[name]) for name, values in undisturbed.items())
+    undisturbed, mine = (
+        load_checkpoint(folder / LAST)["model"]
+        for folder in (trained("rxrx1").run_folder, space.run_folder)
+    )
+    assert undisturbed.keys() == mine.keys() and all(
+        torch.equal(values, mine[name]) for name, values in undisturbed.items()
+    )
 
 
-# predictions and submissions -------------------------------------------------------------------------------------------------------------
+# predictions and submissions
+# --------------------------------------------------------------------------------------------------
 
 
 def test_submit_without_predictions_names_the_run(prepared, tmp_path, capsys):
@@ -426,16 +530,26 @@ def test_submit_without_predictions_names_the_run(prepared, tmp_path, capsys):
     (space.folder / "mine.csv").write_text("precious\n")
     line = error_line(capsys, "submit", "config.yaml", "--out", "mine.csv", cwd=space.folder)
     assert "runs/tiny: no predictions" in line
-    assert "nothing.npz" in error_line(capsys, "submit", "nothing.npz", "--out", "mine.csv", cwd=space.folder)
+    assert "nothing.npz" in error_line(
+        capsys, "submit", "nothing.npz", "--out", "mine.csv", cwd=space.folder
+    )
     assert (space.folder / "mine.csv").read_text() == "precious\n"
 
 
-@pytest.mark.parametrize("change", [damage, cut, empty, not_an_image, foreign], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "change", [damage, cut, empty, not_an_image, foreign], ids=lambda f: f.__name__
+)
 def test_a_damaged_predictions_file_is_refused(work, capsys, change):
     change(work.run_folder / PREDICTIONS)
     before = contents(work.folder)
     for verb in ("submit", "oof"):
-        line = error_line(capsys, verb, "config.yaml", *(["--out", "mine.csv"] if verb == "submit" else []), cwd=work.folder)
+        line = error_line(
+            capsys,
+            verb,
+            "config.yaml",
+            *(["--out", "mine.csv"] if verb == "submit" else []),
+            cwd=work.folder,
+        )
         assert PREDICTIONS in line
     assert contents(work.folder) == before
 
@@ -453,7 +567,9 @@ def test_a_damaged_predictions_file_is_refused(work, capsys, change):
 )
 def test_a_wrong_argument_of_submit_is_named(work, capsys, words, named):
     before = contents(work.folder)
-    assert named in error_line(capsys, "submit", "config.yaml", "--out", "mine.csv", *words, cwd=work.folder)
+    assert named in error_line(
+        capsys, "submit", "config.yaml", "--out", "mine.csv", *words, cwd=work.folder
+    )
     assert contents(work.folder) == before
 
 
@@ -471,23 +587,40 @@ def test_a_folder_or_a_file_in_the_way_is_named(work, capsys):
         (["train", "config.yaml", "--set", "data.store=mine.csv"], "mine.csv"),
         (["prepare", "config.yaml", "--set", "data.store=mine.csv"], "mine.csv"),
         (["prepare", "config.yaml", "--set", "data.store=mine.csv/store"], "mine.csv/store"),
-        (["prepare", "config.yaml", "--set", "data.root=mine.csv", "--set", "data.store=new"], "mine.csv"),
-        (["folds", "rxrx1", "--root", root, "--splits", "2", "--out", "mine.csv/folds.csv"], "mine.csv/folds.csv"),
+        (
+            ["prepare", "config.yaml", "--set", "data.root=mine.csv", "--set", "data.store=new"],
+            "mine.csv",
+        ),
+        (
+            ["folds", "rxrx1", "--root", root, "--splits", "2", "--out", "mine.csv/folds.csv"],
+            "mine.csv/folds.csv",
+        ),
         (["score", "folder", "--answers", answers], "folder"),
         (["score", "mine.csv", "--answers", "folder"], "folder"),
         (["score", "mine.csv", "--answers", answers, "--leaderboard", "folder"], "folder"),
-        (["score", "mine.csv", "--answers", answers, "--leaderboard", "mine.csv/board.csv"], "mine.csv/.board.csv.lock"),
+        (
+            ["score", "mine.csv", "--answers", answers, "--leaderboard", "mine.csv/board.csv"],
+            "mine.csv/.board.csv.lock",
+        ),
         (["simulate", "rxrx1", "--out", "mine.csv"], "mine.csv"),
         (["simulate", "rxrx1", "--out", "mine.csv/new"], "mine.csv/new"),
         (["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--splits", "99"], "99"),
         (["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--splits", "0"], "0"),
         (["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--group", "files"], "files"),
-        (["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--named", "second_place"], "second_place"),
-    ):  # fmt: skip
+        (
+            ["folds", "rxrx1", "--root", root, "--out", "new_folds.csv", "--named", "second_place"],
+            "second_place",
+        ),
+    ):
         line = error_line(capsys, *words, cwd=work.folder)
         assert named in line, (words, line)
     after = contents(work.folder)
-    assert not {path for path in before if after.get(path) != before[path] and Path(path).name not in ("config.yaml", "provenance.json")}
+    assert not {
+        path
+        for path in before
+        if after.get(path) != before[path]
+        and Path(path).name not in ("config.yaml", "provenance.json")
+    }
 
 
 def lacking(frame):
@@ -511,7 +644,10 @@ def negative(frame):
 
 
 def hollow(frame):
-    return frame.assign(sirna=frame.sirna.astype(object).where(frame.index != 2, None)), ["mine.csv", "line 4"]
+    return frame.assign(sirna=frame.sirna.astype(object).where(frame.index != 2, None)), [
+        "mine.csv",
+        "line 4",
+    ]
 
 
 def half(frame):
@@ -522,20 +658,44 @@ def other_column(frame):
     return frame.rename(columns={"sirna": "siRNA"}), ["mine.csv", "siRNA"]
 
 
-@pytest.mark.parametrize("change", [lacking, surplus, doubled, beyond, negative, hollow, half, other_column])
+@pytest.mark.parametrize(
+    "change", [lacking, surplus, doubled, beyond, negative, hollow, half, other_column]
+)
 def test_a_submission_that_would_be_refused_is_not_scored(work, capsys, change):
     frame, named = change(pd.read_csv(work.folder / "mine.csv"))
     replace(work.folder / "mine.csv", frame.to_csv(index=False))
     before = contents(work.folder)
-    line = error_line(capsys, "score", "mine.csv", "--answers", work.answers, "--root", work.root, "--leaderboard", "board.csv", cwd=work.folder)
+    line = error_line(
+        capsys,
+        "score",
+        "mine.csv",
+        "--answers",
+        work.answers,
+        "--root",
+        work.root,
+        "--leaderboard",
+        "board.csv",
+        cwd=work.folder,
+    )
     assert all(word in line for word in named), line
-    assert {k: v for k, v in contents(work.folder).items() if not k.endswith(".lock")} == {k: v for k, v in before.items() if not k.endswith(".lock")}
+    assert {k: v for k, v in contents(work.folder).items() if not k.endswith(".lock")} == {
+        k: v for k, v in before.items() if not k.endswith(".lock")
+    }
 
 
 @pytest.mark.parametrize("content", [None, "", "\x00\x01", "id_code,sirna\n"])
 def test_a_submission_that_is_no_table_is_named(work, capsys, content):
     (work.folder / "other.csv").write_text(content) if content is not None else None
-    assert "other.csv" in error_line(capsys, "score", "other.csv", "--answers", work.answers, "--leaderboard", "board.csv", cwd=work.folder)
+    assert "other.csv" in error_line(
+        capsys,
+        "score",
+        "other.csv",
+        "--answers",
+        work.answers,
+        "--leaderboard",
+        "board.csv",
+        cwd=work.folder,
+    )
 
 
 def test_answers_that_do_not_fit_are_named(work, prepared, capsys):
@@ -544,15 +704,38 @@ def test_answers_that_do_not_fit_are_named(work, prepared, capsys):
 
     def line_for(frame: pd.DataFrame) -> str:
         frame.to_csv(work.folder / "answers.csv", index=False)
-        return error_line(capsys, "score", "mine.csv", "--answers", "answers.csv", "--leaderboard", "board.csv", cwd=work.folder)
+        return error_line(
+            capsys,
+            "score",
+            "mine.csv",
+            "--answers",
+            "answers.csv",
+            "--leaderboard",
+            "board.csv",
+            cwd=work.folder,
+        )
 
     assert answers.id_code[4] in line_for(answers.drop(index=4))
-    assert "HUVEC-88_1_C05" in line_for(answers.assign(id_code=answers.id_code.where(answers.index != 4, "HUVEC-88_1_C05")))
+    assert "HUVEC-88_1_C05" in line_for(
+        answers.assign(id_code=answers.id_code.where(answers.index != 4, "HUVEC-88_1_C05"))
+    )
     assert "answers.csv" in (line := line_for(answers.drop(columns="sirna"))) and "sirna" in line
-    assert "answers.csv" in (line := line_for(answers.assign(sirna=answers.sirna.astype(float).where(answers.index != 4)))) and "row 6" in line
+    assert (
+        "answers.csv"
+        in (
+            line := line_for(
+                answers.assign(sirna=answers.sirna.astype(float).where(answers.index != 4))
+            )
+        )
+        and "row 6" in line
+    )
     assert "answers.csv" in line_for(answers.head(0))
-    assert str(prepared("bbbc021").answers) in error_line(capsys, "score", "mine.csv", "--answers", prepared("bbbc021").answers, cwd=work.folder)
-    assert "no.csv: no such file" in error_line(capsys, "score", "mine.csv", "--answers", "no.csv", cwd=work.folder)
+    assert str(prepared("bbbc021").answers) in error_line(
+        capsys, "score", "mine.csv", "--answers", prepared("bbbc021").answers, cwd=work.folder
+    )
+    assert "no.csv: no such file" in error_line(
+        capsys, "score", "mine.csv", "--answers", "no.csv", cwd=work.folder
+    )
     assert (work.folder / "board.csv").read_bytes() == board
 
 
@@ -561,19 +744,32 @@ def test_a_leaderboard_that_is_none_is_named_and_kept(work, capsys):
     words = ["score", "mine.csv", "--answers", work.answers, "--leaderboard", "board.csv"]
     line = error_line(capsys, *words, cwd=work.folder)
     assert line.startswith("board.csv: ") and "not a leaderboard" in line
-    assert "board.csv" in error_line(capsys, "leaderboard", "--leaderboard", "board.csv", cwd=work.folder)
+    assert "board.csv" in error_line(
+        capsys, "leaderboard", "--leaderboard", "board.csv", cwd=work.folder
+    )
     assert (work.folder / "board.csv").read_text() == "my notes\n"
-    assert "none.csv" in error_line(capsys, "leaderboard", "--leaderboard", "none.csv", cwd=work.folder)
+    assert "none.csv" in error_line(
+        capsys, "leaderboard", "--leaderboard", "none.csv", cwd=work.folder
+    )
 
 
-# simulate and download -------------------------------------------------------------------------------------------------------------------
+# simulate and download
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "words, named", [(["--classes", 7], "classes is 7"), (["--set", "walls=3"], "'walls'"), (["--set", "sites=two"], "--set"), (["--size", 0], "size is 0")]
+    "words, named",
+    [
+        (["--classes", 7], "classes is 7"),
+        (["--set", "walls=3"], "'walls'"),
+        (["--set", "sites=two"], "--set"),
+        (["--size", 0], "size is 0"),
+    ],
 )
 def test_simulate_names_a_wrong_number(tmp_path, capsys, words, named):
-    assert named in error_line(capsys, "simulate", "rxrx1", "--out", tmp_path / "new", *words, cwd=tmp_path)
+    assert named in error_line(
+        capsys, "simulate", "rxrx1", "--out", tmp_path / "new", *words, cwd=tmp_path
+    )
     assert not (tmp_path / "new").exists()
 
 
@@ -581,7 +777,9 @@ def test_simulate_writes_over_nothing(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("three years")
     before = contents(tmp_path)
-    assert "full: is not empty" in error_line(capsys, "simulate", "rxrx1", "--out", "full", cwd=tmp_path)
+    assert "full: is not empty" in error_line(
+        capsys, "simulate", "rxrx1", "--out", "full", cwd=tmp_path
+    )
     assert contents(tmp_path) == before
 
 
@@ -591,18 +789,38 @@ def test_download_without_credentials_says_where_they_go(tmp_path):
     environment |= {"HOME": str(tmp_path), "KAGGLE_CONFIG_DIR": str(tmp_path / "kaggle")}
     (tmp_path / "kaggle").mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "cellsignal.cli", "download", "rxrx1", "--out", str(tmp_path / "rxrx1")], env=environment, capture_output=True, text=True
+        [
+            sys.executable,
+            "-m",
+            "cellsignal.cli",
+            "download",
+            "rxrx1",
+            "--out",
+            str(tmp_path / "rxrx1"),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 2 and done.stderr.startswith("error: rxrx1: no valid Kaggle credentials") and done.stderr.count("\n") == 1, done.stderr
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: rxrx1: no valid Kaggle credentials")
+        and done.stderr.count("\n") == 1
+    ), done.stderr
     assert "KAGGLE_API_TOKEN" in done.stderr and not (tmp_path / "rxrx1").exists()
 
 
 def test_download_of_what_cannot_be_fetched_says_where_it_is(tmp_path, capsys):
-    assert "https://bbbc.broadinstitute.org" in error_line(capsys, "download", "bbbc021", cwd=tmp_path)
+    assert "https://bbbc.broadinstitute.org" in error_line(
+        capsys, "download", "bbbc021", cwd=tmp_path
+    )
 
 
 def test_the_tiny_config_is_what_the_schema_takes(tmp_path):
     from cellsignal.config import load_config
 
     config = load_config(write_config(tmp_path, "rxrx1", tmp_path))
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == tiny_config("rxrx1", tmp_path) and config.stages[1].per == "cell_type"
+    assert (
+        yaml.safe_load((tmp_path / "config.yaml").read_text()) == tiny_config("rxrx1", tmp_path)
+        and config.stages[1].per == "cell_type"
+    )

@@ -12,15 +12,21 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(postprocess, "CLASSES_AND_CONTROLS", (48, 4))
-    monkeypatch.setattr(postprocess, "REAL_TRAIN_EXPERIMENTS", {"HEPG2": 1, "HUVEC": 1, "RPE": 1, "U2OS": 1})
-    monkeypatch.setattr(postprocess, "REAL_TEST_EXPERIMENTS", {"HEPG2": 1, "HUVEC": 1, "RPE": 0, "U2OS": 0})
+    monkeypatch.setattr(
+        postprocess, "REAL_TRAIN_EXPERIMENTS", {"HEPG2": 1, "HUVEC": 1, "RPE": 1, "U2OS": 1}
+    )
+    monkeypatch.setattr(
+        postprocess, "REAL_TEST_EXPERIMENTS", {"HEPG2": 1, "HUVEC": 1, "RPE": 0, "U2OS": 0}
+    )
 
 
 def test_both_layouts_are_measured_and_solved(small):
     table = postprocess.bench_plate_assignment(rounds=1, signal=8.0)
     assert table.plates.tolist() == [2 * 4, 6 * 4] and table.wells.tolist() == [2 * 48, 6 * 48]
     assert (table.right == 1).all() and (table[["bare", "infer", "assign"]] > 0).all().all()
-    assert table.ratio.to_numpy() == pytest.approx(((table.infer + table["assign"]) / table.bare).to_numpy())
+    assert table.ratio.to_numpy() == pytest.approx(
+        ((table.infer + table["assign"]) / table.bare).to_numpy()
+    )
     assert (postprocess.bench_plate_assignment(rounds=1, signal=0.0).right < 0.3).all()
     text = postprocess.postprocess_text(table.rename(columns={"plates": "step"})[["step"]], table)
     assert "18 test experiments" in text and "ratio" in text

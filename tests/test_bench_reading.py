@@ -23,17 +23,26 @@ def test_every_reader_reads_and_is_compared(sites):
     pytest.importorskip("skimage")
     table = reading.bench_reading(sites, rounds=1)
     height = reading._imread(sites[0]).shape[1]
-    assert table.reader[:2].tolist() == [reading.SKIMAGE, reading.CV2] and table.reader.is_unique and len(table) == 20
+    assert (
+        table.reader[:2].tolist() == [reading.SKIMAGE, reading.CV2]
+        and table.reader.is_unique
+        and len(table) == 20
+    )
     assert (table.ms > 0).all()
     np.testing.assert_allclose(table.x_cv2, table.ms[1] / table.ms)
     np.testing.assert_allclose(table.x_skimage * table.ms, table.ms[0])
     parts = table.reader.str.contains("rows of it")
     assert (table.disk.isna() == parts).all() and (table.disk[:2] == 1).all()
     raw = table[table.reader == f"cellsignal store, raw, {height} px"].iloc[0]
-    pixels, png = len(sites) * reading._imread(sites[0]).size, sum(os.path.getsize(file) for site in sites for file in site)
+    pixels = len(sites) * reading._imread(sites[0]).size
+    png = sum(os.path.getsize(file) for site in sites for file in site)
     assert raw.disk == pytest.approx(pixels / png)
     text = reading.reading_text(table)
-    assert len(text.splitlines()) == 22 and "nan" not in text and {line.count("|") for line in text.splitlines()} == {7}
+    assert (
+        len(text.splitlines()) == 22
+        and "nan" not in text
+        and {line.count("|") for line in text.splitlines()} == {7}
+    )
 
 
 def test_without_scikit_image_its_row_says_so(sites, monkeypatch):

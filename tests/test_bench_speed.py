@@ -1,4 +1,6 @@
-"""What the speed benchmark says of a machine, and that it measures what it says: batch sizes that fit, epochs, batches, and the table of promises."""
+"""What the speed benchmark says of a machine, and that it measures what it says: batch sizes that
+fit, epochs, batches, and the table of promises.
+"""
 
 import numpy as np
 import pytest
@@ -8,7 +10,15 @@ from hypothesis import strategies as st
 
 from cellsignal.bench import feeding, speed
 from cellsignal.bench.batch_size import GRAIN, batch_size_text, bench_batch_size, search
-from cellsignal.bench.feeding import CROPS, FIRST_PLACE, Plates, PngSites, bench_batches, bench_epoch, bench_fed
+from cellsignal.bench.feeding import (
+    CROPS,
+    FIRST_PLACE,
+    Plates,
+    PngSites,
+    bench_batches,
+    bench_epoch,
+    bench_fed,
+)
 from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
 from cellsignal.data.pack import prepare
@@ -35,7 +45,9 @@ def test_batch_sizes_of_a_config(prepared, tmp_path, monkeypatch):
     monkeypatch.chdir(space.folder)
     config = load_config(write_config(space.folder, "rxrx1", space.root))
     tried = bench_batch_size(config, most=16, steps=1)
-    assert list(tried.stage.unique()) == [stage.name for stage in config.stages] and set(tried.batch) == {8, 16}
+    assert list(tried.stage.unique()) == [stage.name for stage in config.stages] and set(
+        tried.batch
+    ) == {8, 16}
     assert tried.fits.all() and (tried.images_per_s > 0).all()
     assert "up to 16 fits; from" in batch_size_text(tried)
     assert not (space.folder / "runs").exists() or not list((space.folder / "runs").rglob("*.pt"))
@@ -56,18 +68,30 @@ def plates(tmp_path_factory):
 def test_the_png_way_sees_the_pixels_that_the_store_holds(plates):
     plain = PngSites(plates, ())
     shift, scale = plates.standardisation()
-    expected = (plates.store.read(3).astype(np.float32) - shift[3][:, None, None]) / scale[3][:, None, None]
+    expected = (plates.store.read(3).astype(np.float32) - shift[3][:, None, None]) / scale[3][
+        :, None, None
+    ]
     np.testing.assert_allclose(plain[(0, 3)], expected, atol=1e-5)
-    assert PngSites(plates, FIRST_PLACE)[(0, 0)].shape == (6, 128, 128) == PngSites(plates, CROPS)[(0, 0)].shape
+    assert (
+        PngSites(plates, FIRST_PLACE)[(0, 0)].shape
+        == (6, 128, 128)
+        == PngSites(plates, CROPS)[(0, 0)].shape
+    )
 
 
 def test_batches_and_epochs_are_measured(plates):
     batches = bench_batches(plates, workers=1, batch=4, rounds=1)
     assert batches.ratio[0] == 1 and (batches.sites_per_s > 0).all() and len(batches) == 3
     epochs = bench_epoch(plates, "test_resnet", workers=1, batch=4, rounds=1)
-    assert list(epochs.way) == ["PNGs, CPU transforms", "store"] and epochs.ratio[1] == pytest.approx(epochs.sites_per_s[1] / epochs.sites_per_s[0])
+    assert list(epochs.way) == ["PNGs, CPU transforms", "store"] and epochs.ratio[
+        1
+    ] == pytest.approx(epochs.sites_per_s[1] / epochs.sites_per_s[0])
     fed = bench_fed(plates, ("test_resnet",), (64,), 4, 1, steps=2, rounds=1)
-    assert fed.ratio[0] == pytest.approx(fed.fed[0] / fed.in_memory[0]) and 0 <= fed.waiting[0] <= 1 and fed["size"][0] == 64
+    assert (
+        fed.ratio[0] == pytest.approx(fed.fed[0] / fed.in_memory[0])
+        and 0 <= fed.waiting[0] <= 1
+        and fed["size"][0] == 64
+    )
 
 
 def test_the_median_turn_counts_and_the_first_does_not(monkeypatch):
@@ -81,7 +105,10 @@ def test_the_median_turn_counts_and_the_first_does_not(monkeypatch):
 def test_plates_of_a_folder(plates):
     with speed.plates(plates.root, limit=5) as found:
         assert len(found.store.samples) == 5 and found.root == plates.root
-    with pytest.raises(InputError, match="has no site of which all files are there"), speed.plates(plates.root, limit=0):
+    with (
+        pytest.raises(InputError, match="has no site of which all files are there"),
+        speed.plates(plates.root, limit=0),
+    ):
         pass
 
 

@@ -1,4 +1,6 @@
-"""The benchmark of the training step: what it measures is a training step, its figures are those of its clock, and what cannot be done is said."""
+"""The benchmark of the training step: what it measures is a training step, its figures are those of
+its clock, and what cannot be done is said.
+"""
 
 from dataclasses import replace
 
@@ -21,7 +23,11 @@ ALL = bench.VARIANTS
 
 def small(monkeypatch, *names: str) -> None:
     """As bf16 takes long on a CPU without instructions for it."""
-    monkeypatch.setattr(bench, "VARIANTS", tuple(Variant(name, bf16=False, checkpointed=name == "checkpointed") for name in names))
+    monkeypatch.setattr(
+        bench,
+        "VARIANTS",
+        tuple(Variant(name, bf16=False, checkpointed=name == "checkpointed") for name in names),
+    )
     monkeypatch.setattr(bench, "WARM_UP", 1)
 
 
@@ -36,7 +42,8 @@ def test_the_step_on_a_cpu(monkeypatch):
     assert (done[["images_per_s", "ratio", "of_peak", "peak_gib", "start_s"]] > 0).all(axis=None)
     assert done.ratio[0] == done.ratio[4] == 1
     weights = sum(p.numel() for p in bench.build_model(TINY, 6, 96, 32, 4).parameters()) * 4 / 2**30
-    assert (done.peak_gib > 4 * weights).all() and (done.peak_gib < 5 * weights).all()  # weights, gradients and AdamW's two; activations are small
+    # weights, gradients and AdamW's two; activations are small
+    assert (done.peak_gib > 4 * weights).all() and (done.peak_gib < 5 * weights).all()
     assert len(step_text(table).splitlines()) == 2 + 8 and "needs a GPU" in step_text(table)
 
 
@@ -50,17 +57,28 @@ def test_medians_and_ratios_by_hand(monkeypatch):
     assert (first.ratio, second.ratio, first.start_s) == (1.0, 2.0, 9.0)  # of 2/1, 8/2 and 4/4
 
 
-@pytest.mark.parametrize("variant", [variant for variant in ALL if variant.compile is None], ids=lambda variant: variant.name)
+@pytest.mark.parametrize(
+    "variant",
+    [variant for variant in ALL if variant.compile is None],
+    ids=lambda variant: variant.name,
+)
 def test_a_step_trains(variant, monkeypatch):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(6, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 3))
+    model = nn.Sequential(
+        nn.Conv2d(6, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(72, 3)
+    )
     if variant.checkpointed:
-        variant, model = replace(variant, bf16=False), bench.build_model(Model(backbone="resnet10t"), 6, 3, 32)
+        variant = replace(variant, bf16=False)
+        model = bench.build_model(Model(backbone="resnet10t"), 6, 3, 32)
     batch = bench._Batch(torch.randn(4, 6, 32, 32), torch.tensor([0, 2, 1, 0]), ())
     step, _ = bench._make(variant, model, batch)
     losses, dtypes = [], set()
     loss_of = functional.cross_entropy
-    monkeypatch.setattr(functional, "cross_entropy", lambda logits, labels: dtypes.add(logits.dtype) or loss_of(logits, labels))
+    monkeypatch.setattr(
+        functional,
+        "cross_entropy",
+        lambda logits, labels: dtypes.add(logits.dtype) or loss_of(logits, labels),
+    )
     for _ in range(2):
         with torch.no_grad():
             losses.append(loss_of(model(batch.images), batch.labels).item())
@@ -69,7 +87,10 @@ def test_a_step_trains(variant, monkeypatch):
     assert losses[1] < losses[0]
     assert dtypes == {torch.bfloat16 if variant.bf16 else torch.float32}
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert next(model.parameters()).is_contiguous(memory_format=torch.channels_last) == variant.channels_last
+    assert (
+        next(model.parameters()).is_contiguous(memory_format=torch.channels_last)
+        == variant.channels_last
+    )
 
 
 def test_a_network_without_checkpointing_says_so(monkeypatch):

@@ -1,4 +1,6 @@
-"""The kill test in small, and that it would notice: a run that ends in other bytes, loses a checkpoint or leaves half a file is told."""
+"""The kill test in small, and that it would notice: a run that ends in other bytes, loses a
+checkpoint or leaves half a file is told.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ def test_killed_runs_and_full_disks_end_in_the_same_bytes(tmp_path):
     found = torture.bench_torture(tmp_path / "here", kills=4, fills=1, seed=1)
     assert sum(found.kills.values()) >= 4 and found.rounds >= 1 and found.fills == 1
     text = torture.torture_text(found)
-    assert text.startswith(f"{sum(found.kills.values())} kills (") and "1 saves onto a full disk" in text
+    assert (
+        text.startswith(f"{sum(found.kills.values())} kills (")
+        and "1 saves onto a full disk" in text
+    )
 
 
 def finished(place):
@@ -40,8 +45,14 @@ def test_other_bytes_and_leftovers_are_told(tmp_path, monkeypatch):
     one, other = finished(tmp_path / "one"), finished(tmp_path / "other")
     wanted = torture_run.outcome(one)
     torture._same(other, wanted)
-    np.savez(other / "runs" / "torture" / "seed0" / "predictions" / "fold0_second.npz", logits=np.arange(6.0) + 1e-12)
-    with pytest.raises(InputError, match=r"other bytes than the undisturbed run: runs/torture/seed0/predictions/fold0_second\.npz"):
+    np.savez(
+        other / "runs" / "torture" / "seed0" / "predictions" / "fold0_second.npz",
+        logits=np.arange(6.0) + 1e-12,
+    )
+    with pytest.raises(
+        InputError,
+        match=r"other bytes than the undisturbed run: runs/torture/seed0/predictions/fold0_second\.npz",
+    ):
         torture._same(other, wanted)
     (one / ".last.pt.x.tmp").write_text("half")
     with pytest.raises(InputError, match="1 half-written files were left behind"):
@@ -51,8 +62,12 @@ def test_other_bytes_and_leftovers_are_told(tmp_path, monkeypatch):
 def test_the_phase_is_told_by_the_files(tmp_path):
     run = tmp_path / "runs" / "torture" / "seed0"
     assert torture_run.phase_of(tmp_path) == "packing"
-    for path, phase in (("store/store.json", "stage 1"), ("runs/torture/seed0/fold0/second/x", "stage 2"),
-                        ("runs/torture/seed0/predictions/.x.pieces/1.npz", "predicting"), ("runs/torture/seed0/predictions/x.npz", "submitting")):  # fmt: skip
+    for path, phase in (
+        ("store/store.json", "stage 1"),
+        ("runs/torture/seed0/fold0/second/x", "stage 2"),
+        ("runs/torture/seed0/predictions/.x.pieces/1.npz", "predicting"),
+        ("runs/torture/seed0/predictions/x.npz", "submitting"),
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
         assert torture_run.phase_of(tmp_path) == phase

@@ -1,11 +1,21 @@
-"""The warm-up: its network counted by hand, its splits apart, its table from its own figures, and its accuracy."""
+"""The warm-up: its network counted by hand, its splits apart, its table from its own figures, and
+its accuracy.
+"""
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from cellsignal.bench.warm_up import EPOCHS, WarmUp, _warm_up, bench_warm_up, digits, digits_network, warm_up_text
+from cellsignal.bench.warm_up import (
+    EPOCHS,
+    WarmUp,
+    _warm_up,
+    bench_warm_up,
+    digits,
+    digits_network,
+    warm_up_text,
+)
 from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import wilson_interval
 
@@ -13,7 +23,9 @@ pytestmark = pytest.mark.slow
 
 
 def test_parameters_by_hand():
-    """Convolutions 1 -> 32 and 32 -> 64 of 3x3; 8x8 pooled twice is 2x2; 256 -> 128 -> 10; every layer with biases."""
+    """Convolutions 1 -> 32 and 32 -> 64 of 3x3; 8x8 pooled twice is 2x2; 256 -> 128 -> 10; every
+    layer with biases.
+    """
     by_hand = (9 * 1 + 1) * 32 + (9 * 32 + 1) * 64 + (64 * 2 * 2 + 1) * 128 + (128 + 1) * 10
     assert sum(p.numel() for p in digits_network().parameters()) == by_hand == 53_002
 
@@ -25,10 +37,13 @@ def test_the_split_uses_every_image_once(split):
     found = torch.cat([train, test]).numpy().reshape(-1, 64) * 16
     order, expected = np.lexsort(found.T), np.lexsort(pixels.T)
     np.testing.assert_array_equal(found[order], pixels[expected])
-    np.testing.assert_array_equal(torch.cat([train_label, test_label]).numpy()[order], label[expected])
+    np.testing.assert_array_equal(
+        torch.cat([train_label, test_label]).numpy()[order], label[expected]
+    )
     assert 0.19 < len(test) / len(label) < 0.22 and np.bincount(test_label).min() >= 34
     if split == "writer":
-        np.testing.assert_array_equal(test.numpy().reshape(-1, 64) * 16, pixels[len(train) :])  # whole blocks, at the end
+        # whole blocks, at the end
+        np.testing.assert_array_equal(test.numpy().reshape(-1, 64) * 16, pixels[len(train) :])
 
 
 def test_seeds_decide_and_leave_the_callers_random_state_alone():
@@ -41,7 +56,9 @@ def test_seeds_decide_and_leave_the_callers_random_state_alone():
 
 
 def test_it_learns():
-    """Ten digits are a tenth by chance; docs say 98 %, and no seed and no machine's rounding costs as much as 8 points."""
+    """Ten digits are a tenth by chance; docs say 98 %, and no seed and no machine's rounding costs
+    as much as 8 points.
+    """
     assert _warm_up("image", (1,), EPOCHS).correct.mean() > 0.9
 
 

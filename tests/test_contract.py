@@ -1,4 +1,6 @@
-"""The contract of `competitions.base`, held to by every registered competition on a small simulated copy, up to the leaderboard."""
+"""The contract of `competitions.base`, held to by every registered competition on a small simulated
+copy, up to the leaderboard.
+"""
 
 import re
 import shutil
@@ -14,7 +16,14 @@ from scipy.stats import binom
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.ranking import chance_average_precision
-from cellsignal.competitions.samples import COLUMNS, ROLES, SPLITS, check_samples, label_matrix, path_of
+from cellsignal.competitions.samples import (
+    COLUMNS,
+    ROLES,
+    SPLITS,
+    check_samples,
+    label_matrix,
+    path_of,
+)
 from cellsignal.data.sites import resized
 from cellsignal.data.store import Store
 from cellsignal.data.verify import verify
@@ -44,13 +53,19 @@ def root(competition_id, simulated) -> Path:
 
 def truth_of(competition, root: Path) -> pd.DataFrame:
     """The answers as a perfect submission, in the sample submission's order."""
-    answers = competition.answers(answers_path(root))[[competition.id_column, *targets_of(competition, root)]]
-    return competition.sample_submission(root)[[competition.id_column]].merge(answers, on=competition.id_column, validate="one_to_one")
+    answers = competition.answers(answers_path(root))[
+        [competition.id_column, *targets_of(competition, root)]
+    ]
+    return competition.sample_submission(root)[[competition.id_column]].merge(
+        answers, on=competition.id_column, validate="one_to_one"
+    )
 
 
 def targets_of(competition, root: Path) -> list[str]:
     """The columns of a submission after its id."""
-    return list(competition.classes(root)) if competition.multilabel else [competition.target_column]
+    return (
+        list(competition.classes(root)) if competition.multilabel else [competition.target_column]
+    )
 
 
 def kind(competition) -> str:
@@ -63,7 +78,8 @@ def only(competition, wanted: str) -> None:
         pytest.skip(f"this competition's answers are of another kind than {wanted}")
 
 
-# what is stated --------------------------------------------------------------------------------------------------------------------------
+# what is stated
+# --------------------------------------------------------------------------------------------------
 
 
 def test_every_competition_is_simulated_here(competition_id):
@@ -72,7 +88,14 @@ def test_every_competition_is_simulated_here(competition_id):
 
 def test_what_a_competition_states(competition, competition_id):
     assert competition.id == competition_id and re.fullmatch(r"[a-z][a-z0-9_]*", competition.id)
-    for text in (competition.title, competition.metric, competition.licence, competition.citation, competition.id_column, competition.target_column):
+    for text in (
+        competition.title,
+        competition.metric,
+        competition.licence,
+        competition.citation,
+        competition.id_column,
+        competition.target_column,
+    ):
         assert isinstance(text, str) and text.strip() == text and text
     assert competition.homepage.startswith("https://")
     assert len(set(competition.channels)) == len(competition.channels) > 0
@@ -94,16 +117,22 @@ def test_samples_are_as_the_schema_says(competition, root):
     assert set(samples.split) == set(SPLITS) and set(samples.role) <= set(ROLES)
     inside = samples[labelled(samples)]
     if competition.multilabel:
-        assert samples.label.isna().all() and set(inside["labels"].explode().dropna()) == set(range(len(classes))), "each class has a training sample"
+        assert samples.label.isna().all() and set(inside["labels"].explode().dropna()) == set(
+            range(len(classes))
+        ), "each class has a training sample"
         assert not label_matrix(inside, len(classes)).all(0).any(), "each class has a negative"
     else:
         assert samples["labels"].isna().all()
-        assert sorted(inside.label.unique()) == list(range(len(classes))), "each class has a training sample"
+        assert sorted(inside.label.unique()) == list(range(len(classes))), (
+            "each class has a training sample"
+        )
     controls = samples[(samples.role != "treatment") & samples.label.notna()]
     assert (controls.label >= len(classes)).all()
     for group in competition.fold_groups:
         assert inside[group].notna().all()
-    assert not set(samples.well_id[samples.split == "train"]) & set(samples.well_id[samples.split == "test"])
+    assert not set(samples.well_id[samples.split == "train"]) & set(
+        samples.well_id[samples.split == "test"]
+    )
     assert samples.files.map(len).isin({1, len(competition.channels)}).all()
     assert samples.files.explode().is_unique
     pd.testing.assert_frame_equal(competition.samples(root), samples)  # the same again
@@ -126,7 +155,8 @@ def test_images_are_read_whole(competition, root, tmp_path):
     assert contents(root) == before, "nothing is written under the root"
 
 
-# what must stay hidden -------------------------------------------------------------------------------------------------------------------
+# what must stay hidden
+# --------------------------------------------------------------------------------------------------
 
 
 def test_test_labels_are_not_in_the_data(competition, root):
@@ -145,7 +175,9 @@ def test_answers_lie_outside_the_root_and_nothing_reads_them(competition, root, 
     assert not answers_path(alone).exists()
     pd.testing.assert_frame_equal(competition.samples(alone), competition.samples(root))
     hidden = competition.samples(root).query("split == 'test' and role == 'treatment'")
-    assert hidden["compound"].isna().all() and hidden.treatment.isna().all(), "a compound's name gives its label away"
+    assert hidden["compound"].isna().all() and hidden.treatment.isna().all(), (
+        "a compound's name gives its label away"
+    )
 
 
 def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
@@ -153,18 +185,29 @@ def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
     for seed in (0, 1):
         again = tmp_path / str(seed) / root.name
         competition.simulate(again, seed, **SMALL[competition.id])
-        copies.append({str(Path(name).relative_to(again.parent)): found for name, found in contents(again, answers_path(again)).items()})
-    first = {str(Path(name).relative_to(root.parent)): found for name, found in contents(root, answers_path(root)).items()}
+        copies.append(
+            {
+                str(Path(name).relative_to(again.parent)): found
+                for name, found in contents(again, answers_path(again)).items()
+            }
+        )
+    first = {
+        str(Path(name).relative_to(root.parent)): found
+        for name, found in contents(root, answers_path(root)).items()
+    }
     assert first == copies[0]
     assert first != copies[1]
 
 
-# scores ----------------------------------------------------------------------------------------------------------------------------------
+# scores
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_truth_scores_best(competition, root):
     truth, answers = truth_of(competition, root), competition.answers(answers_path(root))
-    competition.validate_submission(truth, competition.sample_submission(root), competition.classes(root))
+    competition.validate_submission(
+        truth, competition.sample_submission(root), competition.classes(root)
+    )
     assert competition.score(truth, answers) == 1.0
     assert set(answers.leaderboard) <= {"public", "private"}
     wrong, targets = truth.copy(), targets_of(competition, root)
@@ -172,27 +215,42 @@ def test_the_truth_scores_best(competition, root):
         table = score_ranking(competition, truth, answers)
         assert (table.average_precision == 1.0).all() and (table.rank1 == 1.0).all()
         wrong[targets[0]] = [" ".join(ranking.split()[::-1]) for ranking in truth[targets[0]]]
-        assert competition.score(wrong, answers) < competition.score(competition.sample_submission(root), answers) < 1.0
+        assert (
+            competition.score(wrong, answers)
+            < competition.score(competition.sample_submission(root), answers)
+            < 1.0
+        )
         return
     if competition.multilabel:
         table = score_multilabel(competition, truth, answers, draws=10)
         assert (table.average_precision.dropna() == 1.0).all() and table["slice"][0] == "overall"
         wrong[targets] = 1 - wrong[targets]
-        worst, blind = competition.score(wrong, answers), competition.score(competition.sample_submission(root), answers)
-        assert worst == pytest.approx(blind) and blind < 1, "the positives share the last place: precision is the prevalence"
+        worst = competition.score(wrong, answers)
+        blind = competition.score(competition.sample_submission(root), answers)
+        assert worst == pytest.approx(blind) and blind < 1, (
+            "the positives share the last place: precision is the prevalence"
+        )
         return
     table = score_submission(competition, truth, answers)
-    assert (table.accuracy == 1.0).all() and table.correct.equals(table.n) and set(table["slice"]) >= {"overall"}
+    assert (
+        (table.accuracy == 1.0).all()
+        and table.correct.equals(table.n)
+        and set(table["slice"]) >= {"overall"}
+    )
     assert set(answers[competition.target_column].astype(str)) <= set(competition.classes(root))
     classes = competition.classes(root)
-    wrong[targets[0]] = [classes[(classes.index(str(name)) + 1) % len(classes)] for name in wrong[targets[0]]]
+    wrong[targets[0]] = [
+        classes[(classes.index(str(name)) + 1) % len(classes)] for name in wrong[targets[0]]
+    ]
     assert competition.score(wrong, answers) == 0.0
 
 
 def test_guessing_scores_chance(competition, root):
     """Targets drawn at random are right about one time in K: binomial, over many draws."""
     only(competition, "class")
-    truth, answers, classes = truth_of(competition, root), competition.answers(answers_path(root)), competition.classes(root)
+    truth = truth_of(competition, root)
+    answers = competition.answers(answers_path(root))
+    classes = competition.classes(root)
     rng, draws = np.random.default_rng(0), 60
     right = 0
     for _ in range(draws):
@@ -204,40 +262,81 @@ def test_guessing_scores_chance(competition, root):
 
 def test_labels_given_to_the_wrong_wells_score_chance(competition, root):
     only(competition, "class")
-    truth, answers, classes = truth_of(competition, root), competition.answers(answers_path(root)), competition.classes(root)
+    truth = truth_of(competition, root)
+    answers = competition.answers(answers_path(root))
+    classes = competition.classes(root)
     counts = truth[competition.target_column].value_counts().to_numpy()
-    shuffled = truth.assign(**{competition.target_column: np.random.default_rng(1).permutation(truth[competition.target_column])})
+    shuffled = truth.assign(
+        **{
+            competition.target_column: np.random.default_rng(1).permutation(
+                truth[competition.target_column]
+            )
+        }
+    )
     right = round(competition.score(shuffled, answers) * len(truth))
-    low, high = binom.ppf([TINY / 2, 1 - TINY / 2], len(truth), np.square(counts / len(truth)).sum())
+    low, high = binom.ppf(
+        [TINY / 2, 1 - TINY / 2], len(truth), np.square(counts / len(truth)).sum()
+    )
     assert low <= right <= high < len(truth) and len(counts) <= len(classes)
 
 
 def test_random_scores_rank_as_chance_does(competition, root):
-    """The average precision of P positives among N ids in random order is on average (H_N + (P - 1) (N - H_N) / (N - 1)) / N."""
+    """The average precision of P positives among N ids in random order is on average (H_N + (P - 1)
+    (N - H_N) / (N - 1)) / N.
+    """
     only(competition, "labels")
-    truth, answers, targets = truth_of(competition, root), competition.answers(answers_path(root)), targets_of(competition, root)
+    truth = truth_of(competition, root)
+    answers = competition.answers(answers_path(root))
+    targets = targets_of(competition, root)
     n, rng = len(truth), np.random.default_rng(0)
     positives = truth[targets].sum()
     positives = positives[(positives > 0) & (positives < n)]
     harmonic = (1 / np.arange(1, n + 1)).sum()
     expected = ((harmonic + (positives - 1) * (n - harmonic) / (n - 1)) / n).mean()
-    found = [competition.score(truth.assign(**dict(zip(targets, rng.random((len(targets), n)), strict=True))), answers) for _ in range(150)]
+    found = [
+        competition.score(
+            truth.assign(**dict(zip(targets, rng.random((len(targets), n)), strict=True))), answers
+        )
+        for _ in range(150)
+    ]
     assert abs(np.mean(found) - expected) < 5 * np.std(found) / np.sqrt(len(found))
-    assert competition.score(competition.sample_submission(root), answers) == pytest.approx((positives / n).mean())
+    assert competition.score(competition.sample_submission(root), answers) == pytest.approx(
+        (positives / n).mean()
+    )
 
 
 def test_random_rankings_score_chance(competition, root):
     """The mean over all orders, by the closed form, of each query's list without what is left out."""
     only(competition, "ranking")
-    truth, answers, rng = truth_of(competition, root), competition.answers(answers_path(root)), np.random.default_rng(0)
+    truth = truth_of(competition, root)
+    answers = competition.answers(answers_path(root))
+    rng = np.random.default_rng(0)
     gallery = truth.ranking[0].split()
-    sizes = [(len(gallery) - len(row.left_out.split()), len(row.matches.split())) for row in answers.itertuples() if row.matches]
+    sizes = [
+        (len(gallery) - len(row.left_out.split()), len(row.matches.split()))
+        for row in answers.itertuples()
+        if row.matches
+    ]
     expected = np.mean([chance_average_precision(*size) for size in sizes])
-    found = [competition.score(truth.assign(ranking=[" ".join(rng.permutation(gallery)) for _ in range(len(truth))]), answers) for _ in range(60)]
+    found = [
+        competition.score(
+            truth.assign(ranking=[" ".join(rng.permutation(gallery)) for _ in range(len(truth))]),
+            answers,
+        )
+        for _ in range(60)
+    ]
     assert abs(np.mean(found) - expected) < 5 * np.std(found) / np.sqrt(len(found))
 
 
-DAMAGE = ("missing", "extra", "doubled", "reordered", "out of range", "no target column", "no id column")
+DAMAGE = (
+    "missing",
+    "extra",
+    "doubled",
+    "reordered",
+    "out of range",
+    "no target column",
+    "no id column",
+)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -249,7 +348,9 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
         submission = submission.drop(index=3)
     elif damage == "extra":
         named = "HUVEC-99_1_B02"
-        submission = pd.concat([submission, submission.head(1).assign(**{ids: named})], ignore_index=True)
+        submission = pd.concat(
+            [submission, submission.head(1).assign(**{ids: named})], ignore_index=True
+        )
     elif damage == "doubled":
         named = submission[ids].iloc[5]
         submission = pd.concat([submission, submission.iloc[[5]]], ignore_index=True)
@@ -259,12 +360,16 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
     elif damage == "out of range":
         named = submission[ids].iloc[2]
         submission[target] = submission[target].astype(object)
-        submission.loc[2, target] = np.inf if competition.multilabel else str(len(competition.classes(root)))
+        submission.loc[2, target] = (
+            np.inf if competition.multilabel else str(len(competition.classes(root)))
+        )
     else:
         named = ids if damage == "no id column" else target
         submission = submission.drop(columns=named)
     with pytest.raises(InvalidSubmission, match=re.escape(repr(named))):
-        competition.validate_submission(submission, competition.sample_submission(root), competition.classes(root))
+        competition.validate_submission(
+            submission, competition.sample_submission(root), competition.classes(root)
+        )
     answers = competition.answers(answers_path(root))
     if damage in ("missing", "extra", "doubled"):  # scoring needs the right ids but no order
         with pytest.raises(InvalidSubmission, match=re.escape(repr(named))):
@@ -276,29 +381,50 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
 def test_format_submission_puts_labels_in_order(competition, root):
     truth, classes = truth_of(competition, root), competition.classes(root)
     if competition.ranked:
-        known = dict(zip(competition.answers(answers_path(root)).query_id, competition.answers(answers_path(root)).moa, strict=True))
+        known = dict(
+            zip(
+                competition.answers(answers_path(root)).query_id,
+                competition.answers(answers_path(root)).moa,
+                strict=True,
+            )
+        )
         labels = [classes.index(known[query]) for query in truth[competition.id_column]]
         made = competition.format_submission(truth[competition.id_column][::-1], labels[::-1], root)
         assert list(made[competition.id_column]) == list(truth[competition.id_column])
-        assert competition.score(made, competition.answers(answers_path(root))) == 1.0, "the right class first is a best ranking"
-        with pytest.raises(InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))):
+        assert competition.score(made, competition.answers(answers_path(root))) == 1.0, (
+            "the right class first is a best ranking"
+        )
+        with pytest.raises(
+            InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))
+        ):
             competition.format_submission(truth[competition.id_column][:-1], labels[:-1], root)
         return
     if competition.multilabel:
         scores = truth[list(classes)].to_numpy(dtype=float)
-        backwards = competition.format_scores(truth[competition.id_column][::-1], scores[::-1], root)
-        assert list(backwards[competition.id_column]) == list(truth[competition.id_column]) and np.array_equal(backwards[list(classes)], scores)
-        with pytest.raises(InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))):
+        backwards = competition.format_scores(
+            truth[competition.id_column][::-1], scores[::-1], root
+        )
+        assert list(backwards[competition.id_column]) == list(
+            truth[competition.id_column]
+        ) and np.array_equal(backwards[list(classes)], scores)
+        with pytest.raises(
+            InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))
+        ):
             competition.format_scores(truth[competition.id_column][:-1], scores[:-1], root)
         return
     labels = [classes.index(str(name)) for name in truth[competition.target_column]]
-    backwards = competition.format_submission(truth[competition.id_column][::-1], labels[::-1], root)
+    backwards = competition.format_submission(
+        truth[competition.id_column][::-1], labels[::-1], root
+    )
     assert backwards.astype(str).equals(truth.astype(str))
-    with pytest.raises(InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))):
+    with pytest.raises(
+        InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))
+    ):
         competition.format_submission(truth[competition.id_column][:-1], labels[:-1], root)
 
 
-# folds -----------------------------------------------------------------------------------------------------------------------------------
+# folds
+# --------------------------------------------------------------------------------------------------
 
 
 def test_folds_never_split_a_group(competition, root, tmp_path):
@@ -314,23 +440,36 @@ def test_folds_never_split_a_group(competition, root, tmp_path):
         for fold in table.folds:
             train, valid = table.training(samples, fold), table.validation(samples, fold)
             assert train.any() and valid.any() and not (train & valid).any()
-            assert (train | valid)[labelled(samples)].all() and not (train | valid)[~labelled(samples)].any()
+            assert (train | valid)[labelled(samples)].all() and not (train | valid)[
+                ~labelled(samples)
+            ].any()
             for column in {group, "well_id"}:
-                assert not set(samples[column][train]) & set(samples[column][valid]), (group, column, fold)
+                assert not set(samples[column][train]) & set(samples[column][valid]), (
+                    group,
+                    column,
+                    fold,
+                )
             seen += valid
         assert seen.max() == 1 and len(table.folds) == 2
 
 
-# all the way -----------------------------------------------------------------------------------------------------------------------------
+# all the way
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_store_holds_what_the_files_hold(competition, root, prepared):
-    store, samples = Store.open(prepared(competition.id).folder / "store"), competition.samples(root)
+    store = Store.open(prepared(competition.id).folder / "store")
+    samples = competition.samples(root)
     competition = competition.calibrate(root, store.path / "calibration")
-    assert list(store.samples.sample_id) == list(samples.sample_id) and store.channels == competition.channels
+    assert (
+        list(store.samples.sample_id) == list(samples.sample_id)
+        and store.channels == competition.channels
+    )
     for row in store.samples.row[::17]:
         image = store.read(int(row))
-        assert np.array_equal(image, resized(competition.read(root, store.samples.files[row]), image.shape[1:]))
+        assert np.array_equal(
+            image, resized(competition.read(root, store.samples.files[row]), image.shape[1:])
+        )
 
 
 def test_training_held_out_what_the_folds_say(competition, trained):
@@ -342,18 +481,23 @@ def test_training_held_out_what_the_folds_say(competition, trained):
     assert {(path.parts[-3], path.parts[-2]) for path in paths} == keys
     for path in paths:
         state = load_checkpoint(path)
-        assert set(state["held_out"]) == folds.held_out(0) and state["classes"] == list(competition.classes(space.root))
+        assert set(state["held_out"]) == folds.held_out(0) and state["classes"] == list(
+            competition.classes(space.root)
+        )
         assert all(torch.isfinite(values).all() for values in state["model"].values())
     for path in sorted(space.run_folder.glob("predictions/*.npz")):
         found = load_predictions(path)
-        valid, test = samples[folds.validation(samples, 0)], samples[(samples.split == "test") & (samples.role == "treatment")]
+        valid = samples[folds.validation(samples, 0)]
+        test = samples[(samples.split == "test") & (samples.role == "treatment")]
         assert set(found.ids["sample_id"][found.ids["part"] == "oof"]) == set(valid.sample_id)
         assert set(found.ids["sample_id"][found.ids["part"] == "test"]) == set(test.sample_id)
         hidden = found.ids["part"] == "test"
         assert (found.label[hidden] == -1).all(), "no test label in the predictions"
         assert (found.labels is not None) == competition.multilabel
         if competition.multilabel:
-            assert np.isnan(found.labels[hidden]).all() and not np.isnan(found.labels[~hidden]).any()
+            assert (
+                np.isnan(found.labels[hidden]).all() and not np.isnan(found.labels[~hidden]).any()
+            )
 
 
 def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, capsys):
@@ -361,13 +505,24 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
     at = {"cwd": space.folder}
     assert cellsignal("submit", "config.yaml", "--out", "mine.csv", **at) == 0
     if competition.multilabel:
-        submission = read_scores(space.folder / "mine.csv", competition, competition.classes(space.root))
+        submission = read_scores(
+            space.folder / "mine.csv", competition, competition.classes(space.root)
+        )
     else:
         submission = read_submission(space.folder / "mine.csv", competition)
     sample = competition.sample_submission(space.root)
     assert list(submission[competition.id_column]) == list(sample[competition.id_column])
     competition.validate_submission(submission, sample, competition.classes(space.root))
-    words = ["score", "mine.csv", "--answers", space.answers, "--root", space.root, "--leaderboard", "board.csv"]
+    words = [
+        "score",
+        "mine.csv",
+        "--answers",
+        space.answers,
+        "--root",
+        space.root,
+        "--leaderboard",
+        "board.csv",
+    ]
     words += ["--competition", competition.id] if competition.multilabel else []
     for _ in range(2):  # scored twice it stands on the board once
         assert cellsignal(*words, **at) == 0
@@ -375,27 +530,43 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
     rows = table.set_index("name")
     assert sorted(rows.index) == ["mine", "sample submission", "truth"]
     answers = competition.answers(space.answers)
-    assert rows.overall["truth"] == 1.0 and rows.overall["mine"] == pytest.approx(competition.score(submission, answers))
-    assert rows["rank"].notna().to_dict() == {"mine": True, "sample submission": False, "truth": False}
+    assert rows.overall["truth"] == 1.0 and rows.overall["mine"] == pytest.approx(
+        competition.score(submission, answers)
+    )
+    assert rows["rank"].notna().to_dict() == {
+        "mine": True,
+        "sample submission": False,
+        "truth": False,
+    }
     placeholder = competition.score(sample, answers)
-    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < (0.5 if kind(competition) == "class" else 1.0)
+    assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < (
+        0.5 if kind(competition) == "class" else 1.0
+    )
     capsys.readouterr()
     assert cellsignal("leaderboard", competition.id, "--leaderboard", "board.csv", **at) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("mine", "(truth)", "(sample submission)"))
 
 
-@pytest.mark.parametrize("words", [["audit"], ["audit", "--oversampling"], ["classify"], ["treatments"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["audit"], ["audit", "--oversampling"], ["classify"], ["treatments"]], ids=" ".join
+)
 def test_what_needs_one_label_an_image_says_so(competition, trained, capsys, words):
     only(competition, "labels")
-    line = error_line(capsys, words[0], "config.yaml", *words[1:], cwd=trained(competition.id).folder)
+    line = error_line(
+        capsys, words[0], "config.yaml", *words[1:], cwd=trained(competition.id).folder
+    )
     assert competition.id in line and "several" in line
 
 
 def test_everything_again_changes_nothing(competition, trained, tmp_path):
     space = trained(competition.id).copy(tmp_path / "work")
-    before = contents(space.run_folder / "fold0", space.run_folder / "predictions", space.folder / "store")
+    before = contents(
+        space.run_folder / "fold0", space.run_folder / "predictions", space.folder / "store"
+    )
     for verb in ("prepare", "train", "predict"):
         assert cellsignal(verb, "config.yaml", cwd=space.folder) == 0
-    after = contents(space.run_folder / "fold0", space.run_folder / "predictions", space.folder / "store")
+    after = contents(
+        space.run_folder / "fold0", space.run_folder / "predictions", space.folder / "store"
+    )
     assert after == before

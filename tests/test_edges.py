@@ -1,4 +1,6 @@
-"""Data sets at the edge of what can be trained on, through every verb: each ends well or in one line, never in a traceback."""
+"""Data sets at the edge of what can be trained on, through every verb: each ends well or in one
+line, never in a traceback.
+"""
 
 import pandas as pd
 import pytest
@@ -22,7 +24,11 @@ def _of_classes(samples: pd.DataFrame, number: int) -> pd.DataFrame:
     train = _train(samples)
     names = _class_of(train)
     kept = train[names.isin(sorted(names.unique())[:number])]
-    return samples[(samples.split != "train") | (samples.role != "treatment") | samples.sample_id.isin(kept.sample_id)]
+    return samples[
+        (samples.split != "train")
+        | (samples.role != "treatment")
+        | samples.sample_id.isin(kept.sample_id)
+    ]
 
 
 def _first_plate(samples: pd.DataFrame) -> pd.DataFrame:
@@ -34,7 +40,9 @@ EDGES = {
     "no sample": lambda samples: samples[:0],
     "one sample": lambda samples: _train(samples)[:1],
     "two samples": lambda samples: _train(samples)[:2],
-    "two samples of two classes": lambda samples: _train(samples)[~_class_of(_train(samples)).duplicated()][:2],
+    "two samples of two classes": lambda samples: _train(samples)[
+        ~_class_of(_train(samples)).duplicated()
+    ][:2],
     "one class": lambda samples: _of_classes(samples, 1),
     "two classes": lambda samples: _of_classes(samples, 2),
     "one plate": _first_plate,
@@ -62,14 +70,31 @@ VERBS = [
 ]
 QUICK = ("rxrx1", "idr0088_gpcr")  # the others are for `make test-slow`
 CASES = [
-    pytest.param(competition, edge, marks=() if competition in QUICK and edge in ("no sample", "two samples", "one class") else pytest.mark.slow)
-    for competition in ("rxrx1", "bbbc021", "bbbc021_full", "cpjump1", "cpjump1_course", "idr0088_gpcr", "idr0088_moa", "mitoreid")
+    pytest.param(
+        competition,
+        edge,
+        marks=()
+        if competition in QUICK and edge in ("no sample", "two samples", "one class")
+        else pytest.mark.slow,
+    )
+    for competition in (
+        "rxrx1",
+        "bbbc021",
+        "bbbc021_full",
+        "cpjump1",
+        "cpjump1_course",
+        "idr0088_gpcr",
+        "idr0088_moa",
+        "mitoreid",
+    )
     for edge in EDGES
 ]
 
 
 @pytest.mark.parametrize(("competition", "edge"), CASES)
-def test_every_verb_ends_well_or_in_a_line(simulated, tmp_path, monkeypatch, capsys, competition, edge):
+def test_every_verb_ends_well_or_in_a_line(
+    simulated, tmp_path, monkeypatch, capsys, competition, edge
+):
     root = simulated(competition)
     kind = type(get_competition(competition))
     whole = kind.samples
@@ -83,12 +108,19 @@ def test_every_verb_ends_well_or_in_a_line(simulated, tmp_path, monkeypatch, cap
     space = Workspace(competition, tmp_path, root)
     for verb, *words in VERBS:
         capsys.readouterr()
-        status = cellsignal(verb, *(word.format(id=competition, root=root, answers=space.answers) for word in words), cwd=tmp_path)
+        status = cellsignal(
+            verb,
+            *(word.format(id=competition, root=root, answers=space.answers) for word in words),
+            cwd=tmp_path,
+        )
         error = capsys.readouterr().err
         assert status in (0, 2), (verb, status, error)
         if status == 2:
             lines = [line for line in error.splitlines() if line.startswith("error: ")]
-            assert len(lines) == 1 and error.endswith(f"{lines[0]}\n") and len(lines[0]) < 600, (verb, error)
+            assert len(lines) == 1 and error.endswith(f"{lines[0]}\n") and len(lines[0]) < 600, (
+                verb,
+                error,
+            )
             print(f"{competition}, {edge}, {verb}: {lines[0]}")
         else:
             print(f"{competition}, {edge}, {verb}: well")

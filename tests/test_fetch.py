@@ -1,4 +1,6 @@
-"""The fetcher against a server on this machine that misbehaves as real ones do: each test scripts what it answers, and counts what it was asked."""
+"""The fetcher against a server on this machine that misbehaves as real ones do: each test scripts
+what it answers, and counts what it was asked.
+"""
 
 import email.utils
 import hashlib
@@ -18,12 +20,15 @@ from cellsignal import __version__
 from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher, Politeness, fetcher, shown
 
-DATA = random.Random(0).randbytes(300_000)  # cut at whole chunks: of a chunk in which the line breaks nothing is kept
+# cut at whole chunks: of a chunk in which the line breaks nothing is kept
+DATA = random.Random(0).randbytes(300_000)
 QUICK = Politeness(per_second=10_000, attempts=4, backoff_s=0.001, timeout_s=5)
 
 
 class Server:
-    """`script` is what is answered, one function a request; the last one answers all further ones. `asked` is what came."""
+    """`script` is what is answered, one function a request; the last one answers all further ones.
+    `asked` is what came.
+    """
 
     def __init__(self):
         self.script, self.asked = [], []
@@ -34,7 +39,14 @@ class Server:
             disable_nagle_algorithm = True  # headers and body are two writes
 
             def do_GET(self):
-                outer.asked.append(types.SimpleNamespace(method=self.command, path=self.path, headers=dict(self.headers), at=time.monotonic()))
+                outer.asked.append(
+                    types.SimpleNamespace(
+                        method=self.command,
+                        path=self.path,
+                        headers=dict(self.headers),
+                        at=time.monotonic(),
+                    )
+                )
                 (outer.script.pop(0) if len(outer.script) > 1 else outer.script[0])(self)
 
             do_HEAD = do_GET
@@ -84,7 +96,9 @@ def ranged(data=DATA, tag='"v1"', cut=None):
         if start >= len(data):
             return answer(b"", 416, Content_Range=f"bytes */{len(data)}")(handler)
         part = data[start:]
-        return answer(part, 206, cut, ETag=tag, Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}")(handler)
+        return answer(
+            part, 206, cut, ETag=tag, Content_Range=f"bytes {start}-{len(data) - 1}/{len(data)}"
+        )(handler)
 
     return send
 
@@ -109,7 +123,12 @@ def test_it_says_who_it_is_and_sends_parameters(server):
 
 
 def test_passing_failures_pass(server, waits):
-    server.script = [answer(status=503), answer(status=502), answer(b"x" * 1000, cut=400), answer(b"fine")]
+    server.script = [
+        answer(status=503),
+        answer(status=502),
+        answer(b"x" * 1000, cut=400),
+        answer(b"fine"),
+    ]
     with Fetcher(Politeness(10_000, attempts=4, backoff_s=1.0)) as f:
         assert f.bytes(server.url) == b"fine"
     backoffs = [wait for wait in waits if wait > 0.1]
@@ -121,7 +140,11 @@ def test_passing_failures_pass(server, waits):
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_goes_before_the_back_off(server, waits, status):
     later = email.utils.formatdate(time.time() + 120, usegmt=True)
-    server.script = [answer(status=status, Retry_After="7"), answer(status=status, Retry_After=later), answer(b"fine")]
+    server.script = [
+        answer(status=status, Retry_After="7"),
+        answer(status=status, Retry_After=later),
+        answer(b"fine"),
+    ]
     with Fetcher(QUICK) as f:
         assert f.bytes(server.url) == b"fine"
     long = [wait for wait in waits if wait > 1]
@@ -139,14 +162,20 @@ def test_other_requests_to_a_host_that_asked_for_time_wait_too(server, waits):
 
 def test_a_server_that_asks_for_hours_is_left_alone(server, waits):
     server.script = [answer(status=429, Retry_After="7200")]
-    with Fetcher(QUICK) as f, pytest.raises(InputError, match=r"/x: 429 .*asks to come back in 7200 s"):
+    with (
+        Fetcher(QUICK) as f,
+        pytest.raises(InputError, match=r"/x: 429 .*asks to come back in 7200 s"),
+    ):
         f.bytes(server.url + "/x")
     assert len(server.asked) == 1
 
 
 def test_it_gives_up_after_its_attempts(server):
     server.script = [answer(status=500)]
-    with Fetcher(QUICK) as f, pytest.raises(InputError, match=r"/x: 500 Internal Server Error \(tried 4x\)"):
+    with (
+        Fetcher(QUICK) as f,
+        pytest.raises(InputError, match=r"/x: 500 Internal Server Error \(tried 4x\)"),
+    ):
         f.bytes(server.url + "/x")
     assert len(server.asked) == 4
 
@@ -172,12 +201,23 @@ def test_no_connection_and_no_answer_in_time(server):
 
 def test_an_answer_that_is_no_json(server):
     server.script = [answer(b"<html>Service down")]
-    with Fetcher(QUICK) as f, pytest.raises(InputError, match=r"/x: the answer is not JSON, it starts b'<html>Service down'"):
+    with (
+        Fetcher(QUICK) as f,
+        pytest.raises(
+            InputError, match=r"/x: the answer is not JSON, it starts b'<html>Service down'"
+        ),
+    ):
         f.json(server.url + "/x")
 
 
 def test_exists(server):
-    server.script = [answer(b"x" * 10), answer(status=503), answer(status=404), answer(status=410), answer(status=403)]
+    server.script = [
+        answer(b"x" * 10),
+        answer(status=503),
+        answer(status=404),
+        answer(status=410),
+        answer(status=403),
+    ]
     with Fetcher(QUICK) as f:
         assert [f.exists(server.url) for _ in range(3)] == [True, False, False]
         with pytest.raises(InputError, match="403"):
@@ -199,7 +239,16 @@ def test_threads_together_keep_to_the_rate(server):
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.org/x", "ftp://example.org/x", "file:///etc/passwd", "example.org", "https://", "http://127.0.0.1.evil.org/", "https://[bad"]
+    "url",
+    [
+        "http://example.org/x",
+        "ftp://example.org/x",
+        "file:///etc/passwd",
+        "example.org",
+        "https://",
+        "http://127.0.0.1.evil.org/",
+        "https://[bad",
+    ],
 )
 def test_only_https_is_fetched(url, monkeypatch, tmp_path):
     with Fetcher(QUICK) as f:
@@ -225,9 +274,27 @@ def self_signed(folder):
         pytest.skip("no openssl to make a certificate with")
     files = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-days", "1", "-keyout", files[0], "-out", files[1]], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-days",
+            "1",
+            "-keyout",
+            files[0],
+            "-out",
+            files[1],
+        ],
+        check=True,
+        capture_output=True,
+    )
     return files
 
 
@@ -246,7 +313,9 @@ def test_redirects_are_followed_and_end(server):
 
 def test_https_is_never_left_for_http(monkeypatch):
     class Redirect:
-        is_redirect, status_code, headers = True, 302, types.MappingProxyType({"location": "http://127.0.0.1:9/x"})
+        is_redirect = True
+        status_code = 302
+        headers = types.MappingProxyType({"location": "http://127.0.0.1:9/x"})
 
         def __enter__(self):
             return self
@@ -256,7 +325,10 @@ def test_https_is_never_left_for_http(monkeypatch):
 
     with Fetcher(QUICK) as f:
         monkeypatch.setattr(f._session, "request", lambda *args, **more: Redirect())
-        with pytest.raises(InputError, match=r"https://example.org/a: redirects to http://127.0.0.1:9/x, which is not https"):
+        with pytest.raises(
+            InputError,
+            match=r"https://example.org/a: redirects to http://127.0.0.1:9/x, which is not https",
+        ):
             f.bytes("https://example.org/a")
 
 
@@ -273,9 +345,15 @@ def test_own_headers_stay_with_the_host_they_are_for(server):
 
 
 def test_secrets_are_never_shown(server):
-    assert shown("https://me:pw@host:8/a?id=5&X-Amz-Signature=abc&c=1|2") == "https://host:8/a?id=5&c=1|2&X-Amz-Signature=***"
+    assert (
+        shown("https://me:pw@host:8/a?id=5&X-Amz-Signature=abc&c=1|2")
+        == "https://host:8/a?id=5&c=1|2&X-Amz-Signature=***"
+    )
     server.script = [answer(status=404)]
-    for url in (server.url.replace("//", "//me:hunter2@") + "/a?token=hunter2", "https://me:hunter2@127.0.0.1:1/?api_key=hunter2"):
+    for url in (
+        server.url.replace("//", "//me:hunter2@") + "/a?token=hunter2",
+        "https://me:hunter2@127.0.0.1:1/?api_key=hunter2",
+    ):
         with Fetcher(QUICK) as f, pytest.raises(InputError) as caught:
             f.bytes(url)
         assert "hunter2" not in str(caught.value) and "127.0.0.1" in str(caught.value)
@@ -285,7 +363,11 @@ def test_secrets_are_never_shown(server):
 
 
 def sums(data=DATA):
-    return {"size": len(data), "md5": hashlib.md5(data).hexdigest(), "sha256": hashlib.sha256(data).hexdigest().upper()}
+    return {
+        "size": len(data),
+        "md5": hashlib.md5(data).hexdigest(),
+        "sha256": hashlib.sha256(data).hexdigest().upper(),
+    }
 
 
 def test_a_file_is_fetched_once(server, tmp_path):
@@ -307,7 +389,11 @@ def test_a_broken_line_is_continued(server, tmp_path):
     with Fetcher(QUICK) as f:
         f.file(server.url, tmp_path / "x", **sums())
     assert (tmp_path / "x").read_bytes() == DATA
-    assert [asked.headers.get("Range") for asked in server.asked] == [None, "bytes=98304-", "bytes=163840-"]
+    assert [asked.headers.get("Range") for asked in server.asked] == [
+        None,
+        "bytes=98304-",
+        "bytes=163840-",
+    ]
     assert server.asked[1].headers["If-Range"] == '"v1"'
 
 
@@ -321,7 +407,10 @@ def test_a_line_that_breaks_often_but_brings_much_is_not_given_up(server, tmp_pa
 
 def test_another_call_goes_on_where_one_was_stopped(server, tmp_path):
     server.script = [ranged(cut=98_304)]
-    with Fetcher(Politeness(10_000, attempts=1)) as f, pytest.raises(InputError, match="goes on from here"):
+    with (
+        Fetcher(Politeness(10_000, attempts=1)) as f,
+        pytest.raises(InputError, match="goes on from here"),
+    ):
         f.file(server.url, tmp_path / "x")
     assert not (tmp_path / "x").exists() and (tmp_path / "x.part").read_bytes() == DATA[:98_304]
     server.script = [ranged()]
@@ -344,7 +433,8 @@ def test_a_server_without_ranges_or_tags_starts_anew(server, tmp_path, checked):
     with Fetcher(QUICK) as f:
         f.file(server.url, tmp_path / "x", **(sums() if checked else {}))
     assert (tmp_path / "x").read_bytes() == DATA
-    assert ("Range" in server.asked[1].headers) == checked  # without tag and checksum, old bytes cannot be trusted
+    # without tag and checksum, old bytes cannot be trusted
+    assert ("Range" in server.asked[1].headers) == checked
 
 
 def test_a_server_that_sends_less_than_was_asked_is_asked_on(server, tmp_path):
@@ -353,7 +443,12 @@ def test_a_server_that_sends_less_than_was_asked_is_asked_on(server, tmp_path):
     def piece(handler):
         start = int(handler.headers["Range"].removeprefix("bytes=").rstrip("-"))
         part = DATA[start : start + 98_304]
-        answer(part, 206, ETag='"v1"', Content_Range=f"bytes {start}-{start + len(part) - 1}/{len(DATA)}")(handler)
+        answer(
+            part,
+            206,
+            ETag='"v1"',
+            Content_Range=f"bytes {start}-{start + len(part) - 1}/{len(DATA)}",
+        )(handler)
 
     server.script = [ranged(cut=98_304), piece, piece, piece]
     with Fetcher(Politeness(10_000, attempts=5, backoff_s=0.001)) as f:
@@ -391,7 +486,12 @@ def test_a_spoilt_part_gets_one_more_try(server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong, said", [({"sha256": "0" * 64}, "its sha256 is"), ({"md5": "0" * 32}, "its md5 is"), ({"size": 5}, "has 300000 bytes there, 5 expected")]
+    "wrong, said",
+    [
+        ({"sha256": "0" * 64}, "its sha256 is"),
+        ({"md5": "0" * 32}, "its md5 is"),
+        ({"size": 5}, "has 300000 bytes there, 5 expected"),
+    ],
 )
 def test_another_file_than_expected_is_refused(server, tmp_path, wrong, said):
     server.script = [ranged()]
@@ -405,10 +505,18 @@ def test_a_full_disk_is_one_line(server, tmp_path, monkeypatch):
     usage = fetcher.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(fetcher.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     server.script = [ranged()]
-    with Fetcher(QUICK) as f, pytest.raises(InputError, match=r"x: could not be written \(.*no room"):
+    with (
+        Fetcher(QUICK) as f,
+        pytest.raises(InputError, match=r"x: could not be written \(.*no room"),
+    ):
         f.file(server.url, tmp_path / "x")
     monkeypatch.undo()
     full = OSError(28, os.strerror(28))
     monkeypatch.setattr(fetcher, "_pour", lambda *args: (_ for _ in ()).throw(full))
-    with Fetcher(QUICK) as f, pytest.raises(InputError, match=r"x: could not be written \(No space left on device\); x.part is kept"):
+    with (
+        Fetcher(QUICK) as f,
+        pytest.raises(
+            InputError, match=r"x: could not be written \(No space left on device\); x.part is kept"
+        ),
+    ):
         f.file(server.url, tmp_path / "x")

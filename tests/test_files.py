@@ -8,7 +8,15 @@ import subprocess
 import pytest
 
 from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, digest, provenance, sha256, write_csv, write_json, write_text
+from cellsignal.files import (
+    atomic_path,
+    digest,
+    provenance,
+    sha256,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failing_block_leaves_what_was_there(tmp_path):
@@ -38,14 +46,19 @@ def test_provenance_hashes_its_inputs_and_hides_the_machine(tmp_path, monkeypatc
     monkeypatch.setattr("sys.argv", ["/some/where/bin/cellsignal", "submit", "x.yaml"])
     found = provenance({"table": tmp_path / "in.csv", "none": tmp_path / "none"}, seed=3)
     assert found["command"] == "cellsignal submit x.yaml" and found["seed"] == 3
-    assert found["inputs"] == {"table": {"path": str(tmp_path / "in.csv"), "sha256": sha256(tmp_path / "in.csv")}}
+    assert found["inputs"] == {
+        "table": {"path": str(tmp_path / "in.csv"), "sha256": sha256(tmp_path / "in.csv")}
+    }
     write_json(tmp_path / "p.json", found)
     assert json.loads((tmp_path / "p.json").read_text()) == found
 
 
 def test_hashes_are_the_standard_ones(tmp_path):
     write_text(tmp_path / "abc", "abc")
-    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        sha256(tmp_path / "abc")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
     assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1}) != digest({"a": 2, "b": 2})
 
 
@@ -60,7 +73,11 @@ def test_what_a_killed_process_left_goes_and_what_others_write_stays(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
     left = tmp_path / f".[a].json.{platform.node()}-{dead.pid}.x.tmp"
-    kept = [tmp_path / f".[a].json.{platform.node()}-{os.getpid()}.x.tmp", tmp_path / f".[a].json.elsewhere-{dead.pid}.x.tmp", tmp_path / ".b.json.tmp"]
+    kept = [
+        tmp_path / f".[a].json.{platform.node()}-{os.getpid()}.x.tmp",
+        tmp_path / f".[a].json.elsewhere-{dead.pid}.x.tmp",
+        tmp_path / ".b.json.tmp",
+    ]
     for file in (left, *kept):
         file.write_text("half")
     write_text(path, "whole")

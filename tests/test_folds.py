@@ -22,7 +22,9 @@ FOLDS = Path(__file__).resolve().parent.parent / "folds"
 
 
 def samples_of(experiments, classes=4, compound=None):
-    """Each experiment holds every class once, two sites; a test experiment and controls are there too."""
+    """Each experiment holds every class once, two sites; a test experiment and controls are there
+    too.
+    """
     rows = []
     for experiment, split in [*((e, "train") for e in experiments), ("TEST-99", "test")]:
         for label in range(classes + 1):
@@ -31,8 +33,20 @@ def samples_of(experiments, classes=4, compound=None):
             for site in (1, 2):
                 well = f"{experiment}_1_C{label + 3:02d}"
                 cell_type = experiment.split("-")[0]
-                rows.append((f"{well}_s{site}", well, well, experiment, "1", cell_type, shown, role, split))
-    columns = ["sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "label", "role", "split"]
+                rows.append(
+                    (f"{well}_s{site}", well, well, experiment, "1", cell_type, shown, role, split)
+                )
+    columns = [
+        "sample_id",
+        "target_id",
+        "well_id",
+        "experiment",
+        "plate",
+        "cell_type",
+        "label",
+        "role",
+        "split",
+    ]
     frame = pd.DataFrame(rows, columns=columns)
     return frame.assign(label=frame.label.astype("Int64"), compound="c" + frame.label.astype(str))
 
@@ -47,9 +61,15 @@ def compounds_of(sizes, seed=0):
                 rows.append((f"m{label}_{index}", label, f"w{label}_{index}_{well}"))
     frame = pd.DataFrame(rows, columns=["compound", "label", "well_id"])
     return frame.assign(
-        sample_id=frame.well_id, target_id=frame.well_id, experiment="P1", plate="P1", cell_type="MCF7",
-        role="treatment", split="train", label=frame.label.astype("Int64"),
-    )  # fmt: skip
+        sample_id=frame.well_id,
+        target_id=frame.well_id,
+        experiment="P1",
+        plate="P1",
+        cell_type="MCF7",
+        role="treatment",
+        split="train",
+        label=frame.label.astype("Int64"),
+    )
 
 
 def write(path, table):
@@ -90,15 +110,23 @@ def test_experiments_are_never_split_and_all_are_dealt(tmp_path_factory, sizes, 
 
 
 @settings(max_examples=15, deadline=None)
-@given(sizes=st.lists(st.integers(1, 8), min_size=2, max_size=6), n_splits=st.integers(2, 4), seed=st.integers(0, 9999))
-def test_compounds_are_never_split_and_single_ones_stay_in_training(tmp_path_factory, sizes, n_splits, seed):
+@given(
+    sizes=st.lists(st.integers(1, 8), min_size=2, max_size=6),
+    n_splits=st.integers(2, 4),
+    seed=st.integers(0, 9999),
+)
+def test_compounds_are_never_split_and_single_ones_stay_in_training(
+    tmp_path_factory, sizes, n_splits, seed
+):
     samples = compounds_of(sizes, seed)
     if sum(n for n in sizes if n > 1) < n_splits:
         with pytest.raises(InputError, match="too few"):
             make_folds(samples, "compound", n_splits, seed)
         return
     made = make_folds(samples, "compound", n_splits, seed)
-    assert set(made.compound[made.fold == NEVER]) == {f"m{k}_0" for k, n in enumerate(sizes) if n == 1}
+    assert set(made.compound[made.fold == NEVER]) == {
+        f"m{k}_0" for k, n in enumerate(sizes) if n == 1
+    }
     table = read_folds(write(tmp_path_factory.mktemp("f") / "f.csv", made), samples)
     for fold in table.folds:
         validation, training = table.validation(samples, fold), table.training(samples, fold)
@@ -137,7 +165,11 @@ def test_wells_are_spread_by_class():
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [(("batch", 2), "'batch' is no samples column"), (("experiment", 1), "at least 2"), (("experiment", 9), "too few")],
+    [
+        (("batch", 2), "'batch' is no samples column"),
+        (("experiment", 1), "at least 2"),
+        (("experiment", 9), "too few"),
+    ],
 )
 def test_make_folds_refuses(arguments, message):
     with pytest.raises(InputError, match=message):
@@ -165,14 +197,28 @@ DAMAGE = [
     (lambda f: f.assign(fold="one"), r"row 2: fold 'one' is neither"),
     (lambda f: f.assign(fold=f.fold - 3), r"row 2: fold '-3' is neither"),
     (lambda f: f.assign(fold=-1), r"no fold holds anything out"),
-    (lambda f: f.assign(experiment=f.experiment.replace("B-03", "Z-77")), r"row \d+: experiment 'Z-77' is unknown"),
-    (lambda f: f[f.experiment != "B-03"], r"1 training values of experiment are missing, first 'B-03'"),
+    (
+        lambda f: f.assign(experiment=f.experiment.replace("B-03", "Z-77")),
+        r"row \d+: experiment 'Z-77' is unknown",
+    ),
+    (
+        lambda f: f[f.experiment != "B-03"],
+        r"1 training values of experiment are missing, first 'B-03'",
+    ),
     (lambda f: pd.concat([f, f.iloc[[0]]]), r"row 10: experiment .* stands twice in its fold"),
-    (lambda f: pd.concat([f, f.iloc[[0]].assign(fold=-1)]), r"is never held out \(fold -1\) and in another fold"),
-    (lambda f: pd.concat([f, f.iloc[[0]].assign(experiment="TEST-99")]), r"'TEST-99' has no labelled training sample"),
+    (
+        lambda f: pd.concat([f, f.iloc[[0]].assign(fold=-1)]),
+        r"is never held out \(fold -1\) and in another fold",
+    ),
+    (
+        lambda f: pd.concat([f, f.iloc[[0]].assign(experiment="TEST-99")]),
+        r"'TEST-99' has no labelled training sample",
+    ),
     (lambda f: f.assign(fold=0), r"fold 0 holds out every labelled sample"),
     (
-        lambda f: pd.concat([f, f.iloc[[0]].assign(experiment="TEST-99", fold=5)]).assign(labels="derived"),
+        lambda f: pd.concat([f, f.iloc[[0]].assign(experiment="TEST-99", fold=5)]).assign(
+            labels="derived"
+        ),
         r"fold 5 has no labelled sample to validate on",
     ),
 ]
@@ -203,7 +249,9 @@ def test_a_table_of_the_whole_serves_a_part(table, caplog):
     made.to_csv(path, index=False)
     part = samples[samples.experiment != read_folds(path, samples).rows.experiment[0]]
     whole, found = read_folds(path, samples), read_folds(path, part)
-    assert "1 of" in caplog.text and set(found.rows.experiment) == set(whole.rows.experiment) - {whole.rows.experiment[0]}
+    assert "1 of" in caplog.text and set(found.rows.experiment) == set(whole.rows.experiment) - {
+        whole.rows.experiment[0]
+    }
     for fold in found.folds:
         assert found.held_out(fold) == whole.held_out(fold) - {whole.rows.experiment[0]}
 
@@ -222,17 +270,24 @@ def test_a_group_may_be_held_out_twice_and_leaves_training_in_both(table):
     first = int(made.fold[made.experiment == "A-01"].iloc[0])
     here = (samples.experiment == "A-01").to_numpy()
     for fold in (first, 2):
-        assert not folds.training(samples, fold)[here].any() and folds.validation(samples, fold)[here].sum() == 8
+        assert (
+            not folds.training(samples, fold)[here].any()
+            and folds.validation(samples, fold)[here].sum() == 8
+        )
     assert folds.validation(samples, 2).sum() == 8
 
 
 def test_never_held_out_and_validation_are_labelled_training_treatments_only(table):
     samples, made, path = table
-    folds = read_folds(write(path, made.assign(fold=made.fold.where(made.experiment != "A-02", NEVER))), samples)
+    folds = read_folds(
+        write(path, made.assign(fold=made.fold.where(made.experiment != "A-02", NEVER))), samples
+    )
     used = folds.validation(samples, 0) | folds.training(samples, 0)
     assert (samples.split[used] == "train").all() and (samples.role[used] == "treatment").all()
     assert samples.label[used].notna().all()
-    assert all(folds.training(samples, k)[(samples.experiment == "A-02") & used].all() for k in folds.folds)
+    assert all(
+        folds.training(samples, k)[(samples.experiment == "A-02") & used].all() for k in folds.folds
+    )
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +308,8 @@ def test_the_committed_rxrx1_table_is_what_make_folds_gives(real_rxrx1, tmp_path
     assert held.max() == 1 and held.sum() == 2 * 36_515
 
 
-FIRST_PLACE_FOLD_0 = ["HEPG2-03", "HEPG2-05", "HUVEC-02", "HUVEC-14", "RPE-04", "U2OS-02"]  # as published
+# as published
+FIRST_PLACE_FOLD_0 = ["HEPG2-03", "HEPG2-05", "HUVEC-02", "HUVEC-14", "RPE-04", "U2OS-02"]
 LABELLED = [
     *(f"HEPG2-{number:02d}" for number in range(1, 8)),
     *(f"HUVEC-{number:02d}" for number in (*range(1, 17), 18)),
@@ -275,7 +331,9 @@ def test_every_split_of_the_winners_rule_deals_each_experiment_once_and_u2os_twi
     dealt = sorted(name for fold in folds for name in fold)
     assert dealt == sorted([*LABELLED, "U2OS-01", "U2OS-02", "U2OS-03"])
     for fold, counts in zip(folds, SIX_FOLD_COUNTS, strict=True):
-        assert [sum(name.startswith(cell) for name in fold) for cell in counts] == list(counts.values())
+        assert [sum(name.startswith(cell) for name in fold) for cell in counts] == list(
+            counts.values()
+        )
 
 
 def test_the_first_place_table_is_the_winners_split(real_rxrx1, tmp_path):
@@ -319,28 +377,50 @@ def test_real_bbbc021_compounds(real_data):
 def test_groups_kept_for_the_test_are_in_no_fold(table):
     samples, made, path = table
     kept = made.experiment[made.fold == 0].iloc[0]
-    found = read_folds(write(path, made.assign(fold=made.fold.mask(made.experiment == kept, TEST))), samples)
+    found = read_folds(
+        write(path, made.assign(fold=made.fold.mask(made.experiment == kept, TEST))), samples
+    )
     assert found.test == {kept} and TEST not in found.folds
     for fold in (*found.folds, None):
         assert kept not in set(samples.experiment[found.training(samples, fold)])
         assert fold is None or kept not in set(samples.experiment[found.validation(samples, fold)])
     with pytest.raises(InputError, match=r"kept for the test \(fold -2\) and in another fold"):
-        read_folds(write(path, pd.concat([made, made[made.experiment == kept].assign(fold=TEST)])), samples)
+        read_folds(
+            write(path, pd.concat([made, made[made.experiment == kept].assign(fold=TEST)])), samples
+        )
 
 
 def several_labels(sizes):
     """A compound a row of `sizes`, each with the labels of that row."""
-    frame = pd.DataFrame({"compound": [f"c{row:02d}" for row in range(len(sizes))], "labels": [tuple(labels) for labels in sizes]})
+    frame = pd.DataFrame(
+        {
+            "compound": [f"c{row:02d}" for row in range(len(sizes))],
+            "labels": [tuple(labels) for labels in sizes],
+        }
+    )
     return frame.assign(
-        sample_id=frame.compound, target_id=frame.compound, well_id=frame.compound, experiment="P1", plate="P1",
-        cell_type="U2OS", role="treatment", split="train", label=pd.array([pd.NA] * len(frame), dtype="Int64"),
-    )  # fmt: skip
+        sample_id=frame.compound,
+        target_id=frame.compound,
+        well_id=frame.compound,
+        experiment="P1",
+        plate="P1",
+        cell_type="U2OS",
+        role="treatment",
+        split="train",
+        label=pd.array([pd.NA] * len(frame), dtype="Int64"),
+    )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 2), max_size=2, unique=True), min_size=2, max_size=16), st.integers(2, 4), st.integers(0, 5))
+@given(
+    st.lists(st.lists(st.integers(0, 2), max_size=2, unique=True), min_size=2, max_size=16),
+    st.integers(2, 4),
+    st.integers(0, 5),
+)
 def test_any_labels_are_dealt_or_refused_in_a_line(labels, n_splits, seed):
-    """No label at all, the same ones everywhere, one that some have: whatever the strata are, folds are even or too many."""
+    """No label at all, the same ones everywhere, one that some have: whatever the strata are, folds
+    are even or too many.
+    """
     samples = several_labels([sorted(one) for one in labels])
     try:
         table = make_folds(samples, "compound", n_splits, seed)
@@ -359,6 +439,12 @@ def test_any_labels_are_dealt_or_refused_in_a_line(labels, n_splits, seed):
 @pytest.mark.parametrize("group", ["compound", "well_id", "experiment", "cell_type"])
 def test_no_labelled_sample_gives_no_folds(group):
     samples = samples_of(EIGHT)
-    for none in (samples[:0], samples.assign(label=pd.array([pd.NA] * len(samples), dtype="Int64"))):
-        with pytest.raises(InputError, match=f"^folds: none of the {len(none)} samples is a labelled training treatment"):
+    for none in (
+        samples[:0],
+        samples.assign(label=pd.array([pd.NA] * len(samples), dtype="Int64")),
+    ):
+        with pytest.raises(
+            InputError,
+            match=f"^folds: none of the {len(none)} samples is a labelled training treatment",
+        ):
             make_folds(none, group, 2)

@@ -37,7 +37,11 @@ def test_a_16_bit_png_too(tmp_path, plane):
 def test_real_tiff(real_data):
     path = next((real_data / "bbbc022").glob("*.tif"))
     image = read_gray16(path)
-    assert image.shape == (520, 696) and np.array_equal(image, tifffile.imread(path)) and image.max() > 255
+    assert (
+        image.shape == (520, 696)
+        and np.array_equal(image, tifffile.imread(path))
+        and image.max() > 255
+    )
 
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
@@ -64,9 +68,14 @@ def test_a_damaged_zlib_strip_is_no_picture(tmp_path, plane):
 
 
 @pytest.mark.parametrize(
-    "image, kind", [(np.zeros((9, 9), np.uint8), "wrong_depth"), (np.zeros((9, 9), np.float32), "wrong_depth"),
-                    (np.zeros((2, 9, 9), np.uint16), "wrong_channels"), (np.zeros((9, 9, 3), np.uint16), "wrong_channels")],
-)  # fmt: skip
+    "image, kind",
+    [
+        (np.zeros((9, 9), np.uint8), "wrong_depth"),
+        (np.zeros((9, 9), np.float32), "wrong_depth"),
+        (np.zeros((2, 9, 9), np.uint16), "wrong_channels"),
+        (np.zeros((9, 9, 3), np.uint16), "wrong_channels"),
+    ],
+)
 def test_other_tiffs_are_refused(tmp_path, image, kind):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, image, photometric="rgb" if image.shape[-1] == 3 else "minisblack")
@@ -90,11 +99,20 @@ def test_sizes_of_every_format(tmp_path, suffix):
 @pytest.mark.parametrize("mean", [10, 100, 2000])
 def test_anscombe_makes_shot_noise_even(mean):
     counts = np.random.default_rng(0).poisson(mean, 200_000)
-    assert anscombe(counts).std() == pytest.approx(1, abs=0.02) and anscombe(0) == pytest.approx(1.5**0.5)
+    assert anscombe(counts).std() == pytest.approx(1, abs=0.02) and anscombe(0) == pytest.approx(
+        1.5**0.5
+    )
 
 
 def test_to_uint8_by_hand():
-    assert to_uint8(np.array([-1, 0, 0.49 / 255 * 4, 2, 4, 9]), 0, 4).tolist() == [0, 0, 0, 128, 255, 255]
+    assert to_uint8(np.array([-1, 0, 0.49 / 255 * 4, 2, 4, 9]), 0, 4).tolist() == [
+        0,
+        0,
+        0,
+        128,
+        255,
+        255,
+    ]
 
 
 def test_illumination_finds_the_lamp():

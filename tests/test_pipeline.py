@@ -21,19 +21,43 @@ from cellsignal.training.check import check_model_section
 
 
 def test_a_clips_picture_shows_three_frames_of_each_channel():
-    assert shown_planes(3, 1) == [0, 1, 2] and shown_planes(48, 16) == [0, 8, 15, 16, 24, 31, 32, 40, 47] and shown_planes(2, 2) == [0, 1]
+    assert (
+        shown_planes(3, 1) == [0, 1, 2]
+        and shown_planes(48, 16) == [0, 8, 15, 16, 24, 31, 32, 40, 47]
+        and shown_planes(2, 2) == [0, 1]
+    )
 
 
 @pytest.mark.parametrize("competition", ["rxrx1", "bbbc021"])
-def test_run_goes_from_a_trained_state_to_leaderboard_and_pictures(trained, tmp_path, capsys, competition):
+def test_run_goes_from_a_trained_state_to_leaderboard_and_pictures(
+    trained, tmp_path, capsys, competition
+):
     space = trained(competition).copy(tmp_path / "space")
     assert cellsignal("run", "config.yaml", "--answers", space.answers, cwd=space.folder) == 0
     out = capsys.readouterr().out
-    for words in ("Out of fold", "Test: targets that no model saw", "(truth)", "(sample submission)", "chance", "95 % interval"):
+    for words in (
+        "Out of fold",
+        "Test: targets that no model saw",
+        "(truth)",
+        "(sample submission)",
+        "chance",
+        "95 % interval",
+    ):
         assert words in out
-    assert (space.folder / "submissions" / "tiny.csv").is_file() and (space.folder / "submissions" / "tiny.json").is_file()
-    pictures = {path.stem: cv2.imread(str(path)) for path in (space.run_folder / "report").glob("*.png")}
-    expected = {"learning_curves", "channels", "labels", "ladder_out_of_fold", "ladder_test", "confusion"} | ({"plates"} if competition == "rxrx1" else set())
+    assert (space.folder / "submissions" / "tiny.csv").is_file() and (
+        space.folder / "submissions" / "tiny.json"
+    ).is_file()
+    pictures = {
+        path.stem: cv2.imread(str(path)) for path in (space.run_folder / "report").glob("*.png")
+    }
+    expected = {
+        "learning_curves",
+        "channels",
+        "labels",
+        "ladder_out_of_fold",
+        "ladder_test",
+        "confusion",
+    } | ({"plates"} if competition == "rxrx1" else set())
     assert set(pictures) == expected
     assert all(min(image.shape[:2]) > 200 and image.std() > 5 for image in pictures.values())
 
@@ -67,7 +91,10 @@ def without_test(plates, tmp_path):
         header = (raw / name).read_text().splitlines()[0]
         replace(raw / name, header + "\n")
     shutil.copy(plates / "folds.csv", tmp_path)
-    config = tiny_config("rxrx1", "raw") | {"stages": [{"name": "all", "epochs": 1, "batch_size": 16}], "predict": {"tta": 1}}
+    config = tiny_config("rxrx1", "raw") | {
+        "stages": [{"name": "all", "epochs": 1, "batch_size": 16}],
+        "predict": {"tta": 1},
+    }
     config["data"]["size"] = 24
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     return tmp_path
@@ -78,15 +105,29 @@ def test_a_run_without_test_samples_ends_with_its_out_of_fold_score(without_test
     out = capsys.readouterr().out
     board = pd.read_csv(without_test / "submissions" / "leaderboard.csv")
     (row,) = board.itertuples()
-    assert (row.kind, row.name, row.note) == ("out of fold", "tiny", "out of fold: no test samples") and pd.isna(row.submission)
-    entry = open_entry(sorted(without_test.glob("runs/tiny/seed0/predictions/*.npz")), Submit(), root=without_test / "raw")
+    assert (row.kind, row.name, row.note) == (
+        "out of fold",
+        "tiny",
+        "out of fold: no test samples",
+    ) and pd.isna(row.submission)
+    entry = open_entry(
+        sorted(without_test.glob("runs/tiny/seed0/predictions/*.npz")),
+        Submit(),
+        root=without_test / "raw",
+    )
     groups = entry.competition.plate_groups(entry.samples)
     labels, _ = labels_of(entry, targets := entry.merge(entry.final(), "oof"), groups)
-    assert row.overall == accuracy_score(targets.label, labels) and row.overall_n == len(targets.label)
+    assert row.overall == accuracy_score(targets.label, labels) and row.overall_n == len(
+        targets.label
+    )
     assert "tiny, out of fold" in out and "no test samples: no submission" in out
     pictures = {path.stem for path in (without_test / "runs/tiny/seed0/report").glob("*.png")}
     assert {"learning_curves", "channels", "labels", "ladder_out_of_fold", "confusion"} <= pictures
-    assert [path.name for path in (without_test / "submissions").iterdir() if path.suffix in (".csv", ".json")] == ["leaderboard.csv"]
+    assert [
+        path.name
+        for path in (without_test / "submissions").iterdir()
+        if path.suffix in (".csv", ".json")
+    ] == ["leaderboard.csv"]
     line = error_line(capsys, "submit", "config.yaml", cwd=without_test)
     assert "no test predictions, so there is nothing to submit; `cellsignal oof`" in line
     assert cellsignal("run", "config.yaml", cwd=without_test) == 0
@@ -109,10 +150,13 @@ def test_a_run_without_test_samples_ends_with_its_out_of_fold_score(without_test
 def test_what_needs_no_store_is_refused_before_one_is_packed(without_test, capsys, words, line):
     before = {path.name for path in without_test.iterdir()}
     assert line in error_line(capsys, "run", "config.yaml", *words, cwd=without_test)
-    assert {path.name for path in without_test.iterdir()} == before  # no store, no run folder, no fold table's note
+    # no store, no run folder, no fold table's note
+    assert {path.name for path in without_test.iterdir()} == before
 
 
-def test_a_run_folder_of_another_config_is_refused_before_a_store_is_packed(trained, tmp_path, capsys):
+def test_a_run_folder_of_another_config_is_refused_before_a_store_is_packed(
+    trained, tmp_path, capsys
+):
     space = trained("rxrx1").copy(tmp_path / "space")
     words = ["run", "config.yaml", "--set", "model.backbone=lenet", "--set", "data.store=other"]
     assert "holds a run of another config" in error_line(capsys, *words, cwd=space.folder)
@@ -131,19 +175,46 @@ def test_a_run_that_has_begun_does_not_ask_for_its_weights_again(trained, tmp_pa
 
 def test_a_run_replaces_its_own_submission_and_no_other(trained, tmp_path, capsys, caplog):
     space = trained("bbbc021").copy(tmp_path / "space")
-    out, board = space.folder / "submissions" / "tiny.csv", space.folder / "submissions" / "leaderboard.csv"
+    out = space.folder / "submissions" / "tiny.csv"
+    board = space.folder / "submissions" / "leaderboard.csv"
     words = ["run", "config.yaml", "--answers", space.answers]
     assert cellsignal(*words, cwd=space.folder) == 0
     first = out.read_bytes()
     assert cellsignal(*words, cwd=space.folder) == 0
-    assert out.read_bytes() == first and "replaces" not in caplog.text and (pd.read_csv(board).kind == "submission").sum() == 1
-    assert cellsignal(*words, "--set", "predict.tta=8", "--set", "submit.merge=probabilities", cwd=space.folder) == 0
+    assert (
+        out.read_bytes() == first
+        and "replaces" not in caplog.text
+        and (pd.read_csv(board).kind == "submission").sum() == 1
+    )
+    assert (
+        cellsignal(
+            *words,
+            "--set",
+            "predict.tta=8",
+            "--set",
+            "submit.merge=probabilities",
+            cwd=space.folder,
+        )
+        == 0
+    )
     if out.read_bytes() != first:
-        assert "replaces the submission of tiny" in caplog.text and "replaced since; sha256 " in capsys.readouterr().out
+        assert (
+            "replaces the submission of tiny" in caplog.text
+            and "replaced since; sha256 " in capsys.readouterr().out
+        )
     kept = out.read_bytes()
     assert cellsignal(*words, "--set", "seed=5", cwd=space.folder) == 0
     assert out.read_bytes() == kept and out.with_stem("tiny_seed5").is_file()
-    other = ["submit", *sorted(space.run_folder.glob("predictions/*.npz")), "--merge", "logits", "--pool", "well"]
+    other = [
+        "submit",
+        *sorted(space.run_folder.glob("predictions/*.npz")),
+        "--merge",
+        "logits",
+        "--pool",
+        "well",
+    ]
     out.write_text("image_id,moa\n")  # whatever lies there, its path is on the leaderboard
-    assert "stands on submissions/leaderboard.csv as 'tiny'" in error_line(capsys, *other, "--out", out, cwd=space.folder)
+    assert "stands on submissions/leaderboard.csv as 'tiny'" in error_line(
+        capsys, *other, "--out", out, cwd=space.folder
+    )
     assert out.read_text() == "image_id,moa\n"

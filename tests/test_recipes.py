@@ -1,4 +1,6 @@
-"""Every recipe loads, and those that reproduce something published are held to it: the numbers here are the publications', not the files'."""
+"""Every recipe loads, and those that reproduce something published are held to it: the numbers here
+are the publications', not the files'.
+"""
 
 import math
 import re
@@ -48,17 +50,22 @@ def augmentations(config: Config, stage: int) -> list[tuple[str, float]]:
     return [(step.name, step.p) for step in config.stages[stage].augment]
 
 
-# all of them -----------------------------------------------------------------------------------------------------------------------------
+# all of them
+# --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_recipe_loads_and_says_what_it_is(path):
     config = load_config(path)
     assert config.competition == path.parent.name and config.name.startswith(config.competition)
     assert Config.model_validate(yaml.safe_load(dump_config(config))) == config
     if config.protocol is not None:
         assert get_competition(config.competition).protocol(config.protocol).parts
-    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    header = [
+        line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    ]
     assert header and (config.competition != "rxrx1" or "Reproduces:" in "\n".join(header))
 
 
@@ -74,7 +81,11 @@ def test_a_recipe_for_the_real_images_states_score_cost_and_that_it_was_not_run(
         for line in (FOLDER / f"{name}.yaml").read_text().splitlines()
         if line.startswith("#")
     )
-    assert "Expected cost, computed, not measured: " in header and re.search(r"FLOP", header) and "ot yet run" in header
+    assert (
+        "Expected cost, computed, not measured: " in header
+        and re.search(r"FLOP", header)
+        and "ot yet run" in header
+    )
     assert ("Published: " in header) == (name in PUBLISHED)
     readme = (FOLDER / "README.md").read_text()
     assert re.search(rf"\| `{name}\.yaml` \|.*\| not yet \|", readme)
@@ -91,7 +102,9 @@ def test_the_folds_of_a_recipe_hold_whole_experiments_out(name, real_samples):
 @pytest.mark.parametrize("name", [*PUBLISHED, *OWN])
 def test_stores_of_one_file_are_packed_alike(name):
     config = recipe(name)
-    assert config.data.store.stem == ("rxrx1" if config.data.size is None else f"rxrx1_{config.data.size}")
+    assert config.data.store.stem == (
+        "rxrx1" if config.data.size is None else f"rxrx1_{config.data.size}"
+    )
     assert config.data.sites is None and config.data.bad_site == "skip"
 
 
@@ -107,13 +120,16 @@ def test_the_folds_of_the_winner_are_its_counts(real_samples):
     assert counts == [(2, 2, 1, 1), (1, 3, 2, 1), *[(1, 3, 1, 1)] * 4]
 
 
-# 1st place -------------------------------------------------------------------------------------------------------------------------------
+# 1st place
+# --------------------------------------------------------------------------------------------------
 
 
 def test_first_place_learning_rate():
     """1.5e-4 cosine over 90 epochs, then 6e-5 over a cosine of 60 that ends 20 epochs early."""
     config = recipe("first_place_densenet161")
-    assert [stage.epochs for stage in config.stages] == [90, 40] and config.stages[1].init == "previous"
+    assert [stage.epochs for stage in config.stages] == [90, 40] and config.stages[
+        1
+    ].init == "previous"
     first, second = learning_rates(config, 0), learning_rates(config, 1)
     for epoch, lr in {0: 1.5e-4, 30: 1.125e-4, 45: 7.5e-5, 60: 3.75e-5}.items():
         assert first[epoch * STEPS] == pytest.approx(lr)
@@ -138,12 +154,33 @@ def test_first_place_augmentation_loss_and_batches():
         crop, lighting = stage.augment[3], stage.augment[4]
         assert (crop.min_fraction * 512, lighting.gain, lighting.bias) == (256, 0.1, 0.1)
         assert (stage.mix.cutmix, stage.mix.mixup, stage.mix.p) == (1, 0, 1)
-        assert (stage.batch_size, stage.accumulation, stage.amp, stage.batches.unit) == (24, 2, "fp16", "mixed")
-        assert (stage.optimizer.name, stage.optimizer.weight_decay, stage.optimizer.decay_all) == ("adam", 1e-5, True)
+        assert (stage.batch_size, stage.accumulation, stage.amp, stage.batches.unit) == (
+            24,
+            2,
+            "fp16",
+            "mixed",
+        )
+        assert (stage.optimizer.name, stage.optimizer.weight_decay, stage.optimizer.decay_all) == (
+            "adam",
+            1e-5,
+            True,
+        )
         assert stage.cross_entropy == 1 - 0.2 and stage.label_smoothing == 0
         margin = stage.margin  # .2 x 1/2 x CE
-        assert (margin.name, margin.margin, margin.scale, margin.weight) == ("arcface", 0.5, 30, 0.2 / 2)
-        assert not (stage.triplet or stage.center or stage.ema or stage.swa or stage.mean_teacher or stage.clip_norm)
+        assert (margin.name, margin.margin, margin.scale, margin.weight) == (
+            "arcface",
+            0.5,
+            30,
+            0.2 / 2,
+        )
+        assert not (
+            stage.triplet
+            or stage.center
+            or stage.ema
+            or stage.swa
+            or stage.mean_teacher
+            or stage.clip_norm
+        )
 
 
 def test_first_place_pseudo_labels_prediction_and_submission():
@@ -151,16 +188,27 @@ def test_first_place_pseudo_labels_prediction_and_submission():
     assert config.stages[0].pseudo_labels is None and config.data.controls == "all"
     labels = config.stages[1].pseudo_labels
     assert (labels.start, labels.first) == (0, 0.4)
-    assert (config.predict.tta, config.predict.checkpoint, config.predict.adapt) == (8, "last", "none")
+    assert (config.predict.tta, config.predict.checkpoint, config.predict.adapt) == (
+        8,
+        "last",
+        "none",
+    )
     assert (config.submit.merge, config.submit.assignment) == ("logits", "hungarian")
-    assert config.folds.file == Path("folds/rxrx1_first_place.csv") and config.folds.full and config.folds.use == ()
+    assert (
+        config.folds.file == Path("folds/rxrx1_first_place.csv")
+        and config.folds.full
+        and config.folds.use == ()
+    )
 
 
-# parameters, from the architectures' own tables; six channels add three stem kernels a filter ------------------------------------------
+# parameters, from the architectures' own tables; six channels add three stem kernels a filter
+# ------------------------------------------
 
 
 def densenet161(channels: int) -> int:
-    """Features of DenseNet161 (arXiv:1608.06993): growth 48, blocks of 6, 12, 36, 24 layers, bottleneck 4, stem 96."""
+    """Features of DenseNet161 (arXiv:1608.06993): growth 48, blocks of 6, 12, 36, 24 layers,
+    bottleneck 4, stem 96.
+    """
     width, growth = 96, 48
     total = channels * width * 49 + 2 * width
     for number, layers in enumerate((6, 12, 36, 24)):
@@ -179,7 +227,12 @@ def resnet50(channels: int) -> int:
     total, width = channels * 64 * 49 + 2 * 64, 64
     for inner, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
         for block in range(blocks):
-            total += width * inner + inner * inner * 9 + inner * 4 * inner + 2 * (inner + inner + 4 * inner)
+            total += (
+                width * inner
+                + inner * inner * 9
+                + inner * 4 * inner
+                + 2 * (inner + inner + 4 * inner)
+            )
             if block == 0:
                 total += width * 4 * inner + 2 * 4 * inner
             width = 4 * inner
@@ -188,7 +241,14 @@ def resnet50(channels: int) -> int:
 
 def counted(name: str, channels: int, classes: int) -> int:
     config = recipe(name)
-    model = build_model(config.model, channels, classes, config.data.size or 512, cell_types=4, initial_weights=False)
+    model = build_model(
+        config.model,
+        channels,
+        classes,
+        config.data.size or 512,
+        cell_types=4,
+        initial_weights=False,
+    )
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -204,39 +264,67 @@ def test_parameters_of_the_first_place_network():
 def test_bn_momentum_of_the_first_place_network():
     config = recipe("first_place_densenet161")
     model = build_model(config.model, 6, 1139, 512, cell_types=4, initial_weights=False)
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
     assert len(norms) > 150 and {norm.momentum for norm in norms} == {0.05}
 
 
-@pytest.mark.parametrize("name, channels, classes, cosine", [
-    ("capstone_resnet50", 6, 1108, False), ("second_place_plate_wise", 6, 1108, True), ("wilds_erm", 3, 1139, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, channels, classes, cosine",
+    [
+        ("capstone_resnet50", 6, 1108, False),
+        ("second_place_plate_wise", 6, 1108, True),
+        ("wilds_erm", 3, 1139, False),
+    ],
+)
 def test_parameters_of_the_resnets(name, channels, classes, cosine):
     assert resnet50(3) == 23_508_032  # torchvision's resnet50 without its head
     heads = (2048 * classes + classes) + cosine * 2048 * classes
     assert counted(name, channels, classes) == resnet50(channels) + heads
 
 
-# the others ------------------------------------------------------------------------------------------------------------------------------
+# the others
+# --------------------------------------------------------------------------------------------------
 
 
 def test_capstone_as_published():
-    """ResNet-50, six channels, 512 px, 15 epochs, Adam 3e-4 x .95 an epoch, no augmentation; folds by experiment are ours."""
+    """ResNet-50, six channels, 512 px, 15 epochs, Adam 3e-4 x .95 an epoch, no augmentation; folds
+    by experiment are ours.
+    """
     config = recipe("capstone_resnet50")
     (stage,) = config.stages
-    assert (config.model.backbone, config.data.size, config.data.channels, stage.epochs) == ("resnet50", None, None, 15)
+    assert (config.model.backbone, config.data.size, config.data.channels, stage.epochs) == (
+        "resnet50",
+        None,
+        None,
+        15,
+    )
     assert stage.optimizer.name == "adam" and stage.augment == () and stage.mix is None
     found = learning_rates(config, 0)
     for epoch in range(15):
-        assert found[epoch * STEPS] == found[epoch * STEPS + STEPS - 1] == pytest.approx(3e-4 * 0.95**epoch)
+        assert (
+            found[epoch * STEPS]
+            == found[epoch * STEPS + STEPS - 1]
+            == pytest.approx(3e-4 * 0.95**epoch)
+        )
     assert config.submit.assignment == "none"
 
 
 def test_second_place_as_published():
-    """Plate batches and plate statistics, ArcFace s=30 m=.1, mean teacher; 160 epochs on all cells, then each cell type with SGD .1 cosine."""
+    """Plate batches and plate statistics, ArcFace s=30 m=.1, mean teacher; 160 epochs on all cells,
+    then each cell type with SGD .1 cosine.
+    """
     config = recipe("second_place_plate_wise")
     first, second = config.stages
-    assert (first.epochs, first.per, second.per, second.init) == (160, "all", "cell_type", "previous")
+    assert (first.epochs, first.per, second.per, second.init) == (
+        160,
+        "all",
+        "cell_type",
+        "previous",
+    )
     for stage in config.stages:
         assert (stage.batches.unit, stage.batches.unique_labels) == ("plate", True)
         assert (stage.margin.name, stage.margin.scale, stage.margin.margin) == ("arcface", 30, 0.1)
@@ -244,21 +332,43 @@ def test_second_place_as_published():
     assert config.normalization.by == "plate" and config.predict.adapt == "plate"
     assert (second.optimizer.name, second.optimizer.lr) == ("sgd", 0.1)
     found = learning_rates(config, 1)
-    assert found[0] == pytest.approx(0.1) and found[len(found) // 2] == pytest.approx(0.05) and found[-1] < 1e-4
+    assert (
+        found[0] == pytest.approx(0.1)
+        and found[len(found) // 2] == pytest.approx(0.05)
+        and found[-1] < 1e-4
+    )
 
 
 def test_wilds_as_published():
-    """ResNet-50, three channels, 256 px, 90 epochs, Adam 1e-4, batch 75, 10 epochs of warm-up, trained on site 1 with the controls."""
+    """ResNet-50, three channels, 256 px, 90 epochs, Adam 1e-4, batch 75, 10 epochs of warm-up,
+    trained on site 1 with the controls.
+    """
     config = recipe("wilds_erm")
     (stage,) = config.stages
     assert (config.protocol, config.data.channels, config.data.size) == ("wilds", (1, 2, 3), 256)
     assert (config.data.controls, config.normalization.by) == ("train", "image")
     assert config.model.pretrained and config.model.backbone == "resnet50"
     assert (stage.epochs, stage.batch_size, stage.accumulation) == (90, 75, 1)
-    assert (stage.optimizer.name, stage.optimizer.weight_decay, stage.optimizer.decay_all) == ("adam", 1e-5, True)
-    assert augmentations(config, 0) == [("rotate90", 1.0), ("horizontal_flip", 0.5)] and stage.mix is None
-    assert (config.folds.use, config.folds.full, config.predict.tta, config.submit.assignment) == ((), True, 1, "none")
+    assert (stage.optimizer.name, stage.optimizer.weight_decay, stage.optimizer.decay_all) == (
+        "adam",
+        1e-5,
+        True,
+    )
+    assert (
+        augmentations(config, 0) == [("rotate90", 1.0), ("horizontal_flip", 0.5)]
+        and stage.mix is None
+    )
+    assert (config.folds.use, config.folds.full, config.predict.tta, config.submit.assignment) == (
+        (),
+        True,
+        1,
+        "none",
+    )
     assert stage.schedule.warmup_epochs * math.ceil(40_612 / 75) == pytest.approx(5_415, abs=10)
     found = learning_rates(config, 0)
     assert found[5 * STEPS] == pytest.approx(0.5e-4, rel=0.02) and max(found) == pytest.approx(1e-4)
-    assert found.index(max(found)) == 10 * STEPS and found[50 * STEPS] == pytest.approx(0.5e-4) and found[-1] < 1e-7
+    assert (
+        found.index(max(found)) == 10 * STEPS
+        and found[50 * STEPS] == pytest.approx(0.5e-4)
+        and found[-1] < 1e-7
+    )

@@ -1,4 +1,6 @@
-"""Signals, stop files, preemption notices and time budgets: what ends long work, and how it is told."""
+"""Signals, stop files, preemption notices and time budgets: what ends long work, and how it is
+told.
+"""
 
 import logging
 import os
@@ -42,7 +44,8 @@ def wait_for(condition) -> None:
         time.sleep(0.005)
 
 
-# signals and the stop file ---------------------------------------------------------------------------------------------------------------
+# signals and the stop file
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
@@ -53,7 +56,10 @@ def test_a_signal_is_noted_and_told_by_its_name(number):
         os.kill(os.getpid(), number)
         wait_for(lambda: stop.asked is not None)
         assert stop.wish() == 128 + number
-        with pytest.raises(Interrupted, match=rf"^fold0 all: stopped by {number.name}, state saved; the same command goes on from here$") as told:
+        with pytest.raises(
+            Interrupted,
+            match=rf"^fold0 all: stopped by {number.name}, state saved; the same command goes on from here$",
+        ) as told:
             stop.check("fold0 all")
     assert told.value.status == 128 + number and signal.getsignal(number) is before
 
@@ -74,7 +80,9 @@ def test_a_second_signal_acts_at_once(usual_interrupt):
         time.sleep(20)
 
 
-def test_a_signal_that_comes_with_the_last_of_the_work_is_not_lost_but_a_spent_budget_is_no_matter_then(monkeypatch):
+def test_a_signal_that_comes_with_the_last_of_the_work_is_not_lost_but_a_spent_budget_is_no_matter_then(
+    monkeypatch,
+):
     monkeypatch.setenv(DEADLINE, "1")
     stop = Stop()
     stop.finish("x")
@@ -89,9 +97,12 @@ def test_a_stop_file_is_as_sigterm(tmp_path, monkeypatch):
     stop = Stop()
     assert stop.wish() == 0
     (tmp_path / "stop").touch()
-    monkeypatch.setattr(stopping.time, "monotonic", lambda real=time.monotonic: real() + 2)  # it is looked for once a second
+    # it is looked for once a second
+    monkeypatch.setattr(stopping.time, "monotonic", lambda real=time.monotonic: real() + 2)
     assert stop.wish() == 128 + signal.SIGTERM
-    with pytest.raises(Interrupted, match=r"stopped by the stop file .*stop, as by SIGTERM, state saved"):
+    with pytest.raises(
+        Interrupted, match=r"stopped by the stop file .*stop, as by SIGTERM, state saved"
+    ):
         stop.check("x")
 
 
@@ -109,19 +120,24 @@ def test_beside_the_main_thread_there_are_no_signals_but_the_budget_holds(monkey
     assert found == [OUT_OF_TIME, True]
 
 
-# the budget ------------------------------------------------------------------------------------------------------------------------------
+# the budget
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "soon", ""])
 @pytest.mark.parametrize("verb", ["run", "train", "predict", "embed", "prepare", "submit"])
 def test_a_budget_that_cannot_be_is_one_line(verb, hours, capsys):
     assert main([verb, "x.yaml", f"--max-hours={hours}"]) == 2
-    assert capsys.readouterr().err == f"error: --max-hours {hours}: give a number of hours above 0\n"
+    assert (
+        capsys.readouterr().err == f"error: --max-hours {hours}: give a number of hours above 0\n"
+    )
 
 
 def test_the_environment_overrides_the_option_and_children_inherit_it(monkeypatch):
     with time_budget("2"):
-        assert abs(float(os.environ[DEADLINE]) - time.time() - 7200) < 60 and read_deadline() == float(os.environ[DEADLINE])
+        assert abs(
+            float(os.environ[DEADLINE]) - time.time() - 7200
+        ) < 60 and read_deadline() == float(os.environ[DEADLINE])
     assert DEADLINE not in os.environ
     monkeypatch.setenv(DEADLINE, "12345.5")
     with time_budget("2"):
@@ -130,7 +146,9 @@ def test_the_environment_overrides_the_option_and_children_inherit_it(monkeypatc
     with time_budget(None):
         assert read_deadline() == 12345.5
     monkeypatch.setenv(DEADLINE, "tomorrow")
-    with pytest.raises(InputError, match="CELLSIGNAL_DEADLINE is 'tomorrow', not seconds since the epoch"):
+    with pytest.raises(
+        InputError, match="CELLSIGNAL_DEADLINE is 'tomorrow', not seconds since the epoch"
+    ):
         Stop()
 
 
@@ -139,13 +157,18 @@ def test_work_stops_where_the_next_would_not_fit(monkeypatch):
     monkeypatch.setattr(stopping, "_now", lambda: now)
     monkeypatch.setenv(DEADLINE, "2000")  # of the 1000 s, 10 s are kept free
     stop = Stop()
-    assert stop.left == 990 and stop.wish(990 / 1.25) == 0 and stop.wish(990 / 1.25 + 1) == OUT_OF_TIME
+    assert (
+        stop.left == 990 and stop.wish(990 / 1.25) == 0 and stop.wish(990 / 1.25 + 1) == OUT_OF_TIME
+    )
     now = 1989.0
     assert stop.wish(None) == 0 and stop.wish(2.0) == OUT_OF_TIME
     with pytest.raises(OutOfTime) as told:
         stop.check("fold0 all", "epoch 3/9", "the validation", 100.0)
     estimate = "the validation would take about 2.1 min, 1.0 s left"
-    assert str(told.value) == f"fold0 all: out of time, epoch 3/9 saved ({estimate}); the same command goes on from here"
+    assert (
+        str(told.value)
+        == f"fold0 all: out of time, epoch 3/9 saved ({estimate}); the same command goes on from here"
+    )
     assert told.value.status == 75 and isinstance(told.value, Interrupted)
     now = 1990.5  # though nothing is known of what comes
     assert stop.wish(None) == OUT_OF_TIME
@@ -182,32 +205,54 @@ def test_an_unmeasured_pace_says_nothing():
     assert Pace().high is None and Pace().median is None
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (12.4, "12 s"), (204, "3.4 min"), (30600, "8.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.04, "0.0 s"), (12.4, "12 s"), (204, "3.4 min"), (30600, "8.5 h")]
+)
 def test_durations_in_words(seconds, words):
     assert duration(seconds) == words
 
 
 @pytest.mark.parametrize("verb", ["train", "prepare", "submit"])
-def test_a_spent_budget_ends_a_command_before_it_begins(prepared, tmp_path, monkeypatch, capsys, verb):
+def test_a_spent_budget_ends_a_command_before_it_begins(
+    prepared, tmp_path, monkeypatch, capsys, verb
+):
     space = prepared("rxrx1").copy(tmp_path / "work")
     if verb == "prepare":
-        write_config(space.folder, "rxrx1", space.root, data=tiny_config("rxrx1", space.root)["data"] | {"store": "other"})
+        write_config(
+            space.folder,
+            "rxrx1",
+            space.root,
+            data=tiny_config("rxrx1", space.root)["data"] | {"store": "other"},
+        )
     monkeypatch.setenv(DEADLINE, "1")
     assert cellsignal(verb, "config.yaml", cwd=space.folder) == OUT_OF_TIME
     err = capsys.readouterr().err
-    assert "out of time" in err and err.endswith("the same command goes on from here\n") and err.count("\n") == 1
-    assert not list(space.folder.rglob("*.pt")) and len(list(space.folder.glob("other/images/c.*"))) <= 1
+    assert (
+        "out of time" in err
+        and err.endswith("the same command goes on from here\n")
+        and err.count("\n") == 1
+    )
+    assert (
+        not list(space.folder.rglob("*.pt"))
+        and len(list(space.folder.glob("other/images/c.*"))) <= 1
+    )
 
 
-# preemption notices ----------------------------------------------------------------------------------------------------------------------
+# preemption notices
+# --------------------------------------------------------------------------------------------------
 
 
 class Metadata(BaseHTTPRequestHandler):
-    """Both clouds' services, as they answer: AWS wants a token of its own, GCP a header; `notice` on the server is what they tell."""
+    """Both clouds' services, as they answer: AWS wants a token of its own, GCP a header; `notice`
+    on the server is what they tell.
+    """
 
     def do_PUT(self):
         self.server.seen.append(("PUT", self.path))
-        right = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        right = (
+            self.path == "/latest/api/token"
+            and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
+        )
         self.answer(200, b"secret-token") if right else self.answer(400)
 
     def do_GET(self):
@@ -219,8 +264,13 @@ class Metadata(BaseHTTPRequestHandler):
             if self.headers["X-aws-ec2-metadata-token"] != "secret-token":
                 self.answer(401)
             else:
-                self.answer(200, b'{"action": "terminate", "time": "2026-01-01T00:00:00Z"}') if self.server.notice else self.answer(404)
-        elif self.path == "/computeMetadata/v1/instance/preempted" and self.headers["Metadata-Flavor"] == "Google":
+                self.answer(
+                    200, b'{"action": "terminate", "time": "2026-01-01T00:00:00Z"}'
+                ) if self.server.notice else self.answer(404)
+        elif (
+            self.path == "/computeMetadata/v1/instance/preempted"
+            and self.headers["Metadata-Flavor"] == "Google"
+        ):
             self.answer(200, b"TRUE\n" if self.server.notice else b"FALSE\n")
         else:
             self.answer(403)
@@ -258,7 +308,10 @@ def test_a_preemption_notice_is_as_sigterm(cloud, service, monkeypatch, caplog):
         service.notice = True
         wait_for(lambda: stop.wish())
         assert stop.wish() == 143
-        with pytest.raises(Interrupted, match=f"stopped by a preemption notice of {cloud}, as by SIGTERM, state saved"):
+        with pytest.raises(
+            Interrupted,
+            match=f"stopped by a preemption notice of {cloud}, as by SIGTERM, state saved",
+        ):
             stop.check("x")
     assert not caplog.records
 
@@ -269,7 +322,9 @@ def test_a_service_that_fails_is_told_of_once_and_asked_on(cloud, service, monke
     service.broken, service.notice = 3, True
     with caplog.at_level(logging.WARNING), Stop() as stop:
         wait_for(lambda: stop.wish())
-    assert [record.message.split(" (")[0].split(": ")[0] for record in caplog.records] == [f"preemption notices of {cloud}"]
+    assert [record.message.split(" (")[0].split(": ")[0] for record in caplog.records] == [
+        f"preemption notices of {cloud}"
+    ]
 
 
 def test_no_service_at_all_changes_nothing(monkeypatch, caplog):

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from cellsignal import table_text, tables
 from cellsignal.errors import InputError, InvalidSubmission
-from cellsignal.tables import normalise_well, parse_integers, parse_numbers, read_sheet, read_table, refuse_rows
+from cellsignal.tables import (
+    normalise_well,
+    parse_integers,
+    parse_numbers,
+    read_sheet,
+    read_table,
+    refuse_rows,
+)
 
 # Cells with everything that CSV must quote; no blanks at the ends, which are stripped, and no NUL.
 CELL = st.text(st.sampled_from('ab01,;"\n\r\t |é'), max_size=6).map(str.strip)
@@ -32,7 +39,9 @@ def written_tables(draw):
         lines.append(_lines_in(text) + 1)
         buffer = io.StringIO(newline="")
         plain = draw(st.booleans()) and not {"\r", "\n"} & set("".join(row))  # not always quoted
-        csv.writer(buffer, lineterminator=end, quoting=csv.QUOTE_MINIMAL if plain else csv.QUOTE_ALL).writerow(row)
+        csv.writer(
+            buffer, lineterminator=end, quoting=csv.QUOTE_MINIMAL if plain else csv.QUOTE_ALL
+        ).writerow(row)
         text += buffer.getvalue()
     return names, rows, text + end * blank[-1], lines[1:]
 
@@ -62,12 +71,25 @@ def test_the_fast_way_reads_as_the_strict_one_or_not_at_all(text):
 
 
 def test_the_fast_way_is_taken_where_every_line_is_a_row():
-    assert table_text._parse_regular('a,b\n"5"" disk, old",2\r\n 1 ,\n', ",").to_numpy().tolist() == [['5" disk, old', "2"], ["1", ""]]
-    for text in ("a,b\n1\n", "a,b\n1,2,3\n", "a,b\n\n1,2\n", 'a,b\n"1\n2",3\n', 'a,b\n"1"x,2\n', "a,b\r1,2\r", "a,a\n1,2\n"):
+    assert table_text._parse_regular(
+        'a,b\n"5"" disk, old",2\r\n 1 ,\n', ","
+    ).to_numpy().tolist() == [['5" disk, old', "2"], ["1", ""]]
+    for text in (
+        "a,b\n1\n",
+        "a,b\n1,2,3\n",
+        "a,b\n\n1,2\n",
+        'a,b\n"1\n2",3\n',
+        'a,b\n"1"x,2\n',
+        "a,b\r1,2\r",
+        "a,a\n1,2\n",
+    ):
         assert table_text._parse_regular(text, ",") is None, text
 
 
-@pytest.mark.parametrize("text", ["00090001", "1e5", "NA", "1.0", "007", "True", "2019-01-01", "-0", "inf", "0x10", "1_000"])
+@pytest.mark.parametrize(
+    "text",
+    ["00090001", "1e5", "NA", "1.0", "007", "True", "2019-01-01", "-0", "inf", "0x10", "1_000"],
+)
 def test_identifiers_stay_text(text):
     assert read_table("t.csv", content=f"id,x\n {text} ,1\n".encode()).id.tolist() == [text]
 
@@ -106,13 +128,18 @@ REFUSED = {
 @pytest.mark.parametrize("text", REFUSED)
 def test_refused_in_one_line_that_names_file_and_row(text):
     with pytest.raises(InvalidSubmission) as refused:
-        read_table("folder/t.csv", ("a", "b"), unique="a", content=text.encode(), error=InvalidSubmission)
+        read_table(
+            "folder/t.csv", ("a", "b"), unique="a", content=text.encode(), error=InvalidSubmission
+        )
     message = str(refused.value)
     assert message.startswith("folder/t.csv: ") and REFUSED[text] in message and "\n" not in message
 
 
 def test_what_is_no_table(tmp_path):
-    for content, why in ((b"a,b\n\xff\xfe,1\n", "line 2 is not UTF-8 text"), (b"a,b\n1,2\n\x00", "is not a CSV file")):
+    for content, why in (
+        (b"a,b\n\xff\xfe,1\n", "line 2 is not UTF-8 text"),
+        (b"a,b\n1,2\n\x00", "is not a CSV file"),
+    ):
         (tmp_path / "t.csv").write_bytes(content)
         with pytest.raises(InputError, match=why):
             read_table(tmp_path / "t.csv")
@@ -124,7 +151,10 @@ def test_what_is_no_table(tmp_path):
 
 def test_what_counts_as_empty_can_be_said():
     content = b"id,name\n1,NA\n2,\n"
-    assert read_table("t.csv", ("id", "name"), filled=(), content=content).name.tolist() == ["NA", ""]
+    assert read_table("t.csv", ("id", "name"), filled=(), content=content).name.tolist() == [
+        "NA",
+        "",
+    ]
     with pytest.raises(InputError, match="row 3: name is empty; its id is '2'"):
         read_table("t.csv", ("id", "name"), content=content, missing={""})
 
@@ -162,7 +192,14 @@ def test_wells_are_written_in_one_way(letter, number, zeros):
     assert normalise_well(f" {letter}{'0' * zeros}{number} ") == f"{letter.upper()}{number:02d}"
 
 
-@pytest.mark.parametrize("text, written", [("AF48", "AF48"), ("aa1", "AA01"), *((text, text) for text in ("A0", "well_030", "A100", "AG1", ""))])
+@pytest.mark.parametrize(
+    "text, written",
+    [
+        ("AF48", "AF48"),
+        ("aa1", "AA01"),
+        *((text, text) for text in ("A0", "well_030", "A100", "AG1", "")),
+    ],
+)
 def test_other_texts_are_only_stripped(text, written):
     assert normalise_well(f"{text} ") == written
     assert tables.is_well(written) == (written in ("AF48", "AA01"))
@@ -170,12 +207,27 @@ def test_other_texts_are_only_stripped(text, written):
 
 def test_sheets_are_read_as_tables_are(tmp_path):
     path = tmp_path / "book.xlsx"
-    cells = pd.DataFrame([[None, None], ["index", " name "], [17, "a "], [18.0, "b"], [None, None], ["00019", 2.5], [20, None]])
+    cells = pd.DataFrame(
+        [
+            [None, None],
+            ["index", " name "],
+            [17, "a "],
+            [18.0, "b"],
+            [None, None],
+            ["00019", 2.5],
+            [20, None],
+        ]
+    )
     cells.to_excel(path, sheet_name="one", header=False, index=False)
     frame = read_sheet(path, "one", ("index",))
-    assert frame.to_dict("list") == {"index": ["17", "18", "00019", "20"], "name": ["a", "b", "2.5", ""]}
+    assert frame.to_dict("list") == {
+        "index": ["17", "18", "00019", "20"],
+        "name": ["a", "b", "2.5", ""],
+    }
     assert frame.index.tolist() == [3, 4, 6, 7]
-    with pytest.raises(InputError, match=r"book\.xlsx: sheet 'one': row 7: name is empty; its index is '20'"):
+    with pytest.raises(
+        InputError, match=r"book\.xlsx: sheet 'one': row 7: name is empty; its index is '20'"
+    ):
         read_sheet(path, "one", ("index", "name"))
     with pytest.raises(InputError, match=r"book\.xlsx: no sheet 'two'; it has one"):
         read_sheet(path, "two")
@@ -184,9 +236,11 @@ def test_sheets_are_read_as_tables_are(tmp_path):
         read_sheet(path, "one")
 
 
-@pytest.mark.parametrize("text", [',Unnamed: 0,a\n5,6,7\n', ',Unnamed: 0,a\n5,6,"7\n8"\n'])
+@pytest.mark.parametrize("text", [",Unnamed: 0,a\n5,6,7\n", ',Unnamed: 0,a\n5,6,"7\n8"\n'])
 def test_an_index_that_was_saved_twice_has_two_names(tmp_path, text):
-    """By either way of parsing; a name that the header itself gives twice stays an error, which names the file."""
+    """By either way of parsing; a name that the header itself gives twice stays an error, which
+    names the file.
+    """
     path = tmp_path / "t.csv"
     path.write_text(text)
     assert list(read_table(path).columns) == ["Unnamed: 0.1", "Unnamed: 0", "a"]

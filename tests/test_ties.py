@@ -33,9 +33,13 @@ def test_expected_average_precision_is_the_mean_over_all_orders(items, seed):
         assert np.isnan(found)
         return
     orders = itertools.permutations(range(len(distance)))
-    every = [average_precision_score(match, -(distance + np.array(order) / 100)) for order in orders]
+    every = [
+        average_precision_score(match, -(distance + np.array(order) / 100)) for order in orders
+    ]
     assert found == pytest.approx(np.mean(every))
-    assert has_mixed_tie(distance + rounding, match) == (max(every) - min(every) > 1e-9 or _mixed(distance, match))
+    assert has_mixed_tie(distance + rounding, match) == (
+        max(every) - min(every) > 1e-9 or _mixed(distance, match)
+    )
 
 
 def _mixed(distance: np.ndarray, match: np.ndarray) -> bool:
@@ -73,14 +77,20 @@ def test_directions_equal_but_for_rounding_are_tied():
         distance = chord(unit_vectors(copies) @ unit_vectors(other[None])[0])
         assert np.ptp(distance) < 2e-7, width
     near = np.stack([np.cos([0, 1e-4, 2e-4]), np.sin([0, 1e-4, 2e-4])], axis=1)
-    assert np.diff(chord(unit_vectors(near) @ unit_vectors(near[:1])[0])).min() > 9e-5, "nearly parallel is not tied"
+    assert np.diff(chord(unit_vectors(near) @ unit_vectors(near[:1])[0])).min() > 9e-5, (
+        "nearly parallel is not tied"
+    )
 
 
 def test_rows_that_equal_another():
-    assert count_duplicates(np.array([[0.0, 1], [-0.0, 1], [2, 3], [2, 4], [2, 3]], np.float32)) == 4
+    assert (
+        count_duplicates(np.array([[0.0, 1], [-0.0, 1], [2, 3], [2, 4], [2, 3]], np.float32)) == 4
+    )
 
 
 def test_what_is_told_of_duplicates_and_zeros():
     told = duplicates_notes(np.array([[0.0, 0], [1, 2], [1, 2], [3, 4]]), "tracks")
-    assert told[0].startswith("2 of 4 tracks have the profile of another") and told[1].startswith("1 of 4 tracks have a profile of zeros")
+    assert told[0].startswith("2 of 4 tracks have the profile of another") and told[1].startswith(
+        "1 of 4 tracks have a profile of zeros"
+    )
     assert duplicates_notes(np.eye(3), "tracks") == []

@@ -1,4 +1,6 @@
-"""The two-stage bench: its splits leak as they should, its figures are those of the files and the answers, and it goes on where it was."""
+"""The two-stage bench: its splits leak as they should, its figures are those of the files and the
+answers, and it goes on where it was.
+"""
 
 from dataclasses import replace
 
@@ -36,7 +38,12 @@ pytestmark = pytest.mark.slow
 def bench(prepared, tmp_path_factory) -> Bench:
     space = prepared("rxrx1")
     return Bench(
-        space.root, space.folder / "store", space.answers, tmp_path_factory.mktemp("two_stage"), (2, 1), "test_resnet"
+        space.root,
+        space.folder / "store",
+        space.answers,
+        tmp_path_factory.mktemp("two_stage"),
+        (2, 1),
+        "test_resnet",
     )
 
 
@@ -45,7 +52,8 @@ def outcomes(bench) -> list[Outcome]:
     return [*flawed(bench, 0), *right(bench, 0)]
 
 
-# splits --------------------------------------------------------------------------------------------------------------
+# splits
+# --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=20, deadline=None)
@@ -54,9 +62,15 @@ def test_random_wells_holds_out_the_share_and_never_a_site_alone(wells, share, s
     names = np.repeat([f"w{i:03d}" for i in range(wells)], 2)
     samples = pd.DataFrame({"well_id": names, "split": "train", "role": "treatment", "label": 0})
     others = pd.DataFrame(
-        {"well_id": ["test", "control"], "split": ["test", "train"], "role": ["treatment", "positive_control"]}
+        {
+            "well_id": ["test", "control"],
+            "split": ["test", "train"],
+            "role": ["treatment", "positive_control"],
+        }
     )
-    table = random_wells(pd.concat([samples, others.assign(label=1)], ignore_index=True), share, seed)
+    table = random_wells(
+        pd.concat([samples, others.assign(label=1)], ignore_index=True), share, seed
+    )
     assert sorted(table.well_id) == sorted(set(names))
     assert (table.fold == 0).sum() == max(1, round(share * wells)) and set(table.fold) == {-1, 0}
 
@@ -68,12 +82,19 @@ def test_random_wells_is_a_fold_table_and_its_seed_decides(bench, tmp_path):
     assert not drawn[0].equals(drawn[2])
     write_csv(tmp_path / "folds.csv", drawn[0])
     table = read_folds(tmp_path / "folds.csv", samples)
-    assert table.group == "well_id" and table.validation(samples, 0).sum() == 2 * (drawn[0].fold == 0).sum()
+    assert (
+        table.group == "well_id"
+        and table.validation(samples, 0).sum() == 2 * (drawn[0].fold == 0).sum()
+    )
 
 
-def test_the_flawed_second_stage_validates_on_what_the_first_was_trained_on_the_right_one_never(bench, outcomes):
+def test_the_flawed_second_stage_validates_on_what_the_first_was_trained_on_the_right_one_never(
+    bench, outcomes
+):
     """The share, counted from the tables with plain sets."""
-    tables = [pd.read_csv(bench.runs / "folds" / f"wells_seed0_stage{stage}.csv") for stage in (1, 2)]
+    tables = [
+        pd.read_csv(bench.runs / "folds" / f"wells_seed0_stage{stage}.csv") for stage in (1, 2)
+    ]
     held_out = [set(table.well_id[table.fold == 0]) for table in tables]
     found = {(o.protocol, o.stage): o.reused for o in outcomes}
     assert found["flawed", 2] == len(held_out[1] - held_out[0]) / len(held_out[1]) > 0
@@ -81,11 +102,17 @@ def test_the_flawed_second_stage_validates_on_what_the_first_was_trained_on_the_
 
 
 def test_the_configs_differ_in_folds_second_augmentation_and_checkpoint_alone(bench, outcomes):
-    path = {name: bench.runs / name / "seed0" / "config.yaml" for name in ("flawed_stage1", "flawed_stage2", "right")}
-    one, two, good = (load_config(path[name]) for name in ("flawed_stage1", "flawed_stage2", "right"))
+    path = {
+        name: bench.runs / name / "seed0" / "config.yaml"
+        for name in ("flawed_stage1", "flawed_stage2", "right")
+    }
+    one, two, good = (
+        load_config(path[name]) for name in ("flawed_stage1", "flawed_stage2", "right")
+    )
     assert one.stages[0] == good.stages[0] and good.stages[0].augment
     assert (
-        two.stages[0] == good.stages[1].model_copy(update={"augment": (), "init": "scratch"}) and good.stages[1].augment
+        two.stages[0] == good.stages[1].model_copy(update={"augment": (), "init": "scratch"})
+        and good.stages[1].augment
     )
     assert one.model == good.model == two.model.model_copy(update={"weights": None})
     assert [c.predict.checkpoint for c in (one, two, good)] == ["best", "best", "last"]
@@ -93,17 +120,22 @@ def test_the_configs_differ_in_folds_second_augmentation_and_checkpoint_alone(be
 
 
 def test_the_flawed_second_stage_starts_from_the_first_ones_best_weights(bench, outcomes):
-    best = load_checkpoint(bench.runs / "flawed_stage1" / "seed0" / "fold0" / "all" / "all" / "best.pt")["model"]
+    best = load_checkpoint(
+        bench.runs / "flawed_stage1" / "seed0" / "fold0" / "all" / "all" / "best.pt"
+    )["model"]
     weights = load_file(bench.runs / "weights" / "flawed_stage1_seed0.safetensors")
     assert weights.keys() == best.keys()
     assert all(torch.equal(weights[name], best[name]) for name in best)
 
 
-# figures -------------------------------------------------------------------------------------------------------------
+# figures
+# --------------------------------------------------------------------------------------------------
 
 
 def from_file(path, part: str) -> pd.DataFrame:
-    """target_id, label and predicted class of a predictions file, with numpy alone: mean logits of a well's sites, argmax."""
+    """target_id, label and predicted class of a predictions file, with numpy alone: mean logits of
+    a well's sites, argmax.
+    """
     with np.load(path) as file:
         mine = file["part"] == part
         keys = pd.DataFrame({"target_id": file["target_id"][mine], "label": file["label"][mine]})
@@ -125,7 +157,9 @@ def test_outcomes_are_what_files_and_answers_say(bench, outcomes):
     assert [(o.protocol, o.stage) for o in outcomes] == list(files)
     for outcome in outcomes:
         run, *names = files[outcome.protocol, outcome.stage]
-        validated, tested = (bench.runs / run / "seed0" / "predictions" / f"{name}.npz" for name in names)
+        validated, tested = (
+            bench.runs / run / "seed0" / "predictions" / f"{name}.npz" for name in names
+        )
         test = from_file(tested, "test")
         right = [str(row.found) == answers[row.target_id] for row in test.itertuples()]
         assert outcome.correct.tolist() == right and len(right) == len(answers)
@@ -137,11 +171,15 @@ def test_outcomes_are_what_files_and_answers_say(bench, outcomes):
 
 def outcome(protocol, stage, seed, valid, test, reused=0.0):
     correct = np.array([True] * test + [False] * (8 - test))
-    return Outcome(protocol, stage, seed, Accuracy.of(valid, 10), correct, np.array(["A", "B"] * 4), reused)
+    return Outcome(
+        protocol, stage, seed, Accuracy.of(valid, 10), correct, np.array(["A", "B"] * 4), reused
+    )
 
 
 def test_the_summary_of_figures_worked_by_hand():
-    """Flawed: validation .5 and .7, test 4/8 and 6/8; then .9 and .9, test 2/8 and 6/8. Seeds given in any order are paired."""
+    """Flawed: validation .5 and .7, test 4/8 and 6/8; then .9 and .9, test 2/8 and 6/8. Seeds given
+    in any order are paired.
+    """
     made = [
         outcome("flawed", 1, 0, 5, 4),
         outcome("flawed", 2, 0, 9, 2, 1.0),
@@ -149,12 +187,12 @@ def test_the_summary_of_figures_worked_by_hand():
         outcome("flawed", 1, 1, 7, 6),
     ]
     table = summary(made).set_index("stage")
-    assert table.loc[1, ["validation", "test", "flattery", "wells", "reused"]].tolist() == pytest.approx(
-        [0.6, 0.625, -0.025, 20, 0]
-    )
-    assert table.loc[2, ["validation", "test", "flattery", "wells", "reused"]].tolist() == pytest.approx(
-        [0.9, 0.5, 0.4, 20, 0.75]
-    )
+    assert table.loc[
+        1, ["validation", "test", "flattery", "wells", "reused"]
+    ].tolist() == pytest.approx([0.6, 0.625, -0.025, 20, 0])
+    assert table.loc[
+        2, ["validation", "test", "flattery", "wells", "reused"]
+    ].tolist() == pytest.approx([0.9, 0.5, 0.4, 20, 0.75])
     assert table.loc[[1, 2], "test_sd"].tolist() == pytest.approx([0.125 * 2**0.5, 0.25 * 2**0.5])
     assert (
         np.isnan(table.test_gain[1])
@@ -174,14 +212,24 @@ def test_one_seed_has_no_sd(outcomes):
 
 def test_the_verb_goes_on_where_it_was_and_prints_the_table(bench, outcomes, capsys, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in bench.runs.rglob("*.pt")}
-    where = ("--root", bench.root, "--store", bench.store, "--answers", bench.answers, "--runs", bench.runs)
+    where = (
+        "--root",
+        bench.root,
+        "--store",
+        bench.store,
+        "--answers",
+        bench.answers,
+        "--runs",
+        bench.runs,
+    )
     how = ("--seeds", 0, "--epochs", *bench.epochs, "--backbone", bench.backbone)
     assert cellsignal("bench", "two-stage", *where, *how, cwd=tmp_path) == 0
     assert capsys.readouterr().out.strip() == summary_text(summary(outcomes))
     assert {path: path.stat().st_mtime_ns for path in bench.runs.rglob("*.pt")} == before
 
 
-# bad input -----------------------------------------------------------------------------------------------------------
+# bad input
+# --------------------------------------------------------------------------------------------------
 
 
 def test_answers_that_lack_an_id_are_refused_before_training(bench, tmp_path):

@@ -1,4 +1,6 @@
-"""`python -m cellsignal` is the command `cellsignal`, for launchers that start modules (torchrun -m)."""
+"""`python -m cellsignal` is the command `cellsignal`, for launchers that start modules (torchrun
+-m).
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""Hand-made features of clips and classical classifiers on a config's tracks: what a network must beat."""
+"""Hand-made features of clips and classical classifiers on a config's tracks: what a network must
+beat.
+"""
 
 from pathlib import Path
 
@@ -15,17 +17,22 @@ from cellsignal.folds import labelled, read_folds
 
 
 def baseline(config: Config, answers_file: Path | None) -> str:
-    """Train on the training tracks, test on the queries whose truth the answers tell; without answers on the drugs that fold 0 holds out.
+    """Train on the training tracks, test on the queries whose truth the answers tell; without
+    answers on the drugs that fold 0 holds out.
 
     Returns:
-        The table, as text: each classifier on the features of every time point, and on their means over time.
+        The table, as text: each classifier on the features of every time point, and on their means
+        over time.
 
     Raises:
         InputError: the competition's samples are no clips, or the store lacks a track.
     """
     competition = get_competition(config.competition)
     if competition.frames == 1:
-        raise InputError(f"baseline: the samples of {config.competition} are stills; features over time need clips")
+        raise InputError(
+            f"baseline: the samples of {config.competition} are stills; features over time need "
+            "clips"
+        )
     store = Store.open(config.data.store)
     samples = store.samples
     classes = competition.classes(config.data.root)
@@ -33,7 +40,8 @@ def baseline(config: Config, answers_file: Path | None) -> str:
     drug = samples["compound"].to_numpy(object).copy()
     if answers_file is None:
         folds = read_folds(config.folds.file, samples)
-        train, test = folds.training(samples, folds.folds[0]), folds.validation(samples, folds.folds[0])
+        train = folds.training(samples, folds.folds[0])
+        test = folds.validation(samples, folds.folds[0])
     else:
         answers = competition.answers(answers_file).set_index(competition.id_column)
         asked = samples.target_id.isin(answers.index).to_numpy()
@@ -42,6 +50,10 @@ def baseline(config: Config, answers_file: Path | None) -> str:
         drug[asked] = names["compound"].to_numpy(object)
         train, test = labelled(samples), asked
     used = np.flatnonzero(train | test)
-    features = read_features(samples.row.to_numpy()[used], store.read, competition.frames, config.data.workers)
-    table: pd.DataFrame = ipp_table(features, label[used], drug[used], train[used], test[used], classes, times=("each", "mean"))
+    features = read_features(
+        samples.row.to_numpy()[used], store.read, competition.frames, config.data.workers
+    )
+    table: pd.DataFrame = ipp_table(
+        features, label[used], drug[used], train[used], test[used], classes, times=("each", "mean")
+    )
     return ipp_text(table)

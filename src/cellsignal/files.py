@@ -26,10 +26,11 @@ LONGEST_NAME = 120  # bytes of a file's name that is made of names that users ch
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` when the block ends well, else remove it.
+    """Give a temporary name beside `path`; rename it to `path` when the block ends well, else
+    remove it.
 
-    The content is flushed to disk before the rename, so after a crash `path` holds the old bytes or the new, never a mix. What a killed
-    process of this machine left half-written beside it goes.
+    The content is flushed to disk before the rename, so after a crash `path` holds the old bytes or
+    the new, never a mix. What a killed process of this machine left half-written beside it goes.
 
     Raises:
         InputError: the disk is full or the place cannot be written; the old file is untouched.
@@ -40,7 +41,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         mine = f".{path.name}.{platform.node()}-"
         _remove_orphans(path.parent, mine)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{mine}{os.getpid()}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f"{mine}{os.getpid()}.", suffix=".tmp"
+        )
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -52,7 +55,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(
-            f"{path}: could not be written ({error.strerror or error}); what was there before is untouched"
+            f"{path}: could not be written ({error.strerror or error}); what was there before is "
+            "untouched"
         ) from error
     finally:
         if temporary is not None:
@@ -61,10 +65,12 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def open_arrays(path: Path | str) -> Iterator["np.lib.npyio.NpzFile"]:
-    """Open an .npz of plain arrays, and close it also where it is damaged, which `numpy.load` alone does not.
+    """Open an .npz of plain arrays, and close it also where it is damaged, which `numpy.load` alone
+    does not.
 
     Raises:
-        ValueError, EOFError, OSError, zipfile.BadZipFile: no such file, a damaged one, or one of another kind.
+        ValueError, EOFError, OSError, zipfile.BadZipFile: no such file, a damaged one, or one of
+        another kind.
     """
     import numpy as np  # here, as a kernel's runner reads this module before anything is installed
 
@@ -98,8 +104,9 @@ def limited_name(name: str, limit: int = LONGEST_NAME) -> str:
     """Return a name that a file can have: as it is, or its beginning and a hash of all of it.
 
     Args:
-        name: Made of names that users chose. A slash would be a folder: it becomes "_", and the hash is added.
-        limit: Bytes of UTF-8. File systems take 255, of which `atomic_path` and endings need some.
+        name: Made of names that users chose. A slash would be a folder: it becomes "_", and the
+        hash is added. limit: Bytes of UTF-8. File systems take 255, of which `atomic_path` and
+        endings need some.
     """
     plain = name.replace("/", "_").replace("\0", "_")
     if plain == name and len(name.encode()) <= limit and name not in ("", ".", ".."):
@@ -137,7 +144,9 @@ def digest(value: Any) -> str:
 
 
 def provenance(inputs: dict[str, Path | str] | None = None, **more: Any) -> dict[str, Any]:
-    """What a written thing was made from: version, git commit, command, time, and the hash of each input file."""
+    """What a written thing was made from: version, git commit, command, time, and the hash of each
+    input file.
+    """
     hashes = {
         name: {"path": str(path), "sha256": sha256(path)}
         for name, path in (inputs or {}).items()
@@ -154,28 +163,36 @@ def provenance(inputs: dict[str, Path | str] | None = None, **more: Any) -> dict
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with "-dirty" where files differ; None outside a checkout."""
+    """The commit of the checkout this package runs from, with "-dirty" where files differ; None
+    outside a checkout.
+    """
     if not shutil.which("git"):
         return None
     here = Path(__file__).parent
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
     if head.returncode:
         return None
-    status = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True
+    )
     return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
 
 
 def changed_inputs(recorded: Any, current: dict[str, Any]) -> list[str]:
-    """Name the inputs that differ between what a file says it was made from and what it would be made from now.
+    """Name the inputs that differ between what a file says it was made from and what it would be
+    made from now.
 
-    A made file is up to date only if this list is empty. Every step that skips finished work asks it, and logs the names.
+    A made file is up to date only if this list is empty. Every step that skips finished work asks
+    it, and logs the names.
 
     Args:
         recorded: What the file carries; anything but a dict counts as nothing.
-        current: Name of an input -> its hash, settings or version; nested dicts are compared key by key.
+        current: Name of an input -> its hash, settings or version; nested dicts are compared key by
+        key.
 
     Returns:
-        Names in the order of `current`, nested ones as "predict.tta"; then those that only `recorded` has.
+        Names in the order of `current`, nested ones as "predict.tta"; then those that only
+        `recorded` has.
     """
     before = _flat(recorded) if isinstance(recorded, dict) else {}
     now = _flat(json.loads(json.dumps(current, default=str)))

@@ -1,9 +1,9 @@
-"""Fold tables: which groups (experiments, compounds, wells) are held out together, so that a validation score means
-what it says.
+"""Fold tables: which groups (experiments, compounds, wells) are held out together, so that a
+validation score means what it says.
 
-A table is a CSV with the columns `fold`, the name of a samples column (what is never split), and readable ones beside
-them. Fold -1 means never held out, fold -2 kept for the test: no fold trains on it or validates with it. A group may be
-held out in two folds.
+A table is a CSV with the columns `fold`, the name of a samples column (what is never split), and
+readable ones beside them. Fold -1 means never held out, fold -2 kept for the test: no fold trains
+on it or validates with it. A group may be held out in two folds.
 """
 
 import logging
@@ -24,8 +24,10 @@ log = logging.getLogger(__name__)
 
 NEVER, TEST = -1, -2
 NONE = "none"  # the stratum of groups that are known to have no class
-DRAWS = 64  # iterative stratification is greedy and random: the most balanced of so many draws is taken
-DERIVED = "derived"  # in a column `labels`: a group without training labels that may stand in the table all the same
+# iterative stratification is greedy and random: the most balanced of so many draws is taken
+DRAWS = 64
+# in a column `labels`: a group without training labels that may stand in the table all the same
+DERIVED = "derived"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ class FoldTable:
             InputError: there is no such fold.
         """
         if fold not in self.folds:
-            raise InputError(f"fold {fold}: the table has the folds {', '.join(map(str, self.folds))}")
+            raise InputError(
+                f"fold {fold}: the table has the folds {', '.join(map(str, self.folds))}"
+            )
         return set(self.rows[self.group][self.rows.fold == fold])
 
     def validation(self, samples: pd.DataFrame, fold: int) -> np.ndarray:
@@ -65,9 +69,15 @@ class FoldTable:
         return labelled(samples) & samples[self.group].isin(self.held_out(fold)).to_numpy()
 
     def training(self, samples: pd.DataFrame, fold: int | None) -> np.ndarray:
-        """(N,) bool: all other labelled training-split treatments but those kept for the test; with fold None every one of them."""
+        """(N,) bool: all other labelled training-split treatments but those kept for the test; with
+        fold None every one of them.
+        """
         inside = labelled(samples) & ~samples[self.group].isin(self.test).to_numpy()
-        return inside if fold is None else inside & ~samples[self.group].isin(self.held_out(fold)).to_numpy()
+        return (
+            inside
+            if fold is None
+            else inside & ~samples[self.group].isin(self.held_out(fold)).to_numpy()
+        )
 
 
 def labelled(samples: pd.DataFrame) -> np.ndarray:
@@ -79,49 +89,74 @@ def labelled(samples: pd.DataFrame) -> np.ndarray:
 
 
 def make_folds(
-    samples: pd.DataFrame, group: str, n_splits: int = 5, seed: int = 0, plate_groups: "PlateGroups | None" = None
+    samples: pd.DataFrame,
+    group: str,
+    n_splits: int = 5,
+    seed: int = 0,
+    plate_groups: "PlateGroups | None" = None,
 ) -> pd.DataFrame:
     """Deal the groups of the labelled training treatments to folds, whole, as evenly as can be.
 
-    Even in: the class, where most groups hold a single one (compounds, wells); every class and having none, where a sample has
-    several labels; else the cell type and, for experiments
-    with `plate_groups`, the assignment of class groups to plates. A stratum with fewer groups than folds is missing
-    from some folds (RxRx1 has three U2OS experiments). A class that only one group holds cannot be held out: that
-    group gets fold -1, and a log line says so.
+    Even in: the class, where most groups hold a single one (compounds, wells); every class and
+    having none, where a sample has several labels; else the cell type and, for experiments with
+    `plate_groups`, the assignment of class groups to plates. A stratum with fewer groups than folds
+    is missing from some folds (RxRx1 has three U2OS experiments). A class that only one group holds
+    cannot be held out: that group gets fold -1, and a log line says so.
 
     Args:
         group: a samples column.
 
     Returns:
-        Columns fold, <group>, cell_type, then `label` (several joined by "+") or `assignment` where known, and n, the group's number of
-        targets; sorted.
+        Columns fold, <group>, cell_type, then `label` (several joined by "+") or `assignment` where
+        known, and n, the group's number of targets; sorted.
 
     Raises:
         InputError: no such column, an empty group name, or fewer groups than folds.
     """
     if group not in samples.columns:
-        raise InputError(f"folds: {group!r} is no samples column; there are {', '.join(samples.columns)}")
+        raise InputError(
+            f"folds: {group!r} is no samples column; there are {', '.join(samples.columns)}"
+        )
     if n_splits < 2:
         raise InputError(f"folds: n_splits must be at least 2, not {n_splits}")
     train = samples[labelled(samples)]
     if not len(train):
-        raise InputError(f"folds: none of the {len(samples)} samples is a labelled training treatment; nothing can be held out")
+        raise InputError(
+            f"folds: none of the {len(samples)} samples is a labelled training treatment; nothing "
+            "can be held out"
+        )
     if train[group].isna().any():
-        raise InputError(f"folds: training sample {train.sample_id[train[group].isna()].iloc[0]!r} has no {group}")
+        raise InputError(
+            f"folds: training sample {train.sample_id[train[group].isna()].iloc[0]!r} has no "
+            f"{group}"
+        )
     rows = _describe(train, group, plate_groups)
     by_class = "label" in rows.columns
     rows["fold"] = NEVER
     dealt = ~_only_of_its_class(train, rows, group) if by_class else np.ones(len(rows), dtype=bool)
     if dealt.sum() < n_splits:
-        raise InputError(f"folds: {int(dealt.sum())} values of {group} can be held out, too few for {n_splits} folds")
+        raise InputError(
+            f"folds: {int(dealt.sum())} values of {group} can be held out, too few for {n_splits} "
+            "folds"
+        )
     if rows.get("labels") is not None:
-        rows["fold"] = _deal_evenly(rows["labels"].str.get_dummies("+").to_numpy(dtype=int), n_splits, seed)
+        rows["fold"] = _deal_evenly(
+            rows["labels"].str.get_dummies("+").to_numpy(dtype=int), n_splits, seed
+        )
     else:
-        strata = ["label"] if by_class else [name for name in ("cell_type", "assignment") if name in rows.columns]
+        strata = (
+            ["label"]
+            if by_class
+            else [name for name in ("cell_type", "assignment") if name in rows.columns]
+        )
         rows.loc[dealt, "fold"] = _deal(rows.loc[dealt, strata].astype(str), n_splits, seed)
     if "labels" in rows.columns:  # which says another thing in a fold table, see DERIVED
         rows = rows.rename(columns={"labels": "label"}).replace({"label": {NONE: ""}})
-    columns = ["fold", group, *(name for name in ("cell_type", "label", "assignment", "n") if name in rows.columns)]
+    columns = [
+        "fold",
+        group,
+        *(name for name in ("cell_type", "label", "assignment", "n") if name in rows.columns),
+    ]
     return rows[columns].sort_values(["fold", group], ignore_index=True)
 
 
@@ -129,15 +164,20 @@ def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
     """Read a fold table and hold it to the samples.
 
     Raises:
-        InputError: not a CSV, no `fold` column, no samples column beside it, a fold that is no number from -2, a row
-            twice, a group both held out and never, or kept for the test and not; a group that has no training labels, a training group that the table
-            lacks, no fold, or a fold that leaves nothing to validate or to train on.
+        InputError: not a CSV, no `fold` column, no samples column beside it, a fold that is no
+        number from -2, a row
+            twice, a group both held out and never, or kept for the test and not; a group that has
+            no training labels, a training group that the table lacks, no fold, or a fold that
+            leaves nothing to validate or to train on.
     """
     path = Path(path)
     rows = read_fold_rows(path)
     group = rows.columns[1]
     if group not in samples.columns or group in ("files", "label", "split", "role"):
-        raise InputError(f"{path}: {group!r} is no samples column to group by; there are {', '.join(samples.columns)}")
+        raise InputError(
+            f"{path}: {group!r} is no samples column to group by; there are "
+            f"{', '.join(samples.columns)}"
+        )
     if group == "well":
         rows[group] = normalise_wells(rows[group])
     table = FoldTable(group, _checked_groups(path, rows, group, samples))
@@ -146,14 +186,19 @@ def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
 
 
 def read_fold_rows(path: Path) -> pd.DataFrame:
-    """A fold table without the samples that it deals: text, and `fold` as int64; its index is the row of the file.
+    """A fold table without the samples that it deals: text, and `fold` as int64; its index is the
+    row of the file.
 
     Raises:
-        InputError: no table, other first columns than fold and a group, or a fold that is no number from -2.
+        InputError: no table, other first columns than fold and a group, or a fold that is no number
+        from -2.
     """
     rows = read_table(path, filled=())
     if rows.columns[0] != "fold" or len(rows.columns) < 2:
-        raise InputError(f"{path}: the first columns must be fold and what it groups; it has {', '.join(rows.columns)}")
+        raise InputError(
+            f"{path}: the first columns must be fold and what it groups; it has "
+            f"{', '.join(rows.columns)}"
+        )
     wrong = ~rows.fold.str.fullmatch(r"-[12]|\d{1,6}")
     refuse_rows(path, rows, wrong, "fold", f"is neither {TEST} nor {NEVER} nor a number from 0")
     group = rows.columns[1]
@@ -161,26 +206,34 @@ def read_fold_rows(path: Path) -> pd.DataFrame:
     return rows.assign(fold=rows.fold.astype("int64"))
 
 
-def _checked_groups(path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFrame) -> pd.DataFrame:
-    """The rows of groups that the samples have: of a data set that is there in part, a table of the whole may be used."""
+def _checked_groups(
+    path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFrame
+) -> pd.DataFrame:
+    """The rows of groups that the samples have: of a data set that is there in part, a table of the
+    whole may be used.
+    """
     doubled = rows.duplicated(["fold", group])
     refuse_rows(path, rows, doubled, group, "stands twice in its fold")
     for kind, words in ((NEVER, "never held out"), (TEST, "kept for the test")):
         both = set(rows[group][rows.fold == kind]) & set(rows[group][rows.fold != kind])
         if both:
-            raise InputError(f"{path}: {group} {min(both)!r} is {words} (fold {kind}) and in another fold")
-    known, trained = (
-        set(samples[group].dropna().astype(str)),
-        set(samples[group][labelled(samples)].dropna().astype(str)),
-    )
+            raise InputError(
+                f"{path}: {group} {min(both)!r} is {words} (fold {kind}) and in another fold"
+            )
+    known = set(samples[group].dropna().astype(str))
+    trained = set(samples[group][labelled(samples)].dropna().astype(str))
     missing = sorted(trained - set(rows[group]))
     unknown = ~rows[group].isin(known)
     if unknown.any() and missing:
         refuse_rows(path, rows, unknown, group, "is unknown: no sample has it")
     if unknown.any():
-        log.warning("%s: %d of %d values of %s have no image here", path, unknown.sum(), len(rows), group)
+        log.warning(
+            "%s: %d of %d values of %s have no image here", path, unknown.sum(), len(rows), group
+        )
         rows = rows[~unknown]
-    derived = rows.labels.eq(DERIVED) if "labels" in rows.columns else pd.Series(False, index=rows.index)
+    derived = (
+        rows.labels.eq(DERIVED) if "labels" in rows.columns else pd.Series(False, index=rows.index)
+    )
     bare = ~rows[group].isin(trained) & ~derived
     refuse_rows(path, rows, bare, group, "has no labelled training sample")
     if missing:
@@ -198,19 +251,26 @@ def _check_folds(path: Path, table: FoldTable, samples: pd.DataFrame) -> None:
         if not table.validation(samples, fold).any():
             raise InputError(f"{path}: fold {fold} has no labelled sample to validate on")
         if not table.training(samples, fold).any():
-            raise InputError(f"{path}: fold {fold} holds out every labelled sample; nothing is left to train on")
+            raise InputError(
+                f"{path}: fold {fold} holds out every labelled sample; nothing is left to train on"
+            )
 
 
 def _describe(train: pd.DataFrame, group: str, plate_groups: "PlateGroups | None") -> pd.DataFrame:
-    """One row a group: its name and n; its cell type; its label where most groups hold one; its assignment where it is
-    an experiment."""
+    """One row a group: its name and n; its cell type; its label where most groups hold one; its
+    assignment where it is an experiment.
+    """
     targets = train.drop_duplicates("target_id")
     grouped = targets.groupby(group, sort=True)
     rows = grouped.size().rename("n").reset_index()
     if group != "cell_type":
-        rows["cell_type"] = grouped.cell_type.agg(lambda names: "+".join(sorted(set(names)))).to_numpy()
+        rows["cell_type"] = grouped.cell_type.agg(
+            lambda names: "+".join(sorted(set(names)))
+        ).to_numpy()
     if "labels" in train.columns and train["labels"].notna().any():
-        merged = grouped["labels"].agg(lambda found: sorted({label for labels in found for label in labels}))
+        merged = grouped["labels"].agg(
+            lambda found: sorted({label for labels in found for label in labels})
+        )
         rows["labels"] = ["+".join(map(str, labels)) or NONE for labels in merged]
     elif (grouped.label.nunique() == 1).mean() > 0.5:
         rows["label"] = grouped.label.agg(
@@ -222,7 +282,8 @@ def _describe(train: pd.DataFrame, group: str, plate_groups: "PlateGroups | None
             lambda names: sorted(set(names), key=lambda name: (len(name), name))
         )
         rows["assignment"] = [
-            "-".join(str(held.get((name, plate), "?")) for plate in plates[name]) for name in rows[group]
+            "-".join(str(held.get((name, plate), "?")) for plate in plates[name])
+            for name in rows[group]
         ]
     return rows
 
@@ -233,14 +294,21 @@ def _only_of_its_class(train: pd.DataFrame, rows: pd.DataFrame, group: str) -> n
     holders = pairs.groupby("label")[group].agg(["size", "first"])
     single = holders[holders["size"] == 1]
     for label, name in single["first"].items():
-        log.info("folds: class %s has one %s, %s: it is never held out (fold %d)", label, group, name, NEVER)
+        log.info(
+            "folds: class %s has one %s, %s: it is never held out (fold %d)",
+            label,
+            group,
+            name,
+            NEVER,
+        )
     return rows[group].isin(set(single["first"])).to_numpy()
 
 
 def _deal(strata: pd.DataFrame, n_splits: int, seed: int) -> np.ndarray:
     """(G,) fold numbers, each stratum of each column spread as evenly as can be.
 
-    One column whose every value has enough groups is sklearn's exact case. Otherwise: iterative stratification.
+    One column whose every value has enough groups is sklearn's exact case. Otherwise: iterative
+    stratification.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -251,7 +319,8 @@ def _deal(strata: pd.DataFrame, n_splits: int, seed: int) -> np.ndarray:
 
 
 def _deal_evenly(member: np.ndarray, n_splits: int, seed: int) -> np.ndarray:
-    """(G,) fold numbers by iterative stratification (Sechidis et al. 2011), of several draws the one nearest to even shares.
+    """(G,) fold numbers by iterative stratification (Sechidis et al. 2011), of several draws the
+    one nearest to even shares.
 
     Groups that differ in no stratum are dealt at random.
 
@@ -277,7 +346,8 @@ def _deal_evenly(member: np.ndarray, n_splits: int, seed: int) -> np.ndarray:
             best, least = fold, uneven
     if best is None:
         raise InputError(
-            f"folds: {len(member)} groups cannot be dealt to {n_splits} folds without an empty one; use fewer folds"
+            f"folds: {len(member)} groups cannot be dealt to {n_splits} folds without an empty "
+            "one; use fewer folds"
         )
     return best
 

@@ -1,7 +1,8 @@
-"""From camera counts to 8 bits: uneven light, shot noise, range. For the data sets whose planes are 16-bit.
+"""From camera counts to 8 bits: uneven light, shot noise, range. For the data sets whose planes are
+16-bit.
 
-The SD of a photon count is the square root of its mean; Anscombe's transform makes it the same everywhere, so that equal steps of 8 bits
-lose equally little of dark and of bright pixels.
+The SD of a photon count is the square root of its mean; Anscombe's transform makes it the same
+everywhere, so that equal steps of 8 bits lose equally little of dark and of bright pixels.
 """
 
 import cv2
@@ -9,12 +10,16 @@ import numpy as np
 
 
 def anscombe(counts: np.ndarray) -> np.ndarray:
-    """2 sqrt(x + 3/8) of counts x >= 0, float32: the SD of a Poisson count becomes about 1 (F. J. Anscombe, Biometrika 35, 1948)."""
+    """2 sqrt(x + 3/8) of counts x >= 0, float32: the SD of a Poisson count becomes about 1 (F. J.
+    Anscombe, Biometrika 35, 1948).
+    """
     return 2 * np.sqrt(np.asarray(counts, np.float32) + np.float32(0.375))
 
 
 def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values between `low` (0) and `high` (255), linearly, rounded, clipped. `high` must be above `low`."""
+    """Values between `low` (0) and `high` (255), linearly, rounded, clipped. `high` must be above
+    `low`.
+    """
     assert high > low, (low, high)
     scaled = (np.asarray(values, np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
@@ -23,8 +28,9 @@ def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def illumination(mean: np.ndarray, radius: int) -> np.ndarray:
     """How the light falls off over a plate's fields: what each of its planes is divided by.
 
-    The mean plane, smoothed by a median of a square window and scaled so that its 2nd percentile is 1, never below 1: as CellProfiler's
-    CorrectIlluminationCalculate with "All", a median filter and the robust minimum does (Singh et al., J Microsc 256:231, 2014).
+    The mean plane, smoothed by a median of a square window and scaled so that its 2nd percentile is
+    1, never below 1: as CellProfiler's CorrectIlluminationCalculate with "All", a median filter and
+    the robust minimum does (Singh et al., J Microsc 256:231, 2014).
 
     Args:
         mean: (H, W) mean of a plate's planes of one channel, in counts.
@@ -35,12 +41,21 @@ def illumination(mean: np.ndarray, radius: int) -> np.ndarray:
     """
     side = 2 * radius + 1
     mean = np.asarray(mean, np.float32)
-    shrink = max(1, side // 15)  # a wide median of a smooth plane: take it of the plane shrunk, where it is quick
-    small = cv2.resize(mean, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA) if shrink > 1 else mean
+    # a wide median of a smooth plane: take it of the plane shrunk, where it is quick
+    shrink = max(1, side // 15)
+    small = (
+        cv2.resize(mean, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+        if shrink > 1
+        else mean
+    )
     smooth = _median(small, max(3, side // shrink | 1))
     smooth = cv2.resize(smooth, mean.shape[::-1], interpolation=cv2.INTER_LINEAR)
     floor = float(np.percentile(smooth, 2))
-    return np.maximum(smooth / floor, 1).astype(np.float32) if floor > 0 else np.ones(mean.shape, np.float32)
+    return (
+        np.maximum(smooth / floor, 1).astype(np.float32)
+        if floor > 0
+        else np.ones(mean.shape, np.float32)
+    )
 
 
 def _median(plane: np.ndarray, side: int) -> np.ndarray:

@@ -1,7 +1,9 @@
-"""Read tables of well profiles, such as CellProfiler's and pycytominer's: which columns are features, and whose wells.
+"""Read tables of well profiles, such as CellProfiler's and pycytominer's: which columns are
+features, and whose wells.
 
-A feature is a column of one of CellProfiler's compartments, or one that the caller names. What is left out is counted
-by reason, since an index or an image number beside the features passes for one and changes every figure.
+A feature is a column of one of CellProfiler's compartments, or one that the caller names. What is
+left out is counted by reason, since an index or an image number beside the features passes for one
+and changes every figure.
 """
 
 import re
@@ -17,7 +19,8 @@ from cellsignal.evaluation.profiles import average
 from cellsignal.tables import MISSING, normalise_well, read_table
 from cellsignal.ties import listed
 
-COMPARTMENTS = ("Cells_", "Cytoplasm_", "Nuclei_")  # Image_ describes the picture, so it has to be asked for
+# Image_ describes the picture, so it has to be asked for
+COMPARTMENTS = ("Cells_", "Cytoplasm_", "Nuclei_")
 UNMATCHED = 0.05  # share of a table's rows that may be of wells that the data set has not
 PLATE, WELL = "Metadata_Plate", "Metadata_Well"
 HALF_EMPTY = 0.5  # a row that lacks more of the features is of a well without cells
@@ -39,8 +42,8 @@ class ProfileTable:
         wells: W rows of the data set's wells.
         features: D names.
         notes: what was used and left out, and why.
-        named_normalised: the words of a file's name that say that the profiles are normalised; "" where none does.
-        compartments: whether the features are CellProfiler's.
+        named_normalised: the words of a file's name that say that the profiles are normalised; ""
+        where none does. compartments: whether the features are CellProfiler's.
     """
 
     x: np.ndarray
@@ -60,10 +63,12 @@ def read_profiles(
     """Read profiles of a data set's wells.
 
     Args:
-        paths: .csv, .tsv (or either with .gz) or .parquet files with Metadata_Plate and Metadata_Well, of the same
+        paths: .csv, .tsv (or either with .gz) or .parquet files with Metadata_Plate and
+        Metadata_Well, of the same
             features; where they differ the common ones are taken.
         wells: The data set's wells, one row each, with well_id, plate and well.
-        features: Names of columns, prefixes of names, or files with a name on each line, the first of these that fits;
+        features: Names of columns, prefixes of names, or files with a name on each line, the first
+        of these that fits;
             by default `COMPARTMENTS`.
         unmatched: Largest share of rows of wells that the data set has not.
 
@@ -71,7 +76,9 @@ def read_profiles(
         InputError: No readable table; no feature; too many rows of unknown wells. Names the file.
     """
     parts = [_read_numbers(Path(path), features) for path in paths]
-    common = [name for name in parts[0].numbers.columns if all(name in part.numbers for part in parts)]
+    common = [
+        name for name in parts[0].numbers.columns if all(name in part.numbers for part in parts)
+    ]
     title = listed((part.path.name for part in parts), 2)
     source = str(parts[0].path) if len(parts) == 1 else title
     if not common:
@@ -85,12 +92,24 @@ def read_profiles(
     if not inside.any():
         raise InputError(f"{source}: every row lacks more than half of the {len(common)} features")
     values, reasons = _usable(source, numbers[inside])
-    x, rows = average(values.to_numpy(), wells.iloc[place[inside]].reset_index(drop=True), ["well_id"])
-    columns = _merge_reasons([*(part.left_out for part in parts), {"not in every table": differing}, reasons])
-    notes = [_feature_note(title, list(values.columns), columns), _well_note(title, keys, place >= 0, rows, wells)]
+    x, rows = average(
+        values.to_numpy(), wells.iloc[place[inside]].reset_index(drop=True), ["well_id"]
+    )
+    columns = _merge_reasons(
+        [*(part.left_out for part in parts), {"not in every table": differing}, reasons]
+    )
+    notes = [
+        _feature_note(title, list(values.columns), columns),
+        _well_note(title, keys, place >= 0, rows, wells),
+    ]
     if empty.any():
-        lacking = listed(dict.fromkeys(f"{plate} {well}" for plate, well in keys[empty].itertuples(index=False)))
-        notes.append(f"{title}: {int(empty.sum())} rows left out that lack more than half of the features ({lacking})")
+        lacking = listed(
+            dict.fromkeys(f"{plate} {well}" for plate, well in keys[empty].itertuples(index=False))
+        )
+        notes.append(
+            f"{title}: {int(empty.sum())} rows left out that lack more than half of the features "
+            f"({lacking})"
+        )
     if "constant" not in reasons and not np.ptp(values.to_numpy(), axis=0).any():
         notes.append(f"{title}: every feature is constant, so no profile differs from another")
     return ProfileTable(
@@ -105,7 +124,9 @@ def read_profiles(
 
 @dataclass(frozen=True)
 class _Part:
-    """One file: the numbers of its feature columns, plate and well of each row, and columns left out by reason."""
+    """One file: the numbers of its feature columns, plate and well of each row, and columns left
+    out by reason.
+    """
 
     path: Path
     numbers: pd.DataFrame
@@ -117,10 +138,16 @@ def _read_numbers(path: Path, features: Sequence[str]) -> _Part:
     frame = _read_parquet(path) if path.suffix == ".parquet" else read_table(path, (PLATE, WELL))
     names, left_out = _choose_features(path, frame.columns, features)
     numbers = pd.DataFrame({name: _to_numbers(frame[name]) for name in names})
-    words = [name for name in names if (numbers[name].isna() & ~frame[name].isin(MISSING) & frame[name].notna()).any()]
+    words = [
+        name
+        for name in names
+        if (numbers[name].isna() & ~frame[name].isin(MISSING) & frame[name].notna()).any()
+    ]
     if features and words:
         row = numbers.index[numbers[words[0]].isna()][0]
-        raise InputError(f"{path}: row {row}: feature {words[0]} is {frame.at[row, words[0]]!r}, not a number")
+        raise InputError(
+            f"{path}: row {row}: feature {words[0]} is {frame.at[row, words[0]]!r}, not a number"
+        )
     if len(words) == len(names):
         row = frame.index[0]
         raise InputError(
@@ -133,7 +160,9 @@ def _read_numbers(path: Path, features: Sequence[str]) -> _Part:
 
 
 def _to_numbers(cells: pd.Series) -> pd.Series:
-    """float64, NaN where a cell is no number; a date is none, though pandas would count its nanoseconds."""
+    """float64, NaN where a cell is no number; a date is none, though pandas would count its
+    nanoseconds.
+    """
     if pd.api.types.is_datetime64_any_dtype(cells) or pd.api.types.is_timedelta64_dtype(cells):
         return pd.Series(np.nan, cells.index)
     return pd.to_numeric(cells, errors="coerce").astype(np.float64)
@@ -144,12 +173,17 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except ImportError:
-        raise InputError(f"{path}: reading parquet needs pyarrow (pip install pyarrow); a .csv does not") from None
+        raise InputError(
+            f"{path}: reading parquet needs pyarrow (pip install pyarrow); a .csv does not"
+        ) from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:  # pandas' and pyarrow's errors of damage are ValueErrors
-        raise InputError(f"{path}: not a readable table ({str(error).splitlines()[0][:100]})") from None
-    kept = [name for name in frame.index.names if name is not None and name not in frame]  # plate and well may be the index
+        raise InputError(
+            f"{path}: not a readable table ({str(error).splitlines()[0][:100]})"
+        ) from None
+    # plate and well may be the index
+    kept = [name for name in frame.index.names if name is not None and name not in frame]
     frame = frame.reset_index(kept).reset_index(drop=True)
     frame.columns = [str(name) for name in frame.columns]
     frame.index = pd.RangeIndex(2, len(frame) + 2, name="row")
@@ -158,12 +192,16 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             raise InputError(f"{path}: no column {column!r}, which says where a profile is from")
         frame[column] = frame[column].map(_cell_text).astype(object)
         if frame[column].isin(MISSING).any():
-            raise InputError(f"{path}: row {frame.index[frame[column].isin(MISSING)][0]}: {column} is empty")
+            raise InputError(
+                f"{path}: row {frame.index[frame[column].isin(MISSING)][0]}: {column} is empty"
+            )
     return frame
 
 
 def _cell_text(cell: object) -> str:
-    """An identifier as text: 7.0, which is what a whole number becomes beside an empty cell, is 7; none is ""."""
+    """An identifier as text: 7.0, which is what a whole number becomes beside an empty cell, is 7;
+    none is "".
+    """
     if pd.isna(cell):
         return ""
     if isinstance(cell, bytes):
@@ -180,10 +218,13 @@ def _choose_features(
     if features:
         chosen = _named_features(path, others, features)
     else:
-        chosen = [name for name in others if name.startswith(COMPARTMENTS) and not _COUNTER.search(name)]
+        chosen = [
+            name for name in others if name.startswith(COMPARTMENTS) and not _COUNTER.search(name)
+        ]
     if not chosen:
         raise InputError(
-            f"{path}: no column starts with {', '.join(COMPARTMENTS)}; name the features with --features PREFIX or "
+            f"{path}: no column starts with {', '.join(COMPARTMENTS)}; name the features with "
+            "--features PREFIX or "
             f"--features FILE (a name on each line). Other columns: {listed(others, 5) or 'none'}"
         )
     left_out: dict[str, list[str]] = {"Metadata_": metadata}
@@ -212,13 +253,21 @@ def _named_features(path: Path, columns: Sequence[str], features: Sequence[str])
             names = _read_names(Path(item))
             absent = [name for name in names if name not in columns]
             if absent or not names:
-                what = f"lacks {len(absent)} of the {len(names)} features of {item}, first {absent[0]!r}" if absent else f"{item} names no feature"
+                what = (
+                    f"lacks {len(absent)} of the {len(names)} features of {item}, first "
+                    f"{absent[0]!r}"
+                    if absent
+                    else f"{item} names no feature"
+                )
                 raise InputError(f"{path}: {what}")
             chosen |= set(names)
             continue
         found = [name for name in columns if name.startswith(item)]
         if not found:
-            raise InputError(f"{path}: no column starts with {item!r} and no such file; it has {listed(columns, 5) or 'none'}")
+            raise InputError(
+                f"{path}: no column starts with {item!r} and no such file; it has "
+                f"{listed(columns, 5) or 'none'}"
+            )
         # an index or a number of an image is no measurement, unless it is named in full
         chosen |= {name for name in found if not (_COUNTER.search(name) or _INDEX.fullmatch(name))}
     return [name for name in columns if name in chosen]
@@ -233,17 +282,23 @@ def _read_names(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _match_wells(title: str, keys: pd.DataFrame, wells: pd.DataFrame, unmatched: float) -> np.ndarray:
+def _match_wells(
+    title: str, keys: pd.DataFrame, wells: pd.DataFrame, unmatched: float
+) -> np.ndarray:
     """(N,) position among `wells` of each row, -1 where it is of none."""
     if keys.empty:
         raise InputError(f"{title}: has no row")
-    known = pd.MultiIndex.from_arrays([wells.plate.astype(str).str.strip(), wells.well.map(normalise_well)])
+    known = pd.MultiIndex.from_arrays(
+        [wells.plate.astype(str).str.strip(), wells.well.map(normalise_well)]
+    )
     asked = pd.MultiIndex.from_frame(keys)
     doubled = known[known.duplicated(keep=False)]
     several = asked.isin(doubled) if len(doubled) else np.zeros(len(asked), bool)
     if several.any():
         plate, well = asked[several][0]
-        raise InputError(f"{title}: plate and well '{plate} {well}' occur in several experiments of the data set")
+        raise InputError(
+            f"{title}: plate and well '{plate} {well}' occur in several experiments of the data set"
+        )
     place = known.drop_duplicates().get_indexer(asked) if len(doubled) else known.get_indexer(asked)
     if len(doubled):
         first = np.flatnonzero(~known.duplicated())
@@ -253,20 +308,28 @@ def _match_wells(title: str, keys: pd.DataFrame, wells: pd.DataFrame, unmatched:
     if lost.all():
         stripped = {str(plate).lstrip("0"): plate for plate in known.get_level_values(0)}
         twin = stripped.get(str(keys.plate.iloc[0]).lstrip("0"))
-        hint = f" (the data set writes plate {twin!r}: keep barcodes as text)" if twin and twin != keys.plate.iloc[0] else ""
+        hint = (
+            f" (the data set writes plate {twin!r}: keep barcodes as text)"
+            if twin and twin != keys.plate.iloc[0]
+            else ""
+        )
         raise InputError(
-            f"{title}: none of its plates and wells is in the data set, first {keys.plate.iloc[0]!r} {keys.well.iloc[0]!r}{hint}"
+            f"{title}: none of its plates and wells is in the data set, first "
+            f"{keys.plate.iloc[0]!r} {keys.well.iloc[0]!r}{hint}"
         )
     if lost.mean() > unmatched:
         raise InputError(
-            f"{title}: {int(lost.sum())} of {len(lost)} rows are of wells that the data set has not, first {examples}; "
+            f"{title}: {int(lost.sum())} of {len(lost)} rows are of wells that the data set has "
+            f"not, first {examples}; "
             f"at most {unmatched:.0%} may be (--unmatched SHARE allows more)"
         )
     return place
 
 
 def _usable(title: str, numbers: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """The columns of finite numbers that differ, and the others by reason; where none differs, all finite ones."""
+    """The columns of finite numbers that differ, and the others by reason; where none differs, all
+    finite ones.
+    """
     values = numbers.to_numpy()
     finite = (np.isfinite(values) & (np.abs(values) < np.finfo(np.float32).max)).all(axis=0)
     if not finite.any():
@@ -296,11 +359,17 @@ def _feature_note(title: str, used: Sequence[str], left_out: dict[str, list[str]
     return f"{title}: {len(used)} columns used as features; left out: {'; '.join(parts) or 'none'}"
 
 
-def _well_note(title: str, keys: pd.DataFrame, inside: np.ndarray, rows: pd.DataFrame, wells: pd.DataFrame) -> str:
+def _well_note(
+    title: str, keys: pd.DataFrame, inside: np.ndarray, rows: pd.DataFrame, wells: pd.DataFrame
+) -> str:
     lost, lacking = int((~inside).sum()), int(wells.plate.isin(set(rows.plate)).sum()) - len(rows)
-    examples = listed(dict.fromkeys(f"{plate} {well}" for plate, well in keys[~inside].itertuples(index=False)))
+    examples = listed(
+        dict.fromkeys(f"{plate} {well}" for plate, well in keys[~inside].itertuples(index=False))
+    )
     text = f"{title}: {len(keys)} rows of {len(rows)} wells"
-    text += f"; {lost} rows of wells that the data set has not ({examples}) left out" if lost else ""
+    text += (
+        f"; {lost} rows of wells that the data set has not ({examples}) left out" if lost else ""
+    )
     return text + (f"; {lacking} wells of its plates have no profile" if lacking else "")
 
 

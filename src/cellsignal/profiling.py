@@ -1,7 +1,9 @@
-"""From a config to the tables of the profile protocols: well profiles of some source, normalised, then matched, retrieved or counted.
+"""From a config to the tables of the profile protocols: well profiles of some source, normalised,
+then matched, retrieved or counted.
 
-Three sources of well profiles: plain image features of the store (`plain`: a baseline without a network), an embeddings file (`cellsignal embed`), or a table
-of well profiles with Metadata_Plate and Metadata_Well (CellProfiler, pycytominer). The protocols themselves are in `evaluation`.
+Three sources of well profiles: plain image features of the store (`plain`: a baseline without a
+network), an embeddings file (`cellsignal embed`), or a table of well profiles with Metadata_Plate
+and Metadata_Well (CellProfiler, pycytominer). The protocols themselves are in `evaluation`.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,14 @@ from cellsignal.evaluation.retrieval import TASKS, Retrieval, Task, measure
 from cellsignal.evaluation.retrieval_null import NULL_SIZE, Null, NullKind
 from cellsignal.evaluation.treatments import predict_treatments, treatments_text
 from cellsignal.files import write_csv
-from cellsignal.profile_steps import Profiles, Step, choose_steps, looks_normalised, normalise_profiles, steps_text
+from cellsignal.profile_steps import (
+    Profiles,
+    Step,
+    choose_steps,
+    looks_normalised,
+    normalise_profiles,
+    steps_text,
+)
 from cellsignal.profile_tables import UNMATCHED, read_profiles
 from cellsignal.ties import duplicates_notes, listed
 
@@ -32,17 +41,27 @@ RETRIEVE_STEPS: tuple[Step, ...] = ("mad_robustize", "feature_select", "spherize
 NO_GENES = "the profiles have no wells of crispr or orf treatments"
 LEAST_NULL = 20  # random orders: of 19 the smallest p is .05
 Source = Path | str | Sequence[Path | str]
-__all__ = ["Profiles", "load_profiles", "match_table", "normalise_profiles", "retrieval_table", "treatment_table"]
+__all__ = [
+    "Profiles",
+    "load_profiles",
+    "match_table",
+    "normalise_profiles",
+    "retrieval_table",
+    "treatment_table",
+]
 
 
 def load_profiles(
-    config: Config, source: Source = "plain", features: Sequence[str] = (), unmatched: float = UNMATCHED
+    config: Config,
+    source: Source = "plain",
+    features: Sequence[str] = (),
+    unmatched: float = UNMATCHED,
 ) -> Profiles:
     """Load well profiles of the config's data set.
 
     Args:
-        source: `plain`, an embeddings .npz, or one or several tables of well profiles (.csv, .csv.gz, .tsv, .parquet).
-        features: Of tables: see `profile_tables.read_profiles`.
+        source: `plain`, an embeddings .npz, or one or several tables of well profiles (.csv,
+        .csv.gz, .tsv, .parquet). features: Of tables: see `profile_tables.read_profiles`.
         unmatched: Of tables: largest share of rows of wells that the data set has not.
 
     Raises:
@@ -60,9 +79,16 @@ def load_profiles(
         wells = competition.profile_wells(root)
         found = _tabulated([Path(name) for name in sources], wells, features, unmatched)
     known = competition.treatments(root)
-    facts = pd.DataFrame(columns=["treatment"]) if known is None else known[known.role != "negative_control"]
+    facts = (
+        pd.DataFrame(columns=["treatment"])
+        if known is None
+        else known[known.role != "negative_control"]
+    )
     if facts.treatment.duplicated().any():
-        raise InputError(f"{root}: treatment {facts.treatment[facts.treatment.duplicated()].iloc[0]!r} is described twice")
+        raise InputError(
+            f"{root}: treatment {facts.treatment[facts.treatment.duplicated()].iloc[0]!r} is "
+            "described twice"
+        )
     facts = facts.reindex(columns=["treatment", "moa", "targets", "modality"]).astype(object)
     wells = found.wells[COLUMNS].merge(facts, on="treatment", how="left", validate="many_to_one")
     return replace(found, wells=wells.astype(object).where(wells.notna(), None))
@@ -78,8 +104,15 @@ def _plain(config: Config) -> Profiles:
 
     store = Store.open(config.data.store)
     rows = tqdm(store.samples.row, desc="image features", unit="image", disable=None)
-    x, wells = average(np.stack([image_features(store.read(int(row))) for row in rows]), store.samples, ["well_id"])
-    return Profiles(x, wells, tuple(f"feature{number}" for number in range(x.shape[1])), notes=("plain image features, no network",))
+    x, wells = average(
+        np.stack([image_features(store.read(int(row))) for row in rows]), store.samples, ["well_id"]
+    )
+    return Profiles(
+        x,
+        wells,
+        tuple(f"feature{number}" for number in range(x.shape[1])),
+        notes=("plain image features, no network",),
+    )
 
 
 def _embedded(path: Path, samples: pd.DataFrame) -> Profiles:
@@ -88,20 +121,39 @@ def _embedded(path: Path, samples: pd.DataFrame) -> Profiles:
     found = load_embeddings(path)
     models = sorted(found.samples.model.unique())
     if len(models) > 1:
-        raise InputError(f"{path}: has embeddings of {len(models)} models ({', '.join(models)}), whose spaces cannot be compared; embed a stage with one model")
+        raise InputError(
+            f"{path}: has embeddings of {len(models)} models ({', '.join(models)}), whose spaces "
+            "cannot be compared; embed a stage with one model"
+        )
     place = pd.Index(samples.sample_id).get_indexer(found.samples.sample_id)
     if (place < 0).any():
-        raise InputError(f"{path}: sample {found.samples.sample_id[int(np.argmax(place < 0))]!r} is not in this data set")
+        raise InputError(
+            f"{path}: sample {found.samples.sample_id[int(np.argmax(place < 0))]!r} is not in "
+            "this data set"
+        )
     rows = samples.iloc[place].reset_index(drop=True)
     x, wells = average(found.values, rows, ["well_id"])
     trained = frozenset(rows.treatment[(found.samples.part == "train").to_numpy()].dropna())
     asked = set(rows.treatment[(rows.role != "negative_control").to_numpy()].dropna())
-    fold = "all labelled treatments" if found.about.get("fold") is None else f"fold {found.about['fold']}"
+    fold = (
+        "all labelled treatments"
+        if found.about.get("fold") is None
+        else f"fold {found.about['fold']}"
+    )
     note = f"{path.name}: the network was trained ({fold}) on wells and labels of {len(trained & asked)} of the {len(asked)} treatments, which flatters them"
-    return Profiles(x, wells, tuple(f"embedding{number}" for number in range(x.shape[1])), trained, (note,), "embeddings")
+    return Profiles(
+        x,
+        wells,
+        tuple(f"embedding{number}" for number in range(x.shape[1])),
+        trained,
+        (note,),
+        "embeddings",
+    )
 
 
-def _tabulated(paths: Sequence[Path], wells: pd.DataFrame, features: Sequence[str], unmatched: float) -> Profiles:
+def _tabulated(
+    paths: Sequence[Path], wells: pd.DataFrame, features: Sequence[str], unmatched: float
+) -> Profiles:
     read = read_profiles(paths, wells, features, unmatched)
     named = f"a file's name says {read.named_normalised!r}" if read.named_normalised else ""
     seen = looks_normalised(read.x, read.wells)
@@ -121,13 +173,15 @@ def match_table(
     features: Sequence[str] = (),
     unmatched: float = UNMATCHED,
 ) -> str:
-    """NSC and NSCB of a data set's treatments, for a terminal; those that trained no network also by themselves.
+    """NSC and NSCB of a data set's treatments, for a terminal; those that trained no network also
+    by themselves.
 
     Args:
         normalise: None is `MATCH_STEPS`, or no step for profiles that say they are normalised.
 
     Raises:
-        InputError: the data set names no mechanisms, nothing can be compared, or see `load_profiles` and
+        InputError: the data set names no mechanisms, nothing can be compared, or see
+        `load_profiles` and
             `normalise_profiles`.
     """
     loaded = load_profiles(config, source, features, unmatched)
@@ -173,29 +227,46 @@ def retrieval_table(
     Args:
         tasks: None measures what the data set allows, and says what it does not.
         normalise: None is `RETRIEVE_STEPS`, or no step for profiles that say they are normalised.
-        within: columns of the wells; what differs in them (cell lines, time points) is measured apart.
-        replicable: targets and genes are matched among treatments whose replicates were retrieved, as published.
-        out: a CSV of every group of every row.
-        null: see `evaluation.retrieval.Null`.
+        within: columns of the wells; what differs in them (cell lines, time points) is measured
+        apart. replicable: targets and genes are matched among treatments whose replicates were
+        retrieved, as published. out: a CSV of every group of every row. null: see
+        `evaluation.retrieval.Null`.
 
     Raises:
-        InputError: a task asked for cannot be measured, or see `load_profiles` and `normalise_profiles`.
+        InputError: a task asked for cannot be measured, or see `load_profiles` and
+        `normalise_profiles`.
     """
     from cellsignal.evaluation.ladder import aligned
 
     if null_size < LEAST_NULL:
         raise InputError(
-            f"--null-size {null_size}: at least {LEAST_NULL}; of fewer random orders no p is below .05"
+            f"--null-size {null_size}: at least {LEAST_NULL}; of fewer random orders no p is "
+            "below .05"
         )
     loaded = load_profiles(config, source, features, unmatched)
     _check_within(loaded.wells, within)
     steps = choose_steps(loaded, normalise, RETRIEVE_STEPS)
     profiles = normalise_profiles(loaded, steps, by, reference)
-    lines = [("where", "task", "profiles", "groups", "mAP", "random", "gain", "retrieved, q < .05", "of groups", "95 % interval")]
+    lines = [
+        (
+            "where",
+            "task",
+            "profiles",
+            "groups",
+            "mAP",
+            "random",
+            "gain",
+            "retrieved, q < .05",
+            "of groups",
+            "95 % interval",
+        )
+    ]
     tables, notes = [], []
     with TemporaryDirectory() as cache:
         drawn = Null(null_size, seed, Path(cache), null)
-        for one in measure(profiles.x, profiles.wells, tasks or TASKS, drawn, within, replicable, profiles.label):
+        for one in measure(
+            profiles.x, profiles.wells, tasks or TASKS, drawn, within, replicable, profiles.label
+        ):
             found = one.found
             if isinstance(found, InputError):
                 if tasks is not None and one.profiles == profiles.label:
@@ -213,14 +284,27 @@ def retrieval_table(
         raise InputError(f"{', '.join(sorted(unmeasured or TASKS))}: nothing was measured: {why}")
     if out is not None:
         write_csv(out, pd.concat(tables, ignore_index=True))
-    notes += ["random: expected mAP of a random order; gain: mAP less that; position only: the same task with profiles of nothing but row and column"]
+    notes += [
+        "random: expected mAP of a random order; gain: mAP less that; position only: the same "
+        "task with profiles of nothing but row and column"
+    ]
     done = steps_text(loaded, steps, normalise is not None, by, reference)
     notes.append(NULL_NOTES[null])
-    return "\n".join([*_head(config, profiles, source, done), "", aligned(lines, right={3, 4, 5, 6, 7, 8}), "", *notes])
+    return "\n".join(
+        [
+            *_head(config, profiles, source, done),
+            "",
+            aligned(lines, right={3, 4, 5, 6, 7, 8}),
+            "",
+            *notes,
+        ]
+    )
 
 
 def _check_within(wells: pd.DataFrame, within: Sequence[str]) -> None:
-    """Refuse columns that are not there, or that are empty for some wells, which would be measured nowhere."""
+    """Refuse columns that are not there, or that are empty for some wells, which would be measured
+    nowhere.
+    """
     for column in within:
         if column not in wells.columns:
             known = ", ".join(name for name in COLUMNS if name != "well_id")
@@ -228,7 +312,8 @@ def _check_within(wells: pd.DataFrame, within: Sequence[str]) -> None:
         empty = wells[column].isna()
         if empty.any():
             raise InputError(
-                f"--within {column}: is not known of {int(empty.sum())} of {len(wells)} wells, first {wells.well_id[empty].iloc[0]!r}"
+                f"--within {column}: is not known of {int(empty.sum())} of {len(wells)} wells, "
+                f"first {wells.well_id[empty].iloc[0]!r}"
             )
 
 
@@ -254,10 +339,12 @@ def _figures(found: Retrieval) -> tuple[str, ...]:
 
 
 def treatment_table(config: Config) -> str:
-    """Treatments right out of fold, as Kensert et al. count them, from `<run folder>/predictions/*.npz`. Views and doubled images are averaged first.
+    """Treatments right out of fold, as Kensert et al. count them, from `<run
+    folder>/predictions/*.npz`. Views and doubled images are averaged first.
 
     Raises:
-        InputError: no predictions, several labels a sample, or a data set whose samples name no treatment.
+        InputError: no predictions, several labels a sample, or a data set whose samples name no
+        treatment.
     """
     from cellsignal.prediction.ensemble import log_softmax
     from cellsignal.prediction.freshness import config_predictions
@@ -270,7 +357,10 @@ def treatment_table(config: Config) -> str:
     parts = []
     for member in entry.final():
         rows = np.flatnonzero(member.ids["part"] == "oof")
-        mean = sum(np.exp(log_softmax(member.logits(view)[rows].astype(np.float32))) for view in member.views) / len(member.views)
+        mean = sum(
+            np.exp(log_softmax(member.logits(view)[rows].astype(np.float32)))
+            for view in member.views
+        ) / len(member.views)
         parts.append(pd.DataFrame(mean, index=member.ids["sample_id"][rows]))
     found = pd.concat(parts).groupby(level=0, sort=True).mean()
     samples = entry.samples.set_index("sample_id")
@@ -279,7 +369,12 @@ def treatment_table(config: Config) -> str:
         raise InputError(f"treatments: the samples of {entry.competition.id} name no treatment")
     counted = predict_treatments(found.to_numpy(), samples.loc[found.index])
     missing = sorted(set(treated.treatment.dropna()) - set(counted.table.treatment))
-    note = f"\n\n{len(missing)} treatments have no out-of-fold prediction and are not counted, first {missing[0]}" if missing else ""
+    note = (
+        f"\n\n{len(missing)} treatments have no out-of-fold prediction and are not counted, first "
+        f"{missing[0]}"
+        if missing
+        else ""
+    )
     return treatments_text(counted, tuple(entry.competition.classes(entry.root))) + note
 
 

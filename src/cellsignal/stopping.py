@@ -1,13 +1,17 @@
-"""Stopping in time and on request: by a signal, a stop file, a preemption notice, or because the time budget would not last to the next safe point.
+"""Stopping in time and on request: by a signal, a stop file, a preemption notice, or because the
+time budget would not last to the next safe point.
 
-Long work holds a `Stop` and asks it where all is saved, or could be saved now: `wish` says what this process wants (several processes take the largest
-wish of all), `end` makes the exception. Work measures what its parts take (`Pace`), so that what comes before the next safe point can be told beforehand.
+Long work holds a `Stop` and asks it where all is saved, or could be saved now: `wish` says what
+this process wants (several processes take the largest wish of all), `end` makes the exception. Work
+measures what its parts take (`Pace`), so that what comes before the next safe point can be told
+beforehand.
 
 Environment:
-    CELLSIGNAL_DEADLINE: when to be done, in seconds since the epoch. `--max-hours` sets it where it is not set; child processes inherit it.
-    CELLSIGNAL_STOP_FILE: a path; while a file is there it is as if SIGTERM had come.
-    CELLSIGNAL_PREEMPTION: aws or gcp; the machine's metadata service is asked for a preemption notice, which is as SIGTERM.
-    CELLSIGNAL_METADATA_URL: another address of that service.
+    CELLSIGNAL_DEADLINE: when to be done, in seconds since the epoch. `--max-hours` sets it where it
+    is not set; child processes inherit it. CELLSIGNAL_STOP_FILE: a path; while a file is there it
+    is as if SIGTERM had come. CELLSIGNAL_PREEMPTION: aws or gcp; the machine's metadata service is
+    asked for a preemption notice, which is as SIGTERM. CELLSIGNAL_METADATA_URL: another address of
+    that service.
 """
 
 import contextlib
@@ -33,11 +37,14 @@ DEADLINE, STOP_FILE, PREEMPTION, METADATA_URL = (
 )
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1  # the last: Slurm's --signal=USR1@300
 _LONGER = 1.25  # what was measured may take this much longer
-_RESERVE = 0.01, 0.5, 60.0  # kept free for all else, such as the end of the process: share of the budget; least and most seconds
+# kept free for all else, such as the end of the process: share of the budget; least and most
+# seconds
+_RESERVE = 0.01, 0.5, 60.0
 _POLL_S, _TIMEOUT_S = 5.0, 2.0  # of the metadata service
 
 
-# the budget ------------------------------------------------------------------------------------------------------------------------------
+# the budget
+# --------------------------------------------------------------------------------------------------
 
 
 def _now() -> float:
@@ -61,7 +68,8 @@ def hours_of(text: str) -> float:
 
 @contextlib.contextmanager
 def time_budget(max_hours: str | None) -> Iterator[None]:
-    """Within the block the work has this many hours from now, or until the environment's deadline where that is set.
+    """Within the block the work has this many hours from now, or until the environment's deadline
+    where that is set.
 
     Raises:
         InputError: either is no such number.
@@ -106,7 +114,9 @@ class Pace:
 
     @property
     def high(self) -> float | None:
-        """A time that nineteen of twenty keep to: of less than twenty, the longest; None where nothing was measured."""
+        """A time that nineteen of twenty keep to: of less than twenty, the longest; None where
+        nothing was measured.
+        """
         ordered = sorted(self._seconds)
         return ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else None
 
@@ -123,11 +133,13 @@ class Pace:
         return list(self._seconds)
 
 
-# stopping --------------------------------------------------------------------------------------------------------------------------------
+# stopping
+# --------------------------------------------------------------------------------------------------
 
 
 class Stop:
-    """Notes signals, the stop file and preemption notices while in its `with` block; a second signal of a kind acts at once, as usual.
+    """Notes signals, the stop file and preemption notices while in its `with` block; a second
+    signal of a kind acts at once, as usual.
 
     Outside of a `with` block it knows the deadline and the stop file alone.
 
@@ -148,7 +160,9 @@ class Stop:
         self._looked = -math.inf
         self._cloud = os.environ.get(PREEMPTION) or None
         if self._cloud is not None and self._cloud not in NOTICES:
-            raise InputError(f"environment: {PREEMPTION} is {self._cloud!r}, not {' or '.join(NOTICES)}")
+            raise InputError(
+                f"environment: {PREEMPTION} is {self._cloud!r}, not {' or '.join(NOTICES)}"
+            )
         self._before: dict[int, object] = {}
         self._left = threading.Event()
 
@@ -157,7 +171,9 @@ class Stop:
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._note)
         if self._cloud is not None:
-            threading.Thread(target=self._watch, args=(self._cloud,), name="preemption", daemon=True).start()
+            threading.Thread(
+                target=self._watch, args=(self._cloud,), name="preemption", daemon=True
+            ).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,14 +199,18 @@ class Stop:
         return None if self.deadline is None else self.deadline - self._reserve - _now()
 
     def fits(self, seconds: float) -> bool:
-        """Whether work that took so long is expected to end within the budget. It may take a quarter longer."""
+        """Whether work that took so long is expected to end within the budget. It may take a
+        quarter longer.
+        """
         return self.left is None or _LONGER * seconds <= self.left
 
     def wish(self, seconds: float | None = None) -> int:
-        """The exit status with which to stop, 0 to go on; of several processes' wishes the largest holds.
+        """The exit status with which to stop, 0 to go on; of several processes' wishes the largest
+        holds.
 
         Args:
-            seconds: that go by before the next point at which one can stop; None where nothing is known, or nothing done yet: then the
+            seconds: that go by before the next point at which one can stop; None where nothing is
+            known, or nothing done yet: then the
                 budget must be used up, so that each call of a command gets on.
         """
         now = time.monotonic()
@@ -202,7 +222,14 @@ class Stop:
             return 128 + self.asked
         return 0 if self.fits(0.0 if seconds is None else seconds) else OUT_OF_TIME
 
-    def end(self, status: int, title: str, saved: str = "state", coming: str = "next step", seconds: float | None = None) -> Interrupted:
+    def end(
+        self,
+        status: int,
+        title: str,
+        saved: str = "state",
+        coming: str = "next step",
+        seconds: float | None = None,
+    ) -> Interrupted:
         """The exception for a status of `wish`. Raise it when all is saved.
 
         Args:
@@ -210,19 +237,33 @@ class Stop:
             coming: what would come next, and (`seconds`) how long it was expected to take.
         """
         if status != OUT_OF_TIME:
-            return Interrupted(title, status - 128, self._why if self.asked == status - 128 else None)
+            return Interrupted(
+                title, status - 128, self._why if self.asked == status - 128 else None
+            )
         left = max(self.left or 0.0, 0.0)
-        estimate = "" if seconds is None else f"{coming} would take about {duration(_LONGER * seconds)}, "
+        estimate = (
+            "" if seconds is None else f"{coming} would take about {duration(_LONGER * seconds)}, "
+        )
         return OutOfTime(title, saved, f"{estimate}{duration(left)} left")
 
-    def check(self, title: str, saved: str = "state", coming: str = "next step", seconds: float | None = None) -> None:
-        """Raise what `wish` asks for, if anything; for a process that is alone. Call it when all is saved."""
+    def check(
+        self,
+        title: str,
+        saved: str = "state",
+        coming: str = "next step",
+        seconds: float | None = None,
+    ) -> None:
+        """Raise what `wish` asks for, if anything; for a process that is alone. Call it when all is
+        saved.
+        """
         status = self.wish(seconds)
         if status:
             raise self.end(status, title, saved, coming, seconds)
 
     def finish(self, title: str) -> None:
-        """Raise `Interrupted` if a signal came while the last of the work was done, so that it is not lost on what follows."""
+        """Raise `Interrupted` if a signal came while the last of the work was done, so that it is
+        not lost on what follows.
+        """
         status = self.wish()
         if status and status != OUT_OF_TIME:
             raise self.end(status, title)
@@ -235,7 +276,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-# preemption notices ----------------------------------------------------------------------------------------------------------------------
+# preemption notices
+# --------------------------------------------------------------------------------------------------
 
 
 class _NoRedirect(request.HTTPRedirectHandler):
@@ -246,18 +288,29 @@ class _NoRedirect(request.HTTPRedirectHandler):
 def _ask_service(url: str, headers: dict[str, str], method: str = "GET") -> str:
     """A metadata service's answer, at most 64 KiB. It is on this machine: no proxy, no redirect."""
     opener = request.build_opener(request.ProxyHandler({}), _NoRedirect)
-    with opener.open(request.Request(url, headers=headers, method=method), timeout=_TIMEOUT_S) as answer:
+    with opener.open(
+        request.Request(url, headers=headers, method=method), timeout=_TIMEOUT_S
+    ) as answer:
         return answer.read(1 << 16).decode("utf-8", "replace")
 
 
 def _aws_notice(base: str) -> bool:
-    """A spot interruption, told two minutes before it: instance-action exists then, and gives 404 otherwise.
+    """A spot interruption, told two minutes before it: instance-action exists then, and gives 404
+    otherwise.
 
-    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html; a token first, as IMDSv2 wants it.
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html; a
+    token first, as IMDSv2 wants it.
     """
-    token = _ask_service(f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT")
+    token = _ask_service(
+        f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT"
+    )
     try:
-        return bool(_ask_service(f"{base}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token.strip()}))
+        return bool(
+            _ask_service(
+                f"{base}/latest/meta-data/spot/instance-action",
+                {"X-aws-ec2-metadata-token": token.strip()},
+            )
+        )
     except url_errors.HTTPError as answer:
         if answer.code == 404:
             return False
@@ -265,8 +318,15 @@ def _aws_notice(base: str) -> bool:
 
 
 def _gcp_notice(base: str) -> bool:
-    """A preemption, told thirty seconds before it: https://cloud.google.com/compute/docs/instances/create-use-preemptible."""
-    return _ask_service(f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"}).strip() == "TRUE"
+    """A preemption, told thirty seconds before it:
+    https://cloud.google.com/compute/docs/instances/create-use-preemptible.
+    """
+    return (
+        _ask_service(
+            f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"}
+        ).strip()
+        == "TRUE"
+    )
 
 
 NOTICES: dict[str, tuple[str, Callable[[str], bool]]] = {
@@ -276,7 +336,9 @@ NOTICES: dict[str, tuple[str, Callable[[str], bool]]] = {
 
 
 def preempted(cloud: str, left: threading.Event) -> bool:
-    """Wait for a preemption notice (True), or until `left` is set (False). Failures are told once and then passed over."""
+    """Wait for a preemption notice (True), or until `left` is set (False). Failures are told once
+    and then passed over.
+    """
     base, notice = NOTICES[cloud]
     base, told = os.environ.get(METADATA_URL, base).rstrip("/"), False
     while not left.is_set():
@@ -285,7 +347,12 @@ def preempted(cloud: str, left: threading.Event) -> bool:
                 return True
         except (OSError, ValueError, HTTPException) as error:  # urllib's own errors are OSErrors
             if not told:
-                log.warning("preemption notices of %s: %s does not answer (%s); asking on", cloud, base, error)
+                log.warning(
+                    "preemption notices of %s: %s does not answer (%s); asking on",
+                    cloud,
+                    base,
+                    error,
+                )
                 told = True
         left.wait(_POLL_S)
     return False

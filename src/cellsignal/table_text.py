@@ -1,4 +1,6 @@
-"""The text of tables taken apart into rows and cells, each row with its line: what `tables.read_table` begins with."""
+"""The text of tables taken apart into rows and cells, each row with its line: what
+`tables.read_table` begins with.
+"""
 
 import csv
 import gzip
@@ -36,7 +38,9 @@ def decode_table(path: Path, content: bytes | None, error: type[InputError]) -> 
         raise error(f"{path}: damaged or cut short (gzip)") from None
     except UnicodeDecodeError as failure:
         line = content[: failure.start].count(b"\n") + 1
-        raise error(f"{path}: line {line} is not UTF-8 text; save the table as CSV in UTF-8") from None
+        raise error(
+            f"{path}: line {line} is not UTF-8 text; save the table as CSV in UTF-8"
+        ) from None
     if "\0" in text:
         raise error(f"{path}: is not a CSV file")
     if not text.strip():
@@ -44,19 +48,24 @@ def decode_table(path: Path, content: bytes | None, error: type[InputError]) -> 
     return text
 
 
-def parse_table(path: Path, text: str, delimiter: str, rows: int | None, error: type[InputError]) -> pd.DataFrame:
+def parse_table(
+    path: Path, text: str, delimiter: str, rows: int | None, error: type[InputError]
+) -> pd.DataFrame:
     """Parse a table of text cells; see `tables.read_table`."""
     frame = _parse_regular(text, delimiter) if rows is None else None
     return _parse_strictly(path, text, delimiter, rows, error) if frame is None else frame
 
 
 def _parse_regular(text: str, delimiter: str) -> pd.DataFrame | None:
-    """The table where every line is one row of well-formed cells, several times faster than `_parse_strictly`; else None."""
+    """The table where every line is one row of well-formed cells, several times faster than
+    `_parse_strictly`; else None.
+    """
     text = text.replace("\r\n", "\n").removesuffix("\n")
     if "\r" in text or _END in text or _has_odd_quote(text, delimiter):
         return None
     lines = text.count("\n") + 1
-    mark = delimiter + _END  # a cell behind the last one: a short row is padded without a word, and then lacks it there
+    # a cell behind the last one: a short row is padded without a word, and then lacks it there
+    mark = delimiter + _END
     try:
         cells = pd.read_csv(
             io.StringIO(text.replace("\n", mark + "\n") + mark),
@@ -83,18 +92,23 @@ def _parse_regular(text: str, delimiter: str) -> pd.DataFrame | None:
 
 
 def _has_odd_quote(text: str, delimiter: str) -> bool:
-    """Whether a quote opens elsewhere than before a cell or closes elsewhere than behind it: parsers differ over these."""
+    """Whether a quote opens elsewhere than before a cell or closes elsewhere than behind it:
+    parsers differ over these.
+    """
     content = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
     quotes = np.flatnonzero(content == ord('"'))
     if len(quotes) % 2:
         return True
-    limits = [ord(delimiter), ord("\n"), ord('"')]  # a doubled quote in a quoted cell closes it and opens it again
+    # a doubled quote in a quoted cell closes it and opens it again
+    limits = [ord(delimiter), ord("\n"), ord('"')]
     before, behind = content[quotes[::2] - 1], content[quotes[1::2] + 1]
     return not (np.isin(before, limits).all() and np.isin(behind, limits).all())
 
 
 def with_header(path: Path | str, cells: pd.DataFrame, error: type[InputError]) -> pd.DataFrame:
-    """Cells whose first row that is not blank names the columns; blank rows are passed over but counted."""
+    """Cells whose first row that is not blank names the columns; blank rows are passed over but
+    counted.
+    """
     filled = np.zeros(len(cells), dtype=bool)
     for _, column in cells.items():
         if filled.all():
@@ -109,7 +123,9 @@ def with_header(path: Path | str, cells: pd.DataFrame, error: type[InputError]) 
 
 
 def _column_names(path: Path | str, cells: Sequence[str], error: type[InputError]) -> list[str]:
-    """The header's names; a column without one is "Unnamed: k", with .1 behind it where the header has that name, too."""
+    """The header's names; a column without one is "Unnamed: k", with .1 behind it where the header
+    has that name, too.
+    """
     given, names = set(cells), []
     for number, name in enumerate(cells):
         name = name or f"Unnamed: {number}"
@@ -122,7 +138,9 @@ def _column_names(path: Path | str, cells: Sequence[str], error: type[InputError
     return names
 
 
-def _parse_strictly(path: Path, text: str, delimiter: str, rows: int | None, error: type[InputError]) -> pd.DataFrame:
+def _parse_strictly(
+    path: Path, text: str, delimiter: str, rows: int | None, error: type[InputError]
+) -> pd.DataFrame:
     lines_of_text = io.StringIO(text, newline="")
     reader = csv.reader(lines_of_text, delimiter=delimiter, skipinitialspace=True, strict=True)
     names: list[str] | None = None
@@ -140,11 +158,15 @@ def _parse_strictly(path: Path, text: str, delimiter: str, rows: int | None, err
             if len(records) == rows:
                 break
             if len(cells) != len(names):
-                raise error(f"{path}: row {line} has {len(cells)} cells, the header has {len(names)}")
+                raise error(
+                    f"{path}: row {line} has {len(cells)} cells, the header has {len(names)}"
+                )
             records.append(cells)
             lines.append(line)
     except csv.Error as failure:
         raise error(f"{path}: is not a CSV file (row {start}: {failure})") from None
     if names is None:
         raise error(f"{path}: is empty")
-    return pd.DataFrame(records, columns=names, index=pd.Index(lines, dtype="int64", name="row"), dtype=object)
+    return pd.DataFrame(
+        records, columns=names, index=pd.Index(lines, dtype="int64", name="row"), dtype=object
+    )

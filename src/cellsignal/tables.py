@@ -1,8 +1,9 @@
 """Read tables strictly: every cell is stripped text, every row keeps the number it has in its file.
 
-All CSV and TSV files that a person or another program wrote are read here, so that there is one rule for each
-question: an identifier such as the barcode `00090001` stays text, blanks at the ends of a cell go, blank lines are
-passed over but counted, and a row with more or fewer cells than the header is an error.
+All CSV and TSV files that a person or another program wrote are read here, so that there is one
+rule for each question: an identifier such as the barcode `00090001` stays text, blanks at the ends
+of a cell go, blank lines are passed over but counted, and a row with more or fewer cells than the
+header is an error.
 """
 
 import re
@@ -49,18 +50,23 @@ def read_table(
         error: What is raised.
 
     Returns:
-        Text cells, stripped. The index, called "row", is the row's line in the file; the header is line 1. A column
-        without a name is called "Unnamed: k", k its position from 0, as pandas does.
+        Text cells, stripped. The index, called "row", is the row's line in the file; the header is
+        line 1. A column without a name is called "Unnamed: k", k its position from 0, as pandas
+        does.
 
     Raises:
-        InputError: No such file; not text; no header; a doubled or missing column; a row with more or fewer cells than
-            the header; an empty cell in a `filled` column; a doubled value. Names the file, the row and the column.
+        InputError: No such file; not text; no header; a doubled or missing column; a row with more
+        or fewer cells than
+            the header; an empty cell in a `filled` column; a doubled value. Names the file, the row
+            and the column.
     """
     path = Path(path)
     if delimiter is None:
         delimiter = "\t" if ".tsv" in path.suffixes else ","
     frame = parse_table(path, decode_table(path, content, error), delimiter, rows, error)
-    frame = _check(path, frame, columns, filled, unique, missing, error, _delimiter_hint(frame, delimiter))
+    frame = _check(
+        path, frame, columns, filled, unique, missing, error, _delimiter_hint(frame, delimiter)
+    )
     if any_row and frame.empty:
         raise error(f"{path}: has a header but no rows")
     return frame
@@ -78,22 +84,32 @@ def read_sheet(
 ) -> pd.DataFrame:
     """Read a sheet of an Excel workbook as a table of text cells, as `read_table` gives it.
 
-    A whole number is written without a decimal point, whichever way the workbook keeps it. Cells that a row lacks are "".
+    A whole number is written without a decimal point, whichever way the workbook keeps it. Cells
+    that a row lacks are "".
 
     Raises:
-        InputError: No such file, no workbook, no such sheet, or what `read_table` refuses. Names the sheet and the row.
+        InputError: No such file, no workbook, no such sheet, or what `read_table` refuses. Names
+        the sheet and the row.
     """
     name = f"{path}: sheet {sheet!r}"
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
             if sheet not in book.sheet_names:
                 raise error(f"{path}: no sheet {sheet!r}; it has {_shown(book.sheet_names)}")
-            cells = pd.read_excel(book, sheet_name=sheet, header=None, dtype=object, keep_default_na=False, na_filter=False)
+            cells = pd.read_excel(
+                book,
+                sheet_name=sheet,
+                header=None,
+                dtype=object,
+                keep_default_na=False,
+                na_filter=False,
+            )
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except InputError:
         raise
-    except Exception as failure:  # of damaged bytes zipfile, openpyxl and its XML parser raise anything
+    # of damaged bytes zipfile, openpyxl and its XML parser raise anything
+    except Exception as failure:
         why = " ".join(str(failure).split())[:100]
         raise error(f"{path}: is no readable xlsx file ({why})") from None
     frame = with_header(name, cells.map(_cell_text).astype(object), error)
@@ -124,7 +140,9 @@ def _check(
         empty = frame[column].isin(missing)
         if empty.any():
             first = frame.index[empty][0]
-            raise error(f"{path}: row {first}: {column} is empty{_count(empty)}{_row_name(frame, first)}")
+            raise error(
+                f"{path}: row {first}: {column} is empty{_count(empty)}{_row_name(frame, first)}"
+            )
     if unique is not None:
         refuse_rows(path, frame, frame[unique].duplicated(), unique, "occurs more than once", error)
     return frame
@@ -147,7 +165,8 @@ def refuse_rows(
         why: What is wrong with it, to follow the value: "is no dose".
 
     Raises:
-        InputError: `wrong` is true somewhere. Names the file, the row, the column, the value and the number of such rows.
+        InputError: `wrong` is true somewhere. Names the file, the row, the column, the value and
+        the number of such rows.
     """
     wrong = np.asarray(wrong, bool)
     if wrong.any():
@@ -167,23 +186,32 @@ def parse_numbers(
         InputError: A cell is no such number; names the file and the row.
     """
     numbers = pd.to_numeric(frame[column], errors="coerce").astype(float)
-    bounds = "".join(f" {word} {bound:g}" for word, bound in (("from", low), ("to", high)) if np.isfinite(bound))
+    bounds = "".join(
+        f" {word} {bound:g}" for word, bound in (("from", low), ("to", high)) if np.isfinite(bound)
+    )
     wrong = ~(np.isfinite(numbers) & (numbers >= low) & (numbers <= high))
     refuse_rows(path, frame, wrong, column, f"is not a number{bounds}")
     return numbers
 
 
 def parse_integers(
-    path: Path | str, frame: pd.DataFrame, column: str, low: int | None = None, high: int | None = None
+    path: Path | str,
+    frame: pd.DataFrame,
+    column: str,
+    low: int | None = None,
+    high: int | None = None,
 ) -> pd.Series:
-    """Parse a column of whole numbers from `low` to `high` as int64; "3.0" is 3, as programs write it.
+    """Parse a column of whole numbers from `low` to `high` as int64; "3.0" is 3, as programs write
+    it.
 
     Raises:
         InputError: A cell is no such number; names the file and the row.
     """
     whole = frame[column].str.fullmatch(r"[+-]?\d{1,15}(\.0*)?").astype(bool)
     numbers = frame[column].where(whole, "0").str.replace(r"\..*", "", regex=True).astype("int64")
-    bounds = "".join(f" {word} {bound}" for word, bound in (("from", low), ("to", high)) if bound is not None)
+    bounds = "".join(
+        f" {word} {bound}" for word, bound in (("from", low), ("to", high)) if bound is not None
+    )
     wrong = ~whole
     if low is not None:
         wrong |= numbers < low
@@ -222,7 +250,11 @@ def _row_name(frame: pd.DataFrame, row: int) -> str:
     """The first cell of a row, for a reader who looks for it by name."""
     first = frame.columns[0]
     value = frame.at[row, first]
-    return f"; its {first} is {value!r}" if value not in MISSING and not first.startswith("Unnamed: ") else ""
+    return (
+        f"; its {first} is {value!r}"
+        if value not in MISSING and not first.startswith("Unnamed: ")
+        else ""
+    )
 
 
 def _shown(columns: Collection[str], most: int = 12) -> str:

@@ -1,8 +1,8 @@
 """Rank what may be tied: items that cannot be told apart score as a random order of them would.
 
-Distances that are equal but for rounding are one tie. Where a figure is a mean over orders, its expected value is
-taken; where one order has to be given (a list, a neighbour, a class), it is drawn with a seed. The order of a table,
-which is often that of the labels, never decides.
+Distances that are equal but for rounding are one tie. Where a figure is a mean over orders, its
+expected value is taken; where one order has to be given (a list, a neighbour, a class), it is drawn
+with a seed. The order of a table, which is often that of the labels, never decides.
 """
 
 from collections.abc import Iterable
@@ -21,22 +21,29 @@ def unit_vectors(x: np.ndarray) -> np.ndarray:
 
 
 def chord(cosine: np.ndarray) -> np.ndarray:
-    """The distance of the ends of two unit vectors, from their cosine: ascending where the cosine descends.
+    """The distance of the ends of two unit vectors, from their cosine: ascending where the cosine
+    descends.
 
-    Ties are looked for in this and not in the cosine, whose resolution is poor where vectors are nearly parallel.
+    Ties are looked for in this and not in the cosine, whose resolution is poor where vectors are
+    nearly parallel.
     """
     return np.sqrt(np.maximum(2 - 2 * np.asarray(cosine, np.float64), 0))
 
 
 def random_order(distance: np.ndarray, seed: int = 0, tolerance: float = TOLERANCE) -> np.ndarray:
-    """Order each row of (Q, G) distances, least first and ties at random: (Q, G) int, columns of the row."""
+    """Order each row of (Q, G) distances, least first and ties at random: (Q, G) int, columns of
+    the row.
+    """
     order, group = _tie_groups(np.atleast_2d(np.asarray(distance, np.float64)), tolerance)
     key = group + np.random.default_rng(seed).random(group.shape)
     return np.take_along_axis(order, np.argsort(key, axis=1), axis=1)
 
 
-def expected_average_precision(distance: np.ndarray, match: np.ndarray, tolerance: float = TOLERANCE) -> float:
-    """Average precision of one ranking, the mean over all orders of its ties (McSherry & Najork, ECIR 2008).
+def expected_average_precision(
+    distance: np.ndarray, match: np.ndarray, tolerance: float = TOLERANCE
+) -> float:
+    """Average precision of one ranking, the mean over all orders of its ties (McSherry & Najork,
+    ECIR 2008).
 
     Args:
         distance: (G,), less is nearer.
@@ -68,7 +75,9 @@ def has_mixed_tie(distance: np.ndarray, match: np.ndarray, tolerance: float = TO
 
 
 def tied_best(score: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
-    """Mark in each row of (Q, G) all columns whose score is the largest: (Q, G) bool; -inf is never marked."""
+    """Mark in each row of (Q, G) all columns whose score is the largest: (Q, G) bool; -inf is never
+    marked.
+    """
     score = np.asarray(score, np.float64)
     best = score.max(axis=1, keepdims=True)
     return np.isfinite(score) & (score >= best - tolerance)
@@ -90,14 +99,23 @@ def count_duplicates(x: np.ndarray) -> int:
 
 
 def duplicates_notes(x: np.ndarray, what: str) -> list[str]:
-    """A line about the rows of (N, D) that equal another, and one about rows of zeros; none where there are none.
+    """A line about the rows of (N, D) that equal another, and one about rows of zeros; none where
+    there are none.
 
     Args:
         what: What the rows are of, in the plural: "wells".
     """
     equal, empty = count_duplicates(x), int((~np.asarray(x).any(axis=1)).sum())
-    notes = [f"{equal} of {len(x)} {what} have the profile of another; their order counts as random"] if equal else []
-    return notes + ([f"{empty} of {len(x)} {what} have a profile of zeros, at right angles to all"] if empty else [])
+    notes = (
+        [f"{equal} of {len(x)} {what} have the profile of another; their order counts as random"]
+        if equal
+        else []
+    )
+    return notes + (
+        [f"{empty} of {len(x)} {what} have a profile of zeros, at right angles to all"]
+        if empty
+        else []
+    )
 
 
 def listed(names: Iterable[object], most: int = 3) -> str:

@@ -1,4 +1,6 @@
-"""The Slurm scripts and those for several machines, run by bash with an `srun` and an `scontrol` that note their words."""
+"""The Slurm scripts and those for several machines, run by bash with an `srun` and an `scontrol`
+that note their words.
+"""
 
 import argparse
 import os
@@ -35,16 +37,19 @@ def _in_the_repository(monkeypatch):
 
 @pytest.fixture
 def programs(tmp_path):
-    """A folder with srun (ends with $SRUN_STATUS, or at SIGTERM with 143 after $SRUN_SECONDS), scontrol and sbatch."""
+    """A folder with srun (ends with $SRUN_STATUS, or at SIGTERM with 143 after $SRUN_SECONDS),
+    scontrol and sbatch.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
     note = f'echo "${{0##*/}} $* deadline=${{CELLSIGNAL_DEADLINE:-none}}" >> {tmp_path}/called\n'
     texts = {
         "srun": f"{note}trap 'echo told >> {tmp_path}/called; sleep 0.2; exit 143' TERM\n"
-                'if [ -n "${SRUN_SECONDS:-}" ]; then sleep "$SRUN_SECONDS" & wait $!; fi\nexit "${SRUN_STATUS:-0}"\n',
+        'if [ -n "${SRUN_SECONDS:-}" ]; then sleep "$SRUN_SECONDS" & wait $!; fi\nexit '
+        '"${SRUN_STATUS:-0}"\n',
         "scontrol": f'{note}[ "$1" != show ] || printf "node7\\nnode8\\n"\n',
         "sbatch": f"{note}echo '4711;here'\n",
-    }  # fmt: skip
+    }
     for name, text in texts.items():
         (folder / name).write_text(f"#!/bin/bash\n{text}")
         (folder / name).chmod(0o755)
@@ -53,8 +58,15 @@ def programs(tmp_path):
 
 def environment(programs: Path, **more) -> dict[str, str]:
     job = {"ID": "815", "NUM_NODES": "2", "NODELIST": "node[7-8]"}
-    slurm = {"SLURM_SUBMIT_DIR": str(REPOSITORY), "SLURM_ARRAY_TASK_ID": "0"} | {f"SLURM_JOB_{name}": value for name, value in job.items()}
-    return os.environ | slurm | {"PATH": f"{programs}:{os.environ['PATH']}"} | {name: str(value) for name, value in more.items()}
+    slurm = {"SLURM_SUBMIT_DIR": str(REPOSITORY), "SLURM_ARRAY_TASK_ID": "0"} | {
+        f"SLURM_JOB_{name}": value for name, value in job.items()
+    }
+    return (
+        os.environ
+        | slurm
+        | {"PATH": f"{programs}:{os.environ['PATH']}"}
+        | {name: str(value) for name, value in more.items()}
+    )
 
 
 def called(tmp_path: Path) -> list[list[str]]:
@@ -68,7 +80,9 @@ def script(tmp_path) -> Path:
 
 
 def run(script: Path, programs: Path, **more) -> int:
-    return subprocess.run(["bash", script], env=environment(programs, **more), capture_output=True, timeout=60).returncode
+    return subprocess.run(
+        ["bash", script], env=environment(programs, **more), capture_output=True, timeout=60
+    ).returncode
 
 
 def test_every_script_is_bash(script, tmp_path, capsys):
@@ -77,23 +91,53 @@ def test_every_script_is_bash(script, tmp_path, capsys):
     for path in (tmp_path / "slurm").iterdir():
         done = subprocess.run(["bash", "-n", path], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, ""), path
-    directives = {line.split()[1] for line in script.read_text().splitlines() if line.startswith("#SBATCH")}
-    assert {"--requeue", "--signal=B:USR1@300", "--array=0-1", "--nodes=2", "--gpus-per-node=4", "--ntasks-per-node=1"} <= directives
-    first_command = next(number for number, line in enumerate(script.read_text().splitlines()) if line and not line.startswith("#"))
-    assert all(not line.startswith("#SBATCH") for line in script.read_text().splitlines()[first_command:])  # Slurm would not read them
+    directives = {
+        line.split()[1] for line in script.read_text().splitlines() if line.startswith("#SBATCH")
+    }
+    assert {
+        "--requeue",
+        "--signal=B:USR1@300",
+        "--array=0-1",
+        "--nodes=2",
+        "--gpus-per-node=4",
+        "--ntasks-per-node=1",
+    } <= directives
+    first_command = next(
+        number
+        for number, line in enumerate(script.read_text().splitlines())
+        if line and not line.startswith("#")
+    )
+    # Slurm would not read them
+    assert all(
+        not line.startswith("#SBATCH") for line in script.read_text().splitlines()[first_command:]
+    )
 
 
 def test_a_task_trains_and_predicts_its_fold_on_all_nodes(script, programs, tmp_path):
-    for task, folds in (("0", ["folds.use=[0]", "folds.full=false"]), ("1", ["folds.use=[]", "folds.full=true"])):
+    for task, folds in (
+        ("0", ["folds.use=[0]", "folds.full=false"]),
+        ("1", ["folds.use=[]", "folds.full=true"]),
+    ):
         (tmp_path / "called").write_text("")
-        assert run(script, programs, SLURM_ARRAY_TASK_ID=task, SLURM_JOB_END_TIME=2_000_000_000) == 0
+        assert (
+            run(script, programs, SLURM_ARRAY_TASK_ID=task, SLURM_JOB_END_TIME=2_000_000_000) == 0
+        )
         steps = [words for words in called(tmp_path) if words[0] == "srun"]
         assert [words[words.index("cellsignal") + 1] for words in steps] == ["train", "predict"]
         for words in steps:
             verb = words[words.index("cellsignal") + 1]
-            assert words[-6:-1] == [CONFIG, "--set", folds[0], "--set", folds[1]] and words[-1] == "deadline=1999999700"
-            assert words[words.index("--rdzv_endpoint") + 1] == f"node7:{29500 + 815}" and words[words.index("--rdzv_id") + 1] == f"815-{verb}"
-            assert words[words.index("--nnodes") + 1] == "2" and words[words.index("--nproc_per_node") + 1] == "4"
+            assert (
+                words[-6:-1] == [CONFIG, "--set", folds[0], "--set", folds[1]]
+                and words[-1] == "deadline=1999999700"
+            )
+            assert (
+                words[words.index("--rdzv_endpoint") + 1] == f"node7:{29500 + 815}"
+                and words[words.index("--rdzv_id") + 1] == f"815-{verb}"
+            )
+            assert (
+                words[words.index("--nnodes") + 1] == "2"
+                and words[words.index("--nproc_per_node") + 1] == "4"
+            )
         assert not any("requeue" in words for words in called(tmp_path))
 
 
@@ -101,7 +145,8 @@ def test_a_task_trains_and_predicts_its_fold_on_all_nodes(script, programs, tmp_
 def test_only_time_that_is_up_puts_a_task_back(status, requeued, script, programs, tmp_path):
     assert run(script, programs, SRUN_STATUS=status) == status
     calls = called(tmp_path)
-    assert sum(words[0] == "srun" for words in calls) == 1  # a failed training is not predicted with
+    # a failed training is not predicted with
+    assert sum(words[0] == "srun" for words in calls) == 1
     assert (["scontrol", "requeue", "815", "deadline=none"] in calls) == requeued
 
 
@@ -115,12 +160,20 @@ def test_slurms_notice_reaches_training_and_puts_the_task_back(number, script, p
     time.sleep(0.2)  # until srun has set its trap
     task.send_signal(number)
     assert task.wait(20) == 75
-    assert ["told"] in called(tmp_path) and called(tmp_path)[-1][:3] == ["scontrol", "requeue", "815"]
+    assert ["told"] in called(tmp_path) and called(tmp_path)[-1][:3] == [
+        "scontrol",
+        "requeue",
+        "815",
+    ]
 
 
 @pytest.mark.slow
-def test_a_real_training_goes_through_the_queue_to_its_predictions(prepared, programs, tmp_path, monkeypatch):
-    """`srun` runs the command; Slurm gives notice in the middle, the task is started again as Slurm would, until it is done."""
+def test_a_real_training_goes_through_the_queue_to_its_predictions(
+    prepared, programs, tmp_path, monkeypatch
+):
+    """`srun` runs the command; Slurm gives notice in the middle, the task is started again as Slurm
+    would, until it is done.
+    """
     space = prepared("rxrx1").copy(tmp_path / "space")
     (programs / "srun").write_text('#!/bin/bash\nshift\nexec "$@"\n')
     monkeypatch.chdir(space.folder)
@@ -137,8 +190,13 @@ def test_a_real_training_goes_through_the_queue_to_its_predictions(prepared, pro
         if not statuses:
             task.send_signal(signal.SIGUSR1)
         statuses.append(task.wait(120))
-    assert statuses == [75, 0] and [words[:3] for words in called(tmp_path)] == [["scontrol", "requeue", "815"]]
-    assert {path.name for path in (space.run_folder / "predictions").iterdir()} == {"fold0_all.npz", "fold0_cell_type.npz"}
+    assert statuses == [75, 0] and [words[:3] for words in called(tmp_path)] == [
+        ["scontrol", "requeue", "815"]
+    ]
+    assert {path.name for path in (space.run_folder / "predictions").iterdir()} == {
+        "fold0_all.npz",
+        "fold0_cell_type.npz",
+    }
 
 
 def test_a_task_that_never_ends_is_given_up(script, programs, tmp_path):
@@ -147,41 +205,90 @@ def test_a_task_that_never_ends_is_given_up(script, programs, tmp_path):
 
 
 def test_the_submission_waits_for_all_folds(script, programs, tmp_path):
-    assert subprocess.run([script.parent / "launch.sh"], env=environment(programs), capture_output=True).returncode == 0
+    assert (
+        subprocess.run(
+            [script.parent / "launch.sh"], env=environment(programs), capture_output=True
+        ).returncode
+        == 0
+    )
     first, second = called(tmp_path)
     assert first[:3] == ["sbatch", "--parsable", str(script)]
     assert "--dependency=afterok:4711" in second and str(script.parent / "submit.sbatch") in second
-    assert "cellsignal submit configs/rxrx1/one_hour.yaml --out runs/rxrx1_one_hour/submission.csv" in (script.parent / "submit.sbatch").read_text()
+    assert (
+        "cellsignal submit configs/rxrx1/one_hour.yaml --out runs/rxrx1_one_hour/submission.csv"
+        in (script.parent / "submit.sbatch").read_text()
+    )
 
 
 def test_one_gpu_needs_no_torchrun(tmp_path):
     cloud("slurm", CONFIG, "--folds", 2, "--partition", "gpu", "--out", tmp_path)
     text = (tmp_path / "folds.sbatch").read_text()
-    assert "torchrun" not in text.split("set -uo pipefail")[1] and "#SBATCH --partition=gpu" in text and "#SBATCH --array=0-0" in text
+    assert (
+        "torchrun" not in text.split("set -uo pipefail")[1]
+        and "#SBATCH --partition=gpu" in text
+        and "#SBATCH --array=0-0" in text
+    )
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("slurm", CONFIG, "--time", "soon"), "--time soon"), (("slurm", CONFIG, "--nodes", "0"), "--nodes"), (("slurm", CONFIG, "--partition", "a b"), "no name"),
-    (("torchrun", CONFIG, "--endpoint", ":29500"), "--endpoint"), (("torchrun", CONFIG, "--endpoint", "a", "--nodes", "0"), "--nodes 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("slurm", CONFIG, "--time", "soon"), "--time soon"),
+        (("slurm", CONFIG, "--nodes", "0"), "--nodes"),
+        (("slurm", CONFIG, "--partition", "a b"), "no name"),
+        (("torchrun", CONFIG, "--endpoint", ":29500"), "--endpoint"),
+        (("torchrun", CONFIG, "--endpoint", "a", "--nodes", "0"), "--nodes 0"),
+    ],
+)
 def test_bad_words_are_refused(words, said, tmp_path):
     with pytest.raises(InputError, match=said):
         cloud(*words, *(["--out", tmp_path] if words[0] == "slurm" else []))
 
 
-def test_several_machines_stop_at_the_first_failure_and_hand_its_status_on(programs, tmp_path, capsys):
-    cloud("torchrun", CONFIG, "--nodes", 2, "--processes", 3, "--endpoint", "node7:1234", "--python", "srun")
+def test_several_machines_stop_at_the_first_failure_and_hand_its_status_on(
+    programs, tmp_path, capsys
+):
+    cloud(
+        "torchrun",
+        CONFIG,
+        "--nodes",
+        2,
+        "--processes",
+        3,
+        "--endpoint",
+        "node7:1234",
+        "--python",
+        "srun",
+    )
     text = capsys.readouterr().out
     for status, verbs in ((75, ["train"]), (0, ["train", "predict", "train", "predict"])):
         (tmp_path / "called").write_text("")
         done = subprocess.run(["bash", "-c", text], env=environment(programs, SRUN_STATUS=status))
         steps = called(tmp_path)
-        assert done.returncode == status and [words[words.index("cellsignal") + 1] for words in steps] == verbs
-        assert all(words[words.index("--rdzv_endpoint") + 1] == "node7:1234" and "--max_restarts" in words for words in steps)
+        assert (
+            done.returncode == status
+            and [words[words.index("cellsignal") + 1] for words in steps] == verbs
+        )
+        assert all(
+            words[words.index("--rdzv_endpoint") + 1] == "node7:1234" and "--max_restarts" in words
+            for words in steps
+        )
 
 
-@pytest.mark.parametrize(("codes", "status"), [
-    ([75, 75], 75), ([75, -15], 75), ([-9, 1], 1), ([1, -15, -15], 1), ([-9], 137), ([-9, -15], 137), ([2, 2], 2), ([2, 75], 2), ([143], 143), ([1, 75], 75),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("codes", "status"),
+    [
+        ([75, 75], 75),
+        ([75, -15], 75),
+        ([-9, 1], 1),
+        ([1, -15, -15], 1),
+        ([-9], 137),
+        ([-9, -15], 137),
+        ([2, 2], 2),
+        ([2, 75], 2),
+        ([143], 143),
+        ([1, 75], 75),
+    ],
+)
 def test_one_status_for_several_processes(codes, status):
     assert status_of(codes) == status

@@ -24,9 +24,17 @@ def subset(real_data) -> Path:
 def test_the_table_is_the_files(subset):
     samples = COMPETITION.samples(subset)
     train, raw = samples[samples.split == "train"], pd.read_csv(subset / "train.csv")
-    assert (len(train), (samples.split == "test").sum(), len(COMPETITION.classes(subset))) == (420, 240, 6)
-    assert [COMPETITION.classes(subset)[i] for i in train.label] == raw.moa.tolist() and train.compound.tolist() == raw.compound.tolist()
-    assert samples.groupby("well_id").size().eq(4).all() and not set(train.well_id) & set(samples.well_id[samples.split == "test"])
+    assert (len(train), (samples.split == "test").sum(), len(COMPETITION.classes(subset))) == (
+        420,
+        240,
+        6,
+    )
+    assert [
+        COMPETITION.classes(subset)[i] for i in train.label
+    ] == raw.moa.tolist() and train.compound.tolist() == raw.compound.tolist()
+    assert samples.groupby("well_id").size().eq(4).all() and not set(train.well_id) & set(
+        samples.well_id[samples.split == "test"]
+    )
 
 
 def test_an_image_is_opencvs(subset):
@@ -39,7 +47,10 @@ def test_no_compound_is_in_training_and_validation_and_every_class_stays_in_trai
     samples = COMPETITION.samples(subset)
     table = read_folds(REPOSITORY / "folds" / "bbbc021.csv", samples)
     assert table.group == "compound" and table.folds == (0, 1, 2)
-    pd.testing.assert_frame_equal(table.rows[["fold", "compound"]].astype(str), make_folds(samples, "compound", 3, 0)[["fold", "compound"]].astype(str))
+    pd.testing.assert_frame_equal(
+        table.rows[["fold", "compound"]].astype(str),
+        make_folds(samples, "compound", 3, 0)[["fold", "compound"]].astype(str),
+    )
     validated = np.zeros(len(samples), int)
     for fold in table.folds:
         train, valid = table.training(samples, fold), table.validation(samples, fold)
@@ -47,7 +58,9 @@ def test_no_compound_is_in_training_and_validation_and_every_class_stays_in_trai
         assert samples.label[train].nunique() == 6
         validated += valid
     single = samples[samples.split == "train"].groupby("label").compound.nunique()
-    assert validated.max() == 1 and set(samples.label[(samples.split == "train") & (validated == 0)]) == set(single.index[single == 1])
+    assert validated.max() == 1 and set(
+        samples.label[(samples.split == "train") & (validated == 0)]
+    ) == set(single.index[single == 1])
     assert validated.sum() == 300
 
 
@@ -55,18 +68,30 @@ def test_no_well_is_in_training_and_validation(subset):
     samples = COMPETITION.samples(subset)
     table = read_folds(REPOSITORY / "folds" / "bbbc021_well.csv", samples)
     for fold in table.folds:
-        assert not set(samples.well_id[table.training(samples, fold)]) & set(samples.well_id[table.validation(samples, fold)])
+        assert not set(samples.well_id[table.training(samples, fold)]) & set(
+            samples.well_id[table.validation(samples, fold)]
+        )
 
 
 def test_the_lenet_recipe_has_the_published_number_of_parameters():
     config = load_config(REPOSITORY / "configs" / "bbbc021" / "lenet.yaml")
     model = build_model(config.model, 3, 6, 256)
     assert sum(p.numel() for p in model.parameters()) == 1_121_062
-    assert (config.stages[0].epochs, config.stages[0].batch_size, config.stages[0].optimizer.name, config.normalization.by) == (30, 32, "adam", "none")
+    assert (
+        config.stages[0].epochs,
+        config.stages[0].batch_size,
+        config.stages[0].optimizer.name,
+        config.normalization.by,
+    ) == (30, 32, "adam", "none")
 
 
 def test_committed_submissions_are_valid(subset):
-    committed = [REPOSITORY / "submissions" / f"bbbc021_{name}.csv" for name in ("frozen_layers", "lenet", "resnet10")]
+    committed = [
+        REPOSITORY / "submissions" / f"bbbc021_{name}.csv"
+        for name in ("frozen_layers", "lenet", "resnet10")
+    ]
     for path in committed:
-        COMPETITION.validate_submission(pd.read_csv(path), COMPETITION.sample_submission(subset), COMPETITION.classes(subset))
+        COMPETITION.validate_submission(
+            pd.read_csv(path), COMPETITION.sample_submission(subset), COMPETITION.classes(subset)
+        )
         assert path.with_suffix(".json").is_file()

@@ -1,4 +1,6 @@
-"""Fetching from a server on this machine that answers as S3 does: listings in pages, ranges, 503, and a plane that is not what was listed."""
+"""Fetching from a server on this machine that answers as S3 does: listings in pages, ranges, 503,
+and a plane that is not what was listed.
+"""
 
 import hashlib
 import threading
@@ -18,7 +20,17 @@ from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher, Politeness
 
 PREFIX, BATCH, PLATE = "cpg/source_4", "2020_11_04_CPJUMP1", "BR90000001"
-SMALL = {"genes": 2, "compounds_per_gene": 1, "controls": 2, "plates": 2, "crispr_plates": 1, "test_plates": 0, "cell_types": 1, "sites": 2, "size": 16}
+SMALL = {
+    "genes": 2,
+    "compounds_per_gene": 1,
+    "controls": 2,
+    "plates": 2,
+    "crispr_plates": 1,
+    "test_plates": 0,
+    "cell_types": 1,
+    "sites": 2,
+    "size": 16,
+}
 PAGE = 7
 TAG = '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
 
@@ -59,7 +71,12 @@ def handler(bucket: Bucket) -> type[BaseHTTPRequestHandler]:
             data = bucket.objects[key]
             start = int(span.removeprefix("bytes=").rstrip("-")) if span else 0
             more = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if span else {}
-            self.answer(206 if span else 200, data[start:], {"ETag": f'"{hashlib.md5(data).hexdigest()}"', **more}, cut=key in bucket.cut)
+            self.answer(
+                206 if span else 200,
+                data[start:],
+                {"ETag": f'"{hashlib.md5(data).hexdigest()}"', **more},
+                cut=key in bucket.cut,
+            )
 
         def answer(self, status, body, more=(), cut=False):
             self.send_response(status)
@@ -88,13 +105,28 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture
 def server(source):
     """The simulated copy as bucket and repositories."""
-    maps, external = source / "workspace/metadata/platemaps" / BATCH, source / "workspace/metadata/external_metadata"
-    objects = {f"{PREFIX}/{p.relative_to(source).as_posix()}": p.read_bytes() for p in source.rglob("*") if p.suffix in (".tiff", ".csv")}
-    objects["pub/benchmark/output/experiment-metadata.tsv"] = (source / "experiment-metadata.tsv").read_bytes()
-    objects[f"pub/metadata/platemaps/{BATCH}/barcode_platemap.csv"] = (maps / "barcode_platemap.csv").read_bytes()
-    objects |= {f"target/{path.name}": path.read_bytes() for folder in (maps / "platemap", external) for path in folder.iterdir()}
+    maps = source / "workspace/metadata/platemaps" / BATCH
+    external = source / "workspace/metadata/external_metadata"
+    objects = {
+        f"{PREFIX}/{p.relative_to(source).as_posix()}": p.read_bytes()
+        for p in source.rglob("*")
+        if p.suffix in (".tiff", ".csv")
+    }
+    objects["pub/benchmark/output/experiment-metadata.tsv"] = (
+        source / "experiment-metadata.tsv"
+    ).read_bytes()
+    objects[f"pub/metadata/platemaps/{BATCH}/barcode_platemap.csv"] = (
+        maps / "barcode_platemap.csv"
+    ).read_bytes()
+    objects |= {
+        f"target/{path.name}": path.read_bytes()
+        for folder in (maps / "platemap", external)
+        for path in folder.iterdir()
+    }
     for kind in ("platemap", "metadata"):  # the copy has no ORF
-        objects[f"target/JUMP-Target-1_orf_{kind}.tsv"] = objects[f"target/JUMP-Target-1_crispr_{kind}.tsv"]
+        objects[f"target/JUMP-Target-1_orf_{kind}.tsv"] = objects[
+            f"target/JUMP-Target-1_crispr_{kind}.tsv"
+        ]
     bucket = Bucket(objects)
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler(bucket))
     threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
@@ -119,12 +151,16 @@ def test_a_listing_is_read_to_its_last_page(server, quick):
     images = sorted(key for key in bucket.objects if key.endswith(".tiff"))
     assert [entry.key for entry in found] == images and len(images) > 3 * PAGE
     assert all(entry.size == len(bucket.objects[entry.key]) for entry in found)
-    assert {entry.md5 for entry in found} == {None} | {hashlib.md5(bucket.objects[e.key]).hexdigest() for e in found if e.md5}
+    assert {entry.md5 for entry in found} == {None} | {
+        hashlib.md5(bucket.objects[e.key]).hexdigest() for e in found if e.md5
+    }
     assert len([1 for key, _ in bucket.asked if key == ""]) == -(-len(images) // PAGE)
 
 
 def test_a_whole_plate_is_a_root(server, source, quick, tmp_path):
-    download(tmp_path, ("BR90000001", "BR90000002", "BR90000003"), sites=None, fetcher=quick, **server[1])
+    download(
+        tmp_path, ("BR90000001", "BR90000002", "BR90000003"), sites=None, fetcher=quick, **server[1]
+    )
     assert planes(tmp_path) == planes(source)
     pd.testing.assert_frame_equal(Cpjump1().samples(tmp_path), Cpjump1().samples(source))
     assert not answers_path(tmp_path).exists()
@@ -136,16 +172,21 @@ def test_only_what_is_asked_for_and_nothing_twice(server, source, quick, tmp_pat
     asked = {"channels": ("DNA", "RNA"), "wells": wells, "sites": (2,), "fetcher": quick, **at}
     download(tmp_path, (PLATE,), **asked)
     got = planes(tmp_path)
-    assert len(got) == 2 * 3 and all(PLATE in name and "f02p01" in name and ("-ch5" in name or "-ch3" in name) for name in got)
+    assert len(got) == 2 * 3 and all(
+        PLATE in name and "f02p01" in name and ("-ch5" in name or "-ch3" in name) for name in got
+    )
     bucket.asked.clear()
     download(tmp_path, (PLATE,), **asked)
     assert {key for key, _ in bucket.asked} == {""}, "the listing alone"
 
 
-def test_it_resumes_in_the_middle_of_a_plane_and_waits_where_the_server_is_busy(server, source, quick, tmp_path):
+def test_it_resumes_in_the_middle_of_a_plane_and_waits_where_the_server_is_busy(
+    server, source, quick, tmp_path
+):
     bucket, at = server
     key = sorted(key for key in bucket.objects if PLATE in key and "f01p01-ch3" in key)[0]
-    bucket.objects[key] = np.random.default_rng(0).bytes(1 << 20)  # longer than what is written at once
+    # longer than what is written at once
+    bucket.objects[key] = np.random.default_rng(0).bytes(1 << 20)
     bucket.busy, bucket.cut = 2, {key}
     download(tmp_path, (PLATE,), channels=("RNA",), fetcher=quick, **at)
     path = tmp_path / key.removeprefix(f"{PREFIX}/")
@@ -157,7 +198,9 @@ def test_it_resumes_in_the_middle_of_a_plane_and_waits_where_the_server_is_busy(
 def test_a_plane_that_is_not_what_was_listed_is_refused(server, quick, tmp_path):
     bucket, at = server
     key = sorted(key for key in bucket.objects if PLATE in key and "f01p01-ch3" in key)[0]
-    listed = {entry.key: entry for entry in list_bucket(at["sources"].bucket, f"{PREFIX}/images/", quick)}
+    listed = {
+        entry.key: entry for entry in list_bucket(at["sources"].bucket, f"{PREFIX}/images/", quick)
+    }
     key = next(k for k in sorted(listed) if PLATE in k and "f01p01-ch3" in k and listed[k].md5)
     bucket.listing = bucket.page({"prefix": [key]})
     bucket.objects[key] = b"\0" * len(bucket.objects[key])
@@ -186,7 +229,10 @@ def test_what_the_bucket_does_not_have_is_named(server, quick, tmp_path, asked, 
         (b"<html>", "is no XML"),
         (b"<Error><Code>AccessDenied</Code></Error>", "is a Error, a ListBucketResult expected"),
         (f"{TAG}<IsTruncated>true</IsTruncated></ListBucketResult>".encode(), "names no next page"),
-        (f"{TAG}<Contents><Key>a/../../b</Key><Size>1</Size></Contents></ListBucketResult>".encode(), "entry of the listing is damaged"),
+        (
+            f"{TAG}<Contents><Key>a/../../b</Key><Size>1</Size></Contents></ListBucketResult>".encode(),
+            "entry of the listing is damaged",
+        ),
     ],
 )
 def test_answers_that_are_no_listing(server, quick, body, words):
@@ -197,6 +243,12 @@ def test_answers_that_are_no_listing(server, quick, body, words):
 
 def test_the_course_plate_is_joined_from_the_published_tables(server, source, quick, tmp_path):
     download_course(tmp_path, PLATE, fetcher=quick, **server[1])
-    samples, theirs = Cpjump1Course().samples(tmp_path), Cpjump1().samples(source).query("plate == @PLATE").set_index("sample_id")
-    assert set(samples.sample_id) == set(theirs.index) and "DMSO" in Cpjump1Course().classes(tmp_path)
-    assert all(theirs["compound"][row.sample_id] == row.treatment and "-ch3" in row.files[0] for row in samples.itertuples())
+    samples = Cpjump1Course().samples(tmp_path)
+    theirs = Cpjump1().samples(source).query("plate == @PLATE").set_index("sample_id")
+    assert set(samples.sample_id) == set(theirs.index) and "DMSO" in Cpjump1Course().classes(
+        tmp_path
+    )
+    assert all(
+        theirs["compound"][row.sample_id] == row.treatment and "-ch3" in row.files[0]
+        for row in samples.itertuples()
+    )

@@ -1,4 +1,6 @@
-"""The download of idr0088 against a server on this machine that answers in the shapes of OMERO.web (paging, grid, annotations, image data, JPEGs)."""
+"""The download of idr0088 against a server on this machine that answers in the shapes of OMERO.web
+(paging, grid, annotations, image data, JPEGs).
+"""
 
 import http.server
 import io
@@ -48,9 +50,25 @@ def table() -> bytes:
     rows = []
     for plate in PLATES:
         for well in WELLS:
-            row = {"Plate": plate, "Well": well, "Comment [Cell Line with Markers]": LINE, "Control Type": "Negative Control"}
-            told = {"Characteristics [Cell Line]": "A549", "Channels": "Ch1 (blue): Nuclei/Cytoplasm, Ch2 (green): ACTB, Ch3 (red): RAB5A"}
-            rows.append({**dict.fromkeys(COLUMNS, ""), **row, **told, "Compound Name": "DMSO", "Plate Location": "run1/plate"})
+            row = {
+                "Plate": plate,
+                "Well": well,
+                "Comment [Cell Line with Markers]": LINE,
+                "Control Type": "Negative Control",
+            }
+            told = {
+                "Characteristics [Cell Line]": "A549",
+                "Channels": "Ch1 (blue): Nuclei/Cytoplasm, Ch2 (green): ACTB, Ch3 (red): RAB5A",
+            }
+            rows.append(
+                {
+                    **dict.fromkeys(COLUMNS, ""),
+                    **row,
+                    **told,
+                    "Compound Name": "DMSO",
+                    "Plate Location": "run1/plate",
+                }
+            )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
         bundle.writestr(FILE.removesuffix(".zip"), pd.DataFrame(rows).to_csv(index=False))
@@ -58,7 +76,9 @@ def table() -> bytes:
 
 
 class Idr:
-    """`asked` counts paths; `broken[path]` is a list of (status, headers, body or cut) that come before the true answer."""
+    """`asked` counts paths; `broken[path]` is a list of (status, headers, body or cut) that come
+    before the true answer.
+    """
 
     page_limit = 2  # plates a page, whatever is asked
 
@@ -84,7 +104,10 @@ class Idr:
                     status, body = 404, b""
                 sent = change(body) if callable(change) else body
                 self.send_response(status)
-                for name, value in {"Content-Length": len(body if change is cut else sent), **headers}.items():
+                for name, value in {
+                    "Content-Length": len(body if change is cut else sent),
+                    **headers,
+                }.items():
                     self.send_header(name, str(value))
                 self.end_headers()
                 self.wfile.write(sent)
@@ -108,48 +131,100 @@ class Idr:
         if parts[:2] == ["webgateway", "plate"]:
             return self.grid(int(parts[2]), int(parts[3]))
         if parts == ["webclient", "api", "annotations"] and query["type"] == "map":
-            groups = [[["Organism", "Homo sapiens"]], [["Cell Line with Markers", self.line]], [["Compound Name", "a"], ["Compound Name", "b"]]]
-            said = [{"id": 1, "class": "MapAnnotationI", "ns": "x", "values": values} for values in groups]
+            groups = [
+                [["Organism", "Homo sapiens"]],
+                [["Cell Line with Markers", self.line]],
+                [["Compound Name", "a"], ["Compound Name", "b"]],
+            ]
+            said = [
+                {"id": 1, "class": "MapAnnotationI", "ns": "x", "values": values}
+                for values in groups
+            ]
             return json.dumps({"annotations": said, "experimenters": []}).encode()
         if parts[:2] == ["webgateway", "imgData"]:
             size = {"width": WIDTH, "height": HEIGHT, "z": 1, "t": 1, "c": 3}
-            channels = [{"label": "ACTB", "window": {"min": 0, "max": 65535, "start": 27, "end": 4319}, "active": True}] * 3
-            return json.dumps({"id": int(parts[2]), "size": size, "meta": {"pixelsType": "uint16"}, "channels": channels}).encode()
+            channels = [
+                {
+                    "label": "ACTB",
+                    "window": {"min": 0, "max": 65535, "start": 27, "end": 4319},
+                    "active": True,
+                }
+            ] * 3
+            return json.dumps(
+                {
+                    "id": int(parts[2]),
+                    "size": size,
+                    "meta": {"pixelsType": "uint16"},
+                    "channels": channels,
+                }
+            ).encode()
         if parts[:2] == ["webgateway", "render_image"] and parts[3:] == ["0", "0"]:
             return self.rendered(int(parts[2]), query)
         if parts[:3] == ["webgateway", "render_ome_tiff", "i"]:
             import tifffile
 
             buffer = io.BytesIO()
-            tifffile.imwrite(buffer, np.stack([counts(int(parts[3]), c) for c in (1, 2, 3)]), ome=True, metadata={"axes": "CYX"})
+            tifffile.imwrite(
+                buffer,
+                np.stack([counts(int(parts[3]), c) for c in (1, 2, 3)]),
+                ome=True,
+                metadata={"axes": "CYX"},
+            )
             return buffer.getvalue()
         return None
 
     def plates(self, offset: int, limit: int) -> bytes:
         page = list(PLATES.items())[offset : offset + min(limit, self.page_limit)]
         kind = "http://www.openmicroscopy.org/Schemas/OME/2016-06#Plate"
-        data = [{"@id": number, "@type": kind, "Name": name, "Rows": 16, "Columns": 24} for name, number in page]
-        return json.dumps({"data": data, "meta": {"offset": offset, "limit": limit, "maxLimit": 500, "totalCount": len(PLATES)}}).encode()
+        data = [
+            {"@id": number, "@type": kind, "Name": name, "Rows": 16, "Columns": 24}
+            for name, number in page
+        ]
+        return json.dumps(
+            {
+                "data": data,
+                "meta": {
+                    "offset": offset,
+                    "limit": limit,
+                    "maxLimit": 500,
+                    "totalCount": len(PLATES),
+                },
+            }
+        ).encode()
 
     def grid(self, plate_id: int, field: int) -> bytes:
         grid: list[list] = [[None] * 24 for _ in range(16)]
         for well, (row, column) in WELLS.items():
             if field < 2:
                 image = image_of(plate_id, well, field + 1)
-                cell = {"type": "Image", "id": image, "name": f"{well} [Field {field + 1}]", "wellId": image // 10, "field": field}
+                cell = {
+                    "type": "Image",
+                    "id": image,
+                    "name": f"{well} [Field {field + 1}]",
+                    "wellId": image // 10,
+                    "field": field,
+                }
                 grid[row][column] = {**cell, "thumb_url": f"/webgateway/render_thumbnail/{image}/"}
-        return json.dumps({"grid": grid, "rowlabels": list("ABCDEFGHIJKLMNOP"), "collabels": list(range(1, 25))}).encode()
+        return json.dumps(
+            {"grid": grid, "rowlabels": list("ABCDEFGHIJKLMNOP"), "collabels": list(range(1, 25))}
+        ).encode()
 
     def rendered(self, image_id: int, query: dict[str, str]) -> bytes:
-        """As `_split_channel_info` of OMERO.web reads `c`: one active channel with its window, the others off."""
+        """As `_split_channel_info` of OMERO.web reads `c`: one active channel with its window, the
+        others off.
+        """
         assert query["m"] == "g" and 0 < float(query["q"]) <= 1
         active = [one for one in query["c"].split(",") if not one.startswith("-")]
         assert len(active) == 1 and len(query["c"].split(",")) == 3
         channel, rest = active[0].split("|")
         window, colour = rest.split("$")
         assert colour == "FFFFFF"
-        plane = np.rint(seen(image_id, int(channel), tuple(map(float, window.split(":"))))).astype(np.uint8)
-        return cv2.imencode(".jpg", cv2.merge([plane] * 3), [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+        plane = np.rint(seen(image_id, int(channel), tuple(map(float, window.split(":"))))).astype(
+            np.uint8
+        )
+        return cv2.imencode(".jpg", cv2.merge([plane] * 3), [cv2.IMWRITE_JPEG_QUALITY, 100])[
+            1
+        ].tobytes()
 
 
 def cut(body: bytes) -> bytes:
@@ -171,7 +246,15 @@ def fetch(idr, tmp_path):
 
     def run(**more):
         with Fetcher(Politeness(10_000, attempts=3, backoff_s=0.001, timeout_s=5)) as fetcher:
-            download(tmp_path, **{"base": idr.url, "annotation_url": idr.url + "/table.zip", "fetcher": fetcher, **more})
+            download(
+                tmp_path,
+                **{
+                    "base": idr.url,
+                    "annotation_url": idr.url + "/table.zip",
+                    "fetcher": fetcher,
+                    **more,
+                },
+            )
         return pd.read_csv(tmp_path / "images.csv", dtype=str)
 
     return run
@@ -183,24 +266,46 @@ def planes_asked(idr) -> int:
 
 def test_everything_arrives_once(idr, fetch, tmp_path):
     images = fetch(fields=(1, 2))
-    assert list(images.columns) == ["plate", "well", "field", "image_id", "file_ch1", "file_ch2", "file_ch3"]
-    expected = [(p, w, str(f), str(image_of(PLATES[p], w, f))) for p in sorted(PLATES) for w in WELLS for f in (1, 2)]
-    assert list(images.iloc[:, :4].itertuples(index=False, name=None)) == expected  # plates as text, wells by row and column
+    assert list(images.columns) == [
+        "plate",
+        "well",
+        "field",
+        "image_id",
+        "file_ch1",
+        "file_ch2",
+        "file_ch3",
+    ]
+    expected = [
+        (p, w, str(f), str(image_of(PLATES[p], w, f)))
+        for p in sorted(PLATES)
+        for w in WELLS
+        for f in (1, 2)
+    ]
+    # plates as text, wells by row and column
+    assert list(images.iloc[:, :4].itertuples(index=False, name=None)) == expected
     assert images.file_ch2[0] == "images/1013608248/B3_f1_ch2.png"
     for row in images.itertuples():
         for channel in (1, 2, 3):
             plane = read_png8(tmp_path / row[4 + channel], (HEIGHT, WIDTH))
-            assert np.abs(plane - seen(int(row.image_id), channel)).max() <= 3, (row, channel)  # what a JPEG of this quality loses
+            # what a JPEG of this quality loses
+            assert np.abs(plane - seen(int(row.image_id), channel)).max() <= 3, (row, channel)
     asked = sum(idr.asked.values())
     assert planes_asked(idr) == 3 * len(images)
     assert idr.asked["/api/v0/m/screens/2651/plates/"] == 2  # two pages
-    assert fetch(fields=(1, 2)).equals(images) and sum(idr.asked.values()) == asked  # nothing is asked twice
-    assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".part", ".tmp", ".tag"))] and not (tmp_path / "failed.csv").exists()
+    # nothing is asked twice
+    assert fetch(fields=(1, 2)).equals(images) and sum(idr.asked.values()) == asked
+    assert (
+        not [p for p in tmp_path.rglob("*") if p.name.endswith((".part", ".tmp", ".tag"))]
+        and not (tmp_path / "failed.csv").exists()
+    )
 
 
 def test_a_choice_of_plates_wells_and_number(idr, fetch, tmp_path):
     images = fetch(plates=["110000251231"], wells=["L08", "1013608248_B3", "110000251231_b12"])
-    assert images[["plate", "well"]].to_numpy().tolist() == [["110000251231", "B12"], ["110000251231", "L8"]]
+    assert images[["plate", "well"]].to_numpy().tolist() == [
+        ["110000251231", "B12"],
+        ["110000251231", "L8"],
+    ]
     assert len(fetch(limit=1)) == 3  # one more, of the first plate; the others stay listed
     assert fetch(plates=["1013608248"], wells=["L8"], fields=[2]).field.tolist().count("2") == 1
     before = sum(idr.asked.values())
@@ -229,7 +334,10 @@ def test_passing_troubles_pass(idr, fetch):
         plane: [(200, {}, cut), (500, {}, None)],
     }
     assert len(fetch(plates=["1013608248"])) == 3
-    assert idr.asked["/api/v0/m/screens/2651/plates/"] == 4 and idr.asked["/webgateway/plate/9001/0/"] == 3
+    assert (
+        idr.asked["/api/v0/m/screens/2651/plates/"] == 4
+        and idr.asked["/webgateway/plate/9001/0/"] == 3
+    )
     assert idr.asked[plane] == 5  # three channels and two troubles
 
 
@@ -238,7 +346,10 @@ def test_passing_troubles_pass(idr, fetch):
     [
         (lambda body: body[: len(body) // 2], "no whole JPEG came"),  # whole by HTTP's lights
         (lambda body: b"<html>Error</html>", "no whole JPEG came"),
-        (lambda body: cv2.imencode(".jpg", np.zeros((5, 5), np.uint8))[1].tobytes(), f"5x5 pixels, {WIDTH}x{HEIGHT} expected"),
+        (
+            lambda body: cv2.imencode(".jpg", np.zeros((5, 5), np.uint8))[1].tobytes(),
+            f"5x5 pixels, {WIDTH}x{HEIGHT} expected",
+        ),
     ],
     ids=["half", "html", "small"],
 )
@@ -249,7 +360,10 @@ def test_an_image_that_cannot_be_had_is_listed_and_tried_again(idr, fetch, tmp_p
         fetch(plates=["1013608248"])
     failed = pd.read_csv(tmp_path / "failed.csv", dtype=str)
     assert failed.iloc[0, :4].tolist() == ["1013608248", "B12", "1", str(image)]
-    assert said in failed.reason[0] and f"{idr.url}/webgateway/render_image/{image}/" in failed.reason[0]
+    assert (
+        said in failed.reason[0]
+        and f"{idr.url}/webgateway/render_image/{image}/" in failed.reason[0]
+    )
     assert pd.read_csv(tmp_path / "images.csv").well.tolist() == ["B3", "L8"]
     idr.broken = {}  # how many of the three planes were asked for depends on the threads
     before = planes_asked(idr)
@@ -277,7 +391,9 @@ def test_damaged_files_are_fetched_again_and_no_others(idr, fetch, tmp_path):
 
 
 def test_stopped_and_started_again(idr, fetch, tmp_path, monkeypatch):
-    """Ctrl-C in the middle of a plate: what is there is listed, and the next call asks only for the rest."""
+    """Ctrl-C in the middle of a plate: what is there is listed, and the next call asks only for the
+    rest.
+    """
     true, calls = module._write_png, []
 
     def stop(path, plane):
@@ -304,11 +420,16 @@ def test_raw_planes_keep_all_but_rounding(idr, fetch, tmp_path):
     for row in images.itertuples():
         for channel in (1, 2, 3):
             plane = read_png8(tmp_path / row[4 + channel], (HEIGHT, WIDTH))
-            assert np.abs(plane - seen(int(row.image_id), channel, windows[channel - 1])).max() <= 0.501
+            assert (
+                np.abs(plane - seen(int(row.image_id), channel, windows[channel - 1])).max()
+                <= 0.501
+            )
     assert planes_asked(idr) == 0
     assert json.loads((tmp_path / "windows.json").read_text()) == {
-        "windows": {f"ch{c}": list(window) for c, window in enumerate(windows, 1)}, "longer_side": None, "planes": "16-bit OME-TIFF",
-    }  # fmt: skip
+        "windows": {f"ch{c}": list(window) for c, window in enumerate(windows, 1)},
+        "longer_side": None,
+        "planes": "16-bit OME-TIFF",
+    }
 
 
 def test_a_server_that_exports_no_tiff_says_so(idr, fetch):
@@ -328,7 +449,10 @@ def test_planes_are_reduced_by_area(idr, fetch, tmp_path):
 
 def test_a_plate_of_other_cells_is_refused(idr, fetch):
     idr.line = "HepG2-ACTB-RAB5A"
-    with pytest.raises(InputError, match="plate 1013608248: IDR says its cells are 'HepG2-ACTB-RAB5A', the annotation table 'A549-ACTB-RAB5A'"):
+    with pytest.raises(
+        InputError,
+        match="plate 1013608248: IDR says its cells are 'HepG2-ACTB-RAB5A', the annotation table 'A549-ACTB-RAB5A'",
+    ):
         fetch()
     assert planes_asked(idr) == 0
 
@@ -345,31 +469,84 @@ def session(idr, tmp_path):
 def test_the_api_reads_what_omero_web_writes(idr, session):
     assert api.plates(session) == PLATES
     images = api.field_images(session, 9002, 2)
-    assert {well: image.id for well, image in images.items()} == {well: image_of(9002, well, 2) for well in WELLS}
+    assert {well: image.id for well, image in images.items()} == {
+        well: image_of(9002, well, 2) for well in WELLS
+    }
     assert api.field_images(session, 9002, 3) == {}
-    assert api.annotations(session, 5) == {"Organism": "Homo sapiens", "Cell Line with Markers": LINE, "Compound Name": "a; b"}
+    assert api.annotations(session, 5) == {
+        "Organism": "Homo sapiens",
+        "Cell Line with Markers": LINE,
+        "Compound Name": "a; b",
+    }
     info = api.image_info(session, 17)
-    assert (info.size.width, info.size.height, info.size.channels, info.meta.type) == (WIDTH, HEIGHT, 3, "uint16")
+    assert (info.size.width, info.size.height, info.size.channels, info.meta.type) == (
+        WIDTH,
+        HEIGHT,
+        3,
+        "uint16",
+    )
     api.rendered_plane(session, 17, 2, 3, (1.5, 6193), (HEIGHT, WIDTH))
-    assert idr.queries[-1] == ("/webgateway/render_image/17/0/0/", {"c": "2|1.5:6193$FFFFFF,-1,-3", "m": "g", "q": "1.0"})
+    assert idr.queries[-1] == (
+        "/webgateway/render_image/17/0/0/",
+        {"c": "2|1.5:6193$FFFFFF,-1,-3", "m": "g", "q": "1.0"},
+    )
 
 
 @pytest.mark.parametrize(
     "ask, path, body, said",
     [
-        (api.plates, "/api/v0/m/screens/2651/plates/", {"message": "Forbidden"}, "data: Field required"),
-        (api.plates, "/api/v0/m/screens/2651/plates/", {"data": [{"@id": "x", "Name": "n"}], "meta": {"totalCount": 1}}, r"data.0.@id"),
-        (api.plates, "/api/v0/m/screens/2651/plates/", {"data": [], "meta": {"totalCount": 9}}, "end after 0 of 9"),
+        (
+            api.plates,
+            "/api/v0/m/screens/2651/plates/",
+            {"message": "Forbidden"},
+            "data: Field required",
+        ),
+        (
+            api.plates,
+            "/api/v0/m/screens/2651/plates/",
+            {"data": [{"@id": "x", "Name": "n"}], "meta": {"totalCount": 1}},
+            r"data.0.@id",
+        ),
+        (
+            api.plates,
+            "/api/v0/m/screens/2651/plates/",
+            {"data": [], "meta": {"totalCount": 9}},
+            "end after 0 of 9",
+        ),
         (api.plates, "/api/v0/m/screens/2651/plates/", [], "the answer: Input should be"),
-        (lambda s: api.field_images(s, 1, 1), "/webgateway/plate/1/0/", {"grid": [[]], "rowlabels": ["A"], "collabels": [1]}, "labels"),
-        (lambda s: api.field_images(s, 1, 1), "/webgateway/plate/1/0/", {"grid": [[{"id": 5}]], "rowlabels": ["A"], "collabels": [1]}, "grid.0.0.wellId"),
-        (lambda s: api.image_info(s, 3), "/webgateway/imgData/3/", {"Exception": "no pixels"}, "size: Field required"),
-        (lambda s: api.annotations(s, 3), "/webclient/api/annotations/", {"annotations": [{"values": "text"}]}, "annotations.0.values"),
+        (
+            lambda s: api.field_images(s, 1, 1),
+            "/webgateway/plate/1/0/",
+            {"grid": [[]], "rowlabels": ["A"], "collabels": [1]},
+            "labels",
+        ),
+        (
+            lambda s: api.field_images(s, 1, 1),
+            "/webgateway/plate/1/0/",
+            {"grid": [[{"id": 5}]], "rowlabels": ["A"], "collabels": [1]},
+            "grid.0.0.wellId",
+        ),
+        (
+            lambda s: api.image_info(s, 3),
+            "/webgateway/imgData/3/",
+            {"Exception": "no pixels"},
+            "size: Field required",
+        ),
+        (
+            lambda s: api.annotations(s, 3),
+            "/webclient/api/annotations/",
+            {"annotations": [{"values": "text"}]},
+            "annotations.0.values",
+        ),
     ],
 )
-def test_an_answer_of_another_shape_names_url_and_key_and_is_not_kept(idr, session, ask, path, body, said):
+def test_an_answer_of_another_shape_names_url_and_key_and_is_not_kept(
+    idr, session, ask, path, body, said
+):
     true = idr.answer
-    idr.answer = lambda asked, query: json.dumps(body).encode() if asked == path else true(asked, query)
+    idr.answer = lambda asked, query: (
+        json.dumps(body).encode() if asked == path else true(asked, query)
+    )
     with pytest.raises(InputError, match=said) as caught:
         ask(session)
     assert f"{idr.url}{path}" in str(caught.value) and "\n" not in str(caught.value)

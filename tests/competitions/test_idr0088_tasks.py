@@ -18,7 +18,16 @@ from cellsignal.competitions.idr0088.folds_table import deal_compounds
 from cellsignal.errors import ImageError, InputError
 from cellsignal.images import read_png8
 
-SMALL = {"lines": 2, "compounds_per_moa": 3, "test_compounds_per_moa": 1, "doses": 2, "replicates": 1, "batches": 1, "controls": 2, "size": 16}
+SMALL = {
+    "lines": 2,
+    "compounds_per_moa": 3,
+    "test_compounds_per_moa": 1,
+    "doses": 2,
+    "replicates": 1,
+    "batches": 1,
+    "controls": 2,
+    "size": 16,
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +45,25 @@ def copy(root, tmp_path):
     return tmp_path
 
 
-# folds -----------------------------------------------------------------------------------------------------------------------------------
+# folds
+# --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 30), st.frozensets(st.integers(0, 3), max_size=3)), min_size=8, max_size=40), st.integers(2, 4))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30), st.frozensets(st.integers(0, 3), max_size=3)),
+        min_size=8,
+        max_size=40,
+    ),
+    st.integers(2, 4),
+)
 def test_compounds_and_their_stereoisomers_stay_whole(drawn, n_splits):
     table = pd.DataFrame(
         {
-            "compound": [f"{skeleton:014d}-{number:08d}SA-N" for number, (skeleton, _) in enumerate(drawn)],
+            "compound": [
+                f"{skeleton:014d}-{number:08d}SA-N" for number, (skeleton, _) in enumerate(drawn)
+            ],
             "labels": [tuple(sorted(labels)) for _, labels in drawn],
             "n": range(1, len(drawn) + 1),
         }
@@ -54,28 +73,53 @@ def test_compounds_and_their_stereoisomers_stay_whole(drawn, n_splits):
             deal_compounds(table, 4, n_splits)
         return
     made = deal_compounds(table, 4, n_splits)
-    assert sorted(made["compound"]) == sorted(table["compound"]) and set(made.fold) == set(range(n_splits))
+    assert sorted(made["compound"]) == sorted(table["compound"]) and set(made.fold) == set(
+        range(n_splits)
+    )
     assert (made.groupby(made["compound"].str[:14]).fold.nunique() == 1).all()
     labels = table.set_index("compound")["labels"]
-    assert all(text == "+".join(map(str, labels[name])) for name, text in zip(made["compound"], made.label, strict=True))
+    assert all(
+        text == "+".join(map(str, labels[name]))
+        for name, text in zip(made["compound"], made.label, strict=True)
+    )
 
 
 def test_every_class_is_spread():
-    """As many compounds of each of ten classes as folds allow; at random a fold would often lack one."""
+    """As many compounds of each of ten classes as folds allow; at random a fold would often lack
+    one.
+    """
     labels = [(i % 10,) if i % 3 else (i % 10, (i + 1) % 10) for i in range(100)]
-    table = pd.DataFrame({"compound": [f"{i:014d}-X" for i in range(100)], "labels": [tuple(sorted(x)) for x in labels], "n": 1})
+    table = pd.DataFrame(
+        {
+            "compound": [f"{i:014d}-X" for i in range(100)],
+            "labels": [tuple(sorted(x)) for x in labels],
+            "n": 1,
+        }
+    )
     made = deal_compounds(table, 10, 5)
-    assert made.equals(deal_compounds(table.sample(frac=1, random_state=1), 10, 5)), "whatever the order of the rows"
+    assert made.equals(deal_compounds(table.sample(frac=1, random_state=1), 10, 5)), (
+        "whatever the order of the rows"
+    )
     found = balance(made, [f"c{i}" for i in range(10)])
     spread = found.groupby("class").positives.agg(["min", "max"])
     assert (spread["max"] - spread["min"] <= 1).all() and found.compounds.between(19, 21).all()
 
 
 def test_balance_by_hand():
-    table = pd.DataFrame({"fold": ["0", "0", "1"], "compound": list("abc"), "label": ["0+1", "", "1"], "n": ["5", "7", "2"]})
+    table = pd.DataFrame(
+        {
+            "fold": ["0", "0", "1"],
+            "compound": list("abc"),
+            "label": ["0+1", "", "1"],
+            "n": ["5", "7", "2"],
+        }
+    )
     assert balance(table, ("x", "y")).to_numpy().tolist() == [
-        [0, "x", 1, 2, 0.5, 5, 12], [0, "y", 1, 2, 0.5, 5, 12], [1, "x", 0, 1, 0.0, 0, 2], [1, "y", 1, 1, 1.0, 2, 2],
-    ]  # fmt: skip
+        [0, "x", 1, 2, 0.5, 5, 12],
+        [0, "y", 1, 2, 0.5, 5, 12],
+        [1, "x", 0, 1, 0.0, 0, 2],
+        [1, "y", 1, 1, 1.0, 2, 2],
+    ]
     lines = [line.split() for line in balance_table(table, ("x", "y")).splitlines()]
     assert lines[1] == ["x", "1", "0", "1", "0.3333", "0.0000", "to", "0.5000"]
     assert lines[3:] == [["(compounds)", "2", "1", "3"], ["(wells)", "12", "2", "14"]]
@@ -84,17 +128,45 @@ def test_balance_by_hand():
 def test_folds_from_samples_and_from_the_annotation_agree(root, tmp_path, capsys):
     competition = Idr0088Moa()
     made = competition.named_folds("compound", competition.samples(root))
-    assert main(["idr0088_moa", "--annotation", str(find_annotation(root)), "--out", str(tmp_path / "folds.csv")]) == 0
+    assert (
+        main(
+            [
+                "idr0088_moa",
+                "--annotation",
+                str(find_annotation(root)),
+                "--out",
+                str(tmp_path / "folds.csv"),
+            ]
+        )
+        == 0
+    )
     written = pd.read_csv(tmp_path / "folds.csv", keep_default_na=False)
-    assert written[["fold", "compound", "label", "n"]].astype(str).equals(made.astype(str)) and "CMPD" not in written.columns
-    assert "(compounds)" in capsys.readouterr().out and competition.balance_table(made, root).startswith(" ")
+    assert (
+        written[["fold", "compound", "label", "n"]].astype(str).equals(made.astype(str))
+        and "CMPD" not in written.columns
+    )
+    assert "(compounds)" in capsys.readouterr().out and competition.balance_table(
+        made, root
+    ).startswith(" ")
     with pytest.raises(InputError, match="'cell'"):
         competition.named_folds("cell", competition.samples(root))
-    assert main(["idr0088_gpcr", "--annotation", str(tmp_path / "none.zip"), "--out", str(tmp_path / "x.csv")]) == 2
+    assert (
+        main(
+            [
+                "idr0088_gpcr",
+                "--annotation",
+                str(tmp_path / "none.zip"),
+                "--out",
+                str(tmp_path / "x.csv"),
+            ]
+        )
+        == 2
+    )
     assert re.fullmatch(r"error: .*none\.zip: no such file\n", capsys.readouterr().err)
 
 
-# samples ---------------------------------------------------------------------------------------------------------------------------------
+# samples
+# --------------------------------------------------------------------------------------------------
 
 
 def test_labels_come_from_the_compound_not_from_the_row(root):
@@ -112,10 +184,16 @@ def test_the_two_tasks_see_the_same_wells(root):
     gpcr, moa = Idr0088Gpcr().samples(root), Idr0088Moa().samples(root)
     pd.testing.assert_frame_equal(gpcr.drop(columns="labels"), moa.drop(columns="labels"))
     names = Idr0088Moa().classes(root)
-    agonists = {i for i, name in enumerate(names) if name in ("Beta-adrenergic receptor agonist", "Cannabinoid receptor agonist")}
+    agonists = {
+        i
+        for i, name in enumerate(names)
+        if name in ("Beta-adrenergic receptor agonist", "Cannabinoid receptor agonist")
+    }
     known = moa["labels"].notna()
     assert gpcr["labels"].notna().equals(known)
-    assert gpcr["labels"][known].map(bool).tolist() == [bool(agonists & set(labels)) for labels in moa["labels"][known]]
+    assert gpcr["labels"][known].map(bool).tolist() == [
+        bool(agonists & set(labels)) for labels in moa["labels"][known]
+    ]
 
 
 def test_treatments_are_those_of_the_samples(root):
@@ -147,7 +225,10 @@ def test_images_of_no_well_doubled_or_missing_are_refused(copy):
     path = copy / "images.csv"
     frame = pd.read_csv(path, dtype=str)
     frame.assign(well=["P24", *frame.well[1:]]).to_csv(path, index=False)
-    with pytest.raises(InputError, match=r"images\.csv: row 2: well 'P24' of its plate is not in idr0088.*its plate is '\d+'"):
+    with pytest.raises(
+        InputError,
+        match=r"images\.csv: row 2: well 'P24' of its plate is not in idr0088.*its plate is '\d+'",
+    ):
         Idr0088Gpcr().samples(copy)
     pd.concat([frame, frame.head(1)]).to_csv(path, index=False)
     with pytest.raises(InputError, match=rf"row {len(frame) + 2}: field .* stands there twice"):
@@ -165,6 +246,9 @@ def test_channels_are_stacked_and_held_to_one_size(root, tmp_path):
     files = competition.samples(root).files[0]
     image = competition.read(root, files)
     assert image.shape == (3, 16, 16) and image.dtype == np.uint8
-    assert all(np.array_equal(plane, read_png8(root / name)) for plane, name in zip(image, files, strict=True))
+    assert all(
+        np.array_equal(plane, read_png8(root / name))
+        for plane, name in zip(image, files, strict=True)
+    )
     with pytest.raises(ImageError, match="16x16 pixels, 20x16 expected"):
         competition.read(root, files, (16, 20))

@@ -40,7 +40,9 @@ SCORES = np.array([[0.9, -3.0], [0.1, 7.5], [0.8, 2.0], [0.85, 3.0], [-1e9, 0.0]
 
 
 def submission_of(scores=SCORES):
-    return pd.DataFrame(scores, columns=list(CLASSES)).pipe(lambda f: pd.concat([pd.Series(IDS, name="well_id"), f], axis=1))
+    return pd.DataFrame(scores, columns=list(CLASSES)).pipe(
+        lambda f: pd.concat([pd.Series(IDS, name="well_id"), f], axis=1)
+    )
 
 
 def answers_file(tmp_path, **beside):
@@ -55,13 +57,23 @@ def test_it_is_no_competition_by_itself():
 
 
 def test_the_score_by_hand(tmp_path):
-    """First class: positives at ranks 1 and 3 of 5: (1 + 2/3) / 2. Second: at ranks 2 and 3: (1/2 + 2/3) / 2."""
+    """First class: positives at ranks 1 and 3 of 5: (1 + 2/3) / 2. Second: at ranks 2 and 3: (1/2 +
+    2/3) / 2.
+    """
     answers = Toy().answers(answers_file(tmp_path))
-    assert Toy().score(submission_of(), answers) == pytest.approx(((1 + 2 / 3) / 2 + (1 / 2 + 2 / 3) / 2) / 2)
+    assert Toy().score(submission_of(), answers) == pytest.approx(
+        ((1 + 2 / 3) / 2 + (1 / 2 + 2 / 3) / 2) / 2
+    )
     assert Toy().score(submission_of(TRUTH), answers) == 1.0
-    assert Toy().score(submission_of(), answers.sample(frac=1, random_state=0)) == Toy().score(submission_of(), answers)
-    assert Toy().score(Toy().sample_submission(ROOT), answers) == pytest.approx(0.4), "equal scores: the prevalence"
-    assert Toy().score(submission_of()[["well_id", *CLASSES[::-1]]], answers) == Toy().score(submission_of(), answers)
+    assert Toy().score(submission_of(), answers.sample(frac=1, random_state=0)) == Toy().score(
+        submission_of(), answers
+    )
+    assert Toy().score(Toy().sample_submission(ROOT), answers) == pytest.approx(0.4), (
+        "equal scores: the prevalence"
+    )
+    assert Toy().score(submission_of()[["well_id", *CLASSES[::-1]]], answers) == Toy().score(
+        submission_of(), answers
+    )
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.integers(1, 5), st.booleans())
@@ -85,8 +97,12 @@ def test_the_macro_average_is_sklearns(seed, rows, classes, unknown):
 
 def test_a_class_without_positives_does_not_count(tmp_path):
     answers = Toy().answers(answers_file(tmp_path))
-    assert Toy().score(submission_of(), answers.assign(**{CLASSES[1]: 0})) == pytest.approx((1 + 2 / 3) / 2)
-    with pytest.raises(InputError, match="none of the 2 classes has both a positive and a negative"):
+    assert Toy().score(submission_of(), answers.assign(**{CLASSES[1]: 0})) == pytest.approx(
+        (1 + 2 / 3) / 2
+    )
+    with pytest.raises(
+        InputError, match="none of the 2 classes has both a positive and a negative"
+    ):
         Toy().score(submission_of(), answers.assign(**dict.fromkeys(CLASSES, 1)))
 
 
@@ -99,7 +115,10 @@ def test_format_scores_takes_the_order_of_the_sample_submission():
         Toy().format_scores(IDS[:4], SCORES[:4], ROOT)
     with pytest.raises(InvalidSubmission, match="1 doubled ids, first 'P1_A01'"):
         Toy().format_scores([*IDS, IDS[0]], SCORES[[0, 1, 2, 3, 4, 0]], ROOT)
-    with pytest.raises(InvalidSubmission, match=r"1 scores are no finite number, first 'GPCR agonist' of 'P1_A03': inf"):
+    with pytest.raises(
+        InvalidSubmission,
+        match=r"1 scores are no finite number, first 'GPCR agonist' of 'P1_A03': inf",
+    ):
         Toy().format_scores(IDS, np.where((SCORES == 2.0), np.inf, SCORES), ROOT)
 
 
@@ -113,17 +132,31 @@ REFUSED = {
     "no column 'GPCR agonist'": submission_of().drop(columns="GPCR agonist"),
     "no column 'well_id'": submission_of().drop(columns="well_id"),
     "unexpected column 'labels'": submission_of().assign(labels=1),
-    "unexpected column 'GPCR agonist'": pd.concat([submission_of(), submission_of()[["GPCR agonist"]]], axis=1),
-    "not in the order of the classes, first 'GPCR agonist'": submission_of()[["well_id", *CLASSES[::-1]]],
+    "unexpected column 'GPCR agonist'": pd.concat(
+        [submission_of(), submission_of()[["GPCR agonist"]]], axis=1
+    ),
+    "not in the order of the classes, first 'GPCR agonist'": submission_of()[
+        ["well_id", *CLASSES[::-1]]
+    ],
     "1 ids missing, first 'P1_A02'": submission_of().drop(index=1),
     "1 ids that are not in the test set, first 'P1_A99'": changed(1, "well_id", "P1_A99").pipe(
         lambda f: pd.concat([submission_of(), f.iloc[[1]]], ignore_index=True)
     ),
-    "1 doubled ids, first 'P1_A03'": pd.concat([submission_of(), submission_of().iloc[[2]]], ignore_index=True),
-    "sample submission's order, first at row 2: 'P2_A02'": submission_of().iloc[::-1].reset_index(drop=True),
-    "1 scores are no finite number, first 'GPCR agonist' of 'P1_A03': nan": changed(2, "GPCR agonist", np.nan),
-    "1 scores are no finite number, first 'Chloride channel, blocker' of 'P2_A01': -inf": changed(3, CLASSES[0], -np.inf),
-    "1 scores are no finite number, first 'GPCR agonist' of 'P1_A01': 'yes'": changed(0, "GPCR agonist", "yes"),
+    "1 doubled ids, first 'P1_A03'": pd.concat(
+        [submission_of(), submission_of().iloc[[2]]], ignore_index=True
+    ),
+    "sample submission's order, first at row 2: 'P2_A02'": submission_of()
+    .iloc[::-1]
+    .reset_index(drop=True),
+    "1 scores are no finite number, first 'GPCR agonist' of 'P1_A03': nan": changed(
+        2, "GPCR agonist", np.nan
+    ),
+    "1 scores are no finite number, first 'Chloride channel, blocker' of 'P2_A01': -inf": changed(
+        3, CLASSES[0], -np.inf
+    ),
+    "1 scores are no finite number, first 'GPCR agonist' of 'P1_A01': 'yes'": changed(
+        0, "GPCR agonist", "yes"
+    ),
 }
 
 
@@ -140,18 +173,28 @@ def test_a_wrong_submission_is_refused_by_name(message, tmp_path):
 
 def test_a_right_submission_passes():
     Toy().validate_submission(submission_of(), Toy().sample_submission(ROOT), CLASSES)
-    Toy().validate_submission(submission_of(TRUTH.astype(bool)), Toy().sample_submission(ROOT), CLASSES)
+    Toy().validate_submission(
+        submission_of(TRUTH.astype(bool)), Toy().sample_submission(ROOT), CLASSES
+    )
     Toy().validate_submission(Toy().sample_submission(ROOT), Toy().sample_submission(ROOT), CLASSES)
 
 
 def test_answers_know_the_classes_and_what_stands_beside_them(tmp_path):
     plain = Toy().answers(answers_file(tmp_path))
-    assert list(plain.columns) == ["well_id", *CLASSES, "leaderboard"] and set(plain.leaderboard) == {"private"}
+    assert list(plain.columns) == ["well_id", *CLASSES, "leaderboard"] and set(
+        plain.leaderboard
+    ) == {"private"}
     assert (plain[list(CLASSES)].to_numpy() == TRUTH).all() and list(plain.well_id) == list(IDS)
     board = ["public", "public", "private", "private", "private"]
-    full = Toy().answers(answers_file(tmp_path, compound=list("aabbc"), leaderboard=board, plate=[1, 1, 1, 2, 2]))
+    full = Toy().answers(
+        answers_file(tmp_path, compound=list("aabbc"), leaderboard=board, plate=[1, 1, 1, 2, 2])
+    )
     assert list(full.columns) == ["well_id", *CLASSES, "leaderboard", "compound", "plate"]
-    assert list(full.leaderboard) == board and list(full.plate) == ["1", "1", "1", "2", "2"] and list(full.compound) == list("aabbc")
+    assert (
+        list(full.leaderboard) == board
+        and list(full.plate) == ["1", "1", "1", "2", "2"]
+        and list(full.compound) == list("aabbc")
+    )
 
 
 def test_answers_are_read_with_a_byte_order_mark_and_other_line_ends(tmp_path):
@@ -174,7 +217,10 @@ def test_answers_are_read_with_a_byte_order_mark_and_other_line_ends(tmp_path):
         ("well_id,A\nx,1\ny,\n", "row 3: A '' is neither 0 nor 1"),
         ("well_id,A,B\nx,1,0\ny,0,0.5\nz,0,2\n", "row 3: B '0.5' is neither 0 nor 1 (2 such rows)"),
         ("well_id,A,compound\nx,1,c\ny,0,\n", "row 3: compound '' is empty"),
-        ("well_id,A,leaderboard\nx,1,public\ny,0,secret\n", "row 3: leaderboard 'secret' is none of"),
+        (
+            "well_id,A,leaderboard\nx,1,public\ny,0,secret\n",
+            "row 3: leaderboard 'secret' is none of",
+        ),
         ("well_id,A\nx,1,2\n", "row 2 has 3 cells, the header has 2"),
     ],
 )

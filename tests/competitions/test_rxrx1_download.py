@@ -1,4 +1,6 @@
-"""The download survives breaks and refuses what would harm: Kaggle's real client against a server on this machine."""
+"""The download survives breaks and refuses what would harm: Kaggle's real client against a server
+on this machine.
+"""
 
 import http.server
 import io
@@ -35,7 +37,9 @@ def write_zip(path, members):
 
 
 def test_unzip_writes_every_file_and_then_none(tmp_path):
-    archive = write_zip(tmp_path / "a.zip", {"x/1.png": b"one", "x/y/2.png": b"two" * 1000, "top.csv": b"t"})
+    archive = write_zip(
+        tmp_path / "a.zip", {"x/1.png": b"one", "x/y/2.png": b"two" * 1000, "top.csv": b"t"}
+    )
     out = tmp_path / "out"
     assert unzip(archive, out) == 3
     assert (out / "x/y/2.png").read_bytes() == b"two" * 1000
@@ -57,7 +61,17 @@ def test_unzip_goes_on_where_it_stopped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../evil", "a/../../evil", "/evil", "..", "C:/evil", "..\\evil", "a\\..\\..\\evil", "\\\\host\\evil"]
+    "name",
+    [
+        "../evil",
+        "a/../../evil",
+        "/evil",
+        "..",
+        "C:/evil",
+        "..\\evil",
+        "a\\..\\..\\evil",
+        "\\\\host\\evil",
+    ],
 )
 def test_unzip_refuses_names_outside_and_writes_nothing(tmp_path, name):
     archive = write_zip(tmp_path / "a.zip", {"good": b"g", name: b"evil"})
@@ -90,7 +104,8 @@ def test_unzip_refuses_to_write_through_a_link_that_is_already_there(tmp_path):
 def test_unzip_names_damage_and_keeps_what_was_good(tmp_path):
     with pytest.raises(InputError, match=r"a\.zip: no such file"):
         unzip(tmp_path / "a.zip", tmp_path)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:  # stored, so that one byte of a file is one byte here
+    # stored, so that one byte of a file is one byte here
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:
         bundle.writestr("1", b"first" * 20)
         bundle.writestr("2", b"SECOND" * 20)
     good = (tmp_path / "a.zip").read_bytes()
@@ -134,7 +149,9 @@ class Kaggle:
                 verb = self.path.rsplit("/", 1)[-1]
                 outer.log.append((verb, asked.get("fileName")))
                 if verb in outer.status:
-                    self.answer(outer.status[verb], b'{"code": %d, "message": "no"}' % outer.status[verb])
+                    self.answer(
+                        outer.status[verb], b'{"code": %d, "message": "no"}' % outer.status[verb]
+                    )
                 elif verb == "ListDataFiles":
                     self.answer(200, json.dumps(outer.page(asked.get("pageToken"))).encode())
                 else:
@@ -178,7 +195,11 @@ class Kaggle:
     def page(self, token):
         names = sorted(self.listed or self.files)
         at = int(token or 0)
-        page = {"files": [{"name": n, "totalBytes": len(self.files.get(n, b""))} for n in names[at : at + 3]]}
+        page = {
+            "files": [
+                {"name": n, "totalBytes": len(self.files.get(n, b""))} for n in names[at : at + 3]
+            ]
+        }
         return page | ({"nextPageToken": str(at + 3)} if at + 3 < len(names) else {})
 
     def fetched(self):
@@ -228,7 +249,9 @@ def test_csvs_and_archives_arrive_in_their_places(kaggle, tmp_path):
     assert (out / "test/HEPG2-08/Plate1/B02_s1_w1.png").read_bytes() == b"test image"
     assert sorted(kaggle.fetched()) == sorted(kaggle.files)
     kept = {p.name for p in (out / ".download").rglob("*") if p.is_file()}
-    assert kept == {"done.json", *(f"{name}.json.gz" for name in kaggle.files)}, "no archive is left"
+    assert kept == {"done.json", *(f"{name}.json.gz" for name in kaggle.files)}, (
+        "no archive is left"
+    )
     kaggle.log.clear()
     download(out)
     assert kaggle.fetched() == []
@@ -242,7 +265,9 @@ def test_csvs_and_archives_arrive_in_their_places(kaggle, tmp_path):
 
 @pytest.mark.parametrize("harm", ["folder gone", "file gone", "file cut", "list gone", "old note"])
 def test_done_counts_only_while_its_files_are_there(kaggle, tmp_path, caplog, harm):
-    kaggle.files["train.zip"] = zipped({f"A/Plate1/B0{n}_s1_w1.png": b"train image" for n in range(2, 6)})
+    kaggle.files["train.zip"] = zipped(
+        {f"A/Plate1/B0{n}_s1_w1.png": b"train image" for n in range(2, 6)}
+    )
     kaggle.files["test.zip"] = zipped({"test/B/Plate1/B02_s1_w1.png": b"test image"})
     out = tmp_path / "out"
     download(out)
@@ -256,7 +281,11 @@ def test_done_counts_only_while_its_files_are_there(kaggle, tmp_path, caplog, ha
     elif harm == "list gone":
         (out / ".download/lists/train.zip.json.gz").unlink()
     else:
-        notes.write_text(json.dumps(json.loads(notes.read_text()) | {"train.zip": len(kaggle.files["train.zip"])}))
+        notes.write_text(
+            json.dumps(
+                json.loads(notes.read_text()) | {"train.zip": len(kaggle.files["train.zip"])}
+            )
+        )
     kaggle.log.clear()
     download(out)
     assert kaggle.fetched() == ["train.zip"] and image.read_bytes() == b"train image"
@@ -275,7 +304,9 @@ def test_an_old_note_counts_where_all_images_of_the_metadata_are_there(
     root, out = simulated("rxrx1"), tmp_path / "out"
     kaggle.files = {name: (root / name).read_bytes() for name in CSVS}
     folders = {
-        folder: {p.relative_to(root).as_posix(): p.read_bytes() for p in (root / folder).rglob("*.png")}
+        folder: {
+            p.relative_to(root).as_posix(): p.read_bytes() for p in (root / folder).rglob("*.png")
+        }
         for folder in ("train", "test")
     }
     if whole:
@@ -293,7 +324,9 @@ def test_an_old_note_counts_where_all_images_of_the_metadata_are_there(
     if gone:
         image.unlink()
     download(out)
-    archives = [entry for entry in kaggle.log if entry[0].startswith("Download") and entry[1] not in CSVS]
+    archives = [
+        entry for entry in kaggle.log if entry[0].startswith("Download") and entry[1] not in CSVS
+    ]
     assert [name for _, name in archives] == (asked if gone else [])
     assert image.is_file() and (f"{min(folders['train'])} is gone" in caplog.text) == gone
     (out / max(folders["test"])).unlink()  # the files have a list now
@@ -307,11 +340,15 @@ def test_an_archive_of_everything_is_fetched_again_when_an_image_is_gone(kaggle,
     download(tmp_path / "out")
     (tmp_path / "out" / next(iter(images))).unlink()
     download(tmp_path / "out")
-    assert all((tmp_path / "out" / name).read_bytes() == content for name, content in images.items())
+    assert all(
+        (tmp_path / "out" / name).read_bytes() == content for name, content in images.items()
+    )
 
 
 def test_a_broken_line_is_taken_up_where_it_broke(kaggle, tmp_path):
-    """Within a run the client tries again by itself; after it gave up, the next run goes on with the bytes on disk."""
+    """Within a run the client tries again by itself; after it gave up, the next run goes on with
+    the bytes on disk.
+    """
     kaggle.files["train.csv"] = bytes(range(256)) * 4096 * 8  # the client writes in pieces of 1 MiB
     kaggle.cut = {"train.csv": 6}
     with pytest.raises(InputError, match=r"download broke off .*it resumes"):
@@ -322,7 +359,11 @@ def test_a_broken_line_is_taken_up_where_it_broke(kaggle, tmp_path):
     kaggle.log.clear()
     download(tmp_path / "out")
     assert (tmp_path / "out/train.csv").read_bytes() == kaggle.files["train.csv"]
-    assert [entry[2] for entry in kaggle.log if entry[:2] == ("GET", "train.csv")][-1] >= starts[-1] > 0
+    assert (
+        [entry[2] for entry in kaggle.log if entry[:2] == ("GET", "train.csv")][-1]
+        >= starts[-1]
+        > 0
+    )
 
 
 def test_a_csv_that_comes_zipped_is_unpacked(kaggle, tmp_path, monkeypatch):
@@ -356,7 +397,12 @@ def test_single_images_on_the_list_mean_one_archive(kaggle, tmp_path):
 
 @pytest.mark.parametrize(
     "status, message",
-    [(401, "kaggle.com/settings"), (403, "accept the rules at"), (429, "wait"), (500, "answered 500")],
+    [
+        (401, "kaggle.com/settings"),
+        (403, "accept the rules at"),
+        (429, "wait"),
+        (500, "answered 500"),
+    ],
 )
 def test_what_kaggle_refuses_is_one_line(kaggle, tmp_path, status, message):
     kaggle.status["ListDataFiles"] = status
@@ -376,7 +422,12 @@ def test_missing_credentials_are_one_line_that_says_where(client, tmp_path, caps
     with pytest.raises(InputError) as caught:
         RxRx1().download(tmp_path / "out")
     text = str(caught.value)
-    for word in ("https://www.kaggle.com/settings", "KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "~/.kaggle/kaggle.json"):
+    for word in (
+        "https://www.kaggle.com/settings",
+        "KAGGLE_API_TOKEN",
+        "KAGGLE_USERNAME",
+        "~/.kaggle/kaggle.json",
+    ):
         assert word in text
     assert "\n" not in text
     assert capsys.readouterr() == ("", "")  # Kaggle's own page of help is not printed beside it

@@ -1,4 +1,6 @@
-"""The hidden plate design is recovered from training labels, and anything that contradicts it is named."""
+"""The hidden plate design is recovered from training labels, and anything that contradicts it is
+named.
+"""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,9 @@ pytestmark = pytest.mark.slow
 
 
 def design(n_groups, size, shifts, seed=0, lost=0.0):
-    """One well for each class and experiment, plates dealt by rotation; and the true group of each class."""
+    """One well for each class and experiment, plates dealt by rotation; and the true group of each
+    class.
+    """
     rng = np.random.default_rng(seed)
     truth = rng.permutation(np.repeat(np.arange(n_groups), size))
     rows = []
@@ -26,7 +30,9 @@ def design(n_groups, size, shifts, seed=0, lost=0.0):
     frame = pd.DataFrame(rows, columns=["experiment", "plate", "label", "target_id"])
     keep = rng.random(len(frame)) >= lost
     frame = frame[keep].sample(frac=1, random_state=seed)
-    return frame.assign(split="train", role="treatment", well="C03", label=frame.label.astype("Int64")), truth
+    return frame.assign(
+        split="train", role="treatment", well="C03", label=frame.label.astype("Int64")
+    ), truth
 
 
 def same_partition(a, b):
@@ -45,7 +51,9 @@ def test_any_rotating_design_is_recovered(n_groups, size, shifts, seed):
     groups = plate_groups(samples)
     assert same_partition(groups.class_group, truth) and groups.n_groups == n_groups
     found = rotations(groups)
-    assert [found[f"E-{i + 1:02d}"] for i in range(len(shifts))] == [(s - shifts[0]) % n_groups for s in shifts]
+    assert [found[f"E-{i + 1:02d}"] for i in range(len(shifts))] == [
+        (s - shifts[0]) % n_groups for s in shifts
+    ]
     for row in samples.itertuples():
         assert groups.plate_group[row.experiment, row.plate] == groups.class_group[row.label]
 
@@ -57,7 +65,9 @@ def test_missing_wells_do_not_matter():
 
 def test_test_labels_and_controls_are_not_used():
     samples, _ = design(4, 5, [0, 1, 2])
-    hidden = samples[samples.experiment == "E-03"].assign(split="test", label=lambda f: f.label.to_numpy()[::-1])
+    hidden = samples[samples.experiment == "E-03"].assign(
+        split="test", label=lambda f: f.label.to_numpy()[::-1]
+    )
     control = samples.iloc[[0]].assign(role="positive_control", label=99, target_id="c")
     groups = plate_groups(pd.concat([samples[samples.experiment != "E-03"], hidden, control]))
     assert {experiment for experiment, _ in groups.plate_group} == {"E-01", "E-02"}
@@ -113,23 +123,28 @@ def test_every_real_row_obeys_the_design(real_data):
 
 
 def shared_wells(wells, others, offset):
-    """Wells of one experiment that another has `offset` plates on, and those of them with its class."""
+    """Wells of one experiment that another has `offset` plates on, and those of them with its
+    class.
+    """
     places = {
         (int(plate), well): sirna
         for plate, well, sirna in zip(others.plate, others.well, others.sirna, strict=True)
     }
     rows = zip(wells.plate, wells.well, wells.sirna, strict=True)
     met = [
-        (sirna, places.get(((int(plate) - 1 + offset) % 4 + 1, well))) for plate, well, sirna in rows
+        (sirna, places.get(((int(plate) - 1 + offset) % 4 + 1, well)))
+        for plate, well, sirna in rows
     ]
     return sum(other is not None for _, other in met), sum(sirna == other for sirna, other in met)
 
 
 def test_the_real_repeats_of_rpe03(real_data):
-    """HUVEC-07 and RPE-03 repeat each other, one plate on; of HUVEC-18 the tables show positions alone.
+    """HUVEC-07 and RPE-03 repeat each other, one plate on; of HUVEC-18 the tables show positions
+    alone.
 
-    Its labels are published to be those of RPE-03 three plates on. Every plate has the same treated positions, so the
-    competition's own tables agree with that, and with the other three rotations as well.
+    Its labels are published to be those of RPE-03 three plates on. Every plate has the same treated
+    positions, so the competition's own tables agree with that, and with the other three rotations
+    as well.
     """
     train = pd.read_csv(real_data / "rxrx1" / "train.csv")
     source, twin = (train[train.experiment == name] for name in ("RPE-03", "HUVEC-07"))

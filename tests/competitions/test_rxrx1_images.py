@@ -43,7 +43,9 @@ def test_a_file_of_another_size_is_named(root, odd, shape):
     write_site(root)
     path = root / files_of(root)[odd - 1]
     cv2.imwrite(str(path), np.zeros((16, 16), np.uint8))
-    with pytest.raises(ImageError, match=rf"C03_s1_w{odd}\.png: 16x16 pixels, 32x32 expected") as caught:
+    with pytest.raises(
+        ImageError, match=rf"C03_s1_w{odd}\.png: 16x16 pixels, 32x32 expected"
+    ) as caught:
         RxRx1().read(root, files_of(root), shape)
     assert caught.value.kind == "wrong_size"
 
@@ -111,13 +113,26 @@ def test_combine_metadata_has_the_known_columns_and_order(root):
     frame = io.combine_metadata(root)
     assert frame.index.name == "id_code"
     assert frame.columns.tolist() == [
-        "cell_type", "dataset", "experiment", "plate", "sirna", "site", "well", "well_type",
-    ]  # fmt: skip
-    assert (frame.plate.dtype, frame.sirna.dtype, frame.site.dtype) == (np.int64, np.float64, np.int64)
+        "cell_type",
+        "dataset",
+        "experiment",
+        "plate",
+        "sirna",
+        "site",
+        "well",
+        "well_type",
+    ]
+    assert (frame.plate.dtype, frame.sirna.dtype, frame.site.dtype) == (
+        np.int64,
+        np.float64,
+        np.int64,
+    )
     assert len(frame) == 2 * 7 * 2 * 4
     for dataset, rows in (("test", frame.iloc[:56]), ("train", frame.iloc[56:])):
         assert set(rows.dataset) == {dataset}
-        assert list(zip(rows.index, rows.site, strict=True)) == sorted(zip(rows.index, rows.site, strict=True))
+        assert list(zip(rows.index, rows.site, strict=True)) == sorted(
+            zip(rows.index, rows.site, strict=True)
+        )
     assert frame.sirna.isna().equals((frame.dataset == "test") & (frame.well_type == "treatment"))
     bare = io.combine_metadata(root, include_controls=False)
     assert len(bare) == 2 * 4 * 2 * 4 and "well_type" not in bare
@@ -126,12 +141,16 @@ def test_combine_metadata_has_the_known_columns_and_order(root):
 
 
 def test_combine_metadata_of_the_release_by_site_is_the_same(tmp_path):
-    """rxrx.ai's metadata.csv of the same wells gives the same frame; a site that it lacks has no row."""
+    """rxrx.ai's metadata.csv of the same wells gives the same frame; a site that it lacks has no
+    row.
+    """
     truth = write_release(tmp_path / "wells")
     write_site_file(tmp_path / "sites", truth)
     for controls in (True, False):
         frame = io.combine_metadata(tmp_path / "wells", include_controls=controls)
-        pd.testing.assert_frame_equal(io.combine_metadata(tmp_path / "sites", include_controls=controls), frame)
+        pd.testing.assert_frame_equal(
+            io.combine_metadata(tmp_path / "sites", include_controls=controls), frame
+        )
     path = tmp_path / "sites" / "metadata.csv"
     rows = pd.read_csv(path, dtype=str)
     absent = rows.iloc[3]
@@ -157,10 +176,16 @@ def test_real_site_and_metadata(real_data):
     image = io.load_site("train", "RPE-01", 3, "B02", 1, base_path=root)
     assert image.shape == (512, 512, 6) and image.dtype == np.uint8
     files = tuple(f"train/RPE-01/Plate3/B02_s1_w{c}.png" for c in range(1, 7))
-    np.testing.assert_array_equal(RxRx1().read(root, files, RxRx1.image_shape), image.transpose(2, 0, 1))
+    np.testing.assert_array_equal(
+        RxRx1().read(root, files, RxRx1.image_shape), image.transpose(2, 0, 1)
+    )
     rgb = io.load_site_as_rgb("train", "RPE-01", 3, "B02", 1, base_path=root)
     assert rgb.shape == (512, 512, 3) and rgb.min() >= 0 and 0 < rgb.max() <= 255
     assert RxRx1().root_shape(root) == (512, 512)
     frame = io.combine_metadata(root)
-    assert len(frame) == 125_510 and frame.dataset.iloc[0] == "test" and frame.index[0] == "HEPG2-08_1_B02"
+    assert (
+        len(frame) == 125_510
+        and frame.dataset.iloc[0] == "test"
+        and frame.index[0] == "HEPG2-08_1_B02"
+    )
     assert int(frame.sirna.isna().sum()) == 2 * 19_897

@@ -1,4 +1,6 @@
-"""The three releases of RxRx1's metadata give the same samples; damage is one line that names the place."""
+"""The three releases of RxRx1's metadata give the same samples; damage is one line that names the
+place.
+"""
 
 import shutil
 
@@ -7,11 +9,16 @@ import pandas as pd
 import pytest
 
 from cellsignal.competitions.rxrx1 import RxRx1
-from cellsignal.competitions.rxrx1.competition import PUBLISHED, public_experiments, published_counts
+from cellsignal.competitions.rxrx1.competition import (
+    PUBLISHED,
+    public_experiments,
+    published_counts,
+)
 from cellsignal.competitions.rxrx1.metadata import read_answers, read_wells
 from cellsignal.errors import InputError
 
-K, POSITIVE, NEGATIVE = 8, (8, 9), 10  # eight treatments in two groups of four, two positive controls, one untreated
+# eight treatments in two groups of four, two positive controls, one untreated
+K, POSITIVE, NEGATIVE = 8, (8, 9), 10
 PLATES = {1: (0, 1, 2, 3), 2: (4, 5, 6, 7)}
 
 
@@ -22,10 +29,28 @@ def write_release(root, train=("HEPG2-01", "RPE-01"), test=("HEPG2-02", "RPE-02"
         for experiment in experiments:
             for plate, labels in PLATES.items():
                 for column, label in enumerate((*labels, *POSITIVE, NEGATIVE)):
-                    role = "treatment" if label < K else "negative_control" if label == NEGATIVE else "positive_control"
+                    role = (
+                        "treatment"
+                        if label < K
+                        else "negative_control"
+                        if label == NEGATIVE
+                        else "positive_control"
+                    )
                     well = f"C{column + 3:02d}"
-                    rows.append((f"{experiment}_{plate}_{well}", experiment, plate, well, label, role, split))
-    truth = pd.DataFrame(rows, columns=["id_code", "experiment", "plate", "well", "sirna", "well_type", "split"])
+                    rows.append(
+                        (
+                            f"{experiment}_{plate}_{well}",
+                            experiment,
+                            plate,
+                            well,
+                            label,
+                            role,
+                            split,
+                        )
+                    )
+    truth = pd.DataFrame(
+        rows, columns=["id_code", "experiment", "plate", "well", "sirna", "well_type", "split"]
+    )
     shown = truth.copy()
     if text:
         names = [("UNTREATED" if s == NEGATIVE else f"sirna_{s}") for s in shown.sirna]
@@ -39,7 +64,9 @@ def write_release(root, train=("HEPG2-01", "RPE-01"), test=("HEPG2-02", "RPE-02"
         controls = part[part.well_type != "treatment"]
         controls[[*place, "sirna", "well_type"]].to_csv(root / f"{split}_controls.csv", index=False)
     sample = shown[(shown.split == "test") & (shown.well_type == "treatment")][["id_code"]]
-    sample.assign(sirna="sirna_3" if text else 3).to_csv(root / "sample_submission.csv", index=False)
+    sample.assign(sirna="sirna_3" if text else 3).to_csv(
+        root / "sample_submission.csv", index=False
+    )
     return truth
 
 
@@ -85,7 +112,12 @@ def test_the_samples_are_the_wells_twice(release):
     first = samples[samples.sample_id == "HEPG2-01_2_C04_s2"].iloc[0]
     assert (first.target_id, first.well_id) == ("HEPG2-01_2_C04", "HEPG2-01_2_C04")
     assert (first.experiment, first.plate, first.well, first.site) == ("HEPG2-01", "2", "C04", 2)
-    assert (first.cell_type, first.label, first.role, first.compound) == ("HEPG2", 5, "treatment", "5")
+    assert (first.cell_type, first.label, first.role, first.compound) == (
+        "HEPG2",
+        5,
+        "treatment",
+        "5",
+    )
     assert first.files == tuple(f"train/HEPG2-01/Plate2/C04_s2_w{c}.png" for c in range(1, 7))
 
 
@@ -114,11 +146,17 @@ def test_extra_untreated_rows_in_the_treatment_files_become_negative_controls(tm
     root = tmp_path / "b"
     write_release(root, text=True)
     with open(root / "train.csv", "a") as file:
-        file.write("HEPG2-01_1_B02,HEPG2-01,1,B02,UNTREATED\nHEPG2-01_2_B02,HEPG2-01,2,B02,UNTREATED\n")
+        file.write(
+            "HEPG2-01_1_B02,HEPG2-01,1,B02,UNTREATED\nHEPG2-01_2_B02,HEPG2-01,2,B02,UNTREATED\n"
+        )
     samples = RxRx1().samples(root)
     extra = samples[samples.well == "B02"]
     assert len(extra) == 4
-    assert set(extra.role) == {"negative_control"} and set(extra.label) == {NEGATIVE} and extra.compound.isna().all()
+    assert (
+        set(extra.role) == {"negative_control"}
+        and set(extra.label) == {NEGATIVE}
+        and extra.compound.isna().all()
+    )
 
 
 def test_the_site_file_keeps_its_answers_from_the_samples_and_gives_them_to_answers(tmp_path):
@@ -127,7 +165,9 @@ def test_the_site_file_keeps_its_answers_from_the_samples_and_gives_them_to_answ
     samples = RxRx1().samples(tmp_path / "c")
     assert samples.label[(samples.split == "test") & (samples.role == "treatment")].isna().all()
     answers = RxRx1().answers(tmp_path / "c" / "metadata.csv").set_index("id_code").sirna
-    expected = truth[(truth.split == "test") & (truth.well_type == "treatment")].set_index("id_code").sirna
+    expected = (
+        truth[(truth.split == "test") & (truth.well_type == "treatment")].set_index("id_code").sirna
+    )
     assert answers.astype(int).to_dict() == expected.to_dict()
 
 
@@ -165,24 +205,64 @@ def put(column, row, value):
 
 DAMAGE = [
     ("train.csv", lambda f: f.drop(columns="sirna"), r"train\.csv: no column 'sirna'"),
-    ("test_controls.csv", lambda f: f.drop(columns="well_type"), r"test_controls\.csv: no column 'well_type'"),
-    ("train.csv", lambda f: pd.concat([f, f.iloc[[3]]]), r"train\.csv: row 18: id_code 'HEPG2-01_1_C06' occurs more than once"),
-    ("train.csv", put("sirna", 4, ""), r"train\.csv: row 6: sirna is empty; its id_code is 'HEPG2-01_2_C03'"),
+    (
+        "test_controls.csv",
+        lambda f: f.drop(columns="well_type"),
+        r"test_controls\.csv: no column 'well_type'",
+    ),
+    (
+        "train.csv",
+        lambda f: pd.concat([f, f.iloc[[3]]]),
+        r"train\.csv: row 18: id_code 'HEPG2-01_1_C06' occurs more than once",
+    ),
+    (
+        "train.csv",
+        put("sirna", 4, ""),
+        r"train\.csv: row 6: sirna is empty; its id_code is 'HEPG2-01_2_C03'",
+    ),
     ("train.csv", put("sirna", 4, "-3"), r"train\.csv: row 6 .*label '-3' is no siRNA"),
     ("train.csv", put("sirna", 4, "2.5"), r"train\.csv: row 6 .*2\.5"),
     ("train.csv", put("sirna", 4, "mystery"), r"train\.csv: row 6 .*'mystery' is no siRNA"),
-    ("train.csv", lambda f: f[f.sirna != "5"], r"training labels go up to 7 but 1 of them never occur, first 5"),
-    ("train.csv", put("well", 2, "Q03"), r"train\.csv: row 4: well 'Q03' is no address on a 384-well plate"),
+    (
+        "train.csv",
+        lambda f: f[f.sirna != "5"],
+        r"training labels go up to 7 but 1 of them never occur, first 5",
+    ),
+    (
+        "train.csv",
+        put("well", 2, "Q03"),
+        r"train\.csv: row 4: well 'Q03' is no address on a 384-well plate",
+    ),
     ("train.csv", put("well", 2, "B25"), r"train\.csv: row 4: well 'B25'"),
-    ("train.csv", put("plate", 2, "x"), r"train\.csv: row 4: plate 'x' is not a whole number from 1"),
+    (
+        "train.csv",
+        put("plate", 2, "x"),
+        r"train\.csv: row 4: plate 'x' is not a whole number from 1",
+    ),
     ("train.csv", put("experiment", 2, "HEPG2"), r"train\.csv: row 4: experiment 'HEPG2' is not"),
-    ("test.csv", put("id_code", 1, "HEPG2-02_1_C14"), r"test\.csv: row 3: id_code 'HEPG2-02_1_C14' disagrees"),
+    (
+        "test.csv",
+        put("id_code", 1, "HEPG2-02_1_C14"),
+        r"test\.csv: row 3: id_code 'HEPG2-02_1_C14' disagrees",
+    ),
     ("test.csv", put("id_code", 1, ""), r"test\.csv: row 3: id_code is empty"),
     ("train_controls.csv", put("sirna", 0, "2"), r"control well 'HEPG2-01_1_C07' has label 2"),
-    ("train_controls.csv", put("well_type", 0, "odd"), r"train_controls\.csv: row 2: well_type 'odd'"),
-    ("sample_submission.csv", lambda f: f.iloc[1:], r"sample_submission\.csv: id_code 'HEPG2-02_1_C03' of the test"),
-    ("sample_submission.csv", put("id_code", 0, "A"), r"sample_submission\.csv: row 2: id_code 'A' is not in the test set"),
-]  # fmt: skip
+    (
+        "train_controls.csv",
+        put("well_type", 0, "odd"),
+        r"train_controls\.csv: row 2: well_type 'odd'",
+    ),
+    (
+        "sample_submission.csv",
+        lambda f: f.iloc[1:],
+        r"sample_submission\.csv: id_code 'HEPG2-02_1_C03' of the test",
+    ),
+    (
+        "sample_submission.csv",
+        put("id_code", 0, "A"),
+        r"sample_submission\.csv: row 2: id_code 'A' is not in the test set",
+    ),
+]
 
 
 @pytest.mark.parametrize("name, change, message", DAMAGE)
@@ -199,11 +279,15 @@ def test_an_id_in_two_files_is_refused(release):
     root, _ = release
     row = pd.read_csv(root / "train.csv").iloc[[0]].drop(columns="sirna")
     edit(root / "test.csv", lambda frame: pd.concat([frame, row]))
-    with pytest.raises(InputError, match=r"test\.csv: row \d+: id_code 'HEPG2-01_1_C03' also stands in train\.csv"):
+    with pytest.raises(
+        InputError, match=r"test\.csv: row \d+: id_code 'HEPG2-01_1_C03' also stands in train\.csv"
+    ):
         read_wells(root)
 
 
-@pytest.mark.parametrize("name", ["train.csv", "test.csv", "train_controls.csv", "test_controls.csv"])
+@pytest.mark.parametrize(
+    "name", ["train.csv", "test.csv", "train_controls.csv", "test_controls.csv"]
+)
 def test_a_missing_file_is_named(release, name):
     root, _ = release
     (root / name).unlink()
@@ -260,11 +344,17 @@ def test_truth_scores_one_in_either_spelling_and_a_wrong_id_is_refused(tmp_path)
     rxrx1 = RxRx1()
     answers = rxrx1.answers(tmp_path / "c" / "metadata.csv")
     for root in ("a", "b"):
-        submission = rxrx1.format_submission(answers.id_code, answers.sirna.astype(int), tmp_path / root)
-        rxrx1.validate_submission(submission, rxrx1.sample_submission(tmp_path / root), rxrx1.classes(tmp_path / root))
+        submission = rxrx1.format_submission(
+            answers.id_code, answers.sirna.astype(int), tmp_path / root
+        )
+        rxrx1.validate_submission(
+            submission, rxrx1.sample_submission(tmp_path / root), rxrx1.classes(tmp_path / root)
+        )
         assert rxrx1.score(submission, answers) == 1.0
         half = submission.assign(
-            sirna=submission.sirna.where(np.arange(len(submission)) % 2 == 0, submission.sirna.iloc[0])
+            sirna=submission.sirna.where(
+                np.arange(len(submission)) % 2 == 0, submission.sirna.iloc[0]
+            )
         )
         kept = (half.sirna.to_numpy() == submission.sirna.to_numpy()).mean()
         assert rxrx1.score(half, answers) == pytest.approx(kept) and kept < 1
@@ -278,17 +368,27 @@ def test_leaderboard_split_of_a_copy_and_of_one_experiment_a_cell_type(tmp_path)
     pd.DataFrame({"id_code": ids, "sirna": [1, 2, 3]}).to_csv(path, index=False)
     answers = RxRx1().answers(path)
     assert answers.leaderboard.tolist() == ["public", "private", "public"]
-    assert answers.columns.tolist() == ["id_code", "sirna", "experiment", "plate", "cell_type", "leaderboard"]
+    assert answers.columns.tolist() == [
+        "id_code",
+        "sirna",
+        "experiment",
+        "plate",
+        "cell_type",
+        "leaderboard",
+    ]
     assert answers.iloc[1].tolist() == ["HEPG2-10_1_C03", "2", "HEPG2-10", "1", "HEPG2", "private"]
     pd.DataFrame({"id_code": ids[1:], "sirna": [2, 3]}).to_csv(path, index=False)
     assert RxRx1().answers(path).leaderboard.tolist() == ["private", "private"]
-    assert public_experiments(pd.Series(["U2OS-10", "U2OS-9"])) == {"U2OS-9"}  # by number, not by letter
+    # by number, not by letter
+    assert public_experiments(pd.Series(["U2OS-10", "U2OS-9"])) == {"U2OS-9"}
 
 
 def test_answers_name_a_bad_row(tmp_path):
     path = tmp_path / "answers.csv"
     path.write_text("id_code,sirna\nHEPG2-09_1_C03,1\nHEPG2-09_1_C04,\n")
-    with pytest.raises(InputError, match=r"answers\.csv: row 3: sirna is empty; its id_code is 'HEPG2-09_1_C04'"):
+    with pytest.raises(
+        InputError, match=r"answers\.csv: row 3: sirna is empty; its id_code is 'HEPG2-09_1_C04'"
+    ):
         read_answers(path)
 
 
@@ -300,10 +400,18 @@ def test_real_counts_and_the_published_leaderboard(real_data, tmp_path):
     assert len(samples) == 125_510 and RxRx1().classes(root) == tuple(map(str, range(1108)))
     public = public_experiments(samples.experiment[samples.split == "test"])
     assert public == {"HEPG2-08", "HUVEC-17", "RPE-08", "U2OS-04"}
-    test = samples[samples.split == "test"]  # WILDS: 40,612 train sites, 9,854 and 34,432 of the two test parts
+    # WILDS: 40,612 train sites, 9,854 and 34,432 of the two test parts
+    test = samples[samples.split == "test"]
     assert ((samples.split == "train") & (samples.site == 1)).sum() == 40_612
-    assert test.experiment.isin(public).sum() == 9_854 and (~test.experiment.isin(public)).sum() == 34_432
-    pd.testing.assert_frame_equal(RxRx1().sample_submission(root), pd.read_csv(root / "sample_submission.csv"), check_dtype=False)
+    assert (
+        test.experiment.isin(public).sum() == 9_854
+        and (~test.experiment.isin(public)).sum() == 34_432
+    )
+    pd.testing.assert_frame_equal(
+        RxRx1().sample_submission(root),
+        pd.read_csv(root / "sample_submission.csv"),
+        check_dtype=False,
+    )
 
 
 def test_one_real_row_in_error_is_found(real_data, tmp_path):
@@ -312,5 +420,8 @@ def test_one_real_row_in_error_is_found(real_data, tmp_path):
     lines = (tmp_path / "train.csv").read_text().splitlines()
     lines[20_000] = lines[20_000].rsplit(",", 1)[0] + ","
     (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError, match=rf"train\.csv: row 20001: sirna is empty; its id_code is '{lines[20_000].split(',')[0]}'"):
+    with pytest.raises(
+        InputError,
+        match=rf"train\.csv: row 20001: sirna is empty; its id_code is '{lines[20_000].split(',')[0]}'",
+    ):
         read_wells(tmp_path)

@@ -1,4 +1,6 @@
-"""The WILDS split of RxRx1: the published counts on the real CSVs, and what the parts mean on a copy with known rows."""
+"""The WILDS split of RxRx1: the published counts on the real CSVs, and what the parts mean on a
+copy with known rows.
+"""
 
 import numpy as np
 import pandas as pd
@@ -28,11 +30,20 @@ def test_the_real_counts_are_the_published_ones(real_data):
     assert len(experiments["ood_test"]) == 14
     new = experiments["ood_validation"] | experiments["ood_test"]
     assert not new & experiments["train"] and len(new) == 18
-    assert set(samples.site[parts == "train"]) == {1} and set(samples.site[parts == "id_test"]) == {2}
+    assert set(samples.site[parts == "train"]) == {1} and set(samples.site[parts == "id_test"]) == {
+        2
+    }
     wells = samples.well_id.groupby(parts).agg(set)
-    assert wells["train"] == wells["id_test"], "the in-distribution test is the other site of the trained wells"
+    assert wells["train"] == wells["id_test"], (
+        "the in-distribution test is the other site of the trained wells"
+    )
     controls = (samples.role != "treatment").groupby(parts).sum()
-    assert controls.to_dict() == {"train": 4_097, "id_test": 4_097, "ood_validation": 992, "ood_test": 2 * 2_246 - 992}
+    assert controls.to_dict() == {
+        "train": 4_097,
+        "id_test": 4_097,
+        "ood_validation": 992,
+        "ood_test": 2 * 2_246 - 992,
+    }
 
 
 def test_parts_follow_split_site_and_the_public_leaderboard():
@@ -58,7 +69,10 @@ def test_labels_decide_nothing(simulated):
     rxrx1 = RxRx1()
     samples = rxrx1.samples(simulated("rxrx1"))
     parts = rxrx1.protocol_parts("wilds", samples)
-    assert set(parts) <= {*PUBLISHED, ""} and set(parts[samples.split == "train"]) == {"train", "id_test"}
+    assert set(parts) <= {*PUBLISHED, ""} and set(parts[samples.split == "train"]) == {
+        "train",
+        "id_test",
+    }
     assert rxrx1.protocol_parts("wilds", samples.assign(label=pd.NA, compound=None)).equals(parts)
 
 
@@ -91,4 +105,6 @@ def test_the_facts_of_a_protocol_are_told():
     assert wilds.summary.startswith(
         "Scored by site; controls are classes; no plate assignment; no experiment is split. "
     )
-    assert kaggle.summary.startswith("Scored by id; controls are not scored; the plate layout may be used; ")
+    assert kaggle.summary.startswith(
+        "Scored by id; controls are not scored; the plate layout may be used; "
+    )

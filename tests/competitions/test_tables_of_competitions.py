@@ -1,4 +1,6 @@
-"""The rules of tables, over every table of every competition: rows named as in the file, text kept, wells in one spelling, files held to their rows."""
+"""The rules of tables, over every table of every competition: rows named as in the file, text kept,
+wells in one spelling, files held to their rows.
+"""
 
 import csv
 import io
@@ -21,10 +23,18 @@ from cellsignal.folds import make_folds
 
 IDR0088 = {
     "images.csv": ["plate", "well", "field", "image_id", "file_ch1", "file_ch2", "file_ch3"],
-    "idr0088-screenA-annotation.csv.zip": ["Plate", "Well", "Characteristics [Cell Line]", "Compound Name", "Channels", "Plate Location"],
+    "idr0088-screenA-annotation.csv.zip": [
+        "Plate",
+        "Well",
+        "Characteristics [Cell Line]",
+        "Compound Name",
+        "Channels",
+        "Plate Location",
+    ],
 }
 PLACE = ["id_code", "experiment", "plate", "well"]
-# competition -> its tables (a glob, the first one is meant) -> the columns in which no cell may be empty
+# competition -> its tables (a glob, the first one is meant) -> the columns in which no cell may be
+# empty
 TABLES: dict[str, dict[str, list[str]]] = {
     "rxrx1": {
         "train.csv": [*PLACE, "sirna"],
@@ -51,17 +61,40 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "BBBC021_v1_moa.csv": ["compound", "concentration", "moa"],
     },
     "cpjump1": {
-        "workspace/load_data_csv/*/*/load_data.csv": ["FileName_OrigAGP", "FileName_OrigRNA", "Metadata_Plate", "Metadata_Well", "Metadata_Site"],
-        "workspace/metadata/platemaps/*/barcode_platemap.csv": ["Assay_Plate_Barcode", "Plate_Map_Name"],
+        "workspace/load_data_csv/*/*/load_data.csv": [
+            "FileName_OrigAGP",
+            "FileName_OrigRNA",
+            "Metadata_Plate",
+            "Metadata_Well",
+            "Metadata_Site",
+        ],
+        "workspace/metadata/platemaps/*/barcode_platemap.csv": [
+            "Assay_Plate_Barcode",
+            "Plate_Map_Name",
+        ],
         "workspace/metadata/platemaps/*/platemap/*compound*": ["well_position"],
-        "experiment-metadata.tsv": ["Batch", "Assay_Plate_Barcode", "Cell_type", "Time", "Perturbation"],
+        "experiment-metadata.tsv": [
+            "Batch",
+            "Assay_Plate_Barcode",
+            "Cell_type",
+            "Time",
+            "Perturbation",
+        ],
     },
-    "cpjump1_course": {"metadata.csv": ["FileName_OrigRNA", "Metadata_Well", "Metadata_Plate"], "test.csv": ["FileName_OrigRNA", "Metadata_Well"]},
+    "cpjump1_course": {
+        "metadata.csv": ["FileName_OrigRNA", "Metadata_Well", "Metadata_Plate"],
+        "test.csv": ["FileName_OrigRNA", "Metadata_Well"],
+    },
     "idr0088_gpcr": IDR0088,
     "idr0088_moa": IDR0088,
     "mitoreid": {"annotation.xlsx:FDA-list": ["index"], "annotation.xlsx:Novel-list": ["index"]},
 }
-CELLS = [(name, table, column) for name, tables in TABLES.items() for table, columns in tables.items() for column in columns]
+CELLS = [
+    (name, table, column)
+    for name, tables in TABLES.items()
+    for table, columns in tables.items()
+    for column in columns
+]
 WELLS = {
     "rxrx1": ("train.csv", "well"),
     "bbbc021_full": ("BBBC021_v1_image.csv", "Image_Metadata_Well_DAPI"),
@@ -80,7 +113,10 @@ class Table:
         self.path = sorted(root.glob(name))[0]
         if self.sheet:
             sheet = openpyxl.load_workbook(self.path)[self.sheet]
-            self.rows = [["" if cell is None else str(cell) for cell in row] for row in sheet.iter_rows(values_only=True)]
+            self.rows = [
+                ["" if cell is None else str(cell) for cell in row]
+                for row in sheet.iter_rows(values_only=True)
+            ]
             return
         content = self.path.read_bytes()
         if self.path.suffix == ".zip":
@@ -136,14 +172,18 @@ def assert_unchanged(name: str, root: Path, original: Path) -> None:
     samples, before = competition.samples(root), competition.samples(original)
     pd.testing.assert_frame_equal(samples, before)
     assert competition.classes(root) == competition.classes(original)
-    pd.testing.assert_frame_equal(competition.sample_submission(root), competition.sample_submission(original))
+    pd.testing.assert_frame_equal(
+        competition.sample_submission(root), competition.sample_submission(original)
+    )
     group = competition.fold_groups[-1]
     pd.testing.assert_frame_equal(make_folds(samples, group, 2), make_folds(before, group, 2))
 
 
 def test_every_competition_is_here():
     assert set(TABLES) == set(competition_ids())
-    assert set(WELLS) == set(competition_ids()) - {"mitoreid", "bbbc021"}, "which have no addresses of wells"
+    assert set(WELLS) == set(competition_ids()) - {"mitoreid", "bbbc021"}, (
+        "which have no addresses of wells"
+    )
 
 
 @pytest.mark.parametrize("name, table, column", CELLS)
@@ -152,7 +192,11 @@ def test_an_empty_cell_is_named_by_its_row_in_the_file(name, table, column, copy
     damaged = Table(root, table)
     place = damaged.column(column)
     last = len(damaged.rows) - 1  # a row of blanks alone would be a blank line
-    at = next(n for n in range(min(6, last), last + 1) if any(damaged.rows[n][:place] + damaged.rows[n][place + 1 :]))
+    at = next(
+        n
+        for n in range(min(6, last), last + 1)
+        if any(damaged.rows[n][:place] + damaged.rows[n][place + 1 :])
+    )
     damaged.rows[at][place] = " "
     damaged.rows[3:3] = [[""] * len(damaged.rows[0])] * 2 if at >= 3 else []
     at += 2 if at >= 3 else 0
@@ -164,7 +208,9 @@ def test_an_empty_cell_is_named_by_its_row_in_the_file(name, table, column, copy
     assert re.search(rf"\brow {at + 1}: {re.escape(column)} is empty", message), message
 
 
-@pytest.mark.parametrize("name, table", [(name, table) for name, tables in TABLES.items() for table in tables])
+@pytest.mark.parametrize(
+    "name, table", [(name, table) for name, tables in TABLES.items() for table in tables]
+)
 def test_blanks_line_ends_marks_and_blank_lines_change_nothing(name, table, copy, simulated):
     root = copy(name)
     changed = Table(root, table)
@@ -185,7 +231,11 @@ def test_wells_may_lack_their_zero(name, copy, simulated):
     for row in changed.rows[1:]:
         match = re.fullmatch(r"([A-P])(\d+)", row[place])
         number = int(match[2])
-        row[place] = f"{match[1]}{number:02d}" if name.startswith("idr0088") else f"{match[1].lower()}{number}"
+        row[place] = (
+            f"{match[1]}{number:02d}"
+            if name.startswith("idr0088")
+            else f"{match[1].lower()}{number}"
+        )
     assert [row[place] for row in changed.rows] != before
     changed.write()
     assert_unchanged(name, root, simulated(name))
@@ -202,12 +252,18 @@ def test_a_barcode_of_digits_keeps_its_zeros(copy):
     assert plates and all(re.fullmatch(r"0009000\d", plate) for plate in plates)
 
 
-# files and what they say ------------------------------------------------------------------------------------------------------------------
+# files and what they say
+# --------------------------------------------------------------------------------------------------
 
-# competition -> its table, two columns of files of one row, and what the second's file is called there by its name
+# competition -> its table, two columns of files of one row, and what the second's file is called
+# there by its name
 GIVEN = {
     "bbbc021_full": ("BBBC021_v1_image.csv", "Image_FileName_Actin", "Image_FileName_Tubulin"),
-    "cpjump1": ("workspace/load_data_csv/*/*/load_data.csv", "FileName_OrigAGP", "FileName_OrigMito"),
+    "cpjump1": (
+        "workspace/load_data_csv/*/*/load_data.csv",
+        "FileName_OrigAGP",
+        "FileName_OrigMito",
+    ),
     "idr0088_gpcr": ("images.csv", "file_ch1", "file_ch2"),
     "idr0088_moa": ("images.csv", "file_ch2", "file_ch3"),
 }
@@ -220,7 +276,9 @@ def test_one_file_for_two_channels_is_refused_by_its_row(name, copy):
     changed = Table(root, table)
     changed.rows[5][changed.column(second)] = changed.rows[5][changed.column(first)]
     changed.write()
-    with pytest.raises(InputError, match=rf"^{re.escape(str(changed.path))}: row 6: .* is given for the channels ") as refused:
+    with pytest.raises(
+        InputError, match=rf"^{re.escape(str(changed.path))}: row 6: .* is given for the channels "
+    ) as refused:
         get_competition(name).samples(root)
     assert changed.rows[5][changed.column(first)] in str(refused.value)
 
@@ -247,9 +305,14 @@ def test_the_course_knows_rna_by_its_number(rows, copy):
     changed = Table(root, "metadata.csv")
     place = changed.column("FileName_OrigRNA")
     for row in changed.rows[4:5] if rows == "one" else changed.rows[1:]:
-        row[place] = re.sub(r"-ch\d", f"-ch{CHANNEL_NUMBERS['DNA']}", row[place], flags=re.IGNORECASE)
+        row[place] = re.sub(
+            r"-ch\d", f"-ch{CHANNEL_NUMBERS['DNA']}", row[place], flags=re.IGNORECASE
+        )
     changed.write()
-    with pytest.raises(InputError, match=rf"metadata\.csv: row {5 if rows == 'one' else 2}: .* given for the channel rna; by its name it shows dna"):
+    with pytest.raises(
+        InputError,
+        match=rf"metadata\.csv: row {5 if rows == 'one' else 2}: .* given for the channel rna; by its name it shows dna",
+    ):
         get_competition("cpjump1_course").samples(root)
 
 
@@ -263,7 +326,10 @@ def test_the_courses_files_on_disk_are_held_to_it_too(copy):
 
 # competition -> table, column of a file, and how its name comes to tell another well
 OTHER_WELL = {
-    "bbbc021_full": ("BBBC021_v1_image.csv", ("Image_FileName_DAPI", "Image_FileName_Tubulin", "Image_FileName_Actin")),
+    "bbbc021_full": (
+        "BBBC021_v1_image.csv",
+        ("Image_FileName_DAPI", "Image_FileName_Tubulin", "Image_FileName_Actin"),
+    ),
     "cpjump1_course": ("metadata.csv", ("FileName_OrigRNA",)),
     "idr0088_gpcr": ("images.csv", ("file_ch1", "file_ch2", "file_ch3")),
 }
@@ -276,11 +342,20 @@ def test_the_files_of_another_well_are_refused(name, copy):
     table, columns = OTHER_WELL[name]
     changed = Table(root, table)
     well = changed.column(WELLS[name][1])
-    other = next(number for number in range(2, len(changed.rows)) if changed.rows[number][well] != changed.rows[1][well])
+    other = next(
+        number
+        for number in range(2, len(changed.rows))
+        if changed.rows[number][well] != changed.rows[1][well]
+    )
     for column in map(changed.column, columns):
-        changed.rows[1][column], changed.rows[other][column] = changed.rows[other][column], changed.rows[1][column]
+        changed.rows[1][column], changed.rows[other][column] = (
+            changed.rows[other][column],
+            changed.rows[1][column],
+        )
     changed.write()
-    with pytest.raises(InputError, match=rf"{re.escape(str(changed.path))}: row 2: .* by its name it is of \w+ "):
+    with pytest.raises(
+        InputError, match=rf"{re.escape(str(changed.path))}: row 2: .* by its name it is of \w+ "
+    ):
         get_competition(name).samples(root)
 
 
@@ -291,7 +366,9 @@ def test_the_folder_of_another_plate_is_refused(copy):
     place = changed.column("PathName_OrigER")
     changed.rows[2][place] = changed.rows[2][place].replace(plate, "BR00000009") + "/"
     changed.write()
-    message = rf"row 3: BR00000009__.* is given for plate {plate}; by its name it is of plate BR00000009"
+    message = (
+        rf"row 3: BR00000009__.* is given for plate {plate}; by its name it is of plate BR00000009"
+    )
     with pytest.raises(InputError, match=message):
         get_competition("cpjump1").samples(changed.path.parents[4])
 
@@ -311,18 +388,24 @@ def test_an_image_outside_the_root_is_refused(name, path, copy):
         get_competition(name).samples(changed.path.parent)
 
 
-@pytest.mark.parametrize("name, table, test", [("bbbc021", "test.csv", "image_id"), ("rxrx1", "test.csv", "id_code")])
+@pytest.mark.parametrize(
+    "name, table, test", [("bbbc021", "test.csv", "image_id"), ("rxrx1", "test.csv", "id_code")]
+)
 def test_a_sample_submission_is_of_the_test_set_alone(name, table, test, copy):
     root = copy(name)
     changed = Table(root, "sample_submission.csv")
     place, first = changed.column(test), changed.rows[1][0]
     changed.rows[1][place] = "elsewhere"
     changed.write()
-    with pytest.raises(InputError, match=rf"submission\.csv: row 2: {test} 'elsewhere' is not in the test set"):
+    with pytest.raises(
+        InputError, match=rf"submission\.csv: row 2: {test} 'elsewhere' is not in the test set"
+    ):
         verify(get_competition(name), root)
     del changed.rows[1]
     changed.write()
-    with pytest.raises(InputError, match=rf"submission\.csv: {test} '{first}' of the test set is missing"):
+    with pytest.raises(
+        InputError, match=rf"submission\.csv: {test} '{first}' of the test set is missing"
+    ):
         verify(get_competition(name), root)
     changed.path.unlink()
     ids = {row[Table(root, table).column(test)] for row in Table(root, table).rows[1:]}
@@ -339,7 +422,10 @@ def test_what_the_names_state_is_what_the_table_says(name, simulated):
         for number, file in enumerate(row.files):
             stated = competition.stated(file.partition("#")[0])
             channels.add(stated.get("channel"))
-            assert stated.get("channel") in (None, competition.channels[number if len(row.files) > 1 else 0])
+            assert stated.get("channel") in (
+                None,
+                competition.channels[number if len(row.files) > 1 else 0],
+            )
             for key in {"plate", "experiment"} & set(stated):
                 assert stated[key] == getattr(row, key)
             if "site" in stated:
@@ -355,22 +441,32 @@ def test_two_channels_with_the_same_bytes_are_an_error_of_verify(copy):
     (root / files[4]).unlink()
     shutil.copy(root / files[1], root / files[4])
     problems = [problem for problem in verify(competition, root) if problem.is_error]
-    assert [(problem.kind, problem.path) for problem in problems] == [("identical_channels", files[4])]
+    assert [(problem.kind, problem.path) for problem in problems] == [
+        ("identical_channels", files[4])
+    ]
     assert files[1] in problems[0].detail
 
 
-# wells with two labels ---------------------------------------------------------------------------------------------------------------------
+# wells with two labels
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_well_with_two_labels_is_refused_by_its_row(copy):
     root = copy("bbbc021")
     table = Table(root, "train.csv")
     first, place = table.rows[1], [table.column("plate_id"), table.column("well_id")]
-    number = next(n for n in range(2, len(table.rows)) if table.rows[n][table.column("moa")] != first[table.column("moa")])
+    number = next(
+        n
+        for n in range(2, len(table.rows))
+        if table.rows[n][table.column("moa")] != first[table.column("moa")]
+    )
     for column in place:
         table.rows[number][column] = first[column]
     table.write()
-    with pytest.raises(InputError, match=rf"train\.csv: row {number + 1}: well '{first[place[1]]}' of plate .* has another label"):
+    with pytest.raises(
+        InputError,
+        match=rf"train\.csv: row {number + 1}: well '{first[place[1]]}' of plate .* has another label",
+    ):
         get_competition("bbbc021").samples(root)
 
 
@@ -379,14 +475,19 @@ def test_a_well_of_the_course_with_two_names_is_refused(copy):
     table = Table(root, "metadata.csv")
     name, well = table.column("Metadata_pert_iname"), table.column("Metadata_Well")
     kept = get_competition("cpjump1_course").samples(root)
-    number = next(n for n in range(2, len(table.rows)) if table.rows[n][well] == table.rows[1][well])
-    table.rows[number][name] = next(other for other in kept["compound"].dropna().unique() if other != table.rows[1][name])
+    number = next(
+        n for n in range(2, len(table.rows)) if table.rows[n][well] == table.rows[1][well]
+    )
+    table.rows[number][name] = next(
+        other for other in kept["compound"].dropna().unique() if other != table.rows[1][name]
+    )
     table.write()
     with pytest.raises(InputError, match=r"metadata\.csv: row \d+: .*two values of label"):
         get_competition("cpjump1_course").samples(root)
 
 
-# answers and submissions -------------------------------------------------------------------------------------------------------------------
+# answers and submissions
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", competition_ids())
@@ -396,7 +497,9 @@ def test_answers_name_the_row_and_may_have_blanks(name, simulated, tmp_path):
     expected = competition.answers(source)
     path = tmp_path / "answers.csv"
     with open(path, "w", newline="", encoding="utf-8-sig") as file:
-        csv.writer(file, lineterminator="\r\n").writerows([[f" {cell} " for cell in row] for row in rows[:3]] + [[]] + rows[3:])
+        csv.writer(file, lineterminator="\r\n").writerows(
+            [[f" {cell} " for cell in row] for row in rows[:3]] + [[]] + rows[3:]
+        )
     pd.testing.assert_frame_equal(competition.answers(path), expected)
     rows[5][0] = ""
     with open(path, "w", newline="") as file:

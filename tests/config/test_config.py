@@ -13,9 +13,12 @@ from cellsignal.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASE = {
-    "name": "x", "competition": "rxrx1", "data": {"root": "a", "store": "b"}, "folds": {"file": "f.csv"},
+    "name": "x",
+    "competition": "rxrx1",
+    "data": {"root": "a", "store": "b"},
+    "folds": {"file": "f.csv"},
     "stages": [{"name": "all", "epochs": 2, "augment": [{"name": "blur", "sigma": [0.5, 1.0]}]}],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -45,16 +48,28 @@ def test_dump_and_load_is_the_same_config(write):
     [
         (["modle.backbone=resnet18"], r"unknown key modle \(did you mean 'model'\?\)"),
         (["stages.0.optimizer.lrr=1"], r"stages\.0\.optimizer\.lrr \(did you mean 'lr'\?\)"),
-        (["stages.0.augment.0.sgima=1"], r"stages\.0\.augment\.0.*sgima \(did you mean 'sigma'\?\)"),
+        (
+            ["stages.0.augment.0.sgima=1"],
+            r"stages\.0\.augment\.0.*sgima \(did you mean 'sigma'\?\)",
+        ),
         (["stages.0.epochs=none"], r"stages\.0\.epochs: .*got 'none'"),
         (["stages.0.epochs=0"], r"stages\.0\.epochs: .*greater than or equal to 1, got 0"),
         (["stages.1.epochs=3"], r"--set stages\.1\.epochs=3: '1' is no index of a list of 1"),
-        (["normalization.by=global", "normalization.wells=controls"], "controls needs by: experiment or plate"),
+        (
+            ["normalization.by=global", "normalization.wells=controls"],
+            "controls needs by: experiment or plate",
+        ),
         (["stages.0.init=previous"], "the first stage has no previous one"),
         (["stages.0.mix={mixup: 0}"], "alpha above 0"),
         (["nonsense"], "write key.path=value"),
-        (["stages.0.schedule={name: onecycle, warmup_epochs: 1}"], r"stages\.0\.schedule: onecycle has its own warm-up"),
-        (["stages.0.optimizer={name: sgd, nesterov: true, momentum: 0}"], r"stages\.0\.optimizer: nesterov needs"),
+        (
+            ["stages.0.schedule={name: onecycle, warmup_epochs: 1}"],
+            r"stages\.0\.schedule: onecycle has its own warm-up",
+        ),
+        (
+            ["stages.0.optimizer={name: sgd, nesterov: true, momentum: 0}"],
+            r"stages\.0\.optimizer: nesterov needs",
+        ),
     ],
 )
 def test_wrong_keys_are_named_with_their_path(write, change, expected):
@@ -71,10 +86,21 @@ def test_override_of_a_nested_key(write):
 def test_base_is_merged_key_by_key_and_lists_are_replaced(write):
     write(BASE, "base.yaml")
     path = write(
-        {"base": "base.yaml", "name": "y", "data": {"size": 64}, "stages": [{"name": "only", "epochs": 1}]}, "over.yaml"
+        {
+            "base": "base.yaml",
+            "name": "y",
+            "data": {"size": 64},
+            "stages": [{"name": "only", "epochs": 1}],
+        },
+        "over.yaml",
     )
     config = load_config(path)
-    assert (config.name, config.data.size, str(config.data.root), [s.name for s in config.stages]) == (
+    assert (
+        config.name,
+        config.data.size,
+        str(config.data.root),
+        [s.name for s in config.stages],
+    ) == (
         "y",
         64,
         "a",
@@ -88,7 +114,9 @@ def test_a_base_has_no_base(write):
         load_config(write({"base": "middle.yaml"}, "top.yaml"))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("a: [", "not valid YAML"), ("[1, 2]", "mapping"), ("", "mapping")])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("a: [", "not valid YAML"), ("[1, 2]", "mapping"), ("", "mapping")]
+)
 def test_what_is_no_config(write, text, expected):
     with pytest.raises(InputError, match=expected):
         load_config(write(text))
@@ -112,12 +140,17 @@ def test_the_page_of_keys_is_up_to_date():
     assert (REPOSITORY / "docs" / "config.md").read_text() == describe_config()
 
 
-@pytest.mark.parametrize(("value", "accepted"), [(0, True), (1, True), (3, True), (0.02, False), (-1, False)])
+@pytest.mark.parametrize(
+    ("value", "accepted"), [(0, True), (1, True), (3, True), (0.02, False), (-1, False)]
+)
 @pytest.mark.parametrize("section", [Submit, PseudoLabels])
 def test_least_confidence_is_a_z_and_no_longer_nats(section, value, accepted):
     if accepted:
         assert section(least_confidence=value).least_confidence == value
     else:
-        with pytest.raises(ValidationError, match="is a z, no longer nats a well" if value > 0 else "greater than or equal"):
+        with pytest.raises(
+            ValidationError,
+            match="is a z, no longer nats a well" if value > 0 else "greater than or equal",
+        ):
             section(least_confidence=value)
     assert section().least_confidence == 3.0

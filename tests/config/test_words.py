@@ -1,4 +1,6 @@
-"""Words that YAML reads as something else: every key of the schema takes what its page documents, in every spelling."""
+"""Words that YAML reads as something else: every key of the schema takes what its page documents,
+in every spelling.
+"""
 
 import itertools
 import typing
@@ -13,10 +15,16 @@ from cellsignal.config.schema import Config
 from cellsignal.errors import InputError
 
 TREE = {
-    "name": "x", "competition": "rxrx1", "data": {"root": "a", "store": "b"}, "folds": {"file": "f.csv"},
+    "name": "x",
+    "competition": "rxrx1",
+    "data": {"root": "a", "store": "b"},
+    "folds": {"file": "f.csv"},
     "stages": [{"name": "all", "epochs": 3}],
-}  # fmt: skip
-BARE = {"off": ("off", "Off", "OFF", "no", "No", "NO", "false"), "none": ("none", "None", "NONE", "null", "~", "")}
+}
+BARE = {
+    "off": ("off", "Off", "OFF", "no", "No", "NO", "false"),
+    "none": ("none", "None", "NONE", "null", "~", ""),
+}
 BARE["on"] = ("on", "On", "ON", "yes", "YES", "true")
 
 
@@ -58,14 +66,26 @@ def read(section: type[BaseModel], key: str, text: str):
 
 def test_the_schema_is_searched_to_its_ends():
     paths = {path for _, path, _ in LITERALS}
-    assert {"stages.0.amp", "stages.0.triplet.mining", "stages.0.augment.0.name", "submit.repeats", "predict.tta"} <= paths
-    assert {"model.weights", "stages.0.augment.0.size", "data.channels", "stages.0.center.lr"} <= {path for _, path in OPTIONAL}
+    assert {
+        "stages.0.amp",
+        "stages.0.triplet.mining",
+        "stages.0.augment.0.name",
+        "submit.repeats",
+        "predict.tta",
+    } <= paths
+    assert {"model.weights", "stages.0.augment.0.size", "data.channels", "stages.0.center.lr"} <= {
+        path for _, path in OPTIONAL
+    }
 
 
 @pytest.mark.parametrize(("section", "path", "option"), LITERALS, ids=str)
 def test_a_word_is_taken_in_every_spelling(section, path, option):
     key, word = path.rpartition(".")[2], str(option)
-    quoted = [f"{mark}{spelling}{mark}" for mark in "\"'" for spelling in (word, word.upper(), word.capitalize())]
+    quoted = [
+        f"{mark}{spelling}{mark}"
+        for mark in "\"'"
+        for spelling in (word, word.upper(), word.capitalize())
+    ]
     for text in (word, word.upper(), word.capitalize(), *BARE.get(option, ()), *quoted):
         assert read(section, key, text) == option, text
         assert type(read(section, key, text)) is type(option), text
@@ -77,7 +97,15 @@ def test_what_may_be_left_out_takes_none_in_every_spelling(section, path):
         assert read(section, path.rpartition(".")[2], text) is None, text
 
 
-@pytest.mark.parametrize(("key", "value"), [("stages.0.amp", "off"), ("stages.0.compile", "off"), ("submit.repeats", "off"), ("normalization.by", "none")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stages.0.amp", "off"),
+        ("stages.0.compile", "off"),
+        ("submit.repeats", "off"),
+        ("normalization.by", "none"),
+    ],
+)
 def test_a_word_counts_in_a_file_and_on_the_command_line(tmp_path, key, value):
     def read_key(config):
         for part in key.split("."):
@@ -91,7 +119,11 @@ def test_a_word_counts_in_a_file_and_on_the_command_line(tmp_path, key, value):
         *_, last = key.split(".")
         file = tmp_path / f"{number}.yaml"
         line = f"{last}: {word}"
-        stage, rest = (f", {line}", "") if key.startswith("stages") else ("", f"{key.split('.')[0]}: {{{line}}}\n")
+        stage, rest = (
+            (f", {line}", "")
+            if key.startswith("stages")
+            else ("", f"{key.split('.')[0]}: {{{line}}}\n")
+        )
         file.write_text(
             f"name: x\ncompetition: rxrx1\ndata: {{root: a, store: b}}\nfolds: {{file: f.csv}}\n"
             f"stages: [{{name: all, epochs: 3{stage}}}]\n{rest}"
@@ -99,7 +131,10 @@ def test_a_word_counts_in_a_file_and_on_the_command_line(tmp_path, key, value):
         assert read_key(load_config(file)) == value, word
 
 
-@pytest.mark.parametrize("change", ["stages.0.epochs=yes", "predict.tta=on", "data.workers=true", "stages.0.clip_norm=yes"])
+@pytest.mark.parametrize(
+    "change",
+    ["stages.0.epochs=yes", "predict.tta=on", "data.workers=true", "stages.0.clip_norm=yes"],
+)
 def test_true_is_no_number(tmp_path, change):
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(TREE))
@@ -109,7 +144,10 @@ def test_true_is_no_number(tmp_path, change):
 
 MISTAKES = [
     ("stages.0.amp=of", r"stages\.0\.amp: .* got 'of' \(did you mean 'off'\?\)"),
-    ("stages.0.augment=[{name: blurr}]", r"stages\.0\.augment\.0\.name: there is no 'blurr' \(did you mean 'blur'\?\)"),
+    (
+        "stages.0.augment=[{name: blurr}]",
+        r"stages\.0\.augment\.0\.name: there is no 'blurr' \(did you mean 'blur'\?\)",
+    ),
     ("stages.0.augment=[{p: 1}]", r"stages\.0\.augment\.0: needs a name"),
     ("competitions=rxrx1", r"unknown key competitions \(did you mean 'competition'\?\)"),
     ("epochs=3", r"unknown key epochs \(did you mean 'stages\.0\.epochs'\?\)"),
@@ -120,7 +158,11 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("change", "expected"), MISTAKES)
 def test_a_mistake_is_told_once(tmp_path, change, expected):
-    tree = {key: value for key, value in TREE.items() if not (key == "competition" and change.startswith("competitions"))}
+    tree = {
+        key: value
+        for key, value in TREE.items()
+        if not (key == "competition" and change.startswith("competitions"))
+    }
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(tree))
     with pytest.raises(InputError, match=expected) as error:

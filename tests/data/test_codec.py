@@ -1,4 +1,6 @@
-"""The bytes of a site against zarr, in both directions, and against a delta computed number by number."""
+"""The bytes of a site against zarr, in both directions, and against a delta computed number by
+number.
+"""
 
 import subprocess
 import sys
@@ -24,7 +26,12 @@ from cellsignal.data.codec import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LAYOUTS = [Layout("zstd", (3, 24, 20), 8, 4), Layout("zstd", (2, 15, 7), 5, 1), Layout("zstd", (1, 32, 9), 32, 32), Layout("raw", (3, 24, 20), 24, 8)]
+LAYOUTS = [
+    Layout("zstd", (3, 24, 20), 8, 4),
+    Layout("zstd", (2, 15, 7), 5, 1),
+    Layout("zstd", (1, 32, 9), 32, 32),
+    Layout("raw", (3, 24, 20), 24, 8),
+]
 
 
 def image_of(layout, seed=0):
@@ -35,14 +42,24 @@ def image_of(layout, seed=0):
 
 
 def array_at(path, layout, n=2):
-    return zarr.create_group(path).create_array("images", shape=(n, *layout.shape), dtype="uint8", fill_value=0,
-                                                chunk_key_encoding={"name": "default", "separator": "."}, **array_options(layout))  # fmt: skip
+    return zarr.create_group(path).create_array(
+        "images",
+        shape=(n, *layout.shape),
+        dtype="uint8",
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},
+        **array_options(layout),
+    )
 
 
 @given(st.data(), st.sampled_from([1, 2, 4, 32]))
 @settings(max_examples=40, deadline=None)
 def test_row_delta_is_what_it_says_and_comes_back(data, period):
-    shape = (data.draw(st.integers(1, 3)), period * data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5)))
+    shape = (
+        data.draw(st.integers(1, 3)),
+        period * data.draw(st.integers(1, 3)),
+        data.draw(st.integers(1, 5)),
+    )
     image = data.draw(hnp.arrays(np.uint8, shape))
     delta = row_delta(image, period)
     for channel, row, column in np.ndindex(shape):
@@ -59,7 +76,8 @@ def test_row_delta_is_what_it_says_and_comes_back(data, period):
         ("auto", (6, 256, 256), ("raw", 256, 16)),
         ("auto", (1, 257, 256), ("zstd", 257, 1)),  # a prime: all in one frame
         ("raw", (6, 512, 512), ("raw", 512, 16)),
-        ("zstd", (3, 1024, 1280), ("zstd", 64, 16)),  # 102 rows are 128 KiB; of the divisors of 1024 64 is the next
+        # 102 rows are 128 KiB; of the divisors of 1024 64 is the next
+        ("zstd", (3, 1024, 1280), ("zstd", 64, 16)),
         ("zstd", (3, 520, 696), ("zstd", 130, 13)),
         ("zstd", (3, 1031, 1024), ("zstd", 1031, 1)),
         ("zstd", (1, 6, 2**20), ("zstd", 1, 1)),
@@ -67,7 +85,11 @@ def test_row_delta_is_what_it_says_and_comes_back(data, period):
 )
 def test_layouts(codec, shape, expected):
     layout = layout_of(codec, shape)
-    assert (layout.codec, layout.band, layout.period) == expected and layout.bands * layout.band == shape[1]
+    assert (
+        layout.codec,
+        layout.band,
+        layout.period,
+    ) == expected and layout.bands * layout.band == shape[1]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -105,7 +127,8 @@ def test_some_rows_are_those_of_the_image(tmp_path_factory, data, layout):
 def test_rows_of_other_bands_are_neither_read_nor_decompressed(tmp_path):
     layout = LAYOUTS[0]
     content = bytearray(encode(image_of(layout), layout))
-    first = int.from_bytes(content[-4 - 16 * 9 + 8 :][:8], "little")  # the length of the first frame: channel 0, rows 0 to 7
+    # the length of the first frame: channel 0, rows 0 to 7
+    first = int.from_bytes(content[-4 - 16 * 9 + 8 :][:8], "little")
     content[first // 2] ^= 255
     (tmp_path / "site").write_bytes(content)
     out = np.empty(layout.shape, np.uint8)
@@ -121,7 +144,8 @@ def test_no_damage_gives_a_wrong_picture(tmp_path_factory, data):
     """Any bits of a byte flipped, bytes cut off or added."""
     layout = LAYOUTS[0]
     content, out = bytearray(encode(image_of(layout), layout)), np.zeros(layout.shape, np.uint8)
-    how, at = data.draw(st.sampled_from(["flip", "cut", "add"])), data.draw(st.integers(0, len(content) - 1))
+    how = data.draw(st.sampled_from(["flip", "cut", "add"]))
+    at = data.draw(st.integers(0, len(content) - 1))
     if how == "flip":
         content[at] ^= data.draw(st.integers(1, 255))
     else:
@@ -135,7 +159,9 @@ def test_no_damage_gives_a_wrong_picture(tmp_path_factory, data):
 def test_a_file_of_other_frames_is_refused(tmp_path):
     small, layout = Layout("zstd", (3, 12, 20), 4, 4), LAYOUTS[0]
     (tmp_path / "site").write_bytes(encode(image_of(small), small))
-    with pytest.raises(ValueError, match="rows 0 to 8 of channel 1: it holds a band of another size"):
+    with pytest.raises(
+        ValueError, match="rows 0 to 8 of channel 1: it holds a band of another size"
+    ):
         read_file(tmp_path / "site", layout, np.empty(layout.shape, np.uint8))
 
 
@@ -143,11 +169,15 @@ def test_zarr_finds_the_filter_where_the_package_is_installed(tmp_path):
     """By the entry point of `pyproject.toml`, with nothing of this package imported before."""
     layout = LAYOUTS[0]
     array_at(tmp_path / "store", layout)[0] = image_of(layout)
-    points = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"]["zarr.codecs"]
+    points = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["entry-points"][
+        "zarr.codecs"
+    ]
     installed = tmp_path / "site" / "stand_in-1.0.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: stand-in\nVersion: 1.0\n")
-    (installed / "entry_points.txt").write_text("[zarr.codecs]\n" + "".join(f"{name} = {what}\n" for name, what in points.items()))
+    (installed / "entry_points.txt").write_text(
+        "[zarr.codecs]\n" + "".join(f"{name} = {what}\n" for name, what in points.items())
+    )
     program = f"""
 import sys, zarr
 assert not any(name.startswith("cellsignal") for name in sys.modules)

@@ -1,4 +1,6 @@
-"""What a job reads: chosen rows and channels, kept in memory or not, and draws that depend on seed, epoch and index alone."""
+"""What a job reads: chosen rows and channels, kept in memory or not, and draws that depend on seed,
+epoch and index alone.
+"""
 
 import numpy as np
 import pytest
@@ -25,20 +27,28 @@ def make(store, augmentation=None, seed=0, **more):
     channels = more.get("channels")
     if channels is not None:
         shift, scale = shift[:, channels], scale[:, channels]
-    return SiteDataset(store, rows, shift, scale, augmentation or Recipe((), shift.shape[1], (8, 8)), seed, **more)
+    return SiteDataset(
+        store, rows, shift, scale, augmentation or Recipe((), shift.shape[1], (8, 8)), seed, **more
+    )
 
 
 @pytest.mark.parametrize("cache_gib", [0.0, 1.0])
 def test_the_chosen_rows_and_channels_are_read(store, cache_gib):
     dataset = make(store, cache_gib=cache_gib)
-    assert (dataset.kept is not None) == (cache_gib > 0) and dataset.shape == (3, 8, 8) and len(dataset) == 4
+    assert (
+        (dataset.kept is not None) == (cache_gib > 0)
+        and dataset.shape == (3, 8, 8)
+        and len(dataset) == 4
+    )
     assert np.array_equal(dataset.read(2), store.images[5])
     out = np.zeros((3, 8, 8), np.uint8)
     assert dataset.read(1, out=out) is out and np.array_equal(out, store.images[2])
     some = make(store, cache_gib=cache_gib, channels=np.array([2, 0]))
     assert some.shape == (2, 8, 8) and np.array_equal(some.read(3), store.images[9][[2, 0]])
     out = np.zeros((2, 8, 8), np.uint8)
-    assert np.array_equal(some.read(0, out=out), store.images[7][[2, 0]]) and np.array_equal(out, store.images[7][[2, 0]])
+    assert np.array_equal(some.read(0, out=out), store.images[7][[2, 0]]) and np.array_equal(
+        out, store.images[7][[2, 0]]
+    )
 
 
 def test_only_the_rows_asked_for_need_to_be_right(store):
@@ -51,7 +61,10 @@ def test_what_is_kept_is_read_once_and_no_more_than_allowed(store):
     assert sorted(store.reads) == [2, 5, 7, 9]
     assert read_rows(store, np.arange(10), 1e-9) is None
     whole = 10 * 3 * 64 / 2**30
-    assert read_rows(store, np.arange(10), whole) is not None and read_rows(store, np.arange(10), whole * 0.99) is None
+    assert (
+        read_rows(store, np.arange(10), whole) is not None
+        and read_rows(store, np.arange(10), whole * 0.99) is None
+    )
     assert read_rows(store, np.arange(10), whole / 3, np.array([1])).shape == (10, 1, 8, 8)
 
 
@@ -81,7 +94,9 @@ def test_a_transform_depends_on_seed_epoch_and_index_alone(store):
     assert not any(torch.equal(a[(2, 1)]["image"], other["image"]) for other in others)
     plain = make(store, Transform((), 3))[2]
     expected = (store.images[5].astype(float) - 100) / np.array([1, 2, 4])[:, None, None]
-    assert torch.allclose(plain["image"].double(), torch.from_numpy(expected)) and plain["index"] == 2
+    assert (
+        torch.allclose(plain["image"].double(), torch.from_numpy(expected)) and plain["index"] == 2
+    )
 
 
 def test_starting_a_loader_leaves_the_trainers_random_numbers_alone(store):

@@ -1,4 +1,6 @@
-"""A metadata table with its header alone, or without its rows, is one line in every competition and verb; never a traceback."""
+"""A metadata table with its header alone, or without its rows, is one line in every competition and
+verb; never a traceback.
+"""
 
 import shutil
 from pathlib import Path
@@ -16,7 +18,11 @@ TABLES = (".csv", ".tsv", ".txt")
 
 def tables_of(root: Path) -> list[Path]:
     """The tables of a root, relative to it."""
-    return sorted(path.relative_to(root) for path in root.rglob("*") if path.suffix in TABLES and path.is_file())
+    return sorted(
+        path.relative_to(root)
+        for path in root.rglob("*")
+        if path.suffix in TABLES and path.is_file()
+    )
 
 
 def emptied(root: Path, place: Path, tables: list[Path]) -> Path:
@@ -29,7 +35,9 @@ def emptied(root: Path, place: Path, tables: list[Path]) -> Path:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_each_table_with_its_header_alone_is_no_traceback(simulated, tmp_path, name):
-    """All is said in one line, or the table can be done without and the rest, with its classes, is verified."""
+    """All is said in one line, or the table can be done without and the rest, with its classes, is
+    verified.
+    """
     root, competition = simulated(name), get_competition(name)
     tables = tables_of(root)
     refused = 0
@@ -42,7 +50,9 @@ def test_each_table_with_its_header_alone_is_no_traceback(simulated, tmp_path, n
             refused += 1
             assert "\n" not in str(error) and str(copy) in str(error), error
         config = write_config(tmp_path, name, copy)
-        assert cellsignal("prepare", config, "--set", f"data.store=store{number}", cwd=tmp_path) in (0, 2)
+        assert cellsignal(
+            "prepare", config, "--set", f"data.store=store{number}", cwd=tmp_path
+        ) in (0, 2)
         shutil.rmtree(copy)
     assert refused or not tables
 
@@ -58,7 +68,9 @@ REQUIRED = {
 }
 
 
-@pytest.mark.parametrize("name, table", [(name, table) for name, tables in REQUIRED.items() for table in tables])
+@pytest.mark.parametrize(
+    "name, table", [(name, table) for name, tables in REQUIRED.items() for table in tables]
+)
 def test_a_table_that_needs_rows_is_itself_named(simulated, tmp_path, name, table):
     root = simulated(name)
     place = next(place for place in tables_of(root) if place.name == table)

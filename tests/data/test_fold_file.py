@@ -27,7 +27,20 @@ def test_a_simulated_copy_asks_for_out(simulated, tmp_path, name, capsys, caplog
     assert cellsignal("folds", name, "--root", simulated(name), "--splits", 2, cwd=tmp_path) == 2
     assert "is a simulated copy" in capsys.readouterr().err + caplog.text
     assert table.read_text() == "the published table"
-    assert cellsignal("folds", name, "--root", simulated(name), "--splits", 2, "--out", "mine.csv", cwd=tmp_path) == 0
+    assert (
+        cellsignal(
+            "folds",
+            name,
+            "--root",
+            simulated(name),
+            "--splits",
+            2,
+            "--out",
+            "mine.csv",
+            cwd=tmp_path,
+        )
+        == 0
+    )
     assert (tmp_path / "mine.csv").is_file() and table.read_text() == "the published table"
 
 

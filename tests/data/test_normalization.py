@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cellsignal.config.schema import Normalization
-from cellsignal.data.normalization import SMALLEST_SD, global_statistics, pooled_over_frames, standardisation
+from cellsignal.data.normalization import (
+    SMALLEST_SD,
+    global_statistics,
+    pooled_over_frames,
+    standardisation,
+)
 from cellsignal.data.sites import channel_statistics
 from cellsignal.errors import InputError
 
@@ -23,7 +28,9 @@ def world(roles, experiments, plates, seed=0):
     rng = np.random.default_rng(seed)
     level = rng.uniform(20, 200, (len(roles), 2, 1, 1))
     images = np.clip(rng.normal(level, 15, (len(roles), 2, 5, 6)), 0, 255).astype(np.uint8)
-    samples = pd.DataFrame({"experiment": experiments, "plate": plates, "role": roles, "label": range(len(roles))})
+    samples = pd.DataFrame(
+        {"experiment": experiments, "plate": plates, "role": roles, "label": range(len(roles))}
+    )
     statistics = np.array([channel_statistics(image) for image in images])
     return images, samples, statistics[:, 0].astype(np.float32), statistics[:, 1].astype(np.float32)
 
@@ -57,13 +64,20 @@ def test_wells_that_no_sample_is_of_are_refused():
     _, samples, mean, sd = world(["treatment", "positive_control"], ["A", "A"], ["1", "2"])
     for by in ("plate", "experiment"):
         standardisation(samples, mean, sd, Normalization(by=by, wells="controls"))
-        with pytest.raises(InputError, match=r"^normalization\.wells: negative_controls: none of the 2 samples") as error:
+        with pytest.raises(
+            InputError, match=r"^normalization\.wells: negative_controls: none of the 2 samples"
+        ) as error:
             standardisation(samples, mean, sd, Normalization(by=by, wells="negative_controls"))
         assert "\n" not in str(error.value)
 
 
 @settings(max_examples=60, deadline=None)
-@given(tables, st.sampled_from(["experiment", "plate"]), st.sampled_from(list(OF_WELLS)), st.integers(0, 99))
+@given(
+    tables,
+    st.sampled_from(["experiment", "plate"]),
+    st.sampled_from(list(OF_WELLS)),
+    st.integers(0, 99),
+)
 def test_units_equal_brute_force_on_the_pixels(table, by, wells, seed):
     images, samples, mean, sd = world(*zip(*table, strict=True), seed=seed)
     assume(samples.role.isin(OF_WELLS[wells]).any())
@@ -130,7 +144,11 @@ def test_a_flat_channel_becomes_zeros(by):
     mean[:, 1], sd[:, 1] = 200, 0
     shift, scale = standardisation(samples, mean, sd, Normalization(by=by))
     standard = (images.astype(np.float32) - shift[:, :, None, None]) / scale[:, :, None, None]
-    assert np.isfinite(standard).all() and (standard[:, 1] == 0).all() and np.abs(standard[:, 0]).max() > 0.5
+    assert (
+        np.isfinite(standard).all()
+        and (standard[:, 1] == 0).all()
+        and np.abs(standard[:, 0]).max() > 0.5
+    )
 
 
 def test_fallbacks_are_counted_in_one_warning(caplog):
@@ -138,7 +156,9 @@ def test_fallbacks_are_counted_in_one_warning(caplog):
     roles = ["negative_control", "treatment", "treatment", "treatment", "positive_control"]
     _, samples, mean, sd = world(roles, list("AAABB"), list("11212"))
     with caplog.at_level(logging.WARNING):
-        shift, _ = standardisation(samples, mean, sd, Normalization(by="plate", wells="negative_controls"))
+        shift, _ = standardisation(
+            samples, mean, sd, Normalization(by="plate", wells="negative_controls")
+        )
     assert [record.getMessage() for record in caplog.records] == [
         "normalization by plate over negative_controls: 3 of 4 plates have none; "
         "1 take their experiment's, 2 all wells of their own"
@@ -160,9 +180,12 @@ def test_no_real_plate_is_below_the_smallest_sd(real_data):
 
 
 def test_frames_of_a_clip_share_their_channels_statistics():
-    clip = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6, 7)).astype(float)  # n, channels, frames, pixels
+    # n, channels, frames, pixels
+    clip = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6, 7)).astype(float)
     planes = clip.reshape(4, 15, -1)
     mean, sd = pooled_over_frames(planes.mean(2), planes.std(2), 5)
     whole = clip.reshape(4, 3, -1)
-    assert np.allclose(mean.reshape(4, 3, 5), whole.mean(2)[..., None]) and np.allclose(sd.reshape(4, 3, 5), whole.std(2)[..., None])
+    assert np.allclose(mean.reshape(4, 3, 5), whole.mean(2)[..., None]) and np.allclose(
+        sd.reshape(4, 3, 5), whole.std(2)[..., None]
+    )
     assert pooled_over_frames(planes.mean(2), planes.std(2), 1)[0] is not None

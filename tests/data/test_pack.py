@@ -1,4 +1,6 @@
-"""Packing: kills, full disks, bad sites and strangers' stores all end in the same content or in one line."""
+"""Packing: kills, full disks, bad sites and strangers' stores all end in the same content or in one
+line.
+"""
 
 import errno
 import functools
@@ -32,7 +34,9 @@ COMPETITION = TinyCompetition()
 
 def content(path: Path) -> dict[str, bytes]:
     """Every file of a store by its name; of store.json only what does not tell time and place."""
-    files = {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    files = {
+        str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()
+    }
     info = json.loads(files.pop("store.json"))
     info.pop("made_by")
     return files | {"store.json": json.dumps(info, sort_keys=True)}
@@ -53,7 +57,8 @@ class Counting:
         return COMPETITION.read(self.root, files, (16, 20))
 
 
-DEFAULTS = {"codec": "zstd"}  # of `pack_tiny`; the other codec where a test is marked with `both_codecs`
+# of `pack_tiny`; the other codec where a test is marked with `both_codecs`
+DEFAULTS = {"codec": "zstd"}
 both_codecs = pytest.mark.parametrize("codec", ["zstd", "raw"], indirect=True)
 
 
@@ -65,7 +70,15 @@ def codec(request, monkeypatch):
 
 def pack_tiny(root, out, read=None, **more):
     read = read or functools.partial(COMPETITION.read, root, shape=(16, 20))
-    more = {"channels": CHANNELS, "source": {"competition": "tiny", "root": str(root)}, "shape": (16, 20)} | DEFAULTS | more
+    more = (
+        {
+            "channels": CHANNELS,
+            "source": {"competition": "tiny", "root": str(root)},
+            "shape": (16, 20),
+        }
+        | DEFAULTS
+        | more
+    )
     return pack(tiny_samples(), read, out, **more)
 
 
@@ -90,7 +103,9 @@ def test_workers_do_not_change_the_store(root, tmp_path, undisturbed):
 def test_each_site_is_read_once_and_a_second_call_reads_nothing(root, tmp_path):
     read = Counting(root, tmp_path / "log")
     assert pack_tiny(root, tmp_path / "out", read) == pack_tiny(root, tmp_path / "out", read)
-    assert sorted((tmp_path / "log").read_text().split()) == sorted(files[0] for files in tiny_samples().files)
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(
+        files[0] for files in tiny_samples().files
+    )
 
 
 @both_codecs
@@ -99,7 +114,10 @@ def test_an_interrupted_packing_goes_on(root, tmp_path, undisturbed, after):
     out, log = tmp_path / "out", tmp_path / "log"
     with pytest.raises(KeyboardInterrupt):
         pack_tiny(root, out, Counting(root, log, fail_at=after))
-    with pytest.raises(InputError, match=f"unfinished, {12 - after} of 12 sites are missing; run `cellsignal prepare`"):
+    with pytest.raises(
+        InputError,
+        match=f"unfinished, {12 - after} of 12 sites are missing; run `cellsignal prepare`",
+    ):
         Store.open(out)
     log.unlink()
     pack_tiny(root, out, Counting(root, log))
@@ -122,11 +140,15 @@ if __name__ == "__main__":
 def test_a_killed_packing_goes_on(root, tmp_path, undisturbed, workers):
     out, log, script = tmp_path / "out", tmp_path / "log", tmp_path / "killed.py"
     tests = str(Path(__file__).parent)
-    script.write_text(KILLED.format(tests=tests, root=str(root), out=str(out), log=str(log), workers=workers))
+    script.write_text(
+        KILLED.format(tests=tests, root=str(root), out=str(out), log=str(log), workers=workers)
+    )
     victim = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
     journal, deadline = out / "journal", time.monotonic() + 60
     while not (journal.exists() and len(journal.read_bytes().splitlines()) >= 3):
-        assert victim.poll() is None and time.monotonic() < deadline, "the packing ended before it could be killed"
+        assert victim.poll() is None and time.monotonic() < deadline, (
+            "the packing ended before it could be killed"
+        )
         time.sleep(0.005)
     victim.send_signal(signal.SIGKILL)
     victim.communicate(timeout=20)  # its output ends when its workers have ended too
@@ -139,7 +161,9 @@ def test_a_killed_packing_goes_on(root, tmp_path, undisturbed, workers):
 
 
 @both_codecs
-@pytest.mark.parametrize("torn", ["half line", "changed byte", "short chunk", "lost chunk", "temporary", "no journal"])
+@pytest.mark.parametrize(
+    "torn", ["half line", "changed byte", "short chunk", "lost chunk", "temporary", "no journal"]
+)
 def test_what_a_power_cut_tears_is_packed_again(root, tmp_path, undisturbed, torn):
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
@@ -175,7 +199,9 @@ def test_a_journal_torn_twice_loses_only_the_torn_lines(root, tmp_path, undistur
 
 
 @pytest.mark.parametrize("step", ["create_arrays", "write_arrays"])
-def test_a_kill_while_making_or_completing_the_store(root, tmp_path, undisturbed, monkeypatch, step):
+def test_a_kill_while_making_or_completing_the_store(
+    root, tmp_path, undisturbed, monkeypatch, step
+):
     original = getattr(packing.stored, step)
 
     def killed(*arguments):
@@ -196,7 +222,9 @@ def test_a_kill_while_making_or_completing_the_store(root, tmp_path, undisturbed
 
 @pytest.mark.parametrize(("codec", "missing"), [("zstd", 7), ("raw", 12)], indirect=["codec"])
 def test_a_full_disk_is_one_line_and_can_go_on(tmp_path, codec, missing):
-    """Really refused by the kernel: no file may pass 40 kB here; raw sites are 45 kB, compressed site 5, of noise among flat ones."""
+    """Really refused by the kernel: no file may pass 40 kB here; raw sites are 45 kB, compressed
+    site 5, of noise among flat ones.
+    """
     write_root(tmp_path / "root", shape=(100, 150))
     for row, files in enumerate(tiny_samples().files):
         for name in files if row != 5 else ():
@@ -225,7 +253,9 @@ def test_a_disk_full_elsewhere_is_one_line_too(root, tmp_path, undisturbed, monk
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    target = {"journal": "journal_line", "create": "create_arrays", "complete": "write_arrays"}[where]
+    target = {"journal": "journal_line", "create": "create_arrays", "complete": "write_arrays"}[
+        where
+    ]
     module = journal if where == "journal" else packing.stored
     with monkeypatch.context() as patched:
         patched.setattr(module, target, full)
@@ -243,7 +273,10 @@ def test_bad_sites_are_skipped_listed_and_packed_once_mended(root, tmp_path, und
     (root / files[9][0]).write_bytes(good[files[9][0]][:50])
     report = pack_tiny(root, out)
     ids = tiny_samples().sample_id
-    assert report.n_packed == 10 and [sample_id for sample_id, _ in report.skipped] == [ids[2], ids[9]]
+    assert report.n_packed == 10 and [sample_id for sample_id, _ in report.skipped] == [
+        ids[2],
+        ids[9],
+    ]
     assert files[2][1] in report.skipped[0][1] and "truncated" in report.skipped[1][1]
     assert sorted(set(ids) - set(Store.open(out).samples.sample_id)) == sorted([ids[2], ids[9]])
     before = (out / "store.json").read_bytes()
@@ -275,19 +308,32 @@ def test_a_site_of_another_size_or_without_permission_is_bad(root, tmp_path):
         cv2.imwrite(str(root / name), np.full((8, 8), 3, np.uint8))
     (root / files[6][0]).unlink()
     (root / files[6][0]).mkdir()  # a folder where a file should be: the system refuses to read it
-    report = pack_tiny(root, tmp_path / "out", functools.partial(COMPETITION.read, root), shape=None)
+    report = pack_tiny(
+        root, tmp_path / "out", functools.partial(COMPETITION.read, root), shape=None
+    )
     assert report.n_packed == 10
-    assert "8x8 pixels, 20x16 expected" in report.skipped[0][1] and "cannot be read" in report.skipped[1][1]
+    assert (
+        "8x8 pixels, 20x16 expected" in report.skipped[0][1]
+        and "cannot be read" in report.skipped[1][1]
+    )
 
 
 def test_no_readable_site_is_an_error(root, tmp_path):
     for name in (root / "images").iterdir():
         name.unlink()
     for shape in ((16, 20), None):
-        with pytest.raises(InputError, match=r"none of the 12 sites can be read; the first: .*no such image"):
+        with pytest.raises(
+            InputError, match=r"none of the 12 sites can be read; the first: .*no such image"
+        ):
             pack_tiny(root, tmp_path / "out", shape=shape)
     with pytest.raises(InputError, match="no samples"):
-        pack(tiny_samples().iloc[:0], COMPETITION.read, tmp_path / "none", channels=CHANNELS, source={})
+        pack(
+            tiny_samples().iloc[:0],
+            COMPETITION.read,
+            tmp_path / "none",
+            channels=CHANNELS,
+            source={},
+        )
 
 
 def test_another_making_is_refused_with_what_differs(root, tmp_path):
@@ -296,14 +342,25 @@ def test_another_making_is_refused_with_what_differs(root, tmp_path):
     before = content(out)
     write_root(tmp_path / "twin", seed=1)  # the same table, other pixels
     read = functools.partial(COMPETITION.read, root)
-    same = {"channels": CHANNELS, "shape": (16, 20), "codec": "zstd", "source": {"competition": "tiny", "root": str(root)}}
+    same = {
+        "channels": CHANNELS,
+        "shape": (16, 20),
+        "codec": "zstd",
+        "source": {"competition": "tiny", "root": str(root)},
+    }
     for refused, match in (
         (lambda: pack_tiny(tmp_path / "twin", out), "another root"),
-        (lambda: pack_tiny(root, out, source={"competition": "huge"}), "another competition: tiny, now huge"),
+        (
+            lambda: pack_tiny(root, out, source={"competition": "huge"}),
+            "another competition: tiny, now huge",
+        ),
         (lambda: pack_tiny(root, out, size=8), "another size: None, now 8"),
         (lambda: pack_tiny(root, out, channels=("a", "b", "c")), "another channels"),
         (lambda: pack_tiny(root, out, codec="auto"), "another codec: zstd, now raw"),
-        (lambda: pack(tiny_samples(5), read, out, **same), "holds 2 samples that the data no longer have, first exp-1_0_W05_s1"),
+        (
+            lambda: pack(tiny_samples(5), read, out, **same),
+            "holds 2 samples that the data no longer have, first exp-1_0_W05_s1",
+        ),
         (lambda: pack_tiny(root, root), "neither empty nor a store"),
         (lambda: pack_tiny(root, root / "samples.csv"), "neither empty nor a store"),
     ):
@@ -329,7 +386,9 @@ def test_a_damaged_chunk_is_packed_anew_as_the_message_says(root, tmp_path, undi
     chunk = out / "images" / "c.3.0.0.0"
     chunk.write_bytes(b"x" + chunk.read_bytes()[1:])
     ((_, message),) = Store.open(out).check()
-    assert f"{chunk}" in message and "delete that file and run `cellsignal prepare` again" in message
+    assert (
+        f"{chunk}" in message and "delete that file and run `cellsignal prepare` again" in message
+    )
     chunk.unlink()
     pack_tiny(root, out)
     assert content(out) == undisturbed
@@ -345,7 +404,11 @@ def test_flat_channels_are_packed_and_reported(root, tmp_path):
     report = prepare(COMPETITION, root, tmp_path / "out")
     assert report == PackReport(12, (), ((ids[0], "er"), (ids[1], "actin")))
     store = Store.open(tmp_path / "out")
-    assert store.sd[0, 1] == 0 and store.mean[0, 1] == 255 and store.sd[2, 0] == pytest.approx(one_off.std())
+    assert (
+        store.sd[0, 1] == 0
+        and store.mean[0, 1] == 255
+        and store.sd[2, 0] == pytest.approx(one_off.std())
+    )
     assert prepare(COMPETITION, root, tmp_path / "out") == report
 
 
@@ -359,7 +422,9 @@ def test_resizing_averages_areas(root, tmp_path):
     halves = resized(original, (8, 10))
     blocks = original.reshape(3, 8, 2, 10, 2).mean((2, 4))
     assert np.abs(halves - blocks).max() <= 0.5
-    assert resized(original, (32, 40)).shape == (3, 32, 40) and resized(original, (16, 20)) is original
+    assert (
+        resized(original, (32, 40)).shape == (3, 32, 40) and resized(original, (16, 20)) is original
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -379,4 +444,6 @@ def test_a_journal_cut_anywhere_gives_its_whole_lines(tmp_path_factory, messages
     (folder / "journal").write_bytes(b"".join(lines)[:cut])
     whole = sum(sum(map(len, lines[: number + 1])) <= cut for number in range(len(lines)))
     entries, good = read_journal(folder)
-    assert [entry["message"] for entry in entries.values()] == messages[:whole] and good == sum(map(len, lines[:whole]))
+    assert [entry["message"] for entry in entries.values()] == messages[:whole] and good == sum(
+        map(len, lines[:whole])
+    )

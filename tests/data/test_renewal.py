@@ -1,4 +1,6 @@
-"""A store is of the inputs of now: what has changed is packed anew, and nothing that is right is lost."""
+"""A store is of the inputs of now: what has changed is packed anew, and nothing that is right is
+lost.
+"""
 
 import errno
 import functools
@@ -75,7 +77,9 @@ def same_as_fresh(root: Path, out: Path, fresh: Path) -> None:
     """The store at `out` holds what a new store of the same root holds."""
     prepare(COMPETITION, root, fresh)
     a, b = Store.open(out), Store.open(fresh)
-    assert a.content_hash == b.content_hash and a.samples.equals(b.samples) and a.skipped == b.skipped
+    assert (
+        a.content_hash == b.content_hash and a.samples.equals(b.samples) and a.skipped == b.skipped
+    )
     assert a.check() == [] and not (out / stored.NEXT).exists()
     for row in b.samples.row:
         np.testing.assert_array_equal(a.read(row), b.read(row))
@@ -127,12 +131,17 @@ def test_a_table_that_grows_or_is_labelled_anew_keeps_the_images(root, tmp_path,
 def test_packed_sites_are_never_lost_without_a_word(root, packed, caplog):
     before = Store.open(packed).content_hash
     (root / "samples.csv").write_text(samples_text(tiny_samples(5)))
-    with pytest.raises(InputError, match="holds 2 samples that the data no longer have, first exp-1_0_W05_s1"):
+    with pytest.raises(
+        InputError, match="holds 2 samples that the data no longer have, first exp-1_0_W05_s1"
+    ):
         prepare(COMPETITION, root, packed)
     (root / "samples.csv").write_text(samples_text(tiny_samples()))
     (root / tiny_samples().files[3][0]).unlink()
     assert renew(root, packed) == []
-    assert "files of 1 packed sites are gone" in caplog.text and "kept as they were packed" in caplog.text
+    assert (
+        "files of 1 packed sites are gone" in caplog.text
+        and "kept as they were packed" in caplog.text
+    )
     assert Store.open(packed).content_hash == before
 
 
@@ -147,7 +156,9 @@ def test_another_version_of_the_code_packs_all_anew(root, packed, monkeypatch, c
     assert f"changed: {what}" in caplog.text
     (root / tiny_samples().files[3][0]).unlink()
     monkeypatch.undo()
-    with pytest.raises(InputError, match="1 packed sites are out of date and their image files are gone"):
+    with pytest.raises(
+        InputError, match="1 packed sites are out of date and their image files are gone"
+    ):
         renew(root, packed)
 
 
@@ -203,7 +214,9 @@ def test_a_kill_while_the_new_store_takes_the_old_ones_place(root, packed, tmp_p
         renewal.os.replace = replace
         prepare(COMPETITION, root, packed)
         os._exit(0 if step == len(renewal.PIECES) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if step == len(renewal.PIECES) else 9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (
+        0 if step == len(renewal.PIECES) else 9
+    )
     if step < len(renewal.PIECES):
         with pytest.raises(InputError, match="packing is unfinished"):
             Store.open(packed)
@@ -216,7 +229,8 @@ def _arrays_of(path: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(group[name][:]) for name in stored.ARRAYS}
 
 
-# places ----------------------------------------------------------------------------------------------------------------
+# places
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["link", "dangling link", "empty folder", "disk"])
@@ -266,7 +280,8 @@ def test_a_link_to_nowhere_is_one_line(root, tmp_path):
         prepare(COMPETITION, root, tmp_path / "out")
 
 
-# calibration -----------------------------------------------------------------------------------------------------------
+# calibration
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -323,7 +338,9 @@ def test_half_a_data_set_and_then_the_rest_gives_the_pixels_of_the_whole(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("competition_id", CALIBRATED)
-def test_a_changed_plane_is_noticed_and_a_touched_one_changes_nothing(competition_id, whole, tmp_path):
+def test_a_changed_plane_is_noticed_and_a_touched_one_changes_nothing(
+    competition_id, whole, tmp_path
+):
     competition, root = get_competition(competition_id), whole(competition_id)
     out, samples = tmp_path / "out", competition.samples(root)
     prepare(competition, root, out)
@@ -344,7 +361,9 @@ def test_a_changed_plane_is_noticed_and_a_touched_one_changes_nothing(competitio
 @pytest.mark.slow
 @pytest.mark.parametrize("competition_id", CALIBRATED)
 def test_pack_holds_no_image_of_two_calibrations(competition_id, whole, tmp_path):
-    """Broken off in the first packing, then the rest of the images comes: sites of a plate measured anew are packed anew."""
+    """Broken off in the first packing, then the rest of the images comes: sites of a plate measured
+    anew are packed anew.
+    """
     competition, root = get_competition(competition_id), whole(competition_id)
     late = part_of(competition, root, tmp_path / "late")
 

@@ -1,4 +1,6 @@
-"""Batches: complete, of one unit, even, without a label twice, and the same wherever training goes on."""
+"""Batches: complete, of one unit, even, without a label twice, and the same wherever training goes
+on.
+"""
 
 import logging
 from collections import Counter
@@ -18,10 +20,16 @@ def indices(batches) -> list[list[int]]:
 
 @st.composite
 def stages(draw):
-    """Units, labels, batch size and uniqueness of a small stage of which at least one batch can be made."""
+    """Units, labels, batch size and uniqueness of a small stage of which at least one batch can be
+    made.
+    """
     n = draw(st.integers(2, 60))
     labels = np.array(draw(st.lists(st.integers(-1, 7), min_size=n, max_size=n)))
-    unit = np.array(draw(st.lists(st.integers(-2, 3), min_size=n, max_size=n))) if draw(st.booleans()) else None
+    unit = (
+        np.array(draw(st.lists(st.integers(-2, 3), min_size=n, max_size=n)))
+        if draw(st.booleans())
+        else None
+    )
     batch_size, unique = draw(st.integers(1, 12)), draw(st.booleans())
     return unit, labels, batch_size, unique
 
@@ -29,7 +37,9 @@ def stages(draw):
 def fewest(labels: list[int], batch_size: int, unique: bool) -> int:
     """Batches that a unit needs: slow and plain."""
     number = 1
-    while number * batch_size < len(labels) or (unique and any(labels.count(x) > number for x in labels if x != -1)):
+    while number * batch_size < len(labels) or (
+        unique and any(labels.count(x) > number for x in labels if x != -1)
+    ):
         number += 1
     return number
 
@@ -48,14 +58,21 @@ def test_the_batches_of_an_epoch(stage, seed, epoch):
         expected += [(code, len(mine[first::number])) for first in range(number)]
     kept = [(code, size) for code, size in expected if size > 1 or batch_size == 1]
     if not kept:
-        with pytest.raises(InputError, match=f"{len(labels)} samples in {len(set(units))} units make no batch"):
+        with pytest.raises(
+            InputError, match=f"{len(labels)} samples in {len(set(units))} units make no batch"
+        ):
             EpochBatches(unit, labels, batch_size, seed, epoch, unique_labels=unique)
         return
     sampler = EpochBatches(unit, labels, batch_size, seed, epoch, unique_labels=unique)
     keys = list(sampler)
     assert {e for batch in keys for e, _ in batch} == {epoch}
     batches = indices(keys)
-    assert len(batches) == len(sampler) == EpochBatches.count(unit, labels, batch_size, unique) == len(kept)
+    assert (
+        len(batches)
+        == len(sampler)
+        == EpochBatches.count(unit, labels, batch_size, unique)
+        == len(kept)
+    )
     assert Counter((units[batch[0]], len(batch)) for batch in batches) == Counter(kept)
     seen = Counter(index for batch in batches for index in batch)
     assert max(seen.values()) == 1 and len(seen) == len(labels) - (len(expected) - len(kept))
@@ -64,7 +81,9 @@ def test_the_batches_of_an_epoch(stage, seed, epoch):
         known = [label for label in labels[batch] if label != -1]
         assert not unique or len(set(known)) == len(known)
     for code in np.unique(units) if unique and batch_size > 1 else []:
-        unlabelled = [int((labels[batch] == -1).sum()) for batch in batches if units[batch[0]] == code]
+        unlabelled = [
+            int((labels[batch] == -1).sum()) for batch in batches if units[batch[0]] == code
+        ]
         assert not unlabelled or max(unlabelled) - min(unlabelled) <= 1
     assert list(EpochBatches(unit, labels, batch_size, seed, epoch, unique_labels=unique)) == keys
 
@@ -88,7 +107,9 @@ def test_ranks_share_the_batches_of_one_process(stage, world, epoch, data):
     ranks = [list(make(rank=rank, world=world)) for rank in range(world)]
     number = EpochBatches.count(unit, labels, batch_size, unique, world)
     assert {len(batches) for batches in ranks} == {number} == {len(alone) // world}
-    assert [batch for together in zip(*ranks, strict=True) for batch in together] == alone[: number * world]
+    assert [batch for together in zip(*ranks, strict=True) for batch in together] == alone[
+        : number * world
+    ]
     start = data.draw(st.integers(0, number + 1))
     for rank, batches in enumerate(ranks):
         rest = make(rank=rank, world=world, start=start)
@@ -98,7 +119,9 @@ def test_ranks_share_the_batches_of_one_process(stage, world, epoch, data):
 def test_other_epochs_and_seeds_make_other_batches():
     unit, labels = np.repeat([0, 1, 2], 20), np.tile(np.arange(10), 6)
     epochs = [
-        indices(EpochBatches(unit, labels, 5, seed, epoch, unique_labels=True)) for seed in (0, 1) for epoch in (0, 1)
+        indices(EpochBatches(unit, labels, 5, seed, epoch, unique_labels=True))
+        for seed in (0, 1)
+        for epoch in (0, 1)
     ]
     assert len({str(batches) for batches in epochs}) == 4
     assert len({str(sorted(sorted(batch) for batch in batches)) for batches in epochs}) == 4
@@ -112,15 +135,20 @@ def test_units_alternate_at_random():
 
 
 @pytest.mark.parametrize(
-    ("labels", "unique"), [([0, 0, 1, 1, 2, 2], False), ([0, 0, 1, 1, 2, 2], True), ([0, 1, 2, 3, 4, 5], True)]
+    ("labels", "unique"),
+    [([0, 0, 1, 1, 2, 2], False), ([0, 0, 1, 1, 2, 2], True), ([0, 1, 2, 3, 4, 5], True)],
 )
 def test_any_two_samples_of_other_labels_may_meet(labels, unique):
     """Over epochs every pair that may shares one of the two batches of three about equally often."""
     met = Counter()
     for epoch in range(300):
-        for batch in indices(EpochBatches(None, np.array(labels), 3, 0, epoch, unique_labels=unique)):
+        for batch in indices(
+            EpochBatches(None, np.array(labels), 3, 0, epoch, unique_labels=unique)
+        ):
             met.update((a, b) for a in batch for b in batch if a < b)
-    pairs = [met[a, b] for a in range(6) for b in range(a + 1, 6) if not unique or labels[a] != labels[b]]
+    pairs = [
+        met[a, b] for a in range(6) for b in range(a + 1, 6) if not unique or labels[a] != labels[b]
+    ]
     assert sum(pairs) == 6 * 300 == sum(met.values())
     assert all(abs(count - 1800 / len(pairs)) < 45 for count in pairs)  # 5 SD
 
@@ -158,7 +186,13 @@ def test_no_samples_make_no_batch():
 
 @pytest.mark.parametrize(
     ("size", "batch", "expected"),
-    [(7, 3, [[0, 1, 2], [3, 4], [5, 6]]), (65, 64, [list(range(33)), list(range(33, 65))]), (4, 2, [[0, 1], [2, 3]]), (2, 5, [[0, 1]]), (0, 5, [])],
-)  # fmt: skip
+    [
+        (7, 3, [[0, 1, 2], [3, 4], [5, 6]]),
+        (65, 64, [list(range(33)), list(range(33, 65))]),
+        (4, 2, [[0, 1], [2, 3]]),
+        (2, 5, [[0, 1]]),
+        (0, 5, []),
+    ],
+)
 def test_in_order_is_complete_and_even(size, batch, expected):
     assert in_order(size, batch) == expected

@@ -1,4 +1,6 @@
-"""The store against zarr, the pixels, and damage. The tiny competition here serves the other data tests too."""
+"""The store against zarr, the pixels, and damage. The tiny competition here serves the other data
+tests too.
+"""
 
 import functools
 import json
@@ -61,7 +63,9 @@ class TinyCompetition(Competition):
 
 
 def tiny_samples(wells: int = 6) -> pd.DataFrame:
-    """Two sites a well; two experiments of two plates. Well 1 is a test well, wells 0 and 5 are controls."""
+    """Two sites a well; two experiments of two plates. Well 1 is a test well, wells 0 and 5 are
+    controls.
+    """
     rows = []
     for number in range(2 * wells):
         well, site = divmod(number, 2)
@@ -85,10 +89,14 @@ def tiny_samples(wells: int = 6) -> pd.DataFrame:
     return check_samples(pd.DataFrame(rows, columns=list(COLUMNS)), "tiny")
 
 
-def write_root(root: Path, wells: int = 6, shape: tuple[int, int] = (16, 20), seed: int = 0) -> np.ndarray:
+def write_root(
+    root: Path, wells: int = 6, shape: tuple[int, int] = (16, 20), seed: int = 0
+) -> np.ndarray:
     """Write a tiny data set of noise; returns its images (N, C, H, W) uint8."""
     samples = tiny_samples(wells)
-    images = np.random.default_rng(seed).integers(0, 256, (len(samples), len(CHANNELS), *shape), dtype=np.uint8)
+    images = np.random.default_rng(seed).integers(
+        0, 256, (len(samples), len(CHANNELS), *shape), dtype=np.uint8
+    )
     (root / "images").mkdir(parents=True)
     for files, image in zip(samples.files, images, strict=True):
         for name, channel in zip(files, image, strict=True):
@@ -99,7 +107,9 @@ def write_root(root: Path, wells: int = 6, shape: tuple[int, int] = (16, 20), se
 
 @pytest.fixture(scope="module", params=["zstd", "raw"])
 def made(request, tmp_path_factory):
-    """(images, path of their store), of each codec; row 3 lacks a file, row 7 is black in one channel."""
+    """(images, path of their store), of each codec; row 3 lacks a file, row 7 is black in one
+    channel.
+    """
     folder = tmp_path_factory.mktemp("store")
     images = write_root(folder / "root")
     images[7, 1] = 0
@@ -121,7 +131,11 @@ def copy(made, tmp_path):
 def test_pixels_and_statistics_are_those_of_the_files(made):
     images, path = made
     store = Store.open(path)
-    assert store.channels == CHANNELS and store.shape == (3, 16, 20) and store.source["competition"] == "tiny"
+    assert (
+        store.channels == CHANNELS
+        and store.shape == (3, 16, 20)
+        and store.source["competition"] == "tiny"
+    )
     assert store.samples.row.tolist() == [row for row in range(12) if row != 3]
     for row in store.samples.row:
         np.testing.assert_array_equal(store.read(row), images[row])
@@ -136,7 +150,10 @@ def test_any_zarr_reader_reads_it(made):
     array = zarr.open_group(path, mode="r")["images"]
     codec = Store.open(path).info["codec"]
     assert array.shape == (12, 3, 16, 20) and array.dtype == np.uint8
-    assert (array.chunks, array.shards) == {"zstd": ((1, 1, 16, 20), (1, 3, 16, 20)), "raw": ((1, 3, 16, 20), None)}[codec]
+    assert (array.chunks, array.shards) == {
+        "zstd": ((1, 1, 16, 20), (1, 3, 16, 20)),
+        "raw": ((1, 3, 16, 20), None),
+    }[codec]
     kept = [row for row in range(12) if row != 3]
     np.testing.assert_array_equal(array[:][kept], images[kept])
     np.testing.assert_array_equal(Store.open(path).images[5], images[5])
@@ -155,7 +172,11 @@ def test_the_content_hash_is_that_of_the_images_alone(tmp_path):
     for codec in ("zstd", "raw"):
         prepare(TinyCompetition(), tmp_path / "root", tmp_path / codec, codec=codec)
         hashes[codec] = Store.open(tmp_path / codec).content_hash
-    assert hashes["zstd"] == hashes["raw"] == pickle.loads(pickle.dumps(Store.open(tmp_path / "raw"))).content_hash
+    assert (
+        hashes["zstd"]
+        == hashes["raw"]
+        == pickle.loads(pickle.dumps(Store.open(tmp_path / "raw"))).content_hash
+    )
     plane = tmp_path / "root" / tiny_samples().files[4][1]
     pixels = cv2.imread(str(plane), cv2.IMREAD_GRAYSCALE)
     pixels[3, 5] ^= 1
@@ -200,7 +221,14 @@ def test_some_rows_of_many_threads_at_once(tmp_path, monkeypatch, codec):
     images = write_root(tmp_path / "root", shape=(64, 20))
     samples = tiny_samples()
     read = functools.partial(TinyCompetition().read, tmp_path / "root")
-    pack(samples, read, tmp_path / "out", channels=CHANNELS, source={"competition": "tiny"}, codec=codec)
+    pack(
+        samples,
+        read,
+        tmp_path / "out",
+        channels=CHANNELS,
+        source={"competition": "tiny"},
+        codec=codec,
+    )
     store = Store.open(tmp_path / "out")
     assert store.images.chunks[2] == (8 if codec == "zstd" else 64)
     np.testing.assert_array_equal(store.images[:], images)
@@ -225,7 +253,8 @@ def test_a_raw_row_is_held_to_its_checksum_when_first_read(made, copy):
     with pytest.raises(InputError, match="row 5 holds other pixels"):
         store.read(5, rows=(0, 2))  # the damage is elsewhere
     chunk.write_bytes(good)
-    np.testing.assert_array_equal(store.read(5, rows=(0, 2)), images[5])  # the first time all is read
+    # the first time all is read
+    np.testing.assert_array_equal(store.read(5, rows=(0, 2)), images[5])
     chunk.write_bytes(wrong)
     np.testing.assert_array_equal(store.read(5, rows=(0, 2))[:, :2], images[5][:, :2])
     assert [row for row, _ in store.check()] == [5]
@@ -264,7 +293,9 @@ def test_damage_is_an_error_when_read_and_named_by_check(copy, damage):
     for rows in (None, (0, 2)):
         with pytest.raises(InputError, match=r"c\.5\.0\.0\.0") as caught:
             store.read(5, rows=rows)
-        assert "\n" not in str(caught.value) and (damage == "remove" or "run `cellsignal prepare` again" in str(caught.value))
+        assert "\n" not in str(caught.value) and (
+            damage == "remove" or "run `cellsignal prepare` again" in str(caught.value)
+        )
     assert [row for row, message in store.check() if "row 5" in message] == [5]
     assert store.check(rows=[0, 6]) == []
 
@@ -305,8 +336,19 @@ def test_a_store_that_does_not_fit_its_description_is_refused(copy, tmp_path):
         assert "\n" not in str(caught.value)
 
     refused(lambda p: _edit_info(p, format=99), "format 99")
-    refused(lambda p: (p / "store.json").write_text('{"format": 1, "n": 3}'), "store format 1, this version reads 2; pack it anew")
-    refused(lambda p: _edit_info(p, codec={"raw": "zstd", "zstd": "raw"}[json.loads((p / "store.json").read_text())["codec"]]), "not those")
+    refused(
+        lambda p: (p / "store.json").write_text('{"format": 1, "n": 3}'),
+        "store format 1, this version reads 2; pack it anew",
+    )
+    refused(
+        lambda p: _edit_info(
+            p,
+            codec={"raw": "zstd", "zstd": "raw"}[
+                json.loads((p / "store.json").read_text())["codec"]
+            ],
+        ),
+        "not those",
+    )
     refused(lambda p: _edit_info(p, shape=[16, 16]), "not those")
     refused(lambda p: _edit_info(p, n=11), "not those")
     table = (copy / "samples.csv").read_text()
@@ -333,19 +375,31 @@ def test_text_that_looks_like_nothing_survives(tmp_path):
 
 @pytest.mark.real_data
 def test_real_images_are_pixel_exact_and_not_much_larger_than_png(real_data, tmp_path):
-    files = sorted(str(path.relative_to(real_data)) for path in (real_data / "rxrx1" / "train").rglob("*.png"))
+    files = sorted(
+        str(path.relative_to(real_data)) for path in (real_data / "rxrx1" / "train").rglob("*.png")
+    )
     assert len(files) == 72
     sites = [tuple(files[start : start + 6]) for start in range(0, 72, 6)]
     samples = tiny_samples(6)
     samples["files"] = sites
     channels = ("w1", "w2", "w3", "w4", "w5", "w6")
-    report = pack(samples, _RealReader(real_data), tmp_path / "out", channels=channels, source={"competition": "real"})
+    report = pack(
+        samples,
+        _RealReader(real_data),
+        tmp_path / "out",
+        channels=channels,
+        source={"competition": "real"},
+    )
     store = Store.open(tmp_path / "out")
     assert report.n_packed == 12 and not report.skipped and store.shape == (6, 512, 512)
     for row, names in enumerate(sites):
-        expected = np.stack([cv2.imread(str(real_data / name), cv2.IMREAD_UNCHANGED) for name in names])
+        expected = np.stack(
+            [cv2.imread(str(real_data / name), cv2.IMREAD_UNCHANGED) for name in names]
+        )
         np.testing.assert_array_equal(store.read(row), expected)
-        np.testing.assert_array_equal(store.read(row, rows=(300, 400))[:, 300:400], expected[:, 300:400])
+        np.testing.assert_array_equal(
+            store.read(row, rows=(300, 400))[:, 300:400], expected[:, 300:400]
+        )
         np.testing.assert_allclose(store.mean[row], expected.mean((1, 2)), rtol=1e-6)
         np.testing.assert_allclose(store.sd[row], expected.std((1, 2)), rtol=1e-6)
     np.testing.assert_array_equal(store.images[11], expected)

@@ -31,7 +31,11 @@ ALWAYS = {
     "channel_dropout": a.ChannelDropout(name="channel_dropout", p=1),
 }
 GAIN_BIAS = a.GainBias(name="gain_bias", gain=0.2, bias=0.3)
-D4 = (a.HorizontalFlip(name="horizontal_flip"), a.VerticalFlip(name="vertical_flip"), a.Transpose(name="transpose"))
+D4 = (
+    a.HorizontalFlip(name="horizontal_flip"),
+    a.VerticalFlip(name="vertical_flip"),
+    a.Transpose(name="transpose"),
+)
 
 
 def noise(height: int = 24, width: int = 24, channels: int = 6, seed: int = 0) -> np.ndarray:
@@ -40,7 +44,9 @@ def noise(height: int = 24, width: int = 24, channels: int = 6, seed: int = 0) -
 
 def smooth(size: int = 48) -> np.ndarray:
     """A blurred picture, the same in six channels: resampling errors stay small."""
-    plane = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(size, size)), 3, mode="mirror")
+    plane = ndimage.gaussian_filter(
+        np.random.default_rng(1).normal(size=(size, size)), 3, mode="mirror"
+    )
     plane = 20 + 215 * (plane - plane.min()) / np.ptp(plane)
     return np.repeat(plane.astype(np.uint8)[:, :, None], 6, axis=2)
 
@@ -55,7 +61,9 @@ def dihedral(image: np.ndarray) -> list[np.ndarray]:
 
 def windows(image: np.ndarray, size: int) -> set[bytes]:
     rows, columns = (n - size + 1 for n in image.shape[:2])
-    return {image[y : y + size, x : x + size].tobytes() for y in range(rows) for x in range(columns)}
+    return {
+        image[y : y + size, x : x + size].tobytes() for y in range(rows) for x in range(columns)
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,9 @@ def test_flips(name, expected):
     half = ALWAYS[name].model_copy(update={"p": 0.5})
     changed = [not np.array_equal(out, image) for out in draws(Transform((half,), 6), image, 300)]
     assert np.mean(changed) == pytest.approx(0.5, abs=0.1)
-    assert np.array_equal(Transform((ALWAYS[name],), 6).image(image, np.random.default_rng(0)), expected(image))
+    assert np.array_equal(
+        Transform((ALWAYS[name],), 6).image(image, np.random.default_rng(0)), expected(image)
+    )
 
 
 def test_rotate90_gives_each_quarter_turn_as_often():
@@ -85,7 +95,10 @@ def test_rotate90_gives_each_quarter_turn_as_often():
 def test_flips_and_transpose_give_all_eight_dihedral_images_as_often():
     image = noise()
     eight = dihedral(image)
-    which = [[np.array_equal(out, t) for t in eight].index(True) for out in draws(Transform(D4, 6), image, 1600)]
+    which = [
+        [np.array_equal(out, t) for t in eight].index(True)
+        for out in draws(Transform(D4, 6), image, 1600)
+    ]
     counts = np.bincount(which, minlength=8)
     assert ((counts - 200) ** 2 / 200).sum() < 24.3  # chi-squared, 7 degrees of freedom, p = .001
 
@@ -119,7 +132,13 @@ def test_zero_probability_changes_nothing(name):
 
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [(name, n) for name in ALWAYS for n in (1, 2, 3, 5, 6, 9) if (name, n) != ("channel_dropout", 1)],  # refused
+    # refused
+    [
+        (name, n)
+        for name in ALWAYS
+        for n in (1, 2, 3, 5, 6, 9)
+        if (name, n) != ("channel_dropout", 1)
+    ],
 )
 def test_any_number_of_channels_keeps_type_shape_and_the_input(name, channels):
     image = noise(channels=channels)
@@ -132,7 +151,9 @@ def test_any_number_of_channels_keeps_type_shape_and_the_input(name, channels):
 
 @pytest.mark.parametrize("name", [name for name in ALWAYS if name != "channel_dropout"])
 def test_all_channels_are_changed_alike(name):
-    """OpenCV works on up to four channels at a time: six must come out as six images of one channel would."""
+    """OpenCV works on up to four channels at a time: six must come out as six images of one channel
+    would.
+    """
     image = noise()
     one, six = Transform((ALWAYS[name],), 1), Transform((ALWAYS[name],), 6)
     for seed in range(4):
@@ -148,7 +169,8 @@ def test_coordinates_written_into_channels_stay_together(name):
     image = np.stack([rows, columns, rows, columns, rows, columns], axis=2)
     for out in draws(Transform((ALWAYS[name],), 6), image, 10):
         assert all(np.array_equal(out[:, :, c], out[:, :, c % 2]) for c in range(6))
-        assert (out[:, :, 0] == out[:, :1, 0]).all() and (out[:, :, 1] == out[:1, :, 1]).all()  # still a grid
+        # still a grid
+        assert (out[:, :, 0] == out[:, :1, 0]).all() and (out[:, :, 1] == out[:1, :, 1]).all()
         for line in (out[:, 0, 0], out[0, :, 1]):
             assert (np.diff(line.astype(int)) >= 0).all() and np.diff(line.astype(int)).max() <= 1
 
@@ -169,10 +191,13 @@ def test_square_crop_resize_is_a_window_enlarged_by_the_nearest_pixel():
             centres = np.floor((np.arange(16) + 0.5) * side / 16).astype(int)
             first = np.searchsorted(centres, np.arange(side))  # an output pixel of each crop pixel
             crop = out[first][:, first]
-            if np.array_equal(crop[centres][:, centres], out) and crop.tobytes() in windows(image, side):
+            if np.array_equal(crop[centres][:, centres], out) and crop.tobytes() in windows(
+                image, side
+            ):
                 found.append(side)
         sides.append(max(found))
-    assert set(sides) == set(range(8, 17))  # every integer from half the side to the whole, both ends included
+    # every integer from half the side to the whole, both ends included
+    assert set(sides) == set(range(8, 17))
     assert min(np.bincount(sides)[8:]) > 200 / 9 / 3
 
 
@@ -180,14 +205,18 @@ def test_random_resized_crop_sizes():
     image = noise(30, 20)
     keep = a.RandomResizedCrop(name="random_resized_crop")
     small = a.RandomResizedCrop(name="random_resized_crop", size=8)
-    whole = a.RandomResizedCrop(name="random_resized_crop", scale=(1.0, 1.0), ratio=(20 / 30, 20 / 30))
+    whole = a.RandomResizedCrop(
+        name="random_resized_crop", scale=(1.0, 1.0), ratio=(20 / 30, 20 / 30)
+    )
     assert all(out.shape == (30, 20, 6) for out in draws(Transform((keep,), 6), image, 5))
     assert all(out.shape == (8, 8, 6) for out in draws(Transform((small,), 6), image, 5))
     assert np.array_equal(Transform((whole,), 6).image(image, np.random.default_rng(0)), image)
 
 
 def test_random_resized_crop_covers_the_area_asked_for():
-    columns = np.broadcast_to(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 64, 6)).copy()
+    columns = np.broadcast_to(
+        np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 64, 6)
+    ).copy()
     crop = a.RandomResizedCrop(name="random_resized_crop", scale=(0.25, 0.25))
     for out in draws(Transform((crop,), 6), columns, 10):
         assert np.ptp(out.astype(int)) == pytest.approx(255 / 2, abs=8)
@@ -207,7 +236,9 @@ def test_affine_scale_zooms_about_the_centre_and_mirrors_at_the_border():
         out = Transform((zoom,), 6).image(image, np.random.default_rng(0))[:, :, 0].astype(float)
         at = (np.arange(48) - centre) / scale + centre
         places = np.meshgrid(at, at, indexing="ij")
-        truth = ndimage.map_coordinates(image[:, :, 0].astype(float), places, order=1, mode="mirror")
+        truth = ndimage.map_coordinates(
+            image[:, :, 0].astype(float), places, order=1, mode="mirror"
+        )
         assert np.abs(out - truth).max() < 3
 
 
@@ -217,7 +248,12 @@ def test_affine_translation_is_a_shift_within_the_range():
     padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")
     places = set()
     for out in draws(Transform((shift,), 6), image, 60):
-        match = [(y, x) for y in range(9) for x in range(9) if np.array_equal(padded[y : y + 48, x : x + 48], out)]
+        match = [
+            (y, x)
+            for y in range(9)
+            for x in range(9)
+            if np.array_equal(padded[y : y + 48, x : x + 48], out)
+        ]
         assert len(match) == 1
         places.add(match[0])
     assert len(places) > 20
@@ -229,7 +265,10 @@ def test_affine_rotates_within_the_range_either_way():
     inner = slice(14, 34)
     candidates = np.arange(-30, 31)
     plane = image[:, :, 0].astype(float)
-    truth = [ndimage.rotate(plane, d, reshape=False, order=1, mode="mirror")[inner, inner] for d in candidates]
+    truth = [
+        ndimage.rotate(plane, d, reshape=False, order=1, mode="mirror")[inner, inner]
+        for d in candidates
+    ]
     angles = []
     for out in draws(Transform((turn,), 6), image, 30):
         errors = [np.abs(t - out[inner, inner, 0]).mean() for t in truth]
@@ -261,7 +300,9 @@ def test_blur_is_a_gaussian_of_the_sigma_asked_for():
     blur = a.Blur(name="blur", p=1, sigma=(1.0, 1.0))
     out = Transform((blur,), 6).image(image, np.random.default_rng(0))
     for c in range(6):
-        truth = ndimage.gaussian_filter(image[:, :, c].astype(float), 1.0, mode="mirror", truncate=3)
+        truth = ndimage.gaussian_filter(
+            image[:, :, c].astype(float), 1.0, mode="mirror", truncate=3
+        )
         assert np.abs(out[:, :, c] - truth).max() <= 2
 
 
@@ -279,7 +320,10 @@ def test_coarse_dropout_blackens_rectangles_of_the_sizes_asked_for():
 def test_channel_dropout_blackens_whole_channels_and_any_of_them():
     image = noise()
     drop = a.ChannelDropout(name="channel_dropout", p=1, channels=2)
-    dropped = [tuple(np.flatnonzero((out == 0).all((0, 1)))) for out in draws(Transform((drop,), 6), image, 120)]
+    dropped = [
+        tuple(np.flatnonzero((out == 0).all((0, 1))))
+        for out in draws(Transform((drop,), 6), image, 120)
+    ]
     assert {len(d) for d in dropped} == {1, 2}
     assert {c for d in dropped for c in d} == set(range(6))
     for seed in range(5):
@@ -293,7 +337,8 @@ def test_order_is_as_written():
     crop, flip = a.RandomCrop(name="random_crop", size=20), ALWAYS["horizontal_flip"]
     drop = a.CoarseDropout(name="coarse_dropout", p=1, holes=(1, 1), size=(0.5, 0.5))
     holes = [(out == 0).all(2).mean() for out in draws(Transform((crop, drop, flip), 6), image, 10)]
-    np.testing.assert_allclose(holes, 0.25)  # half of the crop's side; dropped first, a crop of it would differ
+    # half of the crop's side; dropped first, a crop of it would differ
+    np.testing.assert_allclose(holes, 0.25)
     holes = [(out == 0).all(2).mean() for out in draws(Transform((drop, crop), 6), image, 10)]
     assert np.ptp(holes) > 0
 
@@ -315,7 +360,9 @@ def test_the_generator_alone_decides():
     states = np.random.get_state()[1].tobytes(), random.getstate()
     assert np.array_equal(other.image(image, np.random.default_rng(5)), first)
     assert states == (np.random.get_state()[1].tobytes(), random.getstate())
-    assert np.array_equal(pickle.loads(pickle.dumps(transform)).image(image, np.random.default_rng(5)), first)
+    assert np.array_equal(
+        pickle.loads(pickle.dumps(transform)).image(image, np.random.default_rng(5)), first
+    )
 
 
 def test_one_generator_goes_on():
@@ -341,7 +388,8 @@ def test_gain_bias_is_one_line_a_channel_after_normalisation():
     gain, bias = np.array(fits).T
     assert gain.mean() == pytest.approx(1, abs=0.02) and gain.std() == pytest.approx(0.2, abs=0.02)
     assert bias.mean() == pytest.approx(0, abs=0.03) and bias.std() == pytest.approx(0.3, abs=0.03)
-    assert abs(np.corrcoef(gain.reshape(300, 6).T)[np.triu_indices(6, 1)]).max() < 0.25  # drawn per channel
+    # drawn per channel
+    assert abs(np.corrcoef(gain.reshape(300, 6).T)[np.triu_indices(6, 1)]).max() < 0.25
     assert np.array_equal(x, before)
 
 
@@ -353,7 +401,11 @@ def test_signal_without_gain_bias_is_the_identity():
 @pytest.mark.parametrize(
     ("augmentation", "channels", "message"),
     [
-        (a.ChannelDropout(name="channel_dropout", channels=3), 3, "channel_dropout: channels 3 of 3"),
+        (
+            a.ChannelDropout(name="channel_dropout", channels=3),
+            3,
+            "channel_dropout: channels 3 of 3",
+        ),
         (a.ChannelDropout(name="channel_dropout"), 1, "channel_dropout: channels 1 of 1"),
         (a.CoarseDropout(name="coarse_dropout", size=(0.1, 1.0)), 3, "coarse_dropout: size"),
         (a.Blur(name="blur", sigma=(2.0, 1.0)), 3, "blur: sigma .* descend"),
@@ -373,7 +425,10 @@ def test_a_crop_larger_than_the_image_is_named():
 
 
 def test_every_augmentation_of_the_schema_is_known():
-    names = {option.model_fields["name"].annotation.__args__[0] for option in a.Augmentation.__args__[0].__args__}
+    names = {
+        option.model_fields["name"].annotation.__args__[0]
+        for option in a.Augmentation.__args__[0].__args__
+    }
     assert names == {*ALWAYS, "gain_bias"}
 
 
@@ -383,7 +438,17 @@ def test_importing_the_module_does_not_import_albumentations():
 
 
 SHAPED = st.lists(
-    st.sampled_from(["horizontal_flip", "transpose", "rotate90", "random_crop", "random_resized_crop", "square_crop_resize", "coarse_dropout"]),
+    st.sampled_from(
+        [
+            "horizontal_flip",
+            "transpose",
+            "rotate90",
+            "random_crop",
+            "random_resized_crop",
+            "square_crop_resize",
+            "coarse_dropout",
+        ]
+    ),
     max_size=3,
 )
 
@@ -391,8 +456,13 @@ SHAPED = st.lists(
 @settings(max_examples=80, deadline=None)
 @given(SHAPED, st.tuples(st.sampled_from([8, 9, 12]), st.sampled_from([8, 9, 12])), st.booleans())
 def test_a_shape_that_is_promised_is_kept_and_any_other_refused(names, shape, with_blur):
-    """As images come out one by one, drawn often enough to meet every turn; both pipelines refuse alike."""
-    steps = tuple(ALWAYS[name].model_copy(update={"p": 0.5}) if name == "transpose" else ALWAYS[name] for name in names)
+    """As images come out one by one, drawn often enough to meet every turn; both pipelines refuse
+    alike.
+    """
+    steps = tuple(
+        ALWAYS[name].model_copy(update={"p": 0.5}) if name == "transpose" else ALWAYS[name]
+        for name in names
+    )
     blurred = (ALWAYS["blur"], *steps) if with_blur else steps
     try:
         transform = Transform(blurred, 6, shape=shape)
@@ -407,7 +477,9 @@ def test_a_shape_that_is_promised_is_kept_and_any_other_refused(names, shape, wi
                 Recipe(steps, 6, shape)
             assert str(other.value) == str(error).replace("blur, ", "")
         return
-    assert {image.shape for image in draws(transform, noise(*shape), 40)} == {(*transform.output, 6)}
+    assert {image.shape for image in draws(transform, noise(*shape), 40)} == {
+        (*transform.output, 6)
+    }
     if needs_albumentations(steps) is None:
         assert Recipe(steps, 6, shape).output == transform.output
     assert pickle.loads(pickle.dumps(transform)).output == transform.output

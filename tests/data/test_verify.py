@@ -47,7 +47,8 @@ def test_every_kind_of_damage_is_listed_in_one_run(root, workers):
     cv2.imwrite(str(root / files[5][2]), np.dstack([noise] * 3))
     (root / files[6][0]).write_bytes(b"GIF89a, not a PNG at all")
     cv2.imwrite(str(root / files[7][1]), np.full((16, 20), 7, np.uint8))
-    cv2.imwrite(str(root / files[0][2]), np.full((16, 20), 7, np.uint8))  # flat beside a missing one
+    # flat beside a missing one
+    cv2.imwrite(str(root / files[0][2]), np.full((16, 20), 7, np.uint8))
     shutil.copy(root / files[8][0], root / files[9][1])
     (root / "extra").mkdir()
     cv2.imwrite(str(root / "extra" / "stray.TIF"), noise)
@@ -76,11 +77,18 @@ def test_every_kind_of_damage_is_listed_in_one_run(root, workers):
     assert len(problems) == 14
     errors = [problem.is_error for problem in problems]
     assert errors == [True] * 9 + [False] * 5
-    assert next(p.detail for p in problems if p.path == files[7][1]) == f"every pixel of channel {CHANNELS[1]} is 7"
+    assert (
+        next(p.detail for p in problems if p.path == files[7][1])
+        == f"every pixel of channel {CHANNELS[1]} is 7"
+    )
     assert files[8][0] in next(p.detail for p in problems if p.kind == "identical")
 
     text = format_problems(problems)
-    assert text.startswith("9 errors, 5 warnings\n") and "error truncated: 2\n" in text and "warning flat: 2\n" in text
+    assert (
+        text.startswith("9 errors, 5 warnings\n")
+        and "error truncated: 2\n" in text
+        and "warning flat: 2\n" in text
+    )
     assert len(text.splitlines()) == 1 + 11 + 14
     assert all(f"  {p.path}: {p.detail}" in text for p in problems)
 
@@ -104,7 +112,9 @@ def test_a_name_too_long_for_any_file_is_missing(tmp_path):
     text = (root / "samples.csv").read_text()
     (root / "samples.csv").write_text(text.replace(samples.files[2][1], long))
     problems = [problem for problem in verify(TinyCompetition(), root) if problem.is_error]
-    assert [(p.kind, p.path, p.sample_id) for p in problems] == [("missing", long, samples.sample_id[2])]
+    assert [(p.kind, p.path, p.sample_id) for p in problems] == [
+        ("missing", long, samples.sample_id[2])
+    ]
 
 
 def test_an_unreadable_file_is_a_problem_not_a_crash(root):
@@ -140,7 +150,8 @@ def test_a_flat_channel_of_a_colour_file_is_named(tmp_path):
     ids = tiny_samples().sample_id
     for name in ids:
         image = rng.integers(0, 256, (16, 20, 3), dtype=np.uint8)
-        image[:, :, 0] = 5 if name == ids[2] else image[:, :, 0]  # OpenCV writes BGR: the last channel
+        # OpenCV writes BGR: the last channel
+        image[:, :, 0] = 5 if name == ids[2] else image[:, :, 0]
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
     (tmp_path / f"{ids[4]}.png").unlink()
     assert verify(ColourCompetition(), tmp_path) == [
@@ -174,7 +185,11 @@ def test_real_images_are_sound(real_data):
         def samples(self, root):
             names = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
             samples = tiny_samples(len(names) // 12)
-            samples["files"] = [tuple(names[start : start + 6]) for start in range(0, len(names), 6)]
+            samples["files"] = [
+                tuple(names[start : start + 6]) for start in range(0, len(names), 6)
+            ]
             return samples
 
-    assert [problem for problem in verify(Real(), real_data / "rxrx1" / "train") if problem.is_error] == []
+    assert [
+        problem for problem in verify(Real(), real_data / "rxrx1" / "train") if problem.is_error
+    ] == []

@@ -15,7 +15,18 @@ COMPETITION = get_competition("mitoreid")
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "mitoreid"
-    COMPETITION.simulate(root, 0, moas=2, drugs_per_moa=1, libraries=1, train=2, controls=1, novel_drugs=1, natural=1, size=16)
+    COMPETITION.simulate(
+        root,
+        0,
+        moas=2,
+        drugs_per_moa=1,
+        libraries=1,
+        train=2,
+        controls=1,
+        novel_drugs=1,
+        natural=1,
+        size=16,
+    )
     return root
 
 
@@ -26,7 +37,10 @@ def root(sound, tmp_path):
 
 
 def found(root, workers=0):
-    return {(problem.kind, problem.path, problem.sample_id) for problem in verify(COMPETITION, root, workers)}
+    return {
+        (problem.kind, problem.path, problem.sample_id)
+        for problem in verify(COMPETITION, root, workers)
+    }
 
 
 def test_every_frame_of_a_sound_clip_is_named(root):
@@ -41,12 +55,16 @@ def test_each_fault_is_named_by_its_frame(root, workers):
     (b / "7.jpg").write_bytes((b / "7.jpg").read_bytes()[:-40])
     for frame in c.iterdir():
         frame.unlink()
-    shutil.copy(root / "novel/3/3_0/5.jpg", root / "l1/query/1/1_0/12.jpg")  # a frame of another track
+    # a frame of another track
+    shutil.copy(root / "novel/3/3_0/5.jpg", root / "l1/query/1/1_0/12.jpg")
     (root / "novel" / "stray.JPG").write_bytes(b"anything")
     (root / "l1/train/2/2_0/notes.jpeg").write_bytes(b"anything")
     problems = found(root, workers)
     identical = [(path, name) for kind, path, name in problems if kind == "identical"]
-    assert identical in ([("l1/query/1/1_0/12.jpg", "l1_query_1_1_0")], [("novel/3/3_0/5.jpg", "novel_3_3_0")])
+    assert identical in (
+        [("l1/query/1/1_0/12.jpg", "l1_query_1_1_0")],
+        [("novel/3/3_0/5.jpg", "novel_3_3_0")],
+    )
     assert {problem for problem in problems if problem[0] != "identical"} == {
         ("missing", "l1/train/1/1_0/1.jpg", "l1_train_1_1_0"),
         ("missing", "l1/train/1/1_0/9.jpg", "l1_train_1_1_0"),
@@ -66,12 +84,20 @@ def test_a_cell_may_stand_still_but_not_for_the_whole_clip(root):
     for t in range(2, 17):
         shutil.copy(track / "1.jpg", track / f"{t}.jpg")
     (problem,) = verify(COMPETITION, root)
-    assert (problem.kind, problem.path, problem.detail) == ("identical", "l1/train/1/1_0/1.jpg", "all 16 frames have the same bytes") and not problem.is_error
+    assert (problem.kind, problem.path, problem.detail) == (
+        "identical",
+        "l1/train/1/1_0/1.jpg",
+        "all 16 frames have the same bytes",
+    ) and not problem.is_error
 
 
 def test_a_black_frame_is_named(root):
     path = root / "l1" / "train" / "1" / "1_0" / "6.jpg"
     cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path))))
     problems = verify(COMPETITION, root)
-    assert {(problem.kind, problem.path) for problem in problems} == {("flat", "l1/train/1/1_0/6.jpg")}
-    assert [problem.detail for problem in problems] == [f"every pixel of channel {stain} t06 is 0" for stain in ("w1", "w2", "w3")]
+    assert {(problem.kind, problem.path) for problem in problems} == {
+        ("flat", "l1/train/1/1_0/6.jpg")
+    }
+    assert [problem.detail for problem in problems] == [
+        f"every pixel of channel {stain} t06 is 0" for stain in ("w1", "w2", "w3")
+    ]

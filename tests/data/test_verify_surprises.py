@@ -1,4 +1,6 @@
-"""One surprising image among the others: `verify` lists it and goes on, packing leaves it out and goes on."""
+"""One surprising image among the others: `verify` lists it and goes on, packing leaves it out and
+goes on.
+"""
 
 import functools
 import shutil
@@ -54,7 +56,9 @@ def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_an_exception_that_read_was_not_made_for_ends_nothing(simulated, tmp_path, name, monkeypatch, caplog):
+def test_an_exception_that_read_was_not_made_for_ends_nothing(
+    simulated, tmp_path, name, monkeypatch, caplog
+):
     competition, root = get_competition(name), simulated(name)
     samples = competition.samples(root).iloc[:6].reset_index(drop=True)
     bad = samples.files[1]
@@ -75,16 +79,25 @@ def test_an_exception_that_read_was_not_made_for_ends_nothing(simulated, tmp_pat
     competition = competition.calibrate(root, tmp_path / "calibration")
     shape = competition.root_shape(root)
     options = {"channels": competition.channels, "shape": shape, "source": {}}
-    report = pack(samples, functools.partial(competition.read, root, shape=shape), tmp_path / "store", **options)
+    report = pack(
+        samples,
+        functools.partial(competition.read, root, shape=shape),
+        tmp_path / "store",
+        **options,
+    )
     left_out = dict(report.skipped)
-    assert left_out[samples.sample_id[1]].endswith("cannot be read (ZeroDivisionError: no such thing)")
+    assert left_out[samples.sample_id[1]].endswith(
+        "cannot be read (ZeroDivisionError: no such thing)"
+    )
     assert report.n_packed + len(left_out) == len(samples) and report.n_packed
 
 
 @pytest.mark.parametrize("name", ["bbbc021_full", "cpjump1"])
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_plate_of_surprises_alone_ends_nothing(simulated, tmp_path, name, workers):
-    """None of a plate's planes can be read, so it cannot be measured: its own files are listed, the others go on."""
+    """None of a plate's planes can be read, so it cannot be measured: its own files are listed, the
+    others go on.
+    """
     competition, root = get_competition(name), tmp_path / "root"
     shutil.copytree(simulated(name), root)
     samples = competition.samples(root)

@@ -1,4 +1,6 @@
-"""One image warped on the CPU: each step alone against plain numpy, OpenCV and albumentations' own matrices, then the distributions."""
+"""One image warped on the CPU: each step alone against plain numpy, OpenCV and albumentations' own
+matrices, then the distributions.
+"""
 
 import cv2
 import numpy as np
@@ -17,7 +19,9 @@ def noise(channels: int = 3, height: int = 24, width: int = 24) -> np.ndarray:
 
 
 def smooth(size: int = 48, channels: int = 5) -> np.ndarray:
-    planes = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=(channels, size, size)), (0, 3, 3), mode="mirror")
+    planes = ndimage.gaussian_filter(
+        np.random.default_rng(1).normal(size=(channels, size, size)), (0, 3, 3), mode="mirror"
+    )
     return (20 + 215 * (planes - planes.min()) / np.ptp(planes)).astype(np.uint8)
 
 
@@ -37,7 +41,9 @@ def drawn(image: np.ndarray, *steps, center_crop: int | None = None) -> np.ndarr
     return warped(image, recipe, recipe.draw(np.array([u])))
 
 
-H, V, T = a.HorizontalFlip(name="horizontal_flip"), a.VerticalFlip(name="vertical_flip"), a.Transpose(name="transpose")
+H = a.HorizontalFlip(name="horizontal_flip")
+V = a.VerticalFlip(name="vertical_flip")
+T = a.Transpose(name="transpose")
 R, CROP = a.Rotate90(name="rotate90"), a.RandomCrop(name="random_crop", size=9)
 SQUARE = a.SquareCropResize(name="square_crop_resize", min_fraction=0.25)
 
@@ -66,23 +72,37 @@ def test_flips_turns_and_crops_are_exact(steps, expected):
     assert np.array_equal(drawn(image, *steps), whole)
     assert np.array_equal(drawn(image, *steps, (CROP, (0.5, 0.99))), whole[:, 8:17, 15:24])
     assert np.array_equal(drawn(image, *steps, center_crop=9), whole[:, 7:16, 7:16])
-    assert np.array_equal(drawn(image, *steps, (CROP, (0.5, 0.99)), (H, ())), whole[:, 8:17, 15:24][:, :, ::-1])
+    assert np.array_equal(
+        drawn(image, *steps, (CROP, (0.5, 0.99)), (H, ())), whole[:, 8:17, 15:24][:, :, ::-1]
+    )
 
 
 @pytest.mark.parametrize("size", [16, 64])
 @pytest.mark.parametrize("before", [(), (H,), (V,), (T,), (H, T)])
 def test_square_crop_resize_is_opencvs_of_the_same_square(size, before):
-    """For sides that are a power of two; for others OpenCV's fixed-point numbers miss the nearest centre here and there."""
+    """For sides that are a power of two; for others OpenCV's fixed-point numbers miss the nearest
+    centre here and there.
+    """
     image = noise(2, size, size)
     turned = image
     for step in before:
-        turned = {"h": turned[:, :, ::-1], "v": turned[:, ::-1], "t": turned.transpose(0, 2, 1)}[step.name[0]]
+        turned = {"h": turned[:, :, ::-1], "v": turned[:, ::-1], "t": turned.transpose(0, 2, 1)}[
+            step.name[0]
+        ]
     for side in range(size // 4, size + 1):
         u = (side - size // 4 + 0.5) / (size - size // 4 + 1)
         top, left = (size - side) // 2, size - side
-        got = drawn(image, *((step, ()) for step in before), (SQUARE, (u, (top + 0.5) / (size - side + 1), 0.999)))
-        crop = np.ascontiguousarray(turned[:, top : top + side, left : left + side].transpose(1, 2, 0))
-        truth = cv2.resize(crop, (size, size), interpolation=cv2.INTER_NEAREST_EXACT).transpose(2, 0, 1)
+        got = drawn(
+            image,
+            *((step, ()) for step in before),
+            (SQUARE, (u, (top + 0.5) / (size - side + 1), 0.999)),
+        )
+        crop = np.ascontiguousarray(
+            turned[:, top : top + side, left : left + side].transpose(1, 2, 0)
+        )
+        truth = cv2.resize(crop, (size, size), interpolation=cv2.INTER_NEAREST_EXACT).transpose(
+            2, 0, 1
+        )
         assert np.array_equal(got, truth), side
 
 
@@ -107,7 +127,10 @@ def test_affine_is_albumentations_matrix_and_a_bilinear_mirrored_image():
         )
         back = np.linalg.inv(matrix)
         x, y = (places @ back[:2, :2].T + back[:2, 2]).transpose(2, 0, 1)
-        truth = [ndimage.map_coordinates(plane.astype(float), [y, x], order=1, mode="mirror") for plane in image]
+        truth = [
+            ndimage.map_coordinates(plane.astype(float), [y, x], order=1, mode="mirror")
+            for plane in image
+        ]
         assert np.abs(drawn(image, (affine, u)) - truth).max() < 1.5
 
 
@@ -118,22 +141,35 @@ def test_perspective_is_albumentations():
         u = np.random.default_rng(seed).random(9)
         jitter = np.abs(stats.norm.ppf(u[1:]) * (0.02 + 0.18 * u[0])).reshape(4, 2) % 0.32
         points = np.abs(np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) - jitter) * (40, 48)
-        matrix, width, height = albumentations_geometry.compute_perspective_params(points.astype(np.float32), (48, 40))
+        matrix, width, height = albumentations_geometry.compute_perspective_params(
+            points.astype(np.float32), (48, 40)
+        )
         truth = [
-            albumentations_geometry.perspective(plane, matrix, width, height, 0, cv2.BORDER_REFLECT_101, True, cv2.INTER_LINEAR)
+            albumentations_geometry.perspective(
+                plane, matrix, width, height, 0, cv2.BORDER_REFLECT_101, True, cv2.INTER_LINEAR
+            )
             for plane in image
-        ]  # fmt: skip
+        ]
         assert np.abs(drawn(image, (perspective, u)) - truth).max() < 2.5
 
 
 def test_random_resized_crop_is_a_crop_resized_but_for_its_border():
     image = smooth()
     for size, side, inner in ((None, 48, slice(2, -2)), (20, 20, slice(1, -1))):
-        crop = a.RandomResizedCrop(name="random_resized_crop", size=size, scale=(0.4, 0.4), ratio=(1.5, 1.5))
+        crop = a.RandomResizedCrop(
+            name="random_resized_crop", size=size, scale=(0.4, 0.4), ratio=(1.5, 1.5)
+        )
         tall, wide = round((0.4 * 48 * 48 / 1.5) ** 0.5), round((0.4 * 48 * 48 * 1.5) ** 0.5)
         got = drawn(image, (crop, [0.5] * 20 + [0.3, 0.8]))
         top, left = int(0.3 * (49 - tall)), int(0.8 * (49 - wide))
-        truth = [cv2.resize(p[top : top + tall, left : left + wide], (side, side), interpolation=cv2.INTER_LINEAR) for p in image]
+        truth = [
+            cv2.resize(
+                p[top : top + tall, left : left + wide],
+                (side, side),
+                interpolation=cv2.INTER_LINEAR,
+            )
+            for p in image
+        ]
         assert np.abs(got - truth)[:, inner, inner].max() < 2
 
 
@@ -146,14 +182,21 @@ def test_random_resized_crop_that_never_fits_is_central():
 
 def test_dropped_pixels_are_grey_level_0_and_gain_and_bias_come_last():
     image = noise(6, 40, 30)
-    recipe = Recipe((
-        a.GainBias(name="gain_bias", p=1), H, a.CoarseDropout(name="coarse_dropout", p=1),
-        a.ChannelDropout(name="channel_dropout", p=1, channels=3),
-    ), 6, (40, 30))  # fmt: skip
+    recipe = Recipe(
+        (
+            a.GainBias(name="gain_bias", p=1),
+            H,
+            a.CoarseDropout(name="coarse_dropout", p=1),
+            a.ChannelDropout(name="channel_dropout", p=1, channels=3),
+        ),
+        6,
+        (40, 30),
+    )
     rng = np.random.default_rng(0)
     draws = recipe.draw(rng.random((20, recipe.numbers)))
     for i in range(20):
-        shift, scale = rng.normal(100, 9, 6).astype(np.float32), rng.uniform(1, 9, 6).astype(np.float32)
+        shift = rng.normal(100, 9, 6).astype(np.float32)
+        scale = rng.uniform(1, 9, 6).astype(np.float32)
         out = np.empty((6, 40, 30), np.float32)
         warp(image, draws, i, shift, scale, out)
         grey = image[:, :, ::-1].copy() if draws.matrix[i, 0, 0] < 0 else image.copy()
@@ -172,12 +215,20 @@ def ramps(size: int = 32) -> np.ndarray:
 
 
 def described(outs: np.ndarray) -> np.ndarray:
-    """Numbers (m, n) that n draws (n, C, h, w) are compared by, in grey levels: means, spreads, slopes, corners, dropped pixels, dropped channels."""
+    """Numbers (m, n) that n draws (n, C, h, w) are compared by, in grey levels: means, spreads,
+    slopes, corners, dropped pixels, dropped channels.
+    """
     h, w = outs.shape[2:]
     y, x = ((axis - axis.mean()) / axis.std() for axis in np.mgrid[:h, :w].astype(float))
     slopes = [(outs * axis).mean((2, 3)) for axis in (y, x)]
     dropped = 255 * (outs == 0).mean((2, 3))
-    lists = outs.mean((2, 3)), outs.std((2, 3)), *slopes, outs[:, :, [0, 0, -1], [0, -1, 0]].reshape(len(outs), -1), dropped
+    lists = (
+        outs.mean((2, 3)),
+        outs.std((2, 3)),
+        *slopes,
+        outs[:, :, [0, 0, -1], [0, -1, 0]].reshape(len(outs), -1),
+        dropped,
+    )
     return np.hstack([*lists, 255 * (dropped == 255).sum(1, keepdims=True)]).T
 
 
@@ -194,11 +245,17 @@ def theirs(recipe: tuple, n: int) -> np.ndarray:
 
 
 def least_p(some: np.ndarray, others: np.ndarray) -> float:
-    """The least p of two-sample Kolmogorov-Smirnov tests of each number, times their count. Noise hides what is less than a grey level."""
+    """The least p of two-sample Kolmogorov-Smirnov tests of each number, times their count. Noise
+    hides what is less than a grey level.
+    """
     rng, p = np.random.default_rng(0), []
     for x, y in zip(described(some), described(others), strict=True):
         blur = 1 + 0.2 * y.std()
-        p.append(stats.ks_2samp(*(z + rng.uniform(-blur, blur, len(z)) for z in (x, y)), method="asymp").pvalue)
+        p.append(
+            stats.ks_2samp(
+                *(z + rng.uniform(-blur, blur, len(z)) for z in (x, y)), method="asymp"
+            ).pvalue
+        )
     return min(p) * len(p)
 
 
@@ -214,21 +271,45 @@ HOLES = {"name": "coarse_dropout", "p": 0.8}
         ((R,), R.model_copy(update={"p": 0.7})),
         ((T, V), T),
         ((CROP,), a.RandomCrop(name="random_crop", size=8)),
-        ((a.Affine(**AFFINE, rotate=30, translate=0, scale=(1, 1)),), a.Affine(**AFFINE, rotate=20, translate=0, scale=(1, 1))),
-        ((a.Affine(**AFFINE, rotate=0, translate=0.2, scale=(1, 1)),), a.Affine(**AFFINE, rotate=0, translate=0.15, scale=(1, 1))),
-        ((a.Affine(**AFFINE, rotate=0, translate=0, scale=(0.7, 1.3)),), a.Affine(**AFFINE, rotate=0, translate=0, scale=(0.7, 1.2))),
-        ((a.Affine(**AFFINE, rotate=30, translate=0.1, scale=(0.8, 1.2)),), a.Affine(**AFFINE, rotate=30, translate=0.05, scale=(0.8, 1.2))),
-        ((a.RandomResizedCrop(**RRC, scale=(0.3, 1.0), ratio=(0.5, 2.0)),), a.RandomResizedCrop(**RRC, scale=(0.5, 1.0), ratio=(0.5, 2.0))),
-        ((a.RandomResizedCrop(**RRC, size=16, scale=(0.3, 1.0), ratio=(1, 1)),), a.RandomResizedCrop(**RRC, size=16, scale=(0.3, 1.0), ratio=(1, 2))),
+        (
+            (a.Affine(**AFFINE, rotate=30, translate=0, scale=(1, 1)),),
+            a.Affine(**AFFINE, rotate=20, translate=0, scale=(1, 1)),
+        ),
+        (
+            (a.Affine(**AFFINE, rotate=0, translate=0.2, scale=(1, 1)),),
+            a.Affine(**AFFINE, rotate=0, translate=0.15, scale=(1, 1)),
+        ),
+        (
+            (a.Affine(**AFFINE, rotate=0, translate=0, scale=(0.7, 1.3)),),
+            a.Affine(**AFFINE, rotate=0, translate=0, scale=(0.7, 1.2)),
+        ),
+        (
+            (a.Affine(**AFFINE, rotate=30, translate=0.1, scale=(0.8, 1.2)),),
+            a.Affine(**AFFINE, rotate=30, translate=0.05, scale=(0.8, 1.2)),
+        ),
+        (
+            (a.RandomResizedCrop(**RRC, scale=(0.3, 1.0), ratio=(0.5, 2.0)),),
+            a.RandomResizedCrop(**RRC, scale=(0.5, 1.0), ratio=(0.5, 2.0)),
+        ),
+        (
+            (a.RandomResizedCrop(**RRC, size=16, scale=(0.3, 1.0), ratio=(1, 1)),),
+            a.RandomResizedCrop(**RRC, size=16, scale=(0.3, 1.0), ratio=(1, 2)),
+        ),
         ((SQUARE,), SQUARE.model_copy(update={"min_fraction": 0.5})),
         ((H, T, SQUARE), SQUARE),
-        ((a.Perspective(name="perspective", p=1, scale=(0.05, 0.2)),), a.Perspective(name="perspective", p=1, scale=(0.05, 0.15))),
+        (
+            (a.Perspective(name="perspective", p=1, scale=(0.05, 0.2)),),
+            a.Perspective(name="perspective", p=1, scale=(0.05, 0.15)),
+        ),
         ((a.CoarseDropout(**HOLES, holes=(1, 4)),), a.CoarseDropout(**HOLES, holes=(1, 3))),
         ((a.CoarseDropout(**HOLES, size=(0.1, 0.3)),), a.CoarseDropout(**HOLES, size=(0.1, 0.25))),
-        ((a.ChannelDropout(name="channel_dropout", p=0.8, channels=2),), a.ChannelDropout(name="channel_dropout", p=0.8)),
+        (
+            (a.ChannelDropout(name="channel_dropout", p=0.8, channels=2),),
+            a.ChannelDropout(name="channel_dropout", p=0.8),
+        ),
         ((CROP, H, a.Affine(**AFFINE, rotate=30)), None),
     ],
-)  # fmt: skip
+)
 def test_draws_are_distributed_as_albumentations_and_a_wrong_range_would_be_seen(recipe, other):
     truth = theirs(recipe, 400)
     assert least_p(ours(recipe, 400), truth) > 0.01
@@ -238,5 +319,8 @@ def test_draws_are_distributed_as_albumentations_and_a_wrong_range_would_be_seen
 
 def test_the_mean_and_spread_of_every_pixel_are_those_of_albumentations():
     here, there = (draw((H, V, T, SQUARE), 800) for draw in (ours, theirs))
-    assert np.abs(here.mean(0) - there.mean(0)).max() < 12 and np.abs(here.std(0) - there.std(0)).max() < 8
+    assert (
+        np.abs(here.mean(0) - there.mean(0)).max() < 12
+        and np.abs(here.std(0) - there.std(0)).max() < 8
+    )
     assert np.abs(here.mean() - there.mean()) < 2

@@ -20,7 +20,9 @@ from cellsignal.evaluation.plate_groups import (
 
 
 def plates(seed, n_experiments=2, n_groups=4, size=6, signal=4.0, shape=None):
-    """Simulated logits of whole plates: scores, experiment, plate, groups, true labels, true plate groups."""
+    """Simulated logits of whole plates: scores, experiment, plate, groups, true labels, true plate
+    groups.
+    """
     rng = np.random.default_rng(seed)
     class_group = rng.permutation(np.repeat(np.arange(n_groups), size))
     experiment, plate, label, truth = [], [], [], {}
@@ -38,7 +40,9 @@ def plates(seed, n_experiments=2, n_groups=4, size=6, signal=4.0, shape=None):
 
 
 def test_groups_are_found_and_assignment_beats_argmax():
-    scores, experiment, plate, groups, label, truth = plates(0, n_experiments=3, size=30, signal=3.0)
+    scores, experiment, plate, groups, label, truth = plates(
+        0, n_experiments=3, size=30, signal=3.0
+    )
     inferred = infer_plate_groups(scores, experiment, plate, groups)
     assert inferred.plate_group == truth
     assert set(inferred.confidence) == {"E0", "E1", "E2"} and min(inferred.confidence.values()) > 3
@@ -62,7 +66,14 @@ def test_the_layout_of_the_matrix_does_not_matter(tmp_path):
     labels = assign(scores, experiment, plate, groups.class_group, truth)
     assert np.array_equal(scores, before)
     swapped = scores.astype(scores.dtype.newbyteorder())
-    for same in (np.asfortranarray(scores), wide[:, ::2], scores[::-1][::-1], fixed, swapped, np.load(tmp_path / "a.npy", mmap_mode="r")):
+    for same in (
+        np.asfortranarray(scores),
+        wide[:, ::2],
+        scores[::-1][::-1],
+        fixed,
+        swapped,
+        np.load(tmp_path / "a.npy", mmap_mode="r"),
+    ):
         found = infer_plate_groups(same, experiment, plate, groups)
         assert found.plate_group == expected.plate_group
         assert found.confidence == pytest.approx(expected.confidence, rel=1e-3)
@@ -74,16 +85,26 @@ def test_the_layout_of_the_matrix_does_not_matter(tmp_path):
 def test_rows_of_plates_in_any_order(names):
     experiment, plate = (np.array([name[i] for name in names], dtype=str) for i in (0, 1))
     found = {name: rows.tolist() for name, rows in plates_of(experiment, plate)}
-    assert list(found.items()) == [(name, [i for i, other in enumerate(names) if other == name]) for name in sorted(set(names))]
+    assert list(found.items()) == [
+        (name, [i for i, other in enumerate(names) if other == name]) for name in sorted(set(names))
+    ]
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(0, 3), st.sampled_from([0.0, 1.0, 1e4]))
+@given(
+    st.integers(0, 10_000), st.integers(1, 40), st.integers(0, 3), st.sampled_from([0.0, 1.0, 1e4])
+)
 def test_assignment_has_the_best_sum(seed, wells, spare, bias):
     """Full plates and plates with wells to spare; classes and wells with constants of their own."""
     rng = np.random.default_rng(seed)
-    scores = rng.normal(size=(wells, wells + spare)) + bias * rng.normal(size=wells + spare) + bias * rng.normal(size=(wells, 1))
-    labels = assign(scores, ["E"] * wells, ["1"] * wells, np.zeros(wells + spare, int), {("E", "1"): 0})
+    scores = (
+        rng.normal(size=(wells, wells + spare))
+        + bias * rng.normal(size=wells + spare)
+        + bias * rng.normal(size=(wells, 1))
+    )
+    labels = assign(
+        scores, ["E"] * wells, ["1"] * wells, np.zeros(wells + spare, int), {("E", "1"): 0}
+    )
     at = linear_sum_assignment(scores, maximize=True)
     assert len(set(labels)) == wells
     assert scores[range(wells), labels].sum() == pytest.approx(scores[at].sum(), rel=1e-9, abs=1e-9)
@@ -115,7 +136,9 @@ def test_a_bias_for_one_group_cancels():
 
 
 def test_what_a_plate_does_to_a_group_cancels():
-    """Each plate favours another group and other classes, by more than the signal; the plain argmax follows, the inference does not."""
+    """Each plate favours another group and other classes, by more than the signal; the plain argmax
+    follows, the inference does not.
+    """
     scores, experiment, plate, groups, label, truth = plates(8, 3, size=40, signal=4.0)
     rng = np.random.default_rng(0)
     for (e, p), group in truth.items():
@@ -135,7 +158,10 @@ def test_below_the_least_confidence_no_group_is_reported_but_beliefs_remain():
     assert kept.confidence == free.confidence and kept.refused == {"E1": free.confidence["E1"]}
     assert kept.plate_group == {key: group for key, group in truth.items() if key[0] == "E0"}
     assert set(kept.beliefs) == set(truth)
-    labels = [assign(scores, experiment, plate, groups.class_group, result.beliefs) for result in (free, kept)]
+    labels = [
+        assign(scores, experiment, plate, groups.class_group, result.beliefs)
+        for result in (free, kept)
+    ]
     assert (labels[0] == labels[1]).all()
 
 
@@ -146,8 +172,15 @@ def test_given_groups_are_kept_and_the_others_share_the_rest(seed, number, signa
     dealt = np.random.default_rng(seed).permutation(4).tolist()
     given = {("E0", str(place + 1)): group for place, group in enumerate(dealt[:number])}
     result = infer_plate_groups(scores, experiment, plate, groups, given=given)
-    assert given.items() <= result.plate_group.items() and sorted(result.plate_group.values()) == [0, 1, 2, 3]
-    assert given.items() <= result.beliefs.items() and set(result.beliefs) == set(result.plate_group)
+    assert given.items() <= result.plate_group.items() and sorted(result.plate_group.values()) == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert given.items() <= result.beliefs.items() and set(result.beliefs) == set(
+        result.plate_group
+    )
     assert (result.confidence == {}) == (number == 4)
     for belief in result.beliefs.values():
         if isinstance(belief, GroupBelief):
@@ -157,7 +190,9 @@ def test_given_groups_are_kept_and_the_others_share_the_rest(seed, number, signa
 
 def test_given_plates_outlive_a_refusal():
     scores, experiment, plate, groups, _, _ = plates(0, 1, signal=0.0)
-    result = infer_plate_groups(scores, experiment, plate, groups, given={("E0", "2"): 3}, least_confidence=50.0)
+    result = infer_plate_groups(
+        scores, experiment, plate, groups, given={("E0", "2"): 3}, least_confidence=50.0
+    )
     assert result.plate_group == {("E0", "2"): 3} and set(result.refused) == {"E0"}
 
 
@@ -167,7 +202,11 @@ PLATES = {(e, p) for e in "AB" for p in "1234"}
 
 def test_groups_given_in_a_file(tmp_path):
     (tmp_path / "g.csv").write_text("note,experiment,plate,group\nx,B,2,0\n,B,1,3\n,A,1,2\n")
-    assert read_plate_groups(tmp_path / "g.csv", PLATES, KNOWN) == {("B", "2"): 0, ("B", "1"): 3, ("A", "1"): 2}
+    assert read_plate_groups(tmp_path / "g.csv", PLATES, KNOWN) == {
+        ("B", "2"): 0,
+        ("B", "1"): 3,
+        ("A", "1"): 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -210,7 +249,8 @@ def test_labels_known_beforehand_do_not_leak_in():
 
 def test_more_plates_than_groups_share_evenly():
     scores, experiment, plate, groups, _, truth = plates(5, 2, size=8, signal=9.0)
-    joined = np.array([f"{e}-{p}" for e, p in zip(experiment, plate, strict=True)])  # one experiment of eight plates
+    # one experiment of eight plates
+    joined = np.array([f"{e}-{p}" for e, p in zip(experiment, plate, strict=True)])
     inferred = infer_plate_groups(scores, np.full(len(plate), "E"), joined, groups)
     assert inferred.plate_group == {("E", f"{e}-{p}"): group for (e, p), group in truth.items()}
     assert 0 < inferred.confidence["E"] < np.inf
@@ -244,7 +284,9 @@ def test_assignment_is_the_best_of_all_matchings(seed, wells):
     scores = rng.normal(size=(wells, 10)).astype(np.float32)
     labels = assign(scores, ["E"] * wells, ["1"] * wells, class_group, {("E", "1"): 1})
     classes = np.flatnonzero(class_group == 1)
-    best = max(scores[range(wells), list(order)].sum() for order in itertools.permutations(classes, wells))
+    best = max(
+        scores[range(wells), list(order)].sum() for order in itertools.permutations(classes, wells)
+    )
     assert scores[range(wells), labels].sum() == pytest.approx(best, abs=1e-5)
     assert len(set(labels)) == wells and set(labels) <= set(classes)
 
@@ -257,7 +299,9 @@ def test_rows_may_come_in_any_order_and_carry_any_offset(seed):
     order = rng.permutation(len(scores))
     moved = scores[order].astype(np.float64) + rng.normal(size=(len(order), 1)) * 5
     labels = assign(scores, experiment, plate, groups.class_group, truth)
-    assert (assign(moved, experiment[order], plate[order], groups.class_group, truth) == labels[order]).all()
+    assert (
+        assign(moved, experiment[order], plate[order], groups.class_group, truth) == labels[order]
+    ).all()
     inferred = infer_plate_groups(moved, experiment[order], plate[order], groups)
     assert inferred.plate_group == infer_plate_groups(scores, experiment, plate, groups).plate_group
 
@@ -272,7 +316,9 @@ def test_a_plate_without_group_keeps_the_argmax():
 
 
 def test_a_mixture_by_hand():
-    """Group 0 = classes 0, 1; group 1 = classes 2, 3; two wells; log-odds of classes are the logs of small numbers."""
+    """Group 0 = classes 0, 1; group 1 = classes 2, 3; two wells; log-odds of classes are the logs
+    of small numbers.
+    """
     class_group = np.array([0, 0, 1, 1])
     scores = 2 * np.log([[3.0, 1.0, 1.0, 1.0], [9.0, 1.0, 1.0, 4.0]])
     belief = {("E", "1"): GroupBelief(np.array([0.4, 0.6]), 2.0)}
@@ -291,7 +337,10 @@ def test_a_belief_in_one_group_is_that_group():
     scores, experiment, plate, groups, _, truth = plates(12, 1, signal=1.0)
     certain = {key: GroupBelief(np.eye(4)[group], 3.0) for key, group in truth.items()}
     for step in (assign, restrict, soften):
-        results = [step(scores, experiment, plate, groups.class_group, layout) for layout in (truth, certain)]
+        results = [
+            step(scores, experiment, plate, groups.class_group, layout)
+            for layout in (truth, certain)
+        ]
         np.testing.assert_array_equal(*results)
 
 
@@ -300,7 +349,11 @@ def test_a_belief_in_one_group_is_that_group():
 @pytest.mark.parametrize("kind", ["group", "belief", "none"])
 def test_scores_that_are_not_finite_are_refused_everywhere(step, value, kind):
     scores, experiment, plate, groups, _, truth = plates(13, 1)
-    layout = {"group": truth, "belief": {key: GroupBelief(np.full(4, 0.25), 1.0) for key in truth}, "none": {}}[kind]
+    layout = {
+        "group": truth,
+        "belief": {key: GroupBelief(np.full(4, 0.25), 1.0) for key in truth},
+        "none": {},
+    }[kind]
     row = int(np.flatnonzero(plate == "2")[1])
     scores[row, 3] = value
     message = f"E0 plate 2: the scores of row {row} are not all finite"
@@ -327,12 +380,16 @@ def test_errors_name_the_plate():
         lambda: infer_plate_groups(scores, experiment, plate, groups),
         lambda: assign(scores, experiment, plate, groups.class_group, truth),
     ):
-        with pytest.raises(InputError, match=f"E0 plate 3: the scores of row {row} are not all finite"):
+        with pytest.raises(
+            InputError, match=f"E0 plate 3: the scores of row {row} are not all finite"
+        ):
             call()
 
 
 def test_full_size_stays_within_a_plate_of_memory():
-    """19,897 wells x 1,108 classes: the extra memory is that of some plates, not of the matrix (88 MB)."""
+    """19,897 wells x 1,108 classes: the extra memory is that of some plates, not of the matrix (88
+    MB).
+    """
     rng = np.random.default_rng(0)
     class_group = np.repeat(np.arange(4), 277)
     wells = 19_897
@@ -354,7 +411,9 @@ def test_full_size_stays_within_a_plate_of_memory():
 
 @pytest.mark.real_data
 def test_real_plates_with_simulated_logits(real_data):
-    """Real layout, simulated logits: weak ones tell the groups of every held-out plate, and assignment lifts them."""
+    """Real layout, simulated logits: weak ones tell the groups of every held-out plate, and
+    assignment lifts them.
+    """
     train = pd.read_csv(real_data / "rxrx1" / "train.csv")
     complete = train.groupby("experiment").sirna.nunique().eq(1108).idxmax()
     first = train[train.experiment == complete]
@@ -363,15 +422,22 @@ def test_real_plates_with_simulated_logits(real_data):
     assert not np.isnan(class_group).any()
     class_group = class_group.astype(int)
     assert (
-        train.groupby(["experiment", "plate"]).sirna.apply(lambda s: class_group[s].max() == class_group[s].min()).all()
+        train.groupby(["experiment", "plate"])
+        .sirna.apply(lambda s: class_group[s].max() == class_group[s].min())
+        .all()
     )
-    held_out = train[train.experiment.isin(sorted(train.experiment.unique())[::5])].reset_index(drop=True)
+    held_out = train[train.experiment.isin(sorted(train.experiment.unique())[::5])].reset_index(
+        drop=True
+    )
     label = held_out.sirna.to_numpy()
     scores = np.random.default_rng(0).standard_normal((len(label), 1108), dtype=np.float32)
     scores[np.arange(len(label)), label] += 2.5
     groups = SimpleNamespace(class_group=class_group, n_groups=4, plate_group={})
     inferred = infer_plate_groups(scores, held_out.experiment, held_out.plate, groups)
-    truth = {(e, str(p)): class_group[s.iloc[0]] for (e, p), s in held_out.groupby(["experiment", "plate"]).sirna}
+    truth = {
+        (e, str(p)): class_group[s.iloc[0]]
+        for (e, p), s in held_out.groupby(["experiment", "plate"]).sirna
+    }
     assert inferred.plate_group == truth and min(inferred.confidence.values()) > 0
     labels = assign(scores, held_out.experiment, held_out.plate, class_group, inferred.plate_group)
     assert (labels == label).mean() > (scores.argmax(1) == label).mean() + 0.1

@@ -1,4 +1,6 @@
-"""Embeddings in the plane keep neighbours together; the figures show what they were given and refuse bad input."""
+"""Embeddings in the plane keep neighbours together; the figures show what they were given and
+refuse bad input.
+"""
 
 import cv2
 import numpy as np
@@ -18,7 +20,9 @@ def share_of(path, colour):
 
 def groups(classes=3, each=20, width=80, apart=20.0):
     rng, labels = np.random.default_rng(0), np.repeat(np.arange(classes), each)
-    return rng.normal(0, apart, (classes, width))[labels] + rng.normal(size=(len(labels), width)), labels
+    return rng.normal(0, apart, (classes, width))[labels] + rng.normal(
+        size=(len(labels), width)
+    ), labels
 
 
 def test_tsne_keeps_groups_apart_and_its_seed_decides():
@@ -68,19 +72,34 @@ def test_label_distribution_draws_the_parts_in_their_share(tmp_path):
 
 
 def test_label_distribution_of_many_classes(tmp_path):
-    counts = pd.DataFrame({"train": np.arange(100), "test": np.arange(100)[::-1] * 3}, index=[f"c{n}" for n in range(100)])
+    counts = pd.DataFrame(
+        {"train": np.arange(100), "test": np.arange(100)[::-1] * 3},
+        index=[f"c{n}" for n in range(100)],
+    )
     plots.label_distribution(tmp_path / "l.png", counts, what="wells", title="classes")
     assert min(share_of(tmp_path / "l.png", colour) for colour in CYCLE[:2]) > 1e-5
 
 
-@pytest.mark.parametrize("counts", [pd.DataFrame(), pd.DataFrame({"train": []}), pd.DataFrame({"train": [3, -1]}), pd.DataFrame({"a": [np.nan]})])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pd.DataFrame(),
+        pd.DataFrame({"train": []}),
+        pd.DataFrame({"train": [3, -1]}),
+        pd.DataFrame({"a": [np.nan]}),
+    ],
+)
 def test_label_distribution_refuses(tmp_path, counts):
     with pytest.raises(InputError, match="label distribution"):
         plots.label_distribution(tmp_path / "l.png", counts)
 
 
 def logs(folds=2, epochs=5, **more):
-    rows = [(f"fold{f}", "train", "all", e, 2 / e, 3 / e, 0.4 - 0.3 / e) for f in range(folds) for e in range(1, epochs + 1)]
+    rows = [
+        (f"fold{f}", "train", "all", e, 2 / e, 3 / e, 0.4 - 0.3 / e)
+        for f in range(folds)
+        for e in range(1, epochs + 1)
+    ]
     return pd.DataFrame(rows, columns=list(plots._LOG_COLUMNS)).assign(**more)
 
 
@@ -95,8 +114,13 @@ def test_average_precision_curves_show_the_prevalence(tmp_path):
 
 def test_average_precision_curves_of_one_epoch_and_without_validation(tmp_path):
     plots.average_precision_curves(tmp_path / "a.png", logs(1, 1))
-    plots.average_precision_curves(tmp_path / "b.png", logs(valid_loss=np.nan, valid_average_precision=np.nan), 0.1)
+    plots.average_precision_curves(
+        tmp_path / "b.png", logs(valid_loss=np.nan, valid_average_precision=np.nan), 0.1
+    )
     assert share_of(tmp_path / "a.png", CYCLE[0]) > 0 and share_of(tmp_path / "b.png", CYCLE[0]) > 0
-    for bad, message in ((logs().drop(columns="valid_loss"), "no column 'valid_loss'"), (logs().iloc[:0], "no rows")):
+    for bad, message in (
+        (logs().drop(columns="valid_loss"), "no column 'valid_loss'"),
+        (logs().iloc[:0], "no rows"),
+    ):
         with pytest.raises(InputError, match=message):
             plots.average_precision_curves(tmp_path / "c.png", bad)

@@ -33,7 +33,12 @@ def answers_table(n=40):
     rng = np.random.default_rng(0)
     board = np.where(np.arange(n) < n // 4, "public", "private")
     return pd.DataFrame(
-        {"id": [f"w{i}" for i in range(n)], "class": rng.integers(1, 5, n), "leaderboard": board, "experiment": "E"}
+        {
+            "id": [f"w{i}" for i in range(n)],
+            "class": rng.integers(1, 5, n),
+            "leaderboard": board,
+            "experiment": "E",
+        }
     )
 
 
@@ -57,11 +62,15 @@ def test_entry_holds_scores_and_hashes(tmp_path):
     answers = answers_table()
     entry = entry_with(tmp_path, "a", range(8, 15), answers)  # 2 of 10 public, 5 of 30 private
     assert set(entry) == set(COLUMNS) and entry["kind"] == "submission"
-    assert (entry["overall"], entry["public"], entry["private"]) == pytest.approx((33 / 40, 0.8, 25 / 30))
+    assert (entry["overall"], entry["public"], entry["private"]) == pytest.approx(
+        (33 / 40, 0.8, 25 / 30)
+    )
     assert (entry["overall_n"], entry["public_n"], entry["private_n"]) == (40, 10, 30)
     assert entry["public_low"] < 0.8 < entry["public_high"]
     assert entry["submission_sha256"] == sha256(tmp_path / "a.csv")
-    assert entry["answers_sha256"] == frame_sha256(answers.sample(frac=1, random_state=0)[answers.columns[::-1]])
+    assert entry["answers_sha256"] == frame_sha256(
+        answers.sample(frac=1, random_state=0)[answers.columns[::-1]]
+    )
     other = answers.assign(**{"class": answers["class"] + 1})
     assert entry["answers_sha256"] != frame_sha256(other)
 
@@ -84,7 +93,9 @@ def test_sorted_by_private_then_overall_controls_unranked(tmp_path):
 
 def test_a_metric_where_low_is_best_turns_the_table(tmp_path):
     answers = answers_table()
-    entries = [entry_with(tmp_path, name, range(10, 10 + n), answers) for name, n in (("x", 3), ("y", 9))]
+    entries = [
+        entry_with(tmp_path, name, range(10, 10 + n), answers) for name, n in (("x", 3), ("y", 9))
+    ]
     path = board_of(tmp_path, *entries)
     downwards = SimpleNamespace(**{**vars(COMPETITION), "higher_is_better": False})
     assert leaderboard_table(path, COMPETITION).name.tolist() == ["x", "y"]
@@ -95,7 +106,8 @@ def test_equal_scores_share_a_rank(tmp_path):
     answers = answers_table()
     wrong = {"a": [20], "b": [21], "c": [20, 21]}
     table = leaderboard_table(
-        board_of(tmp_path, *(entry_with(tmp_path, k, v, answers) for k, v in wrong.items())), COMPETITION
+        board_of(tmp_path, *(entry_with(tmp_path, k, v, answers) for k, v in wrong.items())),
+        COMPETITION,
     )
     assert table["rank"].tolist() == [1, 1, 3]
 
@@ -117,7 +129,10 @@ def test_append_is_idempotent_and_other_answers_are_another_row(tmp_path):
 
 def test_a_perfect_submission_stands_beside_the_truth(tmp_path):
     answers = answers_table()
-    entries = [*control_entries(COMPETITION, answers, answers)[:1], entry_with(tmp_path, "perfect", [], answers)]
+    entries = [
+        *control_entries(COMPETITION, answers, answers)[:1],
+        entry_with(tmp_path, "perfect", [], answers),
+    ]
     table = leaderboard_table(board_of(tmp_path, *entries), COMPETITION)
     assert table["rank"].fillna(0).tolist() == [0, 1]
 
@@ -137,7 +152,9 @@ def test_text_is_aligned(tmp_path):
         entry_with(tmp_path, "a-long-name", [11], answers),
         *control_entries(COMPETITION, answers.assign(**{"class": 0}), answers),
     ]
-    lines = leaderboard_text(leaderboard_table(board_of(tmp_path, *entries), COMPETITION)).splitlines()
+    lines = leaderboard_text(
+        leaderboard_table(board_of(tmp_path, *entries), COMPETITION)
+    ).splitlines()
     assert lines[0].split()[:3] == ["rank", "name", "private"] and set(lines[1]) == {"-", " "}
     assert [line for line in lines if "(truth)" in line and not line[:4].strip()]
     row = next(line for line in lines if "a-long-name" in line)
@@ -152,7 +169,10 @@ def test_what_is_no_leaderboard_is_refused(tmp_path):
     with pytest.raises(InputError, match="no such leaderboard"):
         leaderboard_table(path, COMPETITION)
     entry = entry_with(tmp_path, "a", [1], answers_table())
-    for content, message in (("", "not a leaderboard"), ("a,b\n1,2\n", "no column 'competition'.*not a leaderboard")):
+    for content, message in (
+        ("", "not a leaderboard"),
+        ("a,b\n1,2\n", "no column 'competition'.*not a leaderboard"),
+    ):
         path.write_text(content)
         with pytest.raises(InputError, match=message):
             append_entry(path, entry)

@@ -14,13 +14,20 @@ def wells(features: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndar
     rng = np.random.default_rng(seed)
     centres = 2 * rng.normal(size=(4, features))
     label = np.repeat(np.arange(4), (20, 5, 9, 6))
-    return centres[label] + rng.normal(size=(40, features)), label, centres[[3, 1, 0, 2]] + rng.normal(size=(4, features))
+    return (
+        centres[label] + rng.normal(size=(40, features)),
+        label,
+        centres[[3, 1, 0, 2]] + rng.normal(size=(4, features)),
+    )
 
 
 @pytest.mark.parametrize("features", [3, 40, 300])
 def test_it_is_sklearns_on_standardised_features(features):
     x, label, query = wells(features)
-    own = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, class_weight="balanced", max_iter=5000, tol=1e-6)).fit(x, label)
+    own = make_pipeline(
+        StandardScaler(),
+        LogisticRegression(C=0.5, class_weight="balanced", max_iter=5000, tol=1e-6),
+    ).fit(x, label)
     found = linear_scores(x, label, query, 4, strength=0.5)
     assert found.dtype == np.float32 and found.argmax(1).tolist() == own.predict(query).tolist()
     np.testing.assert_allclose(np.exp(found), own.predict_proba(query), atol=3e-3)
@@ -30,7 +37,9 @@ def test_scale_and_features_that_do_not_vary_change_nothing():
     x, label, query = wells(30)
     scale = np.logspace(-3, 3, 30)
     found = linear_scores(x, label, query, 4)
-    other = [np.hstack([values * scale + 5, np.full((len(values), 2), 7.0)]) for values in (x, query)]
+    other = [
+        np.hstack([values * scale + 5, np.full((len(values), 2), 7.0)]) for values in (x, query)
+    ]
     np.testing.assert_allclose(linear_scores(other[0], label, other[1], 4), found, atol=2e-2)
 
 

@@ -26,18 +26,29 @@ def table(rows) -> pd.DataFrame:
 
 @st.composite
 def screens(draw):
-    """Wells of up to nine treatments of up to four compounds in up to three batches; small whole numbers, so that ties are common."""
+    """Wells of up to nine treatments of up to four compounds in up to three batches; small whole
+    numbers, so that ties are common.
+    """
     rows, x = [], []
     for number in range(draw(st.integers(2, 9))):
         compound = draw(st.sampled_from("ABCD"))
         for _ in range(draw(st.integers(1, 3))):
-            rows.append((f"t{number}", compound, {"A": "m1", "B": "m1", "C": "m2", "D": "m3"}[compound], draw(st.sampled_from(["b1", "b2", "b3"]))))
+            rows.append(
+                (
+                    f"t{number}",
+                    compound,
+                    {"A": "m1", "B": "m1", "C": "m2", "D": "m3"}[compound],
+                    draw(st.sampled_from(["b1", "b2", "b3"])),
+                )
+            )
             x.append(draw(st.lists(st.integers(-3, 3), min_size=3, max_size=3)))
     return np.array(x, float), table(rows)
 
 
 def nearest(x, wells, batches: bool) -> dict[str, tuple[set[str], int]]:
-    """treatment -> (nearest treatments, number of candidates), by definition, one pair after the other."""
+    """treatment -> (nearest treatments, number of candidates), by definition, one pair after the
+    other.
+    """
     found = {}
     for a, mine in wells.groupby("treatment"):
         best, names, number = None, set(), 0
@@ -84,14 +95,32 @@ def test_as_a_double_loop_finds(screen):
         assert list(found.table.candidates) == [expected[name][1] for name in scored]
         assert list(found.table.tied) == [len(expected[name][0]) for name in scored]
         for row in found.table.itertuples():
-            assert row.neighbour in expected[row.treatment][0] or (row.neighbour is None and not row.candidates)
-        right = [row.neighbour is not None and moa[row.neighbour] == moa[row.treatment] for row in found.table.itertuples()]
-        assert list(found.table.right) == right and (found.accuracy.correct, found.accuracy.total) == (sum(right), len(right))
+            assert row.neighbour in expected[row.treatment][0] or (
+                row.neighbour is None and not row.candidates
+            )
+        right = [
+            row.neighbour is not None and moa[row.neighbour] == moa[row.treatment]
+            for row in found.table.itertuples()
+        ]
+        assert list(found.table.right) == right and (
+            found.accuracy.correct,
+            found.accuracy.total,
+        ) == (sum(right), len(right))
 
 
 def test_hand_made_vectors():
-    """a2 is nearer to its own compound's a1 than to b, c nearest to b although it is of another class."""
-    wells = table([("a1", "A", "m", "w1"), ("a2", "A", "m", "w2"), ("b", "B", "m", "w1"), ("c", "C", "n", "w3"), ("d", "D", "n", "w1")])
+    """a2 is nearer to its own compound's a1 than to b, c nearest to b although it is of another
+    class.
+    """
+    wells = table(
+        [
+            ("a1", "A", "m", "w1"),
+            ("a2", "A", "m", "w2"),
+            ("b", "B", "m", "w1"),
+            ("c", "C", "n", "w3"),
+            ("d", "D", "n", "w1"),
+        ]
+    )
     x = np.array([[1, 0], [1, 0.1], [1, 0.5], [1, 0.9], [0, 1.0]])
     found = not_same_compound(x, wells).table.set_index("treatment")
     assert found.neighbour.to_dict() == {"a1": "b", "a2": "b", "b": "c", "c": "b", "d": "c"}
@@ -114,25 +143,50 @@ def test_a_class_of_one_compound_is_wrong_and_a_lone_compound_has_no_candidate()
 
 
 def test_a_tied_neighbour_is_drawn_whatever_the_names_and_is_counted():
-    """Profiles that are all alike: right as often as a random neighbour would be, though all of a class stand together by name."""
+    """Profiles that are all alike: right as often as a random neighbour would be, though all of a
+    class stand together by name.
+    """
     names = [f"{moa}{number}" for moa in "abcde" for number in range(40)]
     wells = table([(name, name, name[0], "w") for name in names])
-    x = np.outer(np.arange(1, 201), [1.0, 2, 3]).astype(np.float32)  # one direction, but for rounding
+    # one direction, but for rounding
+    x = np.outer(np.arange(1, 201), [1.0, 2, 3]).astype(np.float32)
     found = not_same_compound(x, wells)
     assert (found.table.tied == 199).all() and found.chance == pytest.approx(39 / 199)
-    assert abs(found.accuracy.value - found.chance) < 4 * np.sqrt(found.chance * (1 - found.chance) / 200)
-    assert "NSC: 200 of 200 treatments have several equally near neighbours; one was drawn" in match_text([found])
+    assert abs(found.accuracy.value - found.chance) < 4 * np.sqrt(
+        found.chance * (1 - found.chance) / 200
+    )
+    assert (
+        "NSC: 200 of 200 treatments have several equally near neighbours; one was drawn"
+        in match_text([found])
+    )
     again = not_same_compound(x[::-1], wells[::-1].reset_index(drop=True))
-    assert list(again.table.neighbour) == list(found.table.neighbour), "the order of the rows decides nothing"
-    two = not_same_compound(np.array([[1, 0], [1, 0.1], [0, 1.0]]), table([("q", "Q", "m", "w"), ("z", "Z", "m", "w"), ("b", "B", "n", "w")]))
+    assert list(again.table.neighbour) == list(found.table.neighbour), (
+        "the order of the rows decides nothing"
+    )
+    two = not_same_compound(
+        np.array([[1, 0], [1, 0.1], [0, 1.0]]),
+        table([("q", "Q", "m", "w"), ("z", "Z", "m", "w"), ("b", "B", "n", "w")]),
+    )
     assert (two.table.tied == 1).all() and "equally near" not in match_text([two])
 
 
 def test_a_control_on_all_batches_is_compared_by_its_other_batches():
-    """taxol looks like x in batch w1, where x stands, and like y elsewhere: without its wells of w1 it is nearest to y, and x to y."""
-    wells = table([("taxol", "T", "m", "w1"), ("taxol", "T", "m", "w1"), ("taxol", "T", "m", "w2"), ("x", "X", "m", "w1"), ("y", "Y", "n", "w3")])
+    """taxol looks like x in batch w1, where x stands, and like y elsewhere: without its wells of w1
+    it is nearest to y, and x to y.
+    """
+    wells = table(
+        [
+            ("taxol", "T", "m", "w1"),
+            ("taxol", "T", "m", "w1"),
+            ("taxol", "T", "m", "w2"),
+            ("x", "X", "m", "w1"),
+            ("y", "Y", "n", "w3"),
+        ]
+    )
     x = np.array([[1, 0], [1, 0], [0, 1], [1, 0.0], [0.3, 1]])
-    assert not_same_compound(x, wells).table.set_index("treatment").neighbour.drop("y").to_dict() == {"taxol": "x", "x": "taxol"}
+    assert not_same_compound(x, wells).table.set_index("treatment").neighbour.drop(
+        "y"
+    ).to_dict() == {"taxol": "x", "x": "taxol"}
     apart = not_same_compound_or_batch(x, wells)
     assert apart.left_out == ("n",)
     assert apart.table.set_index("treatment").neighbour.to_dict() == {"taxol": "y", "x": "y"}
@@ -141,14 +195,19 @@ def test_a_control_on_all_batches_is_compared_by_its_other_batches():
 
 def test_median_over_wells_of_the_mean_over_images_as_pycytominer_has_it():
     rng = np.random.default_rng(0)
-    wells = table([(f"t{i % 4}", "C", "m", "w") for i in range(14)])  # 4, 4, 3, 3 wells: absent ones are absent
+    # 4, 4, 3, 3 wells: absent ones are absent
+    wells = table([(f"t{i % 4}", "C", "m", "w") for i in range(14)])
     images = wells.loc[wells.index.repeat(3)].reset_index(drop=True)
     x = rng.normal(5, 1, (len(images), 6))
     keep = rng.random(len(images)) < 0.8
     found, facts = treatment_profiles(x[keep], images[keep].reset_index(drop=True))
-    frame = pd.DataFrame(x[keep], columns=list("abcdef")).assign(well=images.well_id[keep].to_numpy(), treatment=images.treatment[keep].to_numpy())
+    frame = pd.DataFrame(x[keep], columns=list("abcdef")).assign(
+        well=images.well_id[keep].to_numpy(), treatment=images.treatment[keep].to_numpy()
+    )
     means = frame.groupby(["treatment", "well"]).mean().reset_index()
-    expected = consensus(means, replicate_columns=["treatment"], operation="median", features=list("abcdef"))
+    expected = consensus(
+        means, replicate_columns=["treatment"], operation="median", features=list("abcdef")
+    )
     np.testing.assert_allclose(found, expected[list("abcdef")], rtol=1e-5)
     assert list(facts.treatment) == list(expected.treatment) and facts.wells.sum() == means.shape[0]
     assert found.min() > 2, "a missing well counted as zero would be far below"
@@ -158,13 +217,22 @@ def real_wells(real_data) -> pd.DataFrame:
     """One row a well of the 103 annotated treatments and DMSO, from the published CSVs."""
     image = pd.read_csv(real_data / "bbbc021" / "BBBC021_v1_image.csv")
     moa = pd.read_csv(real_data / "bbbc021" / "BBBC021_v1_moa.csv")
-    joined = image.merge(moa, left_on=["Image_Metadata_Compound", "Image_Metadata_Concentration"], right_on=["compound", "concentration"])
+    joined = image.merge(
+        moa,
+        left_on=["Image_Metadata_Compound", "Image_Metadata_Concentration"],
+        right_on=["compound", "concentration"],
+    )
     wells = joined.drop_duplicates(["Image_Metadata_Plate_DAPI", "Image_Metadata_Well_DAPI"])
-    return pd.DataFrame({
-        "well_id": wells.Image_Metadata_Plate_DAPI + "_" + wells.Image_Metadata_Well_DAPI, "experiment": wells.Image_PathName_DAPI.str.split("/").str[0],
-        "treatment": wells["compound"] + "@" + wells.concentration.astype(str), "compound": wells["compound"], "moa": wells.moa,
-        "role": np.where(wells["compound"] == "DMSO", "negative_control", "treatment"),
-    }).reset_index(drop=True)  # fmt: skip
+    return pd.DataFrame(
+        {
+            "well_id": wells.Image_Metadata_Plate_DAPI + "_" + wells.Image_Metadata_Well_DAPI,
+            "experiment": wells.Image_PathName_DAPI.str.split("/").str[0],
+            "treatment": wells["compound"] + "@" + wells.concentration.astype(str),
+            "compound": wells["compound"],
+            "moa": wells.moa,
+            "role": np.where(wells["compound"] == "DMSO", "negative_control", "treatment"),
+        }
+    ).reset_index(drop=True)
 
 
 def test_103_and_92_treatments_of_the_real_screen(real_data):
@@ -172,11 +240,15 @@ def test_103_and_92_treatments_of_the_real_screen(real_data):
     truth = pd.get_dummies(wells.moa).to_numpy(float)
     nsc, nscb = not_same_compound(truth, wells), not_same_compound_or_batch(truth, wells)
     assert (nsc.accuracy.correct, nsc.accuracy.total) == (103, 103)
-    assert (nscb.accuracy.correct, nscb.accuracy.total) == (92, 92), "each of the 92 has a neighbour of its class in another batch"
+    assert (nscb.accuracy.correct, nscb.accuracy.total) == (92, 92), (
+        "each of the 92 has a neighbour of its class in another batch"
+    )
     assert set(nscb.left_out) == {"Cholesterol-lowering", "Kinase inhibitors"}
     assert nsc.table["compound"].nunique() == 38 and nsc.table.moa.nunique() == 12
     counts = moa_table([nsc, nscb]).set_index("moa")
-    assert counts.loc["Kinase inhibitors"].to_list() == ["5/5", ""] and counts.loc["Microtubule stabilizers"].to_list() == ["9/9", "9/9"]
+    assert counts.loc["Kinase inhibitors"].to_list() == ["5/5", ""] and counts.loc[
+        "Microtubule stabilizers"
+    ].to_list() == ["9/9", "9/9"]
     assert f"{nsc.accuracy.low:.3f}" == "0.964" and nsc.cluster_low == 1.0
     few = nsc.of(wells.treatment[wells["compound"] == "taxol"], "NSC, taxol")
     assert few.accuracy.total == 3 and np.isnan(few.cluster_low)
@@ -184,17 +256,31 @@ def test_103_and_92_treatments_of_the_real_screen(real_data):
 
 def test_noise_scores_chance(real_data):
     wells, rng = real_wells(real_data), np.random.default_rng(0)
-    found = [measure(rng.normal(size=(len(wells), 16)), wells) for measure in (not_same_compound, not_same_compound_or_batch) for _ in range(5)]
+    found = [
+        measure(rng.normal(size=(len(wells), 16)), wells)
+        for measure in (not_same_compound, not_same_compound_or_batch)
+        for _ in range(5)
+    ]
     share = np.mean([one.accuracy.value for one in found])
-    assert share == pytest.approx(np.mean([one.chance for one in found]), abs=0.04) and 0.03 < share < 0.16
+    assert (
+        share == pytest.approx(np.mean([one.chance for one in found]), abs=0.04)
+        and 0.03 < share < 0.16
+    )
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"moa": None}, "no well has both"), ({"treatment": None}, "no well has both"), ({"role": "negative_control"}, "no well has both"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"moa": None}, "no well has both"),
+        ({"treatment": None}, "no well has both"),
+        ({"role": "negative_control"}, "no well has both"),
+    ],
+)
 def test_nothing_to_match(change, message):
     with pytest.raises(InputError, match=message):
-        not_same_compound(np.eye(2), table([("a", "A", "m", "w"), ("b", "B", "m", "w")]).assign(**change))
+        not_same_compound(
+            np.eye(2), table([("a", "A", "m", "w"), ("b", "B", "m", "w")]).assign(**change)
+        )
 
 
 def test_tables_that_contradict_themselves_are_refused():
@@ -202,6 +288,10 @@ def test_tables_that_contradict_themselves_are_refused():
     with pytest.raises(InputError, match="treatment 'a' disagree"):
         not_same_compound(np.eye(2), wells)
     with pytest.raises(InputError, match="well_id 'w0000' disagree"):
-        not_same_compound(np.eye(2), table([("a", "A", "m", "w"), ("b", "A", "m", "w")]).assign(well_id="w0000"))
+        not_same_compound(
+            np.eye(2), table([("a", "A", "m", "w"), ("b", "A", "m", "w")]).assign(well_id="w0000")
+        )
     with pytest.raises(InputError, match=r"w0001.*no finite number"):
-        not_same_compound(np.array([[1, 0], [np.nan, 1]]), table([("a", "A", "m", "w"), ("b", "B", "m", "w")]))
+        not_same_compound(
+            np.array([[1, 0], [np.nan, 1]]), table([("a", "A", "m", "w"), ("b", "B", "m", "w")])
+        )

@@ -10,18 +10,27 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score
 
 from cellsignal.errors import InputError
-from cellsignal.evaluation.metrics import Accuracy, accuracy, balanced_accuracy, clustered_interval, wilson_interval
+from cellsignal.evaluation.metrics import (
+    Accuracy,
+    accuracy,
+    balanced_accuracy,
+    clustered_interval,
+    wilson_interval,
+)
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_is_scipys(pair):
     correct, total = pair
     expected = binomtest(correct, total).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(correct, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert wilson_interval(correct, total) == pytest.approx(
+        (expected.low, expected.high), abs=1e-12
+    )
 
 
 def test_wilson_by_hand():
-    # z = 1.959964: centre (.8 + 3.8415 / 20) / 1.38415 = .71675, half 1.959964 / 1.38415 * sqrt(.016 + .0096) = .22657
+    # z = 1.959964: centre (.8 + 3.8415 / 20) / 1.38415 = .71675, half 1.959964 / 1.38415 *
+    # sqrt(.016 + .0096) = .22657
     assert wilson_interval(8, 10) == pytest.approx((0.49016, 0.94332), abs=2e-5)
 
 
@@ -46,7 +55,8 @@ def test_wilson_refuses_impossible_counts(correct, total):
 
 
 def test_clustered_interval_is_exact_for_two_clusters():
-    # four equally likely draws of two clusters: 0, .5, .5, 1 -> the 2.5 and 97.5 percentiles are 0 and 1
+    # four equally likely draws of two clusters: 0, .5, .5, 1 -> the 2.5 and 97.5 percentiles are 0
+    # and 1
     correct, cluster = np.array([1] * 10 + [0] * 10, bool), ["a"] * 10 + ["b"] * 10
     assert clustered_interval(correct, cluster, seed=0) == (0.0, 1.0)
 
@@ -79,13 +89,17 @@ def test_clustered_interval_against_a_plain_loop():
 
 def test_clustered_interval_is_wilsons_when_each_well_is_its_own_cluster():
     correct = np.arange(1000) % 4 != 0
-    assert clustered_interval(correct, np.arange(1000), seed=0) == pytest.approx(wilson_interval(750, 1000), abs=0.004)
+    assert clustered_interval(correct, np.arange(1000), seed=0) == pytest.approx(
+        wilson_interval(750, 1000), abs=0.004
+    )
 
 
 def test_clustered_interval_of_one_cluster_is_unknown_and_repeats():
     assert all(math.isnan(end) for end in clustered_interval([True, False], ["a", "a"], seed=0))
     correct, cluster = np.arange(40) % 3 == 0, np.arange(40) // 5
-    assert clustered_interval(correct, cluster, seed=7) == clustered_interval(correct, cluster, seed=7)
+    assert clustered_interval(correct, cluster, seed=7) == clustered_interval(
+        correct, cluster, seed=7
+    )
     with pytest.raises(InputError, match="outcome 1"):
         clustered_interval([True, True], np.array(["a", None], dtype=object), seed=0)
     with pytest.raises(InputError, match="2 outcomes but 1"):
@@ -95,13 +109,21 @@ def test_clustered_interval_of_one_cluster_is_unknown_and_repeats():
 def test_balanced_accuracy_is_sklearns():
     rng = np.random.default_rng(0)
     true, predicted = rng.integers(0, 5, 200) ** 2, rng.integers(0, 5, 200) ** 2
-    assert balanced_accuracy(true, predicted) == pytest.approx(balanced_accuracy_score(true, predicted))
+    assert balanced_accuracy(true, predicted) == pytest.approx(
+        balanced_accuracy_score(true, predicted)
+    )
 
 
 def test_scoring_starts_without_torch_or_matplotlib():
     code = (
-        "import sys, cellsignal.evaluation.score, cellsignal.evaluation.leaderboard, cellsignal.evaluation.assignment, "
+        "import sys, cellsignal.evaluation.score, cellsignal.evaluation.leaderboard, "
+        "cellsignal.evaluation.assignment, "
         "cellsignal.evaluation.plots; "
         "print([m for m in ('torch', 'matplotlib', 'sklearn', 'scipy') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

@@ -21,19 +21,30 @@ from cellsignal.evaluation.multilabel import (
     multilabel_text,
     weighted_ranking,
 )
-from cellsignal.evaluation.multilabel_score import COLUMNS, read_scores, score_multilabel, score_text
+from cellsignal.evaluation.multilabel_score import (
+    COLUMNS,
+    read_scores,
+    score_multilabel,
+    score_text,
+)
 
 TOY = SimpleNamespace(id="toy", id_column="id", fold_groups=("compound", "plate"))
 
 
 def screen(compounds=60, wells=6, classes=3, share=0.2, signal=1.5, noise=1.0, seed=0):
-    """Wells of compounds: truth (N, K) and scores (N, K), of which `noise` is the compound's own; compound (N,)."""
+    """Wells of compounds: truth (N, K) and scores (N, K), of which `noise` is the compound's own;
+    compound (N,).
+    """
     rng = np.random.default_rng(seed)
     truth = rng.random((compounds, classes)) < share
     truth[:2] = [[True] * classes, [False] * classes]
     scores = truth * signal + noise * rng.normal(size=truth.shape)
     compound = np.repeat(np.arange(compounds), wells)
-    return truth[compound], scores[compound] + 1e-3 * rng.normal(size=(len(compound), classes)), compound.astype(str)
+    return (
+        truth[compound],
+        scores[compound] + 1e-3 * rng.normal(size=(len(compound), classes)),
+        compound.astype(str),
+    )
 
 
 @settings(max_examples=40)
@@ -52,12 +63,18 @@ def test_weighted_figures_are_sklearns(seed, rows, clusters, values):
         if not truth[kept].any():
             assert np.isnan(found[:, draw]).all()
             continue
-        assert found[0, draw] == pytest.approx(average_precision_score(truth, score, sample_weight=weight), abs=1e-9)
-        assert found[0, draw] == pytest.approx(average_precision_score(truth[kept], score[kept]), abs=1e-9)
+        assert found[0, draw] == pytest.approx(
+            average_precision_score(truth, score, sample_weight=weight), abs=1e-9
+        )
+        assert found[0, draw] == pytest.approx(
+            average_precision_score(truth[kept], score[kept]), abs=1e-9
+        )
         if truth[kept].all():
             assert math.isnan(found[1, draw])
         else:
-            assert found[1, draw] == pytest.approx(roc_auc_score(truth, score, sample_weight=weight), abs=1e-9)
+            assert found[1, draw] == pytest.approx(
+                roc_auc_score(truth, score, sample_weight=weight), abs=1e-9
+            )
 
 
 def test_many_draws_in_pieces_are_the_same(monkeypatch):
@@ -72,24 +89,43 @@ def test_every_row_of_the_table_against_brute_force():
     table = multilabel_table(truth, scores, ["a", "b", "c"], compound, draws=40, seed=3)
     assert table["class"].tolist() == [MACRO, "a", "b", "c"]
     names = pd.unique(compound)
-    draws = np.random.default_rng(3).multinomial(len(names), np.full(len(names), 1 / len(names)), size=40)
+    draws = np.random.default_rng(3).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=40
+    )
     replicates = np.full((40, 3, 2), np.nan)
     for i, draw in enumerate(draws):
         weight = pd.Series(draw, index=names)[compound].to_numpy()
         for k in range(3):
-            replicates[i, k] = [f(truth[:, k], scores[:, k], sample_weight=weight) for f in (average_precision_score, roc_auc_score)]
+            replicates[i, k] = [
+                f(truth[:, k], scores[:, k], sample_weight=weight)
+                for f in (average_precision_score, roc_auc_score)
+            ]
     for k in range(3):
         row = table.iloc[k + 1]
-        assert (row.positives, row.n) == (truth[:, k].sum(), 360) and row.positive_compounds == truth[::6, k].sum()
-        assert row.average_precision == pytest.approx(average_precision_score(truth[:, k], scores[:, k]))
+        assert (row.positives, row.n) == (
+            truth[:, k].sum(),
+            360,
+        ) and row.positive_compounds == truth[::6, k].sum()
+        assert row.average_precision == pytest.approx(
+            average_precision_score(truth[:, k], scores[:, k])
+        )
         assert row.roc_auc == pytest.approx(roc_auc_score(truth[:, k], scores[:, k]))
         assert row.ratio == pytest.approx(row.average_precision / truth[:, k].mean())
-        assert (row.low, row.high) == pytest.approx(tuple(np.percentile(replicates[:, k, 0], [2.5, 97.5])))
-        assert (row.roc_auc_low, row.roc_auc_high) == pytest.approx(tuple(np.percentile(replicates[:, k, 1], [2.5, 97.5])))
+        assert (row.low, row.high) == pytest.approx(
+            tuple(np.percentile(replicates[:, k, 0], [2.5, 97.5]))
+        )
+        assert (row.roc_auc_low, row.roc_auc_high) == pytest.approx(
+            tuple(np.percentile(replicates[:, k, 1], [2.5, 97.5]))
+        )
     macro = table.iloc[0]
     assert macro.average_precision == pytest.approx(macro_average_precision(truth, scores))
-    assert (macro.low, macro.high) == pytest.approx(tuple(np.percentile(replicates[:, :, 0].mean(1), [2.5, 97.5])))
-    assert (macro.positives, macro.positive_compounds) == (truth.any(1).sum(), truth[::6].any(1).sum())
+    assert (macro.low, macro.high) == pytest.approx(
+        tuple(np.percentile(replicates[:, :, 0].mean(1), [2.5, 97.5]))
+    )
+    assert (macro.positives, macro.positive_compounds) == (
+        truth.any(1).sum(),
+        truth[::6].any(1).sum(),
+    )
 
 
 def test_guessing_scores_the_prevalence():
@@ -118,7 +154,9 @@ def test_the_interval_over_compounds_is_wider_where_their_wells_agree():
 
 
 def test_the_interval_mostly_holds_the_truth():
-    """The average precision of the population, estimated once, lies in about 95 % of the intervals of samples of 150 compounds."""
+    """The average precision of the population, estimated once, lies in about 95 % of the intervals
+    of samples of 150 compounds.
+    """
     truth, scores, _ = screen(compounds=40_000, wells=1, classes=1)
     population = average_precision_score(truth[:, 0], scores[:, 0])
     inside = 0
@@ -133,7 +171,11 @@ def test_a_class_without_positives_or_negatives_is_no_part_of_the_average():
     truth, scores, compound = screen()
     truth[:, 1], truth[:, 2] = False, True
     table = multilabel_table(truth, scores, "abc", compound, draws=50).set_index("class")
-    assert table.loc["b"].isna().sum() == 7 and table.loc["b", "prevalence"] == 0 and table.loc["b", "n"] == 360
+    assert (
+        table.loc["b"].isna().sum() == 7
+        and table.loc["b", "prevalence"] == 0
+        and table.loc["b", "n"] == 360
+    )
     assert math.isnan(table.average_precision["c"]) and table.prevalence["c"] == 1
     for column in ("average_precision", "low", "high", "ratio", "roc_auc", "prevalence"):
         assert table.loc[MACRO, column] == pytest.approx(table.loc["a", column])
@@ -145,7 +187,9 @@ def test_one_positive_compound_has_no_interval():
     truth, scores, compound = screen(classes=2)
     truth[:, 0] = compound == "7"
     table = multilabel_table(truth, scores, "ab", compound, draws=50).set_index("class")
-    assert table.loc["a", "positive_compounds"] == 1 and not math.isnan(table.loc["a", "average_precision"])
+    assert table.loc["a", "positive_compounds"] == 1 and not math.isnan(
+        table.loc["a", "average_precision"]
+    )
     assert table.loc["a", ["low", "high", "roc_auc_low", "roc_auc_high"]].isna().all()
     assert table.loc[["b", MACRO], ["low", "high"]].notna().all(axis=None)
 
@@ -154,12 +198,22 @@ def test_unknown_truth_is_left_out_and_never_negative():
     truth, scores, compound = screen()
     known = np.arange(len(truth)) % 6 < 4
     holes = np.where(known[:, None], truth, np.nan)
-    holed, short = (multilabel_table(*parts, "abc", c, draws=100) for *parts, c in ((holes, scores, compound), (truth[known], scores[known], compound[known])))
+    holed, short = (
+        multilabel_table(*parts, "abc", c, draws=100)
+        for *parts, c in ((holes, scores, compound), (truth[known], scores[known], compound[known]))
+    )
     pd.testing.assert_frame_equal(holed, short)
-    assert macro_average_precision(holes, scores) == pytest.approx(macro_average_precision(truth[known], scores[known]))
+    assert macro_average_precision(holes, scores) == pytest.approx(
+        macro_average_precision(truth[known], scores[known])
+    )
     one = truth.astype(float)
     one[:, 0] = holes[:, 0]  # unknown for one class alone
-    assert multilabel_table(one, scores, "abc", compound, draws=5).n.tolist() == [360, 240, 360, 360]
+    assert multilabel_table(one, scores, "abc", compound, draws=5).n.tolist() == [
+        360,
+        240,
+        360,
+        360,
+    ]
 
 
 def test_table_refuses_what_cannot_be_scored():
@@ -185,10 +239,21 @@ def test_good_classes_and_the_text():
     auc = table.roc_auc[2:4]
     assert good_classes(table) == (1 + (auc >= 0.9).sum(), 3) and good_classes(table, 0.0) == (3, 3)
     lines = multilabel_text(table).splitlines()
-    assert lines[2].startswith(MACRO) and lines[3].split()[:2] == ["found", "1.0000"] and lines[6].startswith("empty ")
-    assert lines[-1].startswith(f"{good_classes(table)[0]} of 3 classes at ROC AUC >= 0.9; 1 without both")
+    assert (
+        lines[2].startswith(MACRO)
+        and lines[3].split()[:2] == ["found", "1.0000"]
+        and lines[6].startswith("empty ")
+    )
+    assert lines[-1].startswith(
+        f"{good_classes(table)[0]} of 3 classes at ROC AUC >= 0.9; 1 without both"
+    )
     short = multilabel_text(table, top=1).splitlines()
-    assert short[:2] and len(short) == 5 and "3 more classes" in short[-1] and short[3].startswith("found")
+    assert (
+        short[:2]
+        and len(short) == 5
+        and "3 more classes" in short[-1]
+        and short[3].startswith("found")
+    )
     assert len(multilabel_text(table, top=0).splitlines()) == 4
 
 
@@ -213,10 +278,14 @@ def test_several_wells_of_a_compound_find_its_class_better():
     truth, scores, compound = screen(compounds=200, wells=8, noise=0.3)
     noisy = scores + 2 * np.random.default_rng(5).normal(size=scores.shape)
     names, mean, told = by_compound(noisy, truth, compound)
-    assert len(names) == 200 and macro_average_precision(told, mean) > macro_average_precision(truth, noisy) + 0.2
+    assert (
+        len(names) == 200
+        and macro_average_precision(told, mean) > macro_average_precision(truth, noisy) + 0.2
+    )
 
 
-# a submission ----------------------------------------------------------------------------------------------------------------------------
+# a submission
+# --------------------------------------------------------------------------------------------------
 
 
 def competition_of(seed=0, wells=3):
@@ -225,9 +294,10 @@ def competition_of(seed=0, wells=3):
     answers = pd.concat([ids, pd.DataFrame(truth.astype("int8"), columns=list("abc"))], axis=1)
     number = compound.astype(int)
     answers = answers.assign(
-        leaderboard=np.where(number % 4 == 1, "public", "private"), compound=compound,
+        leaderboard=np.where(number % 4 == 1, "public", "private"),
+        compound=compound,
         cell_type=np.where(np.arange(len(number)) % 3 == 0, "A549", "HEPG2"),
-    )  # fmt: skip
+    )
     return answers, pd.concat([ids, pd.DataFrame(scores, columns=list("abc"))], axis=1)
 
 
@@ -236,32 +306,62 @@ def test_every_slice_against_sklearn():
     table = score_multilabel(TOY, submission, answers, draws=100)
     assert list(table.columns) == list(COLUMNS) and (table.resampled == "compound").all()
     assert list(zip(table["slice"], table["name"], strict=True)) == [
-        ("overall", "overall"), ("public", "public"), ("private", "private"), ("cell_type", "A549"), ("cell_type", "HEPG2"),
-        ("class", "a"), ("class", "b"), ("class", "c"),
-    ]  # fmt: skip
+        ("overall", "overall"),
+        ("public", "public"),
+        ("private", "private"),
+        ("cell_type", "A549"),
+        ("cell_type", "HEPG2"),
+        ("class", "a"),
+        ("class", "b"),
+        ("class", "c"),
+    ]
     rows = table.set_index("name")
     for name, inside in {
-        "overall": answers.id.notna(), "public": answers.leaderboard == "public", "private": answers.leaderboard == "private",
-        "A549": answers.cell_type == "A549", "HEPG2": answers.cell_type == "HEPG2",
-    }.items():  # fmt: skip
+        "overall": answers.id.notna(),
+        "public": answers.leaderboard == "public",
+        "private": answers.leaderboard == "private",
+        "A549": answers.cell_type == "A549",
+        "HEPG2": answers.cell_type == "HEPG2",
+    }.items():
         parts = [(answers[c][inside], submission[c][inside]) for c in "abc"]
-        assert rows.average_precision[name] == pytest.approx(np.mean([average_precision_score(*part) for part in parts]))
-        assert rows.roc_auc[name] == pytest.approx(np.mean([roc_auc_score(*part) for part in parts]))
-        assert rows.prevalence[name] == pytest.approx(answers[list("abc")][inside].to_numpy().mean())
-        assert rows.n[name] == inside.sum() and rows.low[name] < rows.average_precision[name] < rows.high[name]
+        assert rows.average_precision[name] == pytest.approx(
+            np.mean([average_precision_score(*part) for part in parts])
+        )
+        assert rows.roc_auc[name] == pytest.approx(
+            np.mean([roc_auc_score(*part) for part in parts])
+        )
+        assert rows.prevalence[name] == pytest.approx(
+            answers[list("abc")][inside].to_numpy().mean()
+        )
+        assert (
+            rows.n[name] == inside.sum()
+            and rows.low[name] < rows.average_precision[name] < rows.high[name]
+        )
     for name in "abc":
-        assert rows.average_precision[name] == pytest.approx(average_precision_score(answers[name], submission[name]))
+        assert rows.average_precision[name] == pytest.approx(
+            average_precision_score(answers[name], submission[name])
+        )
         assert rows.positives[name] == answers[name].sum()
-    expected = multilabel_table(answers[list("abc")], submission[list("abc")], "abc", answers.compound, draws=100)
+    expected = multilabel_table(
+        answers[list("abc")], submission[list("abc")], "abc", answers.compound, draws=100
+    )
     assert (rows.low["overall"], rows.high["overall"]) == (expected.low[0], expected.high[0])
     lines = score_text(table).splitlines()
-    assert len(lines) == 2 + len(table) + 1 and lines[-1] == "intervals resample by compound" and "cell_type  A549" in lines[5]
+    assert (
+        len(lines) == 2 + len(table) + 1
+        and lines[-1] == "intervals resample by compound"
+        and "cell_type  A549" in lines[5]
+    )
 
 
 def test_truth_scores_one_and_order_does_not_matter():
     answers, submission = competition_of()
     truth = score_multilabel(TOY, answers[["id", *"abc"]], answers, draws=20)
-    assert (truth.average_precision == 1).all() and (truth.roc_auc == 1).all() and (truth.low == 1).all()
+    assert (
+        (truth.average_precision == 1).all()
+        and (truth.roc_auc == 1).all()
+        and (truth.low == 1).all()
+    )
     straight = score_multilabel(TOY, submission, answers, draws=20)
     mixed = submission.sample(frac=1, random_state=1)[["c", "id", "a", "b"]]
     pd.testing.assert_frame_equal(score_multilabel(TOY, mixed, answers, draws=20), straight)
@@ -271,7 +371,11 @@ def test_truth_scores_one_and_order_does_not_matter():
 
 def test_what_is_resampled_is_said():
     answers, submission = competition_of()
-    for known, name in (({"experiment": "E1"}, "experiment"), ({"experiment": "E1", "plate": "P"}, "plate"), ({}, "id")):
+    for known, name in (
+        ({"experiment": "E1"}, "experiment"),
+        ({"experiment": "E1", "plate": "P"}, "plate"),
+        ({}, "id"),
+    ):
         table = score_multilabel(TOY, submission, answers[["id", *"abc"]].assign(**known), draws=20)
         assert set(table.resampled) == {name} and set(table["slice"]) == {"overall", "class"}
         assert table.low.isna().all() == (name != "id"), "one cluster says nothing about others"
@@ -297,7 +401,11 @@ def test_read_scores_gives_back_what_was_written(tmp_path):
     pd.testing.assert_frame_equal(read_scores(path, TOY, tuple("abc")), submission)
     path.write_bytes(b'\xef\xbb\xbfid,"x, y"\r\n007, -1e-3\r\nNA,.5\r\n3,7\r\n')
     frame = read_scores(path, TOY, ("x, y",))
-    assert frame["id"].tolist() == ["007", "NA", "3"] and frame["x, y"].tolist() == [-0.001, 0.5, 7.0]
+    assert frame["id"].tolist() == ["007", "NA", "3"] and frame["x, y"].tolist() == [
+        -0.001,
+        0.5,
+        7.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +420,10 @@ def test_read_scores_gives_back_what_was_written(tmp_path):
         (b"id,a,b\nx,1,2\n,1,2\nnan,1,2\n", "id is empty in line 3 (2 such lines)"),
         (b"id,a,b\nx,1,2\ny,1,\n", "b in line 3: is empty"),
         (b"id,a,b\nx,1,2\ny,1\n", "row 3 has 2 cells, the header has 3"),
-        (b"id,a,b\nx,1,2\ny,nan,2\nz,inf,2\n", "a in line 3: 'nan' is no finite number (2 such lines)"),
+        (
+            b"id,a,b\nx,1,2\ny,nan,2\nz,inf,2\n",
+            "a in line 3: 'nan' is no finite number (2 such lines)",
+        ),
         (b"id,a,b\nx,1e999,2\n", "a in line 2: '1e999' is no finite number"),
         (b"id,a,b\nx,1,high\n", "b in line 2: 'high' is no finite number"),
         (b"id,a,b\nx,1,0x10\n", "b in line 2: '0x10' is no finite number"),

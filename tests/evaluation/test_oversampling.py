@@ -1,4 +1,6 @@
-"""The orders part what they say they part; the course's figure comes out on noise, and only where copies cross the split."""
+"""The orders part what they say they part; the course's figure comes out on noise, and only where
+copies cross the split.
+"""
 
 import math
 
@@ -25,9 +27,18 @@ WELLS = [f"{row}{column:02d}" for row in "ABCDEFGHIJKLMNOP" for column in range(
 def plate(wells_of, sites=9, plates=1, seed=0):
     """Samples of plates of one layout: class k has `wells_of[k]` wells, at random places."""
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(wells_of)), wells_of))
-    rows = [(str(p), well, site, label) for p in range(plates) for well, label in zip(WELLS, labels, strict=False) for site in range(sites)]
+    rows = [
+        (str(p), well, site, label)
+        for p in range(plates)
+        for well, label in zip(WELLS, labels, strict=False)
+        for site in range(sites)
+    ]
     frame = pd.DataFrame(rows, columns=["plate", "well", "site", "label"])
-    frame = frame.assign(sample_id=[f"s{n}" for n in range(len(frame))], well_id=frame.plate + "_" + frame.well, label=frame.label.astype("Int64"))
+    frame = frame.assign(
+        sample_id=[f"s{n}" for n in range(len(frame))],
+        well_id=frame.plate + "_" + frame.well,
+        label=frame.label.astype("Int64"),
+    )
     return frame.assign(experiment="E", split="train", role="treatment", row=range(len(frame)))
 
 
@@ -36,7 +47,9 @@ COURSE = [64, *[2] * 18, *[1] * 284]  # plate BR00116991: DMSO, names with two w
 
 @pytest.fixture(scope="module")
 def course():
-    """The plate's labels, its images noise as well: what is said of images may then only be the protocol's."""
+    """The plate's labels, its images noise as well: what is said of images may then only be the
+    protocol's.
+    """
     frame = plate(COURSE)
     images = np.random.default_rng(7).integers(0, 256, (len(frame), 1, 16, 16), dtype=np.uint8)
     return oversampling_audit(frame, images.__getitem__, rounds=1)
@@ -50,9 +63,18 @@ def row(audits, order, data, classifier="nearest neighbour"):
 def test_the_platemap_has_the_structure_that_is_tested(real_data):
     target = real_data / "jump_target"
     wells = pd.read_csv(target / "JUMP-Target-1_compound_platemap.tsv", sep="\t")
-    name_of = pd.read_csv(target / "JUMP-Target-1_compound_metadata.tsv", sep="\t").drop_duplicates("broad_sample").set_index("broad_sample").pert_iname
+    name_of = (
+        pd.read_csv(target / "JUMP-Target-1_compound_metadata.tsv", sep="\t")
+        .drop_duplicates("broad_sample")
+        .set_index("broad_sample")
+        .pert_iname
+    )
     counts = wells.broad_sample.map(name_of).fillna("DMSO").value_counts()
-    assert sorted(counts, reverse=True) == sorted(COURSE, reverse=True) and counts["DMSO"] == 64 and len(counts) == 303
+    assert (
+        sorted(counts, reverse=True) == sorted(COURSE, reverse=True)
+        and counts["DMSO"] == 64
+        and len(counts) == 303
+    )
 
 
 @pytest.mark.parametrize("data", ["images", "noise"])
@@ -60,14 +82,25 @@ def test_copies_across_the_split_make_noise_score_98_percent(course, data):
     before, after, by_well = (row(course, order, data) for order in ("before", "after", "by well"))
     assert before.accuracy.value > 0.98 and before.balanced.low > 0.95 and before.copies > 0.97
     assert (after.copies, after.same_well, by_well.copies, by_well.same_well) == (0, 1, 0, 0)
-    assert 0.15 < after.accuracy.value < 0.3 and after.balanced.value < 0.05  # about half of the images, and of the answers, are DMSO
-    assert by_well.balanced.value < 0.08 and by_well.classes == 19 and before.classes == after.classes == 50
+    # about half of the images, and of the answers, are DMSO
+    assert 0.15 < after.accuracy.value < 0.3 and after.balanced.value < 0.05
+    assert (
+        by_well.balanced.value < 0.08
+        and by_well.classes == 19
+        and before.classes == after.classes == 50
+    )
     assert after.chance == by_well.chance == 1 / 50
 
 
 def test_position_alone_is_right_where_wells_are_shared_and_nowhere_else(course):
-    found = {order: row(course, order, "position", "nearest well") for order in ("before", "after", "by well")}
-    assert found["before"].accuracy.value == found["after"].accuracy.value == 1 and found["by well"].balanced.value < 0.1
+    found = {
+        order: row(course, order, "position", "nearest well")
+        for order in ("before", "after", "by well")
+    }
+    assert (
+        found["before"].accuracy.value == found["after"].accuracy.value == 1
+        and found["by well"].balanced.value < 0.1
+    )
     assert found["after"].balanced.low < 1  # an interval all the same
 
 
@@ -81,10 +114,17 @@ def test_a_repeated_layout_gives_a_new_plate_away():
 
 
 def test_what_cells_show_is_found_in_held_out_wells():
-    """A class that shows as brightness: the honest order keeps it, and the discriminant analysis finds it among features."""
+    """A class that shows as brightness: the honest order keeps it, and the discriminant analysis
+    finds it among features.
+    """
     frame = plate([6, 6, 6], sites=3)
     rng = np.random.default_rng(0)
-    images = [(np.full((2, 12, 12), 60 + 60 * int(label)) + rng.normal(0, 3, (2, 12, 12))).astype(np.uint8) for label in frame.label]
+    images = [
+        (np.full((2, 12, 12), 60 + 60 * int(label)) + rng.normal(0, 3, (2, 12, 12))).astype(
+            np.uint8
+        )
+        for label in frame.label
+    ]
     audits = oversampling_audit(frame, images.__getitem__, rounds=2, metric="euclidean")
     for classifier in ("nearest neighbour", "discriminant analysis"):
         assert row(audits, "by well", "images", classifier).balanced.value == 1
@@ -95,7 +135,10 @@ def test_byte_identical_images_count_as_copies_without_any_oversampling():
     frame = plate([4, 4], sites=4)
     images = np.random.default_rng(0).integers(0, 256, (len(frame), 1, 8, 8), dtype=np.uint8)
     images[:] = images[frame.label.to_numpy(dtype=int)]  # one image a class, stored again and again
-    assert row(oversampling_audit(frame, images.__getitem__, rounds=1), "by well", "images").copies == 1
+    assert (
+        row(oversampling_audit(frame, images.__getitem__, rounds=1), "by well", "images").copies
+        == 1
+    )
 
 
 def test_the_text_names_the_orders_and_says_which_is_honest(course):
@@ -107,7 +150,12 @@ def test_the_text_names_the_orders_and_says_which_is_honest(course):
 
 
 @settings(max_examples=40, deadline=None)
-@given(wells=st.lists(st.integers(1, 5), min_size=2, max_size=6), sites=st.integers(2, 4), plates=st.integers(1, 3), seed=st.integers(0, 99))
+@given(
+    wells=st.lists(st.integers(1, 5), min_size=2, max_size=6),
+    sites=st.integers(2, 4),
+    plates=st.integers(1, 3),
+    seed=st.integers(0, 99),
+)
 def test_the_orders_part_images_wells_and_plates(wells, sites, plates, seed):
     frame = plate(wells, sites, plates)
     label = frame.label.to_numpy(dtype=int)
@@ -116,7 +164,9 @@ def test_the_orders_part_images_wells_and_plates(wells, sites, plates, seed):
             deal_all(frame, seed, share=0.34)
         return
     deals = {deal.order: deal for deal in deal_all(frame, seed, share=0.34)}
-    assert ("by well" in deals) == (max(wells) * plates > 1) and ("by plate" in deals) == (plates > 1)
+    assert ("by well" in deals) == (max(wells) * plates > 1) and ("by plate" in deals) == (
+        plates > 1
+    )
     for order, deal in deals.items():
         counts = np.bincount(label[deal.train])
         assert set(label[deal.valid]) <= set(label[deal.train])
@@ -143,7 +193,9 @@ def test_oversampling_keeps_every_row_and_levels_the_classes(labels, seed):
 
 def test_top_classes_are_the_most_frequent_ones_that_can_be_split():
     frame = plate([1, 3, 2, 3], sites=1)
-    assert sorted(set(top_classes(frame, 2).label)) == [1, 3] and sorted(set(top_classes(frame, None).label)) == [1, 2, 3]
+    assert sorted(set(top_classes(frame, 2).label)) == [1, 3] and sorted(
+        set(top_classes(frame, None).label)
+    ) == [1, 2, 3]
     hidden = frame.assign(split=np.where(frame.label == 1, "test", "train"))
     assert sorted(set(top_classes(hidden, 2).label)) == [2, 3]
     with pytest.raises(InputError, match="two classes"):
@@ -157,13 +209,20 @@ def test_figures_are_those_of_sklearn_and_lie_in_their_intervals():
     true = rng.choice(5, 300, p=[0.6, 0.1, 0.1, 0.1, 0.1])
     found = np.where(rng.random(300) < 0.5, true, 0)
     accuracy, balanced = estimates(true, found == true, rng.integers(0, 40, 300))
-    assert accuracy.value == pytest.approx(accuracy_score(true, found)) and accuracy.low < accuracy.value < accuracy.high
-    assert balanced.value == pytest.approx(balanced_accuracy_score(true, found)) and balanced.low < balanced.value < balanced.high
+    assert (
+        accuracy.value == pytest.approx(accuracy_score(true, found))
+        and accuracy.low < accuracy.value < accuracy.high
+    )
+    assert (
+        balanced.value == pytest.approx(balanced_accuracy_score(true, found))
+        and balanced.low < balanced.value < balanced.high
+    )
 
 
 def test_one_right_well_is_no_certainty():
     accuracy, _ = estimates(np.zeros(90, int), np.ones(90, bool), np.zeros(90, int))
-    assert accuracy.value == 1 and accuracy.low == pytest.approx(0.2065, abs=1e-4)  # Wilson's, of one well and not of 90 rows
+    # Wilson's, of one well and not of 90 rows
+    assert accuracy.value == 1 and accuracy.low == pytest.approx(0.2065, abs=1e-4)
 
 
 def test_positions_are_read_from_addresses():
@@ -177,7 +236,14 @@ def test_positions_are_read_from_addresses():
 def test_nearest_position_by_brute_force(seed):
     rng = np.random.default_rng(seed)
     address, label = rng.integers(1, 6, (30, 2)), rng.permutation(np.arange(30) % 3)
-    frame = pd.DataFrame({"label": pd.array(label, "Int64"), "well_id": [f"{a}{b}" for a, b in address], "experiment": "E", "plate": "1"})
+    frame = pd.DataFrame(
+        {
+            "label": pd.array(label, "Int64"),
+            "well_id": [f"{a}{b}" for a, b in address],
+            "experiment": "E",
+            "plate": "1",
+        }
+    )
     deal = deal_all(frame, seed)[1]
     predicted = nearest_position(address, label, deal)
     for place, name in zip(address[deal.valid], predicted, strict=True):
@@ -188,9 +254,13 @@ def test_nearest_position_by_brute_force(seed):
 
 
 def test_labels_that_a_position_cannot_tell_apart_are_drawn():
-    """400 asked positions, each with one nearest well of class 0 and one of class 1: each class is named about half the time."""
+    """400 asked positions, each with one nearest well of class 0 and one of class 1: each class is
+    named about half the time.
+    """
     column = np.arange(400) * 10
-    address = np.stack([np.ones(1200, int), np.concatenate([column, column - 1, column + 1])], axis=1)
+    address = np.stack(
+        [np.ones(1200, int), np.concatenate([column, column - 1, column + 1])], axis=1
+    )
     label = np.repeat([0, 0, 1], 400)
     deal = Deal("", np.arange(400, 1200), np.arange(400))
     named = nearest_position(address, label, deal)

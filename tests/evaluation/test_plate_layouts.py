@@ -24,12 +24,19 @@ def known(layouts, names="1234"):
 
 
 def test_rotations_of_any_order_are_read():
-    names, layouts = find_rotations(known([(2, 0, 3, 1), (1, 2, 0, 3), (0, 3, 1, 2), (2, 0, 3, 1)]), 4)
+    names, layouts = find_rotations(
+        known([(2, 0, 3, 1), (1, 2, 0, 3), (0, 3, 1, 2), (2, 0, 3, 1)]), 4
+    )
     assert names == ["1", "2", "3", "4"]
     assert layouts.tolist() == [[2, 0, 3, 1], [0, 3, 1, 2], [3, 1, 2, 0], [1, 2, 0, 3]]
     compared, words = candidate_layouts(list("1234"), 4, (names, layouts), {})
     assert compared.tolist() == layouts.tolist() and words == "4 rotations of one order"
-    assert candidate_layouts(["2", "4"], 4, (names, layouts), {})[0].tolist() == [[0, 1], [3, 2], [1, 0], [2, 3]]
+    assert candidate_layouts(["2", "4"], 4, (names, layouts), {})[0].tolist() == [
+        [0, 1],
+        [3, 2],
+        [1, 0],
+        [2, 3],
+    ]
     fixed = candidate_layouts(list("1234"), 4, (names, layouts), {"3": 0})[0]
     assert fixed.tolist() == [[1, 2, 0, 3]]
 
@@ -45,14 +52,18 @@ def test_other_names_of_as_many_plates_go_by_their_order():
     [
         [],
         [(0, 1, 2, 3)] * 3,  # three of one order: by chance in one of 36
-        [(0, 1, 2, 3), (1, 0, 2, 3), (0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1)],  # one is no rotation
+        # one is no rotation
+        [(0, 1, 2, 3), (1, 0, 2, 3), (0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1)],
         [(0, 1, 2)] * 6,  # incomplete
     ],
 )
 def test_without_a_rule_all_permutations_are_compared(layouts):
     assert find_rotations(known(layouts), 4) is None
     compared, words = candidate_layouts(list("1234"), 4, None, {})
-    assert sorted(map(tuple, compared.tolist())) == list(itertools.permutations(range(4))) and words == "24 permutations"
+    assert (
+        sorted(map(tuple, compared.tolist())) == list(itertools.permutations(range(4)))
+        and words == "24 permutations"
+    )
 
 
 def test_given_groups_that_no_rotation_has_leave_all_permutations():

@@ -1,4 +1,6 @@
-"""People look at figures; tests see that they are whole PNGs, show what they were given, and refuse bad input."""
+"""People look at figures; tests see that they are whole PNGs, show what they were given, and refuse
+bad input.
+"""
 
 import numpy as np
 import pandas as pd
@@ -29,19 +31,26 @@ def share_of(picture, colour):
 
 def wells_frame(values, experiment="HUVEC-01", plate="1"):
     addresses = [f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]
-    return pd.DataFrame({"experiment": experiment, "plate": plate, "well": addresses, "value": values})
+    return pd.DataFrame(
+        {"experiment": experiment, "plate": plate, "well": addresses, "value": values}
+    )
 
 
 def test_plate_map_shows_outcomes_in_their_share(tmp_path):
     outcomes = ["correct"] * 154 + ["wrong"] * 77 + ["control"] * 77
     plots.plate_map(tmp_path / "p.png", wells_frame(outcomes), title="a plate")
     picture = read(tmp_path / "p.png")
-    shares = [share_of(picture, plate_plots.OUTCOMES[name]) for name in ("correct", "wrong", "control")]
-    assert shares[0] / shares[1] == pytest.approx(2, rel=0.15) and shares[1] == pytest.approx(shares[2], rel=0.15)
+    shares = [
+        share_of(picture, plate_plots.OUTCOMES[name]) for name in ("correct", "wrong", "control")
+    ]
+    assert shares[0] / shares[1] == pytest.approx(2, rel=0.15) and shares[1] == pytest.approx(
+        shares[2], rel=0.15
+    )
 
 
 def test_plate_map_puts_wells_where_they_are(tmp_path):
-    plots.plate_map(tmp_path / "p.png", wells_frame(["wrong"] * 22 + ["correct"] * 286))  # row B alone is wrong
+    # row B alone is wrong
+    plots.plate_map(tmp_path / "p.png", wells_frame(["wrong"] * 22 + ["correct"] * 286))
     picture = read(tmp_path / "p.png")
     rows = {}
     for name in ("wrong", "correct"):
@@ -56,7 +65,10 @@ def test_plate_map_of_numbers_and_several_experiments(tmp_path):
     frames = [wells_frame(values, f"E{e}", str(p)) for e in range(2) for p in (1, 2)]
     plots.plate_map(tmp_path / "p.png", pd.concat(frames), label="confidence")
     picture = read(tmp_path / "p.png")
-    assert picture.shape[1] > picture.shape[0] / 1.5 and share_of(picture, plate_plots.OUTCOMES["control"]) > 0.005
+    assert (
+        picture.shape[1] > picture.shape[0] / 1.5
+        and share_of(picture, plate_plots.OUTCOMES["control"]) > 0.005
+    )
 
 
 @pytest.mark.parametrize(
@@ -76,10 +88,14 @@ def test_plate_map_refuses_bad_wells(tmp_path, change, message):
 
 
 def test_montage_keeps_one_contrast_a_channel(tmp_path):
-    """A sample at a quarter of the brightness of the other is drawn dark; the other's white is white."""
+    """A sample at a quarter of the brightness of the other is drawn dark; the other's white is
+    white.
+    """
     image = np.zeros((3, 64, 64), np.uint8)
     image[:, 16:48, 16:48] = 200
-    plots.channel_montage(tmp_path / "m.png", {"bright": image, "dim": image // 4}, ["actin", "tubulin", "DNA"])
+    plots.channel_montage(
+        tmp_path / "m.png", {"bright": image, "dim": image // 4}, ["actin", "tubulin", "DNA"]
+    )
     picture = read(tmp_path / "m.png").astype(int)
     gray = picture[:, : picture.shape[1] * 5 // 8]
     half = len(gray) // 2
@@ -102,7 +118,16 @@ def test_montage_of_six_channels_and_odd_sizes(tmp_path):
 
 def logs_frame(folds=(0, 1), valid=True):
     rows = [
-        (f, s, m, e, 5.0 / (e + 1), 6.0 / (e + 1) if valid else np.nan, e / 9 if valid else np.nan, 1e-3 / (e + 1))
+        (
+            f,
+            s,
+            m,
+            e,
+            5.0 / (e + 1),
+            6.0 / (e + 1) if valid else np.nan,
+            e / 9 if valid else np.nan,
+            1e-3 / (e + 1),
+        )
         for f in folds
         for s in ("all", "HUVEC")
         for m in ("a", "b")
@@ -114,7 +139,10 @@ def logs_frame(folds=(0, 1), valid=True):
 def test_learning_curves(tmp_path):
     plots.learning_curves(tmp_path / "c.png", logs_frame(), chance=0.1)
     assert share_of(read(tmp_path / "c.png"), plots.CYCLE[0]) > 1e-4
-    for bad, message in ((logs_frame().drop(columns="lr"), "no column 'lr'"), (logs_frame().iloc[:0], "no rows")):
+    for bad, message in (
+        (logs_frame().drop(columns="lr"), "no column 'lr'"),
+        (logs_frame().iloc[:0], "no rows"),
+    ):
         with pytest.raises(InputError, match=message):
             plots.learning_curves(tmp_path / "d.png", bad)
 
@@ -128,8 +156,11 @@ def test_learning_curves_without_validation_and_with_one_epoch(tmp_path):
 def test_confusion_matrix_of_few_classes(tmp_path):
     rng = np.random.default_rng(0)
     true = rng.integers(0, 4, 200)
-    plots.confusion_matrix(tmp_path / "c.png", true, true, ["DMSO", "Actin", "Eg5", "a long class name"])
-    assert share_of(read(tmp_path / "c.png"), "#08306b") > 0.05  # the darkest blue: the diagonal is all
+    plots.confusion_matrix(
+        tmp_path / "c.png", true, true, ["DMSO", "Actin", "Eg5", "a long class name"]
+    )
+    # the darkest blue: the diagonal is all
+    assert share_of(read(tmp_path / "c.png"), "#08306b") > 0.05
     with pytest.raises(InputError, match="outside the 3 class names"):
         plots.confusion_matrix(tmp_path / "d.png", true, true, ["a", "b", "c"])
 
@@ -138,7 +169,9 @@ def test_confusion_matrix_of_many_classes(tmp_path):
     rng = np.random.default_rng(0)
     true = np.repeat(np.arange(120), 5)
     predicted = np.where(rng.random(600) < 0.8, true, rng.integers(0, 120, 600))
-    plots.confusion_matrix(tmp_path / "c.png", true, predicted, [str(k) for k in range(120)], group=np.arange(120) % 4)
+    plots.confusion_matrix(
+        tmp_path / "c.png", true, predicted, [str(k) for k in range(120)], group=np.arange(120) % 4
+    )
     assert read(tmp_path / "c.png").shape[0] > 600
 
 
@@ -169,7 +202,9 @@ def test_ladder_plot_marks_a_step_that_harms(tmp_path):
 def test_montage_of_real_wells(real_data, tmp_path):
     root = real_data / "rxrx1" / "train"
     images = {
-        name: np.stack([read_png8(root / name / "Plate1" / f"B02_s1_w{c}.png") for c in range(1, 7)])
+        name: np.stack(
+            [read_png8(root / name / "Plate1" / f"B02_s1_w{c}.png") for c in range(1, 7)]
+        )
         for name in ("HUVEC-01", "RPE-01")
     }
     plots.channel_montage(tmp_path / "m.png", images, [f"w{c}" for c in range(1, 7)])

@@ -17,9 +17,15 @@ from cellsignal.evaluation.profiles import average, centre, normalise, sphere, t
 
 
 def plates(experiments=3, plates=2, negatives=8, positives=12, treatments=10) -> pd.DataFrame:
-    roles = ["negative_control"] * negatives + ["positive_control"] * positives + ["treatment"] * treatments
+    roles = (
+        ["negative_control"] * negatives
+        + ["positive_control"] * positives
+        + ["treatment"] * treatments
+    )
     rows = [(f"E{e}", str(p), r) for e in range(experiments) for p in range(plates) for r in roles]
-    return pd.DataFrame(rows, columns=["experiment", "plate", "role"]).sample(frac=1, random_state=0, ignore_index=True)
+    return pd.DataFrame(rows, columns=["experiment", "plate", "role"]).sample(
+        frac=1, random_state=0, ignore_index=True
+    )
 
 
 def embeddings(frame, d=5, seed=0) -> np.ndarray:
@@ -40,7 +46,9 @@ def wells_of(frame, reference):
 
 
 def units_of(frame, by):
-    return frame.groupby(["experiment", "plate"] if by == "plate" else ["experiment"]).indices.values()
+    return frame.groupby(
+        ["experiment", "plate"] if by == "plate" else ["experiment"]
+    ).indices.values()
 
 
 FRAME = plates()
@@ -56,7 +64,8 @@ def test_centring_is_sklearns_scaler_fitted_on_each_units_reference(by, referenc
         for rows in units_of(FRAME, by):
             chosen = rows[mask[rows]]
             scaler = StandardScaler(with_std=scale).fit(x[chosen])
-            expected = scaler.transform(x[rows]) * (np.sqrt(1 - 1 / len(chosen)) if scale else 1)  # SD with n - 1
+            # SD with n - 1
+            expected = scaler.transform(x[rows]) * (np.sqrt(1 - 1 / len(chosen)) if scale else 1)
             np.testing.assert_allclose(found[rows], expected, atol=1e-5)
 
 
@@ -71,7 +80,9 @@ def test_a_constant_added_to_a_unit_changes_nothing(seed, how, by):
     rng = np.random.default_rng(seed)
     for rows in units_of(FRAME, by):
         shifted[rows] += 10 * rng.normal(size=x.shape[1])
-    np.testing.assert_allclose(normalise(shifted, FRAME, how, by), normalise(x, FRAME, how, by), atol=2e-4)
+    np.testing.assert_allclose(
+        normalise(shifted, FRAME, how, by), normalise(x, FRAME, how, by), atol=2e-4
+    )
 
 
 def test_a_feature_that_does_not_vary_is_only_centred():
@@ -82,7 +93,9 @@ def test_a_feature_that_does_not_vary_is_only_centred():
 
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_tvn_whitens_the_reference_and_gives_every_unit_its_covariance(reference):
-    """Without regularisation: the identity in each unit, and hence, units being centred, over all of them."""
+    """Without regularisation: the identity in each unit, and hence, units being centred, over all
+    of them.
+    """
     x, mask = embeddings(FRAME), wells_of(FRAME, reference)
     found = tvn(x, FRAME, "plate", reference, regularisation=0).astype(float)
     for rows in units_of(FRAME, "plate"):
@@ -91,13 +104,16 @@ def test_tvn_whitens_the_reference_and_gives_every_unit_its_covariance(reference
         np.testing.assert_allclose(found[chosen].mean(0), 0, atol=1e-4)
         outside = rows[~mask[rows]]
         if len(outside):
-            assert np.abs(np.cov(found[outside], rowvar=False) - np.eye(5)).max() > 0.1  # fitted on the reference alone
+            # fitted on the reference alone
+            assert np.abs(np.cov(found[outside], rowvar=False) - np.eye(5)).max() > 0.1
 
 
 @pytest.mark.parametrize("d", [5, 40])  # fewer and more features than reference wells of a plate
 @pytest.mark.parametrize("regularisation", [0.1, 0.5])
 def test_tvn_is_the_published_matrices(d, regularisation):
-    """PCA whitening, then z (C + r)^-1/2 (T + r)^1/2 by scipy's matrix powers, features told up to the sign of the axes."""
+    """PCA whitening, then z (C + r)^-1/2 (T + r)^1/2 by scipy's matrix powers, features told up to
+    the sign of the axes.
+    """
     x, mask = embeddings(FRAME, d), wells_of(FRAME, "controls")
     found = tvn(x, FRAME, "plate", "controls", regularisation)
     variance, axes = np.linalg.eigh(np.cov(x[mask], rowvar=False))
@@ -108,7 +124,9 @@ def test_tvn_is_the_published_matrices(d, regularisation):
     for rows in units_of(FRAME, "plate"):
         chosen = rows[mask[rows]]
         source = fractional_matrix_power(np.cov(z[chosen], rowvar=False) + ridge, -0.5)
-        expected = (z[rows] - z[chosen].mean(0)) @ source @ fractional_matrix_power(target + ridge, 0.5)
+        expected = (
+            (z[rows] - z[chosen].mean(0)) @ source @ fractional_matrix_power(target + ridge, 0.5)
+        )
         sign = np.sign((found[rows] * expected).sum(0))
         np.testing.assert_allclose(found[rows] * sign, expected, atol=1e-3)
 
@@ -121,13 +139,19 @@ def test_sphered_controls_have_the_identity_as_covariance(method):
 
 
 def test_sphering_is_zca_made_by_hand():
-    """W = E diag(1 / (sd + sqrt(r mean variance))) E^T (Kessy et al. 2018; the addend as pycytominer's epsilon)."""
+    """W = E diag(1 / (sd + sqrt(r mean variance))) E^T (Kessy et al. 2018; the addend as
+    pycytominer's epsilon).
+    """
     x, mask = embeddings(FRAME), wells_of(FRAME, "controls")
     covariance = np.cov(x[mask], rowvar=False)
     variance, axes = np.linalg.eigh(covariance)
     whitening = axes @ np.diag(1 / (np.sqrt(variance) + np.sqrt(0.01 * variance.mean()))) @ axes.T
     np.testing.assert_allclose(sphere(x, FRAME), (x - x[mask].mean(0)) @ whitening, atol=1e-4)
-    plain = Spherize(epsilon=0, method="ZCA", return_numpy=True).fit(pd.DataFrame(x[mask])).transform(pd.DataFrame(x))
+    plain = (
+        Spherize(epsilon=0, method="ZCA", return_numpy=True)
+        .fit(pd.DataFrame(x[mask]))
+        .transform(pd.DataFrame(x))
+    )
     np.testing.assert_allclose(sphere(x, FRAME, regularisation=0), plain, atol=1e-4)
 
 
@@ -152,25 +176,35 @@ def test_nothing_depends_on_the_order_of_the_rows_or_on_labels(how):
 def test_too_few_reference_wells_are_named():
     frame = plates(negatives=1)
     frame = frame.drop(
-        frame.index[(frame.experiment == "E1") & (frame.plate == "1") & (frame.role == "negative_control")]
+        frame.index[
+            (frame.experiment == "E1") & (frame.plate == "1") & (frame.role == "negative_control")
+        ]
     ).reset_index(drop=True)
     x = embeddings(frame)
     with pytest.raises(
-        InputError, match="experiment E1 plate 1: 0 wells of the reference 'negative_controls', at least 1"
+        InputError,
+        match="experiment E1 plate 1: 0 wells of the reference 'negative_controls', at least 1",
     ):
         centre(x, frame, "plate", "negative_controls")
     with pytest.raises(
-        InputError, match="experiment E0 plate 0: 1 wells of the reference 'negative_controls', at least 2"
+        InputError,
+        match="experiment E0 plate 0: 1 wells of the reference 'negative_controls', at least 2",
     ):
         tvn(x, frame, "plate", "negative_controls")
     assert np.isfinite(centre(x, frame, "experiment", "negative_controls")).all()
-    with pytest.raises(InputError, match="experiment E0 plate 0: its 20 reference wells do not vary in all 40 features"):
+    with pytest.raises(
+        InputError,
+        match="experiment E0 plate 0: its 20 reference wells do not vary in all 40 features",
+    ):
         tvn(embeddings(FRAME, 40), FRAME, "plate", "controls", regularisation=0)
     with pytest.raises(InputError, match="reference must be controls"):
         normalise(x, frame, "sphere", "experiment", "all")
     with pytest.raises(InputError, match="do not vary in all 4 features"):
         sphere(x[:, [0, 1, 2, 0]], frame, regularisation=0)
-    with pytest.raises(InputError, match="controls wells span 9 dimensions, too few for 200 features; fewest: experiment E0 plate 0 with 20 reference wells"):
+    with pytest.raises(
+        InputError,
+        match="controls wells span 9 dimensions, too few for 200 features; fewest: experiment E0 plate 0 with 20 reference wells",
+    ):
         sphere(embeddings(FRAME, 200)[np.arange(len(FRAME)) % 10], FRAME)
     with pytest.raises(InputError, match="do not differ"):
         tvn(np.ones_like(x), frame, "experiment", "controls")
@@ -216,7 +250,10 @@ def test_cosine_centres_by_brute_force_whatever_the_lengths(seed, factor):
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     cosines = np.array(
         [
-            [np.dot(q, c) / np.linalg.norm(q) / np.linalg.norm(c) for c in (unit[label == k].mean(0) for k in range(6))]
+            [
+                np.dot(q, c) / np.linalg.norm(q) / np.linalg.norm(c)
+                for c in (unit[label == k].mean(0) for k in range(6))
+            ]
             for q in query
         ]
     )
@@ -239,7 +276,10 @@ def test_the_sharpness_is_the_likeliest_of_wells_left_out_one_by_one(metric):
     squared = np.array(
         [
             [
-                np.sum((v - unit(x[(label == k) & ((np.arange(40) != i) | (label[i] != k))].mean(0))) ** 2)
+                np.sum(
+                    (v - unit(x[(label == k) & ((np.arange(40) != i) | (label[i] != k))].mean(0)))
+                    ** 2
+                )
                 for k in range(6)
             ]
             for i, v in enumerate(x)
@@ -261,8 +301,12 @@ def test_one_well_a_class_and_classes_without_wells():
     x, label, query, truth = classes(0, n=6, spread=0.05)
     label = np.array([0, 1, 2, 3, 5, 6])[label]  # of 8: classes 4 and 7 are not trained
     for found in (centre_scores(x, label, query, 8), neighbour_scores(x, label, query, 8, k=1)):
-        assert (found.argmax(1) == np.array([0, 1, 2, 3, 5, 6])[truth]).all() and np.isfinite(found).all()
-        assert (found[:, [4, 7]] <= np.delete(found, [4, 7], axis=1).min(1, keepdims=True) + 1e-6).all()
+        assert (found.argmax(1) == np.array([0, 1, 2, 3, 5, 6])[truth]).all() and np.isfinite(
+            found
+        ).all()
+        assert (
+            found[:, [4, 7]] <= np.delete(found, [4, 7], axis=1).min(1, keepdims=True) + 1e-6
+        ).all()
         np.testing.assert_allclose(np.exp(found).sum(1), 1, atol=1e-5)
     same = centre_scores(np.ones((6, 3)), label, np.ones((2, 3)), 8)
     np.testing.assert_allclose(np.exp(same), 1 / 8, atol=1e-6)  # a collapsed network knows nothing
@@ -274,7 +318,10 @@ def test_votes_are_sklearns(seed, k, metric):
     x, label, query, _ = classes(seed)
     query[0] = x[0]  # at no distance: its vote is the only one
     found = neighbour_scores(x, label, query, 6, metric, k)
-    unit = [v / np.linalg.norm(v, axis=1, keepdims=True) if metric == "cosine" else v for v in (x, query)]
+    unit = [
+        v / np.linalg.norm(v, axis=1, keepdims=True) if metric == "cosine" else v
+        for v in (x, query)
+    ]
     unit = [v.astype(np.float32) for v in unit]
     share = KNeighborsClassifier(k, weights="distance").fit(unit[0], label).predict_proba(unit[1])
     np.testing.assert_allclose(np.exp(found), (k * share + 1 / 6) / (k + 1), atol=1e-4)
@@ -288,7 +335,9 @@ def test_more_neighbours_than_wells():
 
 
 def test_wells_tied_at_the_last_place_share_it():
-    """Two of four training wells are equally far at the second place: half a vote each; the order of the table decides nothing."""
+    """Two of four training wells are equally far at the second place: half a vote each; the order
+    of the table decides nothing.
+    """
     x, label = np.array([[0.0, 0], [1, 0], [-1, 0], [3, 0]]), np.array([0, 1, 2, 3])
     query = np.array([[0.0, 0.5]])
     near, far = 1 / 0.5, 1 / np.hypot(1, 0.5)
@@ -301,5 +350,9 @@ def test_wells_tied_at_the_last_place_share_it():
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_a_collapsed_space_votes_as_the_classes_are_frequent(metric):
     label = np.repeat([0, 1, 2], [10, 20, 30])
-    found = neighbour_scores(np.full((60, 4), 0.3, np.float32), label, np.full((5, 4), 0.3, np.float32), 3, metric, k=5)
-    np.testing.assert_allclose(np.exp(found), np.tile((5 * np.array([1, 2, 3]) / 6 + 1 / 3) / 6, (5, 1)), atol=1e-6)
+    found = neighbour_scores(
+        np.full((60, 4), 0.3, np.float32), label, np.full((5, 4), 0.3, np.float32), 3, metric, k=5
+    )
+    np.testing.assert_allclose(
+        np.exp(found), np.tile((5 * np.array([1, 2, 3]) / 6 + 1 / 3) / 6, (5, 1)), atol=1e-6
+    )

@@ -30,15 +30,24 @@ def test_each_part_is_scored_by_itself(seed):
     part, experiment, target, true, predicted = drawn(seed)
     true[part == ""] = -1  # what is used for nothing needs no truth
     scores = protocol_scores(part, experiment, target, true, predicted)
-    assert scores.columns.tolist() == list(COLUMNS) and scores.part.tolist() == sorted(set(part) - {""})
+    assert scores.columns.tolist() == list(COLUMNS) and scores.part.tolist() == sorted(
+        set(part) - {""}
+    )
     for row in scores.itertuples():
         rows = [i for i in range(len(part)) if part[i] == row.part]
         right = sum(1 for i in rows if true[i] == predicted[i])
-        assert (row.correct, row.n, row.experiments) == (right, len(rows), len({experiment[i] for i in rows}))
+        assert (row.correct, row.n, row.experiments) == (
+            right,
+            len(rows),
+            len({experiment[i] for i in rows}),
+        )
         assert row.accuracy == pytest.approx(accuracy_score(true[rows], predicted[rows]))
         assert (row.low, row.high) == wilson_interval(right, len(rows))
         if row.experiments > 1:
-            assert 0 <= row.cluster_low <= row.accuracy + 1e-9 and row.accuracy - 1e-9 <= row.cluster_high <= 1
+            assert (
+                0 <= row.cluster_low <= row.accuracy + 1e-9
+                and row.accuracy - 1e-9 <= row.cluster_high <= 1
+            )
         else:
             assert np.isnan(row.cluster_low) and np.isnan(row.cluster_high)
 
@@ -51,12 +60,16 @@ def test_neither_order_nor_names_of_classes_matter(seed):
     scores = protocol_scores(part, experiment, target, true, predicted)[counts]
     rng = np.random.default_rng(seed + 1)
     order, names = rng.permutation(len(part)), rng.permutation(5)
-    again = protocol_scores(part[order], experiment[order], target[order], names[true[order]], names[predicted[order]])
+    again = protocol_scores(
+        part[order], experiment[order], target[order], names[true[order]], names[predicted[order]]
+    )
     pd.testing.assert_frame_equal(again[counts], scores)
 
 
 def test_the_clustered_interval_is_of_experiments():
-    """Eight experiments all right, eight all wrong: by sites .5 is narrow, by experiments it is wide."""
+    """Eight experiments all right, eight all wrong: by sites .5 is narrow, by experiments it is
+    wide.
+    """
     experiment = np.repeat([f"E-{i}" for i in range(16)], 100)
     true = np.zeros(1600, int)
     predicted = np.repeat(np.arange(16) % 2, 100)
@@ -69,7 +82,9 @@ def test_the_clustered_interval_is_of_experiments():
 
 def test_the_order_asked_for_is_kept_and_a_part_without_predictions_is_refused():
     part, experiment, target, true, predicted = drawn(3)
-    scores = protocol_scores(part, experiment, target, true, predicted, parts=["ood_test", "id_test"])
+    scores = protocol_scores(
+        part, experiment, target, true, predicted, parts=["ood_test", "id_test"]
+    )
     assert scores.part.tolist() == ["ood_test", "id_test"]
     with pytest.raises(InputError, match="no predictions of part 'val'"):
         protocol_scores(part, experiment, target, true, predicted, parts=["val"])
@@ -79,7 +94,9 @@ def test_a_sample_without_truth_is_refused_by_name():
     part, experiment, target, true, predicted = drawn(4)
     at = int(np.argmax(part == "ood_test"))
     true[at] = -1
-    with pytest.raises(InputError, match=f"1 samples of part 'ood_test' have no true label, first '{target[at]}'"):
+    with pytest.raises(
+        InputError, match=f"1 samples of part 'ood_test' have no true label, first '{target[at]}'"
+    ):
         protocol_scores(part, experiment, target, true, predicted)
     with pytest.raises(InputError, match="differ in length"):
         protocol_scores(part, experiment[1:], target, true, predicted)
@@ -101,14 +118,25 @@ def test_the_text_has_a_line_a_part_and_says_where_the_number_is_not_the_publish
         "n",
         "note",
     ]
-    assert lines[2].startswith("id_test") and "0.7500" in lines[2] and lines[2].endswith("4") and len(lines) == 4
-    assert lines[3].startswith("ood_test") and lines[3].endswith("published: 1,003 (-1,001)") and "nan" not in lines[3]
+    assert (
+        lines[2].startswith("id_test")
+        and "0.7500" in lines[2]
+        and lines[2].endswith("4")
+        and len(lines) == 4
+    )
+    assert (
+        lines[3].startswith("ood_test")
+        and lines[3].endswith("published: 1,003 (-1,001)")
+        and "nan" not in lines[3]
+    )
     assert "published" not in protocol_text(scores)
 
 
 def test_truth_is_the_samples_own_label_or_the_answers(simulated):
     root, rxrx1 = simulated("rxrx1"), RxRx1()
-    samples, answers, classes = rxrx1.samples(root), rxrx1.answers(answers_path(root)), rxrx1.classes(root)
+    samples = rxrx1.samples(root)
+    answers = rxrx1.answers(answers_path(root))
+    classes = rxrx1.classes(root)
     own = samples.label.fillna(-1).to_numpy(dtype=int)
     target = samples.target_id.to_numpy()
     true = true_labels(target, own, rxrx1, answers, classes)
@@ -118,7 +146,10 @@ def test_truth_is_the_samples_own_label_or_the_answers(simulated):
     lost = true_labels(target, own, rxrx1, answers.iloc[1:], classes)
     assert set(target[lost < 0]) == {answers.id_code[0]}
     text = answers.assign(sirna="sirna_" + answers.sirna)  # the other release's spelling
-    assert true_labels(target, own, rxrx1, text, [f"sirna_{name}" for name in classes]).tolist() == expected
+    assert (
+        true_labels(target, own, rxrx1, text, [f"sirna_{name}" for name in classes]).tolist()
+        == expected
+    )
     wrong = answers.assign(sirna=answers.sirna.where(answers.index != 2, "4000"))
     with pytest.raises(InputError, match=f"answers: '4000' of '{answers.id_code[2]}' is no class"):
         true_labels(target, own, rxrx1, wrong, classes)
@@ -129,7 +160,13 @@ def test_a_perfect_model_scores_one_on_every_wilds_part(simulated):
     samples = rxrx1.samples(root)
     parts = rxrx1.protocol_parts("wilds", samples)
     own = samples.label.fillna(-1).to_numpy(dtype=int)
-    true = true_labels(samples.target_id.to_numpy(), own, rxrx1, rxrx1.answers(answers_path(root)), rxrx1.classes(root))
+    true = true_labels(
+        samples.target_id.to_numpy(),
+        own,
+        rxrx1,
+        rxrx1.answers(answers_path(root)),
+        rxrx1.classes(root),
+    )
     scores = protocol_scores(parts, samples.experiment, samples.target_id, true, true)
     assert (scores.accuracy == 1).all() and scores.n.sum() == len(samples)
     assert scores.part.tolist() == sorted(set(parts))

@@ -11,7 +11,11 @@ from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
 from cellsignal.evaluation.score import COLUMNS, read_submission, score_submission
 
 COMPETITION = SimpleNamespace(
-    comparable=lambda frame, name: frame, id="toy", id_column="id", target_column="class", fold_groups=("experiment",)
+    comparable=lambda frame, name: frame,
+    id="toy",
+    id_column="id",
+    target_column="class",
+    fold_groups=("experiment",),
 )
 
 
@@ -19,17 +23,29 @@ def answers_table(seed=0):
     rng = np.random.default_rng(seed)
     rows = [
         (f"{e}_{p}_{w}", int(rng.integers(5)), board, e, p, e.split("-")[0])
-        for e, board in (("HUVEC-1", "public"), ("HUVEC-2", "private"), ("RPE-1", "private"), ("RPE-2", "private"))
+        for e, board in (
+            ("HUVEC-1", "public"),
+            ("HUVEC-2", "private"),
+            ("RPE-1", "private"),
+            ("RPE-2", "private"),
+        )
         for p in (1, 2)
         for w in range(25)
     ]
-    return pd.DataFrame(rows, columns=["id", "class", "leaderboard", "experiment", "plate", "cell_type"])
+    return pd.DataFrame(
+        rows, columns=["id", "class", "leaderboard", "experiment", "plate", "cell_type"]
+    )
 
 
 def submission_for(answers, seed=0):
     rng = np.random.default_rng(seed)
     wrong = rng.random(len(answers)) < 0.4
-    return pd.DataFrame({"id": answers["id"], "class": np.where(wrong, (answers["class"] + 1) % 5, answers["class"])})
+    return pd.DataFrame(
+        {
+            "id": answers["id"],
+            "class": np.where(wrong, (answers["class"] + 1) % 5, answers["class"]),
+        }
+    )
 
 
 def test_every_slice_against_sklearn():
@@ -51,8 +67,12 @@ def test_every_slice_against_sklearn():
     by_name = table.set_index(["slice", "name"])
     for key, inside in masks.items():
         row = by_name.loc[key]
-        assert row.accuracy == pytest.approx(accuracy_score(answers["class"][inside], submission["class"][inside]))
-        assert row.n == inside.sum() and (row.low, row.high) == pytest.approx(wilson_interval(row.correct, row.n))
+        assert row.accuracy == pytest.approx(
+            accuracy_score(answers["class"][inside], submission["class"][inside])
+        )
+        assert row.n == inside.sum() and (row.low, row.high) == pytest.approx(
+            wilson_interval(row.correct, row.n)
+        )
     for kind in ("cell_type", "experiment", "plate"):
         part = table[table["slice"] == kind]
         assert (part.correct.sum(), part.n.sum()) == (by_name.correct.iloc[0], 200)
@@ -111,7 +131,10 @@ def test_read_submission_gives_text_ids_and_whole_targets(tmp_path):
     assert frame["class"].dtype == "int64"
     path.write_text("class,id\nActin disruptors,a\nDMSO,b\n")
     frame = read_submission(path, COMPETITION)
-    assert list(frame.columns) == ["id", "class"] and frame["class"].tolist() == ["Actin disruptors", "DMSO"]
+    assert list(frame.columns) == ["id", "class"] and frame["class"].tolist() == [
+        "Actin disruptors",
+        "DMSO",
+    ]
 
 
 @pytest.mark.parametrize(

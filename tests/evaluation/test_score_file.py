@@ -1,4 +1,6 @@
-"""Scoring a file of any competition: answers for a part of the test set, and no row before all checks have passed."""
+"""Scoring a file of any competition: answers for a part of the test set, and no row before all
+checks have passed.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +15,9 @@ from cellsignal.competitions.base import Competition, answers_path
 
 @dataclass(frozen=True)
 class Case:
-    """A competition, its root, all ids of its test set, and those of every third answer, which part.csv is for."""
+    """A competition, its root, all ids of its test set, and those of every third answer, which
+    part.csv is for.
+    """
 
     competition: Competition
     root: Path
@@ -23,11 +27,15 @@ class Case:
     column: str  # of the ids in it
 
     def write_answers(self, path: Path, ids: list[str]) -> None:
-        """The answers of some ids; rows that are no answers (a gallery) stay. An unknown id gets the last answer."""
+        """The answers of some ids; rows that are no answers (a gallery) stay. An unknown id gets
+        the last answer.
+        """
         answered = self.file[self.column].isin(self.ids)
         rows = {row[self.column]: row for _, row in self.file[answered].iterrows()}
         last = rows[self.ids[-1]]
-        picked = [rows.get(name, last.copy()).where(last.index != self.column, name) for name in ids]
+        picked = [
+            rows.get(name, last.copy()).where(last.index != self.column, name) for name in ids
+        ]
         pd.concat([self.file[~answered], pd.DataFrame(picked)]).to_csv(path, index=False)
 
 
@@ -47,7 +55,9 @@ def case(request, simulated, tmp_path):
 
 
 def rows(board):
-    return pd.read_csv(board, dtype=str, keep_default_na=False) if board.exists() else pd.DataFrame()
+    return (
+        pd.read_csv(board, dtype=str, keep_default_na=False) if board.exists() else pd.DataFrame()
+    )
 
 
 def test_answers_for_a_part_are_scored_where_the_test_set_is_known(case, tmp_path, capsys):
@@ -55,14 +65,22 @@ def test_answers_for_a_part_are_scored_where_the_test_set_is_known(case, tmp_pat
     words = ["--answers", "part.csv", "--competition", competition.id, "--leaderboard", "board.csv"]
     line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
     first = next(name for name in ids if name not in set(part))
-    assert line.startswith(f"sample.csv: {len(ids) - len(part)} of its {len(ids)} ids are not in part.csv") and first in line
+    assert (
+        line.startswith(
+            f"sample.csv: {len(ids) - len(part)} of its {len(ids)} ids are not in part.csv"
+        )
+        and first in line
+    )
     assert "--root" in line and not (tmp_path / "board.csv").exists()
     assert cellsignal("score", "sample.csv", *words, "--root", root, cwd=tmp_path) == 0
     assert f"part.csv: {len(part)} of {len(ids)} ids answered and scored" in capsys.readouterr().out
     found = rows(tmp_path / "board.csv")
     assert found.kind.tolist() == ["submission", "control", "control"]
     assert found.note[0] == f"{len(part)} of {len(ids)} ids answered and scored"
-    assert set(found.overall_n.astype(int)) <= set(range(1, len(part) + 1)) and float(found.overall[found.name == "truth"].iloc[0]) == 1
+    assert (
+        set(found.overall_n.astype(int)) <= set(range(1, len(part) + 1))
+        and float(found.overall[found.name == "truth"].iloc[0]) == 1
+    )
     assert found.overall[0] == found.overall[2]  # the submission is the sample submission
 
 
@@ -80,20 +98,37 @@ def test_answers_of_one_row_are_not_the_submissions_fault(case, tmp_path, capsys
     competition, ids = case.competition, case.ids
     words = ["--answers", "one.csv", "--competition", competition.id, "--leaderboard", "board.csv"]
     line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
-    assert f"{len(ids) - 1} of its {len(ids)} ids are not in one.csv" in line and "no class" not in line
+    assert (
+        f"{len(ids) - 1} of its {len(ids)} ids are not in one.csv" in line
+        and "no class" not in line
+    )
 
 
 def test_no_row_is_noted_before_the_last_check(case, tmp_path, capsys):
     competition, root, ids, part = case.competition, case.root, case.ids, case.part
     words = ["--competition", competition.id, "--leaderboard", "board.csv"]
     samples = competition.samples(root)
-    stray = samples.target_id[(samples.split == "train") & ~samples.target_id.isin(case.file[case.column])].iloc[0]
+    stray = samples.target_id[
+        (samples.split == "train") & ~samples.target_id.isin(case.file[case.column])
+    ].iloc[0]
     case.write_answers(tmp_path / "stray.csv", [*part, stray])
-    line = error_line(capsys, "score", "sample.csv", "--answers", "stray.csv", *words, "--root", root, cwd=tmp_path)
+    line = error_line(
+        capsys,
+        "score",
+        "sample.csv",
+        "--answers",
+        "stray.csv",
+        *words,
+        "--root",
+        root,
+        cwd=tmp_path,
+    )
     assert line == f"stray.csv: 1 ids that the sample submission of --root has not, first {stray!r}"
     sample = pd.read_csv(tmp_path / "sample.csv", dtype=str, keep_default_na=False)
     sample[sample[competition.id_column] != part[0]].to_csv(tmp_path / "short.csv", index=False)
-    line = error_line(capsys, "score", "short.csv", "--answers", "part.csv", *words, "--root", root, cwd=tmp_path)
+    line = error_line(
+        capsys, "score", "short.csv", "--answers", "part.csv", *words, "--root", root, cwd=tmp_path
+    )
     assert line.startswith("short.csv: ") and f"1 ids missing, first {part[0]!r}" in line
     case.write_answers(tmp_path / "none.csv", [stray])
     line = error_line(capsys, "score", "sample.csv", "--answers", "none.csv", *words, cwd=tmp_path)
@@ -102,18 +137,34 @@ def test_no_row_is_noted_before_the_last_check(case, tmp_path, capsys):
 
 
 def test_answers_of_other_classes_than_the_data_have_are_refused(case, tmp_path, capsys):
-    """A class spelt otherwise would count as wrong, a gallery track too few as the submission's fault."""
+    """A class spelt otherwise would count as wrong, a gallery track too few as the submission's
+    fault.
+    """
     competition, file = case.competition, case.file.copy()
     if competition.ranked:
-        file, fault = file.drop(index=file.index[file.part == "gallery"][0]), "lacks 1 gallery tracks"
+        file = file.drop(index=file.index[file.part == "gallery"][0])
+        fault = "lacks 1 gallery tracks"
     elif competition.multilabel:
         file, fault = file.assign(Nonsense="0"), "column 'Nonsense' is no class of"
     else:
-        wrong = "99" if competition.id == "rxrx1" else file[competition.target_column].iloc[0].swapcase()
+        wrong = (
+            "99"
+            if competition.id == "rxrx1"
+            else file[competition.target_column].iloc[0].swapcase()
+        )
         file.loc[file.index[0], competition.target_column] = wrong
         fault = f"1 targets are no class of {case.root}, first {wrong!r}"
     file.to_csv(tmp_path / "other.csv", index=False)
-    words = ["--answers", "other.csv", "--competition", competition.id, "--leaderboard", "board.csv", "--root", case.root]
+    words = [
+        "--answers",
+        "other.csv",
+        "--competition",
+        competition.id,
+        "--leaderboard",
+        "board.csv",
+        "--root",
+        case.root,
+    ]
     line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
     assert line.startswith("other.csv: ") and fault in line
     assert not (tmp_path / "board.csv").exists()
@@ -123,7 +174,9 @@ def test_answers_by_which_nothing_can_be_ranked_give_no_score(simulated, tmp_pat
     competition, root = get_competition("idr0088_gpcr"), simulated("idr0088_gpcr")
     competition.sample_submission(root).to_csv(tmp_path / "sample.csv", index=False)
     answers = pd.read_csv(answers_path(root), dtype=str, keep_default_na=False)
-    answers.assign(**dict.fromkeys(competition.classes(root), "0")).to_csv(tmp_path / "none.csv", index=False)
+    answers.assign(**dict.fromkeys(competition.classes(root), "0")).to_csv(
+        tmp_path / "none.csv", index=False
+    )
     words = ["--answers", "none.csv", "--competition", competition.id, "--leaderboard", "board.csv"]
     line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
     assert line.startswith(f"none.csv: nothing can be ranked by these {len(answers)} answers")
@@ -135,17 +188,30 @@ def test_a_target_that_no_answer_has_is_laid_to_what_is_known(simulated, tmp_pat
     answers = pd.read_csv(answers_path(root), dtype=str)
     few = answers[answers.moa == answers.moa.iloc[0]]
     few.to_csv(tmp_path / "few.answers.csv", index=False)
-    wrong = few[["image_id", "moa"]].assign(moa=answers.moa[answers.moa != answers.moa.iloc[0]].iloc[0])
+    wrong = few[["image_id", "moa"]].assign(
+        moa=answers.moa[answers.moa != answers.moa.iloc[0]].iloc[0]
+    )
     wrong.to_csv(tmp_path / "s.csv", index=False)
     line = error_line(capsys, "score", "s.csv", "--answers", "few.answers.csv", cwd=tmp_path)
     assert f"{len(few)} targets are in no row of few.answers.csv" in line and "--root" in line
-    assert cellsignal("score", "s.csv", "--answers", "few.answers.csv", "--root", root, cwd=tmp_path) == 0
+    assert (
+        cellsignal("score", "s.csv", "--answers", "few.answers.csv", "--root", root, cwd=tmp_path)
+        == 0
+    )
     wrong.assign(moa="nonsense").to_csv(tmp_path / "s.csv", index=False)
-    line = error_line(capsys, "score", "s.csv", "--answers", "few.answers.csv", "--root", root, cwd=tmp_path)
+    line = error_line(
+        capsys, "score", "s.csv", "--answers", "few.answers.csv", "--root", root, cwd=tmp_path
+    )
     assert "targets are no class" in line and "'nonsense'" in line
 
 
 def test_the_competition_is_told_by_columns_of_a_readable_table(tmp_path, capsys):
-    for content, message in ((b"", "is empty"), (b"a\xff,b\n", "is not UTF-8 text"), (b"id,id_code\n1,2\n", "do not tell the competition")):
+    for content, message in (
+        (b"", "is empty"),
+        (b"a\xff,b\n", "is not UTF-8 text"),
+        (b"id,id_code\n1,2\n", "do not tell the competition"),
+    ):
         (tmp_path / "s.csv").write_bytes(content)
-        assert message in error_line(capsys, "score", "s.csv", "--answers", "none.csv", cwd=tmp_path)
+        assert message in error_line(
+            capsys, "score", "s.csv", "--answers", "none.csv", cwd=tmp_path
+        )

@@ -1,4 +1,6 @@
-"""Soft assignment: the one matrix with the right sums that scores plus row and column constants allow."""
+"""Soft assignment: the one matrix with the right sums that scores plus row and column constants
+allow.
+"""
 
 import itertools
 
@@ -17,7 +19,9 @@ ONE_PLATE = {("E", "1"): 0}
 def soft(scores, temperature=1.0):
     """(n, m) probabilities of one plate that holds the only group."""
     names = ["E"] * len(scores), ["1"] * len(scores)
-    return np.exp(soften(scores, *names, np.zeros(scores.shape[1], int), ONE_PLATE, temperature).astype(float))
+    return np.exp(
+        soften(scores, *names, np.zeros(scores.shape[1], int), ONE_PLATE, temperature).astype(float)
+    )
 
 
 @st.composite
@@ -31,7 +35,9 @@ def plate(draw, full=False):
 @settings(deadline=None, max_examples=60)
 @given(plate(), st.floats(0.5, 5))
 def test_it_is_the_maximum_of_score_plus_entropy(scores, temperature):
-    """Right sums, and log p - score / temperature = row constant + column constant: the optimality condition, which has one solution."""
+    """Right sums, and log p - score / temperature = row constant + column constant: the optimality
+    condition, which has one solution.
+    """
     wells, classes = scores.shape
     p = soft(scores, temperature)
     assert p.sum(axis=1) == pytest.approx(1, abs=1e-5)
@@ -66,9 +72,13 @@ def test_class_constants_do_not_matter_on_a_full_plate(scores, seed):
 def test_towards_zero_it_is_the_best_of_all_matchings(seed, wells, spare):
     classes = wells + spare
     scores = np.random.default_rng(seed).normal(size=(wells, classes))
-    totals = sorted(scores[range(wells), list(p)].sum() for p in itertools.permutations(range(classes), wells))
+    totals = sorted(
+        scores[range(wells), list(p)].sum() for p in itertools.permutations(range(classes), wells)
+    )
     gap = totals[-1] - totals[-2] if len(totals) > 1 else 1
-    assume(gap > 0.02)  # a smaller one, blown up to 1, leaves scores too far apart for the iteration, which then says so
+    # a smaller one, blown up to 1, leaves scores too far apart for the iteration, which then says
+    # so
+    assume(gap > 0.02)
     scores /= gap
     p = soft(scores, 0.05)
     names = ["E"] * wells, ["1"] * wells

@@ -1,4 +1,6 @@
-"""What an image decodes to is held to what is expected: every surprise is read rightly or named, and nothing else."""
+"""What an image decodes to is held to what is expected: every surprise is read rightly or named,
+and nothing else.
+"""
 
 import io
 import struct
@@ -30,7 +32,12 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 def png(
-    rows: np.ndarray, size: tuple[int, int], bits: int, colour: int, *extra: bytes, last: bytes = b""
+    rows: np.ndarray,
+    size: tuple[int, int],
+    bits: int,
+    colour: int,
+    *extra: bytes,
+    last: bytes = b"",
 ) -> bytes:
     """A PNG of packed bytes, row by row; `extra` chunks stand before the pixels, `last` after."""
     header = struct.pack(">IIBBBBB", size[1], size[0], bits, colour, 0, 0, 0)
@@ -101,7 +108,15 @@ def test_a_pixel_beyond_the_last_entry_of_its_palette_is_no_gray():
 
 def interlaced(image: np.ndarray) -> bytes:
     """A gray PNG of seven passes (Adam7)."""
-    starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    starts = [
+        (0, 0, 8, 8),
+        (0, 4, 8, 8),
+        (4, 0, 8, 4),
+        (0, 2, 4, 4),
+        (2, 0, 4, 2),
+        (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ]
     passes = [image[row::rows, column::columns] for row, column, rows, columns in starts]
     lines = b"".join(b"\0" + line.tobytes() for part in passes if part.size for line in part)
     header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 1)
@@ -120,15 +135,27 @@ def with_alpha(image: np.ndarray, alpha: int = 255) -> Image.Image:
 
 
 SURPRISING_PNGS = {
-    "palette of colours": (palette_png(COLOUR.tobytes()[:768]), "wrong_channels", "palette of colours"),
+    "palette of colours": (
+        palette_png(COLOUR.tobytes()[:768]),
+        "wrong_channels",
+        "palette of colours",
+    ),
     "palette, transparent": (palette_png(GRAYS, chunk(b"tRNS", b"\0")), "wrong_channels", "tRNS"),
     "gray, transparent": (saved(Image.fromarray(GRAY), transparency=5), "wrong_channels", "tRNS"),
     "1-bit": (saved(Image.fromarray(GRAY > 99)), "wrong_depth", "1-bit image, 8-bit expected"),
     "2-bit": (png(packed(GRAY % 4, 2), GRAY.shape, 2, 0), "wrong_depth", "2-bit image"),
     "4-bit": (png(packed(GRAY % 16, 4), GRAY.shape, 4, 0), "wrong_depth", "4-bit image"),
     "16-bit": (png(DEEP.byteswap(), DEEP.shape, 16, 0), "wrong_depth", "16-bit image"),
-    "gray with alpha": (saved(with_alpha(GRAY)), "wrong_channels", "2 channels a pixel (gray with alpha), 1 exp"),
-    "RGB": (saved(Image.fromarray(COLOUR)), "wrong_channels", "3 channels a pixel (RGB), 1 expected"),
+    "gray with alpha": (
+        saved(with_alpha(GRAY)),
+        "wrong_channels",
+        "2 channels a pixel (gray with alpha), 1 exp",
+    ),
+    "RGB": (
+        saved(Image.fromarray(COLOUR)),
+        "wrong_channels",
+        "3 channels a pixel (RGB), 1 expected",
+    ),
     "RGBA": (saved(with_alpha(COLOUR)), "wrong_channels", "4 channels"),
     "animated": (
         png(GRAY, GRAY.shape, 8, 0, chunk(b"acTL", struct.pack(">II", 2, 0))),
@@ -138,8 +165,16 @@ SURPRISING_PNGS = {
     "too few rows": (png(GRAY[:10], GRAY.shape, 8, 0), "corrupt", "corrupt PNG"),
     "no palette": (png(GRAY, GRAY.shape, 8, 3), "corrupt", "corrupt PNG"),
     "no pixels": (png(GRAY, (0, 30), 8, 0), "corrupt", "states 30x0 pixels"),
-    "huge": (png(GRAY, (2**31 - 1, 2**31 - 1), 8, 0), "corrupt", "states 2147483647x2147483647 pixels"),
-    "header of no bytes": (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"") + chunk(b"IEND", b""), "corrupt", "header"),
+    "huge": (
+        png(GRAY, (2**31 - 1, 2**31 - 1), 8, 0),
+        "corrupt",
+        "states 2147483647x2147483647 pixels",
+    ),
+    "header of no bytes": (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", b"") + chunk(b"IEND", b""),
+        "corrupt",
+        "header",
+    ),
     "two headers": (
         png(GRAY, GRAY.shape, 8, 0, chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 3, 8, 0, 0, 0, 0))),
         "corrupt",
@@ -180,13 +215,24 @@ def test_what_is_no_plain_rgb_is_named(tmp_path, data, detail):
 
 
 @pytest.mark.parametrize("byteorder", ["<", ">"])
-@pytest.mark.parametrize("layout", [{}, {"rowsperstrip": 7}, {"tile": (16, 16)}], ids=["strip", "strips", "tiles"])
+@pytest.mark.parametrize(
+    "layout", [{}, {"rowsperstrip": 7}, {"tile": (16, 16)}], ids=["strip", "strips", "tiles"]
+)
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize(
     ("compression", "predictor"),
-    [(None, False), ("lzw", False), ("lzw", True), ("zlib", False), ("zlib", True), ("zstd", False),
-     ("zstd", True), ("packbits", False), ("lzma", False)],
-)  # fmt: skip
+    [
+        (None, False),
+        ("lzw", False),
+        ("lzw", True),
+        ("zlib", False),
+        ("zlib", True),
+        ("zstd", False),
+        ("zstd", True),
+        ("packbits", False),
+        ("lzma", False),
+    ],
+)
 def test_every_way_to_write_a_tiff_is_read(byteorder, layout, bigtiff, compression, predictor):
     for plane in (DEEP, GRAY):
         how = {"compression": compression, "predictor": predictor, "bigtiff": bigtiff}
@@ -213,7 +259,12 @@ def tiff_palette(levels: np.ndarray, index: np.ndarray = GRAY) -> bytes:
 
 def test_a_tiffs_palette_of_grays_is_read_as_gray():
     ramp = np.arange(256)
-    for levels, expected in ((ramp * 257, GRAY), (ramp * 256, GRAY), (ramp, GRAY), ((255 - ramp) * 257, 255 - GRAY)):
+    for levels, expected in (
+        (ramp * 257, GRAY),
+        (ramp * 256, GRAY),
+        (ramp, GRAY),
+        ((255 - ramp) * 257, 255 - GRAY),
+    ):
         data = tiff_palette(np.stack([levels] * 3))
         assert np.array_equal(decode_image("a.tif", data), expected)
     counts = RNG.integers(0, 65536, 65536)
@@ -224,16 +275,41 @@ def test_a_tiffs_palette_of_grays_is_read_as_gray():
 STACK = np.stack([DEEP, DEEP[::-1], DEEP])
 RAMP = np.stack([np.arange(256) * 257] * 3)
 SURPRISING_TIFFS = {
-    "ImageJ stack, one entry": (tiff(STACK, imagej=True, truncate=True), "wrong_channels", "3 planes in one file (an ImageJ"),
-    "stack, one entry": (tiff(STACK, truncate=True, photometric="minisblack"), "wrong_channels", "3 planes in one file, one"),
+    "ImageJ stack, one entry": (
+        tiff(STACK, imagej=True, truncate=True),
+        "wrong_channels",
+        "3 planes in one file (an ImageJ",
+    ),
+    "stack, one entry": (
+        tiff(STACK, truncate=True, photometric="minisblack"),
+        "wrong_channels",
+        "3 planes in one file, one",
+    ),
     "ImageJ stack": (tiff(STACK, imagej=True), "wrong_channels", "3 planes"),
-    "ImageJ hyperstack": (tiff(STACK[:, None], imagej=True, metadata={"axes": "ZCYX"}), "wrong_channels", "3 planes"),
+    "ImageJ hyperstack": (
+        tiff(STACK[:, None], imagej=True, metadata={"axes": "ZCYX"}),
+        "wrong_channels",
+        "3 planes",
+    ),
     "pages": (tiff(STACK, photometric="minisblack"), "wrong_channels", "3 planes"),
     "OME-TIFF": (tiff(STACK, ome=True, metadata={"axes": "CYX"}), "wrong_channels", "3 planes"),
-    "volume": (tiff(STACK, volumetric=True, tile=(16, 16, 16), photometric="minisblack"), "wrong_channels", "shape (3, 20, 30)"),
-    "RGB": (tiff(COLOUR.astype(np.uint16), photometric="rgb"), "wrong_channels", "3 channels a pixel (RGB)"),
+    "volume": (
+        tiff(STACK, volumetric=True, tile=(16, 16, 16), photometric="minisblack"),
+        "wrong_channels",
+        "shape (3, 20, 30)",
+    ),
+    "RGB": (
+        tiff(COLOUR.astype(np.uint16), photometric="rgb"),
+        "wrong_channels",
+        "3 channels a pixel (RGB)",
+    ),
     "gray with alpha": (
-        tiff(np.dstack([DEEP, DEEP]), photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"]),
+        tiff(
+            np.dstack([DEEP, DEEP]),
+            photometric="minisblack",
+            planarconfig="contig",
+            extrasamples=["unassalpha"],
+        ),
         "wrong_channels",
         "2 channels",
     ),
@@ -292,7 +368,9 @@ def test_a_tiff_whose_strips_do_not_make_up_its_plane_is_refused(name, value, co
 
 def test_several_planes_are_read_where_they_are_expected():
     for options in ({"ome": True, "metadata": {"axes": "CYX"}}, {"photometric": "minisblack"}):
-        assert np.array_equal(decode_tiff("url", tiff(STACK, **options), 3, shape=DEEP.shape), STACK)
+        assert np.array_equal(
+            decode_tiff("url", tiff(STACK, **options), 3, shape=DEEP.shape), STACK
+        )
     with pytest.raises(ImageError, match="url: 3 planes in one file, 2 gray planes expected"):
         decode_tiff("url", tiff(STACK, ome=True, metadata={"axes": "CYX"}), 2)
     with pytest.raises(ImageError, match=r"url: is not a TIFF \(13 bytes that start b'<html></htm"):
@@ -310,7 +388,9 @@ def jpeg(image: np.ndarray, mode: str) -> bytes:
 def test_jpegs_of_every_kind():
     cmyk = np.dstack([COLOUR, GRAY])
     gray = decode_image("a.jpg", jpeg(GRAY, "L"), formats=(JPEG,))
-    assert gray.shape == GRAY.shape and np.array_equal(gray, Image.open(io.BytesIO(jpeg(GRAY, "L"))))
+    assert gray.shape == GRAY.shape and np.array_equal(
+        gray, Image.open(io.BytesIO(jpeg(GRAY, "L")))
+    )
     colour = decode_image("a.jpg", jpeg(COLOUR, "RGB"), channels=(3,))
     opposite = cv2.imdecode(np.frombuffer(jpeg(COLOUR, "RGB"), np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(colour, opposite[:, :, ::-1])
@@ -333,9 +413,16 @@ def test_a_field_of_mitoreid_is_held_to_one_gray_plane(tmp_path):
         (tmp_path / "5_1_w1.tif").write_bytes(data)
         return tmp_path / "5_1_w1.tif"
 
-    for data, plane in ((palette_png(GRAYS), GRAY), (tiff_palette(RAMP), GRAY), (tiff(DEEP), DEEP), (tiff(GRAY), GRAY)):
+    for data, plane in (
+        (palette_png(GRAYS), GRAY),
+        (tiff_palette(RAMP), GRAY),
+        (tiff(DEEP), DEEP),
+        (tiff(GRAY), GRAY),
+    ):
         assert np.array_equal(read_plane(write(data)), plane)
-    surprises = [data for name, (data, *_) in SURPRISING_PNGS.items() if name not in ("16-bit", "JPEG")]
+    surprises = [
+        data for name, (data, *_) in SURPRISING_PNGS.items() if name not in ("16-bit", "JPEG")
+    ]
     readable = ("8-bit", "palette of 8 bits", "JPEG")
     surprises += [data for name, (data, *_) in SURPRISING_TIFFS.items() if name not in readable]
     surprises.append(tiff(np.stack([GRAY, GRAY]), imagej=True, truncate=True))
@@ -344,7 +431,9 @@ def test_a_field_of_mitoreid_is_held_to_one_gray_plane(tmp_path):
             read_plane(write(data))
 
 
-@pytest.mark.parametrize("data", [palette_png(GRAYS), tiff(DEEP), tiff(GRAY), saved(Image.fromarray(GRAY), "JPEG")])
+@pytest.mark.parametrize(
+    "data", [palette_png(GRAYS), tiff(DEEP), tiff(GRAY), saved(Image.fromarray(GRAY), "JPEG")]
+)
 def test_sizes_are_those_of_the_decoded_plane(tmp_path, data):
     (tmp_path / "a").write_bytes(data)
     assert image_size(tmp_path / "a") == (20, 30)

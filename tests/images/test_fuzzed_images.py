@@ -1,4 +1,6 @@
-"""Damaged bytes give a picture of the right shape or an ImageError: never another exception, never another shape."""
+"""Damaged bytes give a picture of the right shape or an ImageError: never another exception, never
+another shape.
+"""
 
 import io
 
@@ -38,7 +40,9 @@ FILES = {
 
 
 def damaged(data: bytes, edits: list[tuple[int, int]], length: int) -> bytes:
-    """`data` with each (place, change) xored, cut to `length`; places count from the end where the file is shorter."""
+    """`data` with each (place, change) xored, cut to `length`; places count from the end where the
+    file is shorter.
+    """
     changed = bytearray(data)
     for place, change in edits:
         changed[place % len(changed)] ^= change
@@ -60,7 +64,14 @@ def test_damage_is_an_error_or_a_picture_of_the_right_shape(name, edits, kept, w
         image = decode_image("a.img", changed, depths=(8, 16), shape=SHAPE)
     except ImageError as error:
         assert str(error).startswith("a.img: ") and "\n" not in str(error)
-        assert error.kind in ("truncated", "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format")
+        assert error.kind in (
+            "truncated",
+            "corrupt",
+            "wrong_size",
+            "wrong_depth",
+            "wrong_channels",
+            "wrong_format",
+        )
         assert changed != data
     else:
         assert image.shape == SHAPE and image.dtype in (np.uint8, np.uint16)
@@ -73,11 +84,16 @@ def test_no_single_byte_of_a_tiffs_entry_makes_anything_else(name):
     data, _, plane = FILES[name]
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
-        pixels = [range(at, at + size) for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        pixels = [
+            range(at, at + size)
+            for at, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ]
     for place in (place for place in range(len(data)) if not any(place in part for part in pixels)):
         for change in (1, 2, 0x80, 0xFF):
             try:
-                image = decode_image("a.tif", damaged(data, [(place, change)], len(data)), depths=(16,), shape=SHAPE)
+                image = decode_image(
+                    "a.tif", damaged(data, [(place, change)], len(data)), depths=(16,), shape=SHAPE
+                )
             except ImageError:
                 continue
             assert image.shape == plane.shape and image.dtype == plane.dtype

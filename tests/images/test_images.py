@@ -23,7 +23,9 @@ def picture(tmp_path):
 
 def test_gray_and_colour_are_what_pillow_reads(tmp_path, picture):
     path, image = picture
-    assert np.array_equal(read_png8(path, (20, 30)), image) and np.array_equal(np.asarray(Image.open(path)), image)
+    assert np.array_equal(read_png8(path, (20, 30)), image) and np.array_equal(
+        np.asarray(Image.open(path)), image
+    )
     colour = np.random.default_rng(1).integers(0, 256, (8, 9, 3), dtype=np.uint8)
     Image.fromarray(colour).save(tmp_path / "c.png")
     assert np.array_equal(read_png8(tmp_path / "c.png", channels=3), colour)
@@ -66,11 +68,18 @@ def test_no_cut_and_no_flipped_byte_goes_unnoticed(data):
 
 def test_whole_chunks_around_pixels_that_cannot_be_decoded(tmp_path):
     def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     header = struct.pack(">IIBBBBB", 30, 20, 8, 0, 0, 0, 0)
     path = tmp_path / "a.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"no zlib stream") + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", b"no zlib stream")
+        + chunk(b"IEND", b"")
+    )
     with pytest.raises(ImageError, match="cannot be decoded") as error:
         read_png8(path)
     assert error.value.kind == "corrupt"

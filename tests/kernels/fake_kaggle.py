@@ -1,7 +1,10 @@
-"""A server on this machine that speaks the shape of Kaggle's API, for Kaggle's real client: kernels, their output, data sets, uploads.
+"""A server on this machine that speaks the shape of Kaggle's API, for Kaggle's real client:
+kernels, their output, data sets, uploads.
 
-It can be told to misbehave (`trouble`), and to run what is pushed, in a process whose folders are laid out as Kaggle lays them out (`executes`).
-As a program it gives the rest of its words to a function of the package while the client talks to the server: `fake_kaggle.py URL module:function words`.
+It can be told to misbehave (`trouble`), and to run what is pushed, in a process whose folders are
+laid out as Kaggle lays them out (`executes`). As a program it gives the rest of its words to a
+function of the package while the client talks to the server: `fake_kaggle.py URL module:function
+words`.
 """
 
 import base64
@@ -30,7 +33,9 @@ TOKEN = "KGAT_FAKETOKEN987654321zyx"
 
 @dataclass
 class Run:
-    """One version of a kernel: what was pushed, and what came of it. It is "running" for so many questions."""
+    """One version of a kernel: what was pushed, and what came of it. It is "running" for so many
+    questions.
+    """
 
     asked: dict[str, Any]
     files: dict[str, bytes] = field(default_factory=dict)
@@ -43,14 +48,18 @@ class Run:
 
 @dataclass
 class Trouble:
-    """What happens to the next request of a kind: a `status` with `headers`, "cut" before it is done or "lost" after, or "slow" (nothing comes)."""
+    """What happens to the next request of a kind: a `status` with `headers`, "cut" before it is
+    done or "lost" after, or "slow" (nothing comes).
+    """
 
     kind: int | str
     headers: dict[str, str] = field(default_factory=dict)
 
 
 class FakeKaggle:
-    """The server. `requests` is a list of (request, body); `troubles` maps a request to those still to come; `always` to one that stays."""
+    """The server. `requests` is a list of (request, body); `troubles` maps a request to those still
+    to come; `always` to one that stays.
+    """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, dict]] = []
@@ -76,7 +85,10 @@ class FakeKaggle:
         self.server.server_close()
 
     def trouble(self, request: str, *kinds: int | str, **headers: str) -> None:
-        self.troubles[request] += [Trouble(kind, {name.replace("_", "-"): value for name, value in headers.items()}) for kind in kinds]
+        self.troubles[request] += [
+            Trouble(kind, {name.replace("_", "-"): value for name, value in headers.items()})
+            for kind in kinds
+        ]
 
     def count(self, request: str) -> int:
         return sum(name == request for name, _ in self.requests)
@@ -85,11 +97,14 @@ class FakeKaggle:
         """The kernels in the order of their pushes."""
         return [body["slug"] for name, body in self.requests if name == "SaveKernel#done"]
 
-    # what is answered ---------------------------------------------------------------------------------------------------------------------
+    # what is answered
+    # ----------------------------------------------------------------------------------------------
 
     def answer(self, name: str, body: dict) -> tuple[int, dict]:
         with self._lock:
-            return getattr(self, f"_{name}", lambda body: (404, {"code": 404, "message": f"no {name}"}))(body)
+            return getattr(
+                self, f"_{name}", lambda body: (404, {"code": 404, "message": f"no {name}"})
+            )(body)
 
     def _IntrospectToken(self, body):
         active = body.get("token") == TOKEN
@@ -100,20 +115,31 @@ class FakeKaggle:
         run = self.outcome(slug, body, len(self.kernels[slug]) + 1)
         self.kernels[slug].append(run)
         self.requests.append(("SaveKernel#done", body))
-        answer = {"ref": f"/code/{slug}", "url": f"https://www.kaggle.com/code/{slug}", "versionNumber": len(self.kernels[slug]), "kernelId": 7}
+        answer = {
+            "ref": f"/code/{slug}",
+            "url": f"https://www.kaggle.com/code/{slug}",
+            "versionNumber": len(self.kernels[slug]),
+            "kernelId": 7,
+        }
         return 200, answer | self.says
 
     def _kernel(self, body) -> list[Run]:
         return self.kernels.get(f"{body.get('userName')}/{body.get('kernelSlug')}", [])
 
     def _missing(self):
-        return self.missing_status, {"code": self.missing_status, "message": "Permission 'kernels.get' was denied"}
+        return self.missing_status, {
+            "code": self.missing_status,
+            "message": "Permission 'kernels.get' was denied",
+        }
 
     def _GetKernel(self, body):
         runs = self._kernel(body)
         if not runs:
             return self._missing()
-        return 200, {"metadata": {"id": 7, "currentVersionNumber": len(runs)}, "blob": {"source": runs[-1].asked["text"]}}
+        return 200, {
+            "metadata": {"id": 7, "currentVersionNumber": len(runs)},
+            "blob": {"source": runs[-1].asked["text"]},
+        }
 
     def _GetKernelSessionStatus(self, body):
         runs = self._kernel(body)
@@ -135,14 +161,25 @@ class FakeKaggle:
         names = sorted(self.files_of(run))
         at = int(body.get("pageToken") or 0)
         url = f"{self.url}/files/{slug}/{len(runs)}"
-        page = {"files": [{"fileName": name, "url": f"{url}/{names.index(name)}?X-Goog-Signature=signed"} for name in names[at : at + self.page]]}
-        return 200, page | {"log": run.log} | ({"nextPageToken": str(at + self.page)} if at + self.page < len(names) else {})
+        page = {
+            "files": [
+                {"fileName": name, "url": f"{url}/{names.index(name)}?X-Goog-Signature=signed"}
+                for name in names[at : at + self.page]
+            ]
+        }
+        return 200, page | {"log": run.log} | (
+            {"nextPageToken": str(at + self.page)} if at + self.page < len(names) else {}
+        )
 
     @staticmethod
     def files_of(run: Run) -> dict[str, Any]:
         if run.folder is None:
             return run.files
-        return {path.relative_to(run.folder).as_posix(): path for path in run.folder.rglob("*") if path.is_file()}
+        return {
+            path.relative_to(run.folder).as_posix(): path
+            for path in run.folder.rglob("*")
+            if path.is_file()
+        }
 
     def file(self, path: str) -> bytes:
         user, name, version, at = path.split("/")
@@ -152,7 +189,11 @@ class FakeKaggle:
 
     def _GetDataset(self, body):
         versions = self.datasets.get(f"{body['ownerSlug']}/{body['datasetSlug']}")
-        return (200, {"currentVersionNumber": len(versions)}) if versions else (404, {"code": 404, "message": "Not found"})
+        return (
+            (200, {"currentVersionNumber": len(versions)})
+            if versions
+            else (404, {"code": 404, "message": "Not found"})
+        )
 
     def _GetDatasetStatus(self, body):
         versions = self.datasets.get(f"{body['ownerSlug']}/{body['datasetSlug']}")
@@ -167,8 +208,17 @@ class FakeKaggle:
         return self._version(f"{body['ownerSlug']}/{body['datasetSlug']}", body["body"])
 
     def _version(self, slug, body):
-        self.datasets[slug].append({self.uploads[file["token"]][0]: bytes(self.uploads[file["token"]][1]) for file in body.get("files", [])})
-        return 200, {"ref": f"/{slug}", "url": f"https://www.kaggle.com/datasets/{slug}", "status": "ok"}
+        self.datasets[slug].append(
+            {
+                self.uploads[file["token"]][0]: bytes(self.uploads[file["token"]][1])
+                for file in body.get("files", [])
+            }
+        )
+        return 200, {
+            "ref": f"/{slug}",
+            "url": f"https://www.kaggle.com/datasets/{slug}",
+            "status": "ok",
+        }
 
     def _StartBlobUpload(self, body):
         token = f"upload{len(self.uploads)}"
@@ -182,14 +232,19 @@ def _handler(fake: FakeKaggle) -> type:
             pass
 
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+            body = json.loads(
+                self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}"
+            )
             name = self.path.rpartition("/")[2]
             with fake._lock:
                 fake.requests.append((name, body))
-                trouble = fake.always.get(name) or (fake.troubles[name].pop(0) if fake.troubles[name] else None)
+                trouble = fake.always.get(name) or (
+                    fake.troubles[name].pop(0) if fake.troubles[name] else None
+                )
             kind = trouble.kind if trouble else None
             if isinstance(kind, int):
-                said = {"code": kind, "message": f"no: {self.headers['Authorization']}"}  # a server that gives the secret back
+                # a server that gives the secret back
+                said = {"code": kind, "message": f"no: {self.headers['Authorization']}"}
                 return self.send(kind, said, trouble.headers)
             if kind == "cut":
                 return self.cut()
@@ -197,7 +252,10 @@ def _handler(fake: FakeKaggle) -> type:
                 time.sleep(3)
                 return self.cut()
             if name != "IntrospectToken" and not self.signed_in():
-                return self.send(401, {"code": 401, "message": f"Unauthenticated: {self.headers['Authorization']}"})
+                return self.send(
+                    401,
+                    {"code": 401, "message": f"Unauthenticated: {self.headers['Authorization']}"},
+                )
             answer = fake.answer(name, body)
             return self.cut() if kind == "lost" else self.send(*answer)
 
@@ -208,7 +266,11 @@ def _handler(fake: FakeKaggle) -> type:
         def send(self, status, body, headers=None):
             content = json.dumps(body).encode()
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}.items():
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(content)),
+                **(headers or {}),
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -218,7 +280,9 @@ def _handler(fake: FakeKaggle) -> type:
             self.close_connection = True
 
         def do_GET(self):
-            assert self.headers["Authorization"] is None, "files are fetched by signed URLs; the key must not go there"
+            assert self.headers["Authorization"] is None, (
+                "files are fetched by signed URLs; the key must not go there"
+            )
             path = self.path.partition("?")[0].removeprefix("/files/")
             with fake._lock:
                 fake.requests.append(("GET", {"path": path, "range": self.headers["Range"]}))
@@ -230,7 +294,9 @@ def _handler(fake: FakeKaggle) -> type:
             self.send_header("Content-Length", str(len(content) - start))
             self.send_header("ETag", f'"{hash(content)}"')
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                self.send_header(
+                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
+                )
             self.end_headers()
             part = content[start:]
             self.wfile.write(part[: len(part) // 2] if cut else part)
@@ -239,14 +305,22 @@ def _handler(fake: FakeKaggle) -> type:
             token = self.path.rpartition("/")[2]
             with fake._lock:
                 name, content, length = fake.uploads[token]
-                fake.requests.append(("PUT", {"name": name, "range": self.headers["Content-Range"]}))
-                trouble = fake.always.get("PUT") or (fake.troubles["PUT"].pop(0) if fake.troubles["PUT"] else None)
+                fake.requests.append(
+                    ("PUT", {"name": name, "range": self.headers["Content-Range"]})
+                )
+                trouble = fake.always.get("PUT") or (
+                    fake.troubles["PUT"].pop(0) if fake.troubles["PUT"] else None
+                )
             size = int(self.headers["Content-Length"])
             if trouble and trouble.kind == "cut":  # half of it comes
                 content += self.rfile.read(size // 2)
                 return self.cut()
             if not (self.headers["Content-Range"] or "").startswith("bytes */"):
-                start = int(self.headers["Content-Range"].split()[1].split("-")[0]) if self.headers["Content-Range"] else 0
+                start = (
+                    int(self.headers["Content-Range"].split()[1].split("-")[0])
+                    if self.headers["Content-Range"]
+                    else 0
+                )
                 del content[start:]
                 content += self.rfile.read(size)
             if trouble and isinstance(trouble.kind, int):
@@ -262,13 +336,21 @@ def _handler(fake: FakeKaggle) -> type:
     return Handler
 
 
-# running what is pushed ---------------------------------------------------------------------------------------------------------------------
+# running what is pushed
+# --------------------------------------------------------------------------------------------------
 
 
-def executes(fake: FakeKaggle, folder: Path, inputs: dict[str, Path], environment: Callable[[str], dict[str, str]] = lambda slug: {}) -> None:
-    """Run every script that is pushed. `inputs`: what Kaggle has of competitions and data sets, by the last part of their slugs.
+def executes(
+    fake: FakeKaggle,
+    folder: Path,
+    inputs: dict[str, Path],
+    environment: Callable[[str], dict[str, str]] = lambda slug: {},
+) -> None:
+    """Run every script that is pushed. `inputs`: what Kaggle has of competitions and data sets, by
+    the last part of their slugs.
 
-    Kaggle keeps the output of a run that ends well, and shows what is attached under /kaggle/input, read only.
+    Kaggle keeps the output of a run that ends well, and shows what is attached under /kaggle/input,
+    read only.
     """
 
     def outcome(slug: str, asked: dict, version: int) -> Run:
@@ -277,8 +359,14 @@ def executes(fake: FakeKaggle, folder: Path, inputs: dict[str, Path], environmen
         working.mkdir(parents=True)
         (place / "script.py").write_text(asked["text"], encoding="utf-8")
         attached = {name: inputs[name] for name in asked.get("competitionDataSources", [])}
-        attached |= {name.split("/")[1]: inputs[name.split("/")[1]] for name in asked.get("datasetDataSources", [])}
-        attached |= {name.split("/")[1]: fake.kernels[name][-1].folder for name in asked.get("kernelDataSources", [])}
+        attached |= {
+            name.split("/")[1]: inputs[name.split("/")[1]]
+            for name in asked.get("datasetDataSources", [])
+        }
+        attached |= {
+            name.split("/")[1]: fake.kernels[name][-1].folder
+            for name in asked.get("kernelDataSources", [])
+        }
         (place / "input").mkdir()
         for name, source in attached.items():
             shutil.copytree(source, place / "input" / name)
@@ -292,16 +380,30 @@ def executes(fake: FakeKaggle, folder: Path, inputs: dict[str, Path], environmen
 def _execute(run: Run, place: Path, more: dict[str, str]) -> None:
     hidden = ("KAGGLE_", "PYTHONPATH", "CELLSIGNAL_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    environment |= {"CELLSIGNAL_KAGGLE_INPUT": str(place / "input"), "CELLSIGNAL_KAGGLE_WORKING": str(run.folder)}
+    environment |= {
+        "CELLSIGNAL_KAGGLE_INPUT": str(place / "input"),
+        "CELLSIGNAL_KAGGLE_WORKING": str(run.folder),
+    }
     done = subprocess.run(
-        [sys.executable, str(place / "script.py")], cwd=run.folder, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, str(place / "script.py")],
+        cwd=run.folder,
+        env=environment | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    run.log = json.dumps([{"stream_name": "stdout", "time": n, "data": line} for n, line in enumerate(done.stdout.splitlines(keepends=True))])
+    run.log = json.dumps(
+        [
+            {"stream_name": "stdout", "time": n, "data": line}
+            for n, line in enumerate(done.stdout.splitlines(keepends=True))
+        ]
+    )
     run.failure = "" if done.returncode == 0 else f"the script ended with status {done.returncode}"
     run.state = "COMPLETE" if done.returncode == 0 else "ERROR"
 
 
-# Kaggle's client in this process -------------------------------------------------------------------------------------------------------------
+# Kaggle's client in this process
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -337,7 +439,9 @@ def fake(client_home, monkeypatch):
 
 
 def point_client_at(url: str) -> None:
-    """Kaggle's client asks `url` from now on. It takes its server from a table of its own alone, so that no variable can send the key elsewhere."""
+    """Kaggle's client asks `url` from now on. It takes its server from a table of its own alone, so
+    that no variable can send the key elsewhere.
+    """
     from kaggle.api.kaggle_api_extended import KaggleApi
     from kagglesdk import kaggle_env
 

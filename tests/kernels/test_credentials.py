@@ -1,4 +1,6 @@
-"""No key leaves: every verb that talks to Kaggle, in success and in each failure, with recognisable keys in the environment and in files."""
+"""No key leaves: every verb that talks to Kaggle, in success and in each failure, with recognisable
+keys in the environment and in files.
+"""
 # ruff: noqa: F811  (fixtures are imported by name)
 
 import argparse
@@ -69,7 +71,12 @@ FAILURES = [None, 401, 403, 404, 429, 500, "cut", "lost"]
 WAYS = ["variables", "token variable", "kaggle.json", "access_token"]
 
 
-@pytest.mark.parametrize("way, failure", [(WAYS[0], failure) for failure in FAILURES] + [(way, None) for way in WAYS[1:]] + [(WAYS[3], 500)])
+@pytest.mark.parametrize(
+    "way, failure",
+    [(WAYS[0], failure) for failure in FAILURES]
+    + [(way, None) for way in WAYS[1:]]
+    + [(WAYS[3], 500)],
+)
 def test_no_verb_tells_a_key(fake, client_home, tmp_path, monkeypatch, capfd, logged, way, failure):
     sign_in_by(way, client_home, monkeypatch)
     monkeypatch.setattr(work_module, "build", quick_build)
@@ -78,35 +85,62 @@ def test_no_verb_tells_a_key(fake, client_home, tmp_path, monkeypatch, capfd, lo
     space.mkdir()
     job = job_file(space, folds=[0], store="store")
     mine = TOKEN if "token" in way else KEY  # what cannot be known cannot be told from other words
-    echo = f"Authorization: Basic {BASIC} Bearer {TOKEN} {mine}\n"  # a kernel that printed what it must not
+    # a kernel that printed what it must not
+    echo = f"Authorization: Basic {BASIC} Bearer {TOKEN} {mine}\n"
     files = {"runs/a": b"a"}
-    left(fake, files | {"chain.json": chain(files)}, json.dumps([{"data": echo}]), slug=f"{USER}/other-kernel")
+    left(
+        fake,
+        files | {"chain.json": chain(files)},
+        json.dumps([{"data": echo}]),
+        slug=f"{USER}/other-kernel",
+    )
     fake.outcome = obliging()
     if failure:
-        for request in ("SaveKernel", "CreateDataset", "GetKernelSessionStatus", "ListKernelSessionOutput"):
+        for request in (
+            "SaveKernel",
+            "CreateDataset",
+            "GetKernelSessionStatus",
+            "ListKernelSessionOutput",
+        ):
             fake.always[request] = Trouble(failure)
     statuses = [
         command(verbs.push, folder=kernel(space / "kernel")),
         command(verbs.push, folder=dataset(space / "dataset")),
         command(verbs.status, what=f"{USER}/other-kernel", out=space),
-        command(verbs.pull, slug=f"{USER}/other-kernel", out=space / "pulled", only=None, wait=True, every=0.001),
+        command(
+            verbs.pull,
+            slug=f"{USER}/other-kernel",
+            out=space / "pulled",
+            only=None,
+            wait=True,
+            every=0.001,
+        ),
         command(verbs.work, job=job, out=space / "build", every=0.001, parallel=2, keep=True),
     ]
     said = capfd.readouterr()
     text = said.out + said.err + logged.text
     assert not [word for word in HIDDEN if word in text], text
-    assert statuses == ([0, 0, 0, 0, 0] if failure is None else [0, 0, 2, 2, 2] if failure == "lost" else [2] * 5), said.err
+    assert statuses == (
+        [0, 0, 0, 0, 0] if failure is None else [0, 0, 2, 2, 2] if failure == "lost" else [2] * 5
+    ), said.err
     assert len([line for line in said.err.splitlines() if line]) == statuses.count(2), said.err
     no_key_in(space)
-    no_key_in(client_home, apart=[client_home / ".kaggle" / name for name in ("kaggle.json", "access_token")])
+    no_key_in(
+        client_home,
+        apart=[client_home / ".kaggle" / name for name in ("kaggle.json", "access_token")],
+    )
     if failure is None:
-        assert (space / "pulled" / "other-kernel.log").read_text() == "Authorization: Basic *** Bearer *** ***\n"
+        assert (
+            space / "pulled" / "other-kernel.log"
+        ).read_text() == "Authorization: Basic *** Bearer *** ***\n"
     elif failure in (401, 403):
         assert said.err.count("https://www.kaggle.com/settings") == 5
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_wrong_keys_are_refused_in_one_line_without_them(fake, client_home, monkeypatch, capfd, way, tmp_path):
+def test_wrong_keys_are_refused_in_one_line_without_them(
+    fake, client_home, monkeypatch, capfd, way, tmp_path
+):
     sign_in_by(way, client_home, monkeypatch)
     import fake_kaggle
 
@@ -114,7 +148,11 @@ def test_wrong_keys_are_refused_in_one_line_without_them(fake, client_home, monk
     monkeypatch.setattr(fake_kaggle, "TOKEN", "another")
     assert command(verbs.push, folder=kernel(tmp_path / "kernel")) == 2
     said = capfd.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1 and "https://www.kaggle.com/settings" in said.err
+    assert (
+        said.out == ""
+        and said.err.count("\n") == 1
+        and "https://www.kaggle.com/settings" in said.err
+    )
     assert not [word for word in HIDDEN if word in said.err]
     assert len(fake.requests) <= 2
 
@@ -137,17 +175,24 @@ def test_signing_in_is_tried_again(fake, client_home, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["kaggle.json", "access_token", "credentials.json"])
-@pytest.mark.parametrize("mode, warned", [(0o600, False), (0o400, False), (0o620, False), (0o640, True), (0o604, True), (0o644, True)])
+@pytest.mark.parametrize(
+    "mode, warned",
+    [(0o600, False), (0o400, False), (0o620, False), (0o640, True), (0o604, True), (0o644, True)],
+)
 def test_files_that_others_can_read_are_warned_of(client_home, caplog, name, mode, warned):
     """The modes are those that Kaggle's client looks at: read by the group, read by others."""
     path = client_home / ".kaggle" / name
     path.write_text("{}")
     path.chmod(mode)
     warn_of_modes()
-    assert ([f"chmod 600 {path}" in record.message for record in caplog.records] == [True]) == warned
+    assert (
+        [f"chmod 600 {path}" in record.message for record in caplog.records] == [True]
+    ) == warned
 
 
-def test_what_the_client_notes_of_uploads_is_for_the_user_alone(fake, client_home, tmp_path, monkeypatch):
+def test_what_the_client_notes_of_uploads_is_for_the_user_alone(
+    fake, client_home, tmp_path, monkeypatch
+):
     """It holds an address that anyone may upload to."""
     monkeypatch.setattr(api, "ATTEMPTS", 1)
     fake.always["CreateDataset"] = Trouble(500)
@@ -158,8 +203,13 @@ def test_what_the_client_notes_of_uploads_is_for_the_user_alone(fake, client_hom
 
 def test_redact_knows_what_this_user_has_and_what_looks_like_it(client_home, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    (client_home / ".kaggle" / "credentials.json").write_text(json.dumps({"refresh_token": "REFRESH-77", "access_token": "ACCESS-77", "username": USER}))
-    said = redact(f"{TOKEN}, REFRESH-77\n ACCESS-77; Bearer abcdefgh; https://u:p@x.org/a?X-Goog-Signature=abc&b=1 {USER}")
+    (client_home / ".kaggle" / "credentials.json").write_text(
+        json.dumps({"refresh_token": "REFRESH-77", "access_token": "ACCESS-77", "username": USER})
+    )
+    said = redact(
+        f"{TOKEN}, REFRESH-77\n ACCESS-77; Bearer abcdefgh; "
+        f"https://u:p@x.org/a?X-Goog-Signature=abc&b=1 {USER}"
+    )
     assert said == f"***, *** ***; Bearer ***; https://x.org/a?b=1&X-Goog-Signature=*** {USER}"
     monkeypatch.setenv("KAGGLE_KEY", KEY)
     monkeypatch.setenv("KAGGLE_USERNAME", USER)

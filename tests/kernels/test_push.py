@@ -21,9 +21,17 @@ SLUG = f"{USER}/tiny-fold0-1"
 def kernel(folder, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {
-        "id": SLUG, "title": "tiny fold0 1", "code_file": "script.py", "language": "python", "kernel_type": "script", "is_private": True,
-        "enable_gpu": True, "enable_internet": False, "competition_sources": ["rxrx"], "kernel_sources": [f"{USER}/tiny-prepare-1"],
-    } | changes  # fmt: skip
+        "id": SLUG,
+        "title": "tiny fold0 1",
+        "code_file": "script.py",
+        "language": "python",
+        "kernel_type": "script",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_internet": False,
+        "competition_sources": ["rxrx"],
+        "kernel_sources": [f"{USER}/tiny-prepare-1"],
+    } | changes
     (folder / "kernel-metadata.json").write_text(json.dumps(metadata))
     (folder / "script.py").write_text("print('hello')\n")
     return folder
@@ -31,7 +39,11 @@ def kernel(folder, **changes):
 
 def dataset(folder):
     folder.mkdir()
-    metadata = {"id": f"{USER}/tiny-wheels", "title": "tiny wheels", "licenses": [{"name": "other"}]}
+    metadata = {
+        "id": f"{USER}/tiny-wheels",
+        "title": "tiny wheels",
+        "licenses": [{"name": "other"}],
+    }
     (folder / "dataset-metadata.json").write_text(json.dumps(metadata))
     (folder / "a.whl").write_bytes(bytes(range(256)) * 4096)
     (folder / "b.whl").write_bytes(b"b" * 1000)
@@ -41,7 +53,17 @@ def dataset(folder):
 def chain(files, **changes):
     """A chain.json that lists `files`, as bytes."""
     sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    status = {"job": "tiny", "step": "fold0", "link": 1, "done": True, "status": 0, "reason": "done", "hours": 0.5, "config": "c", "package": "p"}
+    status = {
+        "job": "tiny",
+        "step": "fold0",
+        "link": 1,
+        "done": True,
+        "status": 0,
+        "reason": "done",
+        "hours": 0.5,
+        "config": "c",
+        "package": "p",
+    }
     return json.dumps(status | {"files": sums} | changes).encode()
 
 
@@ -63,12 +85,18 @@ def test_a_kernel_arrives_as_its_metadata_says(fake, tmp_path, capfd):
     assert url == f"https://www.kaggle.com/code/{SLUG}"
     (sent,) = [body for name, body in fake.requests if name == "SaveKernel#done"]
     assert sent["slug"] == SLUG and sent["text"] == "print('hello')\n"
-    assert sent["enableGpu"] is True and sent["enableInternet"] is False and sent["isPrivate"] is True
-    assert sent["competitionDataSources"] == ["rxrx"] and sent["kernelDataSources"] == [f"{USER}/tiny-prepare-1"]
+    assert (
+        sent["enableGpu"] is True and sent["enableInternet"] is False and sent["isPrivate"] is True
+    )
+    assert sent["competitionDataSources"] == ["rxrx"] and sent["kernelDataSources"] == [
+        f"{USER}/tiny-prepare-1"
+    ]
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_data_set_is_created_then_gets_a_new_version_and_is_waited_for(fake, tmp_path, monkeypatch):
+def test_a_data_set_is_created_then_gets_a_new_version_and_is_waited_for(
+    fake, tmp_path, monkeypatch
+):
     monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
     folder = dataset(tmp_path / "d")
     fake.dataset_states = ["READY"]  # the client's own question whether it is there
@@ -91,7 +119,9 @@ def test_a_file_whose_upload_breaks_is_taken_up_or_the_push_fails(fake, tmp_path
     fake.trouble("PUT", 503)
     folder = dataset(tmp_path / "d")
     push(Kaggle(), folder)
-    assert fake.datasets[f"{USER}/tiny-wheels"] == [{name: (folder / name).read_bytes() for name in ("a.whl", "b.whl")}]
+    assert fake.datasets[f"{USER}/tiny-wheels"] == [
+        {name: (folder / name).read_bytes() for name in ("a.whl", "b.whl")}
+    ]
     (folder / "b.whl").write_bytes(b"d")
     fake.always["PUT"] = Trouble(400)
     with pytest.raises(InputError, match=r"upload of .\.whl failed \(tried"):
@@ -160,7 +190,10 @@ def test_no_server_is_one_line(fake, tmp_path):
     no_secret_line(error)
 
 
-@pytest.mark.parametrize("status, said", [(401, "kaggle.com/settings"), (403, "kaggle.com/settings"), (400, "answers 400")])
+@pytest.mark.parametrize(
+    "status, said",
+    [(401, "kaggle.com/settings"), (403, "kaggle.com/settings"), (400, "answers 400")],
+)
 def test_what_stays_is_said_at_once(fake, tmp_path, status, said):
     fake.trouble("SaveKernel", status)
     with pytest.raises(Refused, match=said) as error:
@@ -189,10 +222,16 @@ def test_a_kernel_that_nobody_has_is_new(fake, tmp_path, missing):
 @pytest.mark.parametrize(
     "says, line",
     [
-        ({"error": "Maximum batch GPU session count of 2 reached"}, "Maximum batch GPU session count"),
+        (
+            {"error": "Maximum batch GPU session count of 2 reached"},
+            "Maximum batch GPU session count",
+        ),
         ({"invalidCompetitionSources": ["rxrx"]}, "does not attach rxrx.*rules"),
         ({"invalidKernelSources": ["a/b"]}, "does not attach a/b"),
-        ({"ref": f"/code/{USER}/tiny-fold0-1-again"}, "which the next kernel of the chain would not find"),
+        (
+            {"ref": f"/code/{USER}/tiny-fold0-1-again"},
+            "which the next kernel of the chain would not find",
+        ),
     ],
 )
 def test_a_push_that_kaggle_takes_but_not_as_asked_is_an_error(fake, tmp_path, says, line):
@@ -205,12 +244,21 @@ def test_a_push_that_kaggle_takes_but_not_as_asked_is_an_error(fake, tmp_path, s
     "changes", [{"id": "USER/tiny-fold0-1"}, {"dataset_sources": ["me/store", "USER/wheels"]}]
 )
 def test_a_folder_with_a_placeholder_owner_is_not_pushed(tmp_path, changes):
-    with pytest.raises(InputError, match="'USER' only stands for a name; write your name on Kaggle"):
+    with pytest.raises(
+        InputError, match="'USER' only stands for a name; write your name on Kaggle"
+    ):
         slug_of(kernel(tmp_path / "k", **changes))
 
 
 @pytest.mark.parametrize(
-    "content, said", [(None, "neither"), ("{", "no JSON"), ("[]", "no JSON"), ('{"id": "x"}', "no slug"), ('{"id": "../../etc/x"}', "no slug")]
+    "content, said",
+    [
+        (None, "neither"),
+        ("{", "no JSON"),
+        ("[]", "no JSON"),
+        ('{"id": "x"}', "no slug"),
+        ('{"id": "../../etc/x"}', "no slug"),
+    ],
 )
 def test_a_folder_that_is_none_is_refused(tmp_path, content, said):
     if content:
@@ -237,7 +285,9 @@ def test_wait_ends_with_the_run_and_says_each_change(fake, caplog):
 
 
 def test_wait_tells_a_failure_and_gives_up_in_time(fake):
-    fake.kernels[SLUG].append(Run({"text": ""}, running_for=0, state="ERROR", failure="out of memory"))
+    fake.kernels[SLUG].append(
+        Run({"text": ""}, running_for=0, state="ERROR", failure="out of memory")
+    )
     session = wait(Kaggle(), SLUG, every=0.001)
     assert (session.state, session.failure, session.ended) == ("error", "out of memory", True)
     fake.kernels[SLUG].append(Run({"text": ""}, running_for=10**9))
@@ -249,15 +299,27 @@ def test_wait_tells_a_failure_and_gives_up_in_time(fake):
 
 # ---- pull
 
-FILES = {"runs/a/model.pt": bytes(range(256)) * 2000, "runs/a/log.txt": b"text", "runs/b.json": b"{}", "store/zarr.json": b"{}"}
+FILES = {
+    "runs/a/model.pt": bytes(range(256)) * 2000,
+    "runs/a/log.txt": b"text",
+    "runs/b.json": b"{}",
+    "store/zarr.json": b"{}",
+}
 
 
 def test_pull_brings_every_page_and_the_log(fake, tmp_path):
-    log = [{"stream_name": "stdout", "time": 1, "data": "one\n  two\n"}, {"stream_name": "stderr", "time": 2, "data": "three"}]
+    log = [
+        {"stream_name": "stdout", "time": 1, "data": "one\n  two\n"},
+        {"stream_name": "stderr", "time": 2, "data": "three"},
+    ]
     left(fake, FILES | {"submission.csv": b"id\n", "chain.json": chain(FILES)}, json.dumps(log))
     status = pull(Kaggle(), SLUG, tmp_path / "out")
     assert status.done and status.files.keys() == FILES.keys()
-    found = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
+    }
     assert found.pop("tiny-fold0-1.log") == b"one\n  two\nthree\n"
     assert found == FILES | {"submission.csv": b"id\n", "chain.json": chain(FILES)}
 
@@ -268,7 +330,8 @@ def test_pull_takes_nothing_twice_that_is_whole(fake, tmp_path):
     (tmp_path / "runs/a/log.txt").write_bytes(b"damaged")
     before = fake.count("GET")
     pull(Kaggle(), SLUG, tmp_path)
-    assert fake.count("GET") - before == 2 and (tmp_path / "runs/a/log.txt").read_bytes() == b"text"  # chain.json and the damaged one
+    # chain.json and the damaged one
+    assert fake.count("GET") - before == 2 and (tmp_path / "runs/a/log.txt").read_bytes() == b"text"
 
 
 def test_a_new_run_replaces_what_chain_does_not_list(fake, tmp_path):
@@ -286,11 +349,20 @@ def test_a_broken_download_is_taken_up(fake, tmp_path, monkeypatch):
     fake.cut_files[f"{SLUG}/1/{at}"] = 2
     pull(Kaggle(), SLUG, tmp_path)
     assert (tmp_path / "runs/a/model.pt").read_bytes() == FILES["runs/a/model.pt"]
-    ranges = [body["range"] for name, body in fake.requests if name == "GET" and body["path"] == f"{SLUG}/1/{at}"]
-    assert len(ranges) == 3 and ranges[0] is None and all(int(text[6:-1]) > 0 for text in ranges[1:])
+    ranges = [
+        body["range"]
+        for name, body in fake.requests
+        if name == "GET" and body["path"] == f"{SLUG}/1/{at}"
+    ]
+    assert (
+        len(ranges) == 3 and ranges[0] is None and all(int(text[6:-1]) > 0 for text in ranges[1:])
+    )
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "..", "C:/evil", "a\\..\\evil", ".pull/evil", "a\0b"])
+@pytest.mark.parametrize(
+    "name",
+    ["../evil", "a/../../evil", "/evil", "..", "C:/evil", "a\\..\\evil", ".pull/evil", "a\0b"],
+)
 def test_a_name_that_leaves_the_folder_is_refused_and_nothing_is_written(fake, tmp_path, name):
     out = tmp_path / "deep" / "out"
     left(fake, {"good": b"good", name: b"evil"})
@@ -315,14 +387,21 @@ def test_damaged_and_missing_files_are_named(fake, tmp_path):
         pull(Kaggle(), SLUG, tmp_path / "a")
     assert not (tmp_path / "a/runs/b.json").exists()
     left(fake, {"chain.json": chain(FILES)})
-    with pytest.raises(InputError, match=r"lacks runs/a/log.txt, runs/a/model.pt, runs/b.json and 1 more"):
+    with pytest.raises(
+        InputError, match=r"lacks runs/a/log.txt, runs/a/model.pt, runs/b.json and 1 more"
+    ):
         pull(Kaggle(), SLUG, tmp_path / "b")
     assert pull(Kaggle(), SLUG, tmp_path / "c", only=()).done  # the status alone
-    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["chain.json", "tiny-fold0-1.log"]
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [
+        "chain.json",
+        "tiny-fold0-1.log",
+    ]
 
 
 def test_files_come_over_tls_alone(fake, tmp_path, monkeypatch):
-    monkeypatch.setattr(Kaggle, "output", lambda self, slug: Output({"x": "http://example.org/x?token=abc"}, ""))
+    monkeypatch.setattr(
+        Kaggle, "output", lambda self, slug: Output({"x": "http://example.org/x?token=abc"}, "")
+    )
     with pytest.raises(InputError, match="only https") as error:
         pull(Kaggle(), SLUG, tmp_path)
     assert "abc" not in str(error.value)

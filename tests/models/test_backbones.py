@@ -48,7 +48,8 @@ def test_any_number_of_channels(channels):
 
 
 @pytest.mark.parametrize(
-    ("name", "imagenet", "stem"),  # parameters for 3 channels and 1000 classes, as torchvision's documentation has them
+    # parameters for 3 channels and 1000 classes, as torchvision's documentation has them
+    ("name", "imagenet", "stem"),
     [
         ("resnet18", 11_689_512, 64 * 7 * 7),
         ("resnet50", 25_557_032, 64 * 7 * 7),
@@ -66,7 +67,11 @@ def test_parameter_names_are_timms_under_backbone():
     """Checkpoints depend on them."""
     names = set(tiny().state_dict())
     assert names == {f"backbone.{name}" for name in import_timm().create_model(TINY).state_dict()}
-    assert {"backbone.conv1.0.weight", "backbone.layer4.0.conv2.weight", "backbone.fc.bias"} <= names
+    assert {
+        "backbone.conv1.0.weight",
+        "backbone.layer4.0.conv2.weight",
+        "backbone.fc.bias",
+    } <= names
 
 
 def test_dropout_and_drop_path_reach_the_network():
@@ -90,7 +95,10 @@ def test_a_vision_transformer_is_built_for_the_image_size():
         ({"backbone": "lenett"}, "near it: lenet"),
         ({"backbone": "hf-hub:someone/model"}, "no backbone 'hf-hub:someone/model'"),
         ({"backbone": "resnet18.nowhere"}, "Invalid pretrained tag"),
-        ({"backbone": "densenet121", "drop_path": 0.1}, "model.drop_path: densenet121 has no such option"),
+        (
+            {"backbone": "densenet121", "drop_path": 0.1},
+            "model.drop_path: densenet121 has no such option",
+        ),
         ({"backbone": "lenet", "drop_path": 0.1}, "model.drop_path: lenet"),
         ({"backbone": "lenet", "pretrained": True}, "model.pretrained: lenet"),
         ({"backbone": "vgg11.none", "pretrained": True}, "Invalid pretrained tag"),
@@ -110,8 +118,14 @@ def test_lenet_by_name_needs_the_image_size():
 
 def test_pretrained_needs_published_weights():
     timm = import_timm()
-    without = next(name for name in timm.list_models("resnet*") if not timm.get_pretrained_cfg(name).has_weights)
-    with pytest.raises(InputError, match=f"model.pretrained: timm publishes no weights for {without}"):
+    without = next(
+        name
+        for name in timm.list_models("resnet*")
+        if not timm.get_pretrained_cfg(name).has_weights
+    )
+    with pytest.raises(
+        InputError, match=f"model.pretrained: timm publishes no weights for {without}"
+    ):
         build_model(Model(backbone=without, pretrained=True), 6, 5, 32)
 
 
@@ -120,7 +134,9 @@ def test_pretrained_without_a_network_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     config = Model(backbone=TINY, pretrained=True)
     build_model(config, 6, 5, 32, initial_weights=False)  # nothing to fetch: a checkpoint follows
-    with pytest.raises(InputError, match=f"model.pretrained: the weights of {TINY} could not be fetched") as raised:
+    with pytest.raises(
+        InputError, match=f"model.pretrained: the weights of {TINY} could not be fetched"
+    ) as raised:
         build_model(config, 6, 5, 32)
     assert "\n" not in str(raised.value) and "model.weights" in str(raised.value)
 
@@ -133,7 +149,9 @@ def test_rgb_weights_see_a_repeated_image_as_before(rgb):
             wide = tiny(channels, 10, weights=path)
             assert torch.allclose(wide(x.repeat(1, channels // 3, 1, 1)), network(x), atol=1e-4)
         gray = x[:, :1]
-        assert torch.allclose(tiny(1, 10, weights=path)(gray), network(gray.expand(-1, 3, -1, -1)), atol=1e-4)
+        assert torch.allclose(
+            tiny(1, 10, weights=path)(gray), network(gray.expand(-1, 3, -1, -1)), atol=1e-4
+        )
 
 
 def test_adapted_stem_follows_the_formula():
@@ -146,7 +164,9 @@ def test_adapted_stem_follows_the_formula():
     ratio = torch.conv2d(x, adapt_stem(weight, 6)).std() / torch.conv2d(x[:, :3], weight).std()
     assert 0.5 < ratio < 1  # independent channels: sqrt(3/6)
     same = torch.ones(1, 5, 9, 9)
-    assert torch.conv2d(same, five).std() / torch.conv2d(same[:, :3], weight).std() == pytest.approx(1, abs=0.5)
+    assert torch.conv2d(same, five).std() / torch.conv2d(
+        same[:, :3], weight
+    ).std() == pytest.approx(1, abs=0.5)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7])
@@ -155,7 +175,9 @@ def test_local_files_are_adapted_as_timm_adapts_its_own(channels):
     from timm.models import adapt_input_conv
 
     weight = torch.randn(4, 3, 5, 5)
-    assert torch.allclose(adapt_stem(weight, channels), adapt_input_conv(channels, weight), atol=1e-6)
+    assert torch.allclose(
+        adapt_stem(weight, channels), adapt_input_conv(channels, weight), atol=1e-6
+    )
 
 
 def test_a_head_of_other_classes_is_left_out_and_logged(rgb, caplog):
@@ -169,11 +191,17 @@ def test_a_head_of_other_classes_is_left_out_and_logged(rgb, caplog):
     assert "head is left out" in caplog.text and "from 3 to 6 channels" in caplog.text
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}]
+)
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
 def test_pth_files_in_the_usual_wrappings(rgb, tmp_path, wrap, prefix):
     network, _ = rgb
-    state = {prefix + key: value for key, value in network.state_dict().items() if "num_batches" not in key}
+    state = {
+        prefix + key: value
+        for key, value in network.state_dict().items()
+        if "num_batches" not in key
+    }
     torch.save(wrap(state), tmp_path / "w.pth")
     loaded = tiny(3, 10, weights=tmp_path / "w.pth").backbone.state_dict()
     assert all(torch.equal(loaded[key.removeprefix(prefix)], value) for key, value in state.items())
@@ -181,7 +209,10 @@ def test_pth_files_in_the_usual_wrappings(rgb, tmp_path, wrap, prefix):
 
 def test_torchvisions_old_densenet_names(tmp_path):
     block = "features.denseblock1.denselayer2"
-    torch.save({f"{block}.norm.1.weight": torch.ones(1), "features.norm5.bias": torch.ones(1)}, tmp_path / "d.pth")
+    torch.save(
+        {f"{block}.norm.1.weight": torch.ones(1), "features.norm5.bias": torch.ones(1)},
+        tmp_path / "d.pth",
+    )
     assert set(read_weights(tmp_path / "d.pth")) == {f"{block}.norm1.weight", "features.norm5.bias"}
 
 
@@ -266,7 +297,9 @@ def test_code_in_a_pth_is_never_run(tmp_path):
 
 @pytest.fixture(scope="module")
 def densenet():
-    """Torchvision's DenseNet121 with running statistics and norms that leave signed features, and images."""
+    """Torchvision's DenseNet121 with running statistics and norms that leave signed features, and
+    images.
+    """
     from torchvision.models import DenseNet
 
     torch.manual_seed(0)
@@ -280,15 +313,21 @@ def densenet():
 
 
 @pytest.mark.parametrize("pool_relu", [True, False])
-@pytest.mark.parametrize("options", [{}, {"cell_type_vector": True, "neck": 16, "cosine_head": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"cell_type_vector": True, "neck": 16, "cosine_head": True}]
+)
 def test_a_densenet_pools_its_last_norm_with_or_without_the_relu(densenet, pool_relu, options):
-    """Oracle: torchvision's network with the same weights. Its `features` end in the norm, its forward adds the ReLU."""
+    """Oracle: torchvision's network with the same weights. Its `features` end in the norm, its
+    forward adds the ReLU.
+    """
     published, images = densenet
     config = Model(backbone="densenet121", pool_relu=pool_relu, **options)
     model = build_model(config, 3, 5, 64, cell_types=2).eval()
     weights = published.state_dict()
     if options:
-        weights = {name: value for name, value in weights.items() if not name.startswith("classifier")}
+        weights = {
+            name: value for name, value in weights.items() if not name.startswith("classifier")
+        }
     model.backbone.load_state_dict(weights)
     cell_type = torch.eye(2)[[0, 1, 1]]
     with torch.no_grad():
@@ -316,7 +355,9 @@ def test_a_densenet_pools_its_last_norm_with_or_without_the_relu(densenet, pool_
         ("densenet121", {"layers": (1, 2)}, "has no part in `layers`"),
     ],
 )
-def test_a_network_without_a_relu_before_the_pooling_has_none_to_leave_out(backbone, options, message):
+def test_a_network_without_a_relu_before_the_pooling_has_none_to_leave_out(
+    backbone, options, message
+):
     with pytest.raises(InputError, match=f"model.pool_relu: {message}"):
         build_model(Model(backbone=backbone, pool_relu=False, **options), 3, 5, 64)
 

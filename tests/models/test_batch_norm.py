@@ -1,4 +1,6 @@
-"""BatchNorm statistics against brute force: every layer's inputs are kept, put end to end, and counted by numpy."""
+"""BatchNorm statistics against brute force: every layer's inputs are kept, put end to end, and
+counted by numpy.
+"""
 
 import copy
 
@@ -25,14 +27,17 @@ def one_thread():
 
 
 class WithNeck(nn.Module):
-    """A timm backbone (BatchNormAct2d inside), then a neck with a 1-d BatchNorm that also sees a vector; dropout before it."""
+    """A timm backbone (BatchNormAct2d inside), then a neck with a 1-d BatchNorm that also sees a
+    vector; dropout before it.
+    """
 
     def __init__(self, name: str):
         super().__init__()
         self.backbone = import_timm().create_model(name, num_classes=0, in_chans=3)
         self.dropout = nn.Dropout(0.5)
         self.neck = nn.Sequential(
-            nn.BatchNorm1d(self.backbone.num_features + 2), nn.Linear(self.backbone.num_features + 2, 4)
+            nn.BatchNorm1d(self.backbone.num_features + 2),
+            nn.Linear(self.backbone.num_features + 2, 4),
         )
 
     def forward(self, x, vector):
@@ -55,7 +60,10 @@ def images(*sizes: int, side: int = 64) -> list[tuple[torch.Tensor, torch.Tensor
     """Batches, each brighter than the one before."""
     generator = torch.Generator().manual_seed(1)
     return [
-        (torch.randn(n, 3, side, side, generator=generator) * (k + 1) + k, torch.randn(n, 2, generator=generator))
+        (
+            torch.randn(n, 3, side, side, generator=generator) * (k + 1) + k,
+            torch.randn(n, 2, generator=generator),
+        )
         for k, n in enumerate(sizes)
     ]
 
@@ -65,7 +73,9 @@ def layers_of(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def state_of(model: nn.Module) -> tuple[dict[str, torch.Tensor], list[bool]]:
-    return {name: value.clone() for name, value in model.state_dict().items()}, [m.training for m in model.modules()]
+    return {name: value.clone() for name, value in model.state_dict().items()}, [
+        m.training for m in model.modules()
+    ]
 
 
 def assert_untouched(model: nn.Module, before) -> None:
@@ -77,13 +87,18 @@ def assert_untouched(model: nn.Module, before) -> None:
 
 def statistics(model: nn.Module) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {
-        name: (layer.running_mean.double().numpy().copy(), layer.running_var.double().numpy().copy())
+        name: (
+            layer.running_mean.double().numpy().copy(),
+            layer.running_var.double().numpy().copy(),
+        )
         for name, layer in layers_of(model).items()
     }
 
 
 def brute_force(model: nn.Module, batches, ddof: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mean and variance by numpy of all inputs of each layer, in a copy whose BatchNorm is in training mode and whose dropout is not."""
+    """Mean and variance by numpy of all inputs of each layer, in a copy whose BatchNorm is in
+    training mode and whose dropout is not.
+    """
     model, seen = copy.deepcopy(model).eval(), {}
     for name, layer in layers_of(model).items():
         layer.train()
@@ -118,11 +133,11 @@ def test_one_batch_is_a_forward_in_training_mode(name):
         expected, plain = by_batch(*plate[0]), copy.deepcopy(model).eval()(*plate[0])
         with unit_statistics(model, plate):
             assert not any(module.training for module in model.modules())
-            found, halves = (
-                model(*plate[0]),
-                [model(*(x[half] for x in plate[0])) for half in (slice(0, 5), slice(5, 10))],
-            )
-    assert torch.allclose(found, expected, atol=2e-4) and not torch.allclose(plain, expected, atol=0.1)
+            found = model(*plate[0])
+            halves = [model(*(x[half] for x in plate[0])) for half in (slice(0, 5), slice(5, 10))]
+    assert torch.allclose(found, expected, atol=2e-4) and not torch.allclose(
+        plain, expected, atol=0.1
+    )
     assert torch.allclose(
         torch.cat(halves), expected, atol=2e-4
     )  # statistics do not hang on what is predicted together
@@ -135,7 +150,9 @@ def test_statistics_are_those_of_all_images(sizes, channels_last):
     model, batches = network(), images(*sizes)
     if channels_last:
         model.to(memory_format=torch.channels_last)
-        batches = [(x.contiguous(memory_format=torch.channels_last), vector) for x, vector in batches]
+        batches = [
+            (x.contiguous(memory_format=torch.channels_last), vector) for x, vector in batches
+        ]
     with unit_statistics(model, iter(batches)):
         assert_close(statistics(model), brute_force(model, batches, ddof=0))
     before = state_of(model)
@@ -144,7 +161,9 @@ def test_statistics_are_those_of_all_images(sizes, channels_last):
     after = state_of(model)
     assert after[1] == before[1]
     changed = {name for name in after[0] if not torch.equal(after[0][name], before[0][name])}
-    assert changed == {f"{name}.{kind}" for name in layers_of(model) for kind in ("running_mean", "running_var")}
+    assert changed == {
+        f"{name}.{kind}" for name in layers_of(model) for kind in ("running_mean", "running_var")
+    }
 
 
 @settings(deadline=None, max_examples=50)
@@ -156,7 +175,9 @@ def test_statistics_are_those_of_all_images(sizes, channels_last):
 def test_pooling_is_exact_far_from_zero(sizes, offset, seed):
     """Mean of squares minus square of the mean, in single precision, would lose all digits at 1000."""
     generator = torch.Generator().manual_seed(seed)
-    batches = [(torch.randn(n, 2, 3, generator=generator) + offset + k,) for k, n in enumerate(sizes)]
+    batches = [
+        (torch.randn(n, 2, 3, generator=generator) + offset + k,) for k, n in enumerate(sizes)
+    ]
     layer = nn.BatchNorm1d(2)
     recompute_statistics(layer, batches)
     x = torch.cat([batch for (batch,) in batches]).double().transpose(0, 1).flatten(1).numpy()
@@ -170,11 +191,14 @@ def test_many_batches_lose_no_digits():
     layer = nn.BatchNorm1d(2)
     recompute_statistics(layer, batches)
     x = torch.cat([batch for (batch,) in batches]).double().transpose(0, 1).flatten(1).numpy()
-    np.testing.assert_allclose(layer.running_mean.numpy(), x.mean(1), rtol=0, atol=6e-5)  # the last digit of 1000
+    # the last digit of 1000
+    np.testing.assert_allclose(layer.running_mean.numpy(), x.mean(1), rtol=0, atol=6e-5)
 
 
 def test_torchs_update_bn_leaves_out_what_lies_between_batches():
-    """On equal batches the means agree; its variance is the mean of the batches' own, ours has the spread of their means too."""
+    """On equal batches the means agree; its variance is the mean of the batches' own, ours has the
+    spread of their means too.
+    """
     ours, batches = network().backbone, [(x,) for x, _ in images(4, 4, 4)]
     theirs, stem = copy.deepcopy(ours), next(iter(layers_of(ours)))
     means = np.stack([brute_force(ours, [batch], ddof=0)[stem][0] for batch in batches])
@@ -182,9 +206,13 @@ def test_torchs_update_bn_leaves_out_what_lies_between_batches():
     update_bn(batches, theirs)
     ours, theirs = statistics(ours), statistics(theirs)
     for name in ours:
-        np.testing.assert_allclose(ours[name][0], theirs[name][0], rtol=1e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            ours[name][0], theirs[name][0], rtol=1e-3, atol=1e-4, err_msg=name
+        )
     between = ours[stem][1] - theirs[stem][1]
-    np.testing.assert_allclose(between, means.var(0), rtol=0.02, atol=0.01 * float(ours[stem][1].max()))
+    np.testing.assert_allclose(
+        between, means.var(0), rtol=0.02, atol=0.01 * float(ours[stem][1].max())
+    )
     assert (between > 0.01 * ours[stem][1]).any()
 
 
@@ -271,7 +299,8 @@ def test_what_has_no_statistics_is_left_alone():
         def __init__(self):
             super().__init__()
             self.norm, self.unused = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-            self.by_batch, self.group = nn.BatchNorm2d(3, track_running_stats=False), nn.GroupNorm(3, 3)
+            self.by_batch = nn.BatchNorm2d(3, track_running_stats=False)
+            self.group = nn.GroupNorm(3, 3)
 
         def forward(self, x):
             return self.group(self.by_batch(self.norm(x)))
@@ -313,7 +342,9 @@ def test_too_few_images_are_refused():
         assert_untouched(model, before)
 
 
-def recomputed(shares, pool) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], torch.Tensor | None]:
+def recomputed(
+    shares, pool
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], torch.Tensor | None]:
     """Statistics after one process's batches, and what it handed to the pool."""
     model, handed = network(), []
 
@@ -328,7 +359,9 @@ def recomputed(shares, pool) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], 
 
 @pytest.mark.parametrize("shares", [[(4, 3), (5,)], [(3,), (), (6, 2)], [(), (4,)], [(4, 4)]])
 def test_processes_together_have_the_statistics_of_all_images(shares):
-    """Other numbers of batches on each, also none. What each hands over is collected first, then all merge the same."""
+    """Other numbers of batches on each, also none. What each hands over is collected first, then
+    all merge the same.
+    """
     batches = images(*(n for share in shares for n in share))
     parts, alone = [], network()
     for share in shares:
@@ -340,7 +373,12 @@ def test_processes_together_have_the_statistics_of_all_images(shares):
         try:
             collected.append(recomputed(part, lambda values: torch.stack([values]))[1])
         except InputError:  # alone it has no image
-            collected.append(torch.zeros(sum(1 + 2 * layer.num_features for layer in layers_of(alone).values()), dtype=torch.float64))
+            collected.append(
+                torch.zeros(
+                    sum(1 + 2 * layer.num_features for layer in layers_of(alone).values()),
+                    dtype=torch.float64,
+                )
+            )
     assert all(values.dtype == torch.float64 for values in collected)
     for part, own in zip(parts, collected, strict=True):
         found, handed = recomputed(part, lambda values: torch.stack(collected))
@@ -351,11 +389,19 @@ def test_processes_together_have_the_statistics_of_all_images(shares):
 
 
 @settings(deadline=None, max_examples=50)
-@given(sizes=st.lists(st.lists(st.integers(2, 6), max_size=4), min_size=1, max_size=5).filter(any), offset=st.sampled_from([0.0, 1000.0]))
+@given(
+    sizes=st.lists(st.lists(st.integers(2, 6), max_size=4), min_size=1, max_size=5).filter(any),
+    offset=st.sampled_from([0.0, 1000.0]),
+)
 def test_merging_is_exact_far_from_zero(sizes, offset):
-    """(count, mean, summed squares) by numpy for each process; the layer's own batch is the first process's."""
+    """(count, mean, summed squares) by numpy for each process; the layer's own batch is the first
+    process's.
+    """
     generator = torch.Generator().manual_seed(0)
-    shares = [[torch.randn(n, 2, 3, generator=generator) + offset + k for k, n in enumerate(share)] for share in sizes]
+    shares = [
+        [torch.randn(n, 2, 3, generator=generator) + offset + k for k, n in enumerate(share)]
+        for share in sizes
+    ]
 
     def packed(share: list[torch.Tensor]) -> torch.Tensor:
         if not share:
@@ -364,8 +410,18 @@ def test_merging_is_exact_far_from_zero(sizes, offset):
         return torch.from_numpy(np.concatenate([[x.shape[1]], x.mean(1), x.var(1) * x.shape[1]]))
 
     layer = nn.BatchNorm1d(2)
-    recompute_statistics(layer, [(batch,) for batch in shares[0]], pool=lambda _: torch.stack([packed(share) for share in shares]))
-    x = torch.cat([batch for share in shares for batch in share]).double().transpose(0, 1).flatten(1).numpy()
+    recompute_statistics(
+        layer,
+        [(batch,) for batch in shares[0]],
+        pool=lambda _: torch.stack([packed(share) for share in shares]),
+    )
+    x = (
+        torch.cat([batch for share in shares for batch in share])
+        .double()
+        .transpose(0, 1)
+        .flatten(1)
+        .numpy()
+    )
     np.testing.assert_allclose(layer.running_mean.numpy(), x.mean(1), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(layer.running_var.numpy(), x.var(1, ddof=1), rtol=1e-6)
 

@@ -24,7 +24,9 @@ def test_gradients_and_running_statistics_are_those_without(backbone):
     for name, value in plain.state_dict().items():
         assert torch.equal(value, saving.state_dict()[name]), name
     kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: (kept.append(x.numel()), x)[1], lambda x: x
+    ):
         sizes = []
         for model in (plain, saving):
             kept.clear()

@@ -36,13 +36,17 @@ def test_attention_by_hand():
 
 def test_lenet_by_hand():
     network = build_model(Model(backbone="lenet"), 6, 10, 64)
-    products = 32**2 * 16 * 6 * 25 + 16**2 * 32 * 16 * 25 + 4**2 * 64 * 32 * 25 + 64 * 1024 + 1024 * 10
+    products = (
+        32**2 * 16 * 6 * 25 + 16**2 * 32 * 16 * 25 + 4**2 * 64 * 32 * 25 + 64 * 1024 + 1024 * 10
+    )
     assert forward_flops(network, 6, 64, 4) == 2 * products
 
 
 @pytest.mark.parametrize(("backbone", "gflop"), [("resnet50", 129), ("densenet161", 244)])
 def test_published_cost_of_training(backbone, gflop):
-    """Six channels at 512 px; three times the forward pass is that and the stem's gradient of its inputs, which nobody computes."""
+    """Six channels at 512 px; three times the forward pass is that and the stem's gradient of its
+    inputs, which nobody computes.
+    """
     network = build_model(Model(backbone=backbone), 6, 1, 512)
     training = training_flops(forward_flops(network, 6, 512)) / 1e9
     assert training == pytest.approx(gflop, rel=0.05)
@@ -55,7 +59,10 @@ def test_checkpointing_counts_another_forward():
 
 
 def test_own_heads_and_cell_types_count():
-    plain, vector = (build_model(Model(backbone="resnet10t", cell_type_vector=on), 6, 7, 32, 4) for on in (False, True))
+    plain, vector = (
+        build_model(Model(backbone="resnet10t", cell_type_vector=on), 6, 7, 32, 4)
+        for on in (False, True)
+    )
     assert forward_flops(vector, 6, 32, 4) - forward_flops(plain, 6, 32, 4) == 2 * 4 * 7
 
 
@@ -70,10 +77,16 @@ def test_nothing_is_left_behind():
     first = forward_flops(network, 6, 32)
     network.backbone.set_grad_checkpointing(True)
     assert forward_flops(network, 6, 32) == first
-    assert [module.training for module in network.modules()] == modes and list(map(id, network.parameters())) == parameters
+    assert [module.training for module in network.modules()] == modes and list(
+        map(id, network.parameters())
+    ) == parameters
     after = network.state_dict()
-    assert list(after) == list(before) and all(torch.equal(after[name], value) for name, value in before.items())
+    assert list(after) == list(before) and all(
+        torch.equal(after[name], value) for name, value in before.items()
+    )
     assert torch.equal(torch.get_rng_state(), random)
     with pytest.raises(RuntimeError):
         forward_flops(network, 5, 32)
-    assert [module.training for module in network.modules()] == modes and list(map(id, network.parameters())) == parameters
+    assert [module.training for module in network.modules()] == modes and list(
+        map(id, network.parameters())
+    ) == parameters

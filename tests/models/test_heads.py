@@ -33,7 +33,9 @@ def batch(n: int = 4, cell_types: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def densenet161_features(channels: int) -> int:
-    """Growth 48, stem 96, blocks of 6, 12, 36 and 24 layers (arXiv:1608.06993); a convolution has no bias, a norm a scale and a shift."""
+    """Growth 48, stem 96, blocks of 6, 12, 36 and 24 layers (arXiv:1608.06993); a convolution has
+    no bias, a norm a scale and a shift.
+    """
     width = 96
     count = channels * width * 7 * 7 + 2 * width
     for block, layers in enumerate((6, 12, 36, 24)):
@@ -62,7 +64,14 @@ def test_the_winning_network_has_the_parameters_counted_by_hand():
     heads = (1024 * classes + classes) + 1024 * classes
     counted = sum(p.numel() for p in network.parameters())
     assert counted == densenet161_features(6) + between + heads == 32_142_107
-    assert [type(m).__name__ for m in network.neck] == ["BatchNorm1d", "Linear", "ReLU", "BatchNorm1d", "Linear", "BatchNorm1d"]  # fmt: skip
+    assert [type(m).__name__ for m in network.neck] == [
+        "BatchNorm1d",
+        "Linear",
+        "ReLU",
+        "BatchNorm1d",
+        "Linear",
+        "BatchNorm1d",
+    ]
     assert [m.bias for m in network.neck if isinstance(m, nn.Linear)] == [None, None]
 
 
@@ -81,7 +90,11 @@ def test_outputs_forward_and_embed_agree(options, width, dropout):
     network = tiny(dropout=dropout, **options).eval()
     images, cell_type = batch()
     found = network.outputs(images, cell_type)
-    assert network.width == width and found.embedding.shape == (4, width) and found.logits.shape == (4, 5)
+    assert (
+        network.width == width
+        and found.embedding.shape == (4, width)
+        and found.logits.shape == (4, 5)
+    )
     assert torch.allclose(found.logits, network(images, cell_type), atol=1e-5)
     assert torch.allclose(found.embedding, network.embed(images, cell_type), atol=1e-5)
     assert (found.cosines is not None) == ("cosine_head" in options)
@@ -89,7 +102,9 @@ def test_outputs_forward_and_embed_agree(options, width, dropout):
     assert torch.allclose(head(found.embedding), found.logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "mobilenetv3_small_050", "convnext_atto"])
+@pytest.mark.parametrize(
+    "backbone", ["vit_tiny_patch16_224", "mobilenetv3_small_050", "convnext_atto"]
+)
 def test_necks_fit_networks_whose_features_are_not_one_pool(backbone):
     network = tiny(backbone=backbone, **FULL).eval()
     assert network.outputs(torch.zeros(2, 6, 64, 64), torch.eye(3)[:2]).logits.shape == (2, 5)
@@ -108,7 +123,9 @@ def test_the_cell_type_reaches_embedding_and_logits():
     network = tiny(**FULL).eval()
     images, cell_type = batch()
     one, other = network.outputs(images, cell_type), network.outputs(images, cell_type.roll(1, 1))
-    assert not torch.allclose(one.embedding, other.embedding) and not torch.allclose(one.logits, other.logits)
+    assert not torch.allclose(one.embedding, other.embedding) and not torch.allclose(
+        one.logits, other.logits
+    )
     bare = tiny(cell_type_vector=True).eval()
     pooled = bare.backbone.forward_head(bare.backbone.forward_features(images), pre_logits=True)
     assert torch.equal(bare.embed(images, cell_type), torch.cat([pooled, cell_type], 1))
@@ -118,7 +135,10 @@ def test_the_cell_type_reaches_embedding_and_logits():
 def test_a_missing_or_wrong_cell_type_is_named(cell_type):
     network = tiny(**FULL).eval()
     for call in (network, network.embed, network.outputs):
-        with pytest.raises(InputError, match=r"model.cell_type_vector: the network needs cell types of shape \(4, 3\)"):
+        with pytest.raises(
+            InputError,
+            match=r"model.cell_type_vector: the network needs cell types of shape \(4, 3\)",
+        ):
             call(batch()[0], cell_type)
 
 
@@ -129,7 +149,10 @@ def test_a_missing_or_wrong_cell_type_is_named(cell_type):
         ({"backbone": "lenet", "cell_type_vector": True}, "model.cell_type_vector: lenet"),
         ({"backbone": "lenet", "cosine_head": True}, "model.cosine_head: lenet"),
         ({"backbone": "lenet", "bn_momentum": 0.1}, "model.bn_momentum: lenet has no BatchNorm"),
-        ({"backbone": "vit_tiny_patch16_224", "bn_momentum": 0.1}, "model.bn_momentum: vit_tiny_patch16_224 has no"),
+        (
+            {"backbone": "vit_tiny_patch16_224", "bn_momentum": 0.1},
+            "model.bn_momentum: vit_tiny_patch16_224 has no",
+        ),
     ],
 )
 def test_what_a_network_cannot_have_is_refused(options, message):
@@ -166,7 +189,9 @@ def test_cosines_are_the_cosines_of_angles():
         for k in range(4):
             a, b = embedding[i].tolist(), head.weight[k].tolist()
             dot = sum(x * y for x, y in zip(a, b, strict=True))
-            assert found[i, k].item() == pytest.approx(dot / math.hypot(*a) / math.hypot(*b), abs=1e-6)
+            assert found[i, k].item() == pytest.approx(
+                dot / math.hypot(*a) / math.hypot(*b), abs=1e-6
+            )
     assert torch.allclose(head(100 * embedding), found, atol=1e-6)
 
 
@@ -193,7 +218,11 @@ def test_local_weights_fill_the_backbone_under_a_neck(tmp_path):
         old = tiny(classes)
         torch.save(old.state_dict(), tmp_path / "w.pth")
         fresh = tiny(weights=tmp_path / "w.pth", **FULL)
-        weights = {name: value for name, value in old.state_dict().items() if not name.startswith("backbone.fc")}
+        weights = {
+            name: value
+            for name, value in old.state_dict().items()
+            if not name.startswith("backbone.fc")
+        }
         assert all(torch.equal(fresh.state_dict()[name], value) for name, value in weights.items())
 
 
@@ -201,7 +230,11 @@ def test_every_parameter_learns():
     network = tiny(**FULL).train()
     found = network.outputs(*batch(8))
     (found.logits.square().sum() + found.cosines.square().sum()).backward()
-    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    assert [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.isfinite().all()
+    ] == []
 
 
 def test_lenet_has_the_same_face():
@@ -209,4 +242,6 @@ def test_lenet_has_the_same_face():
     images = torch.randn(2, 6, 64, 64)
     found = network.outputs(images, torch.eye(3)[:2])
     assert found.cosines is None and found.embedding.shape == (2, network.width) == (2, 1024)
-    assert torch.equal(found.logits, network(images, None)) and torch.equal(found.embedding, network.embed(images))
+    assert torch.equal(found.logits, network(images, None)) and torch.equal(
+        found.embedding, network.embed(images)
+    )

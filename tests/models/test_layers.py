@@ -14,7 +14,10 @@ from cellsignal.models.torchvision_cpu import import_timm
 
 @pytest.mark.parametrize(
     ("name", "layers", "modules"),
-    [("test_resnet", (1, 3), ("layer1", "layer3")), ("test_efficientnet", (0, 2), ("blocks.0", "blocks.2"))],
+    [
+        ("test_resnet", (1, 3), ("layer1", "layer3")),
+        ("test_efficientnet", (0, 2), ("blocks.0", "blocks.2")),
+    ],
 )
 def test_they_are_means_and_sds_of_the_uncut_networks_layers(name, layers, modules, tmp_path):
     whole = import_timm().create_model(name, num_classes=10).eval()
@@ -24,25 +27,44 @@ def test_they_are_means_and_sds_of_the_uncut_networks_layers(name, layers, modul
     safetensors.torch.save_file(whole.state_dict(), tmp_path / "weights.safetensors")
     seen = {}
     for module in modules:
-        whole.get_submodule(module).register_forward_hook(lambda _, __, out, key=module: seen.update({key: out}))
+        whole.get_submodule(module).register_forward_hook(
+            lambda _, __, out, key=module: seen.update({key: out})
+        )
     x = torch.randn(3, 3, 64, 64)
     whole(x)
-    config = Model(backbone=name, layers=layers, frozen=True, weights=tmp_path / "weights.safetensors")
+    config = Model(
+        backbone=name, layers=layers, frozen=True, weights=tmp_path / "weights.safetensors"
+    )
     cut = build_model(config, 3, 5, 64).eval()
-    expected = torch.cat([part for key in modules for part in (seen[key].flatten(2).mean(2), seen[key].flatten(2).std(2, correction=0))], 1)
+    expected = torch.cat(
+        [
+            part
+            for key in modules
+            for part in (seen[key].flatten(2).mean(2), seen[key].flatten(2).std(2, correction=0))
+        ],
+        1,
+    )
     assert cut.width == expected.shape[1] and cut(x).shape == (3, 5)
-    torch.testing.assert_close(cut.embed(x), expected, atol=2e-4, rtol=1e-4)  # where a channel is off its SD is 1e-4
+    # where a channel is off its SD is 1e-4
+    torch.testing.assert_close(cut.embed(x), expected, atol=2e-4, rtol=1e-4)
     torch.testing.assert_close(cut.outputs(x).embedding, cut.embed(x))
-    assert sum(p.numel() for p in cut.backbone.parameters()) < sum(p.numel() for p in whole.parameters())
+    assert sum(p.numel() for p in cut.backbone.parameters()) < sum(
+        p.numel() for p in whole.parameters()
+    )
 
 
 def test_a_frozen_one_trains_its_head_alone_and_an_open_one_has_gradients_on_a_flat_image():
     for frozen in (True, False):
-        network = build_model(Model(backbone="test_resnet", layers=(1,), frozen=frozen), 3, 5, None).train()
+        network = build_model(
+            Model(backbone="test_resnet", layers=(1,), frozen=frozen), 3, 5, None
+        ).train()
         network(torch.zeros(4, 3, 32, 32)).square().sum().backward()
         of_backbone = [p.grad for p in network.backbone.parameters() if p.grad is not None]
         assert bool(of_backbone) != frozen
-        assert all(torch.isfinite(grad).all() for grad in (*of_backbone, *(p.grad for p in network.head.parameters())))
+        assert all(
+            torch.isfinite(grad).all()
+            for grad in (*of_backbone, *(p.grad for p in network.head.parameters()))
+        )
 
 
 def test_the_head_does_not_care_for_the_layers_scale():

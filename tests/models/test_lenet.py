@@ -13,13 +13,30 @@ def test_the_labs_table():
     torch.set_num_threads(1)
     network, seen = LeNet(3, 6, 256), {}
     for name, layer in network.named_children():
-        layer.register_forward_hook(lambda _, __, out, name=name: seen.update({name: tuple(out.shape[1:])}))
+        layer.register_forward_hook(
+            lambda _, __, out, name=name: seen.update({name: tuple(out.shape[1:])})
+        )
     with torch.no_grad():
         network(torch.zeros(1, 3, 256, 256))
-    shapes = {"conv1": (16, 128, 128), "conv2": (32, 64, 64), "conv3": (64, 16, 16), "dense": (1024,), "head": (6,)}
+    shapes = {
+        "conv1": (16, 128, 128),
+        "conv2": (32, 64, 64),
+        "conv3": (64, 16, 16),
+        "dense": (1024,),
+        "head": (6,),
+    }
     assert {name: seen[name] for name in shapes} == shapes
-    counts = {name: sum(p.numel() for p in layer.parameters()) for name, layer in network.named_children()}
-    expected = {"conv1": 1_216, "conv2": 12_832, "conv3": 51_264, "dense": 1_049_600, "dropout": 0, "head": 6_150}
+    counts = {
+        name: sum(p.numel() for p in layer.parameters()) for name, layer in network.named_children()
+    }
+    expected = {
+        "conv1": 1_216,
+        "conv2": 12_832,
+        "conv3": 51_264,
+        "dense": 1_049_600,
+        "dropout": 0,
+        "head": 6_150,
+    }
     assert counts == expected
     assert sum(counts.values()) == 1_121_062
 
@@ -53,13 +70,22 @@ def test_weights_are_glorot_uniform_and_biases_zero():
     bound = np.sqrt(6 / (1024 + 1024))
     assert network.dense.weight.abs().max() <= bound
     assert network.dense.weight.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.01)
-    assert not any(value.any() for name, value in network.named_parameters() if name.endswith("bias"))
+    assert not any(
+        value.any() for name, value in network.named_parameters() if name.endswith("bias")
+    )
 
 
 @settings(max_examples=60, deadline=None)
-@given(height=st.integers(1, 40), width=st.integers(1, 40), kernel=st.integers(1, 7), stride=st.integers(1, 4))
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    kernel=st.integers(1, 7),
+    stride=st.integers(1, 4),
+)
 def test_same_padding_is_tensorflows(height, width, kernel, stride):
-    """TensorFlow: pad = max(k - s, 0) where s divides n, else max(k - n mod s, 0); the smaller half before."""
+    """TensorFlow: pad = max(k - s, 0) where s divides n, else max(k - n mod s, 0); the smaller half
+    before.
+    """
     x = torch.ones(1, 1, height, width)
     padded = same_padding(x, kernel, stride)
     for axis, n in ((2, height), (3, width)):

@@ -34,14 +34,17 @@ def stirred(network: nn.Module) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean.normal_(std=0.3)
             module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.3, 1)  # timm starts a block's last one at 0, which silences the block
+            # timm starts a block's last one at 0, which silences the block
+            nn.init.uniform_(module.weight, 0.3, 1)
     return network
 
 
 def by_hand(depth: int) -> int:
     """Parameters from the published description alone: 3 channels, BNNeck, 38 classes."""
     total, inputs = 3 * 64 * 7**3 + 2 * 64, 64
-    for width, blocks in zip((64, 128, 256, 512), {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}[depth], strict=True):
+    for width, blocks in zip(
+        (64, 128, 256, 512), {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}[depth], strict=True
+    ):
         for _ in range(blocks):
             if depth == 18:
                 outputs = width
@@ -66,12 +69,15 @@ def test_parameters_are_the_published_ones(depth, published):
     assert frozen == ["bnneck.bias"]
 
 
-@pytest.mark.parametrize(("keep_time", "times"), [(True, [16, 8, 8, 4, 4, 4]), (False, [16, 8, 8, 4, 2, 1])])
+@pytest.mark.parametrize(
+    ("keep_time", "times"), [(True, [16, 8, 8, 4, 4, 4]), (False, [16, 8, 8, 4, 2, 1])]
+)
 @pytest.mark.parametrize("depth", [18, 50])
 def test_feature_maps_have_the_published_sizes(depth, keep_time, times):
     """After conv1, pool and the four layers, for 3x16x112x112."""
     with torch.device("meta"):
-        network, x = ResNet3d(depth, 48, 38, keep_time=keep_time).eval(), torch.empty(2, 48, 112, 112)
+        network = ResNet3d(depth, 48, 38, keep_time=keep_time).eval()
+        x = torch.empty(2, 48, 112, 112)
     shapes = []
     layers = (network.layer1, network.layer2, network.layer3, network.layer4)
     network.conv1.register_forward_hook(lambda _module, _x, y: shapes.append(tuple(y.shape)))
@@ -80,7 +86,9 @@ def test_feature_maps_have_the_published_sizes(depth, keep_time, times):
         layer[-1].register_forward_hook(lambda _module, _x, y: shapes.append(tuple(y.shape)))
     assert network.feature_map(x).shape == shapes[-1]
     widths = [64, 64, *(w * (4 if depth == 50 else 1) for w in (64, 128, 256, 512))]
-    assert shapes == [(2, w, t, s, s) for w, t, s in zip(widths, times, (56, 28, 28, 14, 7, 4), strict=True)]
+    assert shapes == [
+        (2, w, t, s, s) for w, t, s in zip(widths, times, (56, 28, 28, 14, 7, 4), strict=True)
+    ]
     assert network.embed(x).shape == (2, network.width) == (2, widths[-1])
     assert network(x).shape == (2, 38)
 
@@ -94,13 +102,17 @@ def test_one_frame_makes_it_the_two_dimensional_network(depth, caplog):
     assert ("left out" in caplog.text) is (depth == 18)
     x = torch.randn(2, 3, 40, 40)
     with torch.no_grad():
-        torch.testing.assert_close(network.feature_map(x).squeeze(2), flat.forward_features(x), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            network.feature_map(x).squeeze(2), flat.forward_features(x), atol=1e-4, rtol=1e-4
+        )
         torch.testing.assert_close(network(x), flat(x), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_a_clip_of_equal_frames_gives_the_two_dimensional_features(depth):
-    """In the middle of a clip so long that its padded ends are out of sight: 60 or more frames away."""
+    """In the middle of a clip so long that its padded ends are out of sight: 60 or more frames
+    away.
+    """
     torch.manual_seed(0)
     flat, frames = two_dimensional(depth), 136
     network = inflated(flat, depth, frames)
@@ -129,10 +141,17 @@ class ShortcutA(nn.Module):
 
 
 def inflated(flat: nn.Module, depth: int, frames: int) -> ResNet3d:
-    """From the weights as a file has them: with 18 layers also those of shortcuts that a 3-D network has not."""
+    """From the weights as a file has them: with 18 layers also those of shortcuts that a 3-D
+    network has not.
+    """
     state = dict(flat.state_dict())
     if depth == 18:
-        state |= {f"layer{i}.0.downsample.0.weight": torch.randn(64 * 2 ** (i - 1), 64 * 2 ** (i - 2), 1, 1) for i in (2, 3, 4)}
+        state |= {
+            f"layer{i}.0.downsample.0.weight": torch.randn(
+                64 * 2 ** (i - 1), 64 * 2 ** (i - 2), 1, 1
+            )
+            for i in (2, 3, 4)
+        }
     with torch.device("meta"):
         network = ResNet3d(depth, 3 * frames, 10, frames, keep_time=True).eval()
     network.load_state_dict(network.adapt_weights(state), assign=True)
@@ -141,7 +160,10 @@ def inflated(flat: nn.Module, depth: int, frames: int) -> ResNet3d:
 
 def test_inflated_kernels_add_up_to_the_flat_one():
     kernel = torch.randn(4, 3, 7, 7)
-    state = inflate({"conv1.weight": kernel, "bn1.bias": torch.ones(4), "fc.weight": torch.ones(2, 4)}, frames=16)
+    state = inflate(
+        {"conv1.weight": kernel, "bn1.bias": torch.ones(4), "fc.weight": torch.ones(2, 4)},
+        frames=16,
+    )
     assert state["conv1.weight"].shape == (4, 3, 7, 7, 7)
     torch.testing.assert_close(state["conv1.weight"].sum(2), kernel)
     assert torch.equal(state["conv1.weight"][:, :, 0], state["conv1.weight"][:, :, 6])
@@ -181,8 +203,15 @@ def test_bnneck_stands_between_losses_and_retrieval(small):
     pooled = small.feature_map(x).detach().flatten(2).mean(2)
     bn = small.bnneck
     assert cosines is None and torch.allclose(before, pooled, atol=1e-5)
-    torch.testing.assert_close(after, (pooled - bn.running_mean) / (bn.running_var + bn.eps).sqrt() * bn.weight + bn.bias, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(logits, after @ small.head.weight.T + small.head.bias, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        after,
+        (pooled - bn.running_mean) / (bn.running_var + bn.eps).sqrt() * bn.weight + bn.bias,
+        atol=1e-4,
+        rtol=1e-4,
+    )
+    torch.testing.assert_close(
+        logits, after @ small.head.weight.T + small.head.bias, atol=1e-4, rtol=1e-4
+    )
     assert torch.equal(small(x), logits)
 
 
@@ -197,7 +226,9 @@ def test_dropout_comes_after_the_embedding():
     network.dropout.train()
     x = torch.randn(2, 3, 32, 32)
     first, second = network.outputs(x), network.outputs(x)
-    assert torch.equal(first.embedding, second.embedding) and not torch.equal(first.logits, second.logits)
+    assert torch.equal(first.embedding, second.embedding) and not torch.equal(
+        first.logits, second.logits
+    )
 
 
 def test_every_weight_but_the_necks_bias_learns():
@@ -205,7 +236,11 @@ def test_every_weight_but_the_necks_bias_learns():
     network = ResNet3d(18, 12, 5, frames=4, bnneck=True, keep_time=True).train()
     embedding, logits, _ = network.outputs(torch.randn(4, 12, 32, 32))
     (functional.cross_entropy(logits, torch.arange(4)) + embedding.square().mean()).backward()
-    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    still = [
+        name
+        for name, p in network.named_parameters()
+        if p.grad is None or not p.grad.abs().sum() > 0
+    ]
     assert still == ["bnneck.bias"]
 
 
@@ -223,7 +258,10 @@ def test_the_trainers_memory_format_and_type_pass_through():
     network = ResNet3d(18, 3, 5, frames=1)
     assert network.to("cpu", memory_format=torch.channels_last) is network
     assert network.conv1.weight.is_contiguous()
-    assert network.to(torch.float64, memory_format=torch.channels_last).head.weight.dtype == torch.float64
+    assert (
+        network.to(torch.float64, memory_format=torch.channels_last).head.weight.dtype
+        == torch.float64
+    )
     network.to(memory_format=torch.channels_last_3d)
     assert network.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
 
@@ -239,7 +277,9 @@ def test_compiles_whole_and_is_counted(small):
 
 @pytest.mark.parametrize("channels", [0, 47])
 def test_planes_that_are_no_clips_are_refused(channels):
-    with pytest.raises(InputError, match=f"resnet3d18: {channels} planes are no clips of 16 frames"):
+    with pytest.raises(
+        InputError, match=f"resnet3d18: {channels} planes are no clips of 16 frames"
+    ):
         ResNet3d(18, channels, 5)
 
 
@@ -251,9 +291,19 @@ def test_another_number_of_planes_is_named(small):
 @pytest.mark.parametrize(("name", "depth"), [("resnet3d18", 18), ("resnet3d50", 50)])
 def test_built_by_name(name, depth):
     with torch.device("meta"):
-        network = build_model(Model(backbone=name, keep_time=True, bnneck=True, dropout=0.2, bn_momentum=0.3), 48, 38, None)
+        network = build_model(
+            Model(backbone=name, keep_time=True, bnneck=True, dropout=0.2, bn_momentum=0.3),
+            48,
+            38,
+            None,
+        )
         plain = build_model(Model(backbone=name), 3, 38, 64)
-    assert (network.depth, network.frames, network.dropout.p, network.bn1.momentum) == (depth, 16, 0.2, 0.3)
+    assert (network.depth, network.frames, network.dropout.p, network.bn1.momentum) == (
+        depth,
+        16,
+        0.2,
+        0.3,
+    )
     assert network.bnneck is not None and network.layer3[0].stride == (1, 2, 2)
     assert plain.frames == 1 and plain.bnneck is None and plain.layer3[0].stride == (2, 2, 2)
 
@@ -261,11 +311,23 @@ def test_built_by_name(name, depth):
 @pytest.mark.parametrize(
     ("options", "channels", "message"),
     [
-        ({"backbone": "resnet3d18", "pretrained": True}, 48, "model.pretrained: resnet3d18 has no published weights"),
+        (
+            {"backbone": "resnet3d18", "pretrained": True},
+            48,
+            "model.pretrained: resnet3d18 has no published weights",
+        ),
         ({"backbone": "resnet3d18", "neck": 8}, 48, "model.neck: resnet3d18 has no such option"),
         ({"backbone": "resnet3d50", "drop_path": 0.1}, 48, "model.drop_path: resnet3d50"),
-        ({"backbone": "resnet3d18"}, 5, "model.backbone: resnet3d18 takes clips of 3 channels; the images have 5 planes"),
-        ({"backbone": "resnet10t", "bnneck": True}, 48, "model.bnneck: resnet10t has no such option"),
+        (
+            {"backbone": "resnet3d18"},
+            5,
+            "model.backbone: resnet3d18 takes clips of 3 channels; the images have 5 planes",
+        ),
+        (
+            {"backbone": "resnet10t", "bnneck": True},
+            48,
+            "model.bnneck: resnet10t has no such option",
+        ),
         ({"backbone": "lenet", "keep_time": True}, 48, "model.keep_time: lenet has no such option"),
         ({"backbone": "resnet3d"}, 48, "no backbone 'resnet3d'; near it: .*resnet3d18"),
     ],
@@ -282,6 +344,10 @@ def test_flat_weights_start_it_from_a_file(tmp_path):
     network = build_model(Model(backbone="resnet3d18", weights=path, bnneck=True), 12, 5, None)
     torch.testing.assert_close(network.conv1.weight.sum(2), flat["conv1.weight"])
     assert torch.equal(network.layer4[1].bn2.running_var, flat["layer4.1.bn2.running_var"])
-    safetensors.torch.save_file({key: value for key, value in flat.items() if "layer2.1.conv1" not in key}, path)
-    with pytest.raises(InputError, match=r"lacks 1 of the network's weights: layer2\.1\.conv1\.weight"):
+    safetensors.torch.save_file(
+        {key: value for key, value in flat.items() if "layer2.1.conv1" not in key}, path
+    )
+    with pytest.raises(
+        InputError, match=r"lacks 1 of the network's weights: layer2\.1\.conv1\.weight"
+    ):
         build_model(Model(backbone="resnet3d18", weights=path, bnneck=True), 12, 5, None)

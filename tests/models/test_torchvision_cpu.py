@@ -30,7 +30,9 @@ def test_timm_imports_and_again():
 
 @pytest.mark.slow
 def test_what_another_has_declared_is_left_alone():
-    """As in a build whose compiled half declares the operators itself: a second declaration would be an error."""
+    """As in a build whose compiled half declares the operators itself: a second declaration would
+    be an error.
+    """
     if not torchvision_is_broken():
         pytest.skip("torchvision's compiled half loads here")
     done = run(

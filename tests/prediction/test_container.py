@@ -1,4 +1,6 @@
-"""Logits keep their order and stay finite whatever their scale, and a file with others is refused by name."""
+"""Logits keep their order and stay finite whatever their scale, and a file with others is refused
+by name.
+"""
 
 import json
 
@@ -7,27 +9,52 @@ import pandas as pd
 import pytest
 
 from cellsignal.errors import InputError
-from cellsignal.prediction.container import HALF_LIMIT, load_predictions, read_about, save_predictions, write_about
+from cellsignal.prediction.container import (
+    HALF_LIMIT,
+    load_predictions,
+    read_about,
+    save_predictions,
+    write_about,
+)
 from cellsignal.prediction.ensemble import log_softmax, merge
 from cellsignal.prediction.pieces import in_pieces
 
 
 def write(path, logits, **about):
     n, classes = logits.shape
-    samples = pd.DataFrame({
-        "sample_id": [f"s{i}" for i in range(n)], "target_id": [f"t{i}" for i in range(n)], "well_id": [f"w{i}" for i in range(n)],
-        "experiment": "E", "plate": "1", "cell_type": "C", "site": 1, "label": pd.array([0] * n, dtype="Int64"),
-        "labels": [(0,)] * n,
-    })  # fmt: skip
-    facts = {"classes": [str(k) for k in range(classes)], "run": "r", "stage": "all", "stage_index": 0, "fold": 0, "seed": 0}
-    save_predictions(path, samples, np.full(n, "test"), {"identity": logits, "hflip": logits}, facts | about)
+    samples = pd.DataFrame(
+        {
+            "sample_id": [f"s{i}" for i in range(n)],
+            "target_id": [f"t{i}" for i in range(n)],
+            "well_id": [f"w{i}" for i in range(n)],
+            "experiment": "E",
+            "plate": "1",
+            "cell_type": "C",
+            "site": 1,
+            "label": pd.array([0] * n, dtype="Int64"),
+            "labels": [(0,)] * n,
+        }
+    )
+    facts = {
+        "classes": [str(k) for k in range(classes)],
+        "run": "r",
+        "stage": "all",
+        "stage_index": 0,
+        "fold": 0,
+        "seed": 0,
+    }
+    save_predictions(
+        path, samples, np.full(n, "test"), {"identity": logits, "hflip": logits}, facts | about
+    )
     return load_predictions(path)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize("how", ["geometric", "logits", "probabilities"])
 @pytest.mark.parametrize("scale", [1.0, 200.0, 3e3, 7e4, 1e6])
-def test_merged_scores_are_those_of_the_logits_whatever_their_scale(tmp_path, scale, how, multilabel):
+def test_merged_scores_are_those_of_the_logits_whatever_their_scale(
+    tmp_path, scale, how, multilabel
+):
     rng = np.random.default_rng(0)
     logits = np.sort(rng.normal(size=(40, 5)), axis=1)[:, ::-1].copy()
     logits += scale * np.sign(rng.normal(size=(40, 1)))  # steps between classes stay of about 1
@@ -36,7 +63,9 @@ def test_merged_scores_are_those_of_the_logits_whatever_their_scale(tmp_path, sc
     row = np.argsort([f"t{i}" for i in range(40)])
     assert np.isfinite(found).all()
     if how == "geometric" and not multilabel:  # float32 keeps 1e6 to 1/16
-        np.testing.assert_allclose(found, log_softmax(logits)[row], atol=0.3 if scale > 7e4 else 0.13)
+        np.testing.assert_allclose(
+            found, log_softmax(logits)[row], atol=0.3 if scale > 7e4 else 0.13
+        )
     if how != "probabilities":
         assert (found.argmax(1) == 0).all()
 
@@ -44,7 +73,9 @@ def test_merged_scores_are_those_of_the_logits_whatever_their_scale(tmp_path, sc
 def test_float16_is_kept_where_it_is_fine_enough(tmp_path):
     values = np.linspace(-1, 1, 10).reshape(2, 5)
     assert write(tmp_path / "a.npz", values).logits("identity").dtype == np.float16
-    assert write(tmp_path / "b.npz", values * (HALF_LIMIT - 1)).logits("identity").dtype == np.float16
+    assert (
+        write(tmp_path / "b.npz", values * (HALF_LIMIT - 1)).logits("identity").dtype == np.float16
+    )
     large = write(tmp_path / "c.npz", values * 70_000).logits("identity")
     assert large.dtype == np.float32
     np.testing.assert_allclose(large, values * 70_000, rtol=1e-6)
@@ -52,7 +83,9 @@ def test_float16_is_kept_where_it_is_fine_enough(tmp_path):
 
 def test_pieces_keep_large_logits_beside_small_ones(tmp_path):
     values = np.array([[1.5, 2.5], [70_000.5, -1.0], [0.25, 3.0]])
-    whole = in_pieces(tmp_path / "x.npz", {}, [np.array([2, 0]), np.array([1])], lambda mine: {"a": values[mine]})
+    whole = in_pieces(
+        tmp_path / "x.npz", {}, [np.array([2, 0]), np.array([1])], lambda mine: {"a": values[mine]}
+    )
     assert np.array_equal(whole["a"], values.astype(np.float32))
 
 
@@ -65,13 +98,19 @@ def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, value):
     arrays["view.hflip"][4, 1] = value
     np.savez(tmp_path / "old.npz", **arrays)
     logits[4, 1] = value
-    with pytest.raises(InputError, match=r"new\.npz: view 'identity': sample 's4' has a value that is no finite number \(1 such samples\)"):
+    with pytest.raises(
+        InputError,
+        match=r"new\.npz: view 'identity': sample 's4' has a value that is no finite number \(1 such samples\)",
+    ):
         write(tmp_path / "new.npz", logits)
     assert not (tmp_path / "new.npz").exists()
     member = load_predictions(tmp_path / "old.npz")
     assert np.array_equal(member.logits("identity"), np.zeros((6, 3)))
     for read in (lambda: member.logits("hflip"), lambda: merge([member], "test")):
-        with pytest.raises(InputError, match=r"old\.npz: view 'hflip': sample 's4' has a value that is no finite number"):
+        with pytest.raises(
+            InputError,
+            match=r"old\.npz: view 'hflip': sample 's4' has a value that is no finite number",
+        ):
             read()
 
 
@@ -85,10 +124,21 @@ def test_logits_of_another_shape_are_refused(tmp_path):
 def test_facts_are_read_and_written_alone(tmp_path):
     member = write(tmp_path / "p.npz", np.arange(18).reshape(6, 3) / 7)
     write_about(tmp_path / "p.npz", member.about | {"note": "é"})
-    assert read_about(tmp_path / "p.npz") == member.about | {"note": "é"} == json.loads(json.dumps(member.about | {"note": "é"}))
-    assert np.array_equal(load_predictions(tmp_path / "p.npz").logits("hflip"), member.logits("hflip"))
+    assert (
+        read_about(tmp_path / "p.npz")
+        == member.about | {"note": "é"}
+        == json.loads(json.dumps(member.about | {"note": "é"}))
+    )
+    assert np.array_equal(
+        load_predictions(tmp_path / "p.npz").logits("hflip"), member.logits("hflip")
+    )
     np.save(tmp_path / "single.npy", np.arange(3))
-    for content in (b"", b"no", (tmp_path / "p.npz").read_bytes()[:200], (tmp_path / "single.npy").read_bytes()):
+    for content in (
+        b"",
+        b"no",
+        (tmp_path / "p.npz").read_bytes()[:200],
+        (tmp_path / "single.npy").read_bytes(),
+    ):
         (tmp_path / "q.npz").write_bytes(content)
         for read in (read_about, load_predictions):
             with pytest.raises(InputError, match=r"q\.npz: not a predictions file"):

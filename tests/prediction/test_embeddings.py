@@ -1,4 +1,6 @@
-"""Embeddings of every sample, and predictions by nearest training wells; no validation or test label ever takes part."""
+"""Embeddings of every sample, and predictions by nearest training wells; no validation or test
+label ever takes part.
+"""
 
 import functools
 import json
@@ -18,7 +20,14 @@ from cellsignal.data.store import Store
 from cellsignal.errors import InputError
 from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.container import load_predictions
-from cellsignal.prediction.embeddings import Embeddings, Nearest, classify, classify_wells, embed, load_embeddings
+from cellsignal.prediction.embeddings import (
+    Embeddings,
+    Nearest,
+    classify,
+    classify_wells,
+    embed,
+    load_embeddings,
+)
 from cellsignal.prediction.submit import open_entry, truth_labels
 from cellsignal.training.checkpoints import save_checkpoint
 from cellsignal.training.job import identity
@@ -42,12 +51,16 @@ def space(prepared, tmp_path, monkeypatch):
 
 def truth_of(space) -> dict[str, int]:
     competition = get_competition("rxrx1")
-    return truth_labels(competition, competition.answers(space.answers), competition.classes(space.root))
+    return truth_labels(
+        competition, competition.answers(space.answers), competition.classes(space.root)
+    )
 
 
 def config_of(space, **changes):
     """The tiny config with a checkpoint file (of no content) for every job."""
-    config = load_config(write_config(space.folder, "rxrx1", space.root, **({"stages": ONE_MODEL} | changes)))
+    config = load_config(
+        write_config(space.folder, "rxrx1", space.root, **({"stages": ONE_MODEL} | changes))
+    )
     for job in jobs_of(config):
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "last.pt").write_bytes(job.title.encode())
@@ -59,7 +72,9 @@ def code(text: str) -> np.random.Generator:
 
 
 def embedder(truth, signal=3.0, batch=3.0, width=D):
-    """A network that sees the treatment, the experiment and noise; the two views lie on both sides of it."""
+    """A network that sees the treatment, the experiment and noise; the two views lie on both sides
+    of it.
+    """
 
     def predict_samples(job, state, chosen, views, embeddings):
         assert embeddings and tuple(views) == ("identity", "rot180")
@@ -79,11 +94,15 @@ def embedder(truth, signal=3.0, batch=3.0, width=D):
 
 @pytest.fixture
 def embedded(space, monkeypatch):
-    """A function of the embedder's parameters and the stages: the config, and its embeddings by that network."""
+    """A function of the embedder's parameters and the stages: the config, and its embeddings by
+    that network.
+    """
 
     def make(stages=ONE_MODEL, **parameters):
         config = config_of(space, stages=stages)
-        monkeypatch.setattr(predicting, "load_checkpoint", lambda path: {"offset": float(len(path.parent.name))})
+        monkeypatch.setattr(
+            predicting, "load_checkpoint", lambda path: {"offset": float(len(path.parent.name))}
+        )
         monkeypatch.setattr(predicting, "predictor_of", embedder(truth_of(space), **parameters))
         return config, [load_embeddings(path) for path in embed(config)]
 
@@ -94,41 +113,60 @@ def test_every_kept_sample_is_there_with_its_part(space, embedded):
     config, (found,) = embedded()
     store, (job,) = Store.open(space.folder / "store"), jobs_of(config)
     assert found.path.name == "fold0_all.npz" and found.values.dtype == np.float16
-    assert found.samples.sample_id.tolist() == store.samples.sample_id.tolist() and set(found.samples.model) == {"all"}
+    assert found.samples.sample_id.tolist() == store.samples.sample_id.tolist() and set(
+        found.samples.model
+    ) == {"all"}
     by_part = found.samples.groupby("part").indices
     for name, positions in (("train", job.train), ("oof", job.valid), ("test", job.test)):
         assert by_part[name].tolist() == positions.tolist()
-    assert set(found.samples.role[found.samples.part == "none"]) == {"negative_control", "positive_control"}
+    assert set(found.samples.role[found.samples.part == "none"]) == {
+        "negative_control",
+        "positive_control",
+    }
     assert (found.samples.label[found.samples.split == "test"] == -1).all()
     trained = (found.samples.split == "train").to_numpy()
     assert found.samples.label[trained].tolist() == store.samples.label[trained].tolist()
     network = embedder(truth_of(space))(job, {"offset": 3.0})
     expected = network(np.arange(len(store.samples)), ("identity", "rot180"), True)
-    np.testing.assert_allclose(found.values, (expected["identity"] + expected["rot180"]) / 2, atol=0.02)
+    np.testing.assert_allclose(
+        found.values, (expected["identity"] + expected["rot180"]) / 2, atol=0.02
+    )
     held_out = set(found.samples.experiment[found.samples.part == "oof"])
     assert held_out == set(found.about["held_out"]) and held_out.isdisjoint(
         found.samples.experiment[found.samples.part == "train"]
     )
     with zipfile.ZipFile(found.path) as archive:
         assert not any(
-            b"pickle" in archive.read(name)[:200] or archive.read(name)[:1] == b"\x80" for name in archive.namelist()
+            b"pickle" in archive.read(name)[:200] or archive.read(name)[:1] == b"\x80"
+            for name in archive.namelist()
         )
 
 
 def test_controls_that_train_are_no_training_wells_of_the_classifier(space, monkeypatch):
     config = config_of(
         space,
-        data={"root": str(space.root), "store": "store", "size": 32, "workers": 0, "controls": "all", "sites": [1]},
+        data={
+            "root": str(space.root),
+            "store": "store",
+            "size": 32,
+            "workers": 0,
+            "controls": "all",
+            "sites": [1],
+        },
     )
     monkeypatch.setattr(predicting, "load_checkpoint", lambda path: {"offset": 0.0})
     monkeypatch.setattr(predicting, "predictor_of", embedder(truth_of(space)))
     found = load_embeddings(embed(config)[0])
-    assert set(found.samples.role[found.samples.part == "train"]) == {"treatment"} and set(found.samples.site) == {1}
+    assert set(found.samples.role[found.samples.part == "train"]) == {"treatment"} and set(
+        found.samples.site
+    ) == {1}
 
 
 def test_a_model_for_each_cell_type_embeds_its_own(space, embedded):
     _, (found,) = embedded(BY_CELL_TYPE)
-    assert (found.samples.model == found.samples.cell_type).all() and found.path.name == "fold0_cell_type.npz"
+    assert (
+        found.samples.model == found.samples.cell_type
+    ).all() and found.path.name == "fold0_cell_type.npz"
     _, (one,) = embedded()
     offset = found.values.astype(float) - one.values.astype(float)
     np.testing.assert_allclose(
@@ -152,7 +190,9 @@ def test_what_is_current_stays_and_what_is_not_is_made_again(space, embedded, mo
 
 
 class Small(torch.nn.Module):
-    """A network with the interface of `models.backbones`; not symmetric, so that turning an image changes its embedding."""
+    """A network with the interface of `models.backbones`; not symmetric, so that turning an image
+    changes its embedding.
+    """
 
     def __init__(self):
         super().__init__()
@@ -164,7 +204,9 @@ class Small(torch.nn.Module):
 
 def test_the_embeddings_are_those_of_the_trained_model(space, monkeypatch):
     """Weights from the checkpoint and real images: standardised, turned and embedded here by hand."""
-    monkeypatch.setattr("cellsignal.prediction.predict.build_model", lambda *given, **named: Small())
+    monkeypatch.setattr(
+        "cellsignal.prediction.predict.build_model", lambda *given, **named: Small()
+    )
     config = load_config(
         write_config(
             space.folder,
@@ -177,10 +219,18 @@ def test_the_embeddings_are_those_of_the_trained_model(space, monkeypatch):
     (job,) = jobs_of(config)
     torch.manual_seed(0)
     network = Small().eval()
-    save_checkpoint(job.folder / "last.pt", {
-        **identity(job), "progress": {"finished": True}, "image_size": 32,
-        "config": config.model_dump(mode="json"), "averaged": None, "model": network.state_dict(), "overall": ([0.0] * 6, [1.0] * 6),
-    })  # fmt: skip
+    save_checkpoint(
+        job.folder / "last.pt",
+        {
+            **identity(job),
+            "progress": {"finished": True},
+            "image_size": 32,
+            "config": config.model_dump(mode="json"),
+            "averaged": None,
+            "model": network.state_dict(),
+            "overall": ([0.0] * 6, [1.0] * 6),
+        },
+    )
     found, store = load_embeddings(embed(config)[0]), job.store
     assert len(found.values) == len(store.samples)
     for row in (0, 17, len(store.samples) - 1):
@@ -195,7 +245,9 @@ def test_the_embeddings_are_those_of_the_trained_model(space, monkeypatch):
 @pytest.mark.parametrize("method", ["centre", "knn"])
 @pytest.mark.parametrize("normalise", ["none", "centre", "standardise", "tvn", "sphere"])
 def test_no_label_but_those_of_training_wells_takes_part(embedded, method, normalise):
-    """With every other label changed the scores are the same; with a training label changed they are not."""
+    """With every other label changed the scores are the same; with a training label changed they
+    are not.
+    """
     _, (found,) = embedded(signal=1.0)
     how = Nearest(method, k=3, normalise=normalise)
     _, scores = classify_wells(found, how)
@@ -208,7 +260,8 @@ def test_no_label_but_those_of_training_wells_takes_part(embedded, method, norma
 
 @pytest.mark.parametrize("method", ["centre", "knn"])
 def test_validation_wells_are_not_among_the_fitted(embedded, method):
-    """On noise a classifier that has seen the validation wells is right on most of them, an honest one on 1 in 8.
+    """On noise a classifier that has seen the validation wells is right on most of them, an honest
+    one on 1 in 8.
 
     And without these wells the test wells score the same.
     """
@@ -228,7 +281,9 @@ def test_validation_wells_are_not_among_the_fitted(embedded, method):
     assert dishonest > 0.8 and honest < 0.45  # 32 wells, chance 1 / 8
     kept = (found.samples.part != "oof").to_numpy()
     _, without = right(
-        Embeddings(found.path, found.samples[kept].reset_index(drop=True), found.values[kept], found.about)
+        Embeddings(
+            found.path, found.samples[kept].reset_index(drop=True), found.values[kept], found.about
+        )
     )
     np.testing.assert_allclose(without, test_scores, atol=1e-5)
 
@@ -239,7 +294,9 @@ def test_centring_by_experiment_takes_the_batch_out(space, embedded):
 
     def accuracy(**how):
         frame, scores = classify_wells(found, Nearest(**how))
-        true = np.where(frame.part == "oof", frame.label, [truth.get(t, -1) for t in frame.target_id])
+        true = np.where(
+            frame.part == "oof", frame.label, [truth.get(t, -1) for t in frame.target_id]
+        )
         return (scores.argmax(1) == true).mean()
 
     plain, centred = accuracy(normalise="none"), accuracy(normalise="centre", by="experiment")
@@ -248,16 +305,27 @@ def test_centring_by_experiment_takes_the_batch_out(space, embedded):
 
 
 def test_models_of_different_cell_types_do_not_meet(embedded):
-    """Each model's space turned and moved by itself: nothing changes, though the wells of different models lie elsewhere to each other."""
+    """Each model's space turned and moved by itself: nothing changes, though the wells of different
+    models lie elsewhere to each other.
+    """
     _, (found,) = embedded(BY_CELL_TYPE, signal=1.0)
     turned, rng = found.values.astype(np.float64), np.random.default_rng(0)
     for rows in found.samples.groupby("model").indices.values():
-        turned[rows] = turned[rows] @ np.linalg.qr(rng.normal(size=(D, D)))[0] + 20 * rng.normal(size=D)
+        turned[rows] = turned[rows] @ np.linalg.qr(rng.normal(size=(D, D)))[0] + 20 * rng.normal(
+            size=D
+        )
     again = Embeddings(found.path, found.samples, turned, found.about)
-    for how in (Nearest(), Nearest("knn", k=3), Nearest(metric="euclidean", normalise="sphere", by="experiment")):
+    for how in (
+        Nearest(),
+        Nearest("knn", k=3),
+        Nearest(metric="euclidean", normalise="sphere", by="experiment"),
+    ):
         (frame, scores), (_, same) = classify_wells(found, how), classify_wells(again, how)
         np.testing.assert_allclose(same, scores, atol=0.02)
-        assert len(frame) == found.samples.target_id[found.samples.part.isin(("oof", "test"))].nunique()
+        assert (
+            len(frame)
+            == found.samples.target_id[found.samples.part.isin(("oof", "test"))].nunique()
+        )
 
 
 def test_sites_of_a_well_are_one_vote_and_parts_of_a_split_well_are_two(embedded):
@@ -267,21 +335,30 @@ def test_sites_of_a_well_are_one_vote_and_parts_of_a_split_well_are_two(embedded
     samples = found.samples.copy()
     rows = samples.index[samples.well_id == samples.well_id[samples.part == "train"].iloc[0]]
     alone = Embeddings(
-        found.path, samples.drop(rows[1:]).reset_index(drop=True), np.delete(found.values, rows[1:], 0), found.about
+        found.path,
+        samples.drop(rows[1:]).reset_index(drop=True),
+        np.delete(found.values, rows[1:], 0),
+        found.about,
     )
     samples.loc[rows[1:], "part"] = "oof"
     split = Embeddings(found.path, samples, found.values, found.about)
-    before, after = (
-        classify_wells(alone, Nearest(normalise="none"))[1],
-        classify_wells(split, Nearest(normalise="none")),
+    before = classify_wells(alone, Nearest(normalise="none"))[1]
+    after = classify_wells(split, Nearest(normalise="none"))
+    # its validation image is asked for, and its training image alone is fitted
+    assert len(after[1]) == len(before) + 1
+    np.testing.assert_allclose(
+        after[1][(after[0].well_id != samples.well_id[rows[0]]).to_numpy()], before, atol=1e-5
     )
-    assert len(after[1]) == len(before) + 1  # its validation image is asked for, and its training image alone is fitted
-    np.testing.assert_allclose(after[1][(after[0].well_id != samples.well_id[rows[0]]).to_numpy()], before, atol=1e-5)
 
 
 def test_the_predictions_file_merges_and_submits(space, embedded, capsys):
     embedded(signal=2.0)
-    assert cellsignal("classify", "config.yaml", "--normalise", "tvn", "--by", "experiment", cwd=space.folder) == 0
+    assert (
+        cellsignal(
+            "classify", "config.yaml", "--normalise", "tvn", "--by", "experiment", cwd=space.folder
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     path = space.run_folder / "predictions_embeddings" / "fold0_all_centre.npz"
     assert "fold0_all_centre.npz" in out and "tiny_centre/seed0" in out and "well" in out
@@ -299,7 +376,10 @@ def test_the_predictions_file_merges_and_submits(space, embedded, capsys):
     assert f"{(oof.scores.argmax(1) == oof.label).mean():.4f}" in out
     assert cellsignal("submit", path, "--root", space.root, "--out", "s.csv", cwd=space.folder) == 0
     answers = get_competition("rxrx1").answers(space.answers)
-    assert get_competition("rxrx1").score(pd.read_csv(space.folder / "s.csv", dtype=str), answers) > 0.8
+    assert (
+        get_competition("rxrx1").score(pd.read_csv(space.folder / "s.csv", dtype=str), answers)
+        > 0.8
+    )
     assert json.loads((space.folder / "s.json").read_text())["runs"] == ["tiny_centre/seed0"]
 
 
@@ -327,15 +407,28 @@ def test_what_is_refused(space, embedded, capsys, monkeypatch):
     with pytest.raises(InputError, match=r"x\.npz: no such embeddings file"):
         load_embeddings(space.folder / "x.npz")
     monkeypatch.setattr(
-        predicting, "predictor_of", lambda job, state: lambda chosen, views, embeddings: {"identity": np.full((len(chosen), D), np.nan)}
+        predicting,
+        "predictor_of",
+        lambda job, state: (
+            lambda chosen, views, embeddings: {"identity": np.full((len(chosen), D), np.nan)}
+        ),
     )
     found.path.unlink()
-    with pytest.raises(InputError, match=r"last\.pt: embeddings of view 'identity': sample '.*' has a value that is no finite number"):
+    with pytest.raises(
+        InputError,
+        match=r"last\.pt: embeddings of view 'identity': sample '.*' has a value that is no finite number",
+    ):
         embed(config)
     monkeypatch.setattr(
-        predicting, "predictor_of", lambda job, state: lambda chosen, views, embeddings: {"identity": np.full((len(chosen), D), 7e4)}
+        predicting,
+        "predictor_of",
+        lambda job, state: (
+            lambda chosen, views, embeddings: {"identity": np.full((len(chosen), D), 7e4)}
+        ),
     )
-    with pytest.raises(InputError, match=r"last\.pt: its embeddings are not finite numbers of 16 bits"):
+    with pytest.raises(
+        InputError, match=r"last\.pt: its embeddings are not finite numbers of 16 bits"
+    ):
         embed(config)
     (jobs_of(config)[0].folder / "last.pt").unlink()
     with pytest.raises(InputError, match=r"last\.pt: no such checkpoint; train first"):

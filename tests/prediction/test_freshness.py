@@ -30,7 +30,9 @@ from cellsignal.training.run import is_finished, jobs_of, train
 @pytest.fixture(scope="module")
 def made(plates, tmp_path_factory):
     """A config whose run is trained, predicted and embedded. Read only."""
-    config = make_config(plates, tmp_path_factory.mktemp("made") / "runs", [stage(epochs=1)], predict={"tta": 2})
+    config = make_config(
+        plates, tmp_path_factory.mktemp("made") / "runs", [stage(epochs=1)], predict={"tta": 2}
+    )
     train(config)
     predict.predict(config)
     embed(config)
@@ -46,7 +48,9 @@ def run(made, tmp_path):
 
 def other_root(config, folder):
     (folder / "moved").symlink_to(config.data.root)
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": folder / "moved"})})
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"root": folder / "moved"})}
+    )
 
 
 def other_store(config, folder):
@@ -58,13 +62,18 @@ def other_store(config, folder):
     image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
     replace(file, cv2.imencode(".png", 255 - image)[1].tobytes())
     prepare(competition, raw, folder / "store")
-    return config.model_copy(update={"data": config.data.model_copy(update={"store": folder / "store"})})
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"store": folder / "store"})}
+    )
 
 
 def other_checkpoint(config, folder):
     path = config.run_folder / "fold0" / "all" / "all" / "last.pt"
     state = load_checkpoint(path)
-    weights = {name: value + 0.01 if torch.is_floating_point(value) else value for name, value in state["model"].items()}
+    weights = {
+        name: value + 0.01 if torch.is_floating_point(value) else value
+        for name, value in state["model"].items()
+    }
     save_checkpoint(path, state | {"model": weights, "averaged": None})
     return config
 
@@ -74,7 +83,9 @@ def other_views(config, folder):
 
 
 def other_adaptation(config, folder):
-    return config.model_copy(update={"predict": config.predict.model_copy(update={"adapt": "plate"})})
+    return config.model_copy(
+        update={"predict": config.predict.model_copy(update={"adapt": "plate"})}
+    )
 
 
 CHANGES = {
@@ -96,9 +107,13 @@ def read_values(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb, load", [(predict.predict, read), (embed, read_values)], ids=["predict", "embed"])
+@pytest.mark.parametrize(
+    "verb, load", [(predict.predict, read), (embed, read_values)], ids=["predict", "embed"]
+)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_what_was_made_from_something_else_is_made_anew_and_says_why(run, tmp_path, caplog, change, verb, load):
+def test_what_was_made_from_something_else_is_made_anew_and_says_why(
+    run, tmp_path, caplog, change, verb, load
+):
     changed = change(run, tmp_path)
     caplog.set_level(logging.INFO)
     (path,) = verb(changed)
@@ -108,13 +123,17 @@ def test_what_was_made_from_something_else_is_made_anew_and_says_why(run, tmp_pa
     caplog.clear()
     verb(changed)
     fresh = load(path)
-    assert again.keys() == fresh.keys() and all(np.array_equal(again[name], fresh[name]) for name in fresh)
+    assert again.keys() == fresh.keys() and all(
+        np.array_equal(again[name], fresh[name]) for name in fresh
+    )
     caplog.clear()
     verb(changed)
     assert f"{path}: is up to date" in caplog.text
 
 
-@pytest.mark.parametrize("module, verb", [(predict, predict.predict), (embeddings, embed)], ids=["predict", "embed"])
+@pytest.mark.parametrize(
+    "module, verb", [(predict, predict.predict), (embeddings, embed)], ids=["predict", "embed"]
+)
 def test_other_code_makes_other_files(run, monkeypatch, caplog, module, verb):
     caplog.set_level(logging.INFO)
     verb(run)
@@ -127,13 +146,20 @@ def test_other_code_makes_other_files(run, monkeypatch, caplog, module, verb):
 def test_pieces_are_named_by_all_that_the_file_is_made_from(run, monkeypatch):
     seen = []
     real = predict.in_pieces
-    monkeypatch.setattr(predict, "in_pieces", lambda path, inputs, *more: seen.append(inputs) or real(path, inputs, *more))
+    monkeypatch.setattr(
+        predict,
+        "in_pieces",
+        lambda path, inputs, *more: seen.append(inputs) or real(path, inputs, *more),
+    )
     (path,) = config_predictions(run)
     path.unlink()
     predict.predict(run)
     assert seen == [load_predictions(path).about["made_from"]]
     store = Store.open(run.data.store)
-    assert seen[0]["store"] == store.content_hash and seen[0]["samples"] == store.info["samples_sha256"]
+    assert (
+        seen[0]["store"] == store.content_hash
+        and seen[0]["samples"] == store.info["samples_sha256"]
+    )
     assert seen[0]["checkpoints"] == {"all": sha256(run.run_folder / "fold0/all/all/last.pt")}
 
 
@@ -148,16 +174,24 @@ def test_pieces_are_named_by_all_that_the_file_is_made_from(run, monkeypatch):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_verb_that_reads_predictions_by_config_refuses_stale_ones(run, tmp_path, capsys, verb, change, named):
+def test_a_verb_that_reads_predictions_by_config_refuses_stale_ones(
+    run, tmp_path, capsys, verb, change, named
+):
     (tmp_path / "config.yaml").write_text(dump_config(change(run, tmp_path)))
     line = error_line(capsys, verb, "config.yaml", cwd=tmp_path)
-    assert "fold0_all.npz" in line and named in line and "run `cellsignal predict` with this config again" in line
+    assert (
+        "fold0_all.npz" in line
+        and named in line
+        and "run `cellsignal predict` with this config again" in line
+    )
     assert not (tmp_path / "submissions").exists()
 
 
 @pytest.mark.parametrize("verb", ["predict", "embed", "classify", "submit", "oof", "treatments"])
 def test_a_misspelt_competition_is_answered_with_the_nearest(run, tmp_path, capsys, verb):
-    (tmp_path / "config.yaml").write_text(dump_config(run.model_copy(update={"competition": "rxrx"})))
+    (tmp_path / "config.yaml").write_text(
+        dump_config(run.model_copy(update={"competition": "rxrx"}))
+    )
     assert "did you mean 'rxrx1'?" in error_line(capsys, verb, "config.yaml", cwd=tmp_path)
 
 
@@ -169,7 +203,9 @@ def test_files_of_other_stages_are_refused_and_of_other_folds_left_out(run, capl
     assert config_predictions(run) == [path]
     assert "fold1_all.npz: is left out, the config's folds do not name its fold" in caplog.text
     replace_about(path, about | {"stage": "old"})
-    with pytest.raises(InputError, match=r"fold0_all\.npz: is of stage 'old', the config has the stages all; run"):
+    with pytest.raises(
+        InputError, match=r"fold0_all\.npz: is of stage 'old', the config has the stages all; run"
+    ):
         config_predictions(run)
 
 
@@ -203,18 +239,29 @@ def test_a_logit_that_is_no_finite_number_is_refused_where_it_is_made(run, monke
 
     monkeypatch.setattr(predict.Predictors, "of", of)
     samples = Store.open(run.data.store).samples
-    for verb, folder, what in ((predict.predict, "predictions", "view"), (embed, "embeddings", "embeddings of view")):
+    for verb, folder, what in (
+        (predict.predict, "predictions", "view"),
+        (embed, "embeddings", "embeddings of view"),
+    ):
         (path,) = (run.run_folder / folder).glob("*.npz")
         path.unlink()
-        with pytest.raises(InputError, match=f"last.pt: {what} 'rot180': sample '(.*)' has a value that is no finite number") as caught:
+        with pytest.raises(
+            InputError,
+            match=f"last.pt: {what} 'rot180': sample '(.*)' has a value that is no finite number",
+        ) as caught:
             verb(run)
-        assert str(caught.value).split("sample '")[1].split("'")[0] in set(samples.sample_id) and not path.exists()
+        assert (
+            str(caught.value).split("sample '")[1].split("'")[0] in set(samples.sample_id)
+            and not path.exists()
+        )
 
 
 def test_a_run_reads_its_predictions_where_checkpoints_and_store_are_not(run, tmp_path):
     """As in the kernel or on the machine that merges what others predicted."""
     shutil.rmtree(run.run_folder / "fold0")
-    elsewhere = run.model_copy(update={"data": run.data.model_copy(update={"store": tmp_path / "none"})})
+    elsewhere = run.model_copy(
+        update={"data": run.data.model_copy(update={"store": tmp_path / "none"})}
+    )
     (tmp_path / "config.yaml").write_text(dump_config(elsewhere))
     assert cellsignal("submit", "config.yaml", cwd=tmp_path) == 0
     assert (tmp_path / "submissions" / "tiny.csv").is_file()
@@ -225,9 +272,14 @@ def test_predictions_of_an_earlier_version_are_made_anew(run, caplog):
     member = load_predictions(path)
     store = Store.open(run.data.store)
     samples = store.samples.set_index("sample_id", drop=False).loc[member.ids["sample_id"]]
-    about = {name: value for name, value in member.about.items() if name not in ("made_from", "submit")}
+    about = {
+        name: value for name, value in member.about.items() if name not in ("made_from", "submit")
+    }
     save_predictions(path, samples, member.ids["part"], read(path), about)
-    assert config_predictions(run) == [path] and "its store and checkpoints cannot be checked" in caplog.text
+    assert (
+        config_predictions(run) == [path]
+        and "its store and checkpoints cannot be checked" in caplog.text
+    )
     caplog.set_level(logging.INFO)
     predict.predict(run)
     assert "is made anew, for these have changed: version" in caplog.text
@@ -235,10 +287,14 @@ def test_predictions_of_an_earlier_version_are_made_anew(run, caplog):
 
 @pytest.fixture
 def swapped_folds(run):
-    """The fold table, fold 0 holding out what fold 1 did and the other way round; as it was in the end."""
+    """The fold table, fold 0 holding out what fold 1 did and the other way round; as it was in the
+    end.
+    """
     text = run.folds.file.read_text()
     table = pd.read_csv(run.folds.file, dtype=str)
-    table.assign(fold=table.fold.map({"0": "1", "1": "0"}).fillna(table.fold)).to_csv(run.folds.file, index=False)
+    table.assign(fold=table.fold.map({"0": "1", "1": "0"}).fillna(table.fold)).to_csv(
+        run.folds.file, index=False
+    )
     yield
     run.folds.file.write_text(text)
 
@@ -246,7 +302,9 @@ def swapped_folds(run):
 @pytest.mark.parametrize("verb", [predict.predict, embed], ids=["predict", "embed"])
 def test_after_another_fold_table_no_model_predicts_what_it_trained_on(run, swapped_folds, verb):
     before = {path: sha256(path) for path in run.run_folder.rglob("*.npz")}
-    with pytest.raises(InputError, match=r"last.pt: belongs to another training \(held_out differs: it held out"):
+    with pytest.raises(
+        InputError, match=r"last.pt: belongs to another training \(held_out differs: it held out"
+    ):
         verb(run)
     assert before == {path: sha256(path) for path in run.run_folder.rglob("*.npz")}
 
@@ -262,7 +320,9 @@ def test_the_checkpoint_of_another_fold_predicts_nothing(run, verb):
 
 
 def test_predictions_of_another_fold_table_are_refused(run, swapped_folds):
-    with pytest.raises(InputError, match=r"out-of-fold samples are not those that fold 0 of .*folds.csv holds out"):
+    with pytest.raises(
+        InputError, match=r"out-of-fold samples are not those that fold 0 of .*folds.csv holds out"
+    ):
         config_predictions(run)
 
 
@@ -278,9 +338,15 @@ def test_predictions_of_another_training_are_refused_and_missing_ones_named(run,
 
 def test_a_copy_of_predictions_does_not_count_twice(run, tmp_path):
     (path,) = config_predictions(run)
-    copy = shutil.copytree(run.run_folder, run.run_folder.with_name("seed0_backup")) / "predictions" / path.name
+    copy = (
+        shutil.copytree(run.run_folder, run.run_folder.with_name("seed0_backup"))
+        / "predictions"
+        / path.name
+    )
     for files in (config_predictions(run), [path, copy]):
-        with pytest.raises(InputError, match=r"holds the same predictions as .* and would count twice"):
+        with pytest.raises(
+            InputError, match=r"holds the same predictions as .* and would count twice"
+        ):
             open_entry(files, run.submit)
     with pytest.raises(InputError, match="is given twice"):
         open_entry([path, path], run.submit)
@@ -290,12 +356,19 @@ def test_a_training_is_not_finished_when_its_labels_have_changed(run, plates, ca
     (job,) = jobs_of(run)
     assert is_finished(job)
     samples = job.store.samples
-    first, second = job.train[0], job.train[samples.label.iloc[job.train].to_numpy() != samples.label.iloc[job.train[0]]][0]
-    samples.loc[samples.index[[first, second]], "label"] = samples.label.iloc[[second, first]].to_numpy()
+    first = job.train[0]
+    second = job.train[
+        samples.label.iloc[job.train].to_numpy() != samples.label.iloc[job.train[0]]
+    ][0]
+    samples.loc[samples.index[[first, second]], "label"] = samples.label.iloc[
+        [second, first]
+    ].to_numpy()
     path = job.folder / "last.pt"
     with pytest.raises(InputError, match="training_labels differs"):
         is_finished(job)
     check_belongs(job, load_checkpoint(path), path, same_samples=False)
     assert "was trained on other samples or labels than its fold has now" in caplog.text
-    old = {name: value for name, value in load_checkpoint(path).items() if name != "training_labels"}
+    old = {
+        name: value for name, value in load_checkpoint(path).items() if name != "training_labels"
+    }
     check_belongs(job, old, path)  # of an earlier version

@@ -21,26 +21,44 @@ def test_the_eight_views_are_the_dihedral_group():
     x = torch.arange(9).reshape(1, 1, 3, 3)
     found = {view: tuple(apply_view(x, view).flatten().tolist()) for view in VIEWS}
     square = np.arange(9).reshape(3, 3)
-    expected = {tuple(np.rot90(s, k).flatten().tolist()) for s in (square, square.T) for k in range(4)}
+    expected = {
+        tuple(np.rot90(s, k).flatten().tolist()) for s in (square, square.T) for k in range(4)
+    }
     assert set(found.values()) == expected and len(expected) == 8
-    assert found["rot90"] == tuple(np.rot90(square).flatten()) and found["hflip"] == tuple(np.fliplr(square).flatten())
+    assert found["rot90"] == tuple(np.rot90(square).flatten()) and found["hflip"] == tuple(
+        np.fliplr(square).flatten()
+    )
     for count in (1, 2, 4, 8):  # each smaller set is a group of its own
         views = tta_views(count)
         for a, b in itertools.product(views, views):
-            assert tuple(apply_view(apply_view(x, a), b).flatten().tolist()) in {found[v] for v in views}
+            assert tuple(apply_view(apply_view(x, a), b).flatten().tolist()) in {
+                found[v] for v in views
+            }
 
 
-def make(path, seed=0, targets=6, sites=2, classes=4, part=None, views=("identity", "hflip"), **about):
+def make(
+    path, seed=0, targets=6, sites=2, classes=4, part=None, views=("identity", "hflip"), **about
+):
     rng = np.random.default_rng(seed)
     n = targets * sites
     target = np.repeat([f"E-1_{i}" for i in range(targets)], sites)
     order = rng.permutation(n)
-    samples = pd.DataFrame({
-        "sample_id": [f"{t}_s{i % sites + 1}" for i, t in enumerate(target)], "target_id": target, "well_id": [f"w{int(t[-1]) // 2}" for t in target],
-        "experiment": "E-1", "plate": "1", "cell_type": "E", "site": np.tile(np.arange(1, sites + 1), targets),
-        "label": pd.array(np.repeat(rng.integers(0, classes, targets), sites), dtype="Int64"),
-    }).iloc[order]  # fmt: skip
-    logits = {view: (3 * rng.normal(size=(n, classes))).astype(np.float16).astype(np.float64) for view in views}
+    samples = pd.DataFrame(
+        {
+            "sample_id": [f"{t}_s{i % sites + 1}" for i, t in enumerate(target)],
+            "target_id": target,
+            "well_id": [f"w{int(t[-1]) // 2}" for t in target],
+            "experiment": "E-1",
+            "plate": "1",
+            "cell_type": "E",
+            "site": np.tile(np.arange(1, sites + 1), targets),
+            "label": pd.array(np.repeat(rng.integers(0, classes, targets), sites), dtype="Int64"),
+        }
+    ).iloc[order]
+    logits = {
+        view: (3 * rng.normal(size=(n, classes))).astype(np.float16).astype(np.float64)
+        for view in views
+    }
     facts = {
         "classes": [str(i) for i in range(classes)],
         "run": "r",
@@ -57,7 +75,9 @@ def test_the_file_gives_back_what_was_put_in(tmp_path):
     samples, logits = make(tmp_path / "a.npz")
     found = load_predictions(tmp_path / "a.npz")
     assert found.views == ("identity", "hflip") and found.classes == ("0", "1", "2", "3")
-    assert list(found.ids["sample_id"]) == list(samples.sample_id) and list(found.label) == list(samples.label)
+    assert list(found.ids["sample_id"]) == list(samples.sample_id) and list(found.label) == list(
+        samples.label
+    )
     for view in found.views:
         assert np.array_equal(found.logits(view), logits[view])
 
@@ -98,7 +118,9 @@ def test_merging_is_the_mean_of_means(tmp_path, how, pool):
     for i, target in enumerate(found.target_id):
         unit = target if pool == "target" else f"w{int(target[-1]) // 2}"
         means = [
-            np.mean([f(logits[v])[(samples[key] == unit).to_numpy()].mean(0) for v in logits], axis=0)
+            np.mean(
+                [f(logits[v])[(samples[key] == unit).to_numpy()].mean(0) for v in logits], axis=0
+            )
             for samples, logits in kept
         ]
         mean = np.average(means, axis=0, weights=weights)
@@ -111,10 +133,16 @@ def test_a_missing_site_does_not_weigh_less(tmp_path):
     part = np.where((samples.target_id == "E-1_3") & (samples.site == 2), "none", "test")
     make(tmp_path / "b.npz", views=("identity",), part=part)
     make(tmp_path / "c.npz", seed=5, views=("identity",))
-    found = merge([load_predictions(tmp_path / "b.npz"), load_predictions(tmp_path / "c.npz")], "test", "logits")
+    found = merge(
+        [load_predictions(tmp_path / "b.npz"), load_predictions(tmp_path / "c.npz")],
+        "test",
+        "logits",
+    )
     other = load_predictions(tmp_path / "c.npz")
     own = logits["identity"][((samples.target_id == "E-1_3") & (samples.site == 1)).to_numpy()][0]
-    mean = (own + other.logits("identity")[other.ids["target_id"] == "E-1_3"].astype(float).mean(0)) / 2
+    mean = (
+        own + other.logits("identity")[other.ids["target_id"] == "E-1_3"].astype(float).mean(0)
+    ) / 2
     assert found.scores[3] == pytest.approx(mean - logsumexp(mean), abs=1e-5)
 
 
@@ -124,9 +152,13 @@ def test_members_that_cover_different_wells_are_joined(tmp_path):
     first = samples.target_id.isin(["E-1_0", "E-1_1"])
     make(tmp_path / "a.npz", views=("identity",), part=np.where(first, "oof", "test"))
     make(tmp_path / "b.npz", views=("identity",), part=np.where(first, "test", "oof"))
-    both = merge([load_predictions(tmp_path / "a.npz"), load_predictions(tmp_path / "b.npz")], "oof")
+    both = merge(
+        [load_predictions(tmp_path / "a.npz"), load_predictions(tmp_path / "b.npz")], "oof"
+    )
     whole = merge([load_predictions(tmp_path / "all.npz")], "test")
-    assert np.array_equal(both.target_id, whole.target_id) and both.scores == pytest.approx(whole.scores, abs=1e-6)
+    assert np.array_equal(both.target_id, whole.target_id) and both.scores == pytest.approx(
+        whole.scores, abs=1e-6
+    )
 
 
 def test_sites_and_views_can_be_chosen(tmp_path):
@@ -157,10 +189,18 @@ def test_merging_a_full_size_view_stays_far_below_a_gibibyte(tmp_path):
     rng = np.random.default_rng(0)
     block = rng.normal(size=(1_000, classes)).astype(np.float16)
     target = np.repeat(np.arange(n // 2), 2)
-    samples = pd.DataFrame({
-        "sample_id": np.arange(n).astype(str), "target_id": [f"{t:05}" for t in target], "well_id": [f"{t:05}" for t in target], "experiment": "E-1",
-        "plate": "1", "cell_type": "E", "site": np.tile([1, 2], n // 2), "label": pd.array([pd.NA] * n, dtype="Int64"),
-    })  # fmt: skip
+    samples = pd.DataFrame(
+        {
+            "sample_id": np.arange(n).astype(str),
+            "target_id": [f"{t:05}" for t in target],
+            "well_id": [f"{t:05}" for t in target],
+            "experiment": "E-1",
+            "plate": "1",
+            "cell_type": "E",
+            "site": np.tile([1, 2], n // 2),
+            "label": pd.array([pd.NA] * n, dtype="Int64"),
+        }
+    )
     logits = {"identity": np.resize(block, (n, classes))}
     facts = {
         "classes": [str(i) for i in range(classes)],
@@ -189,7 +229,13 @@ def test_means_beyond_float32_are_refused_and_not_taken_for_scores(tmp_path, mul
         arrays = dict(archive)
     values[samples.target_id == last] = values[0]
     about = json.dumps(json.loads(str(arrays["about"])) | {"multilabel": multilabel})
-    np.savez(tmp_path / "b.npz", **arrays | {"view.identity": values.astype(np.float32), "about": np.asarray(about)})
+    np.savez(
+        tmp_path / "b.npz",
+        **arrays | {"view.identity": values.astype(np.float32), "about": np.asarray(about)},
+    )
     weight = 1e3 if multilabel else 1.0
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(InputError, match=f"{last}: its merged scores are not all finite"):
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(InputError, match=f"{last}: its merged scores are not all finite"),
+    ):
         merge([load_predictions(tmp_path / "b.npz")], "test", "geometric", [weight])

@@ -19,7 +19,12 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def run(plates, tmp_path_factory):
     second = stage("cell_type", per="cell_type", init="previous", epochs=1)
-    config = make_config(plates, tmp_path_factory.mktemp("pieces"), [stage(epochs=1), second], predict={"adapt": "plate", "tta": 2})
+    config = make_config(
+        plates,
+        tmp_path_factory.mktemp("pieces"),
+        [stage(epochs=1), second],
+        predict={"adapt": "plate", "tta": 2},
+    )
     train(config)
     return config
 
@@ -50,7 +55,11 @@ def test_a_killed_prediction_goes_on_where_it_was(run, monkeypatch):
     first = spied(monkeypatch, fail_at=5)
     with pytest.raises(Killed):
         predict(run)
-    assert len(first) == 5 and not files[0].exists() and len(list(pieces_folder(files[0]).rglob("*.npz"))) == 5
+    assert (
+        len(first) == 5
+        and not files[0].exists()
+        and len(list(pieces_folder(files[0]).rglob("*.npz"))) == 5
+    )
     torn = sorted(pieces_folder(files[0]).rglob("*.npz"))[2]
     torn.write_bytes(torn.read_bytes()[:-100])
     second = spied(monkeypatch)
@@ -73,7 +82,11 @@ def test_pieces_of_other_checkpoints_or_settings_are_not_taken(tmp_path):
 
     for _ in range(2):
         found = in_pieces(tmp_path / "x.npz", {"model": "one"}, places, compute)
-    assert made == [[2, 0], [1]] and found["a"].tolist() == [[0, 0], [1, 10], [2, 20]] and found["a"].dtype == np.float16
+    assert (
+        made == [[2, 0], [1]]
+        and found["a"].tolist() == [[0, 0], [1, 10], [2, 20]]
+        and found["a"].dtype == np.float16
+    )
     in_pieces(tmp_path / "x.npz", {"model": "two"}, places, compute)
     assert len(made) == 4
     forget(tmp_path / "x.npz")
@@ -83,9 +96,12 @@ def test_pieces_of_other_checkpoints_or_settings_are_not_taken(tmp_path):
 @pytest.mark.parametrize("adapt", ["none", "plate", "experiment", "cell_type"])
 def test_a_piece_is_of_one_model_and_one_unit(run, adapt):
     job = jobs_of(run)[0]
-    samples, chosen = job.store.samples, np.random.default_rng(0).permutation(np.r_[job.valid, job.test])
+    samples = job.store.samples
+    chosen = np.random.default_rng(0).permutation(np.r_[job.valid, job.test])
     keys = np.where(samples.cell_type.to_numpy()[chosen] == "RPE", "RPE", "all")
-    columns = {"none": ["experiment", "plate"], "plate": ["experiment", "plate"]}.get(adapt, [adapt])
+    columns = {"none": ["experiment", "plate"], "plate": ["experiment", "plate"]}.get(
+        adapt, [adapt]
+    )
     found = pieces_of(samples, chosen, adapt, keys)
     assert sorted(np.concatenate(found)) == list(range(len(chosen)))
     groups = samples.iloc[chosen].assign(key=keys).groupby([*columns, "key"]).ngroup().to_numpy()

@@ -1,4 +1,6 @@
-"""WILDS on a simulated copy, from training to its table: what trains, what is scored, and the figures by scikit-learn."""
+"""WILDS on a simulated copy, from training to its table: what trains, what is scored, and the
+figures by scikit-learn.
+"""
 
 import numpy as np
 import pandas as pd
@@ -43,7 +45,9 @@ def wilds(tmp_path_factory):
 def test_site_one_of_the_train_experiments_trains_controls_included(wilds):
     (job,) = jobs_of(wilds[1])
     samples = job.store.samples
-    assert sorted(job.train) == list(np.flatnonzero((samples.split == "train") & (samples.site == 1)))
+    assert sorted(job.train) == list(
+        np.flatnonzero((samples.split == "train") & (samples.site == 1))
+    )
     assert not len(job.valid) and job.outputs == 10 and len(job.channels) == 3
 
 
@@ -58,8 +62,12 @@ def test_the_table_is_scikit_learns_accuracy_of_sites(wilds, capsys):
     answers = competition.answers(answers_path(plates / "raw"))
     table = score_protocol([file], answers).set_index("part")
     truth = dict(zip(answers.id_code.astype(str), answers.sirna.astype(int), strict=True))
-    predicted = sum(log_softmax(found.logits(view).astype(np.float32)) for view in found.views).argmax(1)
-    true = np.where(found.label >= 0, found.label, [truth.get(target, -1) for target in found.ids["target_id"]])
+    predicted = sum(
+        log_softmax(found.logits(view).astype(np.float32)) for view in found.views
+    ).argmax(1)
+    true = np.where(
+        found.label >= 0, found.label, [truth.get(target, -1) for target in found.ids["target_id"]]
+    )
     samples = competition.samples(plates / "raw").set_index("sample_id")
     parts = {"id_test": 2, "ood_validation": 1, "ood_test": 1}
     for part in parts:
@@ -72,7 +80,10 @@ def test_the_table_is_scikit_learns_accuracy_of_sites(wilds, capsys):
         assert set(kept.role) == {"treatment", "positive_control", "negative_control"}
         assert set(kept.site) == ({2} if part == "id_test" else {1, 2})
     assert set(found.ids["part"]) == set(parts) and (true >= 0).all()
-    assert cellsignal("protocol", "config.yaml", "--answers", answers_path(plates / "raw"), cwd=plates) == 0
+    assert (
+        cellsignal("protocol", "config.yaml", "--answers", answers_path(plates / "raw"), cwd=plates)
+        == 0
+    )
     out = capsys.readouterr().out
     assert all(f"{table.accuracy[part]:.4f}" in out for part in parts)
 
@@ -80,9 +91,18 @@ def test_the_table_is_scikit_learns_accuracy_of_sites(wilds, capsys):
 def test_what_does_not_fit_is_refused_in_one_line(wilds, capsys, trained, tmp_path):
     plates, config = wilds
     assert "data.controls: the protocol 'wilds' scores control wells" in error_line(
-        capsys, "train", "config.yaml", "--set", "data.controls=ignore", "--set", "name=x", cwd=plates
+        capsys,
+        "train",
+        "config.yaml",
+        "--set",
+        "data.controls=ignore",
+        "--set",
+        "name=x",
+        cwd=plates,
     )
-    assert "wild" in error_line(capsys, "train", "config.yaml", "--set", "protocol=wild", "--set", "name=x", cwd=plates)
+    assert "wild" in error_line(
+        capsys, "train", "config.yaml", "--set", "protocol=wild", "--set", "name=x", cwd=plates
+    )
     assert "data.channels: " in error_line(
         capsys, "train", "config.yaml", "--set", "data.channels=[7]", "--set", "name=x", cwd=plates
     )
@@ -91,7 +111,9 @@ def test_what_does_not_fit_is_refused_in_one_line(wilds, capsys, trained, tmp_pa
         capsys, "protocol", "config.yaml", "--set", "name=x", "--answers", answers, cwd=plates
     )
     space = trained("rxrx1")
-    assert "has none" in error_line(capsys, "protocol", "config.yaml", "--answers", space.answers, cwd=space.folder)
+    assert "has none" in error_line(
+        capsys, "protocol", "config.yaml", "--answers", space.answers, cwd=space.folder
+    )
     (file,) = (config.run_folder / "predictions").glob("*.npz")
     few = pd.read_csv(answers).iloc[1:]
     few.to_csv(tmp_path / "few.csv", index=False)

@@ -19,10 +19,14 @@ from cellsignal.prediction.submit import ladder, make_submission, open_entry, tr
 
 @pytest.fixture(scope="module")
 def plates(tmp_path_factory):
-    """A simulated RxRx1 (its metadata is what counts here) and its true labels, test wells included."""
+    """A simulated RxRx1 (its metadata is what counts here) and its true labels, test wells
+    included.
+    """
     root = tmp_path_factory.mktemp("submit") / "raw"
     competition = get_competition("rxrx1")
-    competition.simulate(root, 5, classes=24, controls=1, size=16, train_experiments=2, test_experiments=2)
+    competition.simulate(
+        root, 5, classes=24, controls=1, size=16, train_experiments=2, test_experiments=2
+    )
     answers = competition.answers(answers_path(root))
     return root, competition, answers, truth_labels(competition, answers, competition.classes(root))
 
@@ -39,7 +43,9 @@ def write(
     oof=True,
     site_signal=None,
 ):
-    """Predictions whose logits are `signal` for the true class plus normal noise, fresh for every site and view."""
+    """Predictions whose logits are `signal` for the true class plus normal noise, fresh for every
+    site and view.
+    """
     root, competition, _, truth = plates
     samples = competition.samples(root)
     samples = samples[samples.role == "treatment"]
@@ -50,10 +56,24 @@ def write(
     label = samples.label.fillna(samples.target_id.map(truth)).to_numpy(dtype=int)
     rng = np.random.default_rng(seed)
     classes = competition.classes(root)
-    logits = {v: rng.normal(size=(len(samples), len(classes))) + signal * np.eye(len(classes))[label] for v in views}
-    about = {"competition": "rxrx1", "classes": list(classes), "run": run, "stage": stage[0], "stage_index": stage[1], "fold": fold, "seed": 0,
-             "data_root": str(root), "fold_group": "experiment"}  # fmt: skip
-    save_predictions(path, samples, np.where(samples.split == "train", "oof", "test"), logits, about)
+    logits = {
+        v: rng.normal(size=(len(samples), len(classes))) + signal * np.eye(len(classes))[label]
+        for v in views
+    }
+    about = {
+        "competition": "rxrx1",
+        "classes": list(classes),
+        "run": run,
+        "stage": stage[0],
+        "stage_index": stage[1],
+        "fold": fold,
+        "seed": 0,
+        "data_root": str(root),
+        "fold_group": "experiment",
+    }
+    save_predictions(
+        path, samples, np.where(samples.split == "train", "oof", "test"), logits, about
+    )
     return path
 
 
@@ -62,7 +82,12 @@ def entry(plates, tmp_path_factory):
     folder = tmp_path_factory.mktemp("predictions")
     files = [
         write(
-            plates, folder / f"{s}{f}.npz", 10 * s + f, 1.2 + 0.2 * s, stage=(("all", 0), ("cell_type", 1))[s], fold=f
+            plates,
+            folder / f"{s}{f}.npz",
+            10 * s + f,
+            1.2 + 0.2 * s,
+            stage=(("all", 0), ("cell_type", 1))[s],
+            fold=f,
         )
         for s in (0, 1)
         for f in (0, 1)
@@ -74,15 +99,23 @@ def test_the_ladder_climbs_in_the_stated_order(plates, entry):
     root, competition, _, truth = plates
     groups = competition.plate_groups(competition.samples(root))
     oof, test = ladder(entry, "oof", groups), ladder(entry, "test", groups, truth)
-    before, after = ["stage all, one site", "stage all", "stage cell_type", "+ TTA, 2 views"], ["+ plate groups", "+ plate assignment"]
+    before = ["stage all, one site", "stage all", "stage cell_type", "+ TTA, 2 views"]
+    after = ["+ plate groups", "+ plate assignment"]
     assert [s.name for s in oof] == before + after
     assert [s.name for s in test] == [*before, "+ ensemble of 2 models", *after]
     samples = competition.samples(root)
     wells = samples[(samples.role == "treatment") & (samples.split == "train")].target_id.nunique()
-    assert {s.accuracy.total for s in oof} == {wells} and {s.accuracy.total for s in test} == {len(truth)}
+    assert {s.accuracy.total for s in oof} == {wells} and {s.accuracy.total for s in test} == {
+        len(truth)
+    }
     assert oof[-1].chance == pytest.approx(4 / 24) and oof[0].chance == pytest.approx(1 / 24)
     assert "plates right" in oof[-2].note
-    assert oof[-1].accuracy.value > oof[-2].accuracy.value > oof[-3].accuracy.value > oof[0].accuracy.value
+    assert (
+        oof[-1].accuracy.value
+        > oof[-2].accuracy.value
+        > oof[-3].accuracy.value
+        > oof[0].accuracy.value
+    )
 
 
 def test_a_rung_is_what_sklearn_makes_of_the_same_logits(plates, entry):
@@ -91,25 +124,39 @@ def test_a_rung_is_what_sklearn_makes_of_the_same_logits(plates, entry):
     member = entry.members[0]
     kept = member.ids["part"] == "test"
     frame = pd.DataFrame(member.logits("identity")[kept])
-    frame = frame.sub(np.log(np.exp(frame).sum(axis=1)), axis=0).groupby(member.ids["target_id"][kept]).mean()
-    assert step.accuracy.value == accuracy_score([truth[t] for t in frame.index], frame.to_numpy().argmax(1))
+    frame = (
+        frame.sub(np.log(np.exp(frame).sum(axis=1)), axis=0)
+        .groupby(member.ids["target_id"][kept])
+        .mean()
+    )
+    assert step.accuracy.value == accuracy_score(
+        [truth[t] for t in frame.index], frame.to_numpy().argmax(1)
+    )
 
 
 def test_the_submission_is_valid_scored_and_says_what_it_is_made_of(plates, entry, tmp_path):
     root, competition, answers, truth = plates
     steps = make_submission(entry, tmp_path / "s.csv")
     submission = pd.read_csv(tmp_path / "s.csv", dtype=str)
-    competition.validate_submission(submission, competition.sample_submission(root), competition.classes(root))
+    competition.validate_submission(
+        submission, competition.sample_submission(root), competition.classes(root)
+    )
     groups = competition.plate_groups(competition.samples(root))
     assert competition.score(submission, answers) == pytest.approx(
         ladder(entry, "test", groups, truth)[-1].accuracy.value
     )
     about = json.loads((tmp_path / "s.json").read_text())
-    assert about["out_of_fold"][-1]["accuracy"] == steps[-1].accuracy.value and about["rows"] == len(submission)
+    assert about["out_of_fold"][-1]["accuracy"] == steps[-1].accuracy.value and about[
+        "rows"
+    ] == len(submission)
     assert set(about["inputs"]) == {str(m.path) for m in entry.members} and all(
         len(i["sha256"]) == 64 for i in about["inputs"].values()
     )
-    per_plate = submission.assign(plate=submission.id_code.str.rsplit("_", n=1).str[0]).groupby("plate").sirna
+    per_plate = (
+        submission.assign(plate=submission.id_code.str.rsplit("_", n=1).str[0])
+        .groupby("plate")
+        .sirna
+    )
     assert (per_plate.nunique() == per_plate.size()).all()  # each class once on its plate
 
 
@@ -131,32 +178,63 @@ def test_every_kind_of_assignment_is_what_it_says(plates, entry):
     groups = competition.plate_groups(competition.samples(root))
     targets = entry.merge(entry.final(), "test")
     label = np.array([truth[t] for t in targets.target_id])
-    labels = {kind: labels_of(refit(entry, assignment=kind), targets, groups)[0] for kind in ("none", "groups", "hungarian", "sinkhorn")}
+    labels = {
+        kind: labels_of(refit(entry, assignment=kind), targets, groups)[0]
+        for kind in ("none", "groups", "hungarian", "sinkhorn")
+    }
     assert (labels["none"] == targets.scores.argmax(1)).all()
-    own = np.where(groups.class_group == groups.class_group[label][:, None], targets.scores, -np.inf)
+    own = np.where(
+        groups.class_group == groups.class_group[label][:, None], targets.scores, -np.inf
+    )
     assert (labels["groups"] == own.argmax(1)).all()
-    assert (labels_of(refit(entry, assignment="sinkhorn", temperature=0.02), targets, groups)[0] == labels["hungarian"]).mean() > 0.95
+    assert (
+        labels_of(refit(entry, assignment="sinkhorn", temperature=0.02), targets, groups)[0]
+        == labels["hungarian"]
+    ).mean() > 0.95
     steps = {kind: ladder(refit(entry, assignment=kind), "test", groups, truth) for kind in labels}
-    assert [steps[kind][-1].name for kind in labels] == ["+ ensemble of 2 models", "+ plate groups", "+ plate assignment", "+ plate assignment"]
+    assert [steps[kind][-1].name for kind in labels] == [
+        "+ ensemble of 2 models",
+        "+ plate groups",
+        "+ plate assignment",
+        "+ plate assignment",
+    ]
     for kind, rungs in steps.items():
         assert rungs[-1].accuracy.value == accuracy_score(label, labels[kind])
-    assert steps["hungarian"][-1].note == f"hungarian; sinkhorn would make it {accuracy_score(label, labels['sinkhorn']):.4f}"
-    assert steps["sinkhorn"][-1].note == f"sinkhorn; hungarian would make it {accuracy_score(label, labels['hungarian']):.4f}"
+    assert (
+        steps["hungarian"][-1].note
+        == f"hungarian; sinkhorn would make it {accuracy_score(label, labels['sinkhorn']):.4f}"
+    )
+    assert (
+        steps["sinkhorn"][-1].note
+        == f"sinkhorn; hungarian would make it {accuracy_score(label, labels['hungarian']):.4f}"
+    )
 
 
-def test_groups_that_are_not_sure_are_not_reported_and_change_no_label(plates, entry, tmp_path, caplog):
+def test_groups_that_are_not_sure_are_not_reported_and_change_no_label(
+    plates, entry, tmp_path, caplog
+):
     make_submission(entry, tmp_path / "sure.csv")
     steps = make_submission(refit(entry, least_confidence=900.0), tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "sure.csv").read_bytes()
     about, sure = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("s", "sure"))
     names = sorted({name.split("/")[0] for name in sure["plate_groups"]})
     assert sorted(about["plate_groups_refused"]) == names and about["plate_groups"] == {}
-    assert about["plate_groups_refused"] == about["plate_group_confidence"] == sure["plate_group_confidence"]
+    assert (
+        about["plate_groups_refused"]
+        == about["plate_group_confidence"]
+        == sure["plate_group_confidence"]
+    )
     assert set(about["plate_layouts"].values()) == {"4 rotations of one order"}
     for name in names:
         z = about["plate_groups_refused"][name]
-        assert f"{name}: its plates' groups are not sure (z {z:.1f}, submit.least_confidence is 900)" in caplog.text
-    assert steps[-1].chance == pytest.approx(1 / 24) and "8 of 8 experiments not sure" in steps[-2].note
+        assert (
+            f"{name}: its plates' groups are not sure (z {z:.1f}, submit.least_confidence is 900)"
+            in caplog.text
+        )
+    assert (
+        steps[-1].chance == pytest.approx(1 / 24)
+        and "8 of 8 experiments not sure" in steps[-2].note
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -177,10 +255,16 @@ def test_given_groups_beat_inferred_ones(plates, entry, tmp_path):
     groups = competition.plate_groups(samples)
     test = samples[(samples.split == "test") & (samples.role == "treatment")]
     first = test[test.experiment == test.experiment.min()]
-    held = {p: int(groups.class_group[truth[rows.target_id.iloc[0]]]) for p, rows in first.groupby("plate")}
+    held = {
+        p: int(groups.class_group[truth[rows.target_id.iloc[0]]])
+        for p, rows in first.groupby("plate")
+    }
     swapped = {"1": held["2"], "2": held["1"]}
     path = tmp_path / "groups.csv"
-    path.write_text("experiment,plate,group\n" + "".join(f"{first.experiment.iloc[0]},{p},{g}\n" for p, g in swapped.items()))
+    path.write_text(
+        "experiment,plate,group\n"
+        + "".join(f"{first.experiment.iloc[0]},{p},{g}\n" for p, g in swapped.items())
+    )
     make_submission(refit(entry, groups=path), tmp_path / "s.csv")
     about = json.loads((tmp_path / "s.json").read_text())
     used = {p: about["plate_groups"][f"{first.experiment.iloc[0]}/{p}"] for p in "1234"}
@@ -193,8 +277,12 @@ def test_given_groups_beat_inferred_ones(plates, entry, tmp_path):
 def test_options_that_would_do_nothing_are_refused(entry, tmp_path):
     (tmp_path / "g.csv").write_text("experiment,plate,group\n")
     with pytest.raises(InputError, match=r"submit\.groups: would do nothing with assignment: none"):
-        make_submission(refit(entry, groups=tmp_path / "g.csv", assignment="none"), tmp_path / "s.csv")
-    with pytest.raises(InputError, match=r"submit\.temperature: would do nothing; only assignment: sinkhorn"):
+        make_submission(
+            refit(entry, groups=tmp_path / "g.csv", assignment="none"), tmp_path / "s.csv"
+        )
+    with pytest.raises(
+        InputError, match=r"submit\.temperature: would do nothing; only assignment: sinkhorn"
+    ):
         make_submission(refit(entry, temperature=2.0), tmp_path / "s.csv")
     (tmp_path / "g.csv").write_text("experiment,plate,group\n")
     with pytest.raises(InputError, match=r"g\.csv: has a header but no rows"):
@@ -204,20 +292,40 @@ def test_options_that_would_do_nothing_are_refused(entry, tmp_path):
 
 @pytest.fixture(scope="module")
 def repeated(tmp_path_factory):
-    """A simulated RxRx1 with a training experiment that has the layout of a test one, and the names of the test one and of it."""
+    """A simulated RxRx1 with a training experiment that has the layout of a test one, and the names
+    of the test one and of it.
+    """
     root = tmp_path_factory.mktemp("repeated") / "raw"
     competition = get_competition("rxrx1")
-    competition.simulate(root, 6, classes=80, controls=1, size=16, sites=1, train_experiments={"RPE": 3}, test_experiments={"RPE": 2})
+    competition.simulate(
+        root,
+        6,
+        classes=80,
+        controls=1,
+        size=16,
+        sites=1,
+        train_experiments={"RPE": 3},
+        test_experiments={"RPE": 2},
+    )
     answers = competition.answers(answers_path(root))
     truth = truth_labels(competition, answers, competition.classes(root))
-    names = {part: sorted(pd.read_csv(root / f"{part}.csv").experiment.unique()) for part in ("train", "test")}
+    names = {
+        part: sorted(pd.read_csv(root / f"{part}.csv").experiment.unique())
+        for part in ("train", "test")
+    }
     copy, source = names["test"][0], names["train"][0]
     for kind in ("", "_controls"):
         train, test = (pd.read_csv(root / f"{part}{kind}.csv") for part in ("train", "test"))
         layout = test[test.experiment == copy]
-        layout = layout.assign(experiment=source, plate=layout.plate % 4 + 1, sirna=layout.get("sirna", layout.id_code.map(truth)))
+        layout = layout.assign(
+            experiment=source,
+            plate=layout.plate % 4 + 1,
+            sirna=layout.get("sirna", layout.id_code.map(truth)),
+        )
         layout["id_code"] = layout.experiment + "_" + layout.plate.astype(str) + "_" + layout.well
-        pd.concat([train[train.experiment != source], layout]).to_csv(root / f"train{kind}.csv", index=False)
+        pd.concat([train[train.experiment != source], layout]).to_csv(
+            root / f"train{kind}.csv", index=False
+        )
     return (root, competition, answers, truth), (copy, source)
 
 
@@ -231,36 +339,62 @@ def test_a_repeated_layout_is_reported_and_used(repeated, tmp_path, caplog):
         submission = pd.read_csv(tmp_path / "s.csv", dtype=str)
         assert set(submission.id_code) == set(truth)
         mine = submission.id_code.str.startswith(f"{copy}_")
-        right[repeats] = np.array([truth[t] for t in submission.id_code]) == submission.sirna.astype(int)
+        right[repeats] = np.array(
+            [truth[t] for t in submission.id_code]
+        ) == submission.sirna.astype(int)
         about[repeats] = json.loads((tmp_path / "s.json").read_text())["repeats"]
-    assert (right["off"] == right["report"]).all() and right["use"][mine].mean() == 1 > right["off"][mine].mean()
+    assert (right["off"] == right["report"]).all() and right["use"][mine].mean() == 1 > right[
+        "off"
+    ][mine].mean()
     assert (right["use"][~mine] == right["off"][~mine]).all()
     assert about["off"] == [] and about["report"] == about["use"]
     (found,) = about["use"]
-    assert (found["test"], found["train"], found["offset"], found["wells"]) == (copy, source, 1, 80) and found["p"] < 0.01
+    assert (found["test"], found["train"], found["offset"], found["wells"]) == (
+        copy,
+        source,
+        1,
+        80,
+    ) and found["p"] < 0.01
     assert f"{copy} repeats {source}, plates +1" in caplog.text
     groups = competition.plate_groups(competition.samples(root))
     steps = ladder(open_entry([path], Submit(repeats="use")), "test", groups, truth)
-    assert [s.name for s in steps][-3:] == ["+ repeated layouts", "+ plate groups", "+ plate assignment"]
+    assert [s.name for s in steps][-3:] == [
+        "+ repeated layouts",
+        "+ plate groups",
+        "+ plate assignment",
+    ]
     assert steps[-3].note == f"{copy} repeats {source}"
 
 
 def test_seeds_are_runs_that_are_merged_out_of_fold(plates, tmp_path):
     files = [
-        write(plates, tmp_path / f"{s}{f}.npz", 7 * s + f, 1.0, run=f"r/seed{s}", fold=f, views=("identity",))
+        write(
+            plates,
+            tmp_path / f"{s}{f}.npz",
+            7 * s + f,
+            1.0,
+            run=f"r/seed{s}",
+            fold=f,
+            views=("identity",),
+        )
         for s in range(3)
         for f in (0, 1)
     ]
     entry = open_entry(files, Submit())
     root, competition, _, _ = plates
-    groups = competition.samples(root).drop_duplicates("target_id").set_index("target_id").experiment
+    groups = (
+        competition.samples(root).drop_duplicates("target_id").set_index("target_id").experiment
+    )
     rows = out_of_fold(entry, groups)
     assert [row.run for row in rows[::2]] == ["r/seed0", "r/seed1", "r/seed2", "all 3 merged"]
     merged, single = rows[6], rows[0:6:2]
     assert merged.accuracy.value > max(row.accuracy.value for row in single)
     assert all(row.cluster_low <= row.accuracy.value <= row.cluster_high for row in rows)
     text = out_of_fold_text(rows)
-    assert f"{np.mean([row.accuracy.value for row in single]):.4f}" in text and "mean of 3 runs" in text
+    assert (
+        f"{np.mean([row.accuracy.value for row in single]):.4f}" in text
+        and "mean of 3 runs" in text
+    )
 
 
 def test_a_model_without_validation_wells_takes_part_in_test_only(plates, tmp_path):

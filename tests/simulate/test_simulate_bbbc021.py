@@ -1,4 +1,6 @@
-"""The simulated BBBC021 subset: layout, compounds that do not cross, answers apart, mechanisms to be told apart."""
+"""The simulated BBBC021 subset: layout, compounds that do not cross, answers apart, mechanisms to
+be told apart.
+"""
 
 import hashlib
 
@@ -23,7 +25,14 @@ def root(tmp_path_factory):
 
 def test_layout_is_the_subsets(root):
     train, test = pd.read_csv(root / "train.csv"), pd.read_csv(root / "test.csv")
-    assert list(train.columns) == ["image_id", "plate_id", "well_id", "compound", "concentration_uM", "moa"]
+    assert list(train.columns) == [
+        "image_id",
+        "plate_id",
+        "well_id",
+        "compound",
+        "concentration_uM",
+        "moa",
+    ]
     assert list(test.columns) == ["image_id", "plate_id", "well_id"]
     assert len(train) == 6 * 2 * 2 * 4 and len(test) == 6 * 1 * 2 * 4
     assert (pd.concat([train, test]).groupby("well_id").size() == 4).all()
@@ -40,9 +49,13 @@ def test_layout_is_the_subsets(root):
     sample, answers = pd.read_csv(root / "sample_submission.csv"), pd.read_csv(answers_path(root))
     assert sample.image_id.tolist() == test.image_id.tolist() == answers.image_id.tolist()
     assert list(sample.columns) == list(answers.columns) == ["image_id", "moa"]
-    assert (answers.moa.value_counts() == 8).all() and set(answers.moa) == set(train.moa) == set(MECHANISMS)
+    assert (answers.moa.value_counts() == 8).all() and set(answers.moa) == set(train.moa) == set(
+        MECHANISMS
+    )
     assert not set(train.well_id) & set(test.well_id)
-    assert (train.groupby("compound").plate_id.nunique() == 2).all(), "replicates stand on different plates"
+    assert (train.groupby("compound").plate_id.nunique() == 2).all(), (
+        "replicates stand on different plates"
+    )
 
 
 def test_names_are_those_of_the_real_subset(root, real_data):
@@ -50,29 +63,51 @@ def test_names_are_those_of_the_real_subset(root, real_data):
     mine = pd.read_csv(root / "train.csv")
     assert list(mine.columns) == list(real.columns)
     assert set(mine.moa) == set(real.moa)
-    for column, pattern in (("image_id", r"img_\d{5}"), ("plate_id", r"plate_\d{2}"), ("well_id", r"well_\d{3}")):
-        assert mine[column].str.fullmatch(pattern).all() and real[column].str.fullmatch(pattern).all()
+    for column, pattern in (
+        ("image_id", r"img_\d{5}"),
+        ("plate_id", r"plate_\d{2}"),
+        ("well_id", r"well_\d{3}"),
+    ):
+        assert (
+            mine[column].str.fullmatch(pattern).all() and real[column].str.fullmatch(pattern).all()
+        )
 
 
 def test_bytes_depend_on_the_seed_alone(root, tmp_path):
     simulate_bbbc021(tmp_path / "bbbc021", 3, **SMALL, workers=2)
     for path in sorted(root.rglob("*.*")):
         other = tmp_path / "bbbc021" / path.relative_to(root)
-        assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest(), path.name
+        assert (
+            hashlib.sha256(path.read_bytes()).digest()
+            == hashlib.sha256(other.read_bytes()).digest()
+        ), path.name
 
 
 def test_mechanisms_can_be_told_apart_across_compounds(tmp_path):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     root = tmp_path / "b"
-    simulate_bbbc021(root, 0, compounds_per_class=4, test_compounds_per_class=2, doses=1, replicates=2)
-    train, test = pd.read_csv(root / "train.csv"), pd.read_csv(root / "test.csv").merge(pd.read_csv(answers_path(root)))
+    simulate_bbbc021(
+        root, 0, compounds_per_class=4, test_compounds_per_class=2, doses=1, replicates=2
+    )
+    train = pd.read_csv(root / "train.csv")
+    test = pd.read_csv(root / "test.csv").merge(pd.read_csv(answers_path(root)))
 
     def features(frame):
-        images = np.stack([read_png8(root / "images" / f"{i}.png", channels=3) for i in frame.image_id]).astype(float)
-        parts = [images.mean((1, 2)), images.std((1, 2)), *np.percentile(images, [50, 90, 99], axis=(1, 2))]
+        images = np.stack(
+            [read_png8(root / "images" / f"{i}.png", channels=3) for i in frame.image_id]
+        ).astype(float)
+        parts = [
+            images.mean((1, 2)),
+            images.std((1, 2)),
+            *np.percentile(images, [50, 90, 99], axis=(1, 2)),
+        ]
         parts += [np.abs(np.diff(images, axis=1)).mean((1, 2))]
-        return pd.DataFrame(np.log(np.concatenate(parts, axis=1) + 0.5)).groupby(frame.well_id.to_numpy()).mean()
+        return (
+            pd.DataFrame(np.log(np.concatenate(parts, axis=1) + 0.5))
+            .groupby(frame.well_id.to_numpy())
+            .mean()
+        )
 
     x, y = features(train), train.groupby("well_id").moa.first()
     model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.2).fit(x, y)

@@ -1,13 +1,28 @@
-"""Simulated plates differ as real ones do: the constants are the fit, draws follow them, pictures reach the draws."""
+"""Simulated plates differ as real ones do: the constants are the fit, draws follow them, pictures
+reach the draws.
+"""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from cellsignal.errors import InputError
-from cellsignal.simulate.calibration import CELL_TYPE_NAMES, PLATE_MODEL, PlateModel, draw_experiment, fit_plate_effects
+from cellsignal.simulate.calibration import (
+    CELL_TYPE_NAMES,
+    PLATE_MODEL,
+    PlateModel,
+    draw_experiment,
+    fit_plate_effects,
+)
 from cellsignal.simulate.cells import CELL_TYPES
-from cellsignal.simulate.plates import Plate, Site, draw_optics, draw_plate, edge_effect, fit_response
+from cellsignal.simulate.plates import (
+    Plate,
+    Site,
+    draw_optics,
+    draw_plate,
+    edge_effect,
+    fit_response,
+)
 
 
 def _table(drawn: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -24,20 +39,28 @@ def _assert_close(found: PlateModel, expected: PlateModel, tolerance: float) -> 
     for name in ("centre", "experiment_sd", "plate_sd"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=tolerance)
     for name in ("experiment_correlation", "plate_correlation"):
-        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=max(tolerance, 0.0051))
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), atol=max(tolerance, 0.0051)
+        )
 
 
 @pytest.mark.real_data
 def test_constants_are_the_fit_of_the_real_plates(real_data):
-    _assert_close(fit_plate_effects(real_data / "rxrx1" / "plate_pixel_stats.csv"), PLATE_MODEL, 0.00051)
+    _assert_close(
+        fit_plate_effects(real_data / "rxrx1" / "plate_pixel_stats.csv"), PLATE_MODEL, 0.00051
+    )
 
 
 @pytest.mark.real_data
 def test_drawn_plates_spread_as_the_measured_ones(real_data):
-    """Pooled over the channels, the spread of drawn plates agrees with the table itself, not only with the fit."""
+    """Pooled over the channels, the spread of drawn plates agrees with the table itself, not only
+    with the fit.
+    """
 
     def spread(table):
-        logs = np.log(table.pivot(index=["experiment", "plate"], columns="channel", values=["mean", "std"]))
+        logs = np.log(
+            table.pivot(index=["experiment", "plate"], columns="channel", values=["mean", "std"])
+        )
         means = logs.groupby("experiment").mean()
         cell_type = means.index.str.split("-").str[0]
         within = (logs - logs.groupby("experiment").transform("mean")).pow(2).mean(axis=None)
@@ -46,7 +69,13 @@ def test_drawn_plates_spread_as_the_measured_ones(real_data):
     measured, measured_within = spread(pd.read_csv(real_data / "rxrx1" / "plate_pixel_stats.csv"))
     rng = np.random.default_rng(0)
     drawn, drawn_within = spread(
-        _table({f"{name}-{i}": draw_experiment(name, 4, rng) for name in CELL_TYPE_NAMES for i in range(150)})
+        _table(
+            {
+                f"{name}-{i}": draw_experiment(name, 4, rng)
+                for name in CELL_TYPE_NAMES
+                for i in range(150)
+            }
+        )
     )
     np.testing.assert_allclose(drawn[measured.index], measured, rtol=0.15)
     assert drawn_within == pytest.approx(measured_within, rel=0.15)
@@ -62,7 +91,11 @@ def test_fit_recovers_a_known_model(tmp_path):
     )
     rng = np.random.default_rng(1)
     table = _table(
-        {f"{name}-{i}": draw_experiment(name, 4, rng, truth) for name in CELL_TYPE_NAMES for i in range(600)}
+        {
+            f"{name}-{i}": draw_experiment(name, 4, rng, truth)
+            for name in CELL_TYPE_NAMES
+            for i in range(600)
+        }
     )
     table.to_csv(tmp_path / "stats.csv")
     found = fit_plate_effects(tmp_path / "stats.csv")
@@ -98,7 +131,12 @@ def test_rendered_plates_land_near_the_drawn_statistics(cell_type):
         for well in ("B02", "C09", "H12", "J05", "M20", "O23", "F06", "G11")
     )
     images = np.stack(
-        [image for _, image in draw_plate(Plate("E_1", draw_optics(mean, sd, 0, "E", "1"), sites), 64, 0)]
+        [
+            image
+            for _, image in draw_plate(
+                Plate("E_1", draw_optics(mean, sd, 0, "E", "1"), sites), 64, 0
+            )
+        ]
     )
     assert images.dtype == np.uint8 and images.shape == (8, 6, 64, 64)
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), mean, rtol=0.12, atol=0.15)

@@ -1,4 +1,6 @@
-"""Drawn cells: what a `Look` asks for is what is seen, at every size; phenotypes differ, and do so reproducibly."""
+"""Drawn cells: what a `Look` asks for is what is seen, at every size; phenotypes differ, and do so
+reproducibly.
+"""
 
 from dataclasses import replace
 
@@ -16,7 +18,9 @@ def _field(look, size=128, seed=0):
 
 def _nuclei(field) -> int:
     plane = np.ascontiguousarray(field[..., 0])
-    count, _, stats, _ = cv2.connectedComponentsWithStats((plane > 0.4 * np.percentile(plane, 99)).astype(np.uint8))
+    count, _, stats, _ = cv2.connectedComponentsWithStats(
+        (plane > 0.4 * np.percentile(plane, 99)).astype(np.uint8)
+    )
     return int((stats[1:count, cv2.CC_STAT_AREA] > 4).sum())
 
 
@@ -38,7 +42,10 @@ def test_extreme_looks_can_be_drawn(n):
 
 def test_number_of_nuclei_follows_density():
     look = replace(CELL_TYPES["RPE"], binucleate=0, clumping=0.1)
-    few, many = (np.mean([_nuclei(_field(replace(look, density=d), seed=s)) for s in range(4)]) for d in (40, 120))
+    few, many = (
+        np.mean([_nuclei(_field(replace(look, density=d), seed=s)) for s in range(4)])
+        for d in (40, 120)
+    )
     assert 1.8 < many / few < 3.6
     assert 0.6 < many / 120 < 1.3  # 128 pixels show the whole 512-pixel field
 
@@ -50,11 +57,17 @@ def test_nuclei_are_about_six_pixels_wide_at_64_pixels():
 
 
 def test_cell_types_differ_as_the_real_ones_do():
-    found = {name: np.mean([_nuclei(_field(look, 320, seed=s)) for s in range(2)]) for name, look in CELL_TYPES.items()}
-    assert found["HEPG2"] > 1.3 * found["HUVEC"] and found["HUVEC"] > 1.3 * found["U2OS"]  # touching nuclei count once
+    found = {
+        name: np.mean([_nuclei(_field(look, 320, seed=s)) for s in range(2)])
+        for name, look in CELL_TYPES.items()
+    }
+    # touching nuclei count once
+    assert found["HEPG2"] > 1.3 * found["HUVEC"] and found["HUVEC"] > 1.3 * found["U2OS"]
 
 
-@pytest.mark.parametrize(("name", "channel"), [("stain_er", 1), ("stain_mito", 4), ("stain_golgi", 5)])
+@pytest.mark.parametrize(
+    ("name", "channel"), [("stain_er", 1), ("stain_mito", 4), ("stain_golgi", 5)]
+)
 def test_a_stain_brightens_its_own_channel_only(name, channel):
     plain, bright = _field(look_of("U2OS", units())), _field(look_of("U2OS", units(**{name: 2.0})))
     ratio = bright.mean(axis=(0, 1)) / plain.mean(axis=(0, 1))
@@ -74,7 +87,9 @@ def test_a_strong_phenotype_is_separable_by_one_simple_feature():
 
 def test_effects_are_fixed_by_seed_and_class_and_shared_in_part_by_cell_types():
     same = [np.corrcoef(effect(0, k, "HEPG2"), effect(0, k, "RPE"))[0, 1] for k in range(60)]
-    other = [np.corrcoef(effect(0, k, "HEPG2"), effect(0, k + 60, "HEPG2"))[0, 1] for k in range(60)]
+    other = [
+        np.corrcoef(effect(0, k, "HEPG2"), effect(0, k + 60, "HEPG2"))[0, 1] for k in range(60)
+    ]
     assert np.mean(same) > 0.6 > 0.15 > abs(np.mean(other))
     assert np.array_equal(effect(3, 5, "RPE"), effect(3, 5, "RPE"))
     assert not np.array_equal(effect(3, 5, "RPE"), effect(4, 5, "RPE"))

@@ -1,4 +1,6 @@
-"""The simulated RxRx1: real layout, four-group structure, bytes that depend on its seed and sizes alone."""
+"""The simulated RxRx1: real layout, four-group structure, bytes that depend on its seed and sizes
+alone.
+"""
 
 import hashlib
 import json
@@ -12,9 +14,16 @@ import pytest
 from cellsignal.competitions.base import answers_path
 from cellsignal.errors import InputError
 from cellsignal.images import read_png8
-from cellsignal.simulate.rxrx1 import REAL_TEST_EXPERIMENTS, REAL_TRAIN_EXPERIMENTS, plate_maps, simulate_rxrx1
+from cellsignal.simulate.rxrx1 import (
+    REAL_TEST_EXPERIMENTS,
+    REAL_TRAIN_EXPERIMENTS,
+    plate_maps,
+    simulate_rxrx1,
+)
 
-SMALL = dict(classes=8, controls=2, size=32, train_experiments=1, test_experiments={"RPE": 1, "U2OS": 1})
+SMALL = dict(
+    classes=8, controls=2, size=32, train_experiments=1, test_experiments={"RPE": 1, "U2OS": 1}
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +47,26 @@ def test_tables_have_the_published_columns_and_rows(root):
     sample = pd.read_csv(root / "sample_submission.csv")
     assert list(train.columns) == ["id_code", "experiment", "plate", "well", "sirna"]
     assert list(test.columns) == ["id_code", "experiment", "plate", "well"]
-    assert list(controls["test"].columns) == ["id_code", "experiment", "plate", "well", "sirna", "well_type"]
-    assert sample.id_code.tolist() == test.id_code.tolist() and list(sample.columns) == ["id_code", "sirna"]
+    assert list(controls["test"].columns) == [
+        "id_code",
+        "experiment",
+        "plate",
+        "well",
+        "sirna",
+        "well_type",
+    ]
+    assert sample.id_code.tolist() == test.id_code.tolist() and list(sample.columns) == [
+        "id_code",
+        "sirna",
+    ]
     assert len(train) == 4 * 8 and len(test) == 2 * 8
     assert sorted(train.experiment.unique()) == ["HEPG2-01", "HUVEC-01", "RPE-01", "U2OS-01"]
-    assert sorted(test.experiment.unique()) == ["RPE-02", "U2OS-02"], "test experiments are numbered after train's"
-    assert (train.id_code == train.experiment + "_" + train.plate.astype(str) + "_" + train.well).all()
+    assert sorted(test.experiment.unique()) == ["RPE-02", "U2OS-02"], (
+        "test experiments are numbered after train's"
+    )
+    assert (
+        train.id_code == train.experiment + "_" + train.plate.astype(str) + "_" + train.well
+    ).all()
     for split, experiments in (("train", 4), ("test", 2)):
         counts = controls[split].groupby(["experiment", "plate"]).well_type.value_counts().unstack()
         assert (
@@ -90,7 +113,10 @@ def test_four_disjoint_groups_in_rotation():
     held = treated.groupby(["experiment", "plate"]).sirna.agg(lambda s: tuple(sorted(s)))
     groups = sorted(set(held))
     assert len(groups) == 4 and sorted(sum(groups, ())) == list(range(40))
-    turns = {tuple(groups.index(group) for group in held.loc[experiment]) for experiment in held.index.levels[0]}
+    turns = {
+        tuple(groups.index(group) for group in held.loc[experiment])
+        for experiment in held.index.levels[0]
+    }
     first = next(iter(turns))
     assert turns <= {first[i:] + first[:i] for i in range(4)} and len(turns) > 1
     assert not frame.id_code.duplicated().any()
@@ -104,18 +130,22 @@ def test_wells_are_shuffled_between_experiments_and_controls_stand_on_their_grid
     assert grid == {f"{row}{column:02d}" for row in "CFHJM" for column in (3, 7, 11, 15, 19, 22)}
     treated = frame[frame.well_type == "treatment"]
     assert treated[treated.sirna == 7].well.nunique() > 40
-    assert set(treated.well.str[0]) == set("BCDEFGHIJKLMNO") and set(treated.well.str[1:].astype(int)) == set(
-        range(2, 24)
-    )
+    assert set(treated.well.str[0]) == set("BCDEFGHIJKLMNO") and set(
+        treated.well.str[1:].astype(int)
+    ) == set(range(2, 24))
 
 
 def test_published_size_can_be_expressed(real_data):
-    real = [pd.read_csv(real_data / "rxrx1" / f"{name}.csv") for name in ("train", "train_controls")]
+    real = [
+        pd.read_csv(real_data / "rxrx1" / f"{name}.csv") for name in ("train", "train_controls")
+    ]
     classes = int(real[0].sirna.max()) + 1
     controls = int(real[1][real[1].well_type == "positive_control"].sirna.nunique())
     frame = plate_maps(0, classes, controls, 1, REAL_TRAIN_EXPERIMENTS, REAL_TEST_EXPERIMENTS)
     assert set(frame[frame.split == "train"].experiment) == set(real[0].experiment)
-    assert set(frame[frame.split == "test"].experiment) == set(pd.read_csv(real_data / "rxrx1" / "test.csv").experiment)
+    assert set(frame[frame.split == "test"].experiment) == set(
+        pd.read_csv(real_data / "rxrx1" / "test.csv").experiment
+    )
     assert (frame.groupby(["experiment", "plate"]).well.nunique() == 308).all()
     assert set(frame.well) == set(real[0].well) | set(real[1].well)
     rows = (frame.well_type == "treatment").groupby(frame.split).sum()
@@ -127,7 +157,11 @@ def test_bytes_depend_on_the_seed_and_not_on_the_workers(root, tmp_path):
     simulate_rxrx1(tmp_path / "rxrx1", 5, **SMALL, workers=2)
     assert _hashes(tmp_path / "rxrx1") == first
     assert answers_path(tmp_path / "rxrx1").read_bytes() == answers_path(root).read_bytes()
-    simulate_rxrx1(tmp_path / "other", 6, **{**SMALL, "train_experiments": {"RPE": 1}, "test_experiments": {"RPE": 1}})
+    simulate_rxrx1(
+        tmp_path / "other",
+        6,
+        **{**SMALL, "train_experiments": {"RPE": 1}, "test_experiments": {"RPE": 1}},
+    )
     other = _hashes(tmp_path / "other")
     shared = [name for name in set(other) & set(first) if name.endswith(".png")]
     assert shared and all(other[name] != first[name] for name in shared)
@@ -178,7 +212,12 @@ def test_plates_of_one_experiment_look_more_alike_than_those_of_others(root):
     means = {}
     for folder in sorted((root / "train").glob("*/Plate*")):
         pixels = [
-            np.mean([cv2.imread(str(p), cv2.IMREAD_UNCHANGED).mean() for p in folder.glob(f"*_w{c}.png")])
+            np.mean(
+                [
+                    cv2.imread(str(p), cv2.IMREAD_UNCHANGED).mean()
+                    for p in folder.glob(f"*_w{c}.png")
+                ]
+            )
             for c in range(1, 7)
         ]
         means[folder.parent.name, folder.name] = np.log(pixels)

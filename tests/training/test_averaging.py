@@ -41,7 +41,9 @@ def trained(plates, tmp_path, **more) -> tuple[Trainer, list[dict[str, torch.Ten
     return trainer, history
 
 
-def statistics_by_hand(trainer: Trainer, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def statistics_by_hand(
+    trainer: Trainer, weights: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """The buffers after one training-mode pass over all training images with momentum 1."""
     model = trainer.model
     model.load_state_dict(weights)
@@ -68,7 +70,9 @@ def test_swa_is_the_mean_of_the_late_epochs_with_statistics_of_its_own(plates, t
     for name, value in by_hand.items():
         assert torch.allclose(found[name], value, atol=1e-4, rtol=1e-3), name
         assert (
-            not torch.allclose(found[name], sum(state[name] for state in late) / 2, atol=1e-3, rtol=1e-2)
+            not torch.allclose(
+                found[name], sum(state[name] for state in late) / 2, atol=1e-3, rtol=1e-2
+            )
             or "mean" in name
         )
 
@@ -86,7 +90,9 @@ def test_before_its_first_epoch_swa_predicts_with_the_plain_weights(plates, tmp_
     seen = []
     validate = Trainer.validate
     monkeypatch.setattr(
-        loop.Trainer, "validate", lambda self: (seen.append(self.predictor is self.model), validate(self))[1]
+        loop.Trainer,
+        "validate",
+        lambda self: (seen.append(self.predictor is self.model), validate(self))[1],
     )
     trainer.run()
     assert seen == [True, True, True, False]
@@ -97,10 +103,19 @@ def test_the_averaged_weights_are_what_predicts(plates, tmp_path):
     job = trainer.job
     state = load_checkpoint(job.folder / "last.pt")
     model = trained_model(job, state)
-    assert all(torch.equal(value, state["averaged"][name]) for name, value in model.state_dict().items())
-    by_trainer = predict_with(job, trainer.predictor, plan_reading(job, trainer.pixels, job.valid))["identity"]
-    assert (by_trainer == predict_with(job, model, plan_reading(job, trainer.pixels, job.valid))["identity"]).all()
-    assert not torch.equal(state["averaged"]["backbone.conv1.0.weight"], state["model"]["backbone.conv1.0.weight"])
+    assert all(
+        torch.equal(value, state["averaged"][name]) for name, value in model.state_dict().items()
+    )
+    by_trainer = predict_with(job, trainer.predictor, plan_reading(job, trainer.pixels, job.valid))[
+        "identity"
+    ]
+    assert (
+        by_trainer
+        == predict_with(job, model, plan_reading(job, trainer.pixels, job.valid))["identity"]
+    ).all()
+    assert not torch.equal(
+        state["averaged"]["backbone.conv1.0.weight"], state["model"]["backbone.conv1.0.weight"]
+    )
 
 
 def test_the_teacher_judges_another_view_by_the_batch_and_is_left_alone(plates, tmp_path):
@@ -114,26 +129,44 @@ def test_the_teacher_judges_another_view_by_the_batch_and_is_left_alone(plates, 
         plain, turned = model(images), model(apply_view(images, "rot90"))
     assert average.disagreement(plain, "identity", images).item() == pytest.approx(0, abs=1e-9)
     expected = (plain.softmax(1) - turned.softmax(1)).square().sum(1).mean().item()
-    assert average.disagreement(plain, "rot90", images).item() == pytest.approx(expected, rel=1e-4) and expected > 0
-    assert all(torch.equal(value, before[name]) for name, value in average.module.state_dict().items())
+    assert (
+        average.disagreement(plain, "rot90", images).item() == pytest.approx(expected, rel=1e-4)
+        and expected > 0
+    )
+    assert all(
+        torch.equal(value, before[name]) for name, value in average.module.state_dict().items()
+    )
     assert not average.module.training
 
 
 @pytest.mark.slow
 def test_consistency_trains(plates, tmp_path):
-    """With its weight the same training ends elsewhere, and the two views of the student's images agree more."""
+    """With its weight the same training ends elsewhere, and the two views of the student's images
+    agree more.
+    """
     ends = []
     for weight in (1e-9, 30.0):
         job = jobs_of(
             make_config(
                 plates,
                 tmp_path / str(weight),
-                [stage(epochs=4, ema=0.5, mean_teacher={"weight": weight, "ramp_epochs": 0, "unlabelled": "test"})],
+                [
+                    stage(
+                        epochs=4,
+                        ema=0.5,
+                        mean_teacher={"weight": weight, "ramp_epochs": 0, "unlabelled": "test"},
+                    )
+                ],
             )
         )[0]
         trainer = Trainer(job, ALONE, Stop())
         trainer.run()
-        views = predict_with(job, trainer.predictor, plan_reading(job, trainer.pixels, job.test), ("identity", "rot90"))
+        views = predict_with(
+            job,
+            trainer.predictor,
+            plan_reading(job, trainer.pixels, job.test),
+            ("identity", "rot90"),
+        )
         a, b = (torch.from_numpy(views[view]).softmax(1) for view in ("identity", "rot90"))
         ends.append((a - b).square().sum(1).mean().item())
     assert ends[1] < 0.5 * ends[0]
@@ -141,8 +174,13 @@ def test_consistency_trains(plates, tmp_path):
 
 def test_the_ramp():
     config = MeanTeacher(weight=2.0, ramp_epochs=4)
-    assert ramp(config, 0) == pytest.approx(2 * math.exp(-5)) and ramp(config, 2) == pytest.approx(2 * math.exp(-1.25))
-    assert ramp(config, 4) == ramp(config, 9) == 2.0 and ramp(MeanTeacher(weight=2.0, ramp_epochs=0), 0) == 2.0
+    assert ramp(config, 0) == pytest.approx(2 * math.exp(-5)) and ramp(config, 2) == pytest.approx(
+        2 * math.exp(-1.25)
+    )
+    assert (
+        ramp(config, 4) == ramp(config, 9) == 2.0
+        and ramp(MeanTeacher(weight=2.0, ramp_epochs=0), 0) == 2.0
+    )
 
 
 def test_no_averaging_is_none():

@@ -1,4 +1,6 @@
-"""Training, prediction and packing within a time budget, by a clock that the test holds: stopped in time, each call gets on, the end has the same bits."""
+"""Training, prediction and packing within a time budget, by a clock that the test holds: stopped in
+time, each call gets on, the end has the same bits.
+"""
 
 import functools
 import itertools
@@ -41,7 +43,11 @@ class Clock:
         self.now, self.monkeypatch = 1e9, monkeypatch
         monkeypatch.setattr(stopping, "_now", lambda: self.now)
         for module in modules:
-            monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: self.now, monotonic=time.monotonic))
+            monkeypatch.setattr(
+                module,
+                "time",
+                SimpleNamespace(perf_counter=lambda: self.now, monotonic=time.monotonic),
+            )
 
     def takes(self, owner, name: str, seconds: float) -> None:
         """From now on calls of `owner.name` take so long."""
@@ -61,20 +67,39 @@ class Clock:
 STEP, SAVE, VALIDATION = 1.0, 3.0, 20.0
 VARIANTS = {
     "swa": {"epochs": 3, "swa": {"start": 0.3}, "accumulation": 2},
-    "pseudo": {"epochs": 3, "pseudo_labels": {"start": 1, "least_confidence": 0.0}, "ema": 0.9, "validate_every": 2, "mix": {"mixup": 0.4}},
-}  # fmt: skip
+    "pseudo": {
+        "epochs": 3,
+        "pseudo_labels": {"start": 1, "least_confidence": 0.0},
+        "ema": 0.9,
+        "validate_every": 2,
+        "mix": {"mixup": 0.4},
+    },
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["swa", "pseudo"])
-def test_training_in_short_budgets_stops_in_time_and_ends_in_the_same_bits(plates, tmp_path, monkeypatch, variant):
-    configs = [make_config(plates, tmp_path / name, [stage(**VARIANTS[variant])], model={"backbone": "test_resnet", "dropout": 0.2})
-               for name in ("whole", "broken")]  # fmt: skip
+def test_training_in_short_budgets_stops_in_time_and_ends_in_the_same_bits(
+    plates, tmp_path, monkeypatch, variant
+):
+    configs = [
+        make_config(
+            plates,
+            tmp_path / name,
+            [stage(**VARIANTS[variant])],
+            model={"backbone": "test_resnet", "dropout": 0.2},
+        )
+        for name in ("whole", "broken")
+    ]
     train(configs[0])
     clock = Clock(monkeypatch, budget)
     clock.takes(Trainer, "_update", STEP)
     clock.takes(Trainer, "_save", SAVE)
-    for owner, name in ((Trainer, "validate"), (Trainer, "_recompute_statistics"), (loop, "draw_pseudo_labels")):
+    for owner, name in (
+        (Trainer, "validate"),
+        (Trainer, "_recompute_statistics"),
+        (loop, "draw_pseudo_labels"),
+    ):
         clock.takes(owner, name, VALIDATION)
     last, places = jobs_of(configs[1])[0].folder / "last.pt", []
     for seconds in itertools.chain([4.0, 60.0], itertools.cycle([8.0, 52.0, 27.0])):
@@ -85,10 +110,14 @@ def test_training_in_short_budgets_stops_in_time_and_ends_in_the_same_bits(plate
             train(configs[1])
             break
         except OutOfTime as told:
-            assert told.status == OUT_OF_TIME and re.search(r"out of time, .* saved \(.*(left)\); the same command goes on from here$", str(told))
+            assert told.status == OUT_OF_TIME and re.search(
+                r"out of time, .* saved \(.*(left)\); the same command goes on from here$",
+                str(told),
+            )
             state = load_checkpoint(last)
             places.append((state["progress"]["epoch"], state["progress"]["batch"]))
-            assert clock.now - started <= max(seconds, 2 * VALIDATION + 2 * SAVE + STEP)  # of one epoch's end, where a budget has room for less
+            # of one epoch's end, where a budget has room for less
+            assert clock.now - started <= max(seconds, 2 * VALIDATION + 2 * SAVE + STEP)
             assert len(places) < 40
     assert places == sorted(set(places))  # each call got on
     batches = len(Trainer(jobs_of(configs[0])[0], ALONE, stopping.Stop()).examples.batches(0))
@@ -97,13 +126,23 @@ def test_training_in_short_budgets_stops_in_time_and_ends_in_the_same_bits(plate
     states = [load_checkpoint(jobs_of(config)[0].folder / "last.pt") for config in configs]
     for part in ("model", "averaged"):
         if states[0][part] is not None:
-            assert all(torch.equal(values, states[1][part][name]) for name, values in states[0][part].items())
-    logs = [pd.read_csv(jobs_of(c)[0].folder / "log.csv").drop(columns=["images_per_s", "waiting", "of_peak"]) for c in configs]
+            assert all(
+                torch.equal(values, states[1][part][name])
+                for name, values in states[0][part].items()
+            )
+    logs = [
+        pd.read_csv(jobs_of(c)[0].folder / "log.csv").drop(
+            columns=["images_per_s", "waiting", "of_peak"]
+        )
+        for c in configs
+    ]
     assert logs[0].equals(logs[1])
 
 
 def test_the_budget_is_kept_where_all_was_measured(plates, tmp_path, monkeypatch, caplog):
-    """A validation of 20 s, budgets of 30 s: none is overrun once the first call has seen one validation, which the checkpoint remembers."""
+    """A validation of 20 s, budgets of 30 s: none is overrun once the first call has seen one
+    validation, which the checkpoint remembers.
+    """
     config = make_config(plates, tmp_path, [stage(epochs=4)])
     clock = Clock(monkeypatch, budget)
     clock.takes(Trainer, "_update", STEP)
@@ -123,7 +162,9 @@ def test_the_budget_is_kept_where_all_was_measured(plates, tmp_path, monkeypatch
                 clock.budget(36)
     assert calls > 3 and clock.now <= clock.deadline
     told = [record.message for record in caplog.records if "epochs fit" in record.message]
-    assert 0 < len(told) <= calls and re.fullmatch(r"fold0 all: epoch 1 takes about .*; .* left: about [\d.]+ epochs fit", told[0])
+    assert 0 < len(told) <= calls and re.fullmatch(
+        r"fold0 all: epoch 1 takes about .*; .* left: about [\d.]+ epochs fit", told[0]
+    )
 
 
 def test_an_epoch_is_foretold_by_what_was_measured(plates, tmp_path, monkeypatch, caplog):
@@ -138,11 +179,16 @@ def test_an_epoch_is_foretold_by_what_was_measured(plates, tmp_path, monkeypatch
     (line,) = [record.message for record in caplog.records if "epochs fit" in record.message]
     minutes = batches + valid / 8  # validation is not measured yet: each image as in a step, of 8
     hours_left = 100 - 60 / 3600 - min(batches, 20) / 60
-    assert minutes > 90 or line.startswith(f"fold0 all: epoch 1 takes about {minutes:.1f} min; {hours_left:.1f} h left: about ")
-    assert float(re.search(r"about ([\d.]+) epochs fit", line)[1]) == pytest.approx(hours_left * 60 / minutes, rel=0.01)
+    assert minutes > 90 or line.startswith(
+        f"fold0 all: epoch 1 takes about {minutes:.1f} min; {hours_left:.1f} h left: about "
+    )
+    assert float(re.search(r"about ([\d.]+) epochs fit", line)[1]) == pytest.approx(
+        hours_left * 60 / minutes, rel=0.01
+    )
 
 
-# prediction ------------------------------------------------------------------------------------------------------------------------------
+# prediction
+# --------------------------------------------------------------------------------------------------
 
 
 def test_prediction_in_short_budgets_goes_on_to_the_same_file(tmp_path, monkeypatch):
@@ -162,9 +208,15 @@ def test_prediction_in_short_budgets_goes_on_to_the_same_file(tmp_path, monkeypa
             found = in_pieces(path, {"of": 1}, places, compute)
             break
         except OutOfTime as told:
-            assert clock.now <= clock.deadline and f"{3 * calls} of 12 pieces saved (the next piece would take about 12 s" in str(told)
+            assert (
+                clock.now <= clock.deadline
+                and f"{3 * calls} of 12 pieces saved (the next piece would take about 12 s"
+                in str(told)
+            )
             assert len(list(pieces_folder(path).rglob("*.npz"))) == 3 * calls
-    assert calls == 4 and np.array_equal(found["a"], in_pieces(tmp_path / "y.npz", {}, places, compute_plain)["a"])
+    assert calls == 4 and np.array_equal(
+        found["a"], in_pieces(tmp_path / "y.npz", {}, places, compute_plain)["a"]
+    )
 
 
 def compute_plain(chosen):
@@ -195,7 +247,10 @@ def test_a_signal_waits_for_the_piece_in_hand(tmp_path):
 
     with stopping.Stop() as stop, pytest.raises(Interrupted) as told:
         in_pieces(tmp_path / "x.npz", {}, np.split(np.arange(4), 4), compute, stop=stop)
-    assert told.value.status == 128 + signal.SIGUSR1 and len(list(pieces_folder(tmp_path / "x.npz").rglob("*.npz"))) == 2
+    assert (
+        told.value.status == 128 + signal.SIGUSR1
+        and len(list(pieces_folder(tmp_path / "x.npz").rglob("*.npz"))) == 2
+    )
 
 
 @pytest.mark.slow
@@ -221,13 +276,16 @@ def test_predict_and_embed_keep_the_budget(plates, tmp_path, monkeypatch):
             break
         except OutOfTime:
             assert clock.now <= clock.deadline and calls < 15
-    assert calls > 1 and np.array_equal(predicting.load_predictions(expected.path).logits("identity"), logits)
+    assert calls > 1 and np.array_equal(
+        predicting.load_predictions(expected.path).logits("identity"), logits
+    )
     clock.budget(-1.0)
     with pytest.raises(OutOfTime):
         embeddings.embed(config)
 
 
-# packing ---------------------------------------------------------------------------------------------------------------------------------
+# packing
+# --------------------------------------------------------------------------------------------------
 
 
 def test_packing_in_short_budgets_goes_on_to_the_same_store(plates, tmp_path, monkeypatch):
@@ -248,9 +306,14 @@ def test_packing_in_short_budgets_goes_on_to_the_same_store(plates, tmp_path, mo
             report = prepare(competition, plates / "raw", tmp_path / "store")
             break
         except OutOfTime as told:
-            assert clock.now <= clock.deadline and re.search(rf"out of time, \d+ of {n} sites saved \(the next sites would take about", str(told))
+            assert clock.now <= clock.deadline and re.search(
+                rf"out of time, \d+ of {n} sites saved \(the next sites would take about", str(told)
+            )
     assert 1 < calls < 10 and report.n_packed == n
     for file in ("images", "arrays"):
         for path in (plates / "store" / file).rglob("*"):
             if path.is_file():
-                assert path.read_bytes() == (tmp_path / "store" / path.relative_to(plates / "store")).read_bytes()
+                assert (
+                    path.read_bytes()
+                    == (tmp_path / "store" / path.relative_to(plates / "store")).read_bytes()
+                )

@@ -1,4 +1,6 @@
-"""The last good checkpoint: whatever moment a kill, a full disk or a damaged file comes at, a training goes on from a whole one, and only its own."""
+"""The last good checkpoint: whatever moment a kill, a full disk or a damaged file comes at, a
+training goes on from a whole one, and only its own.
+"""
 
 import logging
 import os
@@ -14,7 +16,13 @@ from tiny import make_config, stage
 from cellsignal.errors import InputError
 from cellsignal.prediction.predict import predict
 from cellsignal.stopping import Stop
-from cellsignal.training.checkpoints import has_checkpoint, load_checkpoint, load_last, previous_of, save_checkpoint
+from cellsignal.training.checkpoints import (
+    has_checkpoint,
+    load_checkpoint,
+    load_last,
+    previous_of,
+    save_checkpoint,
+)
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import is_finished, jobs_of, train
@@ -47,7 +55,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
 def test_at_every_moment_of_a_save_a_whole_one_is_there(tmp_path, monkeypatch, links):
-    """A kill before each call that changes a name; the next save goes on with what is there, three times in a row."""
+    """A kill before each call that changes a name; the next save goes on with what is there, three
+    times in a row.
+    """
     calls, kill_at = 0, None
 
     def killing(name):
@@ -82,7 +92,9 @@ def test_at_every_moment_of_a_save_a_whole_one_is_there(tmp_path, monkeypatch, l
             assert last.exists() or not links
         kill_at = None
         save_checkpoint(last, {"number": 9}, keep=True)
-        assert number(last) == 9 and sorted(name for name in os.listdir(last.parent) if not name.startswith(".last.pt.")) == ["last.previous.pt", "last.pt"]
+        assert number(last) == 9 and sorted(
+            name for name in os.listdir(last.parent) if not name.startswith(".last.pt.")
+        ) == ["last.previous.pt", "last.pt"]
     assert calls > 3
 
 
@@ -102,9 +114,16 @@ def test_a_damaged_one_is_told_in_one_line_and_the_one_before_taken(tmp_path, ca
         for _ in range(3):
             assert load_last(last)[0]["number"] == 0 and load_last(last)[1] == previous_of(last)
     (line,) = [record.message for record in caplog.records]
-    assert line.startswith(f"{last}: ") and line.endswith("going on from the one before it, last.previous.pt") and "\n" not in line
+    assert (
+        line.startswith(f"{last}: ")
+        and line.endswith("going on from the one before it, last.previous.pt")
+        and "\n" not in line
+    )
     spoil(previous_of(last))
-    with pytest.raises(InputError, match=r"last\.pt: .*; and the one before it, .*last\.previous\.pt: corrupt checkpoint") as told:
+    with pytest.raises(
+        InputError,
+        match=r"last\.pt: .*; and the one before it, .*last\.previous\.pt: corrupt checkpoint",
+    ) as told:
         load_last(last)
     assert "\n" not in str(told.value)
 
@@ -116,7 +135,8 @@ def test_without_one_before_a_damaged_one_is_refused(tmp_path):
         load_last(tmp_path / "last.pt")
 
 
-# in training -----------------------------------------------------------------------------------------------------------------------------
+# in training
+# --------------------------------------------------------------------------------------------------
 
 ONE = {"epochs": 2, "checkpoint_minutes": 1e-9, "ema": 0.9}
 
@@ -145,7 +165,9 @@ def stopped(config, monkeypatch, updates: int) -> Path:
     return jobs_of(config)[0].folder / "last.pt"
 
 
-def test_training_goes_on_from_the_one_before_to_the_same_bits(plates, tmp_path, whole, monkeypatch, caplog):
+def test_training_goes_on_from_the_one_before_to_the_same_bits(
+    plates, tmp_path, whole, monkeypatch, caplog
+):
     config = make_config(plates, tmp_path, [stage(**ONE)])
     last = stopped(config, monkeypatch, 9)
     before = load_checkpoint(previous_of(last))["progress"]["updates"]
@@ -161,8 +183,18 @@ def test_training_goes_on_from_the_one_before_to_the_same_bits(plates, tmp_path,
     monkeypatch.setattr(Trainer, "_save", saving)
     with caplog.at_level(logging.WARNING):
         train(config)
-    assert kept == [before, before + 1]  # the damaged one did not take the place of the good one before it
-    assert len([record for record in caplog.records if "going on from the one before it" in record.message]) == 1
+    # the damaged one did not take the place of the good one before it
+    assert kept == [before, before + 1]
+    assert (
+        len(
+            [
+                record
+                for record in caplog.records
+                if "going on from the one before it" in record.message
+            ]
+        )
+        == 1
+    )
     state = load_checkpoint(last)
     for part in ("model", "averaged"):
         assert all(torch.equal(values, state[part][name]) for name, values in whole[part].items())
@@ -174,12 +206,16 @@ def test_both_damaged_are_named_and_nothing_is_trained(plates, tmp_path, monkeyp
     last = stopped(config, monkeypatch, 4)
     for path in (last, previous_of(last)):
         spoil(path)
-    with pytest.raises(InputError, match=r"all/all/last\.pt: corrupt .*all/all/last\.previous\.pt: corrupt"):
+    with pytest.raises(
+        InputError, match=r"all/all/last\.pt: corrupt .*all/all/last\.previous\.pt: corrupt"
+    ):
         train(config)
 
 
 def test_a_stage_before_that_is_damaged_is_not_finished(plates, tmp_path, monkeypatch):
-    """Killed between the last save of stage 1 and the removal of the one before it, then damaged: its end is trained again."""
+    """Killed between the last save of stage 1 and the removal of the one before it, then damaged:
+    its end is trained again.
+    """
     stages = [stage(**ONE), stage("second", init="previous", epochs=1)]
     config = make_config(plates, tmp_path, stages)
     last = stopped(config, monkeypatch, 5)
@@ -191,14 +227,21 @@ def test_a_stage_before_that_is_damaged_is_not_finished(plates, tmp_path, monkey
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_checkpoint_of_another_config_is_refused_and_what_differs_named(plates, tmp_path, monkeypatch, finished):
+def test_a_checkpoint_of_another_config_is_refused_and_what_differs_named(
+    plates, tmp_path, monkeypatch, finished
+):
     config = make_config(plates, tmp_path, [stage(**ONE)])
     if finished:
         train(config)
     else:
         stopped(config, monkeypatch, 3)
     (config.run_folder / "config.yaml").unlink()  # as where checkpoints alone were copied
-    changed = make_config(plates, tmp_path, [stage(**ONE | {"batch_size": 4, "optimizer": {"name": "adamw", "lr": 5e-4}})], normalization={"by": "image"})
+    changed = make_config(
+        plates,
+        tmp_path,
+        [stage(**ONE | {"batch_size": 4, "optimizer": {"name": "adamw", "lr": 5e-4}})],
+        normalization={"by": "image"},
+    )
     what = r"is of another config.*normalization\.by: plate -> image; stages\.0\.batch_size: 8 -> 4; stages\.0\.optimizer\.lr: 0\.002 -> 0\.0005"
     with pytest.raises(InputError, match=what):
         train(changed)
@@ -206,7 +249,13 @@ def test_a_checkpoint_of_another_config_is_refused_and_what_differs_named(plates
         (config.run_folder / "config.yaml").unlink()
         with pytest.raises(InputError, match=what):
             predict(changed)
-        same = make_config(plates, tmp_path, [stage(**ONE)], data={"workers": 2, "cache_gib": 0.5}, predict={"tta": 2})
+        same = make_config(
+            plates,
+            tmp_path,
+            [stage(**ONE)],
+            data={"workers": 2, "cache_gib": 0.5},
+            predict={"tta": 2},
+        )
         (config.run_folder / "config.yaml").unlink(missing_ok=True)
         assert is_finished(jobs_of(same)[0])
 
@@ -228,18 +277,33 @@ cp "$1"/tiny/seed0/fold0/all/all/last.pt "$4/end.pt"
 
 @pytest.mark.slow
 def test_a_disk_that_is_really_full(plates, tmp_path, whole):
-    """A small tmpfs in a mount namespace of its own, where one may have one: it has room for some checkpoints, not for all that a save needs at a time."""
+    """A small tmpfs in a mount namespace of its own, where one may have one: it has room for some
+    checkpoints, not for all that a save needs at a time.
+    """
     runs, out = tmp_path / "runs", tmp_path / "out"
     runs.mkdir()
     out.mkdir()
     config = make_config(plates, runs, [stage(**ONE)])
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    probe = subprocess.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", str(runs)], capture_output=True)
+    probe = subprocess.run(
+        ["unshare", "-Urm", "mount", "-t", "tmpfs", "tmpfs", str(runs)], capture_output=True
+    )
     if probe.returncode:
         pytest.skip("no mount namespaces here")
     one = 2600  # KiB, a little above a checkpoint
     script = SMALL_DISK.format(size=5 * one // 2)
-    words = ["unshare", "-Urm", "sh", "-c", script, "sh", str(runs), sys.executable, str(tmp_path / "c.yaml"), str(out)]
+    words = [
+        "unshare",
+        "-Urm",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        str(runs),
+        sys.executable,
+        str(tmp_path / "c.yaml"),
+        str(out),
+    ]
     subprocess.run(words, check=True, timeout=300)
     assert (out / "first").read_text() == "2\n", (out / "err1").read_text()
     line = (out / "err1").read_text()

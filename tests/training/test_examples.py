@@ -1,4 +1,6 @@
-"""What trains: controls as classes, units of a batch, pseudo-labels, and that no validation well is ever among them."""
+"""What trains: controls as classes, units of a batch, pseudo-labels, and that no validation well is
+ever among them.
+"""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,8 @@ from cellsignal.training.run import jobs_of, train
 
 def test_control_wells_are_further_classes_and_no_treatment_comes_with_them(plates, tmp_path):
     jobs = {
-        mode: jobs_of(make_config(plates, tmp_path, data={"controls": mode}))[0] for mode in ("ignore", "train", "all")
+        mode: jobs_of(make_config(plates, tmp_path, data={"controls": mode}))[0]
+        for mode in ("ignore", "train", "all")
     }
     samples = jobs["all"].store.samples
     treatments, held_out = jobs["ignore"].train, set(jobs["ignore"].held_out)
@@ -33,7 +36,9 @@ def test_control_wells_are_further_classes_and_no_treatment_comes_with_them(plat
         assert np.isin(treatments, jobs[mode].train).all()
         expected = samples[samples.role != "treatment"]
         expected = (
-            expected if mode == "all" else expected[(expected.split == "train") & ~expected.experiment.isin(held_out)]
+            expected
+            if mode == "all"
+            else expected[(expected.split == "train") & ~expected.experiment.isin(held_out)]
         )
         assert sorted(added.sample_id) == sorted(expected.sample_id)
         assert np.array_equal(jobs[mode].valid, jobs["ignore"].valid)
@@ -48,14 +53,18 @@ def test_controls_stay_with_their_cell_type(plates, tmp_path):
 
 @pytest.mark.parametrize("unit", ["cell_type", "experiment", "plate"])
 def test_batches_are_of_one_unit_with_each_label_once(plates, tmp_path, unit):
-    job = jobs_of(make_config(plates, tmp_path, [stage(batches={"unit": unit, "unique_labels": True})]))[0]
+    job = jobs_of(
+        make_config(plates, tmp_path, [stage(batches={"unit": unit, "unique_labels": True})])
+    )[0]
     examples, codes = Examples(job), unit_codes(job.store.samples, unit)
     for epoch in (0, 1):
         batches = examples.batches(epoch)
         for batch in batches:
             index = np.array([i for _, i in batch])
             assert len(set(codes[examples.positions[index]])) == 1
-            assert len(set(examples.labels[index])) == len(index) and {e for e, _ in batch} == {epoch}
+            assert len(set(examples.labels[index])) == len(index) and {e for e, _ in batch} == {
+                epoch
+            }
         assert sorted(i for batch in batches for _, i in batch) == list(range(len(job.train)))
 
 
@@ -66,7 +75,9 @@ def test_without_a_label_an_image_takes_part_only_for_consistency(plates, tmp_pa
     job = both.job
     samples = job.store.samples
     assert {i for batch in pseudo.batches(0) for _, i in batch} == set(range(len(job.train)))
-    assert {i for batch in both.batches(0) for _, i in batch} == set(range(len(job.train) + len(job.test)))
+    assert {i for batch in both.batches(0) for _, i in batch} == set(
+        range(len(job.train) + len(job.test))
+    )
     assert (both.labels[len(job.train) :] == -1).all() and (
         samples.split.iloc[both.positions[len(job.train) :]] == "test"
     ).all()
@@ -86,7 +97,9 @@ def test_soft_labels_of_the_unlabelled_are_zero():
 
 def test_pseudo_labels_name_test_wells_alone_and_are_kept_in_files(plates, tmp_path):
     config = make_config(
-        plates, tmp_path, [stage(epochs=3, pseudo_labels={"start": 1, "first": 0.5, "least_confidence": 0.0})]
+        plates,
+        tmp_path,
+        [stage(epochs=3, pseudo_labels={"start": 1, "first": 0.5, "least_confidence": 0.0})],
     )
     train(config)
     job = jobs_of(config)[0]
@@ -94,17 +107,25 @@ def test_pseudo_labels_name_test_wells_alone_and_are_kept_in_files(plates, tmp_p
     for epoch, share in ((1, 0.5), (2, 1.0)):
         frame = pseudo_labels.read(job.folder, epoch)
         assert len(frame) > 0 and frame.attrs["share"] == share and frame.attrs["seed"] == 0
-        assert set(frame.target_id) <= set(samples.target_id[(samples.split == "test") & (samples.role == "treatment")])
+        assert set(frame.target_id) <= set(
+            samples.target_id[(samples.split == "test") & (samples.role == "treatment")]
+        )
         assert not set(frame.target_id) & validated
     assert not pseudo_labels.csv_path(job.folder, 0).exists()
 
 
-def test_an_interrupted_epoch_goes_on_with_the_pseudo_labels_it_began_with_or_not_at_all(plates, tmp_path, monkeypatch):
+def test_an_interrupted_epoch_goes_on_with_the_pseudo_labels_it_began_with_or_not_at_all(
+    plates, tmp_path, monkeypatch
+):
     config = make_config(plates, tmp_path, [stage(pseudo_labels={"least_confidence": 0.0})])
     job = jobs_of(config)[0]
-    digest = labelling.draw_pseudo_labels(job, Trainer(job, ALONE, Stop()).model, Trainer(job, ALONE, Stop()).pixels, 0)
+    digest = labelling.draw_pseudo_labels(
+        job, Trainer(job, ALONE, Stop()).model, Trainer(job, ALONE, Stop()).pixels, 0
+    )
     assert len(labelling.read_pseudo_labels(job, 0, digest))
-    with pytest.raises(InputError, match=r"epoch_000\.csv: is not what the interrupted epoch began with"):
+    with pytest.raises(
+        InputError, match=r"epoch_000\.csv: is not what the interrupted epoch began with"
+    ):
         labelling.read_pseudo_labels(job, 0, "0" * 64)
     frame = pseudo_labels.read(job.folder, 0)
     frame.loc[0, "target_id"] = job.store.samples.target_id.iloc[job.valid[0]]
@@ -116,7 +137,9 @@ def test_an_interrupted_epoch_goes_on_with_the_pseudo_labels_it_began_with_or_no
 def test_more_batches_in_an_epoch_still_end_the_schedule_at_its_end(plates, tmp_path):
     schedule = {"name": "cosine"}
     config = make_config(
-        plates, tmp_path, [stage(epochs=3, schedule=schedule, pseudo_labels={"start": 1, "least_confidence": 0.0})]
+        plates,
+        tmp_path,
+        [stage(epochs=3, schedule=schedule, pseudo_labels={"start": 1, "least_confidence": 0.0})],
     )
     train(config)
     state = load_checkpoint(jobs_of(config)[0].folder / "last.pt")

@@ -1,4 +1,6 @@
-"""What goes through a model: adaptation to each unit by brute force, order, channels, and that labels do not matter."""
+"""What goes through a model: adaptation to each unit by brute force, order, channels, and that
+labels do not matter.
+"""
 
 import dataclasses
 
@@ -16,7 +18,9 @@ from cellsignal.training.run import jobs_of
 
 
 def setting(plates, tmp_path, **more):
-    """A job, an untrained network whose running statistics are those of noise, and the pixel statistics."""
+    """A job, an untrained network whose running statistics are those of noise, and the pixel
+    statistics.
+    """
     job = jobs_of(make_config(plates, tmp_path / "runs", [stage()], **more))[0]
     torch.manual_seed(0)
     model = build_model(job.config.model, len(job.channels), job.outputs, 24, len(job.cell_types))
@@ -34,21 +38,25 @@ def images_of(job, pixels, positions) -> torch.Tensor:
     """By hand: read, choose channels, standardise."""
     rows = job.store.samples.row.to_numpy()[positions]
     found = [
-        (job.store.read(int(row)).astype(np.float32) - pixels.shift[p][:, None, None]) / pixels.scale[p][:, None, None]
+        (job.store.read(int(row)).astype(np.float32) - pixels.shift[p][:, None, None])
+        / pixels.scale[p][:, None, None]
         for p, row in zip(positions, rows, strict=True)
     ]
     return torch.from_numpy(np.stack(found)[:, job.channels])
 
 
 @pytest.mark.parametrize("unit", ["cell_type", "experiment", "plate"])
-def test_adapted_predictions_are_those_of_the_whole_unit_in_one_training_batch(plates, tmp_path, unit):
+def test_adapted_predictions_are_those_of_the_whole_unit_in_one_training_batch(
+    plates, tmp_path, unit
+):
     job, model, pixels = setting(plates, tmp_path, predict={"adapt": unit, "batch_size": 512})
     chosen = job.valid[::7]
     found = predict_with(job, model, plan_reading(job, pixels, chosen), ("identity", "hflip"))
     codes = unit_codes(job.store.samples, unit)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for code in np.unique(codes[chosen]):
-        members = np.flatnonzero(codes == code)  # all wells of the unit, controls and unlabelled ones too
+        # all wells of the unit, controls and unlabelled ones too
+        members = np.flatnonzero(codes == code)
         model.load_state_dict(before, strict=False)
         model.train()
         with torch.no_grad():
@@ -67,11 +75,18 @@ def test_without_adaptation_it_is_a_plain_forward_pass_in_the_order_asked_for(pl
     with torch.no_grad():
         images = images_of(job, pixels, chosen)
         expected, embedded = model(images), model.embed(images)
-    np.testing.assert_allclose(predict_with(job, model, plan_reading(job, pixels, chosen))["identity"], expected, atol=1e-4)
     np.testing.assert_allclose(
-        predict_with(job, model, plan_reading(job, pixels, chosen), embeddings=True)["identity"], embedded, atol=1e-4
+        predict_with(job, model, plan_reading(job, pixels, chosen))["identity"], expected, atol=1e-4
     )
-    assert predict_with(job, model, plan_reading(job, pixels, chosen[:0]))["identity"].shape == (0, job.outputs)
+    np.testing.assert_allclose(
+        predict_with(job, model, plan_reading(job, pixels, chosen), embeddings=True)["identity"],
+        embedded,
+        atol=1e-4,
+    )
+    assert predict_with(job, model, plan_reading(job, pixels, chosen[:0]))["identity"].shape == (
+        0,
+        job.outputs,
+    )
 
 
 def test_what_else_is_predicted_and_what_the_labels_are_changes_nothing(plates, tmp_path):
@@ -86,18 +101,25 @@ def test_what_else_is_predicted_and_what_the_labels_are_changes_nothing(plates, 
     store.__dict__.update(job.store.__dict__)
     store.__dict__["samples"] = samples
     blind = dataclasses.replace(job, store=store)
-    assert np.array_equal(predict_with(blind, model, plan_reading(blind, pixels, job.valid))["identity"], many)
+    assert np.array_equal(
+        predict_with(blind, model, plan_reading(blind, pixels, job.valid))["identity"], many
+    )
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
 
 
 def test_chosen_channels_and_the_cell_type_reach_the_network(plates, tmp_path):
     job, model, pixels = setting(
-        plates, tmp_path, data={"channels": [4, 2]}, model={"backbone": "test_resnet", "cell_type_vector": True}
+        plates,
+        tmp_path,
+        data={"channels": [4, 2]},
+        model={"backbone": "test_resnet", "cell_type_vector": True},
     )
     assert list(job.channels) == [3, 1]
     chosen = job.valid[::11]
     types = job.store.samples.cell_type.to_numpy()[chosen]
-    vectors = torch.tensor([[float(name == t) for name in ("HEPG2", "HUVEC", "RPE", "U2OS")] for t in types])
+    vectors = torch.tensor(
+        [[float(name == t) for name in ("HEPG2", "HUVEC", "RPE", "U2OS")] for t in types]
+    )
     with torch.no_grad():
         expected = model(images_of(job, pixels, chosen), vectors)
         other = model(images_of(job, pixels, chosen), vectors.roll(1, 1))
@@ -107,18 +129,31 @@ def test_chosen_channels_and_the_cell_type_reach_the_network(plates, tmp_path):
 
 
 def test_by_target_sums_the_sites_of_a_well():
-    targets, merged, first = by_target(np.array([[1.0, 2], [3, 4], [5, 6]]), np.array(["b", "a", "b"]))
-    assert list(targets) == ["a", "b"] and merged.tolist() == [[3, 4], [6, 8]] and list(first) == [1, 0]
+    targets, merged, first = by_target(
+        np.array([[1.0, 2], [3, 4], [5, 6]]), np.array(["b", "a", "b"])
+    )
+    assert (
+        list(targets) == ["a", "b"]
+        and merged.tolist() == [[3, 4], [6, 8]]
+        and list(first) == [1, 0]
+    )
 
 
 def test_each_image_is_read_once_for_statistics_and_all_views(plates, tmp_path, monkeypatch):
-    job, model, pixels = setting(plates, tmp_path, predict={"adapt": "plate", "batch_size": 5}, data={"cache_gib": 0.0})
+    job, model, pixels = setting(
+        plates, tmp_path, predict={"adapt": "plate", "batch_size": 5}, data={"cache_gib": 0.0}
+    )
     reading, reads = plan_reading(job, pixels, job.valid), []
     read = type(job.store).read
-    monkeypatch.setattr(type(job.store), "read", lambda self, row, **more: (reads.append(row), read(self, row, **more))[1])
+    monkeypatch.setattr(
+        type(job.store),
+        "read",
+        lambda self, row, **more: (reads.append(row), read(self, row, **more))[1],
+    )
     once = predict_with(job, model, reading, ("identity", "hflip"))
     assert sorted(reads) == sorted(job.store.samples.row.to_numpy()[reading.positions])
-    monkeypatch.setattr(forward, "HELD_GIB", 0.0)  # units that are too large to be held are read twice, and predicted alike
+    # units that are too large to be held are read twice, and predicted alike
+    monkeypatch.setattr(forward, "HELD_GIB", 0.0)
     reads.clear()
     twice = predict_with(job, model, reading, ("identity", "hflip"))
     assert len(reads) == len(reading.positions) + len(job.valid)

@@ -38,7 +38,8 @@ def stage(**options) -> Stage:
     return Stage(name="s", epochs=1, **options)
 
 
-# label mass ----------------------------------------------------------------------------------------------------------------------------
+# label mass
+# --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,9 +52,16 @@ def stage(**options) -> Stage:
 )
 def test_unlabelled_rows_change_nothing(seed, n, unlabelled, smoothing, weighted):
     weights = random(seed + 2, K).exp() if weighted else None
-    loss, logits, targets = SoftCrossEntropy(weights, smoothing), random(seed, n, K), soft(seed + 1, n)
-    more = torch.cat([logits, random(seed + 3, unlabelled, K)]), torch.cat([targets, torch.zeros(unlabelled, K)])
-    expected = nn.functional.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+    loss = SoftCrossEntropy(weights, smoothing)
+    logits = random(seed, n, K)
+    targets = soft(seed + 1, n)
+    more = (
+        torch.cat([logits, random(seed + 3, unlabelled, K)]),
+        torch.cat([targets, torch.zeros(unlabelled, K)]),
+    )
+    expected = nn.functional.cross_entropy(
+        logits, targets, weight=weights, label_smoothing=smoothing
+    )
     assert torch.allclose(loss(logits, targets), expected, rtol=1e-5)
     assert torch.allclose(loss(*more), expected, rtol=1e-5)
 
@@ -63,12 +71,16 @@ def test_hard_labels_give_torchs_own_bits(smoothing):
     for seed in range(20):
         logits, weights = 3 * random(seed, 32, K), random(seed + 1, K).exp()
         targets = torch.eye(K)[torch.arange(32) % K]
-        expected = nn.functional.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+        expected = nn.functional.cross_entropy(
+            logits, targets, weight=weights, label_smoothing=smoothing
+        )
         assert torch.equal(SoftCrossEntropy(weights, smoothing)(logits, targets), expected)
 
 
 def test_a_partly_labelled_row_counts_by_its_mass():
-    """CutMix of a labelled image with 70 % of an unlabelled one: row sum .3; by hand, with smoothing .1 within that mass."""
+    """CutMix of a labelled image with 70 % of an unlabelled one: row sum .3; by hand, with
+    smoothing .1 within that mass.
+    """
     logits, targets = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.3, 0.0], [0.0, 1.0]])
     a, b = -logits.log_softmax(1)
     plain = (0.3 * a[0] + b[1]) / 1.3
@@ -87,7 +99,8 @@ def test_a_batch_without_labels_is_zero_with_a_graph():
         assert value.item() == 0 and not found.embedding.grad.any()
 
 
-# margins -------------------------------------------------------------------------------------------------------------------------------
+# margins
+# --------------------------------------------------------------------------------------------------
 
 
 def scalar_arcface(cosine: float, y: float, m: float) -> float:
@@ -124,8 +137,14 @@ def test_gradients_are_finite_where_an_embedding_lies_on_its_class():
     head = CosineHead(D, K)
     embedding = (5 * head.weight.detach()).requires_grad_()
     loss = StageLoss(stage(margin=Margin()), None, K, D)
-    loss(Outputs(embedding, torch.zeros(K, K), head(embedding)), torch.eye(K), torch.arange(K)).backward()
-    assert embedding.grad.isfinite().all() and head.weight.grad.isfinite().all() and head.weight.grad.any()
+    loss(
+        Outputs(embedding, torch.zeros(K, K), head(embedding)), torch.eye(K), torch.arange(K)
+    ).backward()
+    assert (
+        embedding.grad.isfinite().all()
+        and head.weight.grad.isfinite().all()
+        and head.weight.grad.any()
+    )
 
 
 @pytest.mark.parametrize("margin", [0.1, 0.5, 1.2])
@@ -143,12 +162,15 @@ def test_hard_labels_are_metric_learnings(name, oracle, margin):
         head.weight.copy_(oracle.W.T)
         embedding[:4] = -3 * head.weight  # some beyond pi - margin
     targets = torch.eye(K)[labels]
-    found = SoftCrossEntropy(None)(30 * margin_cosines(head(embedding), targets, name, margin), targets)
+    found = SoftCrossEntropy(None)(
+        30 * margin_cosines(head(embedding), targets, name, margin), targets
+    )
     assert torch.allclose(found, oracle(embedding, labels), rtol=1e-4)
 
 
 def test_margins_stay_in_single_precision_under_autocast():
-    loss, found = StageLoss(stage(margin=Margin(), triplet=Triplet(), center=Center()), None, K, D), outputs(1, 12)
+    loss = StageLoss(stage(margin=Margin(), triplet=Triplet(), center=Center()), None, K, D)
+    found = outputs(1, 12)
     labels = torch.arange(12) % K
     expected = loss(found, torch.eye(K)[labels], labels)
     with torch.autocast("cpu", torch.bfloat16):
@@ -157,26 +179,40 @@ def test_margins_stay_in_single_precision_under_autocast():
     assert loss(half, torch.eye(K)[labels], labels).dtype == torch.float32
 
 
-# the sum -------------------------------------------------------------------------------------------------------------------------------
+# the sum
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_winning_loss():
     """.8 * CE + .2 * (1/2 * CE(30 * z)), z by soft labels; written out as in RxRx1's 1st place."""
     found, y = outputs(5, 9), soft(6, 9)
-    z = torch.tensor([[scalar_arcface(c, t, 0.5) for c, t in zip(*rows, strict=True)]
-                      for rows in zip(found.cosines.tolist(), y.tolist(), strict=True)])  # fmt: skip
+    z = torch.tensor(
+        [
+            [scalar_arcface(c, t, 0.5) for c, t in zip(*rows, strict=True)]
+            for rows in zip(found.cosines.tolist(), y.tolist(), strict=True)
+        ]
+    )
     expected = 0.8 * -(y * found.logits.log_softmax(1)).sum(1).mean()
     expected = expected + 0.2 * (1 / 2 * -(y * (30 * z).log_softmax(1)).sum(1).mean())
-    config = stage(cross_entropy=0.8, margin={"name": "arcface", "margin": 0.5, "scale": 30, "weight": 0.1})
-    assert StageLoss(config, None, K, D)(found, y, None).item() == pytest.approx(expected.item(), rel=1e-5)
+    config = stage(
+        cross_entropy=0.8, margin={"name": "arcface", "margin": 0.5, "scale": 30, "weight": 0.1}
+    )
+    assert StageLoss(config, None, K, D)(found, y, None).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def test_class_weights_act_in_both_cross_entropies_and_smoothing_in_one():
     found, y, weights = outputs(7, 9), soft(8, 9), torch.tensor([1.0, 2.0, 0.5, 3.0])
-    config = stage(label_smoothing=0.2, margin=Margin(name="cosface", margin=0.3, scale=10, weight=0.25))
+    config = stage(
+        label_smoothing=0.2, margin=Margin(name="cosface", margin=0.3, scale=10, weight=0.25)
+    )
     smooth = 0.8 * y + 0.2 / K
     expected = -(weights * smooth * found.logits.log_softmax(1)).sum(1).mean()
-    expected = expected - 0.25 * (weights * y * (10 * (found.cosines - 0.3 * y)).log_softmax(1)).sum(1).mean()
+    expected = (
+        expected
+        - 0.25 * (weights * y * (10 * (found.cosines - 0.3 * y)).log_softmax(1)).sum(1).mean()
+    )
     assert torch.allclose(StageLoss(config, weights, K, D)(found, y, None), expected, rtol=1e-5)
 
 
@@ -184,7 +220,10 @@ def test_a_stage_without_parts_is_cross_entropy_alone():
     found, y = outputs(9, 5), soft(10, 5)
     plain = Outputs(found.embedding, found.logits, None)
     loss = StageLoss(stage(cross_entropy=0.7), None, K, D)
-    assert torch.equal(loss(plain, y, torch.zeros(5, dtype=torch.long)), 0.7 * SoftCrossEntropy(None)(plain.logits, y))
+    assert torch.equal(
+        loss(plain, y, torch.zeros(5, dtype=torch.long)),
+        0.7 * SoftCrossEntropy(None)(plain.logits, y),
+    )
     assert loss.state_dict() == {} and list(loss.parameters()) == []
 
 
@@ -196,17 +235,22 @@ def test_triplet_and_center_are_left_out_of_mixed_batches_and_of_unlabelled_imag
     assert torch.equal(loss(found, y, None), plain)
     some = torch.where(torch.arange(12) < 8, labels, -1)
     expected = (
-        plain + 0.5 * loss.triplet(found.embedding[:8], labels[:8]) + 0.3 * loss.center(found.embedding[:8], labels[:8])
+        plain
+        + 0.5 * loss.triplet(found.embedding[:8], labels[:8])
+        + 0.3 * loss.center(found.embedding[:8], labels[:8])
     )
     assert loss.triplet(found.embedding[:8], labels[:8]) > 0
     assert torch.allclose(loss(found, y, some), expected)
 
 
-# embeddings ----------------------------------------------------------------------------------------------------------------------------
+# embeddings
+# --------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31), n=st.integers(1, 10), k=st.integers(1, 5), margin=st.floats(0.05, 1))
+@given(
+    seed=st.integers(0, 2**31), n=st.integers(1, 10), k=st.integers(1, 5), margin=st.floats(0.05, 1)
+)
 def test_triplets_by_brute_force(seed, n, k, margin):
     embedding = random(seed, n, D)
     labels = torch.randint(k, (n,), generator=torch.Generator().manual_seed(seed))
@@ -217,10 +261,17 @@ def test_triplets_by_brute_force(seed, n, k, margin):
         for p in range(n):
             for q in range(n):
                 gap = distance[a, q] - distance[a, p]
-                if a != p and labels[a] == labels[p] and labels[a] != labels[q] and 0 < gap < margin:
+                if (
+                    a != p
+                    and labels[a] == labels[p]
+                    and labels[a] != labels[q]
+                    and 0 < gap < margin
+                ):
                     losses.append(margin - gap)
     expected = np.mean(losses) if losses else 0.0
-    assert SemiHardTripletLoss(margin)(embedding, labels).item() == pytest.approx(expected, abs=1e-4)
+    assert SemiHardTripletLoss(margin)(embedding, labels).item() == pytest.approx(
+        expected, abs=1e-4
+    )
 
 
 def test_unique_labels_leave_no_triplet():
@@ -239,33 +290,46 @@ def test_center_loss_by_hand():
     value.backward()
     assert value.item() == pytest.approx((1 + 1 + 4 + 0) / 3)
     assert torch.allclose(embedding.grad, torch.tensor([[2.0, 2.0], [0.0, -4.0], [0.0, 0.0]]) / 3)
-    assert torch.allclose(loss.centers.grad, torch.tensor([[-2.0, -2.0], [0.0, 4.0], [0.0, 0.0]]) / 3)
+    assert torch.allclose(
+        loss.centers.grad, torch.tensor([[-2.0, -2.0], [0.0, 4.0], [0.0, 0.0]]) / 3
+    )
 
 
 def test_centers_train_with_the_networks_optimiser_to_the_class_means():
     loss = StageLoss(stage(center=Center(weight=1.0)), None, K, D)
     found, labels = outputs(13, 20), torch.arange(20) % K
-    optimizer = build_optimizer([nn.Linear(2, 2), loss], Optimizer(name="sgd", lr=0.4, momentum=0, weight_decay=0))
+    optimizer = build_optimizer(
+        [nn.Linear(2, 2), loss], Optimizer(name="sgd", lr=0.4, momentum=0, weight_decay=0)
+    )
     assert set(loss.state_dict()) == {"center.centers"}
     for _ in range(60):
         optimizer.zero_grad()
-        loss(Outputs(found.embedding.detach(), found.logits, None), torch.eye(K)[labels], labels).backward()
+        loss(
+            Outputs(found.embedding.detach(), found.logits, None), torch.eye(K)[labels], labels
+        ).backward()
         optimizer.step()
     means = torch.stack([found.embedding[labels == k].mean(0) for k in range(K)])
     assert torch.allclose(loss.center.centers, means, atol=1e-4)
 
 
 def test_all_parts_together_in_half_precision_give_the_gradients_of_single_precision():
-    """One step of a network under autocast: the loss is that of the same outputs in single precision, to the bit; its
-    gradients are too, but for being rounded to the outputs' own type (8 bits, so 1 part in 128 at most); every weight
-    moves, and by all of these Adam's first step, which is `lr` in the gradient's direction.
+    """One step of a network under autocast: the loss is that of the same outputs in single
+    precision, to the bit; its gradients are too, but for being rounded to the outputs' own type (8
+    bits, so 1 part in 128 at most); every weight moves, and by all of these Adam's first step,
+    which is `lr` in the gradient's direction.
     """
     torch.manual_seed(0)
-    config = Model(backbone="test_resnet", neck=16, cell_type_vector=True, cosine_head=True, bn_momentum=0.05)
+    config = Model(
+        backbone="test_resnet", neck=16, cell_type_vector=True, cosine_head=True, bn_momentum=0.05
+    )
     network = build_model(config, 6, K, None, 2).train()
-    loss = StageLoss(stage(margin=Margin(), triplet=Triplet(), center=Center()), None, K, network.width)
+    loss = StageLoss(
+        stage(margin=Margin(), triplet=Triplet(), center=Center()), None, K, network.width
+    )
     optimizer = build_optimizer([network, loss], Optimizer(name="adam", lr=1e-3, weight_decay=0))
-    images, cell_type, labels = torch.randn(8, 6, 32, 32), torch.eye(2)[torch.arange(8) % 2], torch.arange(8) % K
+    images = torch.randn(8, 6, 32, 32)
+    cell_type = torch.eye(2)[torch.arange(8) % 2]
+    labels = torch.arange(8) % K
     with torch.autocast("cpu", torch.bfloat16):
         found = network.outputs(images, cell_type)
     single = Outputs(*(part.detach().float().requires_grad_() for part in found))
@@ -279,13 +343,26 @@ def test_all_parts_together_in_half_precision_give_the_gradients_of_single_preci
     value.backward()
     assert value.dtype == torch.float32 and torch.equal(value, expected)
     assert found.embedding.dtype == found.logits.dtype == torch.bfloat16
-    for mine, reference in zip(found[1:], single[1:], strict=True):  # the heads' part of the embedding's comes on top
+    # the heads' part of the embedding's comes on top
+    for mine, reference in zip(found[1:], single[1:], strict=True):
         torch.testing.assert_close(mine.grad.float(), reference.grad, rtol=2**-7, atol=1e-8)
-    before = {name: p.detach().clone() for module in (network, loss) for name, p in module.named_parameters()}
+    before = {
+        name: p.detach().clone()
+        for module in (network, loss)
+        for name, p in module.named_parameters()
+    }
     grads = {name: p.grad for module in (network, loss) for name, p in module.named_parameters()}
     assert all(grad.isfinite().all() for grad in grads.values())
-    learning = {name for name, grad in grads.items() if grad.any()}  # timm's residual branches begin silent
-    assert {"backbone.bn1.weight", "neck.1.weight", "neck.4.weight", "head.weight", "cosine.weight", "center.centers"} <= learning
+    # timm's residual branches begin silent
+    learning = {name for name, grad in grads.items() if grad.any()}
+    assert {
+        "backbone.bn1.weight",
+        "neck.1.weight",
+        "neck.4.weight",
+        "head.weight",
+        "cosine.weight",
+        "center.centers",
+    } <= learning
     optimizer.step()
     for name, after in (item for module in (network, loss) for item in module.named_parameters()):
         clear = grads[name].abs() > 1e-4  # Adam's epsilon does not matter there
@@ -294,8 +371,9 @@ def test_all_parts_together_in_half_precision_give_the_gradients_of_single_preci
 
 
 def test_all_parts_together_lower_a_convex_loss():
-    """Outputs that are linear in the weights, in double precision: gradient descent lowers cross-entropy and center loss
-    in every step, whatever the machine rounds."""
+    """Outputs that are linear in the weights, in double precision: gradient descent lowers
+    cross-entropy and center loss in every step, whatever the machine rounds.
+    """
     torch.manual_seed(0)
     images, labels = torch.randn(16, D, dtype=torch.float64), torch.arange(16) % K
     head = nn.Linear(D, K).double()

@@ -10,9 +10,15 @@ from cellsignal.training.mix import cutmix_box, mix_batch
 CUTMIX, MIXUP = Mix(cutmix=1.0), Mix(mixup=0.4)
 
 
-def constant_batch(n: int, height: int, width: int, channels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def constant_batch(
+    n: int, height: int, width: int, channels: int = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Image i is i everywhere and its label is class i, so pixels tell whose they are."""
-    images = torch.arange(n, dtype=torch.float32)[:, None, None, None].expand(n, channels, height, width).contiguous()
+    images = (
+        torch.arange(n, dtype=torch.float32)[:, None, None, None]
+        .expand(n, channels, height, width)
+        .contiguous()
+    )
     return images, torch.eye(n)
 
 
@@ -30,7 +36,9 @@ def seeded(seed: int) -> torch.Generator:
 )
 def test_cutmix_label_share_is_the_counted_share_of_pixels(n, height, width, alpha, seed):
     images, targets = constant_batch(n, height, width)
-    mixed, labels, (copy,), was_mixed = mix_batch(images, targets, Mix(cutmix=alpha), seeded(seed), targets[:, :2])
+    mixed, labels, (copy,), was_mixed = mix_batch(
+        images, targets, Mix(cutmix=alpha), seeded(seed), targets[:, :2]
+    )
     for image, label in zip(mixed, labels, strict=True):
         counted = np.bincount(image[0].long().flatten(), minlength=n) / (height * width)
         np.testing.assert_allclose(label.numpy(), counted, atol=1e-6)
@@ -76,11 +84,17 @@ def test_soft_labels_keep_summing_to_one_and_inputs_stay(seed, k, mixup, p):
     images = torch.randn(4, 3, 8, 8, generator=seeded(seed))
     targets = torch.softmax(torch.randn(4, k, generator=seeded(seed + 1)), 1)
     before = images.clone(), targets.clone()
-    mixed, labels, _, was_mixed = mix_batch(images, targets, Mix(mixup=mixup, cutmix=1.0, p=p), seeded(seed))
+    mixed, labels, _, was_mixed = mix_batch(
+        images, targets, Mix(mixup=mixup, cutmix=1.0, p=p), seeded(seed)
+    )
     assert was_mixed or (mixed is images and labels is targets)
     assert torch.allclose(labels.sum(1), torch.ones(4), atol=1e-5)
     assert (labels >= 0).all()
-    assert mixed.shape == images.shape and mixed.dtype == images.dtype and labels.dtype == targets.dtype
+    assert (
+        mixed.shape == images.shape
+        and mixed.dtype == images.dtype
+        and labels.dtype == targets.dtype
+    )
     assert torch.equal(images, before[0]) and torch.equal(targets, before[1])
 
 
@@ -96,7 +110,15 @@ def test_only_the_generator_decides(mix):
     again = mix_batch(images, targets, mix, seeded(7))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert torch.equal(state, torch.get_rng_state())
-    assert len({mix_batch(images, targets, mix, seeded(seed)).targets.numpy().tobytes() for seed in range(10)}) > 5
+    assert (
+        len(
+            {
+                mix_batch(images, targets, mix, seeded(seed)).targets.numpy().tobytes()
+                for seed in range(10)
+            }
+        )
+        > 5
+    )
 
 
 def test_a_restored_generator_continues_the_same_sequence():
@@ -116,7 +138,9 @@ def test_probability_and_the_two_kinds():
     images, targets = constant_batch(8, 16, 16)
     generator, kinds = seeded(0), []
     for _ in range(1500):
-        mixed, _, _, was_mixed = mix_batch(images, targets, Mix(mixup=1.0, cutmix=1.0, p=0.6), generator)
+        mixed, _, _, was_mixed = mix_batch(
+            images, targets, Mix(mixup=1.0, cutmix=1.0, p=0.6), generator
+        )
         whole = (mixed == mixed.round()).all()
         kinds.append("cutmix" if whole and was_mixed else "mixup" if was_mixed else "none")
     share = {kind: kinds.count(kind) / len(kinds) for kind in ("none", "cutmix", "mixup")}
@@ -138,11 +162,19 @@ def test_lambda_has_the_beta_distributions_mean_and_variance(alpha):
 
 
 @settings(max_examples=200, deadline=None)
-@given(height=st.integers(1, 64), width=st.integers(1, 64), own=st.floats(0, 1), seed=st.integers(0, 2**31))
+@given(
+    height=st.integers(1, 64),
+    width=st.integers(1, 64),
+    own=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
 def test_box_lies_in_the_image_and_is_no_larger_than_asked(height, width, own, seed):
     top, bottom, left, right = cutmix_box(height, width, own, np.random.default_rng(seed))
     assert 0 <= top <= bottom <= height and 0 <= left <= right <= width
-    assert bottom - top <= height * np.sqrt(1 - own) + 0.5 and right - left <= width * np.sqrt(1 - own) + 0.5
+    assert (
+        bottom - top <= height * np.sqrt(1 - own) + 0.5
+        and right - left <= width * np.sqrt(1 - own) + 0.5
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -163,9 +195,14 @@ def test_cell_types_of_any_width_are_mixed_as_the_labels():
     images, targets = constant_batch(5, 11, 13)
     cell_type = torch.eye(3)[torch.tensor([0, 1, 2, 0, 1])]
     for seed in range(10):
-        mixed = mix_batch(images, targets, Mix(mixup=1.0, cutmix=1.0), seeded(seed), cell_type, targets.double())
+        mixed = mix_batch(
+            images, targets, Mix(mixup=1.0, cutmix=1.0), seeded(seed), cell_type, targets.double()
+        )
         assert torch.allclose(mixed.others[0], mixed.targets @ cell_type, atol=1e-6)
-        assert torch.allclose(mixed.others[1].float(), mixed.targets) and mixed.others[1].dtype == torch.float64
+        assert (
+            torch.allclose(mixed.others[1].float(), mixed.targets)
+            and mixed.others[1].dtype == torch.float64
+        )
 
 
 def test_uint8_images_are_refused():

@@ -1,4 +1,6 @@
-"""Training with several labels an image: losses against torch's own, weights, balanced batches, what is refused."""
+"""Training with several labels an image: losses against torch's own, weights, balanced batches,
+what is refused.
+"""
 
 import numpy as np
 import pandas as pd
@@ -22,19 +24,25 @@ seeds = st.integers(0, 10_000)
 
 def batch(seed: int, n: int = 12, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(n, k, generator=generator), (torch.rand(n, k, generator=generator) < 0.3).float()
+    return 3 * torch.randn(n, k, generator=generator), (
+        torch.rand(n, k, generator=generator) < 0.3
+    ).float()
 
 
 @settings(max_examples=25, deadline=None)
 @given(seeds)
 def test_binary_cross_entropy_is_torchs(seed):
     logits, targets = batch(seed)
-    assert BinaryCrossEntropy(None)(logits, targets).item() == pytest.approx(nn.BCEWithLogitsLoss()(logits, targets).item(), rel=1e-5)
+    assert BinaryCrossEntropy(None)(logits, targets).item() == pytest.approx(
+        nn.BCEWithLogitsLoss()(logits, targets).item(), rel=1e-5
+    )
     weights = torch.rand(5) * 9 + 0.1
     expected = nn.BCEWithLogitsLoss(pos_weight=weights)(logits, targets).item()
     assert BinaryCrossEntropy(weights)(logits, targets).item() == pytest.approx(expected, rel=1e-5)
     smooth = targets * 0.8 + 0.1
-    assert BinaryCrossEntropy(None, 0.2)(logits, targets).item() == pytest.approx(nn.BCEWithLogitsLoss()(logits, smooth).item(), rel=1e-5)
+    assert BinaryCrossEntropy(None, 0.2)(logits, targets).item() == pytest.approx(
+        nn.BCEWithLogitsLoss()(logits, smooth).item(), rel=1e-5
+    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -43,7 +51,9 @@ def test_focal_losses_are_the_definition(seed, gamma):
     logits, targets = batch(seed)
     p = torch.sigmoid(logits.double())
     truth = torch.where(targets == 1, p, 1 - p)
-    assert BinaryCrossEntropy(None, 0.0, gamma)(logits, targets).item() == pytest.approx((-((1 - truth) ** gamma) * truth.log()).mean().item(), rel=1e-4)
+    assert BinaryCrossEntropy(None, 0.0, gamma)(logits, targets).item() == pytest.approx(
+        (-((1 - truth) ** gamma) * truth.log()).mean().item(), rel=1e-4
+    )
     labels = torch.arange(12) % 5
     own = logits.double().softmax(1)[torch.arange(12), labels]
     expected = (-((1 - own) ** gamma) * own.log()).mean().item()
@@ -61,7 +71,9 @@ def test_positive_weights_by_hand():
     truth = np.array([[1, 0, 0], [1, 0, 1], [0, 0, 1], [0, 0, 1]], np.float32)
     assert positive_weights(truth, "balanced", None).tolist() == pytest.approx([1, 1, 1 / 3])
     assert positive_weights(truth, "sqrt", None).tolist() == pytest.approx([1, 1, 3**-0.5])
-    assert positive_weights(truth, "none", None) is None and positive_weights(truth, "none", 15.0).tolist() == [15, 15, 15]
+    assert positive_weights(truth, "none", None) is None and positive_weights(
+        truth, "none", 15.0
+    ).tolist() == [15, 15, 15]
 
 
 @settings(max_examples=40, deadline=None)
@@ -69,20 +81,29 @@ def test_positive_weights_by_hand():
 def test_balanced_batches_draw_every_group_equally_often(seed, n, groups, size):
     rng = np.random.default_rng(seed)
     member = np.zeros((n, groups), bool)
-    member[np.arange(n), rng.integers(groups, size=n)] = True  # each sample of one group: draws can be counted
+    # each sample of one group: draws can be counted
+    member[np.arange(n), rng.integers(groups, size=n)] = True
     batches = balanced_batches(member, size, seed, 3)
     drawn = np.array([index for one in batches for _, index in one])
     left_out = n - len(drawn)
-    assert left_out == (1 if size > 1 and n % size == 1 else 0) and all(len(one) <= size for one in batches)
+    assert left_out == (1 if size > 1 and n % size == 1 else 0) and all(
+        len(one) <= size for one in batches
+    )
     present = np.flatnonzero(member.any(0))
     counts = member[drawn].sum(0)[present]
     assert counts.max() - counts.min() <= 1 + left_out
     for group in present:
         times = np.bincount(drawn[member[drawn, group]], minlength=n)[member[:, group]]
-        assert times.max() - times.min() <= 1 + left_out, "all of a group come before one comes again"
+        assert times.max() - times.min() <= 1 + left_out, (
+            "all of a group come before one comes again"
+        )
     epochs = [{number for number, _ in one} for one in batches]
-    assert all(len(one) == 1 for one in epochs) and len(set.union(*epochs)) == len(batches), "what comes again is augmented anew"
-    assert batches == balanced_batches(member, size, seed, 3) and (n < 6 or batches != balanced_batches(member, size, seed, 4))
+    assert all(len(one) == 1 for one in epochs) and len(set.union(*epochs)) == len(batches), (
+        "what comes again is augmented anew"
+    )
+    assert batches == balanced_batches(member, size, seed, 3) and (
+        n < 6 or batches != balanced_batches(member, size, seed, 4)
+    )
 
 
 def test_balanced_batches_are_dealt_to_processes():
@@ -105,28 +126,46 @@ def test_validation_is_sklearns_by_target():
     rng = np.random.default_rng(0)
     logits, has = rng.normal(size=(40, 3)), rng.random((20, 3)) < 0.4
     labels = [tuple(np.flatnonzero(row).tolist()) for row in has.repeat(2, axis=0)]
-    samples = pd.DataFrame({"target_id": [f"w{i // 2:02d}" for i in range(40)], "labels": pd.Series(labels, dtype=object)})
+    samples = pd.DataFrame(
+        {
+            "target_id": [f"w{i // 2:02d}" for i in range(40)],
+            "labels": pd.Series(labels, dtype=object),
+        }
+    )
     order = rng.permutation(40)
     loss, score = loss_and_score(_Job, logits[order], samples.iloc[order])
     mean = logits.reshape(20, 2, 3).mean(1)
-    assert score == pytest.approx(np.mean([average_precision_score(has[:, k], mean[:, k]) for k in range(3)]))
-    assert loss == pytest.approx(log_loss(has.repeat(2, axis=0).ravel(), 1 / (1 + np.exp(-logits.ravel()))))
+    assert score == pytest.approx(
+        np.mean([average_precision_score(has[:, k], mean[:, k]) for k in range(3)])
+    )
+    assert loss == pytest.approx(
+        log_loss(has.repeat(2, axis=0).ravel(), 1 / (1 + np.exp(-logits.ravel())))
+    )
 
 
 def test_label_matrix_tells_unknown_from_none():
     samples = pd.DataFrame({"labels": pd.Series([(0, 2), (), None], dtype=object)})
-    assert np.array_equal(label_matrix(samples, 3), [[1, 0, 1], [0, 0, 0], [np.nan] * 3], equal_nan=True)
+    assert np.array_equal(
+        label_matrix(samples, 3), [[1, 0, 1], [0, 0, 0], [np.nan] * 3], equal_nan=True
+    )
 
 
 @pytest.mark.parametrize(
     "key, value, named",
-    [("monitor", "accuracy", "monitor"), ("triplet", {}, "triplet"), ("center", {}, "center"), ("batches", {"unique_labels": True}, "unique_labels"),
-     ("pseudo_labels", {}, "pseudo_labels")],
-)  # fmt: skip
+    [
+        ("monitor", "accuracy", "monitor"),
+        ("triplet", {}, "triplet"),
+        ("center", {}, "center"),
+        ("batches", {"unique_labels": True}, "unique_labels"),
+        ("pseudo_labels", {}, "pseudo_labels"),
+    ],
+)
 def test_what_needs_one_label_is_refused(key, value, named, tmp_path):
     path = tmp_path / "c.yaml"
     stage = {"name": "all", "epochs": 2, key: value}
-    text = f"name: a\ncompetition: toy\ndata: {{root: r, store: s}}\nfolds: {{file: f.csv}}\nstages: [{stage!r}]\n".replace("True", "true").replace("'", "")
+    text = f"name: a\ncompetition: toy\ndata: {{root: r, store: s}}\nfolds: {{file: f.csv}}\nstages: [{stage!r}]\n".replace(
+        "True", "true"
+    ).replace("'", "")
     path.write_text(text)
     with pytest.raises(InputError, match=named):
         check_stages(load_config(path), _Job.competition)

@@ -74,18 +74,25 @@ def test_plateau_is_torchs(higher):
 
 def test_onecycle_rises_to_the_peak_and_falls_to_almost_nothing():
     found = rates(Schedule(name="onecycle", pct_start=0.25), epochs=8)
-    assert max(found) == pytest.approx(2.0, rel=0.01) and found.index(max(found)) in range(8, 12) and found[-1] < 0.05
+    assert (
+        max(found) == pytest.approx(2.0, rel=0.01)
+        and found.index(max(found)) in range(8, 12)
+        and found[-1] < 0.05
+    )
 
 
 def test_onecycle_is_torchs():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    oracle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2.0, total_steps=41, pct_start=0.3, cycle_momentum=False)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2.0, total_steps=41, pct_start=0.3, cycle_momentum=False
+    )
     expected = []
     for _ in range(40):
         expected.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         oracle.step()
-    assert rates(Schedule(name="onecycle", pct_start=0.3), epochs=8) == expected  # to the bit: trainings come out as before
+    # to the bit: trainings come out as before
+    assert rates(Schedule(name="onecycle", pct_start=0.3), epochs=8) == expected
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4, 9])
@@ -122,13 +129,15 @@ def test_soft_cross_entropy_on_hard_labels_is_torchs():
     logits, labels = torch.randn(9, 4), torch.randint(0, 4, (9,))
     hard = nn.functional.one_hot(labels, 4).float()
     assert torch.allclose(
-        SoftCrossEntropy(None, 0.1)(logits, hard), nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
+        SoftCrossEntropy(None, 0.1)(logits, hard),
+        nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels),
     )
 
 
 def test_soft_cross_entropy_by_hand():
     weights = torch.tensor([1.0, 3.0])
-    logits, targets = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    targets = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
     log_p = logits.log_softmax(1)
     expected = -(0.25 * log_p[0, 0] + 3 * 0.75 * log_p[0, 1] + log_p[1, 0]) / 2
     assert torch.allclose(SoftCrossEntropy(weights)(logits, targets), expected)
@@ -152,18 +161,28 @@ def test_norms_and_biases_are_not_decayed(name):
 
 def test_decay_all_decays_every_parameter_of_every_module():
     modules = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Linear(2, 2, bias=False)]
-    (group,) = build_optimizer(modules, Optimizer(name="adam", weight_decay=1e-5, decay_all=True)).param_groups
+    (group,) = build_optimizer(
+        modules, Optimizer(name="adam", weight_decay=1e-5, decay_all=True)
+    ).param_groups
     assert group["weight_decay"] == 1e-5
-    assert [id(p) for p in group["params"]] == [id(p) for module in modules for p in module.parameters()]
+    assert [id(p) for p in group["params"]] == [
+        id(p) for module in modules for p in module.parameters()
+    ]
     groups = build_optimizer(modules, Optimizer(name="adam")).param_groups
     assert [len(group["params"]) for group in groups] == [2, 3]
 
 
 def test_checkpoint_round_trip(tmp_path):
-    state = {"model": {"w": torch.arange(4.0)}, "progress": {"epoch": 3, "best": None, "history": [{"a": 1.5}]}}
+    state = {
+        "model": {"w": torch.arange(4.0)},
+        "progress": {"epoch": 3, "best": None, "history": [{"a": 1.5}]},
+    }
     save_checkpoint(tmp_path / "a" / "last.pt", state)
     found = load_checkpoint(tmp_path / "a" / "last.pt")
-    assert torch.equal(found["model"]["w"], state["model"]["w"]) and found["progress"] == state["progress"]
+    assert (
+        torch.equal(found["model"]["w"], state["model"]["w"])
+        and found["progress"] == state["progress"]
+    )
     assert os.listdir(tmp_path / "a") == ["last.pt"]
 
 
@@ -218,7 +237,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"last\.pt: could not be written .*untouched"):
         save_checkpoint(path, {"model": {"w": torch.zeros(2)}})
     monkeypatch.undo()
-    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(2)) and os.listdir(tmp_path) == ["last.pt"]
+    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(2)) and os.listdir(
+        tmp_path
+    ) == ["last.pt"]
 
 
 def test_a_disk_that_fills_at_the_flush_leaves_the_old_file(tmp_path, monkeypatch):
@@ -228,6 +249,8 @@ def test_a_disk_that_fills_at_the_flush_leaves_the_old_file(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(InputError, match=r"a\.txt: could not be written \(No space left on device\)"):
+    with pytest.raises(
+        InputError, match=r"a\.txt: could not be written \(No space left on device\)"
+    ):
         files.write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]

@@ -9,7 +9,9 @@ from cellsignal.training.precision import autocast, compute_dtype
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)])
+@pytest.mark.parametrize(
+    ("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
+)
 def test_what_is_asked_for(amp, dtype):
     assert compute_dtype(amp, CPU) == compute_dtype(amp, GPU) == dtype
     with autocast(amp, CPU):
@@ -19,7 +21,9 @@ def test_what_is_asked_for(amp, dtype):
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_is_what_the_device_has(has, monkeypatch):
     monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: has)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has and not including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation: has and not including_emulation
+    )
     expected = torch.bfloat16 if has else torch.float32
     assert compute_dtype("auto", CPU) == expected
     with autocast("auto", CPU):

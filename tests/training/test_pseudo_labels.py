@@ -1,4 +1,6 @@
-"""Pseudo-labels against a slow reference of plain loops, the plates' design, and files that were tampered with."""
+"""Pseudo-labels against a slow reference of plain loops, the plates' design, and files that were
+tampered with.
+"""
 
 import json
 import math
@@ -13,27 +15,41 @@ from cellsignal.competitions.base import PlateGroups
 from cellsignal.config.stage import PseudoLabels
 from cellsignal.errors import InputError
 from cellsignal.evaluation.plate_groups import infer_plate_groups
-from cellsignal.training.pseudo_labels import COLUMNS, check_clean, csv_path, read, select, share_at, write
+from cellsignal.training.pseudo_labels import (
+    COLUMNS,
+    check_clean,
+    csv_path,
+    read,
+    select,
+    share_at,
+    write,
+)
 
-# share ---------------------------------------------------------------------------------------------------------------
+# share
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_share_is_the_first_places_line():
     """'x*0.6+0.4' from epoch 90 to epoch 129 (0-based) of 130."""
     config = PseudoLabels(start=90, first=0.4)
-    assert [share_at(config, epoch, 130) for epoch in (90, 103, 116, 129)] == pytest.approx([0.4, 0.6, 0.8, 1.0])
+    assert [share_at(config, epoch, 130) for epoch in (90, 103, 116, 129)] == pytest.approx(
+        [0.4, 0.6, 0.8, 1.0]
+    )
 
 
 @pytest.mark.parametrize(("first", "expected"), [(0.0, [0, 0.5, 1]), (1.0, [1, 1, 1])])
 def test_the_share_starts_at_first_and_ends_at_one(first, expected):
-    assert [share_at(PseudoLabels(start=2, first=first), epoch, 5) for epoch in (2, 3, 4)] == expected
+    assert [
+        share_at(PseudoLabels(start=2, first=first), epoch, 5) for epoch in (2, 3, 4)
+    ] == expected
 
 
 def test_a_single_epoch_of_pseudo_labels_takes_all():
     assert share_at(PseudoLabels(start=4, first=0.4), 4, 5) == 1.0
 
 
-# selection -----------------------------------------------------------------------------------------------------------
+# selection
+# --------------------------------------------------------------------------------------------------
 
 
 def slow(scores, names, groups, share, least, used):
@@ -47,7 +63,10 @@ def slow(scores, names, groups, share, least, used):
             continue
         left = []
         for number, score in enumerate(row):
-            on_group = inferred is None or groups.class_group[number] == inferred.plate_group[experiment, plate]
+            on_group = (
+                inferred is None
+                or groups.class_group[number] == inferred.plate_group[experiment, plate]
+            )
             if on_group and number not in used.get((experiment, plate), ()):
                 left.append((-score, number))
         if left:
@@ -70,7 +89,10 @@ def problems(draw):
     n_classes = draw(st.integers(n_groups, 7))
     rest = n_classes - n_groups
     class_group = np.array(
-        [*range(n_groups), *draw(st.lists(st.integers(0, n_groups - 1), min_size=rest, max_size=rest))]
+        [
+            *range(n_groups),
+            *draw(st.lists(st.integers(0, n_groups - 1), min_size=rest, max_size=rest)),
+        ]
     )
     names = []
     for experiment in range(draw(st.integers(1, 3))):
@@ -80,10 +102,23 @@ def problems(draw):
     names = [(f"w{at:02d}", *name) for at, name in zip(order, names, strict=True)]
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = len(names), n_classes
-    scores = rng.integers(0, 4, shape).astype(float) if draw(st.booleans()) else rng.normal(0, 3, shape)
-    used = {name[1:]: set(rng.permutation(n_classes)[: rng.integers(0, n_classes + 1)].tolist()) for name in names if rng.random() < 0.5}  # fmt: skip
+    scores = (
+        rng.integers(0, 4, shape).astype(float) if draw(st.booleans()) else rng.normal(0, 3, shape)
+    )
+    used = {
+        name[1:]: set(rng.permutation(n_classes)[: rng.integers(0, n_classes + 1)].tolist())
+        for name in names
+        if rng.random() < 0.5
+    }
     groups = PlateGroups(class_group, {}) if draw(st.booleans()) else None
-    return scores, names, groups, draw(st.floats(0, 1)), draw(st.sampled_from([0.0, 0.02, 0.3, 1.0])), used
+    return (
+        scores,
+        names,
+        groups,
+        draw(st.floats(0, 1)),
+        draw(st.sampled_from([0.0, 0.02, 0.3, 1.0])),
+        used,
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -105,12 +140,16 @@ def test_the_order_of_the_wells_does_not_matter(problem, random):
     scores, names, groups, share, least, used = problem
     order = random.sample(range(len(names)), len(names))
     found = select(scores, *zip(*names, strict=True), groups, share, least, used)
-    mixed = select(scores[order], *zip(*[names[i] for i in order], strict=True), groups, share, least, used)
+    mixed = select(
+        scores[order], *zip(*[names[i] for i in order], strict=True), groups, share, least, used
+    )
     pd.testing.assert_frame_equal(found, mixed)
 
 
 def test_wells_of_equal_norm_in_any_order_show_the_same_layout_to_the_bit():
-    """Whole scores: many wells of a plate are as far from their mean as others, and groups may fit equally well."""
+    """Whole scores: many wells of a plate are as far from their mean as others, and groups may fit
+    equally well.
+    """
     groups = PlateGroups(np.array([0, 0, 1, 1]), {})
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -118,17 +157,24 @@ def test_wells_of_equal_norm_in_any_order_show_the_same_layout_to_the_bit():
         plate, order = np.repeat(["1", "2"], 5), rng.permutation(10)
         inferred = infer_plate_groups(scores, ["A"] * 10, plate, groups)
         mixed = infer_plate_groups(scores[order], ["A"] * 10, plate[order], groups)
-        assert (inferred.plate_group, inferred.confidence) == (mixed.plate_group, mixed.confidence), seed
+        assert (inferred.plate_group, inferred.confidence) == (
+            mixed.plate_group,
+            mixed.confidence,
+        ), seed
 
 
 def plates(seed, signal, n_groups=4, per_group=6, experiments=("A", "B")):
-    """The design of RxRx1 in small: (scores, target_id, experiment, plate, truth, groups); group g stands on plate g + 1, shifted in B."""
+    """The design of RxRx1 in small: (scores, target_id, experiment, plate, truth, groups); group g
+    stands on plate g + 1, shifted in B.
+    """
     rng, rows = np.random.default_rng(seed), []
     class_group = np.repeat(np.arange(n_groups), per_group)
     for shift, experiment in enumerate(experiments):
         for plate in range(n_groups):
             for label in np.flatnonzero(class_group == (plate + shift) % n_groups):
-                rows.append((f"{experiment}_{plate + 1}_{label:02d}", experiment, str(plate + 1), label))
+                rows.append(
+                    (f"{experiment}_{plate + 1}_{label:02d}", experiment, str(plate + 1), label)
+                )
     target, experiment, plate, truth = (np.array(column) for column in zip(*rows, strict=True))
     scores = rng.normal(size=(len(rows), len(class_group)))
     scores[np.arange(len(rows)), truth] += signal
@@ -136,12 +182,18 @@ def plates(seed, signal, n_groups=4, per_group=6, experiments=("A", "B")):
 
 
 def test_the_design_makes_weak_predictions_right():
-    """What each step is for: masked labels are righter than plain ones, and the confident share is righter still."""
+    """What each step is for: masked labels are righter than plain ones, and the confident share is
+    righter still.
+    """
     found = {}
     for seed in range(5):
         scores, target, experiment, plate, truth, groups = plates(seed, signal=2.5)
         right = dict(zip(target, truth, strict=True))
-        for name, (masks, share) in {"plain": (None, 1), "all": (groups, 1), "half": (groups, 0.5)}.items():
+        for name, (masks, share) in {
+            "plain": (None, 1),
+            "all": (groups, 1),
+            "half": (groups, 0.5),
+        }.items():
             chosen = select(scores, target, experiment, plate, masks, share, 0.0)
             found.setdefault(name, []).append(np.mean(chosen.label == chosen.target_id.map(right)))
     assert np.mean(found["plain"]) + 0.1 < np.mean(found["all"]) < np.mean(found["half"])
@@ -152,14 +204,21 @@ def test_an_experiment_without_clear_groups_gives_nothing():
     scores[experiment == "B"] = 0.0
     found = select(scores, target, experiment, plate, groups, 1.0, 0.02)
     assert set(found.experiment) == {"A"} and found.attrs["refused"] == ["B"]
-    assert found.attrs["eligible"] == (experiment == "A").sum() and found.attrs["wells"] == len(target)
+    assert found.attrs["eligible"] == (experiment == "A").sum() and found.attrs["wells"] == len(
+        target
+    )
 
 
 def test_the_share_is_taken_before_clashes_are_settled():
-    """Four wells claim class 0 or 1; half of four are w1 and w2, which both claim class 0: one well is left, and w3 does not move up."""
+    """Four wells claim class 0 or 1; half of four are w1 and w2, which both claim class 0: one well
+    is left, and w3 does not move up.
+    """
     scores = np.array([[5.0, 0.0], [4.0, 0.0], [0.0, 3.0], [0.0, 2.0]])
     found = select(scores, ["w1", "w2", "w3", "w4"], ["A"] * 4, ["1"] * 4, None, 0.5, 0.0)
-    assert found[list(COLUMNS)].values.tolist() == [["w1", "A", "1", 0, 5.0]] and found.attrs["clashes"] == 1
+    assert (
+        found[list(COLUMNS)].values.tolist() == [["w1", "A", "1", 0, 5.0]]
+        and found.attrs["clashes"] == 1
+    )
 
 
 def test_used_classes_are_masked_on_their_plate_alone():
@@ -172,7 +231,10 @@ def test_the_last_class_of_a_plate_is_certain_and_a_full_plate_has_none():
     scores = np.array([[5.0, 4.0], [3.0, 4.0], [1.0, 0.0]])
     used = {("A", "1"): [0], ("A", "2"): [0, 1]}
     found = select(scores, ["w1", "w2", "w3"], ["A"] * 3, ["1", "2", "3"], None, 1.0, 0.0, used)
-    assert found[["target_id", "label", "confidence"]].values.tolist() == [["w1", 1, math.inf], ["w3", 0, 1.0]]
+    assert found[["target_id", "label", "confidence"]].values.tolist() == [
+        ["w1", 1, math.inf],
+        ["w3", 0, 1.0],
+    ]
     assert found.attrs["eligible"] == 2
 
 
@@ -208,7 +270,8 @@ def test_what_does_not_fit_is_refused(scores, target, message):
         select(scores, target, ["A", "A"], ["1", "1"], None, 1.0, 0.0)
 
 
-# the file ------------------------------------------------------------------------------------------------------------
+# the file
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -225,9 +288,19 @@ def test_a_file_is_read_to_the_bit(written):
     found = read(folder, 7)
     assert math.inf in frame.confidence.tolist()  # A, plate 1 has one class left
     pd.testing.assert_frame_equal(found, frame, check_exact=True)
-    expected = {"competition": "rxrx1", "fold": 0, "weights": "abc", "epoch": 7, "number": len(frame), **frame.attrs}
+    expected = {
+        "competition": "rxrx1",
+        "fold": 0,
+        "weights": "abc",
+        "epoch": 7,
+        "number": len(frame),
+        **frame.attrs,
+    }
     assert expected.items() <= found.attrs.items()
-    assert sorted(file.name for file in path.parent.iterdir()) == ["epoch_007.csv", "epoch_007.json"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "epoch_007.csv",
+        "epoch_007.json",
+    ]
 
 
 def test_an_empty_choice_is_a_file_too(tmp_path):
@@ -243,15 +316,19 @@ def test_names_that_look_like_numbers_or_nothing_stay_text(tmp_path):
     frame = select(np.eye(3), ["007", "NA", "1e3"], ["NA"] * 3, ["01", "01", "01"], None, 1.0, 0.0)
     write(tmp_path, 0, frame, {})
     assert read(tmp_path, 0)[["target_id", "experiment", "plate"]].values.tolist() == [
-        ["007", "NA", "01"], ["1e3", "NA", "01"], ["NA", "NA", "01"],
-    ]  # fmt: skip
+        ["007", "NA", "01"],
+        ["1e3", "NA", "01"],
+        ["NA", "NA", "01"],
+    ]
 
 
 def test_a_half_written_pair_is_noticed(written):
     """A stop between the two writes: a new CSV beside the old .json."""
     folder, frame, path = written
     frame.head(3).to_csv(path, index=False)
-    with pytest.raises(InputError, match=r"epoch_007.csv: is not the file that epoch_007.json tells of"):
+    with pytest.raises(
+        InputError, match=r"epoch_007.csv: is not the file that epoch_007.json tells of"
+    ):
         read(folder, 7)
 
 
@@ -283,7 +360,10 @@ HEADER = ",".join(COLUMNS)
         (f"{HEADER}\na,A,1,2,0.5\nb,A,1,1.5,0.5\n", "row 3: label '1.5'"),
         (f"{HEADER}\na,A,1,2,nan\n", "row 2: confidence 'nan'"),
         (f"{HEADER}\na,A,1,2,0.5\na,A,1,3,0.5\n", "row 3: target_id 'a' stands twice"),
-        (f"{HEADER}\na,A,1,2,0.5\nb,A,1,2,0.5\n", "row 3: experiment, plate, label 'A 1 2' stands twice"),
+        (
+            f"{HEADER}\na,A,1,2,0.5\nb,A,1,2,0.5\n",
+            "row 3: experiment, plate, label 'A 1 2' stands twice",
+        ),
     ],
 )
 def test_bad_rows_are_named(written, text, message):
@@ -301,5 +381,7 @@ def test_only_test_treatments_are_clean(written):
     frame = written[1]
     check_clean(frame, set(frame.target_id) | {"other"})
     check_clean(frame.iloc[:0], set())
-    with pytest.raises(InputError, match=f"2 wells are no test treatments, first '{frame.target_id[1]}'"):
+    with pytest.raises(
+        InputError, match=f"2 wells are no test treatments, first '{frame.target_id[1]}'"
+    ):
         check_clean(frame, set(frame.target_id) - {frame.target_id[1], frame.target_id[4]})

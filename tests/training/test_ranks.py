@@ -1,4 +1,6 @@
-"""One process and two. What two processes do is in two_ranks.py, run once by torchrun on gloo; the truth is numpy's and one process's."""
+"""One process and two. What two processes do is in two_ranks.py, run once by torchrun on gloo; the
+truth is numpy's and one process's.
+"""
 
 import json
 import os
@@ -18,7 +20,13 @@ from cellsignal.training.ranks import this_process
 pytestmark = pytest.mark.slow
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-GOOD = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+GOOD = {
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +35,18 @@ def two(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("two")
     environment = {name: value for name, value in os.environ.items() if name not in NAMES}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", Path(__file__).with_name("two_ranks.py"), folder]
-    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120)
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        Path(__file__).with_name("two_ranks.py"),
+        folder,
+    ]
+    done = subprocess.run(
+        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
@@ -45,7 +63,10 @@ def environment(monkeypatch):
 
 
 def test_two_processes_know_who_they_are_and_wait(two):
-    assert [(one["rank"], one["world"], one["first"], one["device"]) for one in two] == [(0, 2, True, "cpu"), (1, 2, False, "cpu")]
+    assert [(one["rank"], one["world"], one["first"], one["device"]) for one in two] == [
+        (0, 2, True, "cpu"),
+        (1, 2, False, "cpu"),
+    ]
     assert two[0]["waits"] and two[1]["waits"]
 
 
@@ -61,7 +82,10 @@ def test_values_travel(two):
 
 
 def test_processes_that_were_not_started_alike_are_all_refused(two):
-    assert two[0]["refuses"] == two[1]["refuses"] and "'config 0', rank 1 has 'config 1'" in two[0]["refuses"]
+    assert (
+        two[0]["refuses"] == two[1]["refuses"]
+        and "'config 0', rank 1 has 'config 1'" in two[0]["refuses"]
+    )
 
 
 @pytest.mark.parametrize("batch_norm", ["False", "True"])
@@ -84,7 +108,9 @@ def test_batch_norm_statistics_are_those_of_all_images(two):
     assert two[0]["nothing_to_train"]
 
 
-@pytest.mark.parametrize("values", [{}, {"WORLD_SIZE": "1"}, GOOD | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}])
+@pytest.mark.parametrize(
+    "values", [{}, {"WORLD_SIZE": "1"}, GOOD | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}]
+)
 def test_one_process_is_alone_and_nothing_is_copied(environment, monkeypatch, values):
     environment(**values)
     monkeypatch.setitem(sys.modules, "accelerate", None)  # importing it would raise
@@ -122,10 +148,14 @@ def test_more_processes_than_gpus_are_refused(environment, monkeypatch):
     environment(**GOOD)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match="more processes than GPUs: LOCAL_RANK is 1, GPUs to be seen are 1"):
+    with pytest.raises(
+        InputError, match="more processes than GPUs: LOCAL_RANK is 1, GPUs to be seen are 1"
+    ):
         this_process()
 
 
 def test_the_package_starts_as_a_module():
-    done = subprocess.run([sys.executable, "-m", "cellsignal", "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "cellsignal", "--version"], capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout.strip()) == (0, __version__), done.stderr

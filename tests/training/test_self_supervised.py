@@ -1,4 +1,6 @@
-"""Pretraining without labels: the losses against other versions of them, what takes part, and that what is learnt is worth something and handed on."""
+"""Pretraining without labels: the losses against other versions of them, what takes part, and that
+what is learnt is worth something and handed on.
+"""
 
 import cv2
 import numpy as np
@@ -29,20 +31,34 @@ from cellsignal.training.job import Job
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
-from cellsignal.training.self_supervised import TwoViewLoss, TwoViews, images_without_labels, nt_xent
+from cellsignal.training.self_supervised import (
+    TwoViewLoss,
+    TwoViews,
+    images_without_labels,
+    nt_xent,
+)
 
 pytestmark = pytest.mark.slow
 
 SIDE = 32
 WAVES = (0.06, 0.14, 0.25, 0.42)  # cycles a pixel
-AUGMENT = [{"name": "rotate90"}, {"name": "horizontal_flip"}, {"name": "random_crop", "size": 24}, {"name": "gain_bias", "gain": 0.4, "bias": 1.0}]
+AUGMENT = [
+    {"name": "rotate90"},
+    {"name": "horizontal_flip"},
+    {"name": "random_crop", "size": 24},
+    {"name": "gain_bias", "gain": 0.4, "bias": 1.0},
+]
 
 
 @pytest.fixture(scope="module")
 def textures(tmp_path_factory):
-    """A simulated RxRx1 whose sites are noise of one of four wavelengths (by label), under lighting that differs from site to site and says nothing."""
+    """A simulated RxRx1 whose sites are noise of one of four wavelengths (by label), under lighting
+    that differs from site to site and says nothing.
+    """
     root, competition = tmp_path_factory.mktemp("textures"), get_competition("rxrx1")
-    competition.simulate(root / "raw", 3, classes=8, controls=1, size=SIDE, train_experiments=2, test_experiments=1)
+    competition.simulate(
+        root / "raw", 3, classes=8, controls=1, size=SIDE, train_experiments=2, test_experiments=1
+    )
     samples, rng = competition.samples(root / "raw"), np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None])
     for files, label in zip(samples.files, samples.label.fillna(0).astype(int), strict=True):
@@ -53,24 +69,38 @@ def textures(tmp_path_factory):
         for name, plane in zip(files, np.clip(grey, 0, 255).astype(np.uint8), strict=True):
             assert (root / "raw" / name).is_file() and cv2.imwrite(str(root / "raw" / name), plane)
     prepare(competition, root / "raw", root / "store")
-    write_csv(root / "folds.csv", make_folds(samples, "experiment", 2, 0, plate_groups=competition.plate_groups(samples)))
+    write_csv(
+        root / "folds.csv",
+        make_folds(samples, "experiment", 2, 0, plate_groups=competition.plate_groups(samples)),
+    )
     return root
 
 
 def pretraining(epochs: int = 2, **more) -> dict:
     section = {"temperature": 0.2, "projection": [128, 64]} | more.pop("self_supervised", {})
-    return stage("pretrain", epochs=epochs, batch_size=16, augment=AUGMENT, schedule={"name": "cosine"}, self_supervised=section, **more)
+    return stage(
+        "pretrain",
+        epochs=epochs,
+        batch_size=16,
+        augment=AUGMENT,
+        schedule={"name": "cosine"},
+        self_supervised=section,
+        **more,
+    )
 
 
 def job_of(root, runs, stages=None, **more) -> Job:
     return jobs_of(make_config(root, runs, stages or [pretraining()], **more))[0]
 
 
-# the losses ------------------------------------------------------------------------------------------------------------------------------
+# the losses
+# --------------------------------------------------------------------------------------------------
 
 
 def views(n: int, width: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    both = torch.randn(2, n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    both = torch.randn(
+        2, n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     return both[0].requires_grad_(), both[1].requires_grad_()
 
 
@@ -104,7 +134,9 @@ def test_a_loss_looks_at_pairs_and_never_at_labels():
     assert torch.equal(one, other) and torch.equal(one, mixed)
     z = loss.projection(embedding)
     assert torch.equal(one, nt_xent(z[:6], z[6:], config.temperature))
-    swapped = loss(Outputs(embedding[[*range(1, 6), 0, *range(6, 12)]], logits, None), torch.zeros(12, 3), None)
+    swapped = loss(
+        Outputs(embedding[[*range(1, 6), 0, *range(6, 12)]], logits, None), torch.zeros(12, 3), None
+    )
     assert not torch.isclose(one, swapped)  # other pairs are another loss
 
 
@@ -115,11 +147,17 @@ def test_vicreg_is_the_papers():
     found = loss(Outputs(embedding, embedding, None), embedding, None)
     a, b = loss.projection(embedding).detach().double().chunk(2)
     variance = sum(functional.relu(1 - (x.var(0) + 1e-4).sqrt()).mean() / 2 for x in (a, b))
-    covariance = sum((np.cov(x.numpy().T) ** 2).sum() / 6 - (np.diag(np.cov(x.numpy().T)) ** 2).sum() / 6 for x in (a, b))
-    assert found.item() == pytest.approx(float(25 * (a - b).square().mean() + 25 * variance) + covariance, rel=1e-5)
+    covariance = sum(
+        (np.cov(x.numpy().T) ** 2).sum() / 6 - (np.diag(np.cov(x.numpy().T)) ** 2).sum() / 6
+        for x in (a, b)
+    )
+    assert found.item() == pytest.approx(
+        float(25 * (a - b).square().mean() + 25 * variance) + covariance, rel=1e-5
+    )
 
 
-# what takes part -------------------------------------------------------------------------------------------------------------------------
+# what takes part
+# --------------------------------------------------------------------------------------------------
 
 
 def test_nothing_of_the_held_out_groups_takes_part(textures, tmp_path):
@@ -128,10 +166,19 @@ def test_nothing_of_the_held_out_groups_takes_part(textures, tmp_path):
         job = job_of(textures, tmp_path / images, [pretraining(self_supervised={"images": images})])
         taken[images] = set(images_without_labels(job).tolist())
         samples = job.store.samples
-        assert len(job.valid) and not set(samples.experiment.iloc[sorted(taken[images])]) & set(job.held_out)
+        assert len(job.valid) and not set(samples.experiment.iloc[sorted(taken[images])]) & set(
+            job.held_out
+        )
     outside = ~samples.experiment.isin(job.held_out)
-    assert taken["labelled"] == set(job.train.tolist()) and (samples.role.iloc[job.train] == "treatment").all()
-    assert taken["train"] == set(np.flatnonzero((samples.split == "train") & outside)) > taken["labelled"]
+    assert (
+        taken["labelled"] == set(job.train.tolist())
+        and (samples.role.iloc[job.train] == "treatment").all()
+    )
+    assert (
+        taken["train"]
+        == set(np.flatnonzero((samples.split == "train") & outside))
+        > taken["labelled"]
+    )
     assert taken["all"] == set(np.flatnonzero(outside)) > taken["train"]
 
 
@@ -143,13 +190,19 @@ def test_views_come_in_pairs_of_one_image_drawn_apart(textures, tmp_path):
     for batch in pairs.batches(3):
         index = np.array([number for _, number in batch])
         first, second = np.split(pairs.positions[index], 2)
-        assert (first == second).all() and len(set(plate[first])) == 1 and {epoch for epoch, _ in batch} == {3}
+        assert (
+            (first == second).all()
+            and len(set(plate[first])) == 1
+            and {epoch for epoch, _ in batch} == {3}
+        )
         seen += first.tolist()
     assert len(seen) > 0.9 * len(pairs.positions) / 2 and len(set(seen)) == len(seen)
     trainer = Trainer(job, ALONE, Stop())
     n = len(pairs.positions) // 2
     first, second = (trainer.training.draws(0, np.arange(start, start + n)) for start in (0, n))
-    assert (np.abs(first.gain - second.gain).max(1) > 0).all() and (first.matrix != second.matrix).any((1, 2)).mean() > 0.5
+    assert (np.abs(first.gain - second.gain).max(1) > 0).all() and (
+        first.matrix != second.matrix
+    ).any((1, 2)).mean() > 0.5
 
 
 def test_labels_are_never_looked_at(textures, tmp_path):
@@ -167,9 +220,15 @@ def test_labels_are_never_looked_at(textures, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"label_smoothing": 0.1}, "label_smoothing"), ({"triplet": {}}, "triplet"), ({"class_weights": "sqrt"}, "class_weights"),
-     ({"batches": {"balanced": True}}, "batches.balanced"), ({"augment": []}, "augment"), ({"batch_size": 1}, "batch_size")],
-)  # fmt: skip
+    [
+        ({"label_smoothing": 0.1}, "label_smoothing"),
+        ({"triplet": {}}, "triplet"),
+        ({"class_weights": "sqrt"}, "class_weights"),
+        ({"batches": {"balanced": True}}, "batches.balanced"),
+        ({"augment": []}, "augment"),
+        ({"batch_size": 1}, "batch_size"),
+    ],
+)
 def test_a_stage_that_cannot_be_is_refused(change, name):
     with pytest.raises(ValidationError, match=name):
         Stage(**(pretraining() | change))
@@ -177,16 +236,25 @@ def test_a_stage_that_cannot_be_is_refused(change, name):
 
 def test_a_protocol_says_what_trains(textures, tmp_path):
     with pytest.raises(InputError, match="write train"):
-        job = job_of(textures, tmp_path, [pretraining(self_supervised={"images": "all"})], protocol="wilds", data={"controls": "all"})
+        job = job_of(
+            textures,
+            tmp_path,
+            [pretraining(self_supervised={"images": "all"})],
+            protocol="wilds",
+            data={"controls": "all"},
+        )
         images_without_labels(job)
 
 
-# what comes of it ------------------------------------------------------------------------------------------------------------------------
+# what comes of it
+# --------------------------------------------------------------------------------------------------
 
 
 def embed(job: Job, model: torch.nn.Module, positions: np.ndarray) -> np.ndarray:
     pixels = pixel_statistics(job.config, job.store, job.train)
-    return predict_with(job, model, plan_reading(job, pixels, positions), embeddings=True)["identity"]
+    return predict_with(job, model, plan_reading(job, pixels, positions), embeddings=True)[
+        "identity"
+    ]
 
 
 def accuracy_of_neighbours(job: Job, model: torch.nn.Module) -> float:
@@ -202,7 +270,12 @@ def accuracy_of_neighbours(job: Job, model: torch.nn.Module) -> float:
 def learnt(textures, tmp_path_factory):
     """A pretraining, and a stage with labels that starts from it."""
     second = stage("labelled", init="previous", epochs=1)
-    config = make_config(textures, tmp_path_factory.mktemp("learnt"), [pretraining(epochs=10, self_supervised={"images": "all"}), second], predict={"tta": 1})
+    config = make_config(
+        textures,
+        tmp_path_factory.mktemp("learnt"),
+        [pretraining(epochs=10, self_supervised={"images": "all"}), second],
+        predict={"tta": 1},
+    )
     train(config)
     return config
 
@@ -217,20 +290,28 @@ def test_the_loss_falls_and_neighbours_beat_random_weights(learnt):
     before = accuracy_of_neighbours(job, model)
     model.load_state_dict(load_checkpoint(job.folder / "last.pt")["model"])
     after = accuracy_of_neighbours(job, model)
-    assert after > 0.5 and after > before, (before, after)  # twice chance: of 64 sites, 4.6 standard deviations above it
+    # twice chance: of 64 sites, 4.6 standard deviations above it
+    assert after > 0.5 and after > before, (before, after)
 
 
 def test_the_next_stage_starts_from_it_and_it_alone_predicts(learnt, tmp_path):
     first, second = jobs_of(learnt)
     state = load_checkpoint(first.folder / "last.pt")
-    assert state["progress"]["finished"] and not [name for name in state["model"] if "projection" in name]
+    assert state["progress"]["finished"] and not [
+        name for name in state["model"] if "projection" in name
+    ]
     assert not (first.folder / "best.pt").exists() and (second.folder / "best.pt").exists()
     started = Trainer(second, ALONE, Stop()).model.state_dict()
     assert all(torch.equal(value, started[name]) for name, value in state["model"].items())
     assert [path.name for path in predict(learnt)] == ["fold0_labelled.npz"]
-    weights = learnt.model.model_copy(update={"weights": first.folder / "last.pt"})  # and another config, by model.weights
+    # and another config, by model.weights
+    weights = learnt.model.model_copy(update={"weights": first.folder / "last.pt"})
     loaded = build_model(weights, 6, 5, SIDE, 4).state_dict()
-    assert all(torch.equal(value, state["model"][name]) for name, value in loaded.items() if "backbone.fc" not in name)
+    assert all(
+        torch.equal(value, state["model"][name])
+        for name, value in loaded.items()
+        if "backbone.fc" not in name
+    )
 
 
 def test_it_goes_on_to_the_bit(textures, tmp_path, monkeypatch):

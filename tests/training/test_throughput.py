@@ -15,7 +15,9 @@ CPU = torch.device("cpu")
 
 
 class Gpu:
-    """A host with a clock and a device that works off what it is given, in order. Stands in for torch.cuda."""
+    """A host with a clock and a device that works off what it is given, in order. Stands in for
+    torch.cuda.
+    """
 
     def __init__(self):
         self.now, self.free_at, self.synchronised, self.resets = 100.0, 0.0, 0, 0
@@ -115,7 +117,12 @@ def test_a_busy_gpu_does_not_wait(gpu):
     clock.step_done(2)
     assert gpu.synchronised == 0
     speed = clock.speed()
-    assert (speed.waited, speed.seconds, speed.images, speed.memory_gib) == (0.0, 11.0, 2, 3.0) and gpu.synchronised == 1
+    assert (speed.waited, speed.seconds, speed.images, speed.memory_gib) == (
+        0.0,
+        11.0,
+        2,
+        3.0,
+    ) and gpu.synchronised == 1
 
 
 def test_a_gpu_that_ran_dry_waits_from_then_on(gpu):
@@ -150,7 +157,8 @@ def test_waiting_is_what_the_gpu_idles_while_the_host_waits(steps):
             idle_and_waiting += sum(gpu.now + second >= gpu.free_at for second in range(wait))
             with clock.waiting():
                 gpu.now += wait
-            assert all(there.at > gpu.now for _, there in clock._waits)  # or they would pile up in a long epoch
+            # or they would pile up in a long epoch
+            assert all(there.at > gpu.now for _, there in clock._waits)
             gpu.now += other
             gpu.launch(work)
             clock.step_done(1)
@@ -160,10 +168,15 @@ def test_waiting_is_what_the_gpu_idles_while_the_host_waits(steps):
 
 
 def test_the_line():
-    speed = EpochSpeed(images=624, seconds=2.0, waited=0.024, flops_per_image=1e9, peak=7.6e11, memory_gib=3.14)
+    speed = EpochSpeed(
+        images=624, seconds=2.0, waited=0.024, flops_per_image=1e9, peak=7.6e11, memory_gib=3.14
+    )
     assert speed.line() == "312 images/s, waiting for data 1.2 %, 41 % of the matmul peak, 3.1 GiB"
     assert EpochSpeed(7, 2.0, 0.0).line() == "3.5 images/s, waiting for data 0.0 %"
-    assert EpochSpeed(7, 2.0, 0.0, flops_per_image=1e9).of_peak is None and EpochSpeed(7, 2.0, 0.0, peak=1e9).of_peak is None
+    assert (
+        EpochSpeed(7, 2.0, 0.0, flops_per_image=1e9).of_peak is None
+        and EpochSpeed(7, 2.0, 0.0, peak=1e9).of_peak is None
+    )
 
 
 def test_an_epoch_without_steps():
@@ -187,7 +200,11 @@ def test_the_peak_of_a_cpu_is_taken_at_a_size_that_it_does_in_time(monkeypatch, 
         return 2 * len(a) ** 3 / rate
 
     monkeypatch.setattr(throughput, "_cpu_seconds", seconds)
-    monkeypatch.setattr(throughput, "_matrices", lambda size, device, dtype: [torch.empty(size, size, dtype=dtype)] * 3)
+    monkeypatch.setattr(
+        throughput,
+        "_matrices",
+        lambda size, device, dtype: [torch.empty(size, size, dtype=dtype)] * 3,
+    )
     assert device_peak.__wrapped__(CPU, torch.bfloat16) == pytest.approx(rate)
     assert sizes[-1] == size and sizes == sorted(set(sizes))
 
@@ -202,9 +219,15 @@ def test_the_peak_is_measured_once_and_draws_nothing_of_the_trainings():
 
 
 def test_the_peak_of_a_gpu_is_that_of_its_best_run(monkeypatch, gpu):
-    """Ten products of 8192 a run, timed by the GPU; the first product, which is slow, is not among them."""
+    """Ten products of 8192 a run, timed by the GPU; the first product, which is slow, is not among
+    them.
+    """
     took = iter([5.0, *[0.010] * 10, *[0.006] * 10, *[0.008] * 10])
     monkeypatch.setattr(throughput.torch, "mm", lambda a, b, out: gpu.launch(next(took)))
-    monkeypatch.setattr(throughput.torch.cuda, "Event", lambda enable_timing: OnOneStream(gpu), raising=False)
-    assert 2 * 8192**3 / throughput._gpu_seconds(None, None, None) == pytest.approx(2 * 8192**3 / 0.006)
+    monkeypatch.setattr(
+        throughput.torch.cuda, "Event", lambda enable_timing: OnOneStream(gpu), raising=False
+    )
+    assert 2 * 8192**3 / throughput._gpu_seconds(None, None, None) == pytest.approx(
+        2 * 8192**3 / 0.006
+    )
     assert next(took, None) is None

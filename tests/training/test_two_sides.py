@@ -1,4 +1,6 @@
-"""Two processes, one of which dies: the command ends, soon and with nothing left running, and the same command goes on to the same weights."""
+"""Two processes, one of which dies: the command ends, soon and with nothing left running, and the
+same command goes on to the same weights.
+"""
 
 import os
 import signal
@@ -21,10 +23,18 @@ from cellsignal.training import ranks as ranks_module
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.run import jobs_of
 
-in_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
+in_proc = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="processes are found in /proc"
+)
 PATIENCE = 12  # seconds that a process waits for another that says nothing
 SOON = 120  # seconds in which a command must have ended
-STAGE = {"epochs": 3, "batches": {"unit": "plate"}, "schedule": {"name": "cosine"}, "ema": 0.8, "checkpoint_minutes": 1e-9}
+STAGE = {
+    "epochs": 3,
+    "batches": {"unit": "plate"},
+    "schedule": {"name": "cosine"},
+    "ema": 0.8,
+    "checkpoint_minutes": 1e-9,
+}
 ONE_MACHINE = ["--standalone", "--nproc_per_node", "2"]
 
 
@@ -37,9 +47,25 @@ def config(plates: Path, folder: Path):
 
 
 def start(folder: Path, words: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "cellsignal.cloud.torchrun", *words, "-m", "cellsignal", "-q", "train", "config.yaml"]
+    command = [
+        sys.executable,
+        "-m",
+        "cellsignal.cloud.torchrun",
+        *words,
+        "-m",
+        "cellsignal",
+        "-q",
+        "train",
+        "config.yaml",
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "CELLSIGNAL_PATIENCE_MINUTES": str(PATIENCE / 60)}
-    return subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=(folder / "stderr").open("a"))
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "stderr").open("a"),
+    )
 
 
 def ended(process: subprocess.Popen, folder: Path) -> int:
@@ -55,7 +81,11 @@ def ranks_of(torchrun: subprocess.Popen) -> dict[int, int]:
     found = {}
     with suppress(FileNotFoundError, ProcessLookupError):
         for child in Path(f"/proc/{torchrun.pid}/task/{torchrun.pid}/children").read_text().split():
-            words = dict(word.split("=", 1) for word in Path(f"/proc/{child}/environ").read_text().split("\0") if "=" in word)
+            words = dict(
+                word.split("=", 1)
+                for word in Path(f"/proc/{child}/environ").read_text().split("\0")
+                if "=" in word
+            )
             if "RANK" in words:
                 found[int(words["RANK"])] = int(child)
     return found
@@ -78,7 +108,11 @@ def killed_in_an_epoch(made) -> dict:
 def same_weights(one, other) -> bool:
     a, b = (load_checkpoint(jobs_of(made)[0].folder / "last.pt") for made in (one, other))
     assert a["progress"]["finished"] and b["progress"]["finished"]
-    return all(torch.equal(value, b[part][name]) for part in ("model", "averaged") for name, value in a[part].items())
+    return all(
+        torch.equal(value, b[part][name])
+        for part in ("model", "averaged")
+        for name, value in a[part].items()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,15 +135,21 @@ def test_a_killed_process_ends_the_command_which_then_goes_on(rank, plates, undi
     assert ended(running, tmp_path) not in (0, 2, 75)
     assert not any(Path(f"/proc/{process}").exists() for process in ranks.values())
     killed_in_an_epoch(made)
-    assert ended(start(tmp_path, ONE_MACHINE), tmp_path) == 0, (tmp_path / "stderr").read_text()[-3000:]
+    assert ended(start(tmp_path, ONE_MACHINE), tmp_path) == 0, (tmp_path / "stderr").read_text()[
+        -3000:
+    ]
     assert same_weights(made, undisturbed)
 
 
 @in_proc
 @pytest.mark.torture
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_a_machine_that_is_lost_ends_the_other_which_then_goes_on(how, plates, undisturbed, tmp_path):
-    """Two torchruns as on two machines. One is gone at once (its connections close), or says nothing more (as when its network is cut)."""
+def test_a_machine_that_is_lost_ends_the_other_which_then_goes_on(
+    how, plates, undisturbed, tmp_path
+):
+    """Two torchruns as on two machines. One is gone at once (its connections close), or says
+    nothing more (as when its network is cut).
+    """
     made = config(plates, tmp_path)
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -131,11 +171,15 @@ def test_a_machine_that_is_lost_ends_the_other_which_then_goes_on(how, plates, u
         lost.wait()
     killed_in_an_epoch(made)
     again = [start(tmp_path, words) for _ in range(2)]
-    assert [ended(one, tmp_path) for one in again] == [0, 0], (tmp_path / "stderr").read_text()[-3000:]
+    assert [ended(one, tmp_path) for one in again] == [0, 0], (tmp_path / "stderr").read_text()[
+        -3000:
+    ]
     assert same_weights(made, undisturbed)
 
 
-@pytest.mark.parametrize(("minutes", "seconds"), [(None, 1800), ("", 1800), ("10", 600), ("0.05", 3)])
+@pytest.mark.parametrize(
+    ("minutes", "seconds"), [(None, 1800), ("", 1800), ("10", 600), ("0.05", 3)]
+)
 def test_how_long_a_process_waits_is_told_by_the_environment(minutes, seconds, monkeypatch):
     monkeypatch.delenv("CELLSIGNAL_PATIENCE_MINUTES", raising=False)
     if minutes is not None:

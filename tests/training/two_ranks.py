@@ -1,4 +1,6 @@
-"""A program for torchrun, started by test_ranks.py: two processes use everything that `Ranks` offers and each writes what it saw to rank<k>.json."""
+"""A program for torchrun, started by test_ranks.py: two processes use everything that `Ranks`
+offers and each writes what it saw to rank<k>.json.
+"""
 
 import hashlib
 import json
@@ -32,15 +34,23 @@ def waits(us: Ranks, folder: Path) -> bool:
 
 
 def sums(us: Ranks) -> dict[str, Any]:
-    """Each process has every other row; the whole comes out to the bit. Shapes that fill no piece, one piece, and several with a rest."""
+    """Each process has every other row; the whole comes out to the bit. Shapes that fill no piece,
+    one piece, and several with a rest.
+    """
     seen: dict[str, Any] = {}
     for dtype in (np.float16, np.float32, np.float64):
         for shape in ((), (0, 3), (40,), (7, 5, 11)):
             whole = np.random.default_rng(0).normal(size=shape).astype(dtype).T
-            mine = whole * (np.arange(whole.shape[-1]) % us.world == us.rank) if whole.ndim else whole * us.first
+            mine = (
+                whole * (np.arange(whole.shape[-1]) % us.world == us.rank)
+                if whole.ndim
+                else whole * us.first
+            )
             mine = np.asarray(mine, dtype)
             before, total = mine.copy(), us.sum_array(mine)
-            right = total.dtype == dtype and total.shape == whole.shape and np.array_equal(total, whole)
+            right = (
+                total.dtype == dtype and total.shape == whole.shape and np.array_equal(total, whole)
+            )
             seen[f"{dtype.__name__} {shape}"] = right and np.array_equal(before, mine)
     both = us.sum_array(np.full(5, 1.5 + us.rank))
     return seen | {"1.5 + 2.5": both.tolist() == [4.0] * 5}
@@ -51,14 +61,27 @@ def gathers(us: Ranks) -> bool:
 
     def value(rank: int) -> Any:
         numbers = torch.arange(100 * rank, dtype=torch.int64)
-        return {"who": f"rang {rank} é", "list": [rank, None, 0.1, math.inf], 7: (True, numbers), "bits": torch.ones(3, rank).bfloat16()}
+        return {
+            "who": f"rang {rank} é",
+            "list": [rank, None, 0.1, math.inf],
+            7: (True, numbers),
+            "bits": torch.ones(3, rank).bfloat16(),
+        }
 
     found = us.gather(value(us.rank))
     right = len(found) == us.world
     for rank, (one, expected) in enumerate(zip(found, map(value, range(us.world)), strict=True)):
-        right &= one["who"] == expected["who"] and one["list"] == expected["list"] and list(one) == list(expected)
+        right &= (
+            one["who"] == expected["who"]
+            and one["list"] == expected["list"]
+            and list(one) == list(expected)
+        )
         right &= one[7][0] is True and torch.equal(one[7][1], expected[7][1])
-        right &= torch.equal(one["bits"], expected["bits"]) and one["bits"].dtype == torch.bfloat16 and one["bits"].shape == (3, rank)
+        right &= (
+            torch.equal(one["bits"], expected["bits"])
+            and one["bits"].dtype == torch.bfloat16
+            and one["bits"].shape == (3, rank)
+        )
     return right
 
 
@@ -83,7 +106,8 @@ class Net(nn.Module):
 
     def __init__(self, batch_norm: bool):
         super().__init__()
-        self.conv, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4) if batch_norm else nn.GroupNorm(2, 4)
+        self.conv = nn.Conv2d(2, 4, 3)
+        self.norm = nn.BatchNorm2d(4) if batch_norm else nn.GroupNorm(2, 4)
         self.head, self.extra = nn.Linear(4, 3), nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor, with_extra: bool) -> torch.Tensor:
@@ -92,7 +116,9 @@ class Net(nn.Module):
 
 
 def distance_of_gradients(us: Ranks, batch_norm: bool) -> dict[str, Any]:
-    """Half a batch on each rank against one process that has both: by halves where BatchNorm standardises each, else at once."""
+    """Half a batch on each rank against one process that has both: by halves where BatchNorm
+    standardises each, else at once.
+    """
     torch.manual_seed(0)  # rank 0's weights below
     alone = Net(batch_norm)
     x, labels = torch.randn(8, 2, 6, 6), torch.randint(3, (8,))
@@ -111,7 +137,8 @@ def distance_of_gradients(us: Ranks, batch_norm: bool) -> dict[str, Any]:
     return {
         "same_weights": all(torch.equal(a, b) for a, b in pairs),
         "distance": max(float((a.grad - b.grad).abs().max()) for a, b in pairs),
-        "scale": min(float(b.grad.abs().max()) for _, b in pairs[-2:]),  # of `extra`, which rank 1 did not use
+        # of `extra`, which rank 1 did not use
+        "scale": min(float(b.grad.abs().max()) for _, b in pairs[-2:]),
         "gradients": digest(*(a.grad for a, _ in pairs)),
         "buffers": digest(*wrapped.module.buffers()) if batch_norm else None,
     }
@@ -120,14 +147,23 @@ def distance_of_gradients(us: Ranks, batch_norm: bool) -> dict[str, Any]:
 def statistics(us: Ranks, shares: tuple[list[int], list[int]]) -> dict[str, Any]:
     """Batches of these sizes on each rank, against one process that sees all."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))
-    batches = [[(torch.randn(n, 2, 9, 9) * (k + 1) + 3 * k + r,) for k, n in enumerate(share)] for r, share in enumerate(shares)]
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4)
+    )
+    batches = [
+        [(torch.randn(n, 2, 9, 9) * (k + 1) + 3 * k + r,) for k, n in enumerate(share)]
+        for r, share in enumerate(shares)
+    ]
     recompute_statistics(model, batches[0] + batches[1])
     layers = model[1], model[4]
-    expected = [value.clone() for layer in layers for value in (layer.running_mean, layer.running_var)]
+    expected = [
+        value.clone() for layer in layers for value in (layer.running_mean, layer.running_var)
+    ]
     for layer in layers:
         layer.reset_running_stats()
-    recompute_statistics(model, batches[us.rank], pool=lambda values: torch.stack(us.gather(values)))
+    recompute_statistics(
+        model, batches[us.rank], pool=lambda values: torch.stack(us.gather(values))
+    )
     found = [value for layer in layers for value in (layer.running_mean, layer.running_var)]
     distance = max(float(((a - b) / b).abs().max()) for a, b in zip(found, expected, strict=True))
     return {"distance": distance, "digest": digest(*found)}
@@ -136,12 +172,27 @@ def statistics(us: Ranks, shares: tuple[list[int], list[int]]) -> dict[str, Any]
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     us = this_process()
-    seen: dict[str, Any] = {"rank": us.rank, "world": us.world, "first": us.first, "device": str(us.device), "waits": waits(us, folder)}
+    seen: dict[str, Any] = {
+        "rank": us.rank,
+        "world": us.world,
+        "first": us.first,
+        "device": str(us.device),
+        "waits": waits(us, folder),
+    }
     module._PIECE = 256
-    seen |= {"sums": sums(us), "gathers": gathers(us), "adds_up": adds_up(us), "refuses": refuses(us)}
+    seen |= {
+        "sums": sums(us),
+        "gathers": gathers(us),
+        "adds_up": adds_up(us),
+        "refuses": refuses(us),
+    }
     seen["share"] = us.share({"step": 3, "path": "a.csv"} if us.first else None)
-    seen["gradients"] = {str(batch_norm): distance_of_gradients(us, batch_norm) for batch_norm in (False, True)}
-    seen["statistics"] = [statistics(us, shares) for shares in (([4, 3, 6], [5]), ([2, 2], []), ([], [3]))]
+    seen["gradients"] = {
+        str(batch_norm): distance_of_gradients(us, batch_norm) for batch_norm in (False, True)
+    }
+    seen["statistics"] = [
+        statistics(us, shares) for shares in (([4, 3, 6], [5]), ([2, 2], []), ([], [3]))
+    ]
     loss = nn.CrossEntropyLoss()
     seen["nothing_to_train"] = us.wrap(loss, unused=False) is loss
     us.close()

@@ -1,4 +1,6 @@
-"""A program for torchrun, started by test_distributed.py: two processes train, are stopped by a signal that one of them gets, go on, and predict."""
+"""A program for torchrun, started by test_distributed.py: two processes train, are stopped by a
+signal that one of them gets, go on, and predict.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""The ablation's tables as Markdown: parts of training, ways of predicting, and the final recipe against the plain one."""
+"""The ablation's tables as Markdown: parts of training, ways of predicting, and the final recipe
+against the plain one.
+"""
 
 from collections.abc import Iterable
 
@@ -16,7 +18,12 @@ from cellsignal.bench.ablation import (
 from cellsignal.data.views import VIEWS
 
 KINDS = ("none", "groups", "hungarian", "sinkhorn")
-TITLES = {"none": "no assignment", "groups": "plate groups", "hungarian": "Hungarian", "sinkhorn": "Sinkhorn"}
+TITLES = {
+    "none": "no assignment",
+    "groups": "plate groups",
+    "hungarian": "Hungarian",
+    "sinkhorn": "Sinkhorn",
+}
 _ONE_VIEW, _DIHEDRAL = {"views": VIEWS[:1]}, {"views": VIEWS}
 
 
@@ -38,7 +45,8 @@ def _training(runs: Runs) -> str:
             assigned = runs.outcome(variant, "test", "hungarian", **_ONE_VIEW)
             gain = "" if variant.name == REFERENCE else _gain(test, base)
             lines.append(
-                f"| {variant.title} | {valid.accuracy:.3f} ({valid.seeds_sd:.3f}) | {_figure(test)} | {gain} | {assigned.accuracy:.3f} |"
+                f"| {variant.title} | {valid.accuracy:.3f} ({valid.seeds_sd:.3f}) | "
+                f"{_figure(test)} | {gain} | {assigned.accuracy:.3f} |"
             )
     return "\n".join(lines)
 
@@ -51,16 +59,31 @@ def _predicting(runs: Runs) -> str:
         ("two sites, 8 views", _DIHEDRAL),
         ("two sites, 16 views", {}),
     ]
-    lines = ["| test wells | " + " | ".join(f"{name}, {TITLES[kind]}" for name in ("reference", "final") for kind in KINDS) + " |",
-             "|---" * 9 + "|"]  # fmt: skip
+    lines = [
+        "| test wells | "
+        + " | ".join(f"{name}, {TITLES[kind]}" for name in ("reference", "final") for kind in KINDS)
+        + " |",
+        "|---" * 9 + "|",
+    ]
     for title, options in rows:
         lines.append(
-            _line(title, [runs.outcome(v, "test", kind, **options) for v in (reference(), FINAL) for kind in KINDS])
+            _line(
+                title,
+                [
+                    runs.outcome(v, "test", kind, **options)
+                    for v in (reference(), FINAL)
+                    for kind in KINDS
+                ],
+            )
         )
     for number in (3, 5):
         seeds = ENSEMBLE_SEEDS[:number]
         trained = (reference(), FINAL) if number <= len(SEEDS) else (reference(), None)
-        merged = [v and runs.outcome(v, "test", kind, seeds, number, **_DIHEDRAL) for v in trained for kind in KINDS]
+        merged = [
+            v and runs.outcome(v, "test", kind, seeds, number, **_DIHEDRAL)
+            for v in trained
+            for kind in KINDS
+        ]
         lines.append(_line(f"two sites, 8 views, ensemble of {number}", merged))
     return "\n".join(lines)
 
@@ -68,15 +91,19 @@ def _predicting(runs: Runs) -> str:
 def _final(runs: Runs) -> str:
     """What share of the baseline's error the final recipe takes away, predicted in the same way."""
     lines = [
-        "| predicted with | plain two stages | final recipe | gain | share of the error that is gone |",
+        "| predicted with | plain two stages | final recipe | gain | share of the error that is "
+        "gone |",
         "|---|---|---|---|---|",
     ]
     for title, options in (("one view", _ONE_VIEW), ("8 views", _DIHEDRAL)):
         for kind in ("none", "hungarian"):
-            plain, final = (runs.outcome(variant, "test", kind, **options) for variant in (BASELINE, FINAL))
+            plain, final = (
+                runs.outcome(variant, "test", kind, **options) for variant in (BASELINE, FINAL)
+            )
             gone = (final.accuracy - plain.accuracy) / (1 - plain.accuracy)
             lines.append(
-                f"| {title}, {TITLES[kind]} | {_figure(plain)} | {_figure(final)} | {_gain(final, plain)} | {gone:.2f} |"
+                f"| {title}, {TITLES[kind]} | {_figure(plain)} | {_figure(final)} | "
+                f"{_gain(final, plain)} | {gone:.2f} |"
             )
     return "\n".join(lines)
 

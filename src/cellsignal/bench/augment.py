@@ -1,8 +1,9 @@
-"""What augmenting one site costs on each path, measured in one run: plain numpy steps, albumentations, and the draws applied by `data.warp` and
-`data.warp_torch`.
+"""What augmenting one site costs on each path, measured in one run: plain numpy steps,
+albumentations, and the draws applied by `data.warp` and `data.warp_torch`.
 
-All paths begin with stored uint8 images in memory and end with standardised float32 images, draw their own random numbers, and run on one thread
-of the CPU. Rounds of all paths alternate, so that what else the machine does falls on all of them; figures are medians.
+All paths begin with stored uint8 images in memory and end with standardised float32 images, draw
+their own random numbers, and run on one thread of the CPU. Rounds of all paths alternate, so that
+what else the machine does falls on all of them; figures are medians.
 """
 
 import time
@@ -20,21 +21,28 @@ from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
 
 CHANNELS = 6
-_H, _V, _T = (
-    augment.HorizontalFlip(name="horizontal_flip"),
-    augment.VerticalFlip(name="vertical_flip"),
-    augment.Transpose(name="transpose"),
-)  # fmt: skip
+_H = augment.HorizontalFlip(name="horizontal_flip")
+_V = augment.VerticalFlip(name="vertical_flip")
+_T = augment.Transpose(name="transpose")
 _LIGHT = augment.GainBias(name="gain_bias", gain=0.1, bias=0.1)
 RECIPES: dict[str, tuple[augment.Augmentation, ...]] = {
-    "1st place": (_H, _V, _T, augment.SquareCropResize(name="square_crop_resize", min_fraction=0.5), _LIGHT),
+    "1st place": (
+        _H,
+        _V,
+        _T,
+        augment.SquareCropResize(name="square_crop_resize", min_fraction=0.5),
+        _LIGHT,
+    ),
     "one hour": (
-        _H, _T, augment.Rotate90(name="rotate90"),
-        augment.SquareCropResize(name="square_crop_resize", min_fraction=0.5, p=0.8), _LIGHT,
+        _H,
+        _T,
+        augment.Rotate90(name="rotate90"),
+        augment.SquareCropResize(name="square_crop_resize", min_fraction=0.5, p=0.8),
+        _LIGHT,
     ),
     "D4": (_H, _V, _T),
     "affine": (augment.Affine(name="affine", p=1),),
-}  # fmt: skip
+}
 Path = Callable[[np.ndarray, int], None]  # (images (n, C, H, W) uint8, seed)
 
 
@@ -46,22 +54,32 @@ def bench_augment(size: int = 512, sites: int = 8, rounds: int = 9) -> pd.DataFr
         sites: images a round.
 
     Returns:
-        Columns recipe, size, path, ms (a site), times_numpy and times_albumentations (how many times faster than those; medians of the rounds' ratios;
-        NaN where there is no such path).
+        Columns recipe, size, path, ms (a site), times_numpy and times_albumentations (how many
+        times faster than those; medians of the rounds' ratios; NaN where there is no such path).
     """
-    rng, rows, threads = np.random.default_rng(0), [], (cv2.getNumThreads(), torch.get_num_threads())
+    rng = np.random.default_rng(0)
+    rows = []
+    threads = (cv2.getNumThreads(), torch.get_num_threads())
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     try:
         for name, augmentations in RECIPES.items():
             side = size // 2 if name == "one hour" else size
             images = rng.integers(0, 256, (sites, CHANNELS, side, side), dtype=np.uint8)
-            shift, scale = images.mean((2, 3), dtype=np.float32), images.std((2, 3), dtype=np.float32)
+            shift = images.mean((2, 3), dtype=np.float32)
+            scale = images.std((2, 3), dtype=np.float32)
             seconds = _interleaved(_paths(augmentations, shift, scale, side), images, rounds)
             for path, spent in seconds.items():
-                row = {"recipe": name, "size": side, "path": path, "ms": np.median(spent) / sites * 1e3}
+                row = {
+                    "recipe": name,
+                    "size": side,
+                    "path": path,
+                    "ms": np.median(spent) / sites * 1e3,
+                }
                 for base in ("numpy", "albumentations"):
-                    row[f"times_{base}"] = np.median(seconds[base] / spent) if base in seconds else np.nan
+                    row[f"times_{base}"] = (
+                        np.median(seconds[base] / spent) if base in seconds else np.nan
+                    )
                 rows.append(row)
     finally:
         cv2.setNumThreads(threads[0])
@@ -73,7 +91,9 @@ def augment_text(table: pd.DataFrame) -> str:
     """The table for people."""
     shown = table.assign(ms=table.ms.map("{:.2f}".format))
     for base in ("numpy", "albumentations"):
-        shown[f"times_{base}"] = table[f"times_{base}"].map(lambda x: "" if np.isnan(x) else f"{x:.1f}")
+        shown[f"times_{base}"] = table[f"times_{base}"].map(
+            lambda x: "" if np.isnan(x) else f"{x:.1f}"
+        )
     return shown.to_string(index=False)
 
 
@@ -89,8 +109,11 @@ def _interleaved(paths: dict[str, Path], images: np.ndarray, rounds: int) -> dic
     return seconds
 
 
-def _paths(augmentations: tuple, shift: np.ndarray, scale: np.ndarray, side: int) -> dict[str, Path]:
-    transform, recipe = Transform(augmentations, CHANNELS), Recipe(augmentations, CHANNELS, (side, side))
+def _paths(
+    augmentations: tuple, shift: np.ndarray, scale: np.ndarray, side: int
+) -> dict[str, Path]:
+    transform = Transform(augmentations, CHANNELS)
+    recipe = Recipe(augmentations, CHANNELS, (side, side))
     out = np.empty((len(shift), CHANNELS, side, side), np.float32)
 
     def numpy_steps(images: np.ndarray, seed: int) -> None:
@@ -117,13 +140,22 @@ def _paths(augmentations: tuple, shift: np.ndarray, scale: np.ndarray, side: int
         def path(images: np.ndarray, seed: int) -> None:
             if not there:
                 there.append(torch.from_numpy(images).to(device))
-            warp_batch(there[0], recipe.draw(np.random.default_rng(seed).random((len(images), recipe.numbers))), m, s)
+            warp_batch(
+                there[0],
+                recipe.draw(np.random.default_rng(seed).random((len(images), recipe.numbers))),
+                m,
+                s,
+            )
             if device != "cpu":
                 torch.cuda.synchronize()
 
         return path
 
-    paths: dict[str, Path] = {"albumentations": albumentations, "warp, CPU": drawn, "torch, CPU": batched("cpu")}
+    paths: dict[str, Path] = {
+        "albumentations": albumentations,
+        "warp, CPU": drawn,
+        "torch, CPU": batched("cpu"),
+    }
     if not any(isinstance(a, augment.Affine) for a in augmentations):
         paths = {"numpy": numpy_steps, **paths}
     if torch.cuda.is_available():
@@ -132,9 +164,15 @@ def _paths(augmentations: tuple, shift: np.ndarray, scale: np.ndarray, side: int
 
 
 def plain_steps(
-    image: np.ndarray, augmentations: tuple, shift: np.ndarray, scale: np.ndarray, rng: np.random.Generator
+    image: np.ndarray,
+    augmentations: tuple,
+    shift: np.ndarray,
+    scale: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """The recipe as one would first write it with numpy: each step makes a new array. (C, S, S) uint8 -> (C, S, S) float32."""
+    """The recipe as one would first write it with numpy: each step makes a new array. (C, S, S)
+    uint8 -> (C, S, S) float32.
+    """
     lights = [a for a in augmentations if isinstance(a, augment.GainBias)]
     for a in augmentations:
         if a in lights or rng.random() >= a.p:

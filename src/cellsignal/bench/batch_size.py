@@ -1,4 +1,6 @@
-"""Which batch size a stage can have on this machine: what fits into memory, and from which size on a larger one brings no speed."""
+"""Which batch size a stage can have on this machine: what fits into memory, and from which size on
+a larger one brings no speed.
+"""
 
 import statistics
 import time
@@ -25,10 +27,12 @@ GRAIN = 8  # batch sizes are multiples of it, as tensor cores like
 
 
 def bench_batch_size(config: Config, most: int = 1024, steps: int = 5) -> pd.DataFrame:
-    """Try training steps of each stage's first model on random images, in batches of 8, 16, 32, ... until memory or `most` ends it, then between.
+    """Try training steps of each stage's first model on random images, in batches of 8, 16, 32, ...
+    until memory or `most` ends it, then between.
 
     Returns:
-        One row a stage and size tried: stage, batch, fits, images_per_s (median of `steps`), memory_gib (peak on a GPU, else NaN).
+        One row a stage and size tried: stage, batch, fits, images_per_s (median of `steps`),
+        memory_gib (peak on a GPU, else NaN).
     """
     alone, firsts = Ranks(0, 1, this_process().device), {}
     for job in jobs_of(config):
@@ -38,12 +42,17 @@ def bench_batch_size(config: Config, most: int = 1024, steps: int = 5) -> pd.Dat
         pixels = pixel_statistics(config, job.store, job.train)
         side = site_dataset(job, job.train[:1], pixels, job.stage.augment).image_size
         tried = search(lambda size, job=job, side=side: _try(job, side, size, steps, alone), most)
-        rows += [{"stage": job.stage.name, "batch": size, **found} for size, found in sorted(tried.items())]
+        rows += [
+            {"stage": job.stage.name, "batch": size, **found}
+            for size, found in sorted(tried.items())
+        ]
     return pd.DataFrame(rows)
 
 
 def search(attempt: Callable[[int], dict], most: int) -> dict[int, dict]:
-    """Sizes tried and what came of it (`fits` and more): doubling from `GRAIN`, then bisecting between the last that fits and the first that does not."""
+    """Sizes tried and what came of it (`fits` and more): doubling from `GRAIN`, then bisecting
+    between the last that fits and the first that does not.
+    """
     tried, size = {}, GRAIN
     while size <= most:
         tried[size] = attempt(size)
@@ -51,7 +60,8 @@ def search(attempt: Callable[[int], dict], most: int) -> dict[int, dict]:
             break
         size *= 2
     fitting = [size for size, found in tried.items() if found["fits"]]
-    low, high = max(fitting, default=0), min((size for size in tried if size not in fitting), default=0)
+    low = max(fitting, default=0)
+    high = min((size for size in tried if size not in fitting), default=0)
     while high - low > GRAIN and low:
         middle = (low + high) // 2 // GRAIN * GRAIN
         tried[middle] = attempt(middle)
@@ -60,15 +70,27 @@ def search(attempt: Callable[[int], dict], most: int) -> dict[int, dict]:
 
 
 def batch_size_text(tried: pd.DataFrame) -> str:
-    """The table, and for each stage the largest batch that fits and the smallest that is fast enough."""
+    """The table, and for each stage the largest batch that fits and the smallest that is fast
+    enough.
+    """
     lines = [("stage", "batch", "images/s", "memory, GiB")]
     for row in tried.itertuples():
         speed = f"{row.images_per_s:.1f}" if row.fits else "does not fit"
-        lines.append((row.stage, str(row.batch), speed, "" if pd.isna(row.memory_gib) else f"{row.memory_gib:.2f}"))
+        lines.append(
+            (
+                row.stage,
+                str(row.batch),
+                speed,
+                "" if pd.isna(row.memory_gib) else f"{row.memory_gib:.2f}",
+            )
+        )
     text = [aligned(lines, right={1, 2, 3}), ""]
     for name, stage in tried[tried.fits].groupby("stage", sort=False):
         fast = stage[stage.images_per_s >= ENOUGH * stage.images_per_s.max()].batch.min()
-        text.append(f"{name}: up to {stage.batch.max()} fits; from {fast} on it is within {1 - ENOUGH:.0%} of the best speed")
+        text.append(
+            f"{name}: up to {stage.batch.max()} fits; from {fast} on it is within "
+            f"{1 - ENOUGH:.0%} of the best speed"
+        )
     return "\n".join(text)
 
 
@@ -88,12 +110,21 @@ def _try(job: Job, side: int, size: int, steps: int, ranks: Ranks) -> dict:
     finally:
         release_memory(stepper, images)
         del stepper, images
-    memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+    memory = (
+        torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+    )
     return {"fits": True, "images_per_s": size / statistics.median(seconds), "memory_gib": memory}
 
 
 def _stepper(job: Job, side: int, ranks: Ranks) -> Stepper:
-    model = build_model(job.config.model, len(job.channels), job.outputs, side, len(job.cell_types), initial_weights=False)
+    model = build_model(
+        job.config.model,
+        len(job.channels),
+        job.outputs,
+        side,
+        len(job.cell_types),
+        initial_weights=False,
+    )
     model.to(ranks.device, memory_format=torch.channels_last)
     if job.stage.gradient_checkpointing:
         checkpoint_activations(model, tuple(_images(job, side, 2, ranks.device)))
@@ -103,9 +134,15 @@ def _stepper(job: Job, side: int, ranks: Ranks) -> Stepper:
 
 
 def _images(job: Job, side: int, size: int, device: torch.device) -> list[torch.Tensor]:
-    images = torch.randn(size, len(job.channels), side, side, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(size, len(job.channels), side, side, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
     types = len(job.cell_types)
-    return [images, torch.eye(types, device=device)[torch.arange(size) % types]] if job.config.model.cell_type_vector else [images]
+    return (
+        [images, torch.eye(types, device=device)[torch.arange(size) % types]]
+        if job.config.model.cell_type_vector
+        else [images]
+    )
 
 
 def _step(job: Job, stepper: Stepper, inputs: list[torch.Tensor], device: torch.device) -> float:

@@ -1,5 +1,5 @@
-"""Whether training waits for its data: batches a second, an epoch from the store against one from PNGs, and a network fed from the store against the same
-step on one batch that lies in memory.
+"""Whether training waits for its data: batches a second, an epoch from the store against one from
+PNGs, and a network fed from the store against the same step on one batch that lies in memory.
 
 Everything compared is measured in one run, turn by turn; figures are medians of the turns.
 """
@@ -34,8 +34,12 @@ from cellsignal.training.step import Stepper
 from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
 
 FIRST_PLACE = RECIPES["1st place"]
-CROPS = (augment.RandomCrop(name="random_crop", size=128), augment.HorizontalFlip(name="horizontal_flip"),
-         augment.Transpose(name="transpose"), augment.GainBias(name="gain_bias"))  # fmt: skip
+CROPS = (
+    augment.RandomCrop(name="random_crop", size=128),
+    augment.HorizontalFlip(name="horizontal_flip"),
+    augment.Transpose(name="transpose"),
+    augment.GainBias(name="gain_bias"),
+)
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,21 @@ class Plates:
     def keys(self, epoch: int, batch: int, times: int = 1) -> list[list[tuple[int, int]]]:
         """Batches of all sites, `times` over, in random order."""
         n = len(self.store.samples)
-        order = np.concatenate([np.random.default_rng([epoch, k]).permutation(n) for k in range(times)])
+        order = np.concatenate(
+            [np.random.default_rng([epoch, k]).permutation(n) for k in range(times)]
+        )
         return [[(epoch, int(order[i])) for i in part] for part in in_order(len(order), batch)]
 
 
 class PngSites(Dataset):
-    """Sites as the 1st place read them: six `cv2.imread`, its transforms step by step, float32. For comparison only."""
+    """Sites as the 1st place read them: six `cv2.imread`, its transforms step by step, float32. For
+    comparison only.
+    """
 
     def __init__(self, plates: Plates, augmentations: tuple[augment.Augmentation, ...]):
-        self.files = [[str(plates.root / name) for name in names] for names in plates.store.samples.files]
+        self.files = [
+            [str(plates.root / name) for name in names] for names in plates.store.samples.files
+        ]
         self.shift, self.scale = plates.standardisation()
         self.crop = next((a.size for a in augmentations if isinstance(a, augment.RandomCrop)), None)
         self.steps = tuple(a for a in augmentations if not isinstance(a, augment.RandomCrop))
@@ -77,11 +87,18 @@ class PngSites(Dataset):
         if self.crop is not None:
             top, left = (rng.integers(side - self.crop + 1) for side in image.shape[1:])
             image = image[:, top : top + self.crop, left : left + self.crop]
-        return torch.from_numpy(np.ascontiguousarray(plain_steps(image, self.steps, self.shift[index], self.scale[index], rng)))
+        return torch.from_numpy(
+            np.ascontiguousarray(
+                plain_steps(image, self.steps, self.shift[index], self.scale[index], rng)
+            )
+        )
 
 
-def bench_batches(plates: Plates, workers: int = 2, batch: int = 32, rounds: int = 5) -> pd.DataFrame:
-    """Batches ready for the device: from PNGs by worker processes to float32; from the store by threads, as uint8 (what a GPU gets) and as float32 (a CPU).
+def bench_batches(
+    plates: Plates, workers: int = 2, batch: int = 32, rounds: int = 5
+) -> pd.DataFrame:
+    """Batches ready for the device: from PNGs by worker processes to float32; from the store by
+    threads, as uint8 (what a GPU gets) and as float32 (a CPU).
 
     Returns:
         way, sites_per_s, ratio (to the first).
@@ -89,15 +106,31 @@ def bench_batches(plates: Plates, workers: int = 2, batch: int = 32, rounds: int
     raw, warped, cpu = plates.dataset(()), plates.dataset(FIRST_PLACE), torch.device("cpu")
     times = max(1, -(-4 * batch // len(raw)))
     ways: dict[str, Callable[[list], Iterator]] = {
-        "six PNGs by cv2, 1st place's transforms, float32": lambda keys: iter(_png_loader(plates, FIRST_PLACE, keys, workers)),
-        "store, uint8": lambda keys: feed_raw(raw, [[i for _, i in part] for part in keys], workers, cpu),
-        "store, 1st place's recipe warped on the CPU, float32": lambda keys: feed(warped, keys, workers, cpu),
+        "six PNGs by cv2, 1st place's transforms, float32": lambda keys: iter(
+            _png_loader(plates, FIRST_PLACE, keys, workers)
+        ),
+        "store, uint8": lambda keys: feed_raw(
+            raw, [[i for _, i in part] for part in keys], workers, cpu
+        ),
+        "store, 1st place's recipe warped on the CPU, float32": lambda keys: feed(
+            warped, keys, workers, cpu
+        ),
     }
-    seconds = _turns({name: lambda epoch, way=way: _used_up(way(plates.keys(epoch, batch, times))) for name, way in ways.items()}, rounds)
-    return _table({name: times * len(raw) / spent for name, spent in seconds.items()}, "way", "sites_per_s")
+    seconds = _turns(
+        {
+            name: lambda epoch, way=way: _used_up(way(plates.keys(epoch, batch, times)))
+            for name, way in ways.items()
+        },
+        rounds,
+    )
+    return _table(
+        {name: times * len(raw) / spent for name, spent in seconds.items()}, "way", "sites_per_s"
+    )
 
 
-def bench_epoch(plates: Plates, backbone: str = "resnet10t", workers: int = 2, batch: int = 32, rounds: int = 5) -> pd.DataFrame:
+def bench_epoch(
+    plates: Plates, backbone: str = "resnet10t", workers: int = 2, batch: int = 32, rounds: int = 5
+) -> pd.DataFrame:
     """One training epoch on random 128 px crops, from PNGs and from the store. See `bench_batches`."""
     device, stage = _device(), _stage("auto", batch)
     stepper, _ = _stepper(backbone, plates.store.shape[0], 128, stage, device)
@@ -112,44 +145,91 @@ def bench_epoch(plates: Plates, backbone: str = "resnet10t", workers: int = 2, b
         "PNGs, CPU transforms": from_png,
         "store": lambda keys: (found.images for found in feed(dataset, keys, workers, device)),
     }
-    speeds = {name: lambda epoch, way=way: _train(stepper, way(plates.keys(epoch, batch, times)), device).seconds for name, way in ways.items()}
+    speeds = {
+        name: lambda epoch, way=way: (
+            _train(stepper, way(plates.keys(epoch, batch, times)), device).seconds
+        )
+        for name, way in ways.items()
+    }
     seconds = _turns(speeds, rounds)
-    return _table({name: times * len(dataset) / spent for name, spent in seconds.items()}, "way", "sites_per_s")
+    return _table(
+        {name: times * len(dataset) / spent for name, spent in seconds.items()},
+        "way",
+        "sites_per_s",
+    )
 
 
 def bench_fed(
-    plates: Plates, backbones: Sequence[str], sizes: Sequence[int], batch: int, workers: int, steps: int = 30, rounds: int = 3
+    plates: Plates,
+    backbones: Sequence[str],
+    sizes: Sequence[int],
+    batch: int,
+    workers: int,
+    steps: int = 30,
+    rounds: int = 3,
 ) -> pd.DataFrame:
     """Training steps fed from the store against the same steps on one batch in the device's memory.
 
     Args:
-        sizes: sides in pixels; below the store's they are random crops, else the whole site through the 1st place's recipe.
+        sizes: sides in pixels; below the store's they are random crops, else the whole site through
+        the 1st place's recipe.
 
     Returns:
-        backbone, size, batch, in_memory and fed (images/s), ratio, waiting (share of the time), of_peak (share of the matmul peak), memory_gib.
+        backbone, size, batch, in_memory and fed (images/s), ratio, waiting (share of the time),
+        of_peak (share of the matmul peak), memory_gib.
     """
     device, rows = _device(), []
     for backbone in backbones:
         for size in sizes:
             whole = size >= plates.store.shape[1]
-            dataset = plates.dataset(FIRST_PLACE if whole else (augment.RandomCrop(name="random_crop", size=size), *CROPS[1:]))
-            stepper, flops = _stepper(backbone, plates.store.shape[0], dataset.image_size, _stage("auto", batch), device)
+            dataset = plates.dataset(
+                FIRST_PLACE
+                if whole
+                else (augment.RandomCrop(name="random_crop", size=size), *CROPS[1:])
+            )
+            stepper, flops = _stepper(
+                backbone, plates.store.shape[0], dataset.image_size, _stage("auto", batch), device
+            )
             keys = plates.keys(0, batch, -(-steps * batch // len(dataset)))[:steps]
-            held = next(iter(feed(dataset, keys, workers, device))).images.clone(memory_format=torch.channels_last)
+            held = next(iter(feed(dataset, keys, workers, device))).images.clone(
+                memory_format=torch.channels_last
+            )
             peak = device_peak(device, stepper.dtype)
             _train(stepper, (held for _ in range(3)), device)
             found = {"memory": [], "fed": []}
             for _ in range(rounds):
                 found["memory"].append(_train(stepper, (held for _ in keys), device, flops, peak))
-                found["fed"].append(_train(stepper, (b.images for b in feed(dataset, keys, workers, device)), device, flops, peak))
-            memory, fed = (statistics.median(s.images_per_s for s in found[name]) for name in ("memory", "fed"))
+                found["fed"].append(
+                    _train(
+                        stepper,
+                        (b.images for b in feed(dataset, keys, workers, device)),
+                        device,
+                        flops,
+                        peak,
+                    )
+                )
+            memory, fed = (
+                statistics.median(s.images_per_s for s in found[name]) for name in ("memory", "fed")
+            )
             middle: EpochSpeed = sorted(found["fed"], key=lambda s: s.images_per_s)[rounds // 2]
-            rows.append({"backbone": backbone, "size": dataset.image_size, "batch": batch, "in_memory": memory, "fed": fed, "ratio": fed / memory,
-                         "waiting": middle.waiting, "of_peak": middle.of_peak, "memory_gib": middle.memory_gib})  # fmt: skip
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "size": dataset.image_size,
+                    "batch": batch,
+                    "in_memory": memory,
+                    "fed": fed,
+                    "ratio": fed / memory,
+                    "waiting": middle.waiting,
+                    "of_peak": middle.of_peak,
+                    "memory_gib": middle.memory_gib,
+                }
+            )
     return pd.DataFrame(rows)
 
 
-# parts ---------------------------------------------------------------------------------------------------------------------------------
+# parts
+# --------------------------------------------------------------------------------------------------
 
 
 def _device() -> torch.device:
@@ -160,15 +240,28 @@ def _stage(amp: str, batch: int) -> Stage:
     return Stage(name="bench", epochs=1, batch_size=batch, amp=amp)
 
 
-def _stepper(backbone: str, channels: int, size: int, stage: Stage, device: torch.device, classes: int = 1000) -> tuple[Stepper, float]:
+def _stepper(
+    backbone: str, channels: int, size: int, stage: Stage, device: torch.device, classes: int = 1000
+) -> tuple[Stepper, float]:
     """What trains, and the FLOPs of one image's training step."""
     model = build_model(Model(backbone=backbone), channels, classes, size, initial_weights=False)
     model.to(device, memory_format=torch.channels_last)
     flops = training_flops(forward_flops(model, channels, size))
-    return Stepper(model.train(), StageLoss(stage, None, classes, model.width).to(device), stage, Ranks(0, 1, device)), flops
+    return Stepper(
+        model.train(),
+        StageLoss(stage, None, classes, model.width).to(device),
+        stage,
+        Ranks(0, 1, device),
+    ), flops
 
 
-def _train(stepper: Stepper, batches: Iterator[torch.Tensor], device: torch.device, flops: float | None = None, peak: float | None = None) -> EpochSpeed:
+def _train(
+    stepper: Stepper,
+    batches: Iterator[torch.Tensor],
+    device: torch.device,
+    flops: float | None = None,
+    peak: float | None = None,
+) -> EpochSpeed:
     classes = 1000
     clock = Clock(device)
     while True:
@@ -178,7 +271,9 @@ def _train(stepper: Stepper, batches: Iterator[torch.Tensor], device: torch.devi
             break
         labels = torch.arange(len(images), device=device) % classes
         with stepper.autocast():
-            loss, _ = stepper.forward(images, torch.nn.functional.one_hot(labels, classes).float(), labels)
+            loss, _ = stepper.forward(
+                images, torch.nn.functional.one_hot(labels, classes).float(), labels
+            )
         stepper.backward(loss)
         stepper.update()
         clock.step_done(len(images))
@@ -186,7 +281,12 @@ def _train(stepper: Stepper, batches: Iterator[torch.Tensor], device: torch.devi
 
 
 def _png_loader(plates: Plates, augmentations: tuple, keys: list, workers: int) -> DataLoader:
-    return DataLoader(PngSites(plates, augmentations), batch_sampler=keys, num_workers=workers, worker_init_fn=lambda _: cv2.setNumThreads(0))
+    return DataLoader(
+        PngSites(plates, augmentations),
+        batch_sampler=keys,
+        num_workers=workers,
+        worker_init_fn=lambda _: cv2.setNumThreads(0),
+    )
 
 
 def _used_up(batches: Iterator) -> float:
@@ -209,4 +309,6 @@ def _turns(ways: dict[str, Callable[[int], float]], rounds: int) -> dict[str, fl
 
 def _table(rates: dict[str, float], name: str, column: str) -> pd.DataFrame:
     first = next(iter(rates.values()))
-    return pd.DataFrame([(way, rate, rate / first) for way, rate in rates.items()], columns=[name, column, "ratio"])
+    return pd.DataFrame(
+        [(way, rate, rate / first) for way, rate in rates.items()], columns=[name, column, "ratio"]
+    )

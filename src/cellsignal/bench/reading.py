@@ -1,7 +1,8 @@
-"""What it costs to read one site: from PNGs as others do, through zarr, and from the two kinds of store.
+"""What it costs to read one site: from PNGs as others do, through zarr, and from the two kinds of
+store.
 
-All readers take turns on the same sites in one run, so that the ratios hold on a machine whose speed varies. Files are in the page cache: what is measured is
-decoding and copying, not the disk.
+All readers take turns on the same sites in one run, so that the ratios hold on a machine whose
+speed varies. Files are in the page cache: what is measured is decoding and copying, not the disk.
 """
 
 import functools
@@ -56,13 +57,14 @@ def bench_reading(sites: Sites, rounds: int = 10, seed: int = 0) -> pd.DataFrame
     """Time every reader on the same sites, in turn.
 
     Args:
-        sites: the 8-bit gray PNGs of each site, a file a channel; all of one size, which four divides.
-        rounds: timed readings of each site by each reader; one more round goes before them, untimed.
-        seed: of the positions of the parts that are read.
+        sites: the 8-bit gray PNGs of each site, a file a channel; all of one size, which four
+        divides. rounds: timed readings of each site by each reader; one more round goes before
+        them, untimed. seed: of the positions of the parts that are read.
 
     Returns:
-        A row a reader: reader, ms (median for one site), x_skimage and x_cv2 (how many times as fast as those two), disk (of the PNGs' bytes; NaN where only
-        rows of a file listed above are read), encode_ms (median for one site). NaN ms: scikit-image is not installed.
+        A row a reader: reader, ms (median for one site), x_skimage and x_cv2 (how many times as
+        fast as those two), disk (of the PNGs' bytes; NaN where only rows of a file listed above are
+        read), encode_ms (median for one site). NaN ms: scikit-image is not installed.
     """
     images = [_imread(files) for files in sites]
     png = sum(os.path.getsize(file) for files in sites for file in files)
@@ -88,12 +90,16 @@ def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> 
         reads: sites that each process or thread reads in a round.
 
     Returns:
-        Columns workers ("process" or "thread"), one and two (sites a second, medians over the rounds), ratio (median over the rounds of two / one).
+        Columns workers ("process" or "thread"), one and two (sites a second, medians over the
+        rounds), ratio (median over the rounds of two / one).
     """
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="cellsignal_reading_") as folder:
         path = str(_packed(sites, Path(folder), "zstd", None).path)
-        with spawn.Pool(1, _start, (path, spawn.Barrier(1))) as one, spawn.Pool(2, _start, (path, spawn.Barrier(2))) as two:
+        with (
+            spawn.Pool(1, _start, (path, spawn.Barrier(1))) as one,
+            spawn.Pool(2, _start, (path, spawn.Barrier(2))) as two,
+        ):
             ways = {
                 ("process", 1): lambda: _rate(one.map(_read_many, [reads], 1), reads),
                 ("process", 2): lambda: _rate(two.map(_read_many, [reads] * 2, 1), reads),
@@ -109,26 +115,48 @@ def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> 
     rows = []
     for workers in ("process", "thread"):
         one, two = (np.array(rates[workers, count]) for count in (1, 2))
-        rows.append({"workers": workers, "one": np.median(one), "two": np.median(two), "ratio": np.median(two / one)})
+        rows.append(
+            {
+                "workers": workers,
+                "one": np.median(one),
+                "two": np.median(two),
+                "ratio": np.median(two / one),
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def reading_text(table: pd.DataFrame) -> str:
     """The table of `bench_reading` in Markdown."""
-    lines = ["| reader | ms a site | x skimage | x cv2 | disk / PNG | ms to encode |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| reader | ms a site | x skimage | x cv2 | disk / PNG | ms to encode |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in table.itertuples():
         if np.isnan(row.ms):
             lines.append(f"| {row.reader}: not installed | | | | | |")
             continue
-        cells = (f"{row.ms:.3g}", f"{row.x_skimage:.3g}", f"{row.x_cv2:.3g}", f"{row.disk:.2f}", f"{row.encode_ms:.3g}")
-        lines.append(" | ".join([f"| {row.reader}", *("" if cell == "nan" else cell for cell in cells)]) + " |")
+        cells = (
+            f"{row.ms:.3g}",
+            f"{row.x_skimage:.3g}",
+            f"{row.x_cv2:.3g}",
+            f"{row.disk:.2f}",
+            f"{row.encode_ms:.3g}",
+        )
+        lines.append(
+            " | ".join([f"| {row.reader}", *("" if cell == "nan" else cell for cell in cells)])
+            + " |"
+        )
     return "\n".join(lines)
 
 
-# the readers ---------------------------------------------------------------------------------------------------------------------------
+# the readers
+# --------------------------------------------------------------------------------------------------
 
 
-def _readers(sites: Sites, images: list[np.ndarray], folder: Path, rng: np.random.Generator) -> Iterator[Reader]:
+def _readers(
+    sites: Sites, images: list[np.ndarray], folder: Path, rng: np.random.Generator
+) -> Iterator[Reader]:
     png = sum(os.path.getsize(file) for files in sites for file in files)
     yield Reader(SKIMAGE, _skimage(sites), png)
     yield Reader(CV2, lambda i: _imread(sites[i]), png)
@@ -162,7 +190,12 @@ def _skimage(sites: Sites) -> Callable[[int], object] | None:
 def _through_zarr(name: str, codec, images: list[np.ndarray], path: Path) -> Reader:
     shape = images[0].shape
     array = zarr.create_array(
-        path, shape=(len(images), *shape), chunks=(1, *shape), dtype="uint8", filters=None, compressors=codec
+        path,
+        shape=(len(images), *shape),
+        chunks=(1, *shape),
+        dtype="uint8",
+        filters=None,
+        compressors=codec,
     )
     for i, image in enumerate(images):
         array[i] = image
@@ -176,11 +209,21 @@ def _plain_zstd(level: int, images: list[np.ndarray], path: Path) -> Reader:
         (path / str(i)).write_bytes(compress(image, level, True))
     out = np.empty_like(images[0])
     read = lambda i: decompress((path / str(i)).read_bytes(), out)  # noqa: E731
-    return Reader(f"a file a site, zstd {level}", read, _bytes(path), lambda i: compress(images[i], level, True))
+    return Reader(
+        f"a file a site, zstd {level}",
+        read,
+        _bytes(path),
+        lambda i: compress(images[i], level, True),
+    )
 
 
 def _store(
-    sites: Sites, images: list[np.ndarray], folder: Path, codec: str, size: int | None, rng: np.random.Generator
+    sites: Sites,
+    images: list[np.ndarray],
+    folder: Path,
+    codec: str,
+    size: int | None,
+    rng: np.random.Generator,
 ) -> Iterator[Reader]:
     store = _packed(sites, folder / f"{codec}{size}", codec, size)
     height, out = store.shape[1], np.empty(store.shape, np.uint8)
@@ -200,9 +243,13 @@ def _store(
 def _packed(sites: Sites, path: Path, codec: str, size: int | None) -> Store:
     channels = tuple(f"channel {number}" for number in range(1, len(sites[0]) + 1))
     source = {"competition": "reading benchmark", "root": ""}
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for files in sites for file in files])
+    root = os.path.commonpath(
+        [os.path.dirname(os.path.abspath(file)) for files in sites for file in files]
+    )
     read = functools.partial(_imread_under, root)
-    pack(_samples(sites, root), read, path, channels=channels, size=size, source=source, codec=codec)
+    pack(
+        _samples(sites, root), read, path, channels=channels, size=size, source=source, codec=codec
+    )
     return Store.open(path)
 
 
@@ -213,21 +260,40 @@ def _imread_under(root: str, files: Sequence[str]) -> np.ndarray:
 def _samples(sites: Sites, root: str) -> pd.DataFrame:
     ids = [f"s{number}" for number in range(len(sites))]
     files = [tuple(os.path.relpath(file, root) for file in site) for site in sites]
-    same = {"experiment": "e", "plate": "1", "site": 1, "cell_type": "NA", "label": 0, "role": "treatment", "split": "train"}
-    frame = pd.DataFrame({"sample_id": ids, "target_id": ids, "well_id": ids, "well": ids, "files": files})
+    same = {
+        "experiment": "e",
+        "plate": "1",
+        "site": 1,
+        "cell_type": "NA",
+        "label": 0,
+        "role": "treatment",
+        "split": "train",
+    }
+    frame = pd.DataFrame(
+        {"sample_id": ids, "target_id": ids, "well_id": ids, "well": ids, "files": files}
+    )
     return check_samples(frame.assign(**same, compound=None), "the sites to read")
 
 
 def _bytes(path: Path) -> int:
     """Of all files that hold pixels."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and file.name != "zarr.json")
+    return sum(
+        file.stat().st_size
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "zarr.json"
+    )
 
 
-# the clock -----------------------------------------------------------------------------------------------------------------------------
+# the clock
+# --------------------------------------------------------------------------------------------------
 
 
-def _in_turn(functions: Sequence[Callable[[int], object] | None], sites: int, rounds: int) -> list[float]:
-    """The median milliseconds of a site; a function's turn is all sites one after another, as a loader reads. The first round is not counted."""
+def _in_turn(
+    functions: Sequence[Callable[[int], object] | None], sites: int, rounds: int
+) -> list[float]:
+    """The median milliseconds of a site; a function's turn is all sites one after another, as a
+    loader reads. The first round is not counted.
+    """
     times = [[] for _ in functions]
     for number in range(rounds + 1):
         for function, taken in zip(functions, times, strict=True):

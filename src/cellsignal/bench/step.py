@@ -1,6 +1,8 @@
-"""What each part of a fast training step is worth: memory layout, precision, fused optimiser, torch.compile, CUDA graphs, gradient checkpointing.
+"""What each part of a fast training step is worth: memory layout, precision, fused optimiser,
+torch.compile, CUDA graphs, gradient checkpointing.
 
-The batch is made once and stays on the device, so that nothing but the step is measured: forward, backward, AdamW.
+The batch is made once and stays on the device, so that nothing but the step is measured: forward,
+backward, AdamW.
 """
 
 import functools
@@ -63,7 +65,9 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class _Batch:
-    """Inputs of one size, on the device: images (B, C, size, size) float32, labels (B,), cell types as the network wants them."""
+    """Inputs of one size, on the device: images (B, C, size, size) float32, labels (B,), cell types
+    as the network wants them.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -83,7 +87,8 @@ def bench_step(
     steps: int = 4,
     device: torch.device | None = None,
 ) -> pd.DataFrame:
-    """Time the training step in all variants, one after another in every round, so that a slow minute hits all.
+    """Time the training step in all variants, one after another in every round, so that a slow
+    minute hits all.
 
     Args:
         config: the network; its weights are random.
@@ -93,9 +98,11 @@ def bench_step(
         device: CUDA where there is one.
 
     Returns:
-        A row for each size and variant: size, batch, variant, images_per_s, ratio (to the size's first variant: the median of the rounds' ratios), of_peak
-        (share of the matmul rate in the variant's dtype), peak_gib (most memory that the variant's tensors take in a step, weights and optimiser
-        included), start_s (the first three steps, in which torch.compile works), note (why a row has no figures, or empty).
+        A row for each size and variant: size, batch, variant, images_per_s, ratio (to the size's
+        first variant: the median of the rounds' ratios), of_peak (share of the matmul rate in the
+        variant's dtype), peak_gib (most memory that the variant's tensors take in a step, weights
+        and optimiser included), start_s (the first three steps, in which torch.compile works), note
+        (why a row has no figures, or empty).
 
     Raises:
         InputError: no such backbone, or a batch of one image.
@@ -105,18 +112,37 @@ def bench_step(
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tables = []
     for size in sizes:
-        inputs = _random_batch((batch, channels, size, size), classes, cell_types if config.cell_type_vector else 0, device)
-        network = functools.partial(build_model, config, channels, classes, size, cell_types, initial_weights=False)
+        inputs = _random_batch(
+            (batch, channels, size, size),
+            classes,
+            cell_types if config.cell_type_vector else 0,
+            device,
+        )
+        network = functools.partial(
+            build_model, config, channels, classes, size, cell_types, initial_weights=False
+        )
         flops = forward_flops(network(), channels, size, cell_types)
         rows = _measured(network, inputs, compiled, rounds, steps)
         for row, variant in zip(rows, VARIANTS, strict=True):
             if "images_per_s" in row:
                 peak = device_peak(device, torch.bfloat16 if variant.bf16 else torch.float32)
-                row["of_peak"] = row["images_per_s"] * training_flops(flops, variant.checkpointed) / peak
+                row["of_peak"] = (
+                    row["images_per_s"] * training_flops(flops, variant.checkpointed) / peak
+                )
         tables.append(pd.DataFrame(rows).assign(size=size, batch=batch))
         if compiled:
             torch.compiler.reset()  # the next size is compiled for itself
-    columns = ["size", "batch", "variant", "images_per_s", "ratio", "of_peak", "peak_gib", "start_s", "note"]
+    columns = [
+        "size",
+        "batch",
+        "variant",
+        "images_per_s",
+        "ratio",
+        "of_peak",
+        "peak_gib",
+        "start_s",
+        "note",
+    ]
     return pd.concat(tables, ignore_index=True).reindex(columns=columns)
 
 
@@ -126,22 +152,40 @@ def step_text(table: pd.DataFrame) -> str:
     def text(value: float, form: str) -> str:
         return "" if pd.isna(value) else format(value, form)
 
-    lines = ["| px | batch | step | images/s | x | of the matmul peak | GiB | to start, s |", "|---|---|---|---|---|---|---|---|"]
+    lines = [
+        "| px | batch | step | images/s | x | of the matmul peak | GiB | to start, s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for row in table.itertuples():
-        figures = [text(row.images_per_s, ",.1f"), text(row.ratio, ".2f"), text(row.of_peak, ".0%"), text(row.peak_gib, ".2f"), text(row.start_s, ".1f")]
+        figures = [
+            text(row.images_per_s, ",.1f"),
+            text(row.ratio, ".2f"),
+            text(row.of_peak, ".0%"),
+            text(row.peak_gib, ".2f"),
+            text(row.start_s, ".1f"),
+        ]
         figures[0] = row.note or figures[0]
         lines.append(f"| {row.size} | {row.batch} | {row.variant} | {' | '.join(figures)} |")
     return "\n".join(lines)
 
 
-def _random_batch(shape: tuple[int, int, int, int], classes: int, cell_types: int, device: torch.device) -> _Batch:
+def _random_batch(
+    shape: tuple[int, int, int, int], classes: int, cell_types: int, device: torch.device
+) -> _Batch:
     generator = torch.Generator().manual_seed(0)
-    images, labels = torch.randn(shape, generator=generator), torch.randint(classes, shape[:1], generator=generator)
-    kinds = [functional.one_hot(torch.arange(shape[0]) % cell_types, cell_types).float()] if cell_types else []
+    images = torch.randn(shape, generator=generator)
+    labels = torch.randint(classes, shape[:1], generator=generator)
+    kinds = (
+        [functional.one_hot(torch.arange(shape[0]) % cell_types, cell_types).float()]
+        if cell_types
+        else []
+    )
     return _Batch(images.to(device), labels.to(device), tuple(kind.to(device) for kind in kinds))
 
 
-def _measured(network: Callable[[], torch.nn.Module], inputs: _Batch, compiled: bool, rounds: int, steps: int) -> list[dict]:
+def _measured(
+    network: Callable[[], torch.nn.Module], inputs: _Batch, compiled: bool, rounds: int, steps: int
+) -> list[dict]:
     """A row for each variant; without images_per_s where it could not be made."""
     rows = [{"variant": variant.name} for variant in VARIANTS]
     made: dict[int, Step] = {}
@@ -167,17 +211,23 @@ def _measured(network: Callable[[], torch.nn.Module], inputs: _Batch, compiled: 
     for number in made:
         rows[number]["images_per_s"] = len(inputs.labels) / statistics.median(seconds[number])
         if 0 in made:
-            rows[number]["ratio"] = statistics.median(a / b for a, b in zip(seconds[0], seconds[number], strict=True))
+            rows[number]["ratio"] = statistics.median(
+                a / b for a, b in zip(seconds[0], seconds[number], strict=True)
+            )
     return rows
 
 
-def _started(variant: Variant, network: Callable[[], torch.nn.Module], inputs: _Batch, row: dict) -> Step:
+def _started(
+    variant: Variant, network: Callable[[], torch.nn.Module], inputs: _Batch, row: dict
+) -> Step:
     """The variant's step, warm; `row` is told what that took."""
     device = inputs.images.device
     before = _allocated(device)
     step, owned = _make(variant, network(), inputs)
     row["start_s"] = _seconds(step, WARM_UP, device)
-    row["peak_gib"] = _step_memory(step, owned, _allocated(device) - before, device, variant) / 2**30
+    row["peak_gib"] = (
+        _step_memory(step, owned, _allocated(device) - before, device, variant) / 2**30
+    )
     return step
 
 
@@ -192,12 +242,18 @@ def _lacking(variant: Variant, device: torch.device, compiled: bool) -> str | No
         return "left out (takes minutes to start)"
     if variant.compile and on_gpu and importlib.util.find_spec("triton") is None:
         return "needs triton"
-    if variant.compile and not on_gpu and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+    if (
+        variant.compile
+        and not on_gpu
+        and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+    ):
         return "needs a C++ compiler"
     return None
 
 
-def _make(variant: Variant, model: torch.nn.Module, inputs: _Batch) -> tuple[Step, Callable[[], Iterator[torch.Tensor]]]:
+def _make(
+    variant: Variant, model: torch.nn.Module, inputs: _Batch
+) -> tuple[Step, Callable[[], Iterator[torch.Tensor]]]:
     """The variant's step, and what it holds between steps: weights, buffers, the optimiser's state."""
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     device = inputs.images.device
@@ -219,7 +275,12 @@ def _make(variant: Variant, model: torch.nn.Module, inputs: _Batch) -> tuple[Ste
 
     def owned() -> Iterator[torch.Tensor]:
         yield from (*model.parameters(), *model.buffers(), images)
-        yield from (value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor))
+        yield from (
+            value
+            for state in optimizer.state.values()
+            for value in state.values()
+            if isinstance(value, torch.Tensor)
+        )
 
     return step, owned
 
@@ -238,18 +299,27 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-# memory --------------------------------------------------------------------------------------------------------------------------------
+# memory
+# --------------------------------------------------------------------------------------------------
 
 
 def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _step_memory(step: Step, owned: Callable[[], Iterator[torch.Tensor]], held: int, device: torch.device, variant: Variant) -> float:
-    """The most bytes that one step takes, with what the variant holds between steps (`held` bytes on a GPU).
+def _step_memory(
+    step: Step,
+    owned: Callable[[], Iterator[torch.Tensor]],
+    held: int,
+    device: torch.device,
+    variant: Variant,
+) -> float:
+    """The most bytes that one step takes, with what the variant holds between steps (`held` bytes
+    on a GPU).
 
-    On a GPU the allocator's own count, work space included; on a CPU the sum of all live tensors. NaN where neither sees it: in a CUDA graph, which has a pool
-    of its own, and in compiled code on a CPU.
+    On a GPU the allocator's own count, work space included; on a CPU the sum of all live tensors.
+    NaN where neither sees it: in a CUDA graph, which has a pool of its own, and in compiled code on
+    a CPU.
     """
     if variant.compile == "reduce-overhead" or (variant.compile and device.type == "cpu"):
         return np.nan
@@ -274,7 +344,9 @@ def _live_bytes(held: Iterator[torch.Tensor]) -> Iterator["_LiveBytes"]:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the storage of every tensor that an operation makes, from when it is made until nobody holds it."""
+    """Adds up the storage of every tensor that an operation makes, from when it is made until
+    nobody holds it.
+    """
 
     def __init__(self):
         super().__init__()

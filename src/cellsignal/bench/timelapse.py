@@ -1,8 +1,11 @@
-"""What the parts of MitoReID are worth on simulated films: the steps of the published ablation, beside IDE and hand-made features.
+"""What the parts of MitoReID are worth on simulated films: the steps of the published ablation,
+beside IDE and hand-made features.
 
-Every network trains on all drugs that are not kept for the test, and its last weights are scored: nothing is picked on any figure. Those without pretraining
-have the reference's second stage alone; one more of them trains on as many images as both stages see, for pretraining also is more training. Queries of
-drugs that trained are scored as published, queries of drugs that no stage saw by the strict protocol.
+Every network trains on all drugs that are not kept for the test, and its last weights are scored:
+nothing is picked on any figure. Those without pretraining have the reference's second stage alone;
+one more of them trains on as many images as both stages see, for pretraining also is more training.
+Queries of drugs that trained are scored as published, queries of drugs that no stage saw by the
+strict protocol.
 """
 
 import logging
@@ -97,9 +100,8 @@ class Scored:
     """One row on the queries of one part, S seeds.
 
     Attributes:
-        figures: name -> (S, Q) of what is averaged over queries: accuracy, rank-1, rank-5, rank-10, mAP.
-        auc: (S,) macro one-against-the-rest ROC AUC.
-        drug: (Q,) text.
+        figures: name -> (S, Q) of what is averaged over queries: accuracy, rank-1, rank-5, rank-10,
+        mAP. auc: (S,) macro one-against-the-rest ROC AUC. drug: (Q,) text.
     """
 
     figures: dict[str, np.ndarray]
@@ -128,8 +130,13 @@ class Timelapse:
         processes: trainings at a time, one thread each.
     """
 
-    def __init__(self, config: Path, answers: Path, seeds: Sequence[int] = (0,), processes: int = 2):
-        self.reference, self.answers, self.seeds, self.processes = load_config(config), answers, tuple(seeds), processes
+    def __init__(
+        self, config: Path, answers: Path, seeds: Sequence[int] = (0,), processes: int = 2
+    ):
+        self.reference = load_config(config)
+        self.answers = answers
+        self.seeds = tuple(seeds)
+        self.processes = processes
         if len(self.reference.stages) != 2 or self.reference.stages[0].target != "compound":
             raise InputError(f"{config}: needs two stages, the first with target: compound")
         competition = get_competition(self.reference.competition)
@@ -138,10 +145,16 @@ class Timelapse:
         root = self.reference.data.root
         self.gallery = competition.gallery(root)
         self.asked = competition.sample_submission(root)[competition.id_column].tolist()
-        self.query, self.tracks = told(competition, competition.answers(answers), self.asked, self.gallery)
+        self.query, self.tracks = told(
+            competition, competition.answers(answers), self.asked, self.gallery
+        )
         self.classes = competition.classes(root)
         jobs = jobs_of(self.reference)
-        seen = set().union(*seen_compounds(jobs, dict(zip(self.query.target_id, self.query["compound"], strict=True))).values())
+        seen = set().union(
+            *seen_compounds(
+                jobs, dict(zip(self.query.target_id, self.query["compound"], strict=True))
+            ).values()
+        )
         new = ~self.query["compound"].isin(seen).to_numpy()
         self.rows = {KNOWN: np.flatnonzero(~new), NEW: np.flatnonzero(new)}
         for part, rows in self.rows.items():
@@ -149,7 +162,8 @@ class Timelapse:
                 raise InputError(f"{config}: no query is of a {part} drug; simulate with new_drugs")
         first, second = jobs[:2]
         images = sum(len(job.train) * job.stage.epochs for job in (first, second))
-        self.epochs = round(images / len(second.train))  # of a row without pretraining: as many images in all
+        # of a row without pretraining: as many images in all
+        self.epochs = round(images / len(second.train))
         self.trained = second.train
 
     def load(self, network: Network, seed: int) -> Config:
@@ -163,7 +177,8 @@ class Timelapse:
 
     def train(self) -> None:
         """Train and embed every row, so many at a time; what is there already is left as it is."""
-        first = sorted(NETWORKS, key=lambda network: not (network.longer or network is NETWORKS[0]))  # the longest, so that none is left alone at the end
+        # the longest, so that none is left alone at the end
+        first = sorted(NETWORKS, key=lambda network: not (network.longer or network is NETWORKS[0]))
         wanted = [self.load(network, seed) for network in first for seed in self.seeds]
         with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
             for number, job in enumerate([pool.submit(_one, config) for config in wanted], 1):
@@ -172,37 +187,62 @@ class Timelapse:
 
     def network(self, network: Network) -> dict[str, Scored]:
         """A trained row's figures: part -> figures."""
-        found: dict[str, list[tuple[dict[str, np.ndarray], float]]] = {part: [] for part in self.rows}
+        found: dict[str, list[tuple[dict[str, np.ndarray], float]]] = {
+            part: [] for part in self.rows
+        }
         for config in (self.load(network, seed) for seed in self.seeds):
             files = [load_embeddings(path) for path in embed(config)]
             space = distances(files, self.asked, self.gallery.target_id.tolist())
             scores, label = class_scores(config, get_competition(config.competition), self.query)
             for part, rows in self.rows.items():
-                ranked = reid(space.distance[rows], self.query.iloc[rows], self.tracks, PROTOCOL[part])
+                ranked = reid(
+                    space.distance[rows], self.query.iloc[rows], self.tracks, PROTOCOL[part]
+                )
                 if ranked.skipped:
-                    raise InputError(f"{ranked.skipped} queries of {part} drugs have no match in the gallery; they need two drugs a mechanism")
-                figures = {f"rank-{k}": (ranked.queries["first"] <= k).to_numpy(float) for k in (1, 5, 10)}
-                figures |= {"mAP": ranked.queries.average_precision.to_numpy(), "accuracy": (scores[rows].argmax(1) == label[rows]).astype(float)}
+                    raise InputError(
+                        f"{ranked.skipped} queries of {part} drugs have no match in the gallery; "
+                        "they need two drugs a mechanism"
+                    )
+                figures = {
+                    f"rank-{k}": (ranked.queries["first"] <= k).to_numpy(float) for k in (1, 5, 10)
+                }
+                figures |= {
+                    "mAP": ranked.queries.average_precision.to_numpy(),
+                    "accuracy": (scores[rows].argmax(1) == label[rows]).astype(float),
+                }
                 found[part].append((figures, self._auc(scores[rows], label[rows], rows)))
         return {part: self._scored(results, self.rows[part]) for part, results in found.items()}
 
     def hand_made(self) -> dict[str, dict[str, Scored]]:
-        """Classifier -> part -> figures (accuracy and AUC) of hand-made features at every time point, trained on the same tracks."""
+        """Classifier -> part -> figures (accuracy and AUC) of hand-made features at every time
+        point, trained on the same tracks.
+        """
         store = Store.open(self.reference.data.store)
         samples = store.samples
         label = samples.label.to_numpy(dtype=np.int64, na_value=-1)
         train = self.trained[(samples.role == "treatment").to_numpy()[self.trained]]
         asked = pd.Index(samples.target_id).get_indexer(self.asked)
         frames = get_competition(self.reference.competition).frames
-        features = read_features(samples.row.to_numpy()[np.r_[train, asked]], store.read, frames, self.processes)
+        features = read_features(
+            samples.row.to_numpy()[np.r_[train, asked]], store.read, frames, self.processes
+        )
         fitted = np.arange(len(features)) < len(train)
-        x, truth = standardised(features, fitted), pd.Index(self.classes).get_indexer(self.query.label)
+        x = standardised(features, fitted)
+        truth = pd.Index(self.classes).get_indexer(self.query.label)
         found = {}
         for name in CLASSIFIERS:
-            runs = [classifier_scores(name, x[fitted], label[train], x[~fitted], len(self.classes), seed) for seed in self.seeds]
+            runs = [
+                classifier_scores(
+                    name, x[fitted], label[train], x[~fitted], len(self.classes), seed
+                )
+                for seed in self.seeds
+            ]
             found[name] = {}
             for part, rows in self.rows.items():
-                right = [{"accuracy": (scores[rows].argmax(1) == truth[rows]).astype(float)} for scores in runs]
+                right = [
+                    {"accuracy": (scores[rows].argmax(1) == truth[rows]).astype(float)}
+                    for scores in runs
+                ]
                 aucs = [self._auc(scores[rows], truth[rows], rows) for scores in runs]
                 found[name][part] = self._scored(list(zip(right, aucs, strict=True)), rows)
         return found
@@ -210,13 +250,22 @@ class Timelapse:
     def _auc(self, scores: np.ndarray, label: np.ndarray, rows: np.ndarray) -> float:
         from scipy.special import softmax
 
-        truth, drugs = np.eye(len(self.classes))[label], self.query["compound"].to_numpy(object)[rows]
-        return float(multilabel_table(truth, softmax(scores, axis=1), self.classes, drugs, 2).iloc[0].roc_auc)
+        truth = np.eye(len(self.classes))[label]
+        drugs = self.query["compound"].to_numpy(object)[rows]
+        return float(
+            multilabel_table(truth, softmax(scores, axis=1), self.classes, drugs, 2).iloc[0].roc_auc
+        )
 
-    def _scored(self, results: list[tuple[dict[str, np.ndarray], float]], rows: np.ndarray) -> Scored:
+    def _scored(
+        self, results: list[tuple[dict[str, np.ndarray], float]], rows: np.ndarray
+    ) -> Scored:
         names = results[0][0]
         figures = {name: np.stack([figures[name] for figures, _ in results]) for name in names}
-        return Scored(figures, np.array([auc for _, auc in results]), self.query["compound"].to_numpy(object)[rows])
+        return Scored(
+            figures,
+            np.array([auc for _, auc in results]),
+            self.query["compound"].to_numpy(object)[rows],
+        )
 
 
 def _one(config: Config) -> None:

@@ -1,8 +1,10 @@
-"""What a kill or a full disk costs: a small whole run (packing, two stages with pseudo-labels, predicting, submitting) is killed at random times with SIGKILL
-and started again with the same command until it is done; the disk is filled while it saves. Everything must end in the bytes of an undisturbed run.
+"""What a kill or a full disk costs: a small whole run (packing, two stages with pseudo-labels,
+predicting, submitting) is killed at random times with SIGKILL and started again with the same
+command until it is done; the disk is filled while it saves. Everything must end in the bytes of an
+undisturbed run.
 
-Runs are forked from this process, which has torch imported but no thread started, so that a kill costs seconds. Run it on the file system whose promises you
-doubt (`--folder`).
+Runs are forked from this process, which has torch imported but no thread started, so that a kill
+costs seconds. Run it on the file system whose promises you doubt (`--folder`).
 """
 
 import contextlib
@@ -25,17 +27,29 @@ from typing import Any
 
 import numpy as np
 
-from cellsignal.bench.torture_run import COMMANDS, CONFIG, NAME, PHASES, SEED, outcome, phase_of, whole_checkpoints
+from cellsignal.bench.torture_run import (
+    COMMANDS,
+    CONFIG,
+    NAME,
+    PHASES,
+    SEED,
+    outcome,
+    phase_of,
+    whole_checkpoints,
+)
 from cellsignal.errors import InputError
 from cellsignal.files import write_text
 
 log = logging.getLogger(__name__)
 _SIZE = {"classes": 8, "size": 24, "controls": 1, "train_experiments": 2, "test_experiments": 1}
-_LONGEST = 0.1  # of the undisturbed duration: the longest that a run may live in a phase before it is killed
+# of the undisturbed duration: the longest that a run may live in a phase before it is killed
+_LONGEST = 0.1
 _IN_A_ROUND = 8  # kills of one run, at most
-_NEXT, _IN_A_SAVE = 0.3, 0.5  # how often a kill waits for the next phase; how often it comes as soon as a file is being written
+# how often a kill waits for the next phase; how often it comes as soon as a file is being written
+_NEXT, _IN_A_SAVE = 0.3, 0.5
 _PAGE = 4096  # bytes, in which a memory file system counts
 _PATIENCE = 120.0  # seconds that a run may take beyond ten times the undisturbed one
+
 
 @dataclass
 class Found:
@@ -44,8 +58,8 @@ class Found:
     Attributes:
         kills: phase -> how many runs were killed in it.
         writing: kills that left a half-written temporary file behind.
-        rounds: runs that were killed and came to their end; each ended in the undisturbed run's bytes.
-        fills: saves that found the disk full; after each the last good checkpoint was there.
+        rounds: runs that were killed and came to their end; each ended in the undisturbed run's
+        bytes. fills: saves that found the disk full; after each the last good checkpoint was there.
         seconds: of the undisturbed run.
     """
 
@@ -60,7 +74,8 @@ def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0)
     """Torture runs in `folder` (new or empty; what is left there at a failure shows it).
 
     Raises:
-        InputError: the folder is not empty; or a run did not end in the undisturbed run's bytes, hung, or failed.
+        InputError: the folder is not empty; or a run did not end in the undisturbed run's bytes,
+        hung, or failed.
     """
     folder = Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()):
@@ -96,15 +111,19 @@ def torture_text(found: Found) -> str:
     """The counts as text."""
     kills = ", ".join(f"{found.kills[phase]} in {phase}" for phase in PHASES if found.kills[phase])
     return (
-        f"{sum(found.kills.values())} kills ({kills}; {found.writing} of them while a file was being written) in {found.rounds} runs of "
-        f"{found.seconds:.0f} s, and {found.fills} saves onto a full disk: every run ended in the bytes of the undisturbed one."
+        f"{sum(found.kills.values())} kills ({kills}; {found.writing} of them while a file was "
+        f"being written) in {found.rounds} runs of "
+        f"{found.seconds:.0f} s, and {found.fills} saves onto a full disk: every run ended in the "
+        "bytes of the undisturbed one."
     )
 
 
 def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> None:
-    """Start the run and kill it, again and again, at random times or in the middle of a save; in the end let it come to its end.
+    """Start the run and kill it, again and again, at random times or in the middle of a save; in
+    the end let it come to its end.
 
-    The first kill comes in the phase whose turn it is, the others in the phase that the run is in, or in the next.
+    The first kill comes in the phase whose turn it is, the others in the phase that the run is in,
+    or in the next.
     """
     killed, target = 0, found.rounds % (len(PHASES) - 1)
     deadline = time.monotonic() + 10 * found.seconds + _PATIENCE
@@ -112,10 +131,17 @@ def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> Non
         if killed:
             target = PHASES.index(phase_of(place)) + (rng.random() < _NEXT)
         child = _start(place)
-        while child.is_alive() and (killed == _IN_A_ROUND or PHASES.index(phase_of(place)) < target):
+        while child.is_alive() and (
+            killed == _IN_A_ROUND or PHASES.index(phase_of(place)) < target
+        ):
             child.join(0.01)
-        end, in_a_save = time.monotonic() + rng.uniform(0, _LONGEST) * found.seconds, rng.random() < _IN_A_SAVE
-        while child.is_alive() and time.monotonic() < end and not (in_a_save and _writes(place, child.pid)):
+        end = time.monotonic() + rng.uniform(0, _LONGEST) * found.seconds
+        in_a_save = rng.random() < _IN_A_SAVE
+        while (
+            child.is_alive()
+            and time.monotonic() < end
+            and not (in_a_save and _writes(place, child.pid))
+        ):
             time.sleep(0.001)
         if child.exitcode is None:
             _kill(child)
@@ -131,9 +157,14 @@ def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> Non
 
 
 def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
-    """Train for a while, then let a save find the disk full; the last good checkpoint must be there, byte for byte."""
+    """Train for a while, then let a save find the disk full; the last good checkpoint must be
+    there, byte for byte.
+    """
     child = _start(place)
-    while child.is_alive() and not (place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt").exists():
+    while (
+        child.is_alive()
+        and not (place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt").exists()
+    ):
         time.sleep(0.02)
     child.join(rng.uniform(0, 0.2) * found.seconds)
     _kill(child)
@@ -147,8 +178,13 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
         child.join(10 * found.seconds + _PATIENCE)
         if child.exitcode == 0:
             return  # all was saved before
-        if child.exitcode != 2 or not re.match(r"error: .*(could not be written|No space left)", _last_line(place)):
-            raise InputError(f"{place}: on a full disk it ended with status {child.exitcode}: {_last_line(place)}")
+        if child.exitcode != 2 or not re.match(
+            r"error: .*(could not be written|No space left)", _last_line(place)
+        ):
+            raise InputError(
+                f"{place}: on a full disk it ended with status {child.exitcode}: "
+                f"{_last_line(place)}"
+            )
     after = _in_child(whole_checkpoints, place)
     lost = [name for name in before if name not in after]
     if lost:
@@ -158,12 +194,22 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
 
 @contextlib.contextmanager
 def _full_disk(place: Path, room: int) -> Iterator[None]:
-    """`place` on a disk with `room` bytes left (a memory file system, where this user may mount one); elsewhere the limit of a file's size stands for it."""
-    used = sum(-(-file.stat().st_size // _PAGE) * _PAGE for file in place.rglob("*") if file.is_file())
+    """`place` on a disk with `room` bytes left (a memory file system, where this user may mount
+    one); elsewhere the limit of a file's size stands for it.
+    """
+    used = sum(
+        -(-file.stat().st_size // _PAGE) * _PAGE for file in place.rglob("*") if file.is_file()
+    )
     aside = place.with_name(place.name + ".aside")
     place.rename(aside)
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={used + room}", "none", place], capture_output=True).returncode == 0
+    mounted = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={used + room}", "none", place],
+            capture_output=True,
+        ).returncode
+        == 0
+    )
     if not mounted:
         place.rmdir()
         aside.rename(place)
@@ -189,12 +235,18 @@ def _fresh(folder: Path, name: str) -> Path:
 
 def _same(place: Path, wanted: dict[str, str]) -> None:
     found = _in_child(outcome, place)
-    different = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    different = sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    )
     if different:
-        raise InputError(f"{place}: ended in other bytes than the undisturbed run: {', '.join(different)}")
+        raise InputError(
+            f"{place}: ended in other bytes than the undisturbed run: {', '.join(different)}"
+        )
     left = [path for path in place.rglob("*.tmp") if path.is_file()]
     if left:
-        raise InputError(f"{place}: {len(left)} half-written files were left behind, first {left[0]}")
+        raise InputError(
+            f"{place}: {len(left)} half-written files were left behind, first {left[0]}"
+        )
 
 
 def _finish(place: Path, seconds: float) -> None:
@@ -207,7 +259,8 @@ def _finish(place: Path, seconds: float) -> None:
         raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
 
 
-# processes -------------------------------------------------------------------------------------------------------------------------------
+# processes
+# --------------------------------------------------------------------------------------------------
 
 _FORK = multiprocessing.get_context("fork")
 
@@ -240,8 +293,14 @@ def _kill(child: Any) -> None:
 
 
 def _writes(place: Path, process: int) -> bool:
-    """Whether a half-written file of the process is there. `os.walk` minds no folder that goes meanwhile."""
-    return any(f"-{process}." in name and name.endswith(".tmp") for _, _, files in os.walk(place) for name in files)
+    """Whether a half-written file of the process is there. `os.walk` minds no folder that goes
+    meanwhile.
+    """
+    return any(
+        f"-{process}." in name and name.endswith(".tmp")
+        for _, _, files in os.walk(place)
+        for name in files
+    )
 
 
 def _run(place: Path, largest_file: int | None) -> None:
@@ -251,7 +310,8 @@ def _run(place: Path, largest_file: int | None) -> None:
     with open(place.with_suffix(".log"), "ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # which write there, whatever this process had put in their place
+    # which write there, whatever this process had put in their place
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     os.chdir(place)
     torch.set_num_threads(1)
     if largest_file is not None:

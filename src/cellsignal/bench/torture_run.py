@@ -1,4 +1,6 @@
-"""The small whole run that is tortured, and what its files tell: how far it is, which checkpoints are good, what it came to."""
+"""The small whole run that is tortured, and what its files tell: how far it is, which checkpoints
+are good, what it came to.
+"""
 
 import hashlib
 import json
@@ -9,9 +11,12 @@ import numpy as np
 NAME, SEED = "torture", "seed0"
 PHASES = ("packing", "stage 1", "stage 2", "predicting", "submitting")
 COMMANDS = (
-    ("prepare", "config.yaml"), ("folds", "rxrx1", "--root", "../raw", "--splits", "3", "--out", "folds.csv"),
-    ("train", "config.yaml"), ("predict", "config.yaml"), ("submit", "config.yaml"),
-)  # fmt: skip
+    ("prepare", "config.yaml"),
+    ("folds", "rxrx1", "--root", "../raw", "--splits", "3", "--out", "folds.csv"),
+    ("train", "config.yaml"),
+    ("predict", "config.yaml"),
+    ("submit", "config.yaml"),
+)
 CONFIG = """
 name: torture
 competition: rxrx1
@@ -40,25 +45,47 @@ predict: {tta: 8, batch_size: 4}
 
 
 def outcome(place: Path) -> dict[str, str]:
-    """What a finished run consists of: name -> digest of the packed images, the weights, histories, pseudo-labels, predictions and the submission."""
+    """What a finished run consists of: name -> digest of the packed images, the weights, histories,
+    pseudo-labels, predictions and the submission.
+    """
     from cellsignal.data.store import Store
     from cellsignal.training.checkpoints import load_checkpoint
 
     store = Store.open(place / "store")
-    found = {"store": _digest(b"".join(store.read(int(row)).tobytes() for row in store.samples.row))}
+    found = {
+        "store": _digest(b"".join(store.read(int(row)).tobytes() for row in store.samples.row))
+    }
     run = place / "runs" / NAME / SEED
     for path in sorted(run.rglob("last.pt")):
         state = load_checkpoint(path)
-        tensors = [(part, name, state[part][name]) for part in ("model", "averaged") for name in sorted(state[part] or ())]
-        found[str(path.relative_to(place))] = _digest(b"".join(f"{part} {name}".encode() + tensor.numpy().tobytes() for part, name, tensor in tensors))
-        rows = [{key: value for key, value in row.items() if key not in ("images_per_s", "waiting", "of_peak")} for row in state["progress"]["history"]]
+        tensors = [
+            (part, name, state[part][name])
+            for part in ("model", "averaged")
+            for name in sorted(state[part] or ())
+        ]
+        found[str(path.relative_to(place))] = _digest(
+            b"".join(
+                f"{part} {name}".encode() + tensor.numpy().tobytes()
+                for part, name, tensor in tensors
+            )
+        )
+        rows = [
+            {
+                key: value
+                for key, value in row.items()
+                if key not in ("images_per_s", "waiting", "of_peak")
+            }
+            for row in state["progress"]["history"]
+        ]
         found[f"history of {path.relative_to(place)}"] = _digest(json.dumps(rows).encode())
     for path in sorted(run.rglob("pseudo_labels*.csv")):
         found[str(path.relative_to(place))] = _digest(path.read_bytes())
     for path in sorted((run / "predictions").glob("*.npz")):
         with np.load(path, allow_pickle=False) as arrays:
             names = sorted(name for name in arrays.files if arrays[name].dtype.kind in "fiu")
-            found[str(path.relative_to(place))] = _digest(b"".join(name.encode() + arrays[name].tobytes() for name in names))
+            found[str(path.relative_to(place))] = _digest(
+                b"".join(name.encode() + arrays[name].tobytes() for name in names)
+            )
     found["submission"] = _digest((place / "submissions" / f"{NAME}.csv").read_bytes())
     return found
 

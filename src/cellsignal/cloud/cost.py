@@ -1,7 +1,9 @@
-"""Hours and price of a config before anything is rented: the slowest of arithmetic, reading images and launching steps.
+"""Hours and price of a config before anything is rented: the slowest of arithmetic, reading images
+and launching steps.
 
-Nothing is trained, and no image is read. How many images each training reads comes from `cloud.counts`, the operations of an
-image from `models.cost`, the bounds beside arithmetic from `cloud.limits`.
+Nothing is trained, and no image is read. How many images each training reads comes from
+`cloud.counts`, the operations of an image from `models.cost`, the bounds beside arithmetic from
+`cloud.limits`.
 """
 
 from dataclasses import dataclass
@@ -33,7 +35,8 @@ class Load:
     half: bool
 
     def limits(self, gpu: Gpu, utilisation: float, read_s: float) -> dict[str, float]:
-        """Seconds that each bound takes: "computing", "reading", "launching". They go on side by side; the longest counts.
+        """Seconds that each bound takes: "computing", "reading", "launching". They go on side by
+        side; the longest counts.
 
         Args:
             read_s: seconds an image takes all cores together.
@@ -48,7 +51,9 @@ class Load:
 
 @dataclass(frozen=True)
 class JobCost:
-    """One training of a config: what trains (with the teacher's and the pseudo-labels' forward passes), and what validates."""
+    """One training of a config: what trains (with the teacher's and the pseudo-labels' forward
+    passes), and what validates.
+    """
 
     fold: str
     stage: str
@@ -63,7 +68,8 @@ class JobCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """A whole config: its trainings, and the prediction with all views, which computes as the first stage does.
+    """A whole config: its trainings, and the prediction with all views, which computes as the first
+    stage does.
 
     Attributes:
         per_image: FLOPs of a training image of the first stage.
@@ -92,7 +98,9 @@ class Cost:
         return self.jobs[0].images / max(self._limits(gpu, utilisation)[0].values())
 
     def peak_images_per_s(self, gpu: Gpu) -> float:
-        """Training images of the first stage if arithmetic were all and the whole peak were reached."""
+        """Training images of the first stage if arithmetic were all and the whole peak were
+        reached.
+        """
         peak = gpu.half if self.jobs[0].training.half else gpu.single
         return peak * 1e12 / self.per_image
 
@@ -121,8 +129,9 @@ class Network:
 def cost_of(config: Config) -> Cost:
     """Count a config's operations, images and steps.
 
-    Validation counts once for each epoch that validates; `adapt` adds a forward pass of as many images. Early stopping is not foreseen. Pseudo-labels: as many
-    test images as their share grows to. The networks' own extras (mixing, averaging) and augmentation are not counted.
+    Validation counts once for each epoch that validates; `adapt` adds a forward pass of as many
+    images. Early stopping is not foreseen. Pseudo-labels: as many test images as their share grows
+    to. The networks' own extras (mixing, averaging) and augmentation are not counted.
 
     Raises:
         InputError: see `count_images`.
@@ -202,7 +211,9 @@ def _forward_load(
 
 
 def _network(config: Config, job: JobCounts, known: dict[tuple[int, int], Network]) -> Network:
-    """The job's network on one image, at the size that the store gives (a random crop's where the stage has one)."""
+    """The job's network on one image, at the size that the store gives (a random crop's where the
+    stage has one).
+    """
     from cellsignal.models.backbones import build_model
     from cellsignal.models.cost import forward_flops
 
@@ -224,7 +235,9 @@ def _network(config: Config, job: JobCounts, known: dict[tuple[int, int], Networ
 
 
 def _read_seconds(config: Config, counts: Counts) -> float:
-    """Core-seconds that reading one image takes, by the store's codec and by where the images are kept."""
+    """Core-seconds that reading one image takes, by the store's codec and by where the images are
+    kept.
+    """
     from cellsignal.data.codec import RAW_UP_TO
 
     data, shape = config.data, counts.jobs[0].shape

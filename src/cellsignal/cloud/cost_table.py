@@ -22,31 +22,35 @@ def cost_text(
 
     Args:
         utilisation: share of the peak that is assumed.
-        measured: GPU -> training images/s of the first stage, as the log of a run says it; replaces all assumptions for that GPU.
+        measured: GPU -> training images/s of the first stage, as the log of a run says it; replaces
+        all assumptions for that GPU.
     """
     rates = {}
     for gpu_name, rate in (measured or {}).items():
         gpu = find_gpu(gpu_name, gpus)
         if gpu is None:
             raise InputError(
-                f"--measured {gpu_name}: is not among {', '.join(gpu.name for gpu in gpus)}; name it by --gpu"
+                f"--measured {gpu_name}: is not among {', '.join(gpu.name for gpu in gpus)}; name "
+                "it by --gpu"
             )
         rates[gpu.name] = rate
-    training, validation = (
-        sum(job.training.flops for job in cost.jobs),
-        sum(job.validation.flops for job in cost.jobs),
-    )
+    training = sum(job.training.flops for job in cost.jobs)
+    validation = sum(job.validation.flops for job in cost.jobs)
     images = sum(job.images for job in cost.jobs)
     models = ", ".join(dict.fromkeys(job.fold for job in cost.jobs))
     low, high = min(RANGE[0], utilisation), max(RANGE[1], utilisation)
     first = cost.jobs[0].training
     lines = [
-        f"{name} ({models}; {len(cost.jobs)} trainings): {_short(images)} training images of {_short(cost.per_image / 1e9)} GFLOP",
-        f"({_short(training / 1e15)} PFLOP), validation {_short(validation / 1e15)}, prediction {_short(cost.prediction.flops / 1e15)} PFLOP.",
+        f"{name} ({models}; {len(cost.jobs)} trainings): {_short(images)} training images of "
+        f"{_short(cost.per_image / 1e9)} GFLOP",
+        f"({_short(training / 1e15)} PFLOP), validation {_short(validation / 1e15)}, prediction "
+        f"{_short(cost.prediction.flops / 1e15)} PFLOP.",
         *([cost.note] if cost.note else []),
         *_warnings(utilisation, f" (in brackets: {high:.0%} and {low:.0%})"),
-        f"No faster than reading, {_short(cost.read_s * 1e3)} ms of a core an image (at most {max(1, cost.workers)} cores, data.workers), and than "
-        f"launching, {_short(first.launch_s / first.images * 1e3)} ms an image of the first stage: docs/cloud.md.",
+        f"No faster than reading, {_short(cost.read_s * 1e3)} ms of a core an image (at most "
+        f"{max(1, cost.workers)} cores, data.workers), and than "
+        f"launching, {_short(first.launch_s / first.images * 1e3)} ms an image of the first "
+        "stage: docs/cloud.md.",
         f"Spot is taken for {SPOT:.0%} of the list price.",
         "",
         "| GPU | list price, USD/h | images/s | bound by | hours | USD on demand | USD spot | |",
@@ -60,7 +64,9 @@ def cost_text(
 def costs_text(
     costs: Mapping[str, Cost], *, utilisation: float = UTILISATION, gpus: Sequence[Gpu] = GPUS
 ) -> str:
-    """Several configs in one Markdown table, by name: hours and USD on demand, of all folds and stages, on each GPU."""
+    """Several configs in one Markdown table, by name: hours and USD on demand, of all folds and
+    stages, on each GPU.
+    """
     lines = [
         *_warnings(utilisation, ""),
         *dict.fromkeys(cost.note for cost in costs.values() if cost.note),
@@ -82,7 +88,8 @@ def costs_text(
         ]
         images = sum(job.images for job in cost.jobs) / 1e6
         lines.append(
-            f"| {name} | {models} | {_short(images)} | {_short(flops / 1e18)} | {' | '.join(cells)} |"
+            f"| {name} | {models} | {_short(images)} | {_short(flops / 1e18)} | "
+            f"{' | '.join(cells)} |"
         )
     return "\n".join(lines)
 
@@ -90,7 +97,8 @@ def costs_text(
 def _warnings(utilisation: float, bounds: str) -> list[str]:
     return [
         f"COMPUTED, NOT MEASURED: {utilisation:.0%} of the vendor's peak is an assumption{bounds}.",
-        f"List prices as remembered ({PRICES_OF}), on demand, with the machine: CHECK BEFORE YOU RENT.",
+        f"List prices as remembered ({PRICES_OF}), on demand, with the machine: CHECK BEFORE YOU "
+        "RENT.",
     ]
 
 
@@ -102,16 +110,15 @@ def _row(
         between = " [{} to {}]".format(
             *(_hours(cost.seconds(gpu, bound) / 3600) for bound in bounds)
         )
-        rate, bound, note = (
-            cost.images_per_s(gpu, utilisation),
-            cost.bound(gpu, utilisation),
-            gpu.source,
-        )
+        rate = cost.images_per_s(gpu, utilisation)
+        bound = cost.bound(gpu, utilisation)
+        note = gpu.source
     else:
         share = rate / cost.peak_images_per_s(gpu)
         if not 0 < share <= 1:
             raise InputError(
-                f"--measured {gpu.name}={rate:g}: that is {share:.0%} of the peak of a {gpu.name}; is it images/s of the first stage?"
+                f"--measured {gpu.name}={rate:g}: that is {share:.0%} of the peak of a "
+                f"{gpu.name}; is it images/s of the first stage?"
             )
         hours, between = cost.computing_seconds(gpu, share) / 3600, ""
         bound, note = "measured", f"{share:.2g} of the peak, measured"

@@ -1,4 +1,6 @@
-"""How many images each training of a config reads: from the data's tables, or from the published counts before there is any data."""
+"""How many images each training of a config reads: from the data's tables, or from the published
+counts before there is any data.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -62,11 +64,12 @@ class Counts:
 def count_images(config: Config) -> Counts:
     """Count the images of a config's trainings, in the order in which they run.
 
-    The store's table serves, else the raw data's tables; where there is neither folder, what the competition states of
-    the published data.
+    The store's table serves, else the raw data's tables; where there is neither folder, what the
+    competition states of the published data.
 
     Raises:
-        InputError: anything wrong with the config or the tables; no fold of that number; images without a published
+        InputError: anything wrong with the config or the tables; no fold of that number; images
+        without a published
             size and no `data.size`.
     """
     competition, data = get_competition(config.competition), config.data
@@ -103,7 +106,9 @@ def _of_job(job: "Job") -> JobCounts:
 
 
 def _tables(config: Config, competition: Competition) -> SimpleNamespace:
-    """What `plan_jobs` asks of a store (samples, channels, shape, classes): of the store, or as packing the raw data would make it."""
+    """What `plan_jobs` asks of a store (samples, channels, shape, classes): of the store, or as
+    packing the raw data would make it.
+    """
     from cellsignal.data.store import Store
 
     data = config.data
@@ -127,7 +132,9 @@ def _tables(config: Config, competition: Competition) -> SimpleNamespace:
 
 
 def _shape(config: Config, competition: Competition) -> tuple[int, int]:
-    """(height, width) of the images under the root: as published, for there may be tables only; a simulated copy has sizes of its own."""
+    """(height, width) of the images under the root: as published, for there may be tables only; a
+    simulated copy has sizes of its own.
+    """
     published, root = competition.image_shape, config.data.root
     return (
         competition.root_shape(root)
@@ -159,7 +166,8 @@ def _count_published(config: Config, competition: Competition) -> Counts:
         raise InputError(f"{config.name}: there is no fold to train, and folds.full is false")
     published = competition.published
     note = (
-        f"There is no data at {config.data.root} nor a store at {config.data.store}: counted are the {published.images:,} "
+        f"There is no data at {config.data.root} nor a store at {config.data.store}: counted are "
+        f"the {published.images:,} "
         f"images of {competition.id} as published ({published.source}){note}."
     )
     return Counts(tuple(jobs), published.images, note)
@@ -223,7 +231,9 @@ def _protocol_part(config: Config, competition: Competition) -> int | None:
 
 
 def _held_out_shares(config: Config) -> tuple[Mapping[int, float], float, str]:
-    """The share of the labelled images that each fold holds out, the share kept for the test, a note where there is no table."""
+    """The share of the labelled images that each fold holds out, the share kept for the test, a
+    note where there is no table.
+    """
     from cellsignal.kernels.job import read_table
 
     path, used = config.folds.file, config.folds.use

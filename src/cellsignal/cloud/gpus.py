@@ -1,4 +1,6 @@
-"""What common GPUs can do and cost: vendors' peaks, and list prices as remembered, to be checked before renting."""
+"""What common GPUs can do and cost: vendors' peaks, and list prices as remembered, to be checked
+before renting.
+"""
 
 import math
 import re
@@ -16,14 +18,13 @@ class Gpu:
     """One GPU, or several as one offer, and the cheapest usual machine that has it.
 
     Attributes:
-        half: dense peak in float16 or bfloat16 summed in float32, with matrix units where there are such, TFLOP/s, from NVIDIA's
+        half: dense peak in float16 or bfloat16 summed in float32, with matrix units where there are
+        such, TFLOP/s, from NVIDIA's
             data sheets; of all GPUs together.
-        single: the same of float32 convolutions as torch makes them by default: TF32 where there is TF32.
-        memory: GB of each.
-        cores: virtual CPU cores of the machine, which read the images.
-        usd: an hour, on demand, machine included; list price as remembered (`PRICES_OF`); NaN where it is not known.
-        source: whose price.
-        count: GPUs.
+        single: the same of float32 convolutions as torch makes them by default: TF32 where there is
+        TF32. memory: GB of each. cores: virtual CPU cores of the machine, which read the images.
+        usd: an hour, on demand, machine included; list price as remembered (`PRICES_OF`); NaN where
+        it is not known. source: whose price. count: GPUs.
     """
 
     name: str
@@ -57,19 +58,21 @@ def choose_gpus(
     """Return the GPUs that the options name, all of the table where they name none.
 
     Args:
-        words: NAME of the table, or NAME=HALF or NAME=HALF/SINGLE of any card: its peaks in TFLOP/s (`Gpu`).
-        prices: NAME -> USD an hour; replaces the table's.
-        cores: that read the images, on every machine; None takes the table's.
+        words: NAME of the table, or NAME=HALF or NAME=HALF/SINGLE of any card: its peaks in TFLOP/s
+        (`Gpu`). prices: NAME -> USD an hour; replaces the table's. cores: that read the images, on
+        every machine; None takes the table's.
 
     Raises:
-        InputError: an unknown name without a peak, a peak or price that is no such number, a price of a GPU that is not chosen.
+        InputError: an unknown name without a peak, a peak or price that is no such number, a price
+        of a GPU that is not chosen.
     """
     chosen = tuple({_key(gpu.name): gpu for gpu in map(_parse, words)}.values()) or GPUS
     for name, text in (prices or {}).items():
         usd, key = parse_number(text, f"--price {name}={text}", least=0.0), _key(name)
         if key not in {_key(gpu.name) for gpu in chosen}:
             raise InputError(
-                f"--price {name}: is not among {', '.join(gpu.name for gpu in chosen)}; name it by --gpu"
+                f"--price {name}: is not among {', '.join(gpu.name for gpu in chosen)}; name it "
+                "by --gpu"
             )
         chosen = tuple(
             replace(gpu, usd=usd, source="--price") if _key(gpu.name) == key else gpu
@@ -91,13 +94,16 @@ def _parse(word: str) -> Gpu:
     name, equals, peaks = word.partition("=")
     name = name.strip()
     if not _key(name) or "|" in name:
-        raise InputError(f"--gpu {word}: write NAME, or NAME=TFLOPS of a card that is not in the table")
+        raise InputError(
+            f"--gpu {word}: write NAME, or NAME=TFLOPS of a card that is not in the table"
+        )
     gpu = find_gpu(name)
     if not equals:
         if gpu is None:
             names = ", ".join(known.name for known in GPUS)
             raise InputError(
-                f"--gpu {name}: not in the table ({names}); give its dense float16 peak in TFLOP/s, --gpu '{name}=100'"
+                f"--gpu {name}: not in the table ({names}); give its dense float16 peak in "
+                f"TFLOP/s, --gpu '{name}=100'"
             )
         return gpu
     half, slash, single = peaks.partition("/")
@@ -107,7 +113,9 @@ def _parse(word: str) -> Gpu:
 
 
 def parse_number(text: str, option: str, least: float = 1e-9) -> float:
-    """The finite number from `least` that an option's text is; a refusal that names the option else."""
+    """The finite number from `least` that an option's text is; a refusal that names the option
+    else.
+    """
     try:
         number = float(text)
     except ValueError:

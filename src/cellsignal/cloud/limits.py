@@ -1,4 +1,5 @@
-"""What bounds a training beside arithmetic: how fast a core reads images, and how fast a host launches a step.
+"""What bounds a training beside arithmetic: how fast a core reads images, and how fast a host
+launches a step.
 
 `python -m cellsignal.cloud.limits` measures the host's figures again.
 """
@@ -9,7 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-# Reading, from docs/results/performance.md (2 cores of AMD EPYC; six-channel sites of 512 px, 8 bits a pixel) and, for
+# Reading, from docs/results/performance.md (2 cores of AMD EPYC; six-channel sites of 512 px, 8
+# bits a pixel) and, for
 # raw stores, from the same machine's DataLoader: batches as bytes in memory, one core.
 SITE_BYTES = 6 * 512 * 512
 ZSTD_BYTES_PER_S = 296 * SITE_BYTES  # one process of the "workers" table: 296 sites/s
@@ -17,8 +19,10 @@ RAW_BYTES_PER_S = 705 * SITE_BYTES  # 1,410 sites/s of two workers
 CACHED_BYTES_PER_S = 1 / 0.0664e-3 * SITE_BYTES / 4  # a 256 px site from memory in .0664 ms
 IMAGE_S = 0.0664e-3  # core-seconds that an image takes however small it is: the same row
 
-# Launching, by `measure_host` on the same machine (torch 2.13, eager mode, one thread, AdamW): a chain of convolution,
-# BatchNorm and ReLU on images of 4 x 4 pixels, so that arithmetic is nothing. The least of 60 steps. A GPU's driver
+# Launching, by `measure_host` on the same machine (torch 2.13, eager mode, one thread, AdamW): a
+# chain of convolution,
+# BatchNorm and ReLU on images of 4 x 4 pixels, so that arithmetic is nothing. The least of 60
+# steps. A GPU's driver
 # comes on top of it: these are floors.
 STEP_S = 0.34e-3  # of a training step, whatever the network: loss, optimiser, the loop
 LAYER_S = 67e-6  # of a training step, for each layer: forward, backward, update
@@ -31,7 +35,8 @@ def read_seconds(image_bytes: int, codec: str, cached: str = "no") -> float:
     Args:
         image_bytes: of the stored image, C x H x W.
         codec: of the store, "zstd" or "raw".
-        cached: "memory" where the images stay in the host's memory, "device" where they stay on the GPU.
+        cached: "memory" where the images stay in the host's memory, "device" where they stay on the
+        GPU.
     """
     if cached == "device":
         return 0.0
@@ -40,7 +45,9 @@ def read_seconds(image_bytes: int, codec: str, cached: str = "no") -> float:
 
 
 def count_layers(model: nn.Module) -> int:
-    """Number of layers that a forward pass launches: modules with weights of their own, and leaves that do something."""
+    """Number of layers that a forward pass launches: modules with weights of their own, and leaves
+    that do something.
+    """
     nothing = nn.Identity | nn.Dropout
     return sum(
         any(True for _ in module.parameters(recurse=False))
@@ -50,7 +57,8 @@ def count_layers(model: nn.Module) -> int:
 
 
 def measure_host(few: int = 1, many: int = 10, steps: int = 60) -> dict[str, float]:
-    """Measure this host's `STEP_S`, `LAYER_S` and `FORWARD_LAYER_S`: two chains, a line through both.
+    """Measure this host's `STEP_S`, `LAYER_S` and `FORWARD_LAYER_S`: two chains, a line through
+    both.
 
     Args:
         few, many: blocks (three layers each) of the chains.

@@ -1,4 +1,6 @@
-"""What is to be run where: the folds of a config as trainings of their own, and the words of the commands, for every way of renting or sharing machines."""
+"""What is to be run where: the folds of a config as trainings of their own, and the words of the
+commands, for every way of renting or sharing machines.
+"""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -15,7 +17,9 @@ _OF_THE_FILE = ("name", "runs", "submit")  # `submit` reads the config as it is 
 
 @dataclass(frozen=True)
 class Fold:
-    """One training of a config, on one machine: `name` is that of its folder (fold0, ..., full), `sets` make the config train it alone."""
+    """One training of a config, on one machine: `name` is that of its folder (fold0, ..., full),
+    `sets` make the config train it alone.
+    """
 
     name: str
     sets: tuple[str, ...]
@@ -26,9 +30,8 @@ class Work:
     """A config as all machines are given it.
 
     Attributes:
-        path: of the config, as given: relative to the repository, or of a file system that all machines share.
-        config: with `sets` applied.
-        sets: KEY=VALUE, the same for all folds.
+        path: of the config, as given: relative to the repository, or of a file system that all
+        machines share. config: with `sets` applied. sets: KEY=VALUE, the same for all folds.
     """
 
     path: Path
@@ -38,7 +41,11 @@ class Work:
 
     def words(self, verb: str, fold: Fold) -> list[str]:
         """`cellsignal VERB CONFIG --set ...` for one fold, without the program."""
-        return [verb, self.path.as_posix(), *(word for text in (*self.sets, *fold.sets) for word in ("--set", text))]
+        return [
+            verb,
+            self.path.as_posix(),
+            *(word for text in (*self.sets, *fold.sets) for word in ("--set", text)),
+        ]
 
     @property
     def submission(self) -> Path:
@@ -50,7 +57,8 @@ def plan_work(path: Path, sets: Sequence[str] = (), folds: Iterable[int] | None 
     """Read a config and deal its folds.
 
     Args:
-        folds: of the fold table; None: those that the config uses, and its model on all samples if it has one.
+        folds: of the fold table; None: those that the config uses, and its model on all samples if
+        it has one.
 
     Raises:
         InputError: no such config, a key that cannot be set here, no fold left.
@@ -58,17 +66,28 @@ def plan_work(path: Path, sets: Sequence[str] = (), folds: Iterable[int] | None 
     config, path = load_config(path, sets), Path(path)
     wrong = [text for text in sets if text.split("=")[0].split(".")[0] in _OF_THE_FILE]
     if wrong:
-        raise InputError(f"--set {wrong[0]}: submit reads the file alone; write a config with `base: {path.name}` instead")
+        raise InputError(
+            f"--set {wrong[0]}: submit reads the file alone; write a config with `base: "
+            f"{path.name}` instead"
+        )
     return Work(path, config, tuple(sets), _folds(config, folds))
 
 
 def _folds(config: Config, asked: Iterable[int] | None) -> tuple[Fold, ...]:
     known = _folds_of_table(config.folds.file)
-    numbers = list(dict.fromkeys(asked)) if asked is not None else list(known if config.folds.use is None else config.folds.use)
+    numbers = (
+        list(dict.fromkeys(asked))
+        if asked is not None
+        else list(known if config.folds.use is None else config.folds.use)
+    )
     unknown = [number for number in numbers if number not in known]
     if unknown:
-        raise InputError(f"--folds {unknown[0]}: {config.folds.file} has the folds {', '.join(map(str, known))}")
-    folds = [Fold(f"fold{number}", (f"folds.use=[{number}]", "folds.full=false")) for number in numbers]
+        raise InputError(
+            f"--folds {unknown[0]}: {config.folds.file} has the folds {', '.join(map(str, known))}"
+        )
+    folds = [
+        Fold(f"fold{number}", (f"folds.use=[{number}]", "folds.full=false")) for number in numbers
+    ]
     if config.folds.full and asked is None:
         folds.append(Fold("full", ("folds.use=[]", "folds.full=true")))
     if not folds:
@@ -77,7 +96,9 @@ def _folds(config: Config, asked: Iterable[int] | None) -> tuple[Fold, ...]:
 
 
 def _folds_of_table(path: Path) -> tuple[int, ...]:
-    """The numbers of the folds in a table; -1 and -2 are none. All else about it is checked where it is used."""
+    """The numbers of the folds in a table; -1 and -2 are none. All else about it is checked where
+    it is used.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `cellsignal folds` makes it")
     numbers = read_fold_rows(path).fold
@@ -85,16 +106,22 @@ def _folds_of_table(path: Path) -> tuple[int, ...]:
 
 
 def rendezvous(nodes: str, processes: str, endpoint: str, number: str) -> str:
-    """torchrun's options for several machines, all given the same: one try (the caller starts again), nothing elastic.
+    """torchrun's options for several machines, all given the same: one try (the caller starts
+    again), nothing elastic.
 
     Args:
-        number: of the meeting; another one for each command of a script, so that none meets a machine that is still leaving the one before.
+        number: of the meeting; another one for each command of a script, so that none meets a
+        machine that is still leaving the one before.
     """
     return f"--nnodes {nodes} --nproc_per_node {processes} --rdzv_backend c10d --rdzv_endpoint {endpoint} --rdzv_id {number} --max_restarts 0"
 
 
-def torchrun_script(work: Work, nodes: int, processes: int, endpoint: str, python: str = "python") -> str:
-    """A bash script to be started on every machine alike; they share the repository's folder or at least its runs."""
+def torchrun_script(
+    work: Work, nodes: int, processes: int, endpoint: str, python: str = "python"
+) -> str:
+    """A bash script to be started on every machine alike; they share the repository's folder or at
+    least its runs.
+    """
     if nodes < 1 or processes < 1:
         raise InputError(f"--nodes {nodes} --processes {processes}: one at least of each")
     host, colon, port = endpoint.partition(":")
@@ -102,7 +129,11 @@ def torchrun_script(work: Work, nodes: int, processes: int, endpoint: str, pytho
         raise InputError(f"--endpoint {endpoint}: write HOST or HOST:PORT of the first machine")
     endpoint = shlex.quote(endpoint if colon else f"{host}:{PORT}")
     options = rendezvous(str(nodes), str(processes), endpoint, f'"{work.config.name}-$1"')
-    lines = "\n".join(f"one {shlex.join(work.words(verb, fold))}" for fold in work.folds for verb in ("train", "predict"))
+    lines = "\n".join(
+        f"one {shlex.join(work.words(verb, fold))}"
+        for fold in work.folds
+        for verb in ("train", "predict")
+    )
     return f"""#!/usr/bin/env bash
 # {work.path} on {nodes} machines of {processes} processes. Start this on each of them, from the repository; {host} is where they meet.
 # The runs must lie on a file system that all of them share. Stopped, killed or out of time: start it again on all, with as many machines.

@@ -1,7 +1,9 @@
-"""SkyPilot task files: one managed job a fold, which SkyPilot starts again elsewhere when its machine is taken away.
+"""SkyPilot task files: one managed job a fold, which SkyPilot starts again elsewhere when its
+machine is taken away.
 
-What must outlive a machine lies in a bucket: the store (packed once), the runs (checkpoints, predictions, the submission) and the raw data's tables. A job
-links them to the places that the config names, so every verb runs with the config as it is.
+What must outlive a machine lies in a bucket: the store (packed once), the runs (checkpoints,
+predictions, the submission) and the raw data's tables. A job links them to the places that the
+config names, so every verb runs with the config as it is.
 """
 
 import re
@@ -18,7 +20,9 @@ from cellsignal.errors import OUT_OF_TIME, InputError
 from cellsignal.files import write_text
 
 Mode = Literal["COPY", "MOUNT", "MOUNT_CACHED"]
-_BUCKET = re.compile(r"(s3|gs|r2|nebius|cw|oci)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
+_BUCKET = re.compile(
+    r"(s3|gs|r2|nebius|cw|oci)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?"
+)
 _GPU = re.compile(r"([A-Za-z0-9-]+)(?::([1-9][0-9]?))?")
 _RESTARTS = 3  # after a failure that is neither a lost machine nor time that is up
 _SIGTERM = 128 + 15
@@ -36,11 +40,11 @@ class Machines:
 
     Attributes:
         bucket: URL of a folder in object storage; it gets store/, runs/ and raw/.
-        gpus: name -> how many, any of these; the number is the same for all, as a run goes on with as many processes only.
-        store: how the store comes to the machine. COPY: whole, to its disk, before the job starts.
-        disk: GB.
-        max_hours: after which a job ends with everything saved and SkyPilot starts it anew; None: never.
-        git: URL[@REF] of the checkout; None: the working tree is sent.
+        gpus: name -> how many, any of these; the number is the same for all, as a run goes on with
+        as many processes only. store: how the store comes to the machine. COPY: whole, to its disk,
+        before the job starts. disk: GB. max_hours: after which a job ends with everything saved and
+        SkyPilot starts it anew; None: never. git: URL[@REF] of the checkout; None: the working tree
+        is sent.
     """
 
     bucket: str
@@ -54,9 +58,15 @@ class Machines:
 
     def __post_init__(self) -> None:
         if not _BUCKET.fullmatch(self.bucket):
-            raise InputError(f"--bucket {self.bucket}: write s3://NAME or s3://NAME/FOLDER (or gs://, r2://, nebius://, cw://, oci://)")
+            raise InputError(
+                f"--bucket {self.bucket}: write s3://NAME or s3://NAME/FOLDER (or gs://, r2://, "
+                "nebius://, cw://, oci://)"
+            )
         if len(set(self.gpus.values())) > 1:
-            raise InputError(f"--gpu {','.join(f'{k}:{n}' for k, n in self.gpus.items())}: a run goes on with as many processes only; ask for one number")
+            raise InputError(
+                f"--gpu {','.join(f'{k}:{n}' for k, n in self.gpus.items())}: a run goes on with "
+                "as many processes only; ask for one number"
+            )
         if self.max_hours is not None and self.max_hours <= 0:
             raise InputError(f"--max-hours {self.max_hours:g}: more than 0")
 
@@ -71,24 +81,34 @@ def parse_gpus(text: str) -> dict[str, int]:
     for word in text.split(","):
         match = _GPU.fullmatch(word.strip())
         if match is None:
-            raise InputError(f"--gpu {text}: write NAME:NUMBER, with a comma between those that will do, such as L4:1,A100:1")
+            raise InputError(
+                f"--gpu {text}: write NAME:NUMBER, with a comma between those that will do, such "
+                "as L4:1,A100:1"
+            )
         gpus[match[1]] = int(match[2] or 1)
     return gpus
 
 
 def write_tasks(work: Work, machines: Machines, out: Path) -> list[Path]:
-    """Write prepare.yaml, one YAML a fold, submit.yaml and launch.sh into a folder; gives their paths.
+    """Write prepare.yaml, one YAML a fold, submit.yaml and launch.sh into a folder; gives their
+    paths.
 
     Raises:
         InputError: as `check_portable`.
     """
     check_portable(work)
     tasks = {"prepare": prepare_task(work, machines)}
-    tasks |= {fold.name: fold_task(work, fold, machines) for fold in work.folds} | {"submit": submit_task(work, machines)}
+    tasks |= {fold.name: fold_task(work, fold, machines) for fold in work.folds} | {
+        "submit": submit_task(work, machines)
+    }
     paths = []
     for name, task in tasks.items():
         paths.append(out / f"{name}.yaml")
-        write_text(paths[-1], f"# Made by `cellsignal cloud tasks {work.path}`: make it again rather than change it.\n{to_yaml(task)}")
+        write_text(
+            paths[-1],
+            f"# Made by `cellsignal cloud tasks {work.path}`: make it again rather than change "
+            f"it.\n{to_yaml(task)}",
+        )
     script = out / "launch.sh"
     write_text(script, launch_script(work))
     script.chmod(0o755)
@@ -99,13 +119,23 @@ def check_portable(work: Work) -> None:
     """Refuse what a machine that has the repository alone will not find.
 
     Raises:
-        InputError: the config, or a place that it names, is not under the repository; the message names the key.
+        InputError: the config, or a place that it names, is not under the repository; the message
+        names the key.
     """
     config = work.config
-    places = {"the config": work.path, "data.root": config.data.root, "data.store": config.data.store, "runs": config.runs, "folds.file": config.folds.file}
+    places = {
+        "the config": work.path,
+        "data.root": config.data.root,
+        "data.store": config.data.store,
+        "runs": config.runs,
+        "folds.file": config.folds.file,
+    }
     for key, place in places.items():
         if place.is_absolute() or ".." in place.parts:
-            raise InputError(f"{work.path}: another machine has only the repository; {key}: give a relative path in it, not {place}")
+            raise InputError(
+                f"{work.path}: another machine has only the repository; {key}: give a relative "
+                f"path in it, not {place}"
+            )
 
 
 def fold_task(work: Work, fold: Fold, machines: Machines) -> dict[str, Any]:
@@ -113,70 +143,150 @@ def fold_task(work: Work, fold: Fold, machines: Machines) -> dict[str, Any]:
     program = "cellsignal"
     if machines.processes > 1:
         program = f"cellsignal.cloud.torchrun --standalone --nproc_per_node {machines.processes} --max_restarts 0 -m cellsignal"
-    verbs = [f".venv/bin/python -m {program} {shlex.join(work.words(verb, fold))}" for verb in ("train", "predict")]
+    verbs = [
+        f".venv/bin/python -m {program} {shlex.join(work.words(verb, fold))}"
+        for verb in ("train", "predict")
+    ]
     if machines.max_hours is not None:  # one budget for both
-        verbs.insert(0, f"export CELLSIGNAL_DEADLINE=$(($(date +%s) + {round(3600 * machines.max_hours)}))")
+        verbs.insert(
+            0, f"export CELLSIGNAL_DEADLINE=$(($(date +%s) + {round(3600 * machines.max_hours)}))"
+        )
     check = ".venv/bin/python -c 'import torch; assert torch.cuda.is_available(), \"torch sees no GPU\"'"
     mounts = _mounts(work, machines, {"store": machines.store, "runs": "MOUNT_CACHED"})
-    resources = {"accelerators": machines.gpus, "use_spot": machines.spot, "disk_size": machines.disk, "job_recovery": _RECOVERY}
+    resources = {
+        "accelerators": machines.gpus,
+        "use_spot": machines.spot,
+        "disk_size": machines.disk,
+        "job_recovery": _RECOVERY,
+    }
     return _task(work, machines, fold.name, resources, mounts, ("store", "runs"), [check, *verbs])
 
 
 def prepare_task(work: Work, machines: Machines) -> dict[str, Any]:
     """The managed job that packs raw/ into store/, on a machine without a GPU."""
-    resources = {"cpus": machines.cpus, "use_spot": machines.spot, "disk_size": machines.disk, "job_recovery": _RECOVERY}
+    resources = {
+        "cpus": machines.cpus,
+        "use_spot": machines.spot,
+        "disk_size": machines.disk,
+        "job_recovery": _RECOVERY,
+    }
     mounts = _mounts(work, machines, {"raw": "COPY", "store": "MOUNT_CACHED"})
-    words = ["prepare", work.path.as_posix(), *(word for text in work.sets for word in ("--set", text))]
-    return _task(work, machines, "prepare", resources, mounts, ("raw", "store"), [f".venv/bin/python -m cellsignal {shlex.join(words)}"])
+    words = [
+        "prepare",
+        work.path.as_posix(),
+        *(word for text in work.sets for word in ("--set", text)),
+    ]
+    return _task(
+        work,
+        machines,
+        "prepare",
+        resources,
+        mounts,
+        ("raw", "store"),
+        [f".venv/bin/python -m cellsignal {shlex.join(words)}"],
+    )
 
 
 def submit_task(work: Work, machines: Machines) -> dict[str, Any]:
     """The job that merges all folds' predictions into runs/<name>/submission.csv, without a GPU."""
     mounts = _mounts(work, machines, {"raw": "MOUNT", "runs": "MOUNT_CACHED"})
-    words = ["submit", work.path.as_posix(), "--root", str(work.config.data.root), "--out", work.submission.as_posix()]
+    words = [
+        "submit",
+        work.path.as_posix(),
+        "--root",
+        str(work.config.data.root),
+        "--out",
+        work.submission.as_posix(),
+    ]
     resources = {"cpus": machines.cpus, "use_spot": False}
-    return _task(work, machines, "submit", resources, mounts, ("raw", "runs"), [f".venv/bin/python -m cellsignal {shlex.join(words)}"])
+    return _task(
+        work,
+        machines,
+        "submit",
+        resources,
+        mounts,
+        ("raw", "runs"),
+        [f".venv/bin/python -m cellsignal {shlex.join(words)}"],
+    )
 
 
 _RECOVERY = {
     "strategy": "EAGER_NEXT_REGION",
     "max_restarts_on_errors": _RESTARTS,
-    "recover_on_exit_codes": [OUT_OF_TIME, _SIGTERM],  # saved, and to be gone on with; as often as it takes
+    # saved, and to be gone on with; as often as it takes
+    "recover_on_exit_codes": [OUT_OF_TIME, _SIGTERM],
 }
 
 
 def _mounts(work: Work, machines: Machines, modes: dict[str, Mode]) -> dict[str, dict[str, str]]:
-    """Each in a folder of the bucket, by its config's own name where configs differ. The runs need the cache: they are appended to and renamed."""
-    folders = {"store": f"store/{work.config.data.store.name}", "raw": f"raw/{work.config.data.root.name}", "runs": "runs"}
-    return {f"~/{name}": {"source": f"{machines.bucket.rstrip('/')}/{folders[name]}", "mode": mode} for name, mode in modes.items()}
+    """Each in a folder of the bucket, by its config's own name where configs differ. The runs need
+    the cache: they are appended to and renamed.
+    """
+    folders = {
+        "store": f"store/{work.config.data.store.name}",
+        "raw": f"raw/{work.config.data.root.name}",
+        "runs": "runs",
+    }
+    return {
+        f"~/{name}": {"source": f"{machines.bucket.rstrip('/')}/{folders[name]}", "mode": mode}
+        for name, mode in modes.items()
+    }
 
 
-def _task(work: Work, machines: Machines, step: str, resources: dict, mounts: dict, linked: Sequence[str], lines: list[str]) -> dict[str, Any]:
-    places = {"store": work.config.data.store, "raw": work.config.data.root, "runs": work.config.runs}
+def _task(
+    work: Work,
+    machines: Machines,
+    step: str,
+    resources: dict,
+    mounts: dict,
+    linked: Sequence[str],
+    lines: list[str],
+) -> dict[str, Any]:
+    places = {
+        "store": work.config.data.store,
+        "raw": work.config.data.root,
+        "runs": work.config.runs,
+    }
     links = [line for name in linked for line in _link(name, PurePosixPath(places[name]))]
     run = ["set -euo pipefail", *links, *lines]
     return {
-        "name": job_name(work, step), "resources": resources, "workdir": _checkout(machines.git), "file_mounts": mounts,
-        "envs": {"CELLSIGNAL_PATIENCE_MINUTES": "10", "OMP_NUM_THREADS": "1"}, "setup": _SETUP, "run": "\n".join(run) + "\n",
-    }  # fmt: skip
+        "name": job_name(work, step),
+        "resources": resources,
+        "workdir": _checkout(machines.git),
+        "file_mounts": mounts,
+        "envs": {"CELLSIGNAL_PATIENCE_MINUTES": "10", "OMP_NUM_THREADS": "1"},
+        "setup": _SETUP,
+        "run": "\n".join(run) + "\n",
+    }
 
 
 def _link(name: str, place: PurePosixPath) -> list[str]:
-    """Make `place` in the checkout the mounted ~/name. What lies there already (of a machine that is used again) must be that link."""
+    """Make `place` in the checkout the mounted ~/name. What lies there already (of a machine that
+    is used again) must be that link.
+    """
     quoted = shlex.quote(str(place))
-    return [f"mkdir -p ~/{name} {shlex.quote(str(place.parent))}", f"[ -L {quoted} ] || ln -sT ~/{name} {quoted}"]
+    return [
+        f"mkdir -p ~/{name} {shlex.quote(str(place.parent))}",
+        f"[ -L {quoted} ] || ln -sT ~/{name} {quoted}",
+    ]
 
 
 def _checkout(git: str | None) -> str | dict[str, str]:
     if git is None:
         return "."
     url, at, ref = git.rpartition("@")
-    return {"url": url, "ref": ref} if at and "/" not in ref.partition(":")[0] and "://" in url else {"url": git}
+    return (
+        {"url": url, "ref": ref}
+        if at and "/" not in ref.partition(":")[0] and "://" in url
+        else {"url": git}
+    )
 
 
 def job_name(work: Work, step: str) -> str:
     """Such as rxrx1-one-hour-fold0: letters, digits and dashes."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", f"{work.config.name}-seed{work.config.seed}-{step}").strip("-")
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{work.config.name}-seed{work.config.seed}-{step}").strip(
+        "-"
+    )
 
 
 def launch_script(work: Work) -> str:
@@ -228,14 +338,18 @@ esac
 
 
 class _Dumper(yaml.SafeDumper):
-    """Several lines as a block, so that a script in a task file can be read; nothing twice by reference."""
+    """Several lines as a block, so that a script in a task file can be read; nothing twice by
+    reference.
+    """
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+    )
 
 
 _Dumper.add_representer(str, _text)

@@ -1,4 +1,6 @@
-"""A Slurm job array, one task a fold, that stops itself before its time limit and puts itself back into the queue until it is done."""
+"""A Slurm job array, one task a fold, that stops itself before its time limit and puts itself back
+into the queue until it is done.
+"""
 
 import re
 import shlex
@@ -34,17 +36,25 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if min(self.nodes, self.gpus, self.cpus) < 1 or self.notice < 60:
-            raise InputError("--nodes, --gpus and --cpus: 1 at least; --notice: 60 seconds at least")
+            raise InputError(
+                "--nodes, --gpus and --cpus: 1 at least; --notice: 60 seconds at least"
+            )
         if not _TIME.fullmatch(self.time):
             raise InputError(f"--time {self.time}: write HH:MM:SS or DAYS-HOURS, as for sbatch")
         for name in ("partition", "account"):
-            if getattr(self, name) is not None and not re.fullmatch(r"[\w.,@-]+", getattr(self, name)):
+            if getattr(self, name) is not None and not re.fullmatch(
+                r"[\w.,@-]+", getattr(self, name)
+            ):
                 raise InputError(f"--{name} {getattr(self, name)!r}: is no name")
 
 
 def write_slurm(work: Work, cluster: Cluster, out: Path) -> list[Path]:
     """Write folds.sbatch, submit.sbatch and launch.sh into a folder; gives their paths."""
-    texts = {"folds.sbatch": folds_script(work, cluster), "submit.sbatch": submit_script(work, cluster), "launch.sh": _LAUNCH}
+    texts = {
+        "folds.sbatch": folds_script(work, cluster),
+        "submit.sbatch": submit_script(work, cluster),
+        "launch.sh": _LAUNCH,
+    }
     for name, text in texts.items():
         write_text(out / name, text)
         (out / name).chmod(0o755)
@@ -55,27 +65,52 @@ def folds_script(work: Work, cluster: Cluster) -> str:
     """The array: its task k trains and predicts the k-th fold."""
     program, meet = f"{cluster.python} -m cellsignal", ""
     if cluster.nodes * cluster.gpus > 1:
-        options = rendezvous('"$SLURM_JOB_NUM_NODES"', str(cluster.gpus), '"$endpoint"', '"$SLURM_JOB_ID-$1"')
+        options = rendezvous(
+            '"$SLURM_JOB_NUM_NODES"', str(cluster.gpus), '"$endpoint"', '"$SLURM_JOB_ID-$1"'
+        )
         program = f"{cluster.python} -m cellsignal.cloud.torchrun {options} -m cellsignal"
         meet = f'endpoint=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$(({PORT} + SLURM_JOB_ID % 1000))\n'
-    cases = "\n".join(f"    {number}) sets=({shlex.join(work.words('', fold)[2:])}) ;;  # {fold.name}" for number, fold in enumerate(work.folds))
+    cases = "\n".join(
+        f"    {number}) sets=({shlex.join(work.words('', fold)[2:])}) ;;  # {fold.name}"
+        for number, fold in enumerate(work.folds)
+    )
     directives = {
-        "job-name": work.config.name, "array": f"0-{len(work.folds) - 1}", "nodes": cluster.nodes, "ntasks-per-node": 1, "gpus-per-node": cluster.gpus,
-        "cpus-per-task": cluster.cpus, "time": cluster.time, "signal": f"B:USR1@{cluster.notice}", "open-mode": "append",
-        "output": "slurm-%x-%A_%a.log", "partition": cluster.partition, "account": cluster.account,
-    }  # fmt: skip
+        "job-name": work.config.name,
+        "array": f"0-{len(work.folds) - 1}",
+        "nodes": cluster.nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": cluster.gpus,
+        "cpus-per-task": cluster.cpus,
+        "time": cluster.time,
+        "signal": f"B:USR1@{cluster.notice}",
+        "open-mode": "append",
+        "output": "slurm-%x-%A_%a.log",
+        "partition": cluster.partition,
+        "account": cluster.account,
+    }
     return _FOLDS.format(
-        directives=_directives(directives) + "\n#SBATCH --requeue", meet=meet, cases=cases, program=program, config=shlex.quote(work.path.as_posix()),
-        notice=cluster.notice, most=_MOST_STARTS, out_of_time=OUT_OF_TIME, path=work.path,
-    )  # fmt: skip
+        directives=_directives(directives) + "\n#SBATCH --requeue",
+        meet=meet,
+        cases=cases,
+        program=program,
+        config=shlex.quote(work.path.as_posix()),
+        notice=cluster.notice,
+        most=_MOST_STARTS,
+        out_of_time=OUT_OF_TIME,
+        path=work.path,
+    )
 
 
 def submit_script(work: Work, cluster: Cluster) -> str:
     """What merges all folds' predictions, on a node without a GPU."""
     directives = {
-        "job-name": f"{work.config.name}-submit", "cpus-per-task": cluster.cpus, "time": "01:00:00", "output": "slurm-%x-%j.log",
-        "partition": cluster.partition, "account": cluster.account,
-    }  # fmt: skip
+        "job-name": f"{work.config.name}-submit",
+        "cpus-per-task": cluster.cpus,
+        "time": "01:00:00",
+        "output": "slurm-%x-%j.log",
+        "partition": cluster.partition,
+        "account": cluster.account,
+    }
     words = shlex.join([work.path.as_posix(), "--out", work.submission.as_posix()])
     return f"""#!/usr/bin/env bash
 {_directives(directives)}
@@ -86,7 +121,9 @@ cd "${{SLURM_SUBMIT_DIR:?give this to sbatch, from the repository}}"
 
 
 def _directives(values: dict[str, object]) -> str:
-    return "\n".join(f"#SBATCH --{name}={value}" for name, value in values.items() if value is not None)
+    return "\n".join(
+        f"#SBATCH --{name}={value}" for name, value in values.items() if value is not None
+    )
 
 
 _FOLDS = """#!/usr/bin/env bash

@@ -10,7 +10,8 @@ def balance(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """How even a fold table is (column `label`: class numbers joined by "+", empty for none).
 
     Returns:
-        One row a fold and class: fold, class, positives and compounds, prevalence (positives / compounds), positive_wells, wells.
+        One row a fold and class: fold, class, positives and compounds, prevalence (positives /
+        compounds), positive_wells, wells.
     """
     member = np.zeros((len(table), len(classes)), int)
     for row, text in enumerate(table.label.astype(str)):
@@ -19,14 +20,23 @@ def balance(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     for number in sorted(set(fold)):
         inside = fold == number
         positives = member[inside].sum(axis=0)
-        columns = {"fold": number, "class": list(classes), "positives": positives, "compounds": inside.sum(),
-                   "prevalence": positives / inside.sum(), "positive_wells": wells[inside] @ member[inside], "wells": wells[inside].sum()}  # fmt: skip
+        columns = {
+            "fold": number,
+            "class": list(classes),
+            "positives": positives,
+            "compounds": inside.sum(),
+            "prevalence": positives / inside.sum(),
+            "positive_wells": wells[inside] @ member[inside],
+            "wells": wells[inside].sum(),
+        }
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)
 
 
 def balance_table(table: pd.DataFrame, classes: Sequence[str]) -> str:
-    """`balance` as text: for each class its compounds in every fold, their sum and their share; below, the folds' sizes."""
+    """`balance` as text: for each class its compounds in every fold, their sum and their share;
+    below, the folds' sizes.
+    """
     frame = balance(table, classes)
     wide = frame.pivot(index="class", columns="fold", values="positives").loc[list(classes)]
     sizes = frame.drop_duplicates("fold").set_index("fold")
@@ -34,7 +44,9 @@ def balance_table(table: pd.DataFrame, classes: Sequence[str]) -> str:
     shown["all"] = wide.sum(axis=1)
     shown["prevalence"] = (wide.sum(axis=1) / sizes.compounds.sum()).map("{:.4f}".format)
     lowest, highest = (wide / sizes.compounds).min(axis=1), (wide / sizes.compounds).max(axis=1)
-    shown["by fold"] = [f"{low:.4f} to {high:.4f}" for low, high in zip(lowest, highest, strict=True)]
+    shown["by fold"] = [
+        f"{low:.4f} to {high:.4f}" for low, high in zip(lowest, highest, strict=True)
+    ]
     shown = shown.astype(object)  # numbers, and text in the rows below
     for name in ("compounds", "wells"):
         shown.loc[f"({name})"] = [*sizes[name].map(str), str(sizes[name].sum()), "", ""]

@@ -1,7 +1,9 @@
-"""The contract: what a data set states and does to be a competition here. Everything downstream knows only this.
+"""The contract: what a data set states and does to be a competition here. Everything downstream
+knows only this.
 
-A competition is a folder in `competitions/` with a class registered by `@register`. Its numbers (how many classes, which wells are
-controls) stand in that folder and nowhere else; code elsewhere counts what the samples table holds.
+A competition is a folder in `competitions/` with a class registered by `@register`. Its numbers
+(how many classes, which wells are controls) stand in that folder and nowhere else; code elsewhere
+counts what the samples table holds.
 """
 
 from abc import ABC, abstractmethod
@@ -26,11 +28,13 @@ SHAPE_SAMPLES = 25  # how many samples' images `root_shape` asks
 
 @dataclass(frozen=True)
 class PlateGroups:
-    """Classes fall into groups; each plate holds one group, each class once: a linear assignment problem.
+    """Classes fall into groups; each plate holds one group, each class once: a linear assignment
+    problem.
 
     Attributes:
         class_group: (K,) int, the group of each class.
-        plate_group: (experiment, plate) -> group, for the plates where it is known (from training labels only).
+        plate_group: (experiment, plate) -> group, for the plates where it is known (from training
+        labels only).
     """
 
     class_group: np.ndarray
@@ -50,7 +54,8 @@ class Protocol:
         by_site: every sample is scored by itself; else what shares a `target_id` is.
         controls_are_classes: control wells are trained on and scored as further classes.
         assignment: the layout of the plates may be used.
-        parts: where the protocol itself says what trains and what is scored: name and published number of samples of each.
+        parts: where the protocol itself says what trains and what is scored: name and published
+        number of samples of each.
     """
 
     id: str
@@ -77,20 +82,26 @@ class Competition(Calibrates, ABC):
     id: ClassVar[str]
     title: ClassVar[str]
     channels: ClassVar[tuple[str, ...]]
-    frames: ClassVar[int] = 1  # of a clip: its planes are stored channel by channel, each with all its frames in order
-    reading: ClassVar[int] = 1  # raise it when `read` makes other pixels of the same files: stores are then packed anew
+    # of a clip: its planes are stored channel by channel, each with all its frames in order
+    frames: ClassVar[int] = 1
+    # raise it when `read` makes other pixels of the same files: stores are then packed anew
+    reading: ClassVar[int] = 1
     image_shape: ClassVar[
         tuple[int, int] | None
     ]  # (height, width) of the published images; a simulated copy may be smaller
     published: ClassVar[Published | None] = None  # how many images the real data set has
     id_column: ClassVar[str]
     target_column: ClassVar[str]
-    fold_groups: ClassVar[tuple[str, ...]]  # samples columns that folds may group by; the first is the default
-    default_folds: ClassVar[str | None] = None  # the table of `named_folds` that is made where no other is asked for
+    # samples columns that folds may group by; the first is the default
+    fold_groups: ClassVar[tuple[str, ...]]
+    # the table of `named_folds` that is made where no other is asked for
+    default_folds: ClassVar[str | None] = None
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
-    ranked: ClassVar[bool] = False  # the answer is a ranking of a gallery for each id: `format_scores` makes it of class scores
-    multilabel: ClassVar[bool] = False  # several classes, or none, may be true of a sample (`multilabel.MultilabelCompetition`)
+    # the answer is a ranking of a gallery for each id: `format_scores` makes it of class scores
+    ranked: ClassVar[bool] = False
+    # several classes, or none, may be true of a sample (`multilabel.MultilabelCompetition`)
+    multilabel: ClassVar[bool] = False
     licence: ClassVar[str]
     citation: ClassVar[str]
     homepage: ClassVar[str]
@@ -107,37 +118,47 @@ class Competition(Calibrates, ABC):
         """`classes`; an InputError where there is none, as where a table has a header alone."""
         classes = tuple(self.classes(root))
         if not classes:
-            raise InputError(f"{root}: no training sample has a label; do all metadata tables have rows?")
+            raise InputError(
+                f"{root}: no training sample has a label; do all metadata tables have rows?"
+            )
         return classes
 
     @abstractmethod
-    def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
+    def read(
+        self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
+    ) -> np.ndarray:
         """One sample's image, (C, H, W) uint8, C = len(self.channels).
 
         A competition that measures plates reads only when `calibrate` has given it back.
 
         Args:
-            shape: (height, width) that every file must have; None takes the first file's and holds the others to it.
+            shape: (height, width) that every file must have; None takes the first file's and holds
+            the others to it.
 
         Raises:
             ImageError: a file is missing, damaged, or of another size or depth.
         """
 
     def image_files(self, files: tuple[str, ...]) -> tuple[str, ...]:
-        """Every image file of a sample, of its `files` in the samples table: more where these stand for others (a first frame for a clip), in order."""
+        """Every image file of a sample, of its `files` in the samples table: more where these stand
+        for others (a first frame for a clip), in order.
+        """
         return files
 
     def stated(self, name: str) -> dict[str, str]:
-        """Read what a file's name says of its image; it is held to the table's (see `competitions.stated`).
+        """Read what a file's name says of its image; it is held to the table's (see
+        `competitions.stated`).
 
         Returns:
-            As text: `channel` (of `channels`, or another word if it is none of them), `experiment`, `plate`, `well`, `site`; other
-            keys in which the files of a sample must agree. What the name does not say is left out.
+            As text: `channel` (of `channels`, or another word if it is none of them), `experiment`,
+            `plate`, `well`, `site`; other keys in which the files of a sample must agree. What the
+            name does not say is left out.
         """
         return {}
 
     def root_shape(self, root: Path) -> tuple[int, int]:
-        """The (height, width) that most images under `root` have, asked of a few samples spread over the data set.
+        """The (height, width) that most images under `root` have, asked of a few samples spread
+        over the data set.
 
         Raises:
             InputError: there is no readable image.
@@ -155,7 +176,8 @@ class Competition(Calibrates, ABC):
                 break
         if not found:
             raise InputError(
-                f"{root}: no readable image of the {len(files)} samples in the metadata, first {files[0][0]}"
+                f"{root}: no readable image of the {len(files)} samples in the metadata, first "
+                f"{files[0][0]}"
             )
         return found.most_common(1)[0][0]
 
@@ -168,8 +190,8 @@ class Competition(Calibrates, ABC):
         """The true targets of the test ids, for scoring alone.
 
         Returns:
-            Columns `id_column`, `target_column`, `leaderboard` ("public" or "private"), and any of `experiment`, `plate`, `cell_type`
-            that are known, for the break-down.
+            Columns `id_column`, `target_column`, `leaderboard` ("public" or "private"), and any of
+            `experiment`, `plate`, `cell_type` that are known, for the break-down.
         """
 
     def published_answers(self, root: Path) -> pd.DataFrame:
@@ -181,11 +203,14 @@ class Competition(Calibrates, ABC):
         raise InputError(f"{self.id}: its release tells no answers; see {self.homepage}")
 
     def compound_answers(self, path: Path) -> dict[str, str]:
-        """Compound -> true mechanism, of the unseen compounds whose truth an answers file tells (a simulated copy's does); for scoring alone."""
+        """Compound -> true mechanism, of the unseen compounds whose truth an answers file tells (a
+        simulated copy's does); for scoring alone.
+        """
         return {}
 
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """A submission or answers with targets in one spelling, so that releases that write classes differently can be scored on each other.
+        """A submission or answers with targets in one spelling, so that releases that write classes
+        differently can be scored on each other.
 
         Args:
             name: what the frame is, for the error.
@@ -201,24 +226,32 @@ class Competition(Calibrates, ABC):
         raise InputError(f"{self.id}: has no fold table called {name!r}")
 
     def pretraining(self, samples: pd.DataFrame) -> np.ndarray:
-        """(N,) bool: what a stage without labels may train on beside the labelled: the training split, less a gallery if there is one."""
+        """(N,) bool: what a stage without labels may train on beside the labelled: the training
+        split, less a gallery if there is one.
+        """
         return (samples.split == "train").to_numpy()
 
     def treatments(self, root: Path) -> pd.DataFrame | None:
-        """What is known of each treatment, for the protocols that compare profiles; nothing of it is trained on.
+        """What is known of each treatment, for the protocols that compare profiles; nothing of it
+        is trained on.
 
         Returns:
-            One row a treatment: the columns `treatment` (as in the samples table), `compound`, `role` and, where known, `moa`
-            (text), `targets` (tuple of gene symbols), `modality` ("compound", "crispr" or "orf"). None where there is no such table.
+            One row a treatment: the columns `treatment` (as in the samples table), `compound`,
+            `role` and, where known, `moa` (text), `targets` (tuple of gene symbols), `modality`
+            ("compound", "crispr" or "orf"). None where there is no such table.
         """
         return None
 
     def profile_wells(self, root: Path) -> pd.DataFrame:
-        """The wells whose profiles a table may hold, one row each with the samples' columns; some need have no image."""
+        """The wells whose profiles a table may hold, one row each with the samples' columns; some
+        need have no image.
+        """
         return self.samples(root).drop_duplicates("well_id").reset_index(drop=True)
 
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups | None:
-        """The class groups of the plates, from training labels alone; None where the competition has no such structure."""
+        """The class groups of the plates, from training labels alone; None where the competition
+        has no such structure.
+        """
         return None
 
     def protocols(self) -> tuple[Protocol, ...]:
@@ -233,26 +266,33 @@ class Competition(Calibrates, ABC):
         """
         found = {protocol.id: protocol for protocol in self.protocols()}
         if protocol_id not in found:
-            raise InputError(f"protocol: {self.id} has {', '.join(found) or 'none'}, not {protocol_id!r}")
+            raise InputError(
+                f"protocol: {self.id} has {', '.join(found) or 'none'}, not {protocol_id!r}"
+            )
         return found[protocol_id]
 
     def protocol_parts(self, protocol_id: str, samples: pd.DataFrame) -> pd.Series:
         """Which part of a protocol each row of a whole samples table belongs to.
 
         Returns:
-            Text, with the index of `samples`: a name of `Protocol.parts`, of which "train" trains; "" is used for nothing.
+            Text, with the index of `samples`: a name of `Protocol.parts`, of which "train" trains;
+            "" is used for nothing.
 
         Raises:
             InputError: no such protocol, or one that has no parts.
         """
         self.protocol(protocol_id)
-        raise InputError(f"protocol: {protocol_id!r} of {self.id} has no parts; folds and the submission measure it")
+        raise InputError(
+            f"protocol: {protocol_id!r} of {self.id} has no parts; folds and the submission "
+            "measure it"
+        )
 
     def download(self, out: Path, **choices: str) -> None:
         """Fetch the data into `out`, resuming where an earlier call stopped.
 
         Args:
-            choices: what of it, as text from the command line (`--set plates=BR1,BR2`), where a competition offers any.
+            choices: what of it, as text from the command line (`--set plates=BR1,BR2`), where a
+            competition offers any.
 
         Raises:
             InputError: no such choice, no connection, a damaged file, a full disk.
@@ -261,38 +301,56 @@ class Competition(Calibrates, ABC):
 
     @abstractmethod
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        """Write a simulated copy with the real file layout to `out`, and its answers to `answers_path(out)`."""
+        """Write a simulated copy with the real file layout to `out`, and its answers to
+        `answers_path(out)`.
+        """
 
-    def format_submission(self, target_ids: Iterable[str], labels: Iterable[int], root: Path) -> pd.DataFrame:
+    def format_submission(
+        self, target_ids: Iterable[str], labels: Iterable[int], root: Path
+    ) -> pd.DataFrame:
         """Predicted labels as the submission writes them, in the order of the sample submission.
 
         Raises:
-            InvalidSubmission: an id of the sample submission has no prediction, or a prediction no id there.
+            InvalidSubmission: an id of the sample submission has no prediction, or a prediction no
+            id there.
         """
         names = np.asarray(self.classes(root), dtype=object)
         found = pd.Series(names[np.asarray(list(labels), dtype=int)], index=list(target_ids))
         sample = self.sample_submission(root)
-        submission = pd.DataFrame({self.id_column: found.index, self.target_column: found.to_numpy()})
+        submission = pd.DataFrame(
+            {self.id_column: found.index, self.target_column: found.to_numpy()}
+        )
         check_submission_ids(submission, sample, self.id_column)
         return pd.DataFrame(
-            {self.id_column: sample[self.id_column], self.target_column: found.loc[sample[self.id_column]].to_numpy()}
+            {
+                self.id_column: sample[self.id_column],
+                self.target_column: found.loc[sample[self.id_column]].to_numpy(),
+            }
         )
 
-    def validate_submission(self, submission: pd.DataFrame, sample: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    def validate_submission(
+        self, submission: pd.DataFrame, sample: pd.DataFrame, classes: tuple[str, ...]
+    ) -> None:
         """Refuse what the competition would refuse, naming the rows.
 
         Raises:
-            InvalidSubmission: columns, ids (missing, extra, doubled), order, or a target that is no class.
+            InvalidSubmission: columns, ids (missing, extra, doubled), order, or a target that is no
+            class.
         """
         for column in (self.id_column, self.target_column):
             if column not in submission.columns:
-                raise InvalidSubmission(f"submission: no column {column!r}; it has {list(submission.columns)}")
+                raise InvalidSubmission(
+                    f"submission: no column {column!r}; it has {list(submission.columns)}"
+                )
         check_submission_ids(submission, sample, self.id_column)
-        wrong = np.flatnonzero(submission[self.id_column].to_numpy() != sample[self.id_column].to_numpy())
+        wrong = np.flatnonzero(
+            submission[self.id_column].to_numpy() != sample[self.id_column].to_numpy()
+        )
         if len(wrong):
             row, ids = wrong[0], submission[self.id_column]
             raise InvalidSubmission(
-                f"submission: ids are not in the sample submission's order, first at row {row + 2}: {ids.iloc[row]!r}"
+                "submission: ids are not in the sample submission's order, first at row "
+                f"{row + 2}: {ids.iloc[row]!r}"
             )
         check_submission_targets(submission, classes, self.id_column, self.target_column)
 
@@ -305,12 +363,17 @@ class Competition(Calibrates, ABC):
             submission, on=self.id_column, suffixes=("_true", "")
         )
         return float(
-            accuracy_score(joined[f"{self.target_column}_true"].astype(str), joined[self.target_column].astype(str))
+            accuracy_score(
+                joined[f"{self.target_column}_true"].astype(str),
+                joined[self.target_column].astype(str),
+            )
         )
 
 
 def answers_path(root: Path) -> Path:
-    """Where a simulated copy's answers lie: beside its root, not in it, so that no reader of the data can meet them."""
+    """Where a simulated copy's answers lie: beside its root, not in it, so that no reader of the
+    data can meet them.
+    """
     return root.with_name(root.name + ".answers.csv")
 
 

@@ -1,8 +1,9 @@
-"""Measurements of whole plates, kept in files: made when their planes change, found again by their hash.
+"""Measurements of whole plates, kept in files: made when their planes change, found again by their
+hash.
 
-A file holds the arrays, what they were measured from (the planes' names, sizes and times of change, settings, the
-version of the code) and the arrays' hash. Planes that were only copied or touched are measured again, and give the same
-hash: the images made with it stay valid.
+A file holds the arrays, what they were measured from (the planes' names, sizes and times of change,
+settings, the version of the code) and the arrays' hash. Planes that were only copied or touched are
+measured again, and give the same hash: the images made with it stay valid.
 """
 
 import copy
@@ -40,7 +41,8 @@ class Calibration:
 
     Attributes:
         folder: where it lies, a file a plate.
-        hashes: plate, as in the samples table -> hash of what was measured. Two equal hashes make the same images.
+        hashes: plate, as in the samples table -> hash of what was measured. Two equal hashes make
+        the same images.
     """
 
     folder: Path
@@ -48,19 +50,23 @@ class Calibration:
 
 
 class Calibrates:
-    """The part of a competition that measures plates before it reads their images. Most have nothing to measure.
+    """The part of a competition that measures plates before it reads their images. Most have
+    nothing to measure.
 
     Attributes:
-        calibration: what it reads by; None before `calibrate`, and where there is nothing to measure.
+        calibration: what it reads by; None before `calibrate`, and where there is nothing to
+        measure.
     """
 
     calibration: Calibration | None = None
 
     def calibrate(self, root: Path, folder: Path, workers: int = 0) -> Self:
-        """Measure what `read` must know of whole plates first (illumination, statistics of controls).
+        """Measure what `read` must know of whole plates first (illumination, statistics of
+        controls).
 
-        A plate is measured again, and a log line says why, when its planes have changed since (their names, sizes or times
-        of change), or the code that measures. Nothing is written under `root`.
+        A plate is measured again, and a log line says why, when its planes have changed since
+        (their names, sizes or times of change), or the code that measures. Nothing is written under
+        `root`.
 
         Args:
             folder: where it is kept: `calibration` in the store. Made if need be.
@@ -80,10 +86,12 @@ class Calibrates:
         return calibrated
 
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str] | None:
-        """Do what `calibrate` says. Gives back `Calibration.hashes`, or None where the competition measures nothing.
+        """Do what `calibrate` says. Gives back `Calibration.hashes`, or None where the competition
+        measures nothing.
 
-        Planes that cannot be read are left out: they are named where they are read for themselves. So are plates that
-        lack what is measured; each of their images is then an `ImageError` of kind "not_calibrated".
+        Planes that cannot be read are left out: they are named where they are read for themselves.
+        So are plates that lack what is measured; each of their images is then an `ImageError` of
+        kind "not_calibrated".
         """
         return None
 
@@ -102,13 +110,15 @@ class PlateJob:
 
 
 def describe_planes(root: Path, fields: Sequence[tuple[str, ...]]) -> dict[str, Any] | None:
-    """Describe the planes of a plate that are on disk, without reading one: for `PlateJob.made_from`.
+    """Describe the planes of a plate that are on disk, without reading one: for
+    `PlateJob.made_from`.
 
     Args:
         fields: the files of each field, relative to `root`.
 
     Returns:
-        Their number and the hash of their names, sizes and times of change; None where none is there.
+        Their number and the hash of their names, sizes and times of change; None where none is
+        there.
     """
     states = {}
     for name in (name for names in fields for name in names):
@@ -125,14 +135,18 @@ def calibration_file(folder: Path, plate: str) -> Path:
     return Path(folder) / f"{plate}.npz"
 
 
-def measure_changed(folder: Path, plates: Mapping[str, PlateJob], workers: int = 0) -> dict[str, str]:
-    """Measure the plates that are not measured yet, or of which something has changed; each is kept when it is done.
+def measure_changed(
+    folder: Path, plates: Mapping[str, PlateJob], workers: int = 0
+) -> dict[str, str]:
+    """Measure the plates that are not measured yet, or of which something has changed; each is kept
+    when it is done.
 
     Args:
         workers: processes, a plate each; 0 works in this one.
 
     Returns:
-        Plate -> hash of its arrays; without the plates that cannot be measured (a `PlateError`), which are logged.
+        Plate -> hash of its arrays; without the plates that cannot be measured (a `PlateError`),
+        which are logged.
 
     Raises:
         InputError: no plate can be measured, or the disk cannot be written.
@@ -145,7 +159,9 @@ def measure_changed(folder: Path, plates: Mapping[str, PlateJob], workers: int =
         if changed:
             jobs.append((path, job))
         if changed and recorded:
-            log.warning("plate %s: its calibration is measured anew; changed: %s", plate, ", ".join(changed))
+            log.warning(
+                "plate %s: its calibration is measured anew; changed: %s", plate, ", ".join(changed)
+            )
     progress = partial(tqdm, total=len(jobs), desc="calibrating", unit="plate", disable=None)
     if workers <= 1 or len(jobs) < 2:
         failures = [_measure(job) for job in progress(jobs)]
@@ -171,7 +187,9 @@ def find_calibration(calibration: Calibration | None, competition_id: str, plate
         InputError: `Competition.calibrate` has not been called.
     """
     if calibration is None:
-        raise InputError(f"{competition_id}: plate {plate} is not calibrated yet; {CALIBRATE_FIRST}")
+        raise InputError(
+            f"{competition_id}: plate {plate} is not calibrated yet; {CALIBRATE_FIRST}"
+        )
     return calibration_file(calibration.folder, plate)
 
 
@@ -188,25 +206,34 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         raise InputError(f"{path}: the plate is not calibrated yet; {CALIBRATE_FIRST}") from None
     except Exception as error:  # a damaged zip file ends in errors of many kinds
         why = " ".join(str(error).split())
-        raise InputError(f"{path}: is damaged ({why}); remove it and run again to measure the plate anew") from None
+        raise InputError(
+            f"{path}: is damaged ({why}); remove it and run again to measure the plate anew"
+        ) from None
 
 
 def _measure(item: tuple[Path, PlateJob]) -> PlateError | None:
-    """Measure one plate and keep it; where it lacks what is measured, forget what was kept, and return why."""
+    """Measure one plate and keep it; where it lacks what is measured, forget what was kept, and
+    return why.
+    """
     path, job = item
     try:
         arrays = job.measure()
     except PlateError as error:
         path.unlink(missing_ok=True)
         return error
-    about = {_MADE_FROM: np.array(json.dumps(job.made_from, default=str)), _HASH: np.array(_hash(arrays))}
+    about = {
+        _MADE_FROM: np.array(json.dumps(job.made_from, default=str)),
+        _HASH: np.array(_hash(arrays)),
+    }
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays, **about)
     return None
 
 
 def _read_about(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """What a file was measured from and its arrays' hash; (None, "") where there is none, or one that is damaged."""
+    """What a file was measured from and its arrays' hash; (None, "") where there is none, or one
+    that is damaged.
+    """
     try:
         with open_arrays(path) as file:
             return json.loads(str(file[_MADE_FROM])), str(file[_HASH])

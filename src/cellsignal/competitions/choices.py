@@ -21,7 +21,9 @@ def flag(word: str) -> bool:
     return {"true": True, "false": False}[word]
 
 
-def read_choices(competition_id: str, words: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+def read_choices(
+    competition_id: str, words: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]]
+) -> dict[str, Any]:
     """The words as the values that a download takes.
 
     Raises:
@@ -30,9 +32,14 @@ def read_choices(competition_id: str, words: Mapping[str, str], kinds: Mapping[s
     found = {}
     for name, word in words.items():
         if name not in kinds:
-            raise InputError(f"download {competition_id}: no choice {name!r}; there is {', '.join(kinds) or 'none'}")
+            raise InputError(
+                f"download {competition_id}: no choice {name!r}; there is "
+                f"{', '.join(kinds) or 'none'}"
+            )
         try:
             found[name] = kinds[name](word)
         except (ValueError, KeyError):
-            raise InputError(f"download {competition_id}: {name}={word!r} is not what it takes") from None
+            raise InputError(
+                f"download {competition_id}: {name}={word!r} is not what it takes"
+            ) from None
     return found

@@ -1,7 +1,9 @@
-"""Competitions in which an image has any number of classes, none included: a score for every class, ranked against the truth.
+"""Competitions in which an image has any number of classes, none included: a score for every class,
+ranked against the truth.
 
-A submission is the id and one column a class, in the order of `classes(root)`, of finite numbers of any scale: higher is
-likelier. Only the order of a class's scores counts, so logits, log-probabilities and probabilities score the same.
+A submission is the id and one column a class, in the order of `classes(root)`, of finite numbers of
+any scale: higher is likelier. Only the order of a class's scores counts, so logits,
+log-probabilities and probabilities score the same.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,15 +17,17 @@ from cellsignal.competitions.base import Competition, check_submission_ids
 from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.tables import read_table, refuse_rows
 
-BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")  # columns of answers that are no class
+# columns of answers that are no class
+BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")
 BOARDS = ("public", "private")
 
 
 class MultilabelCompetition(Competition):
-    """The contract where classes do not exclude each other. Not registered; a data set subclasses it.
+    """The contract where classes do not exclude each other. Not registered; a data set subclasses
+    it.
 
-    `target_column` names the column of the samples table that holds the targets. No submission has a column of that name:
-    its columns are `target_columns(root)`.
+    `target_column` names the column of the samples table that holds the targets. No submission has
+    a column of that name: its columns are `target_columns(root)`.
     """
 
     multilabel: ClassVar[bool] = True
@@ -35,7 +39,9 @@ class MultilabelCompetition(Competition):
         return self.classes(root)
 
     def placeholders(self, target_ids: Iterable[str], root: Path) -> pd.DataFrame:
-        """A submission that tells nothing, for `sample_submission`: 0.5 for every class of every id."""
+        """A submission that tells nothing, for `sample_submission`: 0.5 for every class of every
+        id.
+        """
         ids = list(target_ids)
         frame = pd.DataFrame(0.5, index=range(len(ids)), columns=list(self.target_columns(root)))
         frame.insert(0, self.id_column, pd.Series(ids, dtype=object))
@@ -47,7 +53,9 @@ class MultilabelCompetition(Competition):
 
         return balance_table(folds, self.classes(root))
 
-    def format_scores(self, target_ids: Iterable[str], scores: np.ndarray, root: Path) -> pd.DataFrame:
+    def format_scores(
+        self, target_ids: Iterable[str], scores: np.ndarray, root: Path
+    ) -> pd.DataFrame:
         """Predicted scores as the submission writes them, in the order of the sample submission.
 
         Args:
@@ -55,11 +63,14 @@ class MultilabelCompetition(Competition):
             scores: (T, K) float, K = len(self.classes(root)).
 
         Raises:
-            InvalidSubmission: an id of the sample submission has no scores, or scores no id there; a score that is no
+            InvalidSubmission: an id of the sample submission has no scores, or scores no id there;
+            a score that is no
                 finite number.
         """
         classes, ids, scores = self.target_columns(root), list(target_ids), np.asarray(scores)
-        assert scores.shape == (len(ids), len(classes)), f"{scores.shape} scores of {len(ids)} ids, {len(classes)} classes"
+        assert scores.shape == (len(ids), len(classes)), (
+            f"{scores.shape} scores of {len(ids)} ids, {len(classes)} classes"
+        )
         sample = self.sample_submission(root)
         found = pd.DataFrame(scores, columns=list(classes))
         found.insert(0, self.id_column, pd.Series(ids, dtype=object))
@@ -68,23 +79,35 @@ class MultilabelCompetition(Competition):
         check_scores(submission, classes, self.id_column)
         return submission
 
-    def validate_submission(self, submission: pd.DataFrame, sample: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    def validate_submission(
+        self, submission: pd.DataFrame, sample: pd.DataFrame, classes: tuple[str, ...]
+    ) -> None:
         """Refuse what the competition would refuse, naming the column and the id.
 
         Raises:
-            InvalidSubmission: columns (missing, unknown, doubled, order), ids (missing, extra, doubled, order), or a score that
+            InvalidSubmission: columns (missing, unknown, doubled, order), ids (missing, extra,
+            doubled, order), or a score that
                 is no finite number.
         """
         check_score_columns(submission.columns, self.id_column, classes, "submission")
-        wrong = [column for column, wanted in zip(submission.columns, (self.id_column, *classes), strict=True) if column != wanted]
+        wrong = [
+            column
+            for column, wanted in zip(submission.columns, (self.id_column, *classes), strict=True)
+            if column != wanted
+        ]
         if wrong:
-            raise InvalidSubmission(f"submission: columns are not in the order of the classes, first {wrong[0]!r}")
+            raise InvalidSubmission(
+                f"submission: columns are not in the order of the classes, first {wrong[0]!r}"
+            )
         check_submission_ids(submission, sample, self.id_column)
-        moved = np.flatnonzero(submission[self.id_column].to_numpy() != sample[self.id_column].to_numpy())
+        moved = np.flatnonzero(
+            submission[self.id_column].to_numpy() != sample[self.id_column].to_numpy()
+        )
         if len(moved):
             first = submission[self.id_column].iloc[moved[0]]
             raise InvalidSubmission(
-                f"submission: ids are not in the sample submission's order, first at row {moved[0] + 2}: {first!r}"
+                "submission: ids are not in the sample submission's order, first at row "
+                f"{moved[0] + 2}: {first!r}"
             )
         check_scores(submission, classes, self.id_column)
 
@@ -92,15 +115,17 @@ class MultilabelCompetition(Competition):
         """The true classes of the test ids, for scoring alone.
 
         Args:
-            path: CSV with the id, one column a class (1 has it, 0 is known not to), and any of `BESIDE`. Ids of which
+            path: CSV with the id, one column a class (1 has it, 0 is known not to), and any of
+            `BESIDE`. Ids of which
                 nothing is known have no row: unknown is not 0.
 
         Returns:
-            Columns `id_column`, the classes in the file's order (int8), `leaderboard` (private where the file has none), and
-            what else of `BESIDE` the file has.
+            Columns `id_column`, the classes in the file's order (int8), `leaderboard` (private
+            where the file has none), and what else of `BESIDE` the file has.
 
         Raises:
-            InputError: no such file, no id column, no class, a doubled id, an empty cell, or a class that is neither 0 nor
+            InputError: no such file, no id column, no class, a doubled id, an empty cell, or a
+            class that is neither 0 nor
                 1. Names the file, the column and the row.
         """
         frame = read_table(path, (self.id_column,), unique=self.id_column, any_row=True)
@@ -113,7 +138,9 @@ class MultilabelCompetition(Competition):
         for column in classes:
             refuse_rows(path, frame, ~frame[column].isin(["0", "1"]), column, "is neither 0 nor 1")
         if "leaderboard" in beside:
-            refuse_rows(path, frame, ~frame.leaderboard.isin(BOARDS), "leaderboard", f"is none of {BOARDS}")
+            refuse_rows(
+                path, frame, ~frame.leaderboard.isin(BOARDS), "leaderboard", f"is none of {BOARDS}"
+            )
         frame = frame.reset_index(drop=True)
         kept = frame[[self.id_column, *classes]].astype(dict.fromkeys(classes, "int8"))
         private = pd.Series("private", index=frame.index, dtype=object)
@@ -125,8 +152,8 @@ class MultilabelCompetition(Competition):
         """Macro average precision over the classes that the answers hold both with and without.
 
         Raises:
-            InvalidSubmission: ids or columns that are missing or unknown, or a score that is no finite number.
-            InputError: the answers have no class with both.
+            InvalidSubmission: ids or columns that are missing or unknown, or a score that is no
+            finite number. InputError: the answers have no class with both.
         """
         truth, scores, _ = truth_and_scores(submission, answers, self.id_column)
         return macro_average_precision(truth, scores)
@@ -140,10 +167,12 @@ def answer_classes(answers: pd.DataFrame, id_column: str) -> tuple[str, ...]:
 def truth_and_scores(
     submission: pd.DataFrame, answers: pd.DataFrame, id_column: str
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Truth (N, K) bool, scores (N, K) float64 and the K classes; rows and columns as the answers order them.
+    """Truth (N, K) bool, scores (N, K) float64 and the K classes; rows and columns as the answers
+    order them.
 
     Raises:
-        InvalidSubmission: ids or columns that are missing, doubled or unknown, or a score that is no finite number.
+        InvalidSubmission: ids or columns that are missing, doubled or unknown, or a score that is
+        no finite number.
     """
     classes = answer_classes(answers, id_column)
     check_score_columns(submission.columns, id_column, classes, "submission")
@@ -154,7 +183,8 @@ def truth_and_scores(
 
 
 def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The mean of scikit-learn's average precision over the classes that have a positive and a negative.
+    """The mean of scikit-learn's average precision over the classes that have a positive and a
+    negative.
 
     Args:
         truth: (N, K) bool, or float with NaN where it is not known; those are left out.
@@ -173,15 +203,21 @@ def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
         if len(np.unique(true[known])) == 2:
             found.append(average_precision_score(true[known], score[known]))
     if not found:
-        raise InputError(f"none of the {truth.shape[1]} classes has both a positive and a negative; there is nothing to rank")
+        raise InputError(
+            f"none of the {truth.shape[1]} classes has both a positive and a negative; there is "
+            "nothing to rank"
+        )
     return float(np.mean(found))
 
 
-def check_score_columns(columns: Sequence[str], id_column: str, classes: Sequence[str], name: str) -> None:
+def check_score_columns(
+    columns: Sequence[str], id_column: str, classes: Sequence[str], name: str
+) -> None:
     """The id and every class once, nothing else, in any order.
 
     Raises:
-        InvalidSubmission: names the first column that is missing, doubled or unknown; the message begins with `name`.
+        InvalidSubmission: names the first column that is missing, doubled or unknown; the message
+        begins with `name`.
     """
     columns, wanted = list(columns), [id_column, *classes]
     missing = [column for column in wanted if column not in columns]
@@ -189,23 +225,32 @@ def check_score_columns(columns: Sequence[str], id_column: str, classes: Sequenc
         more = f" ({len(missing)} of {len(wanted)} are missing)" if len(missing) > 1 else ""
         raise InvalidSubmission(f"{name}: no column {missing[0]!r}{more}")
     known = set(wanted)
-    extra = [column for at, column in enumerate(columns) if column not in known or column in columns[:at]]
+    extra = [
+        column for at, column in enumerate(columns) if column not in known or column in columns[:at]
+    ]
     if extra:
-        raise InvalidSubmission(f"{name}: unexpected column {extra[0]!r}; a submission has {id_column!r} and the {len(classes)} classes")
+        raise InvalidSubmission(
+            f"{name}: unexpected column {extra[0]!r}; a submission has {id_column!r} and the "
+            f"{len(classes)} classes"
+        )
 
 
 def check_scores(submission: pd.DataFrame, classes: Sequence[str], id_column: str) -> None:
     """Every score a finite number.
 
     Raises:
-        InvalidSubmission: scores that are none, with their number, and the class and id of the first.
+        InvalidSubmission: scores that are none, with their number, and the class and id of the
+        first.
     """
-    values = submission[list(classes)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    values = (
+        submission[list(classes)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    )
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
         row, column = wrong[0]
         value, name = submission[classes[column]].iloc[row], submission[id_column].iloc[row]
         shown = repr(value) if isinstance(value, str) else str(value)
         raise InvalidSubmission(
-            f"submission: {len(wrong)} scores are no finite number, first {classes[column]!r} of {name!r}: {shown}"
+            f"submission: {len(wrong)} scores are no finite number, first {classes[column]!r} of "
+            f"{name!r}: {shown}"
         )

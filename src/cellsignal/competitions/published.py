@@ -1,11 +1,14 @@
-"""How large a data set is as published: what an estimate is made from before anything is downloaded."""
+"""How large a data set is as published: what an estimate is made from before anything is
+downloaded.
+"""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers of images (rows of the samples table: sites, fields, crops or tracks) of a published data set.
+    """Numbers of images (rows of the samples table: sites, fields, crops or tracks) of a published
+    data set.
 
     Attributes:
         train: of the labelled treatments of the training split.

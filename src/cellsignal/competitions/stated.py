@@ -1,7 +1,8 @@
 """What files say of themselves, held to what the table says of them, for every competition.
 
-A file's name often states its channel, well, site or plate. `Competition.stated` reads that from a name; here is the rule:
-no file stands for two channels or two samples, none says another thing than its row, and all lie under the root.
+A file's name often states its channel, well, site or plate. `Competition.stated` reads that from a
+name; here is the rule: no file stands for two channels or two samples, none says another thing than
+its row, and all lie under the root.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,7 +55,8 @@ def refuse_misstated(
     channels: Sequence[str] = (),
     stated: Callable[[str], dict[str, str]] | None = None,
 ) -> None:
-    """Refuse files outside the root or twice in a table, and names that contradict their row or the row's other files.
+    """Refuse files outside the root or twice in a table, and names that contradict their row or the
+    row's other files.
 
     Args:
         frame: A column `files` as in the samples table, and any of `HELD`.
@@ -65,7 +67,10 @@ def refuse_misstated(
         InputError: Names the row, the file and what it says.
     """
     outside = np.array([any(map(_is_outside, files)) for files in frame.files], dtype=bool)
-    places.refuse(outside, lambda row: f"{next(filter(_is_outside, frame.files.iloc[row]))} lies outside the root")
+    places.refuse(
+        outside,
+        lambda row: f"{next(filter(_is_outside, frame.files.iloc[row]))} lies outside the root",
+    )
     within = np.array([len(set(files)) < len(files) for files in frame.files], dtype=bool)
     places.refuse(within, lambda row: _doubled_channels(frame.files.iloc[row], channels))
     entries = pd.Series([name for files in frame.files for name in files], dtype=object)

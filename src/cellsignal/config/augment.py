@@ -1,8 +1,10 @@
-"""The augmentations a config may name, and their parameters. What they do is in `data.transforms` (per image) and `training.mix`.
+"""The augmentations a config may name, and their parameters. What they do is in `data.transforms`
+(per image) and `training.mix`.
 
-All are applied to (H, W, C) uint8 images of any number of channels, in the order written. `p` is the probability an image is changed.
-A clip is one image of many planes, each a frame of a stain. What is drawn holds for all its frames, or the change would be taken for
-something that the cell did; `frame_blur` alone is meant to be of one frame.
+All are applied to (H, W, C) uint8 images of any number of channels, in the order written. `p` is
+the probability an image is changed. A clip is one image of many planes, each a frame of a stain.
+What is drawn holds for all its frames, or the change would be taken for something that the cell
+did; `frame_blur` alone is meant to be of one frame.
 """
 
 from typing import Annotated, Literal
@@ -35,7 +37,9 @@ class Rotate90(Strict):
 
 
 class Affine(Strict):
-    """Fine rotation (degrees either way), translation (fraction of the side) and scaling (range of factors), mirrored at the border."""
+    """Fine rotation (degrees either way), translation (fraction of the side) and scaling (range of
+    factors), mirrored at the border.
+    """
 
     name: Literal["affine"]
     p: Probability = 0.5
@@ -52,7 +56,9 @@ class RandomCrop(Strict):
 
 
 class RandomResizedCrop(Strict):
-    """A crop of area fraction `scale` and aspect `ratio`, resized to `size` (None: the input's size)."""
+    """A crop of area fraction `scale` and aspect `ratio`, resized to `size` (None: the input's
+    size).
+    """
 
     name: Literal["random_resized_crop"]
     p: Probability = 1.0
@@ -62,7 +68,9 @@ class RandomResizedCrop(Strict):
 
 
 class SquareCropResize(Strict):
-    """A square crop of integer side drawn evenly from [min_size, side], resized back by nearest neighbour (RxRx1, 1st place)."""
+    """A square crop of integer side drawn evenly from [min_size, side], resized back by nearest
+    neighbour (RxRx1, 1st place).
+    """
 
     name: Literal["square_crop_resize"]
     p: Probability = 1.0
@@ -84,7 +92,8 @@ class SaltAndPepper(Strict):
 
 
 class GainBias(Strict):
-    """Lighting: each channel times a ~ N(1, gain), plus b ~ N(0, bias), in units of the normalised SD. Always after normalisation.
+    """Lighting: each channel times a ~ N(1, gain), plus b ~ N(0, bias), in units of the normalised
+    SD. Always after normalisation.
 
     All frames of a clip are lit alike.
     """
@@ -104,7 +113,8 @@ class Blur(Strict):
 
 
 class FrameBlur(Strict):
-    """Single frames of a clip out of focus: each with probability `p`, in all channels, by a Gaussian of its own sigma (pixels).
+    """Single frames of a clip out of focus: each with probability `p`, in all channels, by a
+    Gaussian of its own sigma (pixels).
 
     An image that is no clip is one frame. MitoReID blurs one frame in a hundred.
     """
@@ -132,17 +142,31 @@ class ChannelDropout(Strict):
 
 
 Augmentation = Annotated[
-    HorizontalFlip | VerticalFlip | Transpose | Rotate90 | Affine | RandomCrop | RandomResizedCrop | SquareCropResize | Perspective
-    | SaltAndPepper | GainBias | Blur | FrameBlur | CoarseDropout | ChannelDropout,
+    HorizontalFlip
+    | VerticalFlip
+    | Transpose
+    | Rotate90
+    | Affine
+    | RandomCrop
+    | RandomResizedCrop
+    | SquareCropResize
+    | Perspective
+    | SaltAndPepper
+    | GainBias
+    | Blur
+    | FrameBlur
+    | CoarseDropout
+    | ChannelDropout,
     Field(discriminator="name"),
-]  # fmt: skip
+]
 
 
 class Mix(Strict):
-    """MixUp and CutMix of a batch: one box or one factor a batch, lambda ~ Beta(alpha, alpha), labels mixed by the true share.
+    """MixUp and CutMix of a batch: one box or one factor a batch, lambda ~ Beta(alpha, alpha),
+    labels mixed by the true share.
 
-    `p` is the probability that a batch is mixed; where both alphas are above 0, each is taken half of the times.
-    Sources: MixUp, arXiv:1710.09412; CutMix, arXiv:1905.04899.
+    `p` is the probability that a batch is mixed; where both alphas are above 0, each is taken half
+    of the times. Sources: MixUp, arXiv:1710.09412; CutMix, arXiv:1905.04899.
     """
 
     mixup: float = Field(0.0, ge=0)

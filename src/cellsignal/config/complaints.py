@@ -1,4 +1,6 @@
-"""What is wrong with a config, as one line: each mistake once, by the path of its key, with the nearest valid name."""
+"""What is wrong with a config, as one line: each mistake once, by the path of its key, with the
+nearest valid name.
+"""
 
 import datetime
 import difflib
@@ -13,17 +15,23 @@ _LONGEST = 60  # characters of a wrong value that are shown
 
 
 def describe(error: ValidationError) -> str:
-    """A pydantic error as one line: each mistake once, by its key's path, with the nearest valid name.
+    """A pydantic error as one line: each mistake once, by its key's path, with the nearest valid
+    name.
 
-    A section is not blamed for what is wrong inside it, nor is a key called missing that was only misspelt.
+    A section is not blamed for what is wrong inside it, nor is a key called missing that was only
+    misspelt.
     """
     items = error.errors()
     places = [item["loc"] for item in items]
-    renamed = {(*item["loc"][:-1], _near_key(item)) for item in items if item["type"] == "extra_forbidden"}
+    renamed = {
+        (*item["loc"][:-1], _near_key(item)) for item in items if item["type"] == "extra_forbidden"
+    }
     lines = []
     for item in items:
         location = item["loc"]
-        inside = any(len(place) > len(location) and place[: len(location)] == location for place in places)
+        inside = any(
+            len(place) > len(location) and place[: len(location)] == location for place in places
+        )
         if (location and inside) or (item["type"] == "missing" and location in renamed):
             continue
         lines.append(_line(item))
@@ -45,7 +53,11 @@ def _line(item: Any) -> str:
         return line
     line += f", got {_shown(value)}"
     if kind == "literal_error":
-        line += _hint(_nearest(value, item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")))
+        line += _hint(
+            _nearest(
+                value, item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+            )
+        )
     if kind == "string_type" and isinstance(value, bool | int | float | datetime.date):
         line += "; write it in quotes"
     return line
@@ -93,7 +105,9 @@ def _paths(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
 
 
 def _valid_keys(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys that are valid at `location`, following nested models, optional ones, tuples of them, and tagged unions."""
+    """The keys that are valid at `location`, following nested models, optional ones, tuples of
+    them, and tagged unions.
+    """
     models = [model]
     for part in location:
         following: list[type[BaseModel]] = []

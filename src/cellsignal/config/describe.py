@@ -1,4 +1,6 @@
-"""Every key a config may have, as Markdown, from the schema itself: `python -m cellsignal.config.describe > docs/config.md`."""
+"""Every key a config may have, as Markdown, from the schema itself: `python -m
+cellsignal.config.describe > docs/config.md`.
+"""
 
 import inspect
 import typing
@@ -11,8 +13,27 @@ from cellsignal.config import augment, schema, self_supervised, stage
 
 _SECTIONS = (
     *(getattr(schema, name) for name in ("Data", "Folds", "Normalization", "Model")),
-    *(getattr(stage, name) for name in ("Stage", "Batches", "Optimizer", "Schedule", "EarlyStopping", "Margin", "Triplet", "Center")),
-    *(self_supervised.SelfSupervised, stage.Swa, stage.MeanTeacher, stage.PseudoLabels, schema.Predict, schema.Submit),
+    *(
+        getattr(stage, name)
+        for name in (
+            "Stage",
+            "Batches",
+            "Optimizer",
+            "Schedule",
+            "EarlyStopping",
+            "Margin",
+            "Triplet",
+            "Center",
+        )
+    ),
+    *(
+        self_supervised.SelfSupervised,
+        stage.Swa,
+        stage.MeanTeacher,
+        stage.PseudoLabels,
+        schema.Predict,
+        schema.Submit,
+    ),
 )
 
 
@@ -21,11 +42,13 @@ def describe_config() -> str:
     lines = [
         "# The keys of a config",
         "",
-        "Made by `python -m cellsignal.config.describe > docs/config.md` from the schema; a test keeps it true.",
+        "Made by `python -m cellsignal.config.describe > docs/config.md` from the schema; a test "
+        "keeps it true.",
         "",
     ]
     lines += [
-        "A config is one YAML file, with at most one `base:` (another file, merged key by key). `--set a.b.0.c=value` overrides a key.",
+        "A config is one YAML file, with at most one `base:` (another file, merged key by key). "
+        "`--set a.b.0.c=value` overrides a key.",
         "",
     ]
     lines += _table("Config", schema.Config)
@@ -34,23 +57,44 @@ def describe_config() -> str:
     lines += [
         "## Augmentations",
         "",
-        "The items of `stages.<n>.augment`, applied in the order written: `- {name: affine, rotate: 30}`.",
+        "The items of `stages.<n>.augment`, applied in the order written: `- {name: affine, "
+        "rotate: 30}`.",
         "",
     ]
     for model in typing.get_args(typing.get_args(augment.Augmentation)[0]):
-        keys = ", ".join(f"`{key}` = {_default(field)}" for key, field in model.model_fields.items() if key != "name")
+        keys = ", ".join(
+            f"`{key}` = {_default(field)}"
+            for key, field in model.model_fields.items()
+            if key != "name"
+        )
         name = typing.get_args(model.model_fields["name"].annotation)[0]
         lines.append(f"- **{name}**: {keys}. {_doc(model)}".rstrip())
     return "\n".join([*lines, "", *_table("Mix (stages.<n>.mix)", augment.Mix)]).rstrip() + "\n"
 
 
 def _table(title: str, model: type[BaseModel]) -> list[str]:
-    rows = [f"| `{key}` | {_type(field.annotation)} | {_default(field)} |" for key, field in model.model_fields.items()]
-    return [f"## {title}", "", _doc(model), "", "| key | values | default |", "|---|---|---|", *rows, ""]
+    rows = [
+        f"| `{key}` | {_type(field.annotation)} | {_default(field)} |"
+        for key, field in model.model_fields.items()
+    ]
+    return [
+        f"## {title}",
+        "",
+        _doc(model),
+        "",
+        "| key | values | default |",
+        "|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def _doc(model: type[BaseModel]) -> str:
-    return " ".join(inspect.cleandoc(model.__doc__ or "").split()) if model.__doc__ != BaseModel.__doc__ else ""
+    return (
+        " ".join(inspect.cleandoc(model.__doc__ or "").split())
+        if model.__doc__ != BaseModel.__doc__
+        else ""
+    )
 
 
 def _default(field: Any) -> str:
@@ -66,7 +110,11 @@ def _type(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return ", ".join(f"`{option}`" for option in options)
     if typing.get_origin(annotation) is tuple:
-        return "list of " + _type(options[0]) if Ellipsis in options else f"{len(options)} x {_type(options[0])}"
+        return (
+            "list of " + _type(options[0])
+            if Ellipsis in options
+            else f"{len(options)} x {_type(options[0])}"
+        )
     if typing.get_origin(annotation) is typing.Annotated:
         return _type(options[0])
     if options:

@@ -15,7 +15,8 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
     """Read a config, its one `base:` if it names one, and the overrides (`stages.0.epochs=3`).
 
     Raises:
-        InputError: unreadable file, not YAML, an unknown key (named with its path and the nearest valid key), a wrong value.
+        InputError: unreadable file, not YAML, an unknown key (named with its path and the nearest
+        valid key), a wrong value.
     """
     tree = _read(Path(path))
     for override in overrides:
@@ -39,21 +40,32 @@ def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "
         if isinstance(a, dict) and isinstance(b, dict):
             found += config_differences(a, b, f"{prefix}{key}.")
         elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-            found += config_differences(dict(zip(map(str, range(len(a))), a, strict=True)),
-                                        dict(zip(map(str, range(len(b))), b, strict=True)), f"{prefix}{key}.")  # fmt: skip
+            found += config_differences(
+                dict(zip(map(str, range(len(a))), a, strict=True)),
+                dict(zip(map(str, range(len(b))), b, strict=True)),
+                f"{prefix}{key}.",
+            )
         elif a != b:
             found.append(f"{prefix}{key}: {a} -> {b}")
     return found
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that occurs twice: plain YAML keeps the last and says nothing."""
+    """YAML's safe loader, which refuses a key that occurs twice: plain YAML keeps the last and says
+    nothing.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        names = [
+            key.value
+            for key, _ in node.value
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<"
+        ]
         doubled = next((name for number, name in enumerate(names) if name in names[:number]), None)
         if doubled is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {doubled!r} occurs twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {doubled!r} occurs twice", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -81,7 +93,8 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         raise InputError(
-            f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}: {getattr(error, 'problem', error)}"
+            f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}: "
+            f"{getattr(error, 'problem', error)}"
         ) from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: {what} is a mapping of keys, this is {type(tree).__name__}")
@@ -91,7 +104,10 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 def _read(path: Path, depth: int = 0) -> dict[str, Any]:
     tree = read_mapping(path, "a config")
     if "config" in tree and not {"competition", "stages", "base"} & set(tree):
-        raise InputError(f"{path}: is a kernel job, not a config; give it to `cellsignal kernel`, or its config {tree['config']}")
+        raise InputError(
+            f"{path}: is a kernel job, not a config; give it to `cellsignal kernel`, or its "
+            f"config {tree['config']}"
+        )
     base = tree.pop("base", None)
     if base is None:
         return tree
@@ -105,7 +121,9 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         merged[key] = (
-            _merge(merged[key], value) if isinstance(value, dict) and isinstance(merged.get(key), dict) else value
+            _merge(merged[key], value)
+            if isinstance(value, dict) and isinstance(merged.get(key), dict)
+            else value
         )
     return merged
 

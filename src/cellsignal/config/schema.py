@@ -12,21 +12,25 @@ from cellsignal.config.strict import LeastZ, Probability, Strict
 class Data(Strict):
     """Where the images are, and how they become a store.
 
-    `size` resizes to size x size pixels at packing (None keeps the files' size). A site with a missing or damaged
-    channel is left out and listed (`skip`), or stops the packing (`refuse`); it is never filled in. `workers` are
-    processes (packing, albumentations) or threads (reading); 0: none. Where the images of a job fit into `cache_gib` GiB they are read once
-    and kept in memory; in `device_gib`, as bytes on the GPU itself.
+    `size` resizes to size x size pixels at packing (None keeps the files' size). A site with a
+    missing or damaged channel is left out and listed (`skip`), or stops the packing (`refuse`); it
+    is never filled in. `workers` are processes (packing, albumentations) or threads (reading); 0:
+    none. Where the images of a job fit into `cache_gib` GiB they are read once and kept in memory;
+    in `device_gib`, as bytes on the GPU itself.
 
-    `pipeline`: `warp` sends bytes to the device and augments whole batches there (on a CPU, image by image in reading
-    threads); `albumentations` augments in worker processes, which blur, frame_blur, salt_and_pepper and the like need; `auto` is
-    warp where it can do all that a stage lists. The two draw alike but not the same numbers.
+    `pipeline`: `warp` sends bytes to the device and augments whole batches there (on a CPU, image
+    by image in reading threads); `albumentations` augments in worker processes, which blur,
+    frame_blur, salt_and_pepper and the like need; `auto` is warp where it can do all that a stage
+    lists. The two draw alike but not the same numbers.
 
-    `codec`: how the store keeps pixels: compressed without loss (`zstd`), as they are (`raw`: 2 to 3 times the disk, read ten
-    times as fast), or `auto`: raw where images are stored at 256 x 256 pixels or less.
+    `codec`: how the store keeps pixels: compressed without loss (`zstd`), as they are (`raw`: 2 to
+    3 times the disk, read ten times as fast), or `auto`: raw where images are stored at 256 x 256
+    pixels or less.
 
-    `channels` are the numbers (from 1) of the channels that networks see; None: all. `controls` makes the control
-    wells further classes of the training, of the training experiments alone or of all, test included: their labels
-    are part of every plate's design. They are not validated on, nor predicted but for a protocol that scores them.
+    `channels` are the numbers (from 1) of the channels that networks see; None: all. `controls`
+    makes the control wells further classes of the training, of the training experiments alone or of
+    all, test included: their labels are part of every plate's design. They are not validated on,
+    nor predicted but for a protocol that scores them.
     """
 
     root: Path
@@ -44,8 +48,9 @@ class Data(Strict):
 
 
 class Folds(Strict):
-    """The fold table and which folds to train. `full` adds a model trained on every training sample, without
-    validation."""
+    """The fold table and which folds to train. `full` adds a model trained on every training
+    sample, without validation.
+    """
 
     file: Path
     use: tuple[int, ...] | None = None
@@ -55,9 +60,10 @@ class Folds(Strict):
 class Normalization(Strict):
     """Which samples' pixel statistics standardise a sample: (x - mean) / sd per channel.
 
-    `by`: the unit they are pooled over; `none` is x / 255. `wells`: which of the unit's wells count (only for by:
-    experiment or plate). Where a unit has no such wells the fallback is the experiment's, then all wells of the unit;
-    it is logged. No label is ever looked at but the role of control wells.
+    `by`: the unit they are pooled over; `none` is x / 255. `wells`: which of the unit's wells count
+    (only for by: experiment or plate). Where a unit has no such wells the fallback is the
+    experiment's, then all wells of the unit; it is logged. No label is ever looked at but the role
+    of control wells.
     """
 
     by: Literal["none", "global", "experiment", "plate", "image"] = "plate"
@@ -71,23 +77,26 @@ class Normalization(Strict):
 
 
 class Model(Strict):
-    """A timm backbone (resnet18, densenet161, ...), `lenet` or `scratch_cnn`, for any number of channels; for clips of
-    three channels `resnet3d18` or `resnet3d50`, whose `keep_time` halves time less often and whose first layer has `base_width` channels
-    (64 as published; the last eight times as many, or 32 times).
+    """A timm backbone (resnet18, densenet161, ...), `lenet` or `scratch_cnn`, for any number of
+    channels; for clips of three channels `resnet3d18` or `resnet3d50`, whose `keep_time` halves
+    time less often and whose first layer has `base_width` channels (64 as published; the last eight
+    times as many, or 32 times).
 
-    `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local safetensors/pth file; the
-    RGB stem is adapted.
+    `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local
+    safetensors/pth file; the RGB stem is adapted.
 
-    Between the pooled features and the head: `cell_type_vector` appends the cell type's one-hot vector; `neck` is
-    BN-FC-ReLU-BN-FC-BN of that width, FCs without bias (RxRx1, 1st place). `cosine_head` adds a head of cosines that
-    a stage's `margin` loss trains; the plain head predicts. `bn_momentum` is the weight of the newest batch in
-    BatchNorm's running statistics (None: the backbone's own). `bnneck` (3-D networks) normalises the features for the
-    head and for retrieval, while metric losses see them before it. `frozen` trains the heads alone: the backbone keeps
-    its weights and its BatchNorm statistics. `layers` (numbers of timm's feature_info, from 0, ascending): the features are
-    the means and SDs over the image of these layers' outputs, and what comes after the last of them is cut off; None
-    takes the last layer's mean. Middle layers of ImageNet networks fit cells better than the last. `pool_relu: false`
-    pools the signed output of a DenseNet's (or pre-activation ResNet's) last norm, without the ReLU that timm and
-    torchvision put before the pooling (RxRx1, 1st place).
+    Between the pooled features and the head: `cell_type_vector` appends the cell type's one-hot
+    vector; `neck` is BN-FC-ReLU-BN-FC-BN of that width, FCs without bias (RxRx1, 1st place).
+    `cosine_head` adds a head of cosines that a stage's `margin` loss trains; the plain head
+    predicts. `bn_momentum` is the weight of the newest batch in BatchNorm's running statistics
+    (None: the backbone's own). `bnneck` (3-D networks) normalises the features for the head and for
+    retrieval, while metric losses see them before it. `frozen` trains the heads alone: the backbone
+    keeps its weights and its BatchNorm statistics. `layers` (numbers of timm's feature_info, from
+    0, ascending): the features are the means and SDs over the image of these layers' outputs, and
+    what comes after the last of them is cut off; None takes the last layer's mean. Middle layers of
+    ImageNet networks fit cells better than the last. `pool_relu: false` pools the signed output of
+    a DenseNet's (or pre-activation ResNet's) last norm, without the ReLU that timm and torchvision
+    put before the pooling (RxRx1, 1st place).
     """
 
     backbone: str = "resnet18"
@@ -108,12 +117,13 @@ class Model(Strict):
 
 
 class Predict(Strict):
-    """`tta`: d4 views (1, 2, 4 or 8; 16: each also zoomed). `checkpoint: best` was picked on the validation wells, so
-    out-of-fold figures of it flatter a little.
+    """`tta`: d4 views (1, 2, 4 or 8; 16: each also zoomed). `checkpoint: best` was picked on the
+    validation wells, so out-of-fold figures of it flatter a little.
 
-    `adapt` (AdaBN): BatchNorm standardises each cell type, experiment or plate by statistics of that unit's own
-    images, controls included, computed anew by every model at validation and prediction; `none` keeps the running
-    statistics of training. No label is looked at. Source: arXiv:1603.04779.
+    `adapt` (AdaBN): BatchNorm standardises each cell type, experiment or plate by statistics of
+    that unit's own images, controls included, computed anew by every model at validation and
+    prediction; `none` keeps the running statistics of training. No label is looked at. Source:
+    arXiv:1603.04779.
     """
 
     tta: Literal[1, 2, 4, 8, 16] = 8
@@ -124,16 +134,16 @@ class Predict(Strict):
 
 
 class Submit(Strict):
-    """How predictions become a submission. `pool` says what shares one prediction before the argmax: the submission's
-    id, or a whole well.
+    """How predictions become a submission. `pool` says what shares one prediction before the
+    argmax: the submission's id, or a whole well.
 
-    `assignment`, where plates hold class groups: `none` (argmax), `groups` (argmax within the plate's group),
-    `hungarian` (each class once on a plate) or `sinkhorn` (its soft form, then the argmax; `temperature` divides the
-    scores). `groups` is a CSV (experiment, plate, group) that gives the groups; None infers them: labels weigh every
-    layout by its probability, and the groups of an experiment are reported if its best layout beats the others by a z
-    of `least_confidence` (0 reports all).
-    `repeats: use` adds what a training experiment with the same layout tells about a test experiment, where the
-    predictions themselves show the repeat; `report` only says so.
+    `assignment`, where plates hold class groups: `none` (argmax), `groups` (argmax within the
+    plate's group), `hungarian` (each class once on a plate) or `sinkhorn` (its soft form, then the
+    argmax; `temperature` divides the scores). `groups` is a CSV (experiment, plate, group) that
+    gives the groups; None infers them: labels weigh every layout by its probability, and the groups
+    of an experiment are reported if its best layout beats the others by a z of `least_confidence`
+    (0 reports all). `repeats: use` adds what a training experiment with the same layout tells about
+    a test experiment, where the predictions themselves show the repeat; `report` only says so.
     """
 
     merge: Literal["logits", "probabilities", "geometric"] = "geometric"
@@ -146,8 +156,9 @@ class Submit(Strict):
 
 
 class Config(Strict):
-    """One experiment. `protocol`: one of the competition's ways of being measured (`cellsignal competitions`); None
-    is its own."""
+    """One experiment. `protocol`: one of the competition's ways of being measured (`cellsignal
+    competitions`); None is its own.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=120)
     competition: str

@@ -26,11 +26,13 @@ class Optimizer(Strict):
 
 
 class Schedule(Strict):
-    """Learning rate over a stage. Warm-up is linear from 0 and comes before the schedule; `onecycle` has its own.
+    """Learning rate over a stage. Warm-up is linear from 0 and comes before the schedule;
+    `onecycle` has its own.
 
-    cosine: to `min_lr_ratio` x lr by half a cosine, per step. onecycle: up for `pct_start` of the steps, then down.
-    plateau: x `factor` after `patience` epochs without a better monitored figure. exponential: x `gamma` after each
-    epoch. `over_epochs` is the length of a cosine that the stage ends before (None: the stage's own length).
+    cosine: to `min_lr_ratio` x lr by half a cosine, per step. onecycle: up for `pct_start` of the
+    steps, then down. plateau: x `factor` after `patience` epochs without a better monitored figure.
+    exponential: x `gamma` after each epoch. `over_epochs` is the length of a cosine that the stage
+    ends before (None: the stage's own length).
     """
 
     name: Literal["constant", "cosine", "onecycle", "plateau", "exponential"] = "cosine"
@@ -61,16 +63,16 @@ class EarlyStopping(Strict):
 
 
 class Batches(Strict):
-    """Where the samples of a batch come from: the whole stage (`mixed`), or one cell type, experiment or plate, so
-    that BatchNorm sees that unit alone.
+    """Where the samples of a batch come from: the whole stage (`mixed`), or one cell type,
+    experiment or plate, so that BatchNorm sees that unit alone.
 
-    `unique_labels`: no label twice in a batch (two sites of a well never meet). Source: RxRx1, 2nd, 5th and 44th place.
-    `balanced`: every class is drawn equally often (with several labels an image: every class, and "none of them"),
-    as many images an epoch as without; rare ones come several times, each time augmented anew. It is oversampling
-    within the training fold, after the split.
-    `identities` and `images`: every batch has so many classes, and so many images of each (P x K, arXiv:1703.07737),
-    as triplets need them; `batch_size` is their product. A class of fewer images gives some of them several times, each
-    time augmented anew.
+    `unique_labels`: no label twice in a batch (two sites of a well never meet). Source: RxRx1, 2nd,
+    5th and 44th place. `balanced`: every class is drawn equally often (with several labels an
+    image: every class, and "none of them"), as many images an epoch as without; rare ones come
+    several times, each time augmented anew. It is oversampling within the training fold, after the
+    split. `identities` and `images`: every batch has so many classes, and so many images of each (P
+    x K, arXiv:1703.07737), as triplets need them; `batch_size` is their product. A class of fewer
+    images gives some of them several times, each time augmented anew.
     """
 
     unit: Literal["mixed", "cell_type", "experiment", "plate"] = "mixed"
@@ -82,29 +84,39 @@ class Batches(Strict):
     @model_validator(mode="after")
     def _balance_is_of_all(self) -> "Batches":
         if self.balanced and (self.unit != "mixed" or self.unique_labels):
-            raise ValueError("balanced draws from the whole stage; leave unit and unique_labels out")
+            raise ValueError(
+                "balanced draws from the whole stage; leave unit and unique_labels out"
+            )
         return self
 
     @model_validator(mode="after")
     def _identities_are_a_way_of_their_own(self) -> "Batches":
         if (self.identities is None) != (self.images is None):
             raise ValueError("identities and images need each other")
-        if self.identities is not None and (self.unit != "mixed" or self.unique_labels or self.balanced):
-            raise ValueError("identities x images draws from the whole stage; leave unit, unique_labels and balanced out")
+        if self.identities is not None and (
+            self.unit != "mixed" or self.unique_labels or self.balanced
+        ):
+            raise ValueError(
+                "identities x images draws from the whole stage; leave unit, unique_labels and "
+                "balanced out"
+            )
         return self
 
 
 class Focal(Strict):
-    """Focal loss (arXiv:1708.02002): each cross-entropy term x (1 - p) ** `gamma`, p the probability given to the truth."""
+    """Focal loss (arXiv:1708.02002): each cross-entropy term x (1 - p) ** `gamma`, p the
+    probability given to the truth.
+    """
 
     gamma: float = Field(2.0, gt=0)
 
 
 class Margin(Strict):
-    """A margin loss on the cosine head, by soft labels. arcface: cos(theta + margin) (arXiv:1801.07698); cosface:
-    cos(theta) - margin (arXiv:1801.09414).
+    """A margin loss on the cosine head, by soft labels. arcface: cos(theta + margin)
+    (arXiv:1801.07698); cosface: cos(theta) - margin (arXiv:1801.09414).
 
-    The stage's loss is `cross_entropy` x CE(plain head) + `weight` x CE(`scale` x cosines with margin).
+    The stage's loss is `cross_entropy` x CE(plain head) + `weight` x CE(`scale` x cosines with
+    margin).
     """
 
     name: Literal["arcface", "cosface"] = "arcface"
@@ -114,12 +126,13 @@ class Margin(Strict):
 
 
 class Triplet(Strict):
-    """Triplet loss on the embedding, of triplets within the batch. Batches with `unique_labels` have none; those of
-    `identities` x `images` have many.
+    """Triplet loss on the embedding, of triplets within the batch. Batches with `unique_labels`
+    have none; those of `identities` x `images` have many.
 
-    `mining: semihard` takes all semi-hard triplets by squared distances (arXiv:1503.03832); `hard` the furthest
-    positive and the nearest negative of each anchor by distances (batch-hard, arXiv:1703.07737). Distances are
-    Euclidean, of embeddings brought to length 1 unless `normalised` is false.
+    `mining: semihard` takes all semi-hard triplets by squared distances (arXiv:1503.03832); `hard`
+    the furthest positive and the nearest negative of each anchor by distances (batch-hard,
+    arXiv:1703.07737). Distances are Euclidean, of embeddings brought to length 1 unless
+    `normalised` is false.
     """
 
     weight: float = Field(0.1, gt=0)
@@ -129,10 +142,11 @@ class Triplet(Strict):
 
 
 class Center(Strict):
-    """Center loss on the embedding: squared distance to the class's learnt centre (Wen et al., ECCV 2016).
+    """Center loss on the embedding: squared distance to the class's learnt centre (Wen et al., ECCV
+    2016).
 
-    `lr`: the centres learn by plain SGD of their own at this constant rate, from the loss before `weight`; None: by
-    the network's optimiser.
+    `lr`: the centres learn by plain SGD of their own at this constant rate, from the loss before
+    `weight`; None: by the network's optimiser.
     """
 
     weight: float = Field(0.01, gt=0)
@@ -140,8 +154,9 @@ class Center(Strict):
 
 
 class DropPredictedControls(Strict):
-    """From epoch `after_epochs` (0-based) on, an image of a treatment that the network in training takes for a
-    negative control adds nothing to the loss (MitoReID: a drug that does nothing looks like DMSO).
+    """From epoch `after_epochs` (0-based) on, an image of a treatment that the network in training
+    takes for a negative control adds nothing to the loss (MitoReID: a drug that does nothing looks
+    like DMSO).
 
     Negative controls must be a class: `data.controls: train` or `all`.
     """
@@ -150,17 +165,19 @@ class DropPredictedControls(Strict):
 
 
 class Swa(Strict):
-    """Stochastic weight averaging (arXiv:1803.05407): the plain mean of the weights at the end of each epoch, from
-    this share of the epochs on."""
+    """Stochastic weight averaging (arXiv:1803.05407): the plain mean of the weights at the end of
+    each epoch, from this share of the epochs on.
+    """
 
     start: float = Field(0.75, ge=0, lt=1)
 
 
 class MeanTeacher(Strict):
-    """Consistency with the averaged model (arXiv:1703.01780): `weight` x the squared difference of the softmaxes of
-    two views of an image, ramped up.
+    """Consistency with the averaged model (arXiv:1703.01780): `weight` x the squared difference of
+    the softmaxes of two views of an image, ramped up.
 
-    `unlabelled: test` lets the images of test treatments take part; validation wells never do. Needs `ema`.
+    `unlabelled: test` lets the images of test treatments take part; validation wells never do.
+    Needs `ema`.
     """
 
     weight: float = Field(1.0, gt=0)
@@ -169,12 +186,13 @@ class MeanTeacher(Strict):
 
 
 class PseudoLabels(Strict):
-    """Progressive pseudo-labels of test wells (RxRx1, 1st place), drawn anew before every epoch from `start`
-    (0-based) on.
+    """Progressive pseudo-labels of test wells (RxRx1, 1st place), drawn anew before every epoch
+    from `start` (0-based) on.
 
-    The most confident share of them trains: `first` at the start, 1 in the last epoch. Validation wells are never
-    among them. The plates' class groups are inferred from the same predictions; an experiment whose
-    best layout beats the others by a z below `least_confidence` gives no pseudo-label (0: all give some).
+    The most confident share of them trains: `first` at the start, 1 in the last epoch. Validation
+    wells are never among them. The plates' class groups are inferred from the same predictions; an
+    experiment whose best layout beats the others by a z below `least_confidence` gives no
+    pseudo-label (0: all give some).
     """
 
     start: int = Field(0, ge=0)
@@ -183,31 +201,35 @@ class PseudoLabels(Strict):
 
 
 class Stage(Strict):
-    """One training stage. `per: all` trains one model; `per: cell_type` one for each cell type, from the stage before
-    of the same fold.
+    """One training stage. `per: all` trains one model; `per: cell_type` one for each cell type,
+    from the stage before of the same fold.
 
-    `ema` averages weights and BatchNorm statistics exponentially, after every step; `swa` the weights after every
-    late epoch. The averaged model validates and predicts. `bn_recompute` (always with swa) computes its BatchNorm
-    statistics anew from the training samples before that.
+    `ema` averages weights and BatchNorm statistics exponentially, after every step; `swa` the
+    weights after every late epoch. The averaged model validates and predicts. `bn_recompute`
+    (always with swa) computes its BatchNorm statistics anew from the training samples before that.
 
-    `amp: auto` computes in bfloat16 where the device has it, else in float16 on a GPU and in float32 on a CPU.
-    `compile` hands the network to torch.compile (`reduce-overhead` with CUDA graphs); it pays after minutes, on a GPU.
-    `gradient_checkpointing` keeps fewer activations and computes them again: less memory, about a third more time.
-    Both change nothing but rounding.
+    `amp: auto` computes in bfloat16 where the device has it, else in float16 on a GPU and in
+    float32 on a CPU. `compile` hands the network to torch.compile (`reduce-overhead` with CUDA
+    graphs); it pays after minutes, on a GPU. `gradient_checkpointing` keeps fewer activations and
+    computes them again: less memory, about a third more time. Both change nothing but rounding.
 
-    Where an image has several labels (multi-label competitions) the loss is binary cross-entropy, the mean over classes;
-    `class_weights` then weights each class's positives by its negatives over its positives (`sqrt`: the root), and
-    `positive_weight` all positives alike. `monitor: score` is the competition's own: accuracy or macro average precision.
-    `monitor: retrieval` (one label an image) embeds the validation samples and a few training samples of each class, and follows
-    the mean average precision of finding each validation target's class by cosine distance, outside its own fold group and compound.
+    Where an image has several labels (multi-label competitions) the loss is binary cross-entropy,
+    the mean over classes; `class_weights` then weights each class's positives by its negatives over
+    its positives (`sqrt`: the root), and `positive_weight` all positives alike. `monitor: score` is
+    the competition's own: accuracy or macro average precision. `monitor: retrieval` (one label an
+    image) embeds the validation samples and a few training samples of each class, and follows the
+    mean average precision of finding each validation target's class by cosine distance, outside its
+    own fold group and compound.
 
-    `target: compound` trains the network to tell the training compounds apart, as a start for the next stage, which
-    takes all its weights but the heads'. Held-out compounds are none of them: such a stage has no validation (schedule
-    and early stopping follow the training loss) and makes no predictions, only embeddings. `unlabelled` adds the training split's
-    images that have a compound and no label (MitoReID: drugs without a chosen mechanism).
+    `target: compound` trains the network to tell the training compounds apart, as a start for the
+    next stage, which takes all its weights but the heads'. Held-out compounds are none of them:
+    such a stage has no validation (schedule and early stopping follow the training loss) and makes
+    no predictions, only embeddings. `unlabelled` adds the training split's images that have a
+    compound and no label (MitoReID: drugs without a chosen mechanism).
 
-    `self_supervised` learns from images alone: such a stage is not validated (schedule and early stopping follow the
-    training loss) and makes no predictions, only embeddings; the next stage starts from it.
+    `self_supervised` learns from images alone: such a stage is not validated (schedule and early
+    stopping follow the training loss) and makes no predictions, only embeddings; the next stage
+    starts from it.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", max_length=120)
@@ -256,28 +278,54 @@ class Stage(Strict):
         if self.bn_recompute and self.ema is None and self.swa is None:
             raise ValueError("bn_recompute is for an averaged model; give ema or swa")
         if self.positive_weight is not None and self.class_weights != "none":
-            raise ValueError("positive_weight and class_weights are two ways to weight; leave one out")
+            raise ValueError(
+                "positive_weight and class_weights are two ways to weight; leave one out"
+            )
         if self.mean_teacher is not None and self.ema is None:
             raise ValueError("mean_teacher: the teacher is the averaged model; give ema")
         if self.mix is not None and self.mix.p == 1 and (self.triplet or self.center):
-            raise ValueError("triplet and center need batches that are not mixed; give mix.p below 1")
+            raise ValueError(
+                "triplet and center need batches that are not mixed; give mix.p below 1"
+            )
         if self.pseudo_labels is not None and self.pseudo_labels.start >= self.epochs:
-            raise ValueError(f"pseudo_labels.start: {self.pseudo_labels.start} is not before the last of {self.epochs} epochs")
+            raise ValueError(
+                f"pseudo_labels.start: {self.pseudo_labels.start} is not before the last of "
+                f"{self.epochs} epochs"
+            )
         return self
 
     @model_validator(mode="after")
     def _targets_and_batches_fit(self) -> "Stage":
         batches, dropping = self.batches, self.drop_predicted_controls
-        if batches.identities is not None and batches.identities * batches.images != self.batch_size:
-            raise ValueError(f"batch_size: {self.batch_size} is not the {batches.identities} x {batches.images} of batches.identities and batches.images")
-        if batches.identities is not None and self.mean_teacher is not None and self.mean_teacher.unlabelled != "none":
-            raise ValueError("batches.identities: unlabelled images have none; leave mean_teacher.unlabelled out")
+        if (
+            batches.identities is not None
+            and batches.identities * batches.images != self.batch_size
+        ):
+            raise ValueError(
+                f"batch_size: {self.batch_size} is not the {batches.identities} x "
+                f"{batches.images} of batches.identities and batches.images"
+            )
+        if (
+            batches.identities is not None
+            and self.mean_teacher is not None
+            and self.mean_teacher.unlabelled != "none"
+        ):
+            raise ValueError(
+                "batches.identities: unlabelled images have none; leave mean_teacher.unlabelled out"
+            )
         if self.unlabelled and self.target != "compound":
-            raise ValueError("unlabelled: images without a label can train with target: compound alone")
+            raise ValueError(
+                "unlabelled: images without a label can train with target: compound alone"
+            )
         if self.target == "compound" and self.pseudo_labels is not None:
             raise ValueError("pseudo_labels name classes; a stage with target: compound has none")
         if self.target == "compound" and self.positive_weight is not None:
-            raise ValueError("positive_weight is for several labels an image; with target: compound it has one")
+            raise ValueError(
+                "positive_weight is for several labels an image; with target: compound it has one"
+            )
         if dropping is not None and dropping.after_epochs >= self.epochs:
-            raise ValueError(f"drop_predicted_controls.after_epochs: {dropping.after_epochs} is not before the last of {self.epochs} epochs")
+            raise ValueError(
+                f"drop_predicted_controls.after_epochs: {dropping.after_epochs} is not before the "
+                f"last of {self.epochs} epochs"
+            )
         return self

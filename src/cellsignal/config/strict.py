@@ -1,4 +1,6 @@
-"""The base of every config section: unknown keys are refused, values are frozen, YAML's words are read by one rule."""
+"""The base of every config section: unknown keys are refused, values are frozen, YAML's words are
+read by one rule.
+"""
 
 from typing import Annotated, Any
 
@@ -11,7 +13,10 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 def _refuse_nats(value: float) -> float:
     if 0 < value < 1:
-        raise ValueError(f"is a z, no longer nats a well: 3 is safe, 0 takes all, {value:g} would hardly leave any out")
+        raise ValueError(
+            f"is a z, no longer nats a well: 3 is safe, 0 takes all, {value:g} would hardly leave "
+            "any out"
+        )
     return value
 
 

@@ -1,7 +1,9 @@
-"""One rule for the words that YAML reads as something else: `off`, `on`, `no`, `~`, `None`, `"8"`, `AUTO`.
+"""One rule for the words that YAML reads as something else: `off`, `on`, `no`, `~`, `None`, `"8"`,
+`AUTO`.
 
-YAML 1.1 reads a bare `off`, `no` or `false` as False, `on`, `yes` or `true` as True, and `~`, `null` or nothing as None.
-A key that takes words means the word, so every section of a config asks `read_words` before its values are checked.
+YAML 1.1 reads a bare `off`, `no` or `false` as False, `on`, `yes` or `true` as True, and `~`,
+`null` or nothing as None. A key that takes words means the word, so every section of a config asks
+`read_words` before its values are checked.
 """
 
 import types
@@ -18,9 +20,11 @@ NOTHING = ("none", "null", "~")
 def read_words(model: type[BaseModel], tree: Any) -> Any:
     """Give the values of a section the spelling and type that its keys document.
 
-    - A key of words takes them in any case; False is its `off` (or, without one, its `none`), True its `on`, None its
+    - A key of words takes them in any case; False is its `off` (or, without one, its `none`), True
+      its `on`, None its
       `none`. Of numbers it takes their digits in quotes.
-    - A key that may be left out takes `none`, `null` and `~`, also in quotes, for None; `off` too, unless it takes true
+    - A key that may be left out takes `none`, `null` and `~`, also in quotes, for None; `off` too,
+      unless it takes true
       and false.
     - True is no number.
 
@@ -30,7 +34,9 @@ def read_words(model: type[BaseModel], tree: Any) -> Any:
         return tree
     fields = model.model_fields
     return {
-        key: _read(fields[key].annotation, value) if isinstance(key, str) and key in fields else value
+        key: _read(fields[key].annotation, value)
+        if isinstance(key, str) and key in fields
+        else value
         for key, value in tree.items()
     }
 
@@ -63,7 +69,9 @@ def _read_literal(options: tuple[Any, ...], value: Any) -> Any:
             options_meant = [option for option in options if option in words]
             if words is NO and not options_meant:
                 options_meant = [option for option in options if option == "none"]
-            return options_meant[0] if options_meant else (text if isinstance(value, bool) else value)
+            return (
+                options_meant[0] if options_meant else (text if isinstance(value, bool) else value)
+            )
     return value
 
 
@@ -71,7 +79,9 @@ def _read_union(kinds: tuple[Any, ...], value: Any) -> Any:
     others = [kind for kind in kinds if kind is not type(None)]
     if len(others) < len(kinds):
         absent = NOTHING if bool in others else (*NOTHING, *NO)
-        if value is None or (isinstance(value, bool | str) and str(value).strip().casefold() in absent):
+        if value is None or (
+            isinstance(value, bool | str) and str(value).strip().casefold() in absent
+        ):
             return None
     sections = [kind for kind in others if isinstance(kind, type) and issubclass(kind, BaseModel)]
     if len(sections) > 1:
@@ -83,5 +93,9 @@ def _read_tag(sections: list[type[BaseModel]], value: Any) -> Any:
     """A section of a list whose `name` says which it is, the name in the spelling of the schema."""
     if not isinstance(value, dict) or "name" not in value:
         return value
-    names = tuple(name for section in sections for name in typing.get_args(section.model_fields["name"].annotation))
+    names = tuple(
+        name
+        for section in sections
+        for name in typing.get_args(section.model_fields["name"].annotation)
+    )
     return value | {"name": _read_literal(names, value["name"])}

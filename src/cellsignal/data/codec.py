@@ -1,15 +1,21 @@
-"""How the pixels of one site lie in its file: small, fast to read, in parts too, and so that any zarr v3 reader can read them.
+"""How the pixels of one site lie in its file: small, fast to read, in parts too, and so that any
+zarr v3 reader can read them.
 
-- `raw`: the (C, H, W) bytes as they are: one uncompressed chunk. For small images, where reading is all and disk is cheap.
-- `zstd`: a zarr shard (`sharding_indexed`): bands of rows of each channel, each a zstd frame and its crc32c, one band after another; then the index,
-  (offset, bytes) uint64 little-endian of each, channel after channel, and the crc32c of the index. A read of some rows reads and decompresses no more
-  bands than it must, each straight into its place.
+- `raw`: the (C, H, W) bytes as they are: one uncompressed chunk. For small images, where reading is
+  all and disk is cheap.
+- `zstd`: a zarr shard (`sharding_indexed`): bands of rows of each channel, each a zstd frame and
+  its crc32c, one band after another; then the index,
+  (offset, bytes) uint64 little-endian of each, channel after channel, and the crc32c of the index.
+  A read of some rows reads and decompresses no more bands than it must, each straight into its
+  place.
 
-Before zstd, rows become their differences from the row above, but for every 16th, which stays; 15 wide additions for all channels at once undo that, in
-place. zstd is told to look for hardly any repetitions: in the noise of a camera they are short, cost time in reading, and save nothing.
+Before zstd, rows become their differences from the row above, but for every 16th, which stays; 15
+wide additions for all channels at once undo that, in place. zstd is told to look for hardly any
+repetitions: in the noise of a camera they are short, cost time in reading, and save nothing.
 
-Measured on 12 sites of RxRx1 (6 x 512 x 512, 72 PNGs): `cellsignal.bench.reading` and variants of it, medians of 180 readings in turn on one core of a
-machine with other work on it. Six `cv2.imread` took 18.3 ms; disk is relative to the PNGs.
+Measured on 12 sites of RxRx1 (6 x 512 x 512, 72 PNGs): `cellsignal.bench.reading` and variants of
+it, medians of 180 readings in turn on one core of a machine with other work on it. Six `cv2.imread`
+took 18.3 ms; disk is relative to the PNGs.
 
     whole row every  band rows  disk   512 rows  256 rows  128 rows
     1                128        1.62   2.9 ms    2.1       1.5
@@ -20,7 +26,8 @@ machine with other work on it. Six `cv2.imread` took 18.3 ms; disk is relative t
     16               512        1.22   2.8       2.8       2.9
     32               128        1.17   3.1       2.3       1.7
 
-More additions and more frames also mean more waiting for the interpreter's lock where threads read side by side; hence 16, not 32, and 256, not 128.
+More additions and more frames also mean more waiting for the interpreter's lock where threads read
+side by side; hence 16, not 32, and 256, not 128.
 """
 
 import os
@@ -36,13 +43,27 @@ import zarr
 from zarr.abc.codec import ArrayArrayCodec
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.registry import register_codec
-from zstandard import ZstdCompressionParameters, ZstdCompressor, ZstdDecompressor, ZstdError, frame_content_size
+from zstandard import (
+    ZstdCompressionParameters,
+    ZstdCompressor,
+    ZstdDecompressor,
+    ZstdError,
+    frame_content_size,
+)
 
 BLOCK = 2**17  # bytes of the pixels of a frame, at most
 PERIOD = 16  # rows, at most
 RAW_UP_TO = 256 * 256  # pixels of a channel
 CHECKSUM = 4  # bytes
-FEW_MATCHES = {"strategy": 1, "min_match": 7, "hash_log": 6, "window_log": 17, "chain_log": 6, "search_log": 1, "target_length": 0}
+FEW_MATCHES = {
+    "strategy": 1,
+    "min_match": 7,
+    "hash_log": 6,
+    "window_log": 17,
+    "chain_log": 6,
+    "search_log": 1,
+    "target_length": 0,
+}
 
 _local = threading.local()
 
@@ -75,13 +96,18 @@ def layout_of(codec: str, shape: tuple[int, int, int]) -> Layout:
     if codec == "auto":
         codec = "raw" if height * width <= RAW_UP_TO else "zstd"
     band, most = height, max(1, BLOCK // width)
-    if codec == "zstd" and height > most:  # a frame holds the whole height where nothing near `most` divides it
+    # a frame holds the whole height where nothing near `most` divides it
+    if codec == "zstd" and height > most:
         band = next((rows for rows in range(most, most // 4, -1) if height % rows == 0), height)
-    return Layout(codec, tuple(shape), band, next(rows for rows in range(PERIOD, 0, -1) if band % rows == 0))
+    return Layout(
+        codec, tuple(shape), band, next(rows for rows in range(PERIOD, 0, -1) if band % rows == 0)
+    )
 
 
 def row_delta(image: np.ndarray, period: int) -> np.ndarray:
-    """(..., H, W) uint8 -> the same shape: each row's difference from the row above, modulo 256; rows 0, period, 2 period, ... as they are."""
+    """(..., H, W) uint8 -> the same shape: each row's difference from the row above, modulo 256;
+    rows 0, period, 2 period, ... as they are.
+    """
     rows = image.reshape(-1, period, image.shape[-1])
     delta = rows.copy()
     delta[:, 1:] -= rows[:, :-1]
@@ -103,7 +129,9 @@ def encode(image: np.ndarray, layout: Layout) -> bytes:
     if layout.codec == "raw":
         return image.tobytes()
     channels, _, width = layout.shape
-    bands = row_delta(np.ascontiguousarray(image), layout.period).reshape(channels, layout.bands, layout.band, width)
+    bands = row_delta(np.ascontiguousarray(image), layout.period).reshape(
+        channels, layout.bands, layout.band, width
+    )
     compressor = ZstdCompressor(compression_params=ZstdCompressionParameters(**FEW_MATCHES))
     index, frames, offset = np.empty((channels, layout.bands, 2), "<u8"), [], 0
     for band, channel in np.ndindex(layout.bands, channels):  # what is read together lies together
@@ -113,12 +141,16 @@ def encode(image: np.ndarray, layout: Layout) -> bytes:
     return b"".join([*frames, _with_checksum(index.tobytes())])
 
 
-def read_file(file: Path | str, layout: Layout, out: np.ndarray, rows: tuple[int, int] | None = None) -> None:
-    """Read an image's file into `out`, C-contiguous `layout.shape` uint8; with `rows`, at least its rows top to bottom - 1.
+def read_file(
+    file: Path | str, layout: Layout, out: np.ndarray, rows: tuple[int, int] | None = None
+) -> None:
+    """Read an image's file into `out`, C-contiguous `layout.shape` uint8; with `rows`, at least its
+    rows top to bottom - 1.
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: it is damaged. Raw files have no checksum: of them only the length is known to be right.
+        ValueError: it is damaged. Raw files have no checksum: of them only the length is known to
+        be right.
     """
     with open(file, "rb", buffering=0) as source:
         read = _read_raw if layout.codec == "raw" else _read_shard
@@ -130,14 +162,21 @@ def _read_raw(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int, 
     if (size := file.seek(0, os.SEEK_END)) != out.nbytes:
         raise ValueError(f"{size} bytes, {out.nbytes} expected")
     top, bottom = rows
-    parts = [(0, out)] if rows == (0, height) else [((c * height + top) * width, out[c, top:bottom]) for c in range(channels)]
+    parts = (
+        [(0, out)]
+        if rows == (0, height)
+        else [((c * height + top) * width, out[c, top:bottom]) for c in range(channels)]
+    )
     for offset, part in parts:
         _read_at(file, offset, part)
 
 
 def _read_shard(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int, int]) -> None:
-    """Few calls that give the interpreter's lock away and want it back: that is what limits threads."""
-    if not hasattr(_local, "decompressor"):  # to make one takes a fifth of the time that decompressing a frame does
+    """Few calls that give the interpreter's lock away and want it back: that is what limits
+    threads.
+    """
+    # to make one takes a fifth of the time that decompressing a frame does
+    if not hasattr(_local, "decompressor"):
         _local.decompressor = ZstdDecompressor()
     decompress, size = _local.decompressor.stream_reader, os.fstat(file.fileno()).st_size
     first, last = rows[0] // layout.band, -(-rows[1] // layout.band)
@@ -145,20 +184,32 @@ def _read_shard(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int
         data, start = _scratch(size), 0
         _read_at(file, 0, data)
     index = _index(data if whole else file, layout, size)
-    wanted = [(c, band, *index[c * layout.bands + band]) for band in range(first, last) for c in range(len(out))]
+    wanted = [
+        (c, band, *index[c * layout.bands + band])
+        for band in range(first, last)
+        for c in range(len(out))
+    ]
     if not whole:
-        start, end = min(offset for *_, offset, _ in wanted), max(offset + length for *_, offset, length in wanted)
+        start = min(offset for *_, offset, _ in wanted)
+        end = max(offset + length for *_, offset, length in wanted)
         data = _scratch(end - start)
         _read_at(file, start, data)
     for channel, band, offset, length in wanted:
         part = out[channel, band * layout.band : (band + 1) * layout.band]
         try:
             frame = _checked(data[offset - start : offset - start + length])
-            if frame_content_size(frame) != part.nbytes or decompress(frame).readinto(part) != part.nbytes:
+            if (
+                frame_content_size(frame) != part.nbytes
+                or decompress(frame).readinto(part) != part.nbytes
+            ):
                 raise ValueError("it holds a band of another size")
         except (ValueError, ZstdError) as error:
-            raise ValueError(f"rows {band * layout.band} to {(band + 1) * layout.band} of channel {channel + 1}: {error}") from None
-        if channel == len(out) - 1:  # the band of all channels, while it is in the processor's cache
+            raise ValueError(
+                f"rows {band * layout.band} to {(band + 1) * layout.band} of channel "
+                f"{channel + 1}: {error}"
+            ) from None
+        # the band of all channels, while it is in the processor's cache
+        if channel == len(out) - 1:
             undo_row_delta(out[:, band * layout.band : (band + 1) * layout.band], layout.period)
 
 
@@ -180,13 +231,19 @@ def _scratch(size: int) -> np.ndarray:
 
 
 def _index(source: BinaryIO | np.ndarray, layout: Layout, size: int) -> list[tuple[int, int]]:
-    """(offset, length) of each frame, in bytes; all lie in the file of `size` bytes, which is open or read, and fill it."""
+    """(offset, length) of each frame, in bytes; all lie in the file of `size` bytes, which is open
+    or read, and fill it.
+    """
     frames = layout.shape[0] * layout.bands
     length = 16 * frames + CHECKSUM
     start = size - length
     if start < 0:
         raise ValueError(f"{size} bytes are too few")
-    data = source[start:] if isinstance(source, np.ndarray) else np.frombuffer(os.pread(source.fileno(), length, start), np.uint8)
+    data = (
+        source[start:]
+        if isinstance(source, np.ndarray)
+        else np.frombuffer(os.pread(source.fileno(), length, start), np.uint8)
+    )
     try:
         numbers = struct.unpack(f"<{2 * frames}Q", _checked(data))
     except ValueError:
@@ -209,7 +266,8 @@ def _checked(data: np.ndarray) -> np.ndarray:
     return content
 
 
-# as zarr sees it -----------------------------------------------------------------------------------------------------------------------
+# as zarr sees it
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -234,7 +292,9 @@ class RowDelta(ArrayArrayCodec):
         return input_byte_length
 
     async def _encode_single(self, chunk: Any, spec: Any) -> Any:
-        return spec.prototype.nd_buffer.from_numpy_array(row_delta(chunk.as_numpy_array(), self.period))
+        return spec.prototype.nd_buffer.from_numpy_array(
+            row_delta(chunk.as_numpy_array(), self.period)
+        )
 
     async def _decode_single(self, chunk: Any, spec: Any) -> Any:
         image = np.array(chunk.as_numpy_array(), order="C")

@@ -1,6 +1,8 @@
-"""The images of a job: rows of a store, how each is standardised and augmented, and what of them is kept in memory.
+"""The images of a job: rows of a store, how each is standardised and augmented, and what of them is
+kept in memory.
 
-Every random draw of a sample comes from (seed, epoch, index), so a batch is the same whatever the number of workers and wherever a run was resumed.
+Every random draw of a sample comes from (seed, epoch, index), so a batch is the same whatever the
+number of workers and wherever a run was resumed.
 """
 
 import functools
@@ -23,8 +25,12 @@ Key = int | tuple[int, int]  # an index, or (epoch, index)
 _local = threading.local()
 
 
-def read_rows(store: Store, rows: np.ndarray, limit_gib: float, channels: np.ndarray | None = None) -> np.ndarray | None:
-    """The images of `rows` as one (n, C, H, W) uint8 array, or None where they need more than `limit_gib` GiB."""
+def read_rows(
+    store: Store, rows: np.ndarray, limit_gib: float, channels: np.ndarray | None = None
+) -> np.ndarray | None:
+    """The images of `rows` as one (n, C, H, W) uint8 array, or None where they need more than
+    `limit_gib` GiB.
+    """
     depth, *side = store.shape
     shape = (len(rows), depth if channels is None else len(channels), *side)
     if np.prod(shape, dtype=np.int64) > limit_gib * GIB:
@@ -43,16 +49,16 @@ def read_rows(store: Store, rows: np.ndarray, limit_gib: float, channels: np.nda
 
 
 class SiteDataset(Dataset):
-    """Items of a job: `rows` of a store with their standardisation and augmentation. `data.feed` makes batches of them.
+    """Items of a job: `rows` of a store with their standardisation and augmentation. `data.feed`
+    makes batches of them.
 
     Args:
         rows: (n,) int, rows of the store.
         shift, scale: (n, C) float32, of the chosen channels; the image becomes (x - shift) / scale.
-        augmentation: a `Recipe`, drawn for whole batches; or a `Transform`, applied image by image in worker processes.
-        seed: root of every random draw.
-        cache_gib: see `read_rows`.
-        channels: (C,) indices of the store's channels; None: all.
-        device, device_gib: where all images need no more than so many GiB they are put on the device whole (recipes only).
+        augmentation: a `Recipe`, drawn for whole batches; or a `Transform`, applied image by image
+        in worker processes. seed: root of every random draw. cache_gib: see `read_rows`. channels:
+        (C,) indices of the store's channels; None: all. device, device_gib: where all images need
+        no more than so many GiB they are put on the device whole (recipes only).
 
     Attributes:
         kept: (n, C, H, W) uint8 in memory, or None.
@@ -75,7 +81,9 @@ class SiteDataset(Dataset):
     ):
         assert len(rows) == len(shift) == len(scale)
         self.store, self.rows, self.channels = store, np.asarray(rows), channels
-        self.shift, self.scale = (np.ascontiguousarray(values, np.float32) for values in (shift, scale))
+        self.shift, self.scale = (
+            np.ascontiguousarray(values, np.float32) for values in (shift, scale)
+        )
         self.augmentation, self.seed = augmentation, seed
         wanted = device_gib if isinstance(augmentation, Recipe) else 0.0
         self.kept = read_rows(store, self.rows, max(cache_gib, wanted), channels)
@@ -103,11 +111,15 @@ class SiteDataset(Dataset):
         """(h, w) in pixels of what a network sees."""
         return self.augmentation.output or tuple(self[(0, 0)]["image"].shape[1:])
 
-    def read(self, index: int, rows: Sequence[int] | None = None, out: np.ndarray | None = None) -> np.ndarray:
-        """The chosen channels of one stored image, (C, H, W) uint8, of which only `rows` (top, bottom) are sure to be right.
+    def read(
+        self, index: int, rows: Sequence[int] | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The chosen channels of one stored image, (C, H, W) uint8, of which only `rows` (top,
+        bottom) are sure to be right.
 
         Args:
-            out: where to put it; without it, and without a cache, the result lies in a scratch buffer of the thread.
+            out: where to put it; without it, and without a cache, the result lies in a scratch
+            buffer of the thread.
         """
         if self.kept is not None:
             if out is None:
@@ -116,7 +128,9 @@ class SiteDataset(Dataset):
             return out
         rows = None if rows is None else (int(rows[0]), int(rows[1]))
         if self.channels is None:
-            return self.store.read(int(self.rows[index]), out=_scratch(self.store) if out is None else out, rows=rows)
+            return self.store.read(
+                int(self.rows[index]), out=_scratch(self.store) if out is None else out, rows=rows
+            )
         image = self.store.read(int(self.rows[index]), out=_scratch(self.store), rows=rows)
         if out is None:
             return image[self.channels]
@@ -124,9 +138,15 @@ class SiteDataset(Dataset):
         return out
 
     def draws(self, epoch: int, index: np.ndarray) -> Draws:
-        """What a recipe does to some samples in an epoch; row by row a function of (seed, epoch, index)."""
+        """What a recipe does to some samples in an epoch; row by row a function of (seed, epoch,
+        index).
+        """
         recipe = self.augmentation
-        numbers = np.zeros((len(self), 0)) if recipe.numbers == 0 else _numbers(self.seed, epoch, len(self), recipe.numbers)
+        numbers = (
+            np.zeros((len(self), 0))
+            if recipe.numbers == 0
+            else _numbers(self.seed, epoch, len(self), recipe.numbers)
+        )
         return recipe.draw(numbers[index])
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
@@ -134,26 +154,38 @@ class SiteDataset(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         image, rng = self.read(index), np.random.default_rng([self.seed, epoch, index])
         image = self.augmentation.image(image.transpose(1, 2, 0), rng).transpose(2, 0, 1)
-        x = (image.astype(np.float32) - self.shift[index][:, None, None]) / self.scale[index][:, None, None]
+        x = (image.astype(np.float32) - self.shift[index][:, None, None]) / self.scale[index][
+            :, None, None
+        ]
         x = self.augmentation.signal(x, rng)
         return {"image": torch.from_numpy(np.ascontiguousarray(x)), "index": int(index)}
 
 
 @functools.lru_cache(maxsize=2)
 def _numbers(seed: int, epoch: int, samples: int, numbers: int) -> np.ndarray:
-    """(samples, numbers) float64 in [0, 1): an epoch's uniform numbers, of which every sample has its row."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).random((samples, numbers))
+    """(samples, numbers) float64 in [0, 1): an epoch's uniform numbers, of which every sample has
+    its row.
+    """
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).random(
+        (samples, numbers)
+    )
 
 
 def _scratch(store: Store) -> np.ndarray:
-    """A buffer for one image of the store, the thread's own and used again and again: a fresh one costs more than filling it."""
+    """A buffer for one image of the store, the thread's own and used again and again: a fresh one
+    costs more than filling it.
+    """
     if getattr(_local, "scratch", None) is None or _local.scratch.shape != store.shape:
         _local.scratch = np.empty(store.shape, np.uint8)
     return _local.scratch
 
 
-def loader(dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin: bool = False) -> DataLoader:
-    """Worker processes for a `Transform`. It has a random generator of its own, so that starting it never moves the trainer's."""
+def loader(
+    dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin: bool = False
+) -> DataLoader:
+    """Worker processes for a `Transform`. It has a random generator of its own, so that starting it
+    never moves the trainer's.
+    """
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -167,7 +199,8 @@ def loader(dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin:
 def _start_worker(worker: int) -> None:
     import cv2
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # these reach the whole process group and are the trainer's to answer
+    # these reach the whole process group and are the trainer's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

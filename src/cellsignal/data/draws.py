@@ -1,10 +1,15 @@
-"""What is drawn for an augmented batch, apart from applying it: one matrix, some channels, some boxes, gains and biases a sample.
+"""What is drawn for an augmented batch, apart from applying it: one matrix, some channels, some
+boxes, gains and biases a sample.
 
-The numbers are drawn for a whole batch on the host, so that the same draws can be applied to one image on a CPU (`data.warp`) or to a batch on
-a GPU (`data.warp_torch`). Each parameter is distributed as `data.transforms` (albumentations 2.0.8) draws it; the geometry of a recipe is
-composed, so an image is resampled once, however many steps are written. Where that can be told from doing them one after the other:
-- an affine step after a crop that is not the recipe's first step sees the pixels beside the crop, not the crop mirrored at its border;
-- `random_resized_crop` sees the half pixel beside its crop, where OpenCV's resize repeats the crop's last pixel.
+The numbers are drawn for a whole batch on the host, so that the same draws can be applied to one
+image on a CPU (`data.warp`) or to a batch on a GPU (`data.warp_torch`). Each parameter is
+distributed as `data.transforms` (albumentations 2.0.8) draws it; the geometry of a recipe is
+composed, so an image is resampled once, however many steps are written. Where that can be told from
+doing them one after the other:
+- an affine step after a crop that is not the recipe's first step sees the pixels beside the crop,
+  not the crop mirrored at its border;
+- `random_resized_crop` sees the half pixel beside its crop, where OpenCV's resize repeats the
+  crop's last pixel.
 """
 
 import dataclasses
@@ -41,17 +46,24 @@ def needs_albumentations(augmentations: tuple[augment.Augmentation, ...]) -> str
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for B samples; `draws[i:j]`, or an integer array as the key, takes some of them.
+    """What was drawn for B samples; `draws[i:j]`, or an integer array as the key, takes some of
+    them.
 
     Coordinates are of pixel centres: the first pixel is 0. Boxes and rows are half open.
     """
 
     origin: np.ndarray  # (B, 2) int: top, left of what is cut from the stored image
-    rows: np.ndarray  # (B, 2) int: top, bottom of the stored image's rows that the warp reads, reflection at the border included
-    matrix: np.ndarray  # (B, 3, 3) float64: (x, y, 1) of an output pixel -> (x, y) in the input image
-    bilinear: np.ndarray  # (B,) bool: else nearest neighbour, and then each output axis follows one input axis
+    # (B, 2) int: top, bottom of the stored image's rows that the warp reads, reflection at the
+    # border included
+    rows: np.ndarray
+    # (B, 3, 3) float64: (x, y, 1) of an output pixel -> (x, y) in the input image
+    matrix: np.ndarray
+    # (B,) bool: else nearest neighbour, and then each output axis follows one input axis
+    bilinear: np.ndarray
     dropped: np.ndarray  # (B, C) bool: channels set to grey level 0
-    boxes: np.ndarray  # (B, M, 4) int: top, bottom, left, right in the output, set to grey level 0; empty where there is none
+    # (B, M, 4) int: top, bottom, left, right in the output, set to grey level 0; empty where there
+    # is none
+    boxes: np.ndarray
     gain: np.ndarray  # (B, C) float32
     bias: np.ndarray  # (B, C) float32
     input: tuple[int, int]  # (h0, w0) of the image that is warped
@@ -62,7 +74,12 @@ class Draws:
 
     def __getitem__(self, key: slice | np.ndarray) -> "Draws":
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Draws(**{name: value[key] if isinstance(value, np.ndarray) else value for name, value in fields.items()})
+        return Draws(
+            **{
+                name: value[key] if isinstance(value, np.ndarray) else value
+                for name, value in fields.items()
+            }
+        )
 
 
 class Recipe:
@@ -73,15 +90,17 @@ class Recipe:
         channels: C.
         shape: (H, W) of the stored images, pixels.
         center_crop: side of a central square that is cut last; None for none.
-        stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit together. None: each channel is its own.
+        stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit
+        together. None: each channel is its own.
 
     Attributes:
         numbers: K, how many uniform numbers a sample takes.
-        input: (h0, w0) of the image to be warped: a crop's size if only flips and quarter turns come before it, else `shape`.
-        output: (h, w), the same for every sample.
+        input: (h0, w0) of the image to be warped: a crop's size if only flips and quarter turns
+        come before it, else `shape`. output: (h, w), the same for every sample.
 
     Raises:
-        InputError: a parameter that cannot work, a crop larger than the image, or several output shapes; the message names the augmentation.
+        InputError: a parameter that cannot work, a crop larger than the image, or several output
+        shapes; the message names the augmentation.
     """
 
     numbers: int
@@ -134,18 +153,34 @@ class Recipe:
             elif isinstance(a, augment.ChannelDropout):
                 dropped |= _dropped(a, v) & fired[:, None]
             else:
-                a_gain, a_bias = (np.where(fired[:, None], x, x0) for x, x0 in zip(_gain_bias(a, v), (1, 0), strict=True))
-                gain, bias = (gain * a_gain).astype(np.float32), (bias * a_gain + a_bias).astype(np.float32)
+                a_gain, a_bias = (
+                    np.where(fired[:, None], x, x0)
+                    for x, x0 in zip(_gain_bias(a, v), (1, 0), strict=True)
+                )
+                gain = (gain * a_gain).astype(np.float32)
+                bias = (bias * a_gain + a_bias).astype(np.float32)
         if self.center_crop is not None:
             top, left = geometry.centre(view, self.center_crop)
             corner, side = np.stack([top, top, left, left], 1), self.center_crop
             boxes = np.clip(boxes - corner[:, None], 0, side)
             view = self._cut(view.then(np.ones(n, bool), *geometry.crop(top, left, side)))
-        matrix, rows = view.matrix, geometry.rows_read(view.matrix, bilinear, self.input, self.output)
-        dropped, gain, bias = (np.take(of_stain, self._stain, axis=1) for of_stain in (dropped, gain, bias))
+        matrix = view.matrix
+        rows = geometry.rows_read(view.matrix, bilinear, self.input, self.output)
+        dropped, gain, bias = (
+            np.take(of_stain, self._stain, axis=1) for of_stain in (dropped, gain, bias)
+        )
         return Draws(
-            view.origin, rows + view.origin[:, :1], matrix, bilinear, dropped, boxes, gain, bias, self.input, self.output
-        )  # fmt: skip
+            view.origin,
+            rows + view.origin[:, :1],
+            matrix,
+            bilinear,
+            dropped,
+            boxes,
+            gain,
+            bias,
+            self.input,
+            self.output,
+        )
 
     def _cut(self, view: geometry.View) -> geometry.View:
         """After a first crop, the crop is the input."""
@@ -153,7 +188,8 @@ class Recipe:
 
 
 def nearest_indices(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The input pixels of samples that are not bilinear: out[y, x] = in[down[y], across[x]], or in[across[x], down[y]] where swapped.
+    """The input pixels of samples that are not bilinear: out[y, x] = in[down[y], across[x]], or
+    in[across[x], down[y]] where swapped.
 
     Returns:
         down (B, h) int64, across (B, w) int64, swapped (B,) bool.
@@ -176,13 +212,17 @@ def check(a: augment.Augmentation, stains: int) -> None:
         case augment.ChannelDropout() if a.channels >= stains:
             raise InputError(f"channel_dropout: channels {a.channels} of {stains} leaves none")
         case augment.CoarseDropout() if a.size[1] >= 1 or a.size[0] < 0:
-            raise InputError(f"coarse_dropout: size {a.size} is a fraction of the side and must stay below 1")
+            raise InputError(
+                f"coarse_dropout: size {a.size} is a fraction of the side and must stay below 1"
+            )
         case augment.CoarseDropout() if a.holes[0] < 1:
             raise InputError(f"coarse_dropout: holes {a.holes} must be 1 or more")
         case augment.Affine() if a.scale[0] <= 0:
             raise InputError(f"affine: scale {a.scale} must be above 0")
         case augment.RandomResizedCrop() if a.scale[0] < 0 or a.scale[1] > 1:
-            raise InputError(f"random_resized_crop: scale {a.scale} is a fraction of the area, from 0 to 1")
+            raise InputError(
+                f"random_resized_crop: scale {a.scale} is a fraction of the area, from 0 to 1"
+            )
         case augment.RandomResizedCrop() if a.ratio[0] <= 0:
             raise InputError(f"random_resized_crop: ratio {a.ratio} must be above 0")
         case augment.Perspective() if a.scale[0] < 0:
@@ -208,12 +248,16 @@ def _split(u: np.ndarray, counts: list[int]) -> list[np.ndarray]:
 
 
 def output_shape(
-    augmentations: tuple[augment.Augmentation, ...], shape: tuple[int, int], center_crop: int | None = None
+    augmentations: tuple[augment.Augmentation, ...],
+    shape: tuple[int, int],
+    center_crop: int | None = None,
 ) -> tuple[int, int]:
-    """The one (height, width) in which images of `shape` come out, whichever pipeline augments them.
+    """The one (height, width) in which images of `shape` come out, whichever pipeline augments
+    them.
 
     Raises:
-        InputError: several shapes, which no batch can hold, or a crop larger than the image; names the augmentation.
+        InputError: several shapes, which no batch can hold, or a crop larger than the image; names
+        the augmentation.
     """
     shapes = {shape}
     for a in augmentations:
@@ -228,7 +272,10 @@ def output_shape(
     if len(shapes) > 1:
         names = ", ".join(a.name for a in augmentations if isinstance(a, _GEOMETRY))
         several = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
-        raise InputError(f"{names}: images of {shape[1]}x{shape[0]} pixels come out as {several}, and a batch needs one shape")
+        raise InputError(
+            f"{names}: images of {shape[1]}x{shape[0]} pixels come out as {several}, and a batch "
+            "needs one shape"
+        )
     return shapes.pop()
 
 
@@ -252,14 +299,18 @@ def _fits(what: str, size: int, shapes: set[tuple[int, int]]) -> None:
 
 
 def _boxes(a: augment.CoarseDropout, u: np.ndarray, view: geometry.View) -> np.ndarray:
-    """(B, M, 4) int. Each hole's sides are fractions of the image's, its place is any that holds it."""
+    """(B, M, 4) int. Each hole's sides are fractions of the image's, its place is any that holds
+    it.
+    """
     most = a.holes[1]
     count = geometry.integer(u[:, 0], a.holes[0], most)
     sizes, places = u[:, 1:].reshape(len(u), 2, 2, most).swapaxes(0, 1)  # of (B, 2 axes, M) each
     sides = np.stack([view.height, view.width], axis=1)[:, :, None]
     extent = (sides * geometry.between(sizes, *a.size)).astype(np.int64)
     start = geometry.integer(places, 0, sides - extent)
-    boxes = np.stack([start[:, 0], start[:, 0] + extent[:, 0], start[:, 1], start[:, 1] + extent[:, 1]], axis=2)
+    boxes = np.stack(
+        [start[:, 0], start[:, 0] + extent[:, 0], start[:, 1], start[:, 1] + extent[:, 1]], axis=2
+    )
     return boxes * (np.arange(most) < count[:, None])[:, :, None]
 
 

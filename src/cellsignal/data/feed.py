@@ -1,8 +1,10 @@
 """From the store to batches on the device, ahead of whoever computes.
 
-The way of an image: threads decompress it (outside the interpreter's lock) straight into a batch buffer that is used again and again; the batch goes to the
-device as uint8, a quarter of float32's bytes; cropping, warping and standardising happen there, for the whole batch, on a stream of their own. On a CPU the
-reading threads warp each image themselves into a float32 batch. Recipes that need albumentations go through worker processes instead.
+The way of an image: threads decompress it (outside the interpreter's lock) straight into a batch
+buffer that is used again and again; the batch goes to the device as uint8, a quarter of float32's
+bytes; cropping, warping and standardising happen there, for the whole batch, on a stream of their
+own. On a CPU the reading threads warp each image themselves into a float32 batch. Recipes that need
+albumentations go through worker processes instead.
 """
 
 import contextlib
@@ -28,19 +30,25 @@ SLOTS = 4  # batch buffers: one with the consumer, the others being filled
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, C, h, w) on the device, float32 and channels_last, or uint8 where they are asked for raw; and the (B,) indices of their samples."""
+    """Images (B, C, h, w) on the device, float32 and channels_last, or uint8 where they are asked
+    for raw; and the (B,) indices of their samples.
+    """
 
     images: torch.Tensor
     index: np.ndarray
 
 
-def feed(dataset: SiteDataset, batches: Sequence[Sequence[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
-    """Augmented and standardised batches, in the order of `batches` (lists of keys, all of one epoch each).
+def feed(
+    dataset: SiteDataset, batches: Sequence[Sequence[Key]], workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Augmented and standardised batches, in the order of `batches` (lists of keys, all of one
+    epoch each).
 
     A batch may be used until the next is asked for; on a GPU, for ever.
 
     Args:
-        workers: threads (processes for a `Transform`); 0 reads in this one, when a batch is asked for.
+        workers: threads (processes for a `Transform`); 0 reads in this one, when a batch is asked
+        for.
 
     Raises:
         InputError: a damaged image, or a worker process that died.
@@ -55,8 +63,11 @@ def feed(dataset: SiteDataset, batches: Sequence[Sequence[Key]], workers: int, d
         yield from _on_the_cpu(dataset, batches, workers)
 
 
-def feed_raw(dataset: SiteDataset, batches: Sequence[Sequence[Key]], workers: int, device: torch.device) -> Iterator[Batch]:
-    """Batches of the stored pixels, uint8, that the recipe (which draws nothing) sees: for validation and prediction, which look at them several times.
+def feed_raw(
+    dataset: SiteDataset, batches: Sequence[Sequence[Key]], workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Batches of the stored pixels, uint8, that the recipe (which draws nothing) sees: for
+    validation and prediction, which look at them several times.
 
     They stay valid after the next is asked for. `standardised` makes networks' input of them.
     """
@@ -77,7 +88,8 @@ def standardised(images: torch.Tensor, shift: np.ndarray, scale: np.ndarray) -> 
     return images.to(torch.float32, memory_format=torch.channels_last).sub_(shift).div_(scale)
 
 
-# where batches come from ---------------------------------------------------------------------------------------------------------------
+# where batches come from
+# --------------------------------------------------------------------------------------------------
 
 
 def _from_processes(dataset, batches, workers: int, device: torch.device) -> Iterator[Batch]:
@@ -85,12 +97,17 @@ def _from_processes(dataset, batches, workers: int, device: torch.device) -> Ite
         for batch in loader(dataset, batches, workers, pin=device.type == "cuda"):
             images = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
             yield Batch(images, batch["index"].numpy())
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: it died while handing a batch over
+    # the last two: it died while handing a batch over
+    except (RuntimeError, ConnectionError, EOFError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         with contextlib.suppress(RuntimeError):
-            time.sleep(0.2)  # torch tells of the death from a signal handler, wherever the program is; better here
-        raise InputError("loading: a worker process died (out of memory?); use fewer data.workers and run again to go on") from None
+            # torch tells of the death from a signal handler, wherever the program is; better here
+            time.sleep(0.2)
+        raise InputError(
+            "loading: a worker process died (out of memory?); use fewer data.workers and run "
+            "again to go on"
+        ) from None
 
 
 def _from_the_device(dataset: SiteDataset, batches) -> Iterator[Batch]:
@@ -105,16 +122,27 @@ def _on_the_cpu(dataset: SiteDataset, batches, workers: int) -> Iterator[Batch]:
         out = slot.array
         for i in range(first, last):
             top, left = draws.origin[i]
-            image = dataset.read(int(index[i]), draws.rows[i])[:, top : top + height, left : left + width]
+            image = dataset.read(int(index[i]), draws.rows[i])[
+                :, top : top + height, left : left + width
+            ]
             warp(image, draws, i, dataset.shift[index[i]], dataset.scale[index[i]], out[i])
 
-    slots = _slots(batches, (dataset.shape[0], *dataset.augmentation.output), torch.float32, torch.device("cpu"))
+    slots = _slots(
+        batches,
+        (dataset.shape[0], *dataset.augmentation.output),
+        torch.float32,
+        torch.device("cpu"),
+    )
     for slot, index, _ in _filled(dataset, batches, workers, slots, warp_into):
         yield Batch(slot.tensor[: len(index)].contiguous(memory_format=torch.channels_last), index)
 
 
-def _to_the_device(dataset: SiteDataset, batches, workers: int, device: torch.device) -> Iterator[Batch]:
-    """The next batch's copy and warp are queued before this one is handed out, on a second stream, so that they run while this one trains."""
+def _to_the_device(
+    dataset: SiteDataset, batches, workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """The next batch's copy and warp are queued before this one is handed out, on a second stream,
+    so that they run while this one trains.
+    """
     side, ahead = torch.cuda.Stream(device), None
     slots = _slots(batches, (dataset.shape[0], *dataset.augmentation.input), torch.uint8, device)
     for slot, index, draws in _filled(dataset, batches, workers, slots, _reading(dataset)):
@@ -131,17 +159,22 @@ def _to_the_device(dataset: SiteDataset, batches, workers: int, device: torch.de
 def _handed_over(images: torch.Tensor, index: np.ndarray, ready: torch.cuda.Event) -> Batch:
     stream = torch.cuda.current_stream(images.device)
     stream.wait_event(ready)
-    images.record_stream(stream)  # else the allocator could give its memory away while the other stream still reads it
+    # else the allocator could give its memory away while the other stream still reads it
+    images.record_stream(stream)
     return Batch(images, index)
 
 
-def _warped(dataset: SiteDataset, images: torch.Tensor, index: np.ndarray, draws: Draws) -> torch.Tensor:
+def _warped(
+    dataset: SiteDataset, images: torch.Tensor, index: np.ndarray, draws: Draws
+) -> torch.Tensor:
     shift, scale = (_on(values[index], images.device) for values in (dataset.shift, dataset.scale))
     return warp_batch(images, draws, shift, scale)
 
 
 def _cut(dataset: SiteDataset, index: np.ndarray, draws: Draws) -> torch.Tensor:
-    """(B, C, h0, w0) uint8 of the images on the device: what the recipe's leading crop leaves of each."""
+    """(B, C, h0, w0) uint8 of the images on the device: what the recipe's leading crop leaves of
+    each.
+    """
     images = dataset.on_device
     chosen = _on(index, images.device)
     if dataset.augmentation.input == tuple(images.shape[2:]):
@@ -151,7 +184,12 @@ def _cut(dataset: SiteDataset, index: np.ndarray, draws: Draws) -> torch.Tensor:
     rows = origin[:, :1] + torch.arange(height, device=images.device)
     columns = origin[:, 1:] + torch.arange(width, device=images.device)
     channels = torch.arange(images.shape[1], device=images.device)
-    return images[chosen[:, None, None, None], channels[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+    return images[
+        chosen[:, None, None, None],
+        channels[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
 
 
 def _on(values: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -159,7 +197,8 @@ def _on(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-# buffers and threads -------------------------------------------------------------------------------------------------------------------
+# buffers and threads
+# --------------------------------------------------------------------------------------------------
 
 
 class _Slot:
@@ -181,14 +220,21 @@ class _Slot:
             self.copied.synchronize()
 
 
-def _slots(batches, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> list[_Slot]:
+def _slots(
+    batches, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> list[_Slot]:
     largest = max(map(len, batches), default=0)
-    return [_Slot((largest, *shape), dtype, device.type == "cuda") for _ in range(min(SLOTS, len(batches)))]
+    return [
+        _Slot((largest, *shape), dtype, device.type == "cuda")
+        for _ in range(min(SLOTS, len(batches)))
+    ]
 
 
 def _drawn(dataset: SiteDataset, batches) -> Iterator[tuple[np.ndarray, Draws]]:
     for keys in batches:
-        epoch, index = (0, keys) if isinstance(keys[0], int) else (keys[0][0], [number for _, number in keys])
+        epoch, index = (
+            (0, keys) if isinstance(keys[0], int) else (keys[0][0], [number for _, number in keys])
+        )
         index = np.asarray(index)
         yield index, dataset.draws(epoch, index)
 
@@ -204,7 +250,9 @@ def _reading(dataset: SiteDataset) -> Callable[..., None]:
                 dataset.read(int(index[i]), draws.rows[i], out=slot.array[i])
             else:
                 top, left = draws.origin[i]
-                slot.array[i] = dataset.read(int(index[i]), draws.rows[i])[:, top : top + height, left : left + width]
+                slot.array[i] = dataset.read(int(index[i]), draws.rows[i])[
+                    :, top : top + height, left : left + width
+                ]
 
     return fill
 
@@ -212,7 +260,9 @@ def _reading(dataset: SiteDataset) -> Callable[..., None]:
 def _filled(
     dataset: SiteDataset, batches, workers: int, slots: list[_Slot], fill: Callable[..., None]
 ) -> Iterator[tuple[_Slot, np.ndarray, Draws]]:
-    """Each batch in its buffer, in order. The consumer is done with a buffer when it asks for the next."""
+    """Each batch in its buffer, in order. The consumer is done with a buffer when it asks for the
+    next.
+    """
     drawn = _drawn(dataset, batches)
     if not workers:
         for (index, draws), slot in zip(drawn, itertools.cycle(slots)):
@@ -228,8 +278,12 @@ def _filled(
             index, draws = batch
             slot = free.popleft()
             slot.wait()
-            bounds = np.linspace(0, len(index), min(2 * workers, len(index)) + 1).astype(int)  # short pieces end together
-            parts = [pool.submit(fill, slot, index, draws, first, last) for first, last in itertools.pairwise(bounds)]
+            # short pieces end together
+            bounds = np.linspace(0, len(index), min(2 * workers, len(index)) + 1).astype(int)
+            parts = [
+                pool.submit(fill, slot, index, draws, first, last)
+                for first, last in itertools.pairwise(bounds)
+            ]
             started.append((slot, index, draws, parts))
 
     try:

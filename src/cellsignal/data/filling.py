@@ -1,4 +1,5 @@
-"""Filling a store that is begun: pack the rows that are missing, note each in the journal, and complete it.
+"""Filling a store that is begun: pack the rows that are missing, note each in the journal, and
+complete it.
 
 See `pack` for how it survives a kill at any moment.
 """
@@ -82,11 +83,20 @@ def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop
         info["codec"],
         info["size"] is not None,
     )
-    tasks = [(row, samples.files[row], samples.plate[row]) for row in range(len(samples)) if row not in entries]
+    tasks = [
+        (row, samples.files[row], samples.plate[row])
+        for row in range(len(samples))
+        if row not in entries
+    ]
     results = in_processes(functools.partial(pack_site, job), tasks, making.workers, "packing")
     with contextlib.closing(results):
         good_ones = _until_stopped(
-            _good_or_raise(results, making.bad_site), stop, out, len(tasks), len(samples), making.workers
+            _good_or_raise(results, making.bad_site),
+            stop,
+            out,
+            len(tasks),
+            len(samples),
+            making.workers,
         )
         if not previous["complete"]:
             good = read_journal(out)[1]
@@ -96,11 +106,16 @@ def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop
                     lines.write(journals.journal_line(entry))
                     lines.flush()
                     entries[entry["row"]] = entry
-        else:  # its few bad sites, tried again: the store stays complete until there is something to change
+        # its few bad sites, tried again: the store stays complete until there is something to
+        # change
+        else:
             entries |= {entry["row"]: entry for entry in good_ones}
             report = _report(entries, samples, info["channels"])
-            if {sample_id for sample_id, _ in report.skipped} == known and all(samples.sample_id[row] in known for row, *_ in tasks):
-                if journal.exists():  # asked first: a complete store may lie where nothing can be written
+            if {sample_id for sample_id, _ in report.skipped} == known and all(
+                samples.sample_id[row] in known for row, *_ in tasks
+            ):
+                # asked first: a complete store may lie where nothing can be written
+                if journal.exists():
                     journal.unlink()
                 return report
             with atomic_path(journal) as temporary:
@@ -110,16 +125,23 @@ def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop
     return _report(entries, samples, info["channels"])
 
 
-def _good_or_raise(results: Iterator[tuple[Entry | None, InputError | None]], bad_site: str) -> Iterator[Entry]:
+def _good_or_raise(
+    results: Iterator[tuple[Entry | None, InputError | None]], bad_site: str
+) -> Iterator[Entry]:
     for entry, error in results:
         if entry is None or (error is not None and bad_site == "refuse"):
             raise error
         yield entry
 
 
-def _until_stopped(entries: Iterator[Entry], stop: Stop, out: Path, todo: int, n: int, workers: int) -> Iterator[Entry]:
-    """The entries of `todo` of `n` sites; asked for the next one, when the last is written, it may raise `Interrupted` instead."""
-    at_once = max(1, min(16 * workers, todo // 4))  # sites that the processes take at a time, all together
+def _until_stopped(
+    entries: Iterator[Entry], stop: Stop, out: Path, todo: int, n: int, workers: int
+) -> Iterator[Entry]:
+    """The entries of `todo` of `n` sites; asked for the next one, when the last is written, it may
+    raise `Interrupted` instead.
+    """
+    # sites that the processes take at a time, all together
+    at_once = max(1, min(16 * workers, todo // 4))
     took, begun = Pace(), time.perf_counter()
     for number, entry in enumerate(entries, 1):
         yield entry
@@ -127,7 +149,9 @@ def _until_stopped(entries: Iterator[Entry], stop: Stop, out: Path, todo: int, n
             now = time.perf_counter()
             took.add(now - begun)
             begun = now
-        if number < todo:  # stopping waits for what the processes have begun, and for what they have been handed besides
+        # stopping waits for what the processes have begun, and for what they have been handed
+        # besides
+        if number < todo:
             seconds = took.high and took.high * (3 if workers else 1)
             stop.check(str(out), f"{n - todo + number} of {n} sites", "the next sites", seconds)
 
@@ -141,12 +165,18 @@ def is_whole(out: Path, entry: Entry) -> bool:
 
 
 def _arrays_as_entries(out: Path, info: dict) -> dict[int, Entry]:
-    """A complete store's packed rows as journal entries. Their chunks' sizes are no longer known: any will do."""
+    """A complete store's packed rows as journal entries. Their chunks' sizes are no longer known:
+    any will do.
+    """
     arrays = stored.read_arrays(out, info)
     stamps = arrays.get("stamp", np.full(info["n"], UNKNOWN))
     entries = {}
     for row in np.flatnonzero(arrays["status"] == stored.PACKED).tolist():
-        values = {"checksum": int(arrays["checksum"][row]), "mean": arrays["mean"][row].tolist(), "sd": arrays["sd"][row].tolist()}
+        values = {
+            "checksum": int(arrays["checksum"][row]),
+            "mean": arrays["mean"][row].tolist(),
+            "sd": arrays["sd"][row].tolist(),
+        }
         values["stamp"] = int(stamps[row])
         entries[row] = {"row": row, "status": stored.PACKED, "bytes": 0, **values}
     return entries
@@ -165,15 +195,26 @@ def _complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.Data
             stamp[row] = entry.get("stamp", UNKNOWN)
     assert (status != stored.PENDING).all()
     if not (status == stored.PACKED).any():
-        raise InputError(f"{out}: none of the {n} sites can be read; the first: {entries[0]['message']}")
-    hashed = stored.write_arrays(out, {"mean": mean, "sd": sd, "checksum": checksum, "status": status, "stamp": stamp})
+        raise InputError(
+            f"{out}: none of the {n} sites can be read; the first: {entries[0]['message']}"
+        )
+    hashed = stored.write_arrays(
+        out, {"mean": mean, "sd": sd, "checksum": checksum, "status": status, "stamp": stamp}
+    )
     report = _report(entries, samples, info["channels"])
     listed = {
-        "skipped": [{"sample_id": sample_id, "message": message} for sample_id, message in report.skipped],
-        "flat": [{"sample_id": sample_id, "channel": channel} for sample_id, channel in report.flat],
+        "skipped": [
+            {"sample_id": sample_id, "message": message} for sample_id, message in report.skipped
+        ],
+        "flat": [
+            {"sample_id": sample_id, "channel": channel} for sample_id, channel in report.flat
+        ],
     }
     os.sync()  # the chunks first, then the word that they are there
-    write_json(out / stored.INFO, {**info, "complete": True, "arrays_digest": hashed, **listed, "made_by": provenance()})
+    write_json(
+        out / stored.INFO,
+        {**info, "complete": True, "arrays_digest": hashed, **listed, "made_by": provenance()},
+    )
     (out / journals.JOURNAL).unlink(missing_ok=True)
 
 
@@ -181,5 +222,12 @@ def _report(entries: dict[int, Entry], samples: pd.DataFrame, channels: list[str
     packed = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.PACKED]
     skipped = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.SKIPPED]
     ids = samples.sample_id
-    flat = [(ids[entry["row"]], name) for entry in packed for name, sd in zip(channels, entry["sd"], strict=True) if sd == 0]
-    return PackReport(len(packed), tuple((ids[entry["row"]], entry["message"]) for entry in skipped), tuple(flat))
+    flat = [
+        (ids[entry["row"]], name)
+        for entry in packed
+        for name, sd in zip(channels, entry["sd"], strict=True)
+        if sd == 0
+    ]
+    return PackReport(
+        len(packed), tuple((ids[entry["row"]], entry["message"]) for entry in skipped), tuple(flat)
+    )

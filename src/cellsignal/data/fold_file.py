@@ -1,4 +1,6 @@
-"""Fold tables as files: made by `folds` or `run`, and never put in another table's place without a word."""
+"""Fold tables as files: made by `folds` or `run`, and never put in another table's place without a
+word.
+"""
 
 import json
 import logging
@@ -26,7 +28,8 @@ def make_folds_file(
     named: str | None = None,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Make and write a fold table: by its name, or groups dealt to `splits` folds; without either the competition's default. Gives it back.
+    """Make and write a fold table: by its name, or groups dealt to `splits` folds; without either
+    the competition's default. Gives it back.
 
     Args:
         force: replace a file that holds another table.
@@ -36,7 +39,10 @@ def make_folds_file(
     """
     table = _make_fold_table(competition_id, root, group, splits, seed, named)
     if out.exists() and not force and _file_text(out) != _table_text(table):
-        raise InputError(f"{out}: holds another table; give --out for a file of its own, or --force to replace it")
+        raise InputError(
+            f"{out}: holds another table; give --out for a file of its own, or --force to replace "
+            "it"
+        )
     write_csv(out, table)
     return table
 
@@ -48,7 +54,10 @@ def _make_fold_table(
     named = named or (competition.default_folds if group is None else None)
     group = group or competition.fold_groups[0]
     if group not in competition.fold_groups:
-        raise InputError(f"--group {group}: {competition_id} has the fold groups {', '.join(competition.fold_groups)}")
+        raise InputError(
+            f"--group {group}: {competition_id} has the fold groups "
+            f"{', '.join(competition.fold_groups)}"
+        )
     samples = competition.samples(root)
     competition.require_classes(root)
     if named is not None:
@@ -64,16 +73,20 @@ def default_folds_file(competition_id: str, root: Path) -> Path:
     """
     if (root / MARKER).is_file():
         raise InputError(
-            f"{root}: is a simulated copy (it has a {MARKER}); give --out, a file of its own for its fold table"
+            f"{root}: is a simulated copy (it has a {MARKER}); give --out, a file of its own for "
+            "its fold table"
         )
     return Path("folds") / f"{competition_id}.csv"
 
 
-def bring_folds_up_to_date(competition_id: str, root: Path, out: Path, *, splits: int, seed: int) -> None:
-    """Make a fold table if its file is not there, or if this has made it and it would be another one now.
+def bring_folds_up_to_date(
+    competition_id: str, root: Path, out: Path, *, splits: int, seed: int
+) -> None:
+    """Make a fold table if its file is not there, or if this has made it and it would be another
+    one now.
 
-    What it is made from is noted beside it (`<file>.made_by_run.json`). A table that somebody else made, or changed
-    since, is left alone.
+    What it is made from is noted beside it (`<file>.made_by_run.json`). A table that somebody else
+    made, or changed since, is left alone.
     """
     note = out.with_name(f"{out.name}.made_by_run.json")
     made = _read_note(note)
@@ -82,7 +95,11 @@ def bring_folds_up_to_date(competition_id: str, root: Path, out: Path, *, splits
     table = _make_fold_table(competition_id, root, None, splits, seed, None)
     text = _table_text(table)
     samples = get_competition(competition_id).samples(root)
-    made_from = {"splits": splits, "seed": seed, "samples": digest(samples.drop(columns="files").to_csv())}
+    made_from = {
+        "splits": splits,
+        "seed": seed,
+        "samples": digest(samples.drop(columns="files").to_csv()),
+    }
     if out.is_file():
         if _file_text(out) == text:
             return

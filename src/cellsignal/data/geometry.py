@@ -1,7 +1,9 @@
-"""The geometric steps of a recipe as matrices, a row a sample, and which input pixels a matrix reads. Apart from `data.draws`, which has the rest.
+"""The geometric steps of a recipe as matrices, a row a sample, and which input pixels a matrix
+reads. Apart from `data.draws`, which has the rest.
 
-A step's matrix takes (x, y, 1) of a pixel centre in the step's output to its place in the step's input; the first pixel's centre is 0.
-Distributions, and the centres and roundings of each step: albumentations 2.0.8, and `data.transforms` for `square_crop_resize`.
+A step's matrix takes (x, y, 1) of a pixel centre in the step's output to its place in the step's
+input; the first pixel's centre is 0. Distributions, and the centres and roundings of each step:
+albumentations 2.0.8, and `data.transforms` for `square_crop_resize`.
 """
 
 from dataclasses import dataclass, replace
@@ -13,17 +15,28 @@ from cellsignal.config import augment
 
 # Uniform numbers a step takes, beside the one that decides whether it happens
 NUMBERS = {
-    "horizontal_flip": 0, "vertical_flip": 0, "transpose": 0, "rotate90": 1, "affine": 4, "random_crop": 2,
-    "random_resized_crop": 22, "square_crop_resize": 3, "perspective": 9,
-}  # fmt: skip
-# Of a pixel: where a coordinate falls half-way between two, the later one of the cropped square is taken, even after a flip of it
+    "horizontal_flip": 0,
+    "vertical_flip": 0,
+    "transpose": 0,
+    "rotate90": 1,
+    "affine": 4,
+    "random_crop": 2,
+    "random_resized_crop": 22,
+    "square_crop_resize": 3,
+    "perspective": 9,
+}
+# Of a pixel: where a coordinate falls half-way between two, the later one of the cropped square is
+# taken, even after a flip of it
 HALF_UP = 1e-9
-Step = tuple[np.ndarray, np.ndarray, np.ndarray]  # matrix (B, 3, 3), new height (B,), new width (B,)
+# matrix (B, 3, 3), new height (B,), new width (B,)
+Step = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class View:
-    """What the steps so far make of each of B images: its size now, and where its pixels lie in the input."""
+    """What the steps so far make of each of B images: its size now, and where its pixels lie in the
+    input.
+    """
 
     height: np.ndarray  # (B,) int
     width: np.ndarray  # (B,) int
@@ -34,17 +47,26 @@ class View:
     @staticmethod
     def whole(n: int, shape: tuple[int, int]) -> "View":
         sides = (np.full(n, side) for side in shape)
-        return View(*sides, np.broadcast_to(np.eye(3), (n, 3, 3)), np.zeros((n, 2), np.int64), shape)
+        return View(
+            *sides, np.broadcast_to(np.eye(3), (n, 3, 3)), np.zeros((n, 2), np.int64), shape
+        )
 
-    def then(self, fired: np.ndarray, matrix: np.ndarray, height: np.ndarray, width: np.ndarray) -> "View":
+    def then(
+        self, fired: np.ndarray, matrix: np.ndarray, height: np.ndarray, width: np.ndarray
+    ) -> "View":
         """With another step, where it fired."""
         after = self.matrix @ np.where(fired[:, None, None], matrix, np.eye(3))
         return replace(
-            self, matrix=after, height=np.where(fired, height, self.height), width=np.where(fired, width, self.width)
-        )  # fmt: skip
+            self,
+            matrix=after,
+            height=np.where(fired, height, self.height),
+            width=np.where(fired, width, self.width),
+        )
 
     def cut(self, size: tuple[int, int]) -> "View":
-        """The view, of `size`, becomes the input; so far there were only flips, quarter turns and this cut."""
+        """The view, of `size`, becomes the input; so far there were only flips, quarter turns and
+        this cut.
+        """
         x, y = _corners(self.matrix, size)
         left, top = (np.rint(c.min(axis=1)).astype(np.int64) for c in (x, y))
         matrix = _matrix(1, 0, -left, 0, 1, -top) @ self.matrix
@@ -102,7 +124,9 @@ def normal(u: np.ndarray) -> np.ndarray:
 
 def _matrix(xx, xy, x0, yx, yy, y0) -> np.ndarray:
     """(B, 3, 3) of numbers and (B,) arrays: x' = xx x + xy y + x0, y' = yx x + yy y + y0."""
-    values = np.broadcast_arrays(*(np.asarray(v, np.float64) for v in (xx, xy, x0, yx, yy, y0, 0, 0, 1)))
+    values = np.broadcast_arrays(
+        *(np.asarray(v, np.float64) for v in (xx, xy, x0, yx, yy, y0, 0, 0, 1))
+    )
     return np.stack(values, axis=-1).reshape(*values[0].shape, 3, 3)
 
 
@@ -117,7 +141,9 @@ def _quarter_turns(turns: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
 
 def _affine(a: augment.Affine, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> np.ndarray:
     """The inverse of: scale and rotate about the centre, then move by whole pixels."""
-    shift_x, shift_y = (np.trunc(between(u[:, i], -a.translate, a.translate) * side) for i, side in ((0, w), (1, h)))
+    shift_x, shift_y = (
+        np.trunc(between(u[:, i], -a.translate, a.translate) * side) for i, side in ((0, w), (1, h))
+    )
     scale, angle = between(u[:, 2], *a.scale), np.deg2rad(between(u[:, 3], -a.rotate, a.rotate))
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     x, y = (w - 1) / 2, (h - 1) / 2
@@ -131,14 +157,18 @@ def _resized(top: np.ndarray, left: np.ndarray, height, width, new_height, new_w
     return _matrix(across, 0, left + across / 2 - 0.5, 0, down, top + down / 2 - 0.5)
 
 
-def _square_crop_resize(a: augment.SquareCropResize, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
+def _square_crop_resize(
+    a: augment.SquareCropResize, u: np.ndarray, h: np.ndarray, w: np.ndarray
+) -> Step:
     full = np.minimum(h, w)
     side = integer(u[:, 0], np.maximum(1, np.rint(a.min_fraction * full)), full)
     top, left = integer(u[:, 1], 0, h - side), integer(u[:, 2], 0, w - side)
     return _resized(top + HALF_UP, left + HALF_UP, side, side, full, full), full, full
 
 
-def _random_resized_crop(a: augment.RandomResizedCrop, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
+def _random_resized_crop(
+    a: augment.RandomResizedCrop, u: np.ndarray, h: np.ndarray, w: np.ndarray
+) -> Step:
     """The first of ten areas and aspects that fits; a central crop where none does."""
     area = between(u[:, :10], *a.scale) * (h * w)[:, None]
     aspect = np.exp(between(u[:, 10:20], *np.log(a.ratio)))
@@ -155,53 +185,89 @@ def _random_resized_crop(a: augment.RandomResizedCrop, u: np.ndarray, h: np.ndar
 
 
 def _perspective(a: augment.Perspective, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Four corners drawn inwards become those of the image, which is then enlarged by its side over the quadrilateral's longer one.
+    """Four corners drawn inwards become those of the image, which is then enlarged by its side over
+    the quadrilateral's longer one.
 
-    The matrix of unit square to quadrilateral: Heckbert, Fundamentals of Texture Mapping and Image Warping, 1989, section 2.2.3.
+    The matrix of unit square to quadrilateral: Heckbert, Fundamentals of Texture Mapping and Image
+    Warping, 1989, section 2.2.3.
     """
     inwards = np.abs(normal(u[:, 1:]) * between(u[:, :1], *a.scale)) % 0.32
-    far = np.array([0, 0, 1, 0, 1, 1, 0, 1])  # x, y of top left, top right, bottom right, bottom left
+    # x, y of top left, top right, bottom right, bottom left
+    far = np.array([0, 0, 1, 0, 1, 1, 0, 1])
     p = np.abs(far - inwards).reshape(-1, 4, 2) * np.stack([w, h], axis=1)[:, None]
     longest = [
-        np.maximum(2, np.maximum(*(np.linalg.norm(p[:, i] - p[:, j], axis=1) for i, j in pairs))).astype(np.int64)
+        np.maximum(
+            2, np.maximum(*(np.linalg.norm(p[:, i] - p[:, j], axis=1) for i, j in pairs))
+        ).astype(np.int64)
         for pairs in (((0, 1), (2, 3)), ((1, 2), (0, 3)))
     ]  # along x, along y
-    (ax, ay), (bx, by), (s, t) = (p[:, 1] - p[:, 2]).T, (p[:, 3] - p[:, 2]).T, (p[:, 0] - p[:, 1] + p[:, 2] - p[:, 3]).T
+    (ax, ay), (bx, by), (s, t) = (
+        (p[:, 1] - p[:, 2]).T,
+        (p[:, 3] - p[:, 2]).T,
+        (p[:, 0] - p[:, 1] + p[:, 2] - p[:, 3]).T,
+    )
     size = ax * by - bx * ay
     g, k = (s * by - bx * t) / size, (ax * t - s * ay) / size
     one = np.ones(len(u))
-    columns = [p[:, 1] - p[:, 0] + g[:, None] * p[:, 1], p[:, 3] - p[:, 0] + k[:, None] * p[:, 3], p[:, 0]]
-    square = np.stack([np.column_stack([c, last]) for c, last in zip(columns, (g, k, one), strict=True)], axis=2)
+    columns = [
+        p[:, 1] - p[:, 0] + g[:, None] * p[:, 1],
+        p[:, 3] - p[:, 0] + k[:, None] * p[:, 3],
+        p[:, 0],
+    ]
+    square = np.stack(
+        [np.column_stack([c, last]) for c, last in zip(columns, (g, k, one), strict=True)], axis=2
+    )
     return square * np.stack([longest[0] / w**2, longest[1] / h**2, one], axis=1)[:, None]
 
 
 def _corners(matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """x and y (B, 4) in the input of the output's corner pixels; infinite where the output holds the horizon of a perspective."""
+    """x and y (B, 4) in the input of the output's corner pixels; infinite where the output holds
+    the horizon of a perspective.
+    """
     bottom, right = size[0] - 1, size[1] - 1
-    places = matrix @ np.array([[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]], np.float64)
+    places = matrix @ np.array(
+        [[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]], np.float64
+    )
     if (places[:, 2] <= 0).any():
-        places = np.where((places[:, 2] > 0).all(axis=1)[:, None, None], places, np.array([np.inf, np.inf, 1])[:, None])
+        places = np.where(
+            (places[:, 2] > 0).all(axis=1)[:, None, None],
+            places,
+            np.array([np.inf, np.inf, 1])[:, None],
+        )
     return places[:, 0] / places[:, 2], places[:, 1] / places[:, 2]
 
 
-def rows_read(matrix: np.ndarray, bilinear: np.ndarray, input: tuple[int, int], output: tuple[int, int]) -> np.ndarray:
-    """(B, 2) int: top and bottom (exclusive) of the input rows that the output is made of, mirrored ones included."""
+def rows_read(
+    matrix: np.ndarray, bilinear: np.ndarray, input: tuple[int, int], output: tuple[int, int]
+) -> np.ndarray:
+    """(B, 2) int: top and bottom (exclusive) of the input rows that the output is made of, mirrored
+    ones included.
+    """
     last = input[0] - 1
     y = _corners(matrix, output)[1]
     y = np.where(np.isfinite(y).all(axis=1)[:, None], y, [-last, last, -last, last])
-    low, high = np.floor(y.min(axis=1)) - 1, np.ceil(y.max(axis=1)) + 1  # one more for the coordinates' rounding
-    mirrored_low, mirrored_high = np.where(high > last, 2 * last - high, last), np.where(low < 0, -low, 0)
-    top = np.where(bilinear, np.clip(np.minimum(low, mirrored_low), 0, last), np.floor(y.min(axis=1) + 0.5))
-    bottom = np.where(bilinear, np.clip(np.maximum(high, mirrored_high), 0, last), np.floor(y.max(axis=1) + 0.5))
+    # one more for the coordinates' rounding
+    low, high = np.floor(y.min(axis=1)) - 1, np.ceil(y.max(axis=1)) + 1
+    mirrored_low = np.where(high > last, 2 * last - high, last)
+    mirrored_high = np.where(low < 0, -low, 0)
+    top = np.where(
+        bilinear, np.clip(np.minimum(low, mirrored_low), 0, last), np.floor(y.min(axis=1) + 0.5)
+    )
+    bottom = np.where(
+        bilinear, np.clip(np.maximum(high, mirrored_high), 0, last), np.floor(y.max(axis=1) + 0.5)
+    )
     return np.clip(np.stack([top, bottom + 1], axis=1), [0, 1], [last, last + 1]).astype(np.int64)
 
 
-def indices(matrix: np.ndarray, input: tuple[int, int], output: tuple[int, int]) -> tuple[np.ndarray, ...]:
+def indices(
+    matrix: np.ndarray, input: tuple[int, int], output: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
     """See `draws.nearest_indices`."""
     swapped = matrix[:, 0, 0] == 0
     axes = []
     for axis, own in ((1, np.arange(output[0])), (0, np.arange(output[1]))):
-        row = np.where(swapped, 1 - axis, axis)  # which input coordinate moves along this output axis
+        # which input coordinate moves along this output axis
+        row = np.where(swapped, 1 - axis, axis)
         slope, start = (matrix[np.arange(len(matrix)), row, k][:, None] for k in (axis, 2))
         last = np.where(swapped, input[axis], input[1 - axis])[:, None] - 1
         axes.append(np.clip(np.floor(own * slope + start + 0.5), 0, last).astype(np.int64))

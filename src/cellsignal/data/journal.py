@@ -15,9 +15,11 @@ def journal_line(entry: dict[str, Any]) -> bytes:
 
 
 def read_journal(path: Path) -> tuple[dict[int, dict[str, Any]], int]:
-    """The rows a packing has finished: row -> entry, and the length in bytes of the journal's good part.
+    """The rows a packing has finished: row -> entry, and the length in bytes of the journal's good
+    part.
 
-    A kill or a power cut can tear the last line; reading stops at the first line whose checksum does not match.
+    A kill or a power cut can tear the last line; reading stops at the first line whose checksum
+    does not match.
     """
     entries: dict[int, dict[str, Any]] = {}
     good = 0

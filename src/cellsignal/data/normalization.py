@@ -1,9 +1,10 @@
-"""Which grey levels count as zero and one for a site: the statistics of all, its experiment, its plate, itself, or none.
+"""Which grey levels count as zero and one for a site: the statistics of all, its experiment, its
+plate, itself, or none.
 
-Batches differ far more in brightness than treatments do, so what a site is standardised by decides how much of the
-batch reaches the model (RxRx1, 2nd place: validation accuracy rises from "global" over "experiment" to "plate"). All
-statistics come from the channel means and SDs that packing stored; no pixel is read again, and no label is ever looked
-at, only the role of control wells.
+Batches differ far more in brightness than treatments do, so what a site is standardised by decides
+how much of the batch reaches the model (RxRx1, 2nd place: validation accuracy rises from "global"
+over "experiment" to "plate"). All statistics come from the channel means and SDs that packing
+stored; no pixel is read again, and no label is ever looked at, only the role of control wells.
 """
 
 import logging
@@ -16,15 +17,20 @@ from cellsignal.errors import InputError
 
 log = logging.getLogger(__name__)
 
-# Grey levels; no SD is taken to be smaller. An SD below it means nearly all 8-bit pixels sit at one or two levels:
+# Grey levels; no SD is taken to be smaller. An SD below it means nearly all 8-bit pixels sit at one
+# or two levels:
 # dividing by it would blow rounding noise up. The smallest SD of any RxRx1 plate's channel is 1.03.
 SMALLEST_SD = 0.5
 
-_ROLES = {"controls": ("positive_control", "negative_control"), "negative_controls": ("negative_control",)}
+_ROLES = {
+    "controls": ("positive_control", "negative_control"),
+    "negative_controls": ("negative_control",),
+}
 
 
 def global_statistics(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population SD, per channel, of all pixels of the given sites together (sites of equally many pixels).
+    """Mean and population SD, per channel, of all pixels of the given sites together (sites of
+    equally many pixels).
 
     Args:
         mean, sd: (n, C), each site's own.
@@ -32,7 +38,9 @@ def global_statistics(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.
     Returns:
         Two (C,) float64: the mean of the means; the root of mean(sd^2) + var(mean).
     """
-    assert len(mean) and np.isfinite(mean).all() and np.isfinite(sd).all(), "statistics of no packed site"
+    assert len(mean) and np.isfinite(mean).all() and np.isfinite(sd).all(), (
+        "statistics of no packed site"
+    )
     mean, sd = np.asarray(mean, np.float64), np.asarray(sd, np.float64)
     return mean.mean(0), np.sqrt(np.square(sd).mean(0) + mean.var(0))
 
@@ -46,18 +54,21 @@ def standardisation(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What to subtract from and divide each sample's channels by.
 
-    A unit (experiment; or plate, which is unique only within its experiment) is pooled over those of its `samples` that
-    `config.wells` names. So give all samples of the store, control wells included, and choose rows of the result: a
-    unit's figures then do not depend on what is trained or predicted. A unit without such wells takes its experiment's;
-    without those too, all of its own. A warning says how many units did.
+    A unit (experiment; or plate, which is unique only within its experiment) is pooled over those
+    of its `samples` that `config.wells` names. So give all samples of the store, control wells
+    included, and choose rows of the result: a unit's figures then do not depend on what is trained
+    or predicted. A unit without such wells takes its experiment's; without those too, all of its
+    own. A warning says how many units did.
 
     Args:
         samples: n rows; the columns experiment, plate and role are used.
         mean, sd: (n, C), each row's own statistics.
-        overall: for by="global", the (C,) mean and SD to use for every row (`global_statistics` of the training rows).
+        overall: for by="global", the (C,) mean and SD to use for every row (`global_statistics` of
+        the training rows).
 
     Returns:
-        shift, scale: (n, C) float32 in grey levels; the image becomes (x - shift) / scale. No scale is below
+        shift, scale: (n, C) float32 in grey levels; the image becomes (x - shift) / scale. No scale
+        is below
             `SMALLEST_SD`.
 
     Raises:
@@ -81,15 +92,20 @@ def _by_unit(
     samples: pd.DataFrame, mean: np.ndarray, sd: np.ndarray, config: Normalization
 ) -> tuple[np.ndarray, np.ndarray]:
     counts = (
-        np.ones(len(samples), bool) if config.wells == "all" else samples.role.isin(_ROLES[config.wells]).to_numpy()
+        np.ones(len(samples), bool)
+        if config.wells == "all"
+        else samples.role.isin(_ROLES[config.wells]).to_numpy()
     )
     if not counts.any():
         raise InputError(
-            f"normalization.wells: {config.wells}: none of the {len(samples)} samples is of such a well; write wells: all"
+            f"normalization.wells: {config.wells}: none of the {len(samples)} samples is of such "
+            "a well; write wells: all"
         )
     experiment = pd.factorize(samples.experiment)[0]
     unit = (
-        samples.groupby(["experiment", "plate"], sort=False).ngroup().to_numpy() if config.by == "plate" else experiment
+        samples.groupby(["experiment", "plate"], sort=False).ngroup().to_numpy()
+        if config.by == "plate"
+        else experiment
     )
     order = np.argsort(unit, kind="stable")
     shift, scale = np.empty_like(mean), np.empty_like(mean)
@@ -102,11 +118,14 @@ def _by_unit(
             of_experiment += len(chosen) > 0
             of_own += len(chosen) == 0
         shift[rows], scale[rows] = (
-            global_statistics(mean[chosen], sd[chosen]) if len(chosen) else global_statistics(mean[rows], sd[rows])
+            global_statistics(mean[chosen], sd[chosen])
+            if len(chosen)
+            else global_statistics(mean[rows], sd[rows])
         )
     if of_experiment or of_own:
         log.warning(
-            "normalization by %s over %s: %d of %d %ss have none; %d take their experiment's, %d all wells of their own",
+            "normalization by %s over %s: %d of %d %ss have none; %d take their experiment's, %d "
+            "all wells of their own",
             config.by,
             config.wells,
             of_experiment + of_own,
@@ -118,8 +137,11 @@ def _by_unit(
     return shift, scale
 
 
-def pooled_over_frames(mean: np.ndarray, sd: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """The statistics of clips with every frame of a channel given the whole channel's: what happens over time stays in the picture.
+def pooled_over_frames(
+    mean: np.ndarray, sd: np.ndarray, frames: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The statistics of clips with every frame of a channel given the whole channel's: what happens
+    over time stays in the picture.
 
     Args:
         mean, sd: (n, C * frames), channel by channel.
@@ -127,6 +149,7 @@ def pooled_over_frames(mean: np.ndarray, sd: np.ndarray, frames: int) -> tuple[n
     if frames == 1:
         return mean, sd
     shape = (len(mean), -1, frames)
-    mean, sd = np.asarray(mean, np.float64).reshape(shape), np.asarray(sd, np.float64).reshape(shape)
+    mean = np.asarray(mean, np.float64).reshape(shape)
+    sd = np.asarray(sd, np.float64).reshape(shape)
     pooled = mean.mean(2), np.sqrt(np.square(sd).mean(2) + mean.var(2))
     return tuple(np.repeat(values, frames, axis=1) for values in pooled)

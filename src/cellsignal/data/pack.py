@@ -1,16 +1,22 @@
-"""Packing: from image files to a store, each image read once, by several processes, from wherever a kill left it.
+"""Packing: from image files to a store, each image read once, by several processes, from wherever a
+kill left it.
 
 How a kill at any moment is survived:
 - The store's description, `store.json`, is written first and says that it is unfinished.
-- A worker writes a site's chunk to a temporary name and renames it; only then does it report the row.
-- The parent, and nobody else, appends the row to the journal: one checksummed line with the row's statistics. A torn
+- A worker writes a site's chunk to a temporary name and renames it; only then does it report the
+  row.
+- The parent, and nobody else, appends the row to the journal: one checksummed line with the row's
+  statistics. A torn
   line is dropped.
 - A rerun keeps the journal's rows whose chunk lies there in its full length, and packs the others.
-- When all rows are in, the journal is folded into the arrays, everything is flushed to the disk, and `store.json` is
-  replaced by one that says complete. A kill before that means folding again; after it the journal is only litter.
+- When all rows are in, the journal is folded into the arrays, everything is flushed to the disk,
+  and `store.json` is
+  replaced by one that says complete. A kill before that means folding again; after it the journal
+  is only litter.
 
-A signal, or a time budget that the next sites would not keep to, stops it where all that is done is in the journal.
-What a site becomes depends on its files alone, so an interrupted packing ends in the same store as an undisturbed one.
+A signal, or a time budget that the next sites would not keep to, stops it where all that is done is
+in the journal. What a site becomes depends on its files alone, so an interrupted packing ends in
+the same store as an undisturbed one.
 """
 
 import contextlib
@@ -39,7 +45,8 @@ from cellsignal.files import digest, write_json, write_text
 from cellsignal.stopping import Stop
 
 ELSEWHERE = "pack into another folder or delete it"
-EMPTY = {stored.CALIBRATION, "lost+found"}  # what an empty folder may hold: measured before the store is made, and a disk's own
+# what an empty folder may hold: measured before the store is made, and a disk's own
+EMPTY = {stored.CALIBRATION, "lost+found"}
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +61,8 @@ def prepare(
     workers: int = 0,
     codec: Literal["auto", "zstd", "raw"] = "auto",
 ) -> PackReport:
-    """Pack a competition's samples under `root` into a store at `out`, or bring the store there up to date.
+    """Pack a competition's samples under `root` into a store at `out`, or bring the store there up
+    to date.
 
     What is measured of whole plates is kept in the store's folder `calibration`. See `pack`.
 
@@ -104,31 +112,36 @@ def pack(
 ) -> PackReport:
     """Pack samples into a store, go on with an unfinished one, or bring a complete one up to date.
 
-    Sites skipped earlier are tried again, so mending their files and calling again completes a store. Where packed sites
-    are no longer as their sources say, a new store is made in the old one's folder and takes its place when it is whole
-    (see `renewal`); a log line says what has changed.
+    Sites skipped earlier are tried again, so mending their files and calling again completes a
+    store. Where packed sites are no longer as their sources say, a new store is made in the old
+    one's folder and takes its place when it is whole (see `renewal`); a log line says what has
+    changed.
 
     Args:
         samples: a samples table.
         read: from a sample's files to (C, H, W) uint8; must pickle where workers > 0.
-        out: the store's folder, or a link to one: absent, empty, or a store of the same source, channels, size and codec.
-        channels: the channels' names.
-        size: resize to size x size pixels (area average when shrinking, bilinear when enlarging); None keeps the size.
-        bad_site: a site that cannot be read is left out and listed ("skip"), or ends the packing ("refuse"); what is
+        out: the store's folder, or a link to one: absent, empty, or a store of the same source,
+        channels, size and codec. channels: the channels' names. size: resize to size x size pixels
+        (area average when shrinking, bilinear when enlarging); None keeps the size. bad_site: a
+        site that cannot be read is left out and listed ("skip"), or ends the packing ("refuse");
+        what is
             packed by then is kept.
         workers: processes; 0 packs in this one.
         source: what the samples come from; must equal the store's when going on, but for `classes`.
         shape: (height, width) of the images; None takes those of the first readable one.
-        codec: how the pixels are stored (see `codec`); "auto" is raw up to 256 x 256 pixels, zstd above.
-        stamp: from a sample's files and plate to the state of its source (see `stamps`).
-        made_from: what else decides the pixels, by name: is kept in `store.json`, and named when it has changed. The
+        codec: how the pixels are stored (see `codec`); "auto" is raw up to 256 x 256 pixels, zstd
+        above. stamp: from a sample's files and plate to the state of its source (see `stamps`).
+        made_from: what else decides the pixels, by name: is kept in `store.json`, and named when it
+        has changed. The
             stamps must change with it.
 
     Raises:
         ImageError: a bad site, with bad_site="refuse".
-        InputError: `out` is something else, the disk is full, no site is readable, another process packs into `out`, or
+        InputError: `out` is something else, the disk is full, no site is readable, another process
+        packs into `out`, or
             packed sites would be lost.
-        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); what is packed is kept.
+        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); what is packed is
+        kept.
     """
     out = Path(out).absolute()
     text = stored.samples_text(samples)
@@ -138,7 +151,11 @@ def pack(
     if size is not None:
         shape = (size, size)
     elif shape is None:
-        shape = stored.read_info(out)["shape"] if (out / stored.INFO).is_file() else _first_shape(samples, read, bad_site)
+        shape = (
+            stored.read_info(out)["shape"]
+            if (out / stored.INFO).is_file()
+            else _first_shape(samples, read, bad_site)
+        )
     layout = layout_of(codec, (len(channels), *shape))
     info = {
         "format": stored.FORMAT,
@@ -181,7 +198,9 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
         if entry["status"] == stored.PACKED and is_whole(out, entry)
     }
     plan = renewal.compare(out, previous, entries, info, samples, making.stamp)
-    if plan.reasons and (previous["complete"] or previous["samples_sha256"] != info["samples_sha256"]):
+    if plan.reasons and (
+        previous["complete"] or previous["samples_sha256"] != info["samples_sha256"]
+    ):
         log.warning("%s: %s", out, plan.text(len(samples)))
         following = out / stored.NEXT
         if not renewal.can_go_on(following, info):
@@ -217,11 +236,17 @@ def _check_place(out: Path) -> None:
             try:
                 target = out.resolve()
             except (OSError, RuntimeError):  # RuntimeError up to Python 3.12
-                raise InputError(f"{out}: is a link that leads back to itself; {ELSEWHERE}") from None
+                raise InputError(
+                    f"{out}: is a link that leads back to itself; {ELSEWHERE}"
+                ) from None
             if not target.parent.is_dir():
-                raise InputError(f"{out}: is a link to {target}, which cannot be made; make that folder first")
+                raise InputError(
+                    f"{out}: is a link to {target}, which cannot be made; make that folder first"
+                )
         return
-    if not out.is_dir() or not ((out / stored.INFO).exists() or {path.name for path in out.iterdir()} <= EMPTY):
+    if not out.is_dir() or not (
+        (out / stored.INFO).exists() or {path.name for path in out.iterdir()} <= EMPTY
+    ):
         raise InputError(f"{out}: is neither empty nor a store; {ELSEWHERE}")
 
 
@@ -247,7 +272,9 @@ def _match(out: Path, there: dict, info: dict) -> None:
     pairs += [(key, there[key], info[key]) for key in ("channels", "size", "shape", "codec")]
     for name, old, new in pairs:
         if old != new:
-            raise InputError(f"{out}: this store was made with another {name}: {old}, now {new}; {ELSEWHERE}")
+            raise InputError(
+                f"{out}: this store was made with another {name}: {old}, now {new}; {ELSEWHERE}"
+            )
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Renewing a store: what has changed since it was packed, and how the new one takes its place.
 
-A complete store is never changed row by row. The new one is made in its folder `.next`, as any store is made, and takes
-over every site that is still as its source says: the same file on the disk under a second name, where the file system
-has such links. When it is complete it takes the old one's place, piece by piece, `store.json` last; a kill between is
-finished by the next call. So the old store can be read until the new one is whole.
+A complete store is never changed row by row. The new one is made in its folder `.next`, as any
+store is made, and takes over every site that is still as its source says: the same file on the disk
+under a second name, where the file system has such links. When it is complete it takes the old
+one's place, piece by piece, `store.json` last; a kill between is finished by the next call. So the
+old store can be read until the new one is whole.
 """
 
 import logging
@@ -23,7 +24,8 @@ from cellsignal.errors import InputError
 from cellsignal.files import changed_inputs, write_json
 
 log = logging.getLogger(__name__)
-PIECES = ("zarr.json", stored.IMAGES, *stored.ARRAYS, "stamp", stored.SAMPLES, stored.INFO)  # in this order
+# in this order
+PIECES = ("zarr.json", stored.IMAGES, *stored.ARRAYS, "stamp", stored.SAMPLES, stored.INFO)
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Plan:
     """What becomes of a store's packed rows.
 
     Attributes:
-        kept: row of the new table -> entry of the row that holds its image; the entry's `row` is that of the old one.
-        reasons: what has changed, in words; empty where nothing has.
+        kept: row of the new table -> entry of the row that holds its image; the entry's `row` is
+        that of the old one. reasons: what has changed, in words; empty where nothing has.
     """
 
     kept: dict[int, Entry]
@@ -44,7 +46,12 @@ class Plan:
 
 
 def compare(
-    out: Path, previous: dict[str, Any], entries: dict[int, Entry], info: dict[str, Any], samples: pd.DataFrame, stamp: Stamp
+    out: Path,
+    previous: dict[str, Any],
+    entries: dict[int, Entry],
+    info: dict[str, Any],
+    samples: pd.DataFrame,
+    stamp: Stamp,
 ) -> Plan:
     """Hold a store's packed rows to the table and the sources of now.
 
@@ -56,7 +63,8 @@ def compare(
         stamp: of a sample's source now.
 
     Raises:
-        InputError: packed sites would be lost, because the table has them no more or their files are gone.
+        InputError: packed sites would be lost, because the table has them no more or their files
+        are gone.
     """
     reasons, carried = [], dict(entries)
     if previous["samples_sha256"] != info["samples_sha256"]:
@@ -74,14 +82,24 @@ def compare(
         why = "image files have changed" if before else "an earlier version made it"
         reasons.append(f"{why}, first of {samples.sample_id[stale[0]]}")
     elif before is None and previous["complete"]:
-        reasons.append("an earlier version made it, which did not note its image files: they are taken to be the same")
+        reasons.append(
+            "an earlier version made it, which did not note its image files: they are taken to be "
+            "the same"
+        )
     return Plan(kept, tuple(reasons))
 
 
 def _keep_current(
-    out: Path, previous: dict[str, Any], carried: dict[int, Entry], info: dict[str, Any], samples: pd.DataFrame, stamp: Stamp
+    out: Path,
+    previous: dict[str, Any],
+    carried: dict[int, Entry],
+    info: dict[str, Any],
+    samples: pd.DataFrame,
+    stamp: Stamp,
 ) -> tuple[dict[int, Entry], list[int]]:
-    """Part packed rows into those that are still as their source says, and the others. See `compare`."""
+    """Part packed rows into those that are still as their source says, and the others. See
+    `compare`.
+    """
     rows = sorted(carried)
     stamps = stamp_rows(stamp, samples.files[rows], samples.plate[rows]).tolist()
     kept, gone, stale = {}, [], []
@@ -94,19 +112,30 @@ def _keep_current(
                 kept[row] = entry
         elif recorded == now != UNKNOWN:
             kept[row] = entry
-        elif recorded == UNKNOWN and "made_from" not in previous and not info["made_from"].get("calibration"):
+        elif (
+            recorded == UNKNOWN
+            and "made_from" not in previous
+            and not info["made_from"].get("calibration")
+        ):
             kept[row] = {**entry, "stamp": now}
         else:
             stale.append(row)
     lost = [row for row in gone if row not in kept]
     if lost:
         raise InputError(
-            f"{out}: {len(lost)} packed sites are out of date and their image files are gone, first "
-            f"{samples.sample_id[lost[0]]}: bring the files back, pack into another folder or delete it"
+            f"{out}: {len(lost)} packed sites are out of date and their image files are gone, "
+            "first "
+            f"{samples.sample_id[lost[0]]}: bring the files back, pack into another folder or "
+            "delete it"
         )
     if gone:
         first = samples.sample_id[gone[0]]
-        log.warning("%s: files of %d packed sites are gone, first %s; kept as they were packed", out, len(gone), first)
+        log.warning(
+            "%s: files of %d packed sites are gone, first %s; kept as they were packed",
+            out,
+            len(gone),
+            first,
+        )
     return kept, stale
 
 
@@ -126,13 +155,18 @@ def _carry(
     lost = [old.sample_id[row] for row in entries if old.sample_id[row] not in places]
     if lost and complete:
         raise InputError(
-            f"{out}: this store holds {len(lost)} samples that the data no longer have, first {lost[0]}; "
+            f"{out}: this store holds {len(lost)} samples that the data no longer have, first "
+            f"{lost[0]}; "
             "bring them back, pack into another folder or delete it"
         )
     carried = {}
     for row, entry in entries.items():
         place = places.get(old.sample_id[row])
-        if place is not None and old.files[row] == samples.files[place] and old.plate[row] == samples.plate[place]:
+        if (
+            place is not None
+            and old.files[row] == samples.files[place]
+            and old.plate[row] == samples.plate[place]
+        ):
             carried[place] = entry
     return carried
 
@@ -141,8 +175,15 @@ def _table_change(old: pd.DataFrame, new: pd.DataFrame) -> str:
     if len(old) != len(new):
         return f"another number of samples: {len(old)}, now {len(new)}"
     column = next(name for name in new if not old[name].equals(new[name]))
-    row = next(row for row in range(len(new)) if not old[column].iloc[[row]].equals(new[column].iloc[[row]]))
-    before, after = (None if table[column].isna()[row] else table[column].astype(object)[row] for table in (old, new))
+    row = next(
+        row
+        for row in range(len(new))
+        if not old[column].iloc[[row]].equals(new[column].iloc[[row]])
+    )
+    before, after = (
+        None if table[column].isna()[row] else table[column].astype(object)[row]
+        for table in (old, new)
+    )
     return f"another samples table: {column} of {new.sample_id[row]} was {before!r}, now {after!r}"
 
 
@@ -176,7 +217,9 @@ def take_over(out: Path, following: Path, kept: dict[int, Entry]) -> None:
 
 
 def finish(out: Path) -> None:
-    """Let a complete new store take the old one's place, or finish doing so; nothing where there is none."""
+    """Let a complete new store take the old one's place, or finish doing so; nothing where there is
+    none.
+    """
     following = out / stored.NEXT
     try:
         if not stored.read_info(following)["complete"]:

@@ -1,6 +1,8 @@
-"""Which samples share a batch. BatchNorm sees its batch alone, so a batch of one plate is standardised by that plate (RxRx1, 2nd place).
+"""Which samples share a batch. BatchNorm sees its batch alone, so a batch of one plate is
+standardised by that plate (RxRx1, 2nd place).
 
-Every batch is a function of (seed, epoch) and of the samples' units and labels, so training goes on anywhere and on any number of workers.
+Every batch is a function of (seed, epoch) and of the samples' units and labels, so training goes on
+anywhere and on any number of workers.
 """
 
 import logging
@@ -12,20 +14,26 @@ from torch.utils.data import Sampler
 from cellsignal.errors import InputError
 
 log = logging.getLogger(__name__)
-AGAIN = 1_000_003  # more epochs than any stage has: what lies between the epoch numbers of a balanced epoch's batches
+# more epochs than any stage has: what lies between the epoch numbers of a balanced epoch's batches
+AGAIN = 1_000_003
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """One epoch's batches of (epoch, index) keys, drawn from (seed, epoch).
 
-    Each index comes once. A batch is of one unit; a unit's batches differ in size by at most one and none exceeds `batch_size`. With `unique_labels` no label
-    comes twice in a batch, for which a unit may need more and smaller batches, and unlabelled samples are dealt evenly. All batches come in random order.
+    Each index comes once. A batch is of one unit; a unit's batches differ in size by at most one
+    and none exceeds `batch_size`. With `unique_labels` no label comes twice in a batch, for which a
+    unit may need more and smaller batches, and unlabelled samples are dealt evenly. All batches
+    come in random order.
 
-    A batch of one sample has no statistics for BatchNorm: unless `batch_size` is 1 it is left out of the epoch. It arises in a unit of a single sample, where
-    one label fills most of a unit (`unique_labels`), and where `batch_size` is 2. How many samples these are is logged once, in epoch 0.
+    A batch of one sample has no statistics for BatchNorm: unless `batch_size` is 1 it is left out
+    of the epoch. It arises in a unit of a single sample, where one label fills most of a unit
+    (`unique_labels`), and where `batch_size` is 2. How many samples these are is logged once, in
+    epoch 0.
 
-    Rank r of `world` processes takes the batches r, r + world, ... of the same order. All ranks have equally many, so that gradients meet: the last up to
-    world - 1 batches are left out, others in each epoch.
+    Rank r of `world` processes takes the batches r, r + world, ... of the same order. All ranks
+    have equally many, so that gradients meet: the last up to world - 1 batches are left out, others
+    in each epoch.
 
     Args:
         unit: (n,) int, the unit of each sample; None where batches are mixed.
@@ -49,22 +57,41 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         world: int = 1,
     ):
         assert 0 <= rank < world and start >= 0
-        self.labels, self.batch_size, self.unique_labels = np.asarray(labels), batch_size, unique_labels
+        self.labels = np.asarray(labels)
+        self.batch_size = batch_size
+        self.unique_labels = unique_labels
         self.seed, self.epoch, self.start, self.rank, self.world = seed, epoch, start, rank, world
         self.units = _members(unit, self.labels)
-        self.batches = [_batches(self.labels[members], batch_size, unique_labels) for members in self.units]
-        sizes = [size for u, n in zip(self.units, self.batches, strict=True) for size in map(len, np.array_split(u, n))]
+        self.batches = [
+            _batches(self.labels[members], batch_size, unique_labels) for members in self.units
+        ]
+        sizes = [
+            size
+            for u, n in zip(self.units, self.batches, strict=True)
+            for size in map(len, np.array_split(u, n))
+        ]
         alone = sum(not self._usable(size) for size in sizes)
         self.total = (len(sizes) - alone) // world
         if self.total == 0:
-            raise InputError(f"batches: {len(self.labels)} samples in {len(self.units)} units make no batch of two or more "
-                             f"for each of {world} processes")  # fmt: skip
+            raise InputError(
+                f"batches: {len(self.labels)} samples in {len(self.units)} units make no batch of "
+                "two or more "
+                f"for each of {world} processes"
+            )
         if alone and epoch == 0 and rank == 0:
-            log.warning("%d of %d samples are left out of each epoch: alone in a batch", alone, len(self.labels))
+            log.warning(
+                "%d of %d samples are left out of each epoch: alone in a batch",
+                alone,
+                len(self.labels),
+            )
 
     @staticmethod
     def count(
-        unit: np.ndarray | None, labels: np.ndarray, batch_size: int, unique_labels: bool = False, world: int = 1
+        unit: np.ndarray | None,
+        labels: np.ndarray,
+        batch_size: int,
+        unique_labels: bool = False,
+        world: int = 1,
     ) -> int:
         """Batches of each rank in one epoch, the same in every epoch."""
         return EpochBatches(unit, labels, batch_size, 0, 1, 0, unique_labels, 0, world).total
@@ -78,7 +105,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         for members, number in zip(self.units, self.batches, strict=True):
             order = rng.permutation(len(members))
             if self.unique_labels:
-                order = order[np.argsort(_shuffled(self.labels[members], rng)[order], kind="stable")]
+                order = order[
+                    np.argsort(_shuffled(self.labels[members], rng)[order], kind="stable")
+                ]
             batches += [members[order[first::number]] for first in range(number)]
         batches = [batch for batch in batches if self._usable(len(batch))]
         turn = rng.permutation(len(batches))[self.rank :: self.world][: self.total]
@@ -92,13 +121,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 def balanced_batches(
     member: np.ndarray, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[list[tuple[int, int]]]:
-    """One epoch's batches in which every group is drawn equally often: as many draws as there are samples, each group in turn.
+    """One epoch's batches in which every group is drawn equally often: as many draws as there are
+    samples, each group in turn.
 
-    A group's samples come in random order, and all of them once before any of them comes again. A batch's keys have an epoch of their
-    own, so that an image that comes again is augmented anew.
+    A group's samples come in random order, and all of them once before any of them comes again. A
+    batch's keys have an epoch of their own, so that an image that comes again is augmented anew.
 
     Args:
-        member: (n, G) bool, the groups (classes) each sample belongs to; groups without samples are left out.
+        member: (n, G) bool, the groups (classes) each sample belongs to; groups without samples are
+        left out.
 
     Returns:
         Batches of (epoch number, index) keys: rank's of `world`; equally many for each.
@@ -109,7 +140,9 @@ def balanced_batches(
     rng = np.random.default_rng([seed, epoch])
     groups = [np.flatnonzero(column) for column in np.asarray(member, bool).T if column.any()]
     n = len(member)
-    turns = np.concatenate([rng.permutation(len(groups)) for _ in range(-(-n // max(1, len(groups))))])[:n]
+    turns = np.concatenate(
+        [rng.permutation(len(groups)) for _ in range(-(-n // max(1, len(groups))))]
+    )[:n]
     order = np.empty(n, np.int64)
     for number, group in enumerate(groups):
         places = np.flatnonzero(turns == number)
@@ -118,26 +151,38 @@ def balanced_batches(
     batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
     batches = [batch for batch in batches if len(batch) > 1 or batch_size == 1]
     if len(batches) < world:
-        raise InputError(f"batches: {n} samples make no batch of two or more for each of {world} processes")
+        raise InputError(
+            f"batches: {n} samples make no batch of two or more for each of {world} processes"
+        )
     kept = len(batches) // world * world
     return [
-        [(epoch + AGAIN * (number + 1), int(index)) for index in batches[number]] for number in range(rank, kept, world)
+        [(epoch + AGAIN * (number + 1), int(index)) for index in batches[number]]
+        for number in range(rank, kept, world)
     ]
 
 
 def identity_batches(
-    labels: np.ndarray, identities: int, images: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    labels: np.ndarray,
+    identities: int,
+    images: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> list[list[tuple[int, int]]]:
-    """One epoch's batches of `identities` classes x `images` images of each (P x K, arXiv:1703.07737): at least as many draws as there are samples.
+    """One epoch's batches of `identities` classes x `images` images of each (P x K,
+    arXiv:1703.07737): at least as many draws as there are samples.
 
-    Every class is drawn equally often, at most once a batch. All images of a class come before any of them comes again, and what comes again has an epoch
-    number of its own, so that it is augmented anew.
+    Every class is drawn equally often, at most once a batch. All images of a class come before any
+    of them comes again, and what comes again has an epoch number of its own, so that it is
+    augmented anew.
 
     Args:
         labels: (n,) int; samples of -1 are left out.
 
     Returns:
-        Batches of (epoch number, index) keys, a class's images side by side: rank's of `world`; equally many for each.
+        Batches of (epoch number, index) keys, a class's images side by side: rank's of `world`;
+        equally many for each.
 
     Raises:
         InputError: fewer classes than `identities`, or not one batch for each rank.
@@ -145,11 +190,17 @@ def identity_batches(
     labels = np.asarray(labels)
     members = {label: np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])}
     if len(members) < identities:
-        raise InputError(f"batches.identities: {identities} classes a batch, the training samples have {len(members)}")
+        raise InputError(
+            f"batches.identities: {identities} classes a batch, the training samples have "
+            f"{len(members)}"
+        )
     rng = np.random.default_rng([seed, epoch])
     number = -(-sum(map(len, members.values())) // (identities * images))
     if number < world:
-        raise InputError(f"batches: {len(labels)} samples make no batch of {identities} x {images} for each of {world} processes")
+        raise InputError(
+            f"batches: {len(labels)} samples make no batch of {identities} x {images} for each of "
+            f"{world} processes"
+        )
     drawn = {label: 0 for label in members}
     orders = {label: rng.permutation(mine) for label, mine in members.items()}
     batches = []
@@ -166,8 +217,12 @@ def identity_batches(
     return batches[rank : number // world * world : world]
 
 
-def _distinct_turns(names: np.ndarray, size: int, number: int, rng: np.random.Generator) -> Iterator[list[int]]:
-    """`number` draws of `size` different names, each name in turn: the times two names were drawn never differ by more than one."""
+def _distinct_turns(
+    names: np.ndarray, size: int, number: int, rng: np.random.Generator
+) -> Iterator[list[int]]:
+    """`number` draws of `size` different names, each name in turn: the times two names were drawn
+    never differ by more than one.
+    """
     waiting: list[int] = []
     for _ in range(number):
         chosen, waiting = waiting[:size], waiting[size:]
@@ -181,7 +236,9 @@ def _distinct_turns(names: np.ndarray, size: int, number: int, rng: np.random.Ge
 
 
 def in_order(size: int, batch_size: int) -> list[list[int]]:
-    """Indices 0..size-1 in order, in batches whose sizes differ by at most one, for validation and prediction."""
+    """Indices 0..size-1 in order, in batches whose sizes differ by at most one, for validation and
+    prediction.
+    """
     number = -(-size // batch_size)
     return [part.tolist() for part in np.array_split(np.arange(size), number)] if size else []
 
@@ -199,7 +256,9 @@ def _members(unit: np.ndarray | None, labels: np.ndarray) -> list[np.ndarray]:
 
 
 def _batches(labels: np.ndarray, batch_size: int, unique_labels: bool) -> int:
-    """Number of one unit's batches: as few as `batch_size`, and its most frequent label once in each, allow."""
+    """Number of one unit's batches: as few as `batch_size`, and its most frequent label once in
+    each, allow.
+    """
     number = -(-len(labels) // batch_size)
     known = labels[labels >= 0]
     if unique_labels and len(known):
@@ -210,7 +269,8 @@ def _batches(labels: np.ndarray, batch_size: int, unique_labels: bool) -> int:
 def _shuffled(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(n,) int: one random number a label, -1 too.
 
-    Samples sorted by it and dealt to k batches in turn put a label of at most k samples nowhere twice, and unlabelled ones evenly.
+    Samples sorted by it and dealt to k batches in turn put a label of at most k samples nowhere
+    twice, and unlabelled ones evenly.
     """
     names, inverse = np.unique(labels, return_inverse=True)
     return rng.permutation(len(names))[inverse]

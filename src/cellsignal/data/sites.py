@@ -44,21 +44,32 @@ class Packing:
     resize: bool
 
 
-def pack_site(job: Packing, task: tuple[int, tuple[str, ...], str]) -> tuple[Entry | None, InputError | None]:
-    """Read, resize, measure and write one site. Errors are returned, so that the sites done beside it are not lost.
+def pack_site(
+    job: Packing, task: tuple[int, tuple[str, ...], str]
+) -> tuple[Entry | None, InputError | None]:
+    """Read, resize, measure and write one site. Errors are returned, so that the sites done beside
+    it are not lost.
 
     Returns:
-        (entry, None) if packed, (entry, error) if the site is bad, (None, error) if it cannot be written.
+        (entry, None) if packed, (entry, error) if the site is bad, (None, error) if it cannot be
+        written.
     """
     row, files, plate = task
-    stamp = job.stamp(files, plate)  # before reading: a file that changes meanwhile is read again next time
+    # before reading: a file that changes meanwhile is read again next time
+    stamp = job.stamp(files, plate)
     try:
         image = read_site(job.read, files)
         if len(image) != job.channels:
-            raise ImageError(files[0], "wrong_channels", f"{len(image)} channels, {job.channels} expected")
+            raise ImageError(
+                files[0], "wrong_channels", f"{len(image)} channels, {job.channels} expected"
+            )
         if not job.resize and image.shape[1:] != job.shape:
             height, width = image.shape[1:]
-            raise ImageError(files[0], "wrong_size", f"{width}x{height} pixels, {job.shape[1]}x{job.shape[0]} expected")
+            raise ImageError(
+                files[0],
+                "wrong_size",
+                f"{width}x{height} pixels, {job.shape[1]}x{job.shape[0]} expected",
+            )
     except ImageError as bad:
         return {"row": row, "status": stored.SKIPPED, "message": str(bad)}, bad
     image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
@@ -80,9 +91,11 @@ def pack_site(job: Packing, task: tuple[int, tuple[str, ...], str]) -> tuple[Ent
 
 
 def read_site(read: Read, files: tuple[str, ...]) -> np.ndarray:
-    """Read a site's image; whatever goes wrong with its files is an `ImageError`, so that it ends nothing for the others.
+    """Read a site's image; whatever goes wrong with its files is an `ImageError`, so that it ends
+    nothing for the others.
 
-    An exception that `read` was not made for is logged with its kind, and is an error of kind "corrupt".
+    An exception that `read` was not made for is logged with its kind, and is an error of kind
+    "corrupt".
 
     Raises:
         ImageError: the site cannot be read.
@@ -90,15 +103,23 @@ def read_site(read: Read, files: tuple[str, ...]) -> np.ndarray:
     """
     try:
         image = read(files)
-        assert image.ndim == 3 and image.dtype == np.uint8, f"{image.shape} {image.dtype}, not (C, H, W) uint8"
+        assert image.ndim == 3 and image.dtype == np.uint8, (
+            f"{image.shape} {image.dtype}, not (C, H, W) uint8"
+        )
     except (InputError, MemoryError):
         raise
     except OSError as error:
-        raise ImageError(error.filename or files[0], "corrupt", f"cannot be read ({error.strerror or error})") from None
+        raise ImageError(
+            error.filename or files[0], "corrupt", f"cannot be read ({error.strerror or error})"
+        ) from None
     except Exception as error:
         kind, why = type(error).__name__, " ".join(str(error).split())[:100]
         log.warning(
-            "%s: reading ended in an unexpected %s (%s)", files[0], kind, why, exc_info=log.isEnabledFor(logging.DEBUG)
+            "%s: reading ended in an unexpected %s (%s)",
+            files[0],
+            kind,
+            why,
+            exc_info=log.isEnabledFor(logging.DEBUG),
         )
         raise ImageError(files[0], "corrupt", f"cannot be read ({kind}: {why})") from None
     return image
@@ -108,25 +129,34 @@ def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(C, H, W) uint8 to (C, *shape): area average where it shrinks, bilinear where it grows."""
     if image.shape[1:] == tuple(shape):
         return image
-    how = cv2.INTER_AREA if shape[0] <= image.shape[1] and shape[1] <= image.shape[2] else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(channel, (shape[1], shape[0]), interpolation=how) for channel in image])
+    how = (
+        cv2.INTER_AREA
+        if shape[0] <= image.shape[1] and shape[1] <= image.shape[2]
+        else cv2.INTER_LINEAR
+    )
+    return np.stack(
+        [cv2.resize(channel, (shape[1], shape[0]), interpolation=how) for channel in image]
+    )
 
 
 def channel_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population SD of each channel of a (C, H, W) uint8 image, in grey levels: two (C,) float64.
+    """Mean and population SD of each channel of a (C, H, W) uint8 image, in grey levels: two (C,)
+    float64.
 
     A flat channel's SD is exactly 0.
     """
     mean, sd = np.array([cv2.meanStdDev(channel) for channel in image]).reshape(len(image), 2).T
-    smallest = np.sqrt(image[0].size - 1.0) / image[0].size  # one pixel one level off; below it is rounding
+    # one pixel one level off; below it is rounding
+    smallest = np.sqrt(image[0].size - 1.0) / image[0].size
     return mean, np.where(sd < smallest / 2, 0.0, sd)
 
 
 def in_processes(function: Callable, items: list, workers: int, description: str) -> Iterator:
-    """The results of `function` over `items`, in order, with a progress bar. Close the iterator to stop early.
+    """The results of `function` over `items`, in order, with a progress bar. Close the iterator to
+    stop early.
 
-    Processes are spawned, not forked: the parent may hold threads (OpenCV, zarr, torch). They end with it, even if it
-    is killed.
+    Processes are spawned, not forked: the parent may hold threads (OpenCV, zarr, torch). They end
+    with it, even if it is killed.
     """
     bar = functools.partial(tqdm, total=len(items), desc=description, unit="site", disable=None)
     if not workers or len(items) < 2:
@@ -136,10 +166,13 @@ def in_processes(function: Callable, items: list, workers: int, description: str
         min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start_worker
     )
     try:
-        yield from bar(pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * workers)))))
+        yield from bar(
+            pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * workers))))
+        )
     except BrokenProcessPool:
         raise InputError(
-            f"{description}: a worker process died (out of memory?); use fewer workers and run again"
+            f"{description}: a worker process died (out of memory?); use fewer workers and run "
+            "again"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
@@ -158,5 +191,6 @@ def _end_with_parent() -> None:
 
 def unwritable(out: Path | str, error: OSError) -> InputError:
     return InputError(
-        f"{out}: cannot be written ({error.strerror or error}); what is packed is kept, run again to go on"
+        f"{out}: cannot be written ({error.strerror or error}); what is packed is kept, run again "
+        "to go on"
     )

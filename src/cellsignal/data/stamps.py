@@ -1,7 +1,9 @@
-"""Stamps: one number for the state of all that decides a packed image, so that a later change is noticed cheaply.
+"""Stamps: one number for the state of all that decides a packed image, so that a later change is
+noticed cheaply.
 
-A stamp is of the source files' sizes and times of change, the calibration of the image's plate, and the version of the
-code. Nothing is read for it: a rerun over a complete store asks the file system alone.
+A stamp is of the source files' sizes and times of change, the calibration of the image's plate, and
+the version of the code. Nothing is read for it: a rerun over a complete store asks the file system
+alone.
 """
 
 import hashlib

@@ -8,12 +8,14 @@
     samples.csv the samples table, row by row as in the arrays (`files` as a JSON list)
     store.json  what it was made from, what was skipped and why, and whether it is complete
     journal     only while packing: one line for each finished row (see `pack`)
-    calibration/ what a competition has measured of whole plates to read their images (`Competition.calibrate`)
+    calibration/ what a competition has measured of whole plates to read their images
+    (`Competition.calibrate`)
     .next/      only while a complete store is being renewed (see `renewal`)
 
-`Store.read` reads a site's file straight into the caller's buffer, without zarr: faster, in parts where parts are asked for, and free of zarr's background
-thread, which a forked worker would lack. Damage on disk is an error when read, never a wrong picture: compressed pixels carry their own checksum, and a raw
-row is held to `checksum` the first time that it is read.
+`Store.read` reads a site's file straight into the caller's buffer, without zarr: faster, in parts
+where parts are asked for, and free of zarr's background thread, which a forked worker would lack.
+Damage on disk is an error when read, never a wrong picture: compressed pixels carry their own
+checksum, and a raw row is held to `checksum` the first time that it is read.
 """
 
 import functools
@@ -45,19 +47,29 @@ IMAGES, SAMPLES, INFO = "images", "samples.csv", "store.json"
 CALIBRATION, NEXT = "calibration", ".next"
 ARRAYS = ("mean", "sd", "checksum", "status")
 REPAIR = "delete that file and run `cellsignal prepare` again to pack the site anew"
-_INFO_KEYS = {"cellsignal", "source", "channels", "shape", "codec", "size", "n", "samples_sha256", "complete"}
+_INFO_KEYS = {
+    "cellsignal",
+    "source",
+    "channels",
+    "shape",
+    "codec",
+    "size",
+    "n",
+    "samples_sha256",
+    "complete",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A complete store, opened for reading. Holds no open file: safe to fork and to pickle into DataLoader workers.
+    """A complete store, opened for reading. Holds no open file: safe to fork and to pickle into
+    DataLoader workers.
 
     Attributes:
         path: its folder, absolute.
-        samples: the samples table of the packed rows, plus the int column `row`, their index in the arrays.
-        mean, sd: (N, C) float32 by row, grey levels of the stored pixels; NaN in skipped rows.
-        checksum: (N,) uint32 by row, crc32 of the raw pixels.
-        info: what `store.json` says.
+        samples: the samples table of the packed rows, plus the int column `row`, their index in the
+        arrays. mean, sd: (N, C) float32 by row, grey levels of the stored pixels; NaN in skipped
+        rows. checksum: (N,) uint32 by row, crc32 of the raw pixels. info: what `store.json` says.
     """
 
     path: Path
@@ -67,11 +79,14 @@ class Store:
     checksum: np.ndarray
     info: dict[str, Any]
     _layout: Layout = field(init=False, repr=False)
-    _seen: np.ndarray = field(init=False, repr=False)  # (N,) bool: raw rows known to be whole; threads and forked workers share it
+    # (N,) bool: raw rows known to be whole; threads and forked workers share it
+    _seen: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_layout", layout_of(self.info["codec"], self.shape))
-        object.__setattr__(self, "_seen", np.frombuffer(mmap.mmap(-1, len(self.checksum)), np.bool_))
+        object.__setattr__(
+            self, "_seen", np.frombuffer(mmap.mmap(-1, len(self.checksum)), np.bool_)
+        )
 
     def __reduce__(self) -> tuple:
         return Store, (self.path, self.samples, self.mean, self.sd, self.checksum, self.info)
@@ -81,14 +96,16 @@ class Store:
         """Open a complete store.
 
         Raises:
-            InputError: there is none, its packing is unfinished, it is damaged, or something else made it.
+            InputError: there is none, its packing is unfinished, it is damaged, or something else
+            made it.
         """
         path = Path(path).absolute()
         info = read_info(path)
         if not info["complete"]:
             packed = sum(entry["status"] != PENDING for entry in read_journal(path)[0].values())
             raise InputError(
-                f"{path}: packing is unfinished, {info['n'] - packed} of {info['n']} sites are missing; "
+                f"{path}: packing is unfinished, {info['n'] - packed} of {info['n']} sites are "
+                "missing; "
                 "run `cellsignal prepare` with the same config to go on"
             )
         arrays = read_arrays(path, info)
@@ -114,11 +131,12 @@ class Store:
 
     @functools.cached_property
     def content_hash(self) -> str:
-        """The SHA-256, as hex, of what can be read here: channels, shape, sample ids and each image's checksum, by row.
+        """The SHA-256, as hex, of what can be read here: channels, shape, sample ids and each
+        image's checksum, by row.
 
-        Stores of the same images have the same hash, wherever they lie and however they are compressed; one image more,
-        fewer or other changes it. Labels and other columns of `samples` are not in it (`info["samples_sha256"]` is of
-        the whole table).
+        Stores of the same images have the same hash, wherever they lie and however they are
+        compressed; one image more, fewer or other changes it. Labels and other columns of `samples`
+        are not in it (`info["samples_sha256"]` is of the whole table).
         """
         value = hashlib.sha256(json.dumps([self.channels, self.shape]).encode())
         value.update(json.dumps(self.samples.sample_id.to_list()).encode())
@@ -132,14 +150,20 @@ class Store:
 
     @property
     def images(self) -> zarr.Array:
-        """All images as a read-only zarr array (N, C, H, W) uint8; skipped rows are zeros. For one site use `read`."""
+        """All images as a read-only zarr array (N, C, H, W) uint8; skipped rows are zeros. For one
+        site use `read`.
+        """
         return zarr.open_array(self.path / IMAGES, mode="r")
 
-    def read(self, row: int, out: np.ndarray | None = None, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One site, (C, H, W) uint8; into `out` (C-contiguous, a slice of a batch buffer, say) where given.
+    def read(
+        self, row: int, out: np.ndarray | None = None, rows: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """One site, (C, H, W) uint8; into `out` (C-contiguous, a slice of a batch buffer, say)
+        where given.
 
         Args:
-            rows: (top, bottom): only the image's rows top to bottom - 1 are needed. What the other rows then hold is left open.
+            rows: (top, bottom): only the image's rows top to bottom - 1 are needed. What the other
+            rows then hold is left open.
 
         Raises:
             InputError: nothing is packed in that row, or its file is damaged.
@@ -147,7 +171,9 @@ class Store:
         if out is None:
             out = np.empty(self.shape, np.uint8)
         elif out.shape != self.shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous {self.shape} uint8, not {out.shape} {out.dtype}")
+            raise ValueError(
+                f"out must be C-contiguous {self.shape} uint8, not {out.shape} {out.dtype}"
+            )
         if rows is not None and not 0 <= rows[0] < rows[1] <= self.shape[1]:
             raise ValueError(f"rows must be some of 0 to {self.shape[1]}, not {rows}")
         known = self._layout.codec == "zstd" or (0 <= row < len(self._seen) and self._seen[row])
@@ -163,7 +189,9 @@ class Store:
         try:
             read_file(file, self._layout, out, rows)
         except FileNotFoundError:
-            raise InputError(f"{self.path}: row {row} holds no image ({file} is not there)") from None
+            raise InputError(
+                f"{self.path}: row {row} holds no image ({file} is not there)"
+            ) from None
         except ValueError as error:
             raise InputError(f"{file}: row {row} is damaged ({error}); {REPAIR}") from None
 
@@ -176,9 +204,17 @@ class Store:
         rows = self.samples.row.to_numpy() if rows is None else np.asarray(rows)
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             found = list(
-                tqdm(pool.map(self._damage, rows.tolist()), total=len(rows), desc="checking", unit="site", disable=None)
+                tqdm(
+                    pool.map(self._damage, rows.tolist()),
+                    total=len(rows),
+                    desc="checking",
+                    unit="site",
+                    disable=None,
+                )
             )
-        return [(row, message) for row, message in zip(rows.tolist(), found, strict=True) if message]
+        return [
+            (row, message) for row, message in zip(rows.tolist(), found, strict=True) if message
+        ]
 
     def _damage(self, row: int) -> str | None:
         image = np.empty(self.shape, np.uint8)
@@ -189,7 +225,9 @@ class Store:
         return None if zlib.crc32(image) == int(self.checksum[row]) else self._other_pixels(row)
 
     def _other_pixels(self, row: int) -> str:
-        return f"{chunk_path(self.path, row)}: row {row} holds other pixels than were packed; {REPAIR}"
+        return (
+            f"{chunk_path(self.path, row)}: row {row} holds other pixels than were packed; {REPAIR}"
+        )
 
 
 def chunk_path(path: Path | str, row: int) -> str:
@@ -210,7 +248,8 @@ def write_chunk(path: Path | str, row: int, image: np.ndarray, codec: str) -> in
 
 
 def create_arrays(path: Path, n: int, layout: Layout) -> None:
-    """Make the zarr group with its image array, still without chunks. Black sites get theirs too: a loss is seen.
+    """Make the zarr group with its image array, still without chunks. Black sites get theirs too: a
+    loss is seen.
 
     An image array that is there is made anew.
     """
@@ -247,14 +286,21 @@ def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
         names = [*ARRAYS, *(["stamp"] if "stamp" in group else [])]
         arrays = {name: np.asarray(group[name][:]) for name in names}
         images = group[IMAGES]
-        as_written = images.shape == (info["n"], *layout.shape) and images.dtype == np.uint8 and is_laid_out(images, layout)
+        as_written = (
+            images.shape == (info["n"], *layout.shape)
+            and images.dtype == np.uint8
+            and is_laid_out(images, layout)
+        )
         as_written &= images.metadata.encode_chunk_key((0, 0, 0, 0)) == "c.0.0.0.0"
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(
-            f"{path}: the store's arrays are damaged ({str(error) or type(error).__name__}); pack it anew"
+            f"{path}: the store's arrays are damaged ({str(error) or type(error).__name__}); pack "
+            "it anew"
         ) from None
     if not as_written or _hash(arrays) != info["arrays_digest"]:
-        raise InputError(f"{path}: the store's arrays are not those that {INFO} describes; pack it anew")
+        raise InputError(
+            f"{path}: the store's arrays are not those that {INFO} describes; pack it anew"
+        )
     return arrays
 
 
@@ -274,15 +320,23 @@ def read_info(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as a store's description ({error})") from None
     if isinstance(info, dict) and info.get("format", FORMAT) != FORMAT:
-        raise InputError(f"{file}: store format {info['format']}, this version reads {FORMAT}; pack it anew")
+        raise InputError(
+            f"{file}: store format {info['format']}, this version reads {FORMAT}; pack it anew"
+        )
     if not isinstance(info, dict) or {"format", *_INFO_KEYS} - set(info):
         raise InputError(f"{file}: is not the description of a cellsignal store")
     return info
 
 
 def samples_text(samples: pd.DataFrame) -> str:
-    """A samples table as the CSV kept in the store, without the columns that a competition has left out."""
-    used = [name for name in COLUMNS if name not in ADDED or (name in samples.columns and samples[name].notna().any())]
+    """A samples table as the CSV kept in the store, without the columns that a competition has left
+    out.
+    """
+    used = [
+        name
+        for name in COLUMNS
+        if name not in ADDED or (name in samples.columns and samples[name].notna().any())
+    ]
     texts = {name: samples[name].map(_json_list) for name in ("files", "labels") if name in used}
     return samples[used].assign(**texts).to_csv(index=False, lineterminator="\n")
 
@@ -297,7 +351,9 @@ def parse_samples(text: str, source: Path | str) -> pd.DataFrame:
         frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=[""])
         frame["files"] = frame.files.map(lambda names: tuple(json.loads(names)))
         if "labels" in frame.columns:
-            frame["labels"] = [None if pd.isna(text) else tuple(json.loads(text)) for text in frame["labels"]]
+            frame["labels"] = [
+                None if pd.isna(text) else tuple(json.loads(text)) for text in frame["labels"]
+            ]
     except (ValueError, AttributeError, TypeError) as error:
         raise InputError(f"{source}: is not a samples table ({error})") from None
     frame["label"] = pd.to_numeric(frame.label).astype("Int64")
@@ -312,9 +368,16 @@ def read_samples(path: Path, info: dict[str, Any]) -> pd.DataFrame:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from None
     if digest(text) != info["samples_sha256"]:
-        raise InputError(f"{file}: is not the table this store was packed from (its hash differs); pack it anew")
+        raise InputError(
+            f"{file}: is not the table this store was packed from (its hash differs); pack it anew"
+        )
     return parse_samples(text, file)
 
 
 def _hash(arrays: dict[str, np.ndarray]) -> str:
-    return digest({name: [str(a.dtype), a.shape, zlib.crc32(np.ascontiguousarray(a))] for name, a in arrays.items()})
+    return digest(
+        {
+            name: [str(a.dtype), a.shape, zlib.crc32(np.ascontiguousarray(a))]
+            for name, a in arrays.items()
+        }
+    )

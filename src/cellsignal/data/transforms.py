@@ -1,9 +1,11 @@
-"""Random changes of one training image, as the config lists them. The only module that knows albumentations.
+"""Random changes of one training image, as the config lists them. The only module that knows
+albumentations.
 
-Albumentations is imported when the first `Transform` is built, not with this module. What it does with its seeds needs
-care: transforms given the same seed draw the same numbers (all flips of an image would fire together), so here every
-transform of an image draws from one pair of generators, made from the caller's. The outcome depends on that generator
-and the image alone: not on the worker, on what came before, or on any global seed.
+Albumentations is imported when the first `Transform` is built, not with this module. What it does
+with its seeds needs care: transforms given the same seed draw the same numbers (all flips of an
+image would fire together), so here every transform of an image draws from one pair of generators,
+made from the caller's. The outcome depends on that generator and the image alone: not on the
+worker, on what came before, or on any global seed.
 """
 
 import functools
@@ -25,21 +27,24 @@ _Step = Callable[[np.ndarray, np.random.Generator, random.Random], np.ndarray]
 class Transform:
     """The augmentations of a stage, ready to be applied to images of `channels` channels.
 
-    `image` applies all but `gain_bias` in the order written; `signal` applies `gain_bias`, which is defined on
-    normalised values and so always comes after normalisation, wherever it is written. Can be sent to worker processes.
+    `image` applies all but `gain_bias` in the order written; `signal` applies `gain_bias`, which is
+    defined on normalised values and so always comes after normalisation, wherever it is written.
+    Can be sent to worker processes.
 
     Args:
         augmentations: () for none.
         channels: C.
-        stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit together. None: each channel is its own.
-        frame: (C,) int, the frame of each plane: those of one are blurred together by `frame_blur`. None: there is one frame.
-        shape: (H, W) of the images, where all are alike: then every sample must come out in one shape, as batches need.
+        stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit
+        together. None: each channel is its own. frame: (C,) int, the frame of each plane: those of
+        one are blurred together by `frame_blur`. None: there is one frame. shape: (H, W) of the
+        images, where all are alike: then every sample must come out in one shape, as batches need.
 
     Attributes:
         output: (h, w) of every sample; None where `shape` is not given.
 
     Raises:
-        InputError: a parameter that cannot work, such as dropping all channels, a crop larger than `shape`, or several
+        InputError: a parameter that cannot work, such as dropping all channels, a crop larger than
+        `shape`, or several
             output shapes; the message names the augmentation.
     """
 
@@ -52,13 +57,20 @@ class Transform:
         shape: tuple[int, int] | None = None,
     ):
         assert frame is None or len(frame) == channels, (channels, frame)
-        self.augmentations, self.channels, self.stain, self.frame = tuple(augmentations), channels, stain, frame
+        self.augmentations = tuple(augmentations)
+        self.channels = channels
+        self.stain = stain
+        self.frame = frame
         self.shape = shape
         self.output = None if shape is None else output_shape(self.augmentations, shape)
         self._stain = stain_codes(channels, stain)
         self._gain_bias = [a for a in self.augmentations if isinstance(a, augment.GainBias)]
         frames = np.zeros(channels, int) if frame is None else np.asarray(frame)
-        self._steps = [_step(a, self._stain, frames) for a in self.augmentations if not isinstance(a, augment.GainBias)]
+        self._steps = [
+            _step(a, self._stain, frames)
+            for a in self.augmentations
+            if not isinstance(a, augment.GainBias)
+        ]
 
     def __reduce__(self):
         return Transform, (self.augmentations, self.channels, self.stain, self.frame, self.shape)
@@ -67,30 +79,35 @@ class Transform:
         """Augment one image.
 
         Args:
-            image: (H, W, C) uint8, any H and W. It is not changed; without augmentations it is given back as it is.
-            rng: the only source of randomness.
+            image: (H, W, C) uint8, any H and W. It is not changed; without augmentations it is
+            given back as it is. rng: the only source of randomness.
 
         Returns:
-            (h, w, C) uint8. h and w are H and W unless a crop or, for images that are not square, a quarter turn or
-            transposition changes them.
+            (h, w, C) uint8. h and w are H and W unless a crop or, for images that are not square, a
+            quarter turn or transposition changes them.
 
         Raises:
             InputError: a crop larger than the image.
         """
-        assert image.dtype == np.uint8 and image.shape[2:] == (self.channels,), (image.dtype, image.shape)
+        assert image.dtype == np.uint8 and image.shape[2:] == (self.channels,), (
+            image.dtype,
+            image.shape,
+        )
         if not self._steps:
             return image
-        python = random.Random(int(rng.integers(2**63)))  # albumentations draws from both kinds of generator
+        # albumentations draws from both kinds of generator
+        python = random.Random(int(rng.integers(2**63)))
         for step in self._steps:
             image = step(image, rng, python)
         return image
 
     def signal(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Gain and bias: x * a + b, with a ~ N(1, gain) and b ~ N(0, bias) drawn for each stain of the image.
+        """Gain and bias: x * a + b, with a ~ N(1, gain) and b ~ N(0, bias) drawn for each stain of
+        the image.
 
         Args:
-            x: (C, h, w) float32, normalised: a channel's SD is 1, and `bias` is in units of it. It is not changed.
-            rng: the only source of randomness.
+            x: (C, h, w) float32, normalised: a channel's SD is 1, and `bias` is in units of it. It
+            is not changed. rng: the only source of randomness.
 
         Returns:
             (C, h, w) float32.
@@ -124,8 +141,13 @@ def _step(augmentation: augment.Augmentation, stain: np.ndarray, frame: np.ndarr
     def step(image: np.ndarray, rng: np.random.Generator, python: random.Random) -> np.ndarray:
         shape = image.shape[:2]
         if isinstance(augmentation, augment.RandomCrop) and min(shape) < augmentation.size:
-            raise InputError(f"random_crop: size {augmentation.size} exceeds the image, {shape[1]}x{shape[0]} pixels")
-        keeps_shape = isinstance(augmentation, augment.RandomResizedCrop) and augmentation.size is None
+            raise InputError(
+                f"random_crop: size {augmentation.size} exceeds the image, {shape[1]}x{shape[0]} "
+                "pixels"
+            )
+        keeps_shape = (
+            isinstance(augmentation, augment.RandomResizedCrop) and augmentation.size is None
+        )
         transform = build(shape if keeps_shape else None)
         transform.set_random_state(rng, python)
         return transform(image=image)["image"]
@@ -134,8 +156,11 @@ def _step(augmentation: augment.Augmentation, stain: np.ndarray, frame: np.ndarr
 
 
 def _albumentation(a: augment.Augmentation, shape: tuple[int, int] | None) -> Any:
-    """The albumentations transform of one augmentation. `shape`: (height, width) of a crop that names no size."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks a server for its newest version
+    """The albumentations transform of one augmentation. `shape`: (height, width) of a crop that
+    names no size.
+    """
+    # else the import asks a server for its newest version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations as A
 
     bilinear_mirrored = {"interpolation": cv2.INTER_LINEAR, "border_mode": cv2.BORDER_REFLECT_101}
@@ -149,32 +174,49 @@ def _albumentation(a: augment.Augmentation, shape: tuple[int, int] | None) -> An
         case augment.Rotate90():
             return A.RandomRotate90(p=a.p)
         case augment.Affine():
-            either_way = {"rotate": (-a.rotate, a.rotate), "translate_percent": (-a.translate, a.translate)}
-            return A.Affine(scale=a.scale, keep_ratio=True, **either_way, **bilinear_mirrored, p=a.p)
+            either_way = {
+                "rotate": (-a.rotate, a.rotate),
+                "translate_percent": (-a.translate, a.translate),
+            }
+            return A.Affine(
+                scale=a.scale, keep_ratio=True, **either_way, **bilinear_mirrored, p=a.p
+            )
         case augment.RandomCrop():
             return A.RandomCrop(a.size, a.size, p=1.0)
         case augment.RandomResizedCrop():
             size = (a.size, a.size) if a.size else shape or (1, 1)
-            return A.RandomResizedCrop(size, scale=a.scale, ratio=a.ratio, interpolation=cv2.INTER_LINEAR, p=a.p)
+            return A.RandomResizedCrop(
+                size, scale=a.scale, ratio=a.ratio, interpolation=cv2.INTER_LINEAR, p=a.p
+            )
         case augment.Perspective():
             return A.Perspective(scale=a.scale, keep_size=True, **bilinear_mirrored, p=a.p)
         case augment.SaltAndPepper():
             return A.SaltAndPepper(amount=a.amount, p=a.p)
         case augment.Blur():
-            return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=a.p)  # 0: the kernel's size follows sigma
+            # 0: the kernel's size follows sigma
+            return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=a.p)
         case augment.FrameBlur():
-            return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=1.0)  # of a frame that is blurred
+            # of a frame that is blurred
+            return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=1.0)
         case augment.CoarseDropout():
-            return A.CoarseDropout(a.holes, hole_height_range=a.size, hole_width_range=a.size, fill=0, p=a.p)
+            return A.CoarseDropout(
+                a.holes, hole_height_range=a.size, hole_width_range=a.size, fill=0, p=a.p
+            )
         case augment.ChannelDropout():
             return A.ChannelDropout((1, a.channels), fill=0, p=a.p)
     raise AssertionError(f"no transform for {a.name}")
 
 
 def _channel_dropout(
-    transform: Any, stain: np.ndarray, image: np.ndarray, rng: np.random.Generator, python: random.Random
+    transform: Any,
+    stain: np.ndarray,
+    image: np.ndarray,
+    rng: np.random.Generator,
+    python: random.Random,
 ) -> np.ndarray:
-    """All planes of some stains set to zero: which ones is seen by what happens to a pixel that has a channel for each stain."""
+    """All planes of some stains set to zero: which ones is seen by what happens to a pixel that has
+    a channel for each stain.
+    """
     transform.set_random_state(rng, python)
     dropped = transform(image=np.ones((1, 1, stain.max() + 1), np.uint8))["image"][0, 0] == 0
     if dropped.any():
@@ -184,7 +226,12 @@ def _channel_dropout(
 
 
 def _frame_blur(
-    p: float, blur: Any, planes: list[np.ndarray], image: np.ndarray, rng: np.random.Generator, python: random.Random
+    p: float,
+    blur: Any,
+    planes: list[np.ndarray],
+    image: np.ndarray,
+    rng: np.random.Generator,
+    python: random.Random,
 ) -> np.ndarray:
     """Each frame blurred with probability `p`. `planes`: of each frame, the indices of its planes."""
     fired = np.flatnonzero(rng.random(len(planes)) < p)
@@ -197,9 +244,13 @@ def _frame_blur(
 
 
 def _square_crop_resize(
-    config: augment.SquareCropResize, image: np.ndarray, rng: np.random.Generator, python: random.Random
+    config: augment.SquareCropResize,
+    image: np.ndarray,
+    rng: np.random.Generator,
+    python: random.Random,
 ) -> np.ndarray:
-    """A square of random integer side at a random place, resized to the shorter side S: (H, W, C) -> (S, S, C).
+    """A square of random integer side at a random place, resized to the shorter side S: (H, W, C)
+    -> (S, S, C).
 
     Nearest neighbour by pixel centres, so the picture is not shifted.
     """

@@ -1,7 +1,7 @@
 """Every fault of a data folder, found in one run before a week of training is lost to it.
 
-`verify` reads every image that a competition's samples name, each channel on its own where a site is bad, and looks for
-images that no sample names. It stops at nothing: the list is complete.
+`verify` reads every image that a competition's samples name, each channel on its own where a site
+is bad, and looks for images that no sample names. It stops at nothing: the list is complete.
 """
 
 import functools
@@ -29,11 +29,13 @@ class Problem:
     """One fault.
 
     Attributes:
-        kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample), "identical_channels" (two
-            channels of a sample with the same bytes), "truncated", "corrupt", "wrong_size", "wrong_depth", "wrong_channels",
-            "wrong_format", "not_calibrated"; or a warning: "empty" (too few cells, packing leaves it out), "flat" (a channel of one
-            grey level), "identical" (two files with the same bytes; of one clip's frames only if all are the same: a cell may stand still),
-            "image_without_row" (no sample names it).
+        kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample),
+        "identical_channels" (two
+            channels of a sample with the same bytes), "truncated", "corrupt", "wrong_size",
+            "wrong_depth", "wrong_channels", "wrong_format", "not_calibrated"; or a warning: "empty"
+            (too few cells, packing leaves it out), "flat" (a channel of one grey level),
+            "identical" (two files with the same bytes; of one clip's frames only if all are the
+            same: a cell may stand still), "image_without_row" (no sample names it).
         path: the file, relative to the data's root.
         detail: what is wrong with it.
         sample_id: the sample it belongs to; None where there is none.
@@ -53,7 +55,8 @@ class Problem:
 def verify(competition: Competition, root: Path | str, workers: int = 0) -> list[Problem]:
     """Read everything under `root` and list every problem, errors first, sorted by kind and path.
 
-    Nothing is written under `root`: what must be measured of whole plates first is forgotten at the end.
+    Nothing is written under `root`: what must be measured of whole plates first is forgotten at the
+    end.
 
     Args:
         workers: processes to read with; 0 reads in this one.
@@ -65,7 +68,9 @@ def verify(competition: Competition, root: Path | str, workers: int = 0) -> list
         return _list_problems(competition, root, workers, Path(folder))
 
 
-def _list_problems(competition: Competition, root: Path | str, workers: int, calibration: Path) -> list[Problem]:
+def _list_problems(
+    competition: Competition, root: Path | str, workers: int, calibration: Path
+) -> list[Problem]:
     root = Path(root).absolute()
     samples = competition.samples(root)
     competition.require_classes(root)
@@ -85,18 +90,33 @@ def _list_problems(competition: Competition, root: Path | str, workers: int, cal
                 kind = "identical_channels" if owner == sample_id else "identical"
                 problems.append(Problem(kind, path, f"has the same bytes as {first}", sample_id))
         if clips and len(hashes) > 1 and len({content for *_, content in hashes}) == 1:
-            problems.append(Problem("identical", hashes[0][0], f"all {len(hashes)} frames have the same bytes", hashes[0][1]))
-    named = {os.path.normpath(path_of(path)) for files in samples.files for path in competition.image_files(files)}
+            problems.append(
+                Problem(
+                    "identical",
+                    hashes[0][0],
+                    f"all {len(hashes)} frames have the same bytes",
+                    hashes[0][1],
+                )
+            )
+    named = {
+        os.path.normpath(path_of(path))
+        for files in samples.files
+        for path in competition.image_files(files)
+    }
     problems += [
         Problem("image_without_row", path, "no row of the metadata names it")
         for path in _images_under(root)
         if path not in named
     ]
-    return sorted(set(problems), key=lambda p: (not p.is_error, p.kind, p.path, p.sample_id or "", p.detail))
+    return sorted(
+        set(problems), key=lambda p: (not p.is_error, p.kind, p.path, p.sample_id or "", p.detail)
+    )
 
 
 def format_problems(problems: list[Problem]) -> str:
-    """The problems as text: a count of errors and warnings, then each kind with its number and its lines."""
+    """The problems as text: a count of errors and warnings, then each kind with its number and its
+    lines.
+    """
     errors = sum(problem.is_error for problem in problems)
     lines = [f"{_plural(errors, 'error')}, {_plural(len(problems) - errors, 'warning')}"]
     counts = Counter((not problem.is_error, problem.kind) for problem in problems)
@@ -105,24 +125,38 @@ def format_problems(problems: list[Problem]) -> str:
         for problem in problems:
             if problem.kind == kind:
                 lines.append(
-                    f"  {problem.path}: {problem.detail}" + (f" [{problem.sample_id}]" if problem.sample_id else "")
+                    f"  {problem.path}: {problem.detail}"
+                    + (f" [{problem.sample_id}]" if problem.sample_id else "")
                 )
     return "\n".join(lines)
 
 
 def _check_site(
-    competition: Competition, root: Path, shape: tuple[int, int] | None, site: tuple[str, tuple[str, ...]]
+    competition: Competition,
+    root: Path,
+    shape: tuple[int, int] | None,
+    site: tuple[str, tuple[str, ...]],
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
-    """The problems of one sample, and (path, sample_id, hash of the bytes) of its files that hold a picture."""
+    """The problems of one sample, and (path, sample_id, hash of the bytes) of its files that hold a
+    picture.
+    """
     sample_id, files = site
     frames = competition.image_files(files)
     if frames != files:
         return _check_clip(competition, root, shape, sample_id, files, frames)
     there = [name for name in files if _is_file(root / path_of(name))]
     if not there:
-        detail = f"none of its {len(files)} files is there" if len(files) > 1 else "its file is not there"
+        detail = (
+            f"none of its {len(files)} files is there"
+            if len(files) > 1
+            else "its file is not there"
+        )
         return [Problem("row_without_images", files[0], detail, sample_id)], []
-    problems = [Problem("missing", name, "no such image file", sample_id) for name in files if name not in there]
+    problems = [
+        Problem("missing", name, "no such image file", sample_id)
+        for name in files
+        if name not in there
+    ]
     images: dict[tuple[str, ...], np.ndarray] = {}
     of_all: ImageError | None = None
     read = functools.partial(competition.read, root, shape=shape)
@@ -131,14 +165,17 @@ def _check_site(
             images[files] = read_site(read, files)
     except ImageError as error:
         of_all = error
-    for name in there if not images else ():  # one file in every channel's place shows each file's own fault
+    # one file in every channel's place shows each file's own fault
+    for name in there if not images else ():
         alone = (name,) * len(files)
         try:
             images[alone] = read_site(read, alone)
         except ImageError as error:
             problems.append(Problem(error.kind, name, error.detail, sample_id))
     if of_all is not None and not problems:  # each file is sound alone, but they do not go together
-        problems.append(Problem(of_all.kind, _relative(of_all.path, root), of_all.detail, sample_id))
+        problems.append(
+            Problem(of_all.kind, _relative(of_all.path, root), of_all.detail, sample_id)
+        )
     flat: set[str] = set()
     for names, image in images.items():
         for channel in np.flatnonzero(channel_statistics(image)[1] == 0):
@@ -148,18 +185,42 @@ def _check_site(
             problems.append(Problem("flat", name, detail, sample_id))
             flat.add(name)
     sound = {name for names in images for name in names} - flat
-    return problems, [(name, sample_id, _content(root / path_of(name))) for name in files if name in sound]
+    return problems, [
+        (name, sample_id, _content(root / path_of(name))) for name in files if name in sound
+    ]
 
 
 def _check_clip(
-    competition: Competition, root: Path, shape: tuple[int, int] | None, sample_id: str, files: tuple[str, ...], frames: tuple[str, ...]
+    competition: Competition,
+    root: Path,
+    shape: tuple[int, int] | None,
+    sample_id: str,
+    files: tuple[str, ...],
+    frames: tuple[str, ...],
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
-    """`_check_site` of a sample whose `files` stand for more, its `frames`: all that are missing, or the first that cannot be read."""
+    """`_check_site` of a sample whose `files` stand for more, its `frames`: all that are missing,
+    or the first that cannot be read.
+    """
     gone = [name for name in frames if not _is_file(root / name)]
     if len(gone) == len(frames):
-        return [Problem("row_without_images", files[0], f"none of its {len(frames)} frames is there", sample_id)], []
+        return [
+            Problem(
+                "row_without_images",
+                files[0],
+                f"none of its {len(frames)} frames is there",
+                sample_id,
+            )
+        ], []
     if gone:
-        return [Problem("missing", name, f"no such image file; {len(gone)} of {len(frames)} frames are missing", sample_id) for name in gone], []
+        return [
+            Problem(
+                "missing",
+                name,
+                f"no such image file; {len(gone)} of {len(frames)} frames are missing",
+                sample_id,
+            )
+            for name in gone
+        ], []
     try:
         clip = read_site(functools.partial(competition.read, root, shape=shape), files)
     except ImageError as error:
@@ -169,7 +230,9 @@ def _check_clip(
         detail = f"every pixel of channel {competition.channels[plane]} is {clip[plane, 0, 0]}"
         problems.append(Problem("flat", frames[plane % competition.frames], detail, sample_id))
     flat = {problem.path for problem in problems}
-    return problems, [(name, sample_id, _content(root / name)) for name in frames if name not in flat]
+    return problems, [
+        (name, sample_id, _content(root / name)) for name in frames if name not in flat
+    ]
 
 
 def _relative(path: str, root: Path) -> str:
@@ -195,7 +258,9 @@ def _images_under(root: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         relative = os.path.relpath(folder, root)
         found += [
-            os.path.normpath(os.path.join(relative, name)) for name in names if name.lower().endswith(IMAGE_SUFFIXES)
+            os.path.normpath(os.path.join(relative, name))
+            for name in names
+            if name.lower().endswith(IMAGE_SUFFIXES)
         ]
     return found
 

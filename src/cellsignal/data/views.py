@@ -1,4 +1,6 @@
-"""The views of test-time augmentation: the eight dihedral ones (a micrograph has no up), and the same of the zoomed image."""
+"""The views of test-time augmentation: the eight dihedral ones (a micrograph has no up), and the
+same of the zoomed image.
+"""
 
 import torch
 from torch.nn import functional
@@ -8,12 +10,16 @@ ZOOM = 7 / 8  # of the side: what a zoomed view shows, at the size of the whole
 
 
 def tta_views(count: int) -> tuple[str, ...]:
-    """The first 1, 2, 4 or 8 dihedral views (4: those that keep the sides; 8: all), or 16: those and each zoomed."""
+    """The first 1, 2, 4 or 8 dihedral views (4: those that keep the sides; 8: all), or 16: those
+    and each zoomed.
+    """
     return VIEWS[:count] if count <= len(VIEWS) else VIEWS + tuple(f"zoom_{view}" for view in VIEWS)
 
 
 def apply_view(images: torch.Tensor, view: str) -> torch.Tensor:
-    """(B, C, H, W) -> the view of it, square images keeping their size. rot90 and rot270 turn counter-clockwise."""
+    """(B, C, H, W) -> the view of it, square images keeping their size. rot90 and rot270 turn
+    counter-clockwise.
+    """
     if view.startswith("zoom_"):
         return apply_view(zoomed(images), view.removeprefix("zoom_"))
     if view == "identity":

@@ -1,4 +1,6 @@
-"""Draws applied to one image on the CPU, by calls that let other threads run: the path of a machine without a GPU."""
+"""Draws applied to one image on the CPU, by calls that let other threads run: the path of a machine
+without a GPU.
+"""
 
 import cv2
 import numpy as np
@@ -8,23 +10,34 @@ from cellsignal.data.draws import Draws, nearest_indices
 AT_ONCE = 3  # channels in one call of cv2.remap: twice as fast as one by one
 
 
-def warp(image: np.ndarray, draws: Draws, i: int, shift: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
+def warp(
+    image: np.ndarray, draws: Draws, i: int, shift: np.ndarray, scale: np.ndarray, out: np.ndarray
+) -> None:
     """Sample i of the draws: geometry, dropped pixels, standardisation, gain and bias.
 
     Args:
-        image: (C, h0, w0) uint8, `draws.input`; rows outside `draws.rows` may hold anything. It may be a view of a larger array.
-        shift, scale: (C,) float32.
-        out: (C, h, w) float32, `draws.output`, contiguous; is filled with ((warped - shift) / scale) * gain + bias. Bilinear grey levels are rounded.
+        image: (C, h0, w0) uint8, `draws.input`; rows outside `draws.rows` may hold anything. It may
+        be a view of a larger array. shift, scale: (C,) float32. out: (C, h, w) float32,
+        `draws.output`, contiguous; is filled with ((warped - shift) / scale) * gain + bias.
+        Bilinear grey levels are rounded.
     """
     assert image.dtype == np.uint8 and image.shape[1:] == draws.input, (image.dtype, image.shape)
-    assert out.shape == (len(image), *draws.output) and out.dtype == np.float32 and out.flags.c_contiguous
+    assert (
+        out.shape == (len(image), *draws.output)
+        and out.dtype == np.float32
+        and out.flags.c_contiguous
+    )
     levels = np.arange(256, dtype=np.float32)
-    tables = (levels - shift[:, None]) / scale[:, None] * draws.gain[i][:, None] + draws.bias[i][:, None]
+    tables = (levels - shift[:, None]) / scale[:, None] * draws.gain[i][:, None] + draws.bias[i][
+        :, None
+    ]
     boxes = [box for box in draws.boxes[i].tolist() if box[0] < box[1] and box[2] < box[3]]
     kept = [c for c, dropped in enumerate(draws.dropped[i]) if not dropped]
     for c in np.flatnonzero(draws.dropped[i]):
         out[c] = tables[c, 0]
-    warped = _bilinear(image, draws, i, kept) if draws.bilinear[i] else _nearest(image, draws, i, kept)
+    warped = (
+        _bilinear(image, draws, i, kept) if draws.bilinear[i] else _nearest(image, draws, i, kept)
+    )
     for c, plane in zip(kept, warped, strict=True):
         result = cv2.LUT(plane, tables[c], dst=out[c])
         assert np.may_share_memory(result, out)
@@ -33,7 +46,9 @@ def warp(image: np.ndarray, draws: Draws, i: int, shift: np.ndarray, scale: np.n
 
 
 def _nearest(image: np.ndarray, draws: Draws, i: int, channels: list[int]):
-    """The (h, w) planes one after the other. Picking whole rows is fast, so columns are picked as rows of the transposed plane."""
+    """The (h, w) planes one after the other. Picking whole rows is fast, so columns are picked as
+    rows of the transposed plane.
+    """
     (down,), (across,), (swapped,) = nearest_indices(draws[i : i + 1])
     rows, columns = (across, down) if swapped else (down, across)
     for c in channels:
@@ -56,18 +71,29 @@ def _rows(plane: np.ndarray, index: np.ndarray) -> np.ndarray:
 def _run(index: np.ndarray) -> slice | None:
     """The slice that an index without gaps is."""
     first, last = int(index[0]), int(index[-1])
-    return slice(first, last + 1) if last - first + 1 == len(index) and (np.diff(index) == 1).all() else None
+    return (
+        slice(first, last + 1)
+        if last - first + 1 == len(index) and (np.diff(index) == 1).all()
+        else None
+    )
 
 
 def _bilinear(image: np.ndarray, draws: Draws, i: int, channels: list[int]):
-    """The (h, w) planes one after the other, mirrored at the border. Coordinates are rounded to 1/32 of a pixel."""
+    """The (h, w) planes one after the other, mirrored at the border. Coordinates are rounded to
+    1/32 of a pixel.
+    """
     m, (height, width) = draws.matrix[i], draws.output
     x, y = np.arange(width), np.arange(height)[:, None]
-    places = [(m[k, 0] * x).astype(np.float32) + (m[k, 1] * y + m[k, 2]).astype(np.float32) for k in range(3)]
+    places = [
+        (m[k, 0] * x).astype(np.float32) + (m[k, 1] * y + m[k, 2]).astype(np.float32)
+        for k in range(3)
+    ]
     if m[2, 0] or m[2, 1]:
         places[0] /= places[2]
         places[1] /= places[2]
     maps = cv2.convertMaps(places[0], places[1], cv2.CV_16SC2)
     for start in range(0, len(channels), AT_ONCE):
         planes = cv2.merge([image[c] for c in channels[start : start + AT_ONCE]])
-        yield from cv2.split(cv2.remap(planes, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101))
+        yield from cv2.split(
+            cv2.remap(planes, *maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        )

@@ -1,6 +1,8 @@
-"""Draws applied to a batch on any device: the path of a GPU, where uint8 images arrive and nothing waits for the host.
+"""Draws applied to a batch on any device: the path of a GPU, where uint8 images arrive and nothing
+waits for the host.
 
-What depends on the draws is worked out on the host and sent along, so that the device never has to report back.
+What depends on the draws is worked out on the host and sent along, so that the device never has to
+report back.
 """
 
 import numpy as np
@@ -12,7 +14,9 @@ from cellsignal.data.draws import Draws, nearest_indices
 CHUNK = 64 * 2**20  # output values at once: bounds what is needed beside the batch itself
 
 
-def warp_batch(images: torch.Tensor, draws: Draws, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def warp_batch(
+    images: torch.Tensor, draws: Draws, shift: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
     """Geometry, dropped pixels, standardisation, gain and bias.
 
     Args:
@@ -20,14 +24,19 @@ def warp_batch(images: torch.Tensor, draws: Draws, shift: torch.Tensor, scale: t
         shift, scale: (B, C) float32, on the device of the images.
 
     Returns:
-        (B, C, h, w) float32, channels_last, on the device of the images: ((warped - shift) / scale) * gain + bias.
+        (B, C, h, w) float32, channels_last, on the device of the images: ((warped - shift) / scale)
+        * gain + bias.
     """
-    assert images.dtype == torch.uint8 and images.shape[0] == len(draws) and tuple(images.shape[2:]) == draws.input
+    assert (
+        images.dtype == torch.uint8
+        and images.shape[0] == len(draws)
+        and tuple(images.shape[2:]) == draws.input
+    )
     batch, channels = images.shape[:2]
     height, width = draws.output
     out = torch.empty(
         (batch, channels, height, width), device=images.device, memory_format=torch.channels_last
-    )  # fmt: skip
+    )
     at_once = max(1, CHUNK // (channels * height * width))
     for kind, fill in ((~draws.bilinear, _nearest), (draws.bilinear, _bilinear)):
         rows = np.flatnonzero(kind)
@@ -35,25 +44,43 @@ def warp_batch(images: torch.Tensor, draws: Draws, shift: torch.Tensor, scale: t
             some = rows[start : start + at_once]
             if some[-1] - some[0] + 1 == len(some):
                 part = slice(int(some[0]), int(some[-1]) + 1)
-                _finish(fill(images[part], draws[part]), draws[part], shift[part], scale[part], out[part])
+                _finish(
+                    fill(images[part], draws[part]),
+                    draws[part],
+                    shift[part],
+                    scale[part],
+                    out[part],
+                )
             else:
                 part = _sent(some, images.device)
-                done = _finish(fill(images[part], draws[some]), draws[some], shift[part], scale[part])
+                done = _finish(
+                    fill(images[part], draws[some]), draws[some], shift[part], scale[part]
+                )
                 out.index_copy_(0, part, done)
     return out
 
 
 def _sent(array: np.ndarray, device: torch.device) -> torch.Tensor:
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda"
+        else tensor.to(device)
+    )
 
 
 def _nearest(images: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """(b, C, h, w) uint8: every output pixel is one input pixel. An image that is not moved is given back as it is."""
+    """(b, C, h, w) uint8: every output pixel is one input pixel. An image that is not moved is
+    given back as it is.
+    """
     down, across, swapped = nearest_indices(draws)
     width, swapped = draws.input[1], swapped[:, None]
     down, across = np.where(swapped, down, down * width), np.where(swapped, across * width, across)
-    if draws.input == draws.output and (down == np.arange(draws.input[0]) * width).all() and (across == np.arange(width)).all():
+    if (
+        draws.input == draws.output
+        and (down == np.arange(draws.input[0]) * width).all()
+        and (across == np.arange(width)).all()
+    ):
         return images
     index = _sent(down, images.device)[:, :, None] + _sent(across, images.device)[:, None, :]
     index = index.flatten(1)[:, None].expand(-1, images.shape[1], -1)
@@ -63,25 +90,35 @@ def _nearest(images: torch.Tensor, draws: Draws) -> torch.Tensor:
 def _bilinear(images: torch.Tensor, draws: Draws) -> torch.Tensor:
     """(b, C, h, w) float32 grey levels, mirrored at the border, not rounded."""
     (h0, w0), (height, width) = draws.input, draws.output
-    # pixel -> [-1, 1], where -1 and 1 are the centres of the first and last pixels; a side of one pixel is always at -1
+    # pixel -> [-1, 1], where -1 and 1 are the centres of the first and last pixels; a side of one
+    # pixel is always at -1
     to_grid = np.array([[2 / max(w0 - 1, 1), 0, -1], [0, 2 / max(h0 - 1, 1), -1], [0, 0, 1]])
     m = _sent((to_grid @ draws.matrix).astype(np.float32), images.device)[:, None, None]
     x = torch.arange(width, device=images.device, dtype=torch.float32)[:, None]
     y = torch.arange(height, device=images.device, dtype=torch.float32)[:, None, None]
     grid = m[..., 0] * x + (m[..., 1] * y + m[..., 2])  # (b, h, w, 3)
     grid = grid[..., :2] / grid[..., 2:]
-    return functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=True)
+    return functional.grid_sample(
+        images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=True
+    )
 
 
 def _finish(
-    grey: torch.Tensor, draws: Draws, shift: torch.Tensor, scale: torch.Tensor, out: torch.Tensor | None = None
+    grey: torch.Tensor,
+    draws: Draws,
+    shift: torch.Tensor,
+    scale: torch.Tensor,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Dropped pixels, standardisation, gain and bias of (b, C, h, w) grey levels, into `out` if one is given."""
+    """Dropped pixels, standardisation, gain and bias of (b, C, h, w) grey levels, into `out` if one
+    is given.
+    """
     device = grey.device
     if draws.dropped.any() or (draws.boxes[..., ::2] < draws.boxes[..., 1::2]).all(-1).any():
         grey = grey.where(_kept(draws, device), torch.zeros((), dtype=grey.dtype, device=device))
     shift, scale, gain, bias = (
-        t[:, :, None, None] for t in (shift, scale, _sent(draws.gain, device), _sent(draws.bias, device))
+        t[:, :, None, None]
+        for t in (shift, scale, _sent(draws.gain, device), _sent(draws.bias, device))
     )
     if out is None:
         out = torch.empty(grey.shape, device=device, memory_format=torch.channels_last)

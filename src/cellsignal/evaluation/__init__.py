@@ -1,1 +1,3 @@
-"""How good the predictions are: metrics, plate assignment, scores by slice, leaderboard and figures. No torch."""
+"""How good the predictions are: metrics, plate assignment, scores by slice, leaderboard and
+figures. No torch.
+"""

@@ -1,12 +1,14 @@
-"""What a plate's class group tells about its wells: which classes are possible, and that each stands there once.
+"""What a plate's class group tells about its wells: which classes are possible, and that each
+stands there once.
 
-Three ways to use it, by what they assume: `restrict` takes the best class of the group in each well, `assign` gives each
-class to one well at most (a linear sum assignment a plate), `soften` does so softly (Sinkhorn) and so keeps
-probabilities. All work plate by plate; a plate without a known group keeps what its scores say.
+Three ways to use it, by what they assume: `restrict` takes the best class of the group in each
+well, `assign` gives each class to one well at most (a linear sum assignment a plate), `soften` does
+so softly (Sinkhorn) and so keeps probabilities. All work plate by plate; a plate without a known
+group keeps what its scores say.
 
-Where a plate's group is not certain (a `GroupBelief`), a class is as probable as its group times its softmax among the
-classes of the group: the mixture over the groups. Nothing is lost where the predictions show the group, and where they do
-not no group is bet on.
+Where a plate's group is not certain (a `GroupBelief`), a class is as probable as its group times
+its softmax among the classes of the group: the mixture over the groups. Nothing is lost where the
+predictions show the group, and where they do not no group is bet on.
 """
 
 import logging
@@ -24,30 +26,38 @@ from cellsignal.evaluation.plate_groups import (
 from cellsignal.evaluation.plate_layouts import Plate
 
 log = logging.getLogger(__name__)
-IMPOSSIBLE = float(np.log(1e-30))  # log-probability of a class outside a plate's group: the floor that merging uses too
+# log-probability of a class outside a plate's group: the floor that merging uses too
+IMPOSSIBLE = float(np.log(1e-30))
 TOLERANCE, ROUNDS, BLOCK = 1e-3, 2000, 50  # of Sinkhorn's iteration
 
 
 def assign(
-    scores: np.ndarray, experiment, plate, class_group: np.ndarray, plate_group: Mapping[Plate, int | GroupBelief]
+    scores: np.ndarray,
+    experiment,
+    plate,
+    class_group: np.ndarray,
+    plate_group: Mapping[Plate, int | GroupBelief],
 ) -> np.ndarray:
     """Label every well so that no class occurs twice on a plate: one linear sum assignment a plate.
 
-    A plate may hold fewer wells than its group has classes. A plate without a known group keeps the plain argmax over
-    all classes, doubles included: without its group, uniqueness among all classes is the weaker half of the constraint.
-    Constants added to a well's scores change nothing, so logits serve as well as log-probabilities.
+    A plate may hold fewer wells than its group has classes. A plate without a known group keeps the
+    plain argmax over all classes, doubles included: without its group, uniqueness among all classes
+    is the weaker half of the constraint. Constants added to a well's scores change nothing, so
+    logits serve as well as log-probabilities.
 
     Args:
         scores: (N, K) float, higher is likelier.
         experiment, plate: (N,) names.
         class_group: (K,) int, the group of each class.
-        plate_group: (experiment, plate) -> group, or how probable each is: `beliefs` of `infer_plate_groups`.
+        plate_group: (experiment, plate) -> group, or how probable each is: `beliefs` of
+        `infer_plate_groups`.
 
     Returns:
         (N,) int64 labels.
 
     Raises:
-        InputError: shapes that do not fit, a score that is not finite, or a plate with more wells than its group has
+        InputError: shapes that do not fit, a score that is not finite, or a plate with more wells
+        than its group has
             classes.
     """
     experiment, plate = check_shapes(scores, experiment, plate, class_group)
@@ -70,8 +80,8 @@ def _possible(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The (m,) classes that a plate can hold, ascending, and their (n, m) scores.
 
-    Where the group is not certain, scores are log-probabilities of the mixture; constants of a well's scores, and their
-    scale if it is the belief's, change nothing.
+    Where the group is not certain, scores are log-probabilities of the mixture; constants of a
+    well's scores, and their scale if it is the belief's, change nothing.
     """
     if group is None:
         return np.arange(block.shape[1]), block
@@ -88,10 +98,12 @@ def _possible(
 
 
 def _best_matching(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The wells 0..n-1 and the columns of (n, m) scores, n <= m, that match them at the highest sum.
+    """The wells 0..n-1 and the columns of (n, m) scores, n <= m, that match them at the highest
+    sum.
 
-    What is taken off a row, or off a column where all columns are used, changes no comparison of matchings; after it the search starts
-    near its end (the reductions of Kuhn 1955, and Jonker & Volgenant, Computing 38, 1987).
+    What is taken off a row, or off a column where all columns are used, changes no comparison of
+    matchings; after it the search starts near its end (the reductions of Kuhn 1955, and Jonker &
+    Volgenant, Computing 38, 1987).
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -103,11 +115,17 @@ def _best_matching(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def restrict(
-    scores: np.ndarray, experiment, plate, class_group: np.ndarray, plate_group: Mapping[Plate, int | GroupBelief]
+    scores: np.ndarray,
+    experiment,
+    plate,
+    class_group: np.ndarray,
+    plate_group: Mapping[Plate, int | GroupBelief],
 ) -> np.ndarray:
-    """The argmax among the classes of each plate's group, doubles allowed: the step between plain argmax and `assign`.
+    """The argmax among the classes of each plate's group, doubles allowed: the step between plain
+    argmax and `assign`.
 
-    Arguments, result (N,) int64 and errors as in `assign`; a plate without a known group keeps the plain argmax.
+    Arguments, result (N,) int64 and errors as in `assign`; a plate without a known group keeps the
+    plain argmax.
     """
     experiment, plate = check_shapes(scores, experiment, plate, class_group)
     class_group = np.asarray(class_group)
@@ -131,24 +149,27 @@ def soften(
 ) -> np.ndarray:
     """Log-probabilities that know that each class occurs once on a plate: `assign` with doubt kept.
 
-    Of all matrices over the wells and the group's classes of a plate whose rows sum to 1 and whose columns sum to at
-    most 1, it is the one that maximises score + temperature x entropy (Sinkhorn & Knopp 1967; Cuturi, NeurIPS 2013),
-    found by scaling rows and columns in turn, in logs. Where a plate holds fewer wells than its group has classes, one
-    more row without preferences takes the absent ones. Towards temperature 0 it becomes `assign`; towards infinity every
-    class is as likely. Constants added to a well's scores change nothing.
+    Of all matrices over the wells and the group's classes of a plate whose rows sum to 1 and whose
+    columns sum to at most 1, it is the one that maximises score + temperature x entropy (Sinkhorn &
+    Knopp 1967; Cuturi, NeurIPS 2013), found by scaling rows and columns in turn, in logs. Where a
+    plate holds fewer wells than its group has classes, one more row without preferences takes the
+    absent ones. Towards temperature 0 it becomes `assign`; towards infinity every class is as
+    likely. Constants added to a well's scores change nothing.
 
     Args:
         scores: (N, K) float, higher is likelier.
         experiment, plate: (N,) names.
         class_group: (K,) int, the group of each class.
-        plate_group: as in `assign`. A plate without one gets the log-softmax of scores / temperature, one with a
+        plate_group: as in `assign`. A plate without one gets the log-softmax of scores /
+        temperature, one with a
             `GroupBelief` the mixture of what each group would give.
         temperature: above 0, in the unit of the scores.
 
     Returns:
-        (N, K) float32, natural logs; rows sum to 1, columns of a plate to at most 1 + `TOLERANCE`. Classes outside the
-        group have log 1e-30 rather than minus infinity, so that means over models stay finite. Where 2,000 rounds do
-        not suffice (scores far apart for the temperature), a warning names the worst plate.
+        (N, K) float32, natural logs; rows sum to 1, columns of a plate to at most 1 + `TOLERANCE`.
+        Classes outside the group have log 1e-30 rather than minus infinity, so that means over
+        models stay finite. Where 2,000 rounds do not suffice (scores far apart for the
+        temperature), a warning names the worst plate.
 
     Raises:
         InputError: as in `assign`, or a temperature that is not positive.
@@ -174,15 +195,23 @@ def soften(
     loose = [name for name, error in errors.items() if error > TOLERANCE]
     if loose:
         worst = max(loose, key=errors.__getitem__)
-        log.warning("Sinkhorn stopped after %d rounds on %d plates, worst %s: sums are off by up to %.1e; a higher temperature converges",
-                    ROUNDS, len(loose), worst, errors[worst])  # fmt: skip
+        log.warning(
+            "Sinkhorn stopped after %d rounds on %d plates, worst %s: sums are off by up to %.1e; "
+            "a higher temperature converges",
+            ROUNDS,
+            len(loose),
+            worst,
+            errors[worst],
+        )
     return soft
 
 
 def _sinkhorn(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """(n, m) log-probabilities, n <= m, from (n, m) scores, and how far any sum is from what it should be.
+    """(n, m) log-probabilities, n <= m, from (n, m) scores, and how far any sum is from what it
+    should be.
 
-    Stabilised scaling (Schmitzer, SIAM J. Sci. Comput. 41, 2019): fast rounds on the exponentials, their factors taken into the logs every `BLOCK` rounds.
+    Stabilised scaling (Schmitzer, SIAM J. Sci. Comput. 41, 2019): fast rounds on the exponentials,
+    their factors taken into the logs every `BLOCK` rounds.
     """
     wells, classes = values.shape
     mass = np.ones(wells)
@@ -215,13 +244,19 @@ def _probable(group: int | GroupBelief) -> list[tuple[int, float]]:
     """The groups that a plate may hold and their probabilities."""
     if not isinstance(group, GroupBelief):
         return [(group, 1.0)]
-    return [(int(number), float(group.probability[number])) for number in np.flatnonzero(group.probability)]
+    return [
+        (int(number), float(group.probability[number]))
+        for number in np.flatnonzero(group.probability)
+    ]
 
 
-def _check_room(batch: str, name: str, group: int | GroupBelief, rows: np.ndarray, class_group: np.ndarray) -> None:
+def _check_room(
+    batch: str, name: str, group: int | GroupBelief, rows: np.ndarray, class_group: np.ndarray
+) -> None:
     for number, _ in _probable(group):
         room = int((class_group == number).sum())
         if len(rows) > room:
             raise InputError(
-                f"{batch} plate {name}: {len(rows)} wells but only {room} classes in its group {number}"
+                f"{batch} plate {name}: {len(rows)} wells but only {room} classes in its group "
+                f"{number}"
             )

@@ -1,13 +1,16 @@
 """Does a random split flatter on this data set? Measured, not assumed.
 
-One classifier, three kinds of images that it did not train on: other sites of wells that it trained on, held-out wells of experiments that it trained
-on, and experiments that it has never seen. What the first two scores have over the third is what a random split of images or of wells would promise and
-a new experiment not keep. The classifier is linear discriminant analysis on 69 plain image features (six channels): quick, without chance, and blind to
-what a large network would find.
+One classifier, three kinds of images that it did not train on: other sites of wells that it trained
+on, held-out wells of experiments that it trained on, and experiments that it has never seen. What
+the first two scores have over the third is what a random split of images or of wells would promise
+and a new experiment not keep. The classifier is linear discriminant analysis on 69 plain image
+features (six channels): quick, without chance, and blind to what a large network would find.
 
-Where classes stand several times in an experiment (RxRx1's positive controls, on each plate) a held-out well has siblings of its class in training and
-the second score is higher than the third. Where each class stands once in an experiment (RxRx1's treatments) the held-out well's class is the one class
-that its experiment lacks in training: every other class's mean has moved towards that experiment, its own has not, and the second score can be lower.
+Where classes stand several times in an experiment (RxRx1's positive controls, on each plate) a
+held-out well has siblings of its class in training and the second score is higher than the third.
+Where each class stands once in an experiment (RxRx1's treatments) the held-out well's class is the
+one class that its experiment lacks in training: every other class's mean has moved towards that
+experiment, its own has not, and the second score can be lower.
 """
 
 import warnings
@@ -31,7 +34,8 @@ _SCALES = (1.0, 2.0, 4.0)  # pixels
 
 @dataclass(frozen=True)
 class SplitAudit:
-    """Accuracy by image of the same classifiers on the three kinds of images, pooled over the rounds.
+    """Accuracy by image of the same classifiers on the three kinds of images, pooled over the
+    rounds.
 
     Attributes:
         wells: "positive_control" or "treatment".
@@ -51,20 +55,28 @@ class SplitAudit:
 
 
 def image_features(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) uint8 -> (9 C + C (C - 1) / 2,) float32: log mean, SD, quantiles, contrast at three scales; correlations of channels."""
+    """(C, H, W) uint8 -> (9 C + C (C - 1) / 2,) float32: log mean, SD, quantiles, contrast at three
+    scales; correlations of channels.
+    """
     x = image.astype(np.float32)
     parts = []
     for channel in x:
-        contrast = [float((channel - cv2.GaussianBlur(channel, (0, 0), scale)).std()) for scale in _SCALES]
+        contrast = [
+            float((channel - cv2.GaussianBlur(channel, (0, 0), scale)).std()) for scale in _SCALES
+        ]
         parts += [channel.mean(), channel.std(), *np.quantile(channel, _QUANTILES), *contrast]
     centred = x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(axis=1, keepdims=True)
     norm = np.maximum(np.linalg.norm(centred, axis=1), 1e-6)
     correlation = (centred @ centred.T) / np.outer(norm, norm)
-    return np.concatenate([np.log1p(parts), correlation[np.triu_indices(len(x), 1)]]).astype(np.float32)
+    return np.concatenate([np.log1p(parts), correlation[np.triu_indices(len(x), 1)]]).astype(
+        np.float32
+    )
 
 
 def fit_discriminant(features: np.ndarray, label: np.ndarray) -> "LinearDiscriminantAnalysis":
-    """Fit a linear discriminant with a shrunken covariance, to which a class of a single sample adds nothing."""
+    """Fit a linear discriminant with a shrunken covariance, to which a class of a single sample
+    adds nothing.
+    """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
     with warnings.catch_warnings():
@@ -80,10 +92,12 @@ def audit_split(
     rounds: int = 3,
     seed: int = 0,
 ) -> SplitAudit:
-    """Score the same classifiers on other sites of trained wells, held-out wells of seen experiments, and unseen experiments.
+    """Score the same classifiers on other sites of trained wells, held-out wells of seen
+    experiments, and unseen experiments.
 
-    The experiments of each cell type, the wells of each class, and the images of each class are dealt to the rounds. A round holds out its
-    experiments; of the others its wells; of the other wells its images; it trains on what is left. So an image is scored once as unseen, at most once
+    The experiments of each cell type, the wells of each class, and the images of each class are
+    dealt to the rounds. A round holds out its experiments; of the others its wells; of the other
+    wells its images; it trains on what is left. So an image is scored once as unseen, at most once
     as seen and at most once as a sibling.
 
     Args:
@@ -98,7 +112,8 @@ def audit_split(
     chosen = samples[(samples.role == wells) & samples.label.notna()].reset_index(drop=True)
     if chosen.empty or chosen.experiment.nunique() < 2:
         raise InputError(
-            f"audit: needs labelled {wells} wells of at least two experiments; there are {len(chosen)} samples"
+            f"audit: needs labelled {wells} wells of at least two experiments; there are "
+            f"{len(chosen)} samples"
         )
     features = np.stack([image_features(read(int(row))) for row in chosen.row])
     if standardised:
@@ -118,36 +133,69 @@ def audit_split(
             continue
         if train.sum() <= len(np.unique(label[train])):
             raise InputError(
-                f"audit: {int(train.sum())} {wells} images of {len(np.unique(label[train]))} classes are left to train on; "
+                f"audit: {int(train.sum())} {wells} images of {len(np.unique(label[train]))} "
+                "classes are left to train on; "
                 "more images than classes are needed"
             )
         model = fit_discriminant(features[train], label[train])
         for name, mask in (("sibling", sibling), ("seen", seen), ("unseen", unseen)):
             mask = mask & np.isin(label, model.classes_)
-            right[name].append(model.predict(features[mask]) == label[mask] if mask.any() else np.zeros(0, bool))
+            right[name].append(
+                model.predict(features[mask]) == label[mask] if mask.any() else np.zeros(0, bool)
+            )
     pooled = {name: np.concatenate([np.zeros(0, bool), *parts]) for name, parts in right.items()}
     if not len(pooled["seen"]) or not len(pooled["unseen"]):
         raise InputError(
-            f"audit: the {len(chosen)} {wells} images leave no well of a trained class to hold out; more wells a class "
+            f"audit: the {len(chosen)} {wells} images leave no well of a trained class to hold "
+            "out; more wells a class "
             "and experiments are needed"
         )
-    found = {name: Accuracy.of(int(r.sum()), len(r)) if len(r) else None for name, r in pooled.items()}
-    return SplitAudit(wells, standardised, found["sibling"], found["seen"], found["unseen"], 1 / len(np.unique(label)))
+    found = {
+        name: Accuracy.of(int(r.sum()), len(r)) if len(r) else None for name, r in pooled.items()
+    }
+    return SplitAudit(
+        wells,
+        standardised,
+        found["sibling"],
+        found["seen"],
+        found["unseen"],
+        1 / len(np.unique(label)),
+    )
 
 
 def audit_text(audits: list[SplitAudit]) -> str:
     """The table for a terminal."""
     from cellsignal.evaluation.ladder import aligned
 
-    lines = [("wells", "features", "other site of trained wells", "held-out wells", "unseen experiments", "chance")]
+    lines = [
+        (
+            "wells",
+            "features",
+            "other site of trained wells",
+            "held-out wells",
+            "unseen experiments",
+            "chance",
+        )
+    ]
     for a in audits:
         how = "by plate" if a.standardised else "raw"
         sibling = "" if a.sibling is None else a.sibling.format()
-        lines.append((a.wells.replace("_", " "), how, sibling, a.seen.format(), a.unseen.format(), f"{a.chance:.3f}"))
+        lines.append(
+            (
+                a.wells.replace("_", " "),
+                how,
+                sibling,
+                a.seen.format(),
+                a.unseen.format(),
+                f"{a.chance:.3f}",
+            )
+        )
     return aligned(lines, right={5})
 
 
-def _deal(frame: pd.DataFrame, by: str, unit: str, rounds: int, rng: np.random.Generator) -> np.ndarray:
+def _deal(
+    frame: pd.DataFrame, by: str, unit: str, rounds: int, rng: np.random.Generator
+) -> np.ndarray:
     """(N,) round of each row: the units of each value of `by`, shuffled, dealt in turn."""
     place: dict[str, int] = {}
     for start, (_, rows) in enumerate(frame.groupby(by, sort=True)):

@@ -1,4 +1,5 @@
-"""Ways to deal images to training and validation where the classes are balanced by random copies: before the split, as a course did it, or after.
+"""Ways to deal images to training and validation where the classes are balanced by random copies:
+before the split, as a course did it, or after.
 
 `oversampling` measures what each does to a figure.
 """
@@ -20,7 +21,9 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Deal:
-    """One way to train and validate: `order` (a key of `ORDERS`), positions in the samples, (T,) with repeats, and (V,), with repeats in "before"."""
+    """One way to train and validate: `order` (a key of `ORDERS`), positions in the samples, (T,)
+    with repeats, and (V,), with repeats in "before".
+    """
 
     order: str
     train: np.ndarray
@@ -28,7 +31,8 @@ class Deal:
 
 
 def top_classes(samples: pd.DataFrame, classes: int | None) -> pd.DataFrame:
-    """The labelled training rows (treatments and controls) of the classes with most images, ties by label; all classes with None.
+    """The labelled training rows (treatments and controls) of the classes with most images, ties by
+    label; all classes with None.
 
     Classes with one image stay out: they cannot be split.
 
@@ -40,12 +44,15 @@ def top_classes(samples: pd.DataFrame, classes: int | None) -> pd.DataFrame:
     counts = counts[counts > 1].sort_index().sort_values(ascending=False, kind="stable")
     kept = counts.index[:classes]
     if len(kept) < 2:
-        raise InputError("oversampling audit: needs two classes with two or more labelled images each")
+        raise InputError(
+            "oversampling audit: needs two classes with two or more labelled images each"
+        )
     return chosen[chosen.label.isin(kept)].reset_index(drop=True)
 
 
 def oversample(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions that bring every class to the number of the largest: each once, then random copies (as imblearn's RandomOverSampler).
+    """Positions that bring every class to the number of the largest: each once, then random copies
+    (as imblearn's RandomOverSampler).
 
     Args:
         labels: (N,).
@@ -54,12 +61,16 @@ def oversample(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         (classes x largest,) positions in `labels`.
     """
     names, counts = np.unique(labels, return_counts=True)
-    drawn = [rng.choice(np.flatnonzero(labels == name), counts.max() - n) for name, n in zip(names, counts, strict=True)]
+    drawn = [
+        rng.choice(np.flatnonzero(labels == name), counts.max() - n)
+        for name, n in zip(names, counts, strict=True)
+    ]
     return np.concatenate([np.arange(len(labels)), *drawn])
 
 
 def deal_all(samples: pd.DataFrame, seed: int, share: float = 0.2) -> list[Deal]:
-    """The orders that the samples allow: by well where a class has two wells, by plate where there are two plates.
+    """The orders that the samples allow: by well where a class has two wells, by plate where there
+    are two plates.
 
     A validation row whose class is not in train is left out.
 
@@ -88,23 +99,35 @@ def deal_all(samples: pd.DataFrame, seed: int, share: float = 0.2) -> list[Deal]
     return deals
 
 
-def _stratified(positions: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Positions to train and to validate on, every class in its share in both (scikit-learn's train_test_split, as the course's)."""
+def _stratified(
+    positions: np.ndarray, labels: np.ndarray, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions to train and to validate on, every class in its share in both (scikit-learn's
+    train_test_split, as the course's).
+    """
     from sklearn.model_selection import train_test_split
 
     try:
-        train, valid = train_test_split(positions, test_size=share, stratify=labels, random_state=int(rng.integers(2**31)))
+        train, valid = train_test_split(
+            positions, test_size=share, stratify=labels, random_state=int(rng.integers(2**31))
+        )
     except ValueError:
         number = f"{len(np.unique(positions))} images of {len(np.unique(labels))} classes"
-        raise InputError(f"oversampling audit: {number} are too few for a stratified split") from None
+        raise InputError(
+            f"oversampling audit: {number} are too few for a stratified split"
+        ) from None
     return train, valid
 
 
 def _some_wells(samples: pd.DataFrame, share: float, rng: np.random.Generator) -> list[str]:
-    """A share of the wells of each class, at least one and never all; none of a class with one well."""
+    """A share of the wells of each class, at least one and never all; none of a class with one
+    well.
+    """
     chosen: list[str] = []
     for _, rows in samples.groupby("label", sort=True):
         wells = np.sort(rows.well_id.unique().astype(str))
         if len(wells) > 1:
-            chosen += rng.permutation(wells)[: max(1, min(round(share * len(wells)), len(wells) - 1))].tolist()
+            chosen += rng.permutation(wells)[
+                : max(1, min(round(share * len(wells)), len(wells) - 1))
+            ].tolist()
     return chosen

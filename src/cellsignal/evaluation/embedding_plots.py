@@ -1,5 +1,6 @@
-"""Pictures that a course or a multi-label task asks for beside those of `plots`: embeddings in the plane, how many samples a class has, and average
-precision by epoch beside the prevalence that guessing scores.
+"""Pictures that a course or a multi-label task asks for beside those of `plots`: embeddings in the
+plane, how many samples a class has, and average precision by epoch beside the prevalence that
+guessing scores.
 """
 
 from collections.abc import Sequence
@@ -9,9 +10,27 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.errors import InputError
-from cellsignal.evaluation.figure_style import BLUE, CYCLE, FAINT, INK, MUTED, STYLE, YELLOW, new_figure, save
+from cellsignal.evaluation.figure_style import (
+    BLUE,
+    CYCLE,
+    FAINT,
+    INK,
+    MUTED,
+    STYLE,
+    YELLOW,
+    new_figure,
+    save,
+)
 
-_LOG_COLUMNS = ("fold", "stage", "model", "epoch", "train_loss", "valid_loss", "valid_average_precision")
+_LOG_COLUMNS = (
+    "fold",
+    "stage",
+    "model",
+    "epoch",
+    "train_loss",
+    "valid_loss",
+    "valid_average_precision",
+)
 _COLOURS = (*CYCLE, YELLOW, "#000000")
 _MARKERS = "osD^v"
 _SHOWN = 10_000  # points of a t-SNE; more are drawn from at random
@@ -29,7 +48,8 @@ def tsne_plot(
     seed: int = 0,
     title: str = "Embeddings (t-SNE)",
 ) -> None:
-    """Embeddings in the plane (scikit-learn's t-SNE, started from the principal components): the largest classes coloured, the others grey.
+    """Embeddings in the plane (scikit-learn's t-SNE, started from the principal components): the
+    largest classes coloured, the others grey.
 
     Distances between far groups mean nothing; what is near stays near.
 
@@ -60,20 +80,32 @@ def tsne_plot(
         for number, label in enumerate(largest):
             marker = _MARKERS[number // len(_COLOURS) % len(_MARKERS)]
             mine = places[labels == label]
-            axis.scatter(*mine.T, s=size, color=_COLOURS[number % len(_COLOURS)], marker=marker, lw=0, alpha=0.85, label=f"{names[label]} ({len(mine):,})")
+            axis.scatter(
+                *mine.T,
+                s=size,
+                color=_COLOURS[number % len(_COLOURS)],
+                marker=marker,
+                lw=0,
+                alpha=0.85,
+                label=f"{names[label]} ({len(mine):,})",
+            )
         if others.any():
             about = f"{len(np.unique(labels[others]))} others ({others.sum():,})"
             axis.scatter(*places[others].T, s=size, color="#BBBBBB", lw=0, zorder=0, label=about)
         axis.set(xticks=[], yticks=[], title=title)
         axis.set_aspect("equal", adjustable="datalim")
-        figure.legend(loc="outside right upper", markerscale=max(1.0, 5 / size**0.5), handletextpad=0.3)
+        figure.legend(
+            loc="outside right upper", markerscale=max(1.0, 5 / size**0.5), handletextpad=0.3
+        )
         save(figure, path)
 
 
 def tsne(embeddings: np.ndarray, perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
-    """(N, D) -> (N, 2) by scikit-learn's t-SNE, the same for the same input and seed; at most N / 4 neighbours, and 50 principal components of wide input.
+    """(N, D) -> (N, 2) by scikit-learn's t-SNE, the same for the same input and seed; at most N / 4
+    neighbours, and 50 principal components of wide input.
 
-    The start is that of `init="pca"` with a little noise: without it scikit-learn 1.9 crashes the interpreter where all points are in one place.
+    The start is that of `init="pca"` with a little noise: without it scikit-learn 1.9 crashes the
+    interpreter where all points are in one place.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -81,14 +113,29 @@ def tsne(embeddings: np.ndarray, perplexity: float = 30.0, seed: int = 0) -> np.
     n, width = embeddings.shape
     points = (embeddings - embeddings.mean(axis=0)) / (embeddings.std() or 1.0)
     if points.any():
-        points = PCA(min(n, width, 50), svd_solver="full" if width < 500 else "randomized", random_state=seed).fit_transform(points)
+        points = PCA(
+            min(n, width, 50), svd_solver="full" if width < 500 else "randomized", random_state=seed
+        ).fit_transform(points)
     start = np.random.default_rng(seed).normal(0, 1e-6, (n, 2))
-    start[:, : min(2, points.shape[1])] += 1e-4 * points[:, :2] / (points[:, 0].std() or 1.0)  # scikit-learn's own scale
-    return TSNE(2, perplexity=min(perplexity, max(n / 4, 1.0)), init=start.astype(np.float32), random_state=seed).fit_transform(points)
+    # scikit-learn's own scale
+    start[:, : min(2, points.shape[1])] += 1e-4 * points[:, :2] / (points[:, 0].std() or 1.0)
+    return TSNE(
+        2,
+        perplexity=min(perplexity, max(n / 4, 1.0)),
+        init=start.astype(np.float32),
+        random_state=seed,
+    ).fit_transform(points)
 
 
-def label_distribution(path: Path | str, counts: pd.DataFrame, *, what: str = "samples", title: str = "Label distribution") -> None:
-    """How many samples a class has, in all and by split or fold: bars with names up to 60 classes, a curve over the rank beyond.
+def label_distribution(
+    path: Path | str,
+    counts: pd.DataFrame,
+    *,
+    what: str = "samples",
+    title: str = "Label distribution",
+) -> None:
+    """How many samples a class has, in all and by split or fold: bars with names up to 60 classes,
+    a curve over the rank beyond.
 
     Args:
         counts: one row a class (the index is its name), one column a split or fold, whole numbers.
@@ -100,7 +147,9 @@ def label_distribution(path: Path | str, counts: pd.DataFrame, *, what: str = "s
     import matplotlib
 
     if counts.empty or not (counts.to_numpy() >= 0).all():
-        raise InputError("label distribution: needs counts of 0 or more of at least one class and one part")
+        raise InputError(
+            "label distribution: needs counts of 0 or more of at least one class and one part"
+        )
     total = counts.sum(axis=1)
     counts = counts.loc[total.sort_values(ascending=False, kind="stable").index]
     many = len(counts) > _NAMED
@@ -114,7 +163,12 @@ def label_distribution(path: Path | str, counts: pd.DataFrame, *, what: str = "s
         axis.set_ylabel(what if many else "")
         axis.set_xlabel("class, by rank" if many else what)
         if counts.shape[1] > 1:
-            figure.legend(loc="outside lower left", ncols=min(counts.shape[1] + 1, 7), handlelength=1.2, columnspacing=1.2)
+            figure.legend(
+                loc="outside lower left",
+                ncols=min(counts.shape[1] + 1, 7),
+                handlelength=1.2,
+                columnspacing=1.2,
+            )
         save(figure, path)
 
 
@@ -123,10 +177,27 @@ def _bars(axis, counts: pd.DataFrame) -> None:
     places, left = np.arange(len(counts)), np.zeros(len(counts))
     for number, part in enumerate(counts.columns):
         values = counts[part].to_numpy(float)
-        axis.barh(places, values, left=left, height=0.78, color=_COLOURS[number % len(_COLOURS)], ec="white", lw=0.4, label=str(part))
+        axis.barh(
+            places,
+            values,
+            left=left,
+            height=0.78,
+            color=_COLOURS[number % len(_COLOURS)],
+            ec="white",
+            lw=0.4,
+            label=str(part),
+        )
         left += values
     for place, value in zip(places, left, strict=True):
-        axis.annotate(f"{value:,.0f}", (value, place), (3, 0), textcoords="offset points", va="center", size=7, color=MUTED)
+        axis.annotate(
+            f"{value:,.0f}",
+            (value, place),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            size=7,
+            color=MUTED,
+        )
     axis.set_yticks(places, [str(name) for name in counts.index], size=7.5)
     axis.set(ylim=(len(counts) - 0.4, -0.6), xlim=(0, max(left.max(), 1) * 1.08))
     axis.tick_params(axis="y", length=0)
@@ -134,14 +205,25 @@ def _bars(axis, counts: pd.DataFrame) -> None:
 
 
 def _ranks(axis, counts: pd.DataFrame) -> None:
-    """A line a part, each over the classes in its own order; logarithmic where the largest class has over fifty times the median."""
+    """A line a part, each over the classes in its own order; logarithmic where the largest class
+    has over fifty times the median.
+    """
     rank = np.arange(1, len(counts) + 1)
     total = counts.sum(axis=1).to_numpy()
     axis.fill_between(rank, total, step="mid", color=FAINT, lw=0)
-    axis.step(rank, total, where="mid", color=INK, lw=1.2, label="all" if counts.shape[1] > 1 else None)
+    axis.step(
+        rank, total, where="mid", color=INK, lw=1.2, label="all" if counts.shape[1] > 1 else None
+    )
     if counts.shape[1] > 1:
         for number, part in enumerate(counts.columns):
-            axis.step(rank, np.sort(counts[part])[::-1], where="mid", color=_COLOURS[number % len(_COLOURS)], lw=0.9, label=str(part))
+            axis.step(
+                rank,
+                np.sort(counts[part])[::-1],
+                where="mid",
+                color=_COLOURS[number % len(_COLOURS)],
+                lw=0.9,
+                label=str(part),
+            )
     if total.max() > 50 * max(np.median(total), 1):
         axis.set_yscale("symlog", linthresh=1)
     axis.set(xlim=(1, len(counts)), ylim=(0, None))
@@ -149,13 +231,19 @@ def _ranks(axis, counts: pd.DataFrame) -> None:
 
 
 def average_precision_curves(
-    path: Path | str, logs: pd.DataFrame, prevalence: float | None = None, *, title: str = "Loss and average precision"
+    path: Path | str,
+    logs: pd.DataFrame,
+    prevalence: float | None = None,
+    *,
+    title: str = "Loss and average precision",
 ) -> None:
-    """Loss and validation AUC-PR by epoch, a column a stage: folds as thin lines, their mean thick, prevalence dashed.
+    """Loss and validation AUC-PR by epoch, a column a stage: folds as thin lines, their mean thick,
+    prevalence dashed.
 
     Args:
-        logs: columns fold, stage, model, epoch, train_loss, valid_loss, valid_average_precision; one row an epoch. Validation may be NaN.
-        prevalence: what guessing scores, in [0, 1]: the share of positives, averaged over the classes as the metric is.
+        logs: columns fold, stage, model, epoch, train_loss, valid_loss, valid_average_precision;
+        one row an epoch. Validation may be NaN. prevalence: what guessing scores, in [0, 1]: the
+        share of positives, averaged over the classes as the metric is.
 
     Raises:
         InputError: a column is missing or there are no rows.
@@ -164,7 +252,9 @@ def average_precision_curves(
 
     missing = [column for column in _LOG_COLUMNS if column not in logs.columns]
     if missing or logs.empty:
-        raise InputError(f"training logs: no column {missing[0]!r}" if missing else "training logs: no rows")
+        raise InputError(
+            f"training logs: no column {missing[0]!r}" if missing else "training logs: no rows"
+        )
     stages, models = list(dict.fromkeys(logs.stage)), list(dict.fromkeys(logs.model))
     colours = {model: CYCLE[at % len(CYCLE)] for at, model in enumerate(models)}
     with matplotlib.rc_context(STYLE):
@@ -183,7 +273,15 @@ def average_precision_curves(
             if prevalence is not None:
                 score.axhline(prevalence, color=MUTED, dashes=(2, 2), lw=1)
                 where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-                score.annotate(f"prevalence {prevalence:.2g}", (1, prevalence), (0, 3), ha="right", color=MUTED, size=7.5, **where)
+                score.annotate(
+                    f"prevalence {prevalence:.2g}",
+                    (1, prevalence),
+                    (0, 3),
+                    ha="right",
+                    color=MUTED,
+                    size=7.5,
+                    **where,
+                )
         axes[0, 0].set(ylabel="loss", ylim=(0, None))
         axes[1, 0].set(ylabel="validation AUC-PR", ylim=(0, None))
         _key(figure, colours)
@@ -199,22 +297,42 @@ def _curves(axis, rows: pd.DataFrame, column: str, colour: str, dashes: tuple = 
     if known.fold.nunique() > 1:
         for _, fold in known.sort_values("epoch").groupby("fold", sort=False):
             axis.plot(fold.epoch, fold[column], color=colour, lw=0.7, alpha=0.4, **style)
-    axis.plot(mean.index, mean, color=colour, lw=2, marker="o" if len(mean) == 1 else None, ms=4, **style)
+    axis.plot(
+        mean.index, mean, color=colour, lw=2, marker="o" if len(mean) == 1 else None, ms=4, **style
+    )
 
 
 def _key(figure, colours: dict[str, str]) -> None:
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, lw=2, label=str(model)) for model, colour in colours.items()] if len(colours) > 1 else []
+    handles = (
+        [Line2D([], [], color=colour, lw=2, label=str(model)) for model, colour in colours.items()]
+        if len(colours) > 1
+        else []
+    )
     shade = INK if handles else BLUE
-    handles += [Line2D([], [], color=shade, lw=1.6, label="validation"), Line2D([], [], color=shade, lw=1.6, dashes=(3, 1.5), label="training")]
-    figure.legend(handles=handles, loc="outside lower left", ncols=min(len(handles), 5), columnspacing=1.4, handlelength=2.2)
+    handles += [
+        Line2D([], [], color=shade, lw=1.6, label="validation"),
+        Line2D([], [], color=shade, lw=1.6, dashes=(3, 1.5), label="training"),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=min(len(handles), 5),
+        columnspacing=1.4,
+        handlelength=2.2,
+    )
 
 
 def _check_points(embeddings: np.ndarray, labels: np.ndarray, classes: int) -> None:
     if embeddings.ndim != 2 or len(embeddings) < 3 or labels.shape != (len(embeddings),):
-        raise InputError(f"t-SNE: needs three or more embeddings with a label each, not {embeddings.shape} and {labels.shape}")
+        raise InputError(
+            f"t-SNE: needs three or more embeddings with a label each, not {embeddings.shape} and "
+            f"{labels.shape}"
+        )
     if not np.isfinite(embeddings).all():
-        raise InputError(f"t-SNE: embedding {int(np.argmin(np.isfinite(embeddings).all(axis=1)))} is not finite")
+        raise InputError(
+            f"t-SNE: embedding {int(np.argmin(np.isfinite(embeddings).all(axis=1)))} is not finite"
+        )
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(f"t-SNE: a label lies outside the {classes} class names")

@@ -1,7 +1,8 @@
 """One look for every figure: the palette, the type, and how a figure reaches the disk.
 
-Figures are drawn without pyplot, so nothing is kept alive between calls and no display is needed. Colours are those of
-Okabe and Ito (Color Universal Design, 2008), which readers with a colour vision deficiency can tell apart.
+Figures are drawn without pyplot, so nothing is kept alive between calls and no display is needed.
+Colours are those of Okabe and Ito (Color Universal Design, 2008), which readers with a colour
+vision deficiency can tell apart.
 """
 
 from pathlib import Path
@@ -44,7 +45,9 @@ STYLE = {
 
 
 def new_figure(width: float, height: float, **more):
-    """An empty figure of that size in inches, drawn by Agg. Call it inside `matplotlib.rc_context(STYLE)`."""
+    """An empty figure of that size in inches, drawn by Agg. Call it inside
+    `matplotlib.rc_context(STYLE)`.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -61,5 +64,10 @@ def save(figure, path: Path | str, dpi: int = 150) -> None:
     """
     with atomic_path(path) as temporary:
         figure.savefig(
-            temporary, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None}
+            temporary,
+            format="png",
+            dpi=dpi,
+            bbox_inches="tight",
+            pad_inches=0.15,
+            metadata={"Software": None},
         )

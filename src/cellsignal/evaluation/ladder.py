@@ -1,8 +1,9 @@
-"""The ladder: every post-processing step scored as it is applied, beside what blind guessing would score at that step.
+"""The ladder: every post-processing step scored as it is applied, beside what blind guessing would
+score at that step.
 
-A step that helps nowhere should not stay, and a step that only looks good because it made the problem easier (277
-classes instead of 1,108) shows by its chance. The same table serves the out-of-fold predictions and the answers of a
-simulated test set.
+A step that helps nowhere should not stay, and a step that only looks good because it made the
+problem easier (277 classes instead of 1,108) shows by its chance. The same table serves the
+out-of-fold predictions and the answers of a simulated test set.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ class Step:
 
     Attributes:
         name: what was applied, e.g. "plate groups".
-        accuracy: after this step and all before it; of a multi-label competition the macro average precision.
-        chance: what blind guessing would score at this step, in [0, 1].
-        note: one remark, e.g. the confidence of a choice.
+        accuracy: after this step and all before it; of a multi-label competition the macro average
+        precision. chance: what blind guessing would score at this step, in [0, 1]. note: one
+        remark, e.g. the confidence of a choice.
     """
 
     name: str
@@ -31,7 +32,9 @@ class Step:
 
 
 def ladder_table(steps: Sequence[Step]) -> pd.DataFrame:
-    """Columns step, accuracy, low, high, n, gain (over the step before; NaN at the first), chance, note."""
+    """Columns step, accuracy, low, high, n, gain (over the step before; NaN at the first), chance,
+    note.
+    """
     values = [step.accuracy.value for step in steps]
     return pd.DataFrame(
         {
@@ -53,17 +56,33 @@ def ladder_text(steps: Sequence[Step]) -> str:
     for row in ladder_table(steps).itertuples():
         gain = "" if pd.isna(row.gain) else f"{row.gain:+.4f}"
         interval = f"{row.low:.4f} .. {row.high:.4f}"
-        lines.append((row.step, f"{row.accuracy:.4f}", interval, f"{row.n:,}", gain, f"{row.chance:.4f}", row.note))
+        lines.append(
+            (
+                row.step,
+                f"{row.accuracy:.4f}",
+                interval,
+                f"{row.n:,}",
+                gain,
+                f"{row.chance:.4f}",
+                row.note,
+            )
+        )
     return aligned(lines, right={1, 3, 4, 5})
 
 
 def score_title(steps: Sequence[Step]) -> str:
     """What the steps are scored by."""
-    return "average precision" if any(isinstance(step.accuracy, Figure) for step in steps) else "accuracy"
+    return (
+        "average precision"
+        if any(isinstance(step.accuracy, Figure) for step in steps)
+        else "accuracy"
+    )
 
 
 def aligned(lines: Sequence[tuple[str, ...]], right: set[int]) -> str:
-    """Rows of cells as text in columns, the first row a header over a rule; the columns of `right` are flush right."""
+    """Rows of cells as text in columns, the first row a header over a rule; the columns of `right`
+    are flush right.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(

@@ -1,9 +1,9 @@
 """How well each group of classes fits a plate, whatever the scale of the scores.
 
-How sure scores are is not known: logits may be too sure, means of sites are not sure enough, cosines say little. So the
-evidence is taken at several sharpnesses (what scores are multiplied by before the softmax) in units of the scores' own
-spread, and which of them are right is learnt from the plates themselves: at the right one the wells of all plates agree
-best on layouts that can be.
+How sure scores are is not known: logits may be too sure, means of sites are not sure enough,
+cosines say little. So the evidence is taken at several sharpnesses (what scores are multiplied by
+before the softmax) in units of the scores' own spread, and which of them are right is learnt from
+the plates themselves: at the right one the wells of all plates agree best on layouts that can be.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-OUTLIER = 0.05  # share of wells whose scores are taken to say nothing; bounds what one well can do to its plate
-SHARPNESS = 2.0 ** np.arange(-5, 5)  # candidates, in units of 1 / `score_spread`; each the double of the one before
-FLOOR = 1e-18  # of exponentials: their squares must not fall below float32's range, where arithmetic is slow
+# share of wells whose scores are taken to say nothing; bounds what one well can do to its plate
+OUTLIER = 0.05
+# candidates, in units of 1 / `score_spread`; each the double of the one before
+SHARPNESS = 2.0 ** np.arange(-5, 5)
+# of exponentials: their squares must not fall below float32's range, where arithmetic is slow
+FLOOR = 1e-18
 ROUNDS = 100  # of the EM that learns how common each sharpness is
 
 
@@ -24,8 +27,8 @@ class Evidence:
 
     Attributes:
         total: (B, G) sums over the wells of the log-probability of each group.
-        squares: (B, G, G) sums over the wells of the squared difference of the log-probabilities of two groups.
-        wells: their number.
+        squares: (B, G, G) sums over the wells of the squared difference of the log-probabilities of
+        two groups. wells: their number.
     """
 
     total: np.ndarray
@@ -34,9 +37,11 @@ class Evidence:
 
 
 def score_spread(block: np.ndarray) -> float:
-    """Return the spread of one plate's (n, K) scores: half the range of the middle half of a well's, by the median well.
+    """Return the spread of one plate's (n, K) scores: half the range of the middle half of a
+    well's, by the median well.
 
-    Where most scores are equal it is their standard deviation about the means of wells; 0 if all are.
+    Where most scores are equal it is their standard deviation about the means of wells; 0 if all
+    are.
     """
     ordered = np.sort(block, axis=1)
     quarter = block.shape[1] // 4
@@ -47,12 +52,15 @@ def score_spread(block: np.ndarray) -> float:
     return float(np.sort(deviations, axis=None).std())
 
 
-def experiment_evidence(blocks: Sequence[np.ndarray], class_group: np.ndarray, spread: float) -> list[Evidence]:
+def experiment_evidence(
+    blocks: Sequence[np.ndarray], class_group: np.ndarray, spread: float
+) -> list[Evidence]:
     """Return what the scores of each plate of an experiment say about its group.
 
-    A well's log-probability of a group is log((1 - e) p + e / G), p being the softmax mass of the group's classes, G the
-    number of groups and e = `OUTLIER`. The mixture bounds each well between log(e / G) and 0, so that a few wells of an
-    overconfident network cannot outvote a plate. Before, what the plates do to classes is taken off (`_plate_effects`).
+    A well's log-probability of a group is log((1 - e) p + e / G), p being the softmax mass of the
+    group's classes, G the number of groups and e = `OUTLIER`. The mixture bounds each well between
+    log(e / G) and 0, so that a few wells of an overconfident network cannot outvote a plate.
+    Before, what the plates do to classes is taken off (`_plate_effects`).
 
     Args:
         blocks: (n, K) finite scores of each plate.
@@ -68,7 +76,8 @@ def experiment_evidence(blocks: Sequence[np.ndarray], class_group: np.ndarray, s
 def _transpose(block: np.ndarray, spread: float) -> np.ndarray:
     """(K, n), a class's wells side by side, in units of the spread and less each well's mean."""
     if not 1e-15 < spread < 1e15:
-        block = block.astype(np.float64)  # squares and exponentials of float32 would leave its range
+        # squares and exponentials of float32 would leave its range
+        block = block.astype(np.float64)
     values = cv2.transpose(np.ascontiguousarray(block))
     values *= values.dtype.type(1 / spread)
     values -= values.mean(axis=0)
@@ -76,9 +85,11 @@ def _transpose(block: np.ndarray, spread: float) -> np.ndarray:
 
 
 def _sort_wells(values: np.ndarray) -> np.ndarray:
-    """The wells of (K, n) scores in the order of the sum of their squares, and of the scores themselves where that is equal.
+    """The wells of (K, n) scores in the order of the sum of their squares, and of the scores
+    themselves where that is equal.
 
-    So that nothing that is computed from a plate, to the last bit, depends on the order of its rows.
+    So that nothing that is computed from a plate, to the last bit, depends on the order of its
+    rows.
     """
     squares = np.einsum("kn,kn->n", values, values)
     order = np.argsort(squares, kind="stable")
@@ -88,21 +99,30 @@ def _sort_wells(values: np.ndarray) -> np.ndarray:
 
 
 def _half_medians(values: np.ndarray) -> np.ndarray:
-    """(2, K) the median of each class over every other well of a plate, and over the rest; 0 if there is one well."""
+    """(2, K) the median of each class over every other well of a plate, and over the rest; 0 if
+    there is one well.
+    """
     if values.shape[1] < 2:
         return np.zeros((2, len(values)))
     ordered = [np.sort(values[:, start::2], axis=1) for start in (0, 1)]  # quicker than np.median
-    return np.stack([(half[:, (half.shape[1] - 1) // 2] + half[:, half.shape[1] // 2]) / 2.0 for half in ordered]).astype(float)
+    return np.stack(
+        [
+            (half[:, (half.shape[1] - 1) // 2] + half[:, half.shape[1] // 2]) / 2.0
+            for half in ordered
+        ]
+    ).astype(float)
 
 
 def _plate_effects(halves: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """(P, K) what each plate adds to each class in all of its wells, as far as both halves of its wells show it.
+    """(P, K) what each plate adds to each class in all of its wells, as far as both halves of its
+    wells show it.
 
-    Whatever a plate as a whole does to a class or to a whole group (its staining, a look it shares with training plates)
-    would add up over the wells and outweigh them, and as a class stands on a plate once, a median over the wells hardly
-    sees its own well. But a median is noise too, so it is taken off by the share of its variance that two halves of the
-    wells have in common: nothing where plates do nothing, all where they do much. The share is estimated for the means
-    of groups and for classes within groups separately, over the plates of the experiment.
+    Whatever a plate as a whole does to a class or to a whole group (its staining, a look it shares
+    with training plates) would add up over the wells and outweigh them, and as a class stands on a
+    plate once, a median over the wells hardly sees its own well. But a median is noise too, so it
+    is taken off by the share of its variance that two halves of the wells have in common: nothing
+    where plates do nothing, all where they do much. The share is estimated for the means of groups
+    and for classes within groups separately, over the plates of the experiment.
 
     Args:
         halves: (P, 2, K) medians.
@@ -115,7 +135,9 @@ def _plate_effects(halves: np.ndarray, member: np.ndarray) -> np.ndarray:
 
 
 def _reproduced(halves: np.ndarray) -> np.ndarray:
-    """(P, m) the mean of two halves (P, 2, m), times the share of its variance that they have in common."""
+    """(P, m) the mean of two halves (P, 2, m), times the share of its variance that they have in
+    common.
+    """
     both = halves.mean(axis=1)
     variance = (both**2).mean()
     common = (halves[:, 0] * halves[:, 1]).mean()
@@ -123,7 +145,9 @@ def _reproduced(halves: np.ndarray) -> np.ndarray:
 
 
 def _evidence(values: np.ndarray, effect: np.ndarray, member: np.ndarray) -> Evidence:
-    """The evidence of one plate's (K, n) scores, less the (K,) effect of the plate; `values` are used up."""
+    """The evidence of one plate's (K, n) scores, less the (K,) effect of the plate; `values` are
+    used up.
+    """
     values -= effect[:, None].astype(values.dtype)
     values -= values.max(axis=0)
     values *= values.dtype.type(SHARPNESS[0])
@@ -142,21 +166,26 @@ def _evidence(values: np.ndarray, effect: np.ndarray, member: np.ndarray) -> Evi
 
 
 def layout_posteriors(likelihoods: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
-    """Return how probable each layout of each experiment is, and each experiment's likeliest sharpness.
+    """Return how probable each layout of each experiment is, and each experiment's likeliest
+    sharpness.
 
-    All layouts of an experiment are as likely beforehand. How common each sharpness is among the experiments is learnt
-    from all of them by EM, each sharpness counting as seen 1 / B times beforehand. So experiments whose predictions show
-    their layout lend others their sharpness, and none has to have the same.
+    All layouts of an experiment are as likely beforehand. How common each sharpness is among the
+    experiments is learnt from all of them by EM, each sharpness counting as seen 1 / B times
+    beforehand. So experiments whose predictions show their layout lend others their sharpness, and
+    none has to have the same.
 
     Args:
-        likelihoods: one (B, L) array of log-likelihoods an experiment, by sharpness and layout; L may differ.
+        likelihoods: one (B, L) array of log-likelihoods an experiment, by sharpness and layout; L
+        may differ.
 
     Returns:
         For each experiment (L,) probabilities and an index into `SHARPNESS`.
     """
     if not likelihoods:
         return [], []
-    marginal = np.stack([_log_sum_exp(values, 1) - np.log(values.shape[1]) for values in likelihoods])
+    marginal = np.stack(
+        [_log_sum_exp(values, 1) - np.log(values.shape[1]) for values in likelihoods]
+    )
     common = np.full(marginal.shape[1], 1 / marginal.shape[1])
     for _ in range(ROUNDS):
         joint = marginal + np.log(common)

@@ -1,9 +1,11 @@
-"""The local leaderboard: one CSV that remembers every scored submission, with the controls that show the scoring works.
+"""The local leaderboard: one CSV that remembers every scored submission, with the controls that
+show the scoring works.
 
-A row is known by what was scored against what (hashes), so scoring a file twice leaves one row. The sample submission
-and the truth go through the same path as any submission; the truth must stand at the best possible score and the sample
-near chance. A run without test samples has a row of its out-of-fold score, of the kind "out of fold" and without a rank.
-A file that was replaced since it was scored keeps its row, marked by its hash.
+A row is known by what was scored against what (hashes), so scoring a file twice leaves one row. The
+sample submission and the truth go through the same path as any submission; the truth must stand at
+the best possible score and the sample near chance. A run without test samples has a row of its
+out-of-fold score, of the kind "out of fold" and without a rank. A file that was replaced since it
+was scored keeps its row, marked by its hash.
 """
 
 import contextlib
@@ -41,9 +43,13 @@ _TEXT = [column for column in COLUMNS if not column.startswith(BOARDS)]
 
 
 def frame_sha256(frame: pd.DataFrame) -> str:
-    """The SHA-256 of a frame written as CSV with its columns and rows sorted, so that neither order matters."""
+    """The SHA-256 of a frame written as CSV with its columns and rows sorted, so that neither order
+    matters.
+    """
     frame = frame[sorted(frame.columns)].astype(str)
-    text = frame.sort_values(list(frame.columns), kind="stable").to_csv(index=False, lineterminator="\n")
+    text = frame.sort_values(list(frame.columns), kind="stable").to_csv(
+        index=False, lineterminator="\n"
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -55,16 +61,22 @@ def submission_entry(
     answers: pd.DataFrame,
     note: str = "",
 ) -> dict[str, Any]:
-    """The leaderboard row of a submission read from `path` (by `read_submission`), scored against `answers`.
+    """The leaderboard row of a submission read from `path` (by `read_submission`), scored against
+    `answers`.
 
     Raises:
         InvalidSubmission: see `score_submission`.
     """
-    return _entry(competition, name, "submission", (str(path), sha256(path)), submission, answers, note)
+    return _entry(
+        competition, name, "submission", (str(path), sha256(path)), submission, answers, note
+    )
 
 
-def control_entries(competition: "Competition", sample: pd.DataFrame, answers: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of the sample submission and of the truth, scored like any submission. Not files, so hashed as frames.
+def control_entries(
+    competition: "Competition", sample: pd.DataFrame, answers: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """The rows of the sample submission and of the truth, scored like any submission. Not files, so
+    hashed as frames.
 
     Raises:
         InvalidSubmission: the ids of the sample submission are not those of the answers.
@@ -80,14 +92,24 @@ def control_entries(competition: "Competition", sample: pd.DataFrame, answers: p
     ]
 
 
-def out_of_fold_entry(competition: "Competition", name: str, figure: Accuracy | Figure, made_from: str, truth: pd.DataFrame) -> dict[str, Any]:
+def out_of_fold_entry(
+    competition: "Competition",
+    name: str,
+    figure: Accuracy | Figure,
+    made_from: str,
+    truth: pd.DataFrame,
+) -> dict[str, Any]:
     """The row of a run that has no test samples: its out-of-fold score.
 
     Args:
         made_from: hash of its predictions.
         truth: the out-of-fold targets and their labels, the answers that it was scored against.
     """
-    blank = {f"{board}{part}": np.nan for board in ("public", "private") for part in ("", "_low", "_high")}
+    blank = {
+        f"{board}{part}": np.nan
+        for board in ("public", "private")
+        for part in ("", "_low", "_high")
+    }
     return {
         "competition": competition.id,
         "name": name,
@@ -108,13 +130,18 @@ def out_of_fold_entry(competition: "Competition", name: str, figure: Accuracy | 
 
 
 def _now() -> dict[str, str]:
-    return {"scored_at": datetime.now(UTC).isoformat(timespec="seconds"), "git_commit": git_commit() or ""}
+    return {
+        "scored_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit() or "",
+    }
 
 
 def _entry(
     competition, name: str, kind: str, source: tuple[str, str], submission, answers, note: str
 ) -> dict[str, Any]:
-    """One row; `source` is the submission's path and hash. Slices that the answers do not know are NaN, with n = 0."""
+    """One row; `source` is the submission's path and hash. Slices that the answers do not know are
+    NaN, with n = 0.
+    """
     scores = _scores(competition, submission, answers).set_index("slice")
     entry = {
         "competition": competition.id,
@@ -125,30 +152,43 @@ def _entry(
     }
     for board in BOARDS:
         row = (
-            scores.loc[board] if board in scores.index else {"accuracy": np.nan, "low": np.nan, "high": np.nan, "n": 0}
+            scores.loc[board]
+            if board in scores.index
+            else {"accuracy": np.nan, "low": np.nan, "high": np.nan, "n": 0}
         )
-        entry |= {board: float(row["accuracy"]), f"{board}_low": float(row["low"]), f"{board}_high": float(row["high"])}
+        entry |= {
+            board: float(row["accuracy"]),
+            f"{board}_low": float(row["low"]),
+            f"{board}_high": float(row["high"]),
+        }
         entry[f"{board}_n"] = int(row["n"])
     return entry | {"answers_sha256": frame_sha256(answers), "note": note, **_now()}
 
 
-def _scores(competition: "Competition", submission: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+def _scores(
+    competition: "Competition", submission: pd.DataFrame, answers: pd.DataFrame
+) -> pd.DataFrame:
     """Columns slice, accuracy (or macro average precision), low, high, n."""
     if competition.ranked:
         from cellsignal.evaluation.ranking_score import score_ranking
 
-        return score_ranking(competition, submission, answers).rename(columns={"average_precision": "accuracy"})
+        return score_ranking(competition, submission, answers).rename(
+            columns={"average_precision": "accuracy"}
+        )
     if not competition.multilabel:
         return score_submission(competition, submission, answers)
     from cellsignal.evaluation.multilabel_score import score_multilabel
 
-    return score_multilabel(competition, submission, answers).rename(columns={"average_precision": "accuracy"})
+    return score_multilabel(competition, submission, answers).rename(
+        columns={"average_precision": "accuracy"}
+    )
 
 
 def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:
     """Add a row unless the same submission was scored against the same answers before.
 
-    Safe against other processes: the file is read and rewritten under a lock on `<name>.lock` beside it, and replaced
+    Safe against other processes: the file is read and rewritten under a lock on `<name>.lock`
+    beside it, and replaced
         in one step.
 
     Returns:
@@ -170,7 +210,9 @@ def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a leaderboard, waiting for another process to let go. It ends with the process that holds it."""
+    """Hold the lock of a leaderboard, waiting for another process to let go. It ends with the
+    process that holds it.
+    """
     lock = path.with_name(f".{path.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -219,13 +261,15 @@ def leaderboard_competitions(path: Path | str) -> tuple[str, ...]:
 
 
 def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFrame:
-    """The rows of one competition, best first: by private score, then overall, in the metric's direction.
+    """The rows of one competition, best first: by private score, then overall, in the metric's
+    direction.
 
-    Scores against different answers cannot be compared, so rows are kept together by answers (in the order they were
-    first used) and ranks start anew for each.
+    Scores against different answers cannot be compared, so rows are kept together by answers (in
+    the order they were first used) and ranks start anew for each.
 
     Returns:
-        Column rank (Int64; equal scores share one, controls and out-of-fold scores have none), then `COLUMNS`.
+        Column rank (Int64; equal scores share one, controls and out-of-fold scores have none), then
+        `COLUMNS`.
 
     Raises:
         InputError: no such file, or not a leaderboard.
@@ -252,23 +296,30 @@ def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFr
     for _, group in entered.groupby("answers"):
         places = pd.Series(np.arange(1, len(group) + 1), index=group.index)
         ranks.loc[group.index] = (
-            places.groupby([group.private.fillna(np.inf), group.overall]).transform("min").astype("Int64")
+            places.groupby([group.private.fillna(np.inf), group.overall])
+            .transform("min")
+            .astype("Int64")
         )
     table.insert(0, "rank", ranks)
     return table.reset_index(drop=True)
 
 
 def _notes_of_replaced(table: pd.DataFrame) -> pd.Series:
-    """The notes, with the hash in those of a submission whose file was scored again with other content (rows in file order)."""
+    """The notes, with the hash in those of a submission whose file was scored again with other
+    content (rows in file order).
+    """
     last = table[table.kind == "submission"].groupby("submission").submission_sha256.last()
-    replaced = (table.kind == "submission") & (table.submission_sha256 != table.submission.map(last))
+    replaced = (table.kind == "submission") & (
+        table.submission_sha256 != table.submission.map(last)
+    )
     marks = "replaced since; sha256 " + table.submission_sha256.str[:12]
     return table.note.where(~replaced, (table.note + "; " + marks).str.removeprefix("; "))
 
 
 def leaderboard_text(table: pd.DataFrame) -> str:
-    """A leaderboard table as text: a block for each set of answers; controls and out-of-fold scores have no rank,
-    controls are in brackets."""
+    """A leaderboard table as text: a block for each set of answers; controls and out-of-fold scores
+    have no rank, controls are in brackets.
+    """
     if table.empty:
         return "no submission scored yet"
     blocks = []
@@ -279,16 +330,25 @@ def leaderboard_text(table: pd.DataFrame) -> str:
 
 
 def _block(table: pd.DataFrame) -> str:
-    """One aligned table; interval and n are the private score's, or the overall one's where there is no private."""
+    """One aligned table; interval and n are the private score's, or the overall one's where there
+    is no private.
+    """
     lines: Sequence[tuple[str, ...]] = [
         ("rank", "name", "private", "95 % interval", "n", "public", "overall", "scored", "note")
     ]
     for row in table.itertuples():
-        name = {"control": f"({row.name})", OUT_OF_FOLD: f"{row.name}, out of fold"}.get(row.kind, row.name)
+        name = {"control": f"({row.name})", OUT_OF_FOLD: f"{row.name}, out of fold"}.get(
+            row.kind, row.name
+        )
         board = "overall" if pd.isna(row.private) else "private"
         low, high, n = (getattr(row, f"{board}_{part}") for part in ("low", "high", "n"))
-        scores = ["" if pd.isna(value) else f"{value:.5f}" for value in (row.private, row.public, row.overall)]
+        scores = [
+            "" if pd.isna(value) else f"{value:.5f}"
+            for value in (row.private, row.public, row.overall)
+        ]
         rank = "" if pd.isna(row.rank) else str(row.rank)
         interval = "" if pd.isna(low) else f"{low:.4f} .. {high:.4f}"
-        lines.append((rank, name, scores[0], interval, f"{n:,}", *scores[1:], row.scored_at[:10], row.note))
+        lines.append(
+            (rank, name, scores[0], interval, f"{n:,}", *scores[1:], row.scored_at[:10], row.note)
+        )
     return aligned(lines, right={0, 2, 4, 5, 6})

@@ -1,4 +1,6 @@
-"""Naming wells by a linear classifier of their embeddings: what centres and neighbours cannot do, weigh the features that tell the classes apart."""
+"""Naming wells by a linear classifier of their embeddings: what centres and neighbours cannot do,
+weigh the features that tell the classes apart.
+"""
 
 import numpy as np
 from scipy.special import log_softmax
@@ -9,12 +11,15 @@ from cellsignal.errors import InputError
 def linear_scores(
     x: np.ndarray, label: np.ndarray, query: np.ndarray, n_classes: int, strength: float = 1.0
 ) -> np.ndarray:
-    """Log-probabilities of a logistic regression (scikit-learn's, classes balanced, L2) on features standardised over the training wells.
+    """Log-probabilities of a logistic regression (scikit-learn's, classes balanced, L2) on features
+    standardised over the training wells.
 
-    Features that do not vary are left out. Where there are more features than wells the regression happens in the span of the wells, which changes nothing.
+    Features that do not vary are left out. Where there are more features than wells the regression
+    happens in the span of the wells, which changes nothing.
 
     Args:
-        strength: C, the inverse of the L2 penalty. The other arguments and the result are as in `nearest.centre_scores`.
+        strength: C, the inverse of the L2 penalty. The other arguments and the result are as in
+        `nearest.centre_scores`.
 
     Raises:
         InputError: the training wells are of one class.

@@ -1,9 +1,10 @@
 """Accuracy that never stands without its interval.
 
-Two intervals, because they answer two questions. Wilson's takes wells as independent: the noise of these very
-experiments. The clustered one resamples whole experiments (or compounds): what another draw of experiments would have
-given. Wells of one experiment share its staining, its cells and its day, so the clustered interval is usually the wider
-and the honest one for a claim about new experiments.
+Two intervals, because they answer two questions. Wilson's takes wells as independent: the noise of
+these very experiments. The clustered one resamples whole experiments (or compounds): what another
+draw of experiments would have given. Wells of one experiment share its staining, its cells and its
+day, so the clustered interval is usually the wider and the honest one for a claim about new
+experiments.
 """
 
 import math
@@ -39,7 +40,9 @@ class Accuracy:
         return cls(int(correct), int(total), correct / total, low, high)
 
     def format(self, digits: int = 3) -> str:
-        """ "0.873 [0.85, 0.89] (123/141)": the value with `digits` decimals, its interval with one less."""
+        """ "0.873 [0.85, 0.89] (123/141)": the value with `digits` decimals, its interval with one
+        less.
+        """
         near = max(digits - 1, 1)
         return f"{self.value:.{digits}f} [{self.low:.{near}f}, {self.high:.{near}f}] ({self.correct}/{self.total})"
 
@@ -49,7 +52,9 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Figure:
-    """Any other score with its 95 % interval and the number of what was scored; stands where an `Accuracy` may stand."""
+    """Any other score with its 95 % interval and the number of what was scored; stands where an
+    `Accuracy` may stand.
+    """
 
     value: float
     low: float
@@ -63,7 +68,8 @@ class Figure:
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a binomial share (E. B. Wilson, JASA 22, 1927), without continuity correction.
+    """Wilson's score interval of a binomial share (E. B. Wilson, JASA 22, 1927), without continuity
+    correction.
 
     Raises:
         InputError: `total` is not positive or `correct` lies outside 0..total.
@@ -73,8 +79,13 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
     z = NormalDist().inv_cdf(0.5 + level / 2)
     share, square = correct / total, z * z
     centre = (share + square / (2 * total)) / (1 + square / total)
-    half = z / (1 + square / total) * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
-    low = 0.0 if correct == 0 else max(centre - half, 0.0)  # exact ends, without the rounding of the subtraction
+    half = (
+        z
+        / (1 + square / total)
+        * math.sqrt(share * (1 - share) / total + square / (4 * total * total))
+    )
+    # exact ends, without the rounding of the subtraction
+    low = 0.0 if correct == 0 else max(centre - half, 0.0)
     high = 1.0 if correct == total else min(centre + half, 1.0)
     return low, high
 
@@ -87,7 +98,9 @@ def accuracy(true, predicted) -> Accuracy:
     """
     true, predicted = np.asarray(true), np.asarray(predicted)
     if true.shape != predicted.shape or true.ndim != 1:
-        raise InputError(f"true and predicted labels differ in shape: {true.shape} and {predicted.shape}")
+        raise InputError(
+            f"true and predicted labels differ in shape: {true.shape} and {predicted.shape}"
+        )
     if not len(true):
         raise InputError("no predictions to score")
     return Accuracy.of(int((true == predicted).sum()), len(true))
@@ -96,11 +109,13 @@ def accuracy(true, predicted) -> Accuracy:
 def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[float, float]:
     """95 % percentile interval of a mean from a bootstrap over whole clusters.
 
-    Each of `n` replicates draws as many clusters as there are, with replacement, and takes the mean over their wells. With fewer
-    than about ten clusters the percentile bootstrap is somewhat too narrow; it is then a lower bound on the doubt.
+    Each of `n` replicates draws as many clusters as there are, with replacement, and takes the mean
+    over their wells. With fewer than about ten clusters the percentile bootstrap is somewhat too
+    narrow; it is then a lower bound on the doubt.
 
     Args:
-        correct: (N,) whether the prediction was right, for the interval of an accuracy; or any number a well, such as the
+        correct: (N,) whether the prediction was right, for the interval of an accuracy; or any
+        number a well, such as the
             difference between two models (right or wrong) on it, for a paired comparison.
         cluster: (N,) the experiment, compound or plate of each.
         seed: of the random generator; the same seed gives the same interval.
@@ -122,7 +137,9 @@ def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[floa
     if len(names) < 2:
         return math.nan, math.nan
     right, all_ = np.bincount(codes, weights=correct), np.bincount(codes)
-    times = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+    times = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), size=n
+    )
     low, high = np.percentile((times @ right) / (times @ all_), [2.5, 97.5])
     return float(low), float(high)
 
@@ -132,4 +149,6 @@ def balanced_accuracy(true, predicted) -> float:
     from sklearn.metrics import recall_score
 
     true, predicted = np.asarray(true), np.asarray(predicted)
-    return float(recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0))
+    return float(
+        recall_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0)
+    )

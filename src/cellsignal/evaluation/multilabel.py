@@ -1,14 +1,16 @@
-"""How well each class of many is found, beside what guessing would find, with an interval over compounds.
+"""How well each class of many is found, beside what guessing would find, with an interval over
+compounds.
 
-Average precision means nothing without its prevalence: guessing scores the prevalence (Cox et al., Sci Rep 10:13262, 2020,
-count mechanisms by ROC AUC instead, 41 of 83 at 0.9 or more; both stand here). Wells, doses and replicates of a compound
-are one draw from the compounds that could have been screened, so the bootstrap resamples whole compounds, the same ones for
-all classes, and a class that a replicate draws no positive of is left out of that replicate.
+Average precision means nothing without its prevalence: guessing scores the prevalence (Cox et al.,
+Sci Rep 10:13262, 2020, count mechanisms by ROC AUC instead, 41 of 83 at 0.9 or more; both stand
+here). Wells, doses and replicates of a compound are one draw from the compounds that could have
+been screened, so the bootstrap resamples whole compounds, the same ones for all classes, and a
+class that a replicate draws no positive of is left out of that replicate.
 
-Few positive compounds make the intervals too narrow. On simulated scores (two wells a compound, 300 samples) the 95 %
-interval of average precision held the true value in 92 to 93 % of samples with 30 to 60 positive compounds and in 87 to
-90 % with 6 to 10; that of ROC AUC in 93 % and in 64 to 85 %. With so few, average precision itself comes out too high (mean
-.23 for a true .17 at six of 300).
+Few positive compounds make the intervals too narrow. On simulated scores (two wells a compound, 300
+samples) the 95 % interval of average precision held the true value in 92 to 93 % of samples with 30
+to 60 positive compounds and in 87 to 90 % with 6 to 10; that of ROC AUC in 93 % and in 64 to 85 %.
+With so few, average precision itself comes out too high (mean .23 for a true .17 at six of 300).
 """
 
 from collections.abc import Sequence
@@ -38,27 +40,33 @@ def multilabel_table(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Average precision and ROC AUC of every class and of their mean, with 95 % percentile intervals over clusters.
+    """Average precision and ROC AUC of every class and of their mean, with 95 % percentile
+    intervals over clusters.
 
     Args:
-        truth: (N, K) bool, or float with NaN where it is not known (`samples.label_matrix`): left out, never negative.
-        scores: (N, K) finite, higher is likelier; only the order within a class counts.
-        clusters: (N,) what is resampled whole, usually the compound.
-        draws: replicates of the bootstrap.
+        truth: (N, K) bool, or float with NaN where it is not known (`samples.label_matrix`): left
+        out, never negative. scores: (N, K) finite, higher is likelier; only the order within a
+        class counts. clusters: (N,) what is resampled whole, usually the compound. draws:
+        replicates of the bootstrap.
 
     Returns:
-        Columns `COLUMNS`: the macro average first, then the classes in their order. `n` and `positives` are rows whose truth
-        is known. A class without a positive or without a negative has NaN for its figures and is left out of the average,
-        whose `n` and `positives` count rows known for and positive of any class, `prevalence` and `ratio` average over classes.
-        Intervals are NaN where fewer than two clusters hold positives, or negatives: they say nothing about others.
+        Columns `COLUMNS`: the macro average first, then the classes in their order. `n` and
+        `positives` are rows whose truth is known. A class without a positive or without a negative
+        has NaN for its figures and is left out of the average, whose `n` and `positives` count rows
+        known for and positive of any class, `prevalence` and `ratio` average over classes.
+        Intervals are NaN where fewer than two clusters hold positives, or negatives: they say
+        nothing about others.
 
     Raises:
-        InputError: shapes that disagree, a cluster that is missing, or a score that is no finite number.
+        InputError: shapes that disagree, a cluster that is missing, or a score that is no finite
+        number.
     """
     truth, scores, codes, count = _checked(truth, scores, classes, clusters)
     times = np.empty((count, draws + 1), np.float32)
     times[:, 0] = 1  # the data themselves, then the replicates
-    times[:, 1:] = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).T
+    times[:, 1:] = (
+        np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).T
+    )
     figures = np.full((len(classes), 2, draws + 1), np.nan)
     rows = []
     for at, name in enumerate(classes):
@@ -68,18 +76,35 @@ def multilabel_table(
             figures[at] = weighted_ranking(true, scores[known, at], cluster, times)
         held = [len(np.unique(cluster[part])) for part in (true, ~true)]
         share = true.mean() if len(true) else np.nan
-        rows.append((name, int(true.sum()), len(true), held[0], share, *_row(figures[at], share, min(held) > 1)))
+        rows.append(
+            (
+                name,
+                int(true.sum()),
+                len(true),
+                held[0],
+                share,
+                *_row(figures[at], share, min(held) > 1),
+            )
+        )
     tested = ~np.isnan(figures[:, 0, 0])
-    table = pd.DataFrame([_macro(truth, codes, rows, figures, tested), *rows], columns=list(COLUMNS))
+    table = pd.DataFrame(
+        [_macro(truth, codes, rows, figures, tested), *rows], columns=list(COLUMNS)
+    )
     return table
 
 
 def _checked(truth, scores, classes, clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Truth and scores as float64, clusters as numbers from 0, and how many there are."""
     truth, scores = np.asarray(truth, dtype=float), np.asarray(scores, dtype=float)
-    if truth.shape != scores.shape or truth.ndim != 2 or truth.shape[1] != len(classes) or len(truth) != len(clusters):
+    if (
+        truth.shape != scores.shape
+        or truth.ndim != 2
+        or truth.shape[1] != len(classes)
+        or len(truth) != len(clusters)
+    ):
         raise InputError(
-            f"truth {truth.shape}, scores {scores.shape}, {len(classes)} classes and {len(clusters)} clusters do not fit together"
+            f"truth {truth.shape}, scores {scores.shape}, {len(classes)} classes and "
+            f"{len(clusters)} clusters do not fit together"
         )
     if not len(truth):
         raise InputError("no predictions to score")
@@ -88,14 +113,25 @@ def _checked(truth, scores, classes, clusters) -> tuple[np.ndarray, np.ndarray, 
         raise InputError(f"the cluster of row {int(np.argmax(codes < 0))} is missing")
     if not np.isfinite(scores).all():
         row, column = np.argwhere(~np.isfinite(scores))[0]
-        raise InputError(f"the score of {classes[column]!r} in row {row} is {scores[row, column]}, no finite number")
+        raise InputError(
+            f"the score of {classes[column]!r} in row {row} is {scores[row, column]}, no finite "
+            "number"
+        )
     return truth, scores, codes, len(names)
 
 
 def _row(figures: np.ndarray, prevalence: float, interval: bool) -> tuple[float, ...]:
     """(2, 1 + draws) average precision and ROC AUC -> the figures of one row."""
-    (ap, *ap_ends), (auc, *auc_ends) = ((values[0], *_interval(values[1:], interval)) for values in figures)
-    return float(ap), *ap_ends, float(ap / prevalence) if prevalence else np.nan, float(auc), *auc_ends
+    (ap, *ap_ends), (auc, *auc_ends) = (
+        (values[0], *_interval(values[1:], interval)) for values in figures
+    )
+    return (
+        float(ap),
+        *ap_ends,
+        float(ap / prevalence) if prevalence else np.nan,
+        float(auc),
+        *auc_ends,
+    )
 
 
 def _interval(replicates: np.ndarray, told: bool) -> tuple[float, float]:
@@ -106,8 +142,12 @@ def _interval(replicates: np.ndarray, told: bool) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _macro(truth: np.ndarray, codes: np.ndarray, rows: list[tuple], figures: np.ndarray, tested: np.ndarray) -> tuple:
-    """The row of the average over the tested classes, in every replicate over those that it can test."""
+def _macro(
+    truth: np.ndarray, codes: np.ndarray, rows: list[tuple], figures: np.ndarray, tested: np.ndarray
+) -> tuple:
+    """The row of the average over the tested classes, in every replicate over those that it can
+    test.
+    """
     known, positive = ~np.isnan(truth).all(axis=1), (truth == 1).any(axis=1)
     counts = (MACRO, int(positive.sum()), int(known.sum()), len(np.unique(codes[positive])))
     if not tested.any():
@@ -121,12 +161,16 @@ def _macro(truth: np.ndarray, codes: np.ndarray, rows: list[tuple], figures: np.
     return *counts, float(table.prevalence.mean()), ap, low, high, float(table.ratio.mean()), *auc
 
 
-def weighted_ranking(truth: np.ndarray, score: np.ndarray, cluster: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Average precision and ROC AUC of one class, with every cluster counted as often as `times` says.
+def weighted_ranking(
+    truth: np.ndarray, score: np.ndarray, cluster: np.ndarray, times: np.ndarray
+) -> np.ndarray:
+    """Average precision and ROC AUC of one class, with every cluster counted as often as `times`
+    says.
 
-    As scikit-learn's `average_precision_score` and `roc_auc_score` with `sample_weight=times[cluster]`, for all columns of
-    `times` at once: only the places of positives in the ranking matter, so rows between two of them are summed by cluster
-    first, and a replicate costs one multiplication by that sparse matrix. Equal scores are one place.
+    As scikit-learn's `average_precision_score` and `roc_auc_score` with
+    `sample_weight=times[cluster]`, for all columns of `times` at once: only the places of positives
+    in the ranking matter, so rows between two of them are summed by cluster first, and a replicate
+    costs one multiplication by that sparse matrix. Equal scores are one place.
 
     Args:
         truth: (N,) bool.
@@ -135,11 +179,13 @@ def weighted_ranking(truth: np.ndarray, score: np.ndarray, cluster: np.ndarray, 
         times: (C, D) float32, whole numbers from 0 (their sums are exact below 2 ** 24).
 
     Returns:
-        (2, D) float64; NaN in columns that leave no positive (average precision) or not both (ROC AUC).
+        (2, D) float64; NaN in columns that leave no positive (average precision) or not both (ROC
+        AUC).
     """
     _, place = np.unique(-score, return_inverse=True)
     marked = np.unique(place[truth])  # the G places with positives, best first
-    # segment 2 g holds what lies between the marked places g - 1 and g, segment 2 g + 1 the place g itself
+    # segment 2 g holds what lies between the marked places g - 1 and g, segment 2 g + 1 the place g
+    # itself
     at = np.searchsorted(marked, place)
     segment = 2 * at + (marked[np.minimum(at, len(marked) - 1)] == place)
     shape = (2 * len(marked) + 1, len(times))
@@ -176,18 +222,51 @@ def good_classes(table: pd.DataFrame, least: float = GOOD_AUC) -> tuple[int, int
 
 
 def multilabel_text(table: pd.DataFrame, top: int | None = None) -> str:
-    """The table for a terminal: the average, then the classes, the most above their prevalence first; at most `top` of them."""
-    classes = table[table["class"] != MACRO].sort_values("ratio", ascending=False, kind="stable", na_position="last")
-    shown = pd.concat([table[table["class"] == MACRO], classes.head(len(classes) if top is None else top)])
-    lines = [("class", "AP", "95 % interval", "prevalence", "x prevalence", "ROC AUC", "95 % interval", "positives", "compounds", "n")]
+    """The table for a terminal: the average, then the classes, the most above their prevalence
+    first; at most `top` of them.
+    """
+    classes = table[table["class"] != MACRO].sort_values(
+        "ratio", ascending=False, kind="stable", na_position="last"
+    )
+    shown = pd.concat(
+        [table[table["class"] == MACRO], classes.head(len(classes) if top is None else top)]
+    )
+    lines = [
+        (
+            "class",
+            "AP",
+            "95 % interval",
+            "prevalence",
+            "x prevalence",
+            "ROC AUC",
+            "95 % interval",
+            "positives",
+            "compounds",
+            "n",
+        )
+    ]
     for row in shown.itertuples(index=False):
-        lines.append((
-            row[0], _number(row.average_precision), _range(row.low, row.high), _number(row.prevalence), _number(row.ratio, 2),
-            _number(row.roc_auc), _range(row.roc_auc_low, row.roc_auc_high), f"{row.positives:,}", f"{row.positive_compounds:,}", f"{row.n:,}",
-        ))  # fmt: skip
+        lines.append(
+            (
+                row[0],
+                _number(row.average_precision),
+                _range(row.low, row.high),
+                _number(row.prevalence),
+                _number(row.ratio, 2),
+                _number(row.roc_auc),
+                _range(row.roc_auc_low, row.roc_auc_high),
+                f"{row.positives:,}",
+                f"{row.positive_compounds:,}",
+                f"{row.n:,}",
+            )
+        )
     good, tested = good_classes(table)
     left = [f"{len(classes) - top} more classes"] if top is not None and top < len(classes) else []
-    untested = [f"{len(classes) - tested} without both positives and negatives"] if tested < len(classes) else []
+    untested = (
+        [f"{len(classes) - tested} without both positives and negatives"]
+        if tested < len(classes)
+        else []
+    )
     last = "; ".join([f"{good} of {tested} classes at ROC AUC >= {GOOD_AUC}", *untested, *left])
     return aligned(lines, right={1, 3, 4, 5, 7, 8, 9}) + "\n" + last
 
@@ -203,10 +282,11 @@ def _range(low: float, high: float) -> str:
 def by_compound(
     scores: np.ndarray, truth: np.ndarray, compounds: np.ndarray, doses: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores of a compound from those of its wells: the mean of logits, each dose counting the same.
+    """Scores of a compound from those of its wells: the mean of logits, each dose counting the
+    same.
 
-    Several doses of a compound tell more about its mechanism than replicates of one (Cox et al. 2020), so a dose that was
-    repeated often must not drown the others.
+    Several doses of a compound tell more about its mechanism than replicates of one (Cox et al.
+    2020), so a dose that was repeated often must not drown the others.
 
     Args:
         scores: (N, K) logits or log-probabilities.
@@ -218,17 +298,27 @@ def by_compound(
         The M compounds in sorted order, their scores (M, K) float64 and truth (M, K) float64.
 
     Raises:
-        InputError: shapes that disagree, a compound or dose that is missing, or rows of a compound with different truth.
+        InputError: shapes that disagree, a compound or dose that is missing, or rows of a compound
+        with different truth.
     """
     truth, scores = np.asarray(truth, dtype=float), np.asarray(scores, dtype=float)
     keys = pd.DataFrame({"compound": np.asarray(compounds, dtype=object)})
     keys["dose"] = 0 if doses is None else np.asarray(doses)
     if truth.shape != scores.shape or truth.ndim != 2 or len(truth) != len(keys):
-        raise InputError(f"truth {truth.shape}, scores {scores.shape} and {len(keys)} compounds do not fit together")
+        raise InputError(
+            f"truth {truth.shape}, scores {scores.shape} and {len(keys)} compounds do not fit "
+            "together"
+        )
     for column in keys:
         if keys[column].isna().any():
             raise InputError(f"the {column} of row {int(keys[column].isna().argmax())} is missing")
-    values = pd.DataFrame(scores).groupby([keys["compound"], keys["dose"]]).mean().groupby(level="compound").mean()
+    values = (
+        pd.DataFrame(scores)
+        .groupby([keys["compound"], keys["dose"]])
+        .mean()
+        .groupby(level="compound")
+        .mean()
+    )
     told = pd.DataFrame(truth).fillna(-1).groupby(keys["compound"])
     if (told.nunique() > 1).any(axis=None):
         first = (told.nunique() > 1).any(axis=1).idxmax()

@@ -1,4 +1,6 @@
-"""Classes named by the nearest training wells, or by the nearest class centres. Numbers in, log-probabilities out."""
+"""Classes named by the nearest training wells, or by the nearest class centres. Numbers in,
+log-probabilities out.
+"""
 
 from typing import Literal
 
@@ -16,18 +18,22 @@ _QUERIES = 256  # wells whose distances are in memory at a time
 def centre_scores(
     x: np.ndarray, label: np.ndarray, query: np.ndarray, n_classes: int, metric: Metric = "cosine"
 ) -> np.ndarray:
-    """Nearest class centre: log-probabilities softmax(-t d^2), d the distance of a query to each class's mean.
+    """Nearest class centre: log-probabilities softmax(-t d^2), d the distance of a query to each
+    class's mean.
 
-    t is the one under which training wells are most likely, each scored with its own class's centre made without it: the scores are as sharp as the training
-    wells of a class agree. Where no class has two wells, t lets the other classes at their mean distance share a probability of 1 / K when the query is at a
-    class's centre.
+    t is the one under which training wells are most likely, each scored with its own class's centre
+    made without it: the scores are as sharp as the training wells of a class agree. Where no class
+    has two wells, t lets the other classes at their mean distance share a probability of 1 / K when
+    the query is at a class's centre.
 
     Args:
         x: (N, D) training wells; label: (N,) int below `n_classes`; query: (M, D).
-        metric: cosine first scales all vectors, and the centres, to length one: d^2 is then 2 - 2 cos.
+        metric: cosine first scales all vectors, and the centres, to length one: d^2 is then 2 - 2
+        cos.
 
     Returns:
-        (M, n_classes) float32; a class without a training well is as unlikely as the least likely other.
+        (M, n_classes) float32; a class without a training well is as unlikely as the least likely
+        other.
     """
     x, query = _lengths(x, metric), _lengths(query, metric)
     classes, code, size = np.unique(label, return_inverse=True, return_counts=True)
@@ -46,12 +52,19 @@ def centre_scores(
 
 
 def neighbour_scores(
-    x: np.ndarray, label: np.ndarray, query: np.ndarray, n_classes: int, metric: Metric = "cosine", k: int = 5
+    x: np.ndarray,
+    label: np.ndarray,
+    query: np.ndarray,
+    n_classes: int,
+    metric: Metric = "cosine",
+    k: int = 5,
 ) -> np.ndarray:
-    """k nearest training wells, each voting with 1 / distance: log((k v + 1 / K) / (k + 1)), v the class's share of the votes, K the number of classes.
+    """k nearest training wells, each voting with 1 / distance: log((k v + 1 / K) / (k + 1)), v the
+    class's share of the votes, K the number of classes.
 
-    The prior of one well spread over all classes keeps the logarithm finite. Where several wells are equally far at the k-th place, they share the places
-    that are left: no order of the table decides which of them votes. Arguments and result as in `centre_scores`.
+    The prior of one well spread over all classes keeps the logarithm finite. Where several wells
+    are equally far at the k-th place, they share the places that are left: no order of the table
+    decides which of them votes. Arguments and result as in `centre_scores`.
 
     Raises:
         InputError: less than k training wells.
@@ -71,29 +84,39 @@ def neighbour_scores(
 
 
 def _vote_weights(distance: np.ndarray, k: int, tolerance: float) -> np.ndarray:
-    """(Q, N) weights of the k nearest wells, 1 / distance, adding up to 1 in each row; those tied at the k-th place share what is left of k."""
+    """(Q, N) weights of the k nearest wells, 1 / distance, adding up to 1 in each row; those tied
+    at the k-th place share what is left of k.
+    """
     last = np.partition(distance, k - 1, axis=1)[:, k - 1 : k]
     nearer, tied = distance < last - tolerance, np.abs(distance - last) <= tolerance
     places = (k - nearer.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True)
     chosen = np.where(nearer, 1.0, np.where(tied, places, 0.0))
     exact = (distance <= tolerance) & (chosen > 0)
-    weight = np.where(exact.any(axis=1, keepdims=True), exact * chosen, chosen / np.maximum(distance, tolerance))
+    weight = np.where(
+        exact.any(axis=1, keepdims=True), exact * chosen, chosen / np.maximum(distance, tolerance)
+    )
     return weight / weight.sum(axis=1, keepdims=True)
 
 
 def _lengths(x: np.ndarray, metric: Metric) -> np.ndarray:
     x = np.asarray(x, np.float32)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) if metric == "cosine" else x
+    return (
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) if metric == "cosine" else x
+    )
 
 
 def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(A, B) squared Euclidean distances. What all have in common is taken out first: the difference of large squares would round it away."""
+    """(A, B) squared Euclidean distances. What all have in common is taken out first: the
+    difference of large squares would round it away.
+    """
     a, b = a - b.mean(0), b - b.mean(0)
     return np.maximum(np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T, 0)
 
 
 def _sharpness(squared: np.ndarray, own: np.ndarray, queries: np.ndarray) -> float:
-    """The t that makes each row's own class most likely in softmax(-t squared); see `centre_scores`."""
+    """The t that makes each row's own class most likely in softmax(-t squared); see
+    `centre_scores`.
+    """
     if not len(squared):
         return 2 * np.log(queries.shape[1]) / max(queries.mean(), 1e-30)
     least = -np.log(max(squared.mean(), 1e-30))
@@ -102,4 +125,6 @@ def _sharpness(squared: np.ndarray, own: np.ndarray, queries: np.ndarray) -> flo
         scores = -np.exp(log_t) * squared
         return float((logsumexp(scores, axis=1) - scores[np.arange(len(own)), own]).mean())
 
-    return float(np.exp(minimize_scalar(surprise, bounds=(least - 4, least + 8), method="bounded").x))
+    return float(
+        np.exp(minimize_scalar(surprise, bounds=(least - 4, least + 8), method="bounded").x)
+    )

@@ -1,9 +1,12 @@
-"""What oversampling before the split does to a figure: measured on the images, on pure noise, and on the wells' positions alone.
+"""What oversampling before the split does to a figure: measured on the images, on pure noise, and
+on the wells' positions alone.
 
-A course's protocol balances the classes by random copies and then splits at random, so that copies of one image stand on both sides and whatever can
-memorise is right. The same classifiers are run on the same images dealt in other orders, and on noise under the same labels, where every figure above
-chance is the protocol's own. A classifier that sees nothing but row and column of the well shows what position gives away: where a class has one well,
-class and position are one, and where a layout is repeated from plate to plate a new plate does not part them either.
+A course's protocol balances the classes by random copies and then splits at random, so that copies
+of one image stand on both sides and whatever can memorise is right. The same classifiers are run on
+the same images dealt in other orders, and on noise under the same labels, where every figure above
+chance is the protocol's own. A classifier that sees nothing but row and column of the well shows
+what position gives away: where a class has one well, class and position are one, and where a layout
+is repeated from plate to plate a new plate does not part them either.
 """
 
 import re
@@ -76,7 +79,8 @@ def oversampling_audit(
     metric: Literal["cosine", "euclidean"] = "euclidean",
     seed: int = 0,
 ) -> list[OversamplingAudit]:
-    """Nearest neighbour and linear discriminant analysis in every order, on the images, on noise, and on the wells' positions alone.
+    """Nearest neighbour and linear discriminant analysis in every order, on the images, on noise,
+    and on the wells' positions alone.
 
     Args:
         samples: of a store (columns of the samples table and `row`).
@@ -99,7 +103,14 @@ def oversampling_audit(
             found += measure(chosen, rounds_of_deals, predict, name, classifier, data.content)
     address = well_positions(chosen)
     if address is not None:
-        found += measure(chosen, rounds_of_deals, lambda deal: nearest_position(address, label, deal), "position", "nearest well", real.content)
+        found += measure(
+            chosen,
+            rounds_of_deals,
+            lambda deal: nearest_position(address, label, deal),
+            "position",
+            "nearest well",
+            real.content,
+        )
     return sorted(found, key=lambda row: list(ORDERS).index(row.order))
 
 
@@ -123,22 +134,43 @@ def measure(
     for deal in (deal for deals in rounds for deal in deals):
         valid, classes = deal.valid, len(np.unique(label[deal.train]))
         copied, known = (np.isin(values[valid], values[deal.train]) for values in (content, well))
-        part = label[valid], predict(deal) == label[valid], well[valid], copied, known, np.full(len(valid), 1 / classes)
+        part = (
+            label[valid],
+            predict(deal) == label[valid],
+            well[valid],
+            copied,
+            known,
+            np.full(len(valid), 1 / classes),
+        )
         parts.setdefault(deal.order, []).append(part)
     found = []
     for order, part in parts.items():
         true, right, wells, *shares = (np.concatenate(values) for values in zip(*part, strict=True))
         copies, same_well, chance = (float(values.mean()) for values in shares)
         counts = np.unique(true, return_counts=True)[1]
-        found.append(OversamplingAudit(order, data, classifier, *estimates(true, right, wells), len(true), len(np.unique(wells)), len(counts),
-                                       chance, float(counts.max() / len(true)), copies, same_well))  # fmt: skip
+        found.append(
+            OversamplingAudit(
+                order,
+                data,
+                classifier,
+                *estimates(true, right, wells),
+                len(true),
+                len(np.unique(wells)),
+                len(counts),
+                chance,
+                float(counts.max() / len(true)),
+                copies,
+                same_well,
+            )
+        )
     return found
 
 
 def estimates(true: np.ndarray, right: np.ndarray, well: np.ndarray) -> tuple[Estimate, Estimate]:
     """Accuracy, with the interval of a bootstrap over wells, and balanced accuracy, over classes.
 
-    Where all wells (classes) are equal, all right say, a bootstrap cannot doubt: the interval is then Wilson's, of so many wells (classes).
+    Where all wells (classes) are equal, all right say, a bootstrap cannot doubt: the interval is
+    then Wilson's, of so many wells (classes).
 
     Args:
         true: (N,) labels.
@@ -159,16 +191,22 @@ def _estimate(values: np.ndarray, unit: np.ndarray) -> Estimate:
 
 
 def well_positions(samples: pd.DataFrame) -> np.ndarray | None:
-    """(N, 2) int: row and column of each well, from addresses such as B07 or AF48; None where they are written otherwise."""
+    """(N, 2) int: row and column of each well, from addresses such as B07 or AF48; None where they
+    are written otherwise.
+    """
     parts = [re.fullmatch(r"([A-Z]{1,2})(\d{1,2})", well) for well in samples.well]
     if not all(parts):
         return None
-    rows = [sum((ord(letter) - 64) * 26**at for at, letter in enumerate(reversed(part[1]))) for part in parts]
+    rows = [
+        sum((ord(letter) - 64) * 26**at for at, letter in enumerate(reversed(part[1])))
+        for part in parts
+    ]
     return np.column_stack([rows, [int(part[2]) for part in parts]])
 
 
 def nearest_position(address: np.ndarray, label: np.ndarray, deal: Deal) -> np.ndarray:
-    """(V,) the most frequent label among the training images of the nearest wells, whatever their plate.
+    """(V,) the most frequent label among the training images of the nearest wells, whatever their
+    plate.
 
     Of equally frequent labels one is drawn, with a seed, for each position.
     """
@@ -186,13 +224,43 @@ def oversampling_text(audits: list[OversamplingAudit]) -> str:
     """The table for a terminal, and a line on each order: what it lets through."""
     from cellsignal.evaluation.ladder import aligned
 
-    lines = [("order", "data", "classifier", "accuracy", "balanced", "copy in train", "well in train", "largest class", "validated on")]
+    lines = [
+        (
+            "order",
+            "data",
+            "classifier",
+            "accuracy",
+            "balanced",
+            "copy in train",
+            "well in train",
+            "largest class",
+            "validated on",
+        )
+    ]
     for a in audits:
         on = f"{a.rows:,} rows, {a.wells} wells, {a.classes} classes"
-        lines.append((a.order, a.data, a.classifier, str(a.accuracy), str(a.balanced), f"{a.copies:.0%}", f"{a.same_well:.0%}", f"{a.largest:.3f}", on))
+        lines.append(
+            (
+                a.order,
+                a.data,
+                a.classifier,
+                str(a.accuracy),
+                str(a.balanced),
+                f"{a.copies:.0%}",
+                f"{a.same_well:.0%}",
+                f"{a.largest:.3f}",
+                on,
+            )
+        )
     orders = {a.order: verdict([b for b in audits if b.order == a.order]) for a in audits}
     width = max(map(len, orders))
-    return "\n".join([aligned(lines, right={5, 6, 7}), "", *(f"{order:{width}}  {ORDERS[order]}: {text}" for order, text in orders.items())])
+    return "\n".join(
+        [
+            aligned(lines, right={5, 6, 7}),
+            "",
+            *(f"{order:{width}}  {ORDERS[order]}: {text}" for order, text in orders.items()),
+        ]
+    )
 
 
 def verdict(audits: list[OversamplingAudit]) -> str:
@@ -201,20 +269,29 @@ def verdict(audits: list[OversamplingAudit]) -> str:
     Args:
         audits: the rows of one order.
     """
-    first, noise = audits[0], max((a.balanced.value for a in audits if a.data == "noise"), default=None)
-    on_noise = "" if noise is None else f"; noise scores {noise:.2f} balanced (chance {first.chance:.2f})"
+    first = audits[0]
+    noise = max((a.balanced.value for a in audits if a.data == "noise"), default=None)
+    on_noise = (
+        "" if noise is None else f"; noise scores {noise:.2f} balanced (chance {first.chance:.2f})"
+    )
     if first.copies > 0:
         return f"not honest, {first.copies:.0%} of the validation images are in train{on_noise}"
     if first.same_well > 0:
         return f"not honest, {first.same_well:.0%} of the validation images are of wells in train{on_noise}"
     position = [a.balanced.value for a in audits if a.data == "position"]
-    beside = f"; position alone scores {position[0]:.2f} balanced, only what exceeds that is the cells'" if position else ""
+    beside = (
+        f"; position alone scores {position[0]:.2f} balanced, only what exceeds that is the cells'"
+        if position
+        else ""
+    )
     return f"honest, no image of these wells is in train{beside}{on_noise}"
 
 
 @dataclass(frozen=True)
 class _Data:
-    """What classifiers see: (N, C x 32 x 32) float32 `pixels`, (N, F) float32 `features` standardised by plate; (N,) `content`, a hash of each image."""
+    """What classifiers see: (N, C x 32 x 32) float32 `pixels`, (N, F) float32 `features`
+    standardised by plate; (N,) `content`, a hash of each image.
+    """
 
     pixels: np.ndarray
     features: np.ndarray
@@ -225,23 +302,38 @@ class _Data:
     def of(cls, images: Iterable[np.ndarray], samples: pd.DataFrame) -> "_Data":
         small, features, content = [], [], []
         for image in images:
-            small.append([cv2.resize(channel, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for channel in image])
+            small.append(
+                [
+                    cv2.resize(channel, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+                    for channel in image
+                ]
+            )
             features.append(image_features(image))
             content.append(blake2b(np.ascontiguousarray(image), digest_size=8).hexdigest())
         pixels = np.asarray(small, np.float32)
         own = pd.DataFrame(np.asarray(features))
         by_plate = own.groupby([samples.experiment.to_numpy(), samples.plate.to_numpy()])
         standard = (own - by_plate.transform("mean")) / (by_plate.transform("std", ddof=0) + 1e-6)
-        return cls(pixels.reshape(len(pixels), -1), standard.to_numpy(np.float32), np.array(content), pixels.shape[1])
+        return cls(
+            pixels.reshape(len(pixels), -1),
+            standard.to_numpy(np.float32),
+            np.array(content),
+            pixels.shape[1],
+        )
 
 
-def _classifiers(data: _Data, label: np.ndarray, metric: str) -> dict[str, Callable[[Deal], np.ndarray]]:
+def _classifiers(
+    data: _Data, label: np.ndarray, metric: str
+) -> dict[str, Callable[[Deal], np.ndarray]]:
     """What predicts the validation rows of a deal, by name."""
     from sklearn.neighbors import KNeighborsClassifier
 
     def neighbour(deal: Deal) -> np.ndarray:
-        train, (valid, back) = np.unique(deal.train), np.unique(deal.valid, return_inverse=True)  # a copy is no nearer than its original
-        model = KNeighborsClassifier(1, algorithm="brute", metric=metric).fit(data.pixels[train], label[train])
+        # a copy is no nearer than its original
+        train, (valid, back) = np.unique(deal.train), np.unique(deal.valid, return_inverse=True)
+        model = KNeighborsClassifier(1, algorithm="brute", metric=metric).fit(
+            data.pixels[train], label[train]
+        )
         return model.predict(data.pixels[valid])[back]
 
     def discriminant(deal: Deal) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Which class group each plate holds: given in a file, or inferred from the predictions.
 
-The plates of an experiment hold different groups, so whole layouts are compared. What predictions are made with is how
-probable each group of a plate is; what is reported are the groups of the experiments that show theirs clearly. Works
-plate by plate and never copies the score matrix.
+The plates of an experiment hold different groups, so whole layouts are compared. What predictions
+are made with is how probable each group of a plate is; what is reported are the groups of the
+experiments that show theirs clearly. Works plate by plate and never copies the score matrix.
 """
 
 from collections.abc import Iterator, Mapping
@@ -53,17 +53,21 @@ class PlateGroupInference:
     """Which group each plate holds.
 
     Attributes:
-        plate_group: (experiment, plate) -> group, given or reported; without the plates of refused experiments.
-        confidence: experiment -> z of the best layout against the one that it beats least clearly: over the n wells of
-            the plates that the two give different groups, the sum of the differences of their log-probabilities over the
-            root of n times their variance. It has no unit and is 0 for a tie, infinite where there was no alternative.
-            Only experiments with something to infer. (To the sum of squares about the mean the mean square is added once,
-            so that n wells that all say the same have z = n, not infinity.)
+        plate_group: (experiment, plate) -> group, given or reported; without the plates of refused
+        experiments. confidence: experiment -> z of the best layout against the one that it beats
+        least clearly: over the n wells of
+            the plates that the two give different groups, the sum of the differences of their
+            log-probabilities over the root of n times their variance. It has no unit and is 0 for a
+            tie, infinite where there was no alternative. Only experiments with something to infer.
+            (To the sum of squares about the mean the mean square is added once, so that n wells
+            that all say the same have z = n, not infinity.)
         refused: the part of `confidence` that lies below what was asked for.
-        beliefs: (experiment, plate) -> what predictions are made with, on every plate: the group where it is given or its
+        beliefs: (experiment, plate) -> what predictions are made with, on every plate: the group
+        where it is given or its
             probability is 1 to within `NEGLIGIBLE`, else a `GroupBelief`.
         layouts: experiment -> the layouts that were compared, in words.
-        temperature: experiment -> what its scores are divided by before a softmax, as the plates themselves show it.
+        temperature: experiment -> what its scores are divided by before a softmax, as the plates
+        themselves show it.
     """
 
     plate_group: dict[Plate, int]
@@ -97,9 +101,10 @@ def infer_plate_groups(
 ) -> PlateGroupInference:
     """Find the group of each plate from scores alone.
 
-    The candidate layouts of an experiment come from those of the other experiments in `groups.plate_group` (see
-    `plate_layouts`); its own entries there are not looked at, so held-out labels cannot leak in. Multiplying the scores
-    of an experiment by a positive number, or adding one to all scores of a well, changes nothing (see `layout_evidence`).
+    The candidate layouts of an experiment come from those of the other experiments in
+    `groups.plate_group` (see `plate_layouts`); its own entries there are not looked at, so held-out
+    labels cannot leak in. Multiplying the scores of an experiment by a positive number, or adding
+    one to all scores of a well, changes nothing (see `layout_evidence`).
 
     Args:
         scores: (N, K) float, one row a well, treatments' classes only.
@@ -107,7 +112,8 @@ def infer_plate_groups(
         plate: (N,) names, unique within an experiment.
         groups: the class groups.
         given: groups of some plates, taken as they are; the other plates share what is left.
-        least_confidence: an experiment below it is refused: its plates have beliefs, but no group is reported of them.
+        least_confidence: an experiment below it is refused: its plates have beliefs, but no group
+        is reported of them.
 
     Raises:
         InputError: shapes that do not fit, or a score that is not finite.
@@ -119,7 +125,9 @@ def infer_plate_groups(
         rows_of.setdefault(batch, {})[name] = rows
     result = PlateGroupInference({}, {})
     for batch, by_plate in rows_of.items():
-        fixed = {(batch, name): int(given[batch, name]) for name in by_plate if (batch, name) in given}
+        fixed = {
+            (batch, name): int(given[batch, name]) for name in by_plate if (batch, name) in given
+        }
         result.plate_group.update(fixed)
         result.beliefs.update(fixed)
         for name, rows in by_plate.items():
@@ -131,7 +139,9 @@ def infer_plate_groups(
     ]
     likelihoods = [_likelihoods(current) for current in opened]
     posteriors, sharpness = layout_posteriors(likelihoods)
-    for current, likelihood, posterior, index in zip(opened, likelihoods, posteriors, sharpness, strict=True):
+    for current, likelihood, posterior, index in zip(
+        opened, likelihoods, posteriors, sharpness, strict=True
+    ):
         best = int(posterior.argmax())
         confidence = result.confidence[current.name] = _least_z(current, likelihood, best, index)
         result.layouts[current.name] = current.described
@@ -144,7 +154,9 @@ def infer_plate_groups(
                 continue
             if confidence >= least_confidence:
                 result.plate_group[key] = int(current.layouts[best, place])
-            probability = np.bincount(current.layouts[:, place], weights=posterior, minlength=groups.n_groups)
+            probability = np.bincount(
+                current.layouts[:, place], weights=posterior, minlength=groups.n_groups
+            )
             result.beliefs[key] = _belief(probability, temperature)
     return result
 
@@ -175,7 +187,10 @@ def _open_experiment(
 
 def _likelihoods(current: _Experiment) -> np.ndarray:
     """(B, L) log-likelihoods of the layouts, by sharpness."""
-    return sum(evidence.total[:, current.layouts[:, place]] for place, evidence in enumerate(current.evidence))
+    return sum(
+        evidence.total[:, current.layouts[:, place]]
+        for place, evidence in enumerate(current.evidence)
+    )
 
 
 def _least_z(current: _Experiment, likelihood: np.ndarray, best: int, index: int) -> float:
@@ -191,7 +206,9 @@ def _least_z(current: _Experiment, likelihood: np.ndarray, best: int, index: int
         wells += evidence.wells * (held != chosen[place])
     wells[best] = 1  # the best against itself, left out below
     variance = squares * (1 + 1 / wells) - difference**2 / wells
-    z = np.divide(difference, np.sqrt(np.maximum(variance, 0)), out=np.zeros(len(wells)), where=variance > 0)
+    z = np.divide(
+        difference, np.sqrt(np.maximum(variance, 0)), out=np.zeros(len(wells)), where=variance > 0
+    )
     return max(float(np.delete(z, best).min()), 0.0)
 
 
@@ -203,7 +220,9 @@ def _belief(probability: np.ndarray, temperature: float) -> int | GroupBelief:
     return GroupBelief(kept / kept.sum(), temperature)
 
 
-def read_plate_groups(path: Path | str, plates: set[Plate], groups: "PlateGroups") -> dict[Plate, int]:
+def read_plate_groups(
+    path: Path | str, plates: set[Plate], groups: "PlateGroups"
+) -> dict[Plate, int]:
     """Groups given by a person: a CSV with the columns experiment, plate, group.
 
     Groups are numbered as in `groups`, which is also how a submission's provenance names them.
@@ -212,8 +231,10 @@ def read_plate_groups(path: Path | str, plates: set[Plate], groups: "PlateGroups
         plates: those that exist.
 
     Raises:
-        InputError: no such file, not a CSV, a missing column, an unknown plate, a group out of range, a plate twice, a
-            group on two plates of an experiment, or one that the training labels contradict. It names the row.
+        InputError: no such file, not a CSV, a missing column, an unknown plate, a group out of
+        range, a plate twice, a
+            group on two plates of an experiment, or one that the training labels contradict. It
+            names the row.
     """
     from cellsignal.tables import read_table
 
@@ -222,7 +243,9 @@ def read_plate_groups(path: Path | str, plates: set[Plate], groups: "PlateGroups
         raise InputError(f"{path}: has a header but no rows, so it gives no group")
     found: dict[Plate, int] = {}
     holder: dict[tuple[str, int], str] = {}
-    for row, batch, name, text in zip(table.index, table.experiment, table.plate, table.group, strict=True):
+    for row, batch, name, text in zip(
+        table.index, table.experiment, table.plate, table.group, strict=True
+    ):
         here, where = (batch, name), f"{path}: row {row}: {batch} plate {name}"
         if here not in plates:
             raise InputError(f"{where} is not in the data")
@@ -234,21 +257,30 @@ def read_plate_groups(path: Path | str, plates: set[Plate], groups: "PlateGroups
         if (other := holder.setdefault((batch, group), name)) != name:
             raise InputError(f"{where} and plate {other} are both given group {group}")
         if groups.plate_group.get(here, group) != group:
-            raise InputError(f"{where} holds group {groups.plate_group[here]} by its training labels, not {group}")
+            raise InputError(
+                f"{where} holds group {groups.plate_group[here]} by its training labels, not "
+                f"{group}"
+            )
     return found
 
 
-def check_shapes(scores: np.ndarray, experiment, plate, class_group) -> tuple[np.ndarray, np.ndarray]:
+def check_shapes(
+    scores: np.ndarray, experiment, plate, class_group
+) -> tuple[np.ndarray, np.ndarray]:
     """The names as arrays of str, when all shapes fit."""
     if scores.ndim != 2 or scores.shape[1] != len(class_group):
         raise InputError(f"scores are {scores.shape}, not (wells, {len(class_group)} classes)")
     experiment, plate = (np.asarray(names).astype(str, copy=False) for names in (experiment, plate))
     if not len(scores) == len(experiment) == len(plate):
-        raise InputError(f"{len(scores)} rows of scores, {len(experiment)} experiments and {len(plate)} plates")
+        raise InputError(
+            f"{len(scores)} rows of scores, {len(experiment)} experiments and {len(plate)} plates"
+        )
     return experiment, plate
 
 
-def plates_of(experiment: np.ndarray, plate: np.ndarray) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+def plates_of(
+    experiment: np.ndarray, plate: np.ndarray
+) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
     """((experiment, plate), its rows), sorted by name."""
     if not len(plate):
         return
@@ -256,7 +288,8 @@ def plates_of(experiment: np.ndarray, plate: np.ndarray) -> Iterator[tuple[tuple
     def changes(experiment: np.ndarray, plate: np.ndarray) -> np.ndarray:
         return np.flatnonzero((experiment[1:] != experiment[:-1]) | (plate[1:] != plate[:-1])) + 1
 
-    first = np.append(0, changes(experiment, plate))  # of each run of rows of one plate; runs are few as a rule, and so quick to sort
+    # of each run of rows of one plate; runs are few as a rule, and so quick to sort
+    first = np.append(0, changes(experiment, plate))
     length = np.diff(first, append=len(plate))
     order = np.lexsort((plate[first], experiment[first]))
     first, length = first[order], length[order]
@@ -268,7 +301,8 @@ def plates_of(experiment: np.ndarray, plate: np.ndarray) -> Iterator[tuple[tuple
 
 
 def plate_scores(scores: np.ndarray, rows: np.ndarray, batch: str, name: str) -> np.ndarray:
-    """The rows of one plate as (n, K) float32 or float64, all finite; may be a view, so not to be written to.
+    """The rows of one plate as (n, K) float32 or float64, all finite; may be a view, so not to be
+    written to.
 
     Args:
         rows: (n,) their numbers, ascending.
@@ -279,5 +313,7 @@ def plate_scores(scores: np.ndarray, rows: np.ndarray, batch: str, name: str) ->
     # a sum of squares is finite only if they all are, and is quicker to get
     if not np.isfinite(np.vdot(block, block)) and not np.isfinite(block).all():
         bad = int(np.argmin(np.isfinite(block).all(axis=1)))
-        raise InputError(f"{batch} plate {name}: the scores of row {int(rows[bad])} are not all finite")
+        raise InputError(
+            f"{batch} plate {name}: the scores of row {int(rows[bad])} are not all finite"
+        )
     return block

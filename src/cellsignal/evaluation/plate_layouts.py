@@ -1,7 +1,9 @@
-"""Which groups of classes the plates of an experiment can hold together, read from the training layouts.
+"""Which groups of classes the plates of an experiment can hold together, read from the training
+layouts.
 
-A layout says which group each plate of an experiment holds. Where the known layouts are all cyclic rotations of one
-order (RxRx1's are), only the rotations of it are candidates; else every way to deal the groups to the plates is.
+A layout says which group each plate of an experiment holds. Where the known layouts are all cyclic
+rotations of one order (RxRx1's are), only the rotations of it are candidates; else every way to
+deal the groups to the plates is.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +13,8 @@ from math import factorial
 import numpy as np
 
 Plate = tuple[str, str]  # experiment, plate
-ACCIDENT = 0.01  # largest chance of rotations only, were layouts dealt at random, at which they count as the rule
+# largest chance of rotations only, were layouts dealt at random, at which they count as the rule
+ACCIDENT = 0.01
 MOST_LAYOUTS = 100_000  # beyond it only the best layout and those near it are compared
 
 
@@ -25,24 +28,36 @@ def plate_order(plates: Iterable) -> list:
     return sorted(set(plates), key=order)
 
 
-def find_rotations(plate_group: Mapping[Plate, int], n_groups: int) -> tuple[list[str], np.ndarray] | None:
-    """Return the plates' names in order and the layouts, where all known layouts are rotations of one order.
+def find_rotations(
+    plate_group: Mapping[Plate, int], n_groups: int
+) -> tuple[list[str], np.ndarray] | None:
+    """Return the plates' names in order and the layouts, where all known layouts are rotations of
+    one order.
 
-    Only layouts that hold every group once count. Had they been dealt at random, n of them would all be rotations of
-    the first with the chance (1 / (n_groups - 1)!) ^ (n - 1); above `ACCIDENT` that says nothing.
+    Only layouts that hold every group once count. Had they been dealt at random, n of them would
+    all be rotations of the first with the chance (1 / (n_groups - 1)!) ^ (n - 1); above `ACCIDENT`
+    that says nothing.
 
     Args:
         plate_group: (experiment, plate) -> group of the known plates.
 
     Returns:
-        The (G,) names and the (G, G) layouts, row r being the first experiment's order moved by r plates. None where
-        there is no such rule, or too few layouts to tell.
+        The (G,) names and the (G, G) layouts, row r being the first experiment's order moved by r
+        plates. None where there is no such rule, or too few layouts to tell.
     """
     held: dict[str, dict[str, int]] = {}
     for (experiment, plate), group in plate_group.items():
         held.setdefault(experiment, {})[str(plate)] = int(group)
-    complete = {name: groups for name, groups in held.items() if sorted(groups.values()) == list(range(n_groups))}
-    if n_groups < 2 or not complete or (1 / factorial(n_groups - 1)) ** (len(complete) - 1) > ACCIDENT:
+    complete = {
+        name: groups
+        for name, groups in held.items()
+        if sorted(groups.values()) == list(range(n_groups))
+    }
+    if (
+        n_groups < 2
+        or not complete
+        or (1 / factorial(n_groups - 1)) ** (len(complete) - 1) > ACCIDENT
+    ):
         return None
     names = plate_order(plate for groups in complete.values() for plate in groups)
     if len(names) != n_groups:
@@ -57,13 +72,17 @@ def find_rotations(plate_group: Mapping[Plate, int], n_groups: int) -> tuple[lis
 
 
 def candidate_layouts(
-    plates: Sequence[str], n_groups: int, rotations: tuple[list[str], np.ndarray] | None, given: Mapping[str, int]
+    plates: Sequence[str],
+    n_groups: int,
+    rotations: tuple[list[str], np.ndarray] | None,
+    given: Mapping[str, int],
 ) -> tuple[np.ndarray | None, str]:
     """Return the layouts that an experiment's plates can have, and what they are.
 
-    Plates are matched to `rotations` by name; where an experiment names its plates otherwise, in order if it has as
-    many. Without rotations, or where none agrees with the given groups, each group serves at most ceil(plates / groups)
-    plates: once where there are no more plates than groups.
+    Plates are matched to `rotations` by name; where an experiment names its plates otherwise, in
+    order if it has as many. Without rotations, or where none agrees with the given groups, each
+    group serves at most ceil(plates / groups) plates: once where there are no more plates than
+    groups.
 
     Args:
         plates: (P,) names in order.
@@ -71,7 +90,8 @@ def candidate_layouts(
         given: plate -> group, which every layout returned has.
 
     Returns:
-        (L, P) int groups, or None where there are more than `MOST_LAYOUTS`; and words such as "4 rotations of one order".
+        (L, P) int groups, or None where there are more than `MOST_LAYOUTS`; and words such as "4
+        rotations of one order".
     """
     if rotations is not None:
         names, layouts = rotations
@@ -79,7 +99,9 @@ def candidate_layouts(
             layouts = layouts[:, [names.index(plate) for plate in plates]]
         elif len(plates) != len(names):
             layouts = layouts[:0]
-        agrees = np.all([layouts[:, plates.index(plate)] == group for plate, group in given.items()], axis=0)
+        agrees = np.all(
+            [layouts[:, plates.index(plate)] == group for plate, group in given.items()], axis=0
+        )
         layouts = layouts[np.broadcast_to(agrees, len(layouts))]
         if len(layouts):
             return layouts, f"{len(layouts)} rotations of one order"
@@ -98,7 +120,9 @@ def candidate_layouts(
 
 @lru_cache(maxsize=64)
 def _deal(plates: int, capacity: tuple[int, ...]) -> np.ndarray | None:
-    """(L, plates) all ways to deal groups that serve at most `capacity` plates each; None if they are too many."""
+    """(L, plates) all ways to deal groups that serve at most `capacity` plates each; None if they
+    are too many.
+    """
     dealt = np.empty((1, 0), dtype=np.int16)
     for _ in range(plates):
         parts = []
@@ -113,7 +137,8 @@ def _deal(plates: int, capacity: tuple[int, ...]) -> np.ndarray | None:
 
 
 def near_layouts(evidence: np.ndarray, given: Mapping[int, int]) -> np.ndarray:
-    """Return the best layout by (P, G) evidence and all that differ from it by an exchange or by one plate's group.
+    """Return the best layout by (P, G) evidence and all that differ from it by an exchange or by
+    one plate's group.
 
     Args:
         given: place of a plate -> its group.

@@ -1,4 +1,6 @@
-"""Figures of plates and images: where on the plates the predictions fail, and what the channels look like."""
+"""Figures of plates and images: where on the plates the predictions fail, and what the channels
+look like.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +17,17 @@ _COMPOSITE = {
     1: ((1, 1, 1),),
     2: ((0, 1, 0), (1, 0, 1)),
     3: ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
-    6: ((0.25, 0.4, 1), (0.1, 1, 0.2), (1, 0.15, 0.15), (0, 0.9, 0.95), (1, 0.2, 0.9), (1, 0.85, 0.1)),
+    6: (
+        (0.25, 0.4, 1),
+        (0.1, 1, 0.2),
+        (1, 0.15, 0.15),
+        (0, 0.9, 0.95),
+        (1, 0.2, 0.9),
+        (1, 0.85, 0.1),
+    ),
 }
-LOW, HIGH = 1.0, 99.7  # percentiles of the pooled pixels of a channel that are drawn black and white
+# percentiles of the pooled pixels of a channel that are drawn black and white
+LOW, HIGH = 1.0, 99.7
 
 
 def plate_map(
@@ -29,23 +39,27 @@ def plate_map(
     label: str = "",
     limits: tuple[float, float] | None = None,
 ) -> None:
-    """384-well plates as small multiples: an experiment a row (two where there are many), its plates side by side.
+    """384-well plates as small multiples: an experiment a row (two where there are many), its
+    plates side by side.
 
     Args:
-        wells: columns experiment, plate, well ("B02") and `value`: either text, one of "correct", "wrong", "control",
+        wells: columns experiment, plate, well ("B02") and `value`: either text, one of "correct",
+        "wrong", "control",
             "unused", or numbers, where NaN is drawn gray. A well without a row is unused.
         label: what the numbers are, for the colour bar.
         limits: (low, high) of the colour scale; by default the 2nd and 98th percentile.
 
     Raises:
-        InputError: a column is missing, no rows, an address that is on no 384-well plate, an unknown outcome, or a
+        InputError: a column is missing, no rows, an address that is on no 384-well plate, an
+        unknown outcome, or a
             doubled well.
     """
     import matplotlib
 
     continuous = _check_wells(wells, value)
     experiments = {
-        name: list(rows.groupby("plate", sort=True)) for name, rows in wells.groupby("experiment", sort=True)
+        name: list(rows.groupby("plate", sort=True))
+        for name, rows in wells.groupby("experiment", sort=True)
     }
     most = max(len(plates) for plates in experiments.values())
     abreast = 2 if len(experiments) > 4 and most <= 4 else 1
@@ -72,21 +86,29 @@ def plate_map(
 
 def _check_wells(wells: pd.DataFrame, value: str) -> bool:
     """Refuse what cannot be drawn; True where the values are numbers."""
-    missing = [column for column in ("experiment", "plate", "well", value) if column not in wells.columns]
+    missing = [
+        column for column in ("experiment", "plate", "well", value) if column not in wells.columns
+    ]
     if missing or wells.empty:
-        raise InputError(f"plate map: no column {missing[0]!r}" if missing else "plate map: no wells")
+        raise InputError(
+            f"plate map: no column {missing[0]!r}" if missing else "plate map: no wells"
+        )
     off = ~wells.well.astype(str).str.fullmatch(r"[A-P](0?[1-9]|1\d|2[0-4])")
     if off.any():
         raise InputError(f"plate map: {wells.well[off].iloc[0]!r} is no well of a 384-well plate")
     doubled = wells.duplicated(["experiment", "plate", "well"])
     if doubled.any():
         first = wells[doubled].iloc[0]
-        raise InputError(f"plate map: well {first.well} of {first.experiment} plate {first.plate} occurs twice")
+        raise InputError(
+            f"plate map: well {first.well} of {first.experiment} plate {first.plate} occurs twice"
+        )
     if pd.api.types.is_numeric_dtype(wells[value]) and not pd.api.types.is_bool_dtype(wells[value]):
         return True
     unknown = ~wells[value].isin(list(OUTCOMES))
     if unknown.any():
-        raise InputError(f"plate map: {wells[value][unknown].iloc[0]!r} is none of {list(OUTCOMES)}")
+        raise InputError(
+            f"plate map: {wells[value][unknown].iloc[0]!r} is none of {list(OUTCOMES)}"
+        )
     return False
 
 
@@ -110,7 +132,9 @@ def _draw_plate(axis, rows: pd.DataFrame, value: str, limits: tuple[float, float
     used = (colours != to_rgba(OUTCOMES["unused"])).any(axis=1)
     axis.set(xlim=(-1.1, COLUMNS + 0.1), ylim=(ROWS + 0.1, -1.1), aspect="equal")
     axis.set_axis_on()
-    frame = FancyBboxPatch((-0.5, -0.5), COLUMNS, ROWS, boxstyle="round,pad=.35", fc="#F7F7F7", ec="#BDBDBD", lw=0.7)
+    frame = FancyBboxPatch(
+        (-0.5, -0.5), COLUMNS, ROWS, boxstyle="round,pad=.35", fc="#F7F7F7", ec="#BDBDBD", lw=0.7
+    )
     axis.add_patch(frame)
     for inside, size, edge in ((~used, 0.45, "#DADADA"), (used, 0.86, "none")):
         sizes, angles = np.full(inside.sum(), size), np.zeros(inside.sum())
@@ -142,7 +166,9 @@ def _plate_title(experiment: str, plate: str, values: pd.Series, continuous: boo
     return f"{experiment}  {plate}   {right}/{treated}" if treated else f"{experiment}  {plate}"
 
 
-def _plate_legend(figure, axes, values: pd.Series, limits: tuple[float, float] | None, label: str) -> None:
+def _plate_legend(
+    figure, axes, values: pd.Series, limits: tuple[float, float] | None, label: str
+) -> None:
     """A colour bar for numbers, a key for outcomes, both below the plates."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -155,9 +181,14 @@ def _plate_legend(figure, axes, values: pd.Series, limits: tuple[float, float] |
         bar.outline.set_visible(False)
         return
     present = [outcome for outcome in OUTCOMES if outcome == "unused" or (values == outcome).any()]
-    handles = [Line2D([], [], ls="", marker="o", ms=7, mfc=OUTCOMES[name], mec="none", label=name) for name in present]
+    handles = [
+        Line2D([], [], ls="", marker="o", ms=7, mfc=OUTCOMES[name], mec="none", label=name)
+        for name in present
+    ]
     handles[-1].set(markersize=4, markeredgecolor="#BDBDBD")  # unused
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=9, handletextpad=0.2)
+    figure.legend(
+        handles=handles, loc="outside lower left", ncols=len(handles), fontsize=9, handletextpad=0.2
+    )
 
 
 def channel_montage(
@@ -168,17 +199,20 @@ def channel_montage(
     colours: Sequence[tuple[float, float, float]] | None = None,
     title: str = "",
 ) -> None:
-    """Samples (say, one a cell type) as rows, channels as columns, and a colour composite of all channels last.
+    """Samples (say, one a cell type) as rows, channels as columns, and a colour composite of all
+    channels last.
 
-    Every channel has one contrast for all rows: its 1st percentile over the pixels of all rows is black, its 99.7th
-    white; the two gray levels stand under its name. So brightness may be compared down a column, not along a row. The
-    composite lays the channels over each other in their colours by the screen rule, 1 - product(1 - x), each sample
-    stretched on its own (20th to 99.7th percentile) so that a dim one shows its structure.
+    Every channel has one contrast for all rows: its 1st percentile over the pixels of all rows is
+    black, its 99.7th white; the two gray levels stand under its name. So brightness may be compared
+    down a column, not along a row. The composite lays the channels over each other in their colours
+    by the screen rule, 1 - product(1 - x), each sample stretched on its own (20th to 99.7th
+    percentile) so that a dim one shows its structure.
 
     Args:
         images: name -> (C, H, W) uint8; sizes may differ between samples.
         channels: C names.
-        colours: C (r, g, b) in [0, 1] for the composite; by default red, green, blue for three channels and six hues
+        colours: C (r, g, b) in [0, 1] for the composite; by default red, green, blue for three
+        channels and six hues
             for six.
 
     Raises:
@@ -190,12 +224,18 @@ def channel_montage(
         raise InputError("channel montage: no images")
     for name, image in images.items():
         if image.ndim != 3 or len(image) != len(channels):
-            raise InputError(f"channel montage: {name!r} is {image.shape}, not ({len(channels)}, H, W)")
-    tints = np.asarray(colours if colours is not None else _default_colours(len(channels)), dtype=float)
+            raise InputError(
+                f"channel montage: {name!r} is {image.shape}, not ({len(channels)}, H, W)"
+            )
+    tints = np.asarray(
+        colours if colours is not None else _default_colours(len(channels)), dtype=float
+    )
     limits = [_contrast([image[at] for image in images.values()]) for at in range(len(channels))]
     dark = {"figure.facecolor": "#0E0E10", "text.color": "#F2F2F2", "axes.labelcolor": "#F2F2F2"}
     with matplotlib.rc_context(STYLE | dark | {"axes.titlelocation": "center"}):
-        figure = new_figure(1.9 * (len(channels) + 1) + 0.4, 1.86 * len(images) + 0.72, layout="constrained")
+        figure = new_figure(
+            1.9 * (len(channels) + 1) + 0.4, 1.86 * len(images) + 0.72, layout="constrained"
+        )
         figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
         axes = figure.subplots(len(images), len(channels) + 1, squeeze=False)
         for row, (name, image) in enumerate(images.items()):
@@ -229,12 +269,16 @@ def _default_colours(n: int) -> Sequence[tuple[float, float, float]]:
 
 def _contrast(planes: Sequence[np.ndarray], percentile: float = LOW) -> tuple[float, float]:
     """(black, white) gray levels of one channel over all samples; `percentile` is black."""
-    low, high = np.percentile(np.concatenate([plane.ravel() for plane in planes]), [percentile, HIGH])
+    low, high = np.percentile(
+        np.concatenate([plane.ravel() for plane in planes]), [percentile, HIGH]
+    )
     return float(low), float(max(high, low + 1))
 
 
 def _composite(image: np.ndarray, tints: np.ndarray) -> np.ndarray:
-    """(H, W, 3) in [0, 1]; with more than three channels each is dimmed so that the sum does not wash out."""
+    """(H, W, 3) in [0, 1]; with more than three channels each is dimmed so that the sum does not
+    wash out.
+    """
     strength = 1.0 if len(image) <= 3 else 0.7
     dark = np.ones((*image[0].shape, 3), dtype=np.float32)
     for plane, tint in zip(image, tints, strict=True):

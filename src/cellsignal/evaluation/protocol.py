@@ -1,7 +1,8 @@
-"""Accuracy by the parts of a protocol: what a benchmark other than the competition's own leaderboard reports.
+"""Accuracy by the parts of a protocol: what a benchmark other than the competition's own
+leaderboard reports.
 
-The parts are scored apart because they ask different questions: known experiments (in distribution) and new ones (out of
-distribution). The gap between them is what the benchmark is about.
+The parts are scored apart because they ask different questions: known experiments (in distribution)
+and new ones (out of distribution). The gap between them is what the benchmark is about.
 """
 
 from collections.abc import Sequence
@@ -17,14 +18,29 @@ from cellsignal.evaluation.metrics import Accuracy, clustered_interval
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
 
-COLUMNS = ("part", "correct", "n", "experiments", "accuracy", "low", "high", "cluster_low", "cluster_high")
+COLUMNS = (
+    "part",
+    "correct",
+    "n",
+    "experiments",
+    "accuracy",
+    "low",
+    "high",
+    "cluster_low",
+    "cluster_high",
+)
 _SEED = 0  # of the bootstrap, so that scoring the same predictions twice prints the same interval
 
 
 def true_labels(
-    target_id: np.ndarray, label: np.ndarray, competition: "Competition", answers: pd.DataFrame, classes: Sequence[str]
+    target_id: np.ndarray,
+    label: np.ndarray,
+    competition: "Competition",
+    answers: pd.DataFrame,
+    classes: Sequence[str],
 ) -> np.ndarray:
-    """The labels of all samples: their own where they have one (train experiments, controls), else the answers'.
+    """The labels of all samples: their own where they have one (train experiments, controls), else
+    the answers'.
 
     Args:
         target_id: (N,) text.
@@ -40,12 +56,17 @@ def true_labels(
     """
     ids, target = competition.id_column, competition.target_column
     names = pd.DataFrame({ids: list(classes), target: list(classes)})
-    index = {name: i for i, name in enumerate(competition.comparable(names, "classes")[target].astype(str))}
+    index = {
+        name: i
+        for i, name in enumerate(competition.comparable(names, "classes")[target].astype(str))
+    }
     answers = competition.comparable(answers, "answers")
     known = pd.Series(answers[target].astype(str).map(index).to_numpy(), index=answers[ids])
     if known.isna().any():
         first = int(np.argmax(known.isna()))
-        raise InputError(f"answers: {answers[target].iloc[first]!r} of {known.index[first]!r} is no class")
+        raise InputError(
+            f"answers: {answers[target].iloc[first]!r} of {known.index[first]!r} is no class"
+        )
     label = np.asarray(label, dtype=np.int64)
     answered = pd.Series(np.asarray(target_id, dtype=object)).map(known)
     return np.where(label >= 0, label, answered.fillna(-1).to_numpy(dtype=np.int64))
@@ -56,8 +77,9 @@ def protocol_scores(
 ) -> pd.DataFrame:
     """Accuracy of each part, every sample (site) for itself.
 
-    `low` and `high` are the 95 % Wilson interval, which takes the two sites of a well as independent though they are not: it
-    is too narrow. `cluster_low` and `cluster_high` resample whole experiments; NaN where a part has only one.
+    `low` and `high` are the 95 % Wilson interval, which takes the two sites of a well as
+    independent though they are not: it is too narrow. `cluster_low` and `cluster_high` resample
+    whole experiments; NaN where a part has only one.
 
     Args:
         part: (N,) text, `Competition.protocol_parts`; "" is not scored.
@@ -70,13 +92,18 @@ def protocol_scores(
         The columns `COLUMNS`, one row a part.
 
     Raises:
-        InputError: the lengths differ, a part has no sample, or a sample that is scored has no true label.
+        InputError: the lengths differ, a part has no sample, or a sample that is scored has no true
+        label.
     """
-    part, experiment, target_id = (np.asarray(values, dtype=object) for values in (part, experiment, target_id))
+    part, experiment, target_id = (
+        np.asarray(values, dtype=object) for values in (part, experiment, target_id)
+    )
     true, predicted = np.asarray(labels_true), np.asarray(labels_predicted)
     lengths = {len(values) for values in (part, experiment, target_id, true, predicted)}
     if len(lengths) > 1:
-        raise InputError(f"protocol: part, experiment, target_id and labels differ in length: {sorted(lengths)}")
+        raise InputError(
+            f"protocol: part, experiment, target_id and labels differ in length: {sorted(lengths)}"
+        )
     rows = []
     for name in parts if parts is not None else sorted(set(part) - {""}):
         inside = part == name
@@ -85,12 +112,24 @@ def protocol_scores(
         unknown = inside & (true < 0)
         if unknown.any():
             first, number = target_id[np.argmax(unknown)], int(unknown.sum())
-            raise InputError(f"protocol: {number} samples of part {name!r} have no true label, first {first!r}")
+            raise InputError(
+                f"protocol: {number} samples of part {name!r} have no true label, first {first!r}"
+            )
         correct = (true == predicted)[inside]
         figure = Accuracy.of(int(correct.sum()), len(correct))
         clusters = experiment[inside]
-        rows.append((name, figure.correct, figure.total, len(set(clusters)), figure.value, figure.low, figure.high,
-                     *clustered_interval(correct, clusters, _SEED)))  # fmt: skip
+        rows.append(
+            (
+                name,
+                figure.correct,
+                figure.total,
+                len(set(clusters)),
+                figure.value,
+                figure.low,
+                figure.high,
+                *clustered_interval(correct, clusters, _SEED),
+            )
+        )
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -105,7 +144,19 @@ def protocol_text(scores: pd.DataFrame, published: dict[str, int] | None = None)
     for row in scores.itertuples():
         expected = (published or {}).get(row.part, row.n)
         note = "" if expected == row.n else f"published: {expected:,} ({row.n - expected:+,})"
-        cluster = "" if np.isnan(row.cluster_low) else f"{row.cluster_low:.4f} .. {row.cluster_high:.4f}"
+        cluster = (
+            "" if np.isnan(row.cluster_low) else f"{row.cluster_low:.4f} .. {row.cluster_high:.4f}"
+        )
         interval = f"{row.low:.4f} .. {row.high:.4f}"
-        lines.append((row.part, f"{row.accuracy:.4f}", interval, cluster, f"{row.experiments}", f"{row.n:,}", note))
+        lines.append(
+            (
+                row.part,
+                f"{row.accuracy:.4f}",
+                interval,
+                cluster,
+                f"{row.experiments}",
+                f"{row.n:,}",
+                note,
+            )
+        )
     return aligned(lines, right={1, 4, 5})

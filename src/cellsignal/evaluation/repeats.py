@@ -1,7 +1,9 @@
-"""Test experiments that repeat the plate layout of a training experiment, found in the predictions, with a stated false-alarm rate.
+"""Test experiments that repeat the plate layout of a training experiment, found in the predictions,
+with a stated false-alarm rate.
 
-Layouts are meant to be drawn anew for every experiment. Where one was used twice, the labels of the first tell those of
-the second: in RxRx1 one test experiment repeats a training one, well for well, some plates on. Nothing here knows which.
+Layouts are meant to be drawn anew for every experiment. Where one was used twice, the labels of the
+first tell those of the second: in RxRx1 one test experiment repeats a training one, well for well,
+some plates on. Nothing here knows which.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,8 @@ import pandas as pd
 from cellsignal.errors import InputError
 from cellsignal.evaluation.plate_layouts import plate_order
 
-MOST = 0.95  # of a repeat's wells, the largest share that is ever taken to hold what its layout says
+# of a repeat's wells, the largest share that is ever taken to hold what its layout says
+MOST = 0.95
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class Repeat:
         offset: the i-th plate of `test` is the (i + offset)-th of `train`, counted round.
         agree: wells whose predicted class is the one in that place of `train`.
         wells: wells that both have.
-        p: upper bound of the chance that unrelated layouts agree so often in any of the comparisons made.
+        p: upper bound of the chance that unrelated layouts agree so often in any of the comparisons
+        made.
     """
 
     test: str
@@ -47,21 +51,28 @@ class Repeat:
 
 
 def find_repeats(
-    scores: np.ndarray, wells: pd.DataFrame, train: pd.DataFrame, class_group: np.ndarray, alarm: float = 0.01
+    scores: np.ndarray,
+    wells: pd.DataFrame,
+    train: pd.DataFrame,
+    class_group: np.ndarray,
+    alarm: float = 0.01,
 ) -> list[Repeat]:
-    """Compare the predictions of each experiment with the layout of every other labelled one, in every rotation of its plates.
+    """Compare the predictions of each experiment with the layout of every other labelled one, in
+    every rotation of its plates.
 
-    A well agrees if, among the classes of the layout's group there, its likeliest class is the layout's. If the two
-    layouts are unrelated, each plate of the labelled one is as good as shuffled: the number of agreeing wells H over P
-    plates then has factorial moments of at most P^h (those of a Poisson variable of mean P; a class can agree in as many
-    wells as are predicted to be it, and equal numbers are the worst case), and so P(H >= h) <= E[C(H, h)] <= P^h / h!.
-    That holds for any predictions, however biased. Bonferroni over all comparisons of the call. With 18 experiments of
-    four plates against 33, 19 agreeing wells of 1,100 are an alarm at 1 %.
+    A well agrees if, among the classes of the layout's group there, its likeliest class is the
+    layout's. If the two layouts are unrelated, each plate of the labelled one is as good as
+    shuffled: the number of agreeing wells H over P plates then has factorial moments of at most P^h
+    (those of a Poisson variable of mean P; a class can agree in as many wells as are predicted to
+    be it, and equal numbers are the worst case), and so P(H >= h) <= E[C(H, h)] <= P^h / h!. That
+    holds for any predictions, however biased. Bonferroni over all comparisons of the call. With 18
+    experiments of four plates against 33, 19 agreeing wells of 1,100 are an alarm at 1 %.
 
     Args:
         scores: (N, K) float, higher is likelier.
         wells: N rows with experiment, plate, well; of the rows of one well the first counts.
-        train: labelled wells: experiment, plate, well, label; a class at most once on a plate. An experiment is not
+        train: labelled wells: experiment, plate, well, label; a class at most once on a plate. An
+        experiment is not
             compared with itself, nor with one of another number of plates.
         class_group: (K,) int.
         alarm: the chance that a call reports anything where nothing repeats.
@@ -73,12 +84,17 @@ def find_repeats(
         InputError: shapes that do not fit, or a score that is not finite.
     """
     if len(wells) != len(scores) or scores.shape[1] != len(class_group):
-        raise InputError(f"{len(wells)} wells and {len(class_group)} classes, but scores are {scores.shape}")
+        raise InputError(
+            f"{len(wells)} wells and {len(class_group)} classes, but scores are {scores.shape}"
+        )
     wells = wells[["experiment", "plate", "well"]].reset_index(drop=True)
     _refuse_not_finite(scores, wells)
     first = wells.drop_duplicates()
     address = {name: at for at, name in enumerate(sorted({*first.well, *train.well}))}
-    layouts = {name: _grid(rows, rows.label.to_numpy(int), address) for name, rows in train.groupby("experiment")}
+    layouts = {
+        name: _grid(rows, rows.label.to_numpy(int), address)
+        for name, rows in train.groupby("experiment")
+    }
     class_group = np.asarray(class_group)
     found, compared = [], 0
     for test, rows in first.groupby("experiment"):
@@ -92,11 +108,26 @@ def find_repeats(
                 layout = np.roll(labels, -offset, axis=0)
                 both = (layout >= 0) & (predicted[0] >= 0)
                 plate, well = np.nonzero(both)
-                agree = int((predicted[class_group[layout[both]], plate, well] == layout[both]).sum())
-                found.append(
-                    (agree, Repeat(str(test), str(name), offset, agree, int(both.sum()), _tail(agree, len(labels))))
+                agree = int(
+                    (predicted[class_group[layout[both]], plate, well] == layout[both]).sum()
                 )
-    repeats = [Repeat(r.test, r.train, r.offset, r.agree, r.wells, min(1.0, r.p * compared)) for _, r in found]
+                found.append(
+                    (
+                        agree,
+                        Repeat(
+                            str(test),
+                            str(name),
+                            offset,
+                            agree,
+                            int(both.sum()),
+                            _tail(agree, len(labels)),
+                        ),
+                    )
+                )
+    repeats = [
+        Repeat(r.test, r.train, r.offset, r.agree, r.wells, min(1.0, r.p * compared))
+        for _, r in found
+    ]
     return sorted((r for r in repeats if r.p <= alarm), key=lambda r: (r.test, r.p, -r.agree))
 
 
@@ -107,17 +138,20 @@ def add_evidence(
     repeats: Sequence[Repeat],
     temperature: Mapping[str, float] = {},
 ) -> np.ndarray:
-    """Scores with what the repeated layouts say added: log-likelihoods, so that prediction and layout each have a voice.
+    """Scores with what the repeated layouts say added: log-likelihoods, so that prediction and
+    layout each have a voice.
 
-    A well is taken to hold what its layout says with chance r, else any class of that plate alike; so the layout's class
-    gains log(1 + n r / (1 - r)) nats among the plate's n classes. r is estimated for each plate from its predictions by
-    maximum likelihood (EM), at most `MOST`: a plate that agrees no more than by chance gains next to nothing.
+    A well is taken to hold what its layout says with chance r, else any class of that plate alike;
+    so the layout's class gains log(1 + n r / (1 - r)) nats among the plate's n classes. r is
+    estimated for each plate from its predictions by maximum likelihood (EM), at most `MOST`: a
+    plate that agrees no more than by chance gains next to nothing.
 
     Args:
         scores: (N, K) float, logits but for `temperature`.
         wells, train: as in `find_repeats`.
         repeats: the first of each test experiment is used.
-        temperature: experiment -> what its scores are divided by to be logits of the right sureness, where that is not 1.
+        temperature: experiment -> what its scores are divided by to be logits of the right
+        sureness, where that is not 1.
 
     Returns:
         (N, K), a copy of the type of `scores`.
@@ -127,7 +161,10 @@ def add_evidence(
     """
     _refuse_not_finite(scores, wells)
     scores = scores.copy()
-    layout = {key: rows.set_index("well").label.astype(int) for key, rows in train.groupby(["experiment", "plate"])}
+    layout = {
+        key: rows.set_index("well").label.astype(int)
+        for key, rows in train.groupby(["experiment", "plate"])
+    }
     wells = wells.reset_index(drop=True)
     for test, repeat in {r.test: r for r in reversed(repeats)}.items():
         mine = wells[wells.experiment == test]
@@ -138,7 +175,9 @@ def add_evidence(
             if len(shared):
                 rows, label = shared.index.to_numpy(), labels.loc[shared.well].to_numpy()
                 unit = temperature.get(str(test), 1.0)
-                gain = _gain(scores[np.ix_(rows, labels.to_numpy())] / unit, scores[rows, label] / unit)
+                gain = _gain(
+                    scores[np.ix_(rows, labels.to_numpy())] / unit, scores[rows, label] / unit
+                )
                 scores[rows, label] += unit * gain
     return scores
 
@@ -149,7 +188,8 @@ def _refuse_not_finite(scores: np.ndarray, wells: pd.DataFrame) -> None:
         row = int(np.argmin(finite))
         well = wells.iloc[row]
         raise InputError(
-            f"{well.experiment} plate {well.plate} well {well.well}: the scores of row {row} are not all finite"
+            f"{well.experiment} plate {well.plate} well {well.well}: the scores of row {row} are "
+            "not all finite"
         )
 
 
@@ -174,7 +214,9 @@ def _tail(agree: int, plates: int) -> float:
 
 
 def _gain(block: np.ndarray, told: np.ndarray) -> float:
-    """Nats for the layout's class on one plate, from (n, m) scores of its classes and (n,) those of the told ones."""
+    """Nats for the layout's class on one plate, from (n, m) scores of its classes and (n,) those of
+    the told ones.
+    """
     top = block.max(axis=1)
     chance = np.exp(block - top[:, None], dtype=np.float64).sum(axis=1)
     lift = (

@@ -1,4 +1,6 @@
-"""Do groups of queries beat random orders? Two permutation nulls of a fraction retrieved, copairs' and the published one."""
+"""Do groups of queries beat random orders? Two permutation nulls of a fraction retrieved, copairs'
+and the published one.
+"""
 
 import contextlib
 import functools
@@ -27,8 +29,10 @@ class Null:
         size: random orders for each number of positives and negatives.
         seed: of these orders.
         cache: a folder in which they are kept; None keeps none.
-        kind: "copairs": p of a group is the share of means over random orders of its queries that exceed its mAP. "published" (Chandrasekaran et al.
-            2024): p of each query is the share of random orders of strictly greater AP, and a group's -log10 p the mean over its queries.
+        kind: "copairs": p of a group is the share of means over random orders of its queries that
+        exceed its mAP. "published" (Chandrasekaran et al.
+            2024): p of each query is the share of random orders of strictly greater AP, and a
+            group's -log10 p the mean over its queries.
     """
 
     size: int = NULL_SIZE
@@ -55,10 +59,18 @@ def _by_copairs(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
     """mAP, p and q by group, by copairs; quiet, and without its cache in the user's home."""
     from copairs import map as copairs_map
 
-    scores = scores.assign(normalized_average_precision=np.nan)  # a column of copairs' that nothing here reads
+    # a column of copairs' that nothing here reads
+    scores = scores.assign(normalized_average_precision=np.nan)
     with _quiet_copairs(), _null_folder(null) as folder:
         found = copairs_map.mean_average_precision(
-            scores, ["group"], null.size, THRESHOLD, null.seed, progress_bar=False, max_workers=1, cache_dir=folder
+            scores,
+            ["group"],
+            null.size,
+            THRESHOLD,
+            null.seed,
+            progress_bar=False,
+            max_workers=1,
+            cache_dir=folder,
         )
     found = found.rename(columns={"corrected_p_value": "q_value"})
     return found.set_index("group")[["mean_average_precision", "p_value", "q_value"]]
@@ -69,13 +81,17 @@ def _published(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
     from scipy.stats import false_discovery_control
 
     surprise = np.empty(len(scores))
-    for (positives, total), rows in scores.groupby(["n_pos_pairs", "n_total_pairs"]).indices.items():
+    for (positives, total), rows in scores.groupby(
+        ["n_pos_pairs", "n_total_pairs"]
+    ).indices.items():
         random = random_precisions(int(positives), int(total), null.size, null.seed)
         precision = scores.average_precision.to_numpy()[rows]
         # what exceeds by rounding alone is not greater
         greater = null.size - np.searchsorted(random, precision + 1e-9, side="right")
         surprise[rows] = -np.log10((greater + 1) / (null.size + 1))
-    means = scores.assign(surprise=surprise).groupby("group")[["average_precision", "surprise"]].mean()
+    means = (
+        scores.assign(surprise=surprise).groupby("group")[["average_precision", "surprise"]].mean()
+    )
     p_value = np.power(10.0, -means.surprise)
     table = pd.DataFrame({"mean_average_precision": means.average_precision, "p_value": p_value})
     return table.assign(q_value=false_discovery_control(p_value))
@@ -83,7 +99,9 @@ def _published(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=256)
 def random_precisions(positives: int, total: int, size: int, seed: int) -> np.ndarray:
-    """Average precisions of `size` random orders of `total` items, `positives` of them relevant: (size,) ascending."""
+    """Average precisions of `size` random orders of `total` items, `positives` of them relevant:
+    (size,) ascending.
+    """
     rng, found = np.random.default_rng(seed), []
     rows = max(1, _DRAWN // total)
     for start in range(0, size, rows):
@@ -101,7 +119,9 @@ def _null_folder(null: Null) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet_copairs() -> Iterator[None]:
-    """copairs logs a line for each of its steps and warns of means of nothing; neither says anything of the data."""
+    """copairs logs a line for each of its steps and warns of means of nothing; neither says
+    anything of the data.
+    """
     logger = logging.getLogger("copairs")
     level = logger.level
     logger.setLevel(logging.ERROR)

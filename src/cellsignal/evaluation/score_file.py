@@ -1,4 +1,6 @@
-"""A submission file scored against the answers of its competition, whatever kind it is of, and noted on the leaderboard."""
+"""A submission file scored against the answers of its competition, whatever kind it is of, and
+noted on the leaderboard.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -17,7 +19,12 @@ from cellsignal.evaluation.leaderboard import (
     leaderboard_text,
     submission_entry,
 )
-from cellsignal.evaluation.score import match_answers, read_submission, read_text_table, score_submission
+from cellsignal.evaluation.score import (
+    match_answers,
+    read_submission,
+    read_text_table,
+    score_submission,
+)
 
 
 def score(
@@ -29,12 +36,14 @@ def score(
     root: Path | None,
     name: str | None,
 ) -> pd.DataFrame:
-    """Score a submission, append it (and the controls) to the leaderboard, give back the table of slices.
+    """Score a submission, append it (and the controls) to the leaderboard, give back the table of
+    slices.
 
     Args:
-        root: the raw data: its classes are those a submission may name, and its sample submission is scored as a control. Without
-            it the classes are those that the answers hold, and the answers must be for all of the submission's ids: with it
-            they may be for a part of the test set, which alone is scored.
+        root: the raw data: its classes are those a submission may name, and its sample submission
+        is scored as a control. Without
+            it the classes are those that the answers hold, and the answers must be for all of the
+            submission's ids: with it they may be for a part of the test set, which alone is scored.
 
     Raises:
         InputError: the submission, or the answers, are not what they should be; no row is noted.
@@ -57,13 +66,21 @@ def score(
     else:
         submission, score_table = read_submission(path, competition), score_submission
     with _named(path):
-        submission, note = match_answers(submission, answers, competition.id_column, sample, path, answers_file)
+        submission, note = match_answers(
+            submission, answers, competition.id_column, sample, path, answers_file
+        )
         if score_table is score_submission:
-            known = competition.classes(root) if root else tuple(answers[competition.target_column].astype(str).unique())
+            known = (
+                competition.classes(root)
+                if root
+                else tuple(answers[competition.target_column].astype(str).unique())
+            )
             _check_targets(competition, submission, known, None if root else answers_file)
         table = score_table(competition, submission, answers)
         _refuse_nothing_scored(table, answers_file)
-        entries = [submission_entry(competition, name or path.stem, path, submission, answers, note)]
+        entries = [
+            submission_entry(competition, name or path.stem, path, submission, answers, note)
+        ]
     if sample is not None:
         answered = sample[sample[competition.id_column].isin(set(answers[competition.id_column]))]
         entries += control_entries(competition, answered, answers)
@@ -86,17 +103,24 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _refuse_nothing_scored(table: pd.DataFrame, answers_file: Path) -> None:
-    """Refuse answers by which nothing can be ranked: no class, or no query, has both a right and a wrong answer."""
+    """Refuse answers by which nothing can be ranked: no class, or no query, has both a right and a
+    wrong answer.
+    """
     n = int(table.n.iloc[0]) if len(table) else 0
-    if "average_precision" in table.columns and (table.empty or table.average_precision.iloc[:1].isna().all()):
+    if "average_precision" in table.columns and (
+        table.empty or table.average_precision.iloc[:1].isna().all()
+    ):
         raise InputError(
             f"{answers_file}: nothing can be ranked by these {n} answers: "
             "no class has both a positive and a negative among them"
         )
 
 
-def _check_answers(competition: Competition, answers: pd.DataFrame, root: Path, answers_file: Path) -> None:
-    """Refuse answers that name classes, or leave out gallery tracks, that the raw data have otherwise.
+def _check_answers(
+    competition: Competition, answers: pd.DataFrame, root: Path, answers_file: Path
+) -> None:
+    """Refuse answers that name classes, or leave out gallery tracks, that the raw data have
+    otherwise.
 
     Raises:
         InputError: Names the answers file, the first class and its id.
@@ -105,9 +129,14 @@ def _check_answers(competition: Competition, answers: pd.DataFrame, root: Path, 
     if competition.ranked:
         gallery = set(competition.sample_submission(root)[target].iloc[0].split())
         answered = set(answers[target].iloc[0].split())
-        for names, words in ((gallery - answered, "lacks"), (answered - gallery, "has, and --root has not,")):
+        for names, words in (
+            (gallery - answered, "lacks"),
+            (answered - gallery, "has, and --root has not,"),
+        ):
             if names:
-                raise InputError(f"{answers_file}: {words} {len(names)} gallery tracks, first {min(names)!r}")
+                raise InputError(
+                    f"{answers_file}: {words} {len(names)} gallery tracks, first {min(names)!r}"
+                )
         return
     classes = competition.classes(root)
     if competition.multilabel:
@@ -117,27 +146,40 @@ def _check_answers(competition: Competition, answers: pd.DataFrame, root: Path, 
         if unknown:
             raise InputError(f"{answers_file}: column {unknown[0]!r} is no class of {root}")
         return
-    known = set(competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target].astype(str))
+    known = set(
+        competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[
+            target
+        ].astype(str)
+    )
     strange = answers[~competition.comparable(answers, "answers")[target].astype(str).isin(known)]
     if len(strange):
         first = strange.iloc[0]
         raise InputError(
-            f"{answers_file}: {len(strange)} targets are no class of {root}, first {str(first[target])!r} of {first[ids]!r}"
+            f"{answers_file}: {len(strange)} targets are no class of {root}, first "
+            f"{str(first[target])!r} of {first[ids]!r}"
         )
 
 
 def _check_targets(
-    competition: Competition, submission: pd.DataFrame, classes: tuple[str, ...], answers_file: Path | None
+    competition: Competition,
+    submission: pd.DataFrame,
+    classes: tuple[str, ...],
+    answers_file: Path | None,
 ) -> None:
-    """Refuse targets that are none of `classes`, in whichever spelling; with `answers_file`, these are the answered ones alone."""
+    """Refuse targets that are none of `classes`, in whichever spelling; with `answers_file`, these
+    are the answered ones alone.
+    """
     ids, target = competition.id_column, competition.target_column
-    known = tuple(competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target])
+    known = tuple(
+        competition.comparable(pd.DataFrame({ids: classes, target: classes}), "classes")[target]
+    )
     submission = competition.comparable(submission, "submission")
     strange = submission[~submission[target].astype(str).isin(set(known))]
     if answers_file is not None and len(strange):
         first = strange.iloc[0]
         raise InvalidSubmission(
-            f"submission: {len(strange)} targets are in no row of {answers_file}, first {first[ids]!r}: {str(first[target])!r}; "
+            f"submission: {len(strange)} targets are in no row of {answers_file}, first "
+            f"{first[ids]!r}: {str(first[target])!r}; "
             "with --root the raw data tell which classes there are"
         )
     check_submission_targets(submission, known, ids, target)
@@ -153,7 +195,9 @@ def guess_competition(path: Path) -> Competition:
     known = [get_competition(i) for i in competition_ids()]
     fitting = [c for c in known if not c.multilabel and {c.id_column, c.target_column} <= columns]
     if len(fitting) != 1:
-        raise InputError(f"{path}: columns {sorted(columns)} do not tell the competition; give --competition")
+        raise InputError(
+            f"{path}: columns {sorted(columns)} do not tell the competition; give --competition"
+        )
     return fitting[0]
 
 
@@ -164,8 +208,14 @@ def show_leaderboard(competition_id: str | None, path: Path) -> str:
     ids = leaderboard_competitions(path)
     unknown = sorted(set(ids) - set(competition_ids()))
     if unknown:
-        raise InputError(f"{path}: has rows of the unknown competition {unknown[0]!r}; name one to print its rows alone")
-    return "\n\n".join(leaderboard_text(leaderboard_table(path, get_competition(i))) for i in ids) or "no submission scored yet"
+        raise InputError(
+            f"{path}: has rows of the unknown competition {unknown[0]!r}; name one to print its "
+            "rows alone"
+        )
+    return (
+        "\n\n".join(leaderboard_text(leaderboard_table(path, get_competition(i))) for i in ids)
+        or "no submission scored yet"
+    )
 
 
 def format_scores(table: pd.DataFrame) -> str:

@@ -11,7 +11,9 @@ from cellsignal.evaluation.leaderboard import read_leaderboard
 log = logging.getLogger(__name__)
 
 
-def check_replacing(leaderboard: Path, competition_id: str, file: Path, text: str, force: bool) -> None:
+def check_replacing(
+    leaderboard: Path, competition_id: str, file: Path, text: str, force: bool
+) -> None:
     """Refuse to replace a submission that stands on a leaderboard by another one.
 
     A file stands there by its path or by its content.
@@ -30,46 +32,66 @@ def check_replacing(leaderboard: Path, competition_id: str, file: Path, text: st
         return
     rows = read_leaderboard(leaderboard)
     rows = rows[(rows.kind == "submission") & (rows.competition == competition_id)]
-    same_path = rows.submission.map(lambda name: Path(name).resolve() == file.resolve()).astype(bool)
+    same_path = rows.submission.map(lambda name: Path(name).resolve() == file.resolve()).astype(
+        bool
+    )
     standing = rows[same_path | (rows.submission_sha256 == hashlib.sha256(content).hexdigest())]
     if standing.empty:
         return
     row = standing.iloc[-1]
     if not force:
         raise InputError(
-            f"{file}: stands on {leaderboard} as {row['name']!r} and would become another submission; give --out a new name, or --force"
+            f"{file}: stands on {leaderboard} as {row['name']!r} and would become another "
+            "submission; give --out a new name, or --force"
         )
-    log.warning("%s: replaces the submission of %s on %s, whose row keeps its hash %s",
-                file, row["name"], leaderboard, row.submission_sha256[:12])  # fmt: skip
+    log.warning(
+        "%s: replaces the submission of %s on %s, whose row keeps its hash %s",
+        file,
+        row["name"],
+        leaderboard,
+        row.submission_sha256[:12],
+    )
 
 
 def check_place(file: Path, columns: tuple[str, ...], force: bool) -> None:
-    """Refuse to write a submission, and its provenance beside it, over a file that is something else.
+    """Refuse to write a submission, and its provenance beside it, over a file that is something
+    else.
 
     Args:
         columns: Of the submission.
         force: Replace it all the same.
 
     Raises:
-        InputError: The name ends in .json, where the provenance goes; or a file of that name has other columns, or a
+        InputError: The name ends in .json, where the provenance goes; or a file of that name has
+        other columns, or a
             .json of that name is not what `submit` writes.
     """
     beside = file.with_suffix(".json")
     if file == beside:
-        raise InputError(f"{file}: is where the provenance of the submission goes; give --out a name that ends in .csv")
+        raise InputError(
+            f"{file}: is where the provenance of the submission goes; give --out a name that ends "
+            "in .csv"
+        )
     if force:
         return
     if file.is_file():
         with open(file, encoding="utf-8", errors="replace") as lines:
             header = lines.readline().strip().lstrip("\ufeff")
         if header and header != ",".join(columns):
-            raise InputError(f"{file}: is there already and is no submission; give --out another name, or --force")
+            raise InputError(
+                f"{file}: is there already and is no submission; give --out another name, or "
+                "--force"
+            )
     if beside.is_file() and runs_of(file) is None:
-        raise InputError(f"{beside}: is there already and is no provenance; give --out another name, or --force")
+        raise InputError(
+            f"{beside}: is there already and is no provenance; give --out another name, or --force"
+        )
 
 
 def runs_of(submission: Path) -> list[str] | None:
-    """The runs that a submission was made from, as the provenance beside it says; None where it does not."""
+    """The runs that a submission was made from, as the provenance beside it says; None where it
+    does not.
+    """
     try:
         return json.loads(submission.with_suffix(".json").read_text(encoding="utf-8")).get("runs")
     except (OSError, ValueError, AttributeError):

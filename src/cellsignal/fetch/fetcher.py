@@ -1,7 +1,9 @@
-"""Downloads over HTTP that a public host need not mind and a broken line cannot spoil: rate-limited, retried, resumed, checked.
+"""Downloads over HTTP that a public host need not mind and a broken line cannot spoil:
+rate-limited, retried, resumed, checked.
 
-https only (http for this machine alone), certificates always checked. Whatever goes wrong is one line that names the URL, without
-the passwords and tokens that may be in it. The retries are a loop of our own: urllib3's end with the headers, and what breaks is bodies.
+https only (http for this machine alone), certificates always checked. Whatever goes wrong is one
+line that names the URL, without the passwords and tokens that may be in it. The retries are a loop
+of our own: urllib3's end with the headers, and what breaks is bodies.
 """
 
 import contextlib
@@ -45,8 +47,9 @@ class Politeness:
     Attributes:
         per_second: requests a second to one host, at most.
         attempts: how often one request is tried.
-        backoff_s: seconds before the second try, doubled for each further one, times .5 to 1.5 at random; a `Retry-After` goes before.
-        timeout_s: seconds to wait for a connection, and for the next bytes.
+        backoff_s: seconds before the second try, doubled for each further one, times .5 to 1.5 at
+        random; a `Retry-After` goes before. timeout_s: seconds to wait for a connection, and for
+        the next bytes.
     """
 
     per_second: float = 5.0
@@ -63,7 +66,9 @@ class Fetcher:
         headers: sent to the host that is asked, never on to another one that it redirects to.
     """
 
-    def __init__(self, politeness: Politeness | None = None, headers: Mapping[str, str] | None = None):
+    def __init__(
+        self, politeness: Politeness | None = None, headers: Mapping[str, str] | None = None
+    ):
         import requests
 
         self.politeness = politeness or Politeness()
@@ -71,7 +76,8 @@ class Fetcher:
         self._session = requests.Session()
         self._session.headers["User-Agent"] = f"cellsignal/{__version__}"
         self._lock = threading.Lock()
-        self._free_at: dict[str, float] = {}  # host -> when it may be asked again, monotonic seconds
+        # host -> when it may be asked again, monotonic seconds
+        self._free_at: dict[str, float] = {}
 
     def __enter__(self) -> "Fetcher":
         return self
@@ -83,9 +89,14 @@ class Fetcher:
         """The body of a GET; `params` are appended to the URL.
 
         Raises:
-            InputError: a URL that is not https, a status other than 200, or no whole answer after all attempts.
+            InputError: a URL that is not https, a status other than 200, or no whole answer after
+            all attempts.
         """
-        url = url if params is None else f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(params)}"
+        url = (
+            url
+            if params is None
+            else f"{url}{'&' if urlsplit(url).query else '?'}{urlencode(params)}"
+        )
 
         def once() -> bytes:
             with self._open(url) as response:
@@ -104,7 +115,9 @@ class Fetcher:
         try:
             return json.loads(body)
         except ValueError:
-            raise InputError(f"{shown(url)}: the answer is not JSON, it starts {body[:40]!r}") from None
+            raise InputError(
+                f"{shown(url)}: the answer is not JSON, it starts {body[:40]!r}"
+            ) from None
 
     def exists(self, url: str) -> bool:
         """Whether the server has it, by a HEAD: 200 is yes, 404 and 410 are no.
@@ -121,19 +134,27 @@ class Fetcher:
         return self._tried(url, once)
 
     def file(
-        self, url: str, path: Path | str, *, size: int | None = None, md5: str | None = None, sha256: str | None = None
+        self,
+        url: str,
+        path: Path | str,
+        *,
+        size: int | None = None,
+        md5: str | None = None,
+        sha256: str | None = None,
     ) -> Path:
         """Fetch a file to `path`, unless it is there with the size and checksums given.
 
-        It grows as `<path>.part`, which an interruption leaves and the next call continues (HTTP Range) where it is known
-        that the server's file is still the same: by its ETag or date, kept in `<path>.part.tag`, or by a checksum.
+        It grows as `<path>.part`, which an interruption leaves and the next call continues (HTTP
+        Range) where it is known that the server's file is still the same: by its ETag or date, kept
+        in `<path>.part.tag`, or by a checksum.
 
         Args:
             size: bytes.
             md5, sha256: hex.
 
         Raises:
-            InputError: as `bytes`; another size or checksum than given (the part is removed); no room on the disk (the part is kept).
+            InputError: as `bytes`; another size or checksum than given (the part is removed); no
+            room on the disk (the part is kept).
         """
         path, hashes = Path(path), {"md5": md5, "sha256": sha256}
         part = path.with_name(path.name + ".part")
@@ -155,20 +176,25 @@ class Fetcher:
             os.replace(part, path)
             _drop(part)
         except OSError as error:
-            raise InputError(f"{path}: could not be written ({error.strerror or error}); {part.name} is kept") from None
+            raise InputError(
+                f"{path}: could not be written ({error.strerror or error}); {part.name} is kept"
+            ) from None
         return path
 
     def _append(self, url: str, part: Path, size: int | None, checked: bool) -> None:
         """Bring `part` to the length of the server's file."""
         tag = _tag_of(part)
         same = tag.read_text(encoding="utf-8") if tag.is_file() else ""
-        if not (same or checked) or (size is not None and part.is_file() and part.stat().st_size > size):
+        if not (same or checked) or (
+            size is not None and part.is_file() and part.stat().st_size > size
+        ):
             _drop(part)
         have = part.stat().st_size if part.is_file() else 0
         if have and have == size:
             return
         wanted = {"Range": f"bytes={have}-"} | ({"If-Range": same} if same else {}) if have else {}
-        with self._open(url, {"Accept-Encoding": "identity", **wanted}) as response:  # so that lengths are of the file
+        # so that lengths are of the file
+        with self._open(url, {"Accept-Encoding": "identity", **wanted}) as response:
             if have and response.status_code == 416:
                 if response.headers.get("Content-Range", "").endswith(f"/{have}"):
                     return
@@ -182,7 +208,9 @@ class Fetcher:
             if None not in (size, total) and total != size:
                 raise InputError(f"{shown(url)}: has {total} bytes there, {size} expected")
             if total is not None and total - start > shutil.disk_usage(part.parent).free:
-                raise OSError(errno.ENOSPC, f"{(total - start) / 1e9:.1f} GB to come and no room for them")
+                raise OSError(
+                    errno.ENOSPC, f"{(total - start) / 1e9:.1f} GB to come and no room for them"
+                )
             if start == 0:
                 _drop(part)
                 write_text(tag, wire.validator(response))
@@ -202,20 +230,30 @@ class Fetcher:
                 failure = error
             failures = 1 if failure.gained >= WORTH else failures + 1
             if failures >= self.politeness.attempts:
-                raise InputError(f"{shown(url)}: {failure} (tried {failures}x); the same command again goes on from here")
-            wait = min(self.politeness.backoff_s * 2 ** (failures - 1), LONGEST_BACKOFF_S) * random.uniform(0.5, 1.5)
+                raise InputError(
+                    f"{shown(url)}: {failure} (tried {failures}x); the same command again goes on "
+                    "from here"
+                )
+            wait = min(
+                self.politeness.backoff_s * 2 ** (failures - 1), LONGEST_BACKOFF_S
+            ) * random.uniform(0.5, 1.5)
             if failure.wait is not None:
                 wait = failure.wait
                 if wait > LONGEST_RETRY_AFTER_S:
-                    raise InputError(f"{shown(url)}: {failure}; the server asks to come back in {wait:.0f} s")
+                    raise InputError(
+                        f"{shown(url)}: {failure}; the server asks to come back in {wait:.0f} s"
+                    )
                 with self._lock:  # no thread asks this host before
                     self._free_at[wire.host_of(url)] = time.monotonic() + wait
             log.info("%s: %s; again in %.1f s", shown(url), failure, wait)
             time.sleep(wait)
 
     @contextlib.contextmanager
-    def _open(self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET") -> Iterator[Any]:
-        """The response to one request, its body unread. Redirects are followed here, to see where each one leads.
+    def _open(
+        self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET"
+    ) -> Iterator[Any]:
+        """The response to one request, its body unread. Redirects are followed here, to see where
+        each one leads.
 
         Raises:
             Passing: a status that may pass; requests' exceptions for the rest that may.
@@ -228,20 +266,34 @@ class Fetcher:
             wire.check_url(url)
             self._turn(wire.host_of(url))
             own = self._headers if wire.host_of(url) == wire.host_of(first) else {}
-            direct = {"no_proxy": ",".join(wire.LOOPBACK)} if urlsplit(url).hostname in wire.LOOPBACK else None
-            asked = {"headers": {**own, **(headers or {})}, "timeout": self.politeness.timeout_s, "proxies": direct}
+            direct = (
+                {"no_proxy": ",".join(wire.LOOPBACK)}
+                if urlsplit(url).hostname in wire.LOOPBACK
+                else None
+            )
+            asked = {
+                "headers": {**own, **(headers or {})},
+                "timeout": self.politeness.timeout_s,
+                "proxies": direct,
+            }
             try:
-                response = self._session.request(method, url, stream=True, allow_redirects=False, **asked)
+                response = self._session.request(
+                    method, url, stream=True, allow_redirects=False, **asked
+                )
             except (requests.exceptions.InvalidURL, UnicodeError):
                 raise InputError(f"{shown(url)}: is no URL that can be asked") from None
             except requests.exceptions.SSLError as error:
-                if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in wire.causes(error)):
+                if any(
+                    isinstance(cause, ssl.SSLCertVerificationError) for cause in wire.causes(error)
+                ):
                     raise InputError(f"{shown(url)}: its certificate cannot be verified") from None
                 raise
             with response:
                 if not response.is_redirect:
                     if response.status_code in wire.PASSING:
-                        raise Passing(f"{response.status_code} {response.reason}", wire.retry_after(response))
+                        raise Passing(
+                            f"{response.status_code} {response.reason}", wire.retry_after(response)
+                        )
                     yield response
                     return
             before, url = url, urljoin(url, response.headers["location"])
@@ -264,7 +316,16 @@ def _pour(response, part: Path, start: int, total: int | None) -> None:
     import requests
 
     gained = 0
-    bar = tqdm(total=total, initial=start, desc=part.stem, unit="B", unit_scale=True, leave=False, delay=2, disable=None)
+    bar = tqdm(
+        total=total,
+        initial=start,
+        desc=part.stem,
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        delay=2,
+        disable=None,
+    )
     with bar, open(part, "ab" if start else "wb") as sink:
         try:
             for chunk in response.iter_content(CHUNK):

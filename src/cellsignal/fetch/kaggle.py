@@ -1,7 +1,9 @@
-"""Kaggle's own client, made fit for unattended work, and what keeps its credentials out of every message.
+"""Kaggle's own client, made fit for unattended work, and what keeps its credentials out of every
+message.
 
-Importing the client signs in, prints, and may end the process; its requests wait for ever, its retries print to stderr, a file whose upload
-failed is left out without a word, and VERBOSE in the environment makes it print the key. Here are the few overrides that end all that.
+Importing the client signs in, prints, and may end the process; its requests wait for ever, its
+retries print to stderr, a file whose upload failed is left out without a word, and VERBOSE in the
+environment makes it print the key. Here are the few overrides that end all that.
 """
 
 import base64
@@ -22,8 +24,10 @@ from cellsignal.fetch import wire
 log = logging.getLogger(__name__)
 
 CREDENTIALS = (
-    "no valid Kaggle credentials: make a token at https://www.kaggle.com/settings (section API) and set "
-    "KAGGLE_API_TOKEN to it, or set KAGGLE_USERNAME and KAGGLE_KEY, or save it as ~/.kaggle/access_token (a token) or "
+    "no valid Kaggle credentials: make a token at https://www.kaggle.com/settings (section API) "
+    "and set "
+    "KAGGLE_API_TOKEN to it, or set KAGGLE_USERNAME and KAGGLE_KEY, or save it as "
+    "~/.kaggle/access_token (a token) or "
     "~/.kaggle/kaggle.json (user name and key)"
 )
 TIMEOUT_S = 120.0  # to connect, and for the next bytes
@@ -35,7 +39,8 @@ _lock = threading.Lock()
 
 
 def kaggle_client(retries: bool = False):
-    """The client (a `KaggleApi`), signed in. Warns of credentials that others can read, as Kaggle's own command does.
+    """The client (a `KaggleApi`), signed in. Warns of credentials that others can read, as Kaggle's
+    own command does.
 
     Args:
         retries: leave the client its own, where nobody else tries again.
@@ -53,7 +58,11 @@ def kaggle_client(retries: bool = False):
         try:
             api.authenticate()
         except OSError as error:
-            if getattr(error, "response", None) is None or error.response.status_code not in (400, 401, 403):
+            if getattr(error, "response", None) is None or error.response.status_code not in (
+                400,
+                401,
+                403,
+            ):
                 raise
             raise InputError(CREDENTIALS) from None
         except (ValueError, KeyError, TypeError) as error:
@@ -63,12 +72,16 @@ def kaggle_client(retries: bool = False):
 
 
 def _quiet_class(base: type, retries: bool) -> type:
-    """`base` with timeouts, without retries of its own unless asked for, and with failed uploads as errors."""
+    """`base` with timeouts, without retries of its own unless asked for, and with failed uploads as
+    errors.
+    """
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
         def send(self, request, **options):
-            return super().send(request, **(options | {"timeout": options.get("timeout") or TIMEOUT_S}))
+            return super().send(
+                request, **(options | {"timeout": options.get("timeout") or TIMEOUT_S})
+            )
 
     class Client(base):
         MAX_UPLOAD_RESUME_ATTEMPTS = 2  # each of them tries eleven times
@@ -94,8 +107,14 @@ def _quiet_class(base: type, retries: bool) -> type:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What the client prints is dropped; files that it notes its uploads in are for the user alone. One thread at a time."""
-    with _lock, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    """What the client prints is dropped; files that it notes its uploads in are for the user alone.
+    One thread at a time.
+    """
+    with (
+        _lock,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         before = os.umask(0o077)
         try:
             yield
@@ -104,7 +123,9 @@ def quiet() -> Iterator[None]:
 
 
 def redact(text: str) -> str:
-    """`text` on one line without any of this user's Kaggle secrets, authorisation headers, or secrets in URLs."""
+    """`text` on one line without any of this user's Kaggle secrets, authorisation headers, or
+    secrets in URLs.
+    """
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _HEADER.sub(r"\1 ***", text)
@@ -112,15 +133,24 @@ def redact(text: str) -> str:
 
 
 def warn_of_modes() -> None:
-    """One warning for each file of credentials that group or others may read (the modes Kaggle's client looks at)."""
+    """One warning for each file of credentials that group or others may read (the modes Kaggle's
+    client looks at).
+    """
     for path in _files():
         with contextlib.suppress(OSError):
             if os.name != "nt" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-                log.warning("%s: your Kaggle credentials can be read by other users of this machine; run chmod 600 %s", path, path)
+                log.warning(
+                    "%s: your Kaggle credentials can be read by other users of this machine; run "
+                    "chmod 600 %s",
+                    path,
+                    path,
+                )
 
 
 def stored_user() -> str | None:
-    """Return the user name that this machine's credentials give, without asking Kaggle; None where none does."""
+    """Return the user name that this machine's credentials give, without asking Kaggle; None where
+    none does.
+    """
     if os.environ.get("KAGGLE_USERNAME"):
         return os.environ["KAGGLE_USERNAME"]
     for path in _files():
@@ -134,7 +164,8 @@ def stored_user() -> str | None:
 
 def _files() -> list[Path]:
     """Where the client looks for credentials: those files that exist."""
-    home, config = Path.home() / ".kaggle", Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
+    home = Path.home() / ".kaggle"
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
     own = os.environ.get("KAGGLE_CONFIG_DIR")
     folders = [home, config, *([Path(own)] if own else [])]
     names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
@@ -166,5 +197,7 @@ def _secrets() -> set[str]:
             else:
                 found.add(text)
     found = {secret for secret in found if len(secret) >= 4}
-    pairs = {base64.b64encode(f"{user}:{secret}".encode()).decode() for user in users for secret in found}
+    pairs = {
+        base64.b64encode(f"{user}:{secret}".encode()).decode() for user in users for secret in found
+    }
     return found | pairs

@@ -1,4 +1,6 @@
-"""Notes of finished downloads: what each one made, so that it counts as done only while all of that is there."""
+"""Notes of finished downloads: what each one made, so that it counts as done only while all of that
+is there.
+"""
 
 import gzip
 import json
@@ -17,8 +19,8 @@ class Notes:
     """The notes kept in a folder, for the files under `out`.
 
     Args:
-        folder: where they are kept; `done.json` has an entry a download, and a list of its files lies beside it.
-        out: what paths are relative to.
+        folder: where they are kept; `done.json` has an entry a download, and a list of its files
+        lies beside it. out: what paths are relative to.
 
     Raises:
         InputError: `done.json` is damaged.
@@ -33,19 +35,24 @@ class Notes:
         except ValueError:
             notes = None
         if not isinstance(notes, dict):
-            raise InputError(f"{folder / FILE}: is not valid JSON; remove it to fetch everything anew")
+            raise InputError(
+                f"{folder / FILE}: is not valid JSON; remove it to fetch everything anew"
+            )
         self._notes: dict[str, Any] = notes
 
     def __contains__(self, name: str) -> bool:
         return name in self._notes
 
     def old_size(self, name: str) -> int | None:
-        """Return what an earlier version noted, a size without a list of files; None where a note is none of its."""
+        """Return what an earlier version noted, a size without a list of files; None where a note
+        is none of its.
+        """
         note = self._notes.get(name)
         return note if isinstance(note, int) else None
 
     def missing(self, name: str, size: int) -> str | None:
-        """Say why a download must be done again: None where nothing it made is gone or of another size.
+        """Say why a download must be done again: None where nothing it made is gone or of another
+        size.
 
         Args:
             size: of the download as the host lists it.
@@ -85,7 +92,11 @@ class Notes:
             files = json.loads(gzip.decompress(self._list(name).read_bytes()))
         except (OSError, ValueError, EOFError, zlib.error):
             return None
-        return files if isinstance(files, dict) and len(files) == self._notes[name].get("files") else None
+        return (
+            files
+            if isinstance(files, dict) and len(files) == self._notes[name].get("files")
+            else None
+        )
 
 
 def _size(path: Path) -> int | None:

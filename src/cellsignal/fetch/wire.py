@@ -1,4 +1,6 @@
-"""What URLs, statuses, headers and errors say, for the fetcher: what may be asked, what may be shown, what may pass."""
+"""What URLs, statuses, headers and errors say, for the fetcher: what may be asked, what may be
+shown, what may pass.
+"""
 
 import email.utils
 import re
@@ -14,7 +16,9 @@ _SECRET = re.compile(r"token|key|sig|pass|secret|credential|auth", re.I)
 
 
 class Passing(Exception):
-    """A failure worth another try: after `wait` seconds if the server says so; `gained` bytes were saved before it."""
+    """A failure worth another try: after `wait` seconds if the server says so; `gained` bytes were
+    saved before it.
+    """
 
     def __init__(self, reason: str, wait: float | None = None, gained: int = 0):
         self.wait, self.gained = wait, gained
@@ -22,14 +26,20 @@ class Passing(Exception):
 
 
 def shown(url: str) -> str:
-    """A URL for a message: without user and password, and with the values of parameters that look like secrets left out."""
+    """A URL for a message: without user and password, and with the values of parameters that look
+    like secrets left out.
+    """
     try:
         scheme, host, path, query, _ = urlsplit(url)
     except ValueError:
         return "a URL that cannot be read"
-    hidden = [f"{key}=***" for key, _ in parse_qsl(query, keep_blank_values=True) if _SECRET.search(key)]
+    hidden = [
+        f"{key}=***" for key, _ in parse_qsl(query, keep_blank_values=True) if _SECRET.search(key)
+    ]
     kept = "&".join(p for p in query.split("&") if p and not _SECRET.search(p.partition("=")[0]))
-    return urlunsplit((scheme, host.rpartition("@")[2], path, "&".join(filter(None, [kept, *hidden])), ""))
+    return urlunsplit(
+        (scheme, host.rpartition("@")[2], path, "&".join(filter(None, [kept, *hidden])), "")
+    )
 
 
 def check_url(url: str) -> None:
@@ -47,11 +57,15 @@ def host_of(url: str) -> str:
 
 def expect(response, url: str, *statuses: int) -> None:
     if response.status_code not in statuses:
-        raise InputError(f"{shown(url)}: the server answers {response.status_code} {response.reason}")
+        raise InputError(
+            f"{shown(url)}: the server answers {response.status_code} {response.reason}"
+        )
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and all it was made from: requests and urllib3 hide the cause in arguments as often as in `__cause__`."""
+    """An exception and all it was made from: requests and urllib3 hide the cause in arguments as
+    often as in `__cause__`.
+    """
     seen, left = set(), [error]
     while left:
         one = left.pop()
@@ -65,9 +79,13 @@ def reason(error: BaseException) -> str:
     """Why no answer came, in words without the URL."""
     import requests
 
-    if isinstance(error, requests.exceptions.Timeout) or any("timed out" in str(cause) for cause in causes(error)):
+    if isinstance(error, requests.exceptions.Timeout) or any(
+        "timed out" in str(cause) for cause in causes(error)
+    ):
         return "no answer in time"
-    said = [cause.strerror for cause in causes(error) if isinstance(cause, OSError) and cause.strerror]
+    said = [
+        cause.strerror for cause in causes(error) if isinstance(cause, OSError) and cause.strerror
+    ]
     return f"no connection ({said[-1]})" if said else "the connection broke off"
 
 
@@ -92,7 +110,9 @@ def extent(response) -> tuple[int, int | None]:
             raise Passing("a part without a readable Content-Range")
         return int(found[1]), None if found[2] == "*" else int(found[2])
     length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
+    return 0, int(
+        length
+    ) if length.isdigit() and "Content-Encoding" not in response.headers else None
 
 
 def validator(response) -> str:

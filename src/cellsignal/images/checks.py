@@ -14,7 +14,9 @@ _CHANNEL_NAMES = {1: "gray", 2: "gray with alpha", 3: "RGB", 4: "RGB with alpha,
 
 
 def check_size(source: Path | str, size: tuple[int, int], shape: tuple[int, int] | None) -> None:
-    """Raise an ImageError where a (height, width) is not the one expected, or is none that a plane can have."""
+    """Raise an ImageError where a (height, width) is not the one expected, or is none that a plane
+    can have.
+    """
     if shape is not None and tuple(size) != tuple(shape):
         raise ImageError(
             source, "wrong_size", f"{size[1]}x{size[0]} pixels, {shape[1]}x{shape[0]} expected"

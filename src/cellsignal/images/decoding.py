@@ -1,11 +1,14 @@
-"""From the bytes of an image to its pixels: the one place where the product decodes PNGs, JPEGs and, by `tiff`, TIFFs.
+"""From the bytes of an image to its pixels: the one place where the product decodes PNGs, JPEGs
+and, by `tiff`, TIFFs.
 
-A file's statements (header, chunks, tags) are checked before it is decoded, and the decoded array is held to what was
-expected after it: the type, the number of axes, the size and the number of channels. A palette whose used entries are
-grays is read as gray. Whatever else a decoder does or raises is an `ImageError`.
+A file's statements (header, chunks, tags) are checked before it is decoded, and the decoded array
+is held to what was expected after it: the type, the number of axes, the size and the number of
+channels. A palette whose used entries are grays is read as gray. Whatever else a decoder does or
+raises is an `ImageError`.
 
-PNGs have checksums: no flipped byte goes unnoticed. TIFFs and JPEGs have none: strips that lie outside the file or do
-not unpack to their full size are refused, and a JPEG's end marker is looked for, since decoders fill the rest with gray.
+PNGs have checksums: no flipped byte goes unnoticed. TIFFs and JPEGs have none: strips that lie
+outside the file or do not unpack to their full size are refused, and a JPEG's end marker is looked
+for, since decoders fill the rest with gray.
 """
 
 import struct
@@ -94,13 +97,15 @@ def read_gray16(path: Path | str, shape: tuple[int, int] | None = None) -> np.nd
         (H, W) uint16.
 
     Raises:
-        ImageError: missing, truncated, corrupt, or of another size, depth or number of channels or planes.
+        ImageError: missing, truncated, corrupt, or of another size, depth or number of channels or
+        planes.
     """
     return decode_image(path, read_bytes(path), depths=(16,), shape=shape, formats=(TIFF, PNG))
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Return the (height, width) in pixels of a PNG (its header), gray TIFF or JPEG (both decoded whole).
+    """Return the (height, width) in pixels of a PNG (its header), gray TIFF or JPEG (both decoded
+    whole).
 
     Raises:
         ImageError: missing, damaged, or of another format.
@@ -165,7 +170,8 @@ def check_png(path: Path | str, data: bytes) -> PngHeader:
     """Walk the chunks of a PNG in memory and verify every checksum.
 
     Raises:
-        ImageError: "wrong_format" (not a PNG), "truncated" (ends before its end marker), "corrupt" (a checksum does not match).
+        ImageError: "wrong_format" (not a PNG), "truncated" (ends before its end marker), "corrupt"
+        (a checksum does not match).
     """
     _format_of(path, data, (PNG,))
     header, kinds, start = None, set(), 8
@@ -242,7 +248,8 @@ def _decode_png(
     channels: Sequence[int],
     shape: tuple[int, int] | None,
 ) -> np.ndarray:
-    import imagecodecs  # raises on every fault of the pixels; older versions of OpenCV return a part
+    # raises on every fault of the pixels; older versions of OpenCV return a part
+    import imagecodecs
 
     header = check_png(source, data)
     bits = 8 if header.palette else header.bits
@@ -272,7 +279,9 @@ def _decode_png(
 
 
 def _fill_palette(data: bytes) -> bytes:
-    """A PNG whose palette has an entry for every value of a pixel, those that were not there red: pixels beyond a palette are no gray."""
+    """A PNG whose palette has an entry for every value of a pixel, those that were not there red:
+    pixels beyond a palette are no gray.
+    """
     start = 8
     while (name := data[start + 4 : start + 8]) != b"PLTE":
         if name == b"IEND":
@@ -315,7 +324,9 @@ def _decode_jpeg(
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
-    """Return bits a sample, height, width and samples a pixel; an IndexError or struct.error where there is no header."""
+    """Return bits a sample, height, width and samples a pixel; an IndexError or struct.error where
+    there is no header.
+    """
     start = 2
     while True:
         while data[start] == 0xFF:

@@ -1,7 +1,8 @@
 """The gray planes of a TIFF in memory: the one place where the product decodes TIFFs.
 
-A TIFF may hold more than its one directory entry shows: ImageJ writes the planes of a stack behind each other under a
-single entry. So what the description says of further planes counts, not the number of entries alone.
+A TIFF may hold more than its one directory entry shows: ImageJ writes the planes of a stack behind
+each other under a single entry. So what the description says of further planes counts, not the
+number of entries alone.
 """
 
 import io
@@ -32,7 +33,8 @@ def decode_tiff(
     depths: Sequence[int] = (16,),
     shape: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Decode a TIFF that must hold a given number of gray planes of one size, whatever its compression and byte order.
+    """Decode a TIFF that must hold a given number of gray planes of one size, whatever its
+    compression and byte order.
 
     Args:
         source: the file or address that an error names.

@@ -1,6 +1,8 @@
-"""What is asked of Kaggle for kernels and data sets, through its own client: retried while that may help, then one line.
+"""What is asked of Kaggle for kernels and data sets, through its own client: retried while that may
+help, then one line.
 
-A push whose answer was lost is never given twice: the number of versions, noted before, tells whether it arrived.
+A push whose answer was lost is never given twice: the number of versions, noted before, tells
+whether it arrived.
 """
 
 import logging
@@ -35,7 +37,9 @@ class Refused(InputError):
 
 @dataclass(frozen=True)
 class Session:
-    """A kernel's last run: "queued", "running", "complete", "error", ... in Kaggle's words, and why it failed."""
+    """A kernel's last run: "queued", "running", "complete", "error", ... in Kaggle's words, and why
+    it failed.
+    """
 
     state: str
     failure: str = ""
@@ -56,8 +60,9 @@ class Output:
 class Kaggle:
     """A signed-in user's kernels and data sets. Slugs are `user/name`.
 
-    Every method raises InputError, one line without secrets: at once for what will stay (wrong credentials, no such kernel), after `ATTEMPTS`
-    tries for what may pass (429, 5xx, a cut connection, no answer in time).
+    Every method raises InputError, one line without secrets: at once for what will stay (wrong
+    credentials, no such kernel), after `ATTEMPTS` tries for what may pass (429, 5xx, a cut
+    connection, no answer in time).
     """
 
     def __init__(self) -> None:
@@ -67,11 +72,15 @@ class Kaggle:
             raise InputError(CREDENTIALS)
 
     def versions(self, slug: str) -> int:
-        """How many versions the kernel has; 0 where Kaggle knows none (it answers 403 for a name that nobody has)."""
+        """How many versions the kernel has; 0 where Kaggle knows none (it answers 403 for a name
+        that nobody has).
+        """
         from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
         request = _request(ApiGetKernelRequest, slug, "user_name", "kernel_slug")
-        found = self._unless_missing(f"kernel {slug}", lambda client: client.kernels.kernels_api_client.get_kernel(request))
+        found = self._unless_missing(
+            f"kernel {slug}", lambda client: client.kernels.kernels_api_client.get_kernel(request)
+        )
         return found.metadata.current_version_number or 1 if found and found.metadata else 0
 
     def dataset_versions(self, slug: str) -> int:
@@ -79,28 +88,48 @@ class Kaggle:
         from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
 
         request = _request(ApiGetDatasetRequest, slug, "owner_slug", "dataset_slug")
-        found = self._unless_missing(f"data set {slug}", lambda client: client.datasets.dataset_api_client.get_dataset(request))
+        found = self._unless_missing(
+            f"data set {slug}",
+            lambda client: client.datasets.dataset_api_client.get_dataset(request),
+        )
         return found.current_version_number or 1 if found else 0
 
     def push_kernel(self, folder: Path, slug: str, before: int) -> str:
-        """Save and run the kernel in `folder`; `before` is `versions(slug)` from before the first attempt. Returns its page's URL."""
+        """Save and run the kernel in `folder`; `before` is `versions(slug)` from before the first
+        attempt. Returns its page's URL.
+        """
         said = _given_once(
-            f"pushing {slug}", lambda: self._quietly(lambda: self._api.kernels_push(str(folder))), lambda: self.versions(slug) > before
+            f"pushing {slug}",
+            lambda: self._quietly(lambda: self._api.kernels_push(str(folder))),
+            lambda: self.versions(slug) > before,
         )
         if said is None:  # it arrived, its answer did not
             return f"https://www.kaggle.com/code/{slug}"
         if said.error:
             raise InputError(f"pushing {slug}: Kaggle says: {redact(said.error)}")
-        refused = [*said.invalid_dataset_sources, *said.invalid_competition_sources, *said.invalid_kernel_sources, *said.invalid_model_sources]
+        refused = [
+            *said.invalid_dataset_sources,
+            *said.invalid_competition_sources,
+            *said.invalid_kernel_sources,
+            *said.invalid_model_sources,
+        ]
         if refused:
-            raise InputError(f"pushing {slug}: Kaggle does not attach {', '.join(refused)}: no such thing, not yours, or its rules are not accepted")
+            raise InputError(
+                f"pushing {slug}: Kaggle does not attach {', '.join(refused)}: no such thing, not "
+                "yours, or its rules are not accepted"
+            )
         name = said.ref.strip("/").rpartition("/")[2]
         if name and name.lower() != slug.rpartition("/")[2].lower():
-            raise InputError(f"pushing {slug}: Kaggle made it {redact(said.ref)}, which the next kernel of the chain would not find")
+            raise InputError(
+                f"pushing {slug}: Kaggle made it {redact(said.ref)}, which the next kernel of the "
+                "chain would not find"
+            )
         return redact(said.url) or f"https://www.kaggle.com/code/{slug}"
 
     def push_dataset(self, folder: Path, slug: str) -> str:
-        """Upload `folder` (`dataset-metadata.json` in it) as a new private data set, or as a new version of it. Returns its page's URL."""
+        """Upload `folder` (`dataset-metadata.json` in it) as a new private data set, or as a new
+        version of it. Returns its page's URL.
+        """
         before = self.dataset_versions(slug)
 
         def push() -> Any:
@@ -108,7 +137,11 @@ class Kaggle:
                 return self._api.dataset_create_version(str(folder), "cellsignal", quiet=True)
             return self._api.dataset_create_new(str(folder), quiet=True)
 
-        said = _given_once(f"pushing {slug}", lambda: self._quietly(push), lambda: self.dataset_versions(slug) > before)
+        said = _given_once(
+            f"pushing {slug}",
+            lambda: self._quietly(push),
+            lambda: self.dataset_versions(slug) > before,
+        )
         if said is not None and (said.error or (said.status or "ok").lower() != "ok"):
             raise InputError(f"pushing {slug}: Kaggle says: {redact(said.error or said.status)}")
         return f"https://www.kaggle.com/datasets/{slug}"
@@ -119,7 +152,7 @@ class Kaggle:
         return Session(said.status.name.lower(), redact(said.failure_message))
 
     def dataset_state(self, slug: str) -> str:
-        """"ready" when kernels can attach it; "failed"; else a word for how far Kaggle is."""
+        """ "ready" when kernels can attach it; "failed"; else a word for how far Kaggle is."""
         return self._asked(f"status of {slug}", lambda: self._api.dataset_status(slug))
 
     def output(self, slug: str) -> Output:
@@ -130,7 +163,12 @@ class Kaggle:
         request = _request(ApiListKernelSessionOutputRequest, slug, "user_name", "kernel_slug")
         request.page_size = PAGE
         while True:
-            page = self._sdk(f"output of {slug}", lambda client: client.kernels.kernels_api_client.list_kernel_session_output(request))
+            page = self._sdk(
+                f"output of {slug}",
+                lambda client: client.kernels.kernels_api_client.list_kernel_session_output(
+                    request
+                ),
+            )
             new = {file.file_name: file.url for file in page.files if file.file_name not in files}
             files |= new
             if not page.next_page_token or not new:
@@ -164,10 +202,12 @@ class Kaggle:
 
 
 def tried(what: str, once: Callable[[], Result]) -> Result:
-    """`once()`, again after each failure that may pass, with growing waits or as long as `Retry-After` says.
+    """`once()`, again after each failure that may pass, with growing waits or as long as
+    `Retry-After` says.
 
     Raises:
-        InputError: it did not pass (one line); `Refused` where Kaggle's status says that it never will.
+        InputError: it did not pass (one line); `Refused` where Kaggle's status says that it never
+        will.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -178,8 +218,12 @@ def tried(what: str, once: Callable[[], Result]) -> Result:
     raise AssertionError("unreachable")
 
 
-def _given_once(what: str, give: Callable[[], Result], arrived: Callable[[], bool]) -> Result | None:
-    """As `tried`, for what must not be done twice: `arrived` is asked before each further attempt. None: it arrived, its answer is lost."""
+def _given_once(
+    what: str, give: Callable[[], Result], arrived: Callable[[], bool]
+) -> Result | None:
+    """As `tried`, for what must not be done twice: `arrived` is asked before each further attempt.
+    None: it arrived, its answer is lost.
+    """
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return give()
@@ -193,7 +237,9 @@ def _given_once(what: str, give: Callable[[], Result], arrived: Callable[[], boo
 
 def _pause(what: str, failure: Passing, attempt: int) -> None:
     if attempt == ATTEMPTS:
-        raise InputError(f"{what}: {failure} (tried {attempt}x); the same command goes on from here")
+        raise InputError(
+            f"{what}: {failure} (tried {attempt}x); the same command goes on from here"
+        )
     wait = min(BACKOFF_S * 2 ** (attempt - 1), LONGEST_BACKOFF_S) * random.uniform(0.5, 1.5)
     if failure.wait is not None:
         wait = failure.wait
@@ -206,7 +252,8 @@ def _pause(what: str, failure: Passing, attempt: int) -> None:
 def _passing(what: str, error: Exception) -> Passing:
     """What may pass of an error of the client's; the rest is raised as one line.
 
-    The client wraps errors in others and hides the first in their context, so all that an error was made from is looked at.
+    The client wraps errors in others and hides the first in their context, so all that an error was
+    made from is looked at.
     """
     import requests
 
@@ -214,25 +261,34 @@ def _passing(what: str, error: Exception) -> Passing:
         return error
     if isinstance(error, InputError):
         raise error
-    answers = [cause.response for cause in wire.causes(error) if isinstance(cause, requests.exceptions.HTTPError) and cause.response is not None]
+    answers = [
+        cause.response
+        for cause in wire.causes(error)
+        if isinstance(cause, requests.exceptions.HTTPError) and cause.response is not None
+    ]
     if answers:
         status = answers[0].status_code
         if status in wire.PASSING or status >= 500:
-            return Passing(f"Kaggle answers {status} {answers[0].reason}", wire.retry_after(answers[0]))
+            return Passing(
+                f"Kaggle answers {status} {answers[0].reason}", wire.retry_after(answers[0])
+            )
         said = redact(str(error))[:200]
         lines = {
             401: CREDENTIALS,
             403: f"Kaggle refuses it to these credentials ({said}): no such thing, not yours, or a token without the right; else {CREDENTIALS}",
             404: "Kaggle has no such thing",
         }
-        raise Refused(f"{what}: {lines.get(status, f'Kaggle answers {status} ({said})')}", status) from None
+        raise Refused(
+            f"{what}: {lines.get(status, f'Kaggle answers {status} ({said})')}", status
+        ) from None
     if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in wire.causes(error)):
         raise InputError(f"{what}: Kaggle's certificate cannot be verified") from None
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return Passing("the answer is not what Kaggle sends")
     if isinstance(error, requests.exceptions.RequestException | OSError):
         return Passing(redact(wire.reason(error)))
-    if isinstance(error, ValueError | KeyError | TypeError):  # the client's own checks of the metadata
+    # the client's own checks of the metadata
+    if isinstance(error, ValueError | KeyError | TypeError):
         raise InputError(f"{what}: {redact(str(error)) or type(error).__name__}") from None
     raise error
 

@@ -1,4 +1,6 @@
-"""From a job to folders that `kaggle kernels push -p` takes: one script in which the package travels, and its metadata."""
+"""From a job to folders that `kaggle kernels push -p` takes: one script in which the package
+travels, and its metadata.
+"""
 
 import base64
 import hashlib
@@ -25,12 +27,20 @@ from cellsignal.kernels.plan import Step, slug, step_named, steps, title
 
 LIMIT = 1_000_000  # bytes that Kaggle takes as a script
 SCRIPT = "script.py"
-PACKED = ("*.py", "competitions/*/*.csv", "competitions/*/README.md")  # of the package: sources, and the tables that pyproject.toml names
-SECRET = re.compile(rb"KGAT_[0-9A-Za-z]{16,}|[\"']key[\"']\s*:\s*[\"'][0-9a-f]{32}[\"']")  # Kaggle's tokens, and keys as in kaggle.json
+# of the package: sources, and the tables that pyproject.toml names
+PACKED = ("*.py", "competitions/*/*.csv", "competitions/*/README.md")
+# Kaggle's tokens, and keys as in kaggle.json
+SECRET = re.compile(rb"KGAT_[0-9A-Za-z]{16,}|[\"']key[\"']\s*:\s*[\"'][0-9a-f]{32}[\"']")
 
 
 def build_kernels(
-    job: KernelJob, out: Path, *, step: str | None = None, link: int = 1, user: str | None = None, last: Mapping[str, int] | None = None
+    job: KernelJob,
+    out: Path,
+    *,
+    step: str | None = None,
+    link: int = 1,
+    user: str | None = None,
+    last: Mapping[str, int] | None = None,
 ) -> list[Path]:
     """Build one step's kernel, or the first link of every step, each in `out`/<slug>. See `build`."""
     wanted = steps(job) if step is None else (step_named(job, step),)
@@ -41,15 +51,22 @@ def build_kernels(
 
 
 def build(
-    job: KernelJob, step: Step, link: int, out: Path, user: str | None = None, last: Mapping[str, int] | None = None, package: bytes | None = None
+    job: KernelJob,
+    step: Step,
+    link: int,
+    out: Path,
+    user: str | None = None,
+    last: Mapping[str, int] | None = None,
+    package: bytes | None = None,
 ) -> Path:
-    """Write the kernel of one link of one step: `out`/<slug>/kernel-metadata.json and script.py. The same job and package give the same bytes.
+    """Write the kernel of one link of one step: `out`/<slug>/kernel-metadata.json and script.py.
+    The same job and package give the same bytes.
 
     Args:
         link: from 1; the others go on from the output of the one before.
-        user: the owner's name on Kaggle; None takes the job's, then the credentials'. It replaces USER in the job's data sets.
-        last: the last link of each step that this one needs, where it is not 1.
-        package: of `pack_package`, where it is at hand.
+        user: the owner's name on Kaggle; None takes the job's, then the credentials'. It replaces
+        USER in the job's data sets. last: the last link of each step that this one needs, where it
+        is not 1. package: of `pack_package`, where it is at hand.
 
     Raises:
         InputError: a wrong job, a package that is too large, or an owner that is not known.
@@ -63,17 +80,29 @@ def build(
     before = slug(job, step.name, link - 1) if link > 1 else None
     text = _script(job, step, link, needs, before, package)
     if len(text) > LIMIT:
-        raise InputError(f"job {job.name}: the script has {len(text):,} bytes, Kaggle takes {LIMIT:,}; is something large in the package or the fold table?")
+        raise InputError(
+            f"job {job.name}: the script has {len(text):,} bytes, Kaggle takes {LIMIT:,}; is "
+            "something large in the package or the fold table?"
+        )
     folder = Path(out) / slug(job, step.name, link)
     write_text(folder / SCRIPT, text)
-    write_json(folder / "kernel-metadata.json", metadata(job, step, link, user, [*needs.values(), *([before] if before else [])]))
+    write_json(
+        folder / "kernel-metadata.json",
+        metadata(job, step, link, user, [*needs.values(), *([before] if before else [])]),
+    )
     return folder
 
 
-def metadata(job: KernelJob, step: Step, link: int, user: str, sources: list[str]) -> dict[str, Any]:
-    """kernel-metadata.json. A step that only packs or merges asks for no GPU: its hours are rationed."""
+def metadata(
+    job: KernelJob, step: Step, link: int, user: str, sources: list[str]
+) -> dict[str, Any]:
+    """kernel-metadata.json. A step that only packs or merges asks for no GPU: its hours are
+    rationed.
+    """
     gpu = job.gpu and (step.trains or "code" in step.verbs)
-    wheels = [job.wheels] if job.wheels is not None and job.wheels not in job.dataset_sources else []
+    wheels = (
+        [job.wheels] if job.wheels is not None and job.wheels not in job.dataset_sources else []
+    )
     return {
         "id": f"{user}/{slug(job, step.name, link)}",
         "title": title(job, step.name, link),
@@ -93,19 +122,37 @@ def metadata(job: KernelJob, step: Step, link: int, user: str, sources: list[str
     }
 
 
-def _script(job: KernelJob, step: Step, link: int, needs: dict[str, str], before: str | None, package: bytes) -> str:
+def _script(
+    job: KernelJob, step: Step, link: int, needs: dict[str, str], before: str | None, package: bytes
+) -> str:
     spec = {
-        "job": job.name, "step": step.name, "link": link, "verbs": step.verbs, "fold": step.fold, "before": before, "needs": needs,
-        "max_hours": job.max_hours, "processes": job.processes if step.trains else 1, "root": job.root, "store": job.store, "weights": job.weights,
-        "wheels": None if job.wheels is None else job.wheels.split("/")[1], "package": hashlib.sha256(package).hexdigest(), "commit": git_commit(),
-    }  # fmt: skip
+        "job": job.name,
+        "step": step.name,
+        "link": link,
+        "verbs": step.verbs,
+        "fold": step.fold,
+        "before": before,
+        "needs": needs,
+        "max_hours": job.max_hours,
+        "processes": job.processes if step.trains else 1,
+        "root": job.root,
+        "store": job.store,
+        "weights": job.weights,
+        "wheels": None if job.wheels is None else job.wheels.split("/")[1],
+        "package": hashlib.sha256(package).hexdigest(),
+        "commit": git_commit(),
+    }
     template = Path(script.__file__).read_text(encoding="utf-8")
     encoded = "\n".join(textwrap.wrap(base64.b64encode(package).decode(), 160))
-    return template.replace("@spec@", json.dumps(spec, sort_keys=True), 1).replace("@package@", encoded, 1)
+    return template.replace("@spec@", json.dumps(spec, sort_keys=True), 1).replace(
+        "@package@", encoded, 1
+    )
 
 
 def pack_package(job: KernelJob) -> bytes:
-    """The tar (xz) that travels: the package's sources, the resolved config, its fold table. The same bytes for every step and link of a job."""
+    """The tar (xz) that travels: the package's sources, the resolved config, its fold table. The
+    same bytes for every step and link of a job.
+    """
     config = job_config(job)
     job_folds(job, config)
     files = {f"src/cellsignal/{name}": path.read_bytes() for name, path in package_files().items()}
@@ -114,7 +161,9 @@ def pack_package(job: KernelJob) -> bytes:
     files["config.yaml"] = _portable(job, config).encode()
     for name, content in files.items():
         if SECRET.search(content):
-            raise InputError(f"{name}: holds what looks like a Kaggle key; it would travel with the kernel")
+            raise InputError(
+                f"{name}: holds what looks like a Kaggle key; it would travel with the kernel"
+            )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name in sorted(files):
@@ -125,7 +174,9 @@ def pack_package(job: KernelJob) -> bytes:
 
 
 def _portable(job: KernelJob, config: Config) -> str:
-    """The resolved config as YAML, without this machine's paths: below Kaggle's input folder, beside the config, or in the output."""
+    """The resolved config as YAML, without this machine's paths: below Kaggle's input folder,
+    beside the config, or in the output.
+    """
     tree = yaml.safe_load(dump_config(config))
     tree["runs"], tree["folds"]["file"] = "runs", "folds.csv"
     tree["data"] |= {"root": job.root, "store": job.store or "store"}
@@ -136,12 +187,18 @@ def _portable(job: KernelJob, config: Config) -> str:
 
 
 def package_files() -> dict[str, Path]:
-    """The package's own files by name: sources and the tables it needs; no cache, no link, nothing hidden, nothing from outside."""
+    """The package's own files by name: sources and the tables it needs; no cache, no link, nothing
+    hidden, nothing from outside.
+    """
     top = Path(cellsignal.__file__).resolve().parent
     found = {}
     for path in sorted({path for pattern in PACKED for path in top.rglob(pattern)}):
         parts = path.relative_to(top).parts
-        if path.is_file() and not path.is_symlink() and not any(part.startswith(".") or part == "__pycache__" for part in parts):
+        if (
+            path.is_file()
+            and not path.is_symlink()
+            and not any(part.startswith(".") or part == "__pycache__" for part in parts)
+        ):
             found["/".join(parts)] = path
     return found
 

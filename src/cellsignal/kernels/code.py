@@ -1,7 +1,9 @@
-"""The submission kernel of a code competition: predicts whatever test images it is shown, with weights that other kernels trained.
+"""The submission kernel of a code competition: predicts whatever test images it is shown, with
+weights that other kernels trained.
 
-`python -m cellsignal.kernels.code CONFIG`, where CONFIG's run folder holds the checkpoints and its root the competition's files; what is scored there may
-not be what was there when the models were trained, so nothing of the training store is asked for: the test images are packed here.
+`python -m cellsignal.kernels.code CONFIG`, where CONFIG's run folder holds the checkpoints and its
+root the competition's files; what is scored there may not be what was there when the models were
+trained, so nothing of the training store is asked for: the test images are packed here.
 """
 
 import logging
@@ -30,7 +32,9 @@ SUBMISSION = Path("submission.csv")
 
 
 def pack_test(config: Config) -> Store:
-    """A store of the test split alone, controls included: plates are standardised and adapted by all their wells."""
+    """A store of the test split alone, controls included: plates are standardised and adapted by
+    all their wells.
+    """
     competition, data = get_competition(config.competition), config.data
     root = data.root.absolute()
     samples = competition.samples(root)
@@ -38,7 +42,10 @@ def pack_test(config: Config) -> Store:
     if test.empty:
         raise InputError(f"{root}: has no test images")
     if config.model.cell_type_vector and set(test.cell_type) != set(samples.cell_type):
-        raise InputError(f"model.cell_type_vector: the test images of {root} are not of all the cell types that were trained")
+        raise InputError(
+            f"model.cell_type_vector: the test images of {root} are not of all the cell types "
+            "that were trained"
+        )
     prepare(
         competition,
         root,
@@ -53,14 +60,20 @@ def pack_test(config: Config) -> Store:
 
 
 def predict_test(config: Config, store: Store) -> list[Path]:
-    """Predict the store's test treatments by the last stage of every fold that has a checkpoint; the predictions files.
+    """Predict the store's test treatments by the last stage of every fold that has a checkpoint;
+    the predictions files.
 
     Raises:
-        InputError: no checkpoint, one that is unfinished, damaged or of another competition or config, or a cell type that none is for.
-        Interrupted: stopped by a signal or by the time budget.
+        InputError: no checkpoint, one that is unfinished, damaged or of another competition or
+        config, or a cell type that none is for. Interrupted: stopped by a signal or by the time
+        budget.
     """
     competition, table = get_competition(config.competition), read_table(config.folds.file)
-    folders = sorted(path for path in config.run_folder.glob("*") if path.name == FULL or re.fullmatch(r"fold\d+", path.name))
+    folders = sorted(
+        path
+        for path in config.run_folder.glob("*")
+        if path.name == FULL or re.fullmatch(r"fold\d+", path.name)
+    )
     found = []
     with Stop() as stop:
         for folder in folders:
@@ -68,11 +81,15 @@ def predict_test(config: Config, store: Store) -> list[Path]:
             if jobs:
                 found.append(prediction.predict_stage(config, jobs, stop))
     if not found:
-        raise InputError(f"{config.run_folder}: holds no checkpoint of stage {config.stages[-1].name!r}")
+        raise InputError(
+            f"{config.run_folder}: holds no checkpoint of stage {config.stages[-1].name!r}"
+        )
     return found
 
 
-def _jobs(config: Config, competition: Competition, store: Store, folds: FoldTable, folder: Path) -> list[Job]:
+def _jobs(
+    config: Config, competition: Competition, store: Store, folds: FoldTable, folder: Path
+) -> list[Job]:
     """The last stage's models of a fold, as jobs without anything to train or to validate."""
     index, samples = len(config.stages) - 1, store.samples
     fold = None if folder.name == FULL else int(folder.name.removeprefix("fold"))
@@ -81,7 +98,22 @@ def _jobs(config: Config, competition: Competition, store: Store, folds: FoldTab
     jobs = []
     for checkpoint in sorted((folder / config.stages[index].name).glob("*/last.pt")):
         outputs = load_checkpoint(checkpoint)["outputs"]
-        jobs.append(Job(config, competition, store, tuple(store.source["classes"]), folds, index, checkpoint.parent.name, fold, none, none, test, outputs))
+        jobs.append(
+            Job(
+                config,
+                competition,
+                store,
+                tuple(store.source["classes"]),
+                folds,
+                index,
+                checkpoint.parent.name,
+                fold,
+                none,
+                none,
+                test,
+                outputs,
+            )
+        )
     return jobs
 
 
@@ -89,7 +121,9 @@ def submit(config_file: Path) -> Path:
     """Pack, predict, merge; give back the submission, in the current folder."""
     config = load_config(config_file)
     files = predict_test(config, pack_test(config))
-    out, _ = pipeline.submit([config_file], SUBMISSION, weights={}, root=config.data.root, changed={})
+    out, _ = pipeline.submit(
+        [config_file], SUBMISSION, weights={}, root=config.data.root, changed={}
+    )
     log.info("%s: from %d models", out, len(files))
     return out
 

@@ -36,8 +36,10 @@ Source = Annotated[str, AfterValidator(_source)]
 
 
 class SubmitStep(Strict):
-    """How a job ends. `submit`: the fold kernels' predictions are merged. `code`: the last kernel predicts itself, with the fold kernels' weights, whatever
-    test images the competition shows it (a code competition, where the files that are scored are seen by that kernel alone)."""
+    """How a job ends. `submit`: the fold kernels' predictions are merged. `code`: the last kernel
+    predicts itself, with the fold kernels' weights, whatever test images the competition shows it
+    (a code competition, where the files that are scored are seen by that kernel alone).
+    """
 
     verb: Literal["submit", "code"] = "submit"
 
@@ -45,13 +47,17 @@ class SubmitStep(Strict):
 class KernelJob(Strict):
     """One config, trained fold by fold in kernels of their own.
 
-    `config` and its fold table are paths as from the repository's top. `set` overrides keys of the config, as `--set` does. `folds`: those to train (null: the
-    config's; with `folds.full` a kernel more). `max_hours`: how long a kernel works before it saves and hands over; `most_links`: kernels that a step may take.
-    `root`: the raw data, as a path below Kaggle's input folder; `store`: the packed images, likewise, from a dataset. Null packs them first, in a step of
-    its own whose output the others attach: it must fit into a kernel's 20 GB. `weights`: the file of ImageNet weights, likewise, where the config starts
-    from such (kernels have no internet). `wheels`: the dataset of `cellsignal kernel wheels`. `machine`: Kaggle's name of the accelerator.
-    `processes`: training processes in one kernel, one for each GPU (two T4: 2). `submit: null` ends with the fold kernels.
-    `owner`: your name on Kaggle, which replaces USER in the data sets; else `--user` or the credentials give it.
+    `config` and its fold table are paths as from the repository's top. `set` overrides keys of the
+    config, as `--set` does. `folds`: those to train (null: the config's; with `folds.full` a kernel
+    more). `max_hours`: how long a kernel works before it saves and hands over; `most_links`:
+    kernels that a step may take. `root`: the raw data, as a path below Kaggle's input folder;
+    `store`: the packed images, likewise, from a dataset. Null packs them first, in a step of its
+    own whose output the others attach: it must fit into a kernel's 20 GB. `weights`: the file of
+    ImageNet weights, likewise, where the config starts from such (kernels have no internet).
+    `wheels`: the dataset of `cellsignal kernel wheels`. `machine`: Kaggle's name of the
+    accelerator. `processes`: training processes in one kernel, one for each GPU (two T4: 2).
+    `submit: null` ends with the fold kernels. `owner`: your name on Kaggle, which replaces USER in
+    the data sets; else `--user` or the credentials give it.
     """
 
     name: str = Field(pattern=SLUG, max_length=LONGEST_NAME)
@@ -83,7 +89,8 @@ def load_job(path: Path | str) -> KernelJob:
     """Read a job file.
 
     Raises:
-        InputError: unreadable, not YAML, a config in place of a job, an unknown key or a wrong value; the line names it.
+        InputError: unreadable, not YAML, a config in place of a job, an unknown key or a wrong
+        value; the line names it.
     """
     path = Path(path)
     tree = read_mapping(path, "a job")
@@ -105,18 +112,25 @@ def is_config(tree: Mapping[str, Any]) -> bool:
 
 
 def job_config(job: KernelJob) -> Config:
-    """The job's config with its overrides, after checking that a kernel without internet can run it.
+    """The job's config with its overrides, after checking that a kernel without internet can run
+    it.
 
     Raises:
         InputError: a config that is wrong, or asks for what a kernel does not have.
     """
     config = load_config(job.config, job.set)
     if config.model.pretrained and job.weights is None:
-        raise InputError(f"job {job.name}: {job.config} starts from ImageNet weights, and a kernel has no internet; give their file in a dataset as `weights`")
+        raise InputError(
+            f"job {job.name}: {job.config} starts from ImageNet weights, and a kernel has no "
+            "internet; give their file in a dataset as `weights`"
+        )
     if job.weights is not None and not config.model.pretrained and config.model.weights is None:
         raise InputError(f"job {job.name}: weights: {job.config} starts from none")
     if job.submit is not None and job.submit.verb == "code" and config.predict.checkpoint == "best":
-        raise InputError(f"job {job.name}: predict.checkpoint: best; a code submission predicts with the last weights")
+        raise InputError(
+            f"job {job.name}: predict.checkpoint: best; a code submission predicts with the last "
+            "weights"
+        )
     return config
 
 
@@ -127,17 +141,29 @@ def job_folds(job: KernelJob, config: Config) -> tuple[int, ...]:
         InputError: no fold table, or a fold that it does not have.
     """
     table = read_table(config.folds.file)
-    wanted: Sequence[int] = job.folds if job.folds is not None else (config.folds.use if config.folds.use is not None else table.folds)
+    wanted: Sequence[int] = (
+        job.folds
+        if job.folds is not None
+        else (config.folds.use if config.folds.use is not None else table.folds)
+    )
     unknown = [fold for fold in wanted if fold not in table.folds]
     if unknown:
-        raise InputError(f"job {job.name}: folds: {config.folds.file} has the folds {list(table.folds)}, not {unknown[0]}")
+        raise InputError(
+            f"job {job.name}: folds: {config.folds.file} has the folds {list(table.folds)}, not "
+            f"{unknown[0]}"
+        )
     return tuple(wanted)
 
 
 def read_table(path: Path) -> FoldTable:
-    """A fold table without the samples that it deals: enough to know its folds. The kernel checks it against the samples."""
+    """A fold table without the samples that it deals: enough to know its folds. The kernel checks
+    it against the samples.
+    """
     if not path.is_file():
-        raise InputError(f"{path}: no such fold table; make it with `cellsignal folds`, it travels with the kernels")
+        raise InputError(
+            f"{path}: no such fold table; make it with `cellsignal folds`, it travels with the "
+            "kernels"
+        )
     rows = read_fold_rows(path).reset_index(drop=True)
     return FoldTable(rows.columns[1], rows)
 

@@ -1,4 +1,6 @@
-"""Whose a job's kernels and data sets are on Kaggle: the name that stands where a job file says USER."""
+"""Whose a job's kernels and data sets are on Kaggle: the name that stands where a job file says
+USER.
+"""
 
 import re
 
@@ -6,8 +8,11 @@ from cellsignal.errors import InputError
 from cellsignal.fetch.kaggle import stored_user
 from cellsignal.kernels.job import KernelJob
 
-# USER, OWNER, YOUR_NAME, <your-kaggle-username>, INSERT_KAGGLE_NAME, ...: these words alone, in any order
-_PLACEHOLDER = re.compile(r"((your|my|the|insert|kaggle|user|name|id|owner|account|handle|here)[ _-]?)+", re.IGNORECASE)
+# USER, OWNER, YOUR_NAME, <your-kaggle-username>, INSERT_KAGGLE_NAME, ...: these words alone, in any
+# order
+_PLACEHOLDER = re.compile(
+    r"((your|my|the|insert|kaggle|user|name|id|owner|account|handle|here)[ _-]?)+", re.IGNORECASE
+)
 NAME_IT = (
     "give your name on Kaggle by --user NAME, as `owner: NAME` in the job, "
     "or by credentials (KAGGLE_USERNAME, or ~/.kaggle/kaggle.json)"

@@ -1,4 +1,6 @@
-"""What kernels a job is: its steps in order, what each needs, and the names that Kaggle knows them by."""
+"""What kernels a job is: its steps in order, what each needs, and the names that Kaggle knows them
+by.
+"""
 
 from dataclasses import dataclass
 
@@ -39,12 +41,15 @@ def steps(job: KernelJob) -> tuple[Step, ...]:
     before = () if job.store is not None else (PREPARE,)
     found = [Step(PREPARE, ("prepare",))] if before else []
     code = job.submit is not None and job.submit.verb == "code"
-    verbs = ("train",) if code else ("train", "predict")  # a code competition's test images are seen by the last kernel alone
+    # a code competition's test images are seen by the last kernel alone
+    verbs = ("train",) if code else ("train", "predict")
     training = [Step(f"fold{fold}", verbs, before, fold) for fold in job_folds(job, config)]
     if config.folds.full:
         training.append(Step(FULL, verbs, before))
     if not training:
-        raise InputError(f"job {job.name}: folds: there is none, and folds.full is false: nothing to train")
+        raise InputError(
+            f"job {job.name}: folds: there is none, and folds.full is false: nothing to train"
+        )
     found += training
     if job.submit is not None:
         found.append(Step("submit", (job.submit.verb,), tuple(step.name for step in training)))

@@ -1,6 +1,8 @@
-"""A kernel's whole script: unpacks the package that travels in it and starts `cellsignal.kernels.runner`. Needs a bare Python alone.
+"""A kernel's whole script: unpacks the package that travels in it and starts
+`cellsignal.kernels.runner`. Needs a bare Python alone.
 
-`build` puts the package (a tar, xz, base64) and what this kernel does (JSON) in the place of the two words between at-signs.
+`build` puts the package (a tar, xz, base64) and what this kernel does (JSON) in the place of the
+two words between at-signs.
 """
 
 import base64
@@ -22,10 +24,12 @@ PACKAGE = """@package@"""
 
 
 def unpack(data: bytes, sha256: str, folder: Path) -> None:
-    """Unpack a tar (xz) into `folder`, which is empty. Nothing is written unless every member is a plain file or folder inside.
+    """Unpack a tar (xz) into `folder`, which is empty. Nothing is written unless every member is a
+    plain file or folder inside.
 
     Raises:
-        ValueError: the bytes are not those of `sha256`; a name that is absolute, has .. or comes twice; a link or device.
+        ValueError: the bytes are not those of `sha256`; a name that is absolute, has .. or comes
+        twice; a link or device.
     """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
@@ -36,8 +40,18 @@ def unpack(data: bytes, sha256: str, folder: Path) -> None:
             name = PurePosixPath(member.name)
             if not member.isfile():
                 raise ValueError(f"the package holds {member.name!r}, which is no plain file")
-            if name.is_absolute() or ".." in name.parts or "\\" in member.name or ":" in member.name or name in files or not name.parts:
-                raise ValueError(f"the package holds {member.name!r}, which would lie outside of its folder or twice in it")
+            if (
+                name.is_absolute()
+                or ".." in name.parts
+                or "\\" in member.name
+                or ":" in member.name
+                or name in files
+                or not name.parts
+            ):
+                raise ValueError(
+                    f"the package holds {member.name!r}, which would lie outside of its folder or "
+                    "twice in it"
+                )
             files[name] = archive.extractfile(member).read()
     for name, content in files.items():
         path = folder.joinpath(*name.parts)
@@ -58,8 +72,17 @@ def main() -> int:
     (scratch / "spec.json").write_text(SPEC, encoding="utf-8")
     deadline = {"CELLSIGNAL_DEADLINE": str(started + 3600 * spec["max_hours"])}
     path = os.pathsep.join([str(scratch / "package" / "src"), str(scratch / "wheels")])
-    environment = {**deadline, **os.environ, "CELLSIGNAL_KERNEL_STARTED": str(started), "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
-    runner = subprocess.Popen([sys.executable, "-m", "cellsignal.kernels.runner", str(scratch)], env=environment)
+    environment = {
+        **deadline,
+        **os.environ,
+        "CELLSIGNAL_KERNEL_STARTED": str(started),
+        "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    runner = subprocess.Popen(
+        [sys.executable, "-m", "cellsignal.kernels.runner", str(scratch)], env=environment
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: runner.send_signal(number))
     status = runner.wait()

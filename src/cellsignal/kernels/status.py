@@ -1,4 +1,5 @@
-"""`chain.json`, what a kernel's output says of itself: the last file it writes, so an output without it is not whole.
+"""`chain.json`, what a kernel's output says of itself: the last file it writes, so an output
+without it is not whole.
 
 Standard library alone, and what needs no more: it is read in a kernel before anything is installed.
 """
@@ -13,7 +14,8 @@ from cellsignal.errors import InputError
 from cellsignal.files import sha256, write_json
 
 CHAIN = "chain.json"
-CARRIED = ("runs", "store")  # folders of an output that the next kernel takes; nothing else is ever copied
+# folders of an output that the next kernel takes; nothing else is ever copied
+CARRIED = ("runs", "store")
 UNLISTED = "store/images/"  # one file a site: the store holds them to checksums of its own
 
 
@@ -45,7 +47,18 @@ class Status:
     files: dict[str, str] = field(default_factory=dict)
 
 
-_TYPES = {"job": str, "step": str, "link": int, "done": bool, "status": int, "reason": str, "hours": (int, float), "config": str, "package": str, "files": dict}
+_TYPES = {
+    "job": str,
+    "step": str,
+    "link": int,
+    "done": bool,
+    "status": int,
+    "reason": str,
+    "hours": (int, float),
+    "config": str,
+    "package": str,
+    "files": dict,
+}
 
 
 def write_status(folder: Path, status: Status) -> None:
@@ -57,7 +70,8 @@ def read_status(folder: Path | str) -> Status:
     """The `chain.json` of an output.
 
     Raises:
-        InputError: there is none (the kernel was killed before its end), or it is damaged or names a file that may not be there.
+        InputError: there is none (the kernel was killed before its end), or it is damaged or names
+        a file that may not be there.
     """
     path = Path(folder) / CHAIN
     try:
@@ -66,12 +80,22 @@ def read_status(folder: Path | str) -> Status:
         raise InputError(f"{path}: no such file; the kernel did not come to its end") from None
     except ValueError:
         raise InputError(f"{path}: damaged, not JSON") from None
-    wrong = [name for name, kind in _TYPES.items() if not isinstance(tree, dict) or not isinstance(tree.get(name), kind)]
+    wrong = [
+        name
+        for name, kind in _TYPES.items()
+        if not isinstance(tree, dict) or not isinstance(tree.get(name), kind)
+    ]
     if wrong:
         raise InputError(f"{path}: not a kernel's status ({wrong[0]} is missing or wrong)")
     for name, digest in tree["files"].items():
         pure = PurePosixPath(name)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in name or pure.parts[:1] not in [(top,) for top in CARRIED] or not isinstance(digest, str):
+        if (
+            pure.is_absolute()
+            or ".." in pure.parts
+            or "\\" in name
+            or pure.parts[:1] not in [(top,) for top in CARRIED]
+            or not isinstance(digest, str)
+        ):
             raise InputError(f"{path}: names {name!r}, which is no file of {' or '.join(CARRIED)}")
     return Status(**{name: tree.get(name) for name in Status.__dataclass_fields__})
 
@@ -91,11 +115,17 @@ def check_files(folder: Path | str, status: Status, names: Iterable[str] | None 
 
 
 def list_files(folder: Path) -> dict[str, str]:
-    """Path -> SHA-256 of what an output hands on; temporary files (names with a leading dot that end in .tmp) are litter."""
+    """Path -> SHA-256 of what an output hands on; temporary files (names with a leading dot that
+    end in .tmp) are litter.
+    """
     found = {}
     for top in CARRIED:
         for path in sorted((folder / top).rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if path.is_file() and not name.startswith(UNLISTED) and not (path.name.startswith(".") and path.suffix == ".tmp"):
+            if (
+                path.is_file()
+                and not name.startswith(UNLISTED)
+                and not (path.name.startswith(".") and path.suffix == ".tmp")
+            ):
                 found[name] = sha256(path)
     return found

@@ -1,7 +1,9 @@
-"""A whole job as one command: every step and link built, pushed, waited for and pulled, until there is a submission.
+"""A whole job as one command: every step and link built, pushed, waited for and pulled, until there
+is a submission.
 
-What was done is noted in `progress.json` after each event and before each push, so the command can be stopped at any point and given again:
-nothing is pushed twice, no step is lost. The kernels run on meanwhile. All waiting is one loop; threads would only wait too.
+What was done is noted in `progress.json` after each event and before each push, so the command can
+be stopped at any point and given again: nothing is pushed twice, no step is lost. The kernels run
+on meanwhile. All waiting is one loop; threads would only wait too.
 """
 
 import contextlib
@@ -71,26 +73,46 @@ class Work:
         """Change a step's place, and write it down."""
         for name, value in changes.items():
             setattr(self.places[step], name, value)
-        state = {"job": self.job.name, "user": self.kaggle.user, "key": self.key, "steps": {name: asdict(p) for name, p in self.places.items()}}
+        state = {
+            "job": self.job.name,
+            "user": self.kaggle.user,
+            "key": self.key,
+            "steps": {name: asdict(p) for name, p in self.places.items()},
+        }
         write_json(self.folder / PROGRESS, state)
-        log.info("%s: %s, link %d: %s", self.job.name, step, self.places[step].link, self.places[step].state)
+        log.info(
+            "%s: %s, link %d: %s",
+            self.job.name,
+            step,
+            self.places[step].link,
+            self.places[step].state,
+        )
 
 
 def work(
-    kaggle: Kaggle, job: KernelJob, folder: Path, *, every: float = EVERY_S, parallel: int = PARALLEL, keep: bool = False
+    kaggle: Kaggle,
+    job: KernelJob,
+    folder: Path,
+    *,
+    every: float = EVERY_S,
+    parallel: int = PARALLEL,
+    keep: bool = False,
 ) -> dict[str, Place]:
-    """Bring a job to its end, from wherever it is. Kernels, outputs and `progress.json` are in `folder`.
+    """Bring a job to its end, from wherever it is. Kernels, outputs and `progress.json` are in
+    `folder`.
 
     Args:
         every: seconds between two rounds of asking Kaggle.
         parallel: kernels under way at a time.
-        keep: fetch the whole output of each step's last kernel (weights, logs), not `chain.json` alone; the last step's is always fetched.
+        keep: fetch the whole output of each step's last kernel (weights, logs), not `chain.json`
+        alone; the last step's is always fetched.
 
     Returns:
         The place of each step, all of them done.
 
     Raises:
-        InputError: kernels that failed or took too many links (what did not need them was finished first); the same command pushes them again. A job
+        InputError: kernels that failed or took too many links (what did not need them was finished
+        first); the same command pushes them again. A job
             that changed under way, another process at the same job, or what Kaggle answers.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +124,11 @@ def work(
                 place.state, place.reason = "todo", ""
         while _round(under_way, parallel):
             time.sleep(every)
-        failed = [f"{name} ({place.reason})" for name, place in under_way.places.items() if place.state == "failed"]
+        failed = [
+            f"{name} ({place.reason})"
+            for name, place in under_way.places.items()
+            if place.state == "failed"
+        ]
         if failed:
             raise InputError(f"{job.name}: {'; '.join(failed)}; the same command tries again")
         return under_way.places
@@ -114,7 +140,9 @@ def kernel_folder(folder: Path, job: KernelJob, step: str, link: int) -> Path:
 
 
 def _round(work: Work, parallel: int) -> bool:
-    """Look once at every step and do what can be done. Returns whether there is anything left to wait for."""
+    """Look once at every step and do what can be done. Returns whether there is anything left to
+    wait for.
+    """
     places = work.places
     for step in work.steps:  # first what is under way, so that its place is free for the next
         if places[step.name].state == "pushing":
@@ -122,7 +150,9 @@ def _round(work: Work, parallel: int) -> bool:
         elif places[step.name].state == "running":
             _look(work, step)
     for step in work.steps:
-        ready = places[step.name].state == "todo" and all(places[name].state == "done" for name in step.needs)
+        ready = places[step.name].state == "todo" and all(
+            places[name].state == "done" for name in step.needs
+        )
         if ready and _under_way(work) < parallel:
             _begin(work, step)
     return _under_way(work) > 0
@@ -151,7 +181,9 @@ def _push(work: Work, step: Step, fresh: bool = False) -> None:
 
 
 def _look(work: Work, step: Step) -> None:
-    """Ask after a running kernel; pull what it left when it has ended, and go on to the next link, or to the end of the step."""
+    """Ask after a running kernel; pull what it left when it has ended, and go on to the next link,
+    or to the end of the step.
+    """
     place, name = work.places[step.name], work.slug(step.name)
     session = work.kaggle.session(name)
     if not session.ended:
@@ -182,7 +214,9 @@ def _wrong(work: Work, step: Step, status: Status | None) -> str | None:
         return f"it left no {CHAIN}"
     expected = (work.job.name, step.name, work.places[step.name].link)
     if (status.job, status.step, status.link) != expected:
-        return f"its {CHAIN} is of {status.job}, {status.step}, link {status.link}, not of this kernel"
+        return (
+            f"its {CHAIN} is of {status.job}, {status.step}, link {status.link}, not of this kernel"
+        )
     return None
 
 
@@ -191,21 +225,33 @@ def _fail(work: Work, step: Step, out: Path, why: str) -> None:
     name = work.slug(step.name)
     pull(work.kaggle, name, out, only=())
     file = out / f"{name.rpartition('/')[2]}.log"
-    log.warning("%s: %s failed: %s; the end of its log:\n%s", work.job.name, name, why, last_lines(file))
+    log.warning(
+        "%s: %s failed: %s; the end of its log:\n%s", work.job.name, name, why, last_lines(file)
+    )
     work.note(step.name, state="failed", reason=f"{why}; its log: {file}")
 
 
 def _read(job: KernelJob, folder: Path, user: str) -> tuple[dict[str, Place], str]:
     """The places that an earlier process noted, and the job's key."""
-    key = digest({"job": job.model_dump(mode="json", exclude={"most_links", "max_hours"}), "config": job_config(job).model_dump(mode="json")})
+    key = digest(
+        {
+            "job": job.model_dump(mode="json", exclude={"most_links", "max_hours"}),
+            "config": job_config(job).model_dump(mode="json"),
+        }
+    )
     if not (folder / PROGRESS).is_file():
         return {}, key
     places, owner, before = _progress(folder)
     again = f"give the job another name, or remove {folder} to begin it anew"
     if owner != user:
-        raise InputError(f"{folder / PROGRESS}: the job's kernels are {owner}'s, and you are {user}; {again}")
+        raise InputError(
+            f"{folder / PROGRESS}: the job's kernels are {owner}'s, and you are {user}; {again}"
+        )
     if before != key:
-        raise InputError(f"{folder / PROGRESS}: the job or its config changed under way, and its kernels would not go on from each other; {again}")
+        raise InputError(
+            f"{folder / PROGRESS}: the job or its config changed under way, and its kernels would "
+            f"not go on from each other; {again}"
+        )
     return places, key
 
 
@@ -214,14 +260,19 @@ def _progress(folder: Path) -> tuple[dict[str, Place], str, str]:
     path = folder / PROGRESS
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        places = {name: Place(**{**place, "hours": tuple(place["hours"])}) for name, place in state["steps"].items()}
+        places = {
+            name: Place(**{**place, "hours": tuple(place["hours"])})
+            for name, place in state["steps"].items()
+        }
         return places, str(state["user"]), str(state["key"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: is damaged; remove it to begin the job anew") from None
 
 
 def report(job: KernelJob, folder: Path, kaggle: Kaggle | None = None) -> str:
-    """How far a job is, as a table: from `progress.json`, and with `kaggle` what it says now of the kernels that run."""
+    """How far a job is, as a table: from `progress.json`, and with `kaggle` what it says now of the
+    kernels that run.
+    """
     places = _progress(folder)[0] if (folder / PROGRESS).is_file() else {}
     lines = [f"{'step':10} {'link':>4} {'hours':>6}  state"]
     for step in steps(job):
@@ -229,7 +280,10 @@ def report(job: KernelJob, folder: Path, kaggle: Kaggle | None = None) -> str:
         now = place.reason
         if kaggle is not None and place.state == "running":
             now = kaggle.session(f"{kaggle.user}/{slug(job, step.name, place.link)}").state
-        lines.append(f"{step.name:10} {place.link:4} {sum(place.hours):6.1f}  {place.state}{f': {now}' if now else ''}")
+        lines.append(
+            f"{step.name:10} {place.link:4} {sum(place.hours):6.1f}  "
+            f"{place.state}{f': {now}' if now else ''}"
+        )
     return "\n".join(lines)
 
 

@@ -1,10 +1,13 @@
-"""From the `model` section of a config to a network: any timm backbone for any number of channels, the small networks of the labs, or a 3-D ResNet.
+"""From the `model` section of a config to a network: any timm backbone for any number of channels,
+the small networks of the labs, or a 3-D ResNet.
 
-Every network here has `forward(x, cell_type)`, the logits; `embed(x, cell_type)`, the features under the heads, for retrieval; `outputs(x, cell_type)`,
-both and the cosines, for the losses; and `width`, the number of those features. Networks without `cell_type_vector` do not look at `cell_type`, a (B, n)
-one-hot vector an image (or a mixture of them, after CutMix).
+Every network here has `forward(x, cell_type)`, the logits; `embed(x, cell_type)`, the features
+under the heads, for retrieval; `outputs(x, cell_type)`, both and the cosines, for the losses; and
+`width`, the number of those features. Networks without `cell_type_vector` do not look at
+`cell_type`, a (B, n) one-hot vector an image (or a mixture of them, after CutMix).
 
-BatchNorm makes a constant column zero: where all images of a batch are of one cell type (`batches.unit`, `predict.adapt`) the vector says nothing to a neck.
+BatchNorm makes a constant column zero: where all images of a batch are of one cell type
+(`batches.unit`, `predict.adapt`) the vector says nothing to a neck.
 """
 
 import difflib
@@ -25,14 +28,17 @@ from cellsignal.models.weights import load_weights
 
 _log = logging.getLogger(__name__)
 
-CLIPS = {"resnet3d18": 18, "resnet3d50": 50}  # networks for clips of three channels, and their layers
+# networks for clips of three channels, and their layers
+CLIPS = {"resnet3d18": 18, "resnet3d50": 50}
 PLAIN = ("lenet", *VARIANTS, *CLIPS)  # what is no backbone of timm's
 
 
 class Classifier(nn.Module):
-    """A timm network and what a config puts on it. Its weights are called "backbone." and timm's names; neck and own heads are "neck.", "head.", "cosine.".
+    """A timm network and what a config puts on it. Its weights are called "backbone." and timm's
+    names; neck and own heads are "neck.", "head.", "cosine.".
 
-    The plain head is timm's own, unless `cell_type_vector` or `neck` change what it sees; then it is `head`, a dropout before it.
+    The plain head is timm's own, unless `cell_type_vector` or `neck` change what it sees; then it
+    is `head`, a dropout before it.
 
     Attributes:
         backbone: timm's network; without a head where there is an own one.
@@ -78,7 +84,11 @@ class Classifier(nn.Module):
         """(B, C, H, W), cell types (B, n) -> all that a loss may ask for, in one pass."""
         features = self.backbone.forward_features(x)
         embedding = self._embedding(features, cell_type)
-        logits = self.backbone.forward_head(features) if self.head is None else self.head(self.dropout(embedding))
+        logits = (
+            self.backbone.forward_head(features)
+            if self.head is None
+            else self.head(self.dropout(embedding))
+        )
         return Outputs(embedding, logits, None if self.cosine is None else self.cosine(embedding))
 
     def _embedding(self, features: torch.Tensor, cell_type: torch.Tensor | None) -> torch.Tensor:
@@ -87,7 +97,10 @@ class Classifier(nn.Module):
             wanted = (len(embedding), self.cell_types)
             if cell_type is None or cell_type.shape != wanted:
                 given = "none" if cell_type is None else f"shape {tuple(cell_type.shape)}"
-                raise InputError(f"model.cell_type_vector: the network needs cell types of shape {wanted}, got {given}")
+                raise InputError(
+                    f"model.cell_type_vector: the network needs cell types of shape {wanted}, got "
+                    f"{given}"
+                )
             embedding = torch.cat([embedding, cell_type.to(embedding.dtype)], 1)
         return embedding if self.neck is None else self.neck(embedding)
 
@@ -104,14 +117,17 @@ def build_model(
     """Make the network a config asks for, on the CPU.
 
     Args:
-        image_size: pixels a side. LeNet and backbones of a fixed size (vision transformers) are built for it; the
+        image_size: pixels a side. LeNet and backbones of a fixed size (vision transformers) are
+        built for it; the
             others take any, and None.
         cell_types: number of cell types, for `cell_type_vector` alone.
-        initial_weights: False leaves `pretrained` and `weights` out, for a network that a checkpoint will fill: then
+        initial_weights: False leaves `pretrained` and `weights` out, for a network that a
+        checkpoint will fill: then
             neither the network nor the file is needed.
 
     Raises:
-        InputError: unknown backbone (the nearest names are given), an option it does not have, weights that cannot be
+        InputError: unknown backbone (the nearest names are given), an option it does not have,
+        weights that cannot be
             fetched or do not fit, a cell-type vector without cell types.
     """
     if config.cell_type_vector and cell_types < 1:
@@ -121,17 +137,27 @@ def build_model(
     own = config.backbone in PLAIN
     if own:
         first = "convolutions.0" if config.backbone in VARIANTS else "conv1"
-        model, stem, head = _plain(config, channels, classes, image_size), (first,), ("head", "bnneck")
+        model = _plain(config, channels, classes, image_size)
+        stem = (first,)
+        head = ("head", "bnneck")
     else:
         model = _timm(config, channels, classes, image_size, fetch)
         names = model.pretrained_cfg
         stem, head = _names(names.get("first_conv")), _names(names.get("classifier"))
     if initial_weights and config.weights is not None:
-        load_weights(model, config.weights, stem, head, model.adapt_weights if config.backbone in CLIPS else None)
+        load_weights(
+            model,
+            config.weights,
+            stem,
+            head,
+            model.adapt_weights if config.backbone in CLIPS else None,
+        )
     if not config.pool_relu:
         _drop_pool_relu(model, config)
     if not own:
-        model = model if config.layers is None else PooledLayers(model, config.layers, config.backbone)
+        model = (
+            model if config.layers is None else PooledLayers(model, config.layers, config.backbone)
+        )
         model = Classifier(model, config, classes, cell_types)
     if config.bn_momentum is not None:
         _set_bn_momentum(model, config)
@@ -170,11 +196,18 @@ def _check_plain(config: Model) -> None:
 
 
 def _has_own_head(config: Model) -> bool:
-    return config.cell_type_vector or config.neck is not None or config.frozen or config.layers is not None
+    return (
+        config.cell_type_vector
+        or config.neck is not None
+        or config.frozen
+        or config.layers is not None
+    )
 
 
 def _set_bn_momentum(model: nn.Module, config: Model) -> None:
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    ]
     if not norms:
         raise InputError(f"model.bn_momentum: {config.backbone} has no BatchNorm")
     for norm in norms:
@@ -185,23 +218,43 @@ def _drop_pool_relu(model: nn.Module, config: Model) -> None:
     """Pool what the last norm gives, signed: its ReLU becomes an identity.
 
     Raises:
-        InputError: no ReLU stands between a last norm and the pooling, or the network is cut before it.
+        InputError: no ReLU stands between a last norm and the pooling, or the network is cut before
+        it.
     """
     if config.layers is not None:
-        raise InputError("model.pool_relu: has no part in `layers`, which pools other outputs than the last norm's")
+        raise InputError(
+            "model.pool_relu: has no part in `layers`, which pools other outputs than the last "
+            "norm's"
+        )
     norm = getattr(getattr(model, "features", None), "norm5", getattr(model, "norm", None))
     if not isinstance(getattr(norm, "act", None), nn.ReLU):
-        raise InputError(f"model.pool_relu: {config.backbone} has no ReLU between a last norm and the pooling")
+        raise InputError(
+            f"model.pool_relu: {config.backbone} has no ReLU between a last norm and the pooling"
+        )
     norm.act = nn.Identity()
 
 
-def _plain(config: Model, channels: int, classes: int, image_size: int | None) -> LeNet | ScratchCnn | ResNet3d:
+def _plain(
+    config: Model, channels: int, classes: int, image_size: int | None
+) -> LeNet | ScratchCnn | ResNet3d:
     """One of the networks that are no backbone of timm's."""
     name = config.backbone
     if name in CLIPS:
         if channels % 3:
-            raise InputError(f"model.backbone: {name} takes clips of 3 channels; the images have {channels} planes, which 3 does not divide")
-        return ResNet3d(CLIPS[name], channels, classes, channels // 3, config.keep_time, config.bnneck, config.dropout, config.base_width)
+            raise InputError(
+                f"model.backbone: {name} takes clips of 3 channels; the images have {channels} "
+                "planes, which 3 does not divide"
+            )
+        return ResNet3d(
+            CLIPS[name],
+            channels,
+            classes,
+            channels // 3,
+            config.keep_time,
+            config.bnneck,
+            config.dropout,
+            config.base_width,
+        )
     if image_size is None:
         raise InputError(f"model.backbone: {name} needs to know the image size (data.size)")
     if name == "lenet":
@@ -209,7 +262,9 @@ def _plain(config: Model, channels: int, classes: int, image_size: int | None) -
     return ScratchCnn(name, channels, classes, image_size, config.dropout)
 
 
-def _timm(config: Model, channels: int, classes: int, image_size: int | None, fetch: bool) -> nn.Module:
+def _timm(
+    config: Model, channels: int, classes: int, image_size: int | None, fetch: bool
+) -> nn.Module:
     timm = import_timm()
     name = config.backbone
     dropout = None if _has_own_head(config) else config.dropout or None
@@ -220,7 +275,9 @@ def _timm(config: Model, channels: int, classes: int, image_size: int | None, fe
             options["img_size"] = image_size
         if fetch and not (published and published.has_weights):
             raise InputError(f"model.pretrained: timm publishes no weights for {name}")
-        return timm.create_model(name, pretrained=fetch, in_chans=channels, num_classes=classes, **options)
+        return timm.create_model(
+            name, pretrained=fetch, in_chans=channels, num_classes=classes, **options
+        )
     except TypeError as error:
         for option, key in (("drop_rate", "dropout"), ("drop_path_rate", "drop_path")):
             if f"'{option}'" in str(error):

@@ -1,6 +1,8 @@
-"""Gradient checkpointing: activations are dropped on the way forward and computed again on the way back (arXiv:1604.06174).
+"""Gradient checkpointing: activations are dropped on the way forward and computed again on the way
+back (arXiv:1604.06174).
 
-A BatchNorm layer inside such a piece sees every batch twice and would move its running statistics twice. Two moves of momentum 1 - sqrt(1 - m) are one of m.
+A BatchNorm layer inside such a piece sees every batch twice and would move its running statistics
+twice. Two moves of momentum 1 - sqrt(1 - m) are one of m.
 """
 
 import math
@@ -15,7 +17,8 @@ from cellsignal.errors import InputError
 def checkpoint_activations(model: nn.Module, example: tuple[torch.Tensor, ...]) -> None:
     """Switch it on in the model's backbone; running statistics still move as they would without.
 
-    Which layers run twice is counted on one pass of `example`, two or more images on the model's device, which leaves weights and buffers as they were.
+    Which layers run twice is counted on one pass of `example`, two or more images on the model's
+    device, which leaves weights and buffers as they were.
 
     Raises:
         InputError: a network that has no such option.
@@ -25,7 +28,11 @@ def checkpoint_activations(model: nn.Module, example: tuple[torch.Tensor, ...]) 
     except (AttributeError, AssertionError):
         name = type(getattr(model, "backbone", model)).__name__
         raise InputError(f"gradient_checkpointing: {name} has no such option") from None
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     counted = [int(norm.num_batches_tracked) for norm in norms]
     was_training = model.training

@@ -1,7 +1,8 @@
 """A backbone that is cut off in the middle and tells the means and SDs of some of its layers.
 
-The last layers of an ImageNet network know dogs; the middle ones know spots, fibres and rims, which is what stained cells are made of. On few images a linear
-classifier of such features, all weights as they came, is hard to beat.
+The last layers of an ImageNet network know dogs; the middle ones know spots, fibres and rims, which
+is what stained cells are made of. On few images a linear classifier of such features, all weights
+as they came, is hard to beat.
 """
 
 from collections.abc import Sequence
@@ -21,24 +22,32 @@ class PooledLayers(nn.Module):
     """
 
     def __init__(self, network: nn.Module, layers: Sequence[int], name: str):
-        """Cut `network` (changed in place) after the last of `layers`, ascending numbers of its `feature_info`.
+        """Cut `network` (changed in place) after the last of `layers`, ascending numbers of its
+        `feature_info`.
 
         Raises:
             InputError: no such layer, layers that do not ascend, or a network that cannot be cut.
         """
         super().__init__()
         self.network, self.layers = network, tuple(layers)
-        if not hasattr(network, "forward_intermediates") or not hasattr(network, "prune_intermediate_layers"):
+        if not hasattr(network, "forward_intermediates") or not hasattr(
+            network, "prune_intermediate_layers"
+        ):
             raise InputError(f"model.layers: {name} cannot be cut between layers")
         known = [info["num_chs"] for info in network.feature_info]
         if list(layers) != sorted(set(layers)) or min(layers) < 0 or max(layers) >= len(known):
-            raise InputError(f"model.layers: {list(layers)}; {name} has the layers 0 to {len(known) - 1}, to be given ascending")
+            raise InputError(
+                f"model.layers: {list(layers)}; {name} has the layers 0 to {len(known) - 1}, to "
+                "be given ascending"
+            )
         self.num_features = 2 * sum(known[layer] for layer in layers)
         network.prune_intermediate_layers(list(layers), prune_norm=True, prune_head=True)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, D): each layer's means, then its SDs, layer after layer."""
-        maps = self.network.forward_intermediates(x, indices=list(self.layers), intermediates_only=True)
+        maps = self.network.forward_intermediates(
+            x, indices=list(self.layers), intermediates_only=True
+        )
         return torch.cat([value for layer in maps for value in (layer.mean((2, 3)), _sd(layer))], 1)
 
     def forward_head(self, features: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:

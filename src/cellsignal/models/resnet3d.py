@@ -1,8 +1,11 @@
-"""3-D ResNets for clips: a cell's frames are seen together, so that motion is a feature like any other.
+"""3-D ResNets for clips: a cell's frames are seen together, so that motion is a feature like any
+other.
 
-Source: MitoReID (Li et al., Nat Comput Sci 2024), on the 3-D ResNets of Hara et al. (CVPR 2018). With a BNNeck and 38 classes it has 33,050,598
-(18 layers) and 46,280,934 (50 layers) parameters, as published; hence the shortcuts: subsampling and zero channels in 18 layers (type A),
-a convolution and BatchNorm in 50 (type B). In the published code no gradient flows through a type A shortcut; here it does.
+Source: MitoReID (Li et al., Nat Comput Sci 2024), on the 3-D ResNets of Hara et al. (CVPR 2018).
+With a BNNeck and 38 classes it has 33,050,598 (18 layers) and 46,280,934 (50 layers) parameters, as
+published; hence the shortcuts: subsampling and zero channels in 18 layers (type A), a convolution
+and BatchNorm in 50 (type B). In the published code no gradient flows through a type A shortcut;
+here it does.
 """
 
 import logging
@@ -24,26 +27,35 @@ _Stride = tuple[int, int, int]  # over (T, H, W)
 
 
 class ResNet3d(nn.Module):
-    """Takes a clip as the planes of one image, channel by channel: plane c * frames + t. One frame makes it the image-only variant.
+    """Takes a clip as the planes of one image, channel by channel: plane c * frames + t. One frame
+    makes it the image-only variant.
 
     Attributes:
         frames: T, frames of a clip.
         width: D, 8 (18 layers) or 32 (50) times the base width: 512 or 2048 as published.
-        bnneck: None, or BatchNorm whose bias stays 0 (Luo et al., CVPRW 2019): losses on distances see the features before it, the head and
+        bnneck: None, or BatchNorm whose bias stays 0 (Luo et al., CVPRW 2019): losses on distances
+        see the features before it, the head and
             retrieval those after it.
     """
 
     def __init__(
-        self, depth: int, channels: int, classes: int, frames: int = 16, keep_time: bool = False, bnneck: bool = False, dropout: float = 0.0,
+        self,
+        depth: int,
+        channels: int,
+        classes: int,
+        frames: int = 16,
+        keep_time: bool = False,
+        bnneck: bool = False,
+        dropout: float = 0.0,
         base: int = 64,
-    ):  # fmt: skip
+    ):
         """
         Args:
             depth: 18 or 50.
             channels: planes of an image, a multiple of `frames`.
-            keep_time: layers 3 and 4 halve height and width alone: of 16 frames 4 are left at the end, not 1.
-            dropout: before the head.
-            base: channels of the first layer; 64 as published, fewer for small data on a CPU.
+            keep_time: layers 3 and 4 halve height and width alone: of 16 frames 4 are left at the
+            end, not 1. dropout: before the head. base: channels of the first layer; 64 as
+            published, fewer for small data on a CPU.
 
         Raises:
             InputError: planes that are no whole number of clips' channels.
@@ -73,13 +85,17 @@ class ResNet3d(nn.Module):
         self.grad_checkpointing = False
 
     def feature_map(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C * T, H, W) -> (B, D, T', H', W'): what the pool sees. H' = H / 32, T' = T / 4 (`keep_time`) or T / 16, rounded up at each halving.
+        """(B, C * T, H, W) -> (B, D, T', H', W'): what the pool sees. H' = H / 32, T' = T / 4
+        (`keep_time`) or T / 16, rounded up at each halving.
 
         Raises:
             InputError: another number of planes.
         """
         if x.shape[1] != self.channels:
-            raise InputError(f"resnet3d{self.depth}: built for {self.channels} planes, got images of {x.shape[1]}")
+            raise InputError(
+                f"resnet3d{self.depth}: built for {self.channels} planes, got images of "
+                f"{x.shape[1]}"
+            )
         x = x.unflatten(1, (-1, self.frames)).contiguous()
         x = functional.max_pool3d(functional.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
         saving = self.grad_checkpointing and self.training and torch.is_grad_enabled()
@@ -89,7 +105,9 @@ class ResNet3d(nn.Module):
         return x
 
     def embed(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, C * T, H, W) -> (B, D): what the head sees, after the BNNeck if there is one. `cell_type` is not looked at."""
+        """(B, C * T, H, W) -> (B, D): what the head sees, after the BNNeck if there is one.
+        `cell_type` is not looked at.
+        """
         return self._seen_by_head(self._pooled(x))
 
     def forward(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
@@ -97,7 +115,9 @@ class ResNet3d(nn.Module):
         return self.outputs(x).logits
 
     def outputs(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> Outputs:
-        """(B, C * T, H, W) -> embedding *before* the BNNeck, for losses on distances, and logits from after it; there is no cosine head."""
+        """(B, C * T, H, W) -> embedding *before* the BNNeck, for losses on distances, and logits
+        from after it; there is no cosine head.
+        """
         pooled = self._pooled(x)
         return Outputs(pooled, self.head(self.dropout(self._seen_by_head(pooled))), None)
 
@@ -105,21 +125,34 @@ class ResNet3d(nn.Module):
         """Keep only what goes into each residual block for the way back (`models.checkpointing`)."""
         self.grad_checkpointing = enable
 
-    def to(self, *args: Any, memory_format: torch.memory_format | None = None, **kwargs: Any) -> Self:
-        """As `nn.Module.to`. The layout of 2-D networks, `channels_last`, is left out: torch refuses it for kernels of five axes."""
+    def to(
+        self, *args: Any, memory_format: torch.memory_format | None = None, **kwargs: Any
+    ) -> Self:
+        """As `nn.Module.to`. The layout of 2-D networks, `channels_last`, is left out: torch
+        refuses it for kernels of five axes.
+        """
         if memory_format is not torch.channels_last and memory_format is not None:
             kwargs["memory_format"] = memory_format
         return super().to(*args, **kwargs)
 
     def adapt_weights(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Weights of a ResNet as published, 2-D (timm, torchvision) or 3-D (Hara et al.), under this network's names.
+        """Weights of a ResNet as published, 2-D (timm, torchvision) or 3-D (Hara et al.), under
+        this network's names.
 
-        2-D kernels are inflated; "fc" is "head" here; with 18 layers what belongs to type B shortcuts is left out, and logged. The shapes are not checked.
+        2-D kernels are inflated; "fc" is "head" here; with 18 layers what belongs to type B
+        shortcuts is left out, and logged. The shapes are not checked.
         """
-        state = {f"head.{key.removeprefix('fc.')}" if key.startswith("fc.") else key: value for key, value in state.items()}
+        state = {
+            f"head.{key.removeprefix('fc.')}" if key.startswith("fc.") else key: value
+            for key, value in state.items()
+        }
         lost = [key for key in state if ".downsample." in key] if self.depth < 50 else []
         if lost:
-            _log.info("resnet3d%d: its shortcuts have no weights, the file's %d are left out", self.depth, len(lost))
+            _log.info(
+                "resnet3d%d: its shortcuts have no weights, the file's %d are left out",
+                self.depth,
+                len(lost),
+            )
         return inflate({key: value for key, value in state.items() if key not in lost}, self.frames)
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
@@ -130,7 +163,9 @@ class ResNet3d(nn.Module):
 
 
 class _Block(nn.Module):
-    """A basic block, two 3x3x3 convolutions; or `deep` a bottleneck, 1x1x1 - 3x3x3 - 1x1x1 to four times the width. Names are torchvision's."""
+    """A basic block, two 3x3x3 convolutions; or `deep` a bottleneck, 1x1x1 - 3x3x3 - 1x1x1 to four
+    times the width. Names are torchvision's.
+    """
 
     def __init__(self, inputs: int, width: int, stride: _Stride, deep: bool):
         super().__init__()
@@ -144,7 +179,9 @@ class _Block(nn.Module):
         self.bn3 = nn.BatchNorm3d(self.outputs) if deep else None
         self.downsample = None
         if deep and (inputs != self.outputs or stride != (1, 1, 1)):
-            self.downsample = nn.Sequential(_conv(inputs, self.outputs, 1, stride), nn.BatchNorm3d(self.outputs))
+            self.downsample = nn.Sequential(
+                _conv(inputs, self.outputs, 1, stride), nn.BatchNorm3d(self.outputs)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = functional.relu(self.bn1(self.conv1(x)), inplace=True)
@@ -157,16 +194,22 @@ class _Block(nn.Module):
         if self.downsample is not None:
             return self.downsample(x)
         t, h, w = self.stride
-        return functional.pad(x[:, :, ::t, ::h, ::w], (0, 0, 0, 0, 0, 0, 0, self.outputs - x.shape[1]))
+        return functional.pad(
+            x[:, :, ::t, ::h, ::w], (0, 0, 0, 0, 0, 0, 0, self.outputs - x.shape[1])
+        )
 
 
 def inflate(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch.Tensor]:
-    """Kernels of a 2-D network for clips: (O, I, k, k) becomes (O, I, k, k, k), k times the same kernel, each 1/k of it (Carreira & Zisserman, CVPR 2017).
+    """Kernels of a 2-D network for clips: (O, I, k, k) becomes (O, I, k, k, k), k times the same
+    kernel, each 1/k of it (Carreira & Zisserman, CVPR 2017).
 
-    A clip of equal frames gives the 2-D network's features, up to the zeros that pad its ends. A clip of one frame sees but the middle of each kernel,
-    which therefore keeps all of it: then the network is the 2-D one. Other tensors are returned as they are.
+    A clip of equal frames gives the 2-D network's features, up to the zeros that pad its ends. A
+    clip of one frame sees but the middle of each kernel, which therefore keeps all of it: then the
+    network is the 2-D one. Other tensors are returned as they are.
     """
-    return {key: _inflated(value, frames) if value.ndim == 4 else value for key, value in state.items()}
+    return {
+        key: _inflated(value, frames) if value.ndim == 4 else value for key, value in state.items()
+    }
 
 
 def _inflated(kernel: torch.Tensor, frames: int) -> torch.Tensor:

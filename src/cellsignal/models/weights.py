@@ -1,7 +1,9 @@
-"""Starting a network from a local file of ImageNet weights: safetensors, or .pth read without unpickling code.
+"""Starting a network from a local file of ImageNet weights: safetensors, or .pth read without
+unpickling code.
 
-RGB weights fit any number of channels: the first convolution's are repeated over the channels in turn and scaled, so
-that its outputs keep their size. A head for another number of classes is left out.
+RGB weights fit any number of channels: the first convolution's are repeated over the channels in
+turn and scaled, so that its outputs keep their size. A head for another number of classes is left
+out.
 """
 
 import logging
@@ -19,25 +21,34 @@ from cellsignal.errors import InputError
 
 _log = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]
-_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # torch's, anywhere in a name
-_AVERAGED = {"ema", "teacher", "averaged", "average", "swa"}  # words in the keys of weights to predict with
-_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")  # torchvision's files say norm.1 for norm1
+# torch's, anywhere in a name
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# words in the keys of weights to predict with
+_AVERAGED = {"ema", "teacher", "averaged", "average", "swa"}
+# torchvision's files say norm.1 for norm1
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
 def load_weights(
-    network: nn.Module, path: Path, stem: tuple[str, ...], head: tuple[str, ...], adapt: Callable[[State], State] | None = None
+    network: nn.Module,
+    path: Path,
+    stem: tuple[str, ...],
+    head: tuple[str, ...],
+    adapt: Callable[[State], State] | None = None,
 ) -> None:
     """Fill a network from a file.
 
     Args:
         network: changed in place.
-        path: .safetensors, or a .pth of tensors only, the weights under any keys and prefixes (see `strip_names`).
-        stem: names of the convolutions that see the image; adapted by `adapt_stem` to the network's channels.
-        head: names of the classifying layers; where their number of classes is another, the network's own are kept.
-        adapt: makes the file's weights the network's own before they are compared (other names, kernels of other axes).
+        path: .safetensors, or a .pth of tensors only, the weights under any keys and prefixes (see
+        `strip_names`). stem: names of the convolutions that see the image; adapted by `adapt_stem`
+        to the network's channels. head: names of the classifying layers; where their number of
+        classes is another, the network's own are kept. adapt: makes the file's weights the
+        network's own before they are compared (other names, kernels of other axes).
 
     Raises:
-        InputError: missing, unreadable or damaged file; keys that the network lacks, or the reverse; another shape.
+        InputError: missing, unreadable or damaged file; keys that the network lacks, or the
+        reverse; another shape.
             Where names do not fit, it says which names and prefixes the file has.
     """
     tensors = read_weights(path)
@@ -46,18 +57,34 @@ def load_weights(
         state = adapt(state)
     own = network.state_dict()
     for name in (f"{layer}.weight" for layer in stem):
-        if name in state and name in own and state[name].ndim == 4 and state[name].shape[1] != own[name].shape[1]:
-            _log.info("%s: %s adapted from %d to %d channels", path, name, state[name].shape[1], own[name].shape[1])
+        if (
+            name in state
+            and name in own
+            and state[name].ndim == 4
+            and state[name].shape[1] != own[name].shape[1]
+        ):
+            _log.info(
+                "%s: %s adapted from %d to %d channels",
+                path,
+                name,
+                state[name].shape[1],
+                own[name].shape[1],
+            )
             state[name] = adapt_stem(state[name], own[name].shape[1])
     head_keys = {key for key in own if key.rpartition(".")[0] in head}
     if any(key not in state or state[key].shape != own[key].shape for key in head_keys):
         lacking = any(key not in state for key in head_keys)
-        why = "there is none beside the other weights" if lacking else "it is not one for this number of classes"
+        why = (
+            "there is none beside the other weights"
+            if lacking
+            else "it is not one for this number of classes"
+        )
         _log.info("%s: its head is left out, %s", path, why)
         state = {key: value for key, value in state.items() if key not in head_keys}
     else:
         head_keys = set()
-    optional = head_keys | {key for key in own if key.endswith("num_batches_tracked")}  # old files lack these counters
+    # old files lack these counters
+    optional = head_keys | {key for key in own if key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in optional]
     unexpected = [key for key in state if key not in own]
     for keys, problem in (
@@ -68,27 +95,38 @@ def load_weights(
             raise InputError(f"{path}: {problem}: {', '.join(keys[:3])}; {describe_names(tensors)}")
     for key, value in state.items():
         if value.shape != own[key].shape:
-            raise InputError(f"{path}: {key} has shape {tuple(value.shape)}, the network's has {tuple(own[key].shape)}")
+            raise InputError(
+                f"{path}: {key} has shape {tuple(value.shape)}, the network's has "
+                f"{tuple(own[key].shape)}"
+            )
         _check_values(path, key, value, own[key])
     network.load_state_dict(state, strict=False)
 
 
 def _check_values(path: Path, key: str, value: torch.Tensor, wanted: torch.Tensor) -> None:
-    """Refuse weights that another network or run would get: of whole numbers (quantised), without values, not finite."""
+    """Refuse weights that another network or run would get: of whole numbers (quantised), without
+    values, not finite.
+    """
     if value.is_meta:
         raise InputError(f"{path}: {key} has a shape and no values (a meta tensor)")
     if wanted.is_floating_point() and not value.is_floating_point():
-        raise InputError(f"{path}: {key} has values of type {value.dtype}, the network's are {wanted.dtype}")
+        raise InputError(
+            f"{path}: {key} has values of type {value.dtype}, the network's are {wanted.dtype}"
+        )
     wrong = int((~torch.isfinite(value)).sum())
     if wrong:
-        raise InputError(f"{path}: {key} has {wrong} of {value.numel()} weights that are no finite number")
+        raise InputError(
+            f"{path}: {key} has {wrong} of {value.numel()} weights that are no finite number"
+        )
 
 
 def adapt_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """First-layer weights for another number of channels: w'[:, c] = w[:, c mod I] * I / C, for C = 1 the sum over I.
+    """First-layer weights for another number of channels: w'[:, c] = w[:, c mod I] * I / C, for C =
+    1 the sum over I.
 
-    An image that repeats its I channels in turn gives the same output where C is a multiple of I (or a gray one, where
-    C = 1); otherwise outputs keep their size. It is what timm does to the weights of its hub.
+    An image that repeats its I channels in turn gives the same output where C is a multiple of I
+    (or a gray one, where C = 1); otherwise outputs keep their size. It is what timm does to the
+    weights of its hub.
 
     Args:
         weight: (O, I, h, w).
@@ -103,13 +141,15 @@ def adapt_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def strip_names(tensors: State, names: Collection[str], path: Path) -> State:
-    """Return a file's tensors under the network's names, without the prefix that programs have put before them.
+    """Return a file's tensors under the network's names, without the prefix that programs have put
+    before them.
 
-    The prefix is the one whose stripping makes the most names fit, whatever it is called: wrappers (`module.`,
-    `model.`, `backbone.`), keys of dicts in dicts (`state_dict.model.`), or several of them. Parts that wrappers put
-    anywhere into a name (`_orig_mod`, `module`) are taken out. Tensors that stand elsewhere are left aside, and logged.
-    Of prefixes that fit equally, that of averaged weights (`ema`, `teacher`) is taken, then one that is not of MoCo's keys
-    (`encoder_k`), then the shortest, with a warning.
+    The prefix is the one whose stripping makes the most names fit, whatever it is called: wrappers
+    (`module.`, `model.`, `backbone.`), keys of dicts in dicts (`state_dict.model.`), or several of
+    them. Parts that wrappers put anywhere into a name (`_orig_mod`, `module`) are taken out.
+    Tensors that stand elsewhere are left aside, and logged. Of prefixes that fit equally, that of
+    averaged weights (`ema`, `teacher`) is taken, then one that is not of MoCo's keys (`encoder_k`),
+    then the shortest, with a warning.
 
     Args:
         tensors: of `read_weights`.
@@ -128,20 +168,36 @@ def strip_names(tensors: State, names: Collection[str], path: Path) -> State:
                 places.setdefault(prefix, {})[match] = name
     if not places:
         wanted = ", ".join([*names][:3])
-        raise InputError(f"{path}: has none of the network's weights ({wanted}); {describe_names(tensors)}")
+        raise InputError(
+            f"{path}: has none of the network's weights ({wanted}); {describe_names(tensors)}"
+        )
     most = max(map(len, places.values()))
-    fitting = sorted((prefix for prefix, fits in places.items() if len(fits) == most), key=_preference)
+    fitting = sorted(
+        (prefix for prefix, fits in places.items() if len(fits) == most), key=_preference
+    )
     prefix, *others = fitting
     if others:
         shown = ", ".join(repr(other) for other in others[:3])
-        _log.warning("%s: the weights under %r are taken; those under %s fit as well", path, prefix, shown)
+        _log.warning(
+            "%s: the weights under %r are taken; those under %s fit as well", path, prefix, shown
+        )
     aside = [name for name, short in shortened.items() if not short.startswith(prefix)]
     if aside:
         shown = ", ".join(aside[:3])
-        _log.info("%s: %d tensors are left aside that are not under %r: %s", path, len(aside), prefix, shown)
+        _log.info(
+            "%s: %d tensors are left aside that are not under %r: %s",
+            path,
+            len(aside),
+            prefix,
+            shown,
+        )
     state = {match: tensors[name] for match, name in places[prefix].items()}
     known = {*places[prefix].values(), *aside}
-    unknown = {short.removeprefix(prefix): tensors[name] for name, short in shortened.items() if name not in known}
+    unknown = {
+        short.removeprefix(prefix): tensors[name]
+        for name, short in shortened.items()
+        if name not in known
+    }
     return {**unknown, **state}
 
 
@@ -149,11 +205,14 @@ def describe_names(tensors: State) -> str:
     """Return the first names in a file, and how many start with each first part, in one line."""
     starts = Counter(name.partition(".")[0] + "." for name in tensors if "." in name)
     counts = ", ".join(f"{start} ({count})" for start, count in starts.most_common(4))
-    return f"the file has {', '.join([*tensors][:3])}" + (f"; its prefixes are {counts}" if counts else "")
+    return f"the file has {', '.join([*tensors][:3])}" + (
+        f"; its prefixes are {counts}" if counts else ""
+    )
 
 
 def read_weights(path: Path) -> State:
-    """The tensors of a file, on the CPU, by name; of dicts in dicts by all keys, joined with dots. Code in it is never run.
+    """The tensors of a file, on the CPU, by name; of dicts in dicts by all keys, joined with dots.
+    Code in it is never run.
 
     Raises:
         InputError: missing, damaged, holding Python objects, or no tensor.
@@ -167,8 +226,11 @@ def read_weights(path: Path) -> State:
         raise InputError(f"{path}: no such file of weights") from None
     except pickle.UnpicklingError:
         raise InputError(f"{path}: not a file of plain weights ({_needs_pickle(path)})") from None
-    except Exception as error:  # from damaged bytes torch.load raises anything, from IndexError to struct.error
-        raise InputError(f"{path}: cannot be read as weights: {str(error).partition(chr(10))[0]}") from None
+    # from damaged bytes torch.load raises anything, from IndexError to struct.error
+    except Exception as error:
+        raise InputError(
+            f"{path}: cannot be read as weights: {str(error).partition(chr(10))[0]}"
+        ) from None
     state = {_OLD_DENSENET.sub(r"\1", name): tensor for name, tensor in _named_tensors(content, "")}
     if not state:
         raise InputError(f"{path}: holds no weights (named tensors)")
@@ -203,7 +265,9 @@ def _without_wrappers(name: str) -> str:
 
 
 def _match(name: str, names: Collection[str]) -> str | None:
-    """The network's name that a name stands for, also where a part of the network was wrapped for several devices."""
+    """The network's name that a name stands for, also where a part of the network was wrapped for
+    several devices.
+    """
     if name in names:
         return name
     first, *parts = name.split(".")
@@ -212,7 +276,9 @@ def _match(name: str, names: Collection[str]) -> str | None:
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """Every way to cut a name in two at a dot, the first of them before its start: ("", name), ("a.", "b.c"), ..."""
+    """Every way to cut a name in two at a dot, the first of them before its start: ("", name),
+    ("a.", "b.c"), ...
+    """
     place = 0
     while True:
         yield name[:place], name[place:]

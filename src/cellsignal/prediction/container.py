@@ -1,9 +1,10 @@
 """The predictions file: logits of every sample and view of one model, with ids and provenance.
 
-An uncompressed .npz: one (N, K) array a view (`view.<name>`), so that merging reads one view at a time and the whole of RxRx1's test set
-(39,794 sites x 1,108 classes x 8 views) never needs to be in memory at once; text arrays for the ids; JSON for the rest. float16 keeps 11 bits
-of a logit; where logits reach `HALF_LIMIT`, at which that is a step of 1/4, float32 is written instead. Every logit is a finite number: others are
-refused when written and when read. Nothing in it is pickled.
+An uncompressed .npz: one (N, K) array a view (`view.<name>`), so that merging reads one view at a
+time and the whole of RxRx1's test set (39,794 sites x 1,108 classes x 8 views) never needs to be in
+memory at once; text arrays for the ids; JSON for the rest. float16 keeps 11 bits of a logit; where
+logits reach `HALF_LIMIT`, at which that is a step of 1/4, float32 is written instead. Every logit
+is a finite number: others are refused when written and when read. Nothing in it is pickled.
 """
 
 import json
@@ -28,11 +29,9 @@ class Predictions:
 
     Attributes:
         path: the file.
-        ids: one (N,) text array for each of `IDS`; `part` is "oof" (validation wells of the model's fold) or "test".
-        site: (N,) int.
-        label: (N,) int, -1 where unknown.
-        labels: (N, K) float32 of a multi-label competition, NaN where unknown; else None.
-        views: names of the views.
+        ids: one (N,) text array for each of `IDS`; `part` is "oof" (validation wells of the model's
+        fold) or "test". site: (N,) int. label: (N,) int, -1 where unknown. labels: (N, K) float32
+        of a multi-label competition, NaN where unknown; else None. views: names of the views.
         about: classes, competition, run, stage, fold, checkpoint and provenance.
     """
 
@@ -54,7 +53,10 @@ class Predictions:
             values = archive[f"view.{view}"]
         expected = (len(self.ids["sample_id"]), len(self.classes))
         if values.shape != expected:
-            raise InputError(f"{self.path}: view {view!r} holds {values.shape} logits, not one for each of {expected} samples and classes")
+            raise InputError(
+                f"{self.path}: view {view!r} holds {values.shape} logits, not one for each of "
+                f"{expected} samples and classes"
+            )
         refuse_non_finite(values, self.ids["sample_id"], f"{self.path}: view {view!r}")
         return values
 
@@ -79,7 +81,9 @@ def save_predictions(
     """
     for view, values in logits.items():
         refuse_non_finite(values, samples.sample_id.to_numpy(), f"{path}: view {view!r}")
-    arrays: dict[str, np.ndarray] = {f"view.{view}": narrow(values) for view, values in logits.items()}
+    arrays: dict[str, np.ndarray] = {
+        f"view.{view}": narrow(values) for view, values in logits.items()
+    }
     for name in IDS:
         values = part if name == "part" else samples[name].to_numpy()
         arrays[name] = np.asarray(values, dtype=np.str_)
@@ -97,7 +101,9 @@ def _about_array(about: dict[str, Any]) -> np.ndarray:
 
 
 def narrow(values: np.ndarray) -> np.ndarray:
-    """Return logits as float16, or as float32 where any reaches `HALF_LIMIT`: there float16 steps too coarsely, and ends at 65,504."""
+    """Return logits as float16, or as float32 where any reaches `HALF_LIMIT`: there float16 steps
+    too coarsely, and ends at 65,504.
+    """
     values = np.asarray(values)
     return values.astype(np.float16 if np.abs(values).max(initial=0) < HALF_LIMIT else np.float32)
 
@@ -117,7 +123,10 @@ def refuse_non_finite(values: np.ndarray, sample_ids: np.ndarray, what: str) -> 
         wrong = ~np.isfinite(np.asarray(values).astype(np.float32, copy=False)).all(axis=1)
     if wrong.any():
         first = sample_ids[int(wrong.argmax())]
-        raise InputError(f"{what}: sample {str(first)!r} has a value that is no finite number ({int(wrong.sum())} such samples)")
+        raise InputError(
+            f"{what}: sample {str(first)!r} has a value that is no finite number "
+            f"({int(wrong.sum())} such samples)"
+        )
 
 
 def read_about(path: Path | str) -> dict[str, Any]:
@@ -130,11 +139,14 @@ def read_about(path: Path | str) -> dict[str, Any]:
     try:
         return json.loads(str(about))
     except ValueError as error:
-        raise InputError(f"{path}: not a predictions file of cellsignal ({str(error)[:100]})") from None
+        raise InputError(
+            f"{path}: not a predictions file of cellsignal ({str(error)[:100]})"
+        ) from None
 
 
 def read_parts(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Read the sample ids of a predictions file and the part each is of, (N,) text both, without its logits.
+    """Read the sample ids of a predictions file and the part each is of, (N,) text both, without
+    its logits.
 
     Raises:
         InputError: damaged, or not a predictions file.
@@ -147,12 +159,18 @@ def _read_arrays(path: Path | str, *names: str) -> tuple[np.ndarray, ...]:
         with open_arrays(path) as archive:
             return tuple(archive[name] for name in names)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: not a predictions file of cellsignal ({str(error)[:100]})") from None
+        raise InputError(
+            f"{path}: not a predictions file of cellsignal ({str(error)[:100]})"
+        ) from None
 
 
 def write_about(path: Path, about: dict[str, Any]) -> None:
     """Put other facts into a predictions file; its arrays stay as they are."""
-    with open_arrays(path) as archive, atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with (
+        open_arrays(path) as archive,
+        atomic_path(path) as temporary,
+        open(temporary, "wb") as file,
+    ):
         arrays = {name: archive[name] for name in archive.files}
         np.savez(file, **(arrays | {"about": _about_array(about)}))
 
@@ -170,9 +188,13 @@ def load_predictions(path: Path | str) -> Predictions:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         if damaged:
-            raise InputError(f"{path}: corrupt predictions file (checksum of {damaged!r} does not match)")
+            raise InputError(
+                f"{path}: corrupt predictions file (checksum of {damaged!r} does not match)"
+            )
         with open_arrays(path) as archive:
-            views = tuple(name.removeprefix("view.") for name in archive.files if name.startswith("view."))
+            views = tuple(
+                name.removeprefix("view.") for name in archive.files if name.startswith("view.")
+            )
             ids = {name: archive[name] for name in IDS}
             labels = archive["labels"] if "labels" in archive.files else None
             about = json.loads(str(archive["about"]))
@@ -180,4 +202,6 @@ def load_predictions(path: Path | str) -> Predictions:
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: not a predictions file of cellsignal ({str(error)[:100]})") from None
+        raise InputError(
+            f"{path}: not a predictions file of cellsignal ({str(error)[:100]})"
+        ) from None

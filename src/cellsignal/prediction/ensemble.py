@@ -1,11 +1,14 @@
-"""Merging predictions: sites, views, folds and models of a target become one row of log-probabilities.
+"""Merging predictions: sites, views, folds and models of a target become one row of
+log-probabilities.
 
-A target's score is the weighted mean over models of the mean over that model's samples (sites) and views: a model with more views or a well with a
-missing site weighs no more and no less. `probabilities` averages softmax outputs. `geometric` is their normalised geometric mean; `logits` averages
-logits, which is the same thing: log-softmax subtracts one number from a whole row, and the final normalisation takes it out again.
+A target's score is the weighted mean over models of the mean over that model's samples (sites) and
+views: a model with more views or a well with a missing site weighs no more and no less.
+`probabilities` averages softmax outputs. `geometric` is their normalised geometric mean; `logits`
+averages logits, which is the same thing: log-softmax subtracts one number from a whole row, and the
+final normalisation takes it out again.
 
-Where classes do not exclude each other (multi-label competitions) nothing is normalised: scores are logits, of the mean of the sigmoids
-(`probabilities`) or the mean of the logits.
+Where classes do not exclude each other (multi-label competitions) nothing is normalised: scores are
+logits, of the mean of the sigmoids (`probabilities`) or the mean of the logits.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -57,11 +60,13 @@ def merge(
 
     Args:
         weights: one positive number a member; equal by default.
-        pool: `well` gives all targets of a well (sites that are targets of their own) the well's mean score.
-        views, sites: only these; all by default. Of a member that has none of the views, its first.
+        pool: `well` gives all targets of a well (sites that are targets of their own) the well's
+        mean score. views, sites: only these; all by default. Of a member that has none of the
+        views, its first.
 
     Raises:
-        InputError: members of other classes, wrong weights, no prediction of that part, or means that are no finite
+        InputError: members of other classes, wrong weights, no prediction of that part, or means
+        that are no finite
             numbers (logits too large for float32).
     """
     members = list(members)
@@ -73,7 +78,10 @@ def merge(
             raise InputError(f"{member.path}: predicts other classes than {members[0].path}")
     kept = [np.flatnonzero(_mask(member, part, sites)) for member in members]
     if not sum(map(len, kept)):
-        raise InputError(f"{', '.join(str(member.path) for member in members) or 'predictions'}: no {part} predictions")
+        raise InputError(
+            f"{', '.join(str(member.path) for member in members) or 'predictions'}: no {part} "
+            "predictions"
+        )
     frame = _targets(members, kept)
     keys = {"target": "target_id", "well": "well_id"}[pool]
     units, unit_of_target = np.unique(frame[keys], return_inverse=True)
@@ -85,7 +93,9 @@ def merge(
         if len(rows):
             unit = np.searchsorted(units, member.ids[keys][rows])
             share = weight / np.bincount(unit, minlength=len(units))[unit]
-            chosen = [view for view in member.views if views is None or view in set(views)] or list(member.views[:1])
+            chosen = [view for view in member.views if views is None or view in set(views)] or list(
+                member.views[:1]
+            )
             for view in chosen:
                 _accumulate(
                     total,
@@ -116,7 +126,8 @@ def refuse_not_finite(scores: np.ndarray, target_id: np.ndarray) -> None:
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         raise InputError(
-            f"{target_id[int(np.argmin(finite))]}: its merged scores are not all finite ({int((~finite).sum())} such targets); predict anew"
+            f"{target_id[int(np.argmin(finite))]}: its merged scores are not all finite "
+            f"({int((~finite).sum())} such targets); predict anew"
         )
 
 
@@ -141,24 +152,38 @@ def _targets(members: Sequence[Predictions], kept: Sequence[np.ndarray]) -> dict
     """The identity columns of every target that occurs, sorted by target_id."""
     names = ("target_id", "well_id", "experiment", "plate", "cell_type")
     columns = {
-        name: np.concatenate([m.ids[name][rows] for m, rows in zip(members, kept, strict=True)]) for name in names
+        name: np.concatenate([m.ids[name][rows] for m, rows in zip(members, kept, strict=True)])
+        for name in names
     }
-    columns["label"] = np.concatenate([m.label[rows] for m, rows in zip(members, kept, strict=True)])
+    columns["label"] = np.concatenate(
+        [m.label[rows] for m, rows in zip(members, kept, strict=True)]
+    )
     if members[0].labels is not None:
-        columns["labels"] = np.concatenate([m.labels[rows] for m, rows in zip(members, kept, strict=True)])
+        columns["labels"] = np.concatenate(
+            [m.labels[rows] for m, rows in zip(members, kept, strict=True)]
+        )
     _, first = np.unique(columns["target_id"], return_index=True)
     return {name: values[first] for name, values in columns.items()}
 
 
 def _accumulate(
-    total: np.ndarray, logits: np.ndarray, rows: np.ndarray, unit: np.ndarray, share: np.ndarray, transform: Callable | None
+    total: np.ndarray,
+    logits: np.ndarray,
+    rows: np.ndarray,
+    unit: np.ndarray,
+    share: np.ndarray,
+    transform: Callable | None,
 ) -> None:
-    """total[unit] += share * logits[rows] (transformed), a chunk of rows at a time; units may repeat."""
+    """total[unit] += share * logits[rows] (transformed), a chunk of rows at a time; units may
+    repeat.
+    """
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         values = logits[rows[part]].astype(np.float32)
         if transform is not None:
             values = transform(values)
         present, place = np.unique(unit[part], return_inverse=True)
-        weights = csr_array((share[part], (place, np.arange(len(place)))), shape=(len(present), len(place)))
+        weights = csr_array(
+            (share[part], (place, np.arange(len(place)))), shape=(len(present), len(place))
+        )
         total[present] += weights @ values

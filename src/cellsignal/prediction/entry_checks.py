@@ -16,7 +16,8 @@ def refuse_doubles(members: Sequence[Predictions]) -> None:
     """Refuse predictions that are given twice, which would count double in every mean.
 
     Raises:
-        InputError: One file twice, or two files of the same run, stage and fold (a copy). Names both.
+        InputError: One file twice, or two files of the same run, stage and fold (a copy). Names
+        both.
     """
     seen: dict[object, Predictions] = {}
     for member in members:
@@ -31,7 +32,8 @@ def refuse_doubles(members: Sequence[Predictions]) -> None:
                 fold = member.about.get("fold")
                 what = f"{member.about['run']}, stage {member.about.get('stage')!r}, {'all folds' if fold is None else f'fold {fold}'}"
                 raise InputError(
-                    f"{member.path}: holds the same predictions as {other.path} ({what}) and would count twice; "
+                    f"{member.path}: holds the same predictions as {other.path} ({what}) and "
+                    "would count twice; "
                     "give one of them, or rename one of the runs in its config and predict again"
                 )
 
@@ -43,7 +45,8 @@ def refuse_other_data(member: Predictions, samples: pd.DataFrame, root: Path) ->
         samples: The samples table of `root`.
 
     Raises:
-        InputError: Names the first sample that is unknown, or whose target, well, plate, cell type or label differs.
+        InputError: Names the first sample that is unknown, or whose target, well, plate, cell type
+        or label differs.
     """
     ids = member.ids
     place = pd.Index(samples.sample_id).get_indexer(ids["sample_id"])
@@ -52,20 +55,26 @@ def refuse_other_data(member: Predictions, samples: pd.DataFrame, root: Path) ->
         first = int(unknown.argmax())
         raise InputError(
             f"{member.path}: predicts {int(unknown.sum())} samples that {root} has not, first "
-            f"{str(ids['sample_id'][first])!r} of well {str(ids['well_id'][first])!r}: {_hint(member)}"
+            f"{str(ids['sample_id'][first])!r} of well {str(ids['well_id'][first])!r}: "
+            f"{_hint(member)}"
         )
     known = samples.iloc[place]
     for name in ("target_id", "well_id", "experiment", "plate", "cell_type"):
         _refuse_differing(member, known[name].astype(str).to_numpy() != ids[name], name, root)
     true = known.label.fillna(-1).to_numpy(dtype=np.int64)
-    _refuse_differing(member, (true >= 0) & (member.label >= 0) & (true != member.label), "label", root)
+    _refuse_differing(
+        member, (true >= 0) & (member.label >= 0) & (true != member.label), "label", root
+    )
 
 
 def _refuse_differing(member: Predictions, wrong: np.ndarray, name: str, root: Path) -> None:
     if wrong.any():
         first = str(member.ids["sample_id"][int(wrong.argmax())])
         number = f"{int(wrong.sum())} such samples"
-        raise InputError(f"{member.path}: sample {first!r} has another {name} in {root} ({number}): {_hint(member)}")
+        raise InputError(
+            f"{member.path}: sample {first!r} has another {name} in {root} ({number}): "
+            f"{_hint(member)}"
+        )
 
 
 def _hint(member: Predictions) -> str:
@@ -89,7 +98,9 @@ def refuse_without_test(members: Sequence[Predictions], competition: Competition
     scored = "`cellsignal oof` prints their out-of-fold score"
     if name and competition.protocol(name).parts:
         scored = f"`cellsignal protocol` scores them by {name!r}"
-    raise InputError(f"{members[0].path}: no test predictions, so there is nothing to submit; {scored}")
+    raise InputError(
+        f"{members[0].path}: no test predictions, so there is nothing to submit; {scored}"
+    )
 
 
 def refuse_missing_ids(target_ids: Iterable[str], competition: Competition, root: Path) -> None:
@@ -102,8 +113,10 @@ def refuse_missing_ids(target_ids: Iterable[str], competition: Competition, root
     missing = wanted[~wanted.isin(set(target_ids))]
     if len(missing):
         raise InvalidSubmission(
-            f"submission: {len(missing)} ids missing, first {missing.iloc[0]!r}: {len(wanted) - len(missing)} of {len(wanted)} are "
-            "predicted; where `cellsignal prepare` left out a damaged or missing image, mend it, then prepare and predict again"
+            f"submission: {len(missing)} ids missing, first {missing.iloc[0]!r}: "
+            f"{len(wanted) - len(missing)} of {len(wanted)} are "
+            "predicted; where `cellsignal prepare` left out a damaged or missing image, mend it, "
+            "then prepare and predict again"
         )
 
 
@@ -118,5 +131,10 @@ def refuse_idle_options(how: Submit, groups: PlateGroups | None, competition: Co
         raise InputError(f"submit.{key}: the plates of {competition.id} hold no class groups")
     if how.groups is not None and how.assignment == "none":
         raise InputError("submit.groups: would do nothing with assignment: none")
-    if how.temperature != Submit.model_fields["temperature"].default and (groups is None or how.assignment != "sinkhorn"):
-        raise InputError("submit.temperature: would do nothing; only assignment: sinkhorn has one, where plates hold class groups")
+    if how.temperature != Submit.model_fields["temperature"].default and (
+        groups is None or how.assignment != "sinkhorn"
+    ):
+        raise InputError(
+            "submit.temperature: would do nothing; only assignment: sinkhorn has one, where "
+            "plates hold class groups"
+        )

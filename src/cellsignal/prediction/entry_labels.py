@@ -8,7 +8,11 @@ import pandas as pd
 
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.evaluation.assignment import assign, restrict, soften
-from cellsignal.evaluation.plate_groups import PlateGroupInference, infer_plate_groups, read_plate_groups
+from cellsignal.evaluation.plate_groups import (
+    PlateGroupInference,
+    infer_plate_groups,
+    read_plate_groups,
+)
 from cellsignal.evaluation.repeats import Repeat, add_evidence, find_repeats
 from cellsignal.prediction.ensemble import Targets, refuse_not_finite
 
@@ -19,15 +23,21 @@ if TYPE_CHECKING:
 def labels_of(
     entry: "Entry", targets: Targets, groups: PlateGroups | None
 ) -> tuple[np.ndarray, PlateGroupInference | None]:
-    """Predicted labels (T,) of merged scores as `entry.how` says, and the plate groups that were used."""
+    """Predicted labels (T,) of merged scores as `entry.how` says, and the plate groups that were
+    used.
+    """
     targets, _ = with_repeats(entry, targets, groups)
     return assign_labels(entry, targets, groups)
 
 
-def with_repeats(entry: "Entry", targets: Targets, groups: PlateGroups | None) -> tuple[Targets, list[Repeat]]:
-    """The repeated layouts among the targets' experiments and, with `repeats: use`, the targets with what they tell.
+def with_repeats(
+    entry: "Entry", targets: Targets, groups: PlateGroups | None
+) -> tuple[Targets, list[Repeat]]:
+    """The repeated layouts among the targets' experiments and, with `repeats: use`, the targets
+    with what they tell.
 
-    Every labelled training experiment but the one itself is compared, held-out ones too: a layout is no image, and on the test set all of them are known.
+    Every labelled training experiment but the one itself is compared, held-out ones too: a layout
+    is no image, and on the test set all of them are known.
     """
     if groups is None or entry.how.repeats == "off":
         return targets, []
@@ -38,7 +48,9 @@ def with_repeats(entry: "Entry", targets: Targets, groups: PlateGroups | None) -
     found = find_repeats(targets.scores, wells, train, groups.class_group)
     if found and entry.how.repeats == "use":
         temperature = plate_groups_of(entry, targets, groups).temperature
-        targets = replace(targets, scores=add_evidence(targets.scores, wells, train, found, temperature))
+        targets = replace(
+            targets, scores=add_evidence(targets.scores, wells, train, found, temperature)
+        )
     return targets, found
 
 
@@ -47,7 +59,9 @@ def plate_groups_of(entry: "Entry", targets: Targets, groups: PlateGroups) -> Pl
     given = {}
     if entry.how.groups is not None:
         treated = entry.samples[entry.samples.role == "treatment"]
-        given = read_plate_groups(entry.how.groups, set(zip(treated.experiment, treated.plate, strict=True)), groups)
+        given = read_plate_groups(
+            entry.how.groups, set(zip(treated.experiment, treated.plate, strict=True)), groups
+        )
     return infer_plate_groups(
         targets.scores,
         targets.experiment,
@@ -71,8 +85,16 @@ def assign_labels(
 def labels_by(
     entry: "Entry", targets: Targets, groups: PlateGroups, inferred: PlateGroupInference, kind: str
 ) -> np.ndarray:
-    """Labels (T,) by one kind of assignment. What is reported does not count, but how probable each group is."""
-    layout = (targets.scores, targets.experiment, targets.plate, groups.class_group, inferred.beliefs)
+    """Labels (T,) by one kind of assignment. What is reported does not count, but how probable each
+    group is.
+    """
+    layout = (
+        targets.scores,
+        targets.experiment,
+        targets.plate,
+        groups.class_group,
+        inferred.beliefs,
+    )
     if kind == "sinkhorn":
         return soften(*layout, entry.how.temperature).argmax(1)
     return {"groups": restrict, "hungarian": assign}[kind](*layout)

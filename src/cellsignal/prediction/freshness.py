@@ -1,8 +1,9 @@
-"""What predictions and embeddings were made from, and whether a config, a store and checkpoints still say the same.
+"""What predictions and embeddings were made from, and whether a config, a store and checkpoints
+still say the same.
 
-One list of inputs serves every reader: `predict` and `embed` make a file anew when the list has changed, the pieces of
-an interrupted prediction lie in a folder named by it, and `submit`, `oof`, `protocol` and `treatments` refuse a config's
-predictions that were made from something else.
+One list of inputs serves every reader: `predict` and `embed` make a file anew when the list has
+changed, the pieces of an interrupted prediction lie in a folder named by it, and `submit`, `oof`,
+`protocol` and `treatments` refuse a config's predictions that were made from something else.
 """
 
 import logging
@@ -68,7 +69,8 @@ def made_from(
 
 
 def is_current(path: Path, load: Callable[[Path], Any], inputs: dict[str, Any]) -> bool:
-    """Whether the file that `load` reads is there and was made from just these inputs; logs what has changed.
+    """Whether the file that `load` reads is there and was made from just these inputs; logs what
+    has changed.
 
     Args:
         load: Gives an object with `about`.
@@ -87,18 +89,23 @@ def is_current(path: Path, load: Callable[[Path], Any], inputs: dict[str, Any]) 
     return not changed
 
 
-def config_predictions(config: Config, *, all_seeds: bool = True, stage_index: int | None = None) -> list[Path]:
+def config_predictions(
+    config: Config, *, all_seeds: bool = True, stage_index: int | None = None
+) -> list[Path]:
     """Return the predictions files of a config's run, each held to what the config says now.
 
-    Files of folds that `folds.use` leaves out are passed over, with a warning; so are folds without a file.
+    Files of folds that `folds.use` leaves out are passed over, with a warning; so are folds without
+    a file.
 
     Args:
         all_seeds: Of all seeds that were predicted; else of the config's own.
         stage_index: Of this stage alone.
 
     Raises:
-        InputError: An unknown competition, no predictions, or predictions that were made from something else: another
-            training, setting, store, checkpoint, stage or fold table. Names the file, and the command that makes it anew.
+        InputError: An unknown competition, no predictions, or predictions that were made from
+        something else: another
+            training, setting, store, checkpoint, stage or fold table. Names the file, and the
+            command that makes it anew.
     """
     get_competition(config.competition)
     folder = config.runs / config.name
@@ -106,11 +113,16 @@ def config_predictions(config: Config, *, all_seeds: bool = True, stage_index: i
     where = folder if all_seeds else config.run_folder
     paths = sorted(folder.glob(f"{seeds}/predictions/*.npz"))
     if not paths:
-        raise InputError(f"{where}: no predictions; run `cellsignal predict` with this config first")
+        raise InputError(
+            f"{where}: no predictions; run `cellsignal predict` with this config first"
+        )
     abouts = {path: read_about(path) for path in paths}
     used = [path for path in paths if _is_used(path, abouts[path], config, stage_index)]
     if not used:
-        raise InputError(f"{where}: no predictions of this config's folds and stages; run `cellsignal predict` first")
+        raise InputError(
+            f"{where}: no predictions of this config's folds and stages; run `cellsignal predict` "
+            "first"
+        )
     for run_folder in dict.fromkeys(path.parent.parent for path in used):
         refuse_other_run(run_folder, config)
     _warn_of_missing(config, [abouts[path] for path in used], folder)
@@ -120,15 +132,23 @@ def config_predictions(config: Config, *, all_seeds: bool = True, stage_index: i
     if store is not None and config.folds.file.is_file() and labelled(store.samples).any():
         folds = read_folds(config.folds.file, store.samples)
     for path in used:
-        difference = _difference(path, abouts[path], config, store) or _other_fold(path, abouts[path], store, folds, config)
+        difference = _difference(path, abouts[path], config, store) or _other_fold(
+            path, abouts[path], store, folds, config
+        )
         if difference:
-            raise InputError(f"{path}: {difference}; run `cellsignal predict` with this config again")
+            raise InputError(
+                f"{path}: {difference}; run `cellsignal predict` with this config again"
+            )
     return used
 
 
 def _is_used(path: Path, about: dict[str, Any], config: Config, stage_index: int | None) -> bool:
     fold = about.get("fold")
-    left_out = not config.folds.full if fold is None else config.folds.use is not None and fold not in config.folds.use
+    left_out = (
+        not config.folds.full
+        if fold is None
+        else config.folds.use is not None and fold not in config.folds.use
+    )
     if left_out:
         log.warning("%s: is left out, the config's folds do not name its fold", path)
         return False
@@ -136,7 +156,9 @@ def _is_used(path: Path, about: dict[str, Any], config: Config, stage_index: int
 
 
 def _warn_of_missing(config: Config, abouts: list[dict[str, Any]], folder: Path) -> None:
-    """Say which of the folds that the config uses, and whether its own seed, are not among the predictions."""
+    """Say which of the folds that the config uses, and whether its own seed, are not among the
+    predictions.
+    """
     folds = {about.get("fold") for about in abouts}
     missing = [f"fold {fold}" for fold in sorted(set(config.folds.use or ()) - folds)]
     if config.folds.full and None not in folds:
@@ -148,7 +170,9 @@ def _warn_of_missing(config: Config, abouts: list[dict[str, Any]], folder: Path)
         log.warning("%s: no predictions of %s, which the config uses", folder, what)
 
 
-def _difference(path: Path, about: dict[str, Any], config: Config, store: Store | None) -> str | None:
+def _difference(
+    path: Path, about: dict[str, Any], config: Config, store: Store | None
+) -> str | None:
     """The first thing in which predictions and config differ, in words."""
     if about.get("competition") != config.competition:
         return f"predicts {about.get('competition')!r}, the config is for {config.competition!r}"
@@ -161,11 +185,19 @@ def _difference(path: Path, about: dict[str, Any], config: Config, store: Store 
     now = config_inputs(config, names.index(stage))
     for key in changed_inputs(settings, now):
         if _has(settings, key) and _has(now, key) and key != "predict.batch_size":
-            return f"was made with {key} {_value(settings, key)}, the config says {_value(now, key)}"
+            return (
+                f"was made with {key} {_value(settings, key)}, the config says {_value(now, key)}"
+            )
     if "predict" not in recorded:
-        log.warning("%s: an earlier version made it; its store and checkpoints cannot be checked", path)
+        log.warning(
+            "%s: an earlier version made it; its store and checkpoints cannot be checked", path
+        )
         return None
-    changed = [] if store is None else [key for key, value in store_inputs(store).items() if recorded.get(key) != value]
+    changed = (
+        []
+        if store is None
+        else [key for key, value in store_inputs(store).items() if recorded.get(key) != value]
+    )
     if changed:
         return f"was made from another state of {store.path} (its {' and '.join(changed)} changed since)"
     return _changed_checkpoint(path, about)
@@ -185,14 +217,17 @@ def _other_fold(
     other = [name for name in sample_ids[part == "oof"] if name not in held_out]
     if other:
         return (
-            f"{len(other)} of its out-of-fold samples are not those that fold {fold} of {config.folds.file} "
+            f"{len(other)} of its out-of-fold samples are not those that fold {fold} of "
+            f"{config.folds.file} "
             f"holds out, first {str(other[0])!r}"
         )
     return None
 
 
 def _changed_checkpoint(path: Path, about: dict[str, Any]) -> str | None:
-    """A checkpoint beside the predictions that is not the one they were made by; those that are not here are not asked."""
+    """A checkpoint beside the predictions that is not the one they were made by; those that are not
+    here are not asked.
+    """
     fold = "full" if about.get("fold") is None else f"fold{about['fold']}"
     for key, recorded in about[MADE_FROM]["checkpoints"].items():
         name = Path(about.get("inputs", {}).get(key, {}).get("path", "last.pt")).name

@@ -1,4 +1,6 @@
-"""What merged predictions are scored by where the truth is known: accuracy, or macro average precision with several labels a target."""
+"""What merged predictions are scored by where the truth is known: accuracy, or macro average
+precision with several labels a target.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -23,30 +25,53 @@ def judge_of(entry: "Entry", truth: Truth | None = None) -> Judge:
     """What scores targets: the figure with its interval, and what blind guessing would score.
 
     Args:
-        truth: of test targets; None takes what the predictions themselves know (out-of-fold targets have it).
+        truth: of test targets; None takes what the predictions themselves know (out-of-fold targets
+        have it).
     """
     if not entry.competition.multilabel:
-        return lambda targets: (accuracy(true_labels(targets, truth), targets.scores.argmax(1)), 1 / targets.scores.shape[1])
+        return lambda targets: (
+            accuracy(true_labels(targets, truth), targets.scores.argmax(1)),
+            1 / targets.scores.shape[1],
+        )
 
     def average_precision(targets: Targets) -> tuple[Figure, float]:
         macro = ranking_table(entry, targets, truth, DRAWS).iloc[0]
-        return Figure(macro.average_precision, macro.low, macro.high, int(macro.n)), float(macro.prevalence)
+        return Figure(macro.average_precision, macro.low, macro.high, int(macro.n)), float(
+            macro.prevalence
+        )
 
     return average_precision
 
 
 def true_labels(targets: Targets, truth: dict[str, int] | None) -> np.ndarray:
     """(T,) the label of each target."""
-    return targets.label if truth is None else np.array([truth[target] for target in targets.target_id])
+    return (
+        targets.label
+        if truth is None
+        else np.array([truth[target] for target in targets.target_id])
+    )
 
 
-def ranking_table(entry: "Entry", targets: Targets, truth: pd.DataFrame | None, draws: int = 1000) -> pd.DataFrame:
-    """`multilabel_table` of targets; the bootstrap resamples the competition's first fold group (compounds), else single targets."""
+def ranking_table(
+    entry: "Entry", targets: Targets, truth: pd.DataFrame | None, draws: int = 1000
+) -> pd.DataFrame:
+    """`multilabel_table` of targets; the bootstrap resamples the competition's first fold group
+    (compounds), else single targets.
+    """
     ids, group = entry.competition.id_column, entry.competition.fold_groups[0]
     if truth is None:
-        labels, known = targets.labels, entry.samples.drop_duplicates("target_id").set_index("target_id")
+        labels = targets.labels
+        known = entry.samples.drop_duplicates("target_id").set_index("target_id")
     else:
         known = truth.set_index(ids)
-        labels = known.loc[targets.target_id, list(answer_classes(truth, ids))].to_numpy(dtype=float)
-    clusters = known[group].loc[targets.target_id] if group in known.columns else pd.Series(targets.target_id)
-    return multilabel_table(labels, targets.scores, entry.members[0].classes, clusters.to_numpy(dtype=object), draws)
+        labels = known.loc[targets.target_id, list(answer_classes(truth, ids))].to_numpy(
+            dtype=float
+        )
+    clusters = (
+        known[group].loc[targets.target_id]
+        if group in known.columns
+        else pd.Series(targets.target_id)
+    )
+    return multilabel_table(
+        labels, targets.scores, entry.members[0].classes, clusters.to_numpy(dtype=object), draws
+    )

@@ -1,7 +1,9 @@
-"""How good a run is on what it did not train on: each seed by itself, their mean, and the seeds merged.
+"""How good a run is on what it did not train on: each seed by itself, their mean, and the seeds
+merged.
 
-Two units: the target (what a submission names) and the well (its targets pooled). Wilson's interval takes units as independent; the clustered
-one resamples whole fold groups (experiments, compounds) and is the one to quote for new experiments or compounds.
+Two units: the target (what a submission names) and the well (its targets pooled). Wilson's interval
+takes units as independent; the clustered one resamples whole fold groups (experiments, compounds)
+and is the one to quote for new experiments or compounds.
 """
 
 from collections.abc import Sequence
@@ -45,12 +47,15 @@ def out_of_fold(entry: Entry, groups: pd.Series) -> list[OutOfFold]:
             targets = entry.merge(members, "oof", pool=unit)
             correct, cluster = _units(targets, unit, groups)
             low, high = clustered_interval(correct, cluster, seed=0)
-            rows.append(OutOfFold(name, unit, Accuracy.of(int(correct.sum()), len(correct)), low, high))
+            rows.append(
+                OutOfFold(name, unit, Accuracy.of(int(correct.sum()), len(correct)), low, high)
+            )
     return rows
 
 
 def out_of_fold_ranking(entry: Entry, top: int = 20) -> str:
-    """Of a multi-label competition: every run's macro average precision, then the table of the classes of all merged.
+    """Of a multi-label competition: every run's macro average precision, then the table of the
+    classes of all merged.
 
     The interval resamples the competition's first fold group (compounds).
     """
@@ -58,16 +63,30 @@ def out_of_fold_ranking(entry: Entry, top: int = 20) -> str:
     lines = [("run", "average precision", "95 % interval", "prevalence", "ROC AUC", "targets")]
     for name, members in runs if len(runs) > 1 else ():
         macro = ranking_table(entry, entry.merge(members, "oof"), None).iloc[0]
-        lines.append((name, f"{macro.average_precision:.4f}", f"{macro.low:.3f} .. {macro.high:.3f}", f"{macro.prevalence:.4f}",
-                      f"{macro.roc_auc:.4f}", f"{macro.n:,}"))  # fmt: skip
+        lines.append(
+            (
+                name,
+                f"{macro.average_precision:.4f}",
+                f"{macro.low:.3f} .. {macro.high:.3f}",
+                f"{macro.prevalence:.4f}",
+                f"{macro.roc_auc:.4f}",
+                f"{macro.n:,}",
+            )
+        )
     merged = multilabel_text(ranking_table(entry, entry.merge(entry.final(), "oof"), None), top)
     title = f"all {len(runs)} merged" if len(runs) > 1 else runs[0][0]
-    return "\n\n".join([*([aligned(lines, right={1, 3, 4, 5})] if len(lines) > 1 else []), f"{title}, by class\n\n{merged}"])
+    return "\n\n".join(
+        [
+            *([aligned(lines, right={1, 3, 4, 5})] if len(lines) > 1 else []),
+            f"{title}, by class\n\n{merged}",
+        ]
+    )
 
 
 def _units(targets: Targets, unit: str, groups: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     """(U,) bool right or wrong and (U,) cluster of each unit; a well counts once."""
-    correct, cluster = targets.scores.argmax(1) == targets.label, groups.loc[targets.target_id].to_numpy()
+    correct = targets.scores.argmax(1) == targets.label
+    cluster = groups.loc[targets.target_id].to_numpy()
     if unit == "target":
         return correct, cluster
     _, first = np.unique(targets.well_id, return_index=True)
@@ -79,8 +98,16 @@ def out_of_fold_text(rows: Sequence[OutOfFold]) -> str:
     lines = [("run", "by", "accuracy", "95 % interval", "over groups", "right")]
     for row in rows:
         a = row.accuracy
-        lines.append((row.run, row.unit, f"{a.value:.4f}", f"{a.low:.3f} .. {a.high:.3f}", f"{row.cluster_low:.3f} .. {row.cluster_high:.3f}",
-                      f"{a.correct}/{a.total}"))  # fmt: skip
+        lines.append(
+            (
+                row.run,
+                row.unit,
+                f"{a.value:.4f}",
+                f"{a.low:.3f} .. {a.high:.3f}",
+                f"{row.cluster_low:.3f} .. {row.cluster_high:.3f}",
+                f"{a.correct}/{a.total}",
+            )
+        )
     single = [row for row in rows if "/seed" in row.run]
     if len(single) > 2:
         for unit in ("target", "well"):

@@ -1,7 +1,9 @@
-"""Prediction piece by piece, so that what a kill interrupts goes on: a plate, or what shares BatchNorm statistics, is written as soon as it is predicted.
+"""Prediction piece by piece, so that what a kill interrupts goes on: a plate, or what shares
+BatchNorm statistics, is written as soon as it is predicted.
 
-The pieces lie beside the file that they will become, in a folder named by all that decides their content, and go when it is there. Several processes share
-the pieces out, and stop together: on request, or where the next pieces would not fit into the time budget.
+The pieces lie beside the file that they will become, in a folder named by all that decides their
+content, and go when it is there. Several processes share the pieces out, and stop together: on
+request, or where the next pieces would not fit into the time budget.
 """
 
 import logging
@@ -24,8 +26,11 @@ from cellsignal.training.ranks import ALONE, Ranks
 log = logging.getLogger(__name__)
 
 
-def pieces_of(samples: pd.DataFrame, chosen: np.ndarray, adapt: str, keys: np.ndarray) -> list[np.ndarray]:
-    """Places in `chosen`, (m,) int each: by model and plate, or the larger unit that is adapted as a whole.
+def pieces_of(
+    samples: pd.DataFrame, chosen: np.ndarray, adapt: str, keys: np.ndarray
+) -> list[np.ndarray]:
+    """Places in `chosen`, (m,) int each: by model and plate, or the larger unit that is adapted as
+    a whole.
 
     Args:
         samples: a samples table.
@@ -57,11 +62,12 @@ def in_pieces(
         compute: from a piece's places to arrays, one row a place.
 
     Returns:
-        Name -> (n, D) float16, or float32 where `container.narrow` keeps a piece so, in the first process; None in the
-        others. `forget` when the file is written.
+        Name -> (n, D) float16, or float32 where `container.narrow` keeps a piece so, in the first
+        process; None in the others. `forget` when the file is written.
 
     Raises:
-        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the pieces that are done are kept.
+        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the pieces that are
+        done are kept.
     """
     stop = stop or Stop()
     folder = pieces_folder(path) / digest(made_from)[:16]
@@ -69,25 +75,38 @@ def in_pieces(
     missing = [number for number, file in enumerate(files) if _read(file) is None]
     ranks.barrier()  # all have looked before any writes
     if len(missing) < len(files) and ranks.first:
-        log.info("%s: goes on, %d of %d pieces are there", path, len(files) - len(missing), len(files))
+        log.info(
+            "%s: goes on, %d of %d pieces are there", path, len(files) - len(missing), len(files)
+        )
     took, wrote = Pace(), 0.0  # seconds of a piece; of writing all that were made here
     for start in range(0, len(missing), ranks.world):
-        _stop_together(ranks, stop, path, f"{len(files) - len(missing) + start} of {len(files)} pieces", "the next piece", took.high)
+        _stop_together(
+            ranks,
+            stop,
+            path,
+            f"{len(files) - len(missing) + start} of {len(files)} pieces",
+            "the next piece",
+            took.high,
+        )
         begun = time.perf_counter()
-        for number in missing[start + ranks.rank : start + ranks.world : ranks.world]:  # one, or none where they run out
+        # one, or none where they run out
+        for number in missing[start + ranks.rank : start + ranks.world : ranks.world]:
             arrays = {name: narrow(values) for name, values in compute(places[number]).items()}
             made = time.perf_counter()
             with atomic_path(files[number]) as temporary, open(temporary, "wb") as file:
                 np.savez(file, **arrays)
             wrote += time.perf_counter() - made
         took.add(time.perf_counter() - begun)
-    together = 2 * wrote * ranks.world * len(files) / len(missing) if missing else None  # read and written once more
+    # read and written once more
+    together = 2 * wrote * ranks.world * len(files) / len(missing) if missing else None
     _stop_together(ranks, stop, path, f"all {len(files)} pieces", "putting them together", together)
     ranks.barrier()
     return _together(files, places) if ranks.first else None
 
 
-def _stop_together(ranks: Ranks, stop: Stop, path: Path, saved: str, coming: str, seconds: float | None) -> None:
+def _stop_together(
+    ranks: Ranks, stop: Stop, path: Path, saved: str, coming: str, seconds: float | None
+) -> None:
     status = max(ranks.gather(stop.wish(seconds)))
     if status:
         raise stop.end(status, str(path), saved, coming, seconds)
@@ -115,7 +134,9 @@ def _together(files: list[Path], places: list[np.ndarray]) -> dict[str, np.ndarr
 
 
 def _read(file: Path) -> dict[str, np.ndarray] | None:
-    """A piece's arrays; None where it is not there or damaged (zip holds every array to its checksum)."""
+    """A piece's arrays; None where it is not there or damaged (zip holds every array to its
+    checksum).
+    """
     try:
         with open_arrays(file) as archive:
             return {name: archive[name] for name in archive.files}

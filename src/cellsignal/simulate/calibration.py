@@ -1,12 +1,14 @@
-"""How bright real plates are and how far they differ: a hierarchical log-normal model, fitted once and kept as numbers.
+"""How bright real plates are and how far they differ: a hierarchical log-normal model, fitted once
+and kept as numbers.
 
-The source is a table of the pixel mean and SD of each of 51 experiments x 4 plates x 6 channels of RxRx1. Of it only
-the fit below is kept. To refit: `python -m cellsignal.simulate.calibration plate_pixel_stats.csv` prints the block of
-constants; a test holds them to the fit.
+The source is a table of the pixel mean and SD of each of 51 experiments x 4 plates x 6 channels of
+RxRx1. Of it only the fit below is kept. To refit: `python -m cellsignal.simulate.calibration
+plate_pixel_stats.csv` prints the block of constants; a test holds them to the fit.
 
-The twelve values of a plate are log(mean) of the six channels, then log(SD / mean), their contrast: mean and SD move
-together so closely that the spread of the contrast must be fitted itself. For a plate: centre of its cell type +
-experiment effect + plate effect, both normal with the SDs of the cell type and one correlation matrix for all types.
+The twelve values of a plate are log(mean) of the six channels, then log(SD / mean), their contrast:
+mean and SD move together so closely that the spread of the contrast must be fitted itself. For a
+plate: centre of its cell type + experiment effect + plate effect, both normal with the SDs of the
+cell type and one correlation matrix for all types.
 """
 
 import sys
@@ -36,21 +38,28 @@ def fit_plate_effects(path: Path | str) -> PlateModel:
     """Fit the model by moments (one-way analysis of variance within each cell type).
 
     Args:
-        path: CSV with the columns experiment ("HUVEC-01"), plate, channel (1..6), mean, std; four plates an experiment.
+        path: CSV with the columns experiment ("HUVEC-01"), plate, channel (1..6), mean, std; four
+        plates an experiment.
 
     Raises:
         InputError: a column is missing, or a plate lacks a channel.
     """
     table = read_table(path, ("experiment", "plate", "channel", "mean", "std"))
     table["channel"] = parse_integers(path, table, "channel", low=1)
-    table["mean"], table["std"] = (parse_numbers(path, table, column, low=0) for column in ("mean", "std"))
+    table["mean"], table["std"] = (
+        parse_numbers(path, table, column, low=0) for column in ("mean", "std")
+    )
     logs = table.assign(mean=np.log(table["mean"]), std=np.log(table["std"] / table["mean"]))
     plates = logs.pivot(index=["experiment", "plate"], columns="channel", values=["mean", "std"])
     if plates.isna().any(axis=None) or plates.shape[1] != 12:
         raise InputError(f"{path}: some plate lacks one of the six channels")
     experiments = plates.groupby("experiment").mean()
     cell_type = experiments.index.str.split("-").str[0].to_numpy()
-    residual = (plates - plates.groupby("experiment").transform("mean")).to_numpy().reshape(len(experiments), -1, 12)
+    residual = (
+        (plates - plates.groupby("experiment").transform("mean"))
+        .to_numpy()
+        .reshape(len(experiments), -1, 12)
+    )
     n_plates = residual.shape[1]
     centre, experiment_sd, plate_sd, away = [], [], [], []
     for name in CELL_TYPE_NAMES:
@@ -62,7 +71,9 @@ def fit_plate_effects(path: Path | str) -> PlateModel:
         plate_sd.append(np.sqrt(within))
         experiment_sd.append(np.sqrt(np.maximum(between, 0.01 * within)))
         away.append((values - values.mean(0)) / values.std(0, ddof=1))
-    scaled = residual / np.array(plate_sd)[[CELL_TYPE_NAMES.index(name) for name in cell_type], None]
+    scaled = (
+        residual / np.array(plate_sd)[[CELL_TYPE_NAMES.index(name) for name in cell_type], None]
+    )
     return PlateModel(
         np.array(centre),
         np.array(experiment_sd),
@@ -73,7 +84,9 @@ def fit_plate_effects(path: Path | str) -> PlateModel:
 
 
 def _rows(text: str) -> np.ndarray:
-    return np.array([[float(value) for value in line.split()] for line in text.strip().splitlines()])
+    return np.array(
+        [[float(value) for value in line.split()] for line in text.strip().splitlines()]
+    )
 
 
 def _correlation(text: str) -> np.ndarray:
@@ -83,7 +96,8 @@ def _correlation(text: str) -> np.ndarray:
     return matrix + matrix.T + np.eye(12)
 
 
-# Columns: log mean of w1..w6, log contrast of w1..w6. Rows: HEPG2, HUVEC, RPE, U2OS. Correlations: below the diagonal, in
+# Columns: log mean of w1..w6, log contrast of w1..w6. Rows: HEPG2, HUVEC, RPE, U2OS. Correlations:
+# below the diagonal, in
 # hundredths.
 _CENTRE = """
 1.959 2.688 2.362 2.404 1.966 2.235 0.274 -0.226 -0.497 -0.286 -0.213 -0.495
@@ -144,12 +158,15 @@ def draw_experiment(
     """Draw the pixel mean and SD of an experiment's plates.
 
     Returns:
-        (plates, 2, 6) float: [:, 0] the means, [:, 1] the SDs, in gray levels, held to 1..80 and .7..60.
+        (plates, 2, 6) float: [:, 0] the means, [:, 1] the SDs, in gray levels, held to 1..80 and
+        .7..60.
     """
     row = CELL_TYPE_NAMES.index(cell_type)
     experiment = _normal(model.experiment_correlation, rng, 1) * model.experiment_sd[row]
     plate = _normal(model.plate_correlation, rng, plates) * model.plate_sd[row]
-    mean, contrast = np.exp(model.centre[row] + experiment + plate).reshape(plates, 2, 6).swapaxes(0, 1)
+    mean, contrast = (
+        np.exp(model.centre[row] + experiment + plate).reshape(plates, 2, 6).swapaxes(0, 1)
+    )
     return np.stack([np.clip(mean, 1.0, 80.0), np.clip(mean * contrast, 0.7, 60.0)], axis=1)
 
 
@@ -172,7 +189,9 @@ def constants(model: PlateModel) -> str:
         ("_EXPERIMENT_CORRELATION", model.experiment_correlation),
         ("_PLATE_CORRELATION", model.plate_correlation),
     ):
-        rows = "\n".join(" ".join(f"{round(100 * value):d}" for value in array[i, :i]) for i in range(1, 12))
+        rows = "\n".join(
+            " ".join(f"{round(100 * value):d}" for value in array[i, :i]) for i in range(1, 12)
+        )
         lines.append(f'{name} = """\n{rows}\n"""')
     return "\n".join(lines)
 

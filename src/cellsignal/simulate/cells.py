@@ -1,8 +1,10 @@
-"""Drawing one field of stained cells, at any image size, with a few array operations over the whole picture.
+"""Drawing one field of stained cells, at any image size, with a few array operations over the whole
+picture.
 
-No cell is drawn by itself. A distance transform from short nuclear axes gives every pixel its cell and its distance
-from that cell's axis; each stain is then a smooth function of the pixel's place in its cell, of per-cell numbers and of
-shared noise textures. Lengths are in pixels of a 512-pixel field (about .65 um), and are scaled to the image.
+No cell is drawn by itself. A distance transform from short nuclear axes gives every pixel its cell
+and its distance from that cell's axis; each stain is then a smooth function of the pixel's place in
+its cell, of per-cell numbers and of shared noise textures. Lengths are in pixels of a 512-pixel
+field (about .65 um), and are scaled to the image.
 """
 
 import math
@@ -52,50 +54,139 @@ _EVEN_STAIN = {f"stain_{name}": 1.0 for name in STAINS}
 # Densities, sizes and textures were set by eye against untreated wells of the real cell types.
 CELL_TYPES: dict[str, Look] = {
     "HEPG2": Look(
-        density=620, clumping=0.55, nucleus=8.6, elongation=1.15, reach=13, rounded=0.03, binucleate=0.02,
-        chromatin=0.22, er_extent=14, er_texture=0.3, fibre=0.15, cortex=0.7, nucleoli=0.5, mito_extent=9,
-        mito_texture=0.8, golgi_size=3.0, golgi_offset=1.0, alignment=0.2, haze=0.6, **_EVEN_STAIN,
+        density=620,
+        clumping=0.55,
+        nucleus=8.6,
+        elongation=1.15,
+        reach=13,
+        rounded=0.03,
+        binucleate=0.02,
+        chromatin=0.22,
+        er_extent=14,
+        er_texture=0.3,
+        fibre=0.15,
+        cortex=0.7,
+        nucleoli=0.5,
+        mito_extent=9,
+        mito_texture=0.8,
+        golgi_size=3.0,
+        golgi_offset=1.0,
+        alignment=0.2,
+        haze=0.6,
+        **_EVEN_STAIN,
     ),
     "HUVEC": Look(
-        density=150, clumping=0.3, nucleus=11.5, elongation=1.4, reach=27, rounded=0.03, binucleate=0.03,
-        chromatin=0.25, er_extent=7, er_texture=0.35, fibre=0.75, cortex=0.6, nucleoli=0.45, mito_extent=8,
-        mito_texture=0.7, golgi_size=4.5, golgi_offset=1.3, alignment=0.6, haze=0.2, **_EVEN_STAIN,
+        density=150,
+        clumping=0.3,
+        nucleus=11.5,
+        elongation=1.4,
+        reach=27,
+        rounded=0.03,
+        binucleate=0.03,
+        chromatin=0.25,
+        er_extent=7,
+        er_texture=0.35,
+        fibre=0.75,
+        cortex=0.6,
+        nucleoli=0.45,
+        mito_extent=8,
+        mito_texture=0.7,
+        golgi_size=4.5,
+        golgi_offset=1.3,
+        alignment=0.6,
+        haze=0.2,
+        **_EVEN_STAIN,
     ),
     "RPE": Look(
-        density=120, clumping=0.45, nucleus=12.0, elongation=1.55, reach=34, rounded=0.02, binucleate=0.03,
-        chromatin=0.2, er_extent=14, er_texture=0.45, fibre=1.1, cortex=0.35, nucleoli=0.5, mito_extent=11,
-        mito_texture=0.5, golgi_size=5.0, golgi_offset=1.3, alignment=0.85, haze=0.35, **_EVEN_STAIN,
+        density=120,
+        clumping=0.45,
+        nucleus=12.0,
+        elongation=1.55,
+        reach=34,
+        rounded=0.02,
+        binucleate=0.03,
+        chromatin=0.2,
+        er_extent=14,
+        er_texture=0.45,
+        fibre=1.1,
+        cortex=0.35,
+        nucleoli=0.5,
+        mito_extent=11,
+        mito_texture=0.5,
+        golgi_size=5.0,
+        golgi_offset=1.3,
+        alignment=0.85,
+        haze=0.35,
+        **_EVEN_STAIN,
     ),
     "U2OS": Look(
-        density=80, clumping=0.4, nucleus=16.0, elongation=1.25, reach=42, rounded=0.03, binucleate=0.04,
-        chromatin=0.15, er_extent=17, er_texture=0.5, fibre=0.6, cortex=0.5, nucleoli=0.9, mito_extent=17,
-        mito_texture=1.0, golgi_size=6.5, golgi_offset=1.25, alignment=0.3, haze=0.25, **_EVEN_STAIN,
+        density=80,
+        clumping=0.4,
+        nucleus=16.0,
+        elongation=1.25,
+        reach=42,
+        rounded=0.03,
+        binucleate=0.04,
+        chromatin=0.15,
+        er_extent=17,
+        er_texture=0.5,
+        fibre=0.6,
+        cortex=0.5,
+        nucleoli=0.9,
+        mito_extent=17,
+        mito_texture=1.0,
+        golgi_size=6.5,
+        golgi_offset=1.25,
+        alignment=0.3,
+        haze=0.25,
+        **_EVEN_STAIN,
     ),
     "MCF7": Look(
-        density=190, clumping=0.85, nucleus=9.5, elongation=1.25, reach=21, rounded=0.02, binucleate=0.02,
-        chromatin=0.15, er_extent=16, er_texture=0.35, fibre=0.2, cortex=1.2, nucleoli=0.5, mito_extent=11,
-        mito_texture=0.7, golgi_size=4.0, golgi_offset=1.2, alignment=0.2, haze=0.12, **_EVEN_STAIN,
+        density=190,
+        clumping=0.85,
+        nucleus=9.5,
+        elongation=1.25,
+        reach=21,
+        rounded=0.02,
+        binucleate=0.02,
+        chromatin=0.15,
+        er_extent=16,
+        er_texture=0.35,
+        fibre=0.2,
+        cortex=1.2,
+        nucleoli=0.5,
+        mito_extent=11,
+        mito_texture=0.7,
+        golgi_size=4.0,
+        golgi_offset=1.2,
+        alignment=0.2,
+        haze=0.12,
+        **_EVEN_STAIN,
     ),
-}  # fmt: skip
+}
 
 
 def pixel_size(size: int) -> float:
     """Width of one pixel of a `size` x `size` image, in pixels of the 512-pixel field.
 
-    Small images show a part of the field (a quarter of it at 64 pixels), so that nuclei stay about six pixels wide.
+    Small images show a part of the field (a quarter of it at 64 pixels), so that nuclei stay about
+    six pixels wide.
     """
     return min(4.0, 512.0 / size)
 
 
 def draw_field(look: Look, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One field of cells, before any optics: (size, size, 6) float32, >= 0, stains in the order of `STAINS`."""
+    """One field of cells, before any optics: (size, size, 6) float32, >= 0, stains in the order of
+    `STAINS`.
+    """
     pixel = pixel_size(size)
     margin = math.ceil(_MARGIN / pixel)
     cells = _cells(look, (size + 2 * margin) * pixel, rng)
     cells[_LENGTHS] /= np.float32(pixel)
     cell, distance = _territories(cells, size + 2 * margin)
     inner = slice(margin, margin + size)
-    cell, distance = np.ascontiguousarray(cell[inner, inner]), np.ascontiguousarray(distance[inner, inner])
+    cell = np.ascontiguousarray(cell[inner, inner])
+    distance = np.ascontiguousarray(distance[inner, inner])
     field = _stain(look, cells, cell, distance, margin, pixel, rng)
     if look.haze > 0:
         field += np.float32(look.haze) * _blur(field, _HAZE_WIDTH / pixel)
@@ -103,16 +194,22 @@ def draw_field(look: Look, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 # rows of the table of cells
-_X, _Y, _COS, _SIN, _LONG, _SHORT, _REACH, _BRIGHT, _PHASE, _GOLGI_U, _GOLGI_V, _ROUND, _ACTIN = range(13)
+_X, _Y, _COS, _SIN, _LONG, _SHORT, _REACH, _BRIGHT, _PHASE, _GOLGI_U, _GOLGI_V, _ROUND, _ACTIN = (
+    range(13)
+)
 _LENGTHS = [_X, _Y, _LONG, _SHORT, _REACH, _GOLGI_U, _GOLGI_V]
 
 
 def _cells(look: Look, width: float, rng: np.random.Generator) -> np.ndarray:
-    """Cells of a square of `width`: (13, n) float32, n >= 1, lengths in pixels of the 512-pixel field."""
+    """Cells of a square of `width`: (13, n) float32, n >= 1, lengths in pixels of the 512-pixel
+    field.
+    """
     x, y = _places(look, width, rng)
     n = len(x)
     wave = rng.normal(size=(3, 2)) / 180.0
-    swirl = np.sin(np.outer(x, wave[:, 0]) + np.outer(y, wave[:, 1]) + rng.uniform(0, 6.3, 3)).sum(1)
+    swirl = np.sin(np.outer(x, wave[:, 0]) + np.outer(y, wave[:, 1]) + rng.uniform(0, 6.3, 3)).sum(
+        1
+    )
     share = min(look.alignment, 1.0)
     angle = (
         rng.uniform(0, math.pi)
@@ -123,7 +220,8 @@ def _cells(look: Look, width: float, rng: np.random.Generator) -> np.ndarray:
     noise = rng.normal(size=(6, n))
     round_ = rng.random(n) < min(look.rounded, 0.8)
     radius = look.nucleus * np.exp(0.14 * noise[0]) * np.where(round_, 0.72, 1.0)
-    stretch = np.maximum(1 + (look.elongation - 1) * np.exp(0.4 * noise[1]), 0.4)  # a look may be rounder than round
+    # a look may be rounder than round
+    stretch = np.maximum(1 + (look.elongation - 1) * np.exp(0.4 * noise[1]), 0.4)
     ratio = np.sqrt(np.where(round_, 1.0, stretch))
     reach = look.reach * np.exp(0.18 * noise[2])
     turn = rng.uniform(0, 2 * math.pi, n)
@@ -154,22 +252,28 @@ def _places(look: Look, width: float, rng: np.random.Generator) -> tuple[np.ndar
     x, y = np.tile(at, side), np.repeat(at, side)
     x, y = ((axis + rng.uniform(-0.48, 0.48, side * side) / side) * width for axis in (x, y))
     wave = rng.normal(size=(6, 2)) / 70.0
-    hills = np.sin(np.outer(x, wave[:, 0]) + np.outer(y, wave[:, 1]) + rng.uniform(0, 6.3, 6)).sum(1)
+    hills = np.sin(np.outer(x, wave[:, 0]) + np.outer(y, wave[:, 1]) + rng.uniform(0, 6.3, 6)).sum(
+        1
+    )
     share = min(look.clumping, 1.0)
-    order = np.argsort(-(share * hills + (1.05 - share) * 2 * rng.normal(size=side * side)), kind="stable")[:wanted]
+    order = np.argsort(
+        -(share * hills + (1.05 - share) * 2 * rng.normal(size=side * side)), kind="stable"
+    )[:wanted]
     return x[order], y[order]
 
 
 def _territories(cells: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest cell of every pixel, (size, size) int32, and the distance to its nuclear axis, float32, in image
-    pixels.
+    """The nearest cell of every pixel, (size, size) int32, and the distance to its nuclear axis,
+    float32, in image pixels.
     """
     half = (cells[_LONG] - cells[_SHORT]) * np.linspace(-1, 1, 7, dtype=np.float32)[:, None]
     column = np.clip(np.rint(cells[_X] + half * cells[_COS] - 0.5), 0, size - 1).astype(np.intp)
     row = np.clip(np.rint(cells[_Y] + half * cells[_SIN] - 0.5), 0, size - 1).astype(np.intp)
     away = np.ones((size, size), np.uint8)
     away[row, column] = 0
-    distance, nearest = cv2.distanceTransformWithLabels(away, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    distance, nearest = cv2.distanceTransformWithLabels(
+        away, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     owner = np.zeros(nearest.max() + 1, np.int32)
     owner[nearest[row, column]] = np.arange(cells.shape[1], dtype=np.int32)
     return owner[nearest], distance
@@ -187,7 +291,9 @@ def _stain(
     """The six stains of a field whose pixels know their cells: (H, W, 6) float32."""
     size = cell.shape[0]
     at = np.arange(margin, margin + size, dtype=np.float32) + 0.5
-    x, y, cos, sin, long, short, reach, bright, phase, golgi_u, golgi_v, round_, actin = cells[:, cell]
+    x, y, cos, sin, long, short, reach, bright, phase, golgi_u, golgi_v, round_, actin = cells[
+        :, cell
+    ]
     x, y = at[None, :] - x, at[:, None] - y
     u, v = x * cos + y * sin, y * cos - x * sin
     fine, middle, grain = _noise(size, (1.6 / pixel, 7.0 / pixel, 3.5 / pixel), rng)
@@ -202,7 +308,9 @@ def _stain(
 
     field = np.empty((size, size, 6), np.float32)
     field[..., 0] = nucleus * (1.15 - 0.3 * rho) * (1 + look.chromatin * fine) + 0.04 * body
-    er = np.maximum(1 + look.er_texture * (0.55 * grain + 0.6 * fine), 0.1) * (0.2 + decay(look.er_extent))
+    er = np.maximum(1 + look.er_texture * (0.55 * grain + 0.6 * fine), 0.1) * (
+        0.2 + decay(look.er_extent)
+    )
     field[..., 1] = er * (cytoplasm + 0.35 * nucleus)
     waves = [
         np.sin(v * np.float32(2 * math.pi / max(w / pixel, 2.6)) + s * phase + 1.5 * middle)
@@ -212,11 +320,23 @@ def _stain(
     fibres = look.fibre * (0.35 + threads * actin) * (1 - round_)
     field[..., 2] = body * np.maximum(0.3 + 0.1 * grain + fibres, 0.05) + look.cortex * rim * actin
     spots = sum(_blob(u - s * 0.38 * long, v + s * 0.2 * short, 2.6 / pixel) for s in (-1, 1))
-    field[..., 3] = 0.3 * field[..., 1] + cytoplasm * (0.2 + 0.5 * decay(16)) + nucleus * (0.4 + look.nucleoli * spots)
+    field[..., 3] = (
+        0.3 * field[..., 1]
+        + cytoplasm * (0.2 + 0.5 * decay(16))
+        + nucleus * (0.4 + look.nucleoli * spots)
+    )
     network = np.maximum(1 + look.mito_texture * (0.8 * fine + 0.45 * grain), 0.05)
     field[..., 4] = cytoplasm * network * (0.06 + decay(look.mito_extent)) + 0.08 * nucleus
-    blob = _blob(u - golgi_u, v - golgi_v, look.golgi_size / pixel) * 9.0 * np.float32(4.5 / look.golgi_size)
-    field[..., 5] = body * (0.3 + 0.2 * blob * np.maximum(1 + 0.4 * fine, 0)) + 0.35 * nucleus + 0.25 * field[..., 2]
+    blob = (
+        _blob(u - golgi_u, v - golgi_v, look.golgi_size / pixel)
+        * 9.0
+        * np.float32(4.5 / look.golgi_size)
+    )
+    field[..., 5] = (
+        body * (0.3 + 0.2 * blob * np.maximum(1 + 0.4 * fine, 0))
+        + 0.35 * nucleus
+        + 0.25 * field[..., 2]
+    )
     stains = [getattr(look, f"stain_{name}") for name in STAINS]
     if pixel < 2:
         bright = _blur(bright, 2.5 / pixel)
@@ -224,25 +344,35 @@ def _stain(
     return np.maximum(field, 0, out=field)
 
 
-def _body(cell: np.ndarray, distance: np.ndarray, reach: np.ndarray, pixel: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where cytoplasm is (0..1, soft), and where its border is (0..1): towards neighbours and towards empty ground."""
+def _body(
+    cell: np.ndarray, distance: np.ndarray, reach: np.ndarray, pixel: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where cytoplasm is (0..1, soft), and where its border is (0..1): towards neighbours and
+    towards empty ground.
+    """
     inside = reach - distance
     body = np.clip(inside / max(1.0, 6.0 / pixel) + 0.5, 0, 1)
     number = cell.astype(np.float32)
     touching = (cv2.dilate(number, None) != cv2.erode(number, None)).astype(np.float32)
     touching = _blur(touching, max(0.6, 1.6 / pixel)) * min(1.0, pixel / 2)
     width = max(0.8, 3.0 / pixel)
-    return body, np.maximum(np.exp(-((inside / width) ** 2)), body * touching * max(1.0, 2.0 / pixel))
+    return body, np.maximum(
+        np.exp(-((inside / width) ** 2)), body * touching * max(1.0, 2.0 / pixel)
+    )
 
 
 def _blob(u: np.ndarray, v: np.ndarray, width: float) -> np.ndarray:
-    """A round spot; where it would be smaller than a pixel it keeps its light and is spread over the pixel."""
+    """A round spot; where it would be smaller than a pixel it keeps its light and is spread over
+    the pixel.
+    """
     drawn = max(width, 0.55)
     return np.exp((u * u + v * v) * np.float32(-0.5 / drawn**2)) * np.float32((width / drawn) ** 2)
 
 
 def _noise(size: int, widths: tuple[float, ...], rng: np.random.Generator) -> list[np.ndarray]:
-    """Gaussian textures of unit variance, one for each width in image pixels: (size, size) float32 each."""
+    """Gaussian textures of unit variance, one for each width in image pixels: (size, size) float32
+    each.
+    """
     fields = []
     for width in widths:
         noise = rng.standard_normal((size, size), dtype=np.float32)
@@ -254,14 +384,20 @@ def _noise(size: int, widths: tuple[float, ...], rng: np.random.Generator) -> li
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; wide ones are done on a reduced image, where they cost little and look the same."""
+    """Gaussian blur; wide ones are done on a reduced image, where they cost little and look the
+    same.
+    """
     step = int(min(8, sigma // 3, image.shape[0] // 16))
     if step <= 1:
         return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     if image.ndim == 3 and image.shape[2] > 4:  # OpenCV resizes four channels at most
         half = image.shape[2] // 2
-        return np.concatenate([_blur(image[..., :half], sigma), _blur(image[..., half:], sigma)], axis=2)
+        return np.concatenate(
+            [_blur(image[..., :half], sigma), _blur(image[..., half:], sigma)], axis=2
+        )
     height, width = image.shape[:2]
-    small = cv2.resize(image, (math.ceil(width / step), math.ceil(height / step)), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        image, (math.ceil(width / step), math.ceil(height / step)), interpolation=cv2.INTER_AREA
+    )
     small = cv2.GaussianBlur(small, (0, 0), sigma / step, borderType=cv2.BORDER_REFLECT)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -1,4 +1,6 @@
-"""Where simulated files go: a folder nobody else uses, bytes that depend on the seed alone, plates drawn in parallel."""
+"""Where simulated files go: a folder nobody else uses, bytes that depend on the seed alone, plates
+drawn in parallel.
+"""
 
 import difflib
 import functools
@@ -21,8 +23,8 @@ MARKER = "simulation.json"
 
 
 def generator(seed: int, *key: Any) -> np.random.Generator:
-    """The random generator of one thing (a class, a plate, a site), independent of all others and of the order of
-    drawing.
+    """The random generator of one thing (a class, a plate, a site), independent of all others and
+    of the order of drawing.
     """
     words = hashlib.sha256("/".join(str(part) for part in (seed, *key)).encode()).digest()
     return np.random.Generator(np.random.SFC64(np.frombuffer(words, np.uint32)))
@@ -32,7 +34,8 @@ def claim_folder(out: Path, answers: Path, settings: dict[str, Any]) -> None:
     """Make `out` ours: new, empty, or holding the same simulation, which is then written again.
 
     Raises:
-        InputError: `out` holds anything else, or `answers` is a file that does not belong to this simulation.
+        InputError: `out` holds anything else, or `answers` is a file that does not belong to this
+        simulation.
     """
     marker = out / MARKER
     ours = False
@@ -46,24 +49,31 @@ def claim_folder(out: Path, answers: Path, settings: dict[str, Any]) -> None:
         ours = found == json.loads(json.dumps(settings))
         if not ours:
             raise InputError(
-                f"{out}: holds another simulation (see its {MARKER}); choose a new folder or remove it first"
+                f"{out}: holds another simulation (see its {MARKER}); choose a new folder or "
+                "remove it first"
             )
     elif out.is_dir() and any(out.iterdir()):
-        raise InputError(f"{out}: is not empty and holds no simulation; choose a new folder, nothing was written")
+        raise InputError(
+            f"{out}: is not empty and holds no simulation; choose a new folder, nothing was written"
+        )
     if answers.exists() and not ours:
         raise InputError(
-            f"{answers}: exists already, and would be overwritten by this simulation's answers; move it first"
+            f"{answers}: exists already, and would be overwritten by this simulation's answers; "
+            "move it first"
         )
     write_json(marker, settings)
 
 
 def simulator(simulate: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a simulator so that a parameter it does not have is refused with the names of those it has.
+    """Decorate a simulator so that a parameter it does not have is refused with the names of those
+    it has.
 
     Its parameters are the keyword arguments whose default is a whole number.
     """
     parameters = inspect.signature(simulate).parameters.values()
-    keywords = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    keywords = [
+        parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
     known = [parameter.name for parameter in keywords if isinstance(parameter.default, int)]
     passed_by_code = {parameter.name for parameter in keywords} - set(known)
 
@@ -73,7 +83,9 @@ def simulator(simulate: Callable[..., None]) -> Callable[..., None]:
             if name not in known and name not in passed_by_code:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
-                raise InputError(f"simulate: no parameter {name!r}; {hint}There are {', '.join(known)}")
+                raise InputError(
+                    f"simulate: no parameter {name!r}; {hint}There are {', '.join(known)}"
+                )
         simulate(out, seed, **given)
 
     return checked
@@ -91,14 +103,16 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def run_jobs(draw: Callable[[Any], int], jobs: Iterable[Any], total: int, workers: int) -> None:
-    """Draw every job (a plate), in `workers` processes if more than one; `draw` says how many of the `total` sites it
-    drew.
+    """Draw every job (a plate), in `workers` processes if more than one; `draw` says how many of
+    the `total` sites it drew.
     """
     with tqdm(total=total, desc="simulate", unit="site", disable=None) as bar:
         if workers <= 1:
             for job in jobs:
                 bar.update(draw(job))
             return
-        with multiprocessing.get_context("spawn").Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        with multiprocessing.get_context("spawn").Pool(
+            workers, initializer=cv2.setNumThreads, initargs=(1,)
+        ) as pool:
             for drawn in pool.imap_unordered(draw, jobs):
                 bar.update(drawn)

@@ -1,8 +1,9 @@
-"""What a knock-down does to cells: every class has a vector of effects, answered partly differently by each cell type.
+"""What a knock-down does to cells: every class has a vector of effects, answered partly differently
+by each cell type.
 
-Effects live on the logarithms of `Look`'s fields, in units of `SCALES`, so that 0 is the untreated look and effects
-add. The parts that make the task hard are here as well: knock-downs of unequal strength, wells of unequal efficiency,
-and shifts that all wells of an experiment share.
+Effects live on the logarithms of `Look`'s fields, in units of `SCALES`, so that 0 is the untreated
+look and effects add. The parts that make the task hard are here as well: knock-downs of unequal
+strength, wells of unequal efficiency, and shifts that all wells of an experiment share.
 """
 
 from dataclasses import asdict, fields, replace
@@ -43,7 +44,8 @@ _SCALE = np.array(list(SCALES.values()))
 N_EFFECTS = len(_FIELDS)
 assert set(_FIELDS) < {field.name for field in fields(Look)}
 
-CELL_TYPE_SHARE = 0.15  # of the variance of a class's effect: how its answer differs between cell types
+# of the variance of a class's effect: how its answer differs between cell types
+CELL_TYPE_SHARE = 0.15
 EXPERIMENT_MIX = 0.2  # how far an experiment mixes effects into one another
 EXPERIMENT_SHIFT = 0.8  # SD, in units, of what all wells of an experiment share
 STRENGTH = 1.6  # units; the median knock-down
@@ -53,8 +55,8 @@ LIMIT = 3.5  # units beyond which cells would no longer look like cells
 
 
 def effect(seed: int, label: int, cell_type: str) -> np.ndarray:
-    """The effect of class `label` on `cell_type`: (N_EFFECTS,) in units; the same in every experiment and size of
-    simulation.
+    """The effect of class `label` on `cell_type`: (N_EFFECTS,) in units; the same in every
+    experiment and size of simulation.
     """
     rng = generator(seed, "class", label)
     common = rng.normal(size=N_EFFECTS) * (rng.random(N_EFFECTS) < 0.5) * np.sqrt(2.0)
@@ -64,18 +66,21 @@ def effect(seed: int, label: int, cell_type: str) -> np.ndarray:
 
 
 def experiment_response(seed: int, experiment: str) -> tuple[np.ndarray, np.ndarray]:
-    """How an experiment turns effects into looks: a mixing matrix (N_EFFECTS, N_EFFECTS) and a shift (N_EFFECTS,) of
-    all its wells.
+    """How an experiment turns effects into looks: a mixing matrix (N_EFFECTS, N_EFFECTS) and a
+    shift (N_EFFECTS,) of all its wells.
     """
     rng = generator(seed, "response", experiment)
-    mix = np.eye(N_EFFECTS) + EXPERIMENT_MIX / np.sqrt(N_EFFECTS) * rng.normal(size=(N_EFFECTS, N_EFFECTS))
+    mix = np.eye(N_EFFECTS) + EXPERIMENT_MIX / np.sqrt(N_EFFECTS) * rng.normal(
+        size=(N_EFFECTS, N_EFFECTS)
+    )
     return mix, EXPERIMENT_SHIFT * rng.normal(size=N_EFFECTS)
 
 
 def well_effect(
     seed: int, effect: np.ndarray, response: tuple[np.ndarray, np.ndarray], plate: tuple, well: str
 ) -> np.ndarray:
-    """The effect seen in one well, (N_EFFECTS,) units: efficiency, mixing and shift of the experiment, plate, noise.
+    """The effect seen in one well, (N_EFFECTS,) units: efficiency, mixing and shift of the
+    experiment, plate, noise.
 
     Args:
         plate: what names the plate in the simulation, say (experiment, plate number).
@@ -84,7 +89,9 @@ def well_effect(
     plate_shift = PLATE_SHIFT * generator(seed, "plate shift", *plate).normal(size=N_EFFECTS)
     rng = generator(seed, "well", *plate, well)
     efficiency = rng.uniform(0.7, 1.1)
-    return efficiency * (mix @ effect) + shift + plate_shift + WELL_NOISE * rng.normal(size=N_EFFECTS)
+    return (
+        efficiency * (mix @ effect) + shift + plate_shift + WELL_NOISE * rng.normal(size=N_EFFECTS)
+    )
 
 
 def look_of(cell_type: str, units: np.ndarray) -> Look:
@@ -92,7 +99,9 @@ def look_of(cell_type: str, units: np.ndarray) -> Look:
     base = CELL_TYPES[cell_type]
     factor = np.exp(_SCALE * np.clip(units, -LIMIT, LIMIT))
     values = asdict(base)
-    return replace(base, **{name: values[name] * f for name, f in zip(_FIELDS, factor, strict=True)})
+    return replace(
+        base, **{name: values[name] * f for name, f in zip(_FIELDS, factor, strict=True)}
+    )
 
 
 def units(**named: float) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Simulated RxRx1: Kaggle's layout, four class groups on rotating plates, measured batch effects, answers apart."""
+"""Simulated RxRx1: Kaggle's layout, four class groups on rotating plates, measured batch effects,
+answers apart.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +14,13 @@ from cellsignal.errors import InputError
 from cellsignal.files import write_csv
 from cellsignal.simulate.calibration import CELL_TYPE_NAMES, draw_experiment
 from cellsignal.simulate.output import claim_folder, generator, run_jobs, simulator, write_png
-from cellsignal.simulate.phenotypes import N_EFFECTS, effect, experiment_response, look_of, well_effect
+from cellsignal.simulate.phenotypes import (
+    N_EFFECTS,
+    effect,
+    experiment_response,
+    look_of,
+    well_effect,
+)
 from cellsignal.simulate.plates import WELLS, Plate, Site, draw_optics, draw_plate, place_wells
 
 N_PLATES = 4
@@ -44,12 +52,13 @@ def simulate_rxrx1(
     test_experiments: int | Mapping[str, int] = 1,
     workers: int = 1,
 ) -> None:
-    """Write simulated plates to `out` in Kaggle's file layout, and the answers to `answers_path(out)`.
+    """Write simulated plates to `out` in Kaggle's file layout, and the answers to
+    `answers_path(out)`.
 
-    The files depend on the arguments other than `workers` alone. Tables are written last, so that a folder with
-    `train.csv` is complete. The defaults make a copy for demonstrations (about 1,400 sites); give the competition's own
-    numbers of classes and controls, size 512 and the `REAL_*_EXPERIMENTS` of this module for one as large as the real
-    data.
+    The files depend on the arguments other than `workers` alone. Tables are written last, so that a
+    folder with `train.csv` is complete. The defaults make a copy for demonstrations (about 1,400
+    sites); give the competition's own numbers of classes and controls, size 512 and the
+    `REAL_*_EXPERIMENTS` of this module for one as large as the real data.
 
     Args:
         out: a new or empty folder, or one that holds this very simulation.
@@ -59,18 +68,23 @@ def simulate_rxrx1(
         negatives: untreated wells on every plate, one at least; their label follows the controls'.
         size: image height and width in pixels.
         sites: pictures a well.
-        train_experiments, test_experiments: for each of the four cell types, or by cell type ("HEPG2",
+        train_experiments, test_experiments: for each of the four cell types, or by cell type
+        ("HEPG2",
             "HUVEC", "RPE", "U2OS").
         workers: processes that draw.
 
     Raises:
         InputError: an argument out of its range, or `out` holds something else.
     """
-    from cellsignal.competitions.base import answers_path  # imported late, for competitions import this module
+    # imported late, for competitions import this module
+    from cellsignal.competitions.base import answers_path
 
     out = Path(out)
     sizes = _check(_Sizes(classes, controls, negatives, size, sites))
-    counts = _counts(train_experiments, "train_experiments"), _counts(test_experiments, "test_experiments")
+    counts = (
+        _counts(train_experiments, "train_experiments"),
+        _counts(test_experiments, "test_experiments"),
+    )
     claim_folder(
         out,
         answers_path(out),
@@ -99,8 +113,8 @@ def plate_maps(
 ) -> pd.DataFrame:
     """Which class stands in which well, one row a well, sorted as Kaggle's tables.
 
-    The classes fall into four random groups of equal size. An experiment's plates hold them in turn, starting from a
-    group of its own.
+    The classes fall into four random groups of equal size. An experiment's plates hold them in
+    turn, starting from a group of its own.
 
     Returns:
         Columns split, cell_type, experiment, plate, well, sirna, well_type, id_code.
@@ -117,31 +131,48 @@ def plate_maps(
                     here = groups[(plate - 1 + turn) % N_PLATES]
                     rng = generator(seed, "wells", experiment, plate)
                     placed = place_wells(controls, len(here), negatives, rng)
-                    labels = range(classes, classes + controls), rng.permutation(here), [classes + controls] * negatives
+                    labels = (
+                        range(classes, classes + controls),
+                        rng.permutation(here),
+                        [classes + controls] * negatives,
+                    )
                     for wells, sirnas, kind in zip(
-                        placed, labels, ("positive_control", "treatment", "negative_control"), strict=True
+                        placed,
+                        labels,
+                        ("positive_control", "treatment", "negative_control"),
+                        strict=True,
                     ):
                         rows += [
                             (split, cell_type, experiment, plate, w, int(s), kind)
                             for w, s in zip(wells, sirnas, strict=True)
                         ]
-    frame = pd.DataFrame(rows, columns=["split", "cell_type", "experiment", "plate", "well", "sirna", "well_type"])
+    frame = pd.DataFrame(
+        rows, columns=["split", "cell_type", "experiment", "plate", "well", "sirna", "well_type"]
+    )
     frame["id_code"] = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
     return frame.sort_values(["split", "id_code"], ascending=[False, True], ignore_index=True)
 
 
 def _draw_plate(wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes) -> int:
     """Draw one plate's pictures; says how many sites."""
-    split, cell_type, experiment, number = wells.iloc[0][["split", "cell_type", "experiment", "plate"]]
-    mean, sd = draw_experiment(cell_type, N_PLATES, generator(seed, "brightness", experiment))[number - 1]
+    split, cell_type, experiment, number = wells.iloc[0][
+        ["split", "cell_type", "experiment", "plate"]
+    ]
+    mean, sd = draw_experiment(cell_type, N_PLATES, generator(seed, "brightness", experiment))[
+        number - 1
+    ]
     response = experiment_response(seed, experiment)
     sites = []
     for row in wells.itertuples():
         treated = row.well_type != "negative_control"
         own = effect(seed, row.sirna, cell_type) if treated else np.zeros(N_EFFECTS)
         look = look_of(cell_type, well_effect(seed, own, response, (experiment, number), row.well))
-        sites += [Site(f"{row.id_code}_s{site}", row.well, look) for site in range(1, sizes.sites + 1)]
-    plate = Plate(f"{experiment}_{number}", draw_optics(mean, sd, seed, experiment, str(number)), tuple(sites))
+        sites += [
+            Site(f"{row.id_code}_s{site}", row.well, look) for site in range(1, sizes.sites + 1)
+        ]
+    plate = Plate(
+        f"{experiment}_{number}", draw_optics(mean, sd, seed, experiment, str(number)), tuple(sites)
+    )
     folder = root / split / experiment / f"Plate{number}"
     folder.mkdir(parents=True, exist_ok=True)
     for site, image in draw_plate(plate, sizes.size, seed):
@@ -160,23 +191,34 @@ def _write_tables(frame: pd.DataFrame, out: Path, answers: Path) -> None:
     write_csv(out / "test.csv", test[columns])
     for split in ("test", "train"):
         write_csv(
-            out / f"{split}_controls.csv", frame[(frame.split == split) & ~treated][[*columns, "sirna", "well_type"]]
+            out / f"{split}_controls.csv",
+            frame[(frame.split == split) & ~treated][[*columns, "sirna", "well_type"]],
         )
     write_csv(out / "train.csv", frame[(frame.split == "train") & treated][[*columns, "sirna"]])
 
 
 def _check(sizes: _Sizes) -> _Sizes:
-    for name, least in (("classes", N_PLATES), ("controls", 0), ("negatives", 1), ("size", 16), ("sites", 1)):
+    for name, least in (
+        ("classes", N_PLATES),
+        ("controls", 0),
+        ("negatives", 1),
+        ("size", 16),
+        ("sites", 1),
+    ):
         if getattr(sizes, name) < least:
-            raise InputError(f"simulate rxrx1: {name} is {getattr(sizes, name)}, at least {least} needed")
+            raise InputError(
+                f"simulate rxrx1: {name} is {getattr(sizes, name)}, at least {least} needed"
+            )
     if sizes.classes % N_PLATES:
         raise InputError(
-            f"simulate rxrx1: classes is {sizes.classes}, not divisible by the {N_PLATES} plates of an experiment"
+            f"simulate rxrx1: classes is {sizes.classes}, not divisible by the {N_PLATES} plates "
+            "of an experiment"
         )
     wells = sizes.classes // N_PLATES + sizes.controls + sizes.negatives
     if wells > len(WELLS):
         raise InputError(
-            f"simulate rxrx1: {wells} wells wanted on a plate of {len(WELLS)}; lower classes, controls or negatives"
+            f"simulate rxrx1: {wells} wells wanted on a plate of {len(WELLS)}; lower classes, "
+            "controls or negatives"
         )
     return sizes
 
@@ -188,9 +230,12 @@ def _counts(wanted: int | Mapping[str, int], name: str) -> dict[str, int]:
     unknown = sorted(set(wanted) - set(CELL_TYPE_NAMES))
     if unknown:
         raise InputError(
-            f"simulate rxrx1: {name} names the unknown cell type {unknown[0]!r}; known: {', '.join(CELL_TYPE_NAMES)}"
+            f"simulate rxrx1: {name} names the unknown cell type {unknown[0]!r}; known: "
+            f"{', '.join(CELL_TYPE_NAMES)}"
         )
     counts = {cell_type: int(wanted.get(cell_type, 0)) for cell_type in CELL_TYPE_NAMES}
     if min(counts.values()) < 0 or max(counts.values()) > 99 or not sum(counts.values()):
-        raise InputError(f"simulate rxrx1: {name} must be 0..99 for each cell type and not all 0, not {wanted}")
+        raise InputError(
+            f"simulate rxrx1: {name} must be 0..99 for each cell type and not all 0, not {wanted}"
+        )
     return counts

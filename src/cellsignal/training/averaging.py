@@ -1,8 +1,9 @@
-"""The averaged model beside the one that trains: exponential (EMA) or of the late epochs (SWA). It validates and
-predicts, and may teach.
+"""The averaged model beside the one that trains: exponential (EMA) or of the late epochs (SWA). It
+validates and predicts, and may teach.
 
-Averaged weights make other activations than any of the weights they average, so BatchNorm statistics are averaged
-with them (EMA) or, with `bn_recompute` and always for SWA, computed anew from training images.
+Averaged weights make other activations than any of the weights they average, so BatchNorm
+statistics are averaged with them (EMA) or, with `bn_recompute` and always for SWA, computed anew
+from training images.
 """
 
 import math
@@ -29,7 +30,8 @@ class Average:
         if stage.ema is not None:
             from timm.utils import ModelEmaV3
 
-            self.kept = ModelEmaV3(model, decay=stage.ema, use_warmup=True)  # averages BatchNorm's buffers too
+            # averages BatchNorm's buffers too
+            self.kept = ModelEmaV3(model, decay=stage.ema, use_warmup=True)
         elif stage.swa is not None:
             self.kept = AveragedModel(model)
             self.first_epoch = min(int(stage.swa.start * stage.epochs), stage.epochs - 1)
@@ -55,15 +57,16 @@ class Average:
         return self.module is not None and (self.stage.swa is not None or self.stage.bn_recompute)
 
     def recompute(self, batches: Iterable[tuple[torch.Tensor, ...]], ranks: Ranks = ALONE) -> None:
-        """Set the averaged model's BatchNorm statistics to those of the training images of all processes (positional
-        arguments of the model)."""
+        """Set the averaged model's BatchNorm statistics to those of the training images of all
+        processes (positional arguments of the model).
+        """
         recompute_statistics(self.module, batches, pool=ranks.stack if ranks.world > 1 else None)
 
     def disagreement(
         self, logits: torch.Tensor, view: str, images: torch.Tensor, *others: torch.Tensor
     ) -> torch.Tensor:
-        """Mean over the batch of the summed squared difference between softmax(`logits`) and the averaged model's of
-        another view of the images.
+        """Mean over the batch of the summed squared difference between softmax(`logits`) and the
+        averaged model's of another view of the images.
 
         The teacher standardises by the batch, as the student does, and none of its buffers changes.
         """
@@ -84,8 +87,9 @@ class Average:
 
 
 def ramp(config: MeanTeacher, epoch: float) -> float:
-    """The weight of consistency after `epoch` epochs (a fraction within one): exp(-5 (1 - t)^2) of the whole, t =
-    epoch / ramp_epochs up to 1."""
+    """The weight of consistency after `epoch` epochs (a fraction within one): exp(-5 (1 - t)^2) of
+    the whole, t = epoch / ramp_epochs up to 1.
+    """
     if config.ramp_epochs == 0:
         return config.weight
     t = min(1.0, epoch / config.ramp_epochs)

@@ -1,7 +1,8 @@
 """Find out before a training begins, and before anything is written, whether it can be done.
 
-A mistake that shows only in the first batch, or at the end of the first epoch, costs hours and leaves a run folder
-behind. Whatever can be known from the config, the store's table and the shapes of the images is asked here.
+A mistake that shows only in the first batch, or at the end of the first epoch, costs hours and
+leaves a run folder behind. Whatever can be known from the config, the store's table and the shapes
+of the images is asked here.
 """
 
 import logging
@@ -31,12 +32,15 @@ log = logging.getLogger(__name__)
 
 
 def check_jobs(jobs: Sequence[Job], ranks: Ranks) -> None:
-    """Make sure that the trainings of a config can be done; those that have begun are not asked again.
+    """Make sure that the trainings of a config can be done; those that have begun are not asked
+    again.
 
     Raises:
-        InputError: labels with nothing to tell apart, no test sample for a stage that trains on them, no batch, an
-            augmentation that cannot work, a backbone that there is not, weights that do not fit it, images too small
-            for it, or batches too small for its BatchNorm. The message names the key.
+        InputError: labels with nothing to tell apart, no test sample for a stage that trains on
+        them, no batch, an
+            augmentation that cannot work, a backbone that there is not, weights that do not fit it,
+            images too small for it, or batches too small for its BatchNorm. The message names the
+            key.
     """
     fresh = [job for job in jobs if not has_checkpoint(job.folder / "last.pt")]
     if not fresh:
@@ -48,17 +52,26 @@ def check_jobs(jobs: Sequence[Job], ranks: Ranks) -> None:
         draw_gallery(job)
         smallest = _check_examples(job, ranks)
         shapes = output_shapes(job)
-        question = (job.stage_index, job.init is None, job.outputs, smallest, _smallest_unit(job), *shapes)
+        question = (
+            job.stage_index,
+            job.init is None,
+            job.outputs,
+            smallest,
+            _smallest_unit(job),
+            *shapes,
+        )
         if question not in checked:
             _check_model(job, smallest, *shapes)
             checked.add(question)
 
 
 def check_model_section(config: Config) -> None:
-    """Check what of the `model` section needs no store: the backbone's name and options, and the file of weights.
+    """Check what of the `model` section needs no store: the backbone's name and options, and the
+    file of weights.
 
     Raises:
-        InputError: no such backbone or option; no such file, where no training has begun that took it.
+        InputError: no such backbone or option; no such file, where no training has begun that took
+        it.
     """
     model = config.model
     check_backbone(model)
@@ -68,7 +81,9 @@ def check_model_section(config: Config) -> None:
 
 
 def _check_stages_have_samples(jobs: Sequence[Job]) -> None:
-    """Refuse a stage that trains on test samples where there are none; say of how many jobs something is missing."""
+    """Refuse a stage that trains on test samples where there are none; say of how many jobs
+    something is missing.
+    """
     for index, stage in enumerate(jobs[0].config.stages):
         mine = [job for job in jobs if job.stage_index == index]
         keys = ["pseudo_labels"] if stage.pseudo_labels is not None else []
@@ -78,12 +93,27 @@ def _check_stages_have_samples(jobs: Sequence[Job]) -> None:
             without = [job.title for job in mine if not len(job.test)]
             where = f"stages.{stage.name}.{key}"
             if len(without) == len(mine):
-                raise InputError(f"{where}: {jobs[0].config.data.store} has no test sample to train on; leave it out")
+                raise InputError(
+                    f"{where}: {jobs[0].config.data.store} has no test sample to train on; leave "
+                    "it out"
+                )
             if without:
-                log.warning("%s: %d of %d trainings have no test sample, first %s", where, len(without), len(mine), without[0])
+                log.warning(
+                    "%s: %d of %d trainings have no test sample, first %s",
+                    where,
+                    len(without),
+                    len(mine),
+                    without[0],
+                )
         blind = [job.title for job in mine if job.fold is not None and not len(job.valid)]
         if blind:
-            log.warning("%d of %d trainings have no validation sample and follow their training loss, first %s", len(blind), len(mine), blind[0])
+            log.warning(
+                "%d of %d trainings have no validation sample and follow their training loss, "
+                "first %s",
+                len(blind),
+                len(mine),
+                blind[0],
+            )
 
 
 def _check_examples(job: Job, ranks: Ranks) -> int:
@@ -95,20 +125,30 @@ def _check_examples(job: Job, ranks: Ranks) -> int:
         _check_labels(job, examples)
         examples.weights()
         examples.controls()
-    return min(map(len, examples.batches(1)))  # of epoch 0 the sampler would tell what it leaves out
+    # of epoch 0 the sampler would tell what it leaves out
+    return min(map(len, examples.batches(1)))
 
 
 def _check_labels(job: Job, examples: Examples) -> None:
     if job.multilabel:
         truth = examples.truth[examples.known]
         if not (truth == 1).any():
-            raise InputError(f"{job.title}: none of the {len(job.train)} training samples has any of the {job.outputs} classes")
+            raise InputError(
+                f"{job.title}: none of the {len(job.train)} training samples has any of the "
+                f"{job.outputs} classes"
+            )
         if len(job.scored):
             valid = label_matrix(job.store.samples.iloc[job.scored], job.outputs)
             if not ((valid == 1).any(0) & (valid == 0).any(0)).any():
-                raise InputError(f"{job.title}: no class has both a positive and a negative among the {len(job.scored)} validation samples")
+                raise InputError(
+                    f"{job.title}: no class has both a positive and a negative among the "
+                    f"{len(job.scored)} validation samples"
+                )
     elif len(np.unique(examples.labels[examples.known])) < 2:
-        raise InputError(f"{job.title}: all {len(job.train)} training samples are of one class; there is nothing to tell apart")
+        raise InputError(
+            f"{job.title}: all {len(job.train)} training samples are of one class; there is "
+            "nothing to tell apart"
+        )
 
 
 def _smallest_unit(job: Job) -> int:
@@ -118,32 +158,56 @@ def _smallest_unit(job: Job) -> int:
     asked = np.concatenate([job.scored, job.test])
     if codes is None or not len(asked):
         return 0
-    counts = np.bincount(codes[kept_samples(config, job.store)], minlength=codes.max() + 1)[np.unique(codes[asked])]
+    counts = np.bincount(codes[kept_samples(config, job.store)], minlength=codes.max() + 1)[
+        np.unique(codes[asked])
+    ]
     return int((counts // -(-counts // config.predict.batch_size)).min())
 
 
-def _check_model(job: Job, smallest: int, training: tuple[int, int], predicting: tuple[int, int]) -> None:
+def _check_model(
+    job: Job, smallest: int, training: tuple[int, int], predicting: tuple[int, int]
+) -> None:
     """Build the network, and follow shapes through it (torch's meta device: nothing is computed)."""
     config, stage = job.config, job.stage
     name = config.model.backbone
     model = _build(job, training)
     unit = _smallest_unit(job)
-    with _watching(model, partial(_refuse_training, job, smallest, training), also_evaluating=bool(stage.swa or stage.bn_recompute)):
+    with _watching(
+        model,
+        partial(_refuse_training, job, smallest, training),
+        also_evaluating=bool(stage.swa or stage.bn_recompute),
+    ):
         _follow(job, model.train(), smallest, training, f"model.backbone: {name} cannot train on")
-    with _watching(model, partial(_refuse_adapting, job, unit, predicting), also_evaluating=unit > 0):
-        _follow(job, model.eval(), max(1, unit), predicting, f"model.backbone: {name} cannot predict from")
+    with _watching(
+        model, partial(_refuse_adapting, job, unit, predicting), also_evaluating=unit > 0
+    ):
+        _follow(
+            job,
+            model.eval(),
+            max(1, unit),
+            predicting,
+            f"model.backbone: {name} cannot predict from",
+        )
 
 
 def _build(job: Job, shape: tuple[int, int]) -> nn.Module:
     config = job.config
     try:
         return build_model(
-            config.model, len(job.channels), job.outputs, shape[1], len(job.cell_types), initial_weights=job.init is None
+            config.model,
+            len(job.channels),
+            job.outputs,
+            shape[1],
+            len(job.cell_types),
+            initial_weights=job.init is None,
         )
     except InputError:
         raise
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        raise InputError(f"model.backbone: {config.model.backbone} cannot be built for {_pixels(shape)} ({_reason(error)})") from error
+        raise InputError(
+            f"model.backbone: {config.model.backbone} cannot be built for {_pixels(shape)} "
+            f"({_reason(error)})"
+        ) from error
 
 
 def _follow(job: Job, model: nn.Module, size: int, shape: tuple[int, int], complaint: str) -> None:
@@ -157,20 +221,27 @@ def _follow(job: Job, model: nn.Module, size: int, shape: tuple[int, int], compl
             functional_call(model, state, tuple(inputs))
     except InputError:
         raise
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:  # each library its own
-        raise InputError(f"{complaint} {len(job.channels)} channels of {_pixels(shape)} ({_reason(error)})") from error
+    # each library its own
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        raise InputError(
+            f"{complaint} {len(job.channels)} channels of {_pixels(shape)} ({_reason(error)})"
+        ) from error
 
 
 @contextmanager
 def _watching(model: nn.Module, refuse, also_evaluating: bool):
-    """Call `refuse` with a BatchNorm layer's name where it would take statistics of one value a channel."""
+    """Call `refuse` with a BatchNorm layer's name where it would take statistics of one value a
+    channel.
+    """
 
     def look(name: str, layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         x = inputs[0]
         if (layer.training or also_evaluating) and x.numel() // x.shape[1] < 2:
             refuse(name)
 
-    norms = [(name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
+    norms = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
+    ]
     hooks = [module.register_forward_pre_hook(partial(look, name)) for name, module in norms]
     try:
         yield
@@ -181,7 +252,8 @@ def _watching(model: nn.Module, refuse, also_evaluating: bool):
 
 def _refuse_training(job: Job, size: int, shape: tuple[int, int], layer: str) -> None:
     raise InputError(
-        f"stages.{job.stage.name}.batch_size: batches of {size} image of {_pixels(shape)} leave BatchNorm one value a channel "
+        f"stages.{job.stage.name}.batch_size: batches of {size} image of {_pixels(shape)} leave "
+        "BatchNorm one value a channel "
         f"({layer} of {job.config.model.backbone}); write batch_size: 2 or more"
     )
 
@@ -189,8 +261,10 @@ def _refuse_training(job: Job, size: int, shape: tuple[int, int], layer: str) ->
 def _refuse_adapting(job: Job, size: int, shape: tuple[int, int], layer: str) -> None:
     config = job.config
     raise InputError(
-        f"predict.adapt: {config.predict.adapt}: one has {size} image of {_pixels(shape)} a batch, which leaves BatchNorm one value a "
-        f"channel ({layer} of {config.model.backbone}); write adapt: none, or a larger unit or predict.batch_size"
+        f"predict.adapt: {config.predict.adapt}: one has {size} image of {_pixels(shape)} a "
+        "batch, which leaves BatchNorm one value a "
+        f"channel ({layer} of {config.model.backbone}); write adapt: none, or a larger unit or "
+        "predict.batch_size"
     )
 
 

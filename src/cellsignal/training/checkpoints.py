@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or not there, never unpickled, refused where they do not belong, and the last good one kept.
+"""Checkpoints that are whole or not there, never unpickled, refused where they do not belong, and
+the last good one kept.
 
-A training's `last.pt` has the one before it beside it, as `last.previous.pt`, until its stage is finished: where `last.pt` is found damaged the training goes
-on from that.
+A training's `last.pt` has the one before it beside it, as `last.previous.pt`, until its stage is
+finished: where `last.pt` is found damaged the training goes on from that.
 """
 
 import functools
@@ -21,11 +22,13 @@ from cellsignal.training.run_config import what_differs
 log = logging.getLogger(__name__)
 FORMAT = "cellsignal-checkpoint-1"
 
+
 def save_checkpoint(path: Path, state: dict[str, Any], *, keep: bool = False) -> None:
     """Write `state` (tensors, numbers, strings, containers of them) atomically.
 
     Args:
-        keep: the one before, which must be good, as `previous_of(path)`. At every moment `path` is a whole file; where the file system
+        keep: the one before, which must be good, as `previous_of(path)`. At every moment `path` is
+        a whole file; where the file system
             has no hard links, `path` or `previous_of(path)` is.
 
     Raises:
@@ -55,7 +58,9 @@ def _keep(path: Path) -> None:
         os.replace(path, previous_of(path))
         return
     os.replace(second, previous_of(path))
-    second.unlink(missing_ok=True)  # stays where both were the same file already: a kill came between this and the new file's renaming
+    # stays where both were the same file already: a kill came between this and the new file's
+    # renaming
+    second.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -75,8 +80,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except InputError:
         raise
-    except Exception as error:  # the zip and tensor readers raise many kinds; each means the same to the user
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    # the zip and tensor readers raise many kinds; each means the same to the user
+    except Exception as error:
+        reason = (
+            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        )
         raise InputError(f"{path}: corrupt or foreign checkpoint ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of cellsignal (no {FORMAT!r} mark)")
@@ -89,7 +97,8 @@ def has_checkpoint(path: Path) -> bool:
 
 
 def load_last(path: Path) -> tuple[dict[str, Any], Path]:
-    """The checkpoint at `path`, or, with a warning, the previous one where that is damaged or lost; and the file it is from.
+    """The checkpoint at `path`, or, with a warning, the previous one where that is damaged or lost;
+    and the file it is from.
 
     Raises:
         InputError: neither can be read.
@@ -104,7 +113,9 @@ def load_last(path: Path) -> tuple[dict[str, Any], Path]:
     try:
         state = load_checkpoint(previous)
     except InputError as error:
-        raise InputError(f"{broken}; and the one before it, {error}; move both away to start this training anew") from None
+        raise InputError(
+            f"{broken}; and the one before it, {error}; move both away to start this training anew"
+        ) from None
     _warn_once(f"{broken}; going on from the one before it, {previous.name}")
     return state, previous
 
@@ -122,4 +133,7 @@ def check_config(state: dict[str, Any], config: Config, path: Path) -> None:
     """
     different = what_differs(state["config"], config)
     if different:
-        raise InputError(f"{path}: is of another config; rename this one or move that away ({'; '.join(different[:5])})")
+        raise InputError(
+            f"{path}: is of another config; rename this one or move that away "
+            f"({'; '.join(different[:5])})"
+        )

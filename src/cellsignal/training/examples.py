@@ -1,5 +1,6 @@
-"""Which images train in an epoch, with which labels, in which batches: the labelled ones, and test wells that take
-part without a known label."""
+"""Which images train in an epoch, with which labels, in which batches: the labelled ones, and test
+wells that take part without a known label.
+"""
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,13 @@ from cellsignal.training.ranks import ALONE, Ranks
 
 
 class Examples:
-    """The images of a job's training set, with labels that pseudo-labelling may change between epochs.
+    """The images of a job's training set, with labels that pseudo-labelling may change between
+    epochs.
 
     Attributes:
-        positions: (n,) places in `job.store.samples`: what is labelled, then the test treatments where the stage uses
-        them.
-        labels: (n,) int64, which of the job's outputs is true of each; -1 where that is not known.
+        positions: (n,) places in `job.store.samples`: what is labelled, then the test treatments
+        where the stage uses them. labels: (n,) int64, which of the job's outputs is true of each;
+        -1 where that is not known.
     """
 
     def __init__(self, job: Job, ranks: Ranks = ALONE):
@@ -30,7 +32,8 @@ class Examples:
         self.positions = np.concatenate([job.train, job.test]) if uses_test else job.train
         self.known = np.arange(len(self.positions)) < len(job.train)
         labels = output_codes(job)[self.positions]
-        self.truth: np.ndarray | None = None  # (n, K) of a multi-label competition, whose `labels` are 0 where these are known
+        # (n, K) of a multi-label competition, whose `labels` are 0 where these are known
+        self.truth: np.ndarray | None = None
         if job.multilabel:
             self.truth = label_matrix(samples.iloc[self.positions], job.outputs)
             labels = np.where(np.isnan(self.truth).any(1), -1, 0)
@@ -45,19 +48,32 @@ class Examples:
         """Label the test wells that `frame` (target_id, label) names, and no others."""
         label_of = dict(zip(frame.target_id, frame.label, strict=True))
         unlabelled = np.flatnonzero(~self.known)
-        self.labels[unlabelled] = [label_of.get(target, -1) for target in self.target_id[unlabelled]]
+        self.labels[unlabelled] = [
+            label_of.get(target, -1) for target in self.target_id[unlabelled]
+        ]
 
     def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """This process's batches of an epoch, of (epoch, index) keys into `positions`. Without consistency, images
-        without a label stay out."""
+        """This process's batches of an epoch, of (epoch, index) keys into `positions`. Without
+        consistency, images without a label stay out.
+        """
         stage = self.job.stage
         used = np.flatnonzero((self.labels >= 0) | self.consistent)
         batches, seed, ranks = stage.batches, self.job.seed, self.ranks
         if batches.identities is not None:
-            order = identity_batches(self.labels[used], batches.identities, batches.images, seed, epoch, ranks.rank, ranks.world)
+            order = identity_batches(
+                self.labels[used],
+                batches.identities,
+                batches.images,
+                seed,
+                epoch,
+                ranks.rank,
+                ranks.world,
+            )
             return [[(number, int(used[index])) for number, index in batch] for batch in order]
         if batches.balanced:
-            order = balanced_batches(self._groups(used), stage.batch_size, seed, epoch, ranks.rank, ranks.world)
+            order = balanced_batches(
+                self._groups(used), stage.batch_size, seed, epoch, ranks.rank, ranks.world
+            )
             return [[(number, int(used[index])) for number, index in batch] for batch in order]
         units = None if self.units is None else self.units[used]
         order = EpochBatches(
@@ -73,10 +89,14 @@ class Examples:
         return [[(number, int(used[index])) for number, index in batch] for batch in order]
 
     def weights(self) -> torch.Tensor | None:
-        """What the loss weights the classes by (`class_weights`, `positive_weight`), from the samples whose labels are known."""
+        """What the loss weights the classes by (`class_weights`, `positive_weight`), from the
+        samples whose labels are known.
+        """
         stage = self.job.stage
         if self.truth is not None:
-            return positive_weights(self.truth[self.known], stage.class_weights, stage.positive_weight)
+            return positive_weights(
+                self.truth[self.known], stage.class_weights, stage.positive_weight
+            )
         return class_weights(self.labels[self.known], self.job.outputs, stage.class_weights)
 
     def controls(self) -> list[int]:
@@ -89,25 +109,33 @@ class Examples:
         negative = (samples.role == "negative_control").to_numpy()[self.positions] & self.known
         found = np.unique(self.labels[negative]).tolist() if self.truth is None else []
         if stage.drop_predicted_controls is not None and not 0 < len(found) < self.job.outputs:
-            raise InputError(f"stages.{stage.name}.drop_predicted_controls: {len(found)} of the {self.job.outputs} classes that train are negative controls")
+            raise InputError(
+                f"stages.{stage.name}.drop_predicted_controls: {len(found)} of the "
+                f"{self.job.outputs} classes that train are negative controls"
+            )
         return found
 
     def _groups(self, used: np.ndarray) -> np.ndarray:
-        """(n, G) bool, what balanced batches draw equally often: the classes; for multi-label tasks "none of them" too."""
+        """(n, G) bool, what balanced batches draw equally often: the classes; for multi-label tasks
+        "none of them" too.
+        """
         if self.truth is None:
             return self.labels[used][:, None] == np.arange(self.job.outputs)
         has = self.truth[used] == 1
         return np.column_stack([has, ~has.any(1)])
 
     def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Labels (B,) int64, -1 where there is none, or (B, K) float32 of a multi-label competition; and cell types (B, T) where the
-        model takes them."""
+        """Labels (B,) int64, -1 where there is none, or (B, K) float32 of a multi-label
+        competition; and cell types (B, T) where the model takes them.
+        """
         labels = torch.from_numpy((self.labels if self.truth is None else self.truth)[index])
         return labels, None if self.cell_types is None else self.cell_types[index]
 
 
 def output_codes(job: Job) -> np.ndarray:
-    """(N,) int64 for all samples of the store: which output stands for each, by label or by compound as the stage's target is; -1 for none."""
+    """(N,) int64 for all samples of the store: which output stands for each, by label or by
+    compound as the stage's target is; -1 for none.
+    """
     samples = job.store.samples
     if job.stage.target == "compound":
         return pd.Index(job.compounds).get_indexer(samples.compound).astype(np.int64)
@@ -115,5 +143,7 @@ def output_codes(job: Job) -> np.ndarray:
 
 
 def soft_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """(B,) int64 -> (B, K) float32 one-hot, on the labels' device; a row of zeros where the label is -1."""
+    """(B,) int64 -> (B, K) float32 one-hot, on the labels' device; a row of zeros where the label
+    is -1.
+    """
     return (labels[:, None] == torch.arange(classes, device=labels.device)).float()

@@ -1,9 +1,9 @@
-"""Images through a model: every view of some samples, BatchNorm adapted to each unit first where the config asks for
-it.
+"""Images through a model: every view of some samples, BatchNorm adapted to each unit first where
+the config asks for it.
 
-The trainer's validation, its pseudo-labels and every prediction come through here, so that what was validated is what
-predicts. Each image is read from the store once: its bytes stay on the device while its unit's statistics are taken
-and all its views are made.
+The trainer's validation, its pseudo-labels and every prediction come through here, so that what was
+validated is what predicts. Each image is read from the store once: its bytes stay on the device
+while its unit's statistics are taken and all its views are made.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +25,16 @@ from cellsignal.training.job import Job, cell_type_vectors, kept_samples, unit_c
 from cellsignal.training.precision import autocast
 from cellsignal.training.ranks import ALONE, Ranks
 
-HELD_GIB = 4.0  # bytes of a unit's images kept on the device between its statistics and its predictions; larger units are read twice
+# bytes of a unit's images kept on the device between its statistics and its predictions; larger
+# units are read twice
+HELD_GIB = 4.0
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What shares BatchNorm statistics: batches (lists of indices of the dataset) to take them from, none without
-    adaptation, and batches of the samples that are asked for."""
+    """What shares BatchNorm statistics: batches (lists of indices of the dataset) to take them
+    from, none without adaptation, and batches of the samples that are asked for.
+    """
 
     statistics: list[list[int]]
     own: list[list[int]]
@@ -39,8 +42,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Reading:
-    """What `predict_with` reads, ready to be used again: (n,) `chosen` positions in the store's samples, their units, and
-    the images of all of these, whose `positions` are those the dataset's indices stand for."""
+    """What `predict_with` reads, ready to be used again: (n,) `chosen` positions in the store's
+    samples, their units, and the images of all of these, whose `positions` are those the dataset's
+    indices stand for.
+    """
 
     chosen: np.ndarray
     positions: np.ndarray
@@ -58,7 +63,8 @@ class Pass:
 
 
 def plan_reading(job: Job, pixels: Pixels, chosen: np.ndarray, ranks: Ranks = ALONE) -> Reading:
-    """The units of some samples, dealt to the processes, and their images (in memory where `data.cache_gib` allows).
+    """The units of some samples, dealt to the processes, and their images (in memory where
+    `data.cache_gib` allows).
 
     Args:
         chosen: (n,) positions in `job.store.samples`.
@@ -76,7 +82,10 @@ def plan_reading(job: Job, pixels: Pixels, chosen: np.ndarray, ranks: Ranks = AL
         place = np.full(len(codes), -1)
         place[positions] = np.arange(len(positions))
         units = [
-            Unit(_spread(place[kept & (codes == code)], size), _spread(place[chosen[codes[chosen] == code]], size))
+            Unit(
+                _spread(place[kept & (codes == code)], size),
+                _spread(place[chosen[codes[chosen] == code]], size),
+            )
             for code in codes_here
         ]
     return Reading(chosen, positions, tuple(units), site_dataset(job, positions, pixels))
@@ -93,13 +102,14 @@ def predict_with(
 ) -> dict[str, np.ndarray]:
     """Logits (or embeddings) of some samples.
 
-    With `predict.adapt` each unit (cell type, experiment or plate) of the samples is predicted with BatchNorm
-    statistics of all the unit's kept images in the store, whatever their role: no label is looked at, and what else
-    is predicted changes nothing.
+    With `predict.adapt` each unit (cell type, experiment or plate) of the samples is predicted with
+    BatchNorm statistics of all the unit's kept images in the store, whatever their role: no label
+    is looked at, and what else is predicted changes nothing.
 
     Args:
         model: on its device; left in evaluation mode.
-        reading: of `plan_reading`, for the same ranks; each process predicts its own share of the units.
+        reading: of `plan_reading`, for the same ranks; each process predicts its own share of the
+        units.
 
     Returns:
         view -> (n, K) float32, K = job.outputs; or (n, D). The same in every process.
@@ -108,15 +118,29 @@ def predict_with(
     return _passes(job, model, reading, {view: Pass(forward, width, view) for view in views}, ranks)
 
 
-def logits_and_embeddings(job: Job, model: nn.Module, reading: Reading, ranks: Ranks = ALONE) -> tuple[np.ndarray, np.ndarray]:
-    """(n, K) logits and (n, D) embeddings of some samples, as `predict_with` of the identity; images and units' statistics are taken once for both."""
-    found = _passes(job, model, reading, {"logits": Pass(model, job.outputs), "embeddings": Pass(model.embed, model.width)}, ranks)
+def logits_and_embeddings(
+    job: Job, model: nn.Module, reading: Reading, ranks: Ranks = ALONE
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, K) logits and (n, D) embeddings of some samples, as `predict_with` of the identity;
+    images and units' statistics are taken once for both.
+    """
+    found = _passes(
+        job,
+        model,
+        reading,
+        {"logits": Pass(model, job.outputs), "embeddings": Pass(model.embed, model.width)},
+        ranks,
+    )
     return found["logits"], found["embeddings"]
 
 
 @torch.inference_mode()
-def _passes(job: Job, model: nn.Module, reading: Reading, passes: dict[str, Pass], ranks: Ranks) -> dict[str, np.ndarray]:
-    """Name -> (n, width) float32 of every pass; a unit's statistics are taken by the first one's forward."""
+def _passes(
+    job: Job, model: nn.Module, reading: Reading, passes: dict[str, Pass], ranks: Ranks
+) -> dict[str, np.ndarray]:
+    """Name -> (n, width) float32 of every pass; a unit's statistics are taken by the first one's
+    forward.
+    """
     device = next(model.parameters()).device
     model.eval()
     first = next(iter(passes.values())).forward
@@ -124,36 +148,67 @@ def _passes(job: Job, model: nn.Module, reading: Reading, passes: dict[str, Pass
 
     def inputs(batch: Batch) -> tuple[torch.Tensor, ...]:
         images = standardised(batch.images, dataset.shift[batch.index], dataset.scale[batch.index])
-        return (images,) if vectors is None else (images, vectors[reading.positions[batch.index]].to(device))
+        return (
+            (images,)
+            if vectors is None
+            else (images, vectors[reading.positions[batch.index]].to(device))
+        )
 
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in passes}  # on the device: fetching each would make it wait
+    # on the device: fetching each would make it wait
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in passes}
     with autocast(job.stage.amp, device):
         for statistics, own in _units(job, reading, device):
             unit = (inputs(batch) for batch in statistics)
-            with unit_statistics(model, unit, forward=first) if job.config.predict.adapt != "none" else nullcontext():
+            with (
+                unit_statistics(model, unit, forward=first)
+                if job.config.predict.adapt != "none"
+                else nullcontext()
+            ):
                 for _ in unit:
                     pass  # a model without BatchNorm has not looked at them
                 for batch in own:
                     images, *others = inputs(batch)
                     for name, one in passes.items():
-                        seen = apply_view(images, one.view).contiguous(memory_format=torch.channels_last)
+                        seen = apply_view(images, one.view).contiguous(
+                            memory_format=torch.channels_last
+                        )
                         found[name].append(one.forward(seen, *others).float())
     done = [batch for unit in reading.units for batch in unit.own]
     done = reading.positions[np.concatenate(done)] if done else reading.chosen[:0]
-    return {name: ranks.sum_array(_restored(parts, done, reading.chosen, passes[name].width)) for name, parts in found.items()}
+    return {
+        name: ranks.sum_array(_restored(parts, done, reading.chosen, passes[name].width))
+        for name, parts in found.items()
+    }
 
 
-def _units(job: Job, reading: Reading, device: torch.device) -> Iterator[tuple[Iterator[Batch], Iterator[Batch]]]:
-    """Each unit's batches for its statistics, to be used up first, and of its own samples, as bytes on the device."""
+def _units(
+    job: Job, reading: Reading, device: torch.device
+) -> Iterator[tuple[Iterator[Batch], Iterator[Batch]]]:
+    """Each unit's batches for its statistics, to be used up first, and of its own samples, as bytes
+    on the device.
+    """
     dataset, units = reading.dataset, reading.units
     workers = 0 if dataset.kept is not None and device.type == "cpu" else job.config.data.workers
     image = dataset.shape[0] * np.prod(dataset.augmentation.input)
-    held = [unit.statistics and image * sum(map(len, unit.statistics)) <= HELD_GIB * GIB for unit in units]
+    held = [
+        unit.statistics and image * sum(map(len, unit.statistics)) <= HELD_GIB * GIB
+        for unit in units
+    ]
     batches = [
-        batch for unit, once in zip(units, held, strict=True) for batch in (*unit.statistics, *(() if once else unit.own))
+        batch
+        for unit, once in zip(units, held, strict=True)
+        for batch in (*unit.statistics, *(() if once else unit.own))
     ]
     title = f"{job.title} predict"
-    stream = iter(tqdm(feed_raw(dataset, batches, workers, device), desc=title, total=len(batches), disable=None, leave=False))
+    stream = iter(
+        tqdm(
+            feed_raw(dataset, batches, workers, device),
+            desc=title,
+            total=len(batches),
+            disable=None,
+            leave=False,
+        )
+    )
     for unit, once in zip(units, held, strict=True):
         if once:
             seen = [next(stream) for _ in unit.statistics]
@@ -164,7 +219,8 @@ def _units(job: Job, reading: Reading, device: torch.device) -> Iterator[tuple[I
 
 def _again(seen: list[Batch], batches: list[list[int]]) -> Iterator[Batch]:
     """Batches of images that are on the device already."""
-    images, index = torch.cat([batch.images for batch in seen]), np.concatenate([batch.index for batch in seen])
+    images = torch.cat([batch.images for batch in seen])
+    index = np.concatenate([batch.index for batch in seen])
     seen.clear()
     order = np.argsort(index)
     for batch in batches:
@@ -178,7 +234,9 @@ def _spread(indices: np.ndarray, size: int) -> list[list[int]]:
     return [indices[first::number].tolist() for first in range(number)]
 
 
-def _restored(parts: list[torch.Tensor], done: np.ndarray, chosen: np.ndarray, width: int) -> np.ndarray:
+def _restored(
+    parts: list[torch.Tensor], done: np.ndarray, chosen: np.ndarray, width: int
+) -> np.ndarray:
     """The rows of the samples `done` at their places in `chosen`; zeros elsewhere."""
     result = np.zeros((len(chosen), width), np.float32)
     if len(done):
@@ -187,7 +245,9 @@ def _restored(parts: list[torch.Tensor], done: np.ndarray, chosen: np.ndarray, w
     return result
 
 
-def by_target(scores: np.ndarray, target_id: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def by_target(
+    scores: np.ndarray, target_id: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Scores of samples, summed over the samples of a target.
 
     Args:

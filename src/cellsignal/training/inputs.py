@@ -1,4 +1,6 @@
-"""What the networks of a job are given: the images of its samples, standardised, augmented in training."""
+"""What the networks of a job are given: the images of its samples, standardised, augmented in
+training.
+"""
 
 from dataclasses import dataclass
 
@@ -20,7 +22,9 @@ from cellsignal.training.job import Job
 
 @dataclass(frozen=True)
 class Pixels:
-    """Standardisation of every sample of a store, and the training pixels' overall mean and SD that `by: global` needs again at prediction."""
+    """Standardisation of every sample of a store, and the training pixels' overall mean and SD that
+    `by: global` needs again at prediction.
+    """
 
     shift: np.ndarray  # (n, C), C the store's channels
     scale: np.ndarray  # (n, C)
@@ -30,10 +34,14 @@ class Pixels:
 def pixel_statistics(
     config: Config, store: Store, train: np.ndarray | None = None, overall: tuple | None = None
 ) -> Pixels:
-    """Shift and scale of every sample in `store.samples`; overall statistics from the training samples unless they are given."""
+    """Shift and scale of every sample in `store.samples`; overall statistics from the training
+    samples unless they are given.
+    """
     samples: pd.DataFrame = store.samples
     rows = samples.row.to_numpy()
-    mean, sd = pooled_over_frames(store.mean[rows], store.sd[rows], get_competition(config.competition).frames)
+    mean, sd = pooled_over_frames(
+        store.mean[rows], store.sd[rows], get_competition(config.competition).frames
+    )
     if overall is None:
         overall = global_statistics(mean[train], sd[train])
     shift, scale = standardisation(samples, mean, sd, config.normalization, overall)
@@ -48,7 +56,8 @@ def site_dataset(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> SiteDataset:
-    """The images of some positions in `job.store.samples`; without augmentations (None) as validation and prediction see them.
+    """The images of some positions in `job.store.samples`; without augmentations (None) as
+    validation and prediction see them.
 
     Args:
         device: where training images may be kept (`data.device_gib`).
@@ -69,7 +78,8 @@ def site_dataset(
 
 
 def output_shapes(job: Job) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) of the images that the job's network trains on, and of those it predicts from.
+    """(height, width) of the images that the job's network trains on, and of those it predicts
+    from.
 
     Raises:
         InputError: an augmentation that cannot work on these images.
@@ -85,7 +95,10 @@ def _augmentation(job: Job, augmentations: tuple[Augmentation, ...] | None) -> R
         return Recipe((), channels, shape, job.config.predict.center_crop)
     why = needs_albumentations(augmentations)
     if pipeline == "warp" and why:
-        raise InputError(f"data.pipeline: warp cannot make stage {job.stage.name!r}: {why}; write auto or albumentations")
+        raise InputError(
+            f"data.pipeline: warp cannot make stage {job.stage.name!r}: {why}; write auto or "
+            "albumentations"
+        )
     if pipeline == "albumentations" or why:
         return Transform(augmentations, channels, stain, frame, shape)
     return Recipe(augmentations, channels, shape, stain=stain)

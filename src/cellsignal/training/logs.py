@@ -1,4 +1,6 @@
-"""The record of a job's epochs: `log.csv` (rewritten whole, so that a resumed run has each epoch once) and TensorBoard."""
+"""The record of a job's epochs: `log.csv` (rewritten whole, so that a resumed run has each epoch
+once) and TensorBoard.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,19 @@ from cellsignal.files import write_csv
 
 
 class EpochLog:
-    """Use as a context; `add` one row an epoch. `history` is the checkpoint's list of rows, shared and not copied.
+    """Use as a context; `add` one row an epoch. `history` is the checkpoint's list of rows, shared
+    and not copied.
 
     Of several processes one writes; in the others nothing happens.
     """
 
     def __init__(self, folder: Path, history: list[dict[str, Any]], writes: bool = True):
         self.folder, self.history = folder, history
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1) if writes else None
+        self.board = (
+            SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1)
+            if writes
+            else None
+        )
 
     def __enter__(self) -> "EpochLog":
         return self

@@ -1,7 +1,7 @@
 """MixUp and CutMix: a batch blended with a shuffled copy of itself, its labels by the same share.
 
-One factor or box a batch. Sources: MixUp, arXiv:1710.09412; CutMix, arXiv:1905.04899. A box that the border clips is
-smaller than lambda says; labels follow the pixels that were in fact replaced.
+One factor or box a batch. Sources: MixUp, arXiv:1710.09412; CutMix, arXiv:1905.04899. A box that
+the border clips is smaller than lambda says; labels follow the pixels that were in fact replaced.
 """
 
 import math
@@ -14,7 +14,9 @@ from cellsignal.config.augment import Mix
 
 
 class Mixed(NamedTuple):
-    """A batch after `mix_batch`. Where `was_mixed` is false the tensors are those that came in, and hard labels are still hard."""
+    """A batch after `mix_batch`. Where `was_mixed` is false the tensors are those that came in, and
+    hard labels are still hard.
+    """
 
     images: torch.Tensor
     targets: torch.Tensor
@@ -23,15 +25,21 @@ class Mixed(NamedTuple):
 
 
 def mix_batch(
-    images: torch.Tensor, targets: torch.Tensor, mix: Mix, generator: torch.Generator, *others: torch.Tensor
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    mix: Mix,
+    generator: torch.Generator,
+    *others: torch.Tensor,
 ) -> Mixed:
-    """Mix a batch, with probability `mix.p`; where both alphas are above 0, MixUp and CutMix are as likely.
+    """Mix a batch, with probability `mix.p`; where both alphas are above 0, MixUp and CutMix are as
+    likely.
 
     Args:
         images: (B, C, H, W) floating point, on any device. Not changed.
         targets: (B, K) floating point on the images' device. Not changed.
         generator: the only source of randomness. Every call takes one draw from it, mixed or not.
-        others: (B, n) floating point on the images' device, such as cell types, to be mixed as the targets are. Not changed.
+        others: (B, n) floating point on the images' device, such as cell types, to be mixed as the
+        targets are. Not changed.
 
     Returns:
         All of the same shapes, types and device; where rows sum to 1 they still do.
@@ -39,7 +47,9 @@ def mix_batch(
     for values in (images, targets, *others):
         assert values.is_floating_point(), values.dtype
     # torch has no Beta that takes a generator
-    rng = np.random.default_rng(torch.randint(2**62, (), generator=generator, device=generator.device).item())
+    rng = np.random.default_rng(
+        torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    )
     if rng.random() >= mix.p:
         return Mixed(images, targets, others, False)
     cut = rng.random() < 0.5 if mix.mixup > 0 and mix.cutmix > 0 else mix.cutmix > 0
@@ -58,8 +68,11 @@ def mix_batch(
     return Mixed(mixed, shared[0], tuple(shared[1:]), True)
 
 
-def cutmix_box(height: int, width: int, own: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A box of area fraction 1 - `own` and the image's aspect, its centre evenly drawn, clipped at the border.
+def cutmix_box(
+    height: int, width: int, own: float, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box of area fraction 1 - `own` and the image's aspect, its centre evenly drawn, clipped at
+    the border.
 
     Returns:
         top, bottom, left, right in pixels; bottom and right are one past the box.

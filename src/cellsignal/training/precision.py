@@ -1,7 +1,8 @@
 """In which numbers a stage computes on the device that is there.
 
-bfloat16 is several times as fast as float32 where the hardware has it, and many times as slow where it is emulated: on CPUs without AVX-512 ten times, on GPUs
-before Ampere (T4, P100, V100) slower than float32.
+bfloat16 is several times as fast as float32 where the hardware has it, and many times as slow where
+it is emulated: on CPUs without AVX-512 ten times, on GPUs before Ampere (T4, P100, V100) slower
+than float32.
 """
 
 from typing import Literal
@@ -12,10 +13,16 @@ Amp = Literal["auto", "off", "bf16", "fp16"]
 
 
 def compute_dtype(amp: Amp, device: torch.device) -> torch.dtype:
-    """float32, bfloat16 or float16. "auto": bfloat16 where the device has it, else float16 on a GPU and float32 on a CPU."""
+    """float32, bfloat16 or float16. "auto": bfloat16 where the device has it, else float16 on a GPU
+    and float32 on a CPU.
+    """
     if amp == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+            return (
+                torch.bfloat16
+                if torch.cuda.is_bf16_supported(including_emulation=False)
+                else torch.float16
+            )
         return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
     return {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
@@ -28,5 +35,6 @@ def autocast(amp: Amp, device: torch.device) -> torch.autocast:
 
 
 def _cpu_has_bfloat16() -> bool:
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # what torch itself asks; it has no public name
+    # what torch itself asks; it has no public name
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return bool(supported and supported())

@@ -1,10 +1,14 @@
-"""This process among its fellows: what one training on several GPUs or machines needs of the others, and nothing where there is one process.
+"""This process among its fellows: what one training on several GPUs or machines needs of the
+others, and nothing where there is one process.
 
-`torchrun` starts the processes and says in the environment who is who; accelerate starts the process group (NCCL between GPUs, gloo between CPUs).
-Every method but the properties is a collective: all processes call it, in the same order, or all wait. Where a process dies torchrun ends the others of its
-machine; those of other machines fail when its connections close or, at the latest, when they have waited for 30 minutes (CELLSIGNAL_PATIENCE_MINUTES).
+`torchrun` starts the processes and says in the environment who is who; accelerate starts the
+process group (NCCL between GPUs, gloo between CPUs). Every method but the properties is a
+collective: all processes call it, in the same order, or all wait. Where a process dies torchrun
+ends the others of its machine; those of other machines fail when its connections close or, at the
+latest, when they have waited for 30 minutes (CELLSIGNAL_PATIENCE_MINUTES).
 
-Objects travel as bytes of `torch.save` in tensors and are read with `weights_only=True`: torch's own object collectives would unpickle them.
+Objects travel as bytes of `torch.save` in tensors and are read with `weights_only=True`: torch's
+own object collectives would unpickle them.
 """
 
 import io
@@ -23,12 +27,16 @@ from torch.nn.parallel import DistributedDataParallel
 from cellsignal.errors import InputError
 
 _PIECE = 1 << 26  # bytes that lie on the device at a time
-_PATIENCE_MINUTES = 30.0  # how long the others wait while one writes, and NCCL's watchdog lets them; CELLSIGNAL_PATIENCE_MINUTES overrides
+# how long the others wait while one writes, and NCCL's watchdog lets them;
+# CELLSIGNAL_PATIENCE_MINUTES overrides
+_PATIENCE_MINUTES = 30.0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process's number (`rank`) among `world` processes, and the device it computes on. All is the identity, and free, where `world` is 1."""
+    """A process's number (`rank`) among `world` processes, and the device it computes on. All is
+    the identity, and free, where `world` is 1.
+    """
 
     rank: int
     world: int
@@ -47,14 +55,18 @@ class Ranks:
             PartialState().wait_for_everyone()
 
     def sum_array(self, values: np.ndarray) -> np.ndarray:
-        """The sum over all processes of float arrays of one shape and dtype (float16, 32 or 64), the same bytes on all.
+        """The sum over all processes of float arrays of one shape and dtype (float16, 32 or 64),
+        the same bytes on all.
 
-        Exact where all but one are zero. It goes over the device in pieces, so it need not fit there.
+        Exact where all but one are zero. It goes over the device in pieces, so it need not fit
+        there.
         """
         if self.world == 1:
             return values
         kinds = self.gather([str(values.dtype), list(values.shape)])
-        assert values.dtype in (np.float16, np.float32, np.float64) and all(kind == kinds[0] for kind in kinds), kinds
+        assert values.dtype in (np.float16, np.float32, np.float64) and all(
+            kind == kinds[0] for kind in kinds
+        ), kinds
         total = np.array(values, order="C")  # a copy
         for piece in torch.from_numpy(total.reshape(-1)).split(_PIECE // total.itemsize):
             summed = piece.to(self.device)
@@ -63,7 +75,8 @@ class Ranks:
         return total
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank: None, numbers, strings, tensors, and lists, tuples and dictionaries of them.
+        """The values of all processes, by rank: None, numbers, strings, tensors, and lists, tuples
+        and dictionaries of them.
 
         Tensors arrive on the CPU. A slice of a tensor travels with the whole of it; give a clone.
         """
@@ -73,10 +86,15 @@ class Ranks:
         sizes = [int(size) for size in self._all_gather(torch.tensor([len(mine)]))]
         padded = functional.pad(mine, (0, max(sizes) - len(mine)))
         pieces = [self._all_gather(piece) for piece in padded.split(max(1, _PIECE // self.world))]
-        return [_from_bytes(torch.cat([piece[rank] for piece in pieces])[:size]) for rank, size in enumerate(sizes)]
+        return [
+            _from_bytes(torch.cat([piece[rank] for piece in pieces])[:size])
+            for rank, size in enumerate(sizes)
+        ]
 
     def share(self, value: Any) -> Any:
-        """Rank 0's value (as for `gather`, and small), on all processes; what the others give is not looked at."""
+        """Rank 0's value (as for `gather`, and small), on all processes; what the others give is
+        not looked at.
+        """
         if self.world == 1:
             return value
         return self.gather(value if self.first else None)[0]
@@ -88,11 +106,15 @@ class Ranks:
     def add_up(self, values: torch.Tensor) -> None:
         """Sum a contiguous tensor on this process's device over all processes, in place."""
         if self.world > 1:
-            assert values.is_contiguous() and values.device.type == self.device.type, (values.stride(), values.device)
+            assert values.is_contiguous() and values.device.type == self.device.type, (
+                values.stride(),
+                values.device,
+            )
             torch.distributed.all_reduce(values)
 
     def same_everywhere(self, text: str) -> None:
-        """Make sure that all processes were given the same, such as the digest of a config and its inputs.
+        """Make sure that all processes were given the same, such as the digest of a config and its
+        inputs.
 
         Raises:
             InputError: on every process, if one has another text than rank 0.
@@ -101,23 +123,28 @@ class Ranks:
         for rank, other in enumerate(texts):
             if other != texts[0]:
                 raise InputError(
-                    f"the processes were not started alike: rank 0 has {texts[0][:80]!r}, rank {rank} has {other[:80]!r}; "
+                    f"the processes were not started alike: rank 0 has {texts[0][:80]!r}, rank "
+                    f"{rank} has {other[:80]!r}; "
                     "give every machine the same command, config and files"
                 )
 
     def wrap(self, module: nn.Module, unused: bool) -> nn.Module:
-        """The module with gradients averaged over the processes; itself where there is one process or nothing to train.
+        """The module with gradients averaged over the processes; itself where there is one process
+        or nothing to train.
 
-        Rank 0's parameters are taken by all when it is wrapped. Buffers are each process's own, then and later: BatchNorm's running statistics
-        differ between them.
+        Rank 0's parameters are taken by all when it is wrapped. Buffers are each process's own,
+        then and later: BatchNorm's running statistics differ between them.
 
         Args:
             module: on this process's device, in its final memory format.
-            unused: whether a step may leave parameters without a gradient, on any process; looking for them costs a walk over the graph.
+            unused: whether a step may leave parameters without a gradient, on any process; looking
+            for them costs a walk over the graph.
         """
         if self.world == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
             return module
-        with warnings.catch_warnings():  # torch 2.13 offers another name, under which rank 0's buffers would still be taken at the start
+        # torch 2.13 offers another name, under which rank 0's buffers would still be taken at the
+        # start
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
             return DistributedDataParallel(
                 module,
@@ -128,7 +155,9 @@ class Ranks:
             )
 
     def close(self) -> None:
-        """Leave the process group, when all is done. Not after an error: it could wait for processes that wait for this one."""
+        """Leave the process group, when all is done. Not after an error: it could wait for
+        processes that wait for this one.
+        """
         if self.world > 1:
             self.barrier()
             torch.distributed.destroy_process_group()
@@ -145,19 +174,24 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def this_process() -> Ranks:
-    """This process among those that torchrun started, in their process group; alone without torchrun (then accelerate is not imported).
+    """This process among those that torchrun started, in their process group; alone without
+    torchrun (then accelerate is not imported).
 
-    The device is the GPU of its number on this machine, or the CPU where there is no GPU or all are hidden (`CUDA_VISIBLE_DEVICES=`).
+    The device is the GPU of its number on this machine, or the CPU where there is no GPU or all are
+    hidden (`CUDA_VISIBLE_DEVICES=`).
 
     Raises:
-        InputError: torchrun's environment is incomplete or contradicts itself, or there are more processes than GPUs.
+        InputError: torchrun's environment is incomplete or contradicts itself, or there are more
+        processes than GPUs.
     """
     rank, world, local = _places()
     if torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise InputError(
-                f"more processes than GPUs: LOCAL_RANK is {local}, GPUs to be seen are {torch.cuda.device_count()}; "
-                "lower torchrun's --nproc_per_node (or hide the GPUs by CUDA_VISIBLE_DEVICES= to compute on CPUs)"
+                f"more processes than GPUs: LOCAL_RANK is {local}, GPUs to be seen are "
+                f"{torch.cuda.device_count()}; "
+                "lower torchrun's --nproc_per_node (or hide the GPUs by CUDA_VISIBLE_DEVICES= to "
+                "compute on CPUs)"
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
@@ -168,7 +202,8 @@ def this_process() -> Ranks:
 
         patience = _patience()
         if device.type == "cuda":
-            PartialState(backend="nccl", timeout=patience, device_id=device)  # whose watchdog ends a process that has waited too long
+            # whose watchdog ends a process that has waited too long
+            PartialState(backend="nccl", timeout=patience, device_id=device)
         else:
             PartialState(cpu=True, backend="gloo", timeout=patience)
         assert (torch.distributed.get_rank(), torch.distributed.get_world_size()) == (rank, world)
@@ -183,22 +218,33 @@ def _patience() -> timedelta:
     except (ValueError, OverflowError):
         patience = timedelta(0)
     if patience < timedelta(seconds=1):
-        raise InputError(f"environment: CELLSIGNAL_PATIENCE_MINUTES is {text!r}, not a number of minutes that makes a second or more")
+        raise InputError(
+            f"environment: CELLSIGNAL_PATIENCE_MINUTES is {text!r}, not a number of minutes that "
+            "makes a second or more"
+        )
     return patience
 
 
 def _places() -> tuple[int, int, int]:
-    """(rank, processes, rank on this machine), as torchrun says it in the environment; (0, 1, 0) if nobody says anything."""
+    """(rank, processes, rank on this machine), as torchrun says it in the environment; (0, 1, 0) if
+    nobody says anything.
+    """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not any(os.environ.get(name) for name in names):
         return 0, 1, 0
     alone = os.environ.get("WORLD_SIZE") == "1"
     for name in (*names, "MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name) and not alone:
-            raise InputError(f"environment: {name} is not set, but one of {', '.join(names)} is; start with torchrun, or unset them")
+            raise InputError(
+                f"environment: {name} is not set, but one of {', '.join(names)} is; start with "
+                "torchrun, or unset them"
+            )
     rank, world, local = (_number(name, default="0" if alone else "") for name in names)
     if rank >= world or local > rank:
-        raise InputError(f"environment: RANK {rank}, WORLD_SIZE {world} and LOCAL_RANK {local} cannot be; start with torchrun")
+        raise InputError(
+            f"environment: RANK {rank}, WORLD_SIZE {world} and LOCAL_RANK {local} cannot be; "
+            "start with torchrun"
+        )
     return rank, world, local
 
 

@@ -24,11 +24,13 @@ _FREE = (
     "predict",
     "submit",
 )
-MADE = ("fold*/*/*/*.pt", "full/*/*/*.pt", "predictions/*.npz", "embeddings/*.npz")  # in a run folder
+# in a run folder
+MADE = ("fold*/*/*/*.pt", "full/*/*/*.pt", "predictions/*.npz", "embeddings/*.npz")
 
 
 def refuse_other_run(folder: Path, config: Config) -> None:
-    """Refuse a run folder of another config, unless nothing was made in it yet: then it is taken over.
+    """Refuse a run folder of another config, unless nothing was made in it yet: then it is taken
+    over.
 
     Raises:
         InputError: Names the keys that differ.
@@ -39,17 +41,24 @@ def refuse_other_run(folder: Path, config: Config) -> None:
     different = what_differs(yaml.safe_load(path.read_text(encoding="utf-8")), config)
     if different:
         raise InputError(
-            f"{folder}: holds a run of another config; rename this one or move that away ({'; '.join(different[:5])})"
+            f"{folder}: holds a run of another config; rename this one or move that away "
+            f"({'; '.join(different[:5])})"
         )
 
 
 def what_differs(tree: dict[str, Any], config: Config) -> list[str]:
-    """The keys that matter to the weights and differ between a dumped config and this one, as "path: old -> new"."""
-    return config_differences(*(_without_free(one) for one in (_with_defaults(tree), config.model_dump(mode="json"))))
+    """The keys that matter to the weights and differ between a dumped config and this one, as
+    "path: old -> new".
+    """
+    return config_differences(
+        *(_without_free(one) for one in (_with_defaults(tree), config.model_dump(mode="json")))
+    )
 
 
 def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
-    """A run's config with the defaults of keys that the schema has learnt since; as it is where the schema no longer takes it."""
+    """A run's config with the defaults of keys that the schema has learnt since; as it is where the
+    schema no longer takes it.
+    """
     try:
         return Config.model_validate(tree).model_dump(mode="json")
     except ValidationError:

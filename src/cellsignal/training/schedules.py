@@ -7,11 +7,13 @@ from torch.optim import Optimizer
 
 from cellsignal.config.stage import Schedule
 
-ONECYCLE_START, ONECYCLE_END = 25, 1e4  # as torch's OneCycleLR: peak / 25 at the start, the 10,000th of that at the end
+# as torch's OneCycleLR: peak / 25 at the start, the 10,000th of that at the end
+ONECYCLE_START, ONECYCLE_END = 25, 1e4
 
 
 class LearningRate:
-    """Drives an optimiser's learning rate: `step()` after every optimiser step, `epoch_end(figure)` after every epoch.
+    """Drives an optimiser's learning rate: `step()` after every optimiser step, `epoch_end(figure)`
+    after every epoch.
 
     Args:
         optimizer: its `lr` is the peak.
@@ -21,7 +23,12 @@ class LearningRate:
     """
 
     def __init__(
-        self, optimizer: Optimizer, schedule: Schedule, epochs: int, steps_per_epoch: int, higher_is_better: bool
+        self,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        epochs: int,
+        steps_per_epoch: int,
+        higher_is_better: bool,
     ):
         self.schedule, self.epochs, self.steps_per_epoch = schedule, epochs, steps_per_epoch
         self.total = epochs * steps_per_epoch
@@ -33,10 +40,16 @@ class LearningRate:
 
     def rate(self, peak: float, step: float) -> float:
         """Compute the learning rate at optimiser step `step` (0-based)."""
-        return self._onecycle(peak, step) if self.schedule.name == "onecycle" else peak * self.factor(step)
+        return (
+            self._onecycle(peak, step)
+            if self.schedule.name == "onecycle"
+            else peak * self.factor(step)
+        )
 
     def factor(self, step: float) -> float:
-        """Compute the multiple of the peak at optimiser step `step` (0-based), all schedules but onecycle."""
+        """Compute the multiple of the peak at optimiser step `step` (0-based), all schedules but
+        onecycle.
+        """
         warmup = self.schedule.warmup_epochs * self.steps_per_epoch
         if step < warmup:
             return (step + 1) / (warmup + 1)
@@ -50,8 +63,11 @@ class LearningRate:
         return self.plateau["scale"]
 
     def _onecycle(self, peak: float, step: float) -> float:
-        """Go up to the peak and down to the end, each along half a cosine, as torch's OneCycleLR of one step more."""
-        rise = max(self.schedule.pct_start, 2 / (self.total + 1))  # the peak comes after the first step
+        """Go up to the peak and down to the end, each along half a cosine, as torch's OneCycleLR of
+        one step more.
+        """
+        # the peak comes after the first step
+        rise = max(self.schedule.pct_start, 2 / (self.total + 1))
         top = rise * (self.total + 1) - 1
         start = peak / ONECYCLE_START
         if step <= top:
@@ -59,7 +75,9 @@ class LearningRate:
         return _follow_cosine(peak, start / ONECYCLE_END, (step - top) / (self.total - top))
 
     def step(self, position: float) -> None:
-        """Set the rate of the update that comes `position` steps after the stage's begin; a fraction where an epoch has more batches than planned."""
+        """Set the rate of the update that comes `position` steps after the stage's begin; a
+        fraction where an epoch has more batches than planned.
+        """
         self.position = min(position, self.total)
         self._set_rates()
 
@@ -68,7 +86,9 @@ class LearningRate:
             group["lr"] = self.rate(peak, self.position)
 
     def epoch_end(self, figure: float) -> None:
-        """Plateau: scale down after more than `patience` epochs without a better figure (as torch's ReduceLROnPlateau, threshold 0)."""
+        """Plateau: scale down after more than `patience` epochs without a better figure (as torch's
+        ReduceLROnPlateau, threshold 0).
+        """
         if self.schedule.name != "plateau":
             return
         if self.sign * figure > self.plateau["best"]:
@@ -84,7 +104,8 @@ class LearningRate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.plateau.update(state["plateau"])
-        self.position = state["position"] if "position" in state else state["torch"]["last_epoch"]  # of older checkpoints
+        # of older checkpoints
+        self.position = state["position"] if "position" in state else state["torch"]["last_epoch"]
 
 
 def _follow_cosine(start: float, end: float, share: float) -> float:

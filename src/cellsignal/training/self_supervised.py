@@ -1,10 +1,13 @@
-"""What a stage without labels trains on and by: two views of each image, and a loss that compares them.
+"""What a stage without labels trains on and by: two views of each image, and a loss that compares
+them.
 
-Both stand in the trainer's places of `Examples` and `StageLoss`; batches, augmentation, optimiser, averaging, several processes, checkpoints and resuming
-are the trainer's own. The projection belongs to the loss, so the network that a checkpoint hands on is without it.
+Both stand in the trainer's places of `Examples` and `StageLoss`; batches, augmentation, optimiser,
+averaging, several processes, checkpoints and resuming are the trainer's own. The projection belongs
+to the loss, so the network that a checkpoint hands on is without it.
 
-The SimCLR loss is five lines here: pytorch-metric-learning's NTXentLoss, with which the tests compare it, lists every negative for every positive and needs
-memory of the cube of the batch. VICReg is that library's.
+The SimCLR loss is five lines here: pytorch-metric-learning's NTXentLoss, with which the tests
+compare it, lists every negative for every positive and needs memory of the cube of the batch.
+VICReg is that library's.
 """
 
 import numpy as np
@@ -16,12 +19,20 @@ from cellsignal.config.self_supervised import SelfSupervised
 from cellsignal.data.samplers import EpochBatches
 from cellsignal.errors import InputError
 from cellsignal.models.heads import Outputs
-from cellsignal.training.job import Job, cell_type_vectors, kept_samples, protocol_parts, unit_codes, without_labels
+from cellsignal.training.job import (
+    Job,
+    cell_type_vectors,
+    kept_samples,
+    protocol_parts,
+    unit_codes,
+    without_labels,
+)
 from cellsignal.training.ranks import ALONE, Ranks
 
 
 def images_without_labels(job: Job) -> np.ndarray:
-    """Positions in `job.store.samples` of what a self-supervised stage trains on, ascending; no label is looked at.
+    """Positions in `job.store.samples` of what a self-supervised stage trains on, ascending; no
+    label is looked at.
 
     Nothing of the groups that the job's fold holds out is among them, whatever its role or split.
 
@@ -34,7 +45,8 @@ def images_without_labels(job: Job) -> np.ndarray:
     if images != "labelled":
         if images == "all" and protocol_parts(job.config, job.competition, samples) is not None:
             raise InputError(
-                f"stages.{job.stage.name}.self_supervised.images: the protocol {job.config.protocol!r} says what trains; write train"
+                f"stages.{job.stage.name}.self_supervised.images: the protocol "
+                f"{job.config.protocol!r} says what trains; write train"
             )
         more = kept_samples(job.config, job.store)
         if images == "train":
@@ -50,7 +62,8 @@ def images_without_labels(job: Job) -> np.ndarray:
 class TwoViews:
     """The images of a stage without labels, each twice, in the place of `Examples`.
 
-    Index i and index n + i are the same image, and augmented anew each, since every draw is a function of (seed, epoch, index).
+    Index i and index n + i are the same image, and augmented anew each, since every draw is a
+    function of (seed, epoch, index).
 
     Attributes:
         positions: (2n,) places in `job.store.samples`: the n images, and again.
@@ -66,19 +79,32 @@ class TwoViews:
         self.cell_types = None if vectors is None else vectors[self.positions]
 
     def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """This process's batches of an epoch, of (epoch, index) keys: b images' first views, then their second views in the same order."""
+        """This process's batches of an epoch, of (epoch, index) keys: b images' first views, then
+        their second views in the same order.
+        """
         images = len(self.positions) // 2
         unknown, size = np.full(images, -1), self.job.stage.batch_size
-        order = EpochBatches(self.units, unknown, size, self.job.seed, epoch, rank=self.ranks.rank, world=self.ranks.world)
+        order = EpochBatches(
+            self.units,
+            unknown,
+            size,
+            self.job.seed,
+            epoch,
+            rank=self.ranks.rank,
+            world=self.ranks.world,
+        )
         return [batch + [(number, images + index) for number, index in batch] for batch in order]
 
     def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Labels (B,) int64, all -1 (not known), and cell types (B, T) where the model takes them."""
-        return torch.full((len(index),), -1), None if self.cell_types is None else self.cell_types[index]
+        return torch.full((len(index),), -1), None if self.cell_types is None else self.cell_types[
+            index
+        ]
 
 
 class TwoViewLoss(nn.Module):
-    """Compares the projections of two views of each image; in the place of `StageLoss`. Its state is the projection.
+    """Compares the projections of two views of each image; in the place of `StageLoss`. Its state
+    is the projection.
 
     Args:
         width: D, of the network's embedding.
@@ -94,8 +120,11 @@ class TwoViewLoss(nn.Module):
 
             self.vicreg = VICRegLoss()
 
-    def forward(self, outputs: Outputs, targets: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """The loss of a batch of 2b views, the first of each image and then the second; in single precision whatever the outputs' type.
+    def forward(
+        self, outputs: Outputs, targets: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The loss of a batch of 2b views, the first of each image and then the second; in single
+        precision whatever the outputs' type.
 
         Args:
             outputs: of which the embedding alone counts.
@@ -109,7 +138,9 @@ class TwoViewLoss(nn.Module):
 
 
 def projection_head(width: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """(B, width) -> (B, widths[-1]): FC-BN-ReLU for every width but the last, then FC (SimCLR's g, arXiv:2002.05709)."""
+    """(B, width) -> (B, widths[-1]): FC-BN-ReLU for every width but the last, then FC (SimCLR's g,
+    arXiv:2002.05709).
+    """
     layers: list[nn.Module] = []
     for inner in widths[:-1]:
         layers += [nn.Linear(width, inner, bias=False), nn.BatchNorm1d(inner), nn.ReLU()]
@@ -118,14 +149,16 @@ def projection_head(width: int, widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
-    """SimCLR's loss, equation 1 of arXiv:2002.05709: for each of the 2n views the cross-entropy of picking its partner among the 2n - 1 others,
-    by softmax of cosine / temperature; the mean.
+    """SimCLR's loss, equation 1 of arXiv:2002.05709: for each of the 2n views the cross-entropy of
+    picking its partner among the 2n - 1 others, by softmax of cosine / temperature; the mean.
 
     Args:
         first, second: (n, D), row i of both of image i.
     """
     z = functional.normalize(torch.cat([first, second]))
     similarity = z @ z.T / temperature
-    similarity = similarity.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf)
+    similarity = similarity.masked_fill(
+        torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf
+    )
     partner = torch.arange(len(z), device=z.device).roll(len(first))
     return functional.cross_entropy(similarity, partner)

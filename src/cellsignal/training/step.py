@@ -1,7 +1,8 @@
-"""One optimiser step: the network with its loss, mixed precision, gradients of several small batches and of several processes as one.
+"""One optimiser step: the network with its loss, mixed precision, gradients of several small
+batches and of several processes as one.
 
-N processes that take one batch each make the step that one process makes of N accumulated batches: the mean of the batches' gradients, each batch
-standardised by itself.
+N processes that take one batch each make the step that one process makes of N accumulated batches:
+the mean of the batches' gradients, each batch standardised by itself.
 """
 
 import contextlib
@@ -21,27 +22,40 @@ from cellsignal.training.ranks import Ranks
 class WithLoss(nn.Module):
     """The network and its loss as one module, since both may learn: (loss, logits) of one batch."""
 
-    def __init__(self, model: nn.Module, loss: StageLoss, compile_mode: str = "off", uses_logits: bool = True):
+    def __init__(
+        self, model: nn.Module, loss: StageLoss, compile_mode: str = "off", uses_logits: bool = True
+    ):
         super().__init__()
         self.model, self.loss, self.uses_logits = model, loss, uses_logits
-        self.run = model.outputs if compile_mode == "off" else torch.compile(model.outputs, mode=compile_mode)
+        self.run = (
+            model.outputs
+            if compile_mode == "off"
+            else torch.compile(model.outputs, mode=compile_mode)
+        )
 
     def forward(
-        self, images: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor | None, *others: torch.Tensor
+        self,
+        images: torch.Tensor,
+        targets: torch.Tensor,
+        labels: torch.Tensor | None,
+        *others: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         outputs: Outputs = self.run(images, *others)
-        # DistributedDataParallel takes for used what an output hangs on: logits that no loss looks at must not hold the graph of the heads
-        return self.loss(outputs, targets, labels), outputs.logits if self.uses_logits else outputs.logits.detach()
+        # DistributedDataParallel takes for used what an output hangs on: logits that no loss looks
+        # at must not hold the graph of the heads
+        return self.loss(
+            outputs, targets, labels
+        ), outputs.logits if self.uses_logits else outputs.logits.detach()
 
 
 class Stepper:
     """What turns losses into steps; holds optimisers and gradient scaler.
 
     Attributes:
-        optimizer: of the network, which the schedule drives; also of what the losses learn, unless it has an optimiser of its own.
-        center_optimizer: of the center loss's centres, where they have their own (`center.lr`).
-        forward: the network with its loss, averaged over the processes in its gradients.
-        dtype: in what the network computes.
+        optimizer: of the network, which the schedule drives; also of what the losses learn, unless
+        it has an optimiser of its own. center_optimizer: of the center loss's centres, where they
+        have their own (`center.lr`). forward: the network with its loss, averaged over the
+        processes in its gradients. dtype: in what the network computes.
     """
 
     def __init__(self, model: nn.Module, loss: StageLoss, stage: Stage, ranks: Ranks):
@@ -49,11 +63,17 @@ class Stepper:
         # a stage without labels leaves the heads out; centers are not learnt from a mixed batch
         uses_logits = stage.self_supervised is None
         left_out = not uses_logits or (stage.center is not None and stage.mix is not None)
-        self.forward = ranks.wrap(WithLoss(model, loss, stage.compile, uses_logits), unused=left_out)
+        self.forward = ranks.wrap(
+            WithLoss(model, loss, stage.compile, uses_logits), unused=left_out
+        )
         self.center_optimizer: torch.optim.Optimizer | None = None
         if stage.center is not None and stage.center.lr is not None:
-            self.center_optimizer = center_optimizer([loss.center.centers], stage.center.lr, stage.center.weight)
-        self.optimizer = build_optimizer([model, loss] if self.center_optimizer is None else model, stage.optimizer)
+            self.center_optimizer = center_optimizer(
+                [loss.center.centers], stage.center.lr, stage.center.weight
+            )
+        self.optimizer = build_optimizer(
+            [model, loss] if self.center_optimizer is None else model, stage.optimizer
+        )
         self.dtype = compute_dtype(stage.amp, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype == torch.float16)
         self.running = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
@@ -62,8 +82,14 @@ class Stepper:
         return autocast(self.stage.amp, self.ranks.device)
 
     def last(self, ends_update: bool) -> contextlib.AbstractContextManager:
-        """Around forward and backward of one batch: gradients are exchanged with a step's last one alone."""
-        return contextlib.nullcontext() if ends_update or self.ranks.world == 1 else self.forward.no_sync()
+        """Around forward and backward of one batch: gradients are exchanged with a step's last one
+        alone.
+        """
+        return (
+            contextlib.nullcontext()
+            if ends_update or self.ranks.world == 1
+            else self.forward.no_sync()
+        )
 
     def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()
@@ -72,10 +98,13 @@ class Stepper:
         """Make the step, and the processes' running BatchNorm statistics one: their mean."""
         if self.stage.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            parameters = [
+                parameter for group in self.optimizer.param_groups for parameter in group["params"]
+            ]
             torch.nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
         self.scaler.step(self.optimizer)
-        if self.center_optimizer is not None and self.loss.center.centers.grad is not None:  # none where all batches were mixed
+        # none where all batches were mixed
+        if self.center_optimizer is not None and self.loss.center.centers.grad is not None:
             self.scaler.step(self.center_optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -90,5 +119,7 @@ def _average(tensors: Sequence[torch.Tensor], ranks: Ranks) -> None:
     """Set each tensor to its mean over the processes, in one exchange."""
     flat = torch.cat([tensor.reshape(-1).double() for tensor in tensors])
     ranks.add_up(flat)
-    for tensor, mean in zip(tensors, (flat / ranks.world).split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, mean in zip(
+        tensors, (flat / ranks.world).split([tensor.numel() for tensor in tensors]), strict=True
+    ):
         tensor.copy_(mean.view_as(tensor))

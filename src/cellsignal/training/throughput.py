@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
-_GPU_SIZE, _GPU_RUN = 8192, 10  # a side; products between two events, so that launching the first is not felt
+# a side; products between two events, so that launching the first is not felt
+_GPU_SIZE, _GPU_RUN = 8192, 10
 _CPU_SIZES = 256, 4096  # smallest and largest side
-_CPU_SECONDS = 0.25  # of one product, at most, as the size before lets expect, if the next size is to be tried
+# of one product, at most, as the size before lets expect, if the next size is to be tried
+_CPU_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class EpochSpeed:
         waited: seconds of these in which the device had nothing to do for want of data.
         flops_per_image: of one training step, by `models.cost`.
         peak: FLOP/s, by `device_peak`.
-        memory_gib: most that tensors took on a GPU; on a CPU the most that the process held since it started.
+        memory_gib: most that tensors took on a GPU; on a CPU the most that the process held since
+        it started.
     """
 
     images: int
@@ -55,7 +58,10 @@ class EpochSpeed:
     def line(self) -> str:
         """Such as "312 images/s, waiting for data 1.2 %, 41 % of the matmul peak, 3.1 GiB"."""
         rate = self.images_per_s
-        parts = [f"{rate:.{0 if rate >= 100 else 1}f} images/s", f"waiting for data {100 * self.waiting:.1f} %"]
+        parts = [
+            f"{rate:.{0 if rate >= 100 else 1}f} images/s",
+            f"waiting for data {100 * self.waiting:.1f} %",
+        ]
         if self.of_peak is not None:
             parts.append(f"{100 * self.of_peak:.0f} % of the matmul peak")
         if self.memory_gib is not None:
@@ -63,30 +69,41 @@ class EpochSpeed:
         return ", ".join(parts)
 
     def columns(self, processes: int) -> dict[str, Any]:
-        """The figures of a row of the log; none for an epoch of which this call trained nothing, but went on at its end."""
+        """The figures of a row of the log; none for an epoch of which this call trained nothing,
+        but went on at its end.
+        """
         if not self.images:
             return dict.fromkeys(("images_per_s", "waiting", "of_peak"))
         of_peak = None if self.of_peak is None else round(self.of_peak, 4)
-        return {"images_per_s": round(self.images_per_s * processes, 1), "waiting": round(self.waiting, 4), "of_peak": of_peak}
+        return {
+            "images_per_s": round(self.images_per_s * processes, 1),
+            "waiting": round(self.waiting, 4),
+            "of_peak": of_peak,
+        }
 
 
 class Clock:
     """Counts an epoch's images and the time that its device waits for them. Starts when it is made.
 
-    On a CPU all of `waiting()` counts. On a GPU the host runs ahead, and a late batch does no harm while earlier steps keep the GPU busy. So `waiting()` puts
-    one event into the compute stream when the batch is asked for and one when it is there: the GPU comes past the first when it has done all steps before (or
-    at once, if it had), past the second when it may go on. The time between them, as the GPU measures it, is what it waited; in a full queue it passes both
+    On a CPU all of `waiting()` counts. On a GPU the host runs ahead, and a late batch does no harm
+    while earlier steps keep the GPU busy. So `waiting()` puts one event into the compute stream
+    when the batch is asked for and one when it is there: the GPU comes past the first when it has
+    done all steps before (or at once, if it had), past the second when it may go on. The time
+    between them, as the GPU measures it, is what it waited; in a full queue it passes both
     together. Nothing is synchronised: events are read when the GPU has passed them.
 
-    Its errors: two events cost some microseconds a step, counted as waiting (below .1 % of a step of 10 ms). What the iterator itself makes the compute
-    stream do or wait for (a batch's copy on another stream; augmentation in the compute stream) counts as waiting, and is meant to. Idle time after the batch
-    is there, when the host is too slow to launch the step, is not waiting for data and does not count.
+    Its errors: two events cost some microseconds a step, counted as waiting (below .1 % of a step
+    of 10 ms). What the iterator itself makes the compute stream do or wait for (a batch's copy on
+    another stream; augmentation in the compute stream) counts as waiting, and is meant to. Idle
+    time after the batch is there, when the host is too slow to launch the step, is not waiting for
+    data and does not count.
     """
 
     def __init__(self, device: torch.device):
         self._device, self._on_gpu = device, device.type == "cuda"
         self._images, self._waited = 0, 0.0
-        self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()  # asked, there; not yet passed by the GPU
+        # asked, there; not yet passed by the GPU
+        self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
         self._started = time.perf_counter()
@@ -116,14 +133,17 @@ class Clock:
         """The epoch so far. On a GPU this waits, once, until its steps are done.
 
         Args:
-            peak: have it measured before the clock is made: measuring takes time and memory of its own.
+            peak: have it measured before the clock is made: measuring takes time and memory of its
+            own.
         """
         if self._on_gpu:
             torch.cuda.synchronize(self._device)
             self._read_passed()
         seconds = time.perf_counter() - self._started
         memory = torch.cuda.max_memory_allocated(self._device) if self._on_gpu else _resident_peak()
-        return EpochSpeed(self._images, seconds, self._waited, flops_per_image, peak, memory / 2**30)
+        return EpochSpeed(
+            self._images, seconds, self._waited, flops_per_image, peak, memory / 2**30
+        )
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -138,14 +158,18 @@ class Clock:
 
 @functools.cache
 def device_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of dense matrix products in this dtype: the rate measured on this machine by torch's own matmul, not the vendor's figure.
+    """FLOP/s of dense matrix products in this dtype: the rate measured on this machine by torch's
+    own matmul, not the vendor's figure.
 
-    The best of several square products of random numbers (zeros would draw less power and clock higher): 8192 a side on a GPU (three matrices, up to .8 GB);
-    on a CPU 256, 512 ... 4096, up to a product of some .2 s (the threads of a small one wait for each other where the machine is busy). Measured once in a
-    process for each device and dtype, with the threads and the TF32 setting of that moment: up to 1 s. The random state of training is not touched.
+    The best of several square products of random numbers (zeros would draw less power and clock
+    higher): 8192 a side on a GPU (three matrices, up to .8 GB); on a CPU 256, 512 ... 4096, up to a
+    product of some .2 s (the threads of a small one wait for each other where the machine is busy).
+    Measured once in a process for each device and dtype, with the threads and the TF32 setting of
+    that moment: up to 1 s. The random state of training is not touched.
 
-    It is a yardstick, not a limit: cuDNN's convolutions of float32 use TF32 where torch's matmul by default does not, and a CPU without bfloat16
-    instructions multiplies matrices of bfloat16 so slowly that a training may be faster.
+    It is a yardstick, not a limit: cuDNN's convolutions of float32 use TF32 where torch's matmul by
+    default does not, and a CPU without bfloat16 instructions multiplies matrices of bfloat16 so
+    slowly that a training may be faster.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -159,7 +183,9 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
-def _matrices(size: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _matrices(
+    size: int, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     return a, b, torch.empty_like(a)
@@ -191,5 +217,9 @@ def _cpu_seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
 
 
 def _resident_peak() -> int:
-    """The most memory that the process has held since it started, bytes. Linux counts it in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """The most memory that the process has held since it started, bytes. Linux counts it in KiB,
+    macOS in bytes.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

@@ -1,4 +1,6 @@
-"""What a job's validation says: a loss by sample, the competition's score by target and, where the stage asks for it, how well embeddings find their class."""
+"""What a job's validation says: a loss by sample, the competition's score by target and, where the
+stage asks for it, how well embeddings find their class.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -14,7 +16,13 @@ from cellsignal.competitions.samples import label_matrix
 from cellsignal.errors import InputError
 from cellsignal.evaluation.reid import cosine_distances
 from cellsignal.ties import expected_average_precision
-from cellsignal.training.forward import Reading, by_target, logits_and_embeddings, plan_reading, predict_with
+from cellsignal.training.forward import (
+    Reading,
+    by_target,
+    logits_and_embeddings,
+    plan_reading,
+    predict_with,
+)
 from cellsignal.training.inputs import Pixels
 from cellsignal.training.job import Job
 from cellsignal.training.ranks import Ranks
@@ -26,13 +34,14 @@ _AT_ONCE = 1 << 24  # distances in memory at a time
 
 @dataclass(frozen=True)
 class Gallery:
-    """What validation targets are sought in: the validation samples, and a few training samples of each class.
+    """What validation targets are sought in: the validation samples, and a few training samples of
+    each class.
 
     Attributes:
-        positions: (G,) in `job.store.samples`: the n validation samples, then the others, which are found but not asked.
-        asked: n.
-        target, label, group: (G,) int codes; equal where the samples' are. `group` is of what a fold does not split.
-        compound: the same, -1 where none is known or it is the class itself.
+        positions: (G,) in `job.store.samples`: the n validation samples, then the others, which are
+        found but not asked. asked: n. target, label, group: (G,) int codes; equal where the
+        samples' are. `group` is of what a fold does not split. compound: the same, -1 where none is
+        known or it is the class itself.
     """
 
     positions: np.ndarray
@@ -43,7 +52,8 @@ class Gallery:
     compound: np.ndarray
 
     def lists(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Of each validation target, sorted by its id: (m,) places in the gallery that it ranks, and (m,) bool, those of its class.
+        """Of each validation target, sorted by its id: (m,) places in the gallery that it ranks,
+        and (m,) bool, those of its class.
 
         Samples of its own fold group and of its own compound are left out.
         """
@@ -56,7 +66,8 @@ class Gallery:
 
 
 class Validation:
-    """The validation of a job, and which of its figures the stage follows. Images are read when first needed, and kept where `data.cache_gib` allows.
+    """The validation of a job, and which of its figures the stage follows. Images are read when
+    first needed, and kept where `data.cache_gib` allows.
 
     Raises:
         InputError: the stage follows retrieval, and no validation target has a match to find.
@@ -67,21 +78,35 @@ class Validation:
         self.gallery = draw_gallery(job)
         if self.gallery is not None:
             found = [match.any() for _, match in self.gallery.lists()]
-            log.info("%s: retrieval of %d of %d validation targets among %d samples", job.title, sum(found), len(found), len(self.gallery.positions))
+            log.info(
+                "%s: retrieval of %d of %d validation targets among %d samples",
+                job.title,
+                sum(found),
+                len(found),
+                len(self.gallery.positions),
+            )
         self.score = f"valid_{job.score_name}"
         self.reading: Reading | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The figures' names in a row of the log."""
-        return ("valid_loss", self.score) if self.gallery is None else ("valid_loss", self.score, "valid_retrieval")
+        return (
+            ("valid_loss", self.score)
+            if self.gallery is None
+            else ("valid_loss", self.score, "valid_retrieval")
+        )
 
     @property
     def monitored(self) -> str:
-        """The column that schedule, early stopping and `best.pt` follow: the training loss where nothing is validated."""
+        """The column that schedule, early stopping and `best.pt` follow: the training loss where
+        nothing is validated.
+        """
         if len(self.job.scored) == 0:
             return "train_loss"
-        return {"loss": "valid_loss", "retrieval": "valid_retrieval"}.get(self.job.stage.monitor, self.score)
+        return {"loss": "valid_loss", "retrieval": "valid_retrieval"}.get(
+            self.job.stage.monitor, self.score
+        )
 
     @property
     def higher_is_better(self) -> bool:
@@ -102,20 +127,27 @@ class Validation:
             return dict(zip(self.columns, loss_and_score(job, logits, samples), strict=True))
         logits, embeddings = logits_and_embeddings(job, model, self.reading, self.ranks)
         if not np.isfinite(embeddings).all():
-            raise InputError(f"{job.title}: validation embeddings are not finite; lower the learning rate")
-        figures = (*loss_and_score(job, logits[: gallery.asked], samples), retrieval(gallery, embeddings))
+            raise InputError(
+                f"{job.title}: validation embeddings are not finite; lower the learning rate"
+            )
+        figures = (
+            *loss_and_score(job, logits[: gallery.asked], samples),
+            retrieval(gallery, embeddings),
+        )
         return dict(zip(self.columns, figures, strict=True))
 
 
 def loss_and_score(job: Job, logits: np.ndarray, samples: pd.DataFrame) -> tuple[float, float]:
-    """Cross-entropy by sample, and accuracy by target (of its samples' summed log-probabilities); for multi-label competitions binary
-    cross-entropy, and macro average precision of the targets' mean logits.
+    """Cross-entropy by sample, and accuracy by target (of its samples' summed log-probabilities);
+    for multi-label competitions binary cross-entropy, and macro average precision of the targets'
+    mean logits.
 
     Args:
         logits: (n, job.outputs) of the n rows of `samples`.
 
     Raises:
-        InputError: no class of a multi-label competition has both a positive and a negative among the samples.
+        InputError: no class of a multi-label competition has both a positive and a negative among
+        the samples.
     """
     target_id = samples.target_id.to_numpy().astype(str)
     if job.competition.multilabel:
@@ -127,14 +159,18 @@ def loss_and_score(job: Job, logits: np.ndarray, samples: pd.DataFrame) -> tuple
     scores = log_softmax(logits[:, : len(job.classes)], axis=1)
     labels = samples.label.to_numpy(dtype=np.int64, na_value=-1)
     _, merged, first = by_target(scores, target_id)
-    return float(-scores[np.arange(len(labels)), labels].mean()), float((merged.argmax(1) == labels[first]).mean())
+    return float(-scores[np.arange(len(labels)), labels].mean()), float(
+        (merged.argmax(1) == labels[first]).mean()
+    )
 
 
 def draw_gallery(job: Job) -> Gallery | None:
-    """The validation samples and up to `PER_CLASS` training treatments of each class, drawn at random by the job's seed. Test samples are none of them.
+    """The validation samples and up to `PER_CLASS` training treatments of each class, drawn at
+    random by the job's seed. Test samples are none of them.
 
-    None where the stage does not follow retrieval, or validates nothing. Where each class is of one compound alone, as in RxRx1, the compound
-    is the question: then only the fold group is left out of a target's list.
+    None where the stage does not follow retrieval, or validates nothing. Where each class is of one
+    compound alone, as in RxRx1, the compound is the question: then only the fold group is left out
+    of a target's list.
 
     Raises:
         InputError: no validation target has a sample of its class in its list; the stage is named.
@@ -149,20 +185,37 @@ def draw_gallery(job: Job) -> Gallery | None:
     several = bool((known.groupby("label")["compound"].nunique() > 1).any())
     positions = np.concatenate([job.scored, np.sort(drawn)])
     inside = samples.iloc[positions]
-    target, label, group, compound = (pd.factorize(inside[name], sort=True)[0] for name in ("target_id", "label", job.folds.group, "compound"))
-    gallery = Gallery(positions, len(job.scored), target, label, group, compound if several else np.full(len(positions), -1))
+    target, label, group, compound = (
+        pd.factorize(inside[name], sort=True)[0]
+        for name in ("target_id", "label", job.folds.group, "compound")
+    )
+    gallery = Gallery(
+        positions,
+        len(job.scored),
+        target,
+        label,
+        group,
+        compound if several else np.full(len(positions), -1),
+    )
     if not any(match.any() for _, match in gallery.lists()):
-        other = f"{job.folds.group} and compound" if several and job.folds.group != "compound" else job.folds.group
+        other = (
+            f"{job.folds.group} and compound"
+            if several and job.folds.group != "compound"
+            else job.folds.group
+        )
         raise InputError(
-            f"stages.{job.stage.name}.monitor: retrieval: no validation target of {job.title} has a sample of its class of another {other}"
+            f"stages.{job.stage.name}.monitor: retrieval: no validation target of {job.title} has "
+            f"a sample of its class of another {other}"
         )
     return gallery
 
 
 def retrieval(gallery: Gallery, embeddings: np.ndarray) -> float:
-    """Mean average precision of ranking the gallery for each validation target by the cosine distance to the mean of its samples' embeddings.
+    """Mean average precision of ranking the gallery for each validation target by the cosine
+    distance to the mean of its samples' embeddings.
 
-    Targets without a match are skipped. Equal distances count as a random order (`cellsignal.ties`).
+    Targets without a match are skipped. Equal distances count as a random order
+    (`cellsignal.ties`).
 
     Args:
         embeddings: (G, D), finite.

@@ -1,6 +1,7 @@
 """What each verb of the command line does: from parsed arguments to the functions of the rooms.
 
-Every verb imports what it needs when it runs, so that `cellsignal --help` and scoring start at once.
+Every verb imports what it needs when it runs, so that `cellsignal --help` and scoring start at
+once.
 """
 
 import argparse
@@ -33,11 +34,17 @@ def configs(arguments: argparse.Namespace) -> list["Config"]:
     ]
 
 
-def verbs_of(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., argparse.ArgumentParser]:
-    """Makes the verbs under a parser, one of which must be given: (name, function, text) -> the verb's own parser."""
+def verbs_of(
+    parser: argparse.ArgumentParser, metavar: str
+) -> Callable[..., argparse.ArgumentParser]:
+    """Makes the verbs under a parser, one of which must be given: (name, function, text) -> the
+    verb's own parser.
+    """
     subparsers = parser.add_subparsers(required=True, metavar=metavar)
 
-    def verb(name: str, function: Callable[[argparse.Namespace], None] | None, text: str) -> argparse.ArgumentParser:
+    def verb(
+        name: str, function: Callable[[argparse.Namespace], None] | None, text: str
+    ) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=text)
         sub.set_defaults(run=function)
         return sub
@@ -48,7 +55,13 @@ def verbs_of(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., arg
 def config_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of a verb that takes a config."""
     parser.add_argument("config", type=Path, help="YAML of the experiment")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. stages.0.epochs=3")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key, e.g. stages.0.epochs=3",
+    )
     return parser
 
 
@@ -58,7 +71,8 @@ def competitions(arguments: argparse.Namespace) -> None:
     for name in competition_ids():
         c = get_competition(name)
         print(
-            f"{name}\n  {c.title}\n  channels {', '.join(c.channels)}; {c.metric}; {c.licence}\n  {c.citation}\n  {c.homepage}"
+            f"{name}\n  {c.title}\n  channels {', '.join(c.channels)}; {c.metric}; {c.licence}\n  "
+            f"{c.citation}\n  {c.homepage}"
         )
         for protocol in c.protocols():
             print(f"  protocol {protocol.id}: {protocol.title}. {protocol.summary}")
@@ -76,13 +90,20 @@ def simulate(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions.base import answers_path
 
     out = arguments.out or Path("data") / f"{arguments.competition}_simulated"
-    size = {name: getattr(arguments, name) for name in ("size", "classes") if getattr(arguments, name) is not None}
+    size = {
+        name: getattr(arguments, name)
+        for name in ("size", "classes")
+        if getattr(arguments, name) is not None
+    }
     try:
         size |= {name: int(value) for name, value in pairs(arguments.set, "--set").items()}
     except ValueError as error:
         raise InputError(f"--set: a whole number is needed ({error})") from None
     if reserved := sorted({"out", "seed", "competition"} & set(size)):
-        raise InputError(f"--set {reserved[0]}: is no parameter of the simulation; see `cellsignal simulate --help`")
+        raise InputError(
+            f"--set {reserved[0]}: is no parameter of the simulation; see `cellsignal simulate "
+            "--help`"
+        )
     get_competition(arguments.competition).simulate(out, arguments.seed, **size)
     print(f"simulated {arguments.competition} in {out}, answers in {answers_path(out)}")
 
@@ -92,11 +113,15 @@ def verify(arguments: argparse.Namespace) -> None:
     from cellsignal.data.verify import format_problems
     from cellsignal.data.verify import verify as find_problems
 
-    problems = find_problems(get_competition(arguments.competition), arguments.root, workers=arguments.workers)
+    problems = find_problems(
+        get_competition(arguments.competition), arguments.root, workers=arguments.workers
+    )
     print(format_problems(problems))
     errors = sum(problem.is_error for problem in problems)
     if errors:
-        raise InputError(f"{arguments.root}: {errors} error{'' if errors == 1 else 's'}, listed above")
+        raise InputError(
+            f"{arguments.root}: {errors} error{'' if errors == 1 else 's'}, listed above"
+        )
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -112,8 +137,16 @@ def folds(arguments: argparse.Namespace) -> None:
 
     competition = get_competition(arguments.competition)
     out = arguments.out or default_folds_file(arguments.competition, arguments.root)
-    table = make_folds_file(arguments.competition, arguments.root, out, group=arguments.group, splits=arguments.splits, seed=arguments.seed,
-                            named=arguments.named, force=arguments.force)  # fmt: skip
+    table = make_folds_file(
+        arguments.competition,
+        arguments.root,
+        out,
+        group=arguments.group,
+        splits=arguments.splits,
+        seed=arguments.seed,
+        named=arguments.named,
+        force=arguments.force,
+    )
     print(f"{table.to_string(index=False)}\n{out}")
     if competition.multilabel:
         print(f"\n{competition.balance_table(table, arguments.root)}")
@@ -150,7 +183,9 @@ def classify(arguments: argparse.Namespace) -> None:
     from cellsignal.prediction.embeddings import classify as classify_config
 
     options = ("method", "metric", "k", "normalise", "by", "reference")
-    given = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
+    given = {
+        name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None
+    }
     if given["method"] != "knn" and "k" in given:
         raise InputError("--k: only --method knn has neighbours")
     if given["normalise"] == "none" and given.keys() & {"by", "reference"}:
@@ -188,7 +223,9 @@ def submit(arguments: argparse.Namespace) -> None:
 
     Stop().check("submit", saved="predictions")
     try:
-        weights = {run: float(number) for run, number in pairs(arguments.weight, "--weight").items()}
+        weights = {
+            run: float(number) for run, number in pairs(arguments.weight, "--weight").items()
+        }
     except ValueError as error:
         raise InputError(f"--weight: {error}") from None
     changed: dict[str, object] = {}
@@ -215,8 +252,14 @@ def submit(arguments: argparse.Namespace) -> None:
 def score(arguments: argparse.Namespace) -> None:
     from cellsignal import pipeline
 
-    table = pipeline.score(arguments.submission, arguments.answers, arguments.competition, leaderboard=arguments.leaderboard,
-                           root=arguments.root, name=arguments.name)  # fmt: skip
+    table = pipeline.score(
+        arguments.submission,
+        arguments.answers,
+        arguments.competition,
+        leaderboard=arguments.leaderboard,
+        root=arguments.root,
+        name=arguments.name,
+    )
     print(pipeline.format_scores(table))
 
 
@@ -230,4 +273,6 @@ def run(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
     from cellsignal.pipeline import run_all
 
-    run_all(load_config(arguments.config, arguments.set), arguments.answers, splits=arguments.splits)
+    run_all(
+        load_config(arguments.config, arguments.set), arguments.answers, splits=arguments.splits
+    )

@@ -26,18 +26,26 @@ def build(arguments: argparse.Namespace) -> None:
     owner = find_owner(job, arguments.user)
     job = fill_owner(job, owner)
     wheels_line = describe_wheels(job.wheels, arguments.wheels)
-    folders = build_kernels(job, arguments.out, step=arguments.step, link=arguments.link, user=owner, last=last)
+    folders = build_kernels(
+        job, arguments.out, step=arguments.step, link=arguments.link, user=owner, last=last
+    )
     print("\n".join(map(str, folders)))
     print(wheels_line)
-    print("To push, each when those that it needs are done (`cellsignal kernel run` does all of it):")
+    print(
+        "To push, each when those that it needs are done (`cellsignal kernel run` does all of it):"
+    )
     for folder in folders:
         print(f"  cellsignal kernel push {shlex.quote(str(folder))}{_needs(folder)}")
 
 
 def _needs(folder: Path) -> str:
     """A comment that names the kernels that must be done before the one in `folder`."""
-    sources = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))["kernel_sources"]
-    return f"  # after {', '.join(source.partition('/')[2] for source in sources)}" if sources else ""
+    sources = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))[
+        "kernel_sources"
+    ]
+    return (
+        f"  # after {', '.join(source.partition('/')[2] for source in sources)}" if sources else ""
+    )
 
 
 def wheels(arguments: argparse.Namespace) -> None:
@@ -90,7 +98,12 @@ def pull(arguments: argparse.Namespace) -> None:
     if arguments.wait:
         wait(kaggle, slug, arguments.every)
     found = pull_output(kaggle, slug, out, arguments.only)
-    said = f": {found.step}, link {found.link}, {'done' if found.done else f'not done: {found.reason}'}" if found else ""
+    said = (
+        f": {found.step}, link {found.link}, "
+        f"{'done' if found.done else f'not done: {found.reason}'}"
+        if found
+        else ""
+    )
     print(f"{out}{said}")
 
 
@@ -105,10 +118,19 @@ def work(arguments: argparse.Namespace) -> None:
         raise InputError("--parallel: at least 1; --every: more than 0 seconds")
     job = load_job(arguments.job)
     folder = arguments.out / job.name
-    places = do(Kaggle(), job, folder, every=arguments.every, parallel=arguments.parallel, keep=arguments.keep)
+    places = do(
+        Kaggle(),
+        job,
+        folder,
+        every=arguments.every,
+        parallel=arguments.parallel,
+        keep=arguments.keep,
+    )
     print(report(job, folder))
     last = list(places)[-1]
-    for path in sorted((kernel_folder(folder, job, last, places[last].link) / OUTPUT).rglob("*.csv")):
+    for path in sorted(
+        (kernel_folder(folder, job, last, places[last].link) / OUTPUT).rglob("*.csv")
+    ):
         print(path)
 
 
@@ -119,10 +141,26 @@ def add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
     one = kind("build", build, "write a job's kernels")
     one.add_argument("job", type=Path, help="YAML of the job")
     one.add_argument("--step", help="this step alone: prepare, fold0, ..., submit (default: all)")
-    one.add_argument("--link", type=int, default=1, help="which kernel of the step's chain (default the first)")
-    one.add_argument("--user", help="your name on Kaggle (default: the job's `owner`, then the credentials')")
-    one.add_argument("--after", action="append", default=[], metavar="STEP=LINK", help="last link of a step that this one needs (default 1)")
-    one.add_argument("--wheels", type=Path, default=WHEELS, metavar="FOLDER", help=f"where `kernel wheels` made the job's data set (default {WHEELS})")
+    one.add_argument(
+        "--link", type=int, default=1, help="which kernel of the step's chain (default the first)"
+    )
+    one.add_argument(
+        "--user", help="your name on Kaggle (default: the job's `owner`, then the credentials')"
+    )
+    one.add_argument(
+        "--after",
+        action="append",
+        default=[],
+        metavar="STEP=LINK",
+        help="last link of a step that this one needs (default 1)",
+    )
+    one.add_argument(
+        "--wheels",
+        type=Path,
+        default=WHEELS,
+        metavar="FOLDER",
+        help=f"where `kernel wheels` made the job's data set (default {WHEELS})",
+    )
     one.add_argument("--out", type=Path, default=KERNELS)
     data = kind("wheels", wheels, "make the data set of what Kaggle's image lacks")
     data.add_argument("dataset", help="OWNER/SLUG")
@@ -134,14 +172,35 @@ def add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
     told.add_argument("what")
     fetch = kind("pull", pull, "fetch a kernel's output and log, checked against its chain.json")
     fetch.add_argument("slug", help="user/name")
-    fetch.add_argument("--only", nargs="+", metavar="FILE", help="these files of the output (default: all)")
+    fetch.add_argument(
+        "--only", nargs="+", metavar="FILE", help="these files of the output (default: all)"
+    )
     fetch.add_argument("--wait", action="store_true", help="until the kernel has ended")
     fetch.add_argument("--out", type=Path, help="folder (default kernels/build/<name>/output)")
-    job = kind("run", work, "a whole job: builds, pushes, waits, pulls; stop it and give it again at any time")
+    job = kind(
+        "run",
+        work,
+        "a whole job: builds, pushes, waits, pulls; stop it and give it again at any time",
+    )
     job.add_argument("job", type=Path, help="YAML of the job")
-    job.add_argument("--parallel", type=int, default=2, help="kernels at a time (default 2, what Kaggle gives one user's GPUs)")
-    job.add_argument("--keep", action="store_true", help="fetch every step's whole output, weights too")
+    job.add_argument(
+        "--parallel",
+        type=int,
+        default=2,
+        help="kernels at a time (default 2, what Kaggle gives one user's GPUs)",
+    )
+    job.add_argument(
+        "--keep", action="store_true", help="fetch every step's whole output, weights too"
+    )
     for sub in (fetch, job):
-        sub.add_argument("--every", type=float, default=60.0, metavar="SECONDS", help="how often Kaggle is asked (default 60)")
+        sub.add_argument(
+            "--every",
+            type=float,
+            default=60.0,
+            metavar="SECONDS",
+            help="how often Kaggle is asked (default 60)",
+        )
     for sub in (told, job):
-        sub.add_argument("--out", type=Path, default=KERNELS, help=f"folder of jobs (default {KERNELS})")
+        sub.add_argument(
+            "--out", type=Path, default=KERNELS, help=f"folder of jobs (default {KERNELS})"
+        )

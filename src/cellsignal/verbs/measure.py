@@ -61,7 +61,10 @@ def step(arguments: argparse.Namespace) -> None:
 
     a, tables = arguments, []
     for name in a.backbones:
-        tables.append(f"## {name}\n\n{step_text(measure(Model(backbone=name), a.sizes, a.batch, compiled=a.compile))}")
+        tables.append(
+            "## "
+            f"{name}\n\n{step_text(measure(Model(backbone=name), a.sizes, a.batch, compiled=a.compile))}"
+        )
     _show("\n\n".join([f"{machine()}.", *tables]) + "\n", a.out)
 
 
@@ -92,7 +95,11 @@ def two_stage(arguments: argparse.Namespace) -> None:
     from cellsignal.bench.two_stage import bench_two_stage as measure
 
     a = arguments
-    print(summary_text(measure(Bench(a.root, a.store, a.answers, a.runs, tuple(a.epochs), a.backbone), a.seeds)))
+    print(
+        summary_text(
+            measure(Bench(a.root, a.store, a.answers, a.runs, tuple(a.epochs), a.backbone), a.seeds)
+        )
+    )
 
 
 def ablation(arguments: argparse.Namespace) -> None:
@@ -119,7 +126,11 @@ def torture(arguments: argparse.Namespace) -> None:
     from cellsignal.bench.torture import bench_torture, torture_text
 
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="cellsignal-torture-"))
-    _show(torture_text(bench_torture(folder, arguments.kills, arguments.fills, arguments.seed)) + "\n", arguments.out)
+    _show(
+        torture_text(bench_torture(folder, arguments.kills, arguments.fills, arguments.seed))
+        + "\n",
+        arguments.out,
+    )
 
 
 def _show(text: str, out: Path | None) -> None:
@@ -146,36 +157,66 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
     bench.add_argument("--root", type=Path, help="RxRx1's folder (default: simulated sites)")
     bench.add_argument("--workers", type=int, default=2)
     bench.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    bench = kind("oversampling", oversampling, "train a config's network with oversampling before and after the split, on images and on noise")
+    bench = kind(
+        "oversampling",
+        oversampling,
+        "train a config's network with oversampling before and after the split, on images and on "
+        "noise",
+    )
     config_arguments(bench)
     bench.add_argument("--epochs", type=int, help="of each training (default: the stage's)")
-    bench.add_argument("--classes", type=number_or_all, default=50, help="the most frequent ones, or all (default 50)")
+    bench.add_argument(
+        "--classes",
+        type=number_or_all,
+        default=50,
+        help="the most frequent ones, or all (default 50)",
+    )
     bench.add_argument("--out", type=Path, help="file for the table")
     bench = kind("warm-up", warm_up, "a small CNN on scikit-learn's digits, several seeds")
     bench.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     bench.add_argument("--epochs", type=int, default=30)
-    bench = kind("step", step, "variants of the training step: memory format, precision, fused, compiled, checkpointed")
+    bench = kind(
+        "step",
+        step,
+        "variants of the training step: memory format, precision, fused, compiled, checkpointed",
+    )
     bench.add_argument("backbones", nargs="+", help="timm's names")
     bench.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="sides in pixels")
     bench.add_argument("--batch", type=int, default=32)
-    bench.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes to start")
+    bench.add_argument(
+        "--compile", action="store_true", help="torch.compile too, which takes minutes to start"
+    )
     bench.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    bench = kind("batch-size", batch_size, "which batch sizes of a config's stages fit here, and how fast they are")
+    bench = kind(
+        "batch-size",
+        batch_size,
+        "which batch sizes of a config's stages fit here, and how fast they are",
+    )
     config_arguments(bench)
     bench.add_argument("--most", type=int, default=1024, help="largest size to try")
     bench = kind("profile", profile, "where the time of a config's training epoch goes")
     config_arguments(bench)
     bench.add_argument("--rows", type=int, default=15, help="operations to list")
     bench = kind(
-        "plate-groups", plate_groups, "predictions by inferred groups of plates, ours and the 1st place's, on real layouts"
+        "plate-groups",
+        plate_groups,
+        "predictions by inferred groups of plates, ours and the 1st place's, on real layouts",
     )
     bench.add_argument("--root", type=Path, required=True, help="folder of RxRx1's CSV files")
     bench.add_argument("--seeds", type=int, default=3, help="draws of the noise")
-    bench.add_argument("--every", type=int, default=3, help="predict each EVERY-th training experiment")
-    bench = kind("two-stage", two_stage, "two-stage training by a flawed protocol and by the right one")
+    bench.add_argument(
+        "--every", type=int, default=3, help="predict each EVERY-th training experiment"
+    )
+    bench = kind(
+        "two-stage", two_stage, "two-stage training by a flawed protocol and by the right one"
+    )
     for name in ("--root", "--store", "--answers"):
-        bench.add_argument(name, type=Path, required=True, help="of a simulated copy that is packed")
-    bench.add_argument("--runs", type=Path, default=Path("runs/two_stage"), help="folder of the runs")
+        bench.add_argument(
+            name, type=Path, required=True, help="of a simulated copy that is packed"
+        )
+    bench.add_argument(
+        "--runs", type=Path, default=Path("runs/two_stage"), help="folder of the runs"
+    )
     bench.add_argument("--backbone", default="resnet10t")
     bench.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     bench.add_argument("--epochs", type=int, nargs=2, default=[10, 5], metavar=("FIRST", "SECOND"))
@@ -183,18 +224,37 @@ def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
         "ablation", ablation, "what each part of the winning recipe is worth on simulated plates"
     )
     bench.add_argument("config", type=Path, help="YAML of the reference")
-    bench.add_argument("--answers", type=Path, required=True, help="true test labels, for scoring alone")
-    bench.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each")
+    bench.add_argument(
+        "--answers", type=Path, required=True, help="true test labels, for scoring alone"
+    )
+    bench.add_argument(
+        "--processes", type=int, default=2, help="trainings at a time, one thread each"
+    )
     bench.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    bench = kind("timelapse", timelapse, "what pretraining, time and metric losses are worth on simulated films, beside hand-made features")
+    bench = kind(
+        "timelapse",
+        timelapse,
+        "what pretraining, time and metric losses are worth on simulated films, beside hand-made "
+        "features",
+    )
     bench.add_argument("config", type=Path, help="YAML of the reference")
-    bench.add_argument("--answers", type=Path, required=True, help="truth of the queries, for scoring alone")
+    bench.add_argument(
+        "--answers", type=Path, required=True, help="truth of the queries, for scoring alone"
+    )
     bench.add_argument("--seeds", type=int, nargs="+", default=[0])
-    bench.add_argument("--processes", type=int, default=2, help="trainings at a time, one thread each")
+    bench.add_argument(
+        "--processes", type=int, default=2, help="trainings at a time, one thread each"
+    )
     bench.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-    bench = kind("torture", torture, "kill a small whole run at random times and fill its disk; all must end in the same bytes")
+    bench = kind(
+        "torture",
+        torture,
+        "kill a small whole run at random times and fill its disk; all must end in the same bytes",
+    )
     bench.add_argument("--kills", type=int, default=50)
     bench.add_argument("--fills", type=int, default=20, help="saves that find the disk full")
     bench.add_argument("--seed", type=int, default=0)
-    bench.add_argument("--folder", type=Path, help="where (default: a temporary folder; a failure is left there)")
+    bench.add_argument(
+        "--folder", type=Path, help="where (default: a temporary folder; a failure is left there)"
+    )
     bench.add_argument("--out", type=Path, help="file for the result")

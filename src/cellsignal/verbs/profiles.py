@@ -17,7 +17,17 @@ def match(arguments: argparse.Namespace) -> None:
     a = arguments
     _check_share(a)
     config = load_config(a.config, a.set)
-    print(match_table(config, a.source, a.normalise, a.by, a.reference, features=a.features, unmatched=a.unmatched))
+    print(
+        match_table(
+            config,
+            a.source,
+            a.normalise,
+            a.by,
+            a.reference,
+            features=a.features,
+            unmatched=a.unmatched,
+        )
+    )
 
 
 def retrieve(arguments: argparse.Namespace) -> None:
@@ -64,7 +74,16 @@ def rank(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{option}: at least {least}, not {getattr(arguments, option)}")
     for config in configs(arguments):
         out = arguments.out or Path("submissions") / f"{config.name}_seed{config.seed}_ranked.csv"
-        print(rank_gallery(config, embed(config), arguments.answers, out, neighbours=arguments.neighbours, pictures=arguments.pictures))
+        print(
+            rank_gallery(
+                config,
+                embed(config),
+                arguments.answers,
+                out,
+                neighbours=arguments.neighbours,
+                pictures=arguments.pictures,
+            )
+        )
 
 
 def answers(arguments: argparse.Namespace) -> None:
@@ -72,7 +91,8 @@ def answers(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions.base import answers_path
     from cellsignal.files import write_csv
 
-    competition, out = get_competition(arguments.competition), arguments.out or answers_path(arguments.root.absolute())
+    competition = get_competition(arguments.competition)
+    out = arguments.out or answers_path(arguments.root.absolute())
     found = competition.published_answers(arguments.root)
     if out.exists() and out.read_text(encoding="utf-8") != found.to_csv(index=False):
         raise InputError(f"{out}: exists and is another; give --out a new name, or move it away")

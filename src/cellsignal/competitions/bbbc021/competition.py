@@ -1,11 +1,13 @@
-"""BBBC021 as a competition: name the mechanism of action (MoA) of compounds that training never met.
+"""BBBC021 as a competition: name the mechanism of action (MoA) of compounds that training never
+met.
 
-Input: fields of MCF7 cells, three stains (actin, tubulin, DNA), 256x256 8-bit RGB PNG. Label: one of six MoAs. Metadata: plate, well, compound,
-concentration (train only). Layout under the root: `train.csv` (image_id, plate_id, well_id, compound, concentration_uM, moa), `test.csv` (image_id,
+Input: fields of MCF7 cells, three stains (actin, tubulin, DNA), 256x256 8-bit RGB PNG. Label: one
+of six MoAs. Metadata: plate, well, compound, concentration (train only). Layout under the root:
+`train.csv` (image_id, plate_id, well_id, compound, concentration_uM, moa), `test.csv` (image_id,
 plate_id, well_id), `images/{image_id}.png`, `sample_submission.csv` (image_id, moa).
 
-Licence: CC BY 3.0. Source: Ljosa, Sokolnicki, Carpenter, Nature Methods 9:637 (2012), Broad Bioimage Benchmark Collection BBBC021v1
-(Caie et al., Mol Cancer Ther 9:1913, 2010).
+Licence: CC BY 3.0. Source: Ljosa, Sokolnicki, Carpenter, Nature Methods 9:637 (2012), Broad
+Bioimage Benchmark Collection BBBC021v1 (Caie et al., Mol Cancer Ther 9:1913, 2010).
 """
 
 from pathlib import Path
@@ -55,7 +57,9 @@ class Bbbc021(Competition):
     def samples(self, root: Path) -> pd.DataFrame:
         train, test = _read_wells(root, "train.csv"), _read_wells(root, "test.csv")
         index = {name: label for label, name in enumerate(self.classes(root))}
-        both = pd.concat([train.assign(split="train"), test.assign(split="test")], ignore_index=True)
+        both = pd.concat(
+            [train.assign(split="train"), test.assign(split="test")], ignore_index=True
+        )
         frame = pd.DataFrame(
             {
                 "sample_id": both.image_id,
@@ -79,16 +83,26 @@ class Bbbc021(Competition):
     def classes(self, root: Path) -> tuple[str, ...]:
         return tuple(sorted(_read_wells(root, "train.csv").moa.unique()))
 
-    def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
+    def read(
+        self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
+    ) -> np.ndarray:
         image = read_png8(Path(root) / files[0], shape, channels=3)
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def root_shape(self, root: Path) -> tuple[int, int]:
-        """The published 256x256; what most images have in a simulated copy (which says so in `simulation.json`)."""
-        return super().root_shape(root) if (Path(root) / "simulation.json").is_file() else self.image_shape
+        """The published 256x256; what most images have in a simulated copy (which says so in
+        `simulation.json`).
+        """
+        return (
+            super().root_shape(root)
+            if (Path(root) / "simulation.json").is_file()
+            else self.image_shape
+        )
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
-        """That of the release; where it is not there, the ids of `test.csv` with the first class as placeholder."""
+        """That of the release; where it is not there, the ids of `test.csv` with the first class as
+        placeholder.
+        """
         path = Path(root) / "sample_submission.csv"
         columns = [self.id_column, self.target_column]
         test = _read_wells(root, "test.csv").image_id
@@ -100,12 +114,16 @@ class Bbbc021(Competition):
         return sample.reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """CSV with image_id and moa, and plate_id where known. There is no public part: every row is `private`."""
+        """CSV with image_id and moa, and plate_id where known. There is no public part: every row
+        is `private`.
+        """
         frame = read_table(path, (self.id_column, self.target_column), unique=self.id_column)
         if "plate_id" in frame:
             refuse_rows(path, frame, frame.plate_id == "", "plate_id", "is empty")
         frame = frame.reset_index(drop=True)
-        known = {"experiment": frame.plate_id, "plate": frame.plate_id} if "plate_id" in frame else {}
+        known = (
+            {"experiment": frame.plate_id, "plate": frame.plate_id} if "plate_id" in frame else {}
+        )
         return frame[[self.id_column, self.target_column]].assign(leaderboard="private", **known)
 
     def protocols(self) -> tuple[Protocol, ...]:

@@ -1,9 +1,12 @@
-"""Fetching BBBC021 from the Broad Institute, plate by plate, so that a broken line costs one plate's rest.
+"""Fetching BBBC021 from the Broad Institute, plate by plate, so that a broken line costs one
+plate's rest.
 
-A plate is one zip of 720 TIFFs; it is fetched (and resumed) in `.download/`, unpacked with the CRC of every file checked, compared with the
-file names of the image table, and removed. The host publishes no checksums, so the first download cannot be held to any: its size, its CRCs
-and its file names are checked, and its SHA-256 is written to `downloads.json`, which later downloads of the same file are held to. A folder
-that holds all files of a plate, each of the size that it had when it was unpacked, is left alone.
+A plate is one zip of 720 TIFFs; it is fetched (and resumed) in `.download/`, unpacked with the CRC
+of every file checked, compared with the file names of the image table, and removed. The host
+publishes no checksums, so the first download cannot be held to any: its size, its CRCs and its file
+names are checked, and its SHA-256 is written to `downloads.json`, which later downloads of the same
+file are held to. A folder that holds all files of a plate, each of the size that it had when it was
+unpacked, is left alone.
 """
 
 import contextlib
@@ -30,15 +33,23 @@ RECORD = "downloads.json"
 STAGING = ".download"
 
 
-def download(out: Path, plates: Sequence[str] | None = None, *, host: str = HOST, fetcher: Fetcher | None = None) -> None:
-    """Fetch both tables and the images of all plates, or of some, into `out`. Safe to call again after any interruption.
+def download(
+    out: Path,
+    plates: Sequence[str] | None = None,
+    *,
+    host: str = HOST,
+    fetcher: Fetcher | None = None,
+) -> None:
+    """Fetch both tables and the images of all plates, or of some, into `out`. Safe to call again
+    after any interruption.
 
     Args:
         plates: names as in the image table ("Week4_27481"); None is all 55: 104 GB unpacked.
         host: the folder that holds the files.
 
     Raises:
-        InputError: no connection, a damaged or malicious archive, one that lacks a file of the image table or differs from an earlier
+        InputError: no connection, a damaged or malicious archive, one that lacks a file of the
+        image table or differs from an earlier
             download, an unknown plate, or a full disk.
     """
     out = Path(out)
@@ -53,7 +64,10 @@ def download(out: Path, plates: Sequence[str] | None = None, *, host: str = HOST
         known = list(dict.fromkeys(fields.plate))
         unknown = sorted(set(plates or ()) - set(known))
         if unknown:
-            raise InputError(f"plates: {unknown[0]!r} is none of the {len(known)} plates, {known[0]} .. {known[-1]}")
+            raise InputError(
+                f"plates: {unknown[0]!r} is none of the {len(known)} plates, {known[0]} .. "
+                f"{known[-1]}"
+            )
         wanted = [plate for plate in known if plates is None or plate in plates]
         for plate in tqdm(wanted, desc="download", unit="plate", disable=None):
             rows = fields[fields.plate == plate]
@@ -68,7 +82,13 @@ def archive_name(plate: str) -> str:
 
 
 def _fetch_plate(
-    fetch: Fetcher, out: Path, record: dict[str, Any], host: str, week: str, plate: str, names: list[str]
+    fetch: Fetcher,
+    out: Path,
+    record: dict[str, Any],
+    host: str,
+    week: str,
+    plate: str,
+    names: list[str],
 ) -> None:
     """One plate's files in their places, unless they are there."""
     name = archive_name(plate)
@@ -82,18 +102,25 @@ def _fetch_plate(
     except InputError:
         if _is_damaged(archive):
             archive.unlink()
-            raise InputError(f"{url}: came damaged and was removed; run the same command again") from None
+            raise InputError(
+                f"{url}: came damaged and was removed; run the same command again"
+            ) from None
         raise
     missing = _missing(out, names)
     if missing:
-        raise InputError(f"{archive}: lacks {len(missing)} of the {len(names)} files that {IMAGE_CSV} names, first {missing[0]}")
+        raise InputError(
+            f"{archive}: lacks {len(missing)} of the {len(names)} files that {IMAGE_CSV} names, "
+            f"first {missing[0]}"
+        )
     sizes = {file: (out / file).stat().st_size for file in names}
     _note(out, record, name, url, archive, files=sizes)
     archive.unlink()
 
 
 def _target(archive: Path, out: Path, week: str, plate: str) -> Path:
-    """Where to unpack so that the TIFFs come to lie in <week>/<plate>/, whichever of these folders the archive itself holds."""
+    """Where to unpack so that the TIFFs come to lie in <week>/<plate>/, whichever of these folders
+    the archive itself holds.
+    """
     try:
         with zipfile.ZipFile(archive) as bundle:
             images = [name for name in bundle.namelist() if name.lower().endswith(".tif")]
@@ -101,7 +128,11 @@ def _target(archive: Path, out: Path, week: str, plate: str) -> Path:
         images = []  # `unzip` says what is wrong with it
     if images and all(name.startswith(f"{week}/{plate}/") for name in images):
         return out
-    return out / week if images and all(name.startswith(f"{plate}/") for name in images) else out / week / plate
+    return (
+        out / week
+        if images and all(name.startswith(f"{plate}/") for name in images)
+        else out / week / plate
+    )
 
 
 def _is_damaged(archive: Path) -> bool:
@@ -113,7 +144,9 @@ def _is_damaged(archive: Path) -> bool:
 
 
 def _missing(out: Path, names: list[str], sizes: Mapping[str, int] | None = None) -> list[str]:
-    """The files that are not there, or have another size than when they were unpacked, where that is known."""
+    """The files that are not there, or have another size than when they were unpacked, where that
+    is known.
+    """
     return [name for name in names if not _is_there(out / name, (sizes or {}).get(name))]
 
 
@@ -138,5 +171,7 @@ def _read_record(out: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise InputError(f"{out / RECORD}: is no record of downloads; remove it to take what comes as it is")
+        raise InputError(
+            f"{out / RECORD}: is no record of downloads; remove it to take what comes as it is"
+        )
     return found

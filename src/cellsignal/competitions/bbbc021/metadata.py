@@ -1,7 +1,9 @@
-"""BBBC021's two tables, whatever their quoting and line ends: which field shows what, and which treatment does what.
+"""BBBC021's two tables, whatever their quoting and line ends: which field shows what, and which
+treatment does what.
 
-Copies in the wild differ in quotes, in line ends (CR alone, too), in a byte order mark and in how a dose is written (3.0, 3.000000). So cells
-are read as text and trimmed, and the tables are joined by compound and dose as a number, never by position.
+Copies in the wild differ in quotes, in line ends (CR alone, too), in a byte order mark and in how a
+dose is written (3.0, 3.000000). So cells are read as text and trimmed, and the tables are joined by
+compound and dose as a number, never by position.
 """
 
 import re
@@ -17,7 +19,8 @@ from cellsignal.tables import normalise_wells, parse_numbers, read_table, refuse
 IMAGE_CSV, MOA_CSV = "BBBC021_v1_image.csv", "BBBC021_v1_moa.csv"
 CONTROL = "DMSO"
 UNKNOWN = "UNKNOWN"  # 16 wells of two plates: whatever stood in them, it need not be a new compound
-CHANNELS = {"actin": "Actin", "tubulin": "Tubulin", "dna": "DAPI"}  # ours -> as the columns are called
+# ours -> as the columns are called
+CHANNELS = {"actin": "Actin", "tubulin": "Tubulin", "dna": "DAPI"}
 _SHOWN = {"1": "dna", "2": "tubulin", "4": "actin"}  # the number behind _w in a file's name
 _FILE = re.compile(r"(?:^|[/_])(?P<well>[A-P]\d\d)_s(?P<field>\d)_w(?P<channel>\d)[^/]*$")
 _NAMED = {
@@ -39,17 +42,21 @@ def read_fields(root: Path) -> pd.DataFrame:
     """The fields of `BBBC021_v1_image.csv`, sorted by plate, well and file name.
 
     Returns:
-        One row a field: actin, tubulin, dna (paths relative to the root), experiment (week), plate, well, replicate, compound, dose
-        (micromolar), treatment ("compound@dose"), well_id ("plate_well"), field (1.. within its well), origin (of its row, for
-        `check_samples`).
+        One row a field: actin, tubulin, dna (paths relative to the root), experiment (week), plate,
+        well, replicate, compound, dose (micromolar), treatment ("compound@dose"), well_id
+        ("plate_well"), field (1.. within its well), origin (of its row, for `check_samples`).
 
     Raises:
-        InputError: no such file or column, an empty cell, a dose that is no number, a path that is not Week/plate, a file twice or whose
-            name tells another channel or well, or a well with two treatments. The message names the file and the row.
+        InputError: no such file or column, an empty cell, a dose that is no number, a path that is
+        not Week/plate, a file twice or whose
+            name tells another channel or well, or a well with two treatments. The message names the
+            file and the row.
     """
     path = Path(root) / IMAGE_CSV
     cells = read_table(path, IMAGE_COLUMNS, any_row=True)
-    frame = pd.DataFrame({ours: _plane_paths(path, cells, theirs) for ours, theirs in CHANNELS.items()})
+    frame = pd.DataFrame(
+        {ours: _plane_paths(path, cells, theirs) for ours, theirs in CHANNELS.items()}
+    )
     frame["experiment"] = [PurePosixPath(name).parts[0] for name in frame.dna]
     for ours, theirs in _NAMED.items():
         frame[ours] = cells[theirs]
@@ -61,7 +68,13 @@ def read_fields(root: Path) -> pd.DataFrame:
     files = zip(*(frame[name] for name in CHANNELS), strict=True)
     refuse_misstated(frame.assign(files=list(files)), Places(root, frame), tuple(CHANNELS), stated)
     first = frame.groupby("well_id").treatment.transform("first")
-    refuse_rows(path, frame, first != frame.treatment, "treatment", "stands in a well that holds something else")
+    refuse_rows(
+        path,
+        frame,
+        first != frame.treatment,
+        "treatment",
+        "stands in a well that holds something else",
+    )
     frame = frame.sort_values(["experiment", "plate", "well", "dna"], ignore_index=True)
     return frame.assign(field=frame.groupby("well_id").cumcount() + 1)
 
@@ -73,7 +86,11 @@ def stated(name: str) -> dict[str, str]:
         return {}
     facts = match.groupdict() | {"channel": _SHOWN.get(match["channel"], f"w{match['channel']}")}
     folders = name.split("/")[:-1]
-    return facts | dict(zip(("experiment", "plate"), folders[-2:], strict=False)) if len(folders) > 1 else facts
+    return (
+        facts | dict(zip(("experiment", "plate"), folders[-2:], strict=False))
+        if len(folders) > 1
+        else facts
+    )
 
 
 def read_moa(root: Path) -> pd.DataFrame:
@@ -83,19 +100,25 @@ def read_moa(root: Path) -> pd.DataFrame:
         One row a treatment, sorted: treatment ("compound@dose"), compound, dose (micromolar), moa.
 
     Raises:
-        InputError: no such file or column, an empty cell, a dose that is no number, or a treatment twice.
+        InputError: no such file or column, an empty cell, a dose that is no number, or a treatment
+        twice.
     """
     path = Path(root) / MOA_CSV
     cells = read_table(path, MOA_COLUMNS, any_row=True)
-    frame = cells[["compound", "moa"]].assign(dose=parse_numbers(path, cells, "concentration", low=0))
+    frame = cells[["compound", "moa"]].assign(
+        dose=parse_numbers(path, cells, "concentration", low=0)
+    )
     frame["treatment"] = treatment_names(frame.compound, frame.dose)
     refuse_rows(path, frame, frame.treatment.duplicated(), "treatment", "stands here twice")
     columns = ["treatment", "compound", "dose", "moa"]
-    return frame.loc[frame.compound != CONTROL, columns].sort_values(["compound", "dose"], ignore_index=True)
+    return frame.loc[frame.compound != CONTROL, columns].sort_values(
+        ["compound", "dose"], ignore_index=True
+    )
 
 
 def read_annotated(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The fields with their `moa` (None where the treatment has none), and the annotated treatments.
+    """The fields with their `moa` (None where the treatment has none), and the annotated
+    treatments.
 
     Raises:
         InputError: as `read_fields` and `read_moa`, or an annotated treatment that no field shows.
@@ -103,7 +126,10 @@ def read_annotated(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     fields, moa = read_fields(root), read_moa(root)
     unseen = moa.treatment[~moa.treatment.isin(set(fields.treatment))]
     if len(unseen):
-        raise InputError(f"{Path(root) / MOA_CSV}: {unseen.iloc[0]!r} is no treatment of {IMAGE_CSV} ({len(unseen)} such rows)")
+        raise InputError(
+            f"{Path(root) / MOA_CSV}: {unseen.iloc[0]!r} is no treatment of {IMAGE_CSV} "
+            f"({len(unseen)} such rows)"
+        )
     known = fields.treatment.map(moa.set_index("treatment").moa).astype(object)
     return fields.assign(moa=known.where(known.notna(), None)), moa
 
@@ -114,13 +140,27 @@ def treatment_names(compound: pd.Series, dose: pd.Series) -> pd.Series:
 
 
 def _plane_paths(path: Path, cells: pd.DataFrame, channel: str) -> pd.Series:
-    """One channel's files relative to the root. They must lie in <week>/<plate>/, where they were published."""
+    """One channel's files relative to the root. They must lie in <week>/<plate>/, where they were
+    published.
+    """
     folder, name = cells[f"Image_PathName_{channel}"], cells[f"Image_FileName_{channel}"]
     expected = folder.str.split("/").str[0] + "/" + cells[_NAMED["plate"]]
-    odd = (folder != expected) | ~folder.str.fullmatch(r"Week\d+/\w[\w.-]*") | ~name.str.fullmatch(r"\w[^/\\#:]*")
+    odd = (
+        (folder != expected)
+        | ~folder.str.fullmatch(r"Week\d+/\w[\w.-]*")
+        | ~name.str.fullmatch(r"\w[^/\\#:]*")
+    )
     if odd.any():
         row = odd.idxmax()
-        raise InputError(f"{path}: row {row}: {folder[row]!r} / {name[row]!r} is not WeekN/<plate> / <file name>")
+        raise InputError(
+            f"{path}: row {row}: {folder[row]!r} / {name[row]!r} is not WeekN/<plate> / <file name>"
+        )
     files = folder + "/" + name
-    refuse_rows(path, files.to_frame(f"{channel} file"), files.duplicated(), f"{channel} file", "stands here twice")
+    refuse_rows(
+        path,
+        files.to_frame(f"{channel} file"),
+        files.duplicated(),
+        f"{channel} file",
+        "stands here twice",
+    )
     return files

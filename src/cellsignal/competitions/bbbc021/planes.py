@@ -1,13 +1,18 @@
-"""From 16-bit planes to 8-bit crops, as Kensert, Harrison & Spjuth (SLAS Discovery 24:466, 2019) describe it.
+"""From 16-bit planes to 8-bit crops, as Kensert, Harrison & Spjuth (SLAS Discovery 24:466, 2019)
+describe it.
 
-A plane is divided by its plate's illumination function, Anscombe-transformed, and standardised by the mean and SD of the plate's DMSO wells in
-that channel; a field is then scaled to 8 bits between its own least and greatest value and cut into four crops, of which empty ones are left
-out. Where the publication leaves a choice:
+A plane is divided by its plate's illumination function, Anscombe-transformed, and standardised by
+the mean and SD of the plate's DMSO wells in that channel; a field is then scaled to 8 bits between
+its own least and greatest value and cut into four crops, of which empty ones are left out. Where
+the publication leaves a choice:
 
-- The least and the greatest value are those of the field's three channels together. Taken channel by channel they would undo the
+- The least and the greatest value are those of the field's three channels together. Taken channel
+  by channel they would undo the
   standardisation before, which is linear.
-- A crop is empty where at most .2 % of its pixels exceed 50 in any channel: of the readings the one that drops least.
-- The illumination function is a plate's mean plane under a median of an eighth of the height either way (see `intensity.illumination`).
+- A crop is empty where at most .2 % of its pixels exceed 50 in any channel: of the readings the one
+  that drops least.
+- The illumination function is a plate's mean plane under a median of an eighth of the height either
+  way (see `intensity.illumination`).
 """
 
 import functools
@@ -47,7 +52,8 @@ class Calibration:
 
     Attributes:
         illumination: (3, H, W) float32, 1 or more: what a field's planes are divided by.
-        mean, sd: (3,) float32, of the pixels of all DMSO fields after illumination correction and Anscombe transform.
+        mean, sd: (3,) float32, of the pixels of all DMSO fields after illumination correction and
+        Anscombe transform.
     """
 
     illumination: np.ndarray
@@ -70,7 +76,8 @@ def split_crop(name: str) -> tuple[str, int]:
 def read_crop(
     root: Path, files: tuple[str, ...], measured: Path, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """One crop, (3, H / 2, W / 2) uint8. The last fields stay in memory, so that four crops in a row read each plane once.
+    """One crop, (3, H / 2, W / 2) uint8. The last fields stay in memory, so that four crops in a
+    row read each plane once.
 
     Args:
         files: three planes with the same `#crop`.
@@ -78,7 +85,8 @@ def read_crop(
         shape: (height, width) that the crop must have; None takes any.
 
     Raises:
-        ImageError: a plane is missing, damaged or of another size or depth; "empty": the crop shows no cells;
+        ImageError: a plane is missing, damaged or of another size or depth; "empty": the crop shows
+        no cells;
             "not_calibrated": the plate could not be measured.
     """
     root = Path(root)
@@ -88,18 +96,28 @@ def read_crop(
     field = _field(paths, str(measured), tuple(map(_mark, (*paths, measured))))
     height, width = (side // 2 for side in field.shape[1:])
     if shape is not None and (height, width) != tuple(shape):
-        raise ImageError(root / files[0], "wrong_size", f"crop of {width}x{height} pixels, {shape[1]}x{shape[0]} expected")
+        raise ImageError(
+            root / files[0],
+            "wrong_size",
+            f"crop of {width}x{height} pixels, {shape[1]}x{shape[0]} expected",
+        )
     top, left = ((crops[0] - 1) // 2 * height, (crops[0] - 1) % 2 * width)
     image = field[:, top : top + height, left : left + width]
     seen = float((image > EMPTY_LEVEL).any(axis=0).mean())
     if seen <= EMPTY_SHARE:
-        raise ImageError(root / files[0], "empty", f"shows no cells: {100 * seen:.2f} % of its pixels exceed {EMPTY_LEVEL}")
+        raise ImageError(
+            root / files[0],
+            "empty",
+            f"shows no cells: {100 * seen:.2f} % of its pixels exceed {EMPTY_LEVEL}",
+        )
     return np.ascontiguousarray(image)
 
 
 @functools.lru_cache(maxsize=2)
 def _field(paths: tuple[str, ...], measured: str, marks: tuple) -> np.ndarray:
-    """A whole field, (3, H, W) uint8, read only. `marks` are there to forget a field whose files have changed."""
+    """A whole field, (3, H, W) uint8, read only. `marks` are there to forget a field whose files
+    have changed.
+    """
     planes = read_planes(paths)
     if marks[-1] is None:
         raise ImageError(paths[0], "not_calibrated", NOT_CALIBRATED)
@@ -107,7 +125,11 @@ def _field(paths: tuple[str, ...], measured: str, marks: tuple) -> np.ndarray:
     if plate.illumination.shape != planes.shape:
         height, width = planes.shape[1:]
         expected = "x".join(map(str, plate.illumination.shape[:0:-1]))
-        raise ImageError(paths[0], "wrong_size", f"{width}x{height} pixels, {expected} expected, as the plate's other planes")
+        raise ImageError(
+            paths[0],
+            "wrong_size",
+            f"{width}x{height} pixels, {expected} expected, as the plate's other planes",
+        )
     values = standardised(planes, plate)
     low, high = float(values.min()), float(values.max())
     field = to_uint8(values, low, high) if high > low else np.zeros(values.shape, np.uint8)
@@ -126,12 +148,15 @@ def read_planes(paths: tuple[str, ...], shape: tuple[int, int] | None = None) ->
 
 
 def standardised(planes: np.ndarray, plate: Calibration) -> np.ndarray:
-    """(3, H, W) counts to float32: even light, even noise, the plate's DMSO pixels at mean 0 and SD 1 in each channel."""
+    """(3, H, W) counts to float32: even light, even noise, the plate's DMSO pixels at mean 0 and SD
+    1 in each channel.
+    """
     values = anscombe(planes / plate.illumination)
     return (values - plate.mean[:, None, None]) / plate.sd[:, None, None]
 
 
-# calibration -----------------------------------------------------------------------------------------------------------------------------
+# calibration
+# --------------------------------------------------------------------------------------------------
 
 
 def load_calibration(path: Path, mark: tuple | None = None) -> Calibration:
@@ -151,7 +176,8 @@ def _load_calibration(path: str, mark: tuple | None) -> Calibration:
 def measure_plates(
     root: Path, folder: Path, fields: pd.DataFrame, shape: tuple[int, int], workers: int = 0
 ) -> dict[str, str]:
-    """Measure every plate that has images and is not measured yet, or whose planes or wells have changed since.
+    """Measure every plate that has images and is not measured yet, or whose planes or wells have
+    changed since.
 
     Planes that cannot be read are left out, and logged.
 
@@ -173,17 +199,31 @@ def measure_plates(
         control = (rows.compound == CONTROL).to_list()
         description = describe_planes(root, planes)
         if description is None:
-            log.warning("%s: none of its %d fields is there, so it is not calibrated", plate, len(rows))
+            log.warning(
+                "%s: none of its %d fields is there, so it is not calibrated", plate, len(rows)
+            )
             continue
-        made_from = {"version": VERSION, "size": list(shape), "controls": digest(control), **description}
-        jobs[plate] = PlateJob(made_from, functools.partial(_measure_arrays, root, plate, planes, control, shape))
+        made_from = {
+            "version": VERSION,
+            "size": list(shape),
+            "controls": digest(control),
+            **description,
+        }
+        jobs[plate] = PlateJob(
+            made_from, functools.partial(_measure_arrays, root, plate, planes, control, shape)
+        )
     return measure_changed(folder, jobs, workers)
 
 
 def measure_plate(
-    root: Path, plate: str, planes: list[tuple[str, ...]], is_control: list[bool], shape: tuple[int, int]
+    root: Path,
+    plate: str,
+    planes: list[tuple[str, ...]],
+    is_control: list[bool],
+    shape: tuple[int, int],
 ) -> Calibration:
-    """One plate's illumination from all its fields, then the mean and SD of its DMSO pixels under it.
+    """One plate's illumination from all its fields, then the mean and SD of its DMSO pixels under
+    it.
 
     Args:
         planes: a field's three files, relative to the root.
@@ -202,24 +242,40 @@ def measure_plate(
         if control:
             sound.append(names)
     if not sound:
-        raise PlateError(f"plate {plate}: none of its {sum(is_control)} DMSO fields under {root} can be read; it cannot be standardised")
+        raise PlateError(
+            f"plate {plate}: none of its {sum(is_control)} DMSO fields under {root} can be read; "
+            "it cannot be standardised"
+        )
     light = np.stack([illumination(channel, max(1, shape[0] // _WINDOW)) for channel in total])
     sums = np.zeros((2, len(CHANNELS)))
     for names in sound:
-        values = anscombe(read_planes(tuple(str(root / name) for name in names), shape) / light).astype(float)
+        values = anscombe(
+            read_planes(tuple(str(root / name) for name in names), shape) / light
+        ).astype(float)
         sums += values.sum(axis=(1, 2)), (values**2).sum(axis=(1, 2))
     mean, square = sums / (len(sound) * shape[0] * shape[1])
     sd = np.sqrt(np.maximum(square - mean**2, 0))
     if not (sd > 1e-6).all():
-        raise PlateError(f"plate {plate}: its DMSO fields under {root} are flat in {list(CHANNELS)[int(sd.argmin())]}")
+        raise PlateError(
+            f"plate {plate}: its DMSO fields under {root} are flat in "
+            f"{list(CHANNELS)[int(sd.argmin())]}"
+        )
     return Calibration(light, mean.astype(np.float32), sd.astype(np.float32))
 
 
 def _measure_arrays(
-    root: Path, plate: str, planes: list[tuple[str, ...]], is_control: list[bool], shape: tuple[int, int]
+    root: Path,
+    plate: str,
+    planes: list[tuple[str, ...]],
+    is_control: list[bool],
+    shape: tuple[int, int],
 ) -> dict[str, np.ndarray]:
     calibration = measure_plate(root, plate, planes, is_control, shape)
-    return {"illumination": calibration.illumination, "mean": calibration.mean, "sd": calibration.sd}
+    return {
+        "illumination": calibration.illumination,
+        "mean": calibration.mean,
+        "sd": calibration.sd,
+    }
 
 
 def _mark(path: Path | str) -> tuple[int, int] | None:

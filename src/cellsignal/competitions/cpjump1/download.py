@@ -1,10 +1,14 @@
-"""Fetching CPJUMP1 by plate from the public bucket, anonymously over HTTPS, and only the planes that are asked for.
+"""Fetching CPJUMP1 by plate from the public bucket, anonymously over HTTPS, and only the planes
+that are asked for.
 
-The bucket is listed by S3's own ListObjectsV2 (XML, 1,000 keys a page). A plane is there when its size is right and, where the listing's ETag is an MD5
-(uploads in one part), its checksum; a broken run is simply run again. Tables come from the publication's and JUMP-Target's repositories and the bucket.
+The bucket is listed by S3's own ListObjectsV2 (XML, 1,000 keys a page). A plane is there when its
+size is right and, where the listing's ETag is an MD5 (uploads in one part), its checksum; a broken
+run is simply run again. Tables come from the publication's and JUMP-Target's repositories and the
+bucket.
 
-For more than the default: `download(out, plates=["BR00116991", "BR00116992"], wells=None, sites=range(1, 10))`. A plate has 384 wells, 9 fields (some 16)
-and 5 channels: 17,280 planes of up to 2.33 MB.
+For more than the default: `download(out, plates=["BR00116991", "BR00116992"], wells=None,
+sites=range(1, 10))`. A plate has 384 wells, 9 fields (some 16) and 5 channels: 17,280 planes of up
+to 2.33 MB.
 """
 
 import logging
@@ -49,7 +53,9 @@ class Sources:
     bucket: str = "https://cellpainting-gallery.s3.amazonaws.com"
     prefix: str = "cpg0000-jump-pilot/source_4"
     target: str = "https://raw.githubusercontent.com/jump-cellpainting/JUMP-Target/master"
-    publication: str = "https://raw.githubusercontent.com/jump-cellpainting/2024_Chandrasekaran_NatureMethods/main"
+    publication: str = (
+        "https://raw.githubusercontent.com/jump-cellpainting/2024_Chandrasekaran_NatureMethods/main"
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ def download(
     sources: Sources | None = None,
     fetcher: Fetcher | None = None,
 ) -> None:
-    """Fetch the tables and some planes of some plates into `out`, laid out as in the bucket. Safe to call again after any interruption.
+    """Fetch the tables and some planes of some plates into `out`, laid out as in the bucket. Safe
+    to call again after any interruption.
 
     Args:
         plates: barcodes.
@@ -81,20 +88,36 @@ def download(
         sites: field numbers; None for all.
 
     Raises:
-        InputError: an unknown channel, a plate or plane that the bucket does not have, no connection, a wrong checksum, a full disk.
+        InputError: an unknown channel, a plate or plane that the bucket does not have, no
+        connection, a wrong checksum, a full disk.
     """
     sources = sources or Sources()
     with fetcher or Fetcher(_POLITE) as session:
         download_metadata(out, plates, batch=batch, sources=sources, fetcher=session)
         for plate in plates:
-            planes = list_planes(plate, channels, wells, sites, batch=batch, sources=sources, fetcher=session)
-            _fetch_planes(planes, lambda key: out / key.removeprefix(f"{sources.prefix}/"), plate, sources, session)
+            planes = list_planes(
+                plate, channels, wells, sites, batch=batch, sources=sources, fetcher=session
+            )
+            _fetch_planes(
+                planes,
+                lambda key: out / key.removeprefix(f"{sources.prefix}/"),
+                plate,
+                sources,
+                session,
+            )
 
 
 def download_course(
-    out: Path, plate: str = PLATE, wells: Collection[str] | None = None, *, batch: str = BATCH, sources: Sources | None = None, fetcher: Fetcher | None = None
+    out: Path,
+    plate: str = PLATE,
+    wells: Collection[str] | None = None,
+    *,
+    batch: str = BATCH,
+    sources: Sources | None = None,
+    fetcher: Fetcher | None = None,
 ) -> None:
-    """The course project's data set: RNA planes of one plate in `out/images`, and `out/metadata.csv` joined from the published tables.
+    """The course project's data set: RNA planes of one plate in `out/images`, and
+    `out/metadata.csv` joined from the published tables.
 
     Raises:
         InputError: as `download`.
@@ -103,19 +126,37 @@ def download_course(
     tables = out / ".tables"
     with fetcher or Fetcher(_POLITE) as session:
         download_metadata(tables, (plate,), batch=batch, sources=sources, fetcher=session)
-        planes = list_planes(plate, ("RNA",), wells, None, batch=batch, sources=sources, fetcher=session)
-        _fetch_planes(planes, lambda key: out / "images" / key.rsplit("/", 1)[1], plate, sources, session)
-    rows = read_table(tables / LOAD_DATA / batch / plate / "load_data.csv", ("FileName_OrigRNA", "Metadata_Well", "Metadata_Plate"))
+        planes = list_planes(
+            plate, ("RNA",), wells, None, batch=batch, sources=sources, fetcher=session
+        )
+        _fetch_planes(
+            planes, lambda key: out / "images" / key.rsplit("/", 1)[1], plate, sources, session
+        )
+    rows = read_table(
+        tables / LOAD_DATA / batch / plate / "load_data.csv",
+        ("FileName_OrigRNA", "Metadata_Well", "Metadata_Plate"),
+    )
     rows["Metadata_Well"] = normalise_wells(rows.Metadata_Well)
     layout = read_layout(tables, batch, f"{MAPS[0]}_platemap", "compound")
-    rows = rows.merge(layout[["well", "compound"]], left_on="Metadata_Well", right_on="well", how="left").rename(columns={"compound": "Metadata_pert_iname"})
+    rows = rows.merge(
+        layout[["well", "compound"]], left_on="Metadata_Well", right_on="well", how="left"
+    ).rename(columns={"compound": "Metadata_pert_iname"})
     if rows.Metadata_pert_iname.isna().any():
-        raise InputError(f"{tables}: the platemap lacks the well {rows.well[rows.Metadata_pert_iname.isna()].iloc[0]}")
-    write_csv(out / "metadata.csv", rows[["FileName_OrigRNA", "Metadata_pert_iname", "Metadata_Well", "Metadata_Plate"]])
+        raise InputError(
+            f"{tables}: the platemap lacks the well "
+            f"{rows.well[rows.Metadata_pert_iname.isna()].iloc[0]}"
+        )
+    write_csv(
+        out / "metadata.csv",
+        rows[["FileName_OrigRNA", "Metadata_pert_iname", "Metadata_Well", "Metadata_Plate"]],
+    )
 
 
-def download_metadata(out: Path, plates: Sequence[str], *, batch: str, sources: Sources, fetcher: Fetcher) -> None:
-    """The table of plates, platemaps, what is in them, and each plate's load_data.csv. What is there is kept.
+def download_metadata(
+    out: Path, plates: Sequence[str], *, batch: str, sources: Sources, fetcher: Fetcher
+) -> None:
+    """The table of plates, platemaps, what is in them, and each plate's load_data.csv. What is
+    there is kept.
 
     Raises:
         InputError: a table cannot be had.
@@ -125,7 +166,9 @@ def download_metadata(out: Path, plates: Sequence[str], *, batch: str, sources: 
         f"{PLATEMAPS}/{batch}/barcode_platemap.csv": f"{sources.publication}/metadata/platemaps/{batch}/barcode_platemap.csv",
     }
     for name in MAPS:
-        wanted[f"{PLATEMAPS}/{batch}/platemap/{name}_platemap.tsv"] = f"{sources.target}/{name}_platemap.tsv"
+        wanted[f"{PLATEMAPS}/{batch}/platemap/{name}_platemap.tsv"] = (
+            f"{sources.target}/{name}_platemap.tsv"
+        )
         wanted[f"{EXTERNAL}/{name}_metadata.tsv"] = f"{sources.target}/{name}_metadata.tsv"
     for plate in plates:
         path = f"{LOAD_DATA}/{batch}/{plate}/load_data.csv"
@@ -136,31 +179,58 @@ def download_metadata(out: Path, plates: Sequence[str], *, batch: str, sources: 
 
 
 def list_planes(
-    plate: str, channels: Collection[str], wells: Collection[str] | None, sites: Collection[int] | None, *, batch: str, sources: Sources, fetcher: Fetcher
+    plate: str,
+    channels: Collection[str],
+    wells: Collection[str] | None,
+    sites: Collection[int] | None,
+    *,
+    batch: str,
+    sources: Sources,
+    fetcher: Fetcher,
 ) -> list[Listed]:
     """The planes of a plate in the bucket that are asked for, by key.
 
     Raises:
-        InputError: an unknown channel, no such plate, or no such plane; names the first well, site and channel that is missing.
+        InputError: an unknown channel, no such plate, or no such plane; names the first well, site
+        and channel that is missing.
     """
     unknown = sorted(set(channels) - set(CHANNEL_NUMBERS))
     if unknown:
-        raise InputError(f"cpjump1: unknown channel {unknown[0]!r}; there are {', '.join(CHANNELS)}")
+        raise InputError(
+            f"cpjump1: unknown channel {unknown[0]!r}; there are {', '.join(CHANNELS)}"
+        )
     prefix = f"{sources.prefix}/images/{batch}/images/{plate}__"
-    objects = {found.key: found for found in list_bucket(sources.bucket, prefix, fetcher) if "/Images/" in found.key}
+    objects = {
+        found.key: found
+        for found in list_bucket(sources.bucket, prefix, fetcher)
+        if "/Images/" in found.key
+    }
     keys = pd.Series(sorted(objects), dtype=object)
     names = keys.str.rsplit("/", n=1).str[-1] if len(keys) else keys
-    frame = pd.DataFrame({"object": keys, "key": keys_of(names), "channel": names.str.extract(r"-ch(\d)sk")[0]} if len(keys) else {"key": []}).dropna()
+    frame = pd.DataFrame(
+        {"object": keys, "key": keys_of(names), "channel": names.str.extract(r"-ch(\d)sk")[0]}
+        if len(keys)
+        else {"key": []}
+    ).dropna()
     if frame.empty:
-        raise InputError(f"{sources.bucket}/{prefix}: the bucket has no image of plate {plate} in batch {batch}")
-    frame = frame.assign(well=wells_of(frame.key), site=frame.key.str[7:9].astype(int), channel=frame.channel.astype(int))
+        raise InputError(
+            f"{sources.bucket}/{prefix}: the bucket has no image of plate {plate} in batch {batch}"
+        )
+    frame = frame.assign(
+        well=wells_of(frame.key),
+        site=frame.key.str[7:9].astype(int),
+        channel=frame.channel.astype(int),
+    )
     numbers = {CHANNEL_NUMBERS[channel]: channel for channel in channels}
     chosen = frame[frame.channel.isin(numbers)]
     for column, asked in (("well", wells), ("site", sites), ("channel", numbers)):
         if asked is not None:
             absent = sorted(set(asked) - set(chosen[column]))
             if absent:
-                raise InputError(f"{sources.bucket}/{prefix}: plate {plate} has no plane of {column} {absent[0]!r}")
+                raise InputError(
+                    f"{sources.bucket}/{prefix}: plate {plate} has no plane of {column} "
+                    f"{absent[0]!r}"
+                )
             chosen = chosen[chosen[column].isin(set(asked))]
     return [objects[key] for key in chosen.object]
 
@@ -174,7 +244,10 @@ def list_bucket(bucket: str, prefix: str, fetcher: Fetcher) -> Iterator[Listed]:
     token = None
     while True:
         more = {} if token is None else {"continuation-token": token}
-        page = _parse_listing(fetcher.bytes(f"{bucket}/", {"list-type": 2, "prefix": prefix, **more}), f"{bucket}/?prefix={prefix}")
+        page = _parse_listing(
+            fetcher.bytes(f"{bucket}/", {"list-type": 2, "prefix": prefix, **more}),
+            f"{bucket}/?prefix={prefix}",
+        )
         yield from page[0]
         token = page[1]
         if token is None:
@@ -195,7 +268,9 @@ def _parse_listing(body: bytes, url: str) -> tuple[list[Listed], str | None]:
         key, size, tag = (entry.findtext(f"{space}{name}", "") for name in ("Key", "Size", "ETag"))
         tag = tag.strip('"')
         if not key or not size.isdigit() or ".." in key.split("/"):
-            raise InputError(f"{url}: an entry of the listing is damaged: key {key!r}, size {size!r}")
+            raise InputError(
+                f"{url}: an entry of the listing is damaged: key {key!r}, size {size!r}"
+            )
         found.append(Listed(key, int(size), tag if len(tag) == 32 and "-" not in tag else None))
     token = tree.findtext(f"{space}NextContinuationToken")
     if tree.findtext(f"{space}IsTruncated") == "true" and not token:
@@ -203,15 +278,24 @@ def _parse_listing(body: bytes, url: str) -> tuple[list[Listed], str | None]:
     return found, token or None
 
 
-def _fetch_planes(planes: list[Listed], place, plate: str, sources: Sources, fetcher: Fetcher) -> None:
+def _fetch_planes(
+    planes: list[Listed], place, plate: str, sources: Sources, fetcher: Fetcher
+) -> None:
     def fetch(plane: Listed) -> None:
-        fetcher.file(f"{sources.bucket}/{quote(plane.key)}", place(plane.key), size=plane.size, md5=plane.md5)
+        fetcher.file(
+            f"{sources.bucket}/{quote(plane.key)}", place(plane.key), size=plane.size, md5=plane.md5
+        )
 
-    with ThreadPoolExecutor(_THREADS) as pool, tqdm(total=len(planes), desc=plate, unit="plane", disable=None) as bar:
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=len(planes), desc=plate, unit="plane", disable=None) as bar,
+    ):
         try:
             for _ in pool.map(fetch, planes):
                 bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    log.info("%s: %d planes, %.1f GB", plate, len(planes), sum(plane.size for plane in planes) / 1e9)
+    log.info(
+        "%s: %d planes, %.1f GB", plate, len(planes), sum(plane.size for plane in planes) / 1e9
+    )

@@ -1,7 +1,10 @@
-"""16-bit planes to 8 bits: even light, equal shot noise, one fixed window a plate and channel, so that wells stay comparable.
+"""16-bit planes to 8 bits: even light, equal shot noise, one fixed window a plate and channel, so
+that wells stay comparable.
 
-What that needs of the plate is measured by `measure_plates` and kept in a file a plate (see `calibration`); no label is looked at. The shot noise of
-a count has an SD of about 1 after Anscombe's transform wherever it stands, so a window of 255 steps of about .5 loses little of dark and bright pixels.
+What that needs of the plate is measured by `measure_plates` and kept in a file a plate (see
+`calibration`); no label is looked at. The shot noise of a count has an SD of about 1 after
+Anscombe's transform wherever it stands, so a window of 255 steps of about .5 loses little of dark
+and bright pixels.
 """
 
 import functools
@@ -36,7 +39,9 @@ SMOOTHING = 1 / 10  # radius of the illumination's median, in image heights
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a plate's planes become bytes. `illumination` (C, H, W) float32; `low`, `high` (C,) on Anscombe's scale."""
+    """How a plate's planes become bytes. `illumination` (C, H, W) float32; `low`, `high` (C,) on
+    Anscombe's scale.
+    """
 
     illumination: np.ndarray
     low: np.ndarray
@@ -66,14 +71,17 @@ def measure_plates(
     return measure_changed(folder, jobs, workers)
 
 
-def read_field(root: Path, files: tuple[str, ...], measured: Path, shape: tuple[int, int] | None) -> np.ndarray:
+def read_field(
+    root: Path, files: tuple[str, ...], measured: Path, shape: tuple[int, int] | None
+) -> np.ndarray:
     """One field, (C, H, W) uint8.
 
     Args:
         measured: the file of the plate's calibration.
 
     Raises:
-        ImageError: a file is missing, damaged or of another size or depth than `shape`, the first file's or the plate's calibration;
+        ImageError: a file is missing, damaged or of another size or depth than `shape`, the first
+        file's or the plate's calibration;
             "not_calibrated": the plate could not be measured.
     """
     root = Path(root)
@@ -86,7 +94,9 @@ def read_field(root: Path, files: tuple[str, ...], measured: Path, shape: tuple[
     _, height, width = calibration.illumination.shape
     if planes.shape[1:] != (height, width):
         size = f"{planes.shape[2]}x{planes.shape[1]} pixels"
-        raise ImageError(root / files[0], "wrong_size", f"{size}, the plate's others {width}x{height}")
+        raise ImageError(
+            root / files[0], "wrong_size", f"{size}, the plate's others {width}x{height}"
+        )
     return apply(planes, calibration)
 
 
@@ -99,23 +109,31 @@ def _read_planes(
 
 
 def apply(planes: Sequence[np.ndarray], calibration: Calibration) -> np.ndarray:
-    """Planes (H, W) uint16, one a channel, to (C, H, W) uint8: light divided out, Anscombe, the window."""
+    """Planes (H, W) uint16, one a channel, to (C, H, W) uint8: light divided out, Anscombe, the
+    window.
+    """
     parts = zip(planes, calibration.illumination, calibration.low, calibration.high, strict=True)
-    return np.stack([to_uint8(anscombe(plane / light), low, high) for plane, light, low, high in parts])
+    return np.stack(
+        [to_uint8(anscombe(plane / light), low, high) for plane, light, low, high in parts]
+    )
 
 
 def _windowed(light: Sequence[np.ndarray], fields: Sequence[np.ndarray]) -> Calibration:
     bounds = []
     for channel, even in enumerate(light):
         step = max(1, even.shape[0] // 256)
-        values = [anscombe(field[channel][::step, ::step] / even[::step, ::step]) for field in fields]
+        values = [
+            anscombe(field[channel][::step, ::step] / even[::step, ::step]) for field in fields
+        ]
         low, high = np.percentile(values, WINDOW)
         bounds.append((low, max(high, low + 1)))  # a channel of one grey level has no window
     low, high = np.array(bounds, np.float32).T
     return Calibration(np.stack(light), low, high)
 
 
-def measure_plate(root: Path, plate: str, fields: tuple[tuple[str, ...], ...]) -> dict[str, np.ndarray]:
+def measure_plate(
+    root: Path, plate: str, fields: tuple[tuple[str, ...], ...]
+) -> dict[str, np.ndarray]:
     """Measure one plate from up to MOST_FIELDS of its fields drawn at random.
 
     Unreadable fields are left out (packing and `verify` name each).
@@ -123,7 +141,8 @@ def measure_plate(root: Path, plate: str, fields: tuple[tuple[str, ...], ...]) -
     Returns:
         The attributes of its `Calibration`.
     """
-    found: dict[tuple[int, ...], list[np.ndarray]] = {}  # shape -> the sum of its fields, then some of them
+    # shape -> the sum of its fields, then some of them
+    found: dict[tuple[int, ...], list[np.ndarray]] = {}
     counts: Counter[tuple[int, ...]] = Counter()
     for number in np.random.default_rng(0).permutation(len(fields))[:MOST_FIELDS]:
         try:
@@ -137,10 +156,15 @@ def measure_plate(root: Path, plate: str, fields: tuple[tuple[str, ...], ...]) -
         if len(known) <= WINDOW_FIELDS:
             known.append(field)
     if not counts:
-        raise PlateError(f"{root}: plate {plate} has no readable field to calibrate it from, first {fields[0][0] if fields else 'none'}")
+        raise PlateError(
+            f"{root}: plate {plate} has no readable field to calibrate it from, first "
+            f"{fields[0][0] if fields else 'none'}"
+        )
     shape, count = counts.most_common(1)[0]
     total, *some = found[shape]
-    made = _windowed([illumination(mean, max(1, round(shape[1] * SMOOTHING))) for mean in total / count], some)
+    made = _windowed(
+        [illumination(mean, max(1, round(shape[1] * SMOOTHING))) for mean in total / count], some
+    )
     return {"illumination": made.illumination, "low": made.low, "high": made.high}
 
 

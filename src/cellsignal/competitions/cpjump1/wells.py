@@ -1,26 +1,39 @@
-"""CPJUMP1's wells by its tables alone: what every well of a plate with a platemap got, images or none."""
+"""CPJUMP1's wells by its tables alone: what every well of a plate with a platemap got, images or
+none.
+"""
 
 from pathlib import Path
 
 import pandas as pd
 
-from cellsignal.competitions.cpjump1.metadata import HIDDEN, PLATEMAPS, read_layout, read_platemaps, read_plates
+from cellsignal.competitions.cpjump1.metadata import (
+    HIDDEN,
+    PLATEMAPS,
+    read_layout,
+    read_platemaps,
+    read_plates,
+)
 from cellsignal.errors import InputError
 
 _COLUMNS = ["well_id", "experiment", "plate", "well", "role", "compound", "treatment", "cell_type"]
 
 
 def layout_wells(root: Path) -> pd.DataFrame:
-    """Return the wells of all plates that have a platemap; those whose treatment is hidden are left out.
+    """Return the wells of all plates that have a platemap; those whose treatment is hidden are left
+    out.
 
     Returns:
-        One row a well: well_id, experiment, plate, well, role, compound, treatment, cell_type, as in the samples table.
+        One row a well: well_id, experiment, plate, well, role, compound, treatment, cell_type, as
+        in the samples table.
 
     Raises:
-        InputError: No plate of the experiment metadata has a platemap, or one of the tables is wrong.
+        InputError: No plate of the experiment metadata has a platemap, or one of the tables is
+        wrong.
     """
     plates, parts = read_plates(root), []
-    for batch in sorted({batch for batch, _ in plates.index if (root / PLATEMAPS / batch).is_dir()}):
+    for batch in sorted(
+        {batch for batch, _ in plates.index if (root / PLATEMAPS / batch).is_dir()}
+    ):
         for plate, platemap in read_platemaps(root, batch).items():
             if (batch, plate) not in plates.index:
                 continue

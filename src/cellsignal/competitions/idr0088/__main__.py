@@ -1,4 +1,6 @@
-"""The committed fold tables, made from the annotation alone: `python -m cellsignal.competitions.idr0088 idr0088_moa --annotation FILE --out FILE`."""
+"""The committed fold tables, made from the annotation alone: `python -m
+cellsignal.competitions.idr0088 idr0088_moa --annotation FILE --out FILE`.
+"""
 
 import argparse
 import sys
@@ -14,9 +16,16 @@ from cellsignal.files import write_csv
 
 def main(words: Sequence[str] | None = None) -> int:
     """Make a fold table, write it, and print how even it is in every class."""
-    parser = argparse.ArgumentParser(prog="python -m cellsignal.competitions.idr0088", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m cellsignal.competitions.idr0088", description=main.__doc__
+    )
     parser.add_argument("competition", choices=("idr0088_gpcr", "idr0088_moa"))
-    parser.add_argument("--annotation", type=Path, required=True, help="idr0088-screenA-annotation.csv.zip, or the CSV in it")
+    parser.add_argument(
+        "--annotation",
+        type=Path,
+        required=True,
+        help="idr0088-screenA-annotation.csv.zip, or the CSV in it",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--splits", type=int, default=FOLDS)
     parser.add_argument("--seed", type=int, default=0)

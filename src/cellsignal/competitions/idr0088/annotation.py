@@ -1,8 +1,10 @@
-"""The annotation table of idr0088: which well got what, in which reporter line, and what its channels show.
+"""The annotation table of idr0088: which well got what, in which reporter line, and what its
+channels show.
 
-One row a well (317,430 in the published table), 21 columns, as a CSV or as the first CSV of a zip, which is read in place. A
-compound is its InChIKey. 1,176 names have 1,174 keys: aminophylline is theophylline, and "Quinidine hydrochloride monohydrate"
-is quinidine. In both pairs one name has a mechanism of action (MoA) and the other's cell is blank; the compound has it.
+One row a well (317,430 in the published table), 21 columns, as a CSV or as the first CSV of a zip,
+which is read in place. A compound is its InChIKey. 1,176 names have 1,174 keys: aminophylline is
+theophylline, and "Quinidine hydrochloride monohydrate" is quinidine. In both pairs one name has a
+mechanism of action (MoA) and the other's cell is blank; the compound has it.
 """
 
 import os
@@ -62,16 +64,20 @@ def find_annotation(root: Path | str) -> Path:
 
 
 def read_annotation(path: Path | str) -> pd.DataFrame:
-    """Read the annotation and hold it to its columns; kept in memory until the file changes: do not write into it.
+    """Read the annotation and hold it to its columns; kept in memory until the file changes: do not
+    write into it.
 
     Returns:
-        One row a well: plate, well, cell_line, reporter_line, compound_set, moa (raw), name, inchikey, channels, experiment (the
-        folder of the plate's images: the run that took them) as categories of text, "" where the table is blank; concentration
-        (float, uM, NaN in controls); control (bool).
+        One row a well: plate, well, cell_line, reporter_line, compound_set, moa (raw), name,
+        inchikey, channels, experiment (the folder of the plate's images: the run that took them) as
+        categories of text, "" where the table is blank; concentration (float, uM, NaN in controls);
+        control (bool).
 
     Raises:
-        InputError: no such file, no readable zip or CSV, another set of columns, or a row that is short, lacks a cell, gives a
-            well twice, or holds what cannot be (a well address, an InChIKey, a concentration, a control type).
+        InputError: no such file, no readable zip or CSV, another set of columns, or a row that is
+        short, lacks a cell, gives a
+            well twice, or holds what cannot be (a well address, an InChIKey, a concentration, a
+            control type).
     """
     path = Path(path)
     try:
@@ -88,22 +94,29 @@ def read_annotation(path: Path | str) -> pd.DataFrame:
 
 
 KEPT = 4
-_kept: dict[tuple[int, ...], pd.DataFrame] = {}  # the tables read last: it takes seconds, and every step asks for it
+# the tables read last: it takes seconds, and every step asks for it
+_kept: dict[tuple[int, ...], pd.DataFrame] = {}
 
 
 def plain_wells(column: pd.Series) -> pd.Series:
     """Wells as this data set names them in its ids and folders: L8, not L08."""
     wells = normalise_wells(column)
-    return wells.map({well: re.sub(r"^([A-Z]+)0", r"\1", well) for well in wells.unique()}).astype(object)
+    return wells.map({well: re.sub(r"^([A-Z]+)0", r"\1", well) for well in wells.unique()}).astype(
+        object
+    )
 
 
 def _read_checked(path: Path) -> pd.DataFrame:
     table = _read_file(path)
     control = table[_TITLES["control"]] == NEGATIVE_CONTROL
     unknown = ~control & (table[_TITLES["control"]] != "")
-    refuse_rows(path, table, unknown, _TITLES["control"], f"is neither {NEGATIVE_CONTROL!r} nor empty")
+    refuse_rows(
+        path, table, unknown, _TITLES["control"], f"is neither {NEGATIVE_CONTROL!r} nor empty"
+    )
     wells = normalise_wells(table[_TITLES["well"]])
-    refuse_rows(path, table, ~_matches(wells, _WELL), _TITLES["well"], "is no well of a 384-well plate")
+    refuse_rows(
+        path, table, ~_matches(wells, _WELL), _TITLES["well"], "is no well of a 384-well plate"
+    )
     keys = ~control & ~_matches(table[_TITLES["inchikey"]], _INCHIKEY)
     refuse_rows(path, table, keys, _TITLES["inchikey"], "is no InChIKey")
     doses = parse_numbers(path, table[~control], _TITLES["concentration"])
@@ -113,7 +126,9 @@ def _read_checked(path: Path) -> pd.DataFrame:
     refuse_rows(path, table, doubled, _TITLES["well"], "has a second row on its plate")
     first = frame.groupby("plate").reporter_line.transform("first")
     two = frame.reporter_line != first
-    refuse_rows(path, table, two, _TITLES["reporter_line"], "is not the one of the other rows of its plate")
+    refuse_rows(
+        path, table, two, _TITLES["reporter_line"], "is not the one of the other rows of its plate"
+    )
     frame["experiment"] = frame.location.str.partition("/")[0]
     frame = frame.drop(columns=["location", "control", "concentration"]).astype("category")
     order = [name for name in _TITLES if name in (*frame.columns, "control", "concentration")]
@@ -140,7 +155,10 @@ def _read_file(path: Path) -> pd.DataFrame:
     frame = read_table(path, titles, filled=filled, delimiter=",", content=content, missing={""})
     unknown = [column for column in frame.columns if column not in COLUMNS]
     if unknown:
-        raise InputError(f"{path}: unknown column {unknown[0]!r}; the annotation of idr0088 has {len(COLUMNS)} columns")
+        raise InputError(
+            f"{path}: unknown column {unknown[0]!r}; the annotation of idr0088 has {len(COLUMNS)} "
+            "columns"
+        )
     if frame.empty:
         raise InputError(f"{path}: has a header but no rows")
     return frame[list(_TITLES.values())]
@@ -155,11 +173,13 @@ def compounds(annotation: pd.DataFrame) -> pd.DataFrame:
     """The compounds, joined by InChIKey and sorted by it; controls are none.
 
     Returns:
-        Columns compound (InChIKey), name (all its names, "; " between them), raw (tuple of its distinct MoA strings, () where all
-        are blank), n (wells).
+        Columns compound (InChIKey), name (all its names, "; " between them), raw (tuple of its
+        distinct MoA strings, () where all are blank), n (wells).
     """
     treated = annotation[~annotation.control]
-    pairs = treated.drop_duplicates(["inchikey", "name", "moa"])[["inchikey", "name", "moa"]].astype(object)
+    pairs = treated.drop_duplicates(["inchikey", "name", "moa"])[
+        ["inchikey", "name", "moa"]
+    ].astype(object)
     grouped = pairs.groupby("inchikey", sort=True)
     names = grouped.name.agg(lambda found: "; ".join(sorted({name.strip() for name in found})))
     raw = grouped.moa.agg(lambda found: tuple(sorted(set(found) - {""})))
@@ -172,12 +192,15 @@ def channel_meaning(annotation: pd.DataFrame) -> pd.DataFrame:
     """What each channel shows in each reporter line.
 
     Returns:
-        Columns reporter_line, channel ("ch1", "ch2", "ch3"), shows ("Nuclei/Cytoplasm", "TUBA1B", ...); sorted.
+        Columns reporter_line, channel ("ch1", "ch2", "ch3"), shows ("Nuclei/Cytoplasm", "TUBA1B",
+        ...); sorted.
 
     Raises:
         InputError: a line whose channels are told in two ways, or in one that cannot be read.
     """
-    told = annotation.drop_duplicates(["reporter_line", "channels"])[["reporter_line", "channels"]].astype(object)
+    told = annotation.drop_duplicates(["reporter_line", "channels"])[
+        ["reporter_line", "channels"]
+    ].astype(object)
     twice = told.reporter_line[told.reporter_line.duplicated()]
     if len(twice):
         raise InputError(f"Channels: reporter line {twice.iloc[0]!r} has more than one meaning")

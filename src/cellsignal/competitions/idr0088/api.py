@@ -1,15 +1,21 @@
-"""The Image Data Resource's JSON API, as far as a plate's images need it. What is answered is held to its shape and kept on disk.
+"""The Image Data Resource's JSON API, as far as a plate's images need it. What is answered is held
+to its shape and kept on disk.
 
-IDR is an OMERO server that lets anybody in; only OMERO.web's HTTP answers are used, so nothing GPL is installed. As its published sources have it:
+IDR is an OMERO server that lets anybody in; only OMERO.web's HTTP answers are used, so nothing GPL
+is installed. As its published sources have it:
 
 | function | endpoint | answers |
 |---|---|---|
 | `plates` | `/api/v0/m/screens/{id}/plates/?offset=&limit=` | pages of plates, `meta.totalCount` |
-| `field_images` | `/webgateway/plate/{id}/{field}/` | the plate as a grid of wells, each with the image of that field (from 0) |
-| `annotations` | `/webclient/api/annotations/?type=map&well={id}` | key-value pairs, in groups with a namespace |
+| `field_images` | `/webgateway/plate/{id}/{field}/` | the plate as a grid of wells, each with the
+image of that field (from 0) |
+| `annotations` | `/webclient/api/annotations/?type=map&well={id}` | key-value pairs, in groups with
+a namespace |
 | `image_info` | `/webgateway/imgData/{id}/` | size, channels, pixel type |
-| `rendered_plane` | `/webgateway/render_image/{id}/0/0/?c=...&m=g` | one channel as a **JPEG**, whatever format is asked |
-| `raw_planes` | `/webgateway/render_ome_tiff/i/{id}/` | all channels, 16-bit, as OME-TIFF, made when asked; a server may refuse |
+| `rendered_plane` | `/webgateway/render_image/{id}/0/0/?c=...&m=g` | one channel as a **JPEG**,
+whatever format is asked |
+| `raw_planes` | `/webgateway/render_ome_tiff/i/{id}/` | all channels, 16-bit, as OME-TIFF, made
+when asked; a server may refuse |
 """
 
 import json
@@ -36,7 +42,9 @@ _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Idr:
-    """A server, the session it is asked by, and the folder where its answers are kept (delete it to ask anew)."""
+    """A server, the session it is asked by, and the folder where its answers are kept (delete it to
+    ask anew).
+    """
 
     fetcher: Fetcher
     cache: Path
@@ -97,7 +105,8 @@ def plates(idr: Idr, screen: int = SCREEN) -> dict[str, int]:
     """Name -> id of every plate of a screen.
 
     Raises:
-        InputError: an answer of another shape, two plates of one name, or fewer plates than the server says there are.
+        InputError: an answer of another shape, two plates of one name, or fewer plates than the
+        server says there are.
     """
     url = f"{idr.base}/api/v0/m/screens/{screen}/plates/"
 
@@ -111,7 +120,9 @@ def plates(idr: Idr, screen: int = SCREEN) -> dict[str, int]:
             if len(found) >= page.meta.total:
                 return found
             if not page.data:
-                raise InputError(f"{url}: the pages end after {len(found)} of {page.meta.total} plates")
+                raise InputError(
+                    f"{url}: the pages end after {len(found)} of {page.meta.total} plates"
+                )
 
     listed = _cached(idr, f"plates_{screen}", list[Plate], ask, url)
     ids = {plate.name: plate.id for plate in listed}
@@ -140,7 +151,9 @@ def field_images(idr: Idr, plate_id: int, field: int) -> dict[str, FieldImage]:
 
 
 def annotations(idr: Idr, well_id: int) -> dict[str, str]:
-    """The map annotations of a well, key -> value; a key that occurs more than once has its values joined by "; "."""
+    """The map annotations of a well, key -> value; a key that occurs more than once has its values
+    joined by "; ".
+    """
     url = f"{idr.base}/webclient/api/annotations/?type=map&well={well_id}"
     found = _cached(idr, f"well_{well_id}", _Annotations, lambda: idr.fetcher.json(url), url)
     merged: dict[str, list[str]] = {}
@@ -157,9 +170,15 @@ def image_info(idr: Idr, image_id: int) -> ImageInfo:
 
 
 def rendered_plane(
-    idr: Idr, image_id: int, channel: int, n_channels: int, window: tuple[float, float], shape: tuple[int, int]
+    idr: Idr,
+    image_id: int,
+    channel: int,
+    n_channels: int,
+    window: tuple[float, float],
+    shape: tuple[int, int],
 ) -> np.ndarray:
-    """One channel in gray, counts between the ends of `window` mapped linearly to 0..255 by the server. Lossy: it comes as a JPEG.
+    """One channel in gray, counts between the ends of `window` mapped linearly to 0..255 by the
+    server. Lossy: it comes as a JPEG.
 
     Args:
         channel: from 1.
@@ -176,8 +195,11 @@ def rendered_plane(
     params = {"c": ",".join([shown_channel, *others]), "m": "g", "q": QUALITY}
     url = f"{idr.base}/webgateway/render_image/{image_id}/0/0/?{urlencode(params, safe='|:,$-')}"
     body = idr.fetcher.bytes(url)
-    if not body.startswith(_JPEG) or not body.rstrip(b"\0").endswith(_JPEG_END):  # decoders take half a picture for a whole one
-        raise InputError(f"{shown(url)}: no whole JPEG came ({len(body)} bytes that start {body[:12]!r})")
+    # decoders take half a picture for a whole one
+    if not body.startswith(_JPEG) or not body.rstrip(b"\0").endswith(_JPEG_END):
+        raise InputError(
+            f"{shown(url)}: no whole JPEG came ({len(body)} bytes that start {body[:12]!r})"
+        )
     picture = decode_image(shown(url), body, channels=(1, 3), shape=shape, formats=(JPEG,))
     return picture if picture.ndim == 2 else gray_of(shown(url), picture, "a JPEG of colours")
 

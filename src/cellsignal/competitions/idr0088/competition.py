@@ -1,14 +1,17 @@
-"""idr0088 as two competitions: is a compound an agonist of a G protein-coupled receptor, and which of all mechanisms has it?
+"""idr0088 as two competitions: is a compound an agonist of a G protein-coupled receptor, and which
+of all mechanisms has it?
 
-Input: fields of 1,176 compounds at .3, 1, 3 and 9 uM in 15 reporter lines (3 cell lines x 5 pairs of tagged proteins), three
-channels: nuclei/cytoplasm and two proteins, which ones depends on the line. Label: the mechanisms of action (MoA) of the compound,
-as `moa.csv` reads them. Layout under the root: the annotation (`annotation.FILE`) and what `download` writes: `images.csv` (plate,
-well, field, image_id, file_ch1, file_ch2, file_ch3) and 8-bit gray PNGs.
+Input: fields of 1,176 compounds at .3, 1, 3 and 9 uM in 15 reporter lines (3 cell lines x 5 pairs
+of tagged proteins), three channels: nuclei/cytoplasm and two proteins, which ones depends on the
+line. Label: the mechanisms of action (MoA) of the compound, as `moa.csv` reads them. Layout under
+the root: the annotation (`annotation.FILE`) and what `download` writes: `images.csv` (plate, well,
+field, image_id, file_ch1, file_ch2, file_ch3) and 8-bit gray PNGs.
 
-Wells of compounds without a known MoA are the test wells: they are never negatives. Nobody has published their answers; a simulated
-copy's answers file has them.
+Wells of compounds without a known MoA are the test wells: they are never negatives. Nobody has
+published their answers; a simulated copy's answers file has them.
 
-Licence: CC BY-NC 4.0. Source: Cox et al., Sci Rep 10:13262 (2020); Image Data Resource, idr0088, screen 2651.
+Licence: CC BY-NC 4.0. Source: Cox et al., Sci Rep 10:13262 (2020); Image Data Resource, idr0088,
+screen 2651.
 """
 
 import re
@@ -54,21 +57,27 @@ class Idr0088(MultilabelCompetition):
     rule: ClassVar[ClassRule]  # the MoAs of all compounds -> class -> the MoAs that are it
 
     def known_compounds(self, annotation: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
-        """The compounds with a known MoA, and the classes; from the annotation alone, no images needed.
+        """The compounds with a known MoA, and the classes; from the annotation alone, no images
+        needed.
 
         Returns:
-            Columns compound (InChIKey), name, moa ("; " between them), labels (tuple of class numbers, () for none), n (wells).
+            Columns compound (InChIKey), name, moa ("; " between them), labels (tuple of class
+            numbers, () for none), n (wells).
         """
         found, classes = self._compounds(annotation)
         known = found[found["labels"].notna()].reset_index(drop=True)
-        return known.assign(moa=known.moa.map("; ".join))[["compound", "name", "moa", "labels", "n"]], tuple(classes)
+        return known.assign(moa=known.moa.map("; ".join))[
+            ["compound", "name", "moa", "labels", "n"]
+        ], tuple(classes)
 
     def class_members(self, root: Path) -> dict[str, frozenset[str]]:
         """Each class, in order, and the mechanisms that are it."""
         return self._compounds(table.find_annotation(root))[1]
 
     def _compounds(self, annotation: Path) -> tuple[pd.DataFrame, dict[str, frozenset[str]]]:
-        """All compounds, with `moa` (tuple) and `labels` (tuple), None where the MoA is not known; the classes."""
+        """All compounds, with `moa` (tuple) and `labels` (tuple), None where the MoA is not known;
+        the classes.
+        """
         found, moas_of = table.compounds(table.read_annotation(annotation)), read_moa_table().moas
         moas = [moas_of(raw, annotation) for raw in found.raw]
         classes = type(self).rule(moas)
@@ -86,18 +95,24 @@ class Idr0088(MultilabelCompetition):
         return table.channel_meaning(table.read_annotation(table.find_annotation(root)))
 
     def samples(self, root: Path) -> pd.DataFrame:
-        """Fields of the wells that have images. Wells of a compound with known MoA and control wells are `train`, others `test`."""
+        """Fields of the wells that have images. Wells of a compound with known MoA and control
+        wells are `train`, others `test`.
+        """
         root = Path(root)
         path = table.find_annotation(root)
         images, wells = read_images(root / IMAGES), table.read_annotation(path)
         well_id = images.plate + "_" + images.well
         wells = wells[wells.plate.isin(images.plate.unique())]
-        at = pd.Index(wells.plate.astype(object) + "_" + wells.well.astype(object)).get_indexer(well_id)
+        at = pd.Index(wells.plate.astype(object) + "_" + wells.well.astype(object)).get_indexer(
+            well_id
+        )
         refuse_rows(root / IMAGES, images, at < 0, "well", f"of its plate is not in {path.name}")
         origin = origins(IMAGES, images)
         images, well_id = images.reset_index(drop=True), well_id.reset_index(drop=True)
         wells = wells.iloc[at].reset_index(drop=True)
-        labels = wells.inchikey.astype(object).map(self._compounds(path)[0].set_index("compound")["labels"])
+        labels = wells.inchikey.astype(object).map(
+            self._compounds(path)[0].set_index("compound")["labels"]
+        )
         known = labels.notna()
         key = wells.inchikey.astype(object).where(~wells.control, CONTROL)
         dose = wells.concentration.map("@{:g}".format).where(~wells.control, "")
@@ -118,7 +133,9 @@ class Idr0088(MultilabelCompetition):
                 "compound": key.where(shown, None),
                 "treatment": (key + dose).where(shown, None),
                 "split": np.where(shown, "train", "test"),
-                "files": list(images[["file_ch1", "file_ch2", "file_ch3"]].itertuples(index=False, name=None)),
+                "files": list(
+                    images[["file_ch1", "file_ch2", "file_ch3"]].itertuples(index=False, name=None)
+                ),
                 "origin": origin.to_numpy(),
             }
         )
@@ -132,7 +149,9 @@ class Idr0088(MultilabelCompetition):
         facts = {key: text for key, text in match.groupdict().items() if text}
         return facts | {"channel": f"ch{int(match['channel'])}", "site": str(int(match["site"]))}
 
-    def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
+    def read(
+        self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
+    ) -> np.ndarray:
         planes = []
         for name in files:
             planes.append(read_png8(Path(root) / name, shape))
@@ -147,21 +166,46 @@ class Idr0088(MultilabelCompetition):
         """The compounds with known MoA at each of their concentrations, and the control."""
         path = table.find_annotation(root)
         known, _ = self.known_compounds(path)
-        pairs = table.read_annotation(path)[["inchikey", "concentration"]].drop_duplicates().astype({"inchikey": object})
-        frame = known.merge(pairs, left_on="compound", right_on="inchikey").sort_values(["compound", "concentration"])
-        frame = frame.assign(treatment=frame["compound"] + frame.concentration.map("@{:g}".format), role="treatment")
-        control = pd.DataFrame({"treatment": [CONTROL], "compound": [CONTROL], "role": ["negative_control"], "moa": [None]})
-        both = pd.concat([frame[list(control.columns)].astype(object), control.astype(object)], ignore_index=True)
+        pairs = (
+            table.read_annotation(path)[["inchikey", "concentration"]]
+            .drop_duplicates()
+            .astype({"inchikey": object})
+        )
+        frame = known.merge(pairs, left_on="compound", right_on="inchikey").sort_values(
+            ["compound", "concentration"]
+        )
+        frame = frame.assign(
+            treatment=frame["compound"] + frame.concentration.map("@{:g}".format), role="treatment"
+        )
+        control = pd.DataFrame(
+            {
+                "treatment": [CONTROL],
+                "compound": [CONTROL],
+                "role": ["negative_control"],
+                "moa": [None],
+            }
+        )
+        both = pd.concat(
+            [frame[list(control.columns)].astype(object), control.astype(object)], ignore_index=True
+        )
         return both.assign(modality="compound")
 
     def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
-        """`compound`: the compounds of these samples with known MoA, dealt whole to five folds, evenly in every class."""
+        """`compound`: the compounds of these samples with known MoA, dealt whole to five folds,
+        evenly in every class.
+        """
         if name != "compound":
             raise InputError(f"{self.id}: has the fold table 'compound', not {name!r}")
-        known = samples[samples["labels"].notna() & (samples.split == "train") & (samples.role == "treatment")]
+        known = samples[
+            samples["labels"].notna() & (samples.split == "train") & (samples.role == "treatment")
+        ]
         grouped = known.drop_duplicates("target_id").groupby("compound", sort=True)
         dealt = grouped["labels"].first().to_frame().assign(n=grouped.size()).reset_index()
-        return deal_compounds(dealt, 1 + max((label for labels in dealt["labels"] for label in labels), default=-1), FOLDS)
+        return deal_compounds(
+            dealt,
+            1 + max((label for labels in dealt["labels"] for label in labels), default=-1),
+            FOLDS,
+        )
 
     def protocols(self) -> tuple[Protocol, ...]:
         return (
@@ -169,21 +213,32 @@ class Idr0088(MultilabelCompetition):
                 "compound",
                 "compound held out",
                 "compound",
-                "Doses, replicates, batches and reporter lines of a compound stay together (Cox 2020).",
+                "Doses, replicates, batches and reporter lines of a compound stay together (Cox "
+                "2020).",
             ),
             Protocol(
                 "well",
                 "well held out",
                 "well_id",
-                "Doses, replicates and reporter lines of a compound are on both sides, so it flatters.",
+                "Doses, replicates and reporter lines of a compound are on both sides, so it "
+                "flatters.",
             ),
         )
 
     def download(self, out: Path, **choices: str) -> None:
-        """Everything is over a million planes; choose by plates, wells, fields (numbers), limit (images), size (pixels), raw (true, false)."""
+        """Everything is over a million planes; choose by plates, wells, fields (numbers), limit
+        (images), size (pixels), raw (true, false).
+        """
         from cellsignal.competitions.idr0088.download import download
 
-        kinds = {"plates": texts, "wells": texts, "fields": numbers, "limit": int, "size": int, "raw": flag}
+        kinds = {
+            "plates": texts,
+            "wells": texts,
+            "fields": numbers,
+            "limit": int,
+            "size": int,
+            "raw": flag,
+        }
         download(Path(out), **read_choices(self.id, choices, kinds))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
@@ -193,7 +248,9 @@ class Idr0088(MultilabelCompetition):
 
 
 def _published(classes: int) -> Published:
-    """The wells of the annotation table, two fields each: as many as make up the 5.4 TB of 16-bit planes."""
+    """The wells of the annotation table, two fields each: as many as make up the 5.4 TB of 16-bit
+    planes.
+    """
     fields = 2
     known, controls, unknown = 243_207, 33_568, 40_655  # wells; 317,430 in all
     return Published(
@@ -232,14 +289,17 @@ def read_images(path: Path) -> pd.DataFrame:
     """Read `images.csv`: which fields have images, and their three files relative to the root.
 
     Raises:
-        InputError: no such file, another set of columns, an empty cell, a field that is no number from 1, a field twice, or a file
+        InputError: no such file, another set of columns, an empty cell, a field that is no number
+        from 1, a field twice, or a file
             outside the root; names the row.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `cellsignal download` writes it")
     frame = read_table(path, IMAGE_COLUMNS, any_row=True)
     frame["well"] = table.plain_wells(frame.well)
-    refuse_rows(path, frame, ~frame.field.str.fullmatch(r"[1-9]\d{0,3}"), "field", "is no number from 1")
+    refuse_rows(
+        path, frame, ~frame.field.str.fullmatch(r"[1-9]\d{0,3}"), "field", "is no number from 1"
+    )
     doubled = frame.duplicated(["plate", "well", "field"])
     refuse_rows(path, frame, doubled, "field", "of this well stands there twice")
     outside = r"/|[A-Za-z]:|\\|(?:.*/)?\.\.(?:/|$)"

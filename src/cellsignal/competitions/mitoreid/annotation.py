@@ -1,7 +1,9 @@
-"""`annotation.xlsx` of MitoReID: which drug has which mechanism of action (MoA), and the names of the compounds without one.
+"""`annotation.xlsx` of MitoReID: which drug has which mechanism of action (MoA), and the names of
+the compounds without one.
 
-Sheet `FDA-list`: index (the drug's folder), moa_id, moa_choose (1 where the drug is one of the classified ones), common_moa (the
-MoA's name). Sheet `Novel-list`: index, and a name where the release has one. Other columns are left alone.
+Sheet `FDA-list`: index (the drug's folder), moa_id, moa_choose (1 where the drug is one of the
+classified ones), common_moa (the MoA's name). Sheet `Novel-list`: index, and a name where the
+release has one. Other columns are left alone.
 """
 
 import re
@@ -24,10 +26,10 @@ class Annotation:
     """What is known of the drugs.
 
     Attributes:
-        moas: names of the K classes, in order of moa_id. The solvent's own moa_id is none of them: it is the control.
-        label: drug -> class number, for the chosen drugs alone.
-        drugs: every drug of FDA-list but the solvent.
-        novel: compound of Novel-list -> its name (the index where it has none).
+        moas: names of the K classes, in order of moa_id. The solvent's own moa_id is none of them:
+        it is the control. label: drug -> class number, for the chosen drugs alone. drugs: every
+        drug of FDA-list but the solvent. novel: compound of Novel-list -> its name (the index where
+        it has none).
     """
 
     moas: tuple[str, ...]
@@ -44,8 +46,10 @@ def read_annotation(path: Path) -> Annotation:
     """Read both sheets.
 
     Raises:
-        InputError: no such file, not an xlsx, a sheet or column that is missing, a row without index, an index twice, a moa_choose
-            that is neither 0 nor 1, or a chosen drug without moa_id. Names the file, the sheet and the row.
+        InputError: no such file, not an xlsx, a sheet or column that is missing, a row without
+        index, an index twice, a moa_choose
+            that is neither 0 nor 1, or a chosen drug without moa_id. Names the file, the sheet and
+            the row.
     """
     fda, novel = (_read_sheet(path, sheet) for sheet in SHEETS)
     fda["moa_id"] = fda.moa_id.map(_whole)
@@ -58,19 +62,26 @@ def read_annotation(path: Path) -> Annotation:
     refuse_rows(name, fda, nameless, "index", "is chosen (moa_choose 1) but has no moa_id")
     ids = sorted(fda.moa_id[picked].unique(), key=_number_first)
     if not ids:
-        raise InputError(f"{path}: sheet 'FDA-list': no drug is chosen (moa_choose 1); there is no class")
+        raise InputError(
+            f"{path}: sheet 'FDA-list': no drug is chosen (moa_choose 1); there is no class"
+        )
     number = {moa_id: label for label, moa_id in enumerate(ids)}
     names = novel["name"] if "name" in novel.columns else novel.drug
     return Annotation(
         _names(fda[picked], ids),
-        {drug: number[moa_id] for drug, moa_id in zip(fda.drug[picked], fda.moa_id[picked], strict=True)},
+        {
+            drug: number[moa_id]
+            for drug, moa_id in zip(fda.drug[picked], fda.moa_id[picked], strict=True)
+        },
         frozenset(fda.drug[treated]),
         {drug: name or drug for drug, name in zip(novel.drug, names, strict=True)},
     )
 
 
 def drug_of(folder: str) -> str:
-    """The drug of a folder of tracks: `17` and `17-2` (another well of it) are drug 17, `DMSO` is `CONTROL`."""
+    """The drug of a folder of tracks: `17` and `17-2` (another well of it) are drug 17, `DMSO` is
+    `CONTROL`.
+    """
     drug = folder.partition("-")[0]
     return CONTROL if drug.lower() == CONTROL else drug
 
@@ -78,8 +89,12 @@ def drug_of(folder: str) -> str:
 def _read_sheet(path: Path, sheet: str) -> pd.DataFrame:
     """A sheet with all cells as stripped text, and `drug`, its index as `drug_of` writes it."""
     frame = read_sheet(path, sheet, SHEETS[sheet], filled=("index",))
-    frame["drug"] = frame["index"].map(_whole).map(lambda name: CONTROL if name.lower() == CONTROL else name)
-    refuse_rows(f"{path}: sheet {sheet!r}", frame, frame.drug.duplicated(), "index", "occurs more than once")
+    frame["drug"] = (
+        frame["index"].map(_whole).map(lambda name: CONTROL if name.lower() == CONTROL else name)
+    )
+    refuse_rows(
+        f"{path}: sheet {sheet!r}", frame, frame.drug.duplicated(), "index", "occurs more than once"
+    )
     return frame
 
 
@@ -93,7 +108,12 @@ def _number_first(moa_id: str) -> tuple[int, int, str]:
 
 
 def _names(chosen: pd.DataFrame, ids: list[str]) -> tuple[str, ...]:
-    """The first name that each MoA has; its id where it has none, and beside it where two have the same."""
+    """The first name that each MoA has; its id where it has none, and beside it where two have the
+    same.
+    """
     first = chosen[chosen.common_moa != ""].drop_duplicates("moa_id").set_index("moa_id").common_moa
     names = [str(first.get(moa_id, f"MoA {moa_id}")) for moa_id in ids]
-    return tuple(name if names.count(name) == 1 else f"{name} ({moa_id})" for name, moa_id in zip(names, ids, strict=True))
+    return tuple(
+        name if names.count(name) == 1 else f"{name} ({moa_id})"
+        for name, moa_id in zip(names, ids, strict=True)
+    )

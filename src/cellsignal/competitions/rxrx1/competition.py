@@ -1,7 +1,8 @@
-"""RxRx1 as a competition: its names and numbers, and how its files become samples, submissions and scores.
+"""RxRx1 as a competition: its names and numbers, and how its files become samples, submissions and
+scores.
 
-The numbers of the published data stand here and nowhere else; a simulated copy has fewer classes and smaller images,
-so what a root holds is always counted from its files.
+The numbers of the published data stand here and nowhere else; a simulated copy has fewer classes
+and smaller images, so what a root holds is always counted from its files.
 """
 
 import re
@@ -55,9 +56,9 @@ PUBLISHED = {  # of the original release
 class RxRx1(Competition):
     """One question of every well: which siRNA was it given?
 
-    Input: six fluorescent channels of a site, 512x512 8-bit; two sites a well. Label: one of 1,108 siRNAs; 31 more are
-    controls, on every plate and never asked for. Domains: four cell types; batches: 51 experiments of four 384-well
-    plates. Test experiments are new.
+    Input: six fluorescent channels of a site, 512x512 8-bit; two sites a well. Label: one of 1,108
+    siRNAs; 31 more are controls, on every plate and never asked for. Domains: four cell types;
+    batches: 51 experiments of four 384-well plates. Test experiments are new.
     """
 
     id: ClassVar[str] = "rxrx1"
@@ -91,10 +92,13 @@ class RxRx1(Competition):
     higher_is_better: ClassVar[bool] = True
     licence: ClassVar[str] = "CC BY-NC-SA 4.0"
     citation: ClassVar[str] = (
-        "Sypetkowski et al., RxRx1: A Dataset for Evaluating Experimental Batch Correction Methods, "
+        "Sypetkowski et al., RxRx1: A Dataset for Evaluating Experimental Batch Correction "
+        "Methods, "
         "CVPR Workshops 2023, arXiv:2301.05768"
     )
-    homepage: ClassVar[str] = "https://www.kaggle.com/competitions/recursion-cellular-image-classification"
+    homepage: ClassVar[str] = (
+        "https://www.kaggle.com/competitions/recursion-cellular-image-classification"
+    )
 
     def samples(self, root: Path) -> pd.DataFrame:
         root = Path(root)
@@ -117,7 +121,8 @@ class RxRx1(Competition):
                 "split": sites.split,
             }
         )
-        folder = "images" if (root / "images").is_dir() else None  # rxrx.ai's archive keeps train and test together
+        # rxrx.ai's archive keeps train and test together
+        folder = "images" if (root / "images").is_dir() else None
         start = (
             (folder if folder else frame.split)
             + "/"
@@ -130,7 +135,10 @@ class RxRx1(Competition):
             + site
             + "_w"
         )
-        frame["files"] = [tuple(f"{prefix}{channel}.png" for channel in range(1, CHANNELS + 1)) for prefix in start]
+        frame["files"] = [
+            tuple(f"{prefix}{channel}.png" for channel in range(1, CHANNELS + 1))
+            for prefix in start
+        ]
         return check_samples(frame, root)
 
     def classes(self, root: Path) -> tuple[str, ...]:
@@ -144,7 +152,9 @@ class RxRx1(Competition):
         match = _FILE.search(name)
         return {} if match is None else match.groupdict() | {"channel": _channel(match["channel"])}
 
-    def read(self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
+    def read(
+        self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
+    ) -> np.ndarray:
         first = read_png8(Path(root) / files[0], shape)
         rest = [read_png8(Path(root) / file, first.shape) for file in files[1:]]
         return np.stack([first, *rest])
@@ -152,7 +162,9 @@ class RxRx1(Competition):
     def sample_submission(self, root: Path) -> pd.DataFrame:
         root = Path(root)
         wells = read_wells(root)
-        test = wells.id_code[(wells.split == "test") & (wells.role == "treatment")].reset_index(drop=True)
+        test = wells.id_code[(wells.split == "test") & (wells.role == "treatment")].reset_index(
+            drop=True
+        )
         path = root / "sample_submission.csv"
         if not path.is_file():
             placeholder = "sirna_0" if labels_are_text(root) else 0
@@ -162,17 +174,21 @@ class RxRx1(Competition):
         return sample.reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """The true labels of the test wells, from rxrx.ai's metadata.csv or a CSV of id_code and sirna.
+        """The true labels of the test wells, from rxrx.ai's metadata.csv or a CSV of id_code and
+        sirna.
 
-        `leaderboard` is as Kaggle split it: public is the first test experiment of each cell type, private the others.
-        Where no cell type has more than one test experiment there is nothing to split, and all is private.
+        `leaderboard` is as Kaggle split it: public is the first test experiment of each cell type,
+        private the others. Where no cell type has more than one test experiment there is nothing to
+        split, and all is private.
         """
         truth = read_answers(path)
         if truth.empty:
             raise InputError(f"{path}: has no test well")
         place = truth.id_code.str.rsplit("_", n=2, expand=True)
         if place.shape[1] != 3 or place.isna().any(axis=None):
-            raise InputError(f"{path}: id_code {truth.id_code.iloc[0]!r} is not experiment_plate_well")
+            raise InputError(
+                f"{path}: id_code {truth.id_code.iloc[0]!r} is not experiment_plate_well"
+            )
         frame = pd.DataFrame(
             {
                 self.id_column: truth.id_code,
@@ -183,22 +199,32 @@ class RxRx1(Competition):
             }
         )
         public = public_experiments(frame.experiment)
-        frame["leaderboard"] = np.where(frame.experiment.isin(public), "public", "private").astype(object)
+        frame["leaderboard"] = np.where(frame.experiment.isin(public), "public", "private").astype(
+            object
+        )
         return frame
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
         """Multiclass accuracy; `sirna_250` and 250 are the same class."""
-        return super().score(self.comparable(submission, "submission"), self.comparable(answers, "answers"))
+        return super().score(
+            self.comparable(submission, "submission"), self.comparable(answers, "answers")
+        )
 
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """`frame` with its targets as the numbers in text, whichever release's spelling it uses; `name` is for
-        messages."""
+        """`frame` with its targets as the numbers in text, whichever release's spelling it uses;
+        `name` is for messages.
+        """
         if self.target_column not in frame.columns or self.id_column not in frame.columns:
             raise InputError(
-                f"{name}: columns {self.id_column}, {self.target_column} wanted; it has {list(frame.columns)}"
+                f"{name}: columns {self.id_column}, {self.target_column} wanted; it has "
+                f"{list(frame.columns)}"
             )
         return frame.assign(
-            **{self.target_column: parse_labels(frame[self.target_column], name, frame[self.id_column]).astype(str)}
+            **{
+                self.target_column: parse_labels(
+                    frame[self.target_column], name, frame[self.id_column]
+                ).astype(str)
+            }
         )
 
     def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
@@ -218,14 +244,16 @@ class RxRx1(Competition):
                 "kaggle",
                 "Kaggle 2019",
                 "experiment",
-                "Test: the treatments of the 18 test experiments; public leaderboard: the first of each cell type.",
+                "Test: the treatments of the 18 test experiments; public leaderboard: the first "
+                "of each cell type.",
                 assignment=True,
             ),
             Protocol(
                 "wells",
                 "random wells",
                 "well_id",
-                "Wells held out at random: their batches are in training, so it flatters. Kept to measure by how much.",
+                "Wells held out at random: their batches are in training, so it flatters. Kept to "
+                "measure by how much.",
                 assignment=True,
             ),
             wilds.PROTOCOL,
@@ -257,9 +285,14 @@ def _cell_type(experiment: pd.Series) -> pd.Series:
 
 
 def public_experiments(experiments: pd.Series) -> set[str]:
-    """The test experiments of the public leaderboard: the first of each cell type; none if no cell type has two."""
+    """The test experiments of the public leaderboard: the first of each cell type; none if no cell
+    type has two.
+    """
     names = pd.Series(
-        sorted(experiments.unique(), key=lambda name: (name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1]))),
+        sorted(
+            experiments.unique(),
+            key=lambda name: (name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1])),
+        ),
         dtype=object,
     )
     first = names.groupby(_cell_type(names)).first()

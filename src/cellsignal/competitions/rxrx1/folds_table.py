@@ -1,7 +1,8 @@
 """The fold table of RxRx1's winning entry: whole experiments, dealt within a cell type.
 
-The rule is what the published code of the 1st place does (github.com/maciej-sypetkowski/kaggle-rcic-1st); with seed 0
-it gives the split of their runs, whose fold 0 is HEPG2-03, HEPG2-05, HUVEC-02, HUVEC-14, RPE-04, U2OS-02.
+The rule is what the published code of the 1st place does
+(github.com/maciej-sypetkowski/kaggle-rcic-1st); with seed 0 it gives the split of their runs, whose
+fold 0 is HEPG2-03, HEPG2-05, HUVEC-02, HUVEC-14, RPE-04, U2OS-02.
 """
 
 import random
@@ -23,8 +24,10 @@ SIX_FOLD_COUNTS: tuple[dict[str, int], ...] = (
 SERVES_TWICE = "U2OS"  # three experiments for six folds
 SPLIT_SEED = 0  # of the winner's runs
 
-# A test experiment and the training experiment whose layout it repeats, well for well: plate p of the first holds what
-# plate p + 3 of the second does, counted round. So its labels can be worked out, and the winner's split counts it as
+# A test experiment and the training experiment whose layout it repeats, well for well: plate p of
+# the first holds what
+# plate p + 3 of the second does, counted round. So its labels can be worked out, and the winner's
+# split counts it as
 # labelled. (HUVEC-07 and RPE-03 repeat each other too; both are training experiments.)
 REPEAT = ("HUVEC-18", "RPE-03")
 
@@ -35,7 +38,8 @@ def first_place_folds(
     """Deal the labelled experiments to six folds as the winner's code does.
 
     HUVEC-18, a test experiment, is dealt as theirs was, with `labels` "derived": it has no labelled
-    wells (`n` 0) and is neither trained nor validated on unless its labels are added to the samples.
+    wells (`n` 0) and is neither trained nor validated on unless its labels are added to the
+    samples.
 
     Args:
         seed: of the split; the winner's is 0.
@@ -47,7 +51,8 @@ def first_place_folds(
     wells = samples[treated].drop_duplicates("target_id").groupby("experiment").size()
     if REPEAT[0] not in set(samples.experiment):
         raise InputError(
-            f"first-place folds: no experiment {REPEAT[0]!r} in the samples; this table is for the published RxRx1"
+            f"first-place folds: no experiment {REPEAT[0]!r} in the samples; this table is for "
+            "the published RxRx1"
         )
     assignments = class_groups.assignments(groups)
     rows = []
@@ -64,8 +69,9 @@ def first_place_folds(
 def deal_experiments(names: Collection[str], seed: int = SPLIT_SEED) -> list[list[str]]:
     """The experiments of each fold, sorted: one random stream shuffles cell type after cell type.
 
-    Cell types come in alphabetical order. The experiments of one are sorted, shuffled by `random.Random(seed)`, whose
-    stream goes on from the cell type before, and dealt from the first on; those of U2OS stand twice in the list.
+    Cell types come in alphabetical order. The experiments of one are sorted, shuffled by
+    `random.Random(seed)`, whose stream goes on from the cell type before, and dealt from the first
+    on; those of U2OS stand twice in the list.
 
     Raises:
         InputError: a cell type with more or fewer experiments than the folds hold out.

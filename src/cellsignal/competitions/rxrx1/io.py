@@ -1,8 +1,8 @@
-"""The functions of Recursion's rxrx-io, with its signatures and results, on local files and without TensorFlow.
+"""The functions of Recursion's rxrx-io, with its signatures and results, on local files and without
+TensorFlow.
 
-The original reads a public bucket; here `base_path` is a folder on disk, by default `data/rxrx1`. A simulated copy's
-images may be smaller
-than 512x512: the arrays then have its size.
+The original reads a public bucket; here `base_path` is a folder on disk, by default `data/rxrx1`. A
+simulated copy's images may be smaller than 512x512: the arrays then have its size.
 """
 
 import os
@@ -40,7 +40,9 @@ def image_path(
     base_path: str | Path = DEFAULT_BASE_PATH,
 ) -> str:
     """The path of one channel's PNG: `base/dataset/experiment/Plate1/B03_s1_w1.png`."""
-    return os.path.join(base_path, dataset, experiment, f"Plate{plate}", f"{address}_s{site}_w{channel}.png")
+    return os.path.join(
+        base_path, dataset, experiment, f"Plate{plate}", f"{address}_s{site}_w{channel}.png"
+    )
 
 
 def channel_paths(
@@ -53,11 +55,17 @@ def channel_paths(
     base_path: str | Path = DEFAULT_BASE_PATH,
 ) -> list[str]:
     """The paths of a site's PNGs, in the order of `channels`."""
-    return [image_path(dataset, experiment, plate, well, site, channel, base_path) for channel in channels]
+    return [
+        image_path(dataset, experiment, plate, well, site, channel, base_path)
+        for channel in channels
+    ]
 
 
-def load_images_as_tensor(image_paths: Sequence[str | Path], dtype: DTypeLike = np.uint8) -> np.ndarray:
-    """Gray PNGs of one size as one array, (H, W, len(image_paths)) of `dtype`; the values are not scaled.
+def load_images_as_tensor(
+    image_paths: Sequence[str | Path], dtype: DTypeLike = np.uint8
+) -> np.ndarray:
+    """Gray PNGs of one size as one array, (H, W, len(image_paths)) of `dtype`; the values are not
+    scaled.
 
     Raises:
         ImageError: a file is missing or damaged, or differs in size from the first.
@@ -77,11 +85,16 @@ def load_site(
     base_path: str | Path = DEFAULT_BASE_PATH,
 ) -> np.ndarray:
     """A site's image, (512, 512, len(channels)) uint8."""
-    return load_images_as_tensor(channel_paths(dataset, experiment, plate, well, site, channels, base_path))
+    return load_images_as_tensor(
+        channel_paths(dataset, experiment, plate, well, site, channels, base_path)
+    )
 
 
 def convert_tensor_to_rgb(
-    t: np.ndarray, channels: Sequence[int] = DEFAULT_CHANNELS, vmax: int = 255, rgb_map: dict = RGB_MAP
+    t: np.ndarray,
+    channels: Sequence[int] = DEFAULT_CHANNELS,
+    vmax: int = 255,
+    rgb_map: dict = RGB_MAP,
 ) -> np.ndarray:
     """Render channels in their colours.
 
@@ -111,11 +124,15 @@ def load_site_as_rgb(
 ) -> np.ndarray:
     """A site's image rendered in colour, (512, 512, 3) int, 0..255."""
     return convert_tensor_to_rgb(
-        load_site(dataset, experiment, plate, well, site, channels, base_path), channels, rgb_map=rgb_map
+        load_site(dataset, experiment, plate, well, site, channels, base_path),
+        channels,
+        rgb_map=rgb_map,
     )
 
 
-def combine_metadata(base_path: str | Path = DEFAULT_BASE_PATH, include_controls: bool = True) -> pd.DataFrame:
+def combine_metadata(
+    base_path: str | Path = DEFAULT_BASE_PATH, include_controls: bool = True
+) -> pd.DataFrame:
     """All metadata as one frame indexed by id_code, one row a site.
 
     Args:
@@ -123,8 +140,9 @@ def combine_metadata(base_path: str | Path = DEFAULT_BASE_PATH, include_controls
         include_controls: whether the control wells are among the rows.
 
     Returns:
-        Columns cell_type, dataset, experiment, plate, sirna (float; NaN for test treatments), site, well, and with
-        controls well_type; test rows first, sorted by id_code and site within a dataset.
+        Columns cell_type, dataset, experiment, plate, sirna (float; NaN for test treatments), site,
+        well, and with controls well_type; test rows first, sorted by id_code and site within a
+        dataset.
 
     Raises:
         InputError: a CSV is missing or wrong.

@@ -1,12 +1,15 @@
 """The three releases of RxRx1's metadata, read into one table of wells.
 
 1. The Kaggle CSVs (train, test, train_controls, test_controls) with integer `sirna`.
-2. A later release of the same files with text labels: `sirna_250`, and `UNTREATED` for the negative control.
-3. rxrx.ai's `metadata.csv`, one row a site, which also holds the labels of the test treatments. Those are answers:
+2. A later release of the same files with text labels: `sirna_250`, and `UNTREATED` for the negative
+   control.
+3. rxrx.ai's `metadata.csv`, one row a site, which also holds the labels of the test treatments.
+   Those are answers:
    `read_wells` drops them, `read_answers` alone gives them.
 
-A text label becomes the number it ends in, so it is the same in every release; `UNTREATED` becomes the label the
-negative control has in the integer release, one beyond the highest of the positive controls.
+A text label becomes the number it ends in, so it is the same in every release; `UNTREATED` becomes
+the label the negative control has in the integer release, one beyond the highest of the positive
+controls.
 """
 
 import logging
@@ -27,20 +30,33 @@ KAGGLE_FILES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.cs
 SITE_FILE = "metadata.csv"
 
 _PLACE = ["id_code", "experiment", "plate", "well"]
-_SITE_COLUMNS = ["well_id", "cell_type", "dataset", "experiment", "plate", "well", "site", "well_type", "sirna_id"]
+_SITE_COLUMNS = [
+    "well_id",
+    "cell_type",
+    "dataset",
+    "experiment",
+    "plate",
+    "well",
+    "site",
+    "well_type",
+    "sirna_id",
+]
 _ADDRESS = r"[A-P](?:0[1-9]|1[0-9]|2[0-4])"  # 16 rows by 24 columns
 _ROLES = ("treatment", "positive_control", "negative_control")
 _PENDING = -1  # stands for UNTREATED until all files are read
 
 
 def read_wells(root: Path | str) -> pd.DataFrame:
-    """Every well under `root`, in the order train, train controls, test, test controls of its release.
+    """Every well under `root`, in the order train, train controls, test, test controls of its
+    release.
 
     Returns:
-        Columns id_code, experiment, plate (int), well, label (Int64; missing for test treatments), role, split.
+        Columns id_code, experiment, plate (int), well, label (Int64; missing for test treatments),
+        role, split.
 
     Raises:
-        InputError: a file or column is missing, or a row is wrong; the message names the file and the row.
+        InputError: a file or column is missing, or a row is wrong; the message names the file and
+        the row.
     """
     root = Path(root)
     if any((root / name).is_file() for name in KAGGLE_FILES):
@@ -49,29 +65,35 @@ def read_wells(root: Path | str) -> pd.DataFrame:
         wells = _wells_of_sites(_read_site_file(root / SITE_FILE), root / SITE_FILE)
         wells.loc[(wells.split == "test") & (wells.role == "treatment"), "label"] = pd.NA
     else:
-        raise InputError(f"{root}: no RxRx1 metadata here: neither {KAGGLE_FILES[0]} nor {SITE_FILE}")
+        raise InputError(
+            f"{root}: no RxRx1 metadata here: neither {KAGGLE_FILES[0]} nor {SITE_FILE}"
+        )
     _check_labels(wells, root)
     return wells.astype({"role": object, "split": object})
 
 
 def read_sites(root: Path | str) -> pd.DataFrame:
-    """`read_wells` with one row a site and a column `site`: both sites of each well, or the rows that metadata.csv
-    names."""
+    """`read_wells` with one row a site and a column `site`: both sites of each well, or the rows
+    that metadata.csv names.
+    """
     root = Path(root)
     wells = read_wells(root)
     if any((root / name).is_file() for name in KAGGLE_FILES):
         sites = wells.loc[wells.index.repeat(len(SITES))].reset_index(drop=True)
         sites["site"] = np.tile(SITES, len(wells))
         return sites
-    rows = _read_site_file(root / SITE_FILE)[["well_id", "site"]].rename(columns={"well_id": "id_code"})
+    rows = _read_site_file(root / SITE_FILE)[["well_id", "site"]].rename(
+        columns={"well_id": "id_code"}
+    )
     return wells.merge(rows, on="id_code", how="left").sort_values(
         ["id_code", "site"], kind="stable", ignore_index=True
     )
 
 
 def read_answers(path: Path | str) -> pd.DataFrame:
-    """The test treatments' labels from rxrx.ai's metadata.csv, or from a CSV of id_code and sirna: columns id_code,
-    label (int)."""
+    """The test treatments' labels from rxrx.ai's metadata.csv, or from a CSV of id_code and sirna:
+    columns id_code, label (int).
+    """
     path = Path(path)
     if "site" in read_table(path, rows=0).columns:
         wells = _wells_of_sites(_read_site_file(path), path)
@@ -86,7 +108,8 @@ def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Seri
     """Labels as int64: 250, "250" and "250.0" are 250, `sirna_250` as well; untreated is -1.
 
     Args:
-        column: Text or numbers. An index called "row" (of `tables.read_table`) is named in the error.
+        column: Text or numbers. An index called "row" (of `tables.read_table`) is named in the
+        error.
 
     Raises:
         InputError: an empty label, or one without a number; names the file, the row and the id.
@@ -99,14 +122,17 @@ def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Seri
     if wrong.any():
         first = int(wrong.to_numpy().argmax())
         row = f"row {column.index[first]} " if column.index.name == "row" else ""
-        why = f"label {text.iloc[first]!r} is no siRNA" if text.iloc[first] else "the label is empty"
+        why = (
+            f"label {text.iloc[first]!r} is no siRNA" if text.iloc[first] else "the label is empty"
+        )
         raise InputError(f"{path}: {row}({ids.iloc[first]!r}): {why}")
     return number.where(~untreated, str(_PENDING)).astype("int64")
 
 
 def labels_are_text(root: Path | str) -> bool:
-    """Whether a submission to this release names classes as `sirna_250`: as its sample submission does, or else its
-    train.csv."""
+    """Whether a submission to this release names classes as `sirna_250`: as its sample submission
+    does, or else its train.csv.
+    """
     root = Path(root)
     for name in ("sample_submission.csv", "train.csv"):
         if (root / name).is_file():
@@ -116,10 +142,12 @@ def labels_are_text(root: Path | str) -> bool:
 
 
 def read_placeholders(path: Path) -> pd.DataFrame:
-    """The ids and placeholder labels of a sample submission: columns id_code, sirna (int64 where all are numbers).
+    """The ids and placeholder labels of a sample submission: columns id_code, sirna (int64 where
+    all are numbers).
 
     Raises:
-        InputError: no table, no such column, or an id that is empty or stands there twice; names the file and the row.
+        InputError: no table, no such column, or an id that is empty or stands there twice; names
+        the file and the row.
     """
     columns = ["id_code", "sirna"]
     sample = read_table(path, columns, filled=("id_code",), unique="id_code")[columns]
@@ -131,7 +159,9 @@ def read_placeholders(path: Path) -> pd.DataFrame:
 def _read_kaggle(root: Path) -> pd.DataFrame:
     for name in KAGGLE_FILES:
         if not (root / name).is_file():
-            raise InputError(f"{root / name}: no such file; the Kaggle release has {', '.join(KAGGLE_FILES)}")
+            raise InputError(
+                f"{root / name}: no such file; the Kaggle release has {', '.join(KAGGLE_FILES)}"
+            )
     parts: dict[str, pd.DataFrame] = {}
     for name in KAGGLE_FILES:
         part = _read_kaggle_file(root / name)
@@ -145,7 +175,9 @@ def _read_kaggle(root: Path) -> pd.DataFrame:
         negative = wells.label[(wells.role == "negative_control") & ~pending]
         label = int(negative.mode()[0]) if len(negative) else int(wells.label.max()) + 1
         wells.loc[pending, "label"] = label
-        log.info("%s: text labels read by their numbers; untreated wells have label %d", root, label)
+        log.info(
+            "%s: text labels read by their numbers; untreated wells have label %d", root, label
+        )
     return wells
 
 
@@ -153,7 +185,11 @@ def _read_kaggle_file(path: Path) -> pd.DataFrame:
     split, controls = path.stem.split("_")[0], path.stem.endswith("_controls")
     labelled = controls or split == "train"
     columns = _PLACE + ["sirna"] * labelled + ["well_type"] * controls
-    frame = _check_place(path, read_table(path, columns, unique="id_code", any_row=path.name == "train.csv"), "id_code")
+    frame = _check_place(
+        path,
+        read_table(path, columns, unique="id_code", any_row=path.name == "train.csv"),
+        "id_code",
+    )
     wells = frame[_PLACE].copy()
     wells["label"] = pd.array([pd.NA] * len(frame), dtype="Int64")
     if labelled:
@@ -169,7 +205,9 @@ def _read_kaggle_file(path: Path) -> pd.DataFrame:
 
 def _read_site_file(path: Path) -> pd.DataFrame:
     frame = _check_place(path, read_table(path, _SITE_COLUMNS, any_row=True), "well_id")
-    refuse_rows(path, frame, ~frame.dataset.isin(["train", "test"]), "dataset", "is neither train nor test")
+    refuse_rows(
+        path, frame, ~frame.dataset.isin(["train", "test"]), "dataset", "is neither train nor test"
+    )
     refuse_rows(path, frame, ~frame.well_type.isin(_ROLES), "well_type", "is unknown")
     site = parse_integers(path, frame, "site", low=1)
     doubled = frame.assign(site=site).duplicated(["well_id", "site"])
@@ -183,7 +221,9 @@ def _wells_of_sites(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     columns = ["well_id", "experiment", "plate", "well", "label", "well_type", "dataset"]
     wells = frame[columns].drop_duplicates()
     disagree = wells.well_id.duplicated()
-    refuse_rows(path, wells, disagree, "well_id", "has sites that disagree on label, well_type or dataset")
+    refuse_rows(
+        path, wells, disagree, "well_id", "has sites that disagree on label, well_type or dataset"
+    )
     wells = wells.rename(columns={"well_id": "id_code", "well_type": "role", "dataset": "split"})
     return wells.astype({"label": "Int64"}).reset_index(drop=True)
 
@@ -197,25 +237,39 @@ def _check_labels(wells: pd.DataFrame, root: Path) -> None:
     absent = np.setdiff1d(np.arange(classes), train.label.astype("int64").unique())
     if len(absent):
         raise InputError(
-            f"{root}: training labels go up to {classes - 1} but {len(absent)} of them never occur, first {absent[0]}"
+            f"{root}: training labels go up to {classes - 1} but {len(absent)} of them never "
+            f"occur, first {absent[0]}"
         )
     control = wells[(wells.role != "treatment") & (wells.label < classes)]
     if len(control):
         row = control.iloc[0]
         raise InputError(
-            f"{root}: control well {row.id_code!r} has label {row.label}, which is a treatment's (0..{classes - 1})"
+            f"{root}: control well {row.id_code!r} has label {row.label}, which is a treatment's "
+            f"(0..{classes - 1})"
         )
 
 
 def _check_place(path: Path, frame: pd.DataFrame, ids: str) -> pd.DataFrame:
-    """The table with `plate` as int64 and `well` as A01, if these and the experiment are what the id says."""
+    """The table with `plate` as int64 and `well` as A01, if these and the experiment are what the
+    id says.
+    """
     frame = frame.assign(well=normalise_wells(frame.well))
     experiment = frame.experiment.str.fullmatch(r".+-\d+")
     refuse_rows(path, frame, ~experiment, "experiment", "is not <cell type>-<number>")
     frame["plate"] = parse_integers(path, frame, "plate", low=1)
-    refuse_rows(path, frame, ~frame.well.str.fullmatch(_ADDRESS), "well", "is no address on a 384-well plate")
+    refuse_rows(
+        path,
+        frame,
+        ~frame.well.str.fullmatch(_ADDRESS),
+        "well",
+        "is no address on a 384-well plate",
+    )
     expected = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
     wrong = frame[ids] != expected
-    why = f"disagrees with its experiment, plate and well, {expected[wrong].iloc[0]!r}" if wrong.any() else ""
+    why = (
+        f"disagrees with its experiment, plate and well, {expected[wrong].iloc[0]!r}"
+        if wrong.any()
+        else ""
+    )
     refuse_rows(path, frame, wrong, ids, why)
     return frame

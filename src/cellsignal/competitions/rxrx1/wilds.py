@@ -1,6 +1,8 @@
-"""The split of WILDS' RxRx1: the same images, another question, so that figures of either field can be set side by side.
+"""The split of WILDS' RxRx1: the same images, another question, so that figures of either field can
+be set side by side.
 
-Source: Koh et al., WILDS: A Benchmark of in-the-Wild Distribution Shifts, ICML 2021, arXiv:2012.07421, split "official".
+Source: Koh et al., WILDS: A Benchmark of in-the-Wild Distribution Shifts, ICML 2021,
+arXiv:2012.07421, split "official".
 """
 
 import numpy as np
@@ -23,7 +25,8 @@ PROTOCOL = Protocol(
 
 
 def parts(samples: pd.DataFrame, public: set[str]) -> pd.Series:
-    """The part of each sample, treatments and controls alike; "" for a training site that is neither 1 nor 2.
+    """The part of each sample, treatments and controls alike; "" for a training site that is
+    neither 1 nor 2.
 
     Args:
         samples: a samples table.
@@ -37,5 +40,7 @@ def parts(samples: pd.DataFrame, public: set[str]) -> pd.Series:
         ~train,
     ]
     return pd.Series(
-        np.select(chosen, (TRAIN, ID_TEST, OOD_VALIDATION, OOD_TEST), default=""), index=samples.index, dtype=object
+        np.select(chosen, (TRAIN, ID_TEST, OOD_VALIDATION, OOD_TEST), default=""),
+        index=samples.index,
+        dtype=object,
     )

@@ -1,4 +1,6 @@
-"""Pictures of one cell through time: cut out, faded at the edge of the cell, written as the published layout has them."""
+"""Pictures of one cell through time: cut out, faded at the edge of the cell, written as the
+published layout has them.
+"""
 
 import os
 import shutil
@@ -11,14 +13,20 @@ from cellsignal.competitions.mitoreid.raw.settings import JPEG_QUALITY
 
 
 def soften(mask: np.ndarray, size: int) -> np.ndarray:
-    """(H, W) bool to (H, W) float32 in [0, 1]: the mean over a box of `size` x `size`, nothing outside of the picture."""
+    """(H, W) bool to (H, W) float32 in [0, 1]: the mean over a box of `size` x `size`, nothing
+    outside of the picture.
+    """
     return cv2.blur(mask.astype(np.float32), (size, size), borderType=cv2.BORDER_CONSTANT)
 
 
-def cut_track(planes: np.ndarray, masks: list[np.ndarray], boxes: np.ndarray, side: int, softening: int) -> np.ndarray:
-    """One cell's clip: squares of one size, each around the cell's box, all else of the field faded out.
+def cut_track(
+    planes: np.ndarray, masks: list[np.ndarray], boxes: np.ndarray, side: int, softening: int
+) -> np.ndarray:
+    """One cell's clip: squares of one size, each around the cell's box, all else of the field faded
+    out.
 
-    The square is as large as what the cell covers over all times, at most `side`; what lies beyond the field is black.
+    The square is as large as what the cell covers over all times, at most `side`; what lies beyond
+    the field is black.
 
     Args:
         planes: (T, C, H, W) uint8.
@@ -35,7 +43,11 @@ def cut_track(planes: np.ndarray, masks: list[np.ndarray], boxes: np.ndarray, si
     clip = np.empty((len(planes), 2 * half, 2 * half, planes.shape[1]), np.uint8)
     for t, (frame, mask, box, (y, x)) in enumerate(zip(planes, masks, boxes, middle, strict=True)):
         corner, length = (y - half, x - half), 2 * half
-        own = _window(_filled(mask), (corner[0] - margin - box[0], corner[1] - margin - box[1]), length + 2 * margin)
+        own = _window(
+            _filled(mask),
+            (corner[0] - margin - box[0], corner[1] - margin - box[1]),
+            length + 2 * margin,
+        )
         weight = soften(own, softening)[margin : margin + length, margin : margin + length]
         for c, plane in enumerate(frame):
             clip[t, :, :, c] = np.rint(_window(plane, corner, length) * weight)
@@ -59,12 +71,15 @@ def _window(plane: np.ndarray, corner: tuple[int, int], length: int) -> np.ndarr
 
 
 def encode(frame: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 in the order w1, w2, w3 to a JPEG whose blue is w1, green w2 and red w3, as in the published files.
+    """(H, W, 3) uint8 in the order w1, w2, w3 to a JPEG whose blue is w1, green w2 and red w3, as
+    in the published files.
 
     The colours are not subsampled: they are three stains, not a picture.
     """
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(frame), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *sampling])
+    done, data = cv2.imencode(
+        ".jpg", np.ascontiguousarray(frame), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *sampling]
+    )
     assert done, frame.shape
     return data.tobytes()
 

@@ -14,13 +14,16 @@ from cellsignal.competitions.mitoreid.tracks import STAINS
 from cellsignal.errors import ImageError, InputError
 from cellsignal.images import decode_image, read_bytes
 
-_PLANE = re.compile(r"(?P<field>.+)_(?P<time>\d+)_(?P<channel>w\d+)\.(tiff?|png|jpe?g)", re.IGNORECASE)
+_PLANE = re.compile(
+    r"(?P<field>.+)_(?P<time>\d+)_(?P<channel>w\d+)\.(tiff?|png|jpe?g)", re.IGNORECASE
+)
 _FIELD = re.compile(r"(?P<drug>\d+|ctrl|dmso)(-\d+)?", re.IGNORECASE)
 _PICTURES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 
 
 def list_fields(root: Path | str) -> dict[str, Path]:
-    """The fields under `root`, one folder each, by name; drugs with numbers in the order of the numbers.
+    """The fields under `root`, one folder each, by name; drugs with numbers in the order of the
+    numbers.
 
     Raises:
         InputError: `root` is no folder or has none.
@@ -28,14 +31,29 @@ def list_fields(root: Path | str) -> dict[str, Path]:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    found = {path.name: path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    found = {
+        path.name: path
+        for path in root.iterdir()
+        if path.is_dir() and not path.name.startswith(".")
+    }
     if not found:
-        raise InputError(f"{root}: has no folders; fields lie in {{drug}}/{{drug}}_{{time}}_{{w1|w2|w3}}.tif")
-    return dict(sorted(found.items(), key=lambda item: [(len(part), part) if part.isdigit() else (99, part) for part in item[0].split("-")]))
+        raise InputError(
+            f"{root}: has no folders; fields lie in {{drug}}/{{drug}}_{{time}}_{{w1|w2|w3}}.tif"
+        )
+    return dict(
+        sorted(
+            found.items(),
+            key=lambda item: [
+                (len(part), part) if part.isdigit() else (99, part) for part in item[0].split("-")
+            ],
+        )
+    )
 
 
 def drug_of(field: str) -> str:
-    """The drug a field's folder is named after: `5` and `5-2` (its second field) show drug 5; `ctrl`, `dmso-3` show DMSO."""
+    """The drug a field's folder is named after: `5` and `5-2` (its second field) show drug 5;
+    `ctrl`, `dmso-3` show DMSO.
+    """
     match = _FIELD.fullmatch(field)
     if not match:
         return field
@@ -43,17 +61,23 @@ def drug_of(field: str) -> str:
 
 
 def plane_paths(folder: Path, frames: int) -> list[list[Path]]:
-    """A field's files, by time and channel; thumbnails (`_thumb`) and files that are no pictures are passed over.
+    """A field's files, by time and channel; thumbnails (`_thumb`) and files that are no pictures
+    are passed over.
 
     Returns:
         `frames` lists of one path a channel.
 
     Raises:
-        InputError: a picture of another name, two of one time and channel, one missing, a time that is not 1 to `frames`.
+        InputError: a picture of another name, two of one time and channel, one missing, a time that
+        is not 1 to `frames`.
     """
     found: dict[tuple[int, str], Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in _PICTURES or path.name.startswith(".") or "_thumb" in path.stem.lower():
+        if (
+            path.suffix.lower() not in _PICTURES
+            or path.name.startswith(".")
+            or "_thumb" in path.stem.lower()
+        ):
             continue
         match = _PLANE.fullmatch(path.name)
         if not match or match["field"] != folder.name or match["channel"].lower() not in STAINS:
@@ -67,7 +91,10 @@ def plane_paths(folder: Path, frames: int) -> list[list[Path]]:
     for time in range(1, frames + 1):
         for channel in STAINS:
             if (time, channel) not in found:
-                raise InputError(f"{folder}: time {time} of {channel} is missing ({folder.name}_{time}_{channel})")
+                raise InputError(
+                    f"{folder}: time {time} of {channel} is missing "
+                    f"({folder.name}_{time}_{channel})"
+                )
     return [[found[time, channel] for channel in STAINS] for time in range(1, frames + 1)]
 
 
@@ -92,7 +119,9 @@ def read_field(paths: list[list[Path]], white: int) -> np.ndarray:
                 field = np.empty((len(paths), len(row), *plane.shape), np.uint8)
             if plane.shape != field.shape[2:]:
                 (height, width), (rows, columns) = plane.shape, field.shape[2:]
-                raise ImageError(path, "wrong_size", f"{width}x{height} pixels, {columns}x{rows} expected")
+                raise ImageError(
+                    path, "wrong_size", f"{width}x{height} pixels, {columns}x{rows} expected"
+                )
             field[t, c] = without_background(plane, white)
     return field
 
@@ -111,23 +140,31 @@ def without_background(plane: np.ndarray, white: int) -> np.ndarray:
     above = plane - plane.min()
     if plane.dtype == np.uint8:
         return above
-    return np.rint(np.minimum(above.astype(np.float32) * np.float32(255 / white), 255)).astype(np.uint8)
+    return np.rint(np.minimum(above.astype(np.float32) * np.float32(255 / white), 255)).astype(
+        np.uint8
+    )
 
 
 def sharpness(plane: np.ndarray) -> float:
-    """Variance of the Laplacian of a (H, W) plane scaled to a brightest pixel of 255; 0 of a flat one. Blur lowers it."""
+    """Variance of the Laplacian of a (H, W) plane scaled to a brightest pixel of 255; 0 of a flat
+    one. Blur lowers it.
+    """
     brightest = float(plane.max())
     if brightest == 0:
         return 0.0
-    return float(cv2.Laplacian(plane.astype(np.float32) * np.float32(255 / brightest), cv2.CV_32F).var())
+    return float(
+        cv2.Laplacian(plane.astype(np.float32) * np.float32(255 / brightest), cv2.CV_32F).var()
+    )
 
 
 def replace_blurred(values: np.ndarray, ratio: float, most_bad: int) -> np.ndarray | None:
-    """From which frame each frame of a field is taken: itself, or for a bad one the nearest good one (of two the earlier).
+    """From which frame each frame of a field is taken: itself, or for a bad one the nearest good
+    one (of two the earlier).
 
-    A frame is bad whose sharpness is more than `ratio` times below the field's median (out of focus) or above it (lit dirt, a jolt). The
-    authors' program measures against the field's *least* sharp frame instead: there a single blurred frame makes all others bad, and the
-    whole field is lost. A field that is blurred throughout passes both.
+    A frame is bad whose sharpness is more than `ratio` times below the field's median (out of
+    focus) or above it (lit dirt, a jolt). The authors' program measures against the field's *least*
+    sharp frame instead: there a single blurred frame makes all others bad, and the whole field is
+    lost. A field that is blurred throughout passes both.
 
     Args:
         values: (T,) `sharpness` of the frames.

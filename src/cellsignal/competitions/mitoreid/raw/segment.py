@@ -1,7 +1,8 @@
 """Cells in one frame, behind one function: scikit-image by default, Cellpose where it is installed.
 
-The published tracks are Cellpose's (`cyto`, diameter 300, mitochondria and nucleus). The default needs no weights and no GPU; it finds
-separate and lightly touching cells, and is worse than Cellpose in dense fields.
+The published tracks are Cellpose's (`cyto`, diameter 300, mitochondria and nucleus). The default
+needs no weights and no GPU; it finds separate and lightly touching cells, and is worse than
+Cellpose in dense fields.
 """
 
 import functools
@@ -12,34 +13,48 @@ import numpy as np
 from cellsignal.competitions.mitoreid.raw.settings import METHODS
 from cellsignal.errors import InputError
 
-_WORKING = 60  # a cell's diameter in the shrunk plane that is segmented, in pixels; Cellpose itself works at 30
+# a cell's diameter in the shrunk plane that is segmented, in pixels; Cellpose itself works at 30
+_WORKING = 60
 _SMOOTHING = 1 / 20  # SD of the Gaussian that closes the gaps between mitochondria, in diameters
 _SMALLEST = 1 / 16  # least area of what can be a cell, in discs of the diameter
-_CONTRAST = 3.0  # foreground less background in SDs of the background. By Otsu pure noise has 2.65, a ramp 3.46, an exponential 4.65
+# foreground less background in SDs of the background. By Otsu pure noise has 2.65, a ramp 3.46, an
+# exponential 4.65
+_CONTRAST = 3.0
 
 
-def segment(cell: np.ndarray, nucleus: np.ndarray | None = None, diameter: float = 300.0, method: str = "scikit-image") -> np.ndarray:
+def segment(
+    cell: np.ndarray,
+    nucleus: np.ndarray | None = None,
+    diameter: float = 300.0,
+    method: str = "scikit-image",
+) -> np.ndarray:
     """The cells of one frame.
 
     Args:
         cell: (H, W) the stain that fills the cells (here the mitochondria), background subtracted.
-        nucleus: (H, W) the stain of the nuclei; None or a flat plane: there is none, and cells are split by their shape.
-        diameter: of a cell, in pixels.
-        method: one of `METHODS`.
+        nucleus: (H, W) the stain of the nuclei; None or a flat plane: there is none, and cells are
+        split by their shape. diameter: of a cell, in pixels. method: one of `METHODS`.
 
     Returns:
         (H, W) int32, 0 the background, each cell a number from 1.
 
     Raises:
-        InputError: unknown method, or Cellpose is not installed in a version that has the published model.
+        InputError: unknown method, or Cellpose is not installed in a version that has the published
+        model.
     """
     if method not in METHODS:
         raise InputError(f"method: {method!r} is none of {', '.join(METHODS)}")
-    return _cellpose(cell, nucleus, diameter) if method == "cellpose" else _watershed(cell, nucleus, diameter)
+    return (
+        _cellpose(cell, nucleus, diameter)
+        if method == "cellpose"
+        else _watershed(cell, nucleus, diameter)
+    )
 
 
 def _watershed(cell: np.ndarray, nucleus: np.ndarray | None, diameter: float) -> np.ndarray:
-    """Otsu's threshold of the smoothed plane; touching cells parted by a watershed from the nuclei, or from the distance to the edge."""
+    """Otsu's threshold of the smoothed plane; touching cells parted by a watershed from the nuclei,
+    or from the distance to the edge.
+    """
     from scipy.ndimage import distance_transform_edt
     from skimage.segmentation import relabel_sequential, watershed
 
@@ -58,15 +73,22 @@ def _watershed(cell: np.ndarray, nucleus: np.ndarray | None, diameter: float) ->
     areas = np.bincount(labels.ravel())
     labels[(areas < _SMALLEST * np.pi / 4 * across**2)[labels]] = 0
     labels, *_ = relabel_sequential(labels)
-    return cv2.resize(labels.astype(np.float32), cell.shape[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int32)
+    return cv2.resize(
+        labels.astype(np.float32), cell.shape[::-1], interpolation=cv2.INTER_NEAREST
+    ).astype(np.int32)
 
 
 def _foreground(plane: np.ndarray, diameter: float) -> np.ndarray:
-    """(H, W) bool: above Otsu's threshold, holes filled; nothing where the plane is flat or mere noise."""
+    """(H, W) bool: above Otsu's threshold, holes filled; nothing where the plane is flat or mere
+    noise.
+    """
     from scipy.ndimage import binary_fill_holes
     from skimage.filters import threshold_otsu
 
-    smooth = cv2.GaussianBlur(np.sqrt(plane.astype(np.float32)), (0, 0), max(0.5, diameter * _SMOOTHING))  # sqrt: dim cells count too
+    # sqrt: dim cells count too
+    smooth = cv2.GaussianBlur(
+        np.sqrt(plane.astype(np.float32)), (0, 0), max(0.5, diameter * _SMOOTHING)
+    )
     if smooth.max() - smooth.min() < 1e-3:
         return np.zeros(plane.shape, bool)
     mask = smooth > threshold_otsu(smooth)
@@ -86,10 +108,14 @@ def _seeds(mask: np.ndarray) -> np.ndarray:
 
 
 def _cellpose(cell: np.ndarray, nucleus: np.ndarray | None, diameter: float) -> np.ndarray:
-    """Cellpose's `cyto` as the authors call it: green the cell, blue the nucleus, no limit on the error of the flows."""
+    """Cellpose's `cyto` as the authors call it: green the cell, blue the nucleus, no limit on the
+    error of the flows.
+    """
     nothing = np.zeros_like(cell)
     image = np.stack([nothing, cell, nothing if nucleus is None else nucleus], axis=-1)
-    masks, *_ = _cyto().eval(image, diameter=diameter, channels=[2, 0 if nucleus is None else 3], flow_threshold=None)
+    masks, *_ = _cyto().eval(
+        image, diameter=diameter, channels=[2, 0 if nucleus is None else 3], flow_threshold=None
+    )
     return np.asarray(masks).astype(np.int32)
 
 
@@ -98,7 +124,12 @@ def _cyto():
     try:
         from cellpose import models
     except ImportError:
-        raise InputError("method 'cellpose': Cellpose is not installed; pip install 'cellpose<4', or take 'scikit-image'") from None
+        raise InputError(
+            "method 'cellpose': Cellpose is not installed; pip install 'cellpose<4', or take "
+            "'scikit-image'"
+        ) from None
     if not hasattr(models, "Cellpose"):
-        raise InputError("method 'cellpose': this Cellpose has no model `cyto`; pip install 'cellpose<4'")
+        raise InputError(
+            "method 'cellpose': this Cellpose has no model `cyto`; pip install 'cellpose<4'"
+        )
     return models.Cellpose(gpu=False, model_type="cyto")

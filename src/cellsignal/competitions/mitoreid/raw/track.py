@@ -1,4 +1,6 @@
-"""The same cell through time: which objects of a frame are cells, and which cell of the next frame each of them is."""
+"""The same cell through time: which objects of a frame are cells, and which cell of the next frame
+each of them is.
+"""
 
 import itertools
 from collections import Counter
@@ -14,7 +16,8 @@ def measure_cells(labels: np.ndarray) -> pd.DataFrame:
     """What tracking needs of each object of a (H, W) label image.
 
     Returns:
-        One row an object: `label`; `y`, `x` of the centroid; `area`; `top`, `left`, `bottom`, `right` of its box (the last two exclusive).
+        One row an object: `label`; `y`, `x` of the centroid; `area`; `top`, `left`, `bottom`,
+        `right` of its box (the last two exclusive).
     """
     from skimage.measure import regionprops_table
 
@@ -24,20 +27,32 @@ def measure_cells(labels: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(found).rename(columns=columns)[list(columns.values())]
 
 
-def choose_cells(cells: pd.DataFrame, shape: tuple[int, int], least_area: float) -> tuple[pd.DataFrame, Counter]:
-    """Drop cells that the border cuts, then those of at most `least_area` of the mean area of the others.
+def choose_cells(
+    cells: pd.DataFrame, shape: tuple[int, int], least_area: float
+) -> tuple[pd.DataFrame, Counter]:
+    """Drop cells that the border cuts, then those of at most `least_area` of the mean area of the
+    others.
 
     Returns:
         The cells that stay; how many went as `border` and as `small`.
     """
-    cut = (cells.top == 0) | (cells.left == 0) | (cells.bottom == shape[0]) | (cells.right == shape[1])
+    cut = (
+        (cells.top == 0)
+        | (cells.left == 0)
+        | (cells.bottom == shape[0])
+        | (cells.right == shape[1])
+    )
     whole = cells[~cut]
     small = whole.area <= whole.area.mean() * least_area
-    return whole[~small].reset_index(drop=True), Counter(border=int(cut.sum()), small=int(small.sum()))
+    return whole[~small].reset_index(drop=True), Counter(
+        border=int(cut.sum()), small=int(small.sum())
+    )
 
 
 def alive(cells: pd.DataFrame, nucleus: np.ndarray, most: float) -> np.ndarray:
-    """(N,) bool: the nucleus, at the cell's centroid, is at most `most` times as bright as the mean over the cells. Dead ones shrink and glow."""
+    """(N,) bool: the nucleus, at the cell's centroid, is at most `most` times as bright as the mean
+    over the cells. Dead ones shrink and glow.
+    """
     if cells.empty:
         return np.zeros(0, bool)
     values = nucleus[cells.y.round().astype(int), cells.x.round().astype(int)].astype(float)
@@ -45,10 +60,12 @@ def alive(cells: pd.DataFrame, nucleus: np.ndarray, most: float) -> np.ndarray:
 
 
 def link(before: np.ndarray, after: np.ndarray, reach: float) -> np.ndarray:
-    """Which cell of the next frame each cell is: one to one, the least sum of distances, none farther than `reach`.
+    """Which cell of the next frame each cell is: one to one, the least sum of distances, none
+    farther than `reach`.
 
-    A cell without a partner costs `reach`, so that nobody is torn from the nearest cell to help a hopeless one. The authors' program
-    takes the nearest for each cell by itself, so that two tracks may end up in one cell.
+    A cell without a partner costs `reach`, so that nobody is torn from the nearest cell to help a
+    hopeless one. The authors' program takes the nearest for each cell by itself, so that two tracks
+    may end up in one cell.
 
     Args:
         before: (N, 2) centroids in pixels.
@@ -75,7 +92,8 @@ def follow(centres: Sequence[np.ndarray], reach: float) -> np.ndarray:
         centres: (N_t, 2) centroids of each frame.
 
     Returns:
-        (K, T) int, the row of each track in each frame, K <= N_0; in the order of the first frame's cells.
+        (K, T) int, the row of each track in each frame, K <= N_0; in the order of the first frame's
+        cells.
     """
     tracks = np.arange(len(centres[0]))[:, None]
     for before, after in itertools.pairwise(centres):
