@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 
 class Arrays:

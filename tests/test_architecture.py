@@ -11,158 +11,73 @@ import tokenize
 from pathlib import Path
 
 import pytest
+from house import (
+    FLOOR,
+    REPOSITORY,
+    SOURCE,
+    circles,
+    import_graph,
+    imports,
+    modules,
+    room_of,
+    upward_imports,
+)
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-SOURCE = REPOSITORY / "src" / "cellsignal"
-MODULES = sorted(SOURCE.rglob("*.py"))
+MODULES = list(modules().values())
+KNOWN = set(modules())
 
-# room -> floor; imports go to the same floor or down
-FLOOR = {
-    "cellsignal": 0,
-    "errors": 0,
-    "files": 1,
-    "tables": 1,
-    "table_text": 1,
-    "stopping": 1,
-    "images": 1,
-    "intensity": 1,
-    "fetch": 1,
-    "config": 1,
-    "folds": 1,
-    "simulate": 2,
-    "competitions": 2,
-    "models": 3,
-    "data": 3,
-    "training": 4,
-    "prediction": 4,
-    "evaluation": 4,
-    "pipeline": 5,
-    "report": 5,
-    "bench": 5,
-    "ranking": 5,
-    "baseline": 5,
-    "ties": 1,
-    "profiling": 5,
-    "profile_tables": 5,
-    "profile_steps": 5,
-    "kernels": 6,
-    "cloud": 6,
-    "verbs": 6,
-    "cli": 7,
-    "__main__": 7,
-}
 TORCH = {"torch", "torchvision", "timm", "safetensors", "tensorboard"}
 WITHOUT_TORCH = (
-    "evaluation",
-    "competitions",
-    "simulate",
-    "config",
-    "images",
-    "intensity",
+    "common",
     "fetch",
-    "files",
-    "tables",
-    "table_text",
-    "folds",
-    "errors",
+    "config",
+    "simulation",
+    "images",
+    "competitions",
+    "evaluation",
+    "profiles",
     "cli",
     "verbs",
     "pipeline",
-    "ties",
-    "profiling",
-    "profile_tables",
-    "profile_steps",
 )
+# they import what needs torch inside the function that needs it
+LAZY = ("cli", "verbs", "pipeline", "profiles")
 TORCH_ROOMS = ("training", "models")
 
 
 def name_of(path: Path) -> str:
-    return ".".join(("cellsignal", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
-        ".__init__"
-    )
-
-
-def room_of(module: str) -> str:
-    return module.split(".")[1] if "." in module else module
-
-
-def imports(path: Path, everywhere: bool = True) -> set[str]:
-    """The modules a file imports; with `everywhere` also those imported inside functions, never
-    those for type checking alone.
-    """
-    found: set[str] = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
-        if not everywhere and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
-            inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            found.update(name if name in KNOWN else node.module for name in inside)
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return found
-
-
-KNOWN = {name_of(path) for path in MODULES}
+    parts = ("cellsignal", *path.relative_to(SOURCE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
 
 
 def test_the_map_of_rooms_is_complete():
     assert {room_of(name) for name in KNOWN} <= set(FLOOR)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_go_down(path):
-    mine = room_of(name_of(path))
-    up = [
-        name
-        for name in imports(path)
-        if name.split(".")[0] == "cellsignal" and FLOOR[room_of(name)] > FLOOR[mine]
-    ]
-    assert not up, f"{name_of(path)} (floor {FLOOR[mine]}) imports {up}"
+def test_imports_go_down():
+    """Imports inside functions and for type checking count."""
+    assert upward_imports(import_graph()) == []
 
 
 def test_modules_import_each_other_in_no_circle():
-    """At import time; what a function imports when called may point back."""
-    graph = {
-        name_of(path): {name for name in imports(path, everywhere=False) if name in KNOWN}
-        for path in MODULES
-    }
-    done: set[str] = set()
-
-    def walk(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail, name))
-        if name not in done:
-            for other in graph[name]:
-                walk(other, (*trail, name))
-            done.add(name)
-
-    for name in graph:
-        walk(name, ())
+    """Imports inside functions and for type checking count."""
+    assert circles(import_graph()) == []
 
 
 @pytest.mark.parametrize(
     "path", [p for p in MODULES if room_of(name_of(p)) in WITHOUT_TORCH], ids=name_of
 )
 def test_rooms_without_torch_name_it_nowhere(path):
-    found = imports(path, everywhere=room_of(name_of(path)) not in ("cli", "verbs", "pipeline"))
-    assert not {name.split(".")[0] for name in found} & TORCH
-    assert not [
-        name for name in found if name.startswith("cellsignal.") and room_of(name) in TORCH_ROOMS
-    ]
+    names = imports(path, KNOWN, at_import_time=room_of(name_of(path)) in LAZY)
+    assert not {name.split(".")[0] for name in names} & TORCH
+    assert not [n for n in names if n.startswith("cellsignal.") and room_of(n) in TORCH_ROOMS]
 
 
 def test_reading_simulating_and_scoring_load_no_torch():
     names = [
         name_of(p)
         for p in MODULES
-        if room_of(name_of(p)) in ("competitions", "evaluation", "simulate", "config")
+        if room_of(name_of(p)) in ("competitions", "evaluation", "simulation", "config")
     ]
     program = f"""
 import contextlib, importlib, io, sys
@@ -231,7 +146,7 @@ def test_one_module_knows_albumentations():
     users = [
         name_of(path)
         for path in MODULES
-        if any(name.split(".")[0] == "albumentations" for name in imports(path))
+        if any(name.split(".")[0] == "albumentations" for name in imports(path, KNOWN))
     ]
     assert users == ["cellsignal.data.transforms"]
 
@@ -265,10 +180,10 @@ def test_modules_are_short_and_say_why_they_exist(path):
 
 
 TABLE_READERS = {
-    "cellsignal.table_text": "reads the text of every table",
-    "cellsignal.tables": "reads the sheets of workbooks",
+    "cellsignal.common.table_text": "reads the text of every table",
+    "cellsignal.common.tables": "reads the sheets of workbooks",
     "cellsignal.data.store": "reads the samples table of a store, written by `samples_text` and held to its hash",
-    "cellsignal.report": "reads histories that training wrote",
+    "cellsignal.report.run_report": "reads histories that training wrote",
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from helpers import SMALL, cellsignal, contents, error_line
 from scipy.stats import binom
 
+from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.ranking import chance_average_precision
@@ -24,15 +25,14 @@ from cellsignal.competitions.samples import (
     label_matrix,
     path_of,
 )
+from cellsignal.data.folds import labelled, make_folds, read_folds
 from cellsignal.data.sites import resized
 from cellsignal.data.store import Store
 from cellsignal.data.verify import verify
-from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.leaderboard import leaderboard_table
 from cellsignal.evaluation.multilabel_score import read_scores, score_multilabel
 from cellsignal.evaluation.ranking_score import score_ranking
 from cellsignal.evaluation.score import read_submission, score_submission
-from cellsignal.folds import labelled, make_folds, read_folds
 from cellsignal.prediction.container import load_predictions
 from cellsignal.training.checkpoints import load_checkpoint
 

@@ -17,7 +17,7 @@ import types
 import pytest
 
 from cellsignal import __version__
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.fetch import Fetcher, Politeness, fetcher, shown
 
 # cut at whole chunks: of a chunk in which the line breaks nothing is kept

@@ -11,12 +11,12 @@ import yaml
 from helpers import cellsignal, error_line, replace, tiny_config
 from sklearn.metrics import accuracy_score
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import load_config
 from cellsignal.config.schema import Submit
-from cellsignal.errors import InputError
 from cellsignal.prediction.entry_labels import labels_of
 from cellsignal.prediction.submit import open_entry
-from cellsignal.report import shown_planes
+from cellsignal.report.run_report import shown_planes
 from cellsignal.training.check import check_model_section
 
 

@@ -13,7 +13,7 @@ import yaml
 from cellsignal.competitions import get_competition
 from cellsignal.config.load import dump_config, load_config
 from cellsignal.config.schema import Config
-from cellsignal.folds import read_folds
+from cellsignal.data.folds import read_folds
 from cellsignal.models.backbones import build_model
 from cellsignal.training.schedules import LearningRate
 

@@ -4,11 +4,11 @@ prediction that look inside a run begin with.
 
 from pathlib import Path
 
+from cellsignal.common.files import write_csv
 from cellsignal.competitions import get_competition
 from cellsignal.config.schema import Config
+from cellsignal.data.folds import make_folds
 from cellsignal.data.pack import prepare
-from cellsignal.files import write_csv
-from cellsignal.folds import make_folds
 
 
 def make_plates(folder: Path, **size: int) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellsignal import __version__, verbs
-from cellsignal.errors import InputError, Interrupted
-from cellsignal.stopping import time_budget
+from cellsignal.common.errors import InputError, Interrupted
+from cellsignal.common.stopping import time_budget
 from cellsignal.verbs import cloud, config_arguments, kernels, measure, profiles
 
 LEADERBOARD = Path("submissions/leaderboard.csv")

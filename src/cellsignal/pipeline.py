@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import digest, limited_name, sha256
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config, load_config
 from cellsignal.data.fold_file import bring_folds_up_to_date
-from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import Step, ladder_text
 from cellsignal.evaluation.leaderboard import LEADERBOARD, append_entry, out_of_fold_entry
 from cellsignal.evaluation.score_file import (
@@ -22,7 +23,6 @@ from cellsignal.evaluation.score_file import (
     show_leaderboard,
 )
 from cellsignal.evaluation.standing import runs_of
-from cellsignal.files import digest, limited_name, sha256
 
 if TYPE_CHECKING:
     from cellsignal.prediction.judging import Truth
@@ -179,7 +179,7 @@ def split_audit(config: Config) -> str:
     labelled wells in the config's store.
     """
     from cellsignal.data.store import Store
-    from cellsignal.evaluation.audit import audit_split, audit_text
+    from cellsignal.studies.split_audit import audit_split, audit_text
 
     _needs_one_label(config, "audit")
     store = Store.open(config.data.store)
@@ -209,8 +209,8 @@ def oversampling_audit(config: Config, classes: int | None, rounds: int) -> str:
         classes: the most frequent ones alone; None for all.
     """
     from cellsignal.data.store import Store
-    from cellsignal.evaluation.oversampling import oversampling_audit as audit
-    from cellsignal.evaluation.oversampling import oversampling_text
+    from cellsignal.studies.oversampling_protocol import oversampling_audit as audit
+    from cellsignal.studies.oversampling_protocol import oversampling_text
 
     _needs_one_label(config, "audit --oversampling")
     store = Store.open(config.data.store)
@@ -229,7 +229,7 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
     from cellsignal.prediction.entry_checks import has_test
     from cellsignal.prediction.predict import predict
     from cellsignal.prediction.submit import open_entry
-    from cellsignal.report import write_report
+    from cellsignal.report.run_report import write_report
     from cellsignal.training.run import check_before_packing, train
 
     check_before_packing(config)

@@ -23,9 +23,9 @@ from cellsignal.cloud.limits import (
     measure_host,
     read_seconds,
 )
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops
 from cellsignal.training.run import jobs_of

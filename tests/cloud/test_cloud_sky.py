@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.verbs.cloud import add_cloud_arguments
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

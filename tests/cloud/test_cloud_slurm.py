@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cellsignal.cloud.torchrun import status_of
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.verbs.cloud import add_cloud_arguments
 
 pytestmark = pytest.mark.slow

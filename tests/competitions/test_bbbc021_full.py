@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.bbbc021 import planes
@@ -24,8 +25,7 @@ from cellsignal.competitions.bbbc021.metadata import (
 )
 from cellsignal.competitions.calibration import calibration_file
 from cellsignal.config import load_config
-from cellsignal.errors import ImageError, InputError
-from cellsignal.folds import read_folds
+from cellsignal.data.folds import read_folds
 
 pytestmark = pytest.mark.slow
 

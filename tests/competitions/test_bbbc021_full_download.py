@@ -13,10 +13,10 @@ import zipfile
 import pandas as pd
 import pytest
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.bbbc021.download import archive_name, download
 from cellsignal.competitions.bbbc021.metadata import IMAGE_CSV, MOA_CSV
-from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher, Politeness
 
 QUICK = Politeness(per_second=10_000, attempts=2, backoff_s=0.001, timeout_s=5)

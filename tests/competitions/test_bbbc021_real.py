@@ -9,7 +9,7 @@ import pytest
 
 from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
-from cellsignal.folds import make_folds, read_folds
+from cellsignal.data.folds import make_folds, read_folds
 from cellsignal.models.backbones import build_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]

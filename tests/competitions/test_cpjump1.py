@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from tifffile import imread, imwrite
 
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.calibration import calibration_file
 from cellsignal.competitions.cpjump1 import Cpjump1
@@ -22,9 +23,8 @@ from cellsignal.competitions.cpjump1.metadata import (
     read_perturbations,
 )
 from cellsignal.competitions.cpjump1.planes import WINDOW, measure_plates, read_field
-from cellsignal.errors import ImageError, InputError
-from cellsignal.folds import make_folds, read_folds
-from cellsignal.intensity import anscombe, illumination, to_uint8
+from cellsignal.data.folds import make_folds, read_folds
+from cellsignal.images.intensity import anscombe, illumination, to_uint8
 
 COMPETITION, BATCH = Cpjump1(), "2020_11_04_CPJUMP1"
 PLATES = {"BR00116991": "compound", "BR00117000": "crispr", "BR00117020": "orf"}

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.cpjump1 import Cpjump1, Cpjump1Course
 from cellsignal.competitions.cpjump1.download import Sources, download, download_course, list_bucket
-from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher, Politeness
 
 PREFIX, BATCH, PLATE = "cpg/source_4", "2020_11_04_CPJUMP1", "BR90000001"

@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.idr0088.annotation import (
     COLUMNS,
     FILE,
@@ -25,7 +26,6 @@ from cellsignal.competitions.idr0088.moa import (
     moa_classes,
     read_moa_table,
 )
-from cellsignal.errors import InputError
 
 KEYS = ("AAAAAAAAAAAAAA-AAAAAAAASA-N", "BBBBBBBBBBBBBB-BBBBBBBBSA-N")
 

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.idr0088 import api
 from cellsignal.competitions.idr0088 import download as module
 from cellsignal.competitions.idr0088.annotation import COLUMNS, FILE
 from cellsignal.competitions.idr0088.download import WINDOWS, download
-from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher, Politeness
 from cellsignal.images import read_png8
 

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+from cellsignal.common.errors import ImageError, InputError, InvalidSubmission
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.mitoreid.annotation import drug_of, read_annotation
 from cellsignal.competitions.mitoreid.competition import MitoReID, part_of, published_answers
+from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 from cellsignal.competitions.mitoreid.tracks import list_tracks, read_track
 from cellsignal.competitions.ranking import (
     average_precisions,
@@ -24,9 +26,7 @@ from cellsignal.competitions.ranking import (
     order_by_class,
     ranking_score,
 )
-from cellsignal.errors import ImageError, InputError, InvalidSubmission
-from cellsignal.folds import labelled, make_folds
-from cellsignal.simulate.mitoreid import simulate_mitoreid
+from cellsignal.data.folds import labelled, make_folds
 
 SMALL = {
     "moas": 2,

@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 from tiny import stage
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_csv
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.mitoreid.competition import part_of
+from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 from cellsignal.config import Config
+from cellsignal.data.folds import TEST, read_folds
 from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
-from cellsignal.errors import InputError
-from cellsignal.files import write_csv
-from cellsignal.folds import TEST, read_folds
-from cellsignal.simulate.mitoreid import simulate_mitoreid
 from cellsignal.training.job import Job, without_labels
 from cellsignal.training.run import jobs_of
 from cellsignal.training.self_supervised import images_without_labels

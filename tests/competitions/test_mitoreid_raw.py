@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, laplace
 
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.mitoreid.raw import segment as segmentation
 from cellsignal.competitions.mitoreid.raw.crops import cut_track, soften, write_track
 from cellsignal.competitions.mitoreid.raw.fields import (
@@ -33,7 +34,6 @@ from cellsignal.competitions.mitoreid.raw.track import (
     link,
     measure_cells,
 )
-from cellsignal.errors import ImageError, InputError
 
 RNG = np.random.default_rng(0)
 

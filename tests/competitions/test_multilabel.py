@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions.base import registered
 from cellsignal.competitions.multilabel import MultilabelCompetition, macro_average_precision
-from cellsignal.errors import InputError, InvalidSubmission
 
 IDS = ("P1_A01", "P1_A02", "P1_A03", "P2_A01", "P2_A02")
 CLASSES = ("Chloride channel, blocker", "GPCR agonist")

@@ -12,10 +12,10 @@ import zipfile
 
 import pytest
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.rxrx1 import RxRx1
 from cellsignal.competitions.rxrx1 import download as module
 from cellsignal.competitions.rxrx1.download import SLUG, download, unzip
-from cellsignal.errors import InputError
 
 CSVS = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv", "sample_submission.csv")
 

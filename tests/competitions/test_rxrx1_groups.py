@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.rxrx1 import RxRx1
 from cellsignal.competitions.rxrx1.competition import GROUP_SIZE, N_GROUPS
 from cellsignal.competitions.rxrx1.groups import assignments, plate_groups, rotations
-from cellsignal.errors import InputError
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from test_rxrx1_metadata import write_release, write_site_file
 
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.rxrx1 import RxRx1, io
-from cellsignal.errors import ImageError, InputError
 
 
 def write_site(root, well="C03", side=32, seed=0, split="train", experiment="HEPG2-01"):

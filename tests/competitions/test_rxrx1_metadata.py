@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.rxrx1 import RxRx1
 from cellsignal.competitions.rxrx1.competition import (
     PUBLISHED,
@@ -15,7 +16,6 @@ from cellsignal.competitions.rxrx1.competition import (
     published_counts,
 )
 from cellsignal.competitions.rxrx1.metadata import read_answers, read_wells
-from cellsignal.errors import InputError
 
 # eight treatments in two groups of four, two positive controls, one untreated
 K, POSITIVE, NEGATIVE = 8, (8, 9), 10

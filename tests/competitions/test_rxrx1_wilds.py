@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.bbbc021 import Bbbc021
 from cellsignal.competitions.rxrx1 import RxRx1
-from cellsignal.errors import InputError
 
 PUBLISHED = {"train": 40_612, "id_test": 40_612, "ood_validation": 9_854, "ood_test": 34_432}
 

@@ -14,12 +14,12 @@ import openpyxl
 import pandas as pd
 import pytest
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.cpjump1.metadata import CHANNEL_NUMBERS
+from cellsignal.data.folds import make_folds
 from cellsignal.data.verify import verify
-from cellsignal.errors import InputError
-from cellsignal.folds import make_folds
 
 IDR0088 = {
     "images.csv": ["plate", "well", "field", "image_id", "file_ch1", "file_ch2", "file_ch3"],

@@ -6,10 +6,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import config_differences, dump_config, load_config
 from cellsignal.config.schema import Config, Submit
 from cellsignal.config.stage import PseudoLabels
-from cellsignal.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BASE = {

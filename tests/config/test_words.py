@@ -9,10 +9,10 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import load_config
 from cellsignal.config.load import read_mapping
 from cellsignal.config.schema import Config
-from cellsignal.errors import InputError
 
 TREE = {
     "name": "x",

@@ -12,6 +12,7 @@ import torch
 from arrays import Arrays
 from scipy import ndimage
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import augment as a
 from cellsignal.data.dataset import loader
 from cellsignal.data.draws import Draws, Recipe, needs_albumentations
@@ -19,7 +20,6 @@ from cellsignal.data.samplers import in_order
 from cellsignal.data.transforms import Transform
 from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
-from cellsignal.errors import InputError
 from cellsignal.training.inputs import Pixels, site_dataset
 
 pytestmark = pytest.mark.slow

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import augment as a
 from cellsignal.data.draws import Recipe, nearest_indices, needs_albumentations
 from cellsignal.data.transforms import Transform
-from cellsignal.errors import InputError
 
 OPS = {
     "horizontal_flip": a.HorizontalFlip(name="horizontal_flip"),

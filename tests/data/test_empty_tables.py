@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from helpers import SMALL, cellsignal, write_config
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import answers_path
 from cellsignal.data.verify import verify
-from cellsignal.errors import InputError
 
 TABLES = (".csv", ".tsv", ".txt")
 

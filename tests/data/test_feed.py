@@ -9,6 +9,7 @@ import pytest
 import torch
 from arrays import Arrays
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.augment import (
     Affine,
     Blur,
@@ -24,7 +25,6 @@ from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.draws import Recipe
 from cellsignal.data.feed import SLOTS, feed, feed_raw, standardised
 from cellsignal.data.transforms import Transform
-from cellsignal.errors import InputError
 
 CPU = torch.device("cpu")
 RECIPES = {

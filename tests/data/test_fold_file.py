@@ -9,7 +9,7 @@ import pytest
 from helpers import SMALL, cellsignal
 
 from cellsignal.data.fold_file import bring_folds_up_to_date
-from cellsignal.simulate.output import MARKER
+from cellsignal.simulation.output import MARKER
 
 
 def real_copy(root: Path, place: Path) -> Path:

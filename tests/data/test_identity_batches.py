@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cellsignal.common.errors import InputError
 from cellsignal.data.samplers import AGAIN, identity_batches
-from cellsignal.errors import InputError
 
 
 @st.composite

@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Normalization
 from cellsignal.data.normalization import (
     SMALLEST_SD,
@@ -17,7 +18,6 @@ from cellsignal.data.normalization import (
     standardisation,
 )
 from cellsignal.data.sites import channel_statistics
-from cellsignal.errors import InputError
 
 ROLES = ("treatment", "positive_control", "negative_control")
 OF_WELLS = {"all": ROLES, "controls": ROLES[1:], "negative_controls": ROLES[2:]}

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from test_store import CHANNELS, TinyCompetition, tiny_samples, write_root
 
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.data import journal
 from cellsignal.data import pack as packing
 from cellsignal.data.journal import journal_line, read_journal
 from cellsignal.data.pack import PackReport, pack, prepare
 from cellsignal.data.sites import channel_statistics, resized
 from cellsignal.data.store import Store
-from cellsignal.errors import ImageError, InputError
 
 COMPETITION = TinyCompetition()
 

@@ -16,6 +16,7 @@ import pytest
 import zarr
 from test_store import TinyCompetition, tiny_samples, write_root
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
@@ -24,7 +25,6 @@ from cellsignal.data import store as stored
 from cellsignal.data.journal import read_journal
 from cellsignal.data.pack import pack, prepare
 from cellsignal.data.store import Store, samples_text
-from cellsignal.errors import InputError
 
 COMPETITION = TinyCompetition()
 CALIBRATED = [

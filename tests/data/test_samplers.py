@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cellsignal.common.errors import InputError
 from cellsignal.data.samplers import EpochBatches, in_order
-from cellsignal.errors import InputError
 
 
 def indices(batches) -> list[list[int]]:

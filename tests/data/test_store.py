@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 import zarr
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import COLUMNS, check_samples
 from cellsignal.data.pack import pack, prepare
 from cellsignal.data.store import Store, parse_samples, samples_text
-from cellsignal.errors import InputError
 from cellsignal.images import read_png8
 
 CHANNELS = ("nuclei", "er", "actin")

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import augment as a
 from cellsignal.data.draws import Recipe, needs_albumentations
 from cellsignal.data.transforms import Transform
-from cellsignal.errors import InputError
 
 ALWAYS = {
     "horizontal_flip": a.HorizontalFlip(name="horizontal_flip", p=1),

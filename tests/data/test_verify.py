@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from test_store import CHANNELS, TinyCompetition, tiny_samples, write_root
 
+from cellsignal.common.errors import InputError
 from cellsignal.data.verify import Problem, format_problems, verify
-from cellsignal.errors import InputError
 
 COMPETITION = TinyCompetition()
 

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import augment as a
 from cellsignal.data import warp_torch
 from cellsignal.data.draws import Draws, Recipe, needs_albumentations
 from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
-from cellsignal.errors import InputError
 
 OPS = (
     a.HorizontalFlip(name="horizontal_flip"),

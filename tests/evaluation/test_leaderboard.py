@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import sha256
 from cellsignal.evaluation.leaderboard import (
     COLUMNS,
     append_entry,
@@ -15,7 +16,6 @@ from cellsignal.evaluation.leaderboard import (
     leaderboard_text,
     submission_entry,
 )
-from cellsignal.files import sha256
 
 COMPETITION = SimpleNamespace(
     comparable=lambda frame, name: frame,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pycytominer import consensus
 from scipy.spatial.distance import cosine
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.evaluation.matching import (
     match_text,
     moa_table,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.evaluation.metrics import (
     Accuracy,
     accuracy,
@@ -117,8 +117,8 @@ def test_balanced_accuracy_is_sklearns():
 def test_scoring_starts_without_torch_or_matplotlib():
     code = (
         "import sys, cellsignal.evaluation.score, cellsignal.evaluation.leaderboard, "
-        "cellsignal.evaluation.assignment, "
-        "cellsignal.evaluation.plots; "
+        "cellsignal.prediction.plate_layout.assignment, "
+        "cellsignal.report.plots; "
         "print([m for m in ('torch', 'matplotlib', 'sklearn', 'scipy') if m in sys.modules])"
     )
     assert (

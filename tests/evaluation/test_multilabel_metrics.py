@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cellsignal.errors import InputError, InvalidSubmission
+from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.multilabel import (
     MACRO,
     by_compound,

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.rxrx1 import RxRx1
-from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import wilson_interval
 from cellsignal.evaluation.protocol import COLUMNS, protocol_scores, protocol_text, true_labels
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.ranking import match_masks, ranking_score
-from cellsignal.errors import InputError
 from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
 from cellsignal.evaluation.reid import (
     classified,

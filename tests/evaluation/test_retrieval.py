@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import false_discovery_control
 from sklearn.metrics import average_precision_score
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.evaluation.retrieval import (
     Measured,
     Retrieval,

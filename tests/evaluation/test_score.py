@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score
 
-from cellsignal.errors import InvalidSubmission
+from cellsignal.common.errors import InvalidSubmission
 from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
 from cellsignal.evaluation.score import COLUMNS, read_submission, score_submission
 

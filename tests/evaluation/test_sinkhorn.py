@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cellsignal.errors import InputError
-from cellsignal.evaluation import assignment
-from cellsignal.evaluation.assignment import IMPOSSIBLE, TOLERANCE, assign, soften
+from cellsignal.common.errors import InputError
+from cellsignal.prediction.plate_layout import assignment
+from cellsignal.prediction.plate_layout.assignment import IMPOSSIBLE, TOLERANCE, assign, soften
 
 ONE_PLATE = {("E", "1"): 0}
 

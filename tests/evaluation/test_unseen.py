@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.evaluation.metrics import wilson_interval
 from cellsignal.evaluation.unseen import (
     nearest_first,

@@ -13,9 +13,9 @@ import tifffile
 from helpers import SMALL
 from PIL import Image
 
+from cellsignal.common.errors import ImageError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.mitoreid.raw.fields import read_plane
-from cellsignal.errors import ImageError
 from cellsignal.images import JPEG, decode_image, image_size, read_gray16, read_png8
 from cellsignal.images.tiff import decode_tiff
 

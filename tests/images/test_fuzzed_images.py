@@ -11,7 +11,7 @@ import tifffile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cellsignal.errors import ImageError
+from cellsignal.common.errors import ImageError
 from cellsignal.images import JPEG, PNG, TIFF, decode_image
 
 SHAPE = (20, 30)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cellsignal.errors import ImageError
+from cellsignal.common.errors import ImageError
 from cellsignal.images import PngHeader, check_png, read_png8
 
 

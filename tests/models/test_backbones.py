@@ -5,8 +5,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.torchvision_cpu import import_timm
 from cellsignal.models.weights import adapt_stem, read_weights

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.heads import CosineHead, neck
 

@@ -4,8 +4,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.checkpointing import checkpoint_activations
 from cellsignal.models.layers import PooledLayers

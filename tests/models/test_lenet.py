@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.models.lenet import LeNet, same_padding
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops
 from cellsignal.models.resnet3d import ResNet3d, inflate

@@ -5,8 +5,8 @@ changes and what not.
 import pytest
 import torch
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 
 

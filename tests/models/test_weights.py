@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.torchvision_cpu import import_timm
 from cellsignal.models.weights import load_weights, read_weights

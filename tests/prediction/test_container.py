@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.prediction.container import (
     HALF_LIMIT,
     load_predictions,

@@ -13,11 +13,11 @@ import pytest
 import torch
 from helpers import cellsignal, error_line, write_config
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
 from cellsignal.config.schema import Submit
 from cellsignal.data.store import Store
-from cellsignal.errors import InputError
 from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import (

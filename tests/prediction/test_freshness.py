@@ -11,12 +11,12 @@ import torch
 from helpers import cellsignal, error_line, replace
 from tiny import make_config, stage
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import sha256
 from cellsignal.competitions import get_competition
 from cellsignal.config import dump_config
 from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
-from cellsignal.errors import InputError
-from cellsignal.files import sha256
 from cellsignal.prediction import embeddings, predict
 from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.embeddings import embed, load_embeddings

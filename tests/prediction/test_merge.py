@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy.special import log_softmax, logsumexp, softmax
 
+from cellsignal.common.errors import InputError
 from cellsignal.data.views import VIEWS, apply_view, tta_views
-from cellsignal.errors import InputError
 from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.ensemble import merge
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from helpers import cellsignal, error_line
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import limited_name
 from cellsignal.competitions import get_competition
 from cellsignal.config.schema import Submit
-from cellsignal.errors import InputError
-from cellsignal.files import limited_name
 from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.merge_options import choose_section, resolve_weights
 

@@ -9,9 +9,9 @@ from helpers import cellsignal, error_line
 from sklearn.metrics import accuracy_score
 from tiny import make_config, make_plates, stage
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import answers_path
 from cellsignal.config import dump_config
-from cellsignal.errors import InputError
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.ensemble import log_softmax
 from cellsignal.prediction.protocol import score_protocol

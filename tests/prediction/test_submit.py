@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import answers_path
 from cellsignal.config.schema import Submit
-from cellsignal.errors import InputError
 from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.entry_labels import labels_of
 from cellsignal.prediction.oof import out_of_fold, out_of_fold_text

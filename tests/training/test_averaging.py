@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny import make_config, stage
 
+from cellsignal.common.stopping import Stop
 from cellsignal.config.stage import MeanTeacher, Stage
 from cellsignal.data.feed import feed
 from cellsignal.data.views import apply_view
 from cellsignal.prediction.predict import trained_model
-from cellsignal.stopping import Stop
 from cellsignal.training import loop
 from cellsignal.training.averaging import Average, ramp
 from cellsignal.training.checkpoints import load_checkpoint

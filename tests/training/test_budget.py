@@ -17,16 +17,16 @@ import pytest
 import torch
 from tiny import make_config, stage
 
-from cellsignal import stopping
+from cellsignal.common import stopping
+from cellsignal.common.errors import OUT_OF_TIME, Interrupted, OutOfTime
+from cellsignal.common.stopping import DEADLINE
 from cellsignal.competitions import get_competition
 from cellsignal.data import filling
 from cellsignal.data.pack import prepare
-from cellsignal.errors import OUT_OF_TIME, Interrupted, OutOfTime
 from cellsignal.prediction import embeddings, pieces
 from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.pieces import in_pieces, pieces_folder
 from cellsignal.prediction.predict import predict
-from cellsignal.stopping import DEADLINE
 from cellsignal.training import budget, loop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.loop import Trainer

@@ -11,10 +11,10 @@ import pytest
 import torch
 from tiny import make_config, stage
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_text
 from cellsignal.config import dump_config
 from cellsignal.data.store import Store
-from cellsignal.errors import InputError
-from cellsignal.files import write_text
 from cellsignal.training.check import _check_stages_have_samples, _watching
 from cellsignal.training.run import jobs_of, train
 

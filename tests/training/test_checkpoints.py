@@ -13,9 +13,9 @@ import torch
 import yaml
 from tiny import make_config, stage
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
+from cellsignal.common.stopping import Stop
 from cellsignal.prediction.predict import predict
-from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import (
     has_checkpoint,
     load_checkpoint,

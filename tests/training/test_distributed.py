@@ -15,10 +15,10 @@ import torch
 import yaml
 from tiny import make_config, stage
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
+from cellsignal.common.stopping import Stop
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.predict import predict
-from cellsignal.stopping import Stop
 from cellsignal.training import pseudo_labels
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.loop import Trainer

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import make_config, stage
 
-from cellsignal.errors import InputError
-from cellsignal.files import sha256
-from cellsignal.stopping import Stop
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import sha256
+from cellsignal.common.stopping import Stop
 from cellsignal.training import labelling, pseudo_labels
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples, soft_labels

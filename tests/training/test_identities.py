@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from tiny import make_config, stage
 
+from cellsignal.common.errors import InputError, Interrupted
+from cellsignal.common.stopping import Stop
 from cellsignal.config.stage import Center, DropPredictedControls, Stage, Triplet
 from cellsignal.data.store import Store
-from cellsignal.errors import InputError, Interrupted
 from cellsignal.models.heads import Outputs
 from cellsignal.prediction.embeddings import embed, load_embeddings
-from cellsignal.stopping import Stop
 from cellsignal.training import loop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples

@@ -14,14 +14,14 @@ import torch
 import yaml
 from tiny import stage
 
+from cellsignal.common.errors import OUT_OF_TIME, InputError, Interrupted
+from cellsignal.common.stopping import Stop
 from cellsignal.competitions import get_competition
 from cellsignal.config.schema import Config
 from cellsignal.data.draws import Recipe
 from cellsignal.data.pack import prepare
 from cellsignal.data.transforms import Transform
-from cellsignal.errors import OUT_OF_TIME, InputError, Interrupted
 from cellsignal.prediction.predict import predict
-from cellsignal.stopping import Stop
 from cellsignal.training import loop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples

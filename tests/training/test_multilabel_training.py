@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss
 from torch import nn
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.config.load import load_config
 from cellsignal.data.samplers import balanced_batches
-from cellsignal.errors import InputError
 from cellsignal.training.losses import BinaryCrossEntropy, SoftCrossEntropy, positive_weights
 from cellsignal.training.task import check_stages
 from cellsignal.training.validation import loss_and_score

@@ -11,9 +11,9 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from cellsignal import files
+from cellsignal.common import files
+from cellsignal.common.errors import InputError
 from cellsignal.config.stage import Optimizer, Schedule
-from cellsignal.errors import InputError
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.losses import SoftCrossEntropy, class_weights
 from cellsignal.training.optimizers import build_optimizer

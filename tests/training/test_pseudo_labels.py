@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.config.stage import PseudoLabels
-from cellsignal.errors import InputError
-from cellsignal.evaluation.plate_groups import infer_plate_groups
+from cellsignal.prediction.plate_layout.groups import infer_plate_groups
 from cellsignal.training.pseudo_labels import (
     COLUMNS,
     check_clean,
@@ -368,7 +368,7 @@ HEADER = ",".join(COLUMNS)
 )
 def test_bad_rows_are_named(written, text, message):
     """Even where someone made the .json agree."""
-    from cellsignal.files import sha256, write_json
+    from cellsignal.common.files import sha256, write_json
 
     folder, _, path = written
     path.write_text(text)

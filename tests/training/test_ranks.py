@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cellsignal import __version__
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.training.ranks import this_process
 
 pytestmark = pytest.mark.slow

@@ -13,17 +13,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from tiny import make_config, stage
 from torch.nn import functional
 
+from cellsignal.common.errors import InputError, Interrupted
+from cellsignal.common.files import write_csv
+from cellsignal.common.stopping import Stop
 from cellsignal.competitions import get_competition
 from cellsignal.config.self_supervised import SelfSupervised
 from cellsignal.config.stage import Stage
+from cellsignal.data.folds import make_folds
 from cellsignal.data.pack import prepare
-from cellsignal.errors import InputError, Interrupted
-from cellsignal.files import write_csv
-from cellsignal.folds import make_folds
 from cellsignal.models.backbones import build_model
 from cellsignal.models.heads import Outputs
 from cellsignal.prediction.predict import predict
-from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.forward import plan_reading, predict_with
 from cellsignal.training.inputs import pixel_statistics

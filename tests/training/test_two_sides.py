@@ -18,7 +18,7 @@ import yaml
 from tiny import make_config, stage
 
 from cellsignal.cloud.plan import rendezvous
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.training import ranks as ranks_module
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.run import jobs_of

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from tiny import make_config, stage
 
+from cellsignal.common.errors import InputError, Interrupted
+from cellsignal.common.stopping import Stop
 from cellsignal.config.load import load_config
 from cellsignal.config.schema import Config
-from cellsignal.errors import InputError, Interrupted
 from cellsignal.prediction.predict import trained_model
-from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.forward import logits_and_embeddings, plan_reading, predict_with
 from cellsignal.training.inputs import pixel_statistics

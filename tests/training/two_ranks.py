@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.models.batch_norm import recompute_statistics
 from cellsignal.training import ranks as module
 from cellsignal.training.ranks import Ranks, this_process

@@ -8,8 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+from cellsignal.common.errors import Interrupted
 from cellsignal.config import load_config
-from cellsignal.errors import Interrupted
 from cellsignal.prediction.predict import predict
 from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import this_process

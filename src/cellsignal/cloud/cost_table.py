@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from cellsignal.cloud.cost import UTILISATION, Cost
 from cellsignal.cloud.gpus import GPUS, PRICES_OF, Gpu, find_gpu
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 RANGE = 0.1, 0.35  # of the peak: what is likely
 SPOT = 0.4  # of the list price; spot prices move by the hour

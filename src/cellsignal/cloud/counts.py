@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
 from cellsignal.config.stage import Stage
-from cellsignal.errors import InputError
-from cellsignal.folds import TEST, read_folds
+from cellsignal.data.folds import TEST, read_folds
 
 if TYPE_CHECKING:
     from cellsignal.training.job import Job
@@ -234,7 +234,7 @@ def _held_out_shares(config: Config) -> tuple[Mapping[int, float], float, str]:
     """The share of the labelled images that each fold holds out, the share kept for the test, a
     note where there is no table.
     """
-    from cellsignal.kernels.job import read_table
+    from cellsignal.kaggle.job import read_table
 
     path, used = config.folds.file, config.folds.use
     if not path.is_file():

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 PRICES_OF = "2025-06"  # the month that the prices are remembered from; nothing here was looked up
 USUAL_CORES = 8  # of a machine with a GPU that the table does not know

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import Config, load_config
-from cellsignal.errors import InputError
-from cellsignal.folds import read_fold_rows
+from cellsignal.data.folds import read_fold_rows
 
 PORT = 29500  # torchrun's usual one
 _OF_THE_FILE = ("name", "runs", "submit")  # `submit` reads the config as it is in its file

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import yaml
 
 from cellsignal.cloud.plan import Fold, Work
-from cellsignal.errors import OUT_OF_TIME, InputError
-from cellsignal.files import write_text
+from cellsignal.common.errors import OUT_OF_TIME, InputError
+from cellsignal.common.files import write_text
 
 Mode = Literal["COPY", "MOUNT", "MOUNT_CACHED"]
 _BUCKET = re.compile(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellsignal.cloud.plan import PORT, Work, rendezvous
-from cellsignal.errors import OUT_OF_TIME, InputError
-from cellsignal.files import write_text
+from cellsignal.common.errors import OUT_OF_TIME, InputError
+from cellsignal.common.files import write_text
 
 _TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{2}){1,2}|\d+-\d{1,2}|\d+")
 _MOST_STARTS = 100

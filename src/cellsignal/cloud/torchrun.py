@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 
-from cellsignal.errors import OUT_OF_TIME
+from cellsignal.common.errors import OUT_OF_TIME
 
 BAD_INPUT = 2
 log = logging.getLogger(__name__)

@@ -2,9 +2,9 @@
 
 import difflib
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import bbbc021, cpjump1, idr0088, mitoreid, rxrx1  # noqa: F401  (registers them)
 from cellsignal.competitions.base import Competition, registered
-from cellsignal.errors import InputError
 
 
 def competition_ids() -> tuple[str, ...]:

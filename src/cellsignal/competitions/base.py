@@ -16,11 +16,11 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import ImageError, InputError, InvalidSubmission
 from cellsignal.competitions.calibration import Calibrates
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import path_of
 from cellsignal.competitions.submissions import check_submission_ids, check_submission_targets
-from cellsignal.errors import ImageError, InputError, InvalidSubmission
 from cellsignal.images import image_size
 
 SHAPE_SAMPLES = 25  # how many samples' images `root_shape` asks

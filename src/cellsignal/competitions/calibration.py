@@ -22,8 +22,8 @@ from typing import Any, Self
 import numpy as np
 from tqdm import tqdm
 
-from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, changed_inputs, digest, open_arrays
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import atomic_path, changed_inputs, digest, open_arrays
 
 log = logging.getLogger(__name__)
 CALIBRATE_FIRST = "`cellsignal prepare` does that before it reads"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 
 def texts(word: str) -> tuple[str, ...]:

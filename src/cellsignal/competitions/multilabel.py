@@ -13,9 +13,9 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.tables import read_table, refuse_rows
 from cellsignal.competitions.base import Competition, check_submission_ids
-from cellsignal.errors import InputError, InvalidSubmission
-from cellsignal.tables import read_table, refuse_rows
 
 # columns of answers that are no class
 BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
-from cellsignal.ties import random_order
+from cellsignal.common.errors import InputError
+from cellsignal.common.ties import random_order
 
 
 def average_precisions(ranked_match: Iterable[np.ndarray]) -> np.ndarray:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import normalise_wells
 from cellsignal.competitions.stated import Places, refuse_misstated
-from cellsignal.errors import InputError
-from cellsignal.tables import normalise_wells
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
-from cellsignal.tables import normalise_well
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import normalise_well
 
 HELD = ("experiment", "plate", "well", "site")  # samples columns that a name may state
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cellsignal.errors import InputError, InvalidSubmission
-from cellsignal.tables import refuse_rows
+from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.tables import refuse_rows
 
 
 def check_submission_ids(submission: pd.DataFrame, expected: pd.DataFrame, column: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.complaints import describe
 from cellsignal.config.schema import Config
-from cellsignal.errors import InputError
 
 
 def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -> Config:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import augment
 from cellsignal.data import geometry
-from cellsignal.errors import InputError
 
 _DIHEDRAL = augment.HorizontalFlip | augment.VerticalFlip | augment.Transpose | augment.Rotate90
 _WARPS = augment.Affine | augment.Perspective

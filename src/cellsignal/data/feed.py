@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cellsignal.common.errors import InputError
 from cellsignal.data.dataset import Key, SiteDataset, loader
 from cellsignal.data.draws import Draws
 from cellsignal.data.transforms import Transform
 from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
-from cellsignal.errors import InputError
 
 SLOTS = 4  # batch buffers: one with the consumer, the others being filled
 

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import atomic_path, provenance, write_json
+from cellsignal.common.stopping import Pace, Stop
 from cellsignal.data import journal as journals
 from cellsignal.data import store as stored
 from cellsignal.data.codec import Layout
 from cellsignal.data.journal import read_journal
 from cellsignal.data.sites import Entry, Packing, Read, Stamp, in_processes, pack_site
 from cellsignal.data.stamps import UNKNOWN
-from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, provenance, write_json
-from cellsignal.stopping import Pace, Stop
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import changed_inputs, digest, sha256, write_csv, write_json
 from cellsignal.competitions import get_competition
-from cellsignal.errors import InputError
-from cellsignal.files import changed_inputs, digest, sha256, write_csv, write_json
-from cellsignal.folds import make_folds
-from cellsignal.simulate.output import MARKER
+from cellsignal.data.folds import make_folds
+from cellsignal.simulation.output import MARKER
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import logging
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Normalization
-from cellsignal.errors import InputError
 
 log = logging.getLogger(__name__)
 

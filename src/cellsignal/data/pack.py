@@ -32,6 +32,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from cellsignal import __version__
+from cellsignal.common.errors import ImageError, InputError
+from cellsignal.common.files import digest, write_json, write_text
+from cellsignal.common.stopping import Stop
 from cellsignal.competitions.base import Competition
 from cellsignal.data import renewal
 from cellsignal.data import store as stored
@@ -40,9 +43,6 @@ from cellsignal.data.filling import Making, PackReport, finish_rows, is_whole, r
 from cellsignal.data.journal import JOURNAL
 from cellsignal.data.sites import Read, Stamp, read_site, unwritable
 from cellsignal.data.stamps import PACKING, stamp_nothing, stamp_source
-from cellsignal.errors import ImageError, InputError
-from cellsignal.files import digest, write_json, write_text
-from cellsignal.stopping import Stop
 
 ELSEWHERE = "pack into another folder or delete it"
 # what an empty folder may hold: measured before the store is made, and a disk's own

@@ -16,12 +16,12 @@ from typing import Any
 
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import changed_inputs, write_json
 from cellsignal.data import store as stored
 from cellsignal.data.journal import JOURNAL, journal_line
 from cellsignal.data.sites import Entry, Stamp
 from cellsignal.data.stamps import PACKING, UNKNOWN, stamp_rows
-from cellsignal.errors import InputError
-from cellsignal.files import changed_inputs, write_json
 
 log = logging.getLogger(__name__)
 # in this order

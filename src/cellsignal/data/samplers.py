@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 log = logging.getLogger(__name__)
 # more epochs than any stage has: what lies between the epoch numbers of a balanced epoch's batches

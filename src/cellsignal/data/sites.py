@@ -21,8 +21,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.data import store as stored
-from cellsignal.errors import ImageError, InputError
 
 log = logging.getLogger(__name__)
 Read = Callable[[tuple[str, ...]], np.ndarray]

@@ -35,11 +35,11 @@ import pandas as pd
 import zarr
 from tqdm import tqdm
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import digest
 from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
 from cellsignal.data.codec import Layout, array_options, encode, is_laid_out, layout_of, read_file
 from cellsignal.data.journal import read_journal
-from cellsignal.errors import InputError
-from cellsignal.files import digest
 
 FORMAT = 2
 PENDING, PACKED, SKIPPED = 0, 1, 2

@@ -17,9 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import augment
 from cellsignal.data.draws import check, output_shape, stain_codes
-from cellsignal.errors import InputError
 
 _Step = Callable[[np.ndarray, np.random.Generator, random.Random], np.ndarray]
 

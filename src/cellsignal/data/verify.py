@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cellsignal.common.errors import ImageError
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
 from cellsignal.competitions.stated import Places, refuse_misstated
 from cellsignal.data.sites import channel_statistics, in_processes, read_site
-from cellsignal.errors import ImageError
 
 WARNINGS = ("empty", "flat", "identical", "image_without_row")  # usable, but look at it
 IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import git_commit, sha256, write_csv
+from cellsignal.common.tables import parse_numbers, read_table, refuse_rows
 from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy, Figure
 from cellsignal.evaluation.score import score_submission
-from cellsignal.files import git_commit, sha256, write_csv
-from cellsignal.tables import parse_numbers, read_table, refuse_rows
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition

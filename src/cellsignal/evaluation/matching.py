@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
+from cellsignal.common.ties import CHORD_TOLERANCE, chord, draw_one, tied_best, unit_vectors
 from cellsignal.evaluation.metrics import Accuracy, clustered_interval
-from cellsignal.evaluation.profiles import average
-from cellsignal.ties import CHORD_TOLERANCE, chord, draw_one, tied_best, unit_vectors
+from cellsignal.profiles.well_profiles import average
 
 _SEED = 0  # of the draws among equally near treatments
 NSCB_NOTE = (

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 
 @dataclass(frozen=True)

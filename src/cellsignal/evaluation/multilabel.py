@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.multilabel import macro_average_precision as macro_average_precision
-from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import aligned
 
 GOOD_AUC = 0.9  # Cox et al. 2020 count the mechanisms that reach it

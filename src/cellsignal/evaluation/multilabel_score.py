@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions.multilabel import check_score_columns, truth_and_scores
-from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.multilabel import COLUMNS as TABLE_COLUMNS
 from cellsignal.evaluation.multilabel import multilabel_table

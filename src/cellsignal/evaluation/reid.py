@@ -14,7 +14,7 @@ Protocols say which gallery tracks a query does not rank:
 
 A query without a match among what is left is skipped and counted. Rank-k is the share of queries
 with a match among the first k (CMC), mAP the mean of the average precision over the whole list.
-Equal distances count as a random order, as everywhere in this package (`cellsignal.ties`): AP is
+Equal distances count as a random order, as everywhere in this package (`cellsignal.common.ties`): AP is
 its mean over the orders of ties, and the rank of the first match is that of one order, drawn with a
 seed. So a model that gives every track one embedding scores chance, neither first place by the
 order of the table nor below chance. Wilson's interval takes tracks as independent, which tracks of
@@ -31,18 +31,18 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy, Figure, accuracy, clustered_interval
-from cellsignal.evaluation.multilabel import MACRO, multilabel_table
-from cellsignal.evaluation.retrieval import expected_ap
-from cellsignal.ties import (
+from cellsignal.common.errors import InputError
+from cellsignal.common.ties import (
     draw_one,
     expected_average_precision,
     random_order,
     tied_best,
     unit_vectors,
 )
+from cellsignal.evaluation.ladder import aligned
+from cellsignal.evaluation.metrics import Accuracy, Figure, accuracy, clustered_interval
+from cellsignal.evaluation.multilabel import MACRO, multilabel_table
+from cellsignal.evaluation.retrieval import expected_ap
 
 Protocol = Literal["published", "strict"]
 NEW_DRUGS = "strict, new drugs"

@@ -28,17 +28,17 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
-from cellsignal.evaluation.matching import treatment_profiles
-from cellsignal.evaluation.metrics import Accuracy
-from cellsignal.evaluation.retrieval_null import DEFAULT_NULL, THRESHOLD, Null
-from cellsignal.ties import (
+from cellsignal.common.errors import InputError
+from cellsignal.common.ties import (
     CHORD_TOLERANCE,
     chord,
     expected_average_precision,
     has_mixed_tie,
     unit_vectors,
 )
+from cellsignal.evaluation.matching import treatment_profiles
+from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.evaluation.retrieval_null import DEFAULT_NULL, THRESHOLD, Null
 
 Task = Literal["replicates", "targets", "compound_gene"]
 TASKS: tuple[Task, ...] = ("replicates", "targets", "compound_gene")

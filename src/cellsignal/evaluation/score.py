@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.tables import read_table
 from cellsignal.competitions.submissions import check_submission_ids
-from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.metrics import Accuracy, clustered_interval
-from cellsignal.tables import read_table
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition

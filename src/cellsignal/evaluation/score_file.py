@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import Competition, check_submission_targets
-from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.evaluation.leaderboard import (
     append_entry,
     control_entries,

@@ -5,7 +5,7 @@ import json
 import logging
 from pathlib import Path
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.evaluation.leaderboard import read_leaderboard
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
+from cellsignal.common.ties import draw_one, random_order, tied_best
 from cellsignal.evaluation.ladder import aligned
 from cellsignal.evaluation.metrics import Accuracy
-from cellsignal.ties import draw_one, random_order, tied_best
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from urllib.parse import urlencode, urljoin, urlsplit
 from tqdm import tqdm
 
 from cellsignal import __version__
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_text
 from cellsignal.fetch import wire
 from cellsignal.fetch.wire import Passing, shown
-from cellsignal.files import write_text
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.fetch import wire
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, write_json
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import atomic_path, write_json
 
 FILE = "done.json"
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be another one in a moment

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cellsignal.errors import ImageError
+from cellsignal.common.errors import ImageError
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two of BigTIFF
 MAX_PIXELS = 2**28  # of a plane; a header that states more is damaged

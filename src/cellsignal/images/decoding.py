@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cellsignal.errors import ImageError
+from cellsignal.common.errors import ImageError
 from cellsignal.images.checks import (
     TIFF_SIGNATURES,
     check_channels,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from cellsignal.errors import ImageError
+from cellsignal.common.errors import ImageError
 from cellsignal.images.checks import (
     TIFF_SIGNATURES,
     check_channels,

@@ -16,8 +16,8 @@ import logging
 import torch
 from torch import nn
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
-from cellsignal.errors import InputError
 from cellsignal.models.heads import CosineHead, Outputs, neck
 from cellsignal.models.layers import PooledLayers
 from cellsignal.models.lenet import LeNet

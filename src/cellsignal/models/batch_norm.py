@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 # layer -> (mean, variance), each (C,)
 Statistics = dict[_BatchNorm, tuple[torch.Tensor, torch.Tensor]]

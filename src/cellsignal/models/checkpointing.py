@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 
 def checkpoint_activations(model: nn.Module, example: tuple[torch.Tensor, ...]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 
 class PooledLayers(nn.Module):

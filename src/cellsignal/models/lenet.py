@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.models.heads import Outputs
 
 SMALLEST = 63  # pixels a side that leave one position after a stride of 2 and pools of 2, 4 and 4

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.models.heads import Outputs
 
 _log = logging.getLogger(__name__)

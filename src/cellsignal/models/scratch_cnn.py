@@ -9,7 +9,7 @@ parameters, as the project's.
 import torch
 from torch import nn
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.models.heads import Outputs
 
 # name -> (filters of the convolutions, widths of the dense layers, slope of the activation below

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 _log = logging.getLogger(__name__)
 State = dict[str, torch.Tensor]

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import atomic_path, open_arrays
 from cellsignal.competitions.samples import label_matrix
-from cellsignal.errors import InputError
-from cellsignal.files import atomic_path, open_arrays
 
 HALF_LIMIT = 256.0  # logits of this size or more are kept as float32
 IDS = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "part")

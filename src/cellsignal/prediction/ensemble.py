@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.special import expit, logit
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.prediction.container import Predictions
 
 Merge = Literal["logits", "probabilities", "geometric"]

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config.schema import Submit
-from cellsignal.errors import InputError, InvalidSubmission
 from cellsignal.prediction.container import Predictions
 
 

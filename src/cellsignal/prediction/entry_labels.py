@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import PlateGroups
-from cellsignal.evaluation.assignment import assign, restrict, soften
-from cellsignal.evaluation.plate_groups import (
+from cellsignal.prediction.ensemble import Targets, refuse_not_finite
+from cellsignal.prediction.plate_layout.assignment import assign, restrict, soften
+from cellsignal.prediction.plate_layout.groups import (
     PlateGroupInference,
     infer_plate_groups,
     read_plate_groups,
 )
-from cellsignal.evaluation.repeats import Repeat, add_evidence, find_repeats
-from cellsignal.prediction.ensemble import Targets, refuse_not_finite
+from cellsignal.prediction.plate_layout.repeats import Repeat, add_evidence, find_repeats
 
 if TYPE_CHECKING:
     from cellsignal.prediction.submit import Entry

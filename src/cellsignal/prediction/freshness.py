@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import changed_inputs, digest, sha256
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
+from cellsignal.data.folds import FoldTable, labelled, read_folds
 from cellsignal.data.store import Store
-from cellsignal.errors import InputError
-from cellsignal.files import changed_inputs, digest, sha256
-from cellsignal.folds import FoldTable, labelled, read_folds
 from cellsignal.prediction.container import read_about, read_parts
 from cellsignal.training.run_config import refuse_other_run
 

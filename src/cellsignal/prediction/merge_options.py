@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.load import describe
 from cellsignal.config.schema import Submit
-from cellsignal.errors import InputError
 
 log = logging.getLogger(__name__)
 MOST = 1e6  # weight of a run; sums of float32 lose the lighter runs beyond

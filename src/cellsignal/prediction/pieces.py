@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cellsignal.files import atomic_path, digest, open_arrays
+from cellsignal.common.files import atomic_path, digest, open_arrays
+from cellsignal.common.stopping import Pace, Stop
 from cellsignal.prediction.container import narrow
-from cellsignal.stopping import Pace, Stop
 from cellsignal.training.job import unit_codes
 from cellsignal.training.ranks import ALONE, Ranks
 

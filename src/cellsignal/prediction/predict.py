@@ -12,11 +12,12 @@ import pandas as pd
 import torch
 from torch import nn
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import provenance
+from cellsignal.common.stopping import Stop
 from cellsignal.config import Config
 from cellsignal.config.schema import Model
 from cellsignal.data.views import tta_views
-from cellsignal.errors import InputError
-from cellsignal.files import provenance
 from cellsignal.models.backbones import build_model
 from cellsignal.prediction.container import (
     load_predictions,
@@ -27,7 +28,6 @@ from cellsignal.prediction.container import (
 )
 from cellsignal.prediction.freshness import MADE_FROM, is_current, made_from
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
-from cellsignal.stopping import Stop
 from cellsignal.training.checkpoints import check_config, load_checkpoint
 from cellsignal.training.forward import plan_reading, predict_with
 from cellsignal.training.inputs import pixel_statistics

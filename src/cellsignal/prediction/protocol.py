@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
-from cellsignal.errors import InputError
 from cellsignal.evaluation.protocol import protocol_scores, true_labels
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import log_softmax, refuse_not_finite

@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import provenance, write_json, write_text
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config.schema import Submit
-from cellsignal.errors import InputError
 from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.metrics import accuracy
-from cellsignal.evaluation.plate_groups import PlateGroupInference
 from cellsignal.evaluation.standing import check_place, check_replacing
-from cellsignal.files import provenance, write_json, write_text
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import Targets, merge
 from cellsignal.prediction.entry_checks import (
@@ -37,6 +36,7 @@ from cellsignal.prediction.entry_labels import (
 )
 from cellsignal.prediction.judging import Truth, judge_of, true_labels
 from cellsignal.prediction.merge_options import resolve_weights
+from cellsignal.prediction.plate_layout.groups import PlateGroupInference
 
 log = logging.getLogger(__name__)
 Part = Literal["oof", "test"]

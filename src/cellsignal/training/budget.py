@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cellsignal.stopping import Pace, duration
+from cellsignal.common.stopping import Pace, duration
 
 if TYPE_CHECKING:
     from cellsignal.training.loop import Trainer

@@ -16,9 +16,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.config import Config
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model, check_backbone
 from cellsignal.training.checkpoints import has_checkpoint
 from cellsignal.training.examples import Examples

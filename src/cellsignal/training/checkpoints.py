@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import atomic_path
 from cellsignal.config import Config
-from cellsignal.errors import InputError
-from cellsignal.files import atomic_path
 from cellsignal.training.run_config import what_differs
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.data.samplers import EpochBatches, balanced_batches, identity_batches
-from cellsignal.errors import InputError
 from cellsignal.training.job import Job, cell_type_vectors, unit_codes
 from cellsignal.training.losses import class_weights, positive_weights
 from cellsignal.training.ranks import ALONE, Ranks

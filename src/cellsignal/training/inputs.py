@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.config.augment import Augmentation
@@ -16,7 +17,6 @@ from cellsignal.data.draws import Recipe, needs_albumentations
 from cellsignal.data.normalization import global_statistics, pooled_over_frames, standardisation
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
-from cellsignal.errors import InputError
 from cellsignal.training.job import Job
 
 

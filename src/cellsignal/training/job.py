@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import digest
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
 from cellsignal.config.stage import Stage
+from cellsignal.data.folds import FoldTable
 from cellsignal.data.store import Store
-from cellsignal.errors import InputError
-from cellsignal.files import digest
-from cellsignal.folds import FoldTable
 from cellsignal.training.task import check_stages, score_name
 
 log = logging.getLogger(__name__)

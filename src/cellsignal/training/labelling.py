@@ -8,8 +8,8 @@ import pandas as pd
 from scipy.special import log_softmax
 from torch import nn
 
-from cellsignal.errors import InputError
-from cellsignal.files import sha256
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import sha256
 from cellsignal.training import pseudo_labels
 from cellsignal.training.forward import by_target, plan_reading, predict_with
 from cellsignal.training.inputs import Pixels

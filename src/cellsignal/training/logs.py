@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from torch.utils.tensorboard import SummaryWriter
 
-from cellsignal.files import write_csv
+from cellsignal.common.files import write_csv
 
 
 class EpochLog:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.stopping import Stop
 from cellsignal.data.feed import Batch, feed
-from cellsignal.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.models.checkpointing import checkpoint_activations
 from cellsignal.models.cost import forward_flops, training_flops
-from cellsignal.stopping import Stop
 from cellsignal.training import state
 from cellsignal.training.averaging import Average, ramp, random_view
 from cellsignal.training.budget import Budget

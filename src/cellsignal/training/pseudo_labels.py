@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import provenance, sha256, write_csv, write_json
+from cellsignal.common.tables import read_table, refuse_rows
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.config.stage import PseudoLabels
-from cellsignal.errors import InputError
-from cellsignal.evaluation.plate_groups import PlateGroupInference, infer_plate_groups
-from cellsignal.files import provenance, sha256, write_csv, write_json
-from cellsignal.tables import read_table, refuse_rows
+from cellsignal.prediction.plate_layout.groups import PlateGroupInference, infer_plate_groups
 
 # label: index into the competition's classes; confidence: the best score minus the second best,
 # infinite where the plate leaves one class

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 _PIECE = 1 << 26  # bytes that lie on the device at a time
 # how long the others wait while one writes, and NCCL's watchdog lets them;

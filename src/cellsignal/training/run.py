@@ -6,13 +6,13 @@ import logging
 
 import torch
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import provenance, write_json, write_text
+from cellsignal.common.stopping import Stop
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config, dump_config
+from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
-from cellsignal.errors import InputError
-from cellsignal.files import provenance, write_json, write_text
-from cellsignal.folds import read_folds
-from cellsignal.stopping import Stop
 from cellsignal.training.check import check_jobs, check_model_section
 from cellsignal.training.checkpoints import check_config, has_checkpoint, load_last
 from cellsignal.training.job import Job, check_belongs, plan_jobs

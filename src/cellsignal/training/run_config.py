@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from cellsignal.common.errors import InputError
 from cellsignal.config import Config, config_differences
-from cellsignal.errors import InputError
 
 # keys that may change between two calls of one run without changing any weight
 _FREE = (

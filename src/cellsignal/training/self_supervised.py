@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from cellsignal.common.errors import InputError
 from cellsignal.config.self_supervised import SelfSupervised
 from cellsignal.data.samplers import EpochBatches
-from cellsignal.errors import InputError
 from cellsignal.models.heads import Outputs
 from cellsignal.training.job import (
     Job,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.models.backbones import build_model
 from cellsignal.training.checkpoints import check_config, load_last
 from cellsignal.training.job import Job, check_belongs, identity, told_apart

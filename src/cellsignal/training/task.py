@@ -1,8 +1,8 @@
 """What a competition's kind of label, one of K or any of K, means for training."""
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
-from cellsignal.errors import InputError
 
 
 def score_name(competition: Competition) -> str:

@@ -11,11 +11,11 @@ import pandas as pd
 from scipy.special import log_expit, log_softmax
 from torch import nn
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.ties import expected_average_precision
 from cellsignal.competitions.multilabel import macro_average_precision
 from cellsignal.competitions.samples import label_matrix
-from cellsignal.errors import InputError
 from cellsignal.evaluation.reid import cosine_distances
-from cellsignal.ties import expected_average_precision
 from cellsignal.training.forward import (
     Reading,
     by_target,
@@ -215,7 +215,7 @@ def retrieval(gallery: Gallery, embeddings: np.ndarray) -> float:
     distance to the mean of its samples' embeddings.
 
     Targets without a match are skipped. Equal distances count as a random order
-    (`cellsignal.ties`).
+    (`cellsignal.common.ties`).
 
     Args:
         embeddings: (G, D), finite.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -169,7 +169,7 @@ def predict(arguments: argparse.Namespace) -> None:
 
 def embed(arguments: argparse.Namespace) -> None:
     from cellsignal.prediction.embeddings import embed as embed_config
-    from cellsignal.report import embedding_picture
+    from cellsignal.report.run_report import embedding_picture
 
     for config in configs(arguments):
         for path in embed_config(config):
@@ -218,8 +218,8 @@ def submit(arguments: argparse.Namespace) -> None:
     import yaml
 
     from cellsignal import pipeline
+    from cellsignal.common.stopping import Stop
     from cellsignal.evaluation.ladder import ladder_text
-    from cellsignal.stopping import Stop
 
     Stop().check("submit", saved="predictions")
     try:

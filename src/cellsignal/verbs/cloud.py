@@ -5,7 +5,7 @@ them.
 import argparse
 from pathlib import Path
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 from cellsignal.verbs import verbs_of
 
 

@@ -12,11 +12,11 @@ WHEELS = Path("build/wheels")
 
 
 def build(arguments: argparse.Namespace) -> None:
-    from cellsignal.kernels.build import build_kernels
-    from cellsignal.kernels.job import load_job
-    from cellsignal.kernels.owner import fill_owner, find_owner
-    from cellsignal.kernels.plan import step_named
-    from cellsignal.kernels.wheels import describe_wheels
+    from cellsignal.kaggle.build import build_kernels
+    from cellsignal.kaggle.job import load_job
+    from cellsignal.kaggle.owner import fill_owner, find_owner
+    from cellsignal.kaggle.plan import step_named
+    from cellsignal.kaggle.wheels import describe_wheels
     from cellsignal.verbs import pairs
 
     last = {step: _link(step, number) for step, number in pairs(arguments.after, "--after").items()}
@@ -49,14 +49,14 @@ def _needs(folder: Path) -> str:
 
 
 def wheels(arguments: argparse.Namespace) -> None:
-    from cellsignal.kernels.wheels import build_wheels
+    from cellsignal.kaggle.wheels import build_wheels
 
     for path in build_wheels(arguments.out, arguments.dataset, arguments.pythons):
         print(path)
 
 
 def _link(step: str, number: str) -> int:
-    from cellsignal.errors import InputError
+    from cellsignal.common.errors import InputError
 
     if not number.isdigit() or not 1 <= int(number) <= 99:
         raise InputError(f"--after {step}={number}: a link is 1 to 99")
@@ -64,19 +64,19 @@ def _link(step: str, number: str) -> int:
 
 
 def push(arguments: argparse.Namespace) -> None:
-    from cellsignal.kernels.api import Kaggle
-    from cellsignal.kernels.push import push as push_folder
-    from cellsignal.kernels.push import slug_of
+    from cellsignal.kaggle.api import Kaggle
+    from cellsignal.kaggle.push import push as push_folder
+    from cellsignal.kaggle.push import slug_of
 
     slug_of(arguments.folder)  # before signing in
     print(push_folder(Kaggle(), arguments.folder))
 
 
 def status(arguments: argparse.Namespace) -> None:
-    from cellsignal.kernels.api import Kaggle
-    from cellsignal.kernels.job import load_job
-    from cellsignal.kernels.push import check_slug
-    from cellsignal.kernels.work import report
+    from cellsignal.kaggle.api import Kaggle
+    from cellsignal.kaggle.job import load_job
+    from cellsignal.kaggle.push import check_slug
+    from cellsignal.kaggle.work import report
 
     if Path(arguments.what).suffix in (".yaml", ".yml"):
         job = load_job(arguments.what)
@@ -88,9 +88,9 @@ def status(arguments: argparse.Namespace) -> None:
 
 
 def pull(arguments: argparse.Namespace) -> None:
-    from cellsignal.kernels.api import Kaggle
-    from cellsignal.kernels.push import check_slug, wait
-    from cellsignal.kernels.push import pull as pull_output
+    from cellsignal.kaggle.api import Kaggle
+    from cellsignal.kaggle.push import check_slug, wait
+    from cellsignal.kaggle.push import pull as pull_output
 
     slug = check_slug(arguments.slug)
     out = arguments.out or KERNELS / slug.partition("/")[2] / "output"
@@ -108,11 +108,11 @@ def pull(arguments: argparse.Namespace) -> None:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    from cellsignal.errors import InputError
-    from cellsignal.kernels.api import Kaggle
-    from cellsignal.kernels.job import load_job
-    from cellsignal.kernels.work import OUTPUT, kernel_folder, report
-    from cellsignal.kernels.work import work as do
+    from cellsignal.common.errors import InputError
+    from cellsignal.kaggle.api import Kaggle
+    from cellsignal.kaggle.job import load_job
+    from cellsignal.kaggle.work import OUTPUT, kernel_folder, report
+    from cellsignal.kaggle.work import work as do
 
     if arguments.parallel < 1 or not arguments.every > 0:
         raise InputError("--parallel: at least 1; --every: more than 0 seconds")

@@ -18,16 +18,16 @@ def audit(arguments: argparse.Namespace) -> None:
 
 
 def baseline(arguments: argparse.Namespace) -> None:
-    from cellsignal.baseline import baseline as measure
     from cellsignal.config import load_config
+    from cellsignal.profiles.baseline import baseline as measure
 
     print(measure(load_config(arguments.config, arguments.set), arguments.answers))
 
 
 def oversampling(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.oversampling import bench_oversampling
     from cellsignal.config import load_config
-    from cellsignal.evaluation.oversampling import oversampling_text
+    from cellsignal.studies.oversampling import bench_oversampling
+    from cellsignal.studies.oversampling_protocol import oversampling_text
 
     config = load_config(arguments.config, arguments.set)
     found = bench_oversampling(config, epochs=arguments.epochs, classes=arguments.classes)
@@ -35,29 +35,29 @@ def oversampling(arguments: argparse.Namespace) -> None:
 
 
 def warm_up(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.warm_up import bench_warm_up, warm_up_text
+    from cellsignal.studies.warm_up import bench_warm_up, warm_up_text
 
     print(warm_up_text(bench_warm_up(arguments.seeds, arguments.epochs)))
 
 
 def postprocess(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.postprocess import bench_plate_assignment, postprocess_text
-    from cellsignal.bench.postprocess import bench_postprocess as measure
+    from cellsignal.studies.postprocess import bench_plate_assignment, postprocess_text
+    from cellsignal.studies.postprocess import bench_postprocess as measure
 
     print(postprocess_text(measure(arguments.views), bench_plate_assignment()))
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.speed import bench_speed as measure
+    from cellsignal.studies.speed import bench_speed as measure
 
     _show(measure(arguments.root, arguments.workers), arguments.out)
 
 
 def step(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.speed import machine
-    from cellsignal.bench.step import bench_step as measure
-    from cellsignal.bench.step import step_text
     from cellsignal.config.schema import Model
+    from cellsignal.studies.speed import machine
+    from cellsignal.studies.step import bench_step as measure
+    from cellsignal.studies.step import step_text
 
     a, tables = arguments, []
     for name in a.backbones:
@@ -69,30 +69,30 @@ def step(arguments: argparse.Namespace) -> None:
 
 
 def batch_size(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.batch_size import batch_size_text
-    from cellsignal.bench.batch_size import bench_batch_size as measure
     from cellsignal.config import load_config
+    from cellsignal.studies.batch_size import batch_size_text
+    from cellsignal.studies.batch_size import bench_batch_size as measure
 
     print(batch_size_text(measure(load_config(arguments.config, arguments.set), arguments.most)))
 
 
 def profile(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.profile import bench_profile as measure
     from cellsignal.config import load_config
+    from cellsignal.studies.profile import bench_profile as measure
 
     print(measure(load_config(arguments.config, arguments.set), arguments.rows))
 
 
 def plate_groups(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.plate_groups import bench_plate_groups as measure
-    from cellsignal.bench.plate_groups import plate_groups_text
+    from cellsignal.studies.plate_groups import bench_plate_groups as measure
+    from cellsignal.studies.plate_groups import plate_groups_text
 
     print(plate_groups_text(measure(arguments.root, arguments.seeds, arguments.every)))
 
 
 def two_stage(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.two_stage import Bench, summary_text
-    from cellsignal.bench.two_stage import bench_two_stage as measure
+    from cellsignal.studies.two_stage import Bench, summary_text
+    from cellsignal.studies.two_stage import bench_two_stage as measure
 
     a = arguments
     print(
@@ -103,8 +103,8 @@ def two_stage(arguments: argparse.Namespace) -> None:
 
 
 def ablation(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.ablation import Runs, train_and_predict, wanted_runs
-    from cellsignal.bench.ablation_table import table
+    from cellsignal.studies.ablation import Runs, train_and_predict, wanted_runs
+    from cellsignal.studies.ablation_table import table
 
     runs = Runs(arguments.config, arguments.answers)
     train_and_predict(runs, wanted_runs(), arguments.processes)
@@ -112,8 +112,8 @@ def ablation(arguments: argparse.Namespace) -> None:
 
 
 def timelapse(arguments: argparse.Namespace) -> None:
-    from cellsignal.bench.timelapse import Timelapse
-    from cellsignal.bench.timelapse_table import timelapse_tables
+    from cellsignal.studies.timelapse import Timelapse
+    from cellsignal.studies.timelapse_table import timelapse_tables
 
     runs = Timelapse(arguments.config, arguments.answers, arguments.seeds, arguments.processes)
     runs.train()
@@ -123,7 +123,7 @@ def timelapse(arguments: argparse.Namespace) -> None:
 def torture(arguments: argparse.Namespace) -> None:
     import tempfile
 
-    from cellsignal.bench.torture import bench_torture, torture_text
+    from cellsignal.studies.torture import bench_torture, torture_text
 
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="cellsignal-torture-"))
     _show(
@@ -135,7 +135,7 @@ def torture(arguments: argparse.Namespace) -> None:
 
 def _show(text: str, out: Path | None) -> None:
     """Print a page, and write it where asked to."""
-    from cellsignal.files import write_text
+    from cellsignal.common.files import write_text
 
     if out is not None:
         write_text(out, text)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 
 def _check_share(arguments: argparse.Namespace) -> None:
@@ -12,7 +12,7 @@ def _check_share(arguments: argparse.Namespace) -> None:
 
 def match(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
-    from cellsignal.profiling import match_table
+    from cellsignal.profiles.protocols import match_table
 
     a = arguments
     _check_share(a)
@@ -32,7 +32,7 @@ def match(arguments: argparse.Namespace) -> None:
 
 def retrieve(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
-    from cellsignal.profiling import retrieval_table
+    from cellsignal.profiles.protocols import retrieval_table
 
     a = arguments
     _check_share(a)
@@ -56,7 +56,7 @@ def retrieve(arguments: argparse.Namespace) -> None:
 
 
 def treatments(arguments: argparse.Namespace) -> None:
-    from cellsignal.profiling import treatment_table
+    from cellsignal.profiles.protocols import treatment_table
     from cellsignal.verbs import configs
 
     print("\n\n".join(treatment_table(config) for config in configs(arguments)))
@@ -66,7 +66,7 @@ def rank(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from cellsignal.prediction.embeddings import embed
-    from cellsignal.ranking import rank as rank_gallery
+    from cellsignal.profiles.ranking import rank as rank_gallery
     from cellsignal.verbs import configs
 
     for option, least in (("neighbours", 1), ("pictures", 0)):
@@ -87,9 +87,9 @@ def rank(arguments: argparse.Namespace) -> None:
 
 
 def answers(arguments: argparse.Namespace) -> None:
+    from cellsignal.common.files import write_csv
     from cellsignal.competitions import get_competition
     from cellsignal.competitions.base import answers_path
-    from cellsignal.files import write_csv
 
     competition = get_competition(arguments.competition)
     out = arguments.out or answers_path(arguments.root.absolute())

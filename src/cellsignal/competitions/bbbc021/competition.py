@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.competitions.submissions import check_sample_ids
 from cellsignal.images import read_png8
-from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 COLUMNS = {
     "train.csv": ("image_id", "plate_id", "well_id", "compound", "concentration_uM", "moa"),
@@ -143,7 +143,7 @@ class Bbbc021(Competition):
         )
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.simulate.bbbc021 import simulate_bbbc021
+        from cellsignal.competitions.bbbc021.simulate import simulate_bbbc021
 
         simulate_bbbc021(out, seed, **size)
 

@@ -20,11 +20,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import sha256, write_json
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, IMAGE_CSV, MOA_CSV, read_annotated
 from cellsignal.competitions.rxrx1.download import unzip
-from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher
-from cellsignal.files import sha256, write_json
 
 log = logging.getLogger(__name__)
 

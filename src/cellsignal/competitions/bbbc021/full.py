@@ -28,6 +28,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import ImageError, InputError
+from cellsignal.common.tables import read_table
 from cellsignal.competitions.base import SHAPE_SAMPLES, Competition, Protocol, register
 from cellsignal.competitions.bbbc021 import planes
 from cellsignal.competitions.bbbc021.metadata import (
@@ -42,10 +44,8 @@ from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
-from cellsignal.errors import ImageError, InputError
-from cellsignal.folds import NEVER, labelled
+from cellsignal.data.folds import NEVER, labelled
 from cellsignal.images import image_size
-from cellsignal.tables import read_table
 
 CELL_TYPE = "MCF7"
 LEAVE_ONE_COMPOUND_OUT = "leave_one_compound_out"
@@ -239,7 +239,7 @@ class Bbbc021Full(Competition):
         download(Path(out), **read_choices(self.id, choices, {"plates": texts}))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.simulate.bbbc021_full import simulate_bbbc021_full
+        from cellsignal.competitions.bbbc021.simulate_full import simulate_bbbc021_full
 
         simulate_bbbc021_full(out, seed, **size)
 

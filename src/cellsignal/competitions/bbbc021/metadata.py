@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import normalise_wells, parse_numbers, read_table, refuse_rows
 from cellsignal.competitions.samples import origins
 from cellsignal.competitions.stated import Places, refuse_misstated
-from cellsignal.errors import InputError
-from cellsignal.tables import normalise_wells, parse_numbers, read_table, refuse_rows
 
 IMAGE_CSV, MOA_CSV = "BBBC021_v1_image.csv", "BBBC021_v1_moa.csv"
 CONTROL = "DMSO"

@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import ImageError
+from cellsignal.common.files import digest
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, CONTROL
 from cellsignal.competitions.calibration import (
     NOT_CALIBRATED,
@@ -33,10 +35,8 @@ from cellsignal.competitions.calibration import (
     measure_changed,
     read_arrays,
 )
-from cellsignal.errors import ImageError
-from cellsignal.files import digest
 from cellsignal.images import read_gray16
-from cellsignal.intensity import anscombe, illumination, to_uint8
+from cellsignal.images.intensity import anscombe, illumination, to_uint8
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import numbers, read_choices, texts
@@ -36,8 +38,6 @@ from cellsignal.competitions.cpjump1.metadata import (
 from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
-from cellsignal.errors import InputError
-from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +219,7 @@ class Cpjump1(Competition):
         download(Path(out), **read_choices(self.id, choices, kinds))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.simulate.cpjump1 import simulate_cpjump1
+        from cellsignal.competitions.cpjump1.simulate import simulate_cpjump1
 
         simulate_cpjump1(Path(out), seed, **size)
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
@@ -29,8 +31,6 @@ from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.competitions.stated import Places, refuse_misstated
-from cellsignal.errors import InputError
-from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Cpjump1Course(Competition):
         )
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.simulate.cpjump1 import simulate_course
+        from cellsignal.competitions.cpjump1.simulate import simulate_course
 
         simulate_course(Path(out), seed, **size)
 

@@ -22,6 +22,9 @@ from urllib.parse import quote
 import pandas as pd
 from tqdm import tqdm
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_csv
+from cellsignal.common.tables import normalise_wells, read_table
 from cellsignal.competitions.cpjump1.metadata import (
     CHANNEL_NUMBERS,
     CHANNELS,
@@ -33,10 +36,7 @@ from cellsignal.competitions.cpjump1.metadata import (
     read_layout,
     wells_of,
 )
-from cellsignal.errors import InputError
 from cellsignal.fetch import Fetcher, Politeness
-from cellsignal.files import write_csv
-from cellsignal.tables import normalise_wells, read_table
 
 log = logging.getLogger(__name__)
 

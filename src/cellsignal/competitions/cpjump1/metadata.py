@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.samples import origins
 from cellsignal.competitions.stated import Places, refuse_misstated
-from cellsignal.errors import InputError
-from cellsignal.tables import normalise_wells, read_table, refuse_rows
 
 CHANNELS = ("AGP", "DNA", "ER", "Mito", "RNA")
 # ch1..ch5 in a file's name; ch6..ch8 are brightfield

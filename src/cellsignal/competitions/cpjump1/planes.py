@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cellsignal.common.errors import ImageError
 from cellsignal.competitions.calibration import (
     NOT_CALIBRATED,
     PlateError,
@@ -24,9 +25,8 @@ from cellsignal.competitions.calibration import (
     measure_changed,
     read_arrays,
 )
-from cellsignal.errors import ImageError
 from cellsignal.images import read_gray16
-from cellsignal.intensity import anscombe, illumination, to_uint8
+from cellsignal.images.intensity import anscombe, illumination, to_uint8
 
 log = logging.getLogger(__name__)
 

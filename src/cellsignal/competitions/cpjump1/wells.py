@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.cpjump1.metadata import (
     HIDDEN,
     PLATEMAPS,
@@ -13,7 +14,6 @@ from cellsignal.competitions.cpjump1.metadata import (
     read_platemaps,
     read_plates,
 )
-from cellsignal.errors import InputError
 
 _COLUMNS = ["well_id", "experiment", "plate", "well", "role", "compound", "treatment", "cell_type"]
 

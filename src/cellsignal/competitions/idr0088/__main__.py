@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_csv
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.balance import balance_table
 from cellsignal.competitions.idr0088.folds_table import FOLDS, deal_compounds
-from cellsignal.errors import InputError
-from cellsignal.files import write_csv
 
 
 def main(words: Sequence[str] | None = None) -> int:

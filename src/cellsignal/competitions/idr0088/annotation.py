@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cellsignal.errors import InputError
-from cellsignal.tables import normalise_wells, parse_numbers, read_table, refuse_rows
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import normalise_wells, parse_numbers, read_table, refuse_rows
 
 FILE = "idr0088-screenA-annotation.csv.zip"
 # the 21 columns, and the names that the rest of this folder knows them by ("" where it does not)

@@ -28,9 +28,9 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_json
 from cellsignal.fetch import Fetcher, shown
-from cellsignal.files import write_json
 from cellsignal.images import JPEG, decode_image, gray_of
 
 BASE = "https://idr.openmicroscopy.org"

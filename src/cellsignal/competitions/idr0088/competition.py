@@ -22,6 +22,8 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import read_table, refuse_rows
 from cellsignal.competitions.base import Protocol, register
 from cellsignal.competitions.choices import flag, numbers, read_choices, texts
 from cellsignal.competitions.idr0088 import annotation as table
@@ -30,9 +32,7 @@ from cellsignal.competitions.idr0088.moa import gpcr_classes, labels_of, moa_cla
 from cellsignal.competitions.multilabel import MultilabelCompetition
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
-from cellsignal.errors import InputError
 from cellsignal.images import read_png8
-from cellsignal.tables import read_table, refuse_rows
 
 IMAGES = "images.csv"
 IMAGE_COLUMNS = ("plate", "well", "field", "image_id", "file_ch1", "file_ch2", "file_ch3")
@@ -242,7 +242,7 @@ class Idr0088(MultilabelCompetition):
         download(Path(out), **read_choices(self.id, choices, kinds))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.simulate.idr0088 import simulate_idr0088
+        from cellsignal.competitions.idr0088.simulate import simulate_idr0088
 
         simulate_idr0088(out, seed, competition=self.id, **size)
 

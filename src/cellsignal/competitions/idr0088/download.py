@@ -38,14 +38,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cellsignal.common.errors import ImageError, InputError
+from cellsignal.common.files import atomic_path, sha256, write_csv, write_json
+from cellsignal.common.tables import parse_integers, read_table
 from cellsignal.competitions.idr0088 import api
 from cellsignal.competitions.idr0088.annotation import FILE, read_annotation
-from cellsignal.errors import ImageError, InputError
 from cellsignal.fetch import Fetcher
-from cellsignal.files import atomic_path, sha256, write_csv, write_json
 from cellsignal.images import check_png
-from cellsignal.intensity import to_uint8
-from cellsignal.tables import parse_integers, read_table
+from cellsignal.images.intensity import to_uint8
 
 log = logging.getLogger(__name__)
 

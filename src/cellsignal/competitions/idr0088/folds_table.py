@@ -7,7 +7,7 @@ letters of their InChIKeys are the same) go to one fold together.
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
+from cellsignal.common.errors import InputError
 
 FOLDS = 5
 # iterative stratification is greedy and random: the most balanced of so many draws is taken

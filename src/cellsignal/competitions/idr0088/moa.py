@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellsignal.errors import InputError
-from cellsignal.tables import read_table
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import read_table
 
 PATH = Path(__file__).with_name("moa.csv")
 COLUMNS = ("raw", "moa", "coarse", "note")

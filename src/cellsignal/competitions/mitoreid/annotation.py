@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cellsignal.errors import InputError
-from cellsignal.tables import read_sheet, refuse_rows
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import read_sheet, refuse_rows
 
 FILE = "annotation.xlsx"
 SHEETS = {"FDA-list": ("index", "moa_id", "moa_choose", "common_moa"), "Novel-list": ("index",)}

@@ -33,6 +33,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.tables import read_table
 from cellsignal.competitions.base import Competition, Protocol, check_submission_ids, register
 from cellsignal.competitions.mitoreid.annotation import CONTROL, FILE, Annotation, read_annotation
 from cellsignal.competitions.mitoreid.folds_table import new_drugs
@@ -40,8 +42,6 @@ from cellsignal.competitions.mitoreid.tracks import FRAMES, NOVEL, STAINS, list_
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.ranking import match_masks, order_by_class, ranking_score
 from cellsignal.competitions.samples import check_samples, path_of
-from cellsignal.errors import InputError, InvalidSubmission
-from cellsignal.tables import read_table
 
 CELL_TYPE = "cell"  # one line; the release does not name it
 SHAPE = (128, 128)  # to which the authors scale every track before they crop 112
@@ -329,7 +329,7 @@ class MitoReID(Competition):
         )
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.simulate.mitoreid import simulate_mitoreid
+        from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 
         simulate_mitoreid(out, seed, **size)
 

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.mitoreid.annotation import drug_of
-from cellsignal.errors import ImageError, InputError
 from cellsignal.images import JPEG, decode_image, read_bytes
 
 FRAMES = 16

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import Competition, PlateGroups, Protocol, register
 from cellsignal.competitions.choices import read_choices
 from cellsignal.competitions.published import Published
@@ -28,7 +29,6 @@ from cellsignal.competitions.rxrx1.metadata import (
 )
 from cellsignal.competitions.samples import check_samples
 from cellsignal.competitions.submissions import check_sample_ids
-from cellsignal.errors import InputError
 from cellsignal.images import read_png8
 
 _FILE = re.compile(
@@ -271,7 +271,7 @@ class RxRx1(Competition):
         download(Path(out))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.simulate.rxrx1 import simulate_rxrx1
+        from cellsignal.competitions.rxrx1.simulate import simulate_rxrx1
 
         simulate_rxrx1(Path(out), seed, **size)
 

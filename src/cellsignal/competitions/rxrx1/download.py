@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.rxrx1.metadata import KAGGLE_FILES
-from cellsignal.errors import InputError
 from cellsignal.fetch.kaggle import CREDENTIALS, kaggle_client, redact
 from cellsignal.fetch.notes import Notes
 

@@ -10,9 +10,9 @@ from collections.abc import Collection
 
 import pandas as pd
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.rxrx1 import groups as class_groups
-from cellsignal.errors import InputError
 
 # Experiments that each fold holds out.
 SIX_FOLD_COUNTS: tuple[dict[str, int], ...] = (

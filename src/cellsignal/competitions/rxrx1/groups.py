@@ -8,8 +8,8 @@ them to its plates in one of four cyclic rotations; nothing here assumes four.
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import PlateGroups
-from cellsignal.errors import InputError
 
 
 def plate_groups(samples: pd.DataFrame) -> PlateGroups:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cellsignal.errors import InputError
-from cellsignal.tables import normalise_wells, parse_integers, read_table, refuse_rows
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import normalise_wells, parse_integers, read_table, refuse_rows
 
 log = logging.getLogger(__name__)
 

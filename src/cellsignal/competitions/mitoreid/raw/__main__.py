@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.mitoreid.raw.process import process
 from cellsignal.competitions.mitoreid.raw.settings import METHODS, Settings
 from cellsignal.competitions.mitoreid.tracks import NOVEL, PARTS
-from cellsignal.errors import InputError
 
 
 def main(words: Sequence[str] | None = None) -> int:

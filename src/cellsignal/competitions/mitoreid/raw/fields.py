@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.mitoreid.annotation import CONTROL
 from cellsignal.competitions.mitoreid.tracks import STAINS
-from cellsignal.errors import ImageError, InputError
 from cellsignal.images import decode_image, read_bytes
 
 _PLANE = re.compile(

@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import digest, write_csv, write_json
 from cellsignal.competitions.mitoreid.raw.crops import cut_track, write_track
 from cellsignal.competitions.mitoreid.raw.fields import (
     drug_of,
@@ -42,8 +44,6 @@ from cellsignal.competitions.mitoreid.raw.track import (
     measure_cells,
 )
 from cellsignal.competitions.mitoreid.tracks import NOVEL, PARTS, STAINS
-from cellsignal.errors import InputError
-from cellsignal.files import digest, write_csv, write_json
 
 log = logging.getLogger(__name__)
 

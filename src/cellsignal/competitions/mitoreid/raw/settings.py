@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.mitoreid.tracks import FRAMES, STAINS
-from cellsignal.errors import InputError
 
 # which shows the nuclei; which is judged for blur and shows the cells
 NUCLEUS, CELL = STAINS.index("w1"), STAINS.index("w2")

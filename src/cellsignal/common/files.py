@@ -1,0 +1,210 @@
+"""Writing files so that nothing is ever half-written, and naming them by what is in them."""
+
+import contextlib
+import glob
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cellsignal import __version__
+from cellsignal.common.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LONGEST_NAME = 120  # bytes of a file's name that is made of names that users chose
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename it to `path` when the block ends well, else
+    remove it.
+
+    The content is flushed to disk before the rename, so after a crash `path` holds the old bytes or
+    the new, never a mix. What a killed process of this machine left half-written beside it goes.
+
+    Raises:
+        InputError: the disk is full or the place cannot be written; the old file is untouched.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine = f".{path.name}.{platform.node()}-"
+        _remove_orphans(path.parent, mine)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f"{mine}{os.getpid()}.", suffix=".tmp"
+        )
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: could not be written ({error.strerror or error}); what was there before is "
+            "untouched"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def open_arrays(path: Path | str) -> Iterator["np.lib.npyio.NpzFile"]:
+    """Open an .npz of plain arrays, and close it also where it is damaged, which `numpy.load` alone
+    does not.
+
+    Raises:
+        ValueError, EOFError, OSError, zipfile.BadZipFile: no such file, a damaged one, or one of
+        another kind.
+    """
+    import numpy as np  # here, as a kernel's runner reads this module before anything is installed
+
+    with open(path, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("holds a single array, no archive of them")
+        with archive:
+            yield archive
+
+
+def _remove_orphans(folder: Path, prefix: str) -> None:
+    """Remove the temporary files `<prefix><process>.*.tmp` whose process is no more."""
+    for file in folder.glob(f"{glob.escape(prefix)}*.tmp"):
+        process = file.name.removeprefix(prefix).partition(".")[0]
+        if process.isdigit() and not _lives(int(process)):
+            file.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def limited_name(name: str, limit: int = LONGEST_NAME) -> str:
+    """Return a name that a file can have: as it is, or its beginning and a hash of all of it.
+
+    Args:
+        name: Made of names that users chose. A slash would be a folder: it becomes "_", and the
+        hash is added. limit: Bytes of UTF-8. File systems take 255, of which `atomic_path` and
+        endings need some.
+    """
+    plain = name.replace("/", "_").replace("\0", "_")
+    if plain == name and len(name.encode()) <= limit and name not in ("", ".", ".."):
+        return name
+    mark = f"-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+    return plain.encode()[: limit - len(mark)].decode(errors="ignore") + mark
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` to `path` atomically, as indented JSON with sorted keys."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def write_csv(path: Path | str, frame) -> None:
+    """Write a data frame to `path` atomically, without its index."""
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False)
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's bytes, as hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of a JSON-able value in canonical form, as hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def provenance(inputs: dict[str, Path | str] | None = None, **more: Any) -> dict[str, Any]:
+    """What a written thing was made from: version, git commit, command, time, and the hash of each
+    input file.
+    """
+    hashes = {
+        name: {"path": str(path), "sha256": sha256(path)}
+        for name, path in (inputs or {}).items()
+        if Path(path).is_file()
+    }
+    return {
+        "cellsignal": __version__,
+        "git_commit": git_commit(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": hashes,
+        **more,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, with "-dirty" where files differ; None
+    outside a checkout.
+    """
+    if not shutil.which("git"):
+        return None
+    here = Path(__file__).parent
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True)
+    if head.returncode:
+        return None
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True
+    )
+    return head.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+
+
+def changed_inputs(recorded: Any, current: dict[str, Any]) -> list[str]:
+    """Name the inputs that differ between what a file says it was made from and what it would be
+    made from now.
+
+    A made file is up to date only if this list is empty. Every step that skips finished work asks
+    it, and logs the names.
+
+    Args:
+        recorded: What the file carries; anything but a dict counts as nothing.
+        current: Name of an input -> its hash, settings or version; nested dicts are compared key by
+        key.
+
+    Returns:
+        Names in the order of `current`, nested ones as "predict.tta"; then those that only
+        `recorded` has.
+    """
+    before = _flat(recorded) if isinstance(recorded, dict) else {}
+    now = _flat(json.loads(json.dumps(current, default=str)))
+    names = [name for name, value in now.items() if name not in before or before[name] != value]
+    return names + [name for name in before if name not in now]
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            flat |= _flat(inner, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = inner
+    return flat

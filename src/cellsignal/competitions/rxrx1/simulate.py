@@ -1,0 +1,241 @@
+"""Simulated RxRx1: Kaggle's layout, four class groups on rotating plates, measured batch effects,
+answers apart.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_csv
+from cellsignal.simulation.calibration import CELL_TYPE_NAMES, draw_experiment
+from cellsignal.simulation.output import claim_folder, generator, run_jobs, simulator, write_png
+from cellsignal.simulation.phenotypes import (
+    N_EFFECTS,
+    effect,
+    experiment_response,
+    look_of,
+    well_effect,
+)
+from cellsignal.simulation.plates import WELLS, Plate, Site, draw_optics, draw_plate, place_wells
+
+N_PLATES = 4
+# experiments of the published data, for a simulation at full size
+REAL_TRAIN_EXPERIMENTS = {"HEPG2": 7, "HUVEC": 16, "RPE": 7, "U2OS": 3}
+REAL_TEST_EXPERIMENTS = {"HEPG2": 4, "HUVEC": 8, "RPE": 4, "U2OS": 2}
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    classes: int
+    controls: int
+    negatives: int
+    size: int
+    sites: int
+
+
+@simulator
+def simulate_rxrx1(
+    out: Path | str,
+    seed: int = 0,
+    *,
+    classes: int = 24,
+    controls: int = 4,
+    negatives: int = 1,
+    size: int = 64,
+    sites: int = 2,
+    train_experiments: int | Mapping[str, int] = 3,
+    test_experiments: int | Mapping[str, int] = 1,
+    workers: int = 1,
+) -> None:
+    """Write simulated plates to `out` in Kaggle's file layout, and the answers to
+    `answers_path(out)`.
+
+    The files depend on the arguments other than `workers` alone. Tables are written last, so that a
+    folder with `train.csv` is complete. The defaults make a copy for demonstrations (about 1,400
+    sites); give the competition's own numbers of classes and controls, size 512 and the
+    `REAL_*_EXPERIMENTS` of this module for one as large as the real data.
+
+    Args:
+        out: a new or empty folder, or one that holds this very simulation.
+        seed: of everything random.
+        classes: treatments, divisible by 4: each plate holds a quarter of them, once each.
+        controls: positive controls on every plate; their labels follow the treatments'.
+        negatives: untreated wells on every plate, one at least; their label follows the controls'.
+        size: image height and width in pixels.
+        sites: pictures a well.
+        train_experiments, test_experiments: for each of the four cell types, or by cell type
+        ("HEPG2",
+            "HUVEC", "RPE", "U2OS").
+        workers: processes that draw.
+
+    Raises:
+        InputError: an argument out of its range, or `out` holds something else.
+    """
+    # imported late, for competitions import this module
+    from cellsignal.competitions.base import answers_path
+
+    out = Path(out)
+    sizes = _check(_Sizes(classes, controls, negatives, size, sites))
+    counts = (
+        _counts(train_experiments, "train_experiments"),
+        _counts(test_experiments, "test_experiments"),
+    )
+    claim_folder(
+        out,
+        answers_path(out),
+        {
+            "competition": "rxrx1",
+            "seed": seed,
+            **vars(sizes),
+            "train_experiments": counts[0],
+            "test_experiments": counts[1],
+        },
+    )
+    frame = plate_maps(seed, sizes.classes, sizes.controls, sizes.negatives, *counts)
+    plates = list(frame.groupby(["split", "experiment", "plate"], sort=False))
+    draw = partial(_draw_plate, root=out, seed=seed, sizes=sizes)
+    run_jobs(draw, (wells for _, wells in plates), len(frame) * sites, workers)
+    _write_tables(frame, out, answers_path(out))
+
+
+def plate_maps(
+    seed: int,
+    classes: int,
+    controls: int,
+    negatives: int,
+    train_experiments: Mapping[str, int],
+    test_experiments: Mapping[str, int],
+) -> pd.DataFrame:
+    """Which class stands in which well, one row a well, sorted as Kaggle's tables.
+
+    The classes fall into four random groups of equal size. An experiment's plates hold them in
+    turn, starting from a group of its own.
+
+    Returns:
+        Columns split, cell_type, experiment, plate, well, sirna, well_type, id_code.
+    """
+    groups = generator(seed, "groups").permutation(classes).reshape(N_PLATES, -1)
+    rows = []
+    for split, counts in (("train", train_experiments), ("test", test_experiments)):
+        for cell_type in CELL_TYPE_NAMES:
+            before = train_experiments[cell_type] if split == "test" else 0
+            for number in range(before + 1, before + counts[cell_type] + 1):
+                experiment = f"{cell_type}-{number:02d}"
+                turn = int(generator(seed, "rotation", experiment).integers(N_PLATES))
+                for plate in range(1, N_PLATES + 1):
+                    here = groups[(plate - 1 + turn) % N_PLATES]
+                    rng = generator(seed, "wells", experiment, plate)
+                    placed = place_wells(controls, len(here), negatives, rng)
+                    labels = (
+                        range(classes, classes + controls),
+                        rng.permutation(here),
+                        [classes + controls] * negatives,
+                    )
+                    for wells, sirnas, kind in zip(
+                        placed,
+                        labels,
+                        ("positive_control", "treatment", "negative_control"),
+                        strict=True,
+                    ):
+                        rows += [
+                            (split, cell_type, experiment, plate, w, int(s), kind)
+                            for w, s in zip(wells, sirnas, strict=True)
+                        ]
+    frame = pd.DataFrame(
+        rows, columns=["split", "cell_type", "experiment", "plate", "well", "sirna", "well_type"]
+    )
+    frame["id_code"] = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
+    return frame.sort_values(["split", "id_code"], ascending=[False, True], ignore_index=True)
+
+
+def _draw_plate(wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes) -> int:
+    """Draw one plate's pictures; says how many sites."""
+    split, cell_type, experiment, number = wells.iloc[0][
+        ["split", "cell_type", "experiment", "plate"]
+    ]
+    mean, sd = draw_experiment(cell_type, N_PLATES, generator(seed, "brightness", experiment))[
+        number - 1
+    ]
+    response = experiment_response(seed, experiment)
+    sites = []
+    for row in wells.itertuples():
+        treated = row.well_type != "negative_control"
+        own = effect(seed, row.sirna, cell_type) if treated else np.zeros(N_EFFECTS)
+        look = look_of(cell_type, well_effect(seed, own, response, (experiment, number), row.well))
+        sites += [
+            Site(f"{row.id_code}_s{site}", row.well, look) for site in range(1, sizes.sites + 1)
+        ]
+    plate = Plate(
+        f"{experiment}_{number}", draw_optics(mean, sd, seed, experiment, str(number)), tuple(sites)
+    )
+    folder = root / split / experiment / f"Plate{number}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for site, image in draw_plate(plate, sizes.size, seed):
+        stem = site.name.removeprefix(f"{plate.name}_")
+        for channel, picture in enumerate(image, start=1):
+            write_png(folder / f"{stem}_w{channel}.png", picture)
+    return len(sites)
+
+
+def _write_tables(frame: pd.DataFrame, out: Path, answers: Path) -> None:
+    columns = ["id_code", "experiment", "plate", "well"]
+    treated = frame.well_type == "treatment"
+    test = frame[(frame.split == "test") & treated]
+    write_csv(answers, test[["id_code", "sirna"]])
+    write_csv(out / "sample_submission.csv", test[["id_code"]].assign(sirna=0))
+    write_csv(out / "test.csv", test[columns])
+    for split in ("test", "train"):
+        write_csv(
+            out / f"{split}_controls.csv",
+            frame[(frame.split == split) & ~treated][[*columns, "sirna", "well_type"]],
+        )
+    write_csv(out / "train.csv", frame[(frame.split == "train") & treated][[*columns, "sirna"]])
+
+
+def _check(sizes: _Sizes) -> _Sizes:
+    for name, least in (
+        ("classes", N_PLATES),
+        ("controls", 0),
+        ("negatives", 1),
+        ("size", 16),
+        ("sites", 1),
+    ):
+        if getattr(sizes, name) < least:
+            raise InputError(
+                f"simulate rxrx1: {name} is {getattr(sizes, name)}, at least {least} needed"
+            )
+    if sizes.classes % N_PLATES:
+        raise InputError(
+            f"simulate rxrx1: classes is {sizes.classes}, not divisible by the {N_PLATES} plates "
+            "of an experiment"
+        )
+    wells = sizes.classes // N_PLATES + sizes.controls + sizes.negatives
+    if wells > len(WELLS):
+        raise InputError(
+            f"simulate rxrx1: {wells} wells wanted on a plate of {len(WELLS)}; lower classes, "
+            "controls or negatives"
+        )
+    return sizes
+
+
+def _counts(wanted: int | Mapping[str, int], name: str) -> dict[str, int]:
+    """How many experiments of each cell type."""
+    if not isinstance(wanted, Mapping):
+        wanted = dict.fromkeys(CELL_TYPE_NAMES, wanted)
+    unknown = sorted(set(wanted) - set(CELL_TYPE_NAMES))
+    if unknown:
+        raise InputError(
+            f"simulate rxrx1: {name} names the unknown cell type {unknown[0]!r}; known: "
+            f"{', '.join(CELL_TYPE_NAMES)}"
+        )
+    counts = {cell_type: int(wanted.get(cell_type, 0)) for cell_type in CELL_TYPE_NAMES}
+    if min(counts.values()) < 0 or max(counts.values()) > 99 or not sum(counts.values()):
+        raise InputError(
+            f"simulate rxrx1: {name} must be 0..99 for each cell type and not all 0, not {wanted}"
+        )
+    return counts

@@ -1,0 +1,344 @@
+"""What runs in a kernel once its script has unpacked the package: takes up the kernel before, runs
+the step's verbs, says in `chain.json` how far it came.
+
+The top of this module, and of all that it imports there, needs the standard library alone: what
+Kaggle's image lacks is installed here.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cellsignal
+from cellsignal.common.errors import OUT_OF_TIME, InputError
+from cellsignal.common.files import atomic_path, sha256
+from cellsignal.kaggle.status import (
+    CHAIN,
+    UNLISTED,
+    Status,
+    check_files,
+    list_files,
+    read_status,
+    write_status,
+)
+from cellsignal.kaggle.wheels import install, missing
+
+# after the deadline; a verb that has not stopped itself by then is asked to by SIGTERM, and saves
+GRACE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Where this kernel's things are.
+
+    Attributes:
+        spec: what `build` wrote of it.
+        scratch: a folder outside of the output, with the unpacked package.
+        inputs, working: Kaggle's folders; the first is read only, the second becomes the output.
+        started, deadline: seconds since the epoch.
+    """
+
+    spec: dict[str, Any]
+    scratch: Path
+    inputs: Path
+    working: Path
+    started: float
+    deadline: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.spec['job']} {self.spec['step']} {self.spec['link']}"
+
+    def hours(self) -> float:
+        return (time.time() - self.started) / 3600
+
+
+def main(scratch: Path) -> int:
+    """Run a kernel. Returns its exit status: 0 where the step is done or goes on in the next kernel
+    (Kaggle keeps the output of those alone).
+    """
+    environment = os.environ
+    kernel = Kernel(
+        json.loads((scratch / "spec.json").read_text(encoding="utf-8")),
+        scratch,
+        Path(environment.get("CELLSIGNAL_KAGGLE_INPUT", "/kaggle/input")),
+        Path(environment.get("CELLSIGNAL_KAGGLE_WORKING", "/kaggle/working")),
+        float(environment.get("CELLSIGNAL_KERNEL_STARTED", time.time())),
+        float(environment["CELLSIGNAL_DEADLINE"]),
+    )
+    assert Path(cellsignal.__file__).is_relative_to(scratch), (
+        "the package that travelled is not the one that runs"
+    )
+    kernel.working.mkdir(parents=True, exist_ok=True)
+    try:
+        _install(kernel)
+        _say(
+            f"{kernel.name}: package {kernel.spec['package'][:12]}, Python "
+            f"{sys.version.split()[0]}, {(kernel.deadline - time.time()) / 3600:.2f} h"
+        )
+        _take_up(kernel)
+        config = _write_config(kernel)
+        status, reason = _run_verbs(kernel, config)
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 2
+    _finish(kernel, status, reason)
+    # what such a kernel has begun stays outside of its output
+    goes_on = status == OUT_OF_TIME and "code" not in kernel.spec["verbs"]
+    return 0 if goes_on else status
+
+
+def find(kernel: Kernel, path: str) -> Path:
+    """A path below the input folder. Kaggle has put sources at its top, and lately into folders by
+    kind and owner: both are looked at.
+
+    Raises:
+        InputError: it is not there; the line says what is.
+    """
+    first, _, rest = path.partition("/")
+    for pattern in ("", "*/", "*/*/"):
+        for place in sorted(kernel.inputs.glob(f"{pattern}{first}")):
+            if (place / rest).exists():
+                return place / rest
+    there = (
+        sorted(entry.name for entry in kernel.inputs.iterdir()) if kernel.inputs.is_dir() else []
+    )
+    raise InputError(
+        f"{kernel.inputs / path}: is not attached; there is {', '.join(there[:8]) or 'nothing'}"
+    )
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _install(kernel: Kernel) -> None:
+    wanted = missing()
+    if not wanted:
+        return
+    names = ", ".join(wheel.name for wheel in wanted)
+    if kernel.spec["wheels"] is None:
+        raise InputError(
+            f"this image lacks {names}: make a dataset by `cellsignal kernel wheels` and name it "
+            "in the job as `wheels`"
+        )
+    install(wanted, find(kernel, kernel.spec["wheels"]), kernel.scratch / "wheels")
+    _say(f"installed {names}")
+
+
+# what earlier kernels did
+# --------------------------------------------------------------------------------------------------
+
+
+def _take_up(kernel: Kernel) -> None:
+    """Copy what the link before left, and what the steps before this one made."""
+    spec = kernel.spec
+    if spec["before"] is not None:
+        folder = find(kernel, spec["before"])
+        status = _status_of(folder, spec["job"], spec["step"])
+        if status.link != spec["link"] - 1:
+            raise InputError(
+                f"{folder / CHAIN}: is of link {status.link}, link {spec['link'] - 1} is wanted"
+            )
+        if status.package != spec["package"]:
+            print(
+                f"warning: the package is another than the kernel's before ({status.commit}, now "
+                f"{spec['commit']})",
+                file=sys.stderr,
+                flush=True,
+            )
+        check_files(folder, status)
+        _copy(folder, kernel.working, status.files)
+        if (folder / UNLISTED).is_dir():
+            _copy(
+                folder,
+                kernel.working,
+                [
+                    f"{UNLISTED}{path.name}"
+                    for path in (folder / UNLISTED).iterdir()
+                    if path.is_file()
+                ],
+            )
+        _say(f"goes on from {spec['before']}: {len(status.files)} files, {status.reason}")
+    for step, name in spec["needs"].items():
+        folder = find(kernel, name)
+        status = _status_of(folder, spec["job"], step)
+        if not status.done:
+            raise InputError(
+                f"{folder}: {step} is not done ({status.reason}); attach its last link"
+            )
+        if step != "prepare":
+            _take_results(kernel, folder, status)
+
+
+def _take_results(kernel: Kernel, folder: Path, status: Status) -> None:
+    """Of a trained step: its predictions into the output; for a code competition its weights, which
+    stay outside of it.
+    """
+    code = "code" in kernel.spec["verbs"]
+    kept = [
+        name
+        for name in status.files
+        if name.startswith("runs/")
+        and (name.endswith("/last.pt") if code else "/predictions/" in name)
+    ]
+    if not kept:
+        raise InputError(
+            f"{folder}: holds no {'weights' if code else 'predictions'} of {status.step}"
+        )
+    check_files(folder, status, kept)
+    _copy(folder, kernel.scratch if code else kernel.working, kept)
+
+
+def _status_of(folder: Path, job: str, step: str) -> Status:
+    status = read_status(folder)
+    if (status.job, status.step) != (job, step):
+        raise InputError(
+            f"{folder / CHAIN}: is of {status.job} {status.step}, this kernel wants {job} {step}"
+        )
+    return status
+
+
+def _copy(source: Path, target: Path, names: Any) -> None:
+    """Copy files that are not there yet: whole, or not at all."""
+    for name in names:
+        if not (target / name).exists():
+            with atomic_path(target / name) as temporary:
+                shutil.copyfile(source / name, temporary)
+
+
+# this kernel's work
+# --------------------------------------------------------------------------------------------------
+
+
+def _write_config(kernel: Kernel) -> Path:
+    """The packed config with this kernel's paths, and the one fold that it trains."""
+    import yaml  # of the image, or just installed
+
+    spec, package = kernel.spec, kernel.scratch / "package"
+    tree = yaml.safe_load((package / "config.yaml").read_text(encoding="utf-8"))
+    tree["data"]["root"] = str(find(kernel, spec["root"]))
+    if "code" in spec["verbs"]:
+        tree["data"]["store"], tree["runs"] = (
+            str(kernel.scratch / "store"),
+            str(kernel.scratch / "runs"),
+        )
+    elif spec["store"] is not None:
+        tree["data"]["store"] = str(find(kernel, spec["store"]))
+    elif "prepare" in spec["needs"]:
+        tree["data"]["store"] = str(find(kernel, f"{spec['needs']['prepare']}/store"))
+    if spec["weights"] is not None and spec["verbs"][0] in ("train", "code"):
+        tree["model"]["weights"] = str(find(kernel, spec["weights"]))
+    # named alike in every link, for a run is held to its config
+    for name in ("folds.csv", "groups.csv"):
+        if (package / name).is_file():
+            shutil.copyfile(package / name, kernel.working / name)
+    if spec["verbs"][0] == "train":
+        tree["folds"] |= {
+            "use": [] if spec["fold"] is None else [spec["fold"]],
+            "full": spec["fold"] is None,
+        }
+    path = kernel.scratch / "config.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _run_verbs(kernel: Kernel, config: Path) -> tuple[int, str]:
+    """Run the step's verbs as long as there is time. Returns the last one's status and why it is
+    so.
+    """
+    for verb in kernel.spec["verbs"]:
+        if time.time() >= kernel.deadline:
+            return OUT_OF_TIME, f"out of time before {verb}"
+        status, last_line = _run(kernel, verb, config)
+        if status in (128 + signal.SIGTERM, 128 + signal.SIGINT) and time.time() >= kernel.deadline:
+            status = OUT_OF_TIME
+        if status:
+            what = "out of time in" if status == OUT_OF_TIME else f"status {status} of"
+            return status, f"{what} {verb}: {last_line}"
+    return 0, "done"
+
+
+def _command(kernel: Kernel, verb: str, config: Path) -> list[str]:
+    if verb == "code":
+        return [sys.executable, "-m", "cellsignal.kaggle.code", str(config)]
+    words = [verb, str(config)]
+    if verb == "submit":
+        words += ["--root", str(find(kernel, kernel.spec["root"])), "--out", "submission.csv"]
+    if kernel.spec["processes"] > 1 and verb in ("train", "predict"):
+        launch = [
+            "-m",
+            "cellsignal.cloud.torchrun",
+            "--standalone",
+            "--nproc_per_node",
+            str(kernel.spec["processes"]),
+        ]
+        return [sys.executable, *launch, "-m", "cellsignal", *words]
+    return [sys.executable, "-m", "cellsignal", *words]
+
+
+def _run(kernel: Kernel, verb: str, config: Path) -> tuple[int, str]:
+    """One verb in the working folder; its status and the last line it wrote to stderr. SIGTERM is
+    handed on, and sent where the deadline is long past.
+    """
+    environment = os.environ | {"CELLSIGNAL_DEADLINE": str(kernel.deadline)}
+    process = subprocess.Popen(
+        _command(kernel, verb, config),
+        cwd=kernel.working,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    handlers = {
+        number: signal.signal(number, lambda number, frame: process.send_signal(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    late = threading.Timer(max(0.0, kernel.deadline + GRACE_S - time.time()), process.terminate)
+    late.daemon = True
+    late.start()
+    last = ""
+    with process.stderr as lines:
+        for line in lines:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+            last = line.strip() or last
+    status = process.wait()
+    late.cancel()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    return (status if status >= 0 else 128 - status), last
+
+
+def _finish(kernel: Kernel, status: int, reason: str) -> None:
+    """Write `chain.json`, last of all."""
+    spec = kernel.spec
+    write_status(
+        kernel.working,
+        Status(
+            spec["job"],
+            spec["step"],
+            spec["link"],
+            status == 0,
+            status,
+            reason,
+            round(kernel.hours(), 4),
+            sha256(kernel.scratch / "package" / "config.yaml"),
+            spec["package"],
+            spec["commit"],
+            list_files(kernel.working),
+        ),
+    )
+    _say(f"{kernel.name}: {reason} ({kernel.hours():.2f} h)")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

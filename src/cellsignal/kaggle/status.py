@@ -1,0 +1,131 @@
+"""`chain.json`, what a kernel's output says of itself: the last file it writes, so an output
+without it is not whole.
+
+Standard library alone, and what needs no more: it is read in a kernel before anything is installed.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import sha256, write_json
+
+CHAIN = "chain.json"
+# folders of an output that the next kernel takes; nothing else is ever copied
+CARRIED = ("runs", "store")
+UNLISTED = "store/images/"  # one file a site: the store holds them to checksums of its own
+
+
+@dataclass(frozen=True)
+class Status:
+    """What one kernel did.
+
+    Attributes:
+        job, step, link: which it was; links count from 1.
+        done: the step is finished; else the next link goes on.
+        status: the exit status of its last command; 0 when done, 75 when its time was used up.
+        reason: one line.
+        hours: how long it worked.
+        config, package: SHA-256 of the config and of the archive that travelled in the script.
+        commit: git commit of the package, as far as known.
+        files: path -> SHA-256 of what the next kernel needs, relative to the output.
+    """
+
+    job: str
+    step: str
+    link: int
+    done: bool
+    status: int
+    reason: str
+    hours: float
+    config: str
+    package: str
+    commit: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+_TYPES = {
+    "job": str,
+    "step": str,
+    "link": int,
+    "done": bool,
+    "status": int,
+    "reason": str,
+    "hours": (int, float),
+    "config": str,
+    "package": str,
+    "files": dict,
+}
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Write `chain.json` atomically."""
+    write_json(folder / CHAIN, asdict(status))
+
+
+def read_status(folder: Path | str) -> Status:
+    """The `chain.json` of an output.
+
+    Raises:
+        InputError: there is none (the kernel was killed before its end), or it is damaged or names
+        a file that may not be there.
+    """
+    path = Path(folder) / CHAIN
+    try:
+        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"{path}: no such file; the kernel did not come to its end") from None
+    except ValueError:
+        raise InputError(f"{path}: damaged, not JSON") from None
+    wrong = [
+        name
+        for name, kind in _TYPES.items()
+        if not isinstance(tree, dict) or not isinstance(tree.get(name), kind)
+    ]
+    if wrong:
+        raise InputError(f"{path}: not a kernel's status ({wrong[0]} is missing or wrong)")
+    for name, digest in tree["files"].items():
+        pure = PurePosixPath(name)
+        if (
+            pure.is_absolute()
+            or ".." in pure.parts
+            or "\\" in name
+            or pure.parts[:1] not in [(top,) for top in CARRIED]
+            or not isinstance(digest, str)
+        ):
+            raise InputError(f"{path}: names {name!r}, which is no file of {' or '.join(CARRIED)}")
+    return Status(**{name: tree.get(name) for name in Status.__dataclass_fields__})
+
+
+def check_files(folder: Path | str, status: Status, names: Iterable[str] | None = None) -> None:
+    """Hold files of an output (all that it lists, unless named) to their checksums.
+
+    Raises:
+        InputError: one is missing or damaged.
+    """
+    for name in status.files if names is None else names:
+        path = Path(folder) / name
+        if not path.is_file():
+            raise InputError(f"{path}: is missing; {CHAIN} lists it")
+        if sha256(path) != status.files[name]:
+            raise InputError(f"{path}: is damaged (its checksum is not that of {CHAIN})")
+
+
+def list_files(folder: Path) -> dict[str, str]:
+    """Path -> SHA-256 of what an output hands on; temporary files (names with a leading dot that
+    end in .tmp) are litter.
+    """
+    found = {}
+    for top in CARRIED:
+        for path in sorted((folder / top).rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if (
+                path.is_file()
+                and not name.startswith(UNLISTED)
+                and not (path.name.startswith(".") and path.suffix == ".tmp")
+            ):
+                found[name] = sha256(path)
+    return found

@@ -1,0 +1,319 @@
+"""Which class group each plate holds: given in a file, or inferred from the predictions.
+
+The plates of an experiment hold different groups, so whole layouts are compared. What predictions
+are made with is how probable each group of a plate is; what is reported are the groups of the
+experiments that show theirs clearly. Works plate by plate and never copies the score matrix.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cellsignal.common.errors import InputError
+from cellsignal.prediction.plate_layout.evidence import (
+    SHARPNESS,
+    Evidence,
+    experiment_evidence,
+    layout_posteriors,
+    score_spread,
+)
+from cellsignal.prediction.plate_layout.layouts import (
+    Plate,
+    candidate_layouts,
+    find_rotations,
+    near_layouts,
+    plate_order,
+)
+
+if TYPE_CHECKING:
+    from cellsignal.competitions.base import PlateGroups
+
+NEGLIGIBLE = 1e-6  # probability below which a group is left out
+
+
+@dataclass(frozen=True)
+class GroupBelief:
+    """How probable each group is on a plate whose group is not certain.
+
+    Attributes:
+        probability: (G,) float, summing to 1.
+        temperature: what scores are divided by before a softmax.
+    """
+
+    probability: np.ndarray
+    temperature: float
+
+
+@dataclass(frozen=True)
+class PlateGroupInference:
+    """Which group each plate holds.
+
+    Attributes:
+        plate_group: (experiment, plate) -> group, given or reported; without the plates of refused
+        experiments. confidence: experiment -> z of the best layout against the one that it beats
+        least clearly: over the n wells of
+            the plates that the two give different groups, the sum of the differences of their
+            log-probabilities over the root of n times their variance. It has no unit and is 0 for a
+            tie, infinite where there was no alternative. Only experiments with something to infer.
+            (To the sum of squares about the mean the mean square is added once, so that n wells
+            that all say the same have z = n, not infinity.)
+        refused: the part of `confidence` that lies below what was asked for.
+        beliefs: (experiment, plate) -> what predictions are made with, on every plate: the group
+        where it is given or its
+            probability is 1 to within `NEGLIGIBLE`, else a `GroupBelief`.
+        layouts: experiment -> the layouts that were compared, in words.
+        temperature: experiment -> what its scores are divided by before a softmax, as the plates
+        themselves show it.
+    """
+
+    plate_group: dict[Plate, int]
+    confidence: dict[str, float]
+    refused: dict[str, float] = field(default_factory=dict)
+    beliefs: dict[Plate, int | GroupBelief] = field(default_factory=dict)
+    layouts: dict[str, str] = field(default_factory=dict)
+    temperature: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    """The plates of one experiment with their evidence, and the (L, P) layouts that are compared."""
+
+    name: str
+    plates: list[str]
+    spread: float
+    evidence: list[Evidence]
+    layouts: np.ndarray
+    described: str
+
+
+def infer_plate_groups(
+    scores: np.ndarray,
+    experiment,
+    plate,
+    groups: "PlateGroups",
+    *,
+    given: Mapping[Plate, int] | None = None,
+    least_confidence: float = 0.0,
+) -> PlateGroupInference:
+    """Find the group of each plate from scores alone.
+
+    The candidate layouts of an experiment come from those of the other experiments in
+    `groups.plate_group` (see `plate_layouts`); its own entries there are not looked at, so held-out
+    labels cannot leak in. Multiplying the scores of an experiment by a positive number, or adding
+    one to all scores of a well, changes nothing (see `layout_evidence`).
+
+    Args:
+        scores: (N, K) float, one row a well, treatments' classes only.
+        experiment: (N,) names.
+        plate: (N,) names, unique within an experiment.
+        groups: the class groups.
+        given: groups of some plates, taken as they are; the other plates share what is left.
+        least_confidence: an experiment below it is refused: its plates have beliefs, but no group
+        is reported of them.
+
+    Raises:
+        InputError: shapes that do not fit, or a score that is not finite.
+    """
+    experiment, plate = check_shapes(scores, experiment, plate, groups.class_group)
+    given = given or {}
+    rows_of: dict[str, dict[str, np.ndarray]] = {}
+    for (batch, name), rows in plates_of(experiment, plate):
+        rows_of.setdefault(batch, {})[name] = rows
+    result = PlateGroupInference({}, {})
+    for batch, by_plate in rows_of.items():
+        fixed = {
+            (batch, name): int(given[batch, name]) for name in by_plate if (batch, name) in given
+        }
+        result.plate_group.update(fixed)
+        result.beliefs.update(fixed)
+        for name, rows in by_plate.items():
+            plate_scores(scores, rows, batch, name)  # finite, also where nothing is to be inferred
+    opened = [
+        _open_experiment(scores, batch, by_plate, groups, given)
+        for batch, by_plate in rows_of.items()
+        if any((batch, name) not in given for name in by_plate)
+    ]
+    likelihoods = [_likelihoods(current) for current in opened]
+    posteriors, sharpness = layout_posteriors(likelihoods)
+    for current, likelihood, posterior, index in zip(
+        opened, likelihoods, posteriors, sharpness, strict=True
+    ):
+        best = int(posterior.argmax())
+        confidence = result.confidence[current.name] = _least_z(current, likelihood, best, index)
+        result.layouts[current.name] = current.described
+        temperature = result.temperature[current.name] = current.spread / float(SHARPNESS[index])
+        if confidence < least_confidence:
+            result.refused[current.name] = confidence
+        for place, name in enumerate(current.plates):
+            key = (current.name, name)
+            if key in given:
+                continue
+            if confidence >= least_confidence:
+                result.plate_group[key] = int(current.layouts[best, place])
+            probability = np.bincount(
+                current.layouts[:, place], weights=posterior, minlength=groups.n_groups
+            )
+            result.beliefs[key] = _belief(probability, temperature)
+    return result
+
+
+def _open_experiment(
+    scores: np.ndarray,
+    batch: str,
+    by_plate: Mapping[str, np.ndarray],
+    groups: "PlateGroups",
+    given: Mapping[Plate, int],
+) -> _Experiment:
+    """The evidence of an experiment's plates and its candidate layouts."""
+    n_groups = groups.n_groups
+    plates = plate_order(by_plate)
+    blocks = [plate_scores(scores, by_plate[name], batch, name) for name in plates]
+    spread = float(np.median([score_spread(block) for block in blocks])) or 1.0
+    evidence = experiment_evidence(blocks, np.asarray(groups.class_group), spread)
+    known = {key: group for key, group in groups.plate_group.items() if key[0] != batch}
+    rotations = find_rotations(known, n_groups)
+    fixed = {name: int(given[batch, name]) for name in plates if (batch, name) in given}
+    layouts, described = candidate_layouts(plates, n_groups, rotations, fixed)
+    if layouts is None:
+        total = np.stack([plate.total.max(axis=0) for plate in evidence])
+        layouts = near_layouts(total, {plates.index(name): group for name, group in fixed.items()})
+        described = f"the best layout and {len(layouts) - 1} near it"
+    return _Experiment(batch, plates, spread, evidence, layouts, described)
+
+
+def _likelihoods(current: _Experiment) -> np.ndarray:
+    """(B, L) log-likelihoods of the layouts, by sharpness."""
+    return sum(
+        evidence.total[:, current.layouts[:, place]]
+        for place, evidence in enumerate(current.evidence)
+    )
+
+
+def _least_z(current: _Experiment, likelihood: np.ndarray, best: int, index: int) -> float:
+    """The smallest z of the best layout against any other (see `PlateGroupInference.confidence`)."""
+    if len(current.layouts) == 1:
+        return float("inf")
+    difference = likelihood[index, best] - likelihood[index]
+    chosen = current.layouts[best]
+    squares, wells = np.zeros(len(current.layouts)), np.zeros(len(current.layouts))
+    for place, evidence in enumerate(current.evidence):
+        held = current.layouts[:, place]
+        squares += evidence.squares[index, chosen[place], held]
+        wells += evidence.wells * (held != chosen[place])
+    wells[best] = 1  # the best against itself, left out below
+    variance = squares * (1 + 1 / wells) - difference**2 / wells
+    z = np.divide(
+        difference, np.sqrt(np.maximum(variance, 0)), out=np.zeros(len(wells)), where=variance > 0
+    )
+    return max(float(np.delete(z, best).min()), 0.0)
+
+
+def _belief(probability: np.ndarray, temperature: float) -> int | GroupBelief:
+    """The group where it is certain, else how probable each is."""
+    kept = np.where(probability > NEGLIGIBLE, probability, 0.0)
+    if (kept > 0).sum() == 1:
+        return int(kept.argmax())
+    return GroupBelief(kept / kept.sum(), temperature)
+
+
+def read_plate_groups(
+    path: Path | str, plates: set[Plate], groups: "PlateGroups"
+) -> dict[Plate, int]:
+    """Groups given by a person: a CSV with the columns experiment, plate, group.
+
+    Groups are numbered as in `groups`, which is also how a submission's provenance names them.
+
+    Args:
+        plates: those that exist.
+
+    Raises:
+        InputError: no such file, not a CSV, a missing column, an unknown plate, a group out of
+        range, a plate twice, a
+            group on two plates of an experiment, or one that the training labels contradict. It
+            names the row.
+    """
+    from cellsignal.common.tables import read_table
+
+    table = read_table(path, ("experiment", "plate", "group"), filled=())
+    if table.empty:
+        raise InputError(f"{path}: has a header but no rows, so it gives no group")
+    found: dict[Plate, int] = {}
+    holder: dict[tuple[str, int], str] = {}
+    for row, batch, name, text in zip(
+        table.index, table.experiment, table.plate, table.group, strict=True
+    ):
+        here, where = (batch, name), f"{path}: row {row}: {batch} plate {name}"
+        if here not in plates:
+            raise InputError(f"{where} is not in the data")
+        if not text.isdecimal() or int(text) >= groups.n_groups:
+            raise InputError(f"{where}: group {text!r} is none of 0..{groups.n_groups - 1}")
+        if here in found:
+            raise InputError(f"{where} stands there twice")
+        group = found[here] = int(text)
+        if (other := holder.setdefault((batch, group), name)) != name:
+            raise InputError(f"{where} and plate {other} are both given group {group}")
+        if groups.plate_group.get(here, group) != group:
+            raise InputError(
+                f"{where} holds group {groups.plate_group[here]} by its training labels, not "
+                f"{group}"
+            )
+    return found
+
+
+def check_shapes(
+    scores: np.ndarray, experiment, plate, class_group
+) -> tuple[np.ndarray, np.ndarray]:
+    """The names as arrays of str, when all shapes fit."""
+    if scores.ndim != 2 or scores.shape[1] != len(class_group):
+        raise InputError(f"scores are {scores.shape}, not (wells, {len(class_group)} classes)")
+    experiment, plate = (np.asarray(names).astype(str, copy=False) for names in (experiment, plate))
+    if not len(scores) == len(experiment) == len(plate):
+        raise InputError(
+            f"{len(scores)} rows of scores, {len(experiment)} experiments and {len(plate)} plates"
+        )
+    return experiment, plate
+
+
+def plates_of(
+    experiment: np.ndarray, plate: np.ndarray
+) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
+    """((experiment, plate), its rows), sorted by name."""
+    if not len(plate):
+        return
+
+    def changes(experiment: np.ndarray, plate: np.ndarray) -> np.ndarray:
+        return np.flatnonzero((experiment[1:] != experiment[:-1]) | (plate[1:] != plate[:-1])) + 1
+
+    # of each run of rows of one plate; runs are few as a rule, and so quick to sort
+    first = np.append(0, changes(experiment, plate))
+    length = np.diff(first, append=len(plate))
+    order = np.lexsort((plate[first], experiment[first]))
+    first, length = first[order], length[order]
+    end = np.cumsum(length)
+    rows = np.arange(len(plate)) + np.repeat(first - (end - length), length)
+    runs = changes(experiment[first], plate[first])
+    for start, stop in pairwise([0, *end[runs - 1].tolist(), len(rows)]):
+        yield (str(experiment[rows[start]]), str(plate[rows[start]])), rows[start:stop]
+
+
+def plate_scores(scores: np.ndarray, rows: np.ndarray, batch: str, name: str) -> np.ndarray:
+    """The rows of one plate as (n, K) float32 or float64, all finite; may be a view, so not to be
+    written to.
+
+    Args:
+        rows: (n,) their numbers, ascending.
+    """
+    in_a_row = rows[-1] - rows[0] == len(rows) - 1
+    block = np.asarray(scores[rows[0] : rows[-1] + 1] if in_a_row else scores[rows])
+    block = block if block.dtype == np.float64 else block.astype(np.float32, copy=False)
+    # a sum of squares is finite only if they all are, and is quicker to get
+    if not np.isfinite(np.vdot(block, block)) and not np.isfinite(block).all():
+        bad = int(np.argmin(np.isfinite(block).all(axis=1)))
+        raise InputError(
+            f"{batch} plate {name}: the scores of row {int(rows[bad])} are not all finite"
+        )
+    return block

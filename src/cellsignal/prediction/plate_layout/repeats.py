@@ -1,0 +1,231 @@
+"""Test experiments that repeat the plate layout of a training experiment, found in the predictions,
+with a stated false-alarm rate.
+
+Layouts are meant to be drawn anew for every experiment. Where one was used twice, the labels of the
+first tell those of the second: in RxRx1 one test experiment repeats a training one, well for well,
+some plates on. Nothing here knows which.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import lgamma, log
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.prediction.plate_layout.layouts import plate_order
+
+# of a repeat's wells, the largest share that is ever taken to hold what its layout says
+MOST = 0.95
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A layout met again.
+
+    Attributes:
+        test: the experiment that repeats.
+        train: the labelled experiment that it repeats.
+        offset: the i-th plate of `test` is the (i + offset)-th of `train`, counted round.
+        agree: wells whose predicted class is the one in that place of `train`.
+        wells: wells that both have.
+        p: upper bound of the chance that unrelated layouts agree so often in any of the comparisons
+        made.
+    """
+
+    test: str
+    train: str
+    offset: int
+    agree: int
+    wells: int
+    p: float
+
+    @property
+    def share(self) -> float:
+        return self.agree / self.wells
+
+    def __str__(self) -> str:
+        p = f"p < {max(self.p, 1e-300):.0e}"
+        return f"{self.test} repeats {self.train}, plates +{self.offset}: {self.agree} of {self.wells} wells agree, {p}"
+
+
+def find_repeats(
+    scores: np.ndarray,
+    wells: pd.DataFrame,
+    train: pd.DataFrame,
+    class_group: np.ndarray,
+    alarm: float = 0.01,
+) -> list[Repeat]:
+    """Compare the predictions of each experiment with the layout of every other labelled one, in
+    every rotation of its plates.
+
+    A well agrees if, among the classes of the layout's group there, its likeliest class is the
+    layout's. If the two layouts are unrelated, each plate of the labelled one is as good as
+    shuffled: the number of agreeing wells H over P plates then has factorial moments of at most P^h
+    (those of a Poisson variable of mean P; a class can agree in as many wells as are predicted to
+    be it, and equal numbers are the worst case), and so P(H >= h) <= E[C(H, h)] <= P^h / h!. That
+    holds for any predictions, however biased. Bonferroni over all comparisons of the call. With 18
+    experiments of four plates against 33, 19 agreeing wells of 1,100 are an alarm at 1 %.
+
+    Args:
+        scores: (N, K) float, higher is likelier.
+        wells: N rows with experiment, plate, well; of the rows of one well the first counts.
+        train: labelled wells: experiment, plate, well, label; a class at most once on a plate. An
+        experiment is not
+            compared with itself, nor with one of another number of plates.
+        class_group: (K,) int.
+        alarm: the chance that a call reports anything where nothing repeats.
+
+    Returns:
+        Those whose p is at most `alarm`, by test experiment, surest first.
+
+    Raises:
+        InputError: shapes that do not fit, or a score that is not finite.
+    """
+    if len(wells) != len(scores) or scores.shape[1] != len(class_group):
+        raise InputError(
+            f"{len(wells)} wells and {len(class_group)} classes, but scores are {scores.shape}"
+        )
+    wells = wells[["experiment", "plate", "well"]].reset_index(drop=True)
+    _refuse_not_finite(scores, wells)
+    first = wells.drop_duplicates()
+    address = {name: at for at, name in enumerate(sorted({*first.well, *train.well}))}
+    layouts = {
+        name: _grid(rows, rows.label.to_numpy(int), address)
+        for name, rows in train.groupby("experiment")
+    }
+    class_group = np.asarray(class_group)
+    found, compared = [], 0
+    for test, rows in first.groupby("experiment"):
+        best = _best_of_group(scores, rows.index.to_numpy(), class_group)  # (n, G)
+        predicted = np.stack([_grid(rows, column, address) for column in best.T])  # (G, P, W)
+        for name, labels in layouts.items():
+            if name == test or labels.shape != predicted.shape[1:]:
+                continue
+            for offset in range(len(labels)):
+                compared += 1
+                layout = np.roll(labels, -offset, axis=0)
+                both = (layout >= 0) & (predicted[0] >= 0)
+                plate, well = np.nonzero(both)
+                agree = int(
+                    (predicted[class_group[layout[both]], plate, well] == layout[both]).sum()
+                )
+                found.append(
+                    (
+                        agree,
+                        Repeat(
+                            str(test),
+                            str(name),
+                            offset,
+                            agree,
+                            int(both.sum()),
+                            _tail(agree, len(labels)),
+                        ),
+                    )
+                )
+    repeats = [
+        Repeat(r.test, r.train, r.offset, r.agree, r.wells, min(1.0, r.p * compared))
+        for _, r in found
+    ]
+    return sorted((r for r in repeats if r.p <= alarm), key=lambda r: (r.test, r.p, -r.agree))
+
+
+def add_evidence(
+    scores: np.ndarray,
+    wells: pd.DataFrame,
+    train: pd.DataFrame,
+    repeats: Sequence[Repeat],
+    temperature: Mapping[str, float] = {},
+) -> np.ndarray:
+    """Scores with what the repeated layouts say added: log-likelihoods, so that prediction and
+    layout each have a voice.
+
+    A well is taken to hold what its layout says with chance r, else any class of that plate alike;
+    so the layout's class gains log(1 + n r / (1 - r)) nats among the plate's n classes. r is
+    estimated for each plate from its predictions by maximum likelihood (EM), at most `MOST`: a
+    plate that agrees no more than by chance gains next to nothing.
+
+    Args:
+        scores: (N, K) float, logits but for `temperature`.
+        wells, train: as in `find_repeats`.
+        repeats: the first of each test experiment is used.
+        temperature: experiment -> what its scores are divided by to be logits of the right
+        sureness, where that is not 1.
+
+    Returns:
+        (N, K), a copy of the type of `scores`.
+
+    Raises:
+        InputError: a score that is not finite.
+    """
+    _refuse_not_finite(scores, wells)
+    scores = scores.copy()
+    layout = {
+        key: rows.set_index("well").label.astype(int)
+        for key, rows in train.groupby(["experiment", "plate"])
+    }
+    wells = wells.reset_index(drop=True)
+    for test, repeat in {r.test: r for r in reversed(repeats)}.items():
+        mine = wells[wells.experiment == test]
+        theirs = plate_order(train.plate[train.experiment == repeat.train])
+        for index, plate in enumerate(plate_order(mine.plate)):
+            labels = layout[repeat.train, theirs[(index + repeat.offset) % len(theirs)]]
+            shared = mine[(mine.plate == plate) & mine.well.isin(labels.index)]
+            if len(shared):
+                rows, label = shared.index.to_numpy(), labels.loc[shared.well].to_numpy()
+                unit = temperature.get(str(test), 1.0)
+                gain = _gain(
+                    scores[np.ix_(rows, labels.to_numpy())] / unit, scores[rows, label] / unit
+                )
+                scores[rows, label] += unit * gain
+    return scores
+
+
+def _refuse_not_finite(scores: np.ndarray, wells: pd.DataFrame) -> None:
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        well = wells.iloc[row]
+        raise InputError(
+            f"{well.experiment} plate {well.plate} well {well.well}: the scores of row {row} are "
+            "not all finite"
+        )
+
+
+def _grid(rows: pd.DataFrame, values: np.ndarray, address: dict[str, int]) -> np.ndarray:
+    """(P, W) values by plate in order and well, -1 where there is none."""
+    place = {name: at for at, name in enumerate(plate_order(rows.plate))}
+    grid = np.full((len(place), len(address)), -1)
+    grid[rows.plate.map(place).to_numpy(), rows.well.map(address).to_numpy()] = values
+    return grid
+
+
+def _best_of_group(scores: np.ndarray, rows: np.ndarray, class_group: np.ndarray) -> np.ndarray:
+    """(n, G) the likeliest class of each group in these rows."""
+    block = scores[rows]
+    members = [np.flatnonzero(class_group == group) for group in range(class_group.max() + 1)]
+    return np.stack([classes[block[:, classes].argmax(axis=1)] for classes in members], axis=1)
+
+
+def _tail(agree: int, plates: int) -> float:
+    """Upper bound of the chance of at least so many agreeing wells on unrelated plates."""
+    return float(np.exp(min(0.0, agree * log(plates) - lgamma(agree + 1))))
+
+
+def _gain(block: np.ndarray, told: np.ndarray) -> float:
+    """Nats for the layout's class on one plate, from (n, m) scores of its classes and (n,) those of
+    the told ones.
+    """
+    top = block.max(axis=1)
+    chance = np.exp(block - top[:, None], dtype=np.float64).sum(axis=1)
+    lift = (
+        block.shape[1] * np.exp(told - top, dtype=np.float64) / chance
+    )  # how much likelier the told class is than any
+    share = 0.5
+    for _ in range(200):
+        share = float((share * lift / (share * lift + 1 - share)).mean())
+        if share >= MOST:
+            break
+    share = min(share, MOST)
+    return log(1 + block.shape[1] * share / (1 - share))

@@ -1,0 +1,1 @@
+"""Well profiles from images, embeddings or tables; their normalisation; the profile protocols."""

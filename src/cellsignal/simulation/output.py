@@ -1,0 +1,118 @@
+"""Where simulated files go: a folder nobody else uses, bytes that depend on the seed alone, plates
+drawn in parallel.
+"""
+
+import difflib
+import functools
+import hashlib
+import inspect
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_json
+
+MARKER = "simulation.json"
+
+
+def generator(seed: int, *key: Any) -> np.random.Generator:
+    """The random generator of one thing (a class, a plate, a site), independent of all others and
+    of the order of drawing.
+    """
+    words = hashlib.sha256("/".join(str(part) for part in (seed, *key)).encode()).digest()
+    return np.random.Generator(np.random.SFC64(np.frombuffer(words, np.uint32)))
+
+
+def claim_folder(out: Path, answers: Path, settings: dict[str, Any]) -> None:
+    """Make `out` ours: new, empty, or holding the same simulation, which is then written again.
+
+    Raises:
+        InputError: `out` holds anything else, or `answers` is a file that does not belong to this
+        simulation.
+    """
+    marker = out / MARKER
+    ours = False
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, not a folder to simulate into")
+    if marker.is_file():
+        try:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        ours = found == json.loads(json.dumps(settings))
+        if not ours:
+            raise InputError(
+                f"{out}: holds another simulation (see its {MARKER}); choose a new folder or "
+                "remove it first"
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise InputError(
+            f"{out}: is not empty and holds no simulation; choose a new folder, nothing was written"
+        )
+    if answers.exists() and not ours:
+        raise InputError(
+            f"{answers}: exists already, and would be overwritten by this simulation's answers; "
+            "move it first"
+        )
+    write_json(marker, settings)
+
+
+def simulator(simulate: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a simulator so that a parameter it does not have is refused with the names of those
+    it has.
+
+    Its parameters are the keyword arguments whose default is a whole number.
+    """
+    parameters = inspect.signature(simulate).parameters.values()
+    keywords = [
+        parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    known = [parameter.name for parameter in keywords if isinstance(parameter.default, int)]
+    passed_by_code = {parameter.name for parameter in keywords} - set(known)
+
+    @functools.wraps(simulate)
+    def checked(out: Path | str, seed: int = 0, **given: Any) -> None:
+        for name in given:
+            if name not in known and name not in passed_by_code:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise InputError(
+                    f"simulate: no parameter {name!r}; {hint}There are {', '.join(known)}"
+                )
+        simulate(out, seed, **given)
+
+    return checked
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write (H, W) gray or (H, W, 3) RGB uint8 as a PNG, compressed lightly. Its folder must exist."""
+    image = image if image.ndim == 2 else np.ascontiguousarray(image[:, :, ::-1])
+    done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert done, path
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
+def run_jobs(draw: Callable[[Any], int], jobs: Iterable[Any], total: int, workers: int) -> None:
+    """Draw every job (a plate), in `workers` processes if more than one; `draw` says how many of
+    the `total` sites it drew.
+    """
+    with tqdm(total=total, desc="simulate", unit="site", disable=None) as bar:
+        if workers <= 1:
+            for job in jobs:
+                bar.update(draw(job))
+            return
+        with multiprocessing.get_context("spawn").Pool(
+            workers, initializer=cv2.setNumThreads, initargs=(1,)
+        ) as pool:
+            for drawn in pool.imap_unordered(draw, jobs):
+                bar.update(drawn)

@@ -1,0 +1,211 @@
+"""Does a random split flatter on this data set? Measured, not assumed.
+
+One classifier, three kinds of images that it did not train on: other sites of wells that it trained
+on, held-out wells of experiments that it trained on, and experiments that it has never seen. What
+the first two scores have over the third is what a random split of images or of wells would promise
+and a new experiment not keep. The classifier is linear discriminant analysis on 69 plain image
+features (six channels): quick, without chance, and blind to what a large network would find.
+
+Where classes stand several times in an experiment (RxRx1's positive controls, on each plate) a
+held-out well has siblings of its class in training and the second score is higher than the third.
+Where each class stands once in an experiment (RxRx1's treatments) the held-out well's class is the
+one class that its experiment lacks in training: every other class's mean has moved towards that
+experiment, its own has not, and the second score can be lower.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.evaluation.metrics import Accuracy
+
+if TYPE_CHECKING:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+_QUANTILES = (0.1, 0.5, 0.9, 0.99)
+_SCALES = (1.0, 2.0, 4.0)  # pixels
+
+
+@dataclass(frozen=True)
+class SplitAudit:
+    """Accuracy by image of the same classifiers on the three kinds of images, pooled over the
+    rounds.
+
+    Attributes:
+        wells: "positive_control" or "treatment".
+        standardised: whether each feature was standardised by plate.
+        sibling: on other sites of wells in training; None where wells have one site.
+        seen: on held-out wells of experiments in training.
+        unseen: on wells of experiments that are not.
+        chance: one over the number of classes.
+    """
+
+    wells: str
+    standardised: bool
+    sibling: Accuracy | None
+    seen: Accuracy
+    unseen: Accuracy
+    chance: float
+
+
+def image_features(image: np.ndarray) -> np.ndarray:
+    """(C, H, W) uint8 -> (9 C + C (C - 1) / 2,) float32: log mean, SD, quantiles, contrast at three
+    scales; correlations of channels.
+    """
+    x = image.astype(np.float32)
+    parts = []
+    for channel in x:
+        contrast = [
+            float((channel - cv2.GaussianBlur(channel, (0, 0), scale)).std()) for scale in _SCALES
+        ]
+        parts += [channel.mean(), channel.std(), *np.quantile(channel, _QUANTILES), *contrast]
+    centred = x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(axis=1, keepdims=True)
+    norm = np.maximum(np.linalg.norm(centred, axis=1), 1e-6)
+    correlation = (centred @ centred.T) / np.outer(norm, norm)
+    return np.concatenate([np.log1p(parts), correlation[np.triu_indices(len(x), 1)]]).astype(
+        np.float32
+    )
+
+
+def fit_discriminant(features: np.ndarray, label: np.ndarray) -> "LinearDiscriminantAnalysis":
+    """Fit a linear discriminant with a shrunken covariance, to which a class of a single sample
+    adds nothing.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(features, label)
+
+
+def audit_split(
+    samples: pd.DataFrame,
+    read: Callable[[int], np.ndarray],
+    wells: Literal["positive_control", "treatment"] = "positive_control",
+    standardised: bool = True,
+    rounds: int = 3,
+    seed: int = 0,
+) -> SplitAudit:
+    """Score the same classifiers on other sites of trained wells, held-out wells of seen
+    experiments, and unseen experiments.
+
+    The experiments of each cell type, the wells of each class, and the images of each class are
+    dealt to the rounds. A round holds out its experiments; of the others its wells; of the other
+    wells its images; it trains on what is left. So an image is scored once as unseen, at most once
+    as seen and at most once as a sibling.
+
+    Args:
+        samples: labelled samples of a store (columns of the samples table and `row`).
+        read: store row -> (C, H, W) uint8.
+
+    Raises:
+        InputError: no such wells, or fewer than two experiments.
+    """
+    from sklearn.preprocessing import LabelBinarizer
+
+    chosen = samples[(samples.role == wells) & samples.label.notna()].reset_index(drop=True)
+    if chosen.empty or chosen.experiment.nunique() < 2:
+        raise InputError(
+            f"audit: needs labelled {wells} wells of at least two experiments; there are "
+            f"{len(chosen)} samples"
+        )
+    features = np.stack([image_features(read(int(row))) for row in chosen.row])
+    if standardised:
+        features = _by_plate(features, chosen)
+    features = np.c_[features, LabelBinarizer().fit_transform(chosen.cell_type)]
+    label, rng = chosen.label.to_numpy(dtype=int), np.random.default_rng(seed)
+    right: dict[str, list[np.ndarray]] = {"sibling": [], "seen": [], "unseen": []}
+    deals = (("cell_type", "experiment"), ("label", "well_id"), ("label", "sample_id"))
+    experiment_round, well_round, image_round = (_deal(chosen, *how, rounds, rng) for how in deals)
+    for number in range(rounds):
+        unseen = experiment_round == number
+        seen = ~unseen & (well_round == number)
+        sibling = ~unseen & ~seen & (image_round == number)
+        train = ~unseen & ~seen & ~sibling
+        sibling &= chosen.well_id.isin(set(chosen.well_id[train])).to_numpy()
+        if not (unseen.any() and seen.any() and train.any()):  # fewer experiments than rounds
+            continue
+        if train.sum() <= len(np.unique(label[train])):
+            raise InputError(
+                f"audit: {int(train.sum())} {wells} images of {len(np.unique(label[train]))} "
+                "classes are left to train on; "
+                "more images than classes are needed"
+            )
+        model = fit_discriminant(features[train], label[train])
+        for name, mask in (("sibling", sibling), ("seen", seen), ("unseen", unseen)):
+            mask = mask & np.isin(label, model.classes_)
+            right[name].append(
+                model.predict(features[mask]) == label[mask] if mask.any() else np.zeros(0, bool)
+            )
+    pooled = {name: np.concatenate([np.zeros(0, bool), *parts]) for name, parts in right.items()}
+    if not len(pooled["seen"]) or not len(pooled["unseen"]):
+        raise InputError(
+            f"audit: the {len(chosen)} {wells} images leave no well of a trained class to hold "
+            "out; more wells a class "
+            "and experiments are needed"
+        )
+    found = {
+        name: Accuracy.of(int(r.sum()), len(r)) if len(r) else None for name, r in pooled.items()
+    }
+    return SplitAudit(
+        wells,
+        standardised,
+        found["sibling"],
+        found["seen"],
+        found["unseen"],
+        1 / len(np.unique(label)),
+    )
+
+
+def audit_text(audits: list[SplitAudit]) -> str:
+    """The table for a terminal."""
+    from cellsignal.evaluation.ladder import aligned
+
+    lines = [
+        (
+            "wells",
+            "features",
+            "other site of trained wells",
+            "held-out wells",
+            "unseen experiments",
+            "chance",
+        )
+    ]
+    for a in audits:
+        how = "by plate" if a.standardised else "raw"
+        sibling = "" if a.sibling is None else a.sibling.format()
+        lines.append(
+            (
+                a.wells.replace("_", " "),
+                how,
+                sibling,
+                a.seen.format(),
+                a.unseen.format(),
+                f"{a.chance:.3f}",
+            )
+        )
+    return aligned(lines, right={5})
+
+
+def _deal(
+    frame: pd.DataFrame, by: str, unit: str, rounds: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(N,) round of each row: the units of each value of `by`, shuffled, dealt in turn."""
+    place: dict[str, int] = {}
+    for start, (_, rows) in enumerate(frame.groupby(by, sort=True)):
+        units = rng.permutation(np.sort(rows[unit].unique().astype(str)))
+        place |= {name: (start + i) % rounds for i, name in enumerate(units)}
+    return frame[unit].astype(str).map(place).to_numpy()
+
+
+def _by_plate(features: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
+    out = features.copy()
+    for rows in samples.groupby(["experiment", "plate"]).indices.values():
+        out[rows] = (features[rows] - features[rows].mean(0)) / (features[rows].std(0) + 1e-6)
+    return out

@@ -1,0 +1,360 @@
+"""What a kill or a full disk costs: a small whole run (packing, two stages with pseudo-labels,
+predicting, submitting) is killed at random times with SIGKILL and started again with the same
+command until it is done; the disk is filled while it saves. Everything must end in the bytes of an
+undisturbed run.
+
+Runs are forked from this process, which has torch imported but no thread started, so that a kill
+costs seconds. Run it on the file system whose promises you doubt (`--folder`).
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import re
+import resource
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_text
+from cellsignal.studies.torture_run import (
+    COMMANDS,
+    CONFIG,
+    NAME,
+    PHASES,
+    SEED,
+    outcome,
+    phase_of,
+    whole_checkpoints,
+)
+
+log = logging.getLogger(__name__)
+_SIZE = {"classes": 8, "size": 24, "controls": 1, "train_experiments": 2, "test_experiments": 1}
+# of the undisturbed duration: the longest that a run may live in a phase before it is killed
+_LONGEST = 0.1
+_IN_A_ROUND = 8  # kills of one run, at most
+# how often a kill waits for the next phase; how often it comes as soon as a file is being written
+_NEXT, _IN_A_SAVE = 0.3, 0.5
+_PAGE = 4096  # bytes, in which a memory file system counts
+_PATIENCE = 120.0  # seconds that a run may take beyond ten times the undisturbed one
+
+
+@dataclass
+class Found:
+    """What was done to the runs, and what came of it.
+
+    Attributes:
+        kills: phase -> how many runs were killed in it.
+        writing: kills that left a half-written temporary file behind.
+        rounds: runs that were killed and came to their end; each ended in the undisturbed run's
+        bytes. fills: saves that found the disk full; after each the last good checkpoint was there.
+        seconds: of the undisturbed run.
+    """
+
+    kills: Counter = field(default_factory=Counter)
+    writing: int = 0
+    rounds: int = 0
+    fills: int = 0
+    seconds: float = 0.0
+
+
+def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0) -> Found:
+    """Torture runs in `folder` (new or empty; what is left there at a failure shows it).
+
+    Raises:
+        InputError: the folder is not empty; or a run did not end in the undisturbed run's bytes,
+        hung, or failed.
+    """
+    folder = Path(folder).resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: is not empty")
+    _import_all()
+    rng, found = np.random.default_rng(seed), Found()
+    _in_child(_simulate, folder / "raw")
+    reference = _fresh(folder, "undisturbed")
+    began = time.monotonic()
+    _finish(reference, 600.0)
+    found.seconds = time.monotonic() - began
+    wanted = _in_child(outcome, reference)
+    while sum(found.kills.values()) < kills:
+        place = _fresh(folder, "killed")
+        _kill_to_the_end(place, found, rng)
+        _same(place, wanted)
+        found.rounds += 1
+        log.info("%d kills in %d rounds", sum(found.kills.values()), found.rounds)
+        shutil.rmtree(place)
+    for _ in range(3 * fills):  # of which some have nothing left to save
+        if found.fills == fills:
+            break
+        place = _fresh(folder, "filled")
+        _fill(place, found, rng)
+        _finish(place, 10 * found.seconds + _PATIENCE)
+        _same(place, wanted)
+        log.info("%d of %d full disks", found.fills, fills)
+        shutil.rmtree(place)
+    return found
+
+
+def torture_text(found: Found) -> str:
+    """The counts as text."""
+    kills = ", ".join(f"{found.kills[phase]} in {phase}" for phase in PHASES if found.kills[phase])
+    return (
+        f"{sum(found.kills.values())} kills ({kills}; {found.writing} of them while a file was "
+        f"being written) in {found.rounds} runs of "
+        f"{found.seconds:.0f} s, and {found.fills} saves onto a full disk: every run ended in the "
+        "bytes of the undisturbed one."
+    )
+
+
+def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> None:
+    """Start the run and kill it, again and again, at random times or in the middle of a save; in
+    the end let it come to its end.
+
+    The first kill comes in the phase whose turn it is, the others in the phase that the run is in,
+    or in the next.
+    """
+    killed, target = 0, found.rounds % (len(PHASES) - 1)
+    deadline = time.monotonic() + 10 * found.seconds + _PATIENCE
+    while time.monotonic() < deadline:
+        if killed:
+            target = PHASES.index(phase_of(place)) + (rng.random() < _NEXT)
+        child = _start(place)
+        while child.is_alive() and (
+            killed == _IN_A_ROUND or PHASES.index(phase_of(place)) < target
+        ):
+            child.join(0.01)
+        end = time.monotonic() + rng.uniform(0, _LONGEST) * found.seconds
+        in_a_save = rng.random() < _IN_A_SAVE
+        while (
+            child.is_alive()
+            and time.monotonic() < end
+            and not (in_a_save and _writes(place, child.pid))
+        ):
+            time.sleep(0.001)
+        if child.exitcode is None:
+            _kill(child)
+            child.join()
+        if child.exitcode == 0:
+            return
+        if child.exitcode != -signal.SIGKILL:
+            raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
+        killed += 1
+        found.kills[phase_of(place)] += 1
+        found.writing += _writes(place, child.pid)
+    raise InputError(f"{place}: does not come to its end")
+
+
+def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
+    """Train for a while, then let a save find the disk full; the last good checkpoint must be
+    there, byte for byte.
+    """
+    child = _start(place)
+    while (
+        child.is_alive()
+        and not (place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt").exists()
+    ):
+        time.sleep(0.02)
+    child.join(rng.uniform(0, 0.2) * found.seconds)
+    _kill(child)
+    child.join()
+    before = _in_child(whole_checkpoints, place)
+    if not before:
+        raise InputError(f"{place}: was to be in training")
+    room = int(rng.uniform(0.05, 0.95) * max(size for size, _ in before.values()))
+    with _full_disk(place, room):
+        child = _start(place, room)
+        child.join(10 * found.seconds + _PATIENCE)
+        if child.exitcode == 0:
+            return  # all was saved before
+        if child.exitcode != 2 or not re.match(
+            r"error: .*(could not be written|No space left)", _last_line(place)
+        ):
+            raise InputError(
+                f"{place}: on a full disk it ended with status {child.exitcode}: "
+                f"{_last_line(place)}"
+            )
+    after = _in_child(whole_checkpoints, place)
+    lost = [name for name in before if name not in after]
+    if lost:
+        raise InputError(f"{place}: {lost[0]} was lost when the disk was full")
+    found.fills += 1
+
+
+@contextlib.contextmanager
+def _full_disk(place: Path, room: int) -> Iterator[None]:
+    """`place` on a disk with `room` bytes left (a memory file system, where this user may mount
+    one); elsewhere the limit of a file's size stands for it.
+    """
+    used = sum(
+        -(-file.stat().st_size // _PAGE) * _PAGE for file in place.rglob("*") if file.is_file()
+    )
+    aside = place.with_name(place.name + ".aside")
+    place.rename(aside)
+    place.mkdir()
+    mounted = (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={used + room}", "none", place],
+            capture_output=True,
+        ).returncode
+        == 0
+    )
+    if not mounted:
+        place.rmdir()
+        aside.rename(place)
+        yield
+        return
+    try:
+        shutil.copytree(aside, place, dirs_exist_ok=True)
+        yield
+    finally:
+        shutil.rmtree(aside)
+        shutil.copytree(place, aside)
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+        aside.rename(place)
+
+
+def _fresh(folder: Path, name: str) -> Path:
+    place = folder / name
+    place.mkdir(parents=True)
+    write_text(place / "config.yaml", CONFIG.lstrip())
+    return place
+
+
+def _same(place: Path, wanted: dict[str, str]) -> None:
+    found = _in_child(outcome, place)
+    different = sorted(
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    )
+    if different:
+        raise InputError(
+            f"{place}: ended in other bytes than the undisturbed run: {', '.join(different)}"
+        )
+    left = [path for path in place.rglob("*.tmp") if path.is_file()]
+    if left:
+        raise InputError(
+            f"{place}: {len(left)} half-written files were left behind, first {left[0]}"
+        )
+
+
+def _finish(place: Path, seconds: float) -> None:
+    child = _start(place)
+    child.join(seconds)
+    if child.exitcode is None:
+        _kill(child)
+        raise InputError(f"{place}: hangs")
+    if child.exitcode:
+        raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
+
+
+# processes
+# --------------------------------------------------------------------------------------------------
+
+_FORK = multiprocessing.get_context("fork")
+
+
+def _import_all() -> None:
+    """What a run imports, so that forked ones need not."""
+    import cellsignal.data.pack
+    import cellsignal.models.torchvision_cpu
+    import cellsignal.pipeline
+    import cellsignal.prediction.submit
+    import cellsignal.report.run_report
+    import cellsignal.training.run
+
+    cellsignal.models.torchvision_cpu.import_timm()
+
+
+def _start(place: Path, largest_file: int | None = None) -> Any:
+    """`COMMANDS` in `place`, in a process group of its own; its output goes to log.txt beside it."""
+    child = _FORK.Process(target=_run, args=(place, largest_file))
+    child.start()
+    return child
+
+
+def _kill(child: Any) -> None:
+    """SIGKILL to the run and all its processes."""
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group of its own yet, or has just ended
+        child.kill()
+
+
+def _writes(place: Path, process: int) -> bool:
+    """Whether a half-written file of the process is there. `os.walk` minds no folder that goes
+    meanwhile.
+    """
+    return any(
+        f"-{process}." in name and name.endswith(".tmp")
+        for _, _, files in os.walk(place)
+        for name in files
+    )
+
+
+def _run(place: Path, largest_file: int | None) -> None:
+    import torch
+
+    os.setsid()
+    with open(place.with_suffix(".log"), "ab", buffering=0) as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    # which write there, whatever this process had put in their place
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    os.chdir(place)
+    torch.set_num_threads(1)
+    if largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    os._exit(next((status for words in COMMANDS if (status := _command(words))), 0))
+
+
+def _command(words: tuple[str, ...]) -> int:
+    """`python -m cellsignal` with these words, in this process."""
+    sys.argv = ["cellsignal", *words]
+    try:
+        runpy.run_module("cellsignal", run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def _simulate(root: Path) -> None:
+    from cellsignal.competitions.rxrx1.simulate import simulate_rxrx1
+
+    simulate_rxrx1(root, 0, **_SIZE)
+
+
+def _in_child(function, *arguments: Any) -> Any:
+    """The result of a function in a forked process, so that its threads are none of this one's."""
+    ours, theirs = _FORK.Pipe()
+
+    def call() -> None:
+        try:
+            theirs.send((True, function(*arguments)))
+        except Exception as error:
+            theirs.send((False, f"{type(error).__name__}: {error}"))
+
+    child = _FORK.Process(target=call)
+    child.start()
+    well, result = ours.recv()
+    child.join()
+    if not well:
+        raise InputError(result)
+    return result
+
+
+def _last_line(place: Path) -> str:
+    lines = place.with_suffix(".log").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
