@@ -18,7 +18,7 @@ from cellsignal.competitions.rxrx1.folds_table import (
 )
 from cellsignal.data.folds import NEVER, TEST, make_folds, read_folds
 
-FOLDS = Path(__file__).resolve().parent.parent / "folds"
+FOLDS = Path(__file__).resolve().parents[2] / "folds"
 
 
 def samples_of(experiments, classes=4, compound=None):

@@ -28,7 +28,7 @@ from cellsignal.studies.ablation import (
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG = REPOSITORY / "configs" / "rxrx1" / "ablation.yaml"
 
 

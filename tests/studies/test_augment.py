@@ -12,7 +12,7 @@ from cellsignal.studies.augment import RECIPES, augment_text, bench_augment, pla
 
 pytestmark = pytest.mark.slow
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "rxrx1"
+CONFIGS = Path(__file__).parents[2] / "configs" / "rxrx1"
 
 
 @pytest.mark.parametrize(
