@@ -20,6 +20,7 @@ FLOOR = {
     "config": 1,
     "simulation": 1,
     "images": 1,
+    "metrics": 1,
     "competitions": 2,
     "models": 3,
     "data": 3,

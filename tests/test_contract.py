@@ -16,7 +16,6 @@ from scipy.stats import binom
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.ranking import chance_average_precision
 from cellsignal.competitions.samples import (
     COLUMNS,
     ROLES,
@@ -33,6 +32,7 @@ from cellsignal.evaluation.leaderboard import leaderboard_table
 from cellsignal.evaluation.multilabel_score import read_scores, score_multilabel
 from cellsignal.evaluation.ranking_score import score_ranking
 from cellsignal.evaluation.score import read_submission, score_submission
+from cellsignal.metrics.ranking import chance_average_precision
 from cellsignal.prediction.container import load_predictions
 from cellsignal.training.checkpoints import load_checkpoint
 

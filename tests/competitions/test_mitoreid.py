@@ -19,14 +19,14 @@ from cellsignal.competitions.mitoreid.annotation import drug_of, read_annotation
 from cellsignal.competitions.mitoreid.competition import MitoReID, part_of, published_answers
 from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 from cellsignal.competitions.mitoreid.tracks import list_tracks, read_track
-from cellsignal.competitions.ranking import (
+from cellsignal.data.folds import labelled, make_folds
+from cellsignal.metrics.ranking import (
     average_precisions,
     chance_average_precision,
     match_masks,
     order_by_class,
     ranking_score,
 )
-from cellsignal.data.folds import labelled, make_folds
 
 SMALL = {
     "moas": 2,

@@ -11,7 +11,8 @@ from sklearn.metrics import average_precision_score
 
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions.base import registered
-from cellsignal.competitions.multilabel import MultilabelCompetition, macro_average_precision
+from cellsignal.competitions.multilabel import MultilabelCompetition
+from cellsignal.metrics.average_precision import macro_average_precision
 
 IDS = ("P1_A01", "P1_A02", "P1_A03", "P2_A01", "P2_A02")
 CLASSES = ("Chloride channel, blocker", "GPCR agonist")

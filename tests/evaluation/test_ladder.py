@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cellsignal.evaluation.ladder import Step, ladder_table, ladder_text
-from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.metrics.accuracy import Accuracy
 
 STEPS = [
     Step("argmax", Accuracy.of(50, 100), 1 / 100),

@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cellsignal.common.errors import InputError, InvalidSubmission
-from cellsignal.evaluation.multilabel import (
-    MACRO,
-    by_compound,
-    good_classes,
-    macro_average_precision,
-    multilabel_table,
-    multilabel_text,
-    weighted_ranking,
-)
 from cellsignal.evaluation.multilabel_score import (
     COLUMNS,
     read_scores,
     score_multilabel,
     score_text,
+)
+from cellsignal.metrics.average_precision import (
+    MACRO,
+    average_precision_table,
+    average_precision_text,
+    by_compound,
+    good_classes,
+    macro_average_precision,
+    weighted_ranking,
 )
 
 TOY = SimpleNamespace(id="toy", id_column="id", fold_groups=("compound", "plate"))
@@ -79,14 +79,16 @@ def test_weighted_figures_are_sklearns(seed, rows, clusters, values):
 
 def test_many_draws_in_pieces_are_the_same(monkeypatch):
     truth, scores, compound = screen()
-    whole = multilabel_table(truth, scores, "abc", compound, draws=50)
-    monkeypatch.setattr("cellsignal.evaluation.multilabel._CELLS", 700)
-    pd.testing.assert_frame_equal(multilabel_table(truth, scores, "abc", compound, draws=50), whole)
+    whole = average_precision_table(truth, scores, "abc", compound, draws=50)
+    monkeypatch.setattr("cellsignal.metrics.average_precision._CELLS", 700)
+    pd.testing.assert_frame_equal(
+        average_precision_table(truth, scores, "abc", compound, draws=50), whole
+    )
 
 
 def test_every_row_of_the_table_against_brute_force():
     truth, scores, compound = screen()
-    table = multilabel_table(truth, scores, ["a", "b", "c"], compound, draws=40, seed=3)
+    table = average_precision_table(truth, scores, ["a", "b", "c"], compound, draws=40, seed=3)
     assert table["class"].tolist() == [MACRO, "a", "b", "c"]
     names = pd.unique(compound)
     draws = np.random.default_rng(3).multinomial(
@@ -131,7 +133,7 @@ def test_every_row_of_the_table_against_brute_force():
 def test_guessing_scores_the_prevalence():
     truth, _, compound = screen(compounds=400, share=0.1)
     scores = np.random.default_rng(1).normal(size=truth.shape)
-    table = multilabel_table(truth, scores, "abc", compound, draws=20)
+    table = average_precision_table(truth, scores, "abc", compound, draws=20)
     np.testing.assert_allclose(table.average_precision, table.prevalence, atol=0.02)
     np.testing.assert_allclose(table.roc_auc, 0.5, atol=0.05)
     np.testing.assert_allclose(table.ratio, 1, atol=0.2)
@@ -139,15 +141,15 @@ def test_guessing_scores_the_prevalence():
 
 def test_equal_scores_are_one_place():
     truth, _, compound = screen()
-    table = multilabel_table(truth, np.full(truth.shape, 0.5), "abc", compound, draws=20)
+    table = average_precision_table(truth, np.full(truth.shape, 0.5), "abc", compound, draws=20)
     np.testing.assert_allclose(table.average_precision, table.prevalence)
     assert (table.roc_auc == 0.5).all()
 
 
 def test_the_interval_over_compounds_is_wider_where_their_wells_agree():
     truth, scores, compound = screen(wells=10)
-    over_compounds = multilabel_table(truth, scores, "abc", compound)
-    over_wells = multilabel_table(truth, scores, "abc", np.arange(len(truth)))
+    over_compounds = average_precision_table(truth, scores, "abc", compound)
+    over_wells = average_precision_table(truth, scores, "abc", np.arange(len(truth)))
     np.testing.assert_allclose(over_compounds.average_precision, over_wells.average_precision)
     width = [(table.high - table.low).to_numpy() for table in (over_compounds, over_wells)]
     assert (width[0] > 2 * width[1]).all()  # about sqrt(10)
@@ -162,7 +164,7 @@ def test_the_interval_mostly_holds_the_truth():
     inside = 0
     for seed in range(1, 101):
         truth, scores, compound = screen(compounds=150, wells=2, classes=1, seed=seed)
-        row = multilabel_table(truth, scores, "a", compound, draws=200).iloc[1]
+        row = average_precision_table(truth, scores, "a", compound, draws=200).iloc[1]
         inside += row.low <= population <= row.high
     assert 0.86 * 100 <= inside < 100
 
@@ -170,7 +172,7 @@ def test_the_interval_mostly_holds_the_truth():
 def test_a_class_without_positives_or_negatives_is_no_part_of_the_average():
     truth, scores, compound = screen()
     truth[:, 1], truth[:, 2] = False, True
-    table = multilabel_table(truth, scores, "abc", compound, draws=50).set_index("class")
+    table = average_precision_table(truth, scores, "abc", compound, draws=50).set_index("class")
     assert (
         table.loc["b"].isna().sum() == 7
         and table.loc["b", "prevalence"] == 0
@@ -179,14 +181,14 @@ def test_a_class_without_positives_or_negatives_is_no_part_of_the_average():
     assert math.isnan(table.average_precision["c"]) and table.prevalence["c"] == 1
     for column in ("average_precision", "low", "high", "ratio", "roc_auc", "prevalence"):
         assert table.loc[MACRO, column] == pytest.approx(table.loc["a", column])
-    none = multilabel_table(np.zeros_like(truth), scores, "abc", compound, draws=5)
+    none = average_precision_table(np.zeros_like(truth), scores, "abc", compound, draws=5)
     assert none.average_precision.isna().all() and none.n.tolist() == [360] * 4
 
 
 def test_one_positive_compound_has_no_interval():
     truth, scores, compound = screen(classes=2)
     truth[:, 0] = compound == "7"
-    table = multilabel_table(truth, scores, "ab", compound, draws=50).set_index("class")
+    table = average_precision_table(truth, scores, "ab", compound, draws=50).set_index("class")
     assert table.loc["a", "positive_compounds"] == 1 and not math.isnan(
         table.loc["a", "average_precision"]
     )
@@ -199,7 +201,7 @@ def test_unknown_truth_is_left_out_and_never_negative():
     known = np.arange(len(truth)) % 6 < 4
     holes = np.where(known[:, None], truth, np.nan)
     holed, short = (
-        multilabel_table(*parts, "abc", c, draws=100)
+        average_precision_table(*parts, "abc", c, draws=100)
         for *parts, c in ((holes, scores, compound), (truth[known], scores[known], compound[known]))
     )
     pd.testing.assert_frame_equal(holed, short)
@@ -208,7 +210,7 @@ def test_unknown_truth_is_left_out_and_never_negative():
     )
     one = truth.astype(float)
     one[:, 0] = holes[:, 0]  # unknown for one class alone
-    assert multilabel_table(one, scores, "abc", compound, draws=5).n.tolist() == [
+    assert average_precision_table(one, scores, "abc", compound, draws=5).n.tolist() == [
         360,
         240,
         360,
@@ -229,16 +231,16 @@ def test_table_refuses_what_cannot_be_scored():
         "no predictions": (truth[:0], scores[:0], "abc", compound[:0]),
     }.items():
         with pytest.raises(InputError, match=message):
-            multilabel_table(*arguments)
+            average_precision_table(*arguments)
 
 
 def test_good_classes_and_the_text():
     truth, scores, compound = screen(classes=4)
     scores[:, 0], truth[:, 3] = truth[:, 0], False
-    table = multilabel_table(truth, scores, ["found", "b", "c", "empty"], compound, draws=20)
+    table = average_precision_table(truth, scores, ["found", "b", "c", "empty"], compound, draws=20)
     auc = table.roc_auc[2:4]
     assert good_classes(table) == (1 + (auc >= 0.9).sum(), 3) and good_classes(table, 0.0) == (3, 3)
-    lines = multilabel_text(table).splitlines()
+    lines = average_precision_text(table).splitlines()
     assert (
         lines[2].startswith(MACRO)
         and lines[3].split()[:2] == ["found", "1.0000"]
@@ -247,14 +249,14 @@ def test_good_classes_and_the_text():
     assert lines[-1].startswith(
         f"{good_classes(table)[0]} of 3 classes at ROC AUC >= 0.9; 1 without both"
     )
-    short = multilabel_text(table, top=1).splitlines()
+    short = average_precision_text(table, top=1).splitlines()
     assert (
         short[:2]
         and len(short) == 5
         and "3 more classes" in short[-1]
         and short[3].startswith("found")
     )
-    assert len(multilabel_text(table, top=0).splitlines()) == 4
+    assert len(average_precision_text(table, top=0).splitlines()) == 4
 
 
 def test_a_compound_is_the_mean_of_its_doses_each_the_same():
@@ -342,7 +344,7 @@ def test_every_slice_against_sklearn():
             average_precision_score(answers[name], submission[name])
         )
         assert rows.positives[name] == answers[name].sum()
-    expected = multilabel_table(
+    expected = average_precision_table(
         answers[list("abc")], submission[list("abc")], "abc", answers.compound, draws=100
     )
     assert (rows.low["overall"], rows.high["overall"]) == (expected.low[0], expected.high[0])

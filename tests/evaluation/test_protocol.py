@@ -10,8 +10,8 @@ from sklearn.metrics import accuracy_score
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.rxrx1 import RxRx1
-from cellsignal.evaluation.metrics import wilson_interval
 from cellsignal.evaluation.protocol import COLUMNS, protocol_scores, protocol_text, true_labels
+from cellsignal.metrics.accuracy import wilson_interval
 
 PARTS = ("train", "id_test", "ood_validation", "ood_test")
 

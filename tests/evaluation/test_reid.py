@@ -13,8 +13,6 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.ranking import match_masks, ranking_score
-from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
 from cellsignal.evaluation.reid import (
     classified,
     cosine_distances,
@@ -26,6 +24,8 @@ from cellsignal.evaluation.reid import (
     reid_text,
     seen_text,
 )
+from cellsignal.metrics.accuracy import clustered_interval, wilson_interval
+from cellsignal.metrics.ranking import match_masks, ranking_score
 
 
 def tracks(*rows: tuple[int, str, str]) -> pd.DataFrame:

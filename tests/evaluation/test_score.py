@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import accuracy_score
 
 from cellsignal.common.errors import InvalidSubmission
-from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
 from cellsignal.evaluation.score import COLUMNS, read_submission, score_submission
+from cellsignal.metrics.accuracy import clustered_interval, wilson_interval
 
 COMPETITION = SimpleNamespace(
     comparable=lambda frame, name: frame,

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.metrics import wilson_interval
 from cellsignal.evaluation.unseen import (
     nearest_first,
     predict_unseen,
@@ -13,6 +12,7 @@ from cellsignal.evaluation.unseen import (
     unseen_right,
     unseen_text,
 )
+from cellsignal.metrics.accuracy import wilson_interval
 
 
 def test_unseen_compounds_by_hand():

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
 from cellsignal.data.folds import TEST
-from cellsignal.evaluation.metrics import wilson_interval
+from cellsignal.metrics.accuracy import wilson_interval
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import load_embeddings
 from cellsignal.profiles.ranking import seen_compounds

@@ -8,8 +8,8 @@ import pytest
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.ladder import Step
-from cellsignal.evaluation.metrics import Accuracy
 from cellsignal.images import read_png8
+from cellsignal.metrics.accuracy import Accuracy
 from cellsignal.report import plate_plots, plots
 
 pytestmark = pytest.mark.slow

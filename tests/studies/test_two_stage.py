@@ -18,7 +18,7 @@ from cellsignal.common.files import write_csv
 from cellsignal.config import load_config
 from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 from cellsignal.studies.two_stage import (
     Bench,
     Outcome,

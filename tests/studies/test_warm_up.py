@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.metrics import wilson_interval
+from cellsignal.metrics.accuracy import wilson_interval
 from cellsignal.studies.warm_up import (
     EPOCHS,
     WarmUp,

@@ -269,3 +269,21 @@ def _delimiter_hint(frame: pd.DataFrame, delimiter: str) -> str:
             if other != delimiter and other in frame.columns[0]:
                 return f" (cells look separated by {other!r}; {delimiter!r} is expected)"
     return ""
+
+
+def aligned(lines: Sequence[tuple[str, ...]], right: Collection[int]) -> str:
+    """Lay out rows of cells in columns: a header, a rule, then the rows.
+
+    Args:
+        right: numbers of the columns that are flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = []
+    for line in lines:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        rows.append("  ".join(cells).rstrip())
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([rows[0], rule, *rows[1:]])

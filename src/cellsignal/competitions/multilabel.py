@@ -16,6 +16,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import read_table, refuse_rows
 from cellsignal.competitions.base import Competition, check_submission_ids
+from cellsignal.metrics.average_precision import macro_average_precision
 
 # columns of answers that are no class
 BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")
@@ -180,34 +181,6 @@ def truth_and_scores(
     check_scores(submission, classes, id_column)
     chosen = submission.set_index(id_column).loc[answers[id_column], list(classes)]
     return answers[list(classes)].to_numpy(dtype=bool), chosen.to_numpy(dtype=np.float64), classes
-
-
-def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The mean of scikit-learn's average precision over the classes that have a positive and a
-    negative.
-
-    Args:
-        truth: (N, K) bool, or float with NaN where it is not known; those are left out.
-        scores: (N, K) finite, higher is likelier.
-
-    Raises:
-        InputError: no class has both.
-    """
-    from sklearn.metrics import average_precision_score
-
-    truth, scores = np.asarray(truth, dtype=float), np.asarray(scores, dtype=float)
-    assert truth.shape == scores.shape and truth.ndim == 2, (truth.shape, scores.shape)
-    found = []
-    for true, score in zip(truth.T, scores.T, strict=True):
-        known = ~np.isnan(true)
-        if len(np.unique(true[known])) == 2:
-            found.append(average_precision_score(true[known], score[known]))
-    if not found:
-        raise InputError(
-            f"none of the {truth.shape[1]} classes has both a positive and a negative; there is "
-            "nothing to rank"
-        )
-    return float(np.mean(found))
 
 
 def check_score_columns(

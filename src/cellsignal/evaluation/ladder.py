@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cellsignal.evaluation.metrics import Accuracy, Figure
+from cellsignal.common.tables import aligned
+from cellsignal.metrics.accuracy import Accuracy, Figure
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,3 @@ def score_title(steps: Sequence[Step]) -> str:
         if any(isinstance(step.accuracy, Figure) for step in steps)
         else "accuracy"
     )
-
-
-def aligned(lines: Sequence[tuple[str, ...]], right: set[int]) -> str:
-    """Rows of cells as text in columns, the first row a header over a rule; the columns of `right`
-    are flush right.
-    """
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            cell.rjust(width) if at in right else cell.ljust(width)
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in text)

@@ -21,10 +21,9 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import git_commit, sha256, write_csv
-from cellsignal.common.tables import parse_numbers, read_table, refuse_rows
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy, Figure
+from cellsignal.common.tables import aligned, parse_numbers, read_table, refuse_rows
 from cellsignal.evaluation.score import score_submission
+from cellsignal.metrics.accuracy import Accuracy, Figure
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition

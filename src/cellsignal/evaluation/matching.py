@@ -22,7 +22,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import CHORD_TOLERANCE, chord, draw_one, tied_best, unit_vectors
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 from cellsignal.profiles.well_profiles import average
 
 _SEED = 0  # of the draws among equally near treatments
@@ -172,7 +172,7 @@ def match_text(matches: Sequence[Matches]) -> str:
     """For a terminal: the protocols with their intervals, the MoAs, and each treatment that was
     given a wrong one.
     """
-    from cellsignal.evaluation.ladder import aligned
+    from cellsignal.common.tables import aligned
 
     lines = [
         ("protocol", "right", "accuracy", "95 % interval", "over compounds", "chance", "not scored")

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.tables import aligned
 from cellsignal.competitions.multilabel import check_score_columns, truth_and_scores
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.multilabel import COLUMNS as TABLE_COLUMNS
-from cellsignal.evaluation.multilabel import multilabel_table
 from cellsignal.evaluation.score import read_text_table
+from cellsignal.metrics.average_precision import COLUMNS as TABLE_COLUMNS
+from cellsignal.metrics.average_precision import average_precision_table
 
 if TYPE_CHECKING:
     from cellsignal.competitions.multilabel import MultilabelCompetition
@@ -112,7 +112,7 @@ def score_multilabel(
     clusters = answers[resampled].to_numpy(dtype=object)
     rows = []
     for kind, name, inside in _slices(answers):
-        table = multilabel_table(
+        table = average_precision_table(
             truth[inside], scores[inside], classes, clusters[inside], draws, _SEED
         )
         rows.append((kind, name, table.iloc[0]))

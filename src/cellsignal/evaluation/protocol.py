@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.common.tables import aligned
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cellsignal.competitions.ranking import average_precisions, ranked_matches
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import clustered_interval
+from cellsignal.common.tables import aligned
+from cellsignal.metrics.accuracy import clustered_interval
+from cellsignal.metrics.ranking import average_precisions, ranked_matches
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition

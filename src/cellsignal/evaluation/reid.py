@@ -32,6 +32,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.tables import aligned
 from cellsignal.common.ties import (
     draw_one,
     expected_average_precision,
@@ -39,10 +40,9 @@ from cellsignal.common.ties import (
     tied_best,
     unit_vectors,
 )
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy, Figure, accuracy, clustered_interval
-from cellsignal.evaluation.multilabel import MACRO, multilabel_table
 from cellsignal.evaluation.retrieval import expected_ap
+from cellsignal.metrics.accuracy import Accuracy, Figure, accuracy, clustered_interval
+from cellsignal.metrics.average_precision import MACRO, average_precision_table
 
 Protocol = Literal["published", "strict"]
 NEW_DRUGS = "strict, new drugs"
@@ -309,7 +309,7 @@ def classified(logits: np.ndarray, query: pd.DataFrame, seed: int = 0) -> Classi
     if len(label) and not 0 <= label.min() <= label.max() < logits.shape[1]:
         raise InputError(f"a label lies outside the {logits.shape[1]} classes of the logits")
     compound, classes = query.compound.to_numpy(object), [str(k) for k in range(logits.shape[1])]
-    table = multilabel_table(
+    table = average_precision_table(
         label[:, None] == np.arange(logits.shape[1]),
         softmax(logits, axis=1),
         classes,

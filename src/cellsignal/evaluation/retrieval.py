@@ -37,8 +37,8 @@ from cellsignal.common.ties import (
     unit_vectors,
 )
 from cellsignal.evaluation.matching import treatment_profiles
-from cellsignal.evaluation.metrics import Accuracy
 from cellsignal.evaluation.retrieval_null import DEFAULT_NULL, THRESHOLD, Null
+from cellsignal.metrics.accuracy import Accuracy
 
 Task = Literal["replicates", "targets", "compound_gene"]
 TASKS: tuple[Task, ...] = ("replicates", "targets", "compound_gene")

@@ -14,7 +14,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import read_table
 from cellsignal.competitions.submissions import check_submission_ids
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition

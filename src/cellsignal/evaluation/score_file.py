@@ -228,7 +228,7 @@ def format_scores(table: pd.DataFrame) -> str:
         from cellsignal.evaluation.multilabel_score import score_text
 
         return score_text(table)
-    from cellsignal.evaluation.ladder import aligned
+    from cellsignal.common.tables import aligned
 
     lines = [("slice", "name", "accuracy", "95 % interval", "right")]
     for kind, name, right, n, value, low, high in table[

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.tables import aligned
 from cellsignal.common.ties import draw_one, random_order, tied_best
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.metrics.accuracy import Accuracy
 
 
 @dataclass(frozen=True)

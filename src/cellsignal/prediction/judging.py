@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.multilabel import answer_classes
-from cellsignal.evaluation.metrics import Accuracy, Figure, accuracy
-from cellsignal.evaluation.multilabel import multilabel_table
+from cellsignal.metrics.accuracy import Accuracy, Figure, accuracy
+from cellsignal.metrics.average_precision import average_precision_table
 from cellsignal.prediction.ensemble import Targets
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def true_labels(targets: Targets, truth: dict[str, int] | None) -> np.ndarray:
 def ranking_table(
     entry: "Entry", targets: Targets, truth: pd.DataFrame | None, draws: int = 1000
 ) -> pd.DataFrame:
-    """`multilabel_table` of targets; the bootstrap resamples the competition's first fold group
+    """`average_precision_table` of targets; the bootstrap resamples the competition's first fold group
     (compounds), else single targets.
     """
     ids, group = entry.competition.id_column, entry.competition.fold_groups[0]
@@ -72,6 +72,6 @@ def ranking_table(
         if group in known.columns
         else pd.Series(targets.target_id)
     )
-    return multilabel_table(
+    return average_precision_table(
         labels, targets.scores, entry.members[0].classes, clusters.to_numpy(dtype=object), draws
     )

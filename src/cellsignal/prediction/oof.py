@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
-from cellsignal.evaluation.multilabel import multilabel_text
+from cellsignal.common.tables import aligned
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.average_precision import average_precision_text
 from cellsignal.prediction.container import Predictions
 from cellsignal.prediction.ensemble import Targets
 from cellsignal.prediction.judging import ranking_table
@@ -73,7 +73,9 @@ def out_of_fold_ranking(entry: Entry, top: int = 20) -> str:
                 f"{macro.n:,}",
             )
         )
-    merged = multilabel_text(ranking_table(entry, entry.merge(entry.final(), "oof"), None), top)
+    merged = average_precision_text(
+        ranking_table(entry, entry.merge(entry.final(), "oof"), None), top
+    )
     title = f"all {len(runs)} merged" if len(runs) > 1 else runs[0][0]
     return "\n\n".join(
         [

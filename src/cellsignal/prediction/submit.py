@@ -17,8 +17,8 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config.schema import Submit
 from cellsignal.evaluation.ladder import Step
-from cellsignal.evaluation.metrics import accuracy
 from cellsignal.evaluation.standing import check_place, check_replacing
+from cellsignal.metrics.accuracy import accuracy
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.ensemble import Targets, merge
 from cellsignal.prediction.entry_checks import (

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
-from cellsignal.evaluation.multilabel import multilabel_table
+from cellsignal.common.tables import aligned
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.average_precision import average_precision_table
 
 CLASSIFIERS = ("random forest", "linear SVM", "MLP")
 # the row of guessing: always the most frequent class of the training tracks
@@ -198,7 +198,9 @@ def score_row(
     right = scores.argmax(1) == truth
     found = Accuracy.of(int(right.sum()), len(right))
     over_drugs = clustered_interval(right, drugs, seed)
-    table = multilabel_table(np.eye(len(classes))[truth], scores, classes, drugs, draws, seed)
+    table = average_precision_table(
+        np.eye(len(classes))[truth], scores, classes, drugs, draws, seed
+    )
     macro, tested = table.iloc[0], int(table.roc_auc[1:].notna().sum())
     auc = (macro.roc_auc, macro.roc_auc_low, macro.roc_auc_high)
     return (

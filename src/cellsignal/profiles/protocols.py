@@ -236,7 +236,7 @@ def retrieval_table(
         InputError: a task asked for cannot be measured, or see `load_profiles` and
         `normalise_profiles`.
     """
-    from cellsignal.evaluation.ladder import aligned
+    from cellsignal.common.tables import aligned
 
     if null_size < LEAST_NULL:
         raise InputError(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import draw_one, tied_best
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def treatments_text(found: TreatmentPredictions, classes: tuple[str, ...]) -> st
     """For a terminal: the count with its intervals, each class, and each treatment that was given a
     wrong class.
     """
-    from cellsignal.evaluation.ladder import aligned
+    from cellsignal.common.tables import aligned
 
     a, table = found.accuracy, found.table
     head = [("treatments right", "share", "95 % interval", "over compounds", "wells", "images")]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.ladder import Step, score_title
-from cellsignal.evaluation.metrics import accuracy, balanced_accuracy
+from cellsignal.metrics.accuracy import accuracy, balanced_accuracy
 from cellsignal.report.figure_style import (
     BLUE,
     CYCLE,

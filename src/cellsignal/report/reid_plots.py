@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.metrics import wilson_interval
 from cellsignal.evaluation.reid import ReId
+from cellsignal.metrics.accuracy import wilson_interval
 from cellsignal.report.embedding_plots import tsne
 from cellsignal.report.figure_style import (
     BLUE,

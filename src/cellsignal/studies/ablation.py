@@ -21,7 +21,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.config import Config, load_config
-from cellsignal.evaluation.metrics import clustered_interval
+from cellsignal.metrics.accuracy import clustered_interval
 from cellsignal.prediction.entry_labels import labels_of
 from cellsignal.prediction.predict import predict
 from cellsignal.prediction.submit import Entry, Part, open_entry, truth_labels

@@ -11,8 +11,8 @@ import torch
 from accelerate.utils import release_memory
 from accelerate.utils.memory import should_reduce_batch_size
 
+from cellsignal.common.tables import aligned
 from cellsignal.config import Config
-from cellsignal.evaluation.ladder import aligned
 from cellsignal.models.backbones import build_model
 from cellsignal.models.checkpointing import checkpoint_activations
 from cellsignal.training.inputs import pixel_statistics, site_dataset

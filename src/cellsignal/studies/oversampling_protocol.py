@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.ties import draw_one, tied_best
-from cellsignal.evaluation.metrics import clustered_interval, wilson_interval
+from cellsignal.metrics.accuracy import clustered_interval, wilson_interval
 from cellsignal.studies.deals import ORDERS, Deal, deal_all, top_classes
 from cellsignal.studies.split_audit import fit_discriminant, image_features
 
@@ -222,7 +222,7 @@ def nearest_position(address: np.ndarray, label: np.ndarray, deal: Deal) -> np.n
 
 def oversampling_text(audits: list[OversamplingAudit]) -> str:
     """The table for a terminal, and a line on each order: what it lets through."""
-    from cellsignal.evaluation.ladder import aligned
+    from cellsignal.common.tables import aligned
 
     lines = [
         (

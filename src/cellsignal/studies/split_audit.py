@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.metrics import Accuracy
+from cellsignal.metrics.accuracy import Accuracy
 
 if TYPE_CHECKING:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -165,7 +165,7 @@ def audit_split(
 
 def audit_text(audits: list[SplitAudit]) -> str:
     """The table for a terminal."""
-    from cellsignal.evaluation.ladder import aligned
+    from cellsignal.common.tables import aligned
 
     lines = [
         (

@@ -23,9 +23,9 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config, load_config
 from cellsignal.data.store import Store
-from cellsignal.evaluation.metrics import clustered_interval
-from cellsignal.evaluation.multilabel import multilabel_table
 from cellsignal.evaluation.reid import reid
+from cellsignal.metrics.accuracy import clustered_interval
+from cellsignal.metrics.average_precision import average_precision_table
 from cellsignal.prediction.embeddings import embed, load_embeddings
 from cellsignal.prediction.predict import predict
 from cellsignal.profiles.ipp import CLASSIFIERS, classifier_scores, standardised
@@ -253,7 +253,9 @@ class Timelapse:
         truth = np.eye(len(self.classes))[label]
         drugs = self.query["compound"].to_numpy(object)[rows]
         return float(
-            multilabel_table(truth, softmax(scores, axis=1), self.classes, drugs, 2).iloc[0].roc_auc
+            average_precision_table(truth, softmax(scores, axis=1), self.classes, drugs, 2)
+            .iloc[0]
+            .roc_auc
         )
 
     def _scored(

@@ -21,13 +21,13 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
+from cellsignal.common.tables import aligned
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
 from cellsignal.data.folds import NEVER, labelled, make_folds, read_folds
 from cellsignal.data.store import Store
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.ensemble import merge
 from cellsignal.prediction.predict import predict

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.ladder import aligned
-from cellsignal.evaluation.metrics import Accuracy, clustered_interval
+from cellsignal.common.tables import aligned
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 
 EPOCHS, BATCH, RATE = 15, 64, 3e-3
 TEST_SHARE = 0.2

@@ -13,9 +13,9 @@ from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import expected_average_precision
-from cellsignal.competitions.multilabel import macro_average_precision
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.evaluation.reid import cosine_distances
+from cellsignal.metrics.average_precision import macro_average_precision
 from cellsignal.training.forward import (
     Reading,
     by_target,

@@ -40,8 +40,8 @@ from cellsignal.competitions.mitoreid.annotation import CONTROL, FILE, Annotatio
 from cellsignal.competitions.mitoreid.folds_table import new_drugs
 from cellsignal.competitions.mitoreid.tracks import FRAMES, NOVEL, STAINS, list_tracks, read_track
 from cellsignal.competitions.published import Published
-from cellsignal.competitions.ranking import match_masks, order_by_class, ranking_score
 from cellsignal.competitions.samples import check_samples, path_of
+from cellsignal.metrics.ranking import match_masks, order_by_class, ranking_score
 
 CELL_TYPE = "cell"  # one line; the release does not name it
 SHAPE = (128, 128)  # to which the authors scale every track before they crop 112

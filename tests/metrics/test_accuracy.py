@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.metrics import (
+from cellsignal.metrics.accuracy import (
     Accuracy,
     accuracy,
     balanced_accuracy,

@@ -17,11 +17,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.multilabel import macro_average_precision as macro_average_precision
-from cellsignal.evaluation.ladder import aligned
+from cellsignal.common.tables import aligned
 
 GOOD_AUC = 0.9  # Cox et al. 2020 count the mechanisms that reach it
 MACRO = "macro average"
@@ -32,7 +30,35 @@ COLUMNS = (
 _CELLS = 4_000_000  # numbers in one array of the bootstrap at a time
 
 
-def multilabel_table(
+def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
+    """The mean of scikit-learn's average precision over the classes that have a positive and a
+    negative.
+
+    Args:
+        truth: (N, K) bool, or float with NaN where it is not known; those are left out.
+        scores: (N, K) finite, higher is likelier.
+
+    Raises:
+        InputError: no class has both.
+    """
+    from sklearn.metrics import average_precision_score
+
+    truth, scores = np.asarray(truth, dtype=float), np.asarray(scores, dtype=float)
+    assert truth.shape == scores.shape and truth.ndim == 2, (truth.shape, scores.shape)
+    found = []
+    for true, score in zip(truth.T, scores.T, strict=True):
+        known = ~np.isnan(true)
+        if len(np.unique(true[known])) == 2:
+            found.append(average_precision_score(true[known], score[known]))
+    if not found:
+        raise InputError(
+            f"none of the {truth.shape[1]} classes has both a positive and a negative; there is "
+            "nothing to rank"
+        )
+    return float(np.mean(found))
+
+
+def average_precision_table(
     truth: np.ndarray,
     scores: np.ndarray,
     classes: Sequence[str],
@@ -200,7 +226,10 @@ def weighted_ranking(
     return out
 
 
-def _counts(segment: np.ndarray, cluster: np.ndarray, shape: tuple[int, int]) -> csr_array:
+def _counts(segment: np.ndarray, cluster: np.ndarray, shape: tuple[int, int]):
+    """Rows of each segment and cluster, as a sparse matrix of that shape."""
+    from scipy.sparse import csr_array  # slow to import, and scoring accuracy needs none
+
     return csr_array((np.ones(len(segment), np.float32), (segment, cluster)), shape=shape)
 
 
@@ -221,7 +250,7 @@ def good_classes(table: pd.DataFrame, least: float = GOOD_AUC) -> tuple[int, int
     return int((auc >= least).sum()), len(auc)
 
 
-def multilabel_text(table: pd.DataFrame, top: int | None = None) -> str:
+def average_precision_text(table: pd.DataFrame, top: int | None = None) -> str:
     """The table for a terminal: the average, then the classes, the most above their prevalence
     first; at most `top` of them.
     """
