@@ -71,7 +71,6 @@ def test_the_schema_is_searched_to_its_ends():
         "stages.0.triplet.mining",
         "stages.0.augment.0.name",
         "submit.repeats",
-        "predict.tta",
     } <= paths
     assert {"model.weights", "stages.0.augment.0.size", "data.channels", "stages.0.center.lr"} <= {
         path for _, path in OPTIONAL

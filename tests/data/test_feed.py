@@ -23,7 +23,7 @@ from cellsignal.config.augment import (
 )
 from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.draws import Recipe
-from cellsignal.data.feed import SLOTS, feed, feed_raw, standardised
+from cellsignal.data.feed import SLOTS, feed, feed_raw, standardize_batch
 from cellsignal.data.transforms import Transform
 
 CPU = torch.device("cpu")
@@ -151,7 +151,7 @@ def test_raw_batches_stay_and_are_standardised_as_stated(images, center_crop, wo
             and np.array_equal(batch.images, expected)
             and torch.equal(batch.images, other.images)
         )
-        x = standardised(batch.images, dataset.shift[index], dataset.scale[index])
+        x = standardize_batch(batch.images, dataset.shift[index], dataset.scale[index])
         wanted = (
             expected - dataset.shift[index][:, :, None, None].astype(np.float64)
         ) / dataset.scale[index][:, :, None, None]

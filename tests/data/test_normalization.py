@@ -1,21 +1,26 @@
 """Normalisation against numpy over the concatenated pixels, and what it must never depend on."""
 
 import logging
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Normalization
+from cellsignal.data import normalization
 from cellsignal.data.normalization import (
     SMALLEST_SD,
-    global_statistics,
-    pooled_over_frames,
-    standardisation,
+    compute_shift_scale,
+    pool_over_frames,
+    pool_statistics,
+    standardize,
 )
 from cellsignal.data.sites import channel_statistics
 
@@ -63,11 +68,11 @@ tables = st.lists(wells, min_size=1, max_size=14)
 def test_wells_that_no_sample_is_of_are_refused():
     _, samples, mean, sd = world(["treatment", "positive_control"], ["A", "A"], ["1", "2"])
     for by in ("plate", "experiment"):
-        standardisation(samples, mean, sd, Normalization(by=by, wells="controls"))
+        compute_shift_scale(samples, mean, sd, Normalization(by=by, wells="controls"))
         with pytest.raises(
             InputError, match=r"^normalization\.wells: negative_controls: none of the 2 samples"
         ) as error:
-            standardisation(samples, mean, sd, Normalization(by=by, wells="negative_controls"))
+            compute_shift_scale(samples, mean, sd, Normalization(by=by, wells="negative_controls"))
         assert "\n" not in str(error.value)
 
 
@@ -81,7 +86,7 @@ def test_wells_that_no_sample_is_of_are_refused():
 def test_units_equal_brute_force_on_the_pixels(table, by, wells, seed):
     images, samples, mean, sd = world(*zip(*table, strict=True), seed=seed)
     assume(samples.role.isin(OF_WELLS[wells]).any())
-    shift, scale = standardisation(samples, mean, sd, Normalization(by=by, wells=wells))
+    shift, scale = compute_shift_scale(samples, mean, sd, Normalization(by=by, wells=wells))
     expected_shift, expected_scale = brute_force(images, samples, by, wells)
     assert shift.dtype == scale.dtype == np.float32
     np.testing.assert_allclose(shift, expected_shift, rtol=1e-5)
@@ -94,11 +99,11 @@ def test_neither_labels_nor_the_order_of_rows_matter(table, by, random):
     _, samples, mean, sd = world(*zip(*table, strict=True))
     config = Normalization(by=by, wells="all" if by == "image" else "controls")
     assume(samples.role.isin(OF_WELLS[config.wells]).any())
-    shift, scale = standardisation(samples, mean, sd, config)
+    shift, scale = compute_shift_scale(samples, mean, sd, config)
     order = list(range(len(samples)))
     random.shuffle(order)
     shuffled = samples.iloc[order].drop(columns="label")
-    again = standardisation(shuffled, mean[order], sd[order], config)
+    again = compute_shift_scale(shuffled, mean[order], sd[order], config)
     np.testing.assert_allclose(again[0], shift[order], rtol=1e-6)
     np.testing.assert_allclose(again[1], scale[order], rtol=1e-5)
 
@@ -106,9 +111,9 @@ def test_neither_labels_nor_the_order_of_rows_matter(table, by, random):
 def test_global_statistics_are_those_of_all_pixels():
     images, samples, mean, sd = world(["treatment"] * 9, ["A"] * 9, ["1"] * 9)
     chosen = np.array([0, 3, 4, 8])
-    overall = global_statistics(mean[chosen], sd[chosen])
+    overall = pool_statistics(mean[chosen], sd[chosen])
     np.testing.assert_allclose(overall, pixels(images, chosen), rtol=1e-6)
-    shift, scale = standardisation(samples, mean, sd, Normalization(by="global"), overall)
+    shift, scale = compute_shift_scale(samples, mean, sd, Normalization(by="global"), overall)
     assert shift.shape == scale.shape == (9, 2) and shift.dtype == np.float32
     np.testing.assert_allclose(shift, np.tile(overall[0], (9, 1)), rtol=1e-6)
     np.testing.assert_allclose(scale, np.tile(overall[1], (9, 1)), rtol=1e-6)
@@ -117,22 +122,24 @@ def test_global_statistics_are_those_of_all_pixels():
 def test_global_without_the_training_rows_statistics_is_our_mistake():
     _, samples, mean, sd = world(["treatment"], ["A"], ["1"])
     with pytest.raises(AssertionError, match="overall"):
-        standardisation(samples, mean, sd, Normalization(by="global"))
+        compute_shift_scale(samples, mean, sd, Normalization(by="global"))
     with pytest.raises(AssertionError, match="no packed site"):
-        global_statistics(np.full((1, 2), np.nan), np.full((1, 2), np.nan))
+        pool_statistics(np.full((1, 2), np.nan), np.full((1, 2), np.nan))
 
 
 def test_an_image_by_itself_becomes_zero_mean_and_unit_sd():
     images, samples, mean, sd = world(["treatment"] * 4, ["A"] * 4, ["1"] * 4)
-    shift, scale = standardisation(samples, mean, sd, Normalization(by="image"))
-    standard = (images - shift[:, :, None, None]) / scale[:, :, None, None]
+    shift, scale = compute_shift_scale(samples, mean, sd, Normalization(by="image"))
+    standard = standardize(
+        images.astype(np.float32), shift[:, :, None, None], scale[:, :, None, None]
+    )
     np.testing.assert_allclose(standard.mean((2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(standard.std((2, 3)), 1, atol=1e-5)
 
 
 def test_plates_of_the_same_name_in_two_experiments_are_two_units():
     _, samples, mean, sd = world(["treatment"] * 4, ["A", "A", "B", "B"], ["1"] * 4)
-    shift, _ = standardisation(samples, mean, sd, Normalization(by="plate"))
+    shift, _ = compute_shift_scale(samples, mean, sd, Normalization(by="plate"))
     np.testing.assert_allclose(shift[0], mean[:2].mean(0), rtol=1e-6)
     np.testing.assert_allclose(shift[3], mean[2:].mean(0), rtol=1e-6)
 
@@ -142,8 +149,10 @@ def test_a_flat_channel_becomes_zeros(by):
     images, samples, mean, sd = world(["treatment"] * 3, ["A"] * 3, ["1"] * 3)
     images[:, 1] = 200
     mean[:, 1], sd[:, 1] = 200, 0
-    shift, scale = standardisation(samples, mean, sd, Normalization(by=by))
-    standard = (images.astype(np.float32) - shift[:, :, None, None]) / scale[:, :, None, None]
+    shift, scale = compute_shift_scale(samples, mean, sd, Normalization(by=by))
+    standard = standardize(
+        images.astype(np.float32), shift[:, :, None, None], scale[:, :, None, None]
+    )
     assert (
         np.isfinite(standard).all()
         and (standard[:, 1] == 0).all()
@@ -156,7 +165,7 @@ def test_fallbacks_are_counted_in_one_warning(caplog):
     roles = ["negative_control", "treatment", "treatment", "treatment", "positive_control"]
     _, samples, mean, sd = world(roles, list("AAABB"), list("11212"))
     with caplog.at_level(logging.WARNING):
-        shift, _ = standardisation(
+        shift, _ = compute_shift_scale(
             samples, mean, sd, Normalization(by="plate", wells="negative_controls")
         )
     assert [record.getMessage() for record in caplog.records] == [
@@ -165,7 +174,7 @@ def test_fallbacks_are_counted_in_one_warning(caplog):
     ]
     np.testing.assert_allclose(shift, mean[[0, 0, 0, 3, 4]], rtol=1e-6)
     caplog.clear()
-    standardisation(samples, mean, sd, Normalization(by="plate"))
+    compute_shift_scale(samples, mean, sd, Normalization(by="plate"))
     assert not caplog.records
 
 
@@ -183,9 +192,36 @@ def test_frames_of_a_clip_share_their_channels_statistics():
     # n, channels, frames, pixels
     clip = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6, 7)).astype(float)
     planes = clip.reshape(4, 15, -1)
-    mean, sd = pooled_over_frames(planes.mean(2), planes.std(2), 5)
+    mean, sd = pool_over_frames(planes.mean(2), planes.std(2), 5)
     whole = clip.reshape(4, 3, -1)
     assert np.allclose(mean.reshape(4, 3, 5), whole.mean(2)[..., None]) and np.allclose(
         sd.reshape(4, 3, 5), whole.std(2)[..., None]
     )
-    assert pooled_over_frames(planes.mean(2), planes.std(2), 1)[0] is not None
+    assert pool_over_frames(planes.mean(2), planes.std(2), 1)[0] is not None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_arrays_and_tensors_are_standardised_to_the_same_bits(seed):
+    rng = np.random.default_rng(seed)
+    grey = rng.integers(0, 256, (2, 3, 4, 5), dtype=np.uint8)
+    shift = rng.uniform(20, 200, (2, 3, 1, 1)).astype(np.float32)
+    scale = rng.uniform(0.5, 60, (2, 3, 1, 1)).astype(np.float32)
+    expected = (grey.astype(np.float32) - shift) / scale
+    assert np.array_equal(standardize(grey.astype(np.float32), shift, scale), expected)
+    tensors = [torch.from_numpy(values) for values in (grey, shift, scale)]
+    out = torch.empty(grey.shape)
+    assert standardize(*tensors, out=out) is out
+    assert np.array_equal(out.numpy(), expected)
+
+
+def test_no_other_module_standardises_pixels_itself():
+    """The feed, both warps and the albumentations path call `standardize`."""
+    folder = Path(normalization.__file__).parent
+    callers = {
+        path.name
+        for path in folder.glob("*.py")
+        if "standardize(" in path.read_text() and path.name != "normalization.py"
+    }
+    assert callers == {"dataset.py", "feed.py", "warp.py", "warp_torch.py"}
+    for name in callers:
+        assert not re.search(r"- shift|/ scale|sub_\(|div_\(", (folder / name).read_text()), name

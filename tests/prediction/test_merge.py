@@ -12,14 +12,14 @@ import torch
 from scipy.special import log_softmax, logsumexp, softmax
 
 from cellsignal.common.errors import InputError
-from cellsignal.data.views import VIEWS, apply_view, tta_views
+from cellsignal.data.views import DIHEDRAL, apply_view, tta_views
 from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.ensemble import merge
 
 
 def test_the_eight_views_are_the_dihedral_group():
     x = torch.arange(9).reshape(1, 1, 3, 3)
-    found = {view: tuple(apply_view(x, view).flatten().tolist()) for view in VIEWS}
+    found = {view: tuple(apply_view(x, view).flatten().tolist()) for view in DIHEDRAL}
     square = np.arange(9).reshape(3, 3)
     expected = {
         tuple(np.rot90(s, k).flatten().tolist()) for s in (square, square.T) for k in range(4)

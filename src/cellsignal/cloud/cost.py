@@ -13,6 +13,7 @@ from cellsignal.cloud.gpus import Gpu
 from cellsignal.cloud.limits import FORWARD_LAYER_S, LAYER_S, STEP_S, count_layers, read_seconds
 from cellsignal.config import Config
 from cellsignal.config.stage import Stage
+from cellsignal.data.views import tta_views
 
 UTILISATION = 0.2  # of the vendor's peak; an assumption, see docs/cloud.md
 GIB = 2**30
@@ -144,7 +145,7 @@ def cost_of(config: Config) -> Cost:
         costs.append(cost)
         per_image.append(flops)
         if job.stage.target == "label" and job.stage.self_supervised is None:
-            passes = config.predict.tta + (config.predict.adapt != "none")
+            passes = len(tta_views(config.predict.tta)) + (config.predict.adapt != "none")
             images = job.valid + job.test
             predicted.append(_forward_load(config, job.stage, network, images, passes))
     half = costs[0].training.half

@@ -119,7 +119,10 @@ def _type(annotation: Any) -> str:
         return _type(options[0])
     if options:
         named = [_type(option) for option in options if option is not type(None)]
-        return named[0] if len(named) == 1 else "an augmentation"
+        sections = [option for option in options if inspect.isclass(option)]
+        if len(named) > 1 and all(issubclass(option, BaseModel) for option in sections):
+            return "an augmentation"
+        return " or ".join(named)
     return {"PosixPath": "path", "Path": "path", "str": "text", "bool": "true, false"}.get(
         annotation.__name__, annotation.__name__
     )

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from cellsignal.config.stage import Stage
-from cellsignal.config.strict import LeastZ, Probability, Strict
+from cellsignal.config.strict import LeastZ, Probability, Strict, Views
 
 
 class Data(Strict):
@@ -117,8 +117,12 @@ class Model(Strict):
 
 
 class Predict(Strict):
-    """`tta`: d4 views (1, 2, 4 or 8; 16: each also zoomed). `checkpoint: best` was picked on the
-    validation wells, so out-of-fold figures of it flatter a little.
+    """How a trained model predicts.
+
+    `tta`: the views of each image: a list of names (`[identity, hflip]`), or a preset: `none` (1
+    view), `half_turn` (2), `flips` (4), `d4` (8: flips and quarter turns), `d4_zoom` (16: each also
+    zoomed), or its number of views. The views are in data/views.py. `checkpoint: best` was picked
+    on the validation wells, so out-of-fold figures of it flatter a little.
 
     `adapt` (AdaBN): BatchNorm standardises each cell type, experiment or plate by statistics of
     that unit's own images, controls included, computed anew by every model at validation and
@@ -126,7 +130,7 @@ class Predict(Strict):
     arXiv:1603.04779.
     """
 
-    tta: Literal[1, 2, 4, 8, 16] = 8
+    tta: Views = 8
     checkpoint: Literal["last", "best"] = "last"
     batch_size: int = Field(64, ge=1)
     center_crop: int | None = Field(None, gt=0)

@@ -4,7 +4,14 @@ read by one rule.
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    model_validator,
+)
 
 from cellsignal.config.words import read_words
 
@@ -21,6 +28,29 @@ def _refuse_nats(value: float) -> float:
 
 
 LeastZ = Annotated[float, Field(ge=0), AfterValidator(_refuse_nats)]  # of the groups of plates
+
+
+def _read_views(value: Any) -> int | str | tuple[str, ...]:
+    """Read `predict.tta`. Its names are checked in data/views.py, which knows them."""
+    if value is None or value is False:
+        return "none"
+    if isinstance(value, str) and value.strip() in ("1", "2", "4", "8", "16"):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value in (1, 2, 4, 8, 16):
+        return value
+    if isinstance(value, str):
+        return value.strip().lower()
+    is_list = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    if is_list and value and len(set(value)) == len(value):
+        return tuple(value)
+    shown = repr(str(value).lower() if isinstance(value, bool) else value)
+    raise ValueError(
+        f"takes a list of different views, a preset, or its number of views (1, 2, 4, 8, 16), got "
+        f"{shown}"
+    )
+
+
+Views = Annotated[int | str | tuple[str, ...], PlainValidator(_read_views)]
 
 
 class Strict(BaseModel):

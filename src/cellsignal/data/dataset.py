@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cellsignal.data.draws import Draws, Recipe
+from cellsignal.data.normalization import standardize
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
 
@@ -54,7 +55,7 @@ class SiteDataset(Dataset):
 
     Args:
         rows: (n,) int, rows of the store.
-        shift, scale: (n, C) float32, of the chosen channels; the image becomes (x - shift) / scale.
+        shift, scale: (n, C) float32, of the chosen channels; for `normalization.standardize`.
         augmentation: a `Recipe`, drawn for whole batches; or a `Transform`, applied image by image
         in worker processes. seed: root of every random draw. cache_gib: see `read_rows`. channels:
         (C,) indices of the store's channels; None: all. device, device_gib: where all images need
@@ -154,9 +155,8 @@ class SiteDataset(Dataset):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         image, rng = self.read(index), np.random.default_rng([self.seed, epoch, index])
         image = self.augmentation.image(image.transpose(1, 2, 0), rng).transpose(2, 0, 1)
-        x = (image.astype(np.float32) - self.shift[index][:, None, None]) / self.scale[index][
-            :, None, None
-        ]
+        shift, scale = self.shift[index][:, None, None], self.scale[index][:, None, None]
+        x = standardize(image.astype(np.float32), shift, scale)
         x = self.augmentation.signal(x, rng)
         return {"image": torch.from_numpy(np.ascontiguousarray(x)), "index": int(index)}
 

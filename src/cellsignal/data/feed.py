@@ -21,6 +21,7 @@ import torch
 from cellsignal.common.errors import InputError
 from cellsignal.data.dataset import Key, SiteDataset, loader
 from cellsignal.data.draws import Draws
+from cellsignal.data.normalization import standardize
 from cellsignal.data.transforms import Transform
 from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
@@ -69,7 +70,7 @@ def feed_raw(
     """Batches of the stored pixels, uint8, that the recipe (which draws nothing) sees: for
     validation and prediction, which look at them several times.
 
-    They stay valid after the next is asked for. `standardised` makes networks' input of them.
+    They stay valid after the next is asked for. `standardize_batch` makes networks' input of them.
     """
     height, width = dataset.augmentation.input
     if dataset.on_device is not None:
@@ -82,10 +83,11 @@ def feed_raw(
         yield Batch(slot.sent(images, device) if device.type == "cuda" else images.clone(), index)
 
 
-def standardised(images: torch.Tensor, shift: np.ndarray, scale: np.ndarray) -> torch.Tensor:
-    """(B, C, h, w) uint8 and (B, C) float32 -> (x - shift) / scale, float32, channels_last."""
+def standardize_batch(images: torch.Tensor, shift: np.ndarray, scale: np.ndarray) -> torch.Tensor:
+    """Standardise (B, C, h, w) uint8 by (B, C) float32 -> float32, channels_last."""
     shift, scale = (_on(values, images.device)[:, :, None, None] for values in (shift, scale))
-    return images.to(torch.float32, memory_format=torch.channels_last).sub_(shift).div_(scale)
+    grey = images.to(torch.float32, memory_format=torch.channels_last)
+    return standardize(grey, shift, scale, out=grey)
 
 
 # where batches come from

@@ -1,5 +1,8 @@
-"""Which grey levels count as zero and one for a site: the statistics of all, its experiment, its
-plate, itself, or none.
+"""Control-well normalisation: what each image is standardised by, and the function that does it.
+
+`compute_shift_scale` says which grey levels count as zero and one for a site: those of all sites,
+its experiment, its plate, itself, or none. `standardize` applies them; the feed, the warps on CPU
+and GPU, the albumentations path and prediction all call it.
 
 Batches differ far more in brightness than treatments do, so what a site is standardised by decides
 how much of the batch reaches the model (RxRx1, 2nd place: validation accuracy rises from "global"
@@ -8,68 +11,62 @@ stored; no pixel is read again, and no label is ever looked at, only the role of
 """
 
 import logging
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Normalization
 
 log = logging.getLogger(__name__)
 
-# Grey levels; no SD is taken to be smaller. An SD below it means nearly all 8-bit pixels sit at one
-# or two levels:
-# dividing by it would blow rounding noise up. The smallest SD of any RxRx1 plate's channel is 1.03.
+# Grey levels; no SD is taken to be smaller. Below it nearly all 8-bit pixels sit at one or two
+# levels, and dividing would blow rounding noise up. The smallest of any RxRx1 plate is 1.03.
 SMALLEST_SD = 0.5
-
-_ROLES = {
+CONTROL_ROLES = {
     "controls": ("positive_control", "negative_control"),
     "negative_controls": ("negative_control",),
 }
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
-def global_statistics(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population SD, per channel, of all pixels of the given sites together (sites of
-    equally many pixels).
+def standardize(grey: Array, shift: Array, scale: Array, out: Array | None = None) -> Array:
+    """Return (grey - shift) / scale; the only place where pixels are normalised.
 
     Args:
-        mean, sd: (n, C), each site's own.
-
-    Returns:
-        Two (C,) float64: the mean of the means; the root of mean(sd^2) + var(mean).
+        grey: float32 grey levels, or uint8 with a float32 `out`.
+        shift, scale: float32 of `compute_shift_scale`, of shapes that broadcast to `grey`.
+        out: where the result is put; may be `grey` itself.
     """
-    assert len(mean) and np.isfinite(mean).all() and np.isfinite(sd).all(), (
-        "statistics of no packed site"
-    )
-    mean, sd = np.asarray(mean, np.float64), np.asarray(sd, np.float64)
-    return mean.mean(0), np.sqrt(np.square(sd).mean(0) + mean.var(0))
+    library = torch if isinstance(grey, torch.Tensor) else np
+    centred = library.subtract(grey, shift, out=out)
+    return library.divide(centred, scale, out=centred)
 
 
-def standardisation(
+def compute_shift_scale(
     samples: pd.DataFrame,
     mean: np.ndarray,
     sd: np.ndarray,
     config: Normalization,
     overall: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What to subtract from and divide each sample's channels by.
+    """Return what to subtract from and divide each sample's channels by.
 
-    A unit (experiment; or plate, which is unique only within its experiment) is pooled over those
-    of its `samples` that `config.wells` names. So give all samples of the store, control wells
-    included, and choose rows of the result: a unit's figures then do not depend on what is trained
-    or predicted. A unit without such wells takes its experiment's; without those too, all of its
-    own. A warning says how many units did.
+    A unit (experiment, or plate within its experiment) is pooled over those of its samples that
+    `config.wells` names. A unit without such wells takes its experiment's; without those too, all
+    of its own; a warning says how many did. Give all samples of the store, control wells included,
+    and choose rows of the result: a unit's figures then do not depend on what is predicted.
 
     Args:
         samples: n rows; the columns experiment, plate and role are used.
         mean, sd: (n, C), each row's own statistics.
-        overall: for by="global", the (C,) mean and SD to use for every row (`global_statistics` of
-        the training rows).
+        overall: for by="global", the (C,) mean and SD of the training rows (`pool_statistics`).
 
     Returns:
-        shift, scale: (n, C) float32 in grey levels; the image becomes (x - shift) / scale. No scale
-        is below
-            `SMALLEST_SD`.
+        shift, scale: (n, C) float32 in grey levels, for `standardize`; no scale is below
+        `SMALLEST_SD`.
 
     Raises:
         InputError: no sample at all is of the wells that `config.wells` names.
@@ -84,64 +81,70 @@ def standardisation(
     elif config.by == "image":
         shift, scale = mean, sd
     else:
-        shift, scale = _by_unit(samples, mean, sd, config)
+        shift, scale = _pool_units(samples, mean, sd, config)
     return shift.astype(np.float32), np.maximum(scale, SMALLEST_SD).astype(np.float32)
 
 
-def _by_unit(
+def _pool_units(
     samples: pd.DataFrame, mean: np.ndarray, sd: np.ndarray, config: Normalization
 ) -> tuple[np.ndarray, np.ndarray]:
-    counts = (
-        np.ones(len(samples), bool)
-        if config.wells == "all"
-        else samples.role.isin(_ROLES[config.wells]).to_numpy()
-    )
+    if config.wells == "all":
+        counts = np.ones(len(samples), bool)
+    else:
+        counts = samples.role.isin(CONTROL_ROLES[config.wells]).to_numpy()
     if not counts.any():
         raise InputError(
             f"normalization.wells: {config.wells}: none of the {len(samples)} samples is of such "
             "a well; write wells: all"
         )
-    experiment = pd.factorize(samples.experiment)[0]
-    unit = (
-        samples.groupby(["experiment", "plate"], sort=False).ngroup().to_numpy()
-        if config.by == "plate"
-        else experiment
-    )
-    order = np.argsort(unit, kind="stable")
+    columns = ["experiment", "plate"] if config.by == "plate" else ["experiment"]
+    rows_of_unit = list(samples.groupby(columns, sort=False, dropna=False).indices.values())
+    experiment = samples.experiment.to_numpy()
     shift, scale = np.empty_like(mean), np.empty_like(mean)
-    of_experiment = of_own = 0
-    units = np.split(order, np.flatnonzero(np.diff(unit[order])) + 1)
-    for rows in units:
+    from_experiment = from_unit = 0
+    for rows in rows_of_unit:
         chosen = rows[counts[rows]]
         if not len(chosen):
             chosen = np.flatnonzero(counts & (experiment == experiment[rows[0]]))
-            of_experiment += len(chosen) > 0
-            of_own += len(chosen) == 0
-        shift[rows], scale[rows] = (
-            global_statistics(mean[chosen], sd[chosen])
-            if len(chosen)
-            else global_statistics(mean[rows], sd[rows])
-        )
-    if of_experiment or of_own:
+            from_experiment += len(chosen) > 0
+        if not len(chosen):
+            chosen = rows
+            from_unit += 1
+        shift[rows], scale[rows] = pool_statistics(mean[chosen], sd[chosen])
+    if from_experiment or from_unit:
         log.warning(
             "normalization by %s over %s: %d of %d %ss have none; %d take their experiment's, %d "
             "all wells of their own",
             config.by,
             config.wells,
-            of_experiment + of_own,
-            len(units),
+            from_experiment + from_unit,
+            len(rows_of_unit),
             config.by,
-            of_experiment,
-            of_own,
+            from_experiment,
+            from_unit,
         )
     return shift, scale
 
 
-def pooled_over_frames(
+def pool_statistics(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the (C,) mean and population SD of all pixels of some sites of equally many pixels.
+
+    Args:
+        mean, sd: (n, C), each site's own.
+    """
+    assert len(mean) and np.isfinite(mean).all() and np.isfinite(sd).all(), (
+        "statistics of no packed site"
+    )
+    mean, sd = np.asarray(mean, np.float64), np.asarray(sd, np.float64)
+    return mean.mean(0), np.sqrt(np.square(sd).mean(0) + mean.var(0))
+
+
+def pool_over_frames(
     mean: np.ndarray, sd: np.ndarray, frames: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The statistics of clips with every frame of a channel given the whole channel's: what happens
-    over time stays in the picture.
+    """Give every frame of a clip's channel the whole channel's statistics.
+
+    So what happens over time stays in the picture.
 
     Args:
         mean, sd: (n, C * frames), channel by channel.

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from cellsignal.data.draws import Draws, nearest_indices
+from cellsignal.data.normalization import standardize
 
 AT_ONCE = 3  # channels in one call of cv2.remap: twice as fast as one by one
 
@@ -18,7 +19,7 @@ def warp(
     Args:
         image: (C, h0, w0) uint8, `draws.input`; rows outside `draws.rows` may hold anything. It may
         be a view of a larger array. shift, scale: (C,) float32. out: (C, h, w) float32,
-        `draws.output`, contiguous; is filled with ((warped - shift) / scale) * gain + bias.
+        `draws.output`, contiguous; is filled with the standardised image * gain + bias.
         Bilinear grey levels are rounded.
     """
     assert image.dtype == np.uint8 and image.shape[1:] == draws.input, (image.dtype, image.shape)
@@ -28,9 +29,8 @@ def warp(
         and out.flags.c_contiguous
     )
     levels = np.arange(256, dtype=np.float32)
-    tables = (levels - shift[:, None]) / scale[:, None] * draws.gain[i][:, None] + draws.bias[i][
-        :, None
-    ]
+    tables = standardize(levels, shift[:, None], scale[:, None])
+    tables = tables * draws.gain[i][:, None] + draws.bias[i][:, None]
     boxes = [box for box in draws.boxes[i].tolist() if box[0] < box[1] and box[2] < box[3]]
     kept = [c for c, dropped in enumerate(draws.dropped[i]) if not dropped]
     for c in np.flatnonzero(draws.dropped[i]):

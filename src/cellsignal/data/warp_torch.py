@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from cellsignal.data.draws import Draws, nearest_indices
+from cellsignal.data.normalization import standardize
 
 CHUNK = 64 * 2**20  # output values at once: bounds what is needed beside the batch itself
 
@@ -24,8 +25,8 @@ def warp_batch(
         shift, scale: (B, C) float32, on the device of the images.
 
     Returns:
-        (B, C, h, w) float32, channels_last, on the device of the images: ((warped - shift) / scale)
-        * gain + bias.
+        (B, C, h, w) float32, channels_last, on the device of the images: standardised, then times
+        gain plus bias.
     """
     assert (
         images.dtype == torch.uint8
@@ -122,8 +123,7 @@ def _finish(
     )
     if out is None:
         out = torch.empty(grey.shape, device=device, memory_format=torch.channels_last)
-    torch.sub(grey, shift, out=out)
-    out.div_(scale)
+    standardize(grey, shift, scale, out=out)
     if (draws.gain != 1).any():
         out.mul_(gain)
     if (draws.bias != 0).any():

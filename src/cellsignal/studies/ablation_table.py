@@ -4,7 +4,7 @@ against the plain one.
 
 from collections.abc import Iterable
 
-from cellsignal.data.views import VIEWS
+from cellsignal.data.views import DIHEDRAL
 from cellsignal.studies.ablation import (
     BASELINE,
     ENSEMBLE_SEEDS,
@@ -24,7 +24,7 @@ TITLES = {
     "hungarian": "Hungarian",
     "sinkhorn": "Sinkhorn",
 }
-_ONE_VIEW, _DIHEDRAL = {"views": VIEWS[:1]}, {"views": VIEWS}
+_ONE_VIEW, _DIHEDRAL = {"views": DIHEDRAL[:1]}, {"views": DIHEDRAL}
 
 
 def table(runs: Runs) -> str:

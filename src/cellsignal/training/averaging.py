@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel
 
 from cellsignal.config.stage import MeanTeacher, Stage
-from cellsignal.data.views import VIEWS, apply_view
+from cellsignal.data.views import DIHEDRAL, apply_view
 from cellsignal.models.batch_norm import recompute_statistics
 from cellsignal.training.ranks import ALONE, Ranks
 
@@ -98,4 +98,4 @@ def ramp(config: MeanTeacher, epoch: float) -> float:
 
 def random_view(generator: torch.Generator) -> str:
     """One of the dihedral views."""
-    return VIEWS[int(torch.randint(len(VIEWS), (), generator=generator))]
+    return DIHEDRAL[int(torch.randint(len(DIHEDRAL), (), generator=generator))]

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.config import Config
+from cellsignal.data.views import tta_views
 from cellsignal.models.backbones import build_model, check_backbone
 from cellsignal.training.checkpoints import has_checkpoint
 from cellsignal.training.examples import Examples
@@ -66,15 +67,15 @@ def check_jobs(jobs: Sequence[Job], ranks: Ranks) -> None:
 
 
 def check_model_section(config: Config) -> None:
-    """Check what of the `model` section needs no store: the backbone's name and options, and the
-    file of weights.
+    """Check what needs no store: the network's name and options, its file of weights, TTA views.
 
     Raises:
-        InputError: no such backbone or option; no such file, where no training has begun that took
-        it.
+        InputError: no such network, option or view; no such file, where no training has begun
+        that took it.
     """
     model = config.model
     check_backbone(model)
+    tta_views(config.predict.tta)
     begun = any(has_checkpoint(path) for path in config.run_folder.glob("*/*/*/last.pt"))
     if model.weights is not None and not begun and not model.weights.is_file():
         raise InputError(f"model.weights: {model.weights}: no such file of weights")
@@ -167,7 +168,7 @@ def _smallest_unit(job: Job) -> int:
 def _check_model(
     job: Job, smallest: int, training: tuple[int, int], predicting: tuple[int, int]
 ) -> None:
-    """Build the network, and follow shapes through it (torch's meta device: nothing is computed)."""
+    """Build the network, and follow shapes through it on torch's meta device."""
     config, stage = job.config, job.stage
     name = config.model.backbone
     model = _build(job, training)

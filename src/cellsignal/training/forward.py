@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cellsignal.data.dataset import GIB, SiteDataset
-from cellsignal.data.feed import Batch, feed_raw, standardised
+from cellsignal.data.feed import Batch, feed_raw, standardize_batch
 from cellsignal.data.samplers import in_order
 from cellsignal.data.views import apply_view
 from cellsignal.models.batch_norm import unit_statistics
@@ -147,7 +147,9 @@ def _passes(
     vectors, dataset = cell_type_vectors(job), reading.dataset
 
     def inputs(batch: Batch) -> tuple[torch.Tensor, ...]:
-        images = standardised(batch.images, dataset.shift[batch.index], dataset.scale[batch.index])
+        images = standardize_batch(
+            batch.images, dataset.shift[batch.index], dataset.scale[batch.index]
+        )
         return (
             (images,)
             if vectors is None

@@ -14,7 +14,7 @@ from cellsignal.config import Config
 from cellsignal.config.augment import Augmentation
 from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.draws import Recipe, needs_albumentations
-from cellsignal.data.normalization import global_statistics, pooled_over_frames, standardisation
+from cellsignal.data.normalization import compute_shift_scale, pool_over_frames, pool_statistics
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
 from cellsignal.training.job import Job
@@ -39,12 +39,12 @@ def pixel_statistics(
     """
     samples: pd.DataFrame = store.samples
     rows = samples.row.to_numpy()
-    mean, sd = pooled_over_frames(
+    mean, sd = pool_over_frames(
         store.mean[rows], store.sd[rows], get_competition(config.competition).frames
     )
     if overall is None:
-        overall = global_statistics(mean[train], sd[train])
-    shift, scale = standardisation(samples, mean, sd, config.normalization, overall)
+        overall = pool_statistics(mean[train], sd[train])
+    shift, scale = compute_shift_scale(samples, mean, sd, config.normalization, overall)
     return Pixels(shift, scale, overall)
 
 
