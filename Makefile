@@ -14,17 +14,12 @@ demo: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
 	$(BIN)/cellsignal run configs/rxrx1/demo.yaml --answers data/rxrx1_demo.answers.csv --splits 2
 
-# the whole way on a small simulated copy of another competition, in a minute or so: make quick-idr0088_gpcr; make quick does all
-QUICK := bbbc021 bbbc021_full cpjump1 cpjump1_course idr0088_gpcr idr0088_moa mitoreid
-SIMULATE_bbbc021_full := --set replicates=2 --set sites=2
-SIMULATE_cpjump1 := --set cell_types=1
-SIMULATE_idr0088_gpcr := --set batches=1 --set test_compounds_per_moa=2
-SIMULATE_idr0088_moa := --set batches=1 --set test_compounds_per_moa=2
-SIMULATE_mitoreid := --set new_drugs=1
-quick: $(QUICK:%=quick-%)
+# the whole way on a small simulated copy of any competition, in a minute or so: make quick-idr0088_gpcr; make quick does all
+QUICK := src/cellsignal/competitions/*/quick*.yaml
+quick: $(addprefix quick-,$(shell sed -n 's/^competition: //p' $(QUICK)))
 quick-%: .venv/.ready
-	$(BIN)/cellsignal simulate $* --out data/$*_quick --seed 1 $(SIMULATE_$*)
-	$(BIN)/cellsignal run configs/$*/quick.yaml --answers data/$*_quick.answers.csv
+	$(BIN)/cellsignal simulate $* --quick
+	$(BIN)/cellsignal run $$(grep -lx 'competition: $*' $(QUICK)) --answers data/$*_quick.answers.csv
 
 # by how much a random split of wells flatters: docs/results/split_audit.md
 audit: .venv/.ready

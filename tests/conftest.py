@@ -30,14 +30,13 @@ def simulated(tmp_path_factory):
     """competition id -> the root of its small simulated copy, made when first asked for. Read only:
     link or copy to change.
     """
-    from helpers import SMALL
-
     from cellsignal.competitions import get_competition
 
     @functools.cache
     def root_of(competition_id: str) -> Path:
         root = tmp_path_factory.mktemp("simulated") / competition_id
-        get_competition(competition_id).simulate(root, 0, **SMALL[competition_id])
+        competition = get_competition(competition_id)
+        competition.simulate(root, 0, **competition.tiny_simulation)
         return root
 
     return root_of

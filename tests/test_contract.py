@@ -2,6 +2,7 @@
 copy, up to the leaderboard.
 """
 
+import inspect
 import re
 import shutil
 from pathlib import Path
@@ -10,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import SMALL, cellsignal, contents, error_line
+from helpers import cellsignal, contents, error_line
 from scipy.stats import binom
 
 from cellsignal.common.errors import InputError, InvalidSubmission
-from cellsignal.competitions import competition_ids, get_competition
-from cellsignal.competitions.base import answers_path
+from cellsignal.competitions import competition_ids, get_competition, quick_config
+from cellsignal.competitions.base import Competition, answers_path
 from cellsignal.competitions.samples import (
     COLUMNS,
     ROLES,
@@ -24,6 +25,7 @@ from cellsignal.competitions.samples import (
     label_matrix,
     path_of,
 )
+from cellsignal.config.load import load_config
 from cellsignal.data.folds import labelled, make_folds, read_folds
 from cellsignal.data.sites import resized
 from cellsignal.data.store import Store
@@ -82,10 +84,6 @@ def only(competition, wanted: str) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
-def test_every_competition_is_simulated_here(competition_id):
-    assert set(SMALL) == set(competition_ids())
-
-
 def test_what_a_competition_states(competition, competition_id):
     assert competition.id == competition_id and re.fullmatch(r"[a-z][a-z0-9_]*", competition.id)
     for text in (
@@ -107,6 +105,17 @@ def test_what_a_competition_states(competition, competition_id):
     for protocol in protocols:
         assert protocol.group in COLUMNS and protocol.title and protocol.note
     assert competition.__doc__
+
+
+def test_a_competition_is_one_folder(competition, competition_id):
+    """The folder holds the README and the quick config, which reads what `simulate --quick` wrote."""
+    config = load_config(quick_config(competition))
+    folder = Path(inspect.getfile(type(competition))).parent
+    assert folder.parent == Path(inspect.getfile(Competition)).parent
+    assert (folder / "README.md").is_file() and list(folder.glob("simulate*.py"))
+    assert config.name == f"{competition_id}_quick" and config.competition == competition_id
+    assert config.data.root == Path("data") / config.name
+    assert config.folds.file == Path("runs") / config.name / "folds.csv"
 
 
 def test_samples_are_as_the_schema_says(competition, root):
@@ -184,7 +193,7 @@ def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
     copies = []
     for seed in (0, 1):
         again = tmp_path / str(seed) / root.name
-        competition.simulate(again, seed, **SMALL[competition.id])
+        competition.simulate(again, seed, **competition.tiny_simulation)
         copies.append(
             {
                 str(Path(name).relative_to(again.parent)): found

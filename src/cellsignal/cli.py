@@ -264,7 +264,12 @@ def _download(parser: argparse.ArgumentParser) -> None:
 def _simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("competition")
     parser.add_argument("--out", type=Path, help="folder (default data/<competition>_simulated)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the copy that the competition's quick config reads: data/<competition>_quick, seed 1",
+    )
+    parser.add_argument("--seed", type=int, help="of everything random (default 0)")
     parser.add_argument("--size", type=int, help="side of an image in pixels")
     parser.add_argument("--classes", type=int, help="number of treatments")
     parser.add_argument(

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import SMALL, cellsignal, write_config
+from helpers import cellsignal, write_config
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions import get_competition
+from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
 from cellsignal.data.verify import verify
 
@@ -33,7 +33,7 @@ def emptied(root: Path, place: Path, tables: list[Path]) -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", competition_ids())
 def test_each_table_with_its_header_alone_is_no_traceback(simulated, tmp_path, name):
     """All is said in one line, or the table can be done without and the rest, with its classes, is
     verified.
@@ -88,7 +88,7 @@ def test_no_fold_table_is_made_where_no_sample_has_a_label(simulated, tmp_path, 
     assert not (tmp_path / "folds.csv").exists()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", competition_ids())
 def test_answers_without_a_row_are_one_line(simulated, tmp_path, name):
     path = answers_path(simulated(name))
     empty = tmp_path / path.name

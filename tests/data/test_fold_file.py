@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import SMALL, cellsignal
+from helpers import cellsignal
 
+from cellsignal.competitions import competition_ids
 from cellsignal.data.fold_file import bring_folds_up_to_date
 from cellsignal.simulation.output import MARKER
 
@@ -19,7 +20,7 @@ def real_copy(root: Path, place: Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", competition_ids())
 def test_a_simulated_copy_asks_for_out(simulated, tmp_path, name, capsys, caplog):
     table = tmp_path / "folds" / f"{name}.csv"
     table.parent.mkdir()

@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from helpers import SMALL
 
-from cellsignal.competitions import get_competition
+from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.data.pack import pack
 from cellsignal.data.verify import verify
 
@@ -29,7 +28,7 @@ def surprise(path) -> None:
         cv2.imwrite(str(path), np.dstack([colours, alpha]))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", competition_ids())
 def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
     competition, root = get_competition(name), tmp_path / "root"
     shutil.copytree(simulated(name), root)
@@ -55,7 +54,7 @@ def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
     assert report.n_packed == len(subset) - len(bad_ids)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", competition_ids())
 def test_an_exception_that_read_was_not_made_for_ends_nothing(
     simulated, tmp_path, name, monkeypatch, caplog
 ):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import SMALL, cellsignal, error_line
+from helpers import cellsignal, error_line
 
-from cellsignal.competitions import get_competition
+from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import Competition, answers_path
 
 
@@ -39,7 +39,7 @@ class Case:
         pd.concat([self.file[~answered], pd.DataFrame(picked)]).to_csv(path, index=False)
 
 
-@pytest.fixture(params=sorted(SMALL))
+@pytest.fixture(params=competition_ids())
 def case(request, simulated, tmp_path):
     """With sample.csv, part.csv and one.csv in the working folder."""
     competition, root = get_competition(request.param), simulated(request.param)

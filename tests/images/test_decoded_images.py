@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from helpers import SMALL
 from PIL import Image
 
 from cellsignal.common.errors import ImageError
-from cellsignal.competitions import get_competition
+from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.mitoreid.raw.fields import read_plane
 from cellsignal.images import JPEG, decode_image, image_size, read_gray16, read_png8
 from cellsignal.images.tiff import decode_tiff
@@ -469,7 +468,7 @@ def jpeg_of(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image)[1].tobytes()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", competition_ids())
 def test_a_surprising_image_is_the_samples_own_fault(simulated, tmp_path, name):
     """The error names the one file, in every competition; the sound image is read again after it."""
     competition, root = get_competition(name), tmp_path / "root"

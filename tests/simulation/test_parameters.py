@@ -5,7 +5,7 @@ competition's simulation.
 import inspect
 
 import pytest
-from helpers import SMALL, error_line
+from helpers import error_line
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import competition_ids, get_competition
@@ -13,14 +13,15 @@ from cellsignal.competitions import competition_ids, get_competition
 
 @pytest.mark.parametrize("competition_id", competition_ids())
 def test_an_unknown_parameter_names_the_known_ones(tmp_path, competition_id):
-    known = [name for name in SMALL[competition_id] if name != "size"]
+    competition = get_competition(competition_id)
+    known = [name for name in competition.tiny_simulation if name != "size"]
     misspelt = known[0] + "x"
     with pytest.raises(
         InputError, match=f"no parameter '{misspelt}'; did you mean '{known[0]}'"
     ) as error:
-        get_competition(competition_id).simulate(tmp_path / "raw", 0, **{misspelt: 1})
+        competition.simulate(tmp_path / "raw", 0, **{misspelt: 1})
     listed = str(error.value).partition("There are ")[2].split(", ")
-    assert {*SMALL[competition_id], "workers"} <= set(listed) and not {
+    assert {*competition.tiny_simulation, "workers"} <= set(listed) and not {
         "competition",
         "out",
         "seed",

@@ -8,7 +8,7 @@ counts what the samples table holds.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -105,6 +105,9 @@ class Competition(Calibrates, ABC):
     licence: ClassVar[str]
     citation: ClassVar[str]
     homepage: ClassVar[str]
+    # parameters of `simulate`: for the folder's quick config, and for the smallest useful copy
+    quick_simulation: ClassVar[Mapping[str, int]] = {}
+    tiny_simulation: ClassVar[Mapping[str, int]]
 
     @abstractmethod
     def samples(self, root: Path) -> pd.DataFrame:

@@ -89,12 +89,15 @@ def simulate(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions import get_competition
     from cellsignal.competitions.base import answers_path
 
-    out = arguments.out or Path("data") / f"{arguments.competition}_simulated"
-    size = {
-        name: getattr(arguments, name)
-        for name in ("size", "classes")
-        if getattr(arguments, name) is not None
-    }
+    competition = get_competition(arguments.competition)
+    kind = "quick" if arguments.quick else "simulated"
+    out = arguments.out or Path("data") / f"{competition.id}_{kind}"
+    default_seed = 1 if arguments.quick else 0
+    seed = default_seed if arguments.seed is None else arguments.seed
+    size = dict(competition.quick_simulation) if arguments.quick else {}
+    for name in ("size", "classes"):
+        if getattr(arguments, name) is not None:
+            size[name] = getattr(arguments, name)
     try:
         size |= {name: int(value) for name, value in pairs(arguments.set, "--set").items()}
     except ValueError as error:
@@ -104,8 +107,8 @@ def simulate(arguments: argparse.Namespace) -> None:
             f"--set {reserved[0]}: is no parameter of the simulation; see `cellsignal simulate "
             "--help`"
         )
-    get_competition(arguments.competition).simulate(out, arguments.seed, **size)
-    print(f"simulated {arguments.competition} in {out}, answers in {answers_path(out)}")
+    competition.simulate(out, seed, **size)
+    print(f"simulated {competition.id} in {out}, answers in {answers_path(out)}")
 
 
 def verify(arguments: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ Bioimage Benchmark Collection BBBC021v1 (Caie et al., Mol Cancer Ther 9:1913, 20
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -53,6 +54,13 @@ class Bbbc021(Competition):
     licence = "CC BY 3.0"
     citation = "Caie et al., Mol Cancer Ther 9:1913 (2010); Ljosa et al., Nat Methods 9:637 (2012); BBBC021v1"
     homepage = "https://bbbc.broadinstitute.org/BBBC021"
+    tiny_simulation: ClassVar = {
+        "compounds_per_class": 2,
+        "test_compounds_per_class": 1,
+        "doses": 1,
+        "replicates": 1,
+        "size": 32,
+    }
 
     def samples(self, root: Path) -> pd.DataFrame:
         train, test = _read_wells(root, "train.csv"), _read_wells(root, "test.csv")

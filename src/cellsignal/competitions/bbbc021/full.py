@@ -24,6 +24,7 @@ Carpenter, Nature Methods 9:637 (2012), BBBC021v1; annotation: Ljosa et al., J B
 import contextlib
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,17 @@ class Bbbc021Full(Competition):
     licence = "CC BY 3.0"
     citation = "Caie et al., Mol Cancer Ther 9:1913 (2010); Ljosa et al., Nat Methods 9:637 (2012); BBBC021v1"
     homepage = "https://bbbc.broadinstitute.org/BBBC021"
+    quick_simulation: ClassVar = {"replicates": 2, "sites": 2}
+    tiny_simulation: ClassVar = {
+        "classes": 4,
+        "compounds_per_class": 2,
+        "test_compounds_per_class": 3,
+        "replicates": 1,
+        "sites": 2,
+        "weeks": 2,
+        "controls": 1,
+        "size": 64,
+    }
 
     def samples(self, root: Path) -> pd.DataFrame:
         fields, moa = _used_fields(root)

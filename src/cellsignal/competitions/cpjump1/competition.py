@@ -15,6 +15,7 @@ cpg0000-jump-pilot of the Cell Painting Gallery.
 
 import logging
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,18 @@ class Cpjump1(Competition):
     licence = "CC0 1.0"
     citation = "Chandrasekaran et al., Three million images and morphological profiles of cells, Nature Methods 21:1114 (2024); cpg0000-jump-pilot"
     homepage = "https://github.com/jump-cellpainting/2024_Chandrasekaran_NatureMethods"
+    quick_simulation: ClassVar = {"cell_types": 1}
+    tiny_simulation: ClassVar = {
+        "genes": 4,
+        "compounds_per_gene": 2,
+        "controls": 2,
+        "plates": 2,
+        "crispr_plates": 2,
+        "test_plates": 1,
+        "cell_types": 1,
+        "sites": 1,
+        "size": 32,
+    }
 
     def samples(self, root: Path) -> pd.DataFrame:
         """One row a field with a file on disk. Rows of load_data.csv without any are left out, and

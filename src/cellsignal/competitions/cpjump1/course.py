@@ -16,6 +16,7 @@ Licence: CC0 1.0. Source: as `competition`.
 
 import logging
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,14 @@ class Cpjump1Course(Competition):
     licence = "CC0 1.0"
     citation = "Chandrasekaran et al., Three million images and morphological profiles of cells, Nature Methods 21:1114 (2024); plate BR00116991"
     homepage = "https://github.com/jump-cellpainting/2024_Chandrasekaran_NatureMethods"
+    tiny_simulation: ClassVar = {
+        "compounds": 8,
+        "wells": 3,
+        "singles": 1,
+        "controls": 4,
+        "sites": 2,
+        "size": 32,
+    }
 
     def samples(self, root: Path) -> pd.DataFrame:
         """One row an image of a class. Rows without a file, files without a row and rows of other

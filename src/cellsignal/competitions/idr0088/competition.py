@@ -54,6 +54,17 @@ class Idr0088(MultilabelCompetition):
     licence = "CC BY-NC 4.0"
     citation = "Cox et al., Sci Rep 10:13262 (2020); Image Data Resource idr0088"
     homepage = "https://idr.openmicroscopy.org/webclient/?show=screen-2651"
+    quick_simulation: ClassVar = {"batches": 1, "test_compounds_per_moa": 2}
+    tiny_simulation: ClassVar = {
+        "lines": 2,
+        "compounds_per_moa": 3,
+        "test_compounds_per_moa": 1,
+        "doses": 1,
+        "replicates": 1,
+        "batches": 1,
+        "controls": 4,
+        "size": 32,
+    }
     rule: ClassVar[ClassRule]  # the MoAs of all compounds -> class -> the MoAs that are it
 
     def known_compounds(self, annotation: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:

@@ -29,6 +29,7 @@ Comput Sci (2024).
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,19 @@ class MitoReID(Competition):
         "Li et al., Deep learning large-scale drug discovery and repurposing, Nat Comput Sci (2024)"
     )
     homepage = "https://github.com/liweim/MitoReID"
+    quick_simulation: ClassVar = {"new_drugs": 1}
+    tiny_simulation: ClassVar = {
+        "moas": 3,
+        "drugs_per_moa": 2,
+        "libraries": 2,
+        "train": 2,
+        "query": 1,
+        "gallery": 1,
+        "controls": 2,
+        "novel_drugs": 1,
+        "natural": 1,
+        "size": 32,
+    }
 
     def samples(self, root: Path) -> pd.DataFrame:
         root = Path(root)

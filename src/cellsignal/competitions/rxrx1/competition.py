@@ -99,6 +99,13 @@ class RxRx1(Competition):
     homepage: ClassVar[str] = (
         "https://www.kaggle.com/competitions/recursion-cellular-image-classification"
     )
+    tiny_simulation: ClassVar = {
+        "classes": 8,
+        "controls": 2,
+        "size": 32,
+        "train_experiments": 2,
+        "test_experiments": 1,
+    }
 
     def samples(self, root: Path) -> pd.DataFrame:
         root = Path(root)
