@@ -1,9 +1,8 @@
-"""Kaggle's own client, made fit for unattended work, and what keeps its credentials out of every
-message.
+"""Sign in to Kaggle with its own client, and keep the credentials out of every message.
 
-Importing the client signs in, prints, and may end the process; its requests wait for ever, its
-retries print to stderr, a file whose upload failed is left out without a word, and VERBOSE in the
-environment makes it print the key. Here are the few overrides that end all that.
+The client signs in and prints at import and may end the process. Its requests have no timeout, its
+retries print to stderr, a failed upload raises no error, and VERBOSE in the environment makes it
+print the key. The overrides here change that.
 """
 
 import base64
@@ -19,16 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
-from cellsignal.fetch import wire
+from cellsignal.fetch.http import TemporaryError, redact_url
 
 log = logging.getLogger(__name__)
 
 CREDENTIALS = (
     "no valid Kaggle credentials: make a token at https://www.kaggle.com/settings (section API) "
-    "and set "
-    "KAGGLE_API_TOKEN to it, or set KAGGLE_USERNAME and KAGGLE_KEY, or save it as "
-    "~/.kaggle/access_token (a token) or "
-    "~/.kaggle/kaggle.json (user name and key)"
+    "and set KAGGLE_API_TOKEN to it, or set KAGGLE_USERNAME and KAGGLE_KEY, or save it as "
+    "~/.kaggle/access_token (a token) or ~/.kaggle/kaggle.json (user name and key)"
 )
 TIMEOUT_S = 120.0  # to connect, and for the next bytes
 _VARIABLES = ("KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLE_TOKEN", "KAGGLE_IAP_TOKEN")
@@ -39,14 +36,15 @@ _lock = threading.Lock()
 
 
 def kaggle_client(retries: bool = False):
-    """The client (a `KaggleApi`), signed in. Warns of credentials that others can read, as Kaggle's
-    own command does.
+    """Return Kaggle's client (a `KaggleApi`), signed in.
+
+    Warns of credentials that others can read, as Kaggle's own command does.
 
     Args:
-        retries: leave the client its own, where nobody else tries again.
+        retries: whether the client itself tries again.
 
     Raises:
-        InputError: there are no valid credentials; says where to get them and where to put them.
+        InputError: there are no valid credentials; says where to get and where to put them.
         requests.exceptions.RequestException: Kaggle could not be asked; worth another try.
     """
     warn_of_modes()
@@ -58,11 +56,8 @@ def kaggle_client(retries: bool = False):
         try:
             api.authenticate()
         except OSError as error:
-            if getattr(error, "response", None) is None or error.response.status_code not in (
-                400,
-                401,
-                403,
-            ):
+            response = getattr(error, "response", None)
+            if response is None or response.status_code not in (400, 401, 403):
                 raise
             raise InputError(CREDENTIALS) from None
         except (ValueError, KeyError, TypeError) as error:
@@ -72,16 +67,13 @@ def kaggle_client(retries: bool = False):
 
 
 def _quiet_class(base: type, retries: bool) -> type:
-    """`base` with timeouts, without retries of its own unless asked for, and with failed uploads as
-    errors.
-    """
+    """Add timeouts to a client class, and errors for failed uploads; `retries` keeps its retries."""
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
         def send(self, request, **options):
-            return super().send(
-                request, **(options | {"timeout": options.get("timeout") or TIMEOUT_S})
-            )
+            options["timeout"] = options.get("timeout") or TIMEOUT_S
+            return super().send(request, **options)
 
     class Client(base):
         MAX_UPLOAD_RESUME_ATTEMPTS = 2  # each of them tries eleven times
@@ -99,7 +91,7 @@ def _quiet_class(base: type, retries: bool) -> type:
         def _upload_file(self, file_name, *arguments, **options):
             uploaded = super()._upload_file(file_name, *arguments, **options)
             if uploaded is None:
-                raise wire.Passing(f"the upload of {file_name} failed")
+                raise TemporaryError(f"the upload of {file_name} failed")
             return uploaded
 
     return Client
@@ -107,38 +99,34 @@ def _quiet_class(base: type, retries: bool) -> type:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What the client prints is dropped; files that it notes its uploads in are for the user alone.
+    """Drop what the client prints, and make its files readable for the user alone.
+
     One thread at a time.
     """
-    with (
-        _lock,
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        before = os.umask(0o077)
+    output = io.StringIO()
+    with _lock, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        umask = os.umask(0o077)
         try:
             yield
         finally:
-            os.umask(before)
+            os.umask(umask)
 
 
 def redact(text: str) -> str:
-    """`text` on one line without any of this user's Kaggle secrets, authorisation headers, or
-    secrets in URLs.
-    """
+    """Write `text` on one line without Kaggle secrets, authorisation headers and secrets in URLs."""
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _HEADER.sub(r"\1 ***", text)
-    return " ".join(_URL.sub(lambda found: wire.shown(found[0]), text).split())
+    return " ".join(_URL.sub(lambda match: redact_url(match[0]), text).split())
 
 
 def warn_of_modes() -> None:
-    """One warning for each file of credentials that group or others may read (the modes Kaggle's
-    client looks at).
-    """
-    for path in _files():
+    """Log a warning for each file of credentials that other users may read."""
+    if os.name == "nt":
+        return
+    for path in _credential_files():
         with contextlib.suppress(OSError):
-            if os.name != "nt" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
                 log.warning(
                     "%s: your Kaggle credentials can be read by other users of this machine; run "
                     "chmod 600 %s",
@@ -148,31 +136,29 @@ def warn_of_modes() -> None:
 
 
 def stored_user() -> str | None:
-    """Return the user name that this machine's credentials give, without asking Kaggle; None where
-    none does.
-    """
+    """Return the user name that this machine's credentials give, without asking Kaggle."""
     if os.environ.get("KAGGLE_USERNAME"):
         return os.environ["KAGGLE_USERNAME"]
-    for path in _files():
-        if path.suffix == ".json":
-            with contextlib.suppress(OSError, ValueError):
-                content = json.loads(path.read_text(encoding="utf-8"))
-                if isinstance(content, dict) and content.get("username"):
-                    return str(content["username"])
+    for path in _credential_files():
+        if path.suffix == ".json" and (user := _read_json(path).get("username")):
+            return str(user)
     return None
 
 
-def _files() -> list[Path]:
-    """Where the client looks for credentials: those files that exist."""
-    home = Path.home() / ".kaggle"
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle"
-    own = os.environ.get("KAGGLE_CONFIG_DIR")
-    folders = [home, config, *([Path(own)] if own else [])]
+def _credential_files() -> list[Path]:
+    """List the files that the client reads credentials from."""
+    folders = [
+        Path.home() / ".kaggle",
+        Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "kaggle",
+    ]
+    if os.environ.get("KAGGLE_CONFIG_DIR"):
+        folders.append(Path(os.environ["KAGGLE_CONFIG_DIR"]))
     names = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
-    found = [folder / name for folder in folders for name in names]
+    paths = [folder / name for folder in folders for name in names]
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN"):
-        found.append(Path(os.environ.get(name) or "/nowhere"))
-    return list(dict.fromkeys(path for path in found if _is_file(path)))
+        if os.environ.get(name):
+            paths.append(Path(os.environ[name]))
+    return [path for path in dict.fromkeys(paths) if _is_file(path)]
 
 
 def _is_file(path: Path) -> bool:
@@ -182,22 +168,26 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _secrets() -> set[str]:
-    """Every key and token within the client's reach, also as a Basic header carries them."""
-    found = {os.environ.get(name, "") for name in _VARIABLES}
+    """Return every key and token the client can read, also as a Basic header carries them."""
+    secrets = {os.environ.get(name, "") for name in _VARIABLES}
     users = {os.environ.get("KAGGLE_USERNAME", "")}
-    for path in _files():
-        with contextlib.suppress(OSError, ValueError):
-            text = path.read_text(encoding="utf-8").strip()
-            if path.suffix == ".json":
-                content = json.loads(text)
-                if isinstance(content, dict):
-                    found |= {str(content[key]) for key in _KEYS if content.get(key)}
-                    users.add(str(content.get("username", "")))
-            else:
-                found.add(text)
-    found = {secret for secret in found if len(secret) >= 4}
-    pairs = {
-        base64.b64encode(f"{user}:{secret}".encode()).decode() for user in users for secret in found
-    }
-    return found | pairs
+    for path in _credential_files():
+        if path.suffix == ".json":
+            content = _read_json(path)
+            secrets |= {str(content[key]) for key in _KEYS if content.get(key)}
+            users.add(str(content.get("username", "")))
+        else:
+            with contextlib.suppress(OSError, ValueError):
+                secrets.add(path.read_text(encoding="utf-8").strip())
+    secrets = {secret for secret in secrets if len(secret) >= 4}
+    pairs = [f"{user}:{secret}" for user in users for secret in secrets]
+    return secrets | {base64.b64encode(pair.encode()).decode() for pair in pairs}

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cellsignal.common.errors import InputError
-from cellsignal.fetch import wire
+from cellsignal.fetch import http
+from cellsignal.fetch.http import TemporaryError
 from cellsignal.fetch.kaggle import CREDENTIALS, kaggle_client, quiet, redact
-from cellsignal.fetch.wire import Passing
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -235,7 +235,7 @@ def _given_once(
     raise AssertionError("unreachable")
 
 
-def _pause(what: str, failure: Passing, attempt: int) -> None:
+def _pause(what: str, failure: TemporaryError, attempt: int) -> None:
     if attempt == ATTEMPTS:
         raise InputError(
             f"{what}: {failure} (tried {attempt}x); the same command goes on from here"
@@ -249,7 +249,7 @@ def _pause(what: str, failure: Passing, attempt: int) -> None:
     time.sleep(wait)
 
 
-def _passing(what: str, error: Exception) -> Passing:
+def _passing(what: str, error: Exception) -> TemporaryError:
     """What may pass of an error of the client's; the rest is raised as one line.
 
     The client wraps errors in others and hides the first in their context, so all that an error was
@@ -257,20 +257,20 @@ def _passing(what: str, error: Exception) -> Passing:
     """
     import requests
 
-    if isinstance(error, Passing):
+    if isinstance(error, TemporaryError):
         return error
     if isinstance(error, InputError):
         raise error
     answers = [
         cause.response
-        for cause in wire.causes(error)
+        for cause in http.iterate_causes(error)
         if isinstance(cause, requests.exceptions.HTTPError) and cause.response is not None
     ]
     if answers:
         status = answers[0].status_code
-        if status in wire.PASSING or status >= 500:
-            return Passing(
-                f"Kaggle answers {status} {answers[0].reason}", wire.retry_after(answers[0])
+        if status in http.TEMPORARY_STATUSES or status >= 500:
+            return TemporaryError(
+                f"Kaggle answers {status} {answers[0].reason}", http.retry_after(answers[0])
             )
         said = redact(str(error))[:200]
         lines = {
@@ -281,12 +281,12 @@ def _passing(what: str, error: Exception) -> Passing:
         raise Refused(
             f"{what}: {lines.get(status, f'Kaggle answers {status} ({said})')}", status
         ) from None
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in wire.causes(error)):
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in http.iterate_causes(error)):
         raise InputError(f"{what}: Kaggle's certificate cannot be verified") from None
     if isinstance(error, requests.exceptions.JSONDecodeError):
-        return Passing("the answer is not what Kaggle sends")
+        return TemporaryError("the answer is not what Kaggle sends")
     if isinstance(error, requests.exceptions.RequestException | OSError):
-        return Passing(redact(wire.reason(error)))
+        return TemporaryError(redact(http.describe_failure(error)))
     # the client's own checks of the metadata
     if isinstance(error, ValueError | KeyError | TypeError):
         raise InputError(f"{what}: {redact(str(error)) or type(error).__name__}") from None

@@ -30,7 +30,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_json
-from cellsignal.fetch import Fetcher, shown
+from cellsignal.fetch import Fetcher, redact_url
 from cellsignal.images import JPEG, decode_image, gray_of
 
 BASE = "https://idr.openmicroscopy.org"
@@ -198,10 +198,10 @@ def rendered_plane(
     # decoders take half a picture for a whole one
     if not body.startswith(_JPEG) or not body.rstrip(b"\0").endswith(_JPEG_END):
         raise InputError(
-            f"{shown(url)}: no whole JPEG came ({len(body)} bytes that start {body[:12]!r})"
+            f"{redact_url(url)}: no whole JPEG came ({len(body)} bytes that start {body[:12]!r})"
         )
-    picture = decode_image(shown(url), body, channels=(1, 3), shape=shape, formats=(JPEG,))
-    return picture if picture.ndim == 2 else gray_of(shown(url), picture, "a JPEG of colours")
+    picture = decode_image(redact_url(url), body, channels=(1, 3), shape=shape, formats=(JPEG,))
+    return picture if picture.ndim == 2 else gray_of(redact_url(url), picture, "a JPEG of colours")
 
 
 def raw_planes(idr: Idr, image_id: int, n_channels: int, shape: tuple[int, int]) -> np.ndarray:
@@ -216,7 +216,7 @@ def raw_planes(idr: Idr, image_id: int, n_channels: int, shape: tuple[int, int])
     from cellsignal.images.tiff import decode_tiff
 
     url = f"{idr.base}/webgateway/render_ome_tiff/i/{image_id}/"
-    return decode_tiff(shown(url), idr.fetcher.bytes(url), n_channels, shape=shape)
+    return decode_tiff(redact_url(url), idr.fetcher.bytes(url), n_channels, shape=shape)
 
 
 def _cached(idr: Idr, name: str, shape: Any, ask: Callable[[], Any], url: str) -> Any:

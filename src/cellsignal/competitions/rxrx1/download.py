@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.rxrx1.metadata import KAGGLE_FILES
+from cellsignal.fetch.finished import FinishedDownloads
 from cellsignal.fetch.kaggle import CREDENTIALS, kaggle_client, redact
-from cellsignal.fetch.notes import Notes
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def download(out: Path) -> None:
     api = _signed_in()
     staging = out / STAGING
     staging.mkdir(parents=True, exist_ok=True)
-    notes = Notes(staging, out)
+    finished = FinishedDownloads(staging, out)
     with _explained():
         listed = list_files(api)
     single_images = any(name.endswith(".png") for name in listed)
@@ -52,12 +52,12 @@ def download(out: Path) -> None:
         wanted = {name: listed.get(name, 0) for name in (*KAGGLE_FILES, "sample_submission.csv")}
     # tables first: they name the images
     for name in sorted(wanted, key=lambda name: name.endswith(".zip")):
-        _fetch(api, name, wanted[name], out, notes)
-    if single_images and _must_fetch(notes, SLUG, 0, out):
+        _fetch(api, name, wanted[name], out, finished)
+    if single_images and _must_fetch(finished, SLUG, 0, out):
         log.info("fetching all images as one archive (46 GB)")
         with _explained():
             api.competition_download_files(SLUG, path=str(staging), quiet=not sys.stderr.isatty())
-        notes.add(SLUG, 0, _unpack(staging / f"{SLUG}.zip", out))
+        finished.add(SLUG, 0, _unpack(staging / f"{SLUG}.zip", out))
     log.info("%s: complete", out)
 
 
@@ -186,22 +186,22 @@ def _extract(bundle: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, archi
         temporary.unlink(missing_ok=True)
 
 
-def _must_fetch(notes: Notes, name: str, size: int, out: Path) -> bool:
+def _must_fetch(finished: FinishedDownloads, name: str, size: int, out: Path) -> bool:
     """Whether a download is not done, or some of what it made is gone; says what.
 
     An archive that an earlier version noted without a list of its files is done where every image
     that the metadata name is there; these are then its list.
     """
-    why = notes.missing(name, size)
-    folder, old_size = name.removesuffix(".zip"), notes.old_size(name)
+    why = finished.why_missing(name, size)
+    folder, old_size = name.removesuffix(".zip"), finished.old_size(name)
     same = old_size is not None and (old_size == size or name == SLUG)
     if same and folder in (SLUG, *_IMAGE_FOLDERS):
         files, gone = _named_images(out, folder)
         if files and gone is None:
-            notes.add(name, size, files)
+            finished.add(name, size, files)
             return False
         why = f"{gone} is gone" if gone else why
-    if why and name in notes:
+    if why and name in finished:
         log.warning("%s: was fetched before, but %s; it is fetched again", name, why)
     return why is not None
 
@@ -231,7 +231,7 @@ def _named_images(out: Path, folder: str) -> tuple[dict[str, int], str | None]:
     return sizes, None
 
 
-def _fetch(api, name: str, size: int, out: Path, notes: Notes) -> None:
+def _fetch(api, name: str, size: int, out: Path, finished: FinishedDownloads) -> None:
     """One listed file, unless it is there: an archive is unpacked, anything else moved to its
     place.
     """
@@ -241,7 +241,7 @@ def _fetch(api, name: str, size: int, out: Path, notes: Notes) -> None:
         raise InputError(f"rxrx1: Kaggle lists {name!r}, which would land outside {out}")
     if not archived and size and final.is_file() and final.stat().st_size == size:
         return
-    if not _must_fetch(notes, name, size, out):
+    if not _must_fetch(finished, name, size, out):
         return
     log.info("fetching %s", name)
     folder = (staging / name).parent
@@ -249,7 +249,7 @@ def _fetch(api, name: str, size: int, out: Path, notes: Notes) -> None:
         api.competition_download_file(SLUG, name, path=str(folder), quiet=not sys.stderr.isatty())
     plain, zipped = staging / name, staging / f"{name}.zip"  # Kaggle sends some CSVs zipped
     if archived:
-        notes.add(name, size, _unpack(plain, out))
+        finished.add(name, size, _unpack(plain, out))
         return
     if zipped.is_file():
         unzip(zipped, final.parent)
@@ -261,7 +261,7 @@ def _fetch(api, name: str, size: int, out: Path, notes: Notes) -> None:
         raise InputError(
             f"rxrx1: Kaggle was asked for {name} and sent something else; see {folder}"
         )
-    notes.add(name, size, {name: final.stat().st_size})
+    finished.add(name, size, {name: final.stat().st_size})
 
 
 def _unpack(archive: Path, out: Path) -> dict[str, int]:

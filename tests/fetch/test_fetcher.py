@@ -18,7 +18,7 @@ import pytest
 
 from cellsignal import __version__
 from cellsignal.common.errors import InputError
-from cellsignal.fetch import Fetcher, Politeness, fetcher, shown
+from cellsignal.fetch import Fetcher, Politeness, fetcher, part_file, redact_url
 
 # cut at whole chunks: of a chunk in which the line breaks nothing is kept
 DATA = random.Random(0).randbytes(300_000)
@@ -346,7 +346,7 @@ def test_own_headers_stay_with_the_host_they_are_for(server):
 
 def test_secrets_are_never_shown(server):
     assert (
-        shown("https://me:pw@host:8/a?id=5&X-Amz-Signature=abc&c=1|2")
+        redact_url("https://me:pw@host:8/a?id=5&X-Amz-Signature=abc&c=1|2")
         == "https://host:8/a?id=5&c=1|2&X-Amz-Signature=***"
     )
     server.script = [answer(status=404)]
@@ -398,7 +398,7 @@ def test_a_broken_line_is_continued(server, tmp_path):
 
 
 def test_a_line_that_breaks_often_but_brings_much_is_not_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetcher, "WORTH", 65_536)
+    monkeypatch.setattr(fetcher, "PROGRESS", 65_536)
     server.script = [ranged(cut=65_536)] * 4 + [ranged()]
     with Fetcher(Politeness(10_000, attempts=2, backoff_s=0.001)) as f:
         f.file(server.url, tmp_path / "x", **sums())
@@ -502,8 +502,8 @@ def test_another_file_than_expected_is_refused(server, tmp_path, wrong, said):
 
 
 def test_a_full_disk_is_one_line(server, tmp_path, monkeypatch):
-    usage = fetcher.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(fetcher.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    usage = part_file.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(part_file.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     server.script = [ranged()]
     with (
         Fetcher(QUICK) as f,
@@ -512,7 +512,7 @@ def test_a_full_disk_is_one_line(server, tmp_path, monkeypatch):
         f.file(server.url, tmp_path / "x")
     monkeypatch.undo()
     full = OSError(28, os.strerror(28))
-    monkeypatch.setattr(fetcher, "_pour", lambda *args: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(part_file.PartFile, "append", lambda *args: (_ for _ in ()).throw(full))
     with (
         Fetcher(QUICK) as f,
         pytest.raises(
