@@ -17,6 +17,7 @@ from scipy.stats import binom
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions import competition_ids, get_competition, quick_config
 from cellsignal.competitions.base import Competition, answers_path
+from cellsignal.competitions.folds import labelled, make_folds
 from cellsignal.competitions.samples import (
     COLUMNS,
     ROLES,
@@ -26,7 +27,7 @@ from cellsignal.competitions.samples import (
     path_of,
 )
 from cellsignal.config.load import load_config
-from cellsignal.data.folds import labelled, make_folds, read_folds
+from cellsignal.data.folds import read_folds
 from cellsignal.data.sites import resized
 from cellsignal.data.store import Store
 from cellsignal.data.verify import verify

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from cellsignal.common.files import write_csv
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.folds import make_folds
 from cellsignal.config.schema import Config
-from cellsignal.data.folds import make_folds
 from cellsignal.data.pack import prepare
 
 

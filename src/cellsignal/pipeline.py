@@ -13,7 +13,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, limited_name, sha256
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config, load_config
-from cellsignal.data.fold_file import bring_folds_up_to_date
+from cellsignal.data.folds import bring_folds_up_to_date
 from cellsignal.evaluation.ladder import Step, ladder_text
 from cellsignal.evaluation.leaderboard import LEADERBOARD, append_entry, out_of_fold_entry
 from cellsignal.evaluation.score_file import (

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.folds import make_folds
 from cellsignal.config import load_config
-from cellsignal.data.folds import make_folds, read_folds
+from cellsignal.data.folds import read_folds
 from cellsignal.models.backbones import build_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -23,7 +23,8 @@ from cellsignal.competitions.cpjump1.metadata import (
     read_perturbations,
 )
 from cellsignal.competitions.cpjump1.planes import WINDOW, measure_plates, read_field
-from cellsignal.data.folds import make_folds, read_folds
+from cellsignal.competitions.folds import make_folds
+from cellsignal.data.folds import read_folds
 from cellsignal.images.intensity import anscombe, illumination, to_uint8
 
 COMPETITION, BATCH = Cpjump1(), "2020_11_04_CPJUMP1"

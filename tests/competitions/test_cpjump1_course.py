@@ -13,7 +13,7 @@ from tifffile import imread
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.cpjump1 import Cpjump1Course
-from cellsignal.data.folds import make_folds
+from cellsignal.competitions.folds import make_folds
 
 COMPETITION, PLATE = Cpjump1Course(), "BR00116991"
 SMALL = {"compounds": 4, "wells": 3, "singles": 2, "controls": 4, "sites": 2, "size": 32}

@@ -15,11 +15,11 @@ from sklearn.metrics import average_precision_score
 
 from cellsignal.common.errors import ImageError, InputError, InvalidSubmission
 from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.folds import labelled, make_folds
 from cellsignal.competitions.mitoreid.annotation import drug_of, read_annotation
 from cellsignal.competitions.mitoreid.competition import MitoReID, part_of, published_answers
 from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 from cellsignal.competitions.mitoreid.tracks import list_tracks, read_track
-from cellsignal.data.folds import labelled, make_folds
 from cellsignal.metrics.ranking import (
     average_precisions,
     chance_average_precision,

@@ -9,10 +9,11 @@ from tiny import stage
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.folds import TEST
 from cellsignal.competitions.mitoreid.competition import part_of
 from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 from cellsignal.config import Config
-from cellsignal.data.folds import TEST, read_folds
+from cellsignal.data.folds import read_folds
 from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
 from cellsignal.training.job import Job, without_labels

@@ -18,7 +18,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.cpjump1.metadata import CHANNEL_NUMBERS
-from cellsignal.data.folds import make_folds
+from cellsignal.competitions.folds import make_folds
 from cellsignal.data.verify import verify
 
 IDR0088 = {

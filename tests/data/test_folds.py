@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import PlateGroups
+from cellsignal.competitions.folds import NEVER, TEST, make_folds
 from cellsignal.competitions.rxrx1.folds_table import (
     SIX_FOLD_COUNTS,
     deal_experiments,
     first_place_folds,
 )
-from cellsignal.data.folds import NEVER, TEST, make_folds, read_folds
+from cellsignal.data.folds import read_folds
 
 FOLDS = Path(__file__).resolve().parents[2] / "folds"
 

@@ -10,8 +10,8 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.folds import TEST
 from cellsignal.config import load_config
-from cellsignal.data.folds import TEST
 from cellsignal.metrics.accuracy import wilson_interval
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import load_embeddings

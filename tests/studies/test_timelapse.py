@@ -11,9 +11,9 @@ from tiny import stage
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv, write_text
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.folds import make_folds
 from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 from cellsignal.config import Config, dump_config
-from cellsignal.data.folds import make_folds
 from cellsignal.data.pack import prepare
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import load_embeddings

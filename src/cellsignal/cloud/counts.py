@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
+from cellsignal.competitions.folds import TEST
 from cellsignal.config import Config
 from cellsignal.config.stage import Stage
-from cellsignal.data.folds import TEST, read_folds
+from cellsignal.data.folds import read_folds
 
 if TYPE_CHECKING:
     from cellsignal.training.job import Job

@@ -1,31 +1,27 @@
-"""Fold tables: which groups (experiments, compounds, wells) are held out together, so that a
-validation score means what it says.
+"""Fold tables: which groups (experiments, compounds, wells) are held out together.
 
 A table is a CSV with the columns `fold`, the name of a samples column (what is never split), and
 readable ones beside them. Fold -1 means never held out, fold -2 kept for the test: no fold trains
 on it or validates with it. A group may be held out in two folds.
 """
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.files import changed_inputs, digest, sha256, write_csv, write_json
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
-
-if TYPE_CHECKING:
-    from cellsignal.competitions.base import PlateGroups
+from cellsignal.competitions import get_competition
+from cellsignal.competitions.folds import NEVER, TEST, labelled, make_folds
+from cellsignal.simulation.output import MARKER
 
 log = logging.getLogger(__name__)
 
-NEVER, TEST = -1, -2
-NONE = "none"  # the stratum of groups that are known to have no class
-# iterative stratification is greedy and random: the most balanced of so many draws is taken
-DRAWS = 64
 # in a column `labels`: a group without training labels that may stand in the table all the same
 DERIVED = "derived"
 
@@ -53,141 +49,172 @@ class FoldTable:
         return set(self.rows[self.group][self.rows.fold == TEST])
 
     def held_out(self, fold: int) -> set[str]:
-        """The groups that a fold holds out.
+        """Return the groups that a fold holds out.
 
         Raises:
             InputError: there is no such fold.
         """
         if fold not in self.folds:
-            raise InputError(
-                f"fold {fold}: the table has the folds {', '.join(map(str, self.folds))}"
-            )
+            folds = ", ".join(map(str, self.folds))
+            raise InputError(f"fold {fold}: the table has the folds {folds}")
         return set(self.rows[self.group][self.rows.fold == fold])
 
     def validation(self, samples: pd.DataFrame, fold: int) -> np.ndarray:
-        """(N,) bool: the labelled training-split treatments of the groups that `fold` holds out."""
+        """Return (N,) bool: the labelled training treatments that `fold` holds out."""
         return labelled(samples) & samples[self.group].isin(self.held_out(fold)).to_numpy()
 
     def training(self, samples: pd.DataFrame, fold: int | None) -> np.ndarray:
-        """(N,) bool: all other labelled training-split treatments but those kept for the test; with
-        fold None every one of them.
+        """Return (N,) bool: the labelled training treatments that `fold` trains on.
+
+        With fold None: all of them but those kept for the test.
         """
-        inside = labelled(samples) & ~samples[self.group].isin(self.test).to_numpy()
-        return (
-            inside
-            if fold is None
-            else inside & ~samples[self.group].isin(self.held_out(fold)).to_numpy()
-        )
+        excluded = self.test
+        if fold is not None:
+            excluded = excluded | self.held_out(fold)
+        return labelled(samples) & ~samples[self.group].isin(excluded).to_numpy()
 
 
-def labelled(samples: pd.DataFrame) -> np.ndarray:
-    """(N,) bool: training-split treatments with a label, or with labels."""
-    known = samples.label.notna()
-    if "labels" in samples.columns:
-        known |= samples["labels"].notna()
-    return ((samples.split == "train") & (samples.role == "treatment") & known).to_numpy(dtype=bool)
+# making
+# --------------------------------------------------------------------------------------------------
 
 
-def make_folds(
-    samples: pd.DataFrame,
-    group: str,
-    n_splits: int = 5,
+def make_folds_file(
+    competition_id: str,
+    root: Path,
+    out: Path,
+    *,
+    group: str | None = None,
+    splits: int = 5,
     seed: int = 0,
-    plate_groups: "PlateGroups | None" = None,
+    named: str | None = None,
+    force: bool = False,
 ) -> pd.DataFrame:
-    """Deal the groups of the labelled training treatments to folds, whole, as evenly as can be.
+    """Make and write a fold table: the one of that name, or groups dealt to `splits` folds.
 
-    Even in: the class, where most groups hold a single one (compounds, wells); every class and
-    having none, where a sample has several labels; else the cell type and, for experiments with
-    `plate_groups`, the assignment of class groups to plates. A stratum with fewer groups than folds
-    is missing from some folds (RxRx1 has three U2OS experiments). A class that only one group holds
-    cannot be held out: that group gets fold -1, and a log line says so.
+    Without a name and a group it is the competition's default.
 
     Args:
-        group: a samples column.
-
-    Returns:
-        Columns fold, <group>, cell_type, then `label` (several joined by "+") or `assignment` where
-        known, and n, the group's number of targets; sorted.
+        force: replace a file that holds another table.
 
     Raises:
-        InputError: no such column, an empty group name, or fewer groups than folds.
+        InputError: `out` holds another table, and `force` is not given.
     """
-    if group not in samples.columns:
+    table = _make_fold_table(competition_id, root, group, splits, seed, named)
+    if out.exists() and not force and _file_text(out) != _table_text(table):
         raise InputError(
-            f"folds: {group!r} is no samples column; there are {', '.join(samples.columns)}"
+            f"{out}: holds another table; give --out for a file of its own, or --force to replace "
+            "it"
         )
-    if n_splits < 2:
-        raise InputError(f"folds: n_splits must be at least 2, not {n_splits}")
-    train = samples[labelled(samples)]
-    if not len(train):
+    write_csv(out, table)
+    return table
+
+
+def _make_fold_table(
+    competition_id: str, root: Path, group: str | None, splits: int, seed: int, named: str | None
+) -> pd.DataFrame:
+    competition = get_competition(competition_id)
+    if group is None:
+        named = named or competition.default_folds
+        group = competition.fold_groups[0]
+    if group not in competition.fold_groups:
+        groups = ", ".join(competition.fold_groups)
+        raise InputError(f"--group {group}: {competition_id} has the fold groups {groups}")
+    samples = competition.samples(root)
+    competition.require_classes(root)
+    if named is not None:
+        return competition.named_folds(named, samples)
+    return make_folds(samples, group, splits, seed, plate_groups=competition.plate_groups(samples))
+
+
+def default_folds_file(competition_id: str, root: Path) -> Path:
+    """Return where `folds` writes without --out: `folds/<competition>.csv`.
+
+    Raises:
+        InputError: `root` is a simulated copy: its table would replace that of the real data set.
+    """
+    if (root / MARKER).is_file():
         raise InputError(
-            f"folds: none of the {len(samples)} samples is a labelled training treatment; nothing "
-            "can be held out"
+            f"{root}: is a simulated copy (it has a {MARKER}); give --out, a file of its own for "
+            "its fold table"
         )
-    if train[group].isna().any():
-        raise InputError(
-            f"folds: training sample {train.sample_id[train[group].isna()].iloc[0]!r} has no "
-            f"{group}"
-        )
-    rows = _describe(train, group, plate_groups)
-    by_class = "label" in rows.columns
-    rows["fold"] = NEVER
-    dealt = ~_only_of_its_class(train, rows, group) if by_class else np.ones(len(rows), dtype=bool)
-    if dealt.sum() < n_splits:
-        raise InputError(
-            f"folds: {int(dealt.sum())} values of {group} can be held out, too few for {n_splits} "
-            "folds"
-        )
-    if rows.get("labels") is not None:
-        rows["fold"] = _deal_evenly(
-            rows["labels"].str.get_dummies("+").to_numpy(dtype=int), n_splits, seed
-        )
-    else:
-        strata = (
-            ["label"]
-            if by_class
-            else [name for name in ("cell_type", "assignment") if name in rows.columns]
-        )
-        rows.loc[dealt, "fold"] = _deal(rows.loc[dealt, strata].astype(str), n_splits, seed)
-    if "labels" in rows.columns:  # which says another thing in a fold table, see DERIVED
-        rows = rows.rename(columns={"labels": "label"}).replace({"label": {NONE: ""}})
-    columns = [
-        "fold",
-        group,
-        *(name for name in ("cell_type", "label", "assignment", "n") if name in rows.columns),
-    ]
-    return rows[columns].sort_values(["fold", group], ignore_index=True)
+    return Path("folds") / f"{competition_id}.csv"
+
+
+def bring_folds_up_to_date(
+    competition_id: str, root: Path, out: Path, *, splits: int, seed: int
+) -> None:
+    """Make a fold table where it is missing, or where `run` made it and would now make another.
+
+    What it is made from is noted beside it (`<file>.made_by_run.json`). A table that somebody else
+    made, or changed since, is left alone.
+    """
+    note_path = out.with_name(f"{out.name}.made_by_run.json")
+    note = _read_note(note_path)
+    if out.is_file() and note.get("sha256") != sha256(out):
+        return
+    table = _make_fold_table(competition_id, root, None, splits, seed, None)
+    if out.is_file() and _file_text(out) == _table_text(table):
+        return
+    samples = get_competition(competition_id).samples(root).drop(columns="files")
+    made_from = {"splits": splits, "seed": seed, "samples": digest(samples.to_csv())}
+    if out.is_file():
+        changed = changed_inputs(note.get("made_from"), made_from) or ["the code"]
+        log.warning("%s: is made anew; changed: %s", out, ", ".join(changed))
+    write_csv(out, table)
+    write_json(note_path, {"sha256": sha256(out), "made_from": made_from})
+
+
+def _read_note(path: Path) -> dict:
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _table_text(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _file_text(path: Path) -> str:
+    """Return a file's text with plain line ends; "" where it cannot be read as text."""
+    try:
+        return path.read_text(encoding="utf-8").replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+# reading
+# --------------------------------------------------------------------------------------------------
 
 
 def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
     """Read a fold table and hold it to the samples.
 
     Raises:
-        InputError: not a CSV, no `fold` column, no samples column beside it, a fold that is no
-        number from -2, a row
-            twice, a group both held out and never, or kept for the test and not; a group that has
-            no training labels, a training group that the table lacks, no fold, or a fold that
-            leaves nothing to validate or to train on.
+        InputError: no such table; a group twice in a fold, or both held out and never, or kept for
+        the test and not; a group without training labels, a training group that the table lacks,
+        no fold, or a fold that leaves nothing to validate or to train on.
     """
     path = Path(path)
     rows = read_fold_rows(path)
     group = rows.columns[1]
     if group not in samples.columns or group in ("files", "label", "split", "role"):
-        raise InputError(
-            f"{path}: {group!r} is no samples column to group by; there are "
-            f"{', '.join(samples.columns)}"
-        )
+        columns = ", ".join(samples.columns)
+        raise InputError(f"{path}: {group!r} is no samples column to group by; there are {columns}")
     if group == "well":
         rows[group] = normalise_wells(rows[group])
-    table = FoldTable(group, _checked_groups(path, rows, group, samples))
+    _check_rows(path, rows, group)
+    table = FoldTable(group, _rows_of_samples(path, rows, group, samples))
     _check_folds(path, table, samples)
     return table
 
 
 def read_fold_rows(path: Path) -> pd.DataFrame:
-    """A fold table without the samples that it deals: text, and `fold` as int64; its index is the
-    row of the file.
+    """Read a fold table without the samples that it deals.
+
+    Returns:
+        Text, and `fold` as int64; its index is the row of the file.
 
     Raises:
         InputError: no table, other first columns than fold and a group, or a fold that is no number
@@ -195,9 +222,9 @@ def read_fold_rows(path: Path) -> pd.DataFrame:
     """
     rows = read_table(path, filled=())
     if rows.columns[0] != "fold" or len(rows.columns) < 2:
+        columns = ", ".join(rows.columns)
         raise InputError(
-            f"{path}: the first columns must be fold and what it groups; it has "
-            f"{', '.join(rows.columns)}"
+            f"{path}: the first columns must be fold and what it groups; it has {columns}"
         )
     wrong = ~rows.fold.str.fullmatch(r"-[12]|\d{1,6}")
     refuse_rows(path, rows, wrong, "fold", f"is neither {TEST} nor {NEVER} nor a number from 0")
@@ -206,36 +233,40 @@ def read_fold_rows(path: Path) -> pd.DataFrame:
     return rows.assign(fold=rows.fold.astype("int64"))
 
 
-def _checked_groups(
-    path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFrame
-) -> pd.DataFrame:
-    """The rows of groups that the samples have: of a data set that is there in part, a table of the
-    whole may be used.
-    """
+def _check_rows(path: Path, rows: pd.DataFrame, group: str) -> None:
     doubled = rows.duplicated(["fold", group])
     refuse_rows(path, rows, doubled, group, "stands twice in its fold")
-    for kind, words in ((NEVER, "never held out"), (TEST, "kept for the test")):
-        both = set(rows[group][rows.fold == kind]) & set(rows[group][rows.fold != kind])
+    for fold, words in ((NEVER, "never held out"), (TEST, "kept for the test")):
+        inside = rows.fold == fold
+        both = set(rows[group][inside]) & set(rows[group][~inside])
         if both:
+            name = min(both)
             raise InputError(
-                f"{path}: {group} {min(both)!r} is {words} (fold {kind}) and in another fold"
+                f"{path}: {group} {name!r} is {words} (fold {fold}) and in another fold"
             )
+
+
+def _rows_of_samples(
+    path: Path, rows: pd.DataFrame, group: str, samples: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the rows of the groups that the samples have.
+
+    Of a data set that is there in part, a table of the whole may be used.
+    """
     known = set(samples[group].dropna().astype(str))
     trained = set(samples[group][labelled(samples)].dropna().astype(str))
     missing = sorted(trained - set(rows[group]))
     unknown = ~rows[group].isin(known)
-    if unknown.any() and missing:
+    if missing:
         refuse_rows(path, rows, unknown, group, "is unknown: no sample has it")
     if unknown.any():
-        log.warning(
-            "%s: %d of %d values of %s have no image here", path, unknown.sum(), len(rows), group
-        )
+        count = int(unknown.sum())
+        log.warning("%s: %d of %d values of %s have no image here", path, count, len(rows), group)
         rows = rows[~unknown]
-    derived = (
-        rows.labels.eq(DERIVED) if "labels" in rows.columns else pd.Series(False, index=rows.index)
-    )
-    bare = ~rows[group].isin(trained) & ~derived
-    refuse_rows(path, rows, bare, group, "has no labelled training sample")
+    unlabelled = ~rows[group].isin(trained)
+    if "labels" in rows.columns:
+        unlabelled &= rows.labels != DERIVED
+    refuse_rows(path, rows, unlabelled, group, "has no labelled training sample")
     if missing:
         raise InputError(
             f"{path}: {len(missing)} training values of {group} are missing, first {missing[0]!r}; "
@@ -254,106 +285,3 @@ def _check_folds(path: Path, table: FoldTable, samples: pd.DataFrame) -> None:
             raise InputError(
                 f"{path}: fold {fold} holds out every labelled sample; nothing is left to train on"
             )
-
-
-def _describe(train: pd.DataFrame, group: str, plate_groups: "PlateGroups | None") -> pd.DataFrame:
-    """One row a group: its name and n; its cell type; its label where most groups hold one; its
-    assignment where it is an experiment.
-    """
-    targets = train.drop_duplicates("target_id")
-    grouped = targets.groupby(group, sort=True)
-    rows = grouped.size().rename("n").reset_index()
-    if group != "cell_type":
-        rows["cell_type"] = grouped.cell_type.agg(
-            lambda names: "+".join(sorted(set(names)))
-        ).to_numpy()
-    if "labels" in train.columns and train["labels"].notna().any():
-        merged = grouped["labels"].agg(
-            lambda found: sorted({label for labels in found for label in labels})
-        )
-        rows["labels"] = ["+".join(map(str, labels)) or NONE for labels in merged]
-    elif (grouped.label.nunique() == 1).mean() > 0.5:
-        rows["label"] = grouped.label.agg(
-            lambda labels: "+".join(str(label) for label in sorted(set(labels)))
-        ).to_numpy()
-    elif plate_groups is not None and group == "experiment":
-        held = plate_groups.plate_group
-        plates = targets.groupby("experiment").plate.agg(
-            lambda names: sorted(set(names), key=lambda name: (len(name), name))
-        )
-        rows["assignment"] = [
-            "-".join(str(held.get((name, plate), "?")) for plate in plates[name])
-            for name in rows[group]
-        ]
-    return rows
-
-
-def _only_of_its_class(train: pd.DataFrame, rows: pd.DataFrame, group: str) -> np.ndarray:
-    """(G,) bool: the groups that hold a class which no other group holds."""
-    pairs = train[[group, "label"]].drop_duplicates()
-    holders = pairs.groupby("label")[group].agg(["size", "first"])
-    single = holders[holders["size"] == 1]
-    for label, name in single["first"].items():
-        log.info(
-            "folds: class %s has one %s, %s: it is never held out (fold %d)",
-            label,
-            group,
-            name,
-            NEVER,
-        )
-    return rows[group].isin(set(single["first"])).to_numpy()
-
-
-def _deal(strata: pd.DataFrame, n_splits: int, seed: int) -> np.ndarray:
-    """(G,) fold numbers, each stratum of each column spread as evenly as can be.
-
-    One column whose every value has enough groups is sklearn's exact case. Otherwise: iterative
-    stratification.
-    """
-    from sklearn.model_selection import StratifiedKFold
-
-    if strata.shape[1] == 1 and strata.iloc[:, 0].value_counts().min() >= n_splits:
-        split = StratifiedKFold(n_splits, shuffle=True, random_state=seed)
-        return _numbers(split.split(np.zeros(len(strata)), strata.iloc[:, 0]), len(strata))
-    return _deal_evenly(pd.get_dummies(strata).to_numpy(dtype=int), n_splits, seed)
-
-
-def _deal_evenly(member: np.ndarray, n_splits: int, seed: int) -> np.ndarray:
-    """(G,) fold numbers by iterative stratification (Sechidis et al. 2011), of several draws the
-    one nearest to even shares.
-
-    Groups that differ in no stratum are dealt at random.
-
-    Args:
-        member: (G, S) 1 where a group is of a stratum.
-    """
-    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
-    from sklearn.model_selection import KFold
-
-    if (member == member[:1]).all():
-        split = KFold(n_splits, shuffle=True, random_state=seed)
-        return _numbers(split.split(member), len(member))
-    if member.shape[1] == 1:  # in it or not: the library takes two columns or more
-        member = np.column_stack([member, 1 - member])
-    best, least = None, np.inf
-    for draw in np.random.default_rng(seed).integers(2**31, size=DRAWS):
-        split = MultilabelStratifiedKFold(n_splits, shuffle=True, random_state=int(draw))
-        fold = _numbers(split.split(member, member), len(member))
-        inside = fold[:, None] == np.arange(n_splits)
-        size, counts = inside.sum(axis=0), member.T @ inside  # (folds,), (strata, folds)
-        uneven = size.var() + counts.var(axis=1).sum()
-        if size.min() > 0 and uneven < least:
-            best, least = fold, uneven
-    if best is None:
-        raise InputError(
-            f"folds: {len(member)} groups cannot be dealt to {n_splits} folds without an empty "
-            "one; use fewer folds"
-        )
-    return best
-
-
-def _numbers(splits, n: int) -> np.ndarray:
-    fold = np.full(n, NEVER)
-    for number, (_, held_out) in enumerate(splits):
-        fold[held_out] = number
-    return fold

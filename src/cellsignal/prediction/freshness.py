@@ -14,8 +14,9 @@ from typing import Any
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import changed_inputs, digest, sha256
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.folds import labelled
 from cellsignal.config import Config
-from cellsignal.data.folds import FoldTable, labelled, read_folds
+from cellsignal.data.folds import FoldTable, read_folds
 from cellsignal.data.store import Store
 from cellsignal.prediction.container import read_about, read_parts
 from cellsignal.training.run_config import refuse_other_run

@@ -9,8 +9,9 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.folds import labelled
 from cellsignal.config import Config
-from cellsignal.data.folds import labelled, read_folds
+from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
 from cellsignal.profiles.ipp import ipp_table, ipp_text
 from cellsignal.profiles.ipp_features import read_features

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions.folds import labelled
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.config import Config
-from cellsignal.data.folds import labelled, read_folds
+from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
 from cellsignal.evaluation.ladder import Step
 from cellsignal.prediction.embeddings import load_embeddings

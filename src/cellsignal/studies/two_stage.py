@@ -24,8 +24,9 @@ from cellsignal.common.files import write_csv
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
+from cellsignal.competitions.folds import NEVER, labelled, make_folds
 from cellsignal.config import Config
-from cellsignal.data.folds import NEVER, labelled, make_folds, read_folds
+from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
 from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 from cellsignal.prediction.container import load_predictions

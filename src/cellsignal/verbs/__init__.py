@@ -136,7 +136,7 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def folds(arguments: argparse.Namespace) -> None:
     from cellsignal.competitions import get_competition
-    from cellsignal.data.fold_file import default_folds_file, make_folds_file
+    from cellsignal.data.folds import default_folds_file, make_folds_file
 
     competition = get_competition(arguments.competition)
     out = arguments.out or default_folds_file(arguments.competition, arguments.root)

@@ -43,9 +43,9 @@ from cellsignal.competitions.bbbc021.metadata import (
 )
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
+from cellsignal.competitions.folds import NEVER, labelled
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
-from cellsignal.data.folds import NEVER, labelled
 from cellsignal.images import image_size
 
 CELL_TYPE = "MCF7"

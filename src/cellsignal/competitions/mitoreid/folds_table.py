@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from cellsignal.data.folds import TEST, labelled, make_folds
+from cellsignal.competitions.folds import TEST, labelled, make_folds
 
 FOLDS = 4
 _SHARE = 4  # one drug in so many is kept for the test

@@ -9,7 +9,7 @@ import pytest
 from helpers import cellsignal
 
 from cellsignal.competitions import competition_ids
-from cellsignal.data.fold_file import bring_folds_up_to_date
+from cellsignal.data.folds import bring_folds_up_to_date
 from cellsignal.simulation.output import MARKER
 
 
