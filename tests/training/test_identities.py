@@ -25,13 +25,19 @@ from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples
 from cellsignal.training.job import check_belongs
 from cellsignal.training.loop import Trainer
-from cellsignal.training.losses import SoftCrossEntropy, StageLoss
-from cellsignal.training.metric_losses import BatchHardTripletLoss, SemiHardTripletLoss
+from cellsignal.training.losses import SoftCrossEntropy, TripletLoss
 from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import jobs_of, train
+from cellsignal.training.stage_loss import StageLoss
 from cellsignal.training.step import Stepper
 
 K, D = 4, 6
+
+
+def triplet_loss(margin: float, mining: str, normalised: bool = True) -> TripletLoss:
+    """`model_construct` also takes margins that a config may not name."""
+    config = Triplet.model_construct(margin=margin, mining=mining, normalised=normalised)
+    return TripletLoss(config, K, D, None)
 
 
 def random(seed: int, *shape: int) -> torch.Tensor:
@@ -65,7 +71,7 @@ def test_hardest_triplets_by_brute_force(seed, n, k, margin, normalised):
         other = [np.linalg.norm(x[a] - x[q]) for q in range(n) if labels[q] != labels[a]]
         if same and other:
             losses.append(max(0.0, max(same) - min(other) + margin))
-    value = BatchHardTripletLoss(margin, normalised)(embedding, labels)
+    value = triplet_loss(margin, "hard", normalised)(embedding, labels)
     assert value.item() == pytest.approx(np.mean(losses) if losses else 0.0, abs=1e-4)
     value.backward()
     assert torch.isfinite(embedding.grad).all()
@@ -73,7 +79,7 @@ def test_hardest_triplets_by_brute_force(seed, n, k, margin, normalised):
 
 def test_copies_of_an_image_give_no_endless_gradient():
     embedding = random(0, 1, D).repeat(8, 1).requires_grad_()
-    BatchHardTripletLoss(0.3, False)(embedding, torch.arange(8) // 4).backward()
+    triplet_loss(0.3, "hard", False)(embedding, torch.arange(8) // 4).backward()
     assert torch.isfinite(embedding.grad).all()
 
 
@@ -91,7 +97,7 @@ def test_semi_hard_triplets_of_embeddings_as_they_are(normalised):
         if a != p and labels[a] == labels[p] and labels[a] != labels[q]
     ]
     expected = np.mean([margin - gap for gap in gaps if 0 < gap <= margin])
-    assert SemiHardTripletLoss(margin, normalised)(embedding, labels).item() == pytest.approx(
+    assert triplet_loss(margin, "semihard", normalised)(embedding, labels).item() == pytest.approx(
         expected, rel=1e-4
     )
 
@@ -104,7 +110,7 @@ def test_a_stages_loss_is_its_parts():
     loss, labels = StageLoss(config, None, K, D), torch.arange(12) % K
     found = Outputs(random(1, 12, D), random(2, 12, K), None)
     y = torch.eye(K)[labels]
-    expected = SoftCrossEntropy(None)(found.logits, y) + BatchHardTripletLoss(0.3, False)(
+    expected = SoftCrossEntropy(None)(found.logits, y) + triplet_loss(0.3, "hard", False)(
         found.embedding, labels
     )
     expected = expected + 0.01 * found.embedding.square().sum() / 12

@@ -10,15 +10,31 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss
 from torch import nn
 
+from cellsignal.config.augment import Mix
 from cellsignal.config.schema import Model
 from cellsignal.config.stage import Center, Margin, Optimizer, Stage, Triplet
 from cellsignal.models.backbones import build_model
 from cellsignal.models.heads import CosineHead, Outputs
-from cellsignal.training.losses import SoftCrossEntropy, StageLoss
-from cellsignal.training.metric_losses import CenterLoss, SemiHardTripletLoss, margin_cosines
+from cellsignal.training import losses
+from cellsignal.training.losses import (
+    LOSSES,
+    CenterLoss,
+    HardLabelLoss,
+    SoftCrossEntropy,
+    TripletLoss,
+    margin_cosines,
+    register_loss,
+)
 from cellsignal.training.optimizers import build_optimizer
+from cellsignal.training.stage_loss import StageLoss
 
 K, D = 4, 6
+
+
+def triplet_loss(margin: float, mining: str, normalised: bool = True) -> TripletLoss:
+    """`model_construct` also takes margins that a config may not name."""
+    config = Triplet.model_construct(margin=margin, mining=mining, normalised=normalised)
+    return TripletLoss(config, K, D, None)
 
 
 def random(seed: int, *shape: int) -> torch.Tensor:
@@ -269,20 +285,20 @@ def test_triplets_by_brute_force(seed, n, k, margin):
                 ):
                     losses.append(margin - gap)
     expected = np.mean(losses) if losses else 0.0
-    assert SemiHardTripletLoss(margin)(embedding, labels).item() == pytest.approx(
+    assert triplet_loss(margin, "semihard")(embedding, labels).item() == pytest.approx(
         expected, abs=1e-4
     )
 
 
 def test_unique_labels_leave_no_triplet():
     embedding = random(0, 8, D).requires_grad_()
-    value = SemiHardTripletLoss(2.0)(embedding, torch.arange(8))
+    value = triplet_loss(2.0, "semihard")(embedding, torch.arange(8))
     value.backward()
     assert value.item() == 0 and not embedding.grad.any()
 
 
 def test_center_loss_by_hand():
-    loss = CenterLoss(3, 2)
+    loss = CenterLoss(Center(), 3, 2, None)
     with torch.no_grad():
         loss.centers.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]))
     embedding = torch.tensor([[2.0, 1.0], [0.0, 0.0], [1.0, 0.0]], requires_grad=True)
@@ -388,3 +404,42 @@ def test_all_parts_together_lower_a_convex_loss():
         values.append(value.item())
     steps = -np.diff(values)
     assert steps.min() > 1e-4, steps  # a thousand times what single precision rounds
+
+
+def test_a_loss_of_ones_own_is_a_field_and_a_class(monkeypatch):
+    """It is added with its weight, its parameters train in its own group; nothing else changes."""
+    monkeypatch.setattr("cellsignal.training.losses.LOSSES", dict(LOSSES))
+    monkeypatch.setattr("cellsignal.training.stage_loss.LOSSES", losses.LOSSES)
+    monkeypatch.delitem(losses.LOSSES, "center")
+
+    @register_loss("center")
+    class Pull(HardLabelLoss):
+        def __init__(self, config, classes, width, weights):
+            super().__init__(config, classes, width, weights)
+            self.place = nn.Parameter(torch.zeros(width))
+
+        def forward(self, embedding, labels):
+            return (embedding - self.place).square().mean()
+
+        def parameter_groups(self):
+            return [{"params": [self.place], "lr": 0.5}]
+
+    loss = StageLoss(stage(center=Center(weight=0.3)), None, K, D)
+    found, labels = outputs(0, 6), torch.arange(6) % K
+    y = torch.eye(K)[labels]
+    expected = SoftCrossEntropy(None)(found.logits, y) + 0.3 * found.embedding.square().mean()
+    assert torch.allclose(loss(found, y, labels), expected)
+    assert loss.parameter_groups() == [{"params": [loss.center.place], "lr": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, False),
+        ({"center": Center()}, False),
+        ({"center": Center(), "mix": Mix(mixup=1, p=0.5)}, True),
+        ({"triplet": Triplet(), "mix": Mix(mixup=1, p=0.5)}, False),
+    ],
+)
+def test_only_a_loss_that_learns_from_hard_labels_may_leave_parameters_out(options, expected):
+    assert StageLoss(stage(**options), None, K, D).leaves_parameters_out is expected

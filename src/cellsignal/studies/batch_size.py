@@ -17,9 +17,9 @@ from cellsignal.models.backbones import build_model
 from cellsignal.models.checkpointing import checkpoint_activations
 from cellsignal.training.inputs import pixel_statistics, site_dataset
 from cellsignal.training.job import Job
-from cellsignal.training.losses import StageLoss
 from cellsignal.training.ranks import Ranks, this_process
 from cellsignal.training.run import jobs_of
+from cellsignal.training.stage_loss import StageLoss
 from cellsignal.training.step import Stepper
 
 ENOUGH = 0.95  # of the best rate: the smallest batch that reaches it is fast enough

@@ -28,8 +28,8 @@ from cellsignal.data.store import Store
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops, training_flops
 from cellsignal.studies.augment import RECIPES, plain_steps
-from cellsignal.training.losses import StageLoss
 from cellsignal.training.ranks import Ranks
+from cellsignal.training.stage_loss import StageLoss
 from cellsignal.training.step import Stepper
 from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
 
@@ -131,7 +131,7 @@ def bench_batches(
 def bench_epoch(
     plates: Plates, backbone: str = "resnet10t", workers: int = 2, batch: int = 32, rounds: int = 5
 ) -> pd.DataFrame:
-    """One training epoch on random 128 px crops, from PNGs and from the store. See `bench_batches`."""
+    """Time a training epoch on random 128 px crops, from PNGs and the store. See `bench_batches`."""
     device, stage = _device(), _stage("auto", batch)
     stepper, _ = _stepper(backbone, plates.store.shape[0], 128, stage, device)
     dataset = plates.dataset(CROPS)

@@ -32,11 +32,11 @@ from cellsignal.training.inputs import pixel_statistics, site_dataset
 from cellsignal.training.job import Job
 from cellsignal.training.labelling import draw_pseudo_labels, read_pseudo_labels
 from cellsignal.training.logs import EpochLog
-from cellsignal.training.losses import StageLoss
 from cellsignal.training.mix import mix_batch
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.schedules import LearningRate
 from cellsignal.training.self_supervised import TwoViewLoss, TwoViews
+from cellsignal.training.stage_loss import StageLoss
 from cellsignal.training.step import Stepper
 from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
 from cellsignal.training.validation import Validation
@@ -118,7 +118,8 @@ class Trainer:
         if self.stage.self_supervised is not None:
             return TwoViewLoss(self.stage.self_supervised, width)
         weights, controls = self.examples.weights(), self.examples.controls()
-        return StageLoss(self.stage, weights, job.outputs, width, job.multilabel, controls)
+        family = "binary" if job.multilabel else "softmax"
+        return StageLoss(self.stage, weights, job.outputs, width, family, controls)
 
     def _example(self, size: int) -> tuple[torch.Tensor, ...]:
         """`size` images of zeros, with cell types where the model takes them."""

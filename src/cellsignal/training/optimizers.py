@@ -2,7 +2,7 @@
 unless the config says so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
@@ -10,17 +10,11 @@ from torch import nn
 from cellsignal.config.stage import Optimizer
 
 
-def center_optimizer(
-    parameters: Sequence[nn.Parameter], lr: float, weight: float
-) -> torch.optim.Optimizer:
-    """Plain SGD for the centres of a center loss that is `weight` times the stage's: their step is
-    `lr` x the gradient of the loss before `weight`.
-    """
-    return torch.optim.SGD(parameters, lr=lr / weight)
-
-
 def build_optimizer(
-    modules: nn.Module | Sequence[nn.Module], config: Optimizer, fused: bool = True
+    modules: nn.Module | Sequence[nn.Module],
+    config: Optimizer,
+    fused: bool = True,
+    leave_out: Collection[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
     """AdamW, Adam or SGD over two parameter groups: with weight decay (matrices, kernels) and
     without (norms, biases; none with `decay_all`).
@@ -28,9 +22,16 @@ def build_optimizer(
     Args:
         modules: what is trained: the network, and losses that learn something of their own.
         fused: torch's fused step: one pass over each tensor; the same but for rounding.
+        leave_out: parameters that another optimiser trains.
     """
     modules = [modules] if isinstance(modules, nn.Module) else modules
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    left_out = {id(parameter) for parameter in leave_out}
+    parameters = [
+        parameter
+        for module in modules
+        for parameter in module.parameters()
+        if parameter.requires_grad and id(parameter) not in left_out
+    ]
     decayed = [p for p in parameters if p.ndim > 1 or config.decay_all]
     others = [p for p in parameters if p.ndim <= 1 and not config.decay_all]
     groups = [

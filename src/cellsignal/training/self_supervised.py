@@ -27,6 +27,7 @@ from cellsignal.training.job import (
     unit_codes,
     without_labels,
 )
+from cellsignal.training.losses import Loss
 from cellsignal.training.ranks import ALONE, Ranks
 
 
@@ -96,13 +97,13 @@ class TwoViews:
         return [batch + [(number, images + index) for number, index in batch] for batch in order]
 
     def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Labels (B,) int64, all -1 (not known), and cell types (B, T) where the model takes them."""
+        """Return labels (B,), all -1 (unknown), and cell types (B, T) where the model takes them."""
         return torch.full((len(index),), -1), None if self.cell_types is None else self.cell_types[
             index
         ]
 
 
-class TwoViewLoss(nn.Module):
+class TwoViewLoss(Loss):
     """Compares the projections of two views of each image; in the place of `StageLoss`. Its state
     is the projection.
 

@@ -46,12 +46,12 @@ def whole(trainer: "Trainer") -> dict[str, Any]:
         "cuda": torch.cuda.get_rng_state(trainer.device) if trainer.device.type == "cuda" else None,
     }
     stepper = trainer.stepper
-    centers = None if stepper.center_optimizer is None else stepper.center_optimizer.state_dict()
+    own_groups = None if stepper.loss_optimizer is None else stepper.loss_optimizer.state_dict()
     return slim(trainer) | {
         "average": trainer.average.state_dict(),
         "loss": trainer.loss.state_dict(),
         "optimizer": stepper.optimizer.state_dict(),
-        "center_optimizer": centers,
+        "center_optimizer": own_groups,  # its name in checkpoints of before
         "schedule": trainer.schedule.state_dict(),
         "scaler": stepper.scaler.state_dict(),
         "processes": trainer.ranks.gather(mine),
@@ -81,8 +81,8 @@ def resume(trainer: "Trainer", state: dict[str, Any], path: Path) -> None:
         trainer.average.load_state_dict(state["average"])
     trainer.loss.load_state_dict(state["loss"])
     trainer.stepper.optimizer.load_state_dict(state["optimizer"])
-    if trainer.stepper.center_optimizer is not None:
-        trainer.stepper.center_optimizer.load_state_dict(state["center_optimizer"])
+    if trainer.stepper.loss_optimizer is not None:
+        trainer.stepper.loss_optimizer.load_state_dict(state["center_optimizer"])
     trainer.schedule.load_state_dict(state["schedule"])
     if bool(state["scaler"]) == trainer.stepper.scaler.is_enabled():
         trainer.stepper.scaler.load_state_dict(state["scaler"])

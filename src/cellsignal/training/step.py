@@ -13,10 +13,10 @@ from torch import nn
 
 from cellsignal.config.stage import Stage
 from cellsignal.models.heads import Outputs
-from cellsignal.training.losses import StageLoss
-from cellsignal.training.optimizers import build_optimizer, center_optimizer
+from cellsignal.training.optimizers import build_optimizer
 from cellsignal.training.precision import autocast, compute_dtype
 from cellsignal.training.ranks import Ranks
+from cellsignal.training.stage_loss import StageLoss
 
 
 class WithLoss(nn.Module):
@@ -53,26 +53,24 @@ class Stepper:
 
     Attributes:
         optimizer: of the network, which the schedule drives; also of what the losses learn, unless
-        it has an optimiser of its own. center_optimizer: of the center loss's centres, where they
-        have their own (`center.lr`). forward: the network with its loss, averaged over the
+        it has groups of its own. loss_optimizer: of these groups (`Loss.parameter_groups`), or
+        None. forward: the network with its loss, averaged over the
         processes in its gradients. dtype: in what the network computes.
     """
 
     def __init__(self, model: nn.Module, loss: StageLoss, stage: Stage, ranks: Ranks):
         self.model, self.loss, self.stage, self.ranks = model, loss, stage, ranks
-        # a stage without labels leaves the heads out; centers are not learnt from a mixed batch
+        # a stage without labels leaves the heads out
         uses_logits = stage.self_supervised is None
-        left_out = not uses_logits or (stage.center is not None and stage.mix is not None)
+        left_out = not uses_logits or loss.leaves_parameters_out
         self.forward = ranks.wrap(
             WithLoss(model, loss, stage.compile, uses_logits), unused=left_out
         )
-        self.center_optimizer: torch.optim.Optimizer | None = None
-        if stage.center is not None and stage.center.lr is not None:
-            self.center_optimizer = center_optimizer(
-                [loss.center.centers], stage.center.lr, stage.center.weight
-            )
+        groups = loss.parameter_groups()
+        self.loss_optimizer = torch.optim.SGD(groups) if groups else None
+        self.loss_parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = build_optimizer(
-            [model, loss] if self.center_optimizer is None else model, stage.optimizer
+            [model, loss], stage.optimizer, leave_out=self.loss_parameters
         )
         self.dtype = compute_dtype(stage.amp, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.dtype == torch.float16)
@@ -104,12 +102,12 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
         self.scaler.step(self.optimizer)
         # none where all batches were mixed
-        if self.center_optimizer is not None and self.loss.center.centers.grad is not None:
-            self.scaler.step(self.center_optimizer)
+        if any(parameter.grad is not None for parameter in self.loss_parameters):
+            self.scaler.step(self.loss_optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.center_optimizer is not None:
-            self.center_optimizer.zero_grad(set_to_none=True)
+        if self.loss_optimizer is not None:
+            self.loss_optimizer.zero_grad(set_to_none=True)
         if self.ranks.world > 1 and self.running:
             _average(self.running, self.ranks)
 
