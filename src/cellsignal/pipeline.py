@@ -209,8 +209,8 @@ def oversampling_audit(config: Config, classes: int | None, rounds: int) -> str:
         classes: the most frequent ones alone; None for all.
     """
     from cellsignal.data.store import Store
-    from cellsignal.studies.oversampling_protocol import oversampling_audit as audit
-    from cellsignal.studies.oversampling_protocol import oversampling_text
+    from cellsignal.studies.oversampling.audit import oversampling_audit as audit
+    from cellsignal.studies.oversampling.audit import oversampling_text
 
     _needs_one_label(config, "audit --oversampling")
     store = Store.open(config.data.store)

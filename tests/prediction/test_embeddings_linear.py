@@ -8,12 +8,12 @@ import safetensors.torch
 from helpers import cellsignal, error_line, write_config
 
 from cellsignal.config import load_config
+from cellsignal.evaluation.matching import average
 from cellsignal.models.torchvision_cpu import import_timm
 from cellsignal.prediction import embeddings as module
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import load_embeddings
-from cellsignal.prediction.linear import linear_scores
-from cellsignal.profiles.well_profiles import average
+from cellsignal.prediction.well_classifiers import linear_scores
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cellsignal.common.errors import InputError
-from cellsignal.prediction.linear import linear_scores
+from cellsignal.prediction.well_classifiers import linear_scores
 
 
 def wells(features: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from cellsignal.common.errors import InputError
-from cellsignal.studies.split_audit import audit_split, audit_text, image_features
+from cellsignal.profiles.image_features import image_features
+from cellsignal.studies.split_audit import audit_split, audit_text
 
 
 def plates(batch: float, seed=0, experiments=8, classes=6, copies=4):

@@ -13,7 +13,7 @@ Before zstd, rows become their differences from the row above, but for every 16t
 wide additions for all channels at once undo that, in place. zstd is told to look for hardly any
 repetitions: in the noise of a camera they are short, cost time in reading, and save nothing.
 
-Measured on 12 sites of RxRx1 (6 x 512 x 512, 72 PNGs): `cellsignal.studies.reading` and variants of
+Measured on 12 sites of RxRx1 (6 x 512 x 512, 72 PNGs): `cellsignal.studies.performance.reading` and variants of
 it, medians of 180 readings in turn on one core of a machine with other work on it. Six `cv2.imread`
 took 18.3 ms; disk is relative to the PNGs.
 

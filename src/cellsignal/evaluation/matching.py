@@ -23,7 +23,6 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import CHORD_TOLERANCE, chord, draw_one, tied_best, unit_vectors
 from cellsignal.metrics.accuracy import Accuracy, clustered_interval
-from cellsignal.profiles.well_profiles import average
 
 _SEED = 0  # of the draws among equally near treatments
 NSCB_NOTE = (
@@ -69,6 +68,24 @@ class Matches:
         return _scored(
             replace(self, protocol=protocol), self.table[self.table.treatment.isin(set(treatments))]
         )
+
+
+def average(
+    x: np.ndarray, samples: pd.DataFrame, by: Sequence[str]
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Average the rows that agree in the columns `by`, say sites to wells.
+
+    Returns:
+        (W, D) float32 in the order of their first rows, and these rows of `samples` with a fresh
+        index.
+    """
+    code = samples.groupby(list(by), sort=False).ngroup().to_numpy()
+    order = np.argsort(code, kind="stable")
+    start = np.flatnonzero(np.diff(code[order], prepend=-1))
+    total = np.add.reduceat(np.asarray(x)[order], start, axis=0, dtype=np.float64)
+    size = np.diff(start, append=len(code))
+    means = (total / size[:, None]).astype(np.float32)
+    return means, samples.iloc[order[start]].reset_index(drop=True)
 
 
 def treatment_profiles(

@@ -24,13 +24,18 @@ from cellsignal.common.stopping import Stop
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.views import tta_views
+from cellsignal.evaluation.matching import average
 from cellsignal.prediction.container import refuse_non_finite, save_predictions
 from cellsignal.prediction.freshness import MADE_FROM, is_current, made_from
-from cellsignal.prediction.linear import linear_scores
-from cellsignal.prediction.nearest import Metric, centre_scores, neighbour_scores
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
 from cellsignal.prediction.predict import Predictors, checkpoint_path, model_keys, trained_model
-from cellsignal.profiles.well_profiles import Normalisation, Reference, Unit, average, normalise
+from cellsignal.prediction.well_classifiers import (
+    Metric,
+    centre_scores,
+    linear_scores,
+    neighbour_scores,
+)
+from cellsignal.profiles.batch_effects import Normalisation, Reference, Unit, normalise
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, fold_name, kept_samples
 from cellsignal.training.ranks import this_process

@@ -18,18 +18,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.profiles.image_features import image_features
 
 if TYPE_CHECKING:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-_QUANTILES = (0.1, 0.5, 0.9, 0.99)
-_SCALES = (1.0, 2.0, 4.0)  # pixels
 
 
 @dataclass(frozen=True)
@@ -52,25 +49,6 @@ class SplitAudit:
     seen: Accuracy
     unseen: Accuracy
     chance: float
-
-
-def image_features(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) uint8 -> (9 C + C (C - 1) / 2,) float32: log mean, SD, quantiles, contrast at three
-    scales; correlations of channels.
-    """
-    x = image.astype(np.float32)
-    parts = []
-    for channel in x:
-        contrast = [
-            float((channel - cv2.GaussianBlur(channel, (0, 0), scale)).std()) for scale in _SCALES
-        ]
-        parts += [channel.mean(), channel.std(), *np.quantile(channel, _QUANTILES), *contrast]
-    centred = x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(axis=1, keepdims=True)
-    norm = np.maximum(np.linalg.norm(centred, axis=1), 1e-6)
-    correlation = (centred @ centred.T) / np.outer(norm, norm)
-    return np.concatenate([np.log1p(parts), correlation[np.triu_indices(len(x), 1)]]).astype(
-        np.float32
-    )
 
 
 def fit_discriminant(features: np.ndarray, label: np.ndarray) -> "LinearDiscriminantAnalysis":

@@ -19,15 +19,15 @@ def audit(arguments: argparse.Namespace) -> None:
 
 def baseline(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
-    from cellsignal.profiles.baseline import baseline as measure
+    from cellsignal.profiles.clip_classifiers import baseline as measure
 
     print(measure(load_config(arguments.config, arguments.set), arguments.answers))
 
 
 def oversampling(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
-    from cellsignal.studies.oversampling import bench_oversampling
-    from cellsignal.studies.oversampling_protocol import oversampling_text
+    from cellsignal.studies.oversampling.audit import oversampling_text
+    from cellsignal.studies.oversampling.networks import bench_oversampling
 
     config = load_config(arguments.config, arguments.set)
     found = bench_oversampling(config, epochs=arguments.epochs, classes=arguments.classes)
@@ -41,23 +41,23 @@ def warm_up(arguments: argparse.Namespace) -> None:
 
 
 def postprocess(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.postprocess import bench_plate_assignment, postprocess_text
-    from cellsignal.studies.postprocess import bench_postprocess as measure
+    from cellsignal.studies.performance.postprocess import bench_plate_assignment, postprocess_text
+    from cellsignal.studies.performance.postprocess import bench_postprocess as measure
 
     print(postprocess_text(measure(arguments.views), bench_plate_assignment()))
 
 
 def speed(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.speed import bench_speed as measure
+    from cellsignal.studies.performance.speed import bench_speed as measure
 
     _show(measure(arguments.root, arguments.workers), arguments.out)
 
 
 def step(arguments: argparse.Namespace) -> None:
     from cellsignal.config.schema import Model
-    from cellsignal.studies.speed import machine
-    from cellsignal.studies.step import bench_step as measure
-    from cellsignal.studies.step import step_text
+    from cellsignal.studies.performance.speed import machine
+    from cellsignal.studies.performance.step import bench_step as measure
+    from cellsignal.studies.performance.step import step_text
 
     a, tables = arguments, []
     for name in a.backbones:
@@ -70,15 +70,15 @@ def step(arguments: argparse.Namespace) -> None:
 
 def batch_size(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
-    from cellsignal.studies.batch_size import batch_size_text
-    from cellsignal.studies.batch_size import bench_batch_size as measure
+    from cellsignal.studies.performance.batch_size import batch_size_text
+    from cellsignal.studies.performance.batch_size import bench_batch_size as measure
 
     print(batch_size_text(measure(load_config(arguments.config, arguments.set), arguments.most)))
 
 
 def profile(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
-    from cellsignal.studies.profile import bench_profile as measure
+    from cellsignal.studies.performance.batch_size import bench_profile as measure
 
     print(measure(load_config(arguments.config, arguments.set), arguments.rows))
 
@@ -103,8 +103,7 @@ def two_stage(arguments: argparse.Namespace) -> None:
 
 
 def ablation(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.ablation import Runs, train_and_predict, wanted_runs
-    from cellsignal.studies.ablation_table import table
+    from cellsignal.studies.rxrx1_simulated import Runs, table, train_and_predict, wanted_runs
 
     runs = Runs(arguments.config, arguments.answers)
     train_and_predict(runs, wanted_runs(), arguments.processes)
@@ -112,8 +111,7 @@ def ablation(arguments: argparse.Namespace) -> None:
 
 
 def timelapse(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.timelapse import Timelapse
-    from cellsignal.studies.timelapse_table import timelapse_tables
+    from cellsignal.studies.mitoreid import Timelapse, timelapse_tables
 
     runs = Timelapse(arguments.config, arguments.answers, arguments.seeds, arguments.processes)
     runs.train()

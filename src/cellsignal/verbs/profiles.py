@@ -12,7 +12,7 @@ def _check_share(arguments: argparse.Namespace) -> None:
 
 def match(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
-    from cellsignal.profiles.protocols import match_table
+    from cellsignal.profiles.comparisons import match_table
 
     a = arguments
     _check_share(a)
@@ -32,7 +32,7 @@ def match(arguments: argparse.Namespace) -> None:
 
 def retrieve(arguments: argparse.Namespace) -> None:
     from cellsignal.config import load_config
-    from cellsignal.profiles.protocols import retrieval_table
+    from cellsignal.profiles.comparisons import retrieval_table
 
     a = arguments
     _check_share(a)
@@ -56,7 +56,7 @@ def retrieve(arguments: argparse.Namespace) -> None:
 
 
 def treatments(arguments: argparse.Namespace) -> None:
-    from cellsignal.profiles.protocols import treatment_table
+    from cellsignal.profiles.comparisons import treatment_table
     from cellsignal.verbs import configs
 
     print("\n\n".join(treatment_table(config) for config in configs(arguments)))
@@ -66,7 +66,7 @@ def rank(arguments: argparse.Namespace) -> None:
     from pathlib import Path
 
     from cellsignal.prediction.embeddings import embed
-    from cellsignal.profiles.ranking import rank as rank_gallery
+    from cellsignal.report.gallery_report import rank as rank_gallery
     from cellsignal.verbs import configs
 
     for option, least in (("neighbours", 1), ("pictures", 0)):

@@ -1,0 +1,1 @@
+"""Measure what oversampling before the split does to a figure: docs/results/oversampling.md."""

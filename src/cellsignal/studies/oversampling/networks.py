@@ -1,0 +1,232 @@
+"""Oversampling before and after the split with a config's own network: real training on the images
+and on pure noise under the same labels.
+
+`evaluation.oversampling` does the same with classifiers that take seconds. Here the first stage of
+the config is trained from scratch by the trainer that trains everything else, on lists of images
+that repeat as the order says. The last weights are scored, after a number of epochs fixed
+beforehand, so no validation figure chose anything.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import digest
+from cellsignal.common.stopping import Stop
+from cellsignal.competitions import get_competition
+from cellsignal.config import Config
+from cellsignal.config.stage import Stage
+from cellsignal.data.folds import FoldTable
+from cellsignal.data.store import Store
+from cellsignal.prediction.predict import predictor_of
+from cellsignal.studies.oversampling.audit import (
+    ORDERS,
+    Deal,
+    OversamplingAudit,
+    deal_all,
+    measure,
+    nearest_position,
+    top_classes,
+    well_positions,
+)
+from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.job import Job, kept_samples
+from cellsignal.training.loop import Trainer
+from cellsignal.training.ranks import this_process
+from cellsignal.training.run import is_finished
+
+log = logging.getLogger(__name__)
+
+ON_NOISE = ("before", "after")  # held-out wells of noise would only show chance a second time
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseStore:
+    """A store's samples with bytes of pure noise for pixels, the same for a row whenever it is
+    read.
+    """
+
+    like: Store
+    seed: int
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        return self.like.samples
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return self.like.channels
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.like.shape
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(N, C) float32, of uniform bytes."""
+        return np.full_like(self.like.mean, 255 / 2)
+
+    @property
+    def sd(self) -> np.ndarray:
+        """(N, C) float32, of uniform bytes."""
+        return np.full_like(self.like.sd, ((256**2 - 1) / 12) ** 0.5)
+
+    def read(
+        self, row: int, out: np.ndarray | None = None, rows: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """As `Store.read`: (C, H, W) uint8, into `out` where given."""
+        noise = np.random.default_rng([self.seed, row]).integers(0, 256, self.shape, dtype=np.uint8)
+        if out is None:
+            return noise
+        np.copyto(out, noise)
+        return out
+
+
+def bench_oversampling(
+    config: Config,
+    *,
+    epochs: int | None = None,
+    classes: int | None = 50,
+    orders: Sequence[str] = tuple(ORDERS),
+) -> list[OversamplingAudit]:
+    """Train the config's first stage in every order, on images and (in the orders `ON_NOISE`) on
+    noise, and score it beside the wells' positions.
+
+    What is trained stays in `<runs>/oversampling`; a second call goes on where the first was
+    stopped.
+
+    Args:
+        epochs: of each training; None: the stage's own.
+        classes: so many classes with most images, as the network's outputs; None: all.
+        orders: of `ORDERS`; those that the samples do not allow (one plate, say) are left out.
+
+    Raises:
+        InputError: a store that cannot be used, an unknown order, too few labelled images.
+        Interrupted: stopped by a signal with everything saved.
+    """
+    unknown = [order for order in orders if order not in ORDERS]
+    if unknown:
+        raise InputError(f"oversampling: no order {unknown[0]!r}; there are {', '.join(ORDERS)}")
+    store = Store.open(config.data.store)
+    chosen = top_classes(store.samples[kept_samples(config, store)], classes)
+    names, label = np.unique(chosen.label.to_numpy(dtype=int), return_inverse=True)
+    chosen = chosen.assign(label=pd.array(label, "Int64"))  # as many outputs as classes
+    store, outputs = replace(store, samples=chosen), tuple(_class_names(store, names))
+    deals = [deal for deal in deal_all(chosen, config.seed) if deal.order in orders]
+    stage, rows, found = _stage(config, epochs), chosen.row.to_numpy(), []
+    for data in ("images", "noise"):
+        source, content = (
+            (store, store.checksum[rows])
+            if data == "images"
+            else (NoiseStore(store, config.seed), rows)
+        )
+
+        def predict(deal: Deal, source: Store = source, data: str = data) -> np.ndarray:
+            return _trained_on(_job(config, stage, source, outputs, deal, data), deal)
+
+        mine = [deal for deal in deals if data == "images" or deal.order in ON_NOISE]
+        found += measure(
+            chosen,
+            [mine],
+            predict,
+            data,
+            f"{config.model.backbone}, {stage.epochs} epochs",
+            content,
+        )
+    address = well_positions(chosen)
+    if address is not None:
+        found += measure(
+            chosen,
+            [deals],
+            lambda deal: nearest_position(address, label, deal),
+            "position",
+            "nearest well",
+            store.checksum[rows],
+        )
+    return sorted(found, key=lambda row: list(ORDERS).index(row.order))
+
+
+def _class_names(store: Store, labels: np.ndarray) -> list[str]:
+    """Names of labels; beyond the treatments' classes stand the controls'."""
+    known = store.source["classes"]
+    return [known[label] if label < len(known) else f"control_{label}" for label in labels]
+
+
+def _stage(config: Config, epochs: int | None) -> Stage:
+    """The first stage, for one model and a fixed number of epochs, without what needs test wells or
+    validation.
+    """
+    fixed = {"per": "all", "early_stopping": None, "pseudo_labels": None, "monitor": "loss"}
+    stage = config.stages[0].model_dump(mode="json") | fixed
+    return Stage.model_validate(stage | {"epochs": epochs or stage["epochs"]})
+
+
+def _job(
+    config: Config, stage: Stage, store: Store, classes: tuple[str, ...], deal: Deal, data: str
+) -> Job:
+    """A training on the deal's rows, repeats and all. It has no validation part: the trainer's own
+    is by target, the course's figure by image.
+    """
+    like = store.like if isinstance(store, NoiseStore) else store
+    own = config.model_copy(
+        update={"stages": (stage,), "protocol": None, "runs": config.runs / "oversampling"}
+    )
+    decides = own.model_dump(mode="json", include={"seed", "normalization", "model", "stages"})
+    made_from = digest(
+        [
+            decides,
+            own.data.channels,
+            own.data.pipeline,
+            like.info["arrays_digest"],
+            like.samples.sample_id.to_list(),
+            classes,
+            deal.train.tolist(),
+        ]
+    )
+    name = f"{config.name}_{deal.order.replace(' ', '_')}_{data}_{made_from[:8]}"
+    nothing = np.zeros(0, np.int64)
+    folds = FoldTable(
+        "well_id", pd.DataFrame({"fold": nothing, "well_id": pd.Series(dtype=object)})
+    )
+    own = own.model_copy(update={"name": name})
+    competition = get_competition(config.competition)
+    return Job(
+        own,
+        competition,
+        store,
+        classes,
+        folds,
+        0,
+        "all",
+        None,
+        deal.train,
+        nothing,
+        nothing,
+        len(classes),
+    )
+
+
+def _trained_on(job: Job, deal: Deal) -> np.ndarray:
+    """Train, or go on, or take what is trained; (V,) the label predicted for each row of
+    `deal.valid`.
+    """
+    log.info(
+        "%s: %d training rows (%d images), %d validation rows",
+        job.config.name,
+        len(deal.train),
+        len(np.unique(deal.train)),
+        len(deal.valid),
+    )
+    with Stop() as stop:
+        if not is_finished(job):
+            Trainer(job, this_process(), stop).run()
+        stop.check(job.title)
+    images, back = np.unique(deal.valid, return_inverse=True)
+    logits = predictor_of(job, load_checkpoint(job.folder / "last.pt"))(images, ("identity",))[
+        "identity"
+    ]
+    return logits.argmax(axis=1)[back]

@@ -1,0 +1,196 @@
+"""All speed figures of the project in one run, as Markdown: `cellsignal bench speed`.
+
+Each promise is a ratio of two things measured turn by turn, since seconds say more about the
+machine than about the program.
+"""
+
+import contextlib
+import functools
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pandas as pd
+import torch
+
+from cellsignal.common.errors import InputError
+from cellsignal.competitions import get_competition
+from cellsignal.data.pack import pack
+from cellsignal.data.store import Store
+from cellsignal.studies.performance.augmentation import augment_text, bench_augment
+from cellsignal.studies.performance.feeding import Plates, bench_batches, bench_epoch, bench_fed
+from cellsignal.studies.performance.postprocess import bench_plate_assignment
+from cellsignal.studies.performance.reading import (
+    bench_reading,
+    bench_reading_processes,
+    reading_text,
+)
+
+SITES = 96  # read and trained on; more tell no more
+# as `bench.reading` calls them
+STORE, RAW = "cellsignal store, zstd, 512 px", "cellsignal store, raw, 256 px"
+
+
+def bench_speed(root: Path | None, workers: int = 2) -> str:
+    """Measure everything but the variants of the training step (`bench step`), on one thread where
+    it says so.
+
+    Args:
+        root: RxRx1's folder, of which the first sites that are there are used; None simulates some.
+
+    Returns:
+        Markdown: the machine, the promises, and the tables behind them.
+    """
+    with plates(root) as found:
+        sites = [
+            tuple(str(found.root / name) for name in names) for names in found.store.samples.files
+        ]
+        cv2.setNumThreads(1)
+        reading = bench_reading(sites[:24])
+        processes = bench_reading_processes(sites[:24])
+        augmenting = bench_augment()
+        batches = bench_batches(found, workers)
+        epochs = bench_epoch(found, workers=workers)
+        gpu = torch.cuda.is_available()
+        backbones, sizes = (
+            (("resnet50", "densenet161"), (256, 512)) if gpu else (("resnet10t",), (64, 128))
+        )
+        fed = bench_fed(found, backbones, sizes, 64 if gpu else 32, workers, steps=30 if gpu else 6)
+    assigned = bench_plate_assignment()
+    tables = {
+        "Promises": promises(reading, processes, augmenting, batches, epochs, assigned),
+        "One site, one core": reading_text(reading),
+        "Processes and threads": table(processes),
+        "Augmentation, one site, one thread": f"```\n{augment_text(augmenting)}\n```",
+        f"Batches, {workers} workers": table(batches),
+        f"A training epoch on 128 px crops, {workers} workers": table(epochs),
+        "Training fed from the store, and from one batch in memory": table(fed),
+        "Group inference and assignment": table(assigned),
+    }
+    source = "simulated sites" if root is None else "real sites"
+    head = f"{machine()}. {len(sites)} {source} of {found.store.shape[1]} px."
+    return "\n\n".join([head, *(f"## {title}\n\n{text}" for title, text in tables.items())]) + "\n"
+
+
+def promises(reading, processes, augmenting, batches, epochs, assigned) -> str:
+    """What is promised, the ratio found, and the ratio at least (or at most) wanted, from the
+    tables of the single benchmarks.
+    """
+    read = reading.set_index("reader")
+    warped = augmenting[(augmenting.recipe == "1st place") & (augmenting.path == "warp, CPU")].iloc[
+        0
+    ]
+    rows = [
+        (
+            "read a 512 px site, one core",
+            "six PNGs by skimage to float32",
+            f"{read.x_skimage[STORE]:.1f} x at {read.disk[STORE]:.2f} of their disk",
+            ">= 8 at <= 1.30",
+        ),
+        ("read a 512 px site, one core", "six `cv2.imread`", f"{read.x_cv2[STORE]:.1f} x", ">= 7"),
+        (
+            "raw tier, 256 px",
+            "six 512 px PNGs by skimage to float32",
+            f"{read.x_skimage[RAW]:.0f} x",
+            ">= 100",
+        ),
+        (
+            "batches ready for the device, uint8",
+            "six `cv2.imread`, 1st place's transforms, float32",
+            f"{batches.ratio[1]:.1f} x",
+            ">= 8",
+        ),
+        (
+            "the whole recipe's augmentation, CPU",
+            "the same as numpy steps",
+            f"{warped.times_numpy:.1f} x",
+            ">= 3",
+        ),
+        (
+            "a training epoch, 128 px crops of 512 px sites",
+            "the same from PNGs",
+            f"{epochs.ratio[1]:.1f} x",
+            ">= 2",
+        ),
+        (
+            "group inference and assignment, 72 plates",
+            "their bare linear_sum_assignment",
+            f"{assigned.ratio[0]:.1f} x its time",
+            "<= 3",
+        ),
+        (
+            "group inference and assignment, 51 experiments",
+            "",
+            f"{assigned.infer[1] + assigned['assign'][1]:.2f} s",
+            "< 3 s",
+        ),
+        ("two processes reading", "one process", f"{processes.ratio[0]:.2f} x", ">= 1.7"),
+    ]
+    return table(pd.DataFrame(rows, columns=["what", "against", "measured", "wanted"]))
+
+
+def table(frame: pd.DataFrame) -> str:
+    """A data frame in Markdown; numbers to three digits."""
+    cells = [
+        [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
+        for row in frame.itertuples(index=False, name=None)
+    ]
+    return "\n".join(
+        "| " + " | ".join(row) + " |"
+        for row in (list(frame.columns), ["---"] * len(frame.columns), *cells)
+    )
+
+
+def machine() -> str:
+    """What all this was measured on."""
+    cpu = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    return f"{os.cpu_count()} cores of {cpu}{gpu}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+@contextlib.contextmanager
+def plates(root: Path | None, limit: int = SITES) -> Iterator[Plates]:
+    """The first sites of which all files are there, packed into a temporary store.
+
+    Raises:
+        InputError: there is none.
+    """
+    competition = get_competition("rxrx1")
+    with tempfile.TemporaryDirectory(prefix="cellsignal_speed_") as folder:
+        if root is None:
+            root = Path(folder) / "raw"
+            competition.simulate(
+                root, 0, size=512, classes=4, controls=1, train_experiments=1, test_experiments=1
+            )
+        root = root.absolute()
+        samples = competition.samples(root)
+        whole = samples.files.map(lambda names: all((root / name).is_file() for name in names))
+        samples = samples[whole].head(limit).reset_index(drop=True)
+        if samples.empty:
+            raise InputError(f"{root}: has no site of which all files are there")
+        shape = competition.root_shape(root)
+        source = {
+            "competition": competition.id,
+            "root": str(root),
+            "classes": list(competition.classes(root)),
+        }
+        pack(
+            samples,
+            functools.partial(competition.read, root, shape=shape),
+            Path(folder) / "store",
+            channels=competition.channels,
+            workers=os.cpu_count() or 1,
+            source=source,
+            shape=shape,
+        )
+        yield Plates(Store.open(Path(folder) / "store"), root)
