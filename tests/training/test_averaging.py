@@ -7,7 +7,8 @@ import torch
 from tiny import make_config, stage
 
 from cellsignal.common.stopping import Stop
-from cellsignal.config.stage import MeanTeacher, Stage
+from cellsignal.config.losses import MeanTeacher
+from cellsignal.config.stage import Stage
 from cellsignal.data.feed import feed
 from cellsignal.data.views import apply_view
 from cellsignal.prediction.predict import trained_model
@@ -58,7 +59,7 @@ def statistics_by_hand(
 
 
 def test_swa_is_the_mean_of_the_late_epochs_with_statistics_of_its_own(plates, tmp_path):
-    trainer, history = trained(plates, tmp_path, swa={"start": 0.5})
+    trainer, history = trained(plates, tmp_path, swa=0.5)
     found = load_checkpoint(trainer.job.folder / "last.pt")["averaged"]
     late = history[2:]
     assert len(history) == 4
@@ -85,7 +86,7 @@ def test_ema_can_have_its_statistics_recomputed(plates, tmp_path):
 
 
 def test_before_its_first_epoch_swa_predicts_with_the_plain_weights(plates, tmp_path, monkeypatch):
-    job = jobs_of(make_config(plates, tmp_path, [stage(**PLAIN, swa={"start": 0.75})]))[0]
+    job = jobs_of(make_config(plates, tmp_path, [stage(**PLAIN, swa=0.75)]))[0]
     trainer = Trainer(job, ALONE, Stop())
     seen = []
     validate = Trainer.validate

@@ -66,7 +66,7 @@ class Clock:
 
 STEP, SAVE, VALIDATION = 1.0, 3.0, 20.0
 VARIANTS = {
-    "swa": {"epochs": 3, "swa": {"start": 0.3}, "accumulation": 2},
+    "swa": {"epochs": 3, "swa": 0.3, "accumulation": 2},
     "pseudo": {
         "epochs": 3,
         "pseudo_labels": {"start": 1, "least_confidence": 0.0},

@@ -16,7 +16,8 @@ from tiny import make_config, stage
 
 from cellsignal.common.errors import InputError, Interrupted
 from cellsignal.common.stopping import Stop
-from cellsignal.config.stage import Center, DropPredictedControls, Stage, Triplet
+from cellsignal.config.losses import Center, Triplet
+from cellsignal.config.stage import Stage
 from cellsignal.data.store import Store
 from cellsignal.models.heads import Outputs
 from cellsignal.prediction.embeddings import embed, load_embeddings
@@ -167,9 +168,7 @@ def test_what_is_taken_for_a_control_drops_out_and_controls_do_not():
     y = torch.cat([torch.eye(K), torch.zeros(1, K)])[labels]
     found = Outputs(random(8, 5, D), logits, None)
     loss = StageLoss(
-        a_stage(
-            center=Center(weight=0.3), drop_predicted_controls=DropPredictedControls(after_epochs=0)
-        ),
+        a_stage(center=Center(weight=0.3), drop_predicted_controls=0),
         None,
         K,
         D,
@@ -230,8 +229,8 @@ def test_what_is_taken_for_a_control_drops_out_and_controls_do_not():
         ({"target": "compound", "pseudo_labels": {}}, "pseudo_labels name classes"),
         ({"target": "compound", "positive_weight": 2.0}, "positive_weight"),
         (
-            {"drop_predicted_controls": {"after_epochs": 2}},
-            "after_epochs: 2 is not before the last of 2",
+            {"drop_predicted_controls": 2},
+            "drop_predicted_controls: 2 is not before the last of 2",
         ),
         ({"center": {"lr": 0}}, "greater than 0"),
     ],
@@ -242,7 +241,7 @@ def test_what_does_not_fit_together_is_refused(more, named):
 
 
 def test_controls_can_drop_out_only_where_they_are_a_class(plates, tmp_path):
-    dropping = stage(drop_predicted_controls={"after_epochs": 1})
+    dropping = stage(drop_predicted_controls=1)
     with pytest.raises(
         InputError, match=r"stages\.all\.drop_predicted_controls: .*write data.controls: train"
     ):
@@ -263,7 +262,7 @@ IDENTITIES = {
     "batches": {"identities": 4, "images": 3},
     "triplet": {"mining": "hard", "normalised": False, "weight": 1.0, "margin": 0.3},
     "center": {"lr": 0.05},
-    "drop_predicted_controls": {"after_epochs": 1},
+    "drop_predicted_controls": 1,
     "label_smoothing": 0.1,
     "optimizer": {"name": "sgd", "lr": 0.01, "nesterov": True, "weight_decay": 1e-3},
     "schedule": {"name": "constant"},

@@ -164,7 +164,7 @@ VARIANTS = {
     },
     "plates": {
         "batches": {"unit": "plate", "unique_labels": True},
-        "swa": {"start": 0.3},
+        "swa": 0.3,
         "epochs": 3,
         "triplet": {},
         "center": {},
@@ -186,7 +186,7 @@ VARIANTS = {
     "plateau": {
         "schedule": {"name": "plateau", "patience": 0},
         "epochs": 3,
-        "early_stopping": {"patience": 2},
+        "early_stopping": 2,
         "optimizer": {"name": "adam", "lr": 1e-3},
     },
 }
@@ -440,7 +440,7 @@ def test_early_stopping_stops_and_best_is_kept(plates, tmp_path):
         [
             stage(
                 epochs=30,
-                early_stopping={"patience": 2},
+                early_stopping=2,
                 monitor="loss",
                 optimizer={"name": "adamw", "lr": 1e-2},
             )

@@ -11,8 +11,9 @@ from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss
 from torch import nn
 
 from cellsignal.config.augment import Mix
+from cellsignal.config.losses import Center, Margin, Triplet
 from cellsignal.config.schema import Model
-from cellsignal.config.stage import Center, Margin, Optimizer, Stage, Triplet
+from cellsignal.config.stage import Optimizer, Stage
 from cellsignal.models.backbones import build_model
 from cellsignal.models.heads import CosineHead, Outputs
 from cellsignal.training import losses

@@ -18,7 +18,7 @@ from cellsignal.common.files import write_csv
 from cellsignal.common.stopping import Stop
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.folds import make_folds
-from cellsignal.config.self_supervised import SelfSupervised
+from cellsignal.config.losses import SelfSupervised
 from cellsignal.config.stage import Stage
 from cellsignal.data.pack import prepare
 from cellsignal.models.backbones import build_model

@@ -356,7 +356,7 @@ def test_schedule_best_weights_and_early_stopping_follow_it(plates, tmp_path, mo
     more = RETRIEVAL | {
         "epochs": 9,
         "validate_every": 2,
-        "early_stopping": {"patience": 2},
+        "early_stopping": 2,
         "batch_size": 32,
     }
     job = jobs_of(make_config(plates, tmp_path, [stage(**more)]))[0]
@@ -423,7 +423,7 @@ def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(prepared, tmp_pat
             "name": "all",
             **RETRIEVAL,
             "epochs": 3,
-            "early_stopping": {"patience": 2},
+            "early_stopping": 2,
             "ema": 0.9,
             "augment": [{"name": "rotate90"}],
         }

@@ -1,5 +1,5 @@
-"""The augmentations a config may name, and their parameters. What they do is in `data.transforms`
-(per image) and `training.mix`.
+"""The augmentations that a config may name, and their parameters. `data.transforms` and
+`training.mix` apply them.
 
 All are applied to (H, W, C) uint8 images of any number of channels, in the order written. `p` is
 the probability an image is changed. A clip is one image of many planes, each a frame of a stain.
@@ -13,132 +13,150 @@ from pydantic import Field, model_validator
 
 from cellsignal.config.strict import Probability, Strict
 
+Chance = Annotated[Probability, Field(description="Probability that an image is changed.")]
+
 
 class HorizontalFlip(Strict):
+    """Mirror left and right."""
+
     name: Literal["horizontal_flip"]
-    p: Probability = 0.5
+    p: Chance = 0.5
 
 
 class VerticalFlip(Strict):
+    """Mirror top and bottom."""
+
     name: Literal["vertical_flip"]
-    p: Probability = 0.5
+    p: Chance = 0.5
 
 
 class Transpose(Strict):
+    """Exchange rows and columns."""
+
     name: Literal["transpose"]
-    p: Probability = 0.5
+    p: Chance = 0.5
 
 
 class Rotate90(Strict):
-    """A random multiple of 90 degrees."""
+    """Turn by a random multiple of 90 degrees."""
 
     name: Literal["rotate90"]
-    p: Probability = 1.0
+    p: Chance = 1.0
 
 
 class Affine(Strict):
-    """Fine rotation (degrees either way), translation (fraction of the side) and scaling (range of
-    factors), mirrored at the border.
-    """
+    """Turn, move and scale; what comes in is mirrored at the border."""
 
     name: Literal["affine"]
-    p: Probability = 0.5
+    p: Chance = 0.5
     rotate: float = Field(15.0, ge=0, le=180)
+    """Largest angle in degrees, either way."""
     translate: float = Field(0.05, ge=0, le=0.5)
+    """Largest move, as a fraction of the side."""
     scale: tuple[float, float] = (0.9, 1.1)
+    """Range of factors."""
 
 
 class RandomCrop(Strict):
-    """A square of `size` pixels at a random place. The output is `size` x `size`."""
+    """Cut out a square at a random place."""
 
     name: Literal["random_crop"]
     size: int = Field(gt=0)
+    """Side of the square in pixels."""
 
 
 class RandomResizedCrop(Strict):
-    """A crop of area fraction `scale` and aspect `ratio`, resized to `size` (None: the input's
-    size).
-    """
+    """Cut out a rectangle at a random place and resize it."""
 
     name: Literal["random_resized_crop"]
-    p: Probability = 1.0
+    p: Chance = 1.0
     size: int | None = Field(None, gt=0)
+    """Side of the output in pixels; none: the input's."""
     scale: tuple[float, float] = (0.5, 1.0)
+    """Range of the rectangle's share of the area."""
     ratio: tuple[float, float] = (1.0, 1.0)
+    """Range of the rectangle's width over its height."""
 
 
 class SquareCropResize(Strict):
-    """A square crop of integer side drawn evenly from [min_size, side], resized back by nearest
-    neighbour (RxRx1, 1st place).
-    """
+    """Cut out a square and resize it back by nearest neighbour (RxRx1, 1st place)."""
 
     name: Literal["square_crop_resize"]
-    p: Probability = 1.0
+    p: Chance = 1.0
     min_fraction: float = Field(0.5, gt=0, le=1)
+    """Least side of the square, as a fraction of the image's; the side is drawn evenly."""
 
 
 class Perspective(Strict):
+    """Move the corners of the image."""
+
     name: Literal["perspective"]
-    p: Probability = 0.3
+    p: Chance = 0.3
     scale: tuple[float, float] = (0.02, 0.08)
+    """Range of the corners' SD, as a fraction of the side."""
 
 
 class SaltAndPepper(Strict):
-    """A fraction of pixels set to black or white, the same pixels in all channels and frames."""
+    """Set pixels to black or white, the same ones in all channels and frames."""
 
     name: Literal["salt_and_pepper"]
-    p: Probability = 0.3
+    p: Chance = 0.3
     amount: tuple[float, float] = (0.001, 0.01)
+    """Range of the fraction of pixels."""
 
 
 class GainBias(Strict):
-    """Lighting: each channel times a ~ N(1, gain), plus b ~ N(0, bias), in units of the normalised
-    SD. Always after normalisation.
-
-    All frames of a clip are lit alike.
+    """Change the light: each channel times a ~ N(1, gain), plus b ~ N(0, bias), after
+    normalisation. All frames of a clip are lit alike.
     """
 
     name: Literal["gain_bias"]
-    p: Probability = 1.0
+    p: Chance = 1.0
     gain: float = Field(0.1, ge=0)
+    """SD of the factor."""
     bias: float = Field(0.1, ge=0)
+    """SD of what is added, in normalised SDs."""
 
 
 class Blur(Strict):
-    """Gaussian blur with sigma (pixels) drawn from the range, the same for all channels and frames."""
+    """Blur by a Gaussian, the same in all channels and frames."""
 
     name: Literal["blur"]
-    p: Probability = 0.2
+    p: Chance = 0.2
     sigma: tuple[float, float] = (0.3, 1.2)
+    """Range of the Gaussian's sigma, in pixels."""
 
 
 class FrameBlur(Strict):
-    """Single frames of a clip out of focus: each with probability `p`, in all channels, by a
-    Gaussian of its own sigma (pixels).
-
-    An image that is no clip is one frame. MitoReID blurs one frame in a hundred.
+    """Blur single frames of a clip in all channels, each by a Gaussian of its own. An image that is
+    no clip is one frame. MitoReID blurs one frame in a hundred.
     """
 
     name: Literal["frame_blur"]
     p: Probability = 0.01
+    """Probability that a frame is blurred."""
     sigma: tuple[float, float] = (0.3, 1.2)
+    """Range of the Gaussian's sigma, in pixels."""
 
 
 class CoarseDropout(Strict):
-    """Some rectangles set to zero, the same ones in all channels and frames."""
+    """Set rectangles to zero, the same ones in all channels and frames."""
 
     name: Literal["coarse_dropout"]
-    p: Probability = 0.3
+    p: Chance = 0.3
     holes: tuple[int, int] = (1, 4)
+    """Range of the number of rectangles."""
     size: tuple[float, float] = (0.05, 0.2)
+    """Range of their sides, as a fraction of the image's."""
 
 
 class ChannelDropout(Strict):
-    """Up to `channels` channels set to zero, in all frames of a clip."""
+    """Set channels to zero, in all frames of a clip."""
 
     name: Literal["channel_dropout"]
-    p: Probability = 0.1
+    p: Chance = 0.1
     channels: int = Field(1, ge=1)
+    """Most channels that are set to zero."""
 
 
 Augmentation = Annotated[
@@ -162,16 +180,17 @@ Augmentation = Annotated[
 
 
 class Mix(Strict):
-    """MixUp and CutMix of a batch: one box or one factor a batch, lambda ~ Beta(alpha, alpha),
-    labels mixed by the true share.
+    """MixUp and CutMix of a batch: one box or one factor a batch, labels mixed by the true share.
 
-    `p` is the probability that a batch is mixed; where both alphas are above 0, each is taken half
-    of the times. Sources: MixUp, arXiv:1710.09412; CutMix, arXiv:1905.04899.
+    Where both are given, each is taken half of the times.
     """
 
     mixup: float = Field(0.0, ge=0)
+    """Alpha of MixUp (arXiv:1710.09412): the share is drawn from Beta(alpha, alpha)."""
     cutmix: float = Field(0.0, ge=0)
+    """Alpha of CutMix (arXiv:1905.04899)."""
     p: Probability = 1.0
+    """Probability that a batch is mixed."""
 
     @model_validator(mode="after")
     def _one_at_least(self) -> "Mix":

@@ -1,131 +1,142 @@
-"""Every key a config may have, as Markdown, from the schema itself: `python -m
-cellsignal.config.describe > docs/config.md`.
+"""Write every key that a config may have as Markdown, from the schema itself:
+`python -m cellsignal.config.describe > docs/config.md`.
 """
 
 import inspect
+import json
+import types
 import typing
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
-from cellsignal.config import augment, schema, self_supervised, stage
+from cellsignal.config.schema import Config
+from cellsignal.config.strict import Strict, sections_in, tag_of
 
-_SECTIONS = (
-    *(getattr(schema, name) for name in ("Data", "Folds", "Normalization", "Model")),
-    *(
-        getattr(stage, name)
-        for name in (
-            "Stage",
-            "Batches",
-            "Optimizer",
-            "Schedule",
-            "EarlyStopping",
-            "Margin",
-            "Triplet",
-            "Center",
-        )
-    ),
-    *(
-        self_supervised.SelfSupervised,
-        stage.Swa,
-        stage.MeanTeacher,
-        stage.PseudoLabels,
-        schema.Predict,
-        schema.Submit,
-    ),
-)
+_HEAD = """# The keys of a config
+
+Made by `python -m cellsignal.config.describe > docs/config.md` from the schema; a test keeps it
+true. A first config, of which everything else is the default:
+
+```yaml
+name: my_run
+competition: rxrx1
+data: {root: data/rxrx1, store: stores/rxrx1.zarr}
+folds: {file: folds/rxrx1.csv, use: [0]}
+model: {backbone: resnet18}
+stages:
+  - name: all
+    epochs: 20
+    optimizer: {lr: 1.0e-3}
+    amp: auto
+    augment:
+      - {name: horizontal_flip}
+      - {name: rotate90}
+predict: {tta: 4}
+submit: {pool: well}
+```
+
+**A config that differs a little from another** names it and states what differs. The path is
+relative to the file; a base may have a base. Mappings are merged key by key, lists are replaced; a
+mapping in a list's place changes the items that it names:
+
+```yaml
+name: my_longer_run
+base: my_run.yaml
+stages: {all: {epochs: 60, augment: {rotate90: {p: 0.5}}}}
+```
+
+**One key from the command line**: `--set model.dropout=0.2`, `--set stages.all.epochs=60`,
+`--set stages.all.augment.rotate90.p=0.5`. An item of a list is named by its `name` or its number
+from 0. `none` leaves a part out: `--set stages.all.mix=none`.
+"""
+_NUMBERS = {int: "whole number", float: "number", str: "text", bool: "true, false", Path: "path"}
+_BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 
 
 def describe_config() -> str:
-    """The page docs/config.md."""
-    lines = [
-        "# The keys of a config",
-        "",
-        "Made by `python -m cellsignal.config.describe > docs/config.md` from the schema; a test "
-        "keeps it true.",
-        "",
-    ]
-    lines += [
-        "A config is one YAML file, with at most one `base:` (another file, merged key by key). "
-        "`--set a.b.0.c=value` overrides a key.",
-        "",
-    ]
-    lines += _table("Config", schema.Config)
-    for section in _SECTIONS:
-        lines += _table(section.__name__, section)
-    lines += [
-        "## Augmentations",
-        "",
-        "The items of `stages.<n>.augment`, applied in the order written: `- {name: affine, "
-        "rotate: 30}`.",
-        "",
-    ]
-    for model in typing.get_args(typing.get_args(augment.Augmentation)[0]):
-        keys = ", ".join(
-            f"`{key}` = {_default(field)}"
-            for key, field in model.model_fields.items()
-            if key != "name"
-        )
-        name = typing.get_args(model.model_fields["name"].annotation)[0]
-        lines.append(f"- **{name}**: {keys}. {_doc(model)}".rstrip())
-    return "\n".join([*lines, "", *_table("Mix (stages.<n>.mix)", augment.Mix)]).rstrip() + "\n"
+    """Write the page docs/config.md."""
+    lines = [_HEAD]
+    for path, section in list_sections(Config).items():
+        lines += _section(path, section)
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(title: str, model: type[BaseModel]) -> list[str]:
+def list_sections(model: type[BaseModel], path: str = "") -> dict[str, type[BaseModel]]:
+    """List all sections of a config by their path: `stages.<name>.augment.affine`."""
+    sections = {path: model}
+    for key, field in model.model_fields.items():
+        for inner in sections_in(field.annotation):
+            below = f"{path}.{key}".strip(".")
+            if tag_of(inner) is not None:
+                below += f".{tag_of(inner)}"
+            elif typing.get_origin(field.annotation) is tuple:
+                below += ".<name>"
+            sections |= list_sections(inner, below)
+    return sections
+
+
+def _section(path: str, section: type[BaseModel]) -> list[str]:
+    text = "" if section.__doc__ == Strict.__doc__ else inspect.cleandoc(section.__doc__ or "")
+    keys = {key: field for key, field in section.model_fields.items() if key != "name"}
+    if tag_of(section) is None:
+        keys = section.model_fields
     rows = [
-        f"| `{key}` | {_type(field.annotation)} | {_default(field)} |"
-        for key, field in model.model_fields.items()
+        f"| `{key}` | {_describe_values(field.annotation, field.metadata)} "
+        f"| {_describe_default(field)} | {' '.join(field.description.split())} |"
+        for key, field in keys.items()
     ]
-    return [
-        f"## {title}",
-        "",
-        _doc(model),
-        "",
-        "| key | values | default |",
-        "|---|---|---|",
-        *rows,
-        "",
-    ]
+    table = ["| key | values | default | meaning |", "|---|---|---|---|", *rows, ""]
+    title = f"## `{path}`" if path else "## The whole config"
+    return [title, "", *([text, ""] if text else []), *table]
 
 
-def _doc(model: type[BaseModel]) -> str:
-    return (
-        " ".join(inspect.cleandoc(model.__doc__ or "").split())
-        if model.__doc__ != BaseModel.__doc__
-        else ""
-    )
-
-
-def _default(field: Any) -> str:
-    if field.default is PydanticUndefined:
+def _describe_default(field: Any) -> str:
+    if field.is_required():
         return "required"
     if isinstance(field.default, BaseModel):
         return "see below"
-    return f"`{field.default}`"
+    if field.default is None or field.default == ():
+        return "none"
+    if isinstance(field.default, str | Path):
+        return f"`{field.default}`"
+    return f"`{json.dumps(field.default)}`"
 
 
-def _type(annotation: Any) -> str:
-    options = typing.get_args(annotation)
-    if typing.get_origin(annotation) is typing.Literal:
-        return ", ".join(f"`{option}`" for option in options)
-    if typing.get_origin(annotation) is tuple:
-        return (
-            "list of " + _type(options[0])
-            if Ellipsis in options
-            else f"{len(options)} x {_type(options[0])}"
-        )
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _type(options[0])
-    if options:
-        named = [_type(option) for option in options if option is not type(None)]
-        sections = [option for option in options if inspect.isclass(option)]
-        if len(named) > 1 and all(issubclass(option, BaseModel) for option in sections):
-            return "an augmentation"
-        return " or ".join(named)
-    return {"PosixPath": "path", "Path": "path", "str": "text", "bool": "true, false"}.get(
-        annotation.__name__, annotation.__name__
-    )
+def _describe_values(annotation: Any, metadata: list[Any] = ()) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return ", ".join(f"`{option}`" for option in inner)
+    if origin is typing.Annotated:
+        return _describe_values(inner[0], inner[1:])
+    if origin is tuple and Ellipsis in inner:
+        return f"list of {_describe_values(inner[0])}"
+    if origin is tuple:
+        return f"{len(inner)} of {_describe_values(inner[0])}"
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in inner if kind is not type(None)]
+        if len(kinds) == 1:
+            return _describe_values(kinds[0], metadata)
+        if all(sections_in(kind) for kind in kinds):
+            return "augmentation"
+        return " or ".join(map(_describe_values, kinds))
+    if issubclass(annotation, BaseModel):
+        return "see below"
+    words = [_NUMBERS[annotation]]
+    for constraint in _flatten(metadata):
+        for name, text in _BOUNDS.items():
+            if getattr(constraint, name, None) is not None:
+                words.append(text.format(f"{getattr(constraint, name):g}"))
+    return " ".join(words)
+
+
+def _flatten(metadata: Any) -> list[Any]:
+    """The constraints of a key, also those inside a pydantic `Field`."""
+    constraints = []
+    for item in metadata:
+        constraints += getattr(item, "metadata", None) or [item]
+    return constraints
 
 
 if __name__ == "__main__":

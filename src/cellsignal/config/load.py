@@ -1,5 +1,6 @@
-"""From a YAML file (and `--set` words) to a checked `Config`."""
+"""Read a YAML file, its `base:` files and `--set` words into a checked `Config`."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,18 +8,26 @@ import yaml
 from pydantic import ValidationError
 
 from cellsignal.common.errors import InputError
-from cellsignal.config.complaints import describe
+from cellsignal.config.explain import describe, did_you_mean
 from cellsignal.config.schema import Config
+
+# sections of one key that earlier versions wrote out, and that key
+_FLATTENED = {
+    "focal": "gamma",
+    "swa": "start",
+    "early_stopping": "patience",
+    "drop_predicted_controls": "after_epochs",
+}
 
 
 def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -> Config:
-    """Read a config, its one `base:` if it names one, and the overrides (`stages.0.epochs=3`).
+    """Read a config with its bases, and change it by overrides (`stages.all.epochs=3`).
 
     Raises:
         InputError: unreadable file, not YAML, an unknown key (named with its path and the nearest
-        valid key), a wrong value.
+        valid key), a wrong value, a circle of bases.
     """
-    tree = _read(Path(path))
+    tree = _read(Path(path), ())
     for override in overrides:
         _set(tree, override)
     try:
@@ -28,26 +37,47 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
 
 
 def dump_config(config: Config) -> str:
-    """The resolved config as YAML, every default written out."""
+    """Write the resolved config as YAML, every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def config_differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """The keys in which two dumped configs differ, as "path: old -> new"."""
-    found = []
+def upgrade_recorded(tree: dict[str, Any]) -> dict[str, Any]:
+    """Rewrite a config that an earlier version recorded in today's keys.
+
+    A removed key goes only where it had its default, which is what happens without it. With another
+    value it stays, and is then refused as unknown.
+    """
+    tree = copy.deepcopy(tree)
+    for stage in tree.get("stages", ()):
+        if (stage.get("early_stopping") or {}).get("min_delta") == 0:
+            del stage["early_stopping"]["min_delta"]
+        for key, inner in _FLATTENED.items():
+            section = stage.get(key)
+            if isinstance(section, dict) and set(section) == {inner}:
+                stage[key] = section[inner]
+        if list(stage.get("optimizer", {}).get("betas", ())) == [0.9, 0.999]:
+            del stage["optimizer"]["betas"]
+    return tree
+
+
+def config_differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """List the keys in which two dumped configs differ, as "path: old -> new"."""
+    differences = []
     for key in sorted(set(old) | set(new)):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += config_differences(a, b, f"{prefix}{key}.")
-        elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-            found += config_differences(
-                dict(zip(map(str, range(len(a))), a, strict=True)),
-                dict(zip(map(str, range(len(b))), b, strict=True)),
-                f"{prefix}{key}.",
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+            before, after = (
+                {str(index): item for index, item in enumerate(items)} for items in (before, after)
             )
-        elif a != b:
-            found.append(f"{prefix}{key}: {a} -> {b}")
-    return found
+        if isinstance(before, dict) and isinstance(after, dict):
+            differences += config_differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            differences.append(f"{prefix}{key}: {before} -> {after}")
+    return differences
+
+
+# YAML
+# --------------------------------------------------------------------------------------------------
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,16 +86,14 @@ class _Loader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [
-            key.value
-            for key, _ in node.value
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<"
-        ]
-        doubled = next((name for number, name in enumerate(names) if name in names[:number]), None)
-        if doubled is not None:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {doubled!r} occurs twice", node.start_mark
-            )
+        names: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in names:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} occurs twice", node.start_mark
+                    )
+                names.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -78,7 +106,7 @@ def _parse(text: str) -> Any:
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """A YAML file that must hold a mapping.
+    """Read a YAML file that must hold a mapping.
 
     Args:
         what: such as "a config", for the error.
@@ -92,16 +120,23 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
-        raise InputError(
-            f"{path}: not valid YAML{f', line {mark.line + 1}' if mark else ''}: "
-            f"{getattr(error, 'problem', error)}"
-        ) from None
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", error)
+        raise InputError(f"{path}: not valid YAML{line}: {problem}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: {what} is a mapping of keys, this is {type(tree).__name__}")
     return tree
 
 
-def _read(path: Path, depth: int = 0) -> dict[str, Any]:
+# bases and overrides
+# --------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, overlays: tuple[Path, ...]) -> dict[str, Any]:
+    """Read a config and what it is based on; `overlays` are the files that lie on top of it."""
+    if path.resolve() in overlays:
+        names = [overlay.name for overlay in (*overlays, path)]
+        raise InputError(f"{path}: base leads in a circle: {' -> '.join(names)}")
     tree = read_mapping(path, "a config")
     if "config" in tree and not {"competition", "stages", "base"} & set(tree):
         raise InputError(
@@ -111,24 +146,31 @@ def _read(path: Path, depth: int = 0) -> dict[str, Any]:
     base = tree.pop("base", None)
     if base is None:
         return tree
-    if depth:
-        raise InputError(f"{path}: a base config may not have a base of its own")
-    return _merge(_read(path.parent / base, depth + 1), tree)
+    if not isinstance(base, str):
+        raise InputError(f"{path}: base: needs the path of one config, got {base!r}")
+    below = path.parent / base
+    if not below.is_file():
+        raise InputError(f"{path}: base: {below}: no such file")
+    return _merge(_read(below, (*overlays, path.resolve())), tree, str(path))
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`: mappings key by key, anything else (lists too) replaced whole."""
-    merged = dict(base)
+def _merge(base: Any, over: Any, where: str) -> Any:
+    """Lay `over` on top of `base`: mappings key by key, anything else (lists too) replaced whole.
+
+    A mapping on top of a list changes the items that its keys name: `stages: {all: {epochs: 3}}`.
+    """
+    if not isinstance(over, dict) or not isinstance(base, dict | list):
+        return over
+    merged = copy.copy(base)
     for key, value in over.items():
-        merged[key] = (
-            _merge(merged[key], value)
-            if isinstance(value, dict) and isinstance(merged.get(key), dict)
-            else value
-        )
+        place = _index(merged, str(key), where) if isinstance(merged, list) else key
+        below = merged[place] if isinstance(merged, list) else merged.get(place)
+        merged[place] = _merge(below, value, f"{where}: {key}")
     return merged
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
+    """Change one key, by its path of keys and of items' names or numbers."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise InputError(f"--set {override}: write key.path=value")
@@ -139,21 +181,34 @@ def _set(tree: dict[str, Any], override: str) -> None:
     node: Any = tree
     *parents, last = path.split(".")
     for part in parents:
-        node = _step(node, part, override)
+        if isinstance(node, list):
+            node = node[_index(node, part, f"--set {override}")]
+        else:
+            node = node.setdefault(part, {})
         if not isinstance(node, dict | list):
             raise InputError(f"--set {override}: {part!r} has no keys below it")
     if isinstance(node, list) and last == str(len(node)):
         node.append(value)
     elif isinstance(node, list):
-        _step(node, last, override)
-        node[int(last)] = value
+        node[_index(node, last, f"--set {override}")] = value
     else:
         node[last] = value
 
 
-def _step(node: Any, part: str, override: str) -> Any:
-    if isinstance(node, list):
-        if not part.isdigit() or int(part) >= len(node):
-            raise InputError(f"--set {override}: {part!r} is no index of a list of {len(node)}")
-        return node[int(part)]
-    return node.setdefault(part, {})
+def _index(items: list[Any], part: str, where: str) -> int:
+    """Return the index of the item that `part` names: its number, or its `name`."""
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    names = [str(item.get("name")) for item in items if isinstance(item, dict)]
+    if names.count(part) > 1:
+        raise InputError(f"{where}: {part!r} occurs {names.count(part)} times; give its number")
+    if part not in names:
+        hint = did_you_mean(part, names) or f"; there is {', '.join(names)}" if names else ""
+        raise InputError(
+            f"{where}: {part!r} is neither a name nor an index of a list of {len(items)}{hint}"
+        )
+    return next(
+        index
+        for index, item in enumerate(items)
+        if isinstance(item, dict) and str(item.get("name")) == part
+    )

@@ -10,64 +10,63 @@ from cellsignal.config.strict import LeastZ, Probability, Strict, Views
 
 
 class Data(Strict):
-    """Where the images are, and how they become a store.
-
-    `size` resizes to size x size pixels at packing (None keeps the files' size). A site with a
-    missing or damaged channel is left out and listed (`skip`), or stops the packing (`refuse`); it
-    is never filled in. `workers` are processes (packing, albumentations) or threads (reading); 0:
-    none. Where the images of a job fit into `cache_gib` GiB they are read once and kept in memory;
-    in `device_gib`, as bytes on the GPU itself.
-
-    `pipeline`: `warp` sends bytes to the device and augments whole batches there (on a CPU, image
-    by image in reading threads); `albumentations` augments in worker processes, which blur,
-    frame_blur, salt_and_pepper and the like need; `auto` is warp where it can do all that a stage
-    lists. The two draw alike but not the same numbers.
-
-    `codec`: how the store keeps pixels: compressed without loss (`zstd`), as they are (`raw`: 2 to
-    3 times the disk, read ten times as fast), or `auto`: raw where images are stored at 256 x 256
-    pixels or less.
-
-    `channels` are the numbers (from 1) of the channels that networks see; None: all. `controls`
-    makes the control wells further classes of the training, of the training experiments alone or of
-    all, test included: their labels are part of every plate's design. They are not validated on,
-    nor predicted but for a protocol that scores them.
-    """
+    """Where the images are, how they become a store, and how they are read from it."""
 
     root: Path
+    """Folder of the data set."""
     store: Path
+    """Folder of the store, which `prepare` makes."""
     size: int | None = Field(None, gt=0)
+    """Side in pixels to which images are resized at packing; none keeps the files' size."""
     codec: Literal["auto", "zstd", "raw"] = "auto"
+    """How the store keeps pixels: zstd compresses without loss; raw takes 2 to 3 times the disk and
+    is read ten times as fast; auto is raw up to 256 x 256 pixels."""
     bad_site: Literal["skip", "refuse"] = "skip"
+    """What to do with a site whose channels are missing or damaged: leave it out and list it, or
+    stop the packing. It is never filled in."""
     sites: tuple[int, ...] | None = None
+    """Sites (fields) of a well that are used; none: all."""
     channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
+    """Numbers, from 1, of the channels that networks see; none: all."""
     controls: Literal["ignore", "train", "all"] = "ignore"
+    """Make the control wells further classes of the training: those of the training experiments, or
+    of all, test included (their labels are part of every plate's design). They are not validated
+    on, nor predicted but for a protocol that scores them."""
     workers: int = Field(2, ge=0)
+    """Processes (packing, albumentations) or threads (reading); 0: none."""
     cache_gib: float = Field(1.0, ge=0)
+    """A job's images are read once and kept in memory where they need no more GiB."""
     device_gib: float = Field(0.0, ge=0)
+    """A job's images are kept as bytes on the GPU where they need no more GiB."""
     pipeline: Literal["auto", "warp", "albumentations"] = "auto"
+    """warp augments whole batches on the device (on a CPU, image by image in reading threads);
+    albumentations augments in worker processes, which blur, frame_blur, salt_and_pepper and the
+    like need; auto is warp where it can do all that a stage lists. The two draw alike but not the
+    same numbers."""
 
 
 class Folds(Strict):
-    """The fold table and which folds to train. `full` adds a model trained on every training
-    sample, without validation.
-    """
+    """The fold table, and which folds to train."""
 
     file: Path
+    """CSV that `folds` writes."""
     use: tuple[int, ...] | None = None
+    """Folds to train; none: all."""
     full: bool = False
+    """Also train a model on every training sample, without validation."""
 
 
 class Normalization(Strict):
     """Which samples' pixel statistics standardise a sample: (x - mean) / sd per channel.
 
-    `by`: the unit they are pooled over; `none` is x / 255. `wells`: which of the unit's wells count
-    (only for by: experiment or plate). Where a unit has no such wells the fallback is the
-    experiment's, then all wells of the unit; it is logged. No label is ever looked at but the role
-    of control wells.
+    No label is ever looked at but the role of control wells.
     """
 
     by: Literal["none", "global", "experiment", "plate", "image"] = "plate"
+    """Unit whose samples are pooled; none is x / 255."""
     wells: Literal["all", "controls", "negative_controls"] = "all"
+    """Wells of the unit that count, for by: experiment or plate. A unit without such wells takes
+    the experiment's, then all wells of the unit; it is logged."""
 
     @model_validator(mode="after")
     def _wells_need_a_unit(self) -> "Normalization":
@@ -77,105 +76,117 @@ class Normalization(Strict):
 
 
 class Model(Strict):
-    """A timm backbone (resnet18, densenet161, ...), `lenet` or `scratch_cnn`, for any number of
-    channels; for clips of three channels `resnet3d18` or `resnet3d50`, whose `keep_time` halves
-    time less often and whose first layer has `base_width` channels (64 as published; the last eight
-    times as many, or 32 times).
-
-    `pretrained` loads timm's ImageNet weights (from the hub) or, with `weights`, a local
-    safetensors/pth file; the RGB stem is adapted.
-
-    Between the pooled features and the head: `cell_type_vector` appends the cell type's one-hot
-    vector; `neck` is BN-FC-ReLU-BN-FC-BN of that width, FCs without bias (RxRx1, 1st place).
-    `cosine_head` adds a head of cosines that a stage's `margin` loss trains; the plain head
-    predicts. `bn_momentum` is the weight of the newest batch in BatchNorm's running statistics
-    (None: the backbone's own). `bnneck` (3-D networks) normalises the features for the head and for
-    retrieval, while metric losses see them before it. `frozen` trains the heads alone: the backbone
-    keeps its weights and its BatchNorm statistics. `layers` (numbers of timm's feature_info, from
-    0, ascending): the features are the means and SDs over the image of these layers' outputs, and
-    what comes after the last of them is cut off; None takes the last layer's mean. Middle layers of
-    ImageNet networks fit cells better than the last. `pool_relu: false` pools the signed output of
-    a DenseNet's (or pre-activation ResNet's) last norm, without the ReLU that timm and torchvision
-    put before the pooling (RxRx1, 1st place).
-    """
+    """The network, for any number of channels."""
 
     backbone: str = "resnet18"
+    """A timm network (resnet18, densenet161, ...), `lenet` or `scratch_cnn`; for clips `resnet3d18`
+    or `resnet3d50`."""
     pretrained: bool = False
+    """Start from ImageNet weights (timm's, from the hub); the RGB stem is adapted."""
     weights: Path | None = None
+    """Local safetensors or pth file in place of the hub's weights."""
     dropout: Probability = 0.0
+    """Dropout before the head."""
     drop_path: Probability = 0.0
+    """Stochastic depth, where the backbone has it."""
     cell_type_vector: bool = False
+    """Append the cell type's one-hot vector to the pooled features."""
     neck: int | None = Field(None, gt=0)
+    """Width of BN-FC-ReLU-BN-FC-BN between features and head, FCs without bias (RxRx1, 1st
+    place)."""
     cosine_head: bool = False
+    """Add a head of cosines that a stage's `margin` loss trains; the plain head predicts."""
     bn_momentum: float | None = Field(None, gt=0, le=1)
+    """Weight of the newest batch in BatchNorm's running statistics; none: the backbone's own."""
     frozen: bool = False
+    """Train the heads alone: the backbone keeps its weights and BatchNorm statistics."""
     keep_time: bool = False
+    """resnet3d: halve time less often."""
     base_width: PositiveInt = 64
+    """resnet3d: channels of the first layer (64 as published); the last has eight times as many, or
+    32 times."""
     bnneck: bool = False
+    """resnet3d: normalise the features for the head and for retrieval, while metric losses see them
+    before it."""
     layers: tuple[int, ...] | None = Field(None, min_length=1)
+    """Layers (numbers of timm's feature_info, from 0, ascending) whose means and SDs over the image
+    are the features; what comes after the last is cut off. Middle layers of ImageNet networks fit
+    cells better than the last. none: the last layer's mean."""
     pool_relu: bool = True
+    """false: pool the signed output of a DenseNet's (or pre-activation ResNet's) last norm, without
+    the ReLU before the pooling (RxRx1, 1st place)."""
 
 
 class Predict(Strict):
-    """How a trained model predicts.
-
-    `tta`: the views of each image: a list of names (`[identity, hflip]`), or a preset: `none` (1
-    view), `half_turn` (2), `flips` (4), `d4` (8: flips and quarter turns), `d4_zoom` (16: each also
-    zoomed), or its number of views. The views are in data/views.py. `checkpoint: best` was picked
-    on the validation wells, so out-of-fold figures of it flatter a little.
-
-    `adapt` (AdaBN): BatchNorm standardises each cell type, experiment or plate by statistics of
-    that unit's own images, controls included, computed anew by every model at validation and
-    prediction; `none` keeps the running statistics of training. No label is looked at. Source:
-    arXiv:1603.04779.
-    """
+    """How the test wells, and the validation wells, are predicted."""
 
     tta: Views = 8
+    """Views of each image: a list of names in data/views.py (`[identity, hflip]`), or a preset:
+    `none` (1 view), `half_turn` (2), `flips` (4), `d4` (8: flips and quarter turns), `d4_zoom` (16:
+    each also zoomed), or its number of views."""
     checkpoint: Literal["last", "best"] = "last"
+    """best was picked on the validation wells, so out-of-fold figures of it flatter a little."""
     batch_size: int = Field(64, ge=1)
+    """Images in a batch."""
     center_crop: int | None = Field(None, gt=0)
+    """Side in pixels of the central square that is predicted; none: the whole image."""
     adapt: Literal["none", "cell_type", "experiment", "plate"] = "none"
+    """AdaBN (arXiv:1603.04779): BatchNorm standardises each unit by statistics of that unit's own
+    images, controls included, computed anew at validation and prediction; none keeps the running
+    statistics of training. No label is looked at."""
 
 
 class Submit(Strict):
-    """How predictions become a submission. `pool` says what shares one prediction before the
-    argmax: the submission's id, or a whole well.
-
-    `assignment`, where plates hold class groups: `none` (argmax), `groups` (argmax within the
-    plate's group), `hungarian` (each class once on a plate) or `sinkhorn` (its soft form, then the
-    argmax; `temperature` divides the scores). `groups` is a CSV (experiment, plate, group) that
-    gives the groups; None infers them: labels weigh every layout by its probability, and the groups
-    of an experiment are reported if its best layout beats the others by a z of `least_confidence`
-    (0 reports all). `repeats: use` adds what a training experiment with the same layout tells about
-    a test experiment, where the predictions themselves show the repeat; `report` only says so.
-    """
+    """How predictions become a submission."""
 
     merge: Literal["logits", "probabilities", "geometric"] = "geometric"
+    """What is averaged over views, sites, folds and seeds."""
     pool: Literal["target", "well"] = "target"
+    """What shares one prediction before the argmax: the submission's id, or a whole well."""
     assignment: Literal["none", "groups", "hungarian", "sinkhorn"] = "hungarian"
+    """Where plates hold class groups: none is the argmax; groups the argmax within the plate's
+    group; hungarian gives each class once on a plate; sinkhorn is its soft form, then the
+    argmax."""
     temperature: float = Field(1.0, gt=0)
+    """sinkhorn: what the scores are divided by."""
     groups: Path | None = None
+    """CSV (experiment, plate, group) of the plates' class groups; none infers them: labels weigh
+    every layout by its probability."""
     least_confidence: LeastZ = 3.0
+    """Inferred groups of an experiment are reported if its best layout beats the others by this z;
+    0 reports all."""
     repeats: Literal["off", "report", "use"] = "report"
+    """use: add what a training experiment with the same layout says about a test experiment, where
+    the predictions themselves show the repeat; report only says so."""
 
 
 class Config(Strict):
-    """One experiment. `protocol`: one of the competition's ways of being measured (`cellsignal
-    competitions`); None is its own.
-    """
+    """One experiment."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=120)
+    """Name of the run."""
     competition: str
+    """Id of the data set; `cellsignal competitions` lists them."""
     protocol: str | None = None
+    """One of the competition's ways of being measured; none: its own."""
     seed: int = 0
+    """Root of every random draw."""
     runs: Path = Path("runs")
+    """Folder of all runs; this one is in <runs>/<name>/seed<seed>."""
     data: Data
+    """Where the images are."""
     folds: Folds
+    """Which folds to train."""
     normalization: Normalization = Normalization()
+    """How pixels are standardised."""
     model: Model = Model()
+    """The network."""
     stages: tuple[Stage, ...] = Field(min_length=1)
+    """Training stages, one after the other."""
     predict: Predict = Predict()
+    """How wells are predicted."""
     submit: Submit = Submit()
+    """How predictions become a submission."""
 
     @model_validator(mode="after")
     def _stages_follow(self) -> "Config":
@@ -187,14 +198,10 @@ class Config(Strict):
         return self
 
     @model_validator(mode="after")
-    def _cosine_head_is_trained(self) -> "Config":
+    def _model_fits_the_stages(self) -> "Config":
         margins = [stage.margin is not None for stage in self.stages]
         if self.model.cosine_head != any(margins):
             raise ValueError("model.cosine_head: true and a margin loss in a stage need each other")
-        return self
-
-    @model_validator(mode="after")
-    def _self_supervised_has_something_to_train(self) -> "Config":
         if self.model.frozen and any(stage.self_supervised for stage in self.stages):
             raise ValueError("model.frozen: a frozen backbone learns nothing from self_supervised")
         return self

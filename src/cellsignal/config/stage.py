@@ -1,22 +1,46 @@
-"""One training stage of a config: batches, optimiser, schedule, losses, averaging, pseudo-labels."""
+"""One training stage of a config: batches, optimiser, schedule, averaging, pseudo-labels."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from cellsignal.config.augment import Augmentation, Mix
-from cellsignal.config.self_supervised import SelfSupervised, check_stage_without_labels
+from cellsignal.config.losses import Center, Margin, MeanTeacher, SelfSupervised, Triplet
 from cellsignal.config.strict import LeastZ, Probability, Strict
+
+# keys of a stage that a stage without labels cannot have
+_NEEDS_LABELS = (
+    "target",
+    "cross_entropy",
+    "label_smoothing",
+    "class_weights",
+    "positive_weight",
+    "focal",
+    "margin",
+    "triplet",
+    "center",
+    "mix",
+    "drop_predicted_controls",
+    "mean_teacher",
+    "pseudo_labels",
+)
 
 
 class Optimizer(Strict):
+    """The optimiser of the network."""
+
     name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Which optimiser; adam and adamw have betas .9 and .999."""
     lr: float = Field(1e-3, gt=0)
+    """Learning rate, of which the schedule takes a part."""
     weight_decay: float = Field(0.01, ge=0)
-    momentum: float = Field(0.9, ge=0, lt=1)  # sgd
-    nesterov: bool = False  # sgd
-    betas: tuple[float, float] = (0.9, 0.999)  # adam, adamw
-    decay_all: bool = False  # weight decay on biases and norms too
+    """Decay of the weights: decoupled for adamw, an L2 term for adam and sgd."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's form of sgd's momentum."""
+    decay_all: bool = False
+    """Whether biases and norms decay too."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> "Optimizer":
@@ -26,76 +50,60 @@ class Optimizer(Strict):
 
 
 class Schedule(Strict):
-    """Learning rate over a stage. Warm-up is linear from 0 and comes before the schedule;
-    `onecycle` has its own.
-
-    cosine: to `min_lr_ratio` x lr by half a cosine, per step. onecycle: up for `pct_start` of the
-    steps, then down. plateau: x `factor` after `patience` epochs without a better monitored figure.
-    exponential: x `gamma` after each epoch. `over_epochs` is the length of a cosine that the stage
-    ends before (None: the stage's own length).
-    """
+    """The learning rate over a stage. Warm-up is linear from 0 and comes before the schedule."""
 
     name: Literal["constant", "cosine", "onecycle", "plateau", "exponential"] = "cosine"
+    """Which curve; onecycle has its own warm-up."""
     warmup_epochs: float = Field(0.0, ge=0)
+    """Epochs of warm-up."""
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    pct_start: float = Field(0.2, gt=0, lt=1)
-    factor: float = Field(0.1, gt=0, lt=1)
-    patience: int = Field(2, ge=0)
-    gamma: float = Field(0.95, gt=0, le=1)
+    """cosine: the share of lr at its end."""
     over_epochs: int | None = Field(None, ge=1)
+    """cosine: its length, where the stage ends before it; none: the stage's epochs."""
+    pct_start: float = Field(0.2, gt=0, lt=1)
+    """onecycle: the share of the steps in which the rate rises."""
+    factor: float = Field(0.1, gt=0, lt=1)
+    """plateau: what the rate is multiplied by."""
+    patience: int = Field(2, ge=0)
+    """plateau: epochs without a better monitored figure before that."""
+    gamma: float = Field(0.95, gt=0, le=1)
+    """exponential: what the rate is multiplied by after each epoch."""
 
     @model_validator(mode="after")
-    def _onecycle_warms_up_itself(self) -> "Schedule":
+    def _name_has_these_keys(self) -> "Schedule":
         if self.name == "onecycle" and self.warmup_epochs:
             raise ValueError("onecycle has its own warm-up (pct_start); leave warmup_epochs out")
-        return self
-
-    @model_validator(mode="after")
-    def _only_a_cosine_is_cut(self) -> "Schedule":
         if self.over_epochs is not None and self.name != "cosine":
             raise ValueError(f"over_epochs needs name: cosine, not {self.name}")
         return self
 
 
-class EarlyStopping(Strict):
-    patience: int = Field(5, ge=1)
-    min_delta: float = Field(0.0, ge=0)
-
-
 class Batches(Strict):
-    """Where the samples of a batch come from: the whole stage (`mixed`), or one cell type,
-    experiment or plate, so that BatchNorm sees that unit alone.
-
-    `unique_labels`: no label twice in a batch (two sites of a well never meet). Source: RxRx1, 2nd,
-    5th and 44th place. `balanced`: every class is drawn equally often (with several labels an
-    image: every class, and "none of them"), as many images an epoch as without; rare ones come
-    several times, each time augmented anew. It is oversampling within the training fold, after the
-    split. `identities` and `images`: every batch has so many classes, and so many images of each (P
-    x K, arXiv:1703.07737), as triplets need them; `batch_size` is their product. A class of fewer
-    images gives some of them several times, each time augmented anew.
-    """
+    """Which samples share a batch. Only one of `unit`, `balanced` and `identities` can be set."""
 
     unit: Literal["mixed", "cell_type", "experiment", "plate"] = "mixed"
+    """Draw each batch from one cell type, experiment or plate, so that BatchNorm sees that unit
+    alone (RxRx1, 2nd, 5th and 44th place); mixed: from the whole stage."""
     unique_labels: bool = False
+    """No label twice in a batch: two sites of a well never meet."""
     balanced: bool = False
+    """Draw every class equally often, as many images an epoch as without. Rare images come several
+    times, each time augmented anew. With several labels an image, "none of them" is a class."""
     identities: int | None = Field(None, ge=2)
+    """Classes in every batch, as triplets need them (P x K, arXiv:1703.07737); needs `images`."""
     images: int | None = Field(None, ge=1)
+    """Images of each class in every batch; `batch_size` is `identities` x `images`."""
 
     @model_validator(mode="after")
-    def _balance_is_of_all(self) -> "Batches":
-        if self.balanced and (self.unit != "mixed" or self.unique_labels):
+    def _one_way_of_drawing(self) -> "Batches":
+        restricted = self.unit != "mixed" or self.unique_labels
+        if self.balanced and restricted:
             raise ValueError(
                 "balanced draws from the whole stage; leave unit and unique_labels out"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _identities_are_a_way_of_their_own(self) -> "Batches":
         if (self.identities is None) != (self.images is None):
             raise ValueError("identities and images need each other")
-        if self.identities is not None and (
-            self.unit != "mixed" or self.unique_labels or self.balanced
-        ):
+        if self.identities is not None and (restricted or self.balanced):
             raise ValueError(
                 "identities x images draws from the whole stage; leave unit, unique_labels and "
                 "balanced out"
@@ -103,176 +111,116 @@ class Batches(Strict):
         return self
 
 
-class Focal(Strict):
-    """Focal loss (arXiv:1708.02002): each cross-entropy term x (1 - p) ** `gamma`, p the
-    probability given to the truth.
-    """
-
-    gamma: float = Field(2.0, gt=0)
-
-
-class Margin(Strict):
-    """A margin loss on the cosine head, by soft labels. arcface: cos(theta + margin)
-    (arXiv:1801.07698); cosface: cos(theta) - margin (arXiv:1801.09414).
-
-    The stage's loss is `cross_entropy` x CE(plain head) + `weight` x CE(`scale` x cosines with
-    margin).
-    """
-
-    name: Literal["arcface", "cosface"] = "arcface"
-    margin: float = Field(0.5, ge=0, lt=1.5)
-    scale: float = Field(30.0, gt=0)
-    weight: float = Field(0.1, gt=0)
-
-
-class Triplet(Strict):
-    """Triplet loss on the embedding, of triplets within the batch. Batches with `unique_labels`
-    have none; those of `identities` x `images` have many.
-
-    `mining: semihard` takes all semi-hard triplets by squared distances (arXiv:1503.03832); `hard`
-    the furthest positive and the nearest negative of each anchor by distances (batch-hard,
-    arXiv:1703.07737). Distances are Euclidean, of embeddings brought to length 1 unless
-    `normalised` is false.
-    """
-
-    weight: float = Field(0.1, gt=0)
-    margin: float = Field(0.2, ge=0)
-    mining: Literal["semihard", "hard"] = "semihard"
-    normalised: bool = True
-
-
-class Center(Strict):
-    """Center loss on the embedding: squared distance to the class's learnt centre (Wen et al., ECCV
-    2016).
-
-    `lr`: the centres learn by plain SGD of their own at this constant rate, from the loss before
-    `weight`; None: by the network's optimiser.
-    """
-
-    weight: float = Field(0.01, gt=0)
-    lr: float | None = Field(None, gt=0)
-
-
-class DropPredictedControls(Strict):
-    """From epoch `after_epochs` (0-based) on, an image of a treatment that the network in training
-    takes for a negative control adds nothing to the loss (MitoReID: a drug that does nothing looks
-    like DMSO).
-
-    Negative controls must be a class: `data.controls: train` or `all`.
-    """
-
-    after_epochs: int = Field(ge=0)
-
-
-class Swa(Strict):
-    """Stochastic weight averaging (arXiv:1803.05407): the plain mean of the weights at the end of
-    each epoch, from this share of the epochs on.
-    """
-
-    start: float = Field(0.75, ge=0, lt=1)
-
-
-class MeanTeacher(Strict):
-    """Consistency with the averaged model (arXiv:1703.01780): `weight` x the squared difference of
-    the softmaxes of two views of an image, ramped up.
-
-    `unlabelled: test` lets the images of test treatments take part; validation wells never do.
-    Needs `ema`.
-    """
-
-    weight: float = Field(1.0, gt=0)
-    ramp_epochs: float = Field(5.0, ge=0)
-    unlabelled: Literal["none", "test"] = "none"
-
-
 class PseudoLabels(Strict):
-    """Progressive pseudo-labels of test wells (RxRx1, 1st place), drawn anew before every epoch
-    from `start` (0-based) on.
+    """Progressive pseudo-labels of test wells (RxRx1, 1st place), drawn anew before every epoch.
 
-    The most confident share of them trains: `first` at the start, 1 in the last epoch. Validation
-    wells are never among them. The plates' class groups are inferred from the same predictions; an
-    experiment whose best layout beats the others by a z below `least_confidence` gives no
-    pseudo-label (0: all give some).
+    The most confident share of them trains. Validation wells are never among them. The plates'
+    class groups are inferred from the same predictions.
     """
 
     start: int = Field(0, ge=0)
+    """First epoch with pseudo-labels, counted from 0."""
     first: Probability = 0.4
+    """Share of the test wells that trains at the start; it grows to 1 in the last epoch."""
     least_confidence: LeastZ = 3.0
+    """An experiment whose best layout beats the others by a smaller z gives no pseudo-label; 0: all
+    give some."""
 
 
 class Stage(Strict):
-    """One training stage. `per: all` trains one model; `per: cell_type` one for each cell type,
-    from the stage before of the same fold.
-
-    `ema` averages weights and BatchNorm statistics exponentially, after every step; `swa` the
-    weights after every late epoch. The averaged model validates and predicts. `bn_recompute`
-    (always with swa) computes its BatchNorm statistics anew from the training samples before that.
-
-    `amp: auto` computes in bfloat16 where the device has it, else in float16 on a GPU and in
-    float32 on a CPU. `compile` hands the network to torch.compile (`reduce-overhead` with CUDA
-    graphs); it pays after minutes, on a GPU. `gradient_checkpointing` keeps fewer activations and
-    computes them again: less memory, about a third more time. Both change nothing but rounding.
-
-    Where an image has several labels (multi-label competitions) the loss is binary cross-entropy,
-    the mean over classes; `class_weights` then weights each class's positives by its negatives over
-    its positives (`sqrt`: the root), and `positive_weight` all positives alike. `monitor: score` is
-    the competition's own: accuracy or macro average precision. `monitor: retrieval` (one label an
-    image) embeds the validation samples and a few training samples of each class, and follows the
-    mean average precision of finding each validation target's class by cosine distance, outside its
-    own fold group and compound.
-
-    `target: compound` trains the network to tell the training compounds apart, as a start for the
-    next stage, which takes all its weights but the heads'. Held-out compounds are none of them:
-    such a stage has no validation (schedule and early stopping follow the training loss) and makes
-    no predictions, only embeddings. `unlabelled` adds the training split's images that have a
-    compound and no label (MitoReID: drugs without a chosen mechanism).
-
-    `self_supervised` learns from images alone: such a stage is not validated (schedule and early
-    stopping follow the training loss) and makes no predictions, only embeddings; the next stage
-    starts from it.
-    """
+    """One training stage."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$", max_length=120)
+    """Name of the stage's folder, and of the stage in `--set stages.<name>.<key>=value`."""
     per: Literal["all", "cell_type"] = "all"
+    """all: train one model; cell_type: one for each cell type."""
     init: Literal["scratch", "previous"] = "scratch"
+    """previous: start from the stage before, of the same fold."""
     target: Literal["label", "compound"] = "label"
+    """compound: tell the training compounds apart, as a start for the next stage, which takes all
+    weights but the heads'. Such a stage has no validation and makes no predictions, only
+    embeddings."""
     unlabelled: bool = False
+    """With target: compound, train also on images that have a compound and no label."""
     epochs: int = Field(ge=1)
+    """How often the training samples are seen."""
     batch_size: int = Field(32, ge=1)
+    """Images in a batch, on each process."""
     batches: Batches = Batches()
+    """Which samples share a batch."""
     accumulation: int = Field(1, ge=1)
+    """Batches whose gradients make one step."""
     optimizer: Optimizer = Optimizer()
+    """The optimiser of the network."""
     schedule: Schedule = Schedule()
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weights: Literal["none", "balanced", "sqrt"] = "none"
-    positive_weight: float | None = Field(None, gt=0)
-    focal: Focal | None = None
+    """The learning rate over the stage."""
     clip_norm: float | None = Field(None, gt=0)
+    """Largest norm of the gradients; longer ones are shortened."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "off"
-    self_supervised: SelfSupervised | None = None
+    """Precision: auto is bfloat16 where the device has it, else float16 on a GPU and float32 on a
+    CPU; off is float32."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes."""
+    class_weights: Literal["none", "balanced", "sqrt"] = "none"
+    """Weight classes by the inverse of their frequency, or by its root. With several labels an
+    image: each class's positives by its negatives over its positives."""
+    positive_weight: float | None = Field(None, gt=0)
+    """With several labels an image: one weight for the positives of all classes."""
+    focal: float | None = Field(None, gt=0)
+    """Focal loss (arXiv:1708.02002) with this gamma: each cross-entropy term times
+    (1 - p) ** gamma, p the probability of the truth."""
     cross_entropy: float = Field(1.0, gt=0)
+    """Weight of the plain cross-entropy beside the other losses. With several labels an image it is
+    the binary one, the mean over classes."""
     margin: Margin | None = None
+    """Add a margin loss on the cosine head."""
     triplet: Triplet | None = None
+    """Add a triplet loss on the embedding."""
     center: Center | None = None
-    drop_predicted_controls: DropPredictedControls | None = None
-    ema: float | None = Field(None, gt=0, lt=1)
-    swa: Swa | None = None
-    bn_recompute: bool = False
+    """Add a center loss on the embedding."""
     mean_teacher: MeanTeacher | None = None
+    """Add consistency with the averaged model."""
+    drop_predicted_controls: int | None = Field(None, ge=0)
+    """From this epoch on (counted from 0), images that the network takes for a negative control add
+    nothing to the loss (MitoReID: a drug that does nothing looks like DMSO). Negative controls must
+    be a class: `data.controls`."""
+    self_supervised: SelfSupervised | None = None
+    """Learn from images alone."""
     pseudo_labels: PseudoLabels | None = None
-    early_stopping: EarlyStopping | None = None
+    """Train also on pseudo-labels of test wells."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of an exponential average of weights and BatchNorm statistics, after every step. The
+    averaged model validates and predicts."""
+    swa: float | None = Field(None, ge=0, lt=1)
+    """Stochastic weight averaging (arXiv:1803.05407): the mean of the weights at the end of each
+    epoch, from this share of the epochs on. The averaged model validates and predicts."""
+    bn_recompute: bool = False
+    """Compute the averaged model's BatchNorm statistics anew from the training samples; swa always
+    does."""
+    early_stopping: int | None = Field(None, ge=1)
+    """Stop after so many validations without a better monitored figure."""
     monitor: Literal["score", "accuracy", "average_precision", "retrieval", "loss"] = "score"
+    """Figure that schedule, early stopping and the best checkpoint follow; score is the
+    competition's own. retrieval (one label an image): mean average precision of finding each
+    validation target's class by cosine distance among a few training samples of each class, outside
+    its own fold group and compound."""
     augment: tuple[Augmentation, ...] = ()
+    """Augmentations of the training images, applied in the order written."""
     mix: Mix | None = None
+    """MixUp or CutMix of batches."""
     validate_every: int = Field(1, ge=1)
+    """Epochs between validations; the last is always validated."""
     checkpoint_minutes: float = Field(5.0, gt=0)
+    """Minutes between checkpoints within an epoch."""
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    """Mode of torch.compile; it pays after minutes, on a GPU, and changes nothing but rounding."""
     gradient_checkpointing: bool = False
+    """Keep fewer activations and compute them again: less memory, about a third more time."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Stage":
         if self.self_supervised is not None:
-            check_stage_without_labels(self)
+            self._check_without_labels()
         if self.ema is not None and self.swa is not None:
             raise ValueError("ema and swa are two ways to average; leave one out")
         if self.bn_recompute and self.ema is None and self.swa is None:
@@ -287,32 +235,29 @@ class Stage(Strict):
             raise ValueError(
                 "triplet and center need batches that are not mixed; give mix.p below 1"
             )
-        if self.pseudo_labels is not None and self.pseudo_labels.start >= self.epochs:
-            raise ValueError(
-                f"pseudo_labels.start: {self.pseudo_labels.start} is not before the last of "
-                f"{self.epochs} epochs"
-            )
+        late = {
+            "pseudo_labels.start": self.pseudo_labels and self.pseudo_labels.start,
+            "drop_predicted_controls": self.drop_predicted_controls,
+        }
+        for key, epoch in late.items():
+            if epoch is not None and epoch >= self.epochs:
+                raise ValueError(f"{key}: {epoch} is not before the last of {self.epochs} epochs")
         return self
 
     @model_validator(mode="after")
     def _targets_and_batches_fit(self) -> "Stage":
-        batches, dropping = self.batches, self.drop_predicted_controls
-        if (
-            batches.identities is not None
-            and batches.identities * batches.images != self.batch_size
-        ):
-            raise ValueError(
-                f"batch_size: {self.batch_size} is not the {batches.identities} x "
-                f"{batches.images} of batches.identities and batches.images"
-            )
-        if (
-            batches.identities is not None
-            and self.mean_teacher is not None
-            and self.mean_teacher.unlabelled != "none"
-        ):
-            raise ValueError(
-                "batches.identities: unlabelled images have none; leave mean_teacher.unlabelled out"
-            )
+        batches, teacher = self.batches, self.mean_teacher
+        if batches.identities is not None:
+            if batches.identities * batches.images != self.batch_size:
+                raise ValueError(
+                    f"batch_size: {self.batch_size} is not the {batches.identities} x "
+                    f"{batches.images} of batches.identities and batches.images"
+                )
+            if teacher is not None and teacher.unlabelled != "none":
+                raise ValueError(
+                    "batches.identities: unlabelled images have none; leave "
+                    "mean_teacher.unlabelled out"
+                )
         if self.unlabelled and self.target != "compound":
             raise ValueError(
                 "unlabelled: images without a label can train with target: compound alone"
@@ -323,9 +268,24 @@ class Stage(Strict):
             raise ValueError(
                 "positive_weight is for several labels an image; with target: compound it has one"
             )
-        if dropping is not None and dropping.after_epochs >= self.epochs:
-            raise ValueError(
-                f"drop_predicted_controls.after_epochs: {dropping.after_epochs} is not before the "
-                f"last of {self.epochs} epochs"
-            )
         return self
+
+    def _check_without_labels(self) -> None:
+        """Refuse the keys that a self-supervised stage cannot have."""
+        wrong = [name for name in _NEEDS_LABELS if name in changed_keys(self)]
+        wrong += [f"batches.{name}" for name in changed_keys(self.batches) if name != "unit"]
+        if wrong:
+            raise ValueError(f"{wrong[0]} needs labels, and self_supervised has none; leave it out")
+        if not self.augment:
+            raise ValueError("self_supervised: without augment both views of an image are the same")
+        if self.batch_size < 2:
+            raise ValueError(
+                "self_supervised: batch_size must be at least 2, one image has nothing to differ "
+                "from"
+            )
+
+
+def changed_keys(section: Strict) -> list[str]:
+    """List the keys of a section that differ from their default."""
+    fields = type(section).model_fields
+    return [name for name, field in fields.items() if getattr(section, name) != field.default]

@@ -1,7 +1,12 @@
-"""The base of every config section: unknown keys are refused, values are frozen, YAML's words are
-read by one rule.
+"""The base of every config section: unknown keys are refused, values are frozen, and the words that
+YAML reads as something else are read as words.
+
+YAML 1.1 reads a bare `off`, `no` or `false` as False, `on`, `yes` or `true` as True, and `~`,
+`null` or nothing as None. A key that takes words means the word.
 """
 
+import types
+import typing
 from typing import Annotated, Any
 
 from pydantic import (
@@ -13,12 +18,14 @@ from pydantic import (
     model_validator,
 )
 
-from cellsignal.config.words import read_words
+NO = ("off", "no", "false")
+YES = ("on", "yes", "true")
+NOTHING = ("none", "null", "~")
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-def _refuse_nats(value: float) -> float:
+def _check_z(value: float) -> float:
     if 0 < value < 1:
         raise ValueError(
             f"is a z, no longer nats a well: 3 is safe, 0 takes all, {value:g} would hardly leave "
@@ -27,7 +34,7 @@ def _refuse_nats(value: float) -> float:
     return value
 
 
-LeastZ = Annotated[float, Field(ge=0), AfterValidator(_refuse_nats)]  # of the groups of plates
+LeastZ = Annotated[float, Field(ge=0), AfterValidator(_check_z)]  # of the groups of plates
 
 
 def _read_views(value: Any) -> int | str | tuple[str, ...]:
@@ -54,9 +61,100 @@ Views = Annotated[int | str | tuple[str, ...], PlainValidator(_read_views)]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A section of a config. The text below a key is its line in docs/config.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
     def _reads_words(cls, tree: Any) -> Any:
         return read_words(cls, tree)
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """List the sections that a key's annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in sections_in(inner)]
+
+
+def tag_of(model: type[BaseModel]) -> str | None:
+    """Return the one `name` that a section can have; None where it has none or a choice."""
+    field = model.model_fields.get("name")
+    options = typing.get_args(field.annotation) if field else ()
+    return options[0] if len(options) == 1 else None
+
+
+def read_words(model: type[BaseModel], tree: Any) -> Any:
+    """Give the values of a section the spelling and type that its keys document.
+
+    - A key of words takes them in any case; False is its `off` (or, without one, its `none`), True
+      its `on`, None its `none`. Of numbers it takes their digits in quotes.
+    - A key that may be left out takes `none`, `null` and `~`, also in quotes, for None; `off` too,
+      unless it takes true and false.
+    - True is no number.
+
+    What fits no rule is returned as it is, to be refused by the schema.
+    """
+    if not isinstance(tree, dict):
+        return tree
+    fields = model.model_fields
+    return {
+        key: _read(fields[key].annotation, value)
+        if isinstance(key, str) and key in fields
+        else value
+        for key, value in tree.items()
+    }
+
+
+def _read(annotation: Any, value: Any) -> Any:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _read(inner[0], value)
+    if origin is typing.Literal:
+        return _read_literal(inner, value)
+    if origin in (typing.Union, types.UnionType):
+        return _read_union(inner, value)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = [inner[0]] * len(value) if Ellipsis in inner else [*inner, *[Any] * len(value)]
+        return [_read(kind, item) for kind, item in zip(kinds, value, strict=False)]
+    if annotation in (int, float) and value is True:
+        return "true"  # which the schema refuses; as a number it would be 1
+    return value
+
+
+def _read_literal(options: tuple[Any, ...], value: Any) -> Any:
+    if value in options and not isinstance(value, bool):
+        return value
+    text = "none" if value is None else str(value).strip().casefold()
+    for option in options:
+        if str(option).casefold() == text:
+            return option
+    synonyms = next((words for words in (NO, YES, NOTHING) if text in words), ())
+    meant = [option for option in options if option in synonyms]
+    if synonyms is NO and not meant:
+        meant = [option for option in options if option == "none"]
+    if meant:
+        return meant[0]
+    return text if isinstance(value, bool) else value
+
+
+def _read_union(kinds: tuple[Any, ...], value: Any) -> Any:
+    others = [kind for kind in kinds if kind is not type(None)]
+    if len(others) < len(kinds):
+        absent = NOTHING if bool in others else (*NOTHING, *NO)
+        is_word = isinstance(value, bool | str)
+        if value is None or (is_word and str(value).strip().casefold() in absent):
+            return None
+    sections = [kind for kind in others if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    if len(sections) > 1:
+        return _read_tag(sections, value)
+    return _read(others[0], value) if len(others) == 1 else value
+
+
+def _read_tag(sections: list[type[BaseModel]], value: Any) -> Any:
+    """Write the `name` that says which section a value is as the schema spells it."""
+    if not isinstance(value, dict) or "name" not in value:
+        return value
+    names = tuple(tag_of(section) for section in sections)
+    return value | {"name": _read_literal(names, value["name"])}

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cellsignal.common.errors import InputError
-from cellsignal.config.load import describe
+from cellsignal.config.explain import describe
 from cellsignal.config.schema import Submit
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel
 
-from cellsignal.config.stage import MeanTeacher, Stage
+from cellsignal.config.losses import MeanTeacher
+from cellsignal.config.stage import Stage
 from cellsignal.data.views import DIHEDRAL, apply_view
 from cellsignal.models.batch_norm import recompute_statistics
 from cellsignal.training.ranks import ALONE, Ranks
@@ -34,7 +35,7 @@ class Average:
             self.kept = ModelEmaV3(model, decay=stage.ema, use_warmup=True)
         elif stage.swa is not None:
             self.kept = AveragedModel(model)
-            self.first_epoch = min(int(stage.swa.start * stage.epochs), stage.epochs - 1)
+            self.first_epoch = min(int(stage.swa * stage.epochs), stage.epochs - 1)
 
     def after_update(self, model: nn.Module, updates: int) -> None:
         if self.stage.ema is not None:

@@ -176,7 +176,7 @@ def _check_model(
     with _watching(
         model,
         partial(_refuse_training, job, smallest, training),
-        also_evaluating=bool(stage.swa or stage.bn_recompute),
+        also_evaluating=stage.swa is not None or stage.bn_recompute,
     ):
         _follow(job, model.train(), smallest, training, f"model.backbone: {name} cannot train on")
     with _watching(

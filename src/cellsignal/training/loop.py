@@ -184,7 +184,7 @@ class Trainer:
         progress = self.progress
         accumulation = self.stage.accumulation
         dropping = self.stage.drop_predicted_controls
-        self.loss.dropping = dropping is not None and progress["epoch"] >= dropping.after_epochs
+        self.loss.dropping = dropping is not None and progress["epoch"] >= dropping
         order = self.examples.batches(progress["epoch"])
         bar = tqdm(
             desc=f"{self.job.title} epoch {progress['epoch'] + 1}/{self.stage.epochs}",
@@ -353,8 +353,7 @@ class Trainer:
         """
         progress, sign = self.progress, 1 if self.validation.higher_is_better else -1
         self.schedule.epoch_end(figure)
-        margin = self.stage.early_stopping.min_delta if self.stage.early_stopping else 0.0
-        if progress["best"] is None or sign * (figure - progress["best"]) > margin:
+        if progress["best"] is None or sign * (figure - progress["best"]) > 0:
             progress.update(best=figure, bad_epochs=0)
             if len(self.job.scored) and self.ranks.first:
                 save_checkpoint(self.job.folder / "best.pt", state.slim(self))
@@ -368,7 +367,7 @@ class Trainer:
     def _no_longer_improving(self) -> bool:
         return (
             self.stage.early_stopping is not None
-            and self.progress["bad_epochs"] >= self.stage.early_stopping.patience
+            and self.progress["bad_epochs"] >= self.stage.early_stopping
         )
 
     def validate(self) -> dict[str, float]:

@@ -21,7 +21,8 @@ from pytorch_metric_learning.reducers import MeanReducer
 from torch import nn
 from torch.nn import functional
 
-from cellsignal.config.stage import Center, Margin, Stage, Triplet
+from cellsignal.config.losses import Center, Margin, Triplet
+from cellsignal.config.stage import Stage
 from cellsignal.models.heads import Outputs
 
 # field of a stage -> its loss; they are added in this order

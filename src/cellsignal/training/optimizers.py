@@ -44,4 +44,4 @@ def build_optimizer(
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
         )
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.lr, betas=config.betas, fused=fused)
+    return kind(groups, lr=config.lr, fused=fused)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from cellsignal.common.errors import InputError
 from cellsignal.config import Config, config_differences
+from cellsignal.config.load import upgrade_recorded
 
 # keys that may change between two calls of one run without changing any weight
 _FREE = (
@@ -60,7 +61,7 @@ def _with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
     schema no longer takes it.
     """
     try:
-        return Config.model_validate(tree).model_dump(mode="json")
+        return Config.model_validate(upgrade_recorded(tree)).model_dump(mode="json")
     except ValidationError:
         return tree
 

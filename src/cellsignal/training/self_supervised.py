@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from cellsignal.common.errors import InputError
-from cellsignal.config.self_supervised import SelfSupervised
+from cellsignal.config.losses import SelfSupervised
 from cellsignal.data.samplers import EpochBatches
 from cellsignal.models.heads import Outputs
 from cellsignal.training.job import (

@@ -42,7 +42,7 @@ class StageLoss(Loss):
         self.stage, self.dropping = stage, False
         is_control = torch.isin(torch.arange(classes), torch.tensor(controls, dtype=torch.int64))
         self.register_buffer("is_control", is_control, persistent=False)
-        gamma = stage.focal.gamma if stage.focal else 0.0
+        gamma = stage.focal or 0.0
         self.cross_entropy = CROSS_ENTROPIES[cross_entropy](weights, stage.label_smoothing, gamma)
         self.added: list[str] = []
         for field, kind in LOSSES.items():

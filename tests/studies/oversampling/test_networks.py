@@ -26,7 +26,7 @@ STAGE = {
     "optimizer": {"lr": 5e-3, "weight_decay": 0.0},
     "schedule": {"name": "onecycle"},
     "pseudo_labels": {},
-    "early_stopping": {},
+    "early_stopping": 5,
 }
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from cellsignal.common.errors import InputError
 from cellsignal.config import config_differences, dump_config, load_config
+from cellsignal.config.load import upgrade_recorded
 from cellsignal.config.schema import Config, Submit
 from cellsignal.config.stage import PseudoLabels
 
@@ -54,7 +55,10 @@ def test_dump_and_load_is_the_same_config(write):
         ),
         (["stages.0.epochs=none"], r"stages\.0\.epochs: .*got 'none'"),
         (["stages.0.epochs=0"], r"stages\.0\.epochs: .*greater than or equal to 1, got 0"),
-        (["stages.1.epochs=3"], r"--set stages\.1\.epochs=3: '1' is no index of a list of 1"),
+        (
+            ["stages.1.epochs=3"],
+            r"--set stages\.1\.epochs=3: '1' is neither a name nor an index of a list of 1",
+        ),
         (
             ["normalization.by=global", "normalization.wells=controls"],
             "controls needs by: experiment or plate",
@@ -108,10 +112,90 @@ def test_base_is_merged_key_by_key_and_lists_are_replaced(write):
     )
 
 
-def test_a_base_has_no_base(write):
-    write({"base": "c.yaml"}, "middle.yaml")
-    with pytest.raises(InputError, match="may not have a base"):
-        load_config(write({"base": "middle.yaml"}, "top.yaml"))
+def test_a_chain_of_bases_and_items_changed_by_name(write):
+    write(BASE, "base.yaml")
+    write({"base": "base.yaml", "name": "y", "seed": 3}, "middle.yaml")
+    change = {"all": {"epochs": 7, "augment": {"blur": {"p": 0.9}, 0: {"sigma": [1, 2]}}}}
+    config = load_config(write({"base": "middle.yaml", "stages": change, "seed": 4}, "top.yaml"))
+    (stage,) = config.stages
+    assert (config.name, config.seed, stage.epochs, stage.augment[0].p) == ("y", 4, 7, 0.9)
+    assert stage.augment[0].sigma == (1, 2)
+
+
+def test_a_base_lies_beside_its_file(write, tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    write(BASE, "base.yaml")
+    path = write({"base": "../base.yaml", "name": "y"}, "below/over.yaml")
+    monkeypatch.chdir("/")
+    assert load_config(path).name == "y"
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ({"base": "over.yaml"}, r"circle: over\.yaml -> over\.yaml"),
+        ({"base": "none.yaml"}, r"none\.yaml: no such file"),
+        ({"base": ["base.yaml"]}, "needs the path of one config"),
+        ({"base": "base.yaml", "stages": {"al": {}}}, r"stages: 'al' .*did you mean 'all'\?"),
+        ({"base": "base.yaml", "stages": {"all": {"epoch": 3}}}, r"epoch \(did you mean 'epochs'"),
+    ],
+)
+def test_a_base_that_cannot_be_is_refused_in_one_line(write, over, expected):
+    write(BASE, "base.yaml")
+    with pytest.raises(InputError, match=expected) as error:
+        load_config(write(over, "over.yaml"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_circle_of_two_bases_is_refused(write):
+    write({"base": "b.yaml"}, "a.yaml")
+    with pytest.raises(InputError, match=r"circle: a\.yaml -> b\.yaml -> a\.yaml"):
+        load_config(write({"base": "a.yaml"}, "b.yaml").with_name("a.yaml"))
+
+
+def test_an_override_by_name(write):
+    tree = BASE | {"stages": [*BASE["stages"], {"name": "fine_tune", "epochs": 2}]}
+    changes = ["stages.fine_tune.epochs=3", "stages.all.augment.blur.p=0.5"]
+    config = load_config(write(tree), [*changes, "stages.all.augment.1={name: rotate90}"])
+    first, second = config.stages
+    assert (second.epochs, first.augment[0].p, first.augment[1].name) == (3, 0.5, "rotate90")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("stages.al.epochs=3", r"'al' is neither .* \(did you mean 'all'\?\)"),
+        ("stages.1.epochs=3", r"'1' is neither .* of 1; there is all"),
+        ("stages.all.augment.blur.p=0.5", "'blur' occurs 2 times; give its number"),
+    ],
+)
+def test_an_override_of_no_one_item_is_refused(write, change, expected):
+    stage = BASE["stages"][0] | {"augment": [{"name": "blur"}, {"name": "blur"}]}
+    with pytest.raises(InputError, match=expected):
+        load_config(write(BASE | {"stages": [stage]}), [change])
+
+
+def test_a_config_of_an_earlier_version_is_read():
+    old = BASE["stages"][0] | {
+        "focal": {"gamma": 1.5},
+        "swa": {"start": 0.5},
+        "early_stopping": {"patience": 4, "min_delta": 0.0},
+        "drop_predicted_controls": {"after_epochs": 1},
+        "optimizer": {"name": "adam", "betas": [0.9, 0.999]},
+    }
+    (stage,) = Config(**upgrade_recorded(BASE | {"stages": [old]})).stages
+    values = stage.focal, stage.swa, stage.early_stopping, stage.drop_predicted_controls
+    assert (*values, stage.optimizer.name) == (1.5, 0.5, 4, 1, "adam")
+    assert old["focal"] == {"gamma": 1.5}, "the recorded config is left as it is"
+
+
+@pytest.mark.parametrize(
+    "part", [{"optimizer": {"betas": [0.8, 0.9]}}, {"early_stopping": {"min_delta": 0.1}}]
+)
+def test_a_removed_key_that_had_an_effect_is_not_dropped(part):
+    tree = upgrade_recorded(BASE | {"stages": [BASE["stages"][0] | part]})
+    with pytest.raises(ValidationError, match=r"betas|early_stopping"):
+        Config(**tree)
 
 
 @pytest.mark.parametrize(
@@ -132,12 +216,6 @@ def test_differences_name_the_keys():
     new["stages"][0]["epochs"] = 5
     new["seed"] = 3
     assert config_differences(old, new) == ["seed: 0 -> 3", "stages.0.epochs: 2 -> 5"]
-
-
-def test_the_page_of_keys_is_up_to_date():
-    from cellsignal.config.describe import describe_config
-
-    assert (REPOSITORY / "docs" / "config.md").read_text() == describe_config()
 
 
 @pytest.mark.parametrize(
