@@ -25,11 +25,11 @@ quick-%: .venv/.ready
 audit: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_audit --seed 1 --classes 24 --set controls=30 --set test_experiments=2
 	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml --set data.root=data/rxrx1_audit --set data.store=stores/rxrx1_audit.zarr
-	$(BIN)/cellsignal audit configs/rxrx1/demo.yaml --set data.store=stores/rxrx1_audit.zarr
+	$(BIN)/cellsignal study split-audit configs/rxrx1/demo.yaml --set data.store=stores/rxrx1_audit.zarr
 
 # what each part of the winning recipe is worth on simulated plates, 56 trainings: docs/results/rxrx1_simulated.md (long: see there)
 ablation: .venv/.ready runs/rxrx1_ablation_folds.csv
-	$(BIN)/cellsignal bench ablation configs/rxrx1/ablation.yaml --answers data/rxrx1_ablation.answers.csv --out runs/rxrx1_ablation.md
+	$(BIN)/cellsignal study ablation configs/rxrx1/ablation.yaml --answers data/rxrx1_ablation.answers.csv --out runs/rxrx1_ablation.md
 
 # what pretraining, time and metric losses are worth on simulated films, beside hand-made features: docs/results/mitoreid.md
 FILMS := --set moas=12 --set drugs_per_moa=3 --set new_drugs=2 --set unchosen=9 --set train=1 --set query=1 --set gallery=1 --set controls=4 --set natural=0 \
@@ -38,7 +38,7 @@ timelapse: .venv/.ready
 	$(BIN)/cellsignal simulate mitoreid --out data/mitoreid_ablation --seed 1 --size 40 $(FILMS)
 	$(BIN)/cellsignal prepare configs/mitoreid/ablation.yaml
 	$(BIN)/cellsignal folds mitoreid --root data/mitoreid_ablation --out runs/mitoreid_ablation_folds.csv
-	$(BIN)/cellsignal bench timelapse configs/mitoreid/ablation.yaml --answers data/mitoreid_ablation.answers.csv --out runs/mitoreid_ablation.md
+	$(BIN)/cellsignal study timelapse configs/mitoreid/ablation.yaml --answers data/mitoreid_ablation.answers.csv --out runs/mitoreid_ablation.md
 
 # what oversampling before the split does to a validation figure, on a simulated plate with the classes of the course's: docs/results/oversampling.md
 PLATE := --set data.root=data/cpjump1_course_plate --set data.store=stores/cpjump1_course_plate.zarr
@@ -46,22 +46,22 @@ oversampling: .venv/.ready
 	$(BIN)/cellsignal simulate cpjump1_course --out data/cpjump1_course_plate --seed 1 --size 64 --set compounds=18 --set wells=3 --set singles=31 \
 		--set controls=86 --set sites=9
 	$(BIN)/cellsignal prepare configs/cpjump1_course/mobilenetv2.yaml $(PLATE)
-	$(BIN)/cellsignal audit configs/cpjump1_course/mobilenetv2.yaml $(PLATE) --oversampling
+	$(BIN)/cellsignal study oversampling configs/cpjump1_course/mobilenetv2.yaml $(PLATE)
 
 # the second stage that lost points, and the one that does not: docs/results/two_stage.md
 two-stage: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
 	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml
-	$(BIN)/cellsignal bench two-stage --root data/rxrx1_demo --store stores/rxrx1_demo.zarr --answers data/rxrx1_demo.answers.csv
+	$(BIN)/cellsignal study two-stage --root data/rxrx1_demo --store stores/rxrx1_demo.zarr --answers data/rxrx1_demo.answers.csv
 
 # a whole run killed 50 times and met by a full disk 20 times, each time to the same bytes; whole kernels without a network; processes and machines lost
 torture: .venv/.ready
 	$(BIN)/python -m pytest -m torture
-	$(BIN)/cellsignal bench torture --kills 50 --fills 20
+	$(BIN)/cellsignal study torture --kills 50 --fills 20
 
 # how fast reading, augmenting, feeding, training and assigning are here: docs/results/performance.md (ROOT=data/rxrx1 for real images)
 bench: .venv/.ready
-	$(BIN)/cellsignal bench speed $(if $(ROOT),--root $(ROOT)) --out runs/performance.md
+	$(BIN)/cellsignal study speed $(if $(ROOT),--root $(ROOT)) --out runs/performance.md
 
 stores/rxrx1_ablation.zarr/store.json: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_ablation --seed 1 --classes 96 --set controls=8 --set train_experiments=4 --set test_experiments=2

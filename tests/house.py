@@ -33,8 +33,8 @@ FLOOR = {
     "studies": 6,
     "kaggle": 6,
     "cloud": 6,
+    "commands": 7,
     "cli": 7,
-    "verbs": 7,
     "__main__": 8,
 }
 
@@ -49,7 +49,12 @@ def modules(source: Path = SOURCE) -> dict[str, Path]:
 
 
 def room_of(module: str) -> str:
-    """The folder or file right below `cellsignal` that a module lies in."""
+    """The folder or file right below `cellsignal` that a module lies in.
+
+    The `commands` of every room are a part of the command line, and stand on a floor of their own.
+    """
+    if module.endswith(".commands"):
+        return "commands"
     return module.split(".")[1] if "." in module else module
 
 

@@ -37,11 +37,11 @@ WITHOUT_TORCH = (
     "evaluation",
     "profiles",
     "cli",
-    "verbs",
+    "commands",
     "pipeline",
 )
 # they import what needs torch inside the function that needs it
-LAZY = ("cli", "verbs", "pipeline", "profiles")
+LAZY = ("cli", "commands", "pipeline", "profiles")
 TORCH_ROOMS = ("training", "models")
 
 

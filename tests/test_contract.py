@@ -559,13 +559,11 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    "words", [["audit"], ["audit", "--oversampling"], ["classify"], ["treatments"]], ids=" ".join
+    "words", ["study split-audit", "study oversampling", "profiles classify", "profiles treatments"]
 )
 def test_what_needs_one_label_an_image_says_so(competition, trained, capsys, words):
     only(competition, "labels")
-    line = error_line(
-        capsys, words[0], "config.yaml", *words[1:], cwd=trained(competition.id).folder
-    )
+    line = error_line(capsys, *words.split(), "config.yaml", cwd=trained(competition.id).folder)
     assert competition.id in line and "several" in line
 
 

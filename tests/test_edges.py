@@ -60,13 +60,13 @@ VERBS = [
     ("oof", "config.yaml"),
     ("submit", "config.yaml", "--out", "s.csv"),
     ("score", "s.csv", "--answers", "{answers}", "--competition", "{id}"),
-    ("embed", "config.yaml"),
-    ("classify", "config.yaml"),
-    ("audit", "config.yaml"),
-    ("retrieve", "config.yaml", "--null-size", "100"),
-    ("match", "config.yaml"),
-    ("treatments", "config.yaml"),
-    ("rank", "config.yaml"),
+    ("profiles", "embed", "config.yaml"),
+    ("profiles", "classify", "config.yaml"),
+    ("study", "split-audit", "config.yaml"),
+    ("profiles", "retrieve", "config.yaml", "--null-size", "100"),
+    ("profiles", "match", "config.yaml"),
+    ("profiles", "treatments", "config.yaml"),
+    ("profiles", "rank", "config.yaml"),
 ]
 QUICK = ("rxrx1", "idr0088_gpcr")  # the others are for `make test-slow`
 CASES = [

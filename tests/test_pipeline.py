@@ -67,7 +67,7 @@ def test_oof_and_audit_print_their_tables(trained, tmp_path, capsys):
     capsys.readouterr()
     assert cellsignal("oof", "config.yaml", cwd=space.folder) == 0
     assert "tiny/seed0" in capsys.readouterr().out
-    assert cellsignal("audit", "config.yaml", cwd=space.folder) == 0
+    assert cellsignal("study", "split-audit", "config.yaml", cwd=space.folder) == 0
     assert "unseen experiments" in capsys.readouterr().out
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from tiny import make_config, stage
 
+from cellsignal.cloud import commands as verb
 from cellsignal.cloud.cost import cost_of
 from cellsignal.cloud.cost_table import cost_text, costs_text
 from cellsignal.cloud.gpus import GPUS, choose_gpus
@@ -29,7 +30,6 @@ from cellsignal.config import load_config
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops
 from cellsignal.training.run import jobs_of
-from cellsignal.verbs import cloud as verb
 
 pytestmark = pytest.mark.slow
 
@@ -431,6 +431,7 @@ def test_two_configs_of_one_name_are_refused_and_not_one_row(tmp_path, monkeypat
             Namespace(
                 configs=[path, again],
                 set=[],
+                seeds=None,
                 utilisation=0.2,
                 gpu=[],
                 price=[],
@@ -463,6 +464,7 @@ def test_a_measured_rate_that_is_no_number_is_named(rate):
             Namespace(
                 configs=[],
                 set=[],
+                seeds=None,
                 utilisation=0.2,
                 gpu=[],
                 price=[],

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cellsignal.cloud.commands import add_cloud_commands
 from cellsignal.common.errors import InputError
-from cellsignal.verbs.cloud import add_cloud_arguments
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 TWO_STAGE = "configs/rxrx1/two_stage_resnet50.yaml"
@@ -27,7 +27,7 @@ def _in_the_repository(monkeypatch):
 
 def cloud(*words) -> None:
     parser = argparse.ArgumentParser()
-    add_cloud_arguments(parser)
+    add_cloud_commands(parser)
     arguments = parser.parse_args([*map(str, words)])
     arguments.run(arguments)
 

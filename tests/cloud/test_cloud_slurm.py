@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cellsignal.cloud.commands import add_cloud_commands
 from cellsignal.cloud.torchrun import status_of
 from cellsignal.common.errors import InputError
-from cellsignal.verbs.cloud import add_cloud_arguments
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ CONFIG = "configs/rxrx1/one_hour.yaml"
 
 def cloud(*words) -> None:
     parser = argparse.ArgumentParser()
-    add_cloud_arguments(parser)
+    add_cloud_commands(parser)
     arguments = parser.parse_args([*map(str, words)])
     arguments.run(arguments)
 

@@ -21,6 +21,7 @@ import cellsignal
 from cellsignal.common.errors import InputError
 from cellsignal.config import load_config
 from cellsignal.kaggle import build as building
+from cellsignal.kaggle import commands as verb
 from cellsignal.kaggle import script, wheels
 from cellsignal.kaggle.build import build, build_kernels, pack_package
 from cellsignal.kaggle.job import LONGEST_NAME, KernelJob, load_job
@@ -36,7 +37,6 @@ from cellsignal.kaggle.wheels import (
     lacking,
     missing,
 )
-from cellsignal.verbs import kernels as verb
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 KEY = "0123456789abcdef0123456789abcdef"
@@ -216,7 +216,7 @@ def test_the_verb_builds_the_first_link_of_every_step_or_one_kernel(job, tmp_pat
     lines = capsys.readouterr().out.splitlines()
     assert lines[:5] == folders
     pushed = [
-        re.fullmatch(r"  cellsignal kernel push (\S+)(?:  # after (.+))?", line).groups()
+        re.fullmatch(r"  cellsignal kaggle push (\S+)(?:  # after (.+))?", line).groups()
         for line in lines[7:]
     ]
     assert pushed == [
@@ -405,7 +405,7 @@ def test_a_config_is_no_job_and_a_job_no_config(path):
 def test_a_job_given_for_a_config_is_one_line(path):
     with pytest.raises(
         InputError,
-        match=r"is a kernel job, not a config; give it to `cellsignal kernel`, or its config configs/",
+        match=r"is a kernel job, not a config; give it to `cellsignal kaggle`, or its config configs/",
     ):
         load_config(path)
 
@@ -601,7 +601,7 @@ def test_missing_wheels_are_named(tmp_path):
     ]
     with pytest.raises(
         InputError,
-        match=r"lacks zarr .*, numcodecs .* \(Python 3\.11\); make it by `cellsignal kernel wheels",
+        match=r"lacks zarr .*, numcodecs .* \(Python 3\.11\); make it by `cellsignal kaggle wheels",
     ):
         describe_wheels("me/the-wheels", tmp_path)
     assert "was not checked" in describe_wheels("other/the-wheels", tmp_path)

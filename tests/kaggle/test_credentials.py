@@ -19,8 +19,8 @@ from test_work import job_file, obliging, quick_build
 from cellsignal.common.errors import InputError
 from cellsignal.fetch.kaggle import CREDENTIALS, kaggle_client, redact, warn_of_modes
 from cellsignal.kaggle import api
+from cellsignal.kaggle import commands as verbs
 from cellsignal.kaggle import work as work_module
-from cellsignal.verbs import kernels as verbs
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +115,7 @@ def test_no_verb_tells_a_key(fake, client_home, tmp_path, monkeypatch, capfd, lo
             wait=True,
             every=0.001,
         ),
-        command(verbs.work, job=job, out=space / "build", every=0.001, parallel=2, keep=True),
+        command(verbs.run, job=job, out=space / "build", every=0.001, parallel=2, keep=True),
     ]
     said = capfd.readouterr()
     text = said.out + said.err + logged.text

@@ -355,7 +355,14 @@ def test_the_predictions_file_merges_and_submits(space, embedded, capsys):
     embedded(signal=2.0)
     assert (
         cellsignal(
-            "classify", "config.yaml", "--normalise", "tvn", "--by", "experiment", cwd=space.folder
+            "profiles",
+            "classify",
+            "config.yaml",
+            "--normalise",
+            "tvn",
+            "--by",
+            "experiment",
+            cwd=space.folder,
         )
         == 0
     )
@@ -395,7 +402,7 @@ def test_what_is_refused(space, embedded, capsys, monkeypatch):
     config, (found,) = embedded()
 
     def line(*words):
-        return error_line(capsys, "classify", "config.yaml", *words, cwd=space.folder)
+        return error_line(capsys, "profiles", "classify", "config.yaml", *words, cwd=space.folder)
 
     assert "--k: only --method knn has neighbours" in line("--k", 3)
     assert "--k: at least 1, not 0" in line("--method", "knn", "--k", 0)

@@ -38,7 +38,14 @@ def test_folds_share_what_a_frozen_backbone_says(prepared, tmp_path, monkeypatch
     monkeypatch.setattr(module, "_embed_samples", lambda *words: calls.append(1) or real(*words))
     assert (
         cellsignal(
-            "classify", config, "--method", "linear", "--normalise", "none", cwd=space.folder
+            "profiles",
+            "classify",
+            config,
+            "--method",
+            "linear",
+            "--normalise",
+            "none",
+            cwd=space.folder,
         )
         == 0
     )
@@ -90,7 +97,7 @@ def test_the_weights_of_a_file_are_embedded_once(prepared, tmp_path, monkeypatch
                 "_embed_samples",
                 lambda *words, real=real, calls=calls: calls.append(1) or real(*words),
             )
-            assert cellsignal("embed", config, cwd=space.folder) == 0
+            assert cellsignal("profiles", "embed", config, cwd=space.folder) == 0
         assert len(calls) == times
         with_parts = [
             load_embeddings(path)
@@ -106,5 +113,5 @@ def test_neighbours_are_of_knn_alone(prepared, tmp_path, capsys):
     config = write_config(space.folder, "bbbc021", space.root, model=FROZEN, stages=STAGES)
     assert load_config(config).model.layers == (1, 2)
     assert error_line(
-        capsys, "classify", config, "--method", "linear", "--k", 3, cwd=space.folder
+        capsys, "profiles", "classify", config, "--method", "linear", "--k", 3, cwd=space.folder
     ).startswith("--k: only")

@@ -163,7 +163,7 @@ def test_pieces_are_named_by_all_that_the_file_is_made_from(run, monkeypatch):
     assert seen[0]["checkpoints"] == {"all": sha256(run.run_folder / "fold0/all/all/last.pt")}
 
 
-@pytest.mark.parametrize("verb", ["submit", "oof", "treatments"])
+@pytest.mark.parametrize("verb", ["submit", "oof", "profiles treatments"])
 @pytest.mark.parametrize(
     "change, named",
     [
@@ -178,7 +178,7 @@ def test_a_verb_that_reads_predictions_by_config_refuses_stale_ones(
     run, tmp_path, capsys, verb, change, named
 ):
     (tmp_path / "config.yaml").write_text(dump_config(change(run, tmp_path)))
-    line = error_line(capsys, verb, "config.yaml", cwd=tmp_path)
+    line = error_line(capsys, *verb.split(), "config.yaml", cwd=tmp_path)
     assert (
         "fold0_all.npz" in line
         and named in line
@@ -187,12 +187,15 @@ def test_a_verb_that_reads_predictions_by_config_refuses_stale_ones(
     assert not (tmp_path / "submissions").exists()
 
 
-@pytest.mark.parametrize("verb", ["predict", "embed", "classify", "submit", "oof", "treatments"])
+@pytest.mark.parametrize(
+    "verb",
+    ["predict", "profiles embed", "profiles classify", "submit", "oof", "profiles treatments"],
+)
 def test_a_misspelt_competition_is_answered_with_the_nearest(run, tmp_path, capsys, verb):
     (tmp_path / "config.yaml").write_text(
         dump_config(run.model_copy(update={"competition": "rxrx"}))
     )
-    assert "did you mean 'rxrx1'?" in error_line(capsys, verb, "config.yaml", cwd=tmp_path)
+    assert "did you mean 'rxrx1'?" in error_line(capsys, *verb.split(), "config.yaml", cwd=tmp_path)
 
 
 def test_files_of_other_stages_are_refused_and_of_other_folds_left_out(run, caplog):

@@ -32,7 +32,7 @@ def test_sections_that_differ_need_a_word(caplog):
     sections = {"a": section(pool="well"), "b": section(), "c": None}
     with pytest.raises(
         InputError,
-        match=r"submit\.pool: well in a, target in b; give one for all, e\.g\. --set pool=well",
+        match=r"submit\.pool: well in a, target in b; give one for all, e\.g\. --set submit.pool=well",
     ):
         choose_section(sections, {})
     assert choose_section(sections, {"pool": "target"})[0] == Submit()
@@ -130,7 +130,14 @@ def test_submit_merges_files_as_their_runs_say(bbbc021, tmp_path, capsys):
     )
     assert (
         cellsignal(
-            "submit", "p.npz", "q.npz", "--out", "t.csv", "--set", "pool=target", cwd=tmp_path
+            "submit",
+            "p.npz",
+            "q.npz",
+            "--out",
+            "t.csv",
+            "--set",
+            "submit.pool=target",
+            cwd=tmp_path,
         )
         == 0
     )
@@ -258,8 +265,8 @@ def test_a_weight_that_float32_cannot_hold_is_refused_by_name(weight):
 
 
 def test_a_value_that_is_no_yaml_is_named(tmp_path, capsys):
-    line = error_line(capsys, "submit", "p.npz", "--set", "repeats=[", cwd=tmp_path)
-    assert line == "--set repeats: '[' is no YAML value"
+    line = error_line(capsys, "submit", "p.npz", "--set", "submit.repeats=[", cwd=tmp_path)
+    assert line == "--set submit.repeats: '[' is no YAML value"
 
 
 @pytest.mark.parametrize(
@@ -271,8 +278,10 @@ def test_a_value_that_is_no_yaml_is_named(tmp_path, capsys):
     ],
 )
 def test_a_name_that_no_file_can_have_is_one_line(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("cellsignal.prediction.sources.read_sources", lambda *words: None)
     monkeypatch.setattr(
-        "cellsignal.pipeline.submit", lambda sources, out, **more: (out.is_file(), [])
+        "cellsignal.prediction.sources.submit_sources",
+        lambda sources, out, **more: (out.is_file(), [], None),
     )
     line = error_line(
         capsys,

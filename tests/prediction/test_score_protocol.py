@@ -81,7 +81,7 @@ def test_the_table_is_scikit_learns_accuracy_of_sites(wilds, capsys):
         assert set(kept.site) == ({2} if part == "id_test" else {1, 2})
     assert set(found.ids["part"]) == set(parts) and (true >= 0).all()
     assert (
-        cellsignal("protocol", "config.yaml", "--answers", answers_path(plates / "raw"), cwd=plates)
+        cellsignal("score", "config.yaml", "--answers", answers_path(plates / "raw"), cwd=plates)
         == 0
     )
     out = capsys.readouterr().out
@@ -108,17 +108,17 @@ def test_what_does_not_fit_is_refused_in_one_line(wilds, capsys, trained, tmp_pa
     )
     answers = answers_path(plates / "raw")
     assert "no predictions; run" in error_line(
-        capsys, "protocol", "config.yaml", "--set", "name=x", "--answers", answers, cwd=plates
+        capsys, "score", "config.yaml", "--set", "name=x", "--answers", answers, cwd=plates
     )
     space = trained("rxrx1")
     assert "has none" in error_line(
-        capsys, "protocol", "config.yaml", "--answers", space.answers, cwd=space.folder
+        capsys, "score", "config.yaml", "--answers", space.answers, cwd=space.folder
     )
     (file,) = (config.run_folder / "predictions").glob("*.npz")
     few = pd.read_csv(answers).iloc[1:]
     few.to_csv(tmp_path / "few.csv", index=False)
     assert "no true label" in error_line(
-        capsys, "protocol", "config.yaml", "--answers", tmp_path / "few.csv", cwd=plates
+        capsys, "score", "config.yaml", "--answers", tmp_path / "few.csv", cwd=plates
     )
     other = next((space.run_folder / "predictions").glob("*.npz"))
     with pytest.raises(InputError, match="was not predicted for a protocol"):

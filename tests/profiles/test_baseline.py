@@ -1,4 +1,4 @@
-"""`cellsignal baseline`: hand-made features of clips, on queries and on held-out drugs."""
+"""`cellsignal profiles baseline`: hand-made features of clips, on queries and on held-out drugs."""
 
 import pytest
 from helpers import cellsignal, error_line
@@ -9,10 +9,12 @@ def test_it_scores_queries_and_held_out_drugs(prepared, capsys):
     space = prepared("mitoreid")
     for words in (["--answers", space.answers], []):
         capsys.readouterr()
-        assert cellsignal("baseline", "config.yaml", *words, cwd=space.folder) == 0
+        assert cellsignal("profiles", "baseline", "config.yaml", *words, cwd=space.folder) == 0
         printed = capsys.readouterr().out
         assert "random forest" in printed and "mean" in printed
 
 
 def test_stills_are_refused(prepared, capsys):
-    assert "stills" in error_line(capsys, "baseline", "config.yaml", cwd=prepared("bbbc021").folder)
+    assert "stills" in error_line(
+        capsys, "profiles", "baseline", "config.yaml", cwd=prepared("bbbc021").folder
+    )

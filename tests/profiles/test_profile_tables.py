@@ -286,7 +286,7 @@ def retrieve(capsys, *arguments) -> tuple[str, dict[str, list[str]]]:
     """First line, and the cells of each row of replicates by its profiles: groups, mAP, random,
     gain, retrieved, of groups.
     """
-    assert main(["-q", "retrieve", *map(str, arguments), "--tasks", "replicates"]) == 0
+    assert main(["-q", "profiles", "retrieve", *map(str, arguments), "--tasks", "replicates"]) == 0
     text = capsys.readouterr()
     rows = [
         line.split("  replicates  ")[1]
@@ -362,7 +362,7 @@ def test_nscb_of_real_cellprofiler_profiles(real_data, tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     config = config_of(tmp_path, "bbbc021_full")
     source = next((real_data / "bbbc021_profiles").glob("*.csv"))
-    assert main(["-q", "match", str(config), "--source", str(source)]) == 0
+    assert main(["-q", "profiles", "match", str(config), "--source", str(source)]) == 0
     text = capsys.readouterr().out
     assert (
         "no normalisation: the profiles say they are normalised (a file's name says 'mad_robustize'"
@@ -372,7 +372,12 @@ def test_nscb_of_real_cellprofiler_profiles(real_data, tmp_path, monkeypatch, ca
         line.split()[1] for line in text.splitlines() if line.startswith("NSC") and "/" in line
     ][:2] == ["94/103", "68/92"]
     assert "DeepProfiler's notebook has another rule for taxol" in text
-    assert main(["-q", "match", str(config), "--source", str(source), "--normalise", "tvn"]) == 0
+    assert (
+        main(
+            ["-q", "profiles", "match", str(config), "--source", str(source), "--normalise", "tvn"]
+        )
+        == 0
+    )
     again = capsys.readouterr().out
     assert (
         "tvn (by plate, on negative_controls), though the profiles say they are normalised"

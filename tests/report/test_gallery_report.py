@@ -1,4 +1,4 @@
-"""`cellsignal rank`: from the embeddings of a trained run to a submission of rankings, figures,
+"""`cellsignal profiles rank`: from the embeddings of a trained run to a submission of rankings, figures,
 pictures and names for unseen compounds.
 """
 
@@ -33,6 +33,7 @@ def ranked(trained, tmp_path_factory):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert (
             cellsignal(
+                "profiles",
                 "rank",
                 "config.yaml",
                 "--answers",
@@ -122,7 +123,16 @@ def test_unseen_compounds_are_named_pictured_and_counted(ranked):
 def test_without_answers_nothing_is_scored(ranked, tmp_path, capsys):
     space = ranked[0].copy(tmp_path / "space")
     assert (
-        cellsignal("rank", "config.yaml", "--out", "ranked.csv", "--pictures", 0, cwd=space.folder)
+        cellsignal(
+            "profiles",
+            "rank",
+            "config.yaml",
+            "--out",
+            "ranked.csv",
+            "--pictures",
+            0,
+            cwd=space.folder,
+        )
         == 0
     )
     printed = capsys.readouterr().out
@@ -160,6 +170,7 @@ def test_queries_of_drugs_kept_for_the_test_get_a_protocol_of_their_own(prepared
     capsys.readouterr()
     assert (
         cellsignal(
+            "profiles",
             "rank",
             "config.yaml",
             "--answers",
@@ -227,7 +238,7 @@ def test_what_a_stage_without_labels_saw(prepared, tmp_path, images, everything)
 
 def test_what_asks_for_no_ranking_says_so(trained, capsys):
     assert "bbbc021 does not ask for rankings" in error_line(
-        capsys, "rank", "config.yaml", cwd=trained("bbbc021").folder
+        capsys, "profiles", "rank", "config.yaml", cwd=trained("bbbc021").folder
     )
 
 
@@ -240,7 +251,7 @@ def test_what_asks_for_no_ranking_says_so(trained, capsys):
 )
 def test_odd_numbers_are_refused(prepared, capsys, words, message):
     assert message in error_line(
-        capsys, "rank", "config.yaml", *words, cwd=prepared("mitoreid").folder
+        capsys, "profiles", "rank", "config.yaml", *words, cwd=prepared("mitoreid").folder
     )
 
 
@@ -251,6 +262,7 @@ def test_a_mechanism_that_is_no_class_is_named(ranked, tmp_path, capsys):
     answers.to_csv(tmp_path / "answers.csv", index=False)
     said = error_line(
         capsys,
+        "profiles",
         "rank",
         "config.yaml",
         "--answers",
@@ -267,12 +279,14 @@ def test_the_answers_a_release_tells_are_written_once(simulated, tmp_path, capsy
     own = pd.read_csv(root.with_name(root.name + ".answers.csv"), dtype=str)
     before = contents(root.parent)
     assert "exists and is another" in error_line(
-        capsys, "answers", "mitoreid", "--root", root, cwd=tmp_path
+        capsys, "profiles", "answers", "mitoreid", "--root", root, cwd=tmp_path
     ), "a simulated copy's tell more"
     assert contents(root.parent) == before
     for _ in range(2):
         assert (
-            cellsignal("answers", "mitoreid", "--root", root, "--out", "mine.csv", cwd=tmp_path)
+            cellsignal(
+                "profiles", "answers", "mitoreid", "--root", root, "--out", "mine.csv", cwd=tmp_path
+            )
             == 0
         )
     mine = pd.read_csv(tmp_path / "mine.csv", dtype=str)
@@ -286,8 +300,8 @@ def test_the_answers_a_release_tells_are_written_once(simulated, tmp_path, capsy
 
 def test_a_release_without_answers_says_so(tmp_path, capsys):
     assert "rxrx1: its release tells no answers" in error_line(
-        capsys, "answers", "rxrx1", "--root", tmp_path, cwd=tmp_path
+        capsys, "profiles", "answers", "rxrx1", "--root", tmp_path, cwd=tmp_path
     )
     assert "no such" in error_line(
-        capsys, "answers", "mitoreid", "--root", tmp_path / "nowhere", cwd=tmp_path
+        capsys, "profiles", "answers", "mitoreid", "--root", tmp_path / "nowhere", cwd=tmp_path
     )

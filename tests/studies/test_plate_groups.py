@@ -36,7 +36,7 @@ def test_a_strong_signal_is_all_right_and_none_is_not_reported(
     monkeypatch.setattr(plate_groups, "SIGNALS", (50.0,))
     assert (
         cellsignal(
-            "bench", "plate-groups", "--root", simulated("rxrx1"), "--seeds", 1, cwd=tmp_path
+            "study", "plate-groups", "--root", simulated("rxrx1"), "--seeds", 1, cwd=tmp_path
         )
         == 0
     )

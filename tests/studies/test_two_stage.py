@@ -223,7 +223,7 @@ def test_the_verb_goes_on_where_it_was_and_prints_the_table(bench, outcomes, cap
         bench.runs,
     )
     how = ("--seeds", 0, "--epochs", *bench.epochs, "--backbone", bench.backbone)
-    assert cellsignal("bench", "two-stage", *where, *how, cwd=tmp_path) == 0
+    assert cellsignal("study", "two-stage", *where, *how, cwd=tmp_path) == 0
     assert capsys.readouterr().out.strip() == summary_text(summary(outcomes))
     assert {path: path.stat().st_mtime_ns for path in bench.runs.rglob("*.pt")} == before
 
@@ -242,4 +242,4 @@ def test_answers_that_lack_an_id_are_refused_before_training(bench, tmp_path):
 
 def test_a_store_that_is_not_there_is_one_line(bench, capsys, tmp_path):
     where = ("--root", bench.root, "--store", "nowhere", "--answers", bench.answers)
-    assert "nowhere" in error_line(capsys, "bench", "two-stage", *where, cwd=tmp_path)
+    assert "nowhere" in error_line(capsys, "study", "two-stage", *where, cwd=tmp_path)

@@ -53,12 +53,18 @@ class Work:
         return self.config.runs / self.config.name / "submission.csv"
 
 
-def plan_work(path: Path, sets: Sequence[str] = (), folds: Iterable[int] | None = None) -> Work:
-    """Read a config and deal its folds.
+def plan_work(
+    path: Path | str,
+    sets: Sequence[str] = (),
+    folds: Iterable[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> Work:
+    """Read a config and make one training of each fold and seed.
 
     Args:
         folds: of the fold table; None: those that the config uses, and its model on all samples if
         it has one.
+        seeds: None: the config's.
 
     Raises:
         InputError: no such config, a key that cannot be set here, no fold left.
@@ -70,7 +76,14 @@ def plan_work(path: Path, sets: Sequence[str] = (), folds: Iterable[int] | None 
             f"--set {wrong[0]}: submit reads the file alone; write a config with `base: "
             f"{path.name}` instead"
         )
-    return Work(path, config, tuple(sets), _folds(config, folds))
+    trainings = _folds(config, folds)
+    if seeds:
+        trainings = tuple(
+            Fold(f"seed{seed}-{fold.name}", (f"seed={seed}", *fold.sets))
+            for seed in dict.fromkeys(seeds)
+            for fold in trainings
+        )
+    return Work(path, config, tuple(sets), trainings)
 
 
 def _folds(config: Config, asked: Iterable[int] | None) -> tuple[Fold, ...]:

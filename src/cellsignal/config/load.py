@@ -140,7 +140,7 @@ def _read(path: Path, overlays: tuple[Path, ...]) -> dict[str, Any]:
     tree = read_mapping(path, "a config")
     if "config" in tree and not {"competition", "stages", "base"} & set(tree):
         raise InputError(
-            f"{path}: is a kernel job, not a config; give it to `cellsignal kernel`, or its "
+            f"{path}: is a kernel job, not a config; give it to `cellsignal kaggle`, or its "
             f"config {tree['config']}"
         )
     base = tree.pop("base", None)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cellsignal import pipeline
 from cellsignal.common.errors import InputError, Interrupted
 from cellsignal.common.stopping import Stop
 from cellsignal.competitions import get_competition
@@ -24,6 +23,7 @@ from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
 from cellsignal.kaggle.job import read_table
 from cellsignal.prediction import predict as prediction
+from cellsignal.prediction.sources import read_sources, submit_sources
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import FULL, Job
 
@@ -121,9 +121,7 @@ def submit(config_file: Path) -> Path:
     """Pack, predict, merge; give back the submission, in the current folder."""
     config = load_config(config_file)
     files = predict_test(config, pack_test(config))
-    out, _ = pipeline.submit(
-        [config_file], SUBMISSION, weights={}, root=config.data.root, changed={}
-    )
+    out, _, _ = submit_sources(read_sources([config_file]), SUBMISSION, root=config.data.root)
     log.info("%s: from %d models", out, len(files))
     return out
 

@@ -54,7 +54,7 @@ class KernelJob(Strict):
     `store`: the packed images, likewise, from a dataset. Null packs them first, in a step of its
     own whose output the others attach: it must fit into a kernel's 20 GB. `weights`: the file of
     ImageNet weights, likewise, where the config starts from such (kernels have no internet).
-    `wheels`: the dataset of `cellsignal kernel wheels`. `machine`: Kaggle's name of the
+    `wheels`: the dataset of `cellsignal kaggle wheels`. `machine`: Kaggle's name of the
     accelerator. `processes`: training processes in one kernel, one for each GPU (two T4: 2).
     `submit: null` ends with the fold kernels. `owner`: your name on Kaggle, which replaces USER in
     the data sets; else `--user` or the credentials give it.

@@ -50,7 +50,7 @@ def slug_of(folder: Path) -> str:
     )
     if metadata is None:
         raise InputError(
-            f"{folder}: has neither {KERNEL} nor {DATASET}; make it by cellsignal kernel build"
+            f"{folder}: has neither {KERNEL} nor {DATASET}; make it by cellsignal kaggle build"
         )
     try:
         content = json.loads(metadata.read_text(encoding="utf-8"))
@@ -141,7 +141,7 @@ def _wait(
         if timeout is not None and now - begun + every > timeout:
             raise InputError(
                 f"{what}: is {word(state)} after {timeout:.0f} s of waiting; it goes on, ask "
-                "again by cellsignal kernel status"
+                "again by cellsignal kaggle status"
             )
         time.sleep(every)
 

@@ -127,7 +127,7 @@ def _install(kernel: Kernel) -> None:
     names = ", ".join(wheel.name for wheel in wanted)
     if kernel.spec["wheels"] is None:
         raise InputError(
-            f"this image lacks {names}: make a dataset by `cellsignal kernel wheels` and name it "
+            f"this image lacks {names}: make a dataset by `cellsignal kaggle wheels` and name it "
             "in the job as `wheels`"
         )
     install(wanted, find(kernel, kernel.spec["wheels"]), kernel.scratch / "wheels")

@@ -106,7 +106,7 @@ def install(wheels: Sequence[Wheel], source: Path, target: Path) -> None:
         names = ", ".join(wheel.name for wheel in wheels)
         raise InputError(
             f"{source}: cannot install {names} ({last[0].strip()}); make the dataset anew by "
-            "`cellsignal kernel wheels`"
+            "`cellsignal kaggle wheels`"
         )
 
 
@@ -157,20 +157,20 @@ def describe_wheels(dataset: str | None, folder: Path) -> str:
     if dataset is None:
         return (
             f"wheels: the job attaches none, and Kaggle's image is not known to have {names}: "
-            "make them by `cellsignal kernel wheels OWNER/SLUG`, push them, and name the data set "
+            "make them by `cellsignal kaggle wheels OWNER/SLUG`, push them, and name the data set "
             "as `wheels` in the job"
         )
-    push = f"`cellsignal kernel push {folder}`"
+    push = f"`cellsignal kaggle push {folder}`"
     if _dataset_of(folder) != dataset:
         return (
             f"wheels: {dataset} is not in {folder}, so it was not checked; on Kaggle it has to "
             f"hold {names}: "
-            f"make it by `cellsignal kernel wheels {dataset} --out {folder}`, then {push}"
+            f"make it by `cellsignal kaggle wheels {dataset} --out {folder}`, then {push}"
         )
     if missing_wheels := lacking(folder):
         raise InputError(
             f"{folder}: the data set {dataset} lacks {', '.join(missing_wheels)}; "
-            f"make it by `cellsignal kernel wheels {dataset} --out {folder}`"
+            f"make it by `cellsignal kaggle wheels {dataset} --out {folder}`"
         )
     return f"wheels: {folder} holds all of {dataset}; if it is not on Kaggle yet: {push}"
 

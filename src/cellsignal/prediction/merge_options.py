@@ -47,7 +47,7 @@ def choose_section(
             if key not in changed and values[0] != values[1]:
                 raise InputError(
                     f"submit.{key}: {values[0]} in {first}, {values[1]} in {name}; give one for "
-                    f"all, e.g. --set {key}={values[0]}"
+                    f"all, e.g. --set submit.{key}={values[0]}"
                 )
     without = [name for name in sections if name not in known]
     if without:

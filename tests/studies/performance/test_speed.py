@@ -119,7 +119,7 @@ def test_plates_of_a_folder(plates):
 def test_profile(prepared, tmp_path, capsys):
     space = prepared("rxrx1").copy(tmp_path / "space")
     config = write_config(space.folder, "rxrx1", space.root)
-    assert cellsignal("bench", "profile", config, "--rows", 3, cwd=space.folder) == 0
+    assert cellsignal("study", "profile", config, "--rows", 3, cwd=space.folder) == 0
     out = capsys.readouterr().out
     assert "images/s, waiting for data" in out and "Self CPU" in out
     assert not (space.folder / "runs").exists()

@@ -146,8 +146,8 @@ class Cpjump1Course(Competition):
         note = (
             "Fields of a well stay together. A class with one well is never held out; the others "
             "share the plate, and their positions tell something. "
-            "The course's own split is by image, after oversampling: `cellsignal audit CONFIG "
-            "--oversampling` shows what that does."
+            "The course's own split is by image, after oversampling: `cellsignal study "
+            "oversampling CONFIG` shows what that does."
         )
         return (Protocol("well", "wells held out", "well_id", note),)
 

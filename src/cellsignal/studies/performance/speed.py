@@ -1,4 +1,4 @@
-"""All speed figures of the project in one run, as Markdown: `cellsignal bench speed`.
+"""All speed figures of the project in one run, as Markdown: `cellsignal study speed`.
 
 Each promise is a ratio of two things measured turn by turn, since seconds say more about the
 machine than about the program.

@@ -1,0 +1,204 @@
+"""The commands that get, check, pack and divide the data of a competition."""
+
+import argparse
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cellsignal.common.errors import InputError
+from cellsignal.config.options import (
+    add_budget,
+    add_config_options,
+    add_set,
+    config_of,
+    next_command,
+    parse_pairs,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cellsignal.competitions.base import Competition
+
+SHOWN = 15  # groups of a fold table that are printed
+
+
+def add_data_commands(add: Callable) -> None:
+    """Add the parsers of the commands."""
+    add("competitions", competitions, "list the competitions and their protocols")
+    sub = add("download", download, "fetch the data of a competition")
+    sub.add_argument("competition")
+    sub.add_argument("--out", type=Path, help="folder (default data/<competition>)")
+    add_set(sub, "what of it: the competition's README lists its choices")
+    _add_simulate(add("simulate", simulate, "write a simulated copy of a competition"))
+    sub = add("verify", verify, "read every image and row; list everything that is wrong")
+    sub.add_argument("competition", help="its id")
+    sub.add_argument("--root", type=Path, required=True, help="folder of the raw data")
+    sub.add_argument("--workers", type=int, default=2)
+    sub = add("prepare", prepare, "pack the images of a config into its store")
+    add_budget(add_config_options(sub))
+    _add_folds(add("folds", folds, "make a fold table"))
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("competition")
+    parser.add_argument("--out", type=Path, help="folder (default data/<competition>_simulated)")
+    quick = "the copy that the competition's quick config reads: data/<competition>_quick, seed 1"
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--seed", type=int, help="of everything random (default 0)")
+    parser.add_argument("--size", type=int, help="side of an image in pixels")
+    parser.add_argument("--classes", type=int, help="number of treatments")
+    add_set(parser, "any other parameter of the simulation")
+
+
+def _add_folds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("competition")
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="CSV (default folds/<competition>.csv)")
+    group = "what a fold must not split (default: the competition's first)"
+    parser.add_argument("--group", help=group)
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--named", help="a published table instead, e.g. first_place")
+    force = "replace a file that holds another table"
+    parser.add_argument("--force", action="store_true", help=force)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def competitions(arguments: argparse.Namespace) -> str:
+    from cellsignal.competitions import competition_ids, get_competition
+
+    for name in competition_ids():
+        c = get_competition(name)
+        print(f"{name}\n  {c.title}")
+        print(f"  channels {', '.join(c.channels)}; {c.metric}; {c.licence}")
+        print(f"  {c.citation}\n  {c.homepage}")
+        for protocol in c.protocols():
+            print(f"  protocol {protocol.id}: {protocol.title}. {protocol.summary}")
+    return f"cellsignal simulate {competition_ids()[0]}"
+
+
+def download(arguments: argparse.Namespace) -> str:
+    from cellsignal.competitions import get_competition
+
+    out = arguments.out or Path("data") / arguments.competition
+    get_competition(arguments.competition).download(out, **parse_pairs(arguments.set, "--set"))
+    return f"cellsignal verify {arguments.competition} --root {out}"
+
+
+def simulate(arguments: argparse.Namespace) -> str:
+    from cellsignal.competitions import get_competition
+    from cellsignal.competitions.base import answers_path
+
+    competition = get_competition(arguments.competition)
+    kind = "quick" if arguments.quick else "simulated"
+    out = arguments.out or Path("data") / f"{competition.id}_{kind}"
+    default_seed = 1 if arguments.quick else 0
+    seed = default_seed if arguments.seed is None else arguments.seed
+    size = dict(competition.quick_simulation) if arguments.quick else {}
+    for name in ("size", "classes"):
+        if getattr(arguments, name) is not None:
+            size[name] = getattr(arguments, name)
+    try:
+        size |= {name: int(value) for name, value in parse_pairs(arguments.set, "--set").items()}
+    except ValueError as error:
+        raise InputError(f"--set: a whole number is needed ({error})") from None
+    if reserved := sorted({"out", "seed", "competition"} & set(size)):
+        raise InputError(
+            f"--set {reserved[0]}: is no parameter of the simulation; see `cellsignal simulate "
+            "--help`"
+        )
+    competition.simulate(out, seed, **size)
+    answers = answers_path(out)
+    print(f"simulated {competition.id} in {out}, answers in {answers}")
+    if arguments.quick and (config := _quick_config(competition)) is not None:
+        return f"cellsignal run {config} --answers {answers}"
+    return f"cellsignal verify {competition.id} --root {out}"
+
+
+def _quick_config(competition: "Competition") -> Path | None:
+    """Return the config in the competition's folder that reads its quick copy."""
+    folder = Path(inspect.getfile(type(competition))).parent
+    reading = f"competition: {competition.id}\n"
+    paths = sorted(folder.glob("quick*.yaml"))
+    path = next((path for path in paths if reading in path.read_text(encoding="utf-8")), None)
+    here = Path.cwd()
+    return path.relative_to(here) if path and path.is_relative_to(here) else path
+
+
+def verify(arguments: argparse.Namespace) -> str:
+    from cellsignal.competitions import get_competition
+    from cellsignal.data.verify import format_problems
+    from cellsignal.data.verify import verify as find_problems
+    from cellsignal.simulation.output import MARKER
+
+    root = arguments.root
+    problems = find_problems(
+        get_competition(arguments.competition), root, workers=arguments.workers
+    )
+    print(format_problems(problems))
+    errors = sum(problem.is_error for problem in problems)
+    if errors:
+        raise InputError(f"{root}: {errors} error{'' if errors == 1 else 's'}, listed above")
+    out = f" --out runs/{root.name}_folds.csv" if (root / MARKER).is_file() else ""
+    return f"cellsignal folds {arguments.competition} --root {root}{out}"
+
+
+def prepare(arguments: argparse.Namespace) -> str:
+    from cellsignal.pipeline import prepare as pack
+
+    config = config_of(arguments)
+    pack(config)
+    if not config.folds.file.is_file():
+        return (
+            f"cellsignal folds {config.competition} --root {config.data.root} "
+            f"--out {config.folds.file}"
+        )
+    return next_command("train", arguments)
+
+
+def folds(arguments: argparse.Namespace) -> str:
+    from cellsignal.competitions import get_competition
+    from cellsignal.data.folds import default_folds_file, make_folds_file
+
+    competition = get_competition(arguments.competition)
+    out = arguments.out or default_folds_file(arguments.competition, arguments.root)
+    table = make_folds_file(
+        arguments.competition,
+        arguments.root,
+        out,
+        group=arguments.group,
+        splits=arguments.splits,
+        seed=arguments.seed,
+        named=arguments.named,
+        force=arguments.force,
+    )
+    print(f"{folds_text(table)}\n\n{out}")
+    if competition.multilabel:
+        print(f"\n{competition.balance_table(table, arguments.root)}")
+    return f"cellsignal run {_config_for(arguments.competition, out)}"
+
+
+def folds_text(table: "pd.DataFrame") -> str:
+    """Return a fold table in at most 25 lines: its folds, and its rows where they are few.
+
+    The second column is the fold group. Fold -1 is never held out, -2 is kept for the test.
+    """
+    if len(table) <= SHOWN:
+        return table.to_string(index=False)
+    group = table.columns[1]
+    folds = table.groupby("fold", sort=True)
+    summary = folds[group].nunique().rename(f"{group}s").to_frame()
+    summary["rows"] = folds.size()
+    if "n" in table:
+        summary["n"] = folds["n"].sum()
+    summary["first"] = folds[group].first()
+    summary = summary.rename(index={-1: "in training alone", -2: "kept for the test"})
+    return summary.head(SHOWN).reset_index().to_string(index=False)
+
+
+def _config_for(competition: str, folds_file: Path) -> str:
+    """Return the first committed config that reads a fold table, or any of the competition."""
+    paths = sorted(Path("configs").glob(f"{competition}*/*.yaml"))
+    reading = [path for path in paths if str(folds_file) in path.read_text(encoding="utf-8")]
+    return str(next(iter(reading or paths), "CONFIG.yaml"))

@@ -1,0 +1,162 @@
+"""The commands from a trained run to the leaderboard: predict, oof, submit, score, leaderboard."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from cellsignal.common.errors import InputError
+from cellsignal.config.options import (
+    YAML,
+    add_budget,
+    add_changes,
+    add_config_options,
+    add_sources,
+    config_of,
+    configs_of,
+    next_command,
+    parse_pairs,
+)
+
+LEADERBOARD = Path("submissions/leaderboard.csv")
+
+
+def add_prediction_commands(add: Callable) -> None:
+    """Add the parsers of the commands."""
+    sub = add("predict", predict, "predict out-of-fold and test samples of a trained config")
+    add_budget(add_config_options(sub))
+    sub = add("oof", oof, "print out-of-fold scores of every seed, and of all merged")
+    add_sources(sub)
+    sub.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
+    add_submit(add("submit", submit, "merge predictions into a submission"))
+    add_score(add("score", score, "score a submission, and note it on the leaderboard"))
+    sub = add("leaderboard", leaderboard, "print the local leaderboard")
+    sub.add_argument("competition", nargs="?")
+    sub.add_argument("--leaderboard", type=Path, default=LEADERBOARD)
+
+
+def add_submit(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `submit`."""
+    add_budget(add_sources(parser))
+    out = "CSV (default submissions/<runs>.csv, of many runs shortened by a hash)"
+    parser.add_argument("--out", type=Path, help=out)
+    parser.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="RUN=NUMBER",
+        help="weight of a run, or of all seeds of a run's name, in the mean (default 1)",
+    )
+    parser.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
+    merges = ["logits", "probabilities", "geometric"]
+    parser.add_argument("--merge", choices=merges, help="how views, sites, models are averaged")
+    parser.add_argument("--pool", choices=["target", "well"], help="what shares one prediction")
+    kinds = ["none", "groups", "hungarian", "sinkhorn"]
+    parser.add_argument("--assignment", choices=kinds, help="how the layout of the plates is used")
+    groups = "groups of plates (experiment, plate, group)"
+    parser.add_argument("--groups", type=Path, metavar="CSV", help=groups)
+    parser.add_argument(
+        "--leaderboard",
+        type=Path,
+        default=LEADERBOARD,
+        help="a submission that stands on it is not replaced by another",
+    )
+    force = "replace a submission that stands on the leaderboard"
+    parser.add_argument("--force", action="store_true", help=force)
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `score`."""
+    what = "submission (.csv); or a config or run whose protocol has parts (wilds)"
+    parser.add_argument("submission", help=what)
+    add_changes(parser)
+    parser.add_argument("--answers", type=Path, required=True)
+    parser.add_argument("--competition", help="its id (default: told by the columns)")
+    root = "folder of the raw data: scores its sample submission as a control"
+    parser.add_argument("--root", type=Path, help=root)
+    parser.add_argument("--name", help="name on the leaderboard (default: the file's)")
+    parser.add_argument("--leaderboard", type=Path, default=LEADERBOARD)
+
+
+def predict(arguments: argparse.Namespace) -> str:
+    from cellsignal.prediction.predict import predict as predict_config
+
+    for config in configs_of(arguments):
+        for path in predict_config(config):
+            print(path)
+    return next_command("oof", arguments)
+
+
+def oof(arguments: argparse.Namespace) -> str:
+    from cellsignal.prediction.sources import out_of_fold_table, read_sources
+
+    sources = read_sources(arguments.sources, arguments.set, arguments.seeds)
+    print(out_of_fold_table(sources, arguments.root))
+    return next_command("submit", arguments)
+
+
+def submit(arguments: argparse.Namespace) -> str:
+    from cellsignal.common.stopping import Stop
+    from cellsignal.competitions.base import answers_path
+    from cellsignal.evaluation.ladder import ladder_text
+    from cellsignal.prediction.sources import read_sources, submit_sources
+
+    Stop().check("submit", saved="predictions")
+    weights = _weights(arguments)
+    options = {key: getattr(arguments, key) for key in ("merge", "pool", "assignment", "groups")}
+    out, steps, entry = submit_sources(
+        read_sources(arguments.sources, arguments.set, arguments.seeds),
+        arguments.out,
+        weights=weights,
+        root=arguments.root,
+        changed={key: value for key, value in options.items() if value is not None},
+        leaderboard=arguments.leaderboard,
+        force=arguments.force,
+    )
+    print(f"{ladder_text(steps)}\n\n{out}" if steps else out)
+    answers = answers_path(entry.root.absolute())
+    if answers.is_file():
+        return f"cellsignal score {out} --answers {answers} --root {entry.root}"
+    return f"cellsignal leaderboard {entry.competition.id}"
+
+
+def _weights(arguments: argparse.Namespace) -> dict[str, float]:
+    try:
+        return {
+            run: float(number) for run, number in parse_pairs(arguments.weight, "--weight").items()
+        }
+    except ValueError as error:
+        raise InputError(f"--weight: {error}") from None
+
+
+def score(arguments: argparse.Namespace) -> str:
+    from cellsignal.evaluation.score_file import format_scores, guess_competition
+    from cellsignal.evaluation.score_file import score as score_file
+
+    path = Path(arguments.submission)
+    if path.suffix in YAML or not (path.suffix or path.is_file()):
+        return _score_protocol(arguments)
+    table = score_file(
+        path,
+        arguments.answers,
+        arguments.competition,
+        leaderboard=arguments.leaderboard,
+        root=arguments.root,
+        name=arguments.name,
+    )
+    print(format_scores(table))
+    return f"cellsignal leaderboard {arguments.competition or guess_competition(path).id}"
+
+
+def _score_protocol(arguments: argparse.Namespace) -> str:
+    from cellsignal.prediction.sources import protocol_table
+
+    arguments.config = arguments.submission
+    print(protocol_table(config_of(arguments), arguments.answers))
+    return "cellsignal runs"
+
+
+def leaderboard(arguments: argparse.Namespace) -> str:
+    from cellsignal.evaluation.score_file import show_leaderboard
+
+    print(show_leaderboard(arguments.competition, arguments.leaderboard))
+    return "cellsignal runs"
