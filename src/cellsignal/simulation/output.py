@@ -91,15 +91,34 @@ def simulator(simulate: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
+def check_sizes(
+    competition: str, sizes: dict[str, int], ranges: dict[str, tuple[int, int | None]]
+) -> None:
+    """Hold the sizes of a simulation to their ranges (least, most); None is no upper limit.
+
+    Raises:
+        InputError: a size is outside; names it and its range.
+    """
+    for name, (least, most) in ranges.items():
+        if sizes[name] < least or (most is not None and sizes[name] > most):
+            limits = f"at least {least}" if most is None else f"{least} to {most}"
+            raise InputError(f"simulate {competition}: {name} is {sizes[name]}, {limits} needed")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write bytes to `path`, whose folder must exist."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write (H, W) gray or (H, W, 3) RGB uint8 as a PNG, compressed lightly. Its folder must exist."""
     image = image if image.ndim == 2 else np.ascontiguousarray(image[:, :, ::-1])
     done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done, path
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise InputError(f"{path}: could not be written ({error.strerror or error})") from error
+    write_file(path, data)
 
 
 def run_jobs(draw: Callable[[Any], int], jobs: Iterable[Any], total: int, workers: int) -> None:

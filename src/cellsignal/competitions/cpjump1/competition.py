@@ -1,17 +1,4 @@
-"""CPJUMP1 as a competition: which compound, guide or ORF did a well get?
-
-Input: five fluorescent 16-bit planes of a field (AGP, DNA, ER, Mito, RNA), 1080x1080, nine fields a
-well, 384 wells a plate. Label: the perturbation (`pert_iname` of a compound; `gene (crispr)`, `gene
-(orf)`). Metadata: two cell lines, times, three modalities that hit the same genes, replicate plates
-of one layout each. The layout under the root is the bucket's own (see `metadata`).
-
-Replicate plates share one layout, so a well's place on the plate gives its label away, and plates
-do have position effects: any score by `plate` or `well_id` must stand beside that of a classifier
-that sees the position alone. Simulated test plates have another layout.
-
-Licence: CC0 1.0. Source: Chandrasekaran et al., Nature Methods 21:1114 (2024), data set
-cpg0000-jump-pilot of the Cell Painting Gallery.
-"""
+"""CPJUMP1 as a competition: which compound, guide or ORF did a well get?"""
 
 import logging
 from pathlib import Path
@@ -21,31 +8,48 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import numbers, read_choices, texts
+from cellsignal.competitions.cpjump1.images import join_fields, measure_plates, read_field
 from cellsignal.competitions.cpjump1.metadata import (
     CHANNELS,
     HIDDEN,
     LOAD_DATA,
-    PLATEMAPS,
-    join_fields,
-    read_layout,
-    read_platemaps,
+    read_answers,
+    read_known_wells,
+    read_layouts,
     read_plates,
     stated,
 )
-from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
 
 log = logging.getLogger(__name__)
 
+_POSITION = (
+    "Replicates stand in one position on every plate: compare with a classifier that sees the "
+    "position alone."
+)
+
 
 @register
 class Cpjump1(Competition):
-    """See the module's docstring."""
+    """The same genes hit by compounds, CRISPR guides and ORFs, in Cell Painting.
+
+    Input: five fluorescent 16-bit planes of a field (AGP, DNA, ER, Mito, RNA), 1080x1080, nine
+    fields a well, 384 wells a plate.
+    Label: the perturbation: `pert_iname` of a compound, `gene (crispr)`, `gene (orf)`.
+    Metadata: two cell lines, two times, three modalities, replicate plates of one layout each; see
+    `metadata` for the layout under the root.
+    Licence: CC0 1.0.
+    Paper: Chandrasekaran et al., Nature Methods 21:1114 (2024); data set cpg0000-jump-pilot of the
+    Cell Painting Gallery.
+
+    Replicate plates share one layout, so a well's position gives its label away, and plates do have
+    position effects. Read any score by `plate` or `well_id` beside that of a classifier that sees
+    the position alone. Simulated test plates have another layout.
+    """
 
     id = "cpjump1"
     title = "CPJUMP1: compounds, CRISPR and ORF in Cell Painting"
@@ -60,7 +64,10 @@ class Cpjump1(Competition):
         compounds=516,
         cell_types=2,
         sites=tuple(range(1, 10)),
-        source="the 51 plates of 2020_11_04_CPJUMP1 in experiment-metadata.tsv, eight planes a field, dealt by the JUMP-Target-1 platemaps",
+        source=(
+            "the 51 plates of 2020_11_04_CPJUMP1 in experiment-metadata.tsv, eight planes a field, "
+            "dealt by the JUMP-Target-1 platemaps"
+        ),
     )
     id_column = "well_id"
     target_column = "perturbation"
@@ -68,7 +75,10 @@ class Cpjump1(Competition):
     default_folds = "replicates"
     metric = "accuracy"
     licence = "CC0 1.0"
-    citation = "Chandrasekaran et al., Three million images and morphological profiles of cells, Nature Methods 21:1114 (2024); cpg0000-jump-pilot"
+    citation = (
+        "Chandrasekaran et al., Three million images and morphological profiles of cells, "
+        "Nature Methods 21:1114 (2024); cpg0000-jump-pilot"
+    )
     homepage = "https://github.com/jump-cellpainting/2024_Chandrasekaran_NatureMethods"
     quick_simulation: ClassVar = {"cell_types": 1}
     tiny_simulation: ClassVar = {
@@ -84,45 +94,28 @@ class Cpjump1(Competition):
     }
 
     def samples(self, root: Path) -> pd.DataFrame:
-        """One row a field with a file on disk. Rows of load_data.csv without any are left out, and
-        files without a row are no samples: a log line names them.
+        """Return one row a field with a file on disk.
+
+        A log line counts the rows without a file and the files without a row; both are left out.
         """
         root = Path(root)
-        table = _fields_with_layout(root)
-        names = _class_names(table)
-        index = {name: label for label, name in enumerate(names)}
-        index |= {
-            (role, name): len(names) + label
-            for label, (role, name) in enumerate(_control_names(table))
-        }
-        known = table.split == "train"
-        keys = [
-            name if role == "treatment" else (role, name if role == "positive_control" else "")
-            for name, role in zip(table.name, table.role, strict=True)
-        ]
-        well = table.plate + "_" + table.well
+        table = _read_fields(root)
+        is_known = table.split == "train"
+        well_id = table.plate + "_" + table.well
         frame = pd.DataFrame(
             {
-                "sample_id": well + "_s" + table.site.astype(str),
-                "target_id": well,
-                "well_id": well,
-                "experiment": table.batch
-                + "_"
-                + table.cell_type
-                + "_"
-                + table.time
-                + "h_"
-                + table.modality,
+                "sample_id": well_id + "_s" + table.site.astype(str),
+                "target_id": well_id,
+                "well_id": well_id,
+                "experiment": table.experiment,
                 "plate": table.plate,
                 "well": table.well,
                 "site": table.site,
                 "cell_type": table.cell_type,
-                "label": [
-                    index[key] if inside else None for key, inside in zip(keys, known, strict=True)
-                ],
+                "label": _labels(table).where(is_known),
                 "role": table.role,
-                "compound": table["compound"].where(known, None),
-                "treatment": table.treatment.where(known, None),
+                "compound": table["compound"].where(is_known, None),
+                "treatment": table.treatment.where(is_known, None),
                 "split": table.split,
                 "files": table.files,
                 "origin": table.origin,
@@ -131,8 +124,8 @@ class Cpjump1(Competition):
         return check_samples(frame, root)
 
     def classes(self, root: Path) -> tuple[str, ...]:
-        """The perturbations of the treated wells with a known layout that have an image."""
-        return _class_names(_fields_with_layout(Path(root)))
+        """Return the perturbations of the treated wells with a known layout that have an image."""
+        return _class_names(_read_fields(Path(root)))
 
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str]:
         rows = join_fields(root).rows
@@ -145,86 +138,81 @@ class Cpjump1(Competition):
         plate = Path(files[0]).parts[-3].split("__")[0]
         return read_field(root, files, find_calibration(self.calibration, self.id, plate), shape)
 
-    def stated(self, name: str) -> dict[str, str]:
-        return stated(name)
+    stated = staticmethod(stated)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples, classes = self.samples(root), self.classes(root)
         hidden = samples.well_id[(samples.split == "test") & (samples.role == "treatment")]
-        return pd.DataFrame(
-            {self.id_column: sorted(hidden.unique()), self.target_column: classes[0]}, dtype=object
-        )
+        columns = {self.id_column: sorted(hidden.unique()), self.target_column: classes[0]}
+        return pd.DataFrame(columns, dtype=object)
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """CSV with well_id (`<plate>_<well>`) and perturbation, and cell_type where known. Every
-        row is `private`.
+        """Read a CSV with well_id (`<plate>_<well>`), perturbation and, if known, cell_type.
+
+        Every row is `private`.
         """
         return read_answers(Path(path), self.id_column, self.target_column)
 
     def treatments(self, root: Path) -> pd.DataFrame:
-        root = Path(root)
-        plates, parts = read_plates(root), []
-        for batch in sorted(
-            {batch for batch, _ in plates.index if (root / PLATEMAPS / batch).is_dir()}
-        ):
-            maps = read_platemaps(root, batch)
-            used = {
-                (maps[plate], plates.modality[batch, plate])
-                for b, plate in plates.index
-                if b == batch and plate in maps
-            }
-            parts += [read_layout(root, batch, *pair) for pair in sorted(used)]
-        if not parts:
-            raise InputError(f"{root}: no platemap of a plate in the experiment metadata")
-        table = pd.concat(parts, ignore_index=True)
         columns = ["treatment", "compound", "role", "targets", "modality"]
-        table = table[table.treatment != HIDDEN][columns].drop_duplicates(["treatment", "modality"])
+        wells = read_known_wells(Path(root)).sort_values(
+            ["batch", "platemap", "modality"], kind="stable"
+        )
+        table = wells[columns].drop_duplicates(["treatment", "modality"])
         table["compound"] = table["compound"].astype(object).where(table["compound"].notna(), None)
         return table.sort_values(["modality", "treatment"], ignore_index=True)
 
     def profile_wells(self, root: Path) -> pd.DataFrame:
-        """The wells of the samples and those of all plates with a platemap, whether or not their
-        images are there.
-        """
-        from cellsignal.competitions.cpjump1.wells import layout_wells
+        """Return the wells of the samples, and those of all plates with a platemap.
 
-        known = layout_wells(Path(root))
+        The latter need have no images.
+        """
+        columns = [
+            "well_id",
+            "experiment",
+            "plate",
+            "well",
+            "role",
+            "compound",
+            "treatment",
+            "cell_type",
+        ]
+        known = read_known_wells(Path(root))
+        known = known.assign(well_id=known.plate + "_" + known.well)[columns]
+        # a plate that was imaged again stands in a batch of its own, with the same layout
+        known = known.drop_duplicates("well_id", ignore_index=True)
         if not (Path(root) / LOAD_DATA).is_dir():
             return known
         wells = super().profile_wells(root)
-        return pd.concat([wells, known[~known.well_id.isin(set(wells.well_id))]], ignore_index=True)
+        return pd.concat([wells, known[~known.well_id.isin(wells.well_id)]], ignore_index=True)
 
     def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
-        """`replicates`: fold k holds out the k-th plate (by barcode) of each experiment; a plate
-        without a replicate is never held out.
+        """Return `replicates`: fold k holds out the k-th plate (by barcode) of each experiment.
+
+        A plate without a replicate is never held out.
         """
         if name != "replicates":
             raise InputError(f"{self.id}: has the fold table 'replicates', not {name!r}")
-        inside = samples[
-            (samples.split == "train") & (samples.role == "treatment")
-        ].drop_duplicates("target_id")
-        rows = inside.groupby(["experiment", "plate", "cell_type"]).size().rename("n").reset_index()
-        grouped = rows.groupby("experiment").plate
-        rows["fold"] = grouped.cumcount().where(grouped.transform("size") > 1, -1)
-        return rows[["fold", "plate", "cell_type", "experiment", "n"]].sort_values(
-            ["fold", "plate"], ignore_index=True
-        )
+        is_labelled = (samples.split == "train") & (samples.role == "treatment")
+        wells = samples[is_labelled].drop_duplicates("target_id")
+        rows = wells.groupby(["experiment", "plate", "cell_type"]).size().rename("n").reset_index()
+        plates = rows.groupby("experiment").plate
+        rows["fold"] = plates.cumcount().where(plates.transform("size") > 1, -1)
+        columns = ["fold", "plate", "cell_type", "experiment", "n"]
+        return rows[columns].sort_values(["fold", "plate"], ignore_index=True)
 
     def protocols(self) -> tuple[Protocol, ...]:
-        position = "Replicates stand in one position on every plate: compare with a classifier that sees the position alone."
+        note = f"The plate itself is in training, so it flatters. {_POSITION}"
         return (
-            Protocol("plate", "replicate plates held out", "plate", position),
-            Protocol(
-                "well",
-                "wells held out",
-                "well_id",
-                f"The plate itself is in training, so it flatters. {position}",
-            ),
+            Protocol("plate", "replicate plates held out", "plate", _POSITION),
+            Protocol("well", "wells held out", "well_id", note),
         )
 
     def download(self, out: Path, **choices: str) -> None:
-        """All metadata (2 MB) and the first field of every well of plate BR00116991: 1,920 planes,
-        up to 4.5 GB; or what is chosen by plates, channels, wells, sites (numbers, or all), batch.
+        """Fetch all metadata (2 MB) and the first field of every well of plate BR00116991.
+
+        These are 1,920 planes, up to 4.5 GB. Other choices: plates, channels, wells, sites
+        (numbers, or all), batch.
         """
         from cellsignal.competitions.cpjump1.download import download
 
@@ -237,41 +225,20 @@ class Cpjump1(Competition):
         simulate_cpjump1(Path(out), seed, **size)
 
 
-def read_answers(path: Path, id_column: str, target_column: str) -> pd.DataFrame:
-    """The answers of wells named `<plate>_<well>`, with plate, and cell_type where the file has it.
+def _read_fields(root: Path) -> pd.DataFrame:
+    """Return every field on disk, with what its plate is and what its well got.
 
-    Raises:
-        InputError: an id that is empty, doubled or no such name, or an empty target; names the row.
-    """
-    frame = read_table(path, (id_column, target_column))
-    if frame.empty:
-        raise InputError(f"{path}: holds a header and no rows")
-    place = frame[id_column].str.rpartition("_")
-    ids = frame[id_column].where(place[0] == "", place[0] + "_" + normalise_wells(place[2]))
-    refuse_rows(
-        path, frame, ~ids.str.fullmatch(r".+_[A-P]\d\d"), id_column, "is not <plate>_<well>"
-    )
-    refuse_rows(path, frame, ids.duplicated(), id_column, "stands twice")
-    if "cell_type" in frame:
-        refuse_rows(path, frame, frame.cell_type == "", "cell_type", "is empty")
-    frame = frame.assign(**{id_column: ids}).reset_index(drop=True)
-    more = {"cell_type": frame.cell_type} if "cell_type" in frame else {}
-    return frame[[id_column, target_column]].assign(
-        leaderboard="private", plate=place[0].to_numpy(), **more
-    )
-
-
-def _fields_with_layout(root: Path) -> pd.DataFrame:
-    """Every field on disk: the columns of `metadata.join_fields`, what its plate is and what its
-    well got, `name` (of its class) and split.
+    Columns: those of `join_fields`, `read_plates` and `read_layout`, experiment, split, and name
+    (of the class).
     """
     fields = join_fields(root)
-    for found, what in (
-        (fields.without_file, "rows of load_data.csv without a file were left out"),
-        (fields.without_row, "files have no row"),
-    ):
-        if found:
-            log.warning("%s: %d %s, first %s", root, len(found), what, found[0])
+    lists = {
+        "rows of load_data.csv without a file were left out": fields.without_file,
+        "files have no row": fields.without_row,
+    }
+    for what, names in lists.items():
+        if names:
+            log.warning("%s: %d %s, first %s", root, len(names), what, names[0])
     if fields.rows.empty and not fields.without_file:
         raise InputError(f"{root / LOAD_DATA}: every load_data.csv has its header alone, no row")
     if fields.rows.empty:
@@ -281,60 +248,50 @@ def _fields_with_layout(root: Path) -> pd.DataFrame:
         )
     plates = read_plates(root)
     table = fields.rows.join(plates, on=["batch", "plate"])
-    bare = table.modality.isna()
-    if bare.any():
+    unknown = table[table.modality.isna()]
+    if len(unknown):
         raise InputError(
-            f"{root}: plate {table.plate[bare].iloc[0]} of batch {table.batch[bare].iloc[0]} has "
-            "images and no row in the experiment metadata"
+            f"{root}: plate {unknown.plate.iloc[0]} of batch {unknown.batch.iloc[0]} has images "
+            "and no row in the experiment metadata"
         )
-    maps = {
-        (batch, plate): name
-        for batch in table.batch.unique()
-        for plate, name in read_platemaps(root, batch).items()
-    }
-    table["platemap"] = [maps.get(pair, "") for pair in zip(table.batch, table.plate, strict=True)]
-    groups = table.groupby(["batch", "platemap", "modality"], sort=False)
-    table = pd.concat(
-        [_with_layout(root, rows, *key) for key, rows in groups], ignore_index=True
-    ).sort_values(["plate", "well", "site"], ignore_index=True)
+    imaged = plates[plates.index.isin(pd.MultiIndex.from_frame(table[["batch", "plate"]]))]
+    table = _join_layouts(root, table, read_layouts(root, imaged))
     table["split"] = np.where(table.treatment == HIDDEN, "test", "train").astype(object)
     suffix = table.modality.map({"compound": "", "crispr": " (crispr)", "orf": " (orf)"})
-    return table.assign(name=table["compound"].fillna("") + suffix)
+    table["name"] = table["compound"].fillna("") + suffix
+    times = table.cell_type + "_" + table.time + "h_" + table.modality
+    table["experiment"] = table.batch + "_" + times
+    return table.sort_values(["plate", "well", "site"], ignore_index=True)
 
 
-def _with_layout(
-    root: Path, rows: pd.DataFrame, batch: str, platemap: str, modality: str
-) -> pd.DataFrame:
-    """The fields of all plates of one layout with what their wells got; all hidden where there is
-    no platemap.
-    """
-    if not platemap:
-        return rows.assign(
-            treatment=HIDDEN, compound=None, role="treatment", targets=[()] * len(rows)
-        )
-    joined = rows.merge(
-        read_layout(root, batch, platemap, modality).drop(columns="modality"),
-        on="well",
-        how="left",
-        validate="many_to_one",
-    )
-    if joined.treatment.isna().any():
-        lacking = joined[joined.treatment.isna()].iloc[0]
+def _join_layouts(root: Path, fields: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
+    """Add what each well got; the wells of plates without a platemap are hidden."""
+    if layouts.empty:
+        return fields.assign(treatment=HIDDEN, compound=None, role="treatment")
+    platemaps = layouts.drop_duplicates(["batch", "plate"])[["batch", "plate", "platemap"]]
+    columns = ["batch", "plate", "well", "treatment", "compound", "role"]
+    table = fields.merge(platemaps, on=["batch", "plate"], how="left")
+    table = table.merge(layouts[columns], on=["batch", "plate", "well"], how="left")
+    lacking = table[table.treatment.isna() & table.platemap.notna()]
+    if len(lacking):
+        row = lacking.iloc[0]
         raise InputError(
-            f"{root}: platemap {platemap} of plate {lacking.plate} lacks the well {lacking.well}"
+            f"{root}: platemap {row.platemap} of plate {row.plate} lacks the well {row.well}"
         )
-    return joined
+    return table.fillna({"treatment": HIDDEN, "role": "treatment"})
 
 
 def _class_names(table: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(
-        sorted(table.name[(table.split == "train") & (table.role == "treatment")].unique())
-    )
+    is_class = (table.split == "train") & (table.role == "treatment")
+    return tuple(sorted(table.name[is_class].unique()))
 
 
-def _control_names(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """What labels beyond the classes stand for: each positive control, then the negative ones
-    together.
-    """
+def _labels(table: pd.DataFrame) -> pd.Series:
+    """Return class numbers; beyond the classes each positive control, then all negative ones."""
+    classes = _class_names(table)
     positive = sorted(table.name[table.role == "positive_control"].unique())
-    return [*(("positive_control", name) for name in positive), ("negative_control", "")]
+    class_of = {name: number for number, name in enumerate(classes)}
+    control_of = {name: number for number, name in enumerate(positive, len(classes))}
+    labels = table.name.map(class_of)
+    labels = labels.where(table.role != "positive_control", table.name.map(control_of))
+    return labels.where(table.role != "negative_control", len(classes) + len(positive))

@@ -1,18 +1,4 @@
-"""The course project on one CPJUMP1 plate: the 50 most frequent names of plate BR00116991, by their
-RNA channel.
-
-Input: RNA planes, 16-bit TIFF, 1080x1080, up to nine a well, A549 cells after 24 h. Label:
-`Metadata_pert_iname`; DMSO (64 wells) is a class, as in the course, and so a treatment here. Layout
-under the root: `images/r##c##f##*.tiff`, `metadata.csv` (FileName_OrigRNA in any case,
-Metadata_pert_iname, Metadata_Well, Metadata_Plate) and, where labels are hidden, `test.csv` with
-the same columns but the name.
-
-Files and rows are joined by the key r..c..f.. in their names. 284 of the plate's 303 names have one
-well: such a class can be learnt and never tested by well (fold -1), and its label is the well's
-position.
-
-Licence: CC0 1.0. Source: as `competition`.
-"""
+"""The course project on one CPJUMP1 plate: which of 50 compounds did a well get?"""
 
 import logging
 from pathlib import Path
@@ -26,9 +12,8 @@ from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
-from cellsignal.competitions.cpjump1.competition import read_answers
-from cellsignal.competitions.cpjump1.metadata import CHANNELS, keys_of, stated
-from cellsignal.competitions.cpjump1.planes import measure_plates, read_field
+from cellsignal.competitions.cpjump1.images import measure_plates, read_field
+from cellsignal.competitions.cpjump1.metadata import CHANNELS, keys_of, read_answers, stated
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.competitions.stated import Places, refuse_misstated
@@ -40,11 +25,24 @@ SOLVENT = "DMSO"  # what a well without a name got
 _COLUMNS = ("FileName_OrigRNA", "Metadata_Well", "Metadata_Plate")
 _NAME = "Metadata_pert_iname"
 _CALIBRATION = "plate"
+SUFFIXES = (".tif", ".tiff")
 
 
 @register
 class Cpjump1Course(Competition):
-    """See the module's docstring."""
+    """The 50 most frequent names of plate BR00116991, by their RNA channel.
+
+    Input: RNA planes, 16-bit TIFF, 1080x1080, up to nine a well, A549 cells after 24 h.
+    Label: `Metadata_pert_iname`. DMSO (64 wells) is a class, as in the course, and so a treatment.
+    Metadata: `metadata.csv` (FileName_OrigRNA in any case, Metadata_pert_iname, Metadata_Well,
+    Metadata_Plate) and, if labels are hidden, `test.csv` with the same columns but the name. The
+    images are `images/r##c##f##*.tiff`; rows and files are joined by that key in their names.
+    Licence: CC0 1.0.
+    Paper: as `Cpjump1`.
+
+    284 of the plate's 303 names have one well. Such a class can be learnt and never be tested by
+    well (fold -1), and its label is the well's position.
+    """
 
     id = "cpjump1_course"
     title = "CPJUMP1, the course project: 50 compounds of one plate by their RNA channel"
@@ -56,14 +54,20 @@ class Cpjump1Course(Competition):
         classes=N_CLASSES,
         compounds=N_CLASSES,
         sites=tuple(range(1, 10)),
-        source="plate BR00116991: 64 wells of DMSO, 36 of the 18 other names with several wells, 31 of names with one; nine fields each",
+        source=(
+            "plate BR00116991: 64 wells of DMSO, 36 of the 18 other names with several wells, 31 "
+            "of names with one; nine fields each"
+        ),
     )
     id_column = "well_id"
     target_column = "pert_iname"
     fold_groups = ("well_id",)
     metric = "accuracy"
     licence = "CC0 1.0"
-    citation = "Chandrasekaran et al., Three million images and morphological profiles of cells, Nature Methods 21:1114 (2024); plate BR00116991"
+    citation = (
+        "Chandrasekaran et al., Three million images and morphological profiles of cells, "
+        "Nature Methods 21:1114 (2024); plate BR00116991"
+    )
     homepage = "https://github.com/jump-cellpainting/2024_Chandrasekaran_NatureMethods"
     tiny_simulation: ClassVar = {
         "compounds": 8,
@@ -75,31 +79,31 @@ class Cpjump1Course(Competition):
     }
 
     def samples(self, root: Path) -> pd.DataFrame:
-        """One row an image of a class. Rows without a file, files without a row and rows of other
-        classes are left out; a log line counts them.
+        """Return one row an image of a class.
+
+        Rows without a file, files without a row and rows of other classes are left out; a log line
+        counts them.
         """
         root = Path(root)
-        table = _joined(root)
-        classes = _most_frequent(table)
-        index = {name: label for label, name in enumerate(sorted(classes))}
-        known = table.split == "train"
-        table = table[~known | table.name.isin(index)].reset_index(drop=True)
-        known = table.split == "train"
-        well = table.plate + "_" + table.well
+        table = _read_images(root)
+        label_of = {name: label for label, name in enumerate(_class_names(table))}
+        table = table[(table.split == "test") | table.name.isin(label_of)].reset_index(drop=True)
+        name = table.name.where(table.split == "train", None)
+        well_id = table.plate + "_" + table.well
         frame = pd.DataFrame(
             {
-                "sample_id": well + "_s" + table.site.astype(str),
-                "target_id": well,
-                "well_id": well,
+                "sample_id": well_id + "_s" + table.site.astype(str),
+                "target_id": well_id,
+                "well_id": well_id,
                 "experiment": table.plate,
                 "plate": table.plate,
                 "well": table.well,
                 "site": table.site,
                 "cell_type": "A549",
-                "label": table.name.where(known, None).map(index),
+                "label": name.map(label_of),
                 "role": "treatment",
-                "compound": table.name.where(known, None),
-                "treatment": table.name.where(known, None),
+                "compound": name,
+                "treatment": name,
                 "split": table.split,
                 "files": table.files,
                 "origin": table.origin,
@@ -108,13 +112,14 @@ class Cpjump1Course(Competition):
         return check_samples(frame, root, self)
 
     def classes(self, root: Path) -> tuple[str, ...]:
-        """The 50 names with most images (of equals the first in the alphabet), or all where there
-        are fewer; in the order of the alphabet.
+        """Return the 50 names with most images, or all if there are fewer, sorted.
+
+        Of names with equally many images the first in the alphabet is taken.
         """
-        return tuple(sorted(_most_frequent(_joined(Path(root)))))
+        return _class_names(_read_images(Path(root)))
 
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str]:
-        rows = _joined(root)
+        rows = _read_images(root)
         hashes = measure_plates(root, folder, {_CALIBRATION: rows.files.to_list()}, workers)
         return dict.fromkeys(rows.plate.unique(), hashes[_CALIBRATION])
 
@@ -130,16 +135,12 @@ class Cpjump1Course(Competition):
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples, classes = self.samples(root), self.classes(root)
-        return pd.DataFrame(
-            {
-                self.id_column: sorted(samples.well_id[samples.split == "test"].unique()),
-                self.target_column: classes[0],
-            },
-            dtype=object,
-        )
+        ids = sorted(samples.well_id[samples.split == "test"].unique())
+        columns = {self.id_column: ids, self.target_column: classes[0]}
+        return pd.DataFrame(columns, dtype=object)
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """CSV with well_id (`<plate>_<well>`) and pert_iname. Every row is `private`."""
+        """Read a CSV with well_id (`<plate>_<well>`) and pert_iname. Every row is `private`."""
         return read_answers(Path(path), self.id_column, self.target_column)
 
     def protocols(self) -> tuple[Protocol, ...]:
@@ -152,15 +153,14 @@ class Cpjump1Course(Competition):
         return (Protocol("well", "wells held out", "well_id", note),)
 
     def download(self, out: Path, **choices: str) -> None:
-        """The RNA planes of plate BR00116991 (3,456, up to 8.1 GB), or of another `plate`, all or
-        some `wells`, and a metadata.csv made of its tables. See `download.download_course`.
+        """Fetch the RNA planes of plate BR00116991 (3,456, up to 8.1 GB) and its metadata.csv.
+
+        Other choices: plate, wells, batch.
         """
         from cellsignal.competitions.cpjump1.download import download_course
 
-        download_course(
-            Path(out),
-            **read_choices(self.id, choices, {"plate": str, "wells": texts, "batch": str}),
-        )
+        kinds = {"plate": str, "wells": texts, "batch": str}
+        download_course(Path(out), **read_choices(self.id, choices, kinds))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
         from cellsignal.competitions.cpjump1.simulate import simulate_course
@@ -168,9 +168,10 @@ class Cpjump1Course(Competition):
         simulate_course(Path(out), seed, **size)
 
 
-def _joined(root: Path) -> pd.DataFrame:
-    """Rows and files that share a key: columns plate, well, site, name, split, files; sorted by
-    key.
+def _read_images(root: Path) -> pd.DataFrame:
+    """Return the rows that have a file, sorted by key.
+
+    Columns: key, plate, well, site, name, split, origin, files.
     """
     parts = [_read_rows(root / "metadata.csv", "train")]
     if (root / "test.csv").is_file():
@@ -178,82 +179,78 @@ def _joined(root: Path) -> pd.DataFrame:
     rows = pd.concat(parts, ignore_index=True)
     doubled = rows.key.duplicated()
     Places(root, rows).refuse(doubled, lambda row: f"another row has the key {rows.key[row]}, too")
-    if rows.plate.nunique() > 1:
-        raise InputError(
-            f"{root / 'metadata.csv'}: plates {', '.join(sorted(rows.plate.unique())[:3])}; this "
-            "competition has one plate"
-        )
-    files = _files(root)
-    bare, orphans = rows.key[~rows.key.isin(set(files))], sorted(set(files) - set(rows.key))
-    if len(bare):
-        log.warning(
-            "%s: %d rows without a file were left out, first %s", root, len(bare), bare.iloc[0]
-        )
-    if orphans:
-        log.warning(
-            "%s: %d files without a row were left out, first %s",
-            root,
-            len(orphans),
-            files[orphans[0]],
-        )
-    rows = rows[rows.key.isin(set(files))].sort_values("key", ignore_index=True)
-    if rows.empty:
+    plates = sorted(rows.plate.unique())
+    if len(plates) > 1:
+        names = ", ".join(plates[:3])
+        raise InputError(f"{root / 'metadata.csv'}: plates {names}; this competition has one plate")
+    file_of = _list_files(root)
+    has_file = rows.key.isin(set(file_of))
+    lists = {
+        "rows without a file": rows.key[~has_file].to_list(),
+        "files without a row": [file_of[key] for key in sorted(set(file_of) - set(rows.key))],
+    }
+    for what, names in lists.items():
+        if names:
+            log.warning("%s: %d %s were left out, first %s", root, len(names), what, names[0])
+    if not has_file.any():
+        first = rows.key.iloc[0] if len(rows) else "none"
         raise InputError(
             f"{root}: none of the rows of metadata.csv has a file in {root / 'images'}, first "
-            f"{bare.iloc[0] if len(bare) else 'none'}"
+            f"{first}"
         )
-    return rows.assign(files=[(files[key],) for key in rows.key])
+    rows = rows[has_file].sort_values("key", ignore_index=True)
+    return rows.assign(files=[(file_of[key],) for key in rows.key])
 
 
 def _read_rows(path: Path, split: str) -> pd.DataFrame:
-    columns = (*_COLUMNS, *([_NAME] if split == "train" else []))
-    frame = read_table(path, columns, filled=_COLUMNS, any_row=split == "train")
-    keys, wells = keys_of(frame.FileName_OrigRNA), normalise_wells(frame.Metadata_Well)
-    refuse_rows(path, frame, keys.isna(), "FileName_OrigRNA", "holds no key r..c..f..")
-    origin = origins(path.name, frame)
-    files = [(name,) for name in frame.FileName_OrigRNA]
+    is_train = split == "train"
+    columns = (*_COLUMNS, _NAME) if is_train else _COLUMNS
+    table = read_table(path, columns, filled=_COLUMNS, any_row=is_train)
+    keys, wells = keys_of(table.FileName_OrigRNA), normalise_wells(table.Metadata_Well)
+    refuse_rows(path, table, keys.isna(), "FileName_OrigRNA", "holds no key r..c..f..")
+    origin = origins(path.name, table)
+    files = [(name,) for name in table.FileName_OrigRNA]
     stating = pd.DataFrame({"well": wells, "files": files, "origin": origin})
     refuse_misstated(stating, Places(path.parent, stating), Cpjump1Course.channels, _stated)
-    name = frame[_NAME].replace("", SOLVENT) if split == "train" else ""
-    rows = {
-        "key": keys,
-        "plate": frame.Metadata_Plate,
-        "well": wells,
-        "site": keys.str[7:9].astype(int),
-        "name": name,
-    }
-    return pd.DataFrame({**rows, "split": split, "origin": origin})
+    return pd.DataFrame(
+        {
+            "key": keys,
+            "plate": table.Metadata_Plate,
+            "well": wells,
+            "site": keys.str[7:9].astype(int),
+            "name": table[_NAME].replace("", SOLVENT) if is_train else "",
+            "split": split,
+            "origin": origin,
+        }
+    )
 
 
 def _stated(name: str) -> dict[str, str]:
-    """`metadata.stated`, with the one channel as this competition calls it."""
+    """Return `metadata.stated` with the channel as this competition calls it."""
     facts = stated(name)
     if facts.get("channel") in CHANNELS:
         facts["channel"] = facts["channel"].lower()
     return facts
 
 
-def _files(root: Path) -> dict[str, str]:
-    """Key -> path relative to the root, for every file in `images/` that has one."""
+def _list_files(root: Path) -> dict[str, str]:
+    """Return key -> path relative to the root, for every file in `images/` that has a key."""
     folder = root / "images"
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    names = pd.Series(
-        sorted(path.name for path in folder.iterdir() if path.suffix.lower() in (".tif", ".tiff")),
-        dtype=object,
-    )
-    keys = keys_of(names) if len(names) else names
-    doubled = keys.notna() & keys.duplicated(keep=False)
-    if doubled.any():
-        first, second = names[doubled & (keys == keys[doubled].iloc[0])].iloc[:2]
-        raise InputError(
-            f"{folder}: {first} and {second} have the same key; keep one channel and one plane"
-        )
-    return {
-        key: f"images/{name}" for key, name in zip(keys, names, strict=True) if isinstance(key, str)
-    }
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    name_of: dict[str, str] = {}
+    for name, key in zip(names, keys_of(pd.Series(names, dtype=str)), strict=True):
+        if pd.isna(key):
+            continue
+        if key in name_of:
+            both = f"{name_of[key]} and {name}"
+            raise InputError(f"{folder}: {both} have the same key; keep one channel and one plane")
+        name_of[key] = name
+    return {key: f"images/{name}" for key, name in name_of.items()}
 
 
-def _most_frequent(table: pd.DataFrame) -> list[str]:
+def _class_names(table: pd.DataFrame) -> tuple[str, ...]:
     counts = table.name[table.split == "train"].value_counts()
-    return sorted(counts.index, key=lambda name: (-counts[name], name))[:N_CLASSES]
+    most_frequent = sorted(counts.index, key=lambda name: (-counts[name], name))
+    return tuple(sorted(most_frequent[:N_CLASSES]))

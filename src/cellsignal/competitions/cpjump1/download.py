@@ -1,19 +1,17 @@
-"""Fetching CPJUMP1 by plate from the public bucket, anonymously over HTTPS, and only the planes
-that are asked for.
+"""Fetch chosen planes of CPJUMP1 from the public bucket, anonymously over HTTPS.
 
-The bucket is listed by S3's own ListObjectsV2 (XML, 1,000 keys a page). A plane is there when its
-size is right and, where the listing's ETag is an MD5 (uploads in one part), its checksum; a broken
-run is simply run again. Tables come from the publication's and JUMP-Target's repositories and the
-bucket.
+The bucket is listed by S3's ListObjectsV2 (XML, 1,000 keys a page). A plane counts as there when
+its size is right and, if the listing's ETag is an MD5 (uploads in one part), its checksum. Run a
+broken download again to resume it. The tables come from the publication's and JUMP-Target's
+repositories and from the bucket.
 
-For more than the default: `download(out, plates=["BR00116991", "BR00116992"], wells=None,
-sites=range(1, 10))`. A plate has 384 wells, 9 fields (some 16) and 5 channels: 17,280 planes of up
-to 2.33 MB.
+More than the default: `download(out, plates=["BR00116991", "BR00116992"], sites=range(1, 10))`. A
+plate has 384 wells, 9 fields (some 16) and 5 channels: 17,280 planes of up to 2.33 MB.
 """
 
 import logging
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +46,7 @@ _POLITE = Politeness(per_second=20.0)  # S3 slows down at thousands a second
 
 @dataclass(frozen=True)
 class Sources:
-    """Where things come from: base URLs, without a slash at the end."""
+    """Base URLs, without a slash at the end."""
 
     bucket: str = "https://cellpainting-gallery.s3.amazonaws.com"
     prefix: str = "cpg0000-jump-pilot/source_4"
@@ -57,9 +55,12 @@ class Sources:
         "https://raw.githubusercontent.com/jump-cellpainting/2024_Chandrasekaran_NatureMethods/main"
     )
 
+    def url(self, key: str) -> str:
+        return f"{self.bucket}/{quote(key)}"
+
 
 @dataclass(frozen=True)
-class Listed:
+class BucketObject:
     """An object of the bucket. `md5` is None for uploads in several parts."""
 
     key: str
@@ -78,8 +79,7 @@ def download(
     sources: Sources | None = None,
     fetcher: Fetcher | None = None,
 ) -> None:
-    """Fetch the tables and some planes of some plates into `out`, laid out as in the bucket. Safe
-    to call again after any interruption.
+    """Fetch the tables and chosen planes into `out`, laid out as in the bucket.
 
     Args:
         plates: barcodes.
@@ -89,15 +89,13 @@ def download(
 
     Raises:
         InputError: an unknown channel, a plate or plane that the bucket does not have, no
-        connection, a wrong checksum, a full disk.
+            connection, a wrong checksum, a full disk.
     """
     sources = sources or Sources()
     with fetcher or Fetcher(_POLITE) as session:
-        download_metadata(out, plates, batch=batch, sources=sources, fetcher=session)
+        _fetch_tables(out, plates, batch, sources, session)
         for plate in plates:
-            planes = list_planes(
-                plate, channels, wells, sites, batch=batch, sources=sources, fetcher=session
-            )
+            planes = _list_planes(plate, channels, wells, sites, batch, sources, session)
             _fetch_planes(
                 planes,
                 lambda key: out / key.removeprefix(f"{sources.prefix}/"),
@@ -116,8 +114,7 @@ def download_course(
     sources: Sources | None = None,
     fetcher: Fetcher | None = None,
 ) -> None:
-    """The course project's data set: RNA planes of one plate in `out/images`, and
-    `out/metadata.csv` joined from the published tables.
+    """Fetch the course's RNA planes into `out/images`, and make `out/metadata.csv` of the tables.
 
     Raises:
         InputError: as `download`.
@@ -125,177 +122,146 @@ def download_course(
     sources = sources or Sources()
     tables = out / ".tables"
     with fetcher or Fetcher(_POLITE) as session:
-        download_metadata(tables, (plate,), batch=batch, sources=sources, fetcher=session)
-        planes = list_planes(
-            plate, ("RNA",), wells, None, batch=batch, sources=sources, fetcher=session
-        )
+        _fetch_tables(tables, (plate,), batch, sources, session)
+        planes = _list_planes(plate, ("RNA",), wells, None, batch, sources, session)
         _fetch_planes(
-            planes, lambda key: out / "images" / key.rsplit("/", 1)[1], plate, sources, session
+            planes, lambda key: out / "images" / key.rpartition("/")[2], plate, sources, session
         )
-    rows = read_table(
-        tables / LOAD_DATA / batch / plate / "load_data.csv",
-        ("FileName_OrigRNA", "Metadata_Well", "Metadata_Plate"),
-    )
+    columns = ("FileName_OrigRNA", "Metadata_Well", "Metadata_Plate")
+    rows = read_table(tables / LOAD_DATA / batch / plate / "load_data.csv", columns)
     rows["Metadata_Well"] = normalise_wells(rows.Metadata_Well)
     layout = read_layout(tables, batch, f"{MAPS[0]}_platemap", "compound")
-    rows = rows.merge(
-        layout[["well", "compound"]], left_on="Metadata_Well", right_on="well", how="left"
-    ).rename(columns={"compound": "Metadata_pert_iname"})
-    if rows.Metadata_pert_iname.isna().any():
-        raise InputError(
-            f"{tables}: the platemap lacks the well "
-            f"{rows.well[rows.Metadata_pert_iname.isna()].iloc[0]}"
-        )
-    write_csv(
-        out / "metadata.csv",
-        rows[["FileName_OrigRNA", "Metadata_pert_iname", "Metadata_Well", "Metadata_Plate"]],
-    )
+    rows["Metadata_pert_iname"] = rows.Metadata_Well.map(layout.set_index("well")["compound"])
+    lacking = rows.Metadata_Well[rows.Metadata_pert_iname.isna()]
+    if len(lacking):
+        raise InputError(f"{tables}: the platemap lacks the well {lacking.iloc[0]}")
+    columns = ["FileName_OrigRNA", "Metadata_pert_iname", "Metadata_Well", "Metadata_Plate"]
+    write_csv(out / "metadata.csv", rows[columns])
 
 
-def download_metadata(
-    out: Path, plates: Sequence[str], *, batch: str, sources: Sources, fetcher: Fetcher
+def _fetch_tables(
+    out: Path, plates: Sequence[str], batch: str, sources: Sources, fetcher: Fetcher
 ) -> None:
-    """The table of plates, platemaps, what is in them, and each plate's load_data.csv. What is
-    there is kept.
-
-    Raises:
-        InputError: a table cannot be had.
-    """
-    wanted = {
+    """Fetch the tables that are not there yet."""
+    platemap = f"{batch}/barcode_platemap.csv"
+    url_of = {
         EXPERIMENTS: f"{sources.publication}/benchmark/output/experiment-metadata.tsv",
-        f"{PLATEMAPS}/{batch}/barcode_platemap.csv": f"{sources.publication}/metadata/platemaps/{batch}/barcode_platemap.csv",
+        f"{PLATEMAPS}/{platemap}": f"{sources.publication}/metadata/platemaps/{platemap}",
     }
     for name in MAPS:
-        wanted[f"{PLATEMAPS}/{batch}/platemap/{name}_platemap.tsv"] = (
-            f"{sources.target}/{name}_platemap.tsv"
-        )
-        wanted[f"{EXTERNAL}/{name}_metadata.tsv"] = f"{sources.target}/{name}_metadata.tsv"
+        path = f"{PLATEMAPS}/{batch}/platemap/{name}_platemap.tsv"
+        url_of[path] = f"{sources.target}/{name}_platemap.tsv"
+        url_of[f"{EXTERNAL}/{name}_metadata.tsv"] = f"{sources.target}/{name}_metadata.tsv"
     for plate in plates:
         path = f"{LOAD_DATA}/{batch}/{plate}/load_data.csv"
-        wanted[path] = f"{sources.bucket}/{quote(f'{sources.prefix}/{path}')}"
-    for path, url in wanted.items():
+        url_of[path] = sources.url(f"{sources.prefix}/{path}")
+    for path, url in url_of.items():
         if not (out / path).is_file():
             fetcher.file(url, out / path)
 
 
-def list_planes(
+def _list_planes(
     plate: str,
     channels: Collection[str],
     wells: Collection[str] | None,
     sites: Collection[int] | None,
-    *,
     batch: str,
     sources: Sources,
     fetcher: Fetcher,
-) -> list[Listed]:
-    """The planes of a plate in the bucket that are asked for, by key.
+) -> list[BucketObject]:
+    """List the chosen planes of a plate, by key.
 
     Raises:
-        InputError: an unknown channel, no such plate, or no such plane; names the first well, site
-        and channel that is missing.
+        InputError: an unknown channel, no such plate, or a well, site or channel without a plane.
     """
     unknown = sorted(set(channels) - set(CHANNEL_NUMBERS))
     if unknown:
-        raise InputError(
-            f"cpjump1: unknown channel {unknown[0]!r}; there are {', '.join(CHANNELS)}"
-        )
+        names = ", ".join(CHANNELS)
+        raise InputError(f"cpjump1: unknown channel {unknown[0]!r}; there are {names}")
     prefix = f"{sources.prefix}/images/{batch}/images/{plate}__"
-    objects = {
-        found.key: found
-        for found in list_bucket(sources.bucket, prefix, fetcher)
-        if "/Images/" in found.key
-    }
-    keys = pd.Series(sorted(objects), dtype=object)
-    names = keys.str.rsplit("/", n=1).str[-1] if len(keys) else keys
-    frame = pd.DataFrame(
-        {"object": keys, "key": keys_of(names), "channel": names.str.extract(r"-ch(\d)sk")[0]}
-        if len(keys)
-        else {"key": []}
-    ).dropna()
-    if frame.empty:
-        raise InputError(
-            f"{sources.bucket}/{prefix}: the bucket has no image of plate {plate} in batch {batch}"
-        )
-    frame = frame.assign(
-        well=wells_of(frame.key),
-        site=frame.key.str[7:9].astype(int),
-        channel=frame.channel.astype(int),
-    )
-    numbers = {CHANNEL_NUMBERS[channel]: channel for channel in channels}
-    chosen = frame[frame.channel.isin(numbers)]
-    for column, asked in (("well", wells), ("site", sites), ("channel", numbers)):
-        if asked is not None:
-            absent = sorted(set(asked) - set(chosen[column]))
-            if absent:
-                raise InputError(
-                    f"{sources.bucket}/{prefix}: plate {plate} has no plane of {column} "
-                    f"{absent[0]!r}"
-                )
-            chosen = chosen[chosen[column].isin(set(asked))]
-    return [objects[key] for key in chosen.object]
+    objects = {item.key: item for item in list_bucket(sources.bucket, prefix, fetcher)}
+    keys = pd.Series(sorted(key for key in objects if "/Images/" in key), dtype=str)
+    names = keys.str.rpartition("/")[2] if len(keys) else keys
+    channel = names.str.extract(r"-ch(\d)sk", expand=False)
+    table = pd.DataFrame({"object": keys, "key": keys_of(names), "channel": channel}).dropna()
+    url = f"{sources.bucket}/{prefix}"
+    if table.empty:
+        raise InputError(f"{url}: the bucket has no image of plate {plate} in batch {batch}")
+    table["well"] = wells_of(table.key)
+    table["site"] = table.key.str[7:9].astype(int)
+    table["channel"] = table.channel.astype(int)
+    numbers = [CHANNEL_NUMBERS[channel] for channel in channels]
+    table = table[table.channel.isin(numbers)]
+    for column, chosen in {"well": wells, "site": sites, "channel": numbers}.items():
+        if chosen is None:
+            continue
+        missing = sorted(set(chosen) - set(table[column]))
+        if missing:
+            raise InputError(f"{url}: plate {plate} has no plane of {column} {missing[0]!r}")
+        table = table[table[column].isin(set(chosen))]
+    return [objects[key] for key in table.object]
 
 
-def list_bucket(bucket: str, prefix: str, fetcher: Fetcher) -> Iterator[Listed]:
-    """Every object whose key starts with `prefix`, page after page (S3 ListObjectsV2).
+def list_bucket(bucket: str, prefix: str, fetcher: Fetcher) -> Iterator[BucketObject]:
+    """List every object whose key starts with `prefix`, page after page (S3 ListObjectsV2).
 
     Raises:
         InputError: no connection, or an answer that is no listing.
     """
-    token = None
+    params = {"list-type": 2, "prefix": prefix}
     while True:
-        more = {} if token is None else {"continuation-token": token}
-        page = _parse_listing(
-            fetcher.bytes(f"{bucket}/", {"list-type": 2, "prefix": prefix, **more}),
-            f"{bucket}/?prefix={prefix}",
-        )
-        yield from page[0]
-        token = page[1]
+        body = fetcher.bytes(f"{bucket}/", params)
+        objects, token = _parse_listing(body, f"{bucket}/?prefix={prefix}")
+        yield from objects
         if token is None:
             return
+        params["continuation-token"] = token
 
 
-def _parse_listing(body: bytes, url: str) -> tuple[list[Listed], str | None]:
-    """The objects of a page, and the token of the next one."""
+def _parse_listing(body: bytes, url: str) -> tuple[list[BucketObject], str | None]:
+    """Return the objects of a page, and the token of the next one."""
     try:
         tree = ElementTree.fromstring(body)
     except ElementTree.ParseError as error:
         raise InputError(f"{url}: the answer is no XML ({error})") from None
-    space = tree.tag.removesuffix("ListBucketResult")
-    if space == tree.tag:
+    namespace = tree.tag.removesuffix("ListBucketResult")
+    if namespace == tree.tag:
         raise InputError(f"{url}: the answer is a {tree.tag}, a ListBucketResult expected")
-    found = []
-    for entry in tree.iter(f"{space}Contents"):
-        key, size, tag = (entry.findtext(f"{space}{name}", "") for name in ("Key", "Size", "ETag"))
-        tag = tag.strip('"')
+    objects = []
+    for entry in tree.iter(f"{namespace}Contents"):
+        key, size, tag = (
+            entry.findtext(f"{namespace}{name}", "") for name in ("Key", "Size", "ETag")
+        )
         if not key or not size.isdigit() or ".." in key.split("/"):
-            raise InputError(
-                f"{url}: an entry of the listing is damaged: key {key!r}, size {size!r}"
-            )
-        found.append(Listed(key, int(size), tag if len(tag) == 32 and "-" not in tag else None))
-    token = tree.findtext(f"{space}NextContinuationToken")
-    if tree.findtext(f"{space}IsTruncated") == "true" and not token:
+            values = f"key {key!r}, size {size!r}"
+            raise InputError(f"{url}: an entry of the listing is damaged: {values}")
+        tag = tag.strip('"')
+        is_md5 = len(tag) == 32 and "-" not in tag
+        objects.append(BucketObject(key, int(size), tag if is_md5 else None))
+    token = tree.findtext(f"{namespace}NextContinuationToken")
+    if tree.findtext(f"{namespace}IsTruncated") == "true" and not token:
         raise InputError(f"{url}: the listing is cut short and names no next page")
-    return found, token or None
+    return objects, token or None
 
 
 def _fetch_planes(
-    planes: list[Listed], place, plate: str, sources: Sources, fetcher: Fetcher
+    planes: list[BucketObject],
+    path_of: Callable[[str], Path],
+    plate: str,
+    sources: Sources,
+    fetcher: Fetcher,
 ) -> None:
-    def fetch(plane: Listed) -> None:
-        fetcher.file(
-            f"{sources.bucket}/{quote(plane.key)}", place(plane.key), size=plane.size, md5=plane.md5
-        )
+    def fetch(plane: BucketObject) -> None:
+        url, path = sources.url(plane.key), path_of(plane.key)
+        fetcher.file(url, path, size=plane.size, md5=plane.md5)
 
-    with (
-        ThreadPoolExecutor(_THREADS) as pool,
-        tqdm(total=len(planes), desc=plate, unit="plane", disable=None) as bar,
-    ):
+    bar = tqdm(total=len(planes), desc=plate, unit="plane", disable=None)
+    with ThreadPoolExecutor(_THREADS) as pool, bar:
         try:
             for _ in pool.map(fetch, planes):
                 bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    log.info(
-        "%s: %d planes, %.1f GB", plate, len(planes), sum(plane.size for plane in planes) / 1e9
-    )
+    gigabytes = sum(plane.size for plane in planes) / 1e9
+    log.info("%s: %d planes, %.1f GB", plate, len(planes), gigabytes)

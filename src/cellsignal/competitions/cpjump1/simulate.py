@@ -1,25 +1,33 @@
-"""Simulated CPJUMP1: replicate plates of one layout, compounds and CRISPR guides that hit the same
-genes, position effects, 16-bit TIFFs.
+"""Simulated CPJUMP1: replicate plates, compounds and guides that hit the same genes, 16-bit TIFFs.
 
-What a compound does is mostly what its gene's knock-out does, so that targets can be matched within
-and across modalities. A well's place has an effect of its own that all plates share, as on the real
-ones. The compounds of test plates are the same, their layout is another one and hidden: position
-does not help. `noise=1` writes planes of shot noise alone: whatever is "predicted" from them was
-not seen in an image.
+A compound mostly does what its gene's knock-out does, so that targets can be matched within and
+across modalities. A well's position has an effect that all plates share, as on the real ones. Test
+plates have the same compounds in another layout, which is hidden, so that position does not help.
+`noise=1` writes planes of shot noise alone: nothing in them can tell a label.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+from tifffile import imwrite
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import atomic_path, write_csv
+from cellsignal.common.files import write_csv
+from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.cpjump1 import simulate_tables as tables
+from cellsignal.competitions.cpjump1.metadata import CHANNELS
 from cellsignal.simulation.cells import STAINS
-from cellsignal.simulation.output import claim_folder, generator, run_jobs, simulator
+from cellsignal.simulation.output import (
+    check_sizes,
+    claim_folder,
+    generator,
+    run_jobs,
+    simulator,
+)
 from cellsignal.simulation.phenotypes import (
     N_EFFECTS,
     effect,
@@ -29,48 +37,34 @@ from cellsignal.simulation.phenotypes import (
 )
 from cellsignal.simulation.plates import WELLS, Plate, Site, draw_optics, draw_plate
 
-GENES = (
-    *("AURKB", "BRD4", "CDK2", "EGFR", "HDAC3", "HSP90AA1", "IGF1R", "JAK1", "KCNN1", "MAPK14"),
-    *("MET", "NAMPT", "PARP1", "PIK3CG", "PLK1", "RET", "SCN5A", "SLC7A11", "TOP1", "TUBB"),
-)
 # name -> the look of `cells.CELL_TYPES` that it is drawn with
 CELL_TYPES = {"A549": "RPE", "U2OS": "U2OS"}
-HIDDEN_MAP = "JUMP-Target-2_compound"  # of the test plates
-BATCH, STARTED = "2020_11_04_CPJUMP1", "2020-11-05T19_51_35-Measurement1"
-# number in the file's name, stain
-CHANNELS = {
-    "AGP": (2, "actin"),
-    "DNA": (5, "nuclei"),
-    "ER": (4, "er"),
-    "Mito": (1, "mito"),
-    "RNA": (3, "rna"),
-}
+CHANNEL_STAINS = {"AGP": "actin", "DNA": "nuclei", "ER": "er", "Mito": "mito", "RNA": "rna"}
+STARTED, COURSE_PLATE = "2020-11-05T19_51_35-Measurement1", "BR90000001"
 POSITION_SHIFT, GENE_SHARE, OWN_SHARE = 0.6, 0.9, 0.4
 _COUNTS, _NOISE = 24.0, 1000.0  # counts for each gray level; mean of a noise plane
 _MEAN, _CONTRAST, _PLATE_SPREAD = 32.0, 0.6, 0.2
-_MOST = 10**6
-_PLATEMAPS = f"workspace/metadata/platemaps/{BATCH}"
 _RANGES = {
-    **{
-        "genes": (1, len(GENES)),
-        "cell_types": (1, len(CELL_TYPES)),
-        "noise": (0, 1),
-        "sites": (1, 99),
-        "size": (16, _MOST),
-    },
-    **{
-        "compounds_per_gene": (1, _MOST),
-        "controls": (1, _MOST),
-        "plates": (1, _MOST),
-        "crispr_plates": (0, _MOST),
-        "test_plates": (0, _MOST),
-    },
+    "genes": (1, len(tables.GENES)),
+    "compounds_per_gene": (1, None),
+    "controls": (1, None),
+    "plates": (1, None),
+    "crispr_plates": (0, None),
+    "test_plates": (0, None),
+    "cell_types": (1, len(CELL_TYPES)),
+    "sites": (1, 99),
+    "size": (16, None),
+    "noise": (0, 1),
 }
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One plate to draw: its folder, and (address, what the well got, its gene or "") of each well."""
+class PlateJob:
+    """One plate to draw.
+
+    Attributes:
+        wells: address, what the well got, and its gene ("" if it has none).
+    """
 
     plate: str
     folder: Path
@@ -96,74 +90,61 @@ def simulate_cpjump1(
     noise: int = 0,
     workers: int = 1,
 ) -> None:
-    """Write simulated plates to `out` (new, empty, or this very simulation) in the bucket's layout,
-    and the answers to `answers_path(out)`.
+    """Write simulated plates to `out` in the bucket's layout, and their answers beside it.
 
     Args:
+        out: new, empty, or this very simulation; the answers go to `answers_path(out)`.
         genes: that compounds and guides hit; two guides a gene.
         compounds_per_gene: every second one hits the next gene as well.
-        controls: DMSO wells of a compound plate; wells of two cutting-nothing guides of a CRISPR
-        plate. One positive control stands beside them. plates, crispr_plates, test_plates: for each
-        cell type; test plates are compound plates. cell_types: 1 (A549) or 2 (and U2OS). sites,
-        size: fields a well; height and width in pixels. noise, workers: 1 for planes without cells;
-        processes that draw.
+        controls: DMSO wells of a compound plate; wells of guides that cut nothing of a CRISPR
+            plate. One positive control stands beside them.
+        plates, crispr_plates, test_plates: for each cell type; test plates are compound plates.
+        cell_types: 1 (A549) or 2 (and U2OS).
+        sites, size: fields a well; height and width in pixels.
+        noise: 1 for planes without cells.
+        workers: processes that draw.
 
     Raises:
         InputError: an argument out of its range, or `out` holds something else.
     """
-    # imported late, for competitions import this module
-    from cellsignal.competitions.base import answers_path
+    sizes = {name: value for name, value in locals().items() if name in _RANGES}
+    check_sizes("cpjump1", sizes, _RANGES)
+    _simulate_plates(Path(out), seed, SimpleNamespace(**sizes), workers)
 
-    out = Path(out)
-    numbers = {
-        "genes": genes,
-        "compounds_per_gene": compounds_per_gene,
-        "controls": controls,
-        "plates": plates,
-        "crispr_plates": crispr_plates,
-    }
-    _check(
-        "cpjump1",
-        numbers := numbers
-        | {
-            "test_plates": test_plates,
-            "cell_types": cell_types,
-            "sites": sites,
-            "size": size,
-            "noise": noise,
-        },
-        _RANGES,
-    )
-    if (wells := max(genes * compounds_per_gene + 1, 2 * genes) + controls) > len(WELLS):
+
+def _simulate_plates(out: Path, seed: int, sizes: SimpleNamespace, workers: int) -> None:
+    n_wells = max(sizes.genes * sizes.compounds_per_gene + 1, 2 * sizes.genes) + sizes.controls
+    if n_wells > len(WELLS):
         raise InputError(
-            f"simulate cpjump1: {wells} wells, more wells than the {len(WELLS)} of a plate; lower "
-            "genes, compounds_per_gene or controls"
+            f"simulate cpjump1: {n_wells} wells, more wells than the {len(WELLS)} of a plate; "
+            "lower genes, compounds_per_gene or controls"
         )
-    claim_folder(out, answers_path(out), {"competition": "cpjump1", "seed": seed, **numbers})
-    tables = {"compound": _compounds(genes, compounds_per_gene), "crispr": _guides(genes)}
-    counts = {
-        "JUMP-Target-1_compound": plates,
-        "JUMP-Target-1_crispr": crispr_plates,
-        HIDDEN_MAP: test_plates,
-    }
+    settings = {"competition": "cpjump1", "seed": seed, **vars(sizes)}
+    claim_folder(out, answers_path(out), settings)
+    compounds = tables.make_compounds(sizes.genes, sizes.compounds_per_gene)
+    guides = tables.make_guides(sizes.genes)
+    treatments = dict(zip(tables.MAPS, (compounds, guides, compounds), strict=True))
+    plates = sizes.plates, sizes.crispr_plates, sizes.test_plates
+    counts = dict(zip(tables.MAPS, plates, strict=True))
     layouts = {
-        name: _layout(seed, name, tables[name.rsplit("_")[-1]], controls)
-        for name, count in counts.items()
-        if count
+        name: tables.make_layout(seed, name, table, sizes.controls)
+        for name, table in treatments.items()
+        if counts[name]
     }
-    jobs, about = _plates(out, layouts, counts, list(CELL_TYPES)[:cell_types])
-    run_jobs(
-        partial(_draw, seed=seed, size=size, sites=sites, noise=bool(noise)),
-        jobs,
-        sum(len(job.wells) for job in jobs) * sites,
-        workers,
-    )
-    write_csv(answers_path(out), _answers(about, layouts, tables["compound"]))
+    plate_table = tables.make_plates(counts, list(CELL_TYPES)[: sizes.cell_types])
+    jobs = [_plate_job(out, row, layouts) for row in plate_table.itertuples()]
+    n_fields = sum(len(job.wells) for job in jobs) * sizes.sites
+    draw = partial(_draw, seed=seed, sizes=sizes)
+    run_jobs(draw, jobs, n_fields, workers)
+    hidden_layout = layouts.get(tables.HIDDEN_MAP)
+    write_csv(answers_path(out), tables.make_answers(plate_table, hidden_layout, compounds))
     for job in jobs:
-        _write_load_data(out, job, sites)
+        folder = job.folder.relative_to(out).as_posix()
+        wells = [well for well, _, _ in job.wells]
+        tables.write_load_data(out, job.plate, folder, wells, sizes.sites)
     for name, layout in layouts.items():
-        _write_layout(out, name, layout, tables[name.rsplit("_")[-1]])
-    _write_plates(out, about)
+        tables.write_layout(out, name, layout, treatments[name])
+    tables.write_plates(out, plate_table)
 
 
 @simulator
@@ -180,360 +161,140 @@ def simulate_course(
     noise: int = 0,
     workers: int = 1,
 ) -> None:
-    """Write one simulated plate to `out` as the course project has it: RNA planes and metadata.csv;
-    of each compound of several wells one is hidden.
+    """Write one simulated plate to `out` as the course has it: RNA planes and metadata.csv.
+
+    Of each compound with several wells one well is hidden.
 
     Args:
         compounds: names with `wells` (2 or more) wells each.
         singles: names with one well; with `compounds` and DMSO 50 names at most.
         controls: DMSO wells, a quarter of them hidden.
-        sites, size, noise, workers: as `simulate_cpjump1`.
+        out, sites, size, noise, workers: as `simulate_cpjump1`.
 
     Raises:
         InputError: an argument out of its range, or `out` holds something else.
     """
-    from cellsignal.competitions.base import answers_path
+    ranges = {"compounds": (1, 49 - singles), "wells": (2, None), "singles": (0, None)}
+    ranges |= {"controls": (2, None), "sites": (1, 99), "size": (16, None), "noise": (0, 1)}
+    sizes = {name: value for name, value in locals().items() if name in ranges}
+    check_sizes("cpjump1_course", sizes, ranges)
+    _simulate_course_plate(Path(out), seed, SimpleNamespace(**sizes), workers)
 
-    out = Path(out)
-    numbers = {
-        "compounds": compounds,
-        "wells": wells,
-        "singles": singles,
-        "controls": controls,
-        "sites": sites,
-        "size": size,
-        "noise": noise,
-    }
-    least = {
-        "compounds": 1,
-        "wells": 2,
-        "singles": 0,
-        "controls": 2,
-        "sites": 1,
-        "size": 16,
-        "noise": 0,
-    }
-    most = {"compounds": 49 - singles, "sites": 99, "noise": 1}
-    _check(
-        "cpjump1_course",
-        numbers,
-        {name: (low, most.get(name, _MOST)) for name, low in least.items()},
-    )
-    names = (
-        [f"compound-{i:02d}" for i in range(compounds) for _ in range(wells)]
-        + [f"single-{i:02d}" for i in range(singles)]
-        + ["DMSO"] * controls
-    )
+
+def _simulate_course_plate(out: Path, seed: int, sizes: SimpleNamespace, workers: int) -> None:
+    names = [f"compound-{i:02d}" for i in range(sizes.compounds) for _ in range(sizes.wells)]
+    names += [f"single-{i:02d}" for i in range(sizes.singles)]
+    names += ["DMSO"] * sizes.controls
     if len(names) > len(WELLS):
         raise InputError(
             f"simulate cpjump1_course: {len(names)} wells on a plate of {len(WELLS)}; lower "
             "compounds, wells, singles or controls"
         )
-    claim_folder(out, answers_path(out), {"competition": "cpjump1_course", "seed": seed, **numbers})
-    plate = "BR90000001"
-    places = generator(seed, "places").permutation(WELLS)[: len(names)].tolist()
-    got = tuple(
-        (well, name, "" if name == "DMSO" else name)
-        for well, name in zip(places, names, strict=True)
+    settings = {"competition": "cpjump1_course", "seed": seed, **vars(sizes)}
+    claim_folder(out, answers_path(out), settings)
+    table = pd.DataFrame({"name": names})
+    table["well"] = generator(seed, "places").permutation(WELLS)[: len(names)].tolist()
+    table["gene"] = table.name.replace("DMSO", "")
+    table["hidden"] = (table.index % sizes.wells == 0) & (
+        table.index < sizes.compounds * sizes.wells
     )
-    draw = partial(_draw, seed=seed, size=size, sites=sites, noise=bool(noise), channels=("RNA",))
-    run_jobs(
-        draw, [_Job(plate, out / "images", "A549", "course", got)], len(names) * sites, workers
-    )
-    hidden = np.isin(
-        np.arange(len(names)),
-        [
-            *range(0, compounds * wells, wells),
-            *range(len(names) - max(1, controls // 4), len(names)),
-        ],
-    )
-    table = pd.DataFrame({"well": places, "name": names, "hidden": hidden}).sort_values("well")
-    asked = table[table.hidden]
-    write_csv(
-        answers_path(out),
-        pd.DataFrame({"well_id": plate + "_" + asked.well, "pert_iname": asked["name"]}),
-    )
-    rows = table.merge(pd.DataFrame({"site": range(1, sites + 1)}), how="cross")
-    # the course's case is mixed
-    files = [
-        _file_name(well, site, "RNA").capitalize()
-        for well, site in zip(rows.well, rows.site, strict=True)
-    ]
+    table.loc[len(names) - max(1, sizes.controls // 4) :, "hidden"] = True
+    well_rows = tuple(table[["well", "name", "gene"]].itertuples(index=False, name=None))
+    job = PlateJob(COURSE_PLATE, out / "images", "A549", "course", well_rows)
+    draw = partial(_draw, seed=seed, sizes=sizes, channels=("RNA",))
+    run_jobs(draw, [job], len(names) * sizes.sites, workers)
+    table = table.sort_values("well")
+    hidden = table[table.hidden]
+    answers = {"well_id": f"{COURSE_PLATE}_" + hidden.well, "pert_iname": hidden.name}
+    write_csv(answers_path(out), pd.DataFrame(answers))
+    rows = table.merge(pd.DataFrame({"site": range(1, sizes.sites + 1)}), how="cross")
+    files = [tables.file_name(row.well, row.site, "RNA").capitalize() for row in rows.itertuples()]
     frame = pd.DataFrame(
         {
-            "FileName_OrigRNA": files,
-            "Metadata_pert_iname": rows["name"],
+            "FileName_OrigRNA": files,  # the course's case is mixed
+            "Metadata_pert_iname": rows.name,
             "Metadata_Well": rows.well,
-            "Metadata_Plate": plate,
+            "Metadata_Plate": COURSE_PLATE,
         }
     )
     write_csv(out / "test.csv", frame[rows.hidden].drop(columns="Metadata_pert_iname"))
     write_csv(out / "metadata.csv", frame[~rows.hidden])
 
 
-def _check(competition: str, numbers: dict[str, int], ranges: dict[str, tuple[int, int]]) -> None:
-    for name, value in numbers.items():
-        low, high = ranges[name]
-        if not low <= value <= high:
-            wanted = f"at least {low}" if high == _MOST else f"{low} to {high}"
-            raise InputError(f"simulate {competition}: {name} is {value}, {wanted} needed")
+# planes
+# --------------------------------------------------------------------------------------------------
 
 
-def _plates(
-    out: Path, layouts: dict[str, pd.DataFrame], counts: dict[str, int], cell_types: list[str]
-) -> tuple[list[_Job], pd.DataFrame]:
-    """Every plate to draw, and the table of plates as the publication writes it."""
-    jobs, rows = [], []
-    for name, layout in layouts.items():
-        modality = name.rsplit("_")[-1]
-        wells = tuple(layout[["well", "treatment", "gene"]].itertuples(index=False, name=None))
-        for cell_type in [cell_type for cell_type in cell_types for _ in range(counts[name])]:
-            plate = f"BR9{len(jobs) + 1:07d}"
-            jobs.append(
-                _Job(
-                    plate,
-                    out / "images" / BATCH / "images" / f"{plate}__{STARTED}" / "Images",
-                    cell_type,
-                    f"{cell_type}-{modality}",
-                    wells,
-                )
-            )
-            rows.append(
-                (
-                    BATCH,
-                    f"{name}_platemap",
-                    plate,
-                    modality,
-                    cell_type,
-                    "48" if modality == "compound" else "144",
-                )
-            )
-    return jobs, pd.DataFrame(
-        rows,
-        columns=[
-            "Batch",
-            "Plate_Map_Name",
-            "Assay_Plate_Barcode",
-            "Perturbation",
-            "Cell_type",
-            "Time",
-        ],
-    )
-
-
-def _answers(
-    about: pd.DataFrame, layouts: dict[str, pd.DataFrame], compounds: pd.DataFrame
-) -> pd.DataFrame:
-    """What stands in the hidden wells: columns well_id, perturbation, cell_type."""
-    empty = pd.DataFrame(columns=["well", "treatment", "control_type"])
-    asked = (
-        layouts.get(HIDDEN_MAP, empty)
-        .query("control_type == 'NA'")
-        .merge(compounds, left_on="treatment", right_on="broad_sample")
-    )
-    pairs = about[about.Plate_Map_Name == f"{HIDDEN_MAP}_platemap"].merge(asked, how="cross")
-    cells = {
-        "well_id": pairs.Assay_Plate_Barcode + "_" + pairs.well,
-        "perturbation": pairs.pert_iname,
-        "cell_type": pairs.Cell_type,
-    }
-    return pd.DataFrame(cells).sort_values("well_id")
-
-
-def _compounds(genes: int, per_gene: int) -> pd.DataFrame:
-    """The compound metadata: treatments, one positive control, DMSO. `gene` says whose effect a
-    compound has.
-    """
-    rows = []
-    for number in range(genes * per_gene):
-        gene = number // per_gene
-        targets = sorted(
-            {GENES[gene], GENES[(gene + 1) % genes]} if number % per_gene % 2 else {GENES[gene]}
-        )
-        rows.append(
-            (
-                f"BRD-K{10_000_000 + number}-001-01-1",
-                f"cmpd-{number:03d}",
-                "|".join(targets),
-                "trt",
-                "NA",
-                GENES[gene],
-            )
-        )
-    rows.append(
-        ("BRD-K20000000-001-01-1", "poscon-000", GENES[0], "control", "poscon_cp", "poscon")
-    )
-    rows.append(("NA", "DMSO", "NA", "control", "negcon", ""))
-    return pd.DataFrame(
-        rows,
-        columns=[
-            "broad_sample",
-            "pert_iname",
-            "target_list",
-            "pert_type",
-            "control_type",
-            "gene_hit",
-        ],
-    )
-
-
-def _guides(genes: int) -> pd.DataFrame:
-    """The CRISPR metadata: two guides a gene, two that cut nothing."""
-    rows = [
-        (f"BRDN{1_000_000_000 + 2 * g + i}", GENES[g], "trt", "", GENES[g])
-        for g in range(genes)
-        for i in range(2)
-    ]
-    rows += [(f"BRDN{2_000_000_000 + i}", "", "control", "negcon", "") for i in range(2)]
-    return pd.DataFrame(
-        rows, columns=["broad_sample", "gene", "pert_type", "control_type", "gene_hit"]
-    )
-
-
-def _layout(seed: int, key: str, table: pd.DataFrame, controls: int) -> pd.DataFrame:
-    """Random wells: columns well, treatment, control_type, gene ("" for negative controls); each
-    treatment once, the negative controls in turn.
-    """
-    negative = table[table.control_type == "negcon"]
-    rows = pd.concat(
-        [table[table.control_type != "negcon"], negative.iloc[np.arange(controls) % len(negative)]],
-        ignore_index=True,
-    )
-    places = generator(seed, "layout", key).permutation(WELLS)[: len(rows)].tolist()
-    frame = pd.DataFrame(
-        {
-            "well": places,
-            "treatment": rows.broad_sample,
-            "control_type": rows.control_type,
-            "gene": rows.gene_hit,
-        }
-    )
-    return frame.sort_values("well", ignore_index=True)
-
-
-def _effect(seed: int, treatment: str, gene: str, cell_type: str, well: str) -> np.ndarray:
-    """(N_EFFECTS,) units: the gene's, the treatment's own, and that of the place."""
-    place = POSITION_SHIFT * generator(seed, "position", well).normal(size=N_EFFECTS)
-    if not gene:
-        return place
-    return (
-        GENE_SHARE * effect(seed, f"gene {gene}", cell_type)
-        + OWN_SHARE * effect(seed, treatment, cell_type)
-        + place
-    )
+def _plate_job(out: Path, row, layouts: dict[str, pd.DataFrame]) -> PlateJob:
+    layout = layouts[row.Plate_Map_Name.removesuffix("_platemap")]
+    plate = row.Assay_Plate_Barcode
+    folder = out / "images" / tables.BATCH / "images" / f"{plate}__{STARTED}" / "Images"
+    wells = tuple(layout[["well", "treatment", "gene"]].itertuples(index=False, name=None))
+    return PlateJob(plate, folder, row.Cell_type, f"{row.Cell_type}-{row.Perturbation}", wells)
 
 
 def _draw(
-    job: _Job,
-    seed: int,
-    size: int,
-    sites: int,
-    noise: bool,
-    channels: tuple[str, ...] = tuple(CHANNELS),
+    job: PlateJob, seed: int, sizes: SimpleNamespace, channels: tuple[str, ...] = CHANNELS
 ) -> int:
-    """Draw one plate and write its planes; says how many fields."""
+    """Draw one plate and write its planes; return the number of fields."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    number = 0
-    for well, site, image in _fields(job, seed, size, sites, noise, channels):
+    pairs = [(well, site) for well, _, _ in job.wells for site in range(1, sizes.sites + 1)]
+    if sizes.noise:
+        mean = np.full((len(channels), sizes.size, sizes.size), _NOISE)
+        for well, site in pairs:
+            rng = generator(seed, "counts", job.plate, well, site)
+            _write_counts(job.folder, well, site, channels, mean, rng)
+        return len(pairs)
+    pair_of = {f"{job.plate}_{well}_s{site}": (well, site) for well, site in pairs}
+    stains = tuple(STAINS.index(CHANNEL_STAINS[channel]) for channel in channels)
+    plate = _plate_to_draw(job, seed, pair_of, len(channels))
+    for site_drawn, image in draw_plate(plate, sizes.size, seed, stains):
+        well, site = pair_of[site_drawn.name]
         rng = generator(seed, "counts", job.plate, well, site)
-        mean = (
-            np.maximum(image + rng.uniform(-0.5, 0.5, image.shape), 0.5) * _COUNTS
-            if image is not None
-            else np.full((len(channels), size, size), _NOISE)
-        )
-        counts = np.clip(
-            np.rint(mean + np.sqrt(mean) * rng.normal(size=mean.shape)), 0, 65535
-        ).astype(np.uint16)
-        for channel, plane in zip(channels, counts, strict=True):
-            _write_tiff(job.folder / _file_name(well, site, channel), plane)
-        number += 1
-    return number
+        mean = np.maximum(image + rng.uniform(-0.5, 0.5, image.shape), 0.5) * _COUNTS
+        _write_counts(job.folder, well, site, channels, mean, rng)
+    return len(pairs)
 
 
-def _fields(
-    job: _Job, seed: int, size: int, sites: int, noise: bool, channels: tuple[str, ...]
-) -> Iterator[tuple[str, int, np.ndarray | None]]:
-    """Well, site, and the picture (C, size, size) uint8; None for noise."""
-    names = {
-        f"{job.plate}_{well}_s{site}": (well, site)
-        for well, _, _ in job.wells
-        for site in range(1, sites + 1)
-    }
-    if noise:
-        yield from ((well, site, None) for well, site in names.values())
-        return
+def _plate_to_draw(
+    job: PlateJob, seed: int, pair_of: dict[str, tuple[str, int]], n_channels: int
+) -> Plate:
     rng = generator(seed, "brightness", job.plate)
-    mean = _MEAN * np.exp(_PLATE_SPREAD * rng.normal(size=len(channels)))
+    mean = _MEAN * np.exp(_PLATE_SPREAD * rng.normal(size=n_channels))
     optics = draw_optics(mean, _CONTRAST * mean, seed, job.experiment, job.plate)
     response = experiment_response(seed, job.experiment)
     looks = {}
     for well, treatment, gene in job.wells:
-        seen = well_effect(
-            seed, _effect(seed, treatment, gene, job.cell_type, well), response, (job.plate,), well
-        )
-        looks[well] = look_of(CELL_TYPES[job.cell_type], seen)
-    plate = Plate(
-        job.plate, optics, tuple(Site(name, well, looks[well]) for name, (well, _) in names.items())
-    )
-    for site, image in draw_plate(
-        plate, size, seed, tuple(STAINS.index(CHANNELS[channel][1]) for channel in channels)
-    ):
-        yield *names[site.name], image
+        full_effect = _effect(seed, treatment, gene, job.cell_type, well)
+        units = well_effect(seed, full_effect, response, (job.plate,), well)
+        looks[well] = look_of(CELL_TYPES[job.cell_type], units)
+    sites = tuple(Site(name, well, looks[well]) for name, (well, _) in pair_of.items())
+    return Plate(job.plate, optics, sites)
 
 
-def _file_name(well: str, site: int, channel: str) -> str:
-    return (
-        f"r{ord(well[0]) - 64:02d}c{well[1:]}f{site:02d}p01-ch{CHANNELS[channel][0]}sk1fk1fl1.tiff"
-    )
+def _write_counts(
+    folder: Path,
+    well: str,
+    site: int,
+    channels: tuple[str, ...],
+    mean: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Draw the photon counts of a field, whose means are (C, H, W), and write its planes."""
+    counts = np.rint(mean + np.sqrt(mean) * rng.normal(size=mean.shape))
+    planes = np.clip(counts, 0, 65535).astype(np.uint16)
+    for channel, plane in zip(channels, planes, strict=True):
+        path = folder / tables.file_name(well, site, channel)
+        try:
+            imwrite(path, plane, compression="zlib", metadata=None)
+        except OSError as error:
+            raise InputError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
-def _write_tiff(path: Path, plane: np.ndarray) -> None:
-    from tifffile import imwrite
-
-    try:
-        imwrite(path, plane, compression="zlib", metadata=None)
-    except OSError as error:
-        raise InputError(f"{path}: could not be written ({error.strerror or error})") from error
-
-
-def _write_layout(out: Path, name: str, layout: pd.DataFrame, table: pd.DataFrame) -> None:
-    """The platemap, blank where DMSO is and `?` where a test plate's treatment is, and the metadata
-    beside it.
-    """
-    cells = layout.treatment.replace("NA", "")
-    if name == HIDDEN_MAP:
-        cells = cells.where(layout.control_type != "NA", "?")
-    _write_tsv(
-        out / _PLATEMAPS / "platemap" / f"{name}_platemap.tsv",
-        pd.DataFrame({"well_position": layout.well, "broad_sample": cells}),
-    )
-    _write_tsv(
-        out / "workspace/metadata/external_metadata" / f"{name}_metadata.tsv",
-        table.drop(columns=["gene_hit"]),
-    )
-
-
-def _write_plates(out: Path, about: pd.DataFrame) -> None:
-    write_csv(
-        out / _PLATEMAPS / "barcode_platemap.csv", about[["Assay_Plate_Barcode", "Plate_Map_Name"]]
-    )
-    _write_tsv(out / "experiment-metadata.tsv", about)
-
-
-def _write_load_data(out: Path, job: _Job, sites: int) -> None:
-    place = job.folder.relative_to(out).as_posix()
-    rows = [
-        {f"FileName_Orig{channel}": _file_name(well, site, channel) for channel in CHANNELS}
-        | {f"PathName_Orig{channel}": place for channel in CHANNELS}
-        | {"Metadata_Plate": job.plate, "Metadata_Well": well, "Metadata_Site": site}
-        for well, _, _ in job.wells
-        for site in range(1, sites + 1)
-    ]
-    write_csv(
-        out / "workspace/load_data_csv" / BATCH / job.plate / "load_data.csv", pd.DataFrame(rows)
-    )
-
-
-def _write_tsv(path: Path, frame: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        frame.to_csv(temporary, sep="\t", index=False)
+def _effect(seed: int, treatment: str, gene: str, cell_type: str, well: str) -> np.ndarray:
+    """Return (N_EFFECTS,) units: the gene's, the treatment's own, and those of the position."""
+    position = POSITION_SHIFT * generator(seed, "position", well).normal(size=N_EFFECTS)
+    if not gene:
+        return position
+    gene_effect = GENE_SHARE * effect(seed, f"gene {gene}", cell_type)
+    return gene_effect + OWN_SHARE * effect(seed, treatment, cell_type) + position

@@ -22,7 +22,7 @@ from cellsignal.competitions.idr0088.annotation import (
 )
 from cellsignal.competitions.idr0088.moa import MIN_COMPOUNDS, read_moa_table
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
+REPOSITORY = Path(__file__).resolve().parents[3]
 TASKS = ("idr0088_gpcr", "idr0088_moa")
 # a receptor's name as the table writes it, that is coupled to a G protein, and that it is switched
 # on

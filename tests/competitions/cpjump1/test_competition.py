@@ -16,13 +16,17 @@ from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.calibration import calibration_file
 from cellsignal.competitions.cpjump1 import Cpjump1
+from cellsignal.competitions.cpjump1.images import (
+    WINDOW,
+    join_fields,
+    measure_plates,
+    read_field,
+)
 from cellsignal.competitions.cpjump1.metadata import (
     CHANNEL_NUMBERS,
     CHANNELS,
-    join_fields,
     read_perturbations,
 )
-from cellsignal.competitions.cpjump1.planes import WINDOW, measure_plates, read_field
 from cellsignal.competitions.folds import make_folds
 from cellsignal.data.folds import read_folds
 from cellsignal.images.intensity import anscombe, illumination, to_uint8
