@@ -13,17 +13,16 @@ from sklearn.metrics import average_precision_score
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.retrieval import (
-    Measured,
     Retrieval,
     compound_gene_matching,
     controls_by_position,
     expected_ap,
-    measure,
     position_profiles,
     replicate_retrieval,
     target_matching,
 )
 from cellsignal.evaluation.retrieval_null import Null
+from cellsignal.evaluation.retrieval_tasks import Measured, measure
 
 pytestmark = pytest.mark.slow
 
@@ -340,13 +339,13 @@ def test_measure_takes_each_cell_line_and_modality_apart_and_the_baseline_beside
         ("A549, compound and crispr", "compound_gene"),
     }
     for one in rows:
-        assert isinstance(one, Measured) and isinstance(one.found, Retrieval)
+        assert isinstance(one, Measured) and isinstance(one.result, Retrieval)
         if one.profiles == "images":
-            assert one.found.retrieved.value == 1.0, one
+            assert one.result.retrieved.value == 1.0, one
             if one.task != "replicates":
                 assert (
-                    list(one.found.table.group) == ["G0", "G1", "G2", "G3"]
-                    and one.found.mean_average_precision > 0.99
+                    list(one.result.table.group) == ["G0", "G1", "G2", "G3"]
+                    and one.result.mean_average_precision > 0.99
                 )
     kinds = {(one.task, one.profiles) for one in rows}
     assert kinds >= {
@@ -360,7 +359,7 @@ def test_measure_takes_each_cell_line_and_modality_apart_and_the_baseline_beside
             rng.normal(size=x.shape)[few], wells[few].reset_index(drop=True), ("targets",), Null(40)
         )
     )
-    assert {str(one.found) for one in noise} == {"no treatment whose replicates were retrieved"}
+    assert {str(one.result) for one in noise} == {"no treatment whose replicates were retrieved"}
 
 
 def test_pairs_of_the_real_platemaps(real_data):

@@ -1,6 +1,4 @@
-"""Do groups of queries beat random orders? Two permutation nulls of a fraction retrieved, copairs'
-and the published one.
-"""
+"""Test whether groups of queries beat random orders, by copairs' null or the published one."""
 
 import contextlib
 import functools
@@ -30,9 +28,9 @@ class Null:
         seed: of these orders.
         cache: a folder in which they are kept; None keeps none.
         kind: "copairs": p of a group is the share of means over random orders of its queries that
-        exceed its mAP. "published" (Chandrasekaran et al.
-            2024): p of each query is the share of random orders of strictly greater AP, and a
-            group's -log10 p the mean over its queries.
+            exceed its mAP. "published" (Chandrasekaran et al. 2024): p of each query is the share
+            of random orders of strictly greater AP, and a group's -log10 p the mean over its
+            queries.
     """
 
     size: int = NULL_SIZE
@@ -44,54 +42,53 @@ class Null:
         """Test the groups of some queries.
 
         Args:
-            scores: One row a query: group, average_precision, n_pos_pairs, n_total_pairs.
+            scores: one row a query: group, average_precision, n_pos_pairs, n_total_pairs.
 
         Returns:
             mean_average_precision, p_value and q_value (Benjamini-Hochberg), the index the group.
         """
-        return _published(scores, self) if self.kind == "published" else _by_copairs(scores, self)
+        if self.kind == "published":
+            return _test_as_published(scores, self)
+        return _test_by_copairs(scores, self)
 
 
 DEFAULT_NULL = Null()
 
 
-def _by_copairs(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
-    """mAP, p and q by group, by copairs; quiet, and without its cache in the user's home."""
-    from copairs import map as copairs_map
+def _test_by_copairs(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
+    """Test by copairs, quietly and without its cache in the user's home."""
+    from copairs.map import mean_average_precision
 
     # a column of copairs' that nothing here reads
     scores = scores.assign(normalized_average_precision=np.nan)
-    with _quiet_copairs(), _null_folder(null) as folder:
-        found = copairs_map.mean_average_precision(
+    options = {"progress_bar": False, "max_workers": 1}
+    with _quiet_copairs(), tempfile.TemporaryDirectory() as folder:
+        table = mean_average_precision(
             scores,
             ["group"],
             null.size,
             THRESHOLD,
             null.seed,
-            progress_bar=False,
-            max_workers=1,
-            cache_dir=folder,
+            cache_dir=null.cache or Path(folder),
+            **options,
         )
-    found = found.rename(columns={"corrected_p_value": "q_value"})
-    return found.set_index("group")[["mean_average_precision", "p_value", "q_value"]]
+    table = table.rename(columns={"corrected_p_value": "q_value"})
+    return table.set_index("group")[["mean_average_precision", "p_value", "q_value"]]
 
 
-def _published(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
-    """mAP, p and q by group, as published; see `Null`."""
+def _test_as_published(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
     from scipy.stats import false_discovery_control
 
     surprise = np.empty(len(scores))
-    for (positives, total), rows in scores.groupby(
-        ["n_pos_pairs", "n_total_pairs"]
-    ).indices.items():
+    sizes = scores.groupby(["n_pos_pairs", "n_total_pairs"])
+    for (positives, total), rows in sizes.indices.items():
         random = random_precisions(int(positives), int(total), null.size, null.seed)
         precision = scores.average_precision.to_numpy()[rows]
         # what exceeds by rounding alone is not greater
         greater = null.size - np.searchsorted(random, precision + 1e-9, side="right")
         surprise[rows] = -np.log10((greater + 1) / (null.size + 1))
-    means = (
-        scores.assign(surprise=surprise).groupby("group")[["average_precision", "surprise"]].mean()
-    )
+    groups = scores.assign(surprise=surprise).groupby("group")
+    means = groups[["average_precision", "surprise"]].mean()
     p_value = np.power(10.0, -means.surprise)
     table = pd.DataFrame({"mean_average_precision": means.average_precision, "p_value": p_value})
     return table.assign(q_value=false_discovery_control(p_value))
@@ -99,29 +96,29 @@ def _published(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
 
 @functools.lru_cache(maxsize=256)
 def random_precisions(positives: int, total: int, size: int, seed: int) -> np.ndarray:
-    """Average precisions of `size` random orders of `total` items, `positives` of them relevant:
-    (size,) ascending.
+    """Return the average precisions of random orders of items, ascending.
+
+    Args:
+        positives: relevant items.
+        total: all items.
+        size: orders.
+
+    Returns:
+        (size,) float64.
     """
-    rng, found = np.random.default_rng(seed), []
+    rng, precisions = np.random.default_rng(seed), []
     rows = max(1, _DRAWN // total)
     for start in range(0, size, rows):
         drawn = rng.random((min(rows, size - start), total), dtype=np.float32)
         places = np.argpartition(drawn, min(positives, total - 1), axis=1)[:, :positives]
-        found.append((np.arange(1, positives + 1) / (np.sort(places, axis=1) + 1)).mean(axis=1))
-    return np.sort(np.concatenate(found))
-
-
-@contextlib.contextmanager
-def _null_folder(null: Null) -> Iterator[Path]:
-    with contextlib.ExitStack() as stack:
-        yield null.cache or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        rank = np.sort(places, axis=1) + 1
+        precisions.append((np.arange(1, positives + 1) / rank).mean(axis=1))
+    return np.sort(np.concatenate(precisions))
 
 
 @contextlib.contextmanager
 def _quiet_copairs() -> Iterator[None]:
-    """copairs logs a line for each of its steps and warns of means of nothing; neither says
-    anything of the data.
-    """
+    """Silence copairs, which logs each of its steps and warns of means of nothing."""
     logger = logging.getLogger("copairs")
     level = logger.level
     logger.setLevel(logging.ERROR)

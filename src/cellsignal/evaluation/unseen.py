@@ -1,12 +1,12 @@
-"""Which mechanism (MoA) does an unseen compound show? Each of its tracks takes that of the nearest
-labelled track; its tracks then vote.
+"""Name the mechanism (MoA) of unseen compounds by their nearest labelled tracks.
 
-A mechanism is named for every compound, also for one without effect or with a mechanism that the
-gallery has not: the distance, the margin over the second mechanism and the votes say how much it is
-worth. The tracks of a compound share wells and a day, so their votes are no independent trials and
-get no interval; where the truth of compounds is known, compounds are counted. Equal distances and
-equal votes are drawn among with a seed: a space that tells no track from another names mechanisms
-at random.
+Each track of a compound takes the mechanism of the nearest labelled track; its tracks then vote. A
+mechanism is named for every compound, also for one without effect or with a mechanism that the
+gallery does not have: the distance, the margin over the second mechanism and the votes say how much
+it is worth. The tracks of a compound share wells and a day, so their votes are no independent
+trials and get no interval; where the truth of compounds is known, compounds are counted. Equal
+distances and equal votes are drawn among with a seed, so a space that cannot separate tracks names
+mechanisms at random.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,18 +27,17 @@ class Unseen:
 
     Attributes:
         tracks: one row a track, in their order: sample_id, compound, moa_id, moa, `distance`
-        (cosine, of rank 1), `nearest` and
-            `nearest_compound` (the gallery track of rank 1 and its drug), `second_moa` and `margin`
-            (the nearest other mechanism, and how much farther its nearest track is; None and NaN
-            where there is no other).
+            (cosine, of rank 1), `nearest` and `nearest_compound` (the gallery track of rank 1 and
+            its drug), `second_moa` and `margin` (the nearest other mechanism, and how much farther
+            its nearest track is; None and NaN where there is no other).
         compounds: one row a compound, sorted by name: compound, tracks, moa_id, moa (the majority
-        of its tracks; of equal votes the one at
-            the smaller mean distance, and where that is equal, too, one is drawn), `votes`,
-            `mean_distance` (of rank 1, over all tracks), `margin` (how much farther, on the mean
-            over its tracks, the nearest track of any other mechanism is than that of `moa`: below 0
-            where votes and distances disagree, NaN where there is no other), and
-            `moa_id_by_distance`, `moa_by_distance`, `distance_to_moa`: the mechanism whose nearest
-            gallery tracks are nearest on the mean over the compound's tracks, and that mean.
+            of its tracks; of equal votes the one at the smaller mean distance, and where that is
+            equal, too, one is drawn), `votes`, `mean_distance` (of rank 1, over all tracks),
+            `margin` (how much farther, on the mean over its tracks, the nearest track of any other
+            mechanism is than that of `moa`: below 0 where votes and distances disagree, NaN where
+            there is no other), and `moa_id_by_distance`, `moa_by_distance`, `distance_to_moa`: the
+            mechanism whose nearest gallery tracks are nearest on the mean over the compound's
+            tracks, and that mean.
     """
 
     tracks: pd.DataFrame
@@ -54,48 +53,27 @@ def predict_unseen(
         distance: (N, G) cosine distances; see `evaluation.reid.cosine_distances`.
         unseen: N rows with sample_id and compound.
         gallery: G rows with sample_id, compound and label (MoA id, index into `names`).
-        names: of the mechanisms; with the control's behind them where control tracks are in the
-        gallery.
+        names: of the mechanisms; last the control's, where control tracks are in the gallery.
 
     Raises:
         InputError: shapes or labels that do not fit, a distance that is not a number, or a compound
-        that is in the gallery and so is not unseen.
+            that is in the gallery and so is not unseen.
     """
     distance = np.asarray(distance, np.float64)
-    if distance.shape != (len(unseen), len(gallery)) or not distance.size:
-        raise InputError(
-            f"distances {distance.shape} do not fit {len(unseen)} unseen and {len(gallery)} "
-            "gallery tracks"
-        )
-    if np.isnan(distance).any():
-        raise InputError(
-            "unseen track "
-            f"{unseen.sample_id.iloc[int(np.isnan(distance).any(axis=1).argmax())]!r}: a distance "
-            "is not a number"
-        )
-    known = sorted(set(unseen.compound) & set(gallery.compound))
-    if known:
-        raise InputError(f"{len(known)} unseen compounds are in the gallery, first {known[0]!r}")
-    if gallery.label.isna().any() or not gallery.label.between(0, len(names) - 1).all():
-        raise InputError(
-            f"gallery: a label is empty or lies outside the {len(names)} names of mechanisms"
-        )
+    _check(distance, unseen, gallery, len(names))
     label = gallery.label.to_numpy(int)
     present = np.unique(label)
     # (N, mechanisms of the gallery)
-    to_class = np.stack([distance[:, label == one].min(axis=1) for one in present], axis=1)
+    to_moa = np.stack([distance[:, label == moa].min(axis=1) for moa in present], axis=1)
     rows, first = np.arange(len(unseen)), draw_one(tied_best(-distance))
     best = np.searchsorted(present, label[first])
-    others = to_class.copy()
-    others[rows, best] = np.inf
-    second = random_order(others)[:, 0]
     tracks = pd.DataFrame(
         {
             "sample_id": unseen.sample_id.to_numpy(object),
             "compound": unseen.compound.to_numpy(object),
             "moa_id": present[best],
-            "moa": [names[one] for one in present[best]],
-            "distance": to_class[rows, best],
+            "moa": [names[moa] for moa in present[best]],
+            "distance": to_moa[rows, best],
             "nearest": gallery.sample_id.to_numpy(object)[first],
             "nearest_compound": gallery.compound.to_numpy(object)[first],
             "second_moa": None,
@@ -103,27 +81,45 @@ def predict_unseen(
         }
     )
     if len(present) > 1:
-        tracks["second_moa"] = [names[one] for one in present[second]]
-        tracks["margin"] = to_class[rows, second] - to_class[rows, best]
-    return Unseen(tracks, _by_compound(tracks, to_class, present, names))
+        others = to_moa.copy()
+        others[rows, best] = np.inf
+        second = random_order(others)[:, 0]
+        tracks["second_moa"] = [names[moa] for moa in present[second]]
+        tracks["margin"] = to_moa[rows, second] - to_moa[rows, best]
+    return Unseen(tracks, _vote(tracks, to_moa, present, names))
 
 
-def _by_compound(
-    tracks: pd.DataFrame, to_class: np.ndarray, present: np.ndarray, names: Sequence[str]
+def _check(distance: np.ndarray, unseen: pd.DataFrame, gallery: pd.DataFrame, n_names: int) -> None:
+    if distance.shape != (len(unseen), len(gallery)) or not distance.size:
+        raise InputError(
+            f"distances {distance.shape} do not fit {len(unseen)} unseen and {len(gallery)} "
+            "gallery tracks"
+        )
+    missing = np.isnan(distance).any(axis=1)
+    if missing.any():
+        track = unseen.sample_id.iloc[int(missing.argmax())]
+        raise InputError(f"unseen track {track!r}: a distance is not a number")
+    known = sorted(set(unseen.compound) & set(gallery.compound))
+    if known:
+        raise InputError(f"{len(known)} unseen compounds are in the gallery, first {known[0]!r}")
+    if gallery.label.isna().any() or not gallery.label.between(0, n_names - 1).all():
+        raise InputError(
+            f"gallery: a label is empty or lies outside the {n_names} names of mechanisms"
+        )
+
+
+def _vote(
+    tracks: pd.DataFrame, to_moa: np.ndarray, present: np.ndarray, names: Sequence[str]
 ) -> pd.DataFrame:
-    """`Unseen.compounds`. `to_class` is the (N, M) distance of each track to each mechanism of
-    `present` (M,).
-    """
-    found = []
-    for number, (compound, places) in enumerate(
-        tracks.groupby("compound", sort=True).indices.items()
-    ):
-        own, mean = tracks.moa_id.to_numpy()[places], to_class[places].mean(axis=0)
-        votes = (own[:, None] == present).sum(axis=0)
+    """`Unseen.compounds`; `to_moa` (N, M) are the distances to the mechanisms of `present` (M,)."""
+    rows = []
+    for number, (compound, places) in enumerate(tracks.groupby("compound").indices.items()):
+        moa_id, mean = tracks.moa_id.to_numpy()[places], to_moa[places].mean(axis=0)
+        votes = (moa_id[:, None] == present).sum(axis=0)
         elected = tied_best(np.where(votes == votes.max(), -mean, -np.inf)[None])
         most = int(draw_one(elected, seed=number)[0])
         near = int(draw_one(tied_best(-mean[None]), seed=number)[0])
-        found.append(
+        rows.append(
             {
                 "compound": compound,
                 "tracks": len(places),
@@ -137,65 +133,52 @@ def _by_compound(
                 "distance_to_moa": mean[near],
             }
         )
-    return pd.DataFrame(found).replace({"margin": {np.inf: np.nan}})
+    return pd.DataFrame(rows).replace({"margin": {np.inf: np.nan}})
 
 
 def nearest_first(compounds: pd.DataFrame) -> pd.DataFrame:
-    """`Unseen.compounds` with those nearest to the gallery first: the likeliest to be right, and so
-    the first to look at.
-    """
+    """Sort `Unseen.compounds`, those nearest to the gallery first: the likeliest to be right."""
     return compounds.sort_values(["mean_distance", "compound"], ignore_index=True)
 
 
 def typical_track(tracks: pd.DataFrame, compound: str, moa_id: int) -> int:
-    """The row (from 0) of `Unseen.tracks` that stands for a compound: of its tracks that voted for
-    `moa_id` the one of median distance, not the best.
+    """Return the row of `Unseen.tracks` that stands for a compound.
+
+    Of its tracks that voted for `moa_id` the one of median distance, not the best.
     """
-    mine = np.flatnonzero((tracks["compound"] == compound) & (tracks.moa_id == moa_id))
-    assert len(mine), (compound, moa_id)
-    return int(
-        mine[np.argsort(tracks.distance.to_numpy()[mine], kind="stable")[(len(mine) - 1) // 2]]
-    )
+    rows = np.flatnonzero((tracks["compound"] == compound) & (tracks.moa_id == moa_id))
+    assert len(rows), (compound, moa_id)
+    order = np.argsort(tracks.distance.to_numpy()[rows], kind="stable")
+    return int(rows[order[(len(rows) - 1) // 2]])
 
 
 def unseen_right(compounds: pd.DataFrame, truth: Mapping[str, str]) -> Accuracy | None:
-    """Compounds whose `moa` is the true one, of those whose truth is known; None where it is of
-    none.
+    """Count the compounds whose `moa` is the true one; None where no truth is known.
 
     Args:
         truth: compound -> mechanism.
     """
     known = compounds[compounds["compound"].isin(set(truth))]
-    return (
-        Accuracy.of(int((known.moa == known["compound"].map(truth)).sum()), len(known))
-        if len(known)
-        else None
-    )
+    if known.empty:
+        return None
+    return Accuracy.of(int((known.moa == known["compound"].map(truth)).sum()), len(known))
 
 
 def unseen_text(compounds: pd.DataFrame, truth: Mapping[str, str], most: int = 20) -> str:
-    """Rows of `Unseen.compounds` for a terminal, nearest to the gallery first, no more than `most`.
+    """Format `Unseen.compounds` for a terminal, nearest to the gallery first, at most `most` rows.
 
     Args:
         truth: compound -> mechanism; a column of it where any is known.
     """
     known = compounds["compound"].isin(set(truth)).any()
-    lines = [
-        ("compound", "MoA id", "MoA", "votes", "distance", "margin", *(["truth"] if known else []))
-    ]
+    header = ("compound", "MoA id", "MoA", "votes", "distance", "margin")
+    lines = [(*header, "truth") if known else header]
     for row in nearest_first(compounds)[:most].itertuples():
         margin = "" if np.isnan(row.margin) else f"{row.margin:.3f}"
-        true = [truth.get(row.compound, "")] if known else []
-        lines.append(
-            (
-                row.compound,
-                str(row.moa_id),
-                row.moa,
-                f"{row.votes}/{row.tracks}",
-                f"{row.mean_distance:.3f}",
-                margin,
-                *true,
-            )
-        )
-    more = [f"... and {len(compounds) - most} farther ones"] if len(compounds) > most else []
-    return "\n".join([aligned(lines, right={1, 3, 4, 5}), *more])
+        figures = (f"{row.votes}/{row.tracks}", f"{row.mean_distance:.3f}", margin)
+        cells = (row.compound, str(row.moa_id), row.moa, *figures)
+        lines.append((*cells, truth.get(row.compound, "")) if known else cells)
+    text = aligned(lines, right={1, 3, 4, 5})
+    if len(compounds) > most:
+        text += f"\n... and {len(compounds) - most} farther ones"
+    return text

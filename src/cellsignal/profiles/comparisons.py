@@ -22,8 +22,9 @@ from cellsignal.evaluation.matching import (
     not_same_compound,
     not_same_compound_or_batch,
 )
-from cellsignal.evaluation.retrieval import TASKS, Measured, Retrieval, Task, measure
+from cellsignal.evaluation.retrieval import TASKS, Retrieval, Task
 from cellsignal.evaluation.retrieval_null import NULL_SIZE, Null, NullKind
+from cellsignal.evaluation.retrieval_tasks import Measured, measure
 from cellsignal.profiles.batch_effects import Reference, Unit
 from cellsignal.profiles.profile_steps import (
     Profiles,
@@ -178,7 +179,7 @@ def _retrieval_rows(
     tables: list[pd.DataFrame] = []
     notes: list[str] = []
     for row in figures:
-        result = row.found
+        result = row.result
         own_profiles = row.profiles == label
         if isinstance(result, InputError):
             if strict and own_profiles:

@@ -14,17 +14,8 @@ from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
 from cellsignal.data.store import Store
 from cellsignal.evaluation.leaderboard import LEADERBOARD
-from cellsignal.evaluation.reid import (
-    NEW_DRUGS,
-    ReId,
-    classified,
-    nearest,
-    reid,
-    reid_new_drugs,
-    reid_table,
-    reid_text,
-    seen_text,
-)
+from cellsignal.evaluation.reid import NEW_DRUGS, ReId, classified, nearest, reid, reid_new_drugs
+from cellsignal.evaluation.reid_table import reid_table, reid_text, seen_text
 from cellsignal.evaluation.standing import check_replacing, runs_of
 from cellsignal.evaluation.unseen import (
     Unseen,
