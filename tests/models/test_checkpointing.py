@@ -8,7 +8,7 @@ import torch
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
 from cellsignal.models.backbones import build_model
-from cellsignal.models.checkpointing import checkpoint_activations
+from cellsignal.models.cost import checkpoint_activations
 
 pytestmark = pytest.mark.slow
 

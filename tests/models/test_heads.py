@@ -9,7 +9,7 @@ from torch import nn
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
 from cellsignal.models.backbones import build_model
-from cellsignal.models.heads import CosineHead, neck
+from cellsignal.models.heads import CosineHead, make_neck
 
 TINY, FEATURES = "resnet10t", 512
 FULL = {"cell_type_vector": True, "neck": 16, "cosine_head": True}
@@ -207,7 +207,7 @@ def test_cosines_stay_in_single_precision_under_autocast():
 
 def test_the_neck_standardises_its_output():
     torch.manual_seed(0)
-    found = neck(9, 6)(5 + 3 * torch.randn(200, 9))
+    found = make_neck(9, 6)(5 + 3 * torch.randn(200, 9))
     assert torch.allclose(found.mean(0), torch.zeros(6), atol=1e-5)
     assert torch.allclose(found.var(0, unbiased=False), torch.ones(6), atol=1e-2)
 

@@ -7,8 +7,8 @@ import torch
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
 from cellsignal.models.backbones import build_model
-from cellsignal.models.checkpointing import checkpoint_activations
-from cellsignal.models.layers import PooledLayers
+from cellsignal.models.cost import checkpoint_activations
+from cellsignal.models.heads import PooledLayers
 from cellsignal.models.torchvision_cpu import import_timm
 
 

@@ -1,3 +1,1 @@
-"""Networks: timm backbones for any number of channels, and the lab's LeNet. Start at
-`backbones.build_model`.
-"""
+"""Networks: timm backbones for any number of channels, and registered ones."""

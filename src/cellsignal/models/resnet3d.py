@@ -18,7 +18,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from cellsignal.common.errors import InputError
+from cellsignal.config.schema import Model
 from cellsignal.models.heads import Outputs
+from cellsignal.models.registry import Shape, register_network
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +124,7 @@ class ResNet3d(nn.Module):
         return Outputs(pooled, self.head(self.dropout(self._seen_by_head(pooled))), None)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only what goes into each residual block for the way back (`models.checkpointing`)."""
+        """Keep only what goes into each residual block for the way back (`models.cost`)."""
         self.grad_checkpointing = enable
 
     def to(
@@ -160,6 +162,33 @@ class ResNet3d(nn.Module):
 
     def _seen_by_head(self, pooled: torch.Tensor) -> torch.Tensor:
         return pooled if self.bnneck is None else self.bnneck(pooled)
+
+
+DEPTHS = {"resnet3d18": 18, "resnet3d50": 50}
+
+
+@register_network(
+    *DEPTHS,
+    stem="conv1",
+    head=("head", "bnneck"),
+    options=("keep_time", "base_width", "bnneck"),
+)
+def build_resnet3d(config: Model, shape: Shape) -> ResNet3d:
+    if shape.channels % 3:
+        raise InputError(
+            f"model.backbone: {config.backbone} takes clips of 3 channels; the images have "
+            f"{shape.channels} planes, which 3 does not divide"
+        )
+    return ResNet3d(
+        DEPTHS[config.backbone],
+        shape.channels,
+        shape.classes,
+        frames=shape.channels // 3,
+        keep_time=config.keep_time,
+        bnneck=config.bnneck,
+        dropout=config.dropout,
+        base=config.base_width,
+    )
 
 
 class _Block(nn.Module):

@@ -19,8 +19,7 @@ _declared: torch.library.Library | None = None  # the declarations last as long 
 
 
 def import_timm() -> ModuleType:
-    """timm, on any build of torch. Every use of timm in this package goes through here; calling it
-    again costs nothing.
+    """Return timm, on any build of torch. Every use of timm in this package goes through here.
 
     A torchvision that loads is left alone. In a CUDA build a torchvision that does not load is a
     broken installation, and its own error is raised.
@@ -35,12 +34,8 @@ def _import_torchvision() -> None:
     global _declared
     try:
         import torchvision
-    except RuntimeError as error:
-        if (
-            torch.version.cuda is not None
-            or "torchvision::" not in str(error)
-            or _declared is not None
-        ):
+    except RuntimeError:
+        if torch.version.cuda is not None or _declared is not None:
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]  # half imported

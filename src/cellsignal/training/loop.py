@@ -21,8 +21,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.stopping import Stop
 from cellsignal.data.feed import Batch, feed
 from cellsignal.models.backbones import build_model
-from cellsignal.models.checkpointing import checkpoint_activations
-from cellsignal.models.cost import forward_flops, training_flops
+from cellsignal.models.cost import checkpoint_activations, forward_flops, training_flops
 from cellsignal.training import state
 from cellsignal.training.averaging import Average, ramp, random_view
 from cellsignal.training.budget import Budget

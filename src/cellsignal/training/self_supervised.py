@@ -97,7 +97,7 @@ class TwoViews:
         return [batch + [(number, images + index) for number, index in batch] for batch in order]
 
     def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return labels (B,), all -1 (unknown), and cell types (B, T) where the model takes them."""
+        """Return labels (B,), all -1 (unknown), and cell types (B, T) if the model takes them."""
         return torch.full((len(index),), -1), None if self.cell_types is None else self.cell_types[
             index
         ]

@@ -18,7 +18,7 @@ from cellsignal.common.stopping import Stop
 from cellsignal.common.tables import aligned
 from cellsignal.config import Config
 from cellsignal.models.backbones import build_model
-from cellsignal.models.checkpointing import checkpoint_activations
+from cellsignal.models.cost import checkpoint_activations
 from cellsignal.training.inputs import pixel_statistics, site_dataset
 from cellsignal.training.job import Job
 from cellsignal.training.loop import Trainer

@@ -28,8 +28,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
 from cellsignal.config.stage import Optimizer
 from cellsignal.models.backbones import build_model
-from cellsignal.models.checkpointing import checkpoint_activations
-from cellsignal.models.cost import forward_flops, training_flops
+from cellsignal.models.cost import checkpoint_activations, forward_flops, training_flops
 from cellsignal.training.optimizers import build_optimizer
 from cellsignal.training.throughput import device_peak
 
@@ -254,7 +253,7 @@ def _lacking(variant: Variant, device: torch.device, compiled: bool) -> str | No
 def _make(
     variant: Variant, model: torch.nn.Module, inputs: _Batch
 ) -> tuple[Step, Callable[[], Iterator[torch.Tensor]]]:
-    """The variant's step, and what it holds between steps: weights, buffers, the optimiser's state."""
+    """Return the variant's step, and the tensors it holds between steps."""
     layout = torch.channels_last if variant.channels_last else torch.contiguous_format
     device = inputs.images.device
     model.to(device, memory_format=layout).train()

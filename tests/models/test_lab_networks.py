@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsignal.common.errors import InputError
-from cellsignal.models.lenet import LeNet, same_padding
+from cellsignal.models.lab_networks import LeNet, same_padding
 
 
 def test_the_labs_table():
