@@ -15,7 +15,7 @@ from cellsignal.config.load import dump_config, load_config
 from cellsignal.config.schema import Config
 from cellsignal.data.folds import read_folds
 from cellsignal.models.backbones import build_model
-from cellsignal.training.schedules import LearningRate
+from cellsignal.training.optim import LearningRate
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 QUICK = [quick_config(get_competition(name)) for name in competition_ids()]

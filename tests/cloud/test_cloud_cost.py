@@ -29,7 +29,7 @@ from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops
-from cellsignal.training.run import jobs_of
+from cellsignal.training.plan import jobs_of
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from cellsignal.data.samplers import in_order
 from cellsignal.data.transforms import Transform
 from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
-from cellsignal.training.inputs import Pixels, site_dataset
+from cellsignal.training.inference import Pixels, site_dataset
 
 pytestmark = pytest.mark.slow
 

@@ -30,8 +30,8 @@ from cellsignal.prediction.embeddings import (
 )
 from cellsignal.prediction.submit import open_entry, truth_labels
 from cellsignal.training.checkpoints import save_checkpoint
-from cellsignal.training.job import identity
-from cellsignal.training.run import jobs_of
+from cellsignal.training.identity import identity
+from cellsignal.training.plan import jobs_of
 
 D = 12
 ONE_MODEL = [{"name": "all", "epochs": 1}]

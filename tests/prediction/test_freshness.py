@@ -23,8 +23,9 @@ from cellsignal.prediction.embeddings import embed, load_embeddings
 from cellsignal.prediction.freshness import config_predictions
 from cellsignal.prediction.submit import open_entry
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
-from cellsignal.training.job import check_belongs
-from cellsignal.training.run import is_finished, jobs_of, train
+from cellsignal.training.identity import check_belongs
+from cellsignal.training.plan import jobs_of
+from cellsignal.training.run import is_finished, train
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_folder, pieces_of
 from cellsignal.prediction.predict import predict
-from cellsignal.training import forward
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training import inference
+from cellsignal.training.plan import jobs_of
+from cellsignal.training.run import train
 
 
 class Killed(BaseException):
@@ -31,7 +32,7 @@ def run(plates, tmp_path_factory):
 
 def spied(monkeypatch, fail_at=None):
     """Notes which samples each call predicts; the call number `fail_at` is a kill."""
-    calls, real = [], forward.predict_with
+    calls, real = [], inference.predict_with
 
     def predict_with(job, model, reading, *args, **more):
         if len(calls) == fail_at:

@@ -15,7 +15,7 @@ from cellsignal.config import dump_config
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.ensemble import log_softmax
 from cellsignal.prediction.protocol import score_protocol
-from cellsignal.training.run import jobs_of
+from cellsignal.training.plan import jobs_of
 
 pytestmark = pytest.mark.slow
 

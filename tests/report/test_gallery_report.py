@@ -16,7 +16,7 @@ from cellsignal.metrics.accuracy import wilson_interval
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import load_embeddings
 from cellsignal.prediction.gallery import seen_compounds
-from cellsignal.training.run import jobs_of
+from cellsignal.training.plan import jobs_of
 
 pytestmark = pytest.mark.slow
 

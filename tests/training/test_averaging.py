@@ -12,13 +12,12 @@ from cellsignal.config.stage import Stage
 from cellsignal.data.feed import feed
 from cellsignal.data.views import apply_view
 from cellsignal.prediction.predict import trained_model
-from cellsignal.training import loop
 from cellsignal.training.averaging import Average, ramp
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.forward import plan_reading, predict_with
-from cellsignal.training.loop import Trainer
+from cellsignal.training.inference import plan_reading, predict_with
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE
-from cellsignal.training.run import jobs_of
+from cellsignal.training.trainer import Trainer
 
 PLAIN = {
     "augment": [],
@@ -91,7 +90,7 @@ def test_before_its_first_epoch_swa_predicts_with_the_plain_weights(plates, tmp_
     seen = []
     validate = Trainer.validate
     monkeypatch.setattr(
-        loop.Trainer,
+        Trainer,
         "validate",
         lambda self: (seen.append(self.predictor is self.model), validate(self))[1],
     )

@@ -27,11 +27,13 @@ from cellsignal.prediction import embeddings, pieces
 from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.pieces import in_pieces, pieces_folder
 from cellsignal.prediction.predict import predict
-from cellsignal.training import budget, loop
+from cellsignal.training import budget
+from cellsignal.training import trainer as trainer_module
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.loop import Trainer
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.run import train
+from cellsignal.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +100,7 @@ def test_training_in_short_budgets_stops_in_time_and_ends_in_the_same_bits(
     for owner, name in (
         (Trainer, "validate"),
         (Trainer, "_recompute_statistics"),
-        (loop, "draw_pseudo_labels"),
+        (trainer_module, "draw_pseudo_labels"),
     ):
         clock.takes(owner, name, VALIDATION)
     last, places = jobs_of(configs[1])[0].folder / "last.pt", []
@@ -163,7 +165,8 @@ def test_the_budget_is_kept_where_all_was_measured(plates, tmp_path, monkeypatch
     assert calls > 3 and clock.now <= clock.deadline
     told = [record.message for record in caplog.records if "epochs fit" in record.message]
     assert 0 < len(told) <= calls and re.fullmatch(
-        r"fold0 all: epoch 1 takes about .*; .* left: about [\d.]+ epochs fit", told[0]
+        r"seed 0 fold 0 stage all: epoch 1 takes about .*; .* left: about [\d.]+ epochs fit",
+        told[0],
     )
 
 
@@ -180,7 +183,7 @@ def test_an_epoch_is_foretold_by_what_was_measured(plates, tmp_path, monkeypatch
     minutes = batches + valid / 8  # validation is not measured yet: each image as in a step, of 8
     hours_left = 100 - 60 / 3600 - min(batches, 20) / 60
     assert minutes > 90 or line.startswith(
-        f"fold0 all: epoch 1 takes about {minutes:.1f} min; {hours_left:.1f} h left: about "
+        f"seed 0 fold 0 stage all: epoch 1 takes about {minutes:.1f} min; {hours_left:.1f} h left: about "
     )
     assert float(re.search(r"about ([\d.]+) epochs fit", line)[1]) == pytest.approx(
         hours_left * 60 / minutes, rel=0.01

@@ -16,7 +16,8 @@ from cellsignal.common.files import write_text
 from cellsignal.config import dump_config
 from cellsignal.data.store import Store
 from cellsignal.training.check import _check_stages_have_samples, _watching
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.plan import jobs_of
+from cellsignal.training.run import train
 
 QUICK = {"epochs": 1, "batch_size": 32, "augment": []}
 

@@ -23,9 +23,10 @@ from cellsignal.training.checkpoints import (
     previous_of,
     save_checkpoint,
 )
-from cellsignal.training.loop import Trainer
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE
-from cellsignal.training.run import is_finished, jobs_of, train
+from cellsignal.training.run import is_finished, train
+from cellsignal.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 

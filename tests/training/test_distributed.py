@@ -21,9 +21,10 @@ from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.predict import predict
 from cellsignal.training import pseudo_labels
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.loop import Trainer
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.run import train
+from cellsignal.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 

@@ -11,13 +11,14 @@ from tiny import make_config, stage
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import sha256
 from cellsignal.common.stopping import Stop
-from cellsignal.training import labelling, pseudo_labels
+from cellsignal.training import pseudo_labels
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples, soft_labels
 from cellsignal.training.job import unit_codes
-from cellsignal.training.loop import Trainer
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.run import train
+from cellsignal.training.trainer import Trainer
 
 
 def test_control_wells_are_further_classes_and_no_treatment_comes_with_them(plates, tmp_path):
@@ -119,19 +120,19 @@ def test_an_interrupted_epoch_goes_on_with_the_pseudo_labels_it_began_with_or_no
 ):
     config = make_config(plates, tmp_path, [stage(pseudo_labels={"least_confidence": 0.0})])
     job = jobs_of(config)[0]
-    digest = labelling.draw_pseudo_labels(
+    digest = pseudo_labels.draw_pseudo_labels(
         job, Trainer(job, ALONE, Stop()).model, Trainer(job, ALONE, Stop()).pixels, 0
     )
-    assert len(labelling.read_pseudo_labels(job, 0, digest))
+    assert len(pseudo_labels.read_pseudo_labels(job, 0, digest))
     with pytest.raises(
         InputError, match=r"epoch_000\.csv: is not what the interrupted epoch began with"
     ):
-        labelling.read_pseudo_labels(job, 0, "0" * 64)
+        pseudo_labels.read_pseudo_labels(job, 0, "0" * 64)
     frame = pseudo_labels.read(job.folder, 0)
     frame.loc[0, "target_id"] = job.store.samples.target_id.iloc[job.valid[0]]
     path = pseudo_labels.write(job.folder, 0, frame, {})
     with pytest.raises(InputError, match="no test treatments"):
-        labelling.read_pseudo_labels(job, 0, sha256(path))
+        pseudo_labels.read_pseudo_labels(job, 0, sha256(path))
 
 
 def test_more_batches_in_an_epoch_still_end_the_schedule_at_its_end(plates, tmp_path):

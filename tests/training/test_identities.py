@@ -21,16 +21,16 @@ from cellsignal.config.stage import Stage
 from cellsignal.data.store import Store
 from cellsignal.models.heads import Outputs
 from cellsignal.prediction.embeddings import embed, load_embeddings
-from cellsignal.training import loop
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples
-from cellsignal.training.job import check_belongs
-from cellsignal.training.loop import Trainer
+from cellsignal.training.identity import check_belongs
 from cellsignal.training.losses import SoftCrossEntropy, TripletLoss
+from cellsignal.training.optim import Stepper
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.run import train
 from cellsignal.training.stage_loss import StageLoss
-from cellsignal.training.step import Stepper
+from cellsignal.training.trainer import Trainer
 
 K, D = 4, 6
 
@@ -283,7 +283,7 @@ def test_a_stage_of_identities_ends_in_the_same_bytes_wherever_it_was_stopped(
         update(self, share)
         dropping.append((self.progress["epoch"], self.loss.dropping))
 
-    monkeypatch.setattr(loop.Trainer, "_update", recording)
+    monkeypatch.setattr(Trainer, "_update", recording)
     train(config("whole"))
     assert set(dropping) == {(0, False), (1, True)}
     job = jobs_of(config("whole"))[0]
@@ -294,7 +294,7 @@ def test_a_stage_of_identities_ends_in_the_same_bytes_wherever_it_was_stopped(
         if len(dropping) % 7 == 0:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.Trainer, "_update", interrupting)
+    monkeypatch.setattr(Trainer, "_update", interrupting)
     states, stops = [], 0
     for _ in range(20):
         try:
@@ -345,9 +345,9 @@ def test_compounds_first_then_the_classes_from_their_weights(plates, tmp_path):
     model = Trainer(fine, ALONE, Stop()).model.state_dict()
     other = [name for name, value in model.items() if not torch.equal(value, first["model"][name])]
     assert other == ["backbone.fc.weight", "backbone.fc.bias"]
-    with pytest.raises(InputError, match=r"belongs to another training .told_apart differs"):
+    with pytest.raises(InputError, match=r"belongs to another training .class_space differs"):
         check_belongs(fine, first | {"stage": "fine"}, fine.folder)
-    del first["told_apart"]  # a checkpoint from before there was a choice: of labels
+    del first["class_space"]  # a checkpoint from before there was a choice: of labels
     check_belongs(fine, first | {"stage": "fine"}, fine.folder)
 
 
@@ -372,7 +372,7 @@ def test_another_number_of_compounds_than_classes(plates, tmp_path, monkeypatch)
         )
     )
     assert [job.outputs for job in jobs] == [32, 8, 8, 8, 8, 8] and len(
-        {job.told_apart for job in jobs}
+        {job.class_space for job in jobs}
     ) == 6
     assert all(
         set(job.compounds) == set(job.store.samples.compound.iloc[job.train]) for job in jobs

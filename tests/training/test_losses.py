@@ -26,7 +26,7 @@ from cellsignal.training.losses import (
     margin_cosines,
     register_loss,
 )
-from cellsignal.training.optimizers import build_optimizer
+from cellsignal.training.optim import build_optimizer
 from cellsignal.training.stage_loss import StageLoss
 
 K, D = 4, 6

@@ -16,8 +16,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.config.stage import Optimizer, Schedule
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.losses import SoftCrossEntropy, class_weights
-from cellsignal.training.optimizers import build_optimizer
-from cellsignal.training.schedules import LearningRate
+from cellsignal.training.optim import LearningRate, build_optimizer
 
 
 def rates(schedule, epochs=4, steps=5, figures=None, lr=2.0, higher=True):

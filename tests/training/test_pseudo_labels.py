@@ -52,7 +52,7 @@ def test_a_single_epoch_of_pseudo_labels_takes_all():
 # --------------------------------------------------------------------------------------------------
 
 
-def slow(scores, names, groups, share, least, used):
+def slow(scores, names, groups, share, least):
     """The recipe in plain Python: a list of (target_id, experiment, plate, label, confidence)."""
     inferred = None
     if groups is not None:
@@ -63,11 +63,10 @@ def slow(scores, names, groups, share, least, used):
             continue
         left = []
         for number, score in enumerate(row):
-            on_group = (
+            if (
                 inferred is None
                 or groups.class_group[number] == inferred.plate_group[experiment, plate]
-            )
-            if on_group and number not in used.get((experiment, plate), ()):
+            ):
                 left.append((-score, number))
         if left:
             left.sort()
@@ -105,11 +104,6 @@ def problems(draw):
     scores = (
         rng.integers(0, 4, shape).astype(float) if draw(st.booleans()) else rng.normal(0, 3, shape)
     )
-    used = {
-        name[1:]: set(rng.permutation(n_classes)[: rng.integers(0, n_classes + 1)].tolist())
-        for name in names
-        if rng.random() < 0.5
-    }
     groups = PlateGroups(class_group, {}) if draw(st.booleans()) else None
     return (
         scores,
@@ -117,15 +111,14 @@ def problems(draw):
         groups,
         draw(st.floats(0, 1)),
         draw(st.sampled_from([0.0, 0.02, 0.3, 1.0])),
-        used,
     )
 
 
 @settings(max_examples=150, deadline=None)
 @given(problems())
 def test_selection_is_the_recipe_in_plain_loops(problem):
-    scores, names, groups, share, least, used = problem
-    found = select(scores, *zip(*names, strict=True), groups, share, least, used)
+    scores, names, groups, share, least = problem
+    found = select(scores, *zip(*names, strict=True), groups, share, least)
     expected = slow(*problem)
     assert found.drop(columns="confidence").values.tolist() == [list(row[:4]) for row in expected]
     assert found.confidence.tolist() == [row[4] for row in expected]
@@ -137,11 +130,11 @@ def test_selection_is_the_recipe_in_plain_loops(problem):
 @settings(max_examples=25, deadline=None)
 @given(problems(), st.randoms(use_true_random=False))
 def test_the_order_of_the_wells_does_not_matter(problem, random):
-    scores, names, groups, share, least, used = problem
+    scores, names, groups, share, least = problem
     order = random.sample(range(len(names)), len(names))
-    found = select(scores, *zip(*names, strict=True), groups, share, least, used)
+    found = select(scores, *zip(*names, strict=True), groups, share, least)
     mixed = select(
-        scores[order], *zip(*[names[i] for i in order], strict=True), groups, share, least, used
+        scores[order], *zip(*[names[i] for i in order], strict=True), groups, share, least
     )
     pd.testing.assert_frame_equal(found, mixed)
 
@@ -221,23 +214,6 @@ def test_the_share_is_taken_before_clashes_are_settled():
     )
 
 
-def test_used_classes_are_masked_on_their_plate_alone():
-    scores = np.array([[5.0, 4.0, 1.0], [5.0, 4.0, 1.0]])
-    found = select(scores, ["w1", "w2"], ["A", "A"], ["1", "2"], None, 1.0, 0.0, {("A", "1"): {0}})
-    assert found[["label", "confidence"]].values.tolist() == [[1, 3.0], [0, 1.0]]
-
-
-def test_the_last_class_of_a_plate_is_certain_and_a_full_plate_has_none():
-    scores = np.array([[5.0, 4.0], [3.0, 4.0], [1.0, 0.0]])
-    used = {("A", "1"): [0], ("A", "2"): [0, 1]}
-    found = select(scores, ["w1", "w2", "w3"], ["A"] * 3, ["1", "2", "3"], None, 1.0, 0.0, used)
-    assert found[["target_id", "label", "confidence"]].values.tolist() == [
-        ["w1", 1, math.inf],
-        ["w3", 0, 1.0],
-    ]
-    assert found.attrs["eligible"] == 2
-
-
 def test_ties_go_to_the_first_target_id_and_the_first_class():
     scores = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
     found = select(scores, ["b", "a"], ["A", "A"], ["1", "1"], None, 1.0, 0.0)
@@ -277,7 +253,8 @@ def test_what_does_not_fit_is_refused(scores, target, message):
 @pytest.fixture
 def written(tmp_path):
     scores, target, experiment, plate, _, groups = plates(3, signal=4.0)
-    frame = select(scores, target, experiment, plate, groups, 0.7, 0.0, {("A", "1"): range(5)})
+    frame = select(scores, target, experiment, plate, groups, 0.7, 0.0)
+    frame.loc[0, "confidence"] = math.inf  # as where a plate leaves one class
     path = write(tmp_path, 7, frame, {"competition": "rxrx1", "fold": 0, "weights": "abc"})
     assert path == csv_path(tmp_path, 7) and path.name == "epoch_007.csv"
     return tmp_path, frame, path
@@ -286,7 +263,7 @@ def written(tmp_path):
 def test_a_file_is_read_to_the_bit(written):
     folder, frame, path = written
     found = read(folder, 7)
-    assert math.inf in frame.confidence.tolist()  # A, plate 1 has one class left
+    assert math.inf in frame.confidence.tolist()
     pd.testing.assert_frame_equal(found, frame, check_exact=True)
     expected = {
         "competition": "rxrx1",

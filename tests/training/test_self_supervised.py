@@ -25,18 +25,18 @@ from cellsignal.models.backbones import build_model
 from cellsignal.models.heads import Outputs
 from cellsignal.prediction.predict import predict
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.forward import plan_reading, predict_with
-from cellsignal.training.inputs import pixel_statistics
+from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
 from cellsignal.training.job import Job
-from cellsignal.training.loop import Trainer
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.run import train
 from cellsignal.training.self_supervised import (
     TwoViewLoss,
     TwoViews,
     images_without_labels,
     nt_xent,
 )
+from cellsignal.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 

@@ -21,7 +21,7 @@ from cellsignal.cloud.plan import rendezvous
 from cellsignal.common.errors import InputError
 from cellsignal.training import ranks as ranks_module
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.run import jobs_of
+from cellsignal.training.plan import jobs_of
 
 in_proc = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="processes are found in /proc"

@@ -23,13 +23,18 @@ from cellsignal.config.load import load_config
 from cellsignal.config.schema import Config
 from cellsignal.prediction.predict import trained_model
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.forward import logits_and_embeddings, plan_reading, predict_with
-from cellsignal.training.inputs import pixel_statistics
+from cellsignal.training.inference import (
+    logits_and_embeddings,
+    pixel_statistics,
+    plan_reading,
+    predict_with,
+)
 from cellsignal.training.job import Job
-from cellsignal.training.loop import Trainer
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE, Ranks
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.run import train
 from cellsignal.training.task import check_stages
+from cellsignal.training.trainer import Trainer
 from cellsignal.training.validation import PER_CLASS, Gallery, Validation, draw_gallery, retrieval
 
 pytestmark = pytest.mark.slow
@@ -201,7 +206,7 @@ def test_without_anything_to_find_training_does_not_begin(prepared, tmp_path):
     train_ = job.train[(samples.label.iloc[job.train] != one).to_numpy()]
     with pytest.raises(
         InputError,
-        match=r"^stages\.all\.monitor: retrieval: no validation target of fold0 all has a sample of its class of another compound$",
+        match=r"^stages\.all\.monitor: retrieval: no validation target of seed 0 fold 0 stage all has a sample of its class of another compound$",
     ):
         Trainer(replace(job, valid=valid, train=train_), ALONE, Stop())
     assert not job.folder.exists()

@@ -11,9 +11,9 @@ from pathlib import Path
 from cellsignal.common.errors import Interrupted
 from cellsignal.config import load_config
 from cellsignal.prediction.predict import predict
-from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import this_process
 from cellsignal.training.run import train
+from cellsignal.training.trainer import Trainer
 
 
 def main(folder: Path) -> None:

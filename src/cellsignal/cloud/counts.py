@@ -80,7 +80,7 @@ def count_images(config: Config) -> Counts:
 
 
 def _count_tables(config: Config, competition: Competition) -> Counts:
-    from cellsignal.training.job import plan_jobs
+    from cellsignal.training.plan import plan_jobs
 
     store = _tables(config, competition)
     folds = read_folds(config.folds.file, store.samples)

@@ -38,8 +38,8 @@ from cellsignal.prediction.well_classifiers import (
 from cellsignal.profiles.batch_effects import Normalisation, Reference, Unit, normalise
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, fold_name, kept_samples
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import this_process
-from cellsignal.training.run import jobs_of
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of what embeds: one more whenever the same inputs give other bytes

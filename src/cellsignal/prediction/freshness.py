@@ -19,7 +19,7 @@ from cellsignal.config import Config
 from cellsignal.data.folds import FoldTable, read_folds
 from cellsignal.data.store import Store
 from cellsignal.prediction.container import read_about, read_parts
-from cellsignal.training.run_config import refuse_other_run
+from cellsignal.training.identity import refuse_other_run
 
 log = logging.getLogger(__name__)
 MADE_FROM = "made_from"  # key of `about`

@@ -28,12 +28,12 @@ from cellsignal.prediction.container import (
 )
 from cellsignal.prediction.freshness import MADE_FROM, is_current, made_from
 from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
-from cellsignal.training.checkpoints import check_config, load_checkpoint
-from cellsignal.training.forward import plan_reading, predict_with
-from cellsignal.training.inputs import pixel_statistics
-from cellsignal.training.job import Job, check_belongs, fold_name, kept_samples, protocol_parts
+from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.identity import check_belongs, check_config
+from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
+from cellsignal.training.job import Job, fold_name, kept_samples, protocol_parts
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import this_process
-from cellsignal.training.run import jobs_of
 
 log = logging.getLogger(__name__)
 VERSION = 1  # of what predicts: one more whenever the same inputs give other bytes

@@ -40,7 +40,7 @@ from cellsignal.report.reid_plots import (
     reid_tsne,
     roc_curves,
 )
-from cellsignal.training.run import jobs_of
+from cellsignal.training.plan import jobs_of
 
 
 def rank(
@@ -162,7 +162,7 @@ def _score(ranking: _Ranking, space: Space, answers: pd.DataFrame) -> str:
     pictures = _draw(ranking, space, query, gallery, figures)
     rows = list(figures.values())
     last = jobs[-1]
-    if last.told_apart == "label" and last.stage.self_supervised is None:
+    if last.class_space == "label" and last.stage.self_supervised is None:
         scores, label = class_scores(config, competition, query)
         rows.append(classified(scores, query.assign(label=label)))
         if len(set(label)) > 1:

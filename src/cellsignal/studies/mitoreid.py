@@ -31,7 +31,8 @@ from cellsignal.prediction.gallery import class_scores, distances, scoring_table
 from cellsignal.prediction.predict import predict
 from cellsignal.profiles.clip_classifiers import CLASSIFIERS, classifier_scores, standardised
 from cellsignal.profiles.image_features import read_features
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.plan import jobs_of
+from cellsignal.training.run import train
 
 log = logging.getLogger(__name__)
 KNOWN, NEW = "known", "new"  # queries of drugs that trained, and of drugs that no stage saw

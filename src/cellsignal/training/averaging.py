@@ -1,5 +1,4 @@
-"""The averaged model beside the one that trains: exponential (EMA) or of the late epochs (SWA). It
-validates and predicts, and may teach.
+"""The averaged model: exponential (EMA) or of the late epochs (SWA). It validates and predicts.
 
 Averaged weights make other activations than any of the weights they average, so BatchNorm
 statistics are averaged with them (EMA) or, with `bn_recompute` and always for SWA, computed anew
@@ -23,7 +22,7 @@ from cellsignal.training.ranks import ALONE, Ranks
 
 
 class Average:
-    """The average that a stage asks for, if any."""
+    """The average that a stage configures, if any."""
 
     def __init__(self, stage: Stage, model: nn.Module):
         self.stage, self.first_epoch = stage, 0
@@ -42,7 +41,7 @@ class Average:
             self.kept.update(model, step=updates)
 
     def after_epoch(self, model: nn.Module, epoch: int) -> None:
-        """Take the weights at the end of epoch `epoch` (0-based) into the mean."""
+        """Take the weights at the end of epoch `epoch` (0-based) into SWA's mean."""
         if self.stage.swa is not None and epoch >= self.first_epoch:
             self.kept.update_parameters(model)
 
@@ -58,16 +57,17 @@ class Average:
         return self.module is not None and (self.stage.swa is not None or self.stage.bn_recompute)
 
     def recompute(self, batches: Iterable[tuple[torch.Tensor, ...]], ranks: Ranks = ALONE) -> None:
-        """Set the averaged model's BatchNorm statistics to those of the training images of all
-        processes (positional arguments of the model).
+        """Set BatchNorm statistics to those of the training images of all processes.
+
+        Args:
+            batches: positional arguments of the model.
         """
         recompute_statistics(self.module, batches, pool=ranks.stack if ranks.world > 1 else None)
 
     def disagreement(
         self, logits: torch.Tensor, view: str, images: torch.Tensor, *others: torch.Tensor
     ) -> torch.Tensor:
-        """Mean over the batch of the summed squared difference between softmax(`logits`) and the
-        averaged model's of another view of the images.
+        """Return the mean squared difference to the averaged model's softmax of another view.
 
         The teacher standardises by the batch, as the student does, and none of its buffers changes.
         """
@@ -83,13 +83,15 @@ class Average:
     def state_dict(self) -> dict[str, Any] | None:
         return None if self.kept is None else self.kept.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.kept.load_state_dict(state)
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        if self.kept is not None:
+            self.kept.load_state_dict(state)
 
 
 def ramp(config: MeanTeacher, epoch: float) -> float:
-    """The weight of consistency after `epoch` epochs (a fraction within one): exp(-5 (1 - t)^2) of
-    the whole, t = epoch / ramp_epochs up to 1.
+    """Return the weight of consistency after `epoch` epochs (a fraction within one).
+
+    It is exp(-5 (1 - t)^2) of the whole, t = epoch / ramp_epochs up to 1.
     """
     if config.ramp_epochs == 0:
         return config.weight
@@ -98,5 +100,5 @@ def ramp(config: MeanTeacher, epoch: float) -> float:
 
 
 def random_view(generator: torch.Generator) -> str:
-    """One of the dihedral views."""
+    """Draw one of the dihedral views."""
     return DIHEDRAL[int(torch.randint(len(DIHEDRAL), (), generator=generator))]

@@ -1,148 +1,135 @@
-"""What the parts of a training take, so that it stops in time: measured and, before the first time,
-estimated.
-"""
+"""Estimates how long what a training does next will take, so that it stops in time."""
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from cellsignal.common.stopping import Pace, duration
-
-if TYPE_CHECKING:
-    from cellsignal.training.loop import Trainer
+from cellsignal.training.job import Job
 
 log = logging.getLogger(__name__)
 _DISK = 50e6  # bytes/s of a save that was not measured yet: a slow disk
-_ENOUGH = 20  # measured batches before an epoch is foretold
+_ENOUGH = 20  # measured batches before an epoch is estimated
 
 
 class Budget:
-    """Seconds of a batch with its share of an update, of a save, and of an image that passes the
-    network without a step (for validation, BatchNorm statistics, pseudo-labels); high quantiles of
-    the recent ones. They change nothing of what is trained.
+    """Measures batches, saves and images without a step, and estimates what comes before a save.
 
-    Between `begin` and the last `look` of an epoch each look measures the batches since the one
-    before.
+    A batch counts with its share of an update. An image without a step passes the network for
+    validation, BatchNorm statistics or pseudo-labels. Estimates take high quantiles of the recent
+    times; they change nothing of what is trained.
+
+    Attributes:
+        made_progress: whether this call has done any work.
+        batches: of the epoch.
+
+    Args:
+        check_every: updates between two moments at which the training can save.
+        training_images, validation_images: of all processes together.
     """
 
-    def __init__(self, trainer: "Trainer"):
-        self.trainer = trainer
-        self.paces = {part: Pace() for part in ("batch", "save", "image")}
-        weights = sum(
-            tensor.numel() * tensor.element_size() for tensor in trainer.model.state_dict().values()
-        )
+    def __init__(
+        self,
+        job: Job,
+        model: nn.Module,
+        check_every: int,
+        processes: int,
+        training_images: int,
+        validation_images: int,
+    ):
+        self.job, self.stage, self.processes = job, job.stage, processes
+        self.check_every = check_every
+        self.training_images, self.validation_images = training_images, validation_images
+        # BatchNorm statistics of a unit take one pass more
+        self.passes = 1 if job.config.predict.adapt == "none" else 2
+        tensors = model.state_dict().values()
+        weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         # weights, their average, two moments of the optimiser
-        self.first_save = 4 * weights / _DISK
-        self.batches = 0  # of the epoch in hand
-        self.got_on = False  # whether this call has done any work
-        self._told = False  # how long an epoch takes
-        self._looked, self._batch = 0.0, 0  # at the look before
-
-    # measuring
-    # ----------------------------------------------------------------------------------------------
+        self.first_save = 4 * weight_bytes / _DISK
+        self.paces = {part: Pace() for part in ("batch", "save", "image")}
+        self.made_progress, self.batches, self._logged = False, 0, False
+        self._recorded_at, self._recorded_batch = 0.0, 0
 
     @contextmanager
-    def measuring(self, part: str, number: int = 1) -> Iterator[None]:
-        """Around `number` of a part. An error is no measurement; nor does the time until the next
-        look count as batches.
-        """
+    def measure(self, part: str, number: int = 1) -> Iterator[None]:
+        """Measure `number` of a part. An error is no measurement, and the time is not of batches."""
         started = time.perf_counter()
         yield
-        self._looked = time.perf_counter()
+        self._recorded_at = time.perf_counter()
         if number:
-            self.paces[part].add((self._looked - started) / number)
+            self.paces[part].add((self._recorded_at - started) / number)
 
-    def begin(self, batches: int) -> None:
-        """An epoch of so many batches goes on, or begins."""
+    def start_epoch(self, batch: int, batches: int) -> None:
+        """Begin or resume an epoch of `batches` batches at batch `batch`."""
         self.batches = batches
-        self._batch = self.trainer.progress["batch"]
-        self._looked = time.perf_counter()
+        self._recorded_at, self._recorded_batch = time.perf_counter(), batch
 
-    def look(self) -> None:
-        """After an update; on a GPU only where its work is waited for. Says once how many epochs
-        there is time for.
+    def record(self, epoch: int, batch: int, seconds_left: float | None) -> None:
+        """Measure the batches since the last call; call it after an update.
+
+        With a time budget it logs, once, how many epochs there is time for.
         """
-        now, batch = time.perf_counter(), self.trainer.progress["batch"]
-        if batch > self._batch:
-            self.paces["batch"].add((now - self._looked) / (batch - self._batch))
-            self.got_on = True
-        self._looked, self._batch = now, batch
+        now = time.perf_counter()
+        if batch > self._recorded_batch:
+            self.paces["batch"].add((now - self._recorded_at) / (batch - self._recorded_batch))
+            self.made_progress = True
+        self._recorded_at, self._recorded_batch = now, batch
         enough = len(self.paces["batch"]) >= _ENOUGH or batch == self.batches
-        if enough and self.got_on and not self._told and self.trainer.stop.left is not None:
-            log.info("%s: %s", self.trainer.job.title, self._forecast(self.trainer.stop.left))
-            self._told = True
+        if seconds_left is None or self._logged or not (enough and self.made_progress):
+            return
+        seconds, left = self.estimate_epoch(epoch), max(seconds_left, 0.0)
+        log.info(
+            "%s: epoch %d takes about %s; %s left: about %.3g epochs fit",
+            self.job.title,
+            epoch + 1,
+            duration(seconds),
+            duration(left),
+            left / max(seconds, 1e-9),
+        )
+        self._logged = True
 
-    def measured(self) -> dict[str, list[float]]:
-        """What a checkpoint keeps; `take` it to go on."""
-        return {part: pace.kept() for part, pace in self.paces.items()}
+    def images_after(self, epoch: int) -> int:
+        """Count the images without a step after an epoch's batches, in each process."""
+        stage, validates, number = self.stage, self.job.validates_after(epoch), 0
+        if validates:
+            number += self.validation_images * self.passes
+        averages = stage.swa is not None or stage.bn_recompute
+        if averages and (validates or stage.pseudo_labels is not None):
+            number += self.training_images
+        return math.ceil(number / self.processes)
 
-    def take(self, measured: dict[str, list[float]]) -> None:
-        for part, seconds in measured.items():
-            for one in seconds:
-                self.paces[part].add(one)
+    def images_to_label(self, epoch: int) -> int:
+        """Count the test images that are predicted before an epoch, in each process."""
+        config = self.stage.pseudo_labels
+        if config is None or epoch < config.start:
+            return 0
+        return math.ceil(len(self.job.test) * self.passes / self.processes)
 
-    # expecting
-    # ----------------------------------------------------------------------------------------------
+    def estimate_epoch(self, epoch: int) -> float:
+        """Estimate the seconds of an epoch and a save."""
+        images = self.images_after(epoch) + self.images_to_label(epoch)
+        batches = self.batches * (self.paces["batch"].median or 0.0)
+        return batches + self._images(images) + self._save()
 
-    def coming(self) -> tuple[str, float | None]:
-        """What comes before the next point at which all can be saved, and its seconds, that save
-        included; None before this call has done any work: something must be tried, or commands with
-        a short budget would never get on.
+    def estimate_next_save(self, epoch: int, batch: int) -> tuple[str, float | None]:
+        """Name what comes before the next moment at which all is saved, and estimate its seconds.
+
+        None for the seconds before this call has made progress: something must be tried, or
+        commands with a short budget would never get on.
         """
-        trainer = self.trainer
-        at, save = trainer.progress["batch"], self._save()
-        if self.batches and at == self.batches:  # best.pt and last.pt
-            what = "the end of the epoch with its validation"
-            seconds = self._images(self.images_at_end()) + 2 * save
+        if self.batches and batch == self.batches:
+            name = "the end of the epoch with its validation"
+            seconds = self._images(self.images_after(epoch)) + 2 * self._save()  # best.pt, last.pt
         else:
-            what = "the next step and a save"
-            seconds = self._batches(trainer.stage.accumulation * trainer.ask_every) + save
-            if at == 0:
-                seconds += self._images(self.images_to_label())
-        return what, seconds if self.got_on else None
-
-    def place(self) -> str:
-        """Where the training stands, in words."""
-        done = self.trainer.progress["epoch"]
-        at = self.trainer.progress["batch"]
-        epochs = self.trainer.stage.epochs
-        return (
-            f"epoch {done + 1}/{epochs} at batch {at}/{self.batches}"
-            if at
-            else f"{done} of {epochs} epochs"
-        )
-
-    def images_at_end(self) -> int:
-        """Images that pass the network after the epoch's last batch, in each process: for
-        validation, and for the averaged model's statistics.
-        """
-        trainer, stage = self.trainer, self.trainer.stage
-        gallery = trainer.validation.gallery
-        number = (
-            len(trainer.job.scored if gallery is None else gallery.positions) * self._passes
-            if trainer.validates
-            else 0
-        )
-        if (stage.swa is not None or stage.bn_recompute) and (
-            trainer.validates or stage.pseudo_labels is not None
-        ):
-            number += len(trainer.examples.positions)
-        return -(-number // trainer.ranks.world)
-
-    def images_to_label(self) -> int:
-        """Test images that pass the network before the epoch in hand begins, in each process."""
-        config, trainer = self.trainer.stage.pseudo_labels, self.trainer
-        none = config is None or trainer.progress["epoch"] < config.start
-        return 0 if none else -(-len(trainer.job.test) * self._passes // trainer.ranks.world)
-
-    @property
-    def _passes(self) -> int:
-        """How often validation and labelling see an image: once more for BatchNorm statistics of
-        their own.
-        """
-        return 1 if self.trainer.job.config.predict.adapt == "none" else 2
+            name = "the next step and a save"
+            seconds = self._batches(self.stage.accumulation * self.check_every) + self._save()
+            if batch == 0:
+                seconds += self._images(self.images_to_label(epoch))
+        return name, seconds if self.made_progress else None
 
     def _save(self) -> float:
         high = self.paces["save"].high
@@ -152,16 +139,14 @@ class Budget:
         return number * (self.paces["batch"].high or 0.0)
 
     def _images(self, number: int) -> float:
-        """Before the first time each is taken to need as long as in a step, which passes the
-        network forwards and backwards.
-        """
+        # not measured yet: each as long as in a step, which passes the network both ways
         high = self.paces["image"].high
-        return number * (self._batches(1) / self.trainer.stage.batch_size if high is None else high)
+        return number * (self._batches(1) / self.stage.batch_size if high is None else high)
 
-    def _forecast(self, left: float) -> str:
-        images = self.images_at_end() + self.images_to_label()
-        epoch = (
-            self.batches * (self.paces["batch"].median or 0.0) + self._images(images) + self._save()
-        )
-        number, left = self.trainer.progress["epoch"] + 1, max(left, 0.0)
-        return f"epoch {number} takes about {duration(epoch)}; {duration(left)} left: about {left / max(epoch, 1e-9):.3g} epochs fit"
+    def state_dict(self) -> dict[str, list[float]]:
+        return {part: pace.kept() for part, pace in self.paces.items()}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        for part, measured in state.items():
+            for seconds in measured:
+                self.paces[part].add(seconds)

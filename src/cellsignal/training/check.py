@@ -23,7 +23,7 @@ from cellsignal.data.views import tta_views
 from cellsignal.models.backbones import build_model, check_backbone
 from cellsignal.training.checkpoints import has_checkpoint
 from cellsignal.training.examples import Examples
-from cellsignal.training.inputs import output_shapes, pixel_statistics
+from cellsignal.training.inference import output_shapes, pixel_statistics
 from cellsignal.training.job import Job, kept_samples, unit_codes
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.self_supervised import TwoViews

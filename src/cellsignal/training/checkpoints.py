@@ -1,8 +1,7 @@
-"""Checkpoints that are whole or not there, never unpickled, refused where they do not belong, and
-the last good one kept.
+"""Checkpoints: written whole, never unpickled, refused where they belong to another training.
 
 A training's `last.pt` has the one before it beside it, as `last.previous.pt`, until its stage is
-finished: where `last.pt` is found damaged the training goes on from that.
+finished: where `last.pt` is damaged the training resumes from that.
 """
 
 import functools
@@ -13,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path
-from cellsignal.config import Config
-from cellsignal.training.run_config import what_differs
+from cellsignal.models.backbones import build_model
+from cellsignal.training.identity import check_config, class_space
+from cellsignal.training.job import Job
+from cellsignal.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
 FORMAT = "cellsignal-checkpoint-1"
@@ -27,9 +29,9 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep: bool = False) ->
     """Write `state` (tensors, numbers, strings, containers of them) atomically.
 
     Args:
-        keep: the one before, which must be good, as `previous_of(path)`. At every moment `path` is
-        a whole file; where the file system
-            has no hard links, `path` or `previous_of(path)` is.
+        keep: keep the one before, which must be good, as `previous_of(path)`. At every moment
+            `path` is a whole file; where the file system has no hard links, `path` or
+            `previous_of(path)` is.
 
     Raises:
         InputError: the disk is full; the checkpoint before it is untouched.
@@ -44,7 +46,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep: bool = False) ->
 
 
 def previous_of(path: Path) -> Path:
-    """The checkpoint before that at `path`: last.pt -> last.previous.pt."""
+    """Return the path of the checkpoint before: last.pt -> last.previous.pt."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
@@ -58,8 +60,7 @@ def _keep(path: Path) -> None:
         os.replace(path, previous_of(path))
         return
     os.replace(second, previous_of(path))
-    # stays where both were the same file already: a kill came between this and the new file's
-    # renaming
+    # left where both were the same file already: a kill came before the new file's renaming
     second.unlink(missing_ok=True)
 
 
@@ -82,9 +83,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     # the zip and tensor readers raise many kinds; each means the same to the user
     except Exception as error:
-        reason = (
-            str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        )
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:120] if lines else type(error).__name__
         raise InputError(f"{path}: corrupt or foreign checkpoint ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of cellsignal (no {FORMAT!r} mark)")
@@ -92,13 +92,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether there is a file at `path`, or the previous one."""
+    """Return whether there is a file at `path`, or the previous one."""
     return path.exists() or previous_of(path).exists()
 
 
 def load_last(path: Path) -> tuple[dict[str, Any], Path]:
-    """The checkpoint at `path`, or, with a warning, the previous one where that is damaged or lost;
-    and the file it is from.
+    """Read the checkpoint at `path`, or, with a warning, the previous one if that is damaged or lost.
+
+    Returns:
+        The state and the file it is from.
 
     Raises:
         InputError: neither can be read.
@@ -125,15 +127,74 @@ def _warn_once(text: str) -> None:
     log.warning("%s", text)
 
 
-def check_config(state: dict[str, Any], config: Config, path: Path) -> None:
-    """Refuse a checkpoint of another config.
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Load weights into a network.
 
     Raises:
-        InputError: it names the keys that differ, of those that matter to the weights.
+        InputError: they do not fit; names the checkpoint at `path`.
     """
-    different = what_differs(state["config"], config)
-    if different:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{path}: weights do not fit the configured model ({reason})") from None
+
+
+def start_from(job: Job, model: nn.Module, image_size: int) -> None:
+    """Load the weights of the stage before; its heads only where the class space is the same.
+
+    Raises:
+        InputError: it is of another config, was trained on other folds, or is not finished.
+    """
+    state, path = load_last(job.init)
+    check_config(state, job.config, path)
+    if state["fold"] != job.fold or state["held_out"] != job.held_out:
         raise InputError(
-            f"{path}: is of another config; rename this one or move that away "
-            f"({'; '.join(different[:5])})"
+            f"{path}: was trained on other folds; its training wells could be in this stage's "
+            "validation"
         )
+    if not state["progress"]["finished"]:
+        raise InputError(f"{path}: that stage is not finished")
+    weights = state["averaged"] or state["model"]
+    if class_space(state) != job.class_space:
+        heads, initial = _head_names(job, image_size), model.state_dict()
+        weights = {name: tensor for name, tensor in weights.items() if name not in heads}
+        weights |= {name: initial[name] for name in heads}
+    load_weights(model, weights, path)
+
+
+def _head_names(job: Job, image_size: int) -> set[str]:
+    """Return the names of the weights whose shape changes with the number of classes."""
+
+    def shapes(outputs: int) -> dict[str, torch.Size]:
+        model = build_model(
+            job.config.model,
+            len(job.channels),
+            outputs,
+            image_size,
+            len(job.cell_types),
+            initial_weights=False,
+        )
+        return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+    with torch.random.fork_rng(devices=[]):
+        narrow, wide = shapes(job.outputs), shapes(job.outputs + 1)
+    return {name for name, shape in narrow.items() if wide[name] != shape}
+
+
+def state_of_rank(state: dict[str, Any], ranks: Ranks, path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds of this process alone.
+
+    Raises:
+        InputError: it is of another number of processes, or of a CPU where this is a GPU.
+    """
+    processes = state["processes"]
+    if len(processes) != ranks.world:
+        raise InputError(
+            f"{path}: was saved by {len(processes)} processes, these are {ranks.world}; go on "
+            "with as many, or move it away to start anew"
+        )
+    mine = processes[ranks.rank]
+    if ranks.device.type == "cuda" and mine["cuda"] is None:
+        raise InputError(f"{path}: was saved on a CPU; go on there, or move it away to start anew")
+    return mine

@@ -1,6 +1,6 @@
-"""Which images train in an epoch, with which labels, in which batches: the labelled ones, and test
-wells that take part without a known label.
-"""
+"""The images that train in an epoch, with their labels, in batches."""
+
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,28 @@ from cellsignal.training.losses import class_weights, positive_weights
 from cellsignal.training.ranks import ALONE, Ranks
 
 
+class Targets(NamedTuple):
+    """What the loss and the network need beside the images of a batch.
+
+    Attributes:
+        targets: (B, K) float32; a row of zeros where the label is not known.
+        labels: (B,) int64, -1 where it is not known; None where an image may have several.
+        cell_types: (B, T), None where the model does not take them.
+    """
+
+    targets: torch.Tensor
+    labels: torch.Tensor | None
+    cell_types: torch.Tensor | None
+
+
 class Examples:
-    """The images of a job's training set, with labels that pseudo-labelling may change between
-    epochs.
+    """The images of a job's training set, with labels that pseudo-labelling may change.
 
     Attributes:
         positions: (n,) places in `job.store.samples`: what is labelled, then the test treatments
-        where the stage uses them. labels: (n,) int64, which of the job's outputs is true of each;
-        -1 where that is not known.
+            where the stage uses them.
+        labels: (n,) int64, the output of each; -1 where it is not known.
+        truth: (n, K) of a multi-label competition, whose `labels` are 0 where these are known.
     """
 
     def __init__(self, job: Job, ranks: Ranks = ALONE):
@@ -32,7 +46,6 @@ class Examples:
         self.positions = np.concatenate([job.train, job.test]) if uses_test else job.train
         self.known = np.arange(len(self.positions)) < len(job.train)
         labels = output_codes(job)[self.positions]
-        # (n, K) of a multi-label competition, whose `labels` are 0 where these are known
         self.truth: np.ndarray | None = None
         if job.multilabel:
             self.truth = label_matrix(samples.iloc[self.positions], job.outputs)
@@ -47,95 +60,85 @@ class Examples:
     def set_pseudo_labels(self, frame: pd.DataFrame) -> None:
         """Label the test wells that `frame` (target_id, label) names, and no others."""
         label_of = dict(zip(frame.target_id, frame.label, strict=True))
-        unlabelled = np.flatnonzero(~self.known)
-        self.labels[unlabelled] = [
-            label_of.get(target, -1) for target in self.target_id[unlabelled]
-        ]
+        test = np.flatnonzero(~self.known)
+        self.labels[test] = [label_of.get(target, -1) for target in self.target_id[test]]
 
     def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """This process's batches of an epoch, of (epoch, index) keys into `positions`. Without
-        consistency, images without a label stay out.
+        """Return this process's batches of an epoch, of (epoch, index) keys into `positions`.
+
+        Without consistency, images without a label stay out.
         """
-        stage = self.job.stage
+        stage, batches = self.job.stage, self.job.stage.batches
+        seed, rank, world = self.job.seed, self.ranks.rank, self.ranks.world
         used = np.flatnonzero((self.labels >= 0) | self.consistent)
-        batches, seed, ranks = stage.batches, self.job.seed, self.ranks
+        labels = self.labels[used]
         if batches.identities is not None:
             order = identity_batches(
-                self.labels[used],
-                batches.identities,
-                batches.images,
+                labels, batches.identities, batches.images, seed, epoch, rank, world
+            )
+        elif batches.balanced:
+            order = balanced_batches(self._groups(used), stage.batch_size, seed, epoch, rank, world)
+        else:
+            order = EpochBatches(
+                None if self.units is None else self.units[used],
+                labels,
+                stage.batch_size,
                 seed,
                 epoch,
-                ranks.rank,
-                ranks.world,
+                unique_labels=batches.unique_labels,
+                rank=rank,
+                world=world,
             )
-            return [[(number, int(used[index])) for number, index in batch] for batch in order]
-        if batches.balanced:
-            order = balanced_batches(
-                self._groups(used), stage.batch_size, seed, epoch, ranks.rank, ranks.world
-            )
-            return [[(number, int(used[index])) for number, index in batch] for batch in order]
-        units = None if self.units is None else self.units[used]
-        order = EpochBatches(
-            units,
-            self.labels[used],
-            stage.batch_size,
-            seed,
-            epoch,
-            unique_labels=batches.unique_labels,
-            rank=ranks.rank,
-            world=ranks.world,
-        )
         return [[(number, int(used[index])) for number, index in batch] for batch in order]
 
     def weights(self) -> torch.Tensor | None:
-        """What the loss weights the classes by (`class_weights`, `positive_weight`), from the
-        samples whose labels are known.
-        """
+        """Compute the loss's class weights from the samples whose labels are known."""
         stage = self.job.stage
         if self.truth is not None:
-            return positive_weights(
-                self.truth[self.known], stage.class_weights, stage.positive_weight
-            )
+            truth = self.truth[self.known]
+            return positive_weights(truth, stage.class_weights, stage.positive_weight)
         return class_weights(self.labels[self.known], self.job.outputs, stage.class_weights)
 
     def controls(self) -> list[int]:
-        """The classes of the negative controls among the training samples.
+        """Return the classes of the negative controls among the training samples.
 
         Raises:
             InputError: the stage needs them, and there are none, or nothing else.
         """
         stage, samples = self.job.stage, self.job.store.samples
         negative = (samples.role == "negative_control").to_numpy()[self.positions] & self.known
-        found = np.unique(self.labels[negative]).tolist() if self.truth is None else []
-        if stage.drop_predicted_controls is not None and not 0 < len(found) < self.job.outputs:
+        classes = np.unique(self.labels[negative]).tolist() if self.truth is None else []
+        if stage.drop_predicted_controls is not None and not 0 < len(classes) < self.job.outputs:
             raise InputError(
-                f"stages.{stage.name}.drop_predicted_controls: {len(found)} of the "
+                f"stages.{stage.name}.drop_predicted_controls: {len(classes)} of the "
                 f"{self.job.outputs} classes that train are negative controls"
             )
-        return found
+        return classes
 
     def _groups(self, used: np.ndarray) -> np.ndarray:
-        """(n, G) bool, what balanced batches draw equally often: the classes; for multi-label tasks
-        "none of them" too.
+        """Return (n, G) bool, what balanced batches draw equally often: the classes.
+
+        For multi-label tasks "none of them" is one more.
         """
         if self.truth is None:
             return self.labels[used][:, None] == np.arange(self.job.outputs)
         has = self.truth[used] == 1
         return np.column_stack([has, ~has.any(1)])
 
-    def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Labels (B,) int64, -1 where there is none, or (B, K) float32 of a multi-label
-        competition; and cell types (B, T) where the model takes them.
-        """
-        labels = torch.from_numpy((self.labels if self.truth is None else self.truth)[index])
-        return labels, None if self.cell_types is None else self.cell_types[index]
+    def targets(self, index: np.ndarray, device: torch.device) -> Targets:
+        """Return the targets of some indices into `positions`, on a device."""
+        cell_types = None
+        if self.cell_types is not None:
+            cell_types = self.cell_types[index].to(device, non_blocking=True)
+        if self.truth is not None:
+            truth = torch.from_numpy(self.truth[index]).to(device, non_blocking=True)
+            return Targets(truth, None, cell_types)
+        labels = torch.from_numpy(self.labels[index]).to(device, non_blocking=True)
+        return Targets(soft_labels(labels, self.job.outputs), labels, cell_types)
 
 
 def output_codes(job: Job) -> np.ndarray:
-    """(N,) int64 for all samples of the store: which output stands for each, by label or by
-    compound as the stage's target is; -1 for none.
-    """
+    """Return (N,) int64, the output that stands for each sample of the store; -1 for none."""
     samples = job.store.samples
     if job.stage.target == "compound":
         return pd.Index(job.compounds).get_indexer(samples.compound).astype(np.int64)
@@ -143,7 +146,5 @@ def output_codes(job: Job) -> np.ndarray:
 
 
 def soft_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """(B,) int64 -> (B, K) float32 one-hot, on the labels' device; a row of zeros where the label
-    is -1.
-    """
+    """Return (B, K) float32 one-hot of (B,) int64; a row of zeros where the label is -1."""
     return (labels[:, None] == torch.arange(classes, device=labels.device)).float()

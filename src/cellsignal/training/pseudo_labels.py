@@ -1,20 +1,21 @@
-"""Progressive pseudo-labels: which test wells the model may teach itself with, and the file that
-says so.
+"""Progressive pseudo-labels: which test wells the model may teach itself with.
 
-Source: RxRx1, 1st place (M. Sypetkowski). The plate's design does half of the work: a plate holds
-one group of classes, each once, so a well's prediction is taken among the classes that its plate
-can still hold, and of two wells that claim one class only the more confident keeps it. Unlike
-there, wells are chosen anew every time (a wrong label does not stay for good), and no validation
-well is ever among them.
+Source: RxRx1, 1st place (M. Sypetkowski). A plate holds one group of classes, each once, so a
+well's prediction is taken among the classes that its plate can still hold, and of two wells that
+claim one class only the more confident keeps it. Unlike there, wells are chosen anew every time (a
+wrong label does not stay for good), and no validation well is ever among them.
 """
 
 import json
+import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import log_softmax
+from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import provenance, sha256, write_csv, write_json
@@ -22,7 +23,12 @@ from cellsignal.common.tables import read_table, refuse_rows
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.config.stage import PseudoLabels
 from cellsignal.prediction.plate_layout.groups import PlateGroupInference, infer_plate_groups
+from cellsignal.training.inference import Pixels, plan_reading, predict_with
+from cellsignal.training.job import Job, fold_name
+from cellsignal.training.ranks import ALONE, Ranks
+from cellsignal.training.validation import by_target
 
+log = logging.getLogger(__name__)
 # label: index into the competition's classes; confidence: the best score minus the second best,
 # infinite where the plate leaves one class
 COLUMNS = {
@@ -36,13 +42,78 @@ COLUMNS = {
 UNIQUE = (["target_id"], ["experiment", "plate", "label"])
 
 
-def share_at(config: PseudoLabels, epoch: int, epochs: int) -> float:
-    """The share of the eligible wells that trains in an epoch: `first` at `config.start`, rising
-    linearly to 1 in the last epoch.
+def draw_pseudo_labels(
+    job: Job, model: nn.Module, pixels: Pixels, epoch: int, ranks: Ranks = ALONE
+) -> str:
+    """Choose and write the pseudo-labels of epoch `epoch` (0-based); only test treatments have some.
 
-    Args:
-        epoch: 0-based, from `config.start` on.
-        epochs: of the stage. With one epoch of pseudo-labels alone the share is 1.
+    Returns:
+        The SHA-256 of the CSV under the job's folder, which rank 0 writes.
+    """
+    samples, config = job.store.samples, job.stage.pseudo_labels
+    reading = plan_reading(job, pixels, job.test, ranks)
+    logits = predict_with(job, model, reading, ranks=ranks)["identity"][:, : len(job.classes)]
+    target_id = samples.target_id.to_numpy()[job.test].astype(str)
+    targets, scores, first = by_target(log_softmax(logits, axis=1), target_id)
+    wells = samples.iloc[job.test[first]]
+    share = share_at(config, epoch, job.stage.epochs)
+    groups = job.competition.plate_groups(samples)
+    frame = select(
+        scores, targets, wells.experiment, wells.plate, groups, share, config.least_confidence
+    )
+    digest = None
+    if ranks.first:
+        log.info("%s: %d of %d test wells have pseudo-labels", job.title, len(frame), len(targets))
+        about = {
+            "competition": job.competition.id,
+            "run": job.config.name,
+            "seed": job.config.seed,
+            "fold": fold_name(job.fold),
+            "stage": job.stage.name,
+        }
+        digest = sha256(write(job.folder, epoch, frame, about))
+    return ranks.share(digest)
+
+
+def read_pseudo_labels(job: Job, epoch: int, digest: str) -> pd.DataFrame:
+    """Read the pseudo-labels that an epoch began with.
+
+    Raises:
+        InputError: the file is damaged, names another well than a test treatment, or is not the one
+            of this `digest` (SHA-256).
+    """
+    frame = read(job.folder, epoch)
+    if frame.attrs["csv_sha256"] != digest:
+        raise InputError(
+            f"{csv_path(job.folder, epoch)}: is not what the interrupted epoch began with; remove "
+            f"{job.folder} to train anew"
+        )
+    check_clean(frame, set(job.store.samples.target_id.to_numpy()[job.test].astype(str)))
+    return frame
+
+
+def check_clean(frame: pd.DataFrame, allowed: Collection[str]) -> None:
+    """Make sure that every pseudo-labelled well is one of `allowed`, the test treatments.
+
+    Raises:
+        InputError: some are not; a validation well must never train.
+    """
+    outside = sorted(set(frame.target_id) - set(allowed))
+    if outside:
+        raise InputError(
+            f"pseudo-labels: {len(outside)} wells are no test treatments, first {outside[0]!r}"
+        )
+
+
+# choosing wells
+# --------------------------------------------------------------------------------------------------
+
+
+def share_at(config: PseudoLabels, epoch: int, epochs: int) -> float:
+    """Return the share of the eligible wells that trains in an epoch.
+
+    It is `first` at `config.start` and rises linearly to 1 in the last of `epochs` epochs; 1 where
+    one epoch alone has pseudo-labels.
     """
     assert config.start <= epoch < epochs, (config.start, epoch, epochs)
     span = epochs - 1 - config.start
@@ -57,87 +128,76 @@ def select(
     groups: PlateGroups | None,
     share: float,
     least_confidence: float,
-    used: Mapping[tuple[str, str], Collection[int]] = {},
 ) -> pd.DataFrame:
-    """Choose and label wells: mask what the plate cannot hold, take the most confident share, then
-    settle clashes.
+    """Choose and label wells: the most confident share, each class once a plate.
 
     1. Each plate's class group is inferred from the same scores; an experiment whose groups are not
        clear gives no pseudo-label.
-    2. Classes off the group and `used` classes are masked; a well with no class left is not
-       eligible. Its label is the best
-       class left, its confidence how far that stands above the second best.
+    2. Classes off the group are masked. A well's label is the best class left, its confidence the
+       lead over the second best.
     3. The round(share x eligible) most confident wells of all plates together are taken.
-    4. Of those taken that claim one class of a plate the most confident stays. As in the source
-       this comes after the share, so that
-       fewer than the share may remain. Equal confidences are ranked by target_id, equal scores of a
-       well by class.
+    4. Of those that claim one class of a plate the most confident stays. As in the source this
+       comes after the share. Ties go by target_id, and by class within a well.
 
     Args:
-        scores: (W, K) merged logits or log-probabilities of the treatments' classes, one row a
-        well, all finite. target_id, experiment, plate: (W,) names; each target_id once. groups: the
-        class groups (its `plate_group` is not looked at); None: nothing is known of the plates, no
-        group is masked. share: 0..1. least_confidence: of `infer_plate_groups`, a z. used:
-        (experiment, plate) -> classes whose well on that plate is known.
+        scores: (W, K) merged logits or log-probabilities, one row a well, all finite.
+        target_id, experiment, plate: (W,) names; each target_id once.
+        groups: the class groups; None: nothing is known of the plates, no group is masked.
+        share: 0..1.
+        least_confidence: the least z of an experiment's groups.
 
     Returns:
         Columns target_id, experiment, plate, label, confidence, sorted by target_id. Its `attrs`
-        are JSON-able and say how it came about: wells, eligible, taken, clashes, refused
-        (experiments) and, with groups, plate_group and group_confidence (None: there was no
-        alternative).
+        are JSON-able: share, wells, eligible, taken, clashes, refused (experiments) and, with
+        groups, plate_group and group_confidence (None: there was no alternative).
 
     Raises:
         InputError: shapes that do not fit, a score that is not finite, or a doubled target_id.
     """
     assert 0 <= share <= 1, share
     wells = _wells(scores, target_id, experiment, plate)
-    inferred = (
-        None
-        if groups is None
-        else infer_plate_groups(scores, wells.experiment, wells.plate, groups)
-    )
-    clear = {} if inferred is None else inferred.confidence
-    refused = sorted(name for name, confidence in clear.items() if confidence < least_confidence)
-    for at, rows in wells.groupby(["experiment", "plate"], sort=True).indices.items():
-        if at[0] not in refused:
-            open_ = np.ones(scores.shape[1], dtype=bool)
-            if inferred is not None:
-                open_ &= groups.class_group == inferred.plate_group[at]
-            open_[list(used.get(at, ()))] = False
-            label, confidence = _best(scores[rows], np.flatnonzero(open_))
-            wells.loc[rows, "label"], wells.loc[rows, "confidence"] = label, confidence
-    eligible = wells[wells.label >= 0].sort_values(
-        ["confidence", "target_id"], ascending=[False, True]
-    )
+    inferred, refused = None, []
+    if groups is not None:
+        inferred = infer_plate_groups(scores, wells.experiment, wells.plate, groups)
+        refused = sorted(name for name, z in inferred.confidence.items() if z < least_confidence)
+    for key, rows in wells.groupby(["experiment", "plate"], sort=True).indices.items():
+        if key[0] in refused:
+            continue
+        possible = np.ones(scores.shape[1], dtype=bool)
+        if inferred is not None:
+            possible &= groups.class_group == inferred.plate_group[key]
+        label, confidence = _best(scores[rows], np.flatnonzero(possible))
+        wells.loc[rows, "label"] = label
+        wells.loc[rows, "confidence"] = confidence
+    eligible = wells[wells.label >= 0]
+    eligible = eligible.sort_values(["confidence", "target_id"], ascending=[False, True])
     taken = eligible.head(round(share * len(eligible)))
     chosen = taken.drop_duplicates(UNIQUE[1], keep="first")
     frame = chosen.sort_values("target_id", ignore_index=True)
-    counts = {
+    frame.attrs = {
+        "share": share,
         "wells": len(wells),
         "eligible": len(eligible),
         "taken": len(taken),
         "clashes": len(taken) - len(chosen),
+        "refused": refused,
+        **_describe(inferred),
     }
-    frame.attrs = {"share": share, **counts, "refused": refused, **_described(inferred)}
     return frame
 
 
 def _wells(scores: np.ndarray, target_id, experiment, plate) -> pd.DataFrame:
-    """One row a well with `COLUMNS`, not yet labelled (-1), when all fits."""
+    """Make a table of one row a well with `COLUMNS`, not yet labelled (-1)."""
     names = [np.asarray(values).astype(str) for values in (target_id, experiment, plate)]
-    if (
-        scores.ndim != 2
-        or not scores.shape[1]
-        or any(values.shape != scores.shape[:1] for values in names)
-    ):
+    fit = all(values.shape == scores.shape[:1] for values in names)
+    if scores.ndim != 2 or not scores.shape[1] or not fit:
         lengths = ", ".join(str(len(values)) for values in names)
         raise InputError(
             f"pseudo-labels: scores are {scores.shape}, with {lengths} target ids, experiments "
             "and plates"
         )
-    wells = pd.DataFrame(dict(zip(COLUMNS, names, strict=False)), dtype=object).assign(
-        label=-1, confidence=np.nan
-    )
+    columns = dict(zip(("target_id", "experiment", "plate"), names, strict=True))
+    wells = pd.DataFrame(columns, dtype=object).assign(label=-1, confidence=np.nan)
     doubled, finite = wells.target_id.duplicated(), np.isfinite(scores).all(axis=1)
     if doubled.any():
         raise InputError(
@@ -152,20 +212,16 @@ def _wells(scores: np.ndarray, target_id, experiment, plate) -> pd.DataFrame:
 
 
 def _best(block: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) best of `classes` (-1: there is none) and (n,) its lead over the second best, for (n, K)
-    scores.
-    """
-    if not len(classes):
-        return np.full(len(block), -1), np.full(len(block), np.nan)
-    inside = block[:, classes].astype(np.float64)
-    label = classes[inside.argmax(axis=1)]
+    """Return the best of `classes` for each row of (n, K), and its lead over the second best."""
+    scores = block[:, classes].astype(np.float64)
+    label = classes[scores.argmax(axis=1)]
     if len(classes) == 1:
         return label, np.full(len(block), np.inf)
-    second, first = np.partition(inside, -2, axis=1)[:, -2:].T
+    second, first = np.partition(scores, -2, axis=1)[:, -2:].T
     return label, first - second
 
 
-def _described(inferred: PlateGroupInference | None) -> dict[str, Any]:
+def _describe(inferred: PlateGroupInference | None) -> dict[str, Any]:
     if inferred is None:
         return {}
     plates: dict[str, dict[str, int]] = {}
@@ -178,38 +234,34 @@ def _described(inferred: PlateGroupInference | None) -> dict[str, Any]:
     return {"plate_group": plates, "group_confidence": confidence}
 
 
+# the file
+# --------------------------------------------------------------------------------------------------
+
+
 def csv_path(folder: Path, epoch: int) -> Path:
-    """Where the pseudo-labels of an epoch (0-based) lie; what they were made from is beside them,
-    in a .json.
-    """
+    """Return the path of an epoch's pseudo-labels; a .json beside it says how they were made."""
     return Path(folder) / "pseudo_labels" / f"epoch_{epoch:03d}.csv"
 
 
 def write(folder: Path, epoch: int, frame: pd.DataFrame, about: Mapping[str, Any]) -> Path:
-    """Write an epoch's pseudo-labels and, beside them, what they were made from: `about`, the
-    frame's `attrs`, the CSV's SHA-256.
+    """Write an epoch's pseudo-labels and, last, the .json: `about`, the frame's `attrs`, a SHA-256.
 
-    The .json is written last: `read` refuses a pair that a stop left half new.
-
-    Returns:
-        The CSV's path.
+    `read` refuses a pair that a stop left half new.
     """
     path = csv_path(folder, epoch)
     write_csv(path, frame[list(COLUMNS)])
-    made = provenance(
-        **{**frame.attrs, **about, "epoch": epoch, "number": len(frame), "csv_sha256": sha256(path)}
-    )
-    write_json(path.with_suffix(".json"), made)
+    state = {"epoch": epoch, "number": len(frame), "csv_sha256": sha256(path)}
+    write_json(path.with_suffix(".json"), provenance(**{**frame.attrs, **about, **state}))
     return path
 
 
 def read(folder: Path, epoch: int) -> pd.DataFrame:
-    """The pseudo-labels of an epoch, to the bit as written; its `attrs` are what the .json says.
+    """Read the pseudo-labels of an epoch, as written to the bit; its `attrs` are the .json.
 
     Raises:
         InputError: no file, one that cannot be read, one that is not what its .json says, other
-        columns, a label or
-            confidence that is no number from 0, a doubled target_id, or a class twice on a plate.
+            columns, a label or confidence that is no number from 0, a doubled target_id, or a class
+            twice on a plate.
     """
     path = csv_path(folder, epoch)
     about = _read_about(path)
@@ -224,14 +276,13 @@ def read(folder: Path, epoch: int) -> pd.DataFrame:
     for columns in UNIQUE:
         doubled = frame.duplicated(columns)
         if doubled.any():
-            at = int(doubled.idxmax())
+            row = int(doubled.idxmax())
             raise InputError(
-                f"{path}: row {at}: {', '.join(columns)} {' '.join(frame.loc[at, columns])!r} "
+                f"{path}: row {row}: {', '.join(columns)} {' '.join(frame.loc[row, columns])!r} "
                 "stands twice"
             )
-    frame = frame.reset_index(drop=True).astype(
-        {name: object if kind is str else kind for name, kind in COLUMNS.items()}
-    )
+    types = {name: object if kind is str else kind for name, kind in COLUMNS.items()}
+    frame = frame.reset_index(drop=True).astype(types)
     frame.attrs = about
     return frame
 
@@ -250,17 +301,3 @@ def _read_about(path: Path) -> dict[str, Any]:
             f"{path}: is not the file that {beside.name} tells of; remove both to choose anew"
         )
     return about
-
-
-def check_clean(frame: pd.DataFrame, allowed: Collection[str]) -> None:
-    """Make sure that every pseudo-labelled well is one of `allowed`, the target_ids of the test
-    treatments.
-
-    Raises:
-        InputError: some are not; a validation well must never train.
-    """
-    outside = sorted(set(frame.target_id) - set(allowed))
-    if outside:
-        raise InputError(
-            f"pseudo-labels: {len(outside)} wells are no test treatments, first {outside[0]!r}"
-        )

@@ -1,13 +1,10 @@
-"""What a stage without labels trains on and by: two views of each image, and a loss that compares
-them.
+"""A stage without labels: two views of each image, and a loss that compares them.
 
-Both stand in the trainer's places of `Examples` and `StageLoss`; batches, augmentation, optimiser,
-averaging, several processes, checkpoints and resuming are the trainer's own. The projection belongs
-to the loss, so the network that a checkpoint hands on is without it.
+They stand in the trainer's places of `Examples` and `StageLoss`; all else is the trainer's own. The
+projection belongs to the loss, so the network that a checkpoint hands on is without it.
 
-The SimCLR loss is five lines here: pytorch-metric-learning's NTXentLoss, with which the tests
-compare it, lists every negative for every positive and needs memory of the cube of the batch.
-VICReg is that library's.
+SimCLR's loss is written here: pytorch-metric-learning's NTXentLoss, with which the tests compare
+it, needs memory of the cube of the batch. VICReg is that library's.
 """
 
 import numpy as np
@@ -19,6 +16,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.config.losses import SelfSupervised
 from cellsignal.data.samplers import EpochBatches
 from cellsignal.models.heads import Outputs
+from cellsignal.training.examples import Targets, soft_labels
 from cellsignal.training.job import (
     Job,
     cell_type_vectors,
@@ -32,17 +30,16 @@ from cellsignal.training.ranks import ALONE, Ranks
 
 
 def images_without_labels(job: Job) -> np.ndarray:
-    """Positions in `job.store.samples` of what a self-supervised stage trains on, ascending; no
-    label is looked at.
+    """Return positions in `job.store.samples` of what a self-supervised stage trains on, ascending.
 
-    Nothing of the groups that the job's fold holds out is among them, whatever its role or split.
+    No label is looked at, and nothing of the groups that the job's fold holds out is among them.
 
     Raises:
         InputError: the test split is asked for, and the config's protocol says itself what trains.
     """
     samples, images = job.store.samples, job.stage.self_supervised.images
-    taken = np.zeros(len(samples), bool)
-    taken[job.train] = True
+    chosen = np.zeros(len(samples), bool)
+    chosen[job.train] = True
     if images != "labelled":
         if images == "all" and protocol_parts(job.config, job.competition, samples) is not None:
             raise InputError(
@@ -54,10 +51,10 @@ def images_without_labels(job: Job) -> np.ndarray:
             more = more & without_labels(job)
         if job.key != "all":
             more = more & (samples.cell_type == job.key).to_numpy()
-        taken |= more
-    taken &= ~samples[job.folds.group].astype(str).isin(job.held_out).to_numpy()
-    assert not taken[job.valid].any(), "a validation sample is in self-supervised training"
-    return np.flatnonzero(taken)
+        chosen |= more
+    chosen &= ~samples[job.folds.group].astype(str).isin(job.held_out).to_numpy()
+    assert not chosen[job.valid].any(), "a validation sample is in self-supervised training"
+    return np.flatnonzero(chosen)
 
 
 class TwoViews:
@@ -71,24 +68,21 @@ class TwoViews:
     """
 
     def __init__(self, job: Job, ranks: Ranks = ALONE):
-        once = images_without_labels(job)
+        images = images_without_labels(job)
         self.job, self.ranks = job, ranks
-        self.positions = np.concatenate([once, once])
+        self.positions = np.concatenate([images, images])
         units = unit_codes(job.store.samples, job.stage.batches.unit)
-        self.units = None if units is None else units[once]
+        self.units = None if units is None else units[images]
         vectors = cell_type_vectors(job)
         self.cell_types = None if vectors is None else vectors[self.positions]
 
     def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """This process's batches of an epoch, of (epoch, index) keys: b images' first views, then
-        their second views in the same order.
-        """
+        """Return this process's batches of (epoch, index) keys: b first views, then their second."""
         images = len(self.positions) // 2
-        unknown, size = np.full(images, -1), self.job.stage.batch_size
         order = EpochBatches(
             self.units,
-            unknown,
-            size,
+            np.full(images, -1),
+            self.job.stage.batch_size,
             self.job.seed,
             epoch,
             rank=self.ranks.rank,
@@ -96,16 +90,17 @@ class TwoViews:
         )
         return [batch + [(number, images + index) for number, index in batch] for batch in order]
 
-    def targets(self, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return labels (B,), all -1 (unknown), and cell types (B, T) if the model takes them."""
-        return torch.full((len(index),), -1), None if self.cell_types is None else self.cell_types[
-            index
-        ]
+    def targets(self, index: np.ndarray, device: torch.device) -> Targets:
+        """Return targets without any label, on a device."""
+        labels = torch.full((len(index),), -1, device=device)
+        cell_types = None if self.cell_types is None else self.cell_types[index].to(device)
+        return Targets(soft_labels(labels, self.job.outputs), labels, cell_types)
 
 
 class TwoViewLoss(Loss):
-    """Compares the projections of two views of each image; in the place of `StageLoss`. Its state
-    is the projection.
+    """Compares the projections of two views of each image; in the place of `StageLoss`.
+
+    Its state is the projection.
 
     Args:
         width: D, of the network's embedding.
@@ -124,8 +119,7 @@ class TwoViewLoss(Loss):
     def forward(
         self, outputs: Outputs, targets: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        """The loss of a batch of 2b views, the first of each image and then the second; in single
-        precision whatever the outputs' type.
+        """Return the loss of 2b views, the first of each image and then the second, in float32.
 
         Args:
             outputs: of which the embedding alone counts.
@@ -139,8 +133,9 @@ class TwoViewLoss(Loss):
 
 
 def projection_head(width: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """(B, width) -> (B, widths[-1]): FC-BN-ReLU for every width but the last, then FC (SimCLR's g,
-    arXiv:2002.05709).
+    """Build SimCLR's g (arXiv:2002.05709), (B, width) -> (B, widths[-1]).
+
+    FC-BN-ReLU for every width but the last, then FC.
     """
     layers: list[nn.Module] = []
     for inner in widths[:-1]:
@@ -150,16 +145,16 @@ def projection_head(width: int, widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float) -> torch.Tensor:
-    """SimCLR's loss, equation 1 of arXiv:2002.05709: for each of the 2n views the cross-entropy of
-    picking its partner among the 2n - 1 others, by softmax of cosine / temperature; the mean.
+    """Return SimCLR's loss, equation 1 of arXiv:2002.05709.
+
+    For each of the 2n views it is the cross-entropy of picking its partner among the 2n - 1 others,
+    by softmax of cosine / temperature; the mean of these.
 
     Args:
         first, second: (n, D), row i of both of image i.
     """
     z = functional.normalize(torch.cat([first, second]))
     similarity = z @ z.T / temperature
-    similarity = similarity.masked_fill(
-        torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf
-    )
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     partner = torch.arange(len(z), device=z.device).roll(len(first))
-    return functional.cross_entropy(similarity, partner)
+    return functional.cross_entropy(similarity.masked_fill(itself, -torch.inf), partner)

@@ -1,6 +1,7 @@
-"""How fast an epoch went, and what held it up: data that came too late, or the device itself."""
+"""The record of an epoch: its figures, how fast it went, and what held it up."""
 
 import functools
+import logging
 import resource
 import sys
 import time
@@ -10,8 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
+from cellsignal.common.files import write_csv
+from cellsignal.common.stopping import duration
+from cellsignal.training.job import Job
+
+log = logging.getLogger(__name__)
 # a side; products between two events, so that launching the first is not felt
 _GPU_SIZE, _GPU_RUN = 8192, 10
 _CPU_SIZES = 256, 4096  # smallest and largest side
@@ -80,6 +88,48 @@ class EpochSpeed:
             "waiting": round(self.waiting, 4),
             "of_peak": of_peak,
         }
+
+
+class EpochLog:
+    """Writes a job's epochs to the log, to `log.csv` and to TensorBoard; use it as a context.
+
+    `log.csv` is written whole, so that a resumed run has each epoch once.
+
+    Args:
+        history: the checkpoint's list of rows, shared and not copied.
+        writes: whether this process writes files.
+    """
+
+    def __init__(self, job: Job, history: list[dict[str, Any]], writes: bool = True):
+        self.job, self.history, self.board = job, history, None
+        if writes:
+            folder = str(job.folder / "tensorboard")
+            self.board = SummaryWriter(folder, purge_step=len(history) + 1)
+
+    def __enter__(self) -> "EpochLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    def add(self, row: dict[str, Any], speed: EpochSpeed, seconds_left: float) -> None:
+        """Record the epoch of the history's last row."""
+        figures = [
+            f"{name} {value:.4g}"
+            for name, value in row.items()
+            if name not in ("epoch", *speed.columns(1)) and value is not None
+        ]
+        epoch = f"{row['epoch']}/{self.job.stage.epochs}"
+        message = "%s epoch %s %s (%s) %s left"
+        left = duration(seconds_left)
+        log.info(message, self.job.title, epoch, " ".join(figures), speed.line(), left)
+        if self.board is None:
+            return
+        write_csv(self.job.folder / "log.csv", pd.DataFrame(self.history))
+        for name, value in row.items():
+            if name != "epoch" and value is not None:
+                self.board.add_scalar(name, value, row["epoch"])
 
 
 class Clock:

@@ -16,14 +16,13 @@ from cellsignal.common.ties import expected_average_precision
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.evaluation.reid import cosine_distances
 from cellsignal.metrics.average_precision import macro_average_precision
-from cellsignal.training.forward import (
+from cellsignal.training.inference import (
+    Pixels,
     Reading,
-    by_target,
     logits_and_embeddings,
     plan_reading,
     predict_with,
 )
-from cellsignal.training.inputs import Pixels
 from cellsignal.training.job import Job
 from cellsignal.training.ranks import Ranks
 
@@ -66,8 +65,9 @@ class Gallery:
 
 
 class Validation:
-    """The validation of a job, and which of its figures the stage follows. Images are read when
-    first needed, and kept where `data.cache_gib` allows.
+    """The validation of a job, and which of its figures the stage follows.
+
+    Images are read when first needed, and kept where `data.cache_gib` allows.
 
     Raises:
         InputError: the stage follows retrieval, and no validation target has a match to find.
@@ -76,64 +76,66 @@ class Validation:
     def __init__(self, job: Job, pixels: Pixels, ranks: Ranks):
         self.job, self.pixels, self.ranks = job, pixels, ranks
         self.gallery = draw_gallery(job)
+        self.positions = job.scored if self.gallery is None else self.gallery.positions
         if self.gallery is not None:
-            found = [match.any() for _, match in self.gallery.lists()]
+            has_match = [match.any() for _, match in self.gallery.lists()]
             log.info(
                 "%s: retrieval of %d of %d validation targets among %d samples",
                 job.title,
-                sum(found),
-                len(found),
-                len(self.gallery.positions),
+                sum(has_match),
+                len(has_match),
+                len(self.positions),
             )
         self.score = f"valid_{job.score_name}"
         self.reading: Reading | None = None
 
     @property
+    def images(self) -> int:
+        """How many images the validation predicts."""
+        return len(self.positions)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The figures' names in a row of the log."""
-        return (
-            ("valid_loss", self.score)
-            if self.gallery is None
-            else ("valid_loss", self.score, "valid_retrieval")
-        )
+        columns = ("valid_loss", self.score)
+        return columns if self.gallery is None else (*columns, "valid_retrieval")
 
     @property
     def monitored(self) -> str:
-        """The column that schedule, early stopping and `best.pt` follow: the training loss where
-        nothing is validated.
+        """The column that schedule, early stopping and `best.pt` follow.
+
+        It is the training loss where nothing is validated.
         """
         if len(self.job.scored) == 0:
             return "train_loss"
-        return {"loss": "valid_loss", "retrieval": "valid_retrieval"}.get(
-            self.job.stage.monitor, self.score
-        )
+        columns = {"loss": "valid_loss", "retrieval": "valid_retrieval"}
+        return columns.get(self.job.stage.monitor, self.score)
 
     @property
     def higher_is_better(self) -> bool:
         return not self.monitored.endswith("loss")
 
     def measure(self, model: nn.Module) -> dict[str, float]:
-        """The figures by column; the same in every process.
+        """Return the figures by column; the same in every process.
 
         Raises:
             InputError: embeddings that are not finite; see `loss_and_score`.
         """
         job, gallery = self.job, self.gallery
         samples = job.store.samples.iloc[job.scored]
-        chosen = job.scored if gallery is None else gallery.positions
-        self.reading = self.reading or plan_reading(job, self.pixels, chosen, self.ranks)
+        if self.reading is None:
+            self.reading = plan_reading(job, self.pixels, self.positions, self.ranks)
         if gallery is None:
             logits = predict_with(job, model, self.reading, ranks=self.ranks)["identity"]
-            return dict(zip(self.columns, loss_and_score(job, logits, samples), strict=True))
-        logits, embeddings = logits_and_embeddings(job, model, self.reading, self.ranks)
-        if not np.isfinite(embeddings).all():
-            raise InputError(
-                f"{job.title}: validation embeddings are not finite; lower the learning rate"
-            )
-        figures = (
-            *loss_and_score(job, logits[: gallery.asked], samples),
-            retrieval(gallery, embeddings),
-        )
+            figures = loss_and_score(job, logits, samples)
+        else:
+            logits, embeddings = logits_and_embeddings(job, model, self.reading, self.ranks)
+            if not np.isfinite(embeddings).all():
+                raise InputError(
+                    f"{job.title}: validation embeddings are not finite; lower the learning rate"
+                )
+            figures = loss_and_score(job, logits[: gallery.asked], samples)
+            figures = (*figures, retrieval(gallery, embeddings))
         return dict(zip(self.columns, figures, strict=True))
 
 
@@ -228,3 +230,17 @@ def retrieval(gallery: Gallery, embeddings: np.ndarray) -> float:
             places, match = next(lists)
             precisions.append(expected_average_precision(distance[places], match))
     return float(np.nanmean(precisions))
+
+
+def by_target(
+    scores: np.ndarray, target_id: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sum the scores (n, K) of samples over the samples of a target.
+
+    Returns:
+        The T target ids, sorted; (T, K) sums; (T,) the first sample of each.
+    """
+    targets, first, inverse = np.unique(target_id, return_index=True, return_inverse=True)
+    merged = np.zeros((len(targets), scores.shape[1]))
+    np.add.at(merged, inverse, scores)
+    return targets, merged, first

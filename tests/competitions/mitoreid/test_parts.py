@@ -17,7 +17,7 @@ from cellsignal.data.folds import read_folds
 from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
 from cellsignal.training.job import Job, without_labels
-from cellsignal.training.run import jobs_of
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.self_supervised import images_without_labels
 
 COMPETITION = get_competition("mitoreid")

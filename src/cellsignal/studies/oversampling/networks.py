@@ -35,9 +35,9 @@ from cellsignal.studies.oversampling.audit import (
 )
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, kept_samples
-from cellsignal.training.loop import Trainer
 from cellsignal.training.ranks import this_process
 from cellsignal.training.run import is_finished
+from cellsignal.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -19,13 +19,13 @@ from cellsignal.common.tables import aligned
 from cellsignal.config import Config
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import checkpoint_activations
-from cellsignal.training.inputs import pixel_statistics, site_dataset
+from cellsignal.training.inference import pixel_statistics, site_dataset
 from cellsignal.training.job import Job
-from cellsignal.training.loop import Trainer
+from cellsignal.training.optim import Stepper
+from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import Ranks, this_process
-from cellsignal.training.run import jobs_of
 from cellsignal.training.stage_loss import StageLoss
-from cellsignal.training.step import Stepper
+from cellsignal.training.trainer import Trainer
 
 ENOUGH = 0.95  # of the best rate: the smallest batch that reaches it is fast enough
 GRAIN = 8  # batch sizes are multiples of it, as tensor cores like

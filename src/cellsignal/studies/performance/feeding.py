@@ -27,9 +27,9 @@ from cellsignal.data.store import Store
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops, training_flops
 from cellsignal.studies.performance.augmentation import FIRST_PLACE, plain_steps
+from cellsignal.training.optim import Stepper
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.stage_loss import StageLoss
-from cellsignal.training.step import Stepper
 from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
 
 CLASSES = 1000  # of the networks that are timed

@@ -29,7 +29,7 @@ from cellsignal.config.schema import Model
 from cellsignal.config.stage import Optimizer
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import checkpoint_activations, forward_flops, training_flops
-from cellsignal.training.optimizers import build_optimizer
+from cellsignal.training.optim import build_optimizer
 from cellsignal.training.throughput import device_peak
 
 log = logging.getLogger(__name__)

@@ -22,13 +22,13 @@ from cellsignal.data.draws import Recipe
 from cellsignal.data.pack import prepare
 from cellsignal.data.transforms import Transform
 from cellsignal.prediction.predict import predict
-from cellsignal.training import loop
+from cellsignal.training import trainer as trainer_module
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.examples import Examples
-from cellsignal.training.job import plan_jobs
-from cellsignal.training.loop import Trainer
+from cellsignal.training.plan import jobs_of, plan_jobs
 from cellsignal.training.ranks import ALONE
-from cellsignal.training.run import jobs_of, train
+from cellsignal.training.run import train
+from cellsignal.training.trainer import Trainer
 
 
 def make(plates, tmp_path, stages=None, **more) -> Config:
@@ -237,7 +237,7 @@ def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(
             else:
                 os.kill(os.getpid(), how)
 
-    monkeypatch.setattr(loop.Trainer, "_update", interrupting)
+    monkeypatch.setattr(Trainer, "_update", interrupting)
     stops = []
     for _ in range(50):
         try:
@@ -367,7 +367,7 @@ def test_accumulated_small_batches_are_one_large_batch(plates, tmp_path, monkeyp
     train(a)
     large = Examples.batches
     monkeypatch.setattr(
-        loop.Examples,
+        trainer_module.Examples,
         "batches",
         lambda self, epoch: [
             half
@@ -391,7 +391,7 @@ def test_ema_is_the_brute_force_average_of_weights_and_buffers(plates, tmp_path,
         update(self, share)
         history.append({name: value.clone() for name, value in self.model.state_dict().items()})
 
-    monkeypatch.setattr(loop.Trainer, "_update", recording)
+    monkeypatch.setattr(Trainer, "_update", recording)
     job = jobs_of(config)[0]
     trainer = Trainer(job, ALONE, Stop())
     average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
@@ -429,7 +429,7 @@ def test_a_diverging_loss_is_one_line(plates, tmp_path):
         [stage(optimizer={"name": "sgd", "lr": 1e30})],
         folds={"file": plates / "folds.csv", "use": [0]},
     )
-    with pytest.raises(InputError, match="fold0 all: the loss became"):
+    with pytest.raises(InputError, match="seed 0 fold 0 stage all: the loss became"):
         train(config)
 
 

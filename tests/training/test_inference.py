@@ -10,11 +10,11 @@ import torch
 from tiny import make_config, stage
 
 from cellsignal.models.backbones import build_model
-from cellsignal.training import forward
-from cellsignal.training.forward import by_target, plan_reading, predict_with
-from cellsignal.training.inputs import pixel_statistics
+from cellsignal.training import inference
+from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
 from cellsignal.training.job import unit_codes
-from cellsignal.training.run import jobs_of
+from cellsignal.training.plan import jobs_of
+from cellsignal.training.validation import by_target
 
 
 def setting(plates, tmp_path, **more):
@@ -153,7 +153,7 @@ def test_each_image_is_read_once_for_statistics_and_all_views(plates, tmp_path, 
     once = predict_with(job, model, reading, ("identity", "hflip"))
     assert sorted(reads) == sorted(job.store.samples.row.to_numpy()[reading.positions])
     # units that are too large to be held are read twice, and predicted alike
-    monkeypatch.setattr(forward, "HELD_GIB", 0.0)
+    monkeypatch.setattr(inference, "HELD_GIB", 0.0)
     reads.clear()
     twice = predict_with(job, model, reading, ("identity", "hflip"))
     assert len(reads) == len(reading.positions) + len(job.valid)
@@ -174,6 +174,6 @@ def test_a_network_without_batch_norm_is_not_confused_by_adaptation(plates, tmp_
     expected = images_of(job, pixels, job.valid).mean((2, 3))
     wide = dataclasses.replace(job, outputs=expected.shape[1])
     for held in (4.0, 0.0):
-        monkeypatch.setattr(forward, "HELD_GIB", held)
+        monkeypatch.setattr(inference, "HELD_GIB", held)
         found = predict_with(wide, Means(), plan_reading(job, pixels, job.valid))["identity"]
         np.testing.assert_allclose(found, expected, atol=1e-5)

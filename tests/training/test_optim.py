@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cellsignal.training import precision
-from cellsignal.training.precision import autocast, compute_dtype
+from cellsignal.training import optim
+from cellsignal.training.optim import autocast, compute_dtype
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -20,7 +20,7 @@ def test_what_is_asked_for(amp, dtype):
 
 @pytest.mark.parametrize("has", [True, False])
 def test_auto_is_what_the_device_has(has, monkeypatch):
-    monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: has)
+    monkeypatch.setattr(optim, "_cpu_has_bfloat16", lambda: has)
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation: has and not including_emulation
     )
@@ -32,4 +32,4 @@ def test_auto_is_what_the_device_has(has, monkeypatch):
 
 
 def test_the_cpu_is_asked():
-    assert precision._cpu_has_bfloat16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert optim._cpu_has_bfloat16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
