@@ -150,7 +150,7 @@ class Competition(Calibrates, ABC):
 
     def stated(self, name: str) -> dict[str, str]:
         """Read what a file's name says of its image; it is held to the table's (see
-        `competitions.stated`).
+        `samples.refuse_misstated`).
 
         Returns:
             As text: `channel` (of `channels`, or another word if it is none of them), `experiment`,

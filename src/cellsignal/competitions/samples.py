@@ -1,19 +1,18 @@
-"""The samples table: one row an image. Everything downstream of a competition knows only these
-columns.
+"""The samples table: one row an image. Code downstream of a competition knows only these columns.
+
+`check_samples` holds a table to the schema. `refuse_misstated` holds the files to their rows: no
+file stands for two channels or two samples, none says by its name another thing than its row, and
+all lie under the root.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.tables import normalise_wells
-from cellsignal.competitions.stated import Places, refuse_misstated
-
-if TYPE_CHECKING:
-    from cellsignal.competitions.base import Competition
+from cellsignal.common.tables import normalise_well, normalise_wells
 
 # a `reference` is embedded, but never trained on by its label nor predicted (a gallery to search,
 # compounds of other kinds)
@@ -44,34 +43,94 @@ COLUMNS: dict[str, tuple[str, bool]] = {
     "files": ("files", False),
 }
 ADDED = ("labels", "treatment")  # columns that a competition may leave out: they are then empty
+STATED = ("experiment", "plate", "well", "site")  # columns that a file's name may state
 
 
 def origins(name: str, frame: pd.DataFrame) -> pd.Series:
-    """Where each row of a table of `tables.read_table` stands, for the column `origin` that
-    `check_samples` reads.
+    """Return where each row of a table stands ("train.csv: row 5"), for a column `origin`.
+
+    Args:
+        frame: from `tables.read_table`, whose index is the row of the file.
     """
     return pd.Series(f"{name}: row " + frame.index.astype(str), index=frame.index, dtype=object)
 
 
+def path_of(name: str) -> str:
+    """Return the path of an entry of `files`, without the part of the picture that it names."""
+    return name.partition("#")[0]
+
+
+def label_matrix(samples: pd.DataFrame, classes: int) -> np.ndarray:
+    """Return (N, classes) float32: 1 where a sample has a class, 0 where it has not.
+
+    Rows without `labels` are NaN.
+    """
+    known = samples["labels"].notna().to_numpy()
+    matrix = np.full((len(samples), classes), np.nan, np.float32)
+    matrix[known] = 0
+    for row, labels in zip(np.flatnonzero(known), samples["labels"].to_numpy()[known], strict=True):
+        matrix[row, list(labels)] = 1
+    return matrix
+
+
+class Places:
+    """Names the rows of a samples table in errors.
+
+    Args:
+        source: the folder of the data.
+        frame: has a column `origin` ("train.csv: row 5") or a column `sample_id`.
+    """
+
+    def __init__(self, source: Path | str, frame: pd.DataFrame):
+        self.source = source
+        self.origin = frame.get("origin")
+        self.ids = frame.get("sample_id")
+
+    def name(self, row: int) -> str:
+        """Return the file and row of a row of the frame, or the id of its sample."""
+        if self.origin is not None:
+            return f"{self.source}/{self.origin.iloc[row]}"
+        return f"{self.source}: sample {self.ids.iloc[row]!r}"
+
+    def refuse(self, wrong: pd.Series | np.ndarray, why: str | Callable[[int], str]) -> None:
+        """Raise one line about the first wrong row, if there is any.
+
+        Args:
+            why: what is wrong with it, or what gives that by the row's number in the frame.
+        """
+        wrong = np.asarray(wrong, dtype=bool)
+        if wrong.any():
+            row = int(wrong.argmax())
+            reason = why if isinstance(why, str) else why(row)
+            more = f" ({int(wrong.sum())} such rows)" if wrong.sum() > 1 else ""
+            raise InputError(f"{self.name(row)}: {reason}{more}")
+
+
+# the schema
+# --------------------------------------------------------------------------------------------------
+
+
 def check_samples(
-    frame: pd.DataFrame, source: Path | str, competition: "Competition | None" = None
+    frame: pd.DataFrame,
+    source: Path | str,
+    channels: Sequence[str] = (),
+    stated: Callable[[str], dict[str, str]] | None = None,
 ) -> pd.DataFrame:
-    """Hold a samples table to the schema and give it back with the schema's column order and types.
+    """Hold a samples table to the schema and return it with the schema's columns and types.
 
     Text is stripped and wells are written A01.
 
     Args:
-        frame: Columns `COLUMNS` (those of `ADDED` may lack), and `origin` where the rows come from
-        a table: "train.csv: row 5". source: The folder of the data, for the errors. competition:
-        Whose `stated` the files' names are held to; None trusts the names.
+        frame: columns `COLUMNS` (those of `ADDED` may lack), and `origin` where the rows come from
+            a table: "train.csv: row 5".
+        source: the folder of the data, for the errors.
+        channels, stated: as for `refuse_misstated`; without them the files' names are trusted.
 
     Raises:
         InputError: no row, a missing column, a doubled sample_id, an empty cell where none may be,
-        an unknown role or split, a training
-            treatment with neither label nor labels, labels that are not ascending numbers from 0,
-            samples of one target_id that disagree, a well with two labels, or a file that stands
-            twice or says another thing than its row (`stated.refuse_misstated`). The message names
-            `source`, and the row by its origin or its sample_id.
+        an unknown role or split, a training treatment with neither label nor labels, labels that
+        are not ascending numbers from 0, samples of one target_id that disagree, a well with two
+        labels, or what `refuse_misstated` refuses. Names `source`, and the row.
     """
     frame = frame.assign(**{column: None for column in ADDED if column not in frame.columns})
     missing = [column for column in COLUMNS if column not in frame.columns]
@@ -83,84 +142,53 @@ def check_samples(
         )
     frame = frame.reset_index(drop=True)
     places = Places(source, frame)
-    frame = frame[list(COLUMNS)]
-    for column, (kind, optional) in COLUMNS.items():
-        if kind == "text":
-            frame[column] = _texts(frame[column])
-        empty = frame[column].isna()
-        if not optional:
-            places.refuse(empty, lambda row, column=column: f"{column} is empty")
-        if kind == "int":
-            frame[column] = frame[column].astype("Int64" if optional else "int64")
-    frame["well"] = normalise_wells(frame.well)
+    frame = _typed(frame[list(COLUMNS)], places)
     doubled = frame.sample_id.duplicated()
     places.refuse(doubled, lambda row: f"sample_id {frame.sample_id[row]!r} occurs more than once")
     for column, allowed in (("role", ROLES), ("split", SPLITS)):
-        wrong = ~frame[column].isin(allowed)
-        places.refuse(
-            wrong, lambda row, c=column, a=allowed: f"{c} {frame[c][row]!r} is none of {a}"
-        )
-    known = frame["labels"].notna()
-    labels = [value if there else None for value, there in zip(frame["labels"], known, strict=True)]
-    frame["labels"] = pd.Series(labels if known.any() else None, index=frame.index, dtype=object)
-    wrong = known & ~frame["labels"].map(_are_labels)
-    if known.any():
-        wrong |= frame.label.notna()
-    why = "ascending class numbers, and no label beside them"
-    places.refuse(wrong, lambda row: f"labels {frame['labels'][row]!r}: {why}")
-    unlabelled = (
-        (frame.split == "train") & (frame.role == "treatment") & frame.label.isna() & ~known
-    )
-    places.refuse(unlabelled, lambda row: "a training sample has no label")
+        unknown = ~frame[column].isin(allowed)
+        if unknown.any():
+            value = frame[column][unknown].iloc[0]
+            places.refuse(unknown, f"{column} {value!r} is none of {allowed}")
+    frame["labels"] = _check_labels(frame, places)
     _refuse_contradictions(frame, places)
-    known = () if competition is None else (competition.channels, competition.stated)
-    refuse_misstated(frame, places, *known)
+    refuse_misstated(frame, places, channels, stated)
+    return frame
+
+
+def _typed(frame: pd.DataFrame, places: Places) -> pd.DataFrame:
+    for column, (kind, optional) in COLUMNS.items():
+        if kind == "text":
+            frame[column] = _texts(frame[column])
+        if not optional:
+            places.refuse(frame[column].isna(), f"{column} is empty")
+        if kind == "int":
+            frame[column] = frame[column].astype("Int64" if optional else "int64")
+    frame["well"] = normalise_wells(frame.well)
     return frame
 
 
 def _texts(column: pd.Series) -> pd.Series:
-    """A column as stripped text; NaN where it is missing or blank, None in an empty column, as
-    pandas keeps them.
-    """
-    texts = {value: str(value).strip() for value in column.dropna().unique()}
-    texts = {value: text for value, text in texts.items() if text}
-    missing = np.nan if texts else None
-    return pd.Series(
-        [texts.get(value, missing) for value in column], index=column.index, dtype=object
-    )
+    """Return a column as stripped text: NaN where it is blank, None in an empty column."""
+    texts = {value: str(value).strip() or np.nan for value in column.dropna().unique()}
+    values = [texts.get(value, np.nan) for value in column]
+    filled = pd.Series(values, index=column.index, dtype=object)
+    return filled if filled.notna().any() else filled.where(filled.notna(), None)
 
 
-def _refuse_contradictions(frame: pd.DataFrame, places: "Places") -> None:
-    """Samples that share a target or a physical well are of one well, split and label."""
-    facts = pd.DataFrame(
-        {
-            "label": frame.label.fillna(-1),
-            "labels": frame["labels"].map(str),
-            "split": frame.split,
-            "well": frame.well_id,
-        }
-    )
-    for column, names in facts.items():
-        first = names.groupby(frame.target_id).transform("first")
-        places.refuse(
-            names != first,
-            lambda row, c=column, f=first, n=names: (
-                f"target_id {frame.target_id[row]!r} has two values of {c}: {f[row]!r} and "
-                f"{n[row]!r}"
-            ),
-        )
-    labelled = frame[frame.label.notna() | frame["labels"].notna()]
-    label = facts.loc[labelled.index, "label"].astype(str) + facts.loc[labelled.index, "labels"]
-    first = label.groupby([labelled.experiment, labelled.plate, labelled.well]).transform("first")
-    shown = labelled.label.astype(object).where(labelled.label.notna(), labelled["labels"])
-    wrong = (label != first).reindex(frame.index, fill_value=False)
-    places.refuse(
-        wrong,
-        lambda row: (
-            f"well {frame.well[row]!r} of plate {frame.plate[row]!r} has another label here "
-            f"({shown[row]}) than in the other rows"
-        ),
-    )
+def _check_labels(frame: pd.DataFrame, places: Places) -> pd.Series:
+    """Return the column `labels`; a row without is None, or NaN where no row has any."""
+    known = frame["labels"].notna()
+    labels = pd.Series(np.nan, index=frame.index, dtype=object)
+    if known.any():
+        labels = frame["labels"].astype(object).where(known, None)
+        wrong = known & ~labels.map(_are_labels) | frame.label.notna()
+        why = "ascending class numbers, and no label beside them"
+        places.refuse(wrong, lambda row: f"labels {labels[row]!r}: {why}")
+    train = (frame.split == "train") & (frame.role == "treatment")
+    unlabelled = train & frame.label.isna() & ~known
+    places.refuse(unlabelled, "a training sample has no label")
+    return labels
 
 
 def _are_labels(value: object) -> bool:
@@ -171,18 +199,118 @@ def _are_labels(value: object) -> bool:
     )
 
 
-def path_of(name: str) -> str:
-    """The path of an entry of `files`, without the part of the picture that it names."""
-    return name.partition("#")[0]
+def _refuse_contradictions(frame: pd.DataFrame, places: Places) -> None:
+    """Refuse samples of one target or one physical well that differ in well, split or label."""
+    facts = pd.DataFrame(
+        {
+            "label": frame.label.fillna(-1),
+            "labels": frame["labels"].map(str),
+            "split": frame.split,
+            "well": frame.well_id,
+        }
+    )
+    for column, values in facts.items():
+        first = values.groupby(frame.target_id).transform("first")
+        places.refuse(
+            values != first,
+            lambda row, c=column, f=first, v=values: (
+                f"target_id {frame.target_id[row]!r} has two values of {c}: {f[row]!r} and "
+                f"{v[row]!r}"
+            ),
+        )
+    known = frame.label.notna() | frame["labels"].notna()
+    label = (facts["label"].astype(str) + facts["labels"])[known]
+    well = [frame[column][known] for column in ("experiment", "plate", "well")]
+    differs = label != label.groupby(well).transform("first")
+    shown = frame.label.astype(object).where(frame.label.notna(), frame["labels"])
+    places.refuse(
+        differs.reindex(frame.index, fill_value=False),
+        lambda row: (
+            f"well {frame.well[row]!r} of plate {frame.plate[row]!r} has another label here "
+            f"({shown[row]}) than in the other rows"
+        ),
+    )
 
 
-def label_matrix(samples: pd.DataFrame, classes: int) -> np.ndarray:
-    """(N, classes) float32: 1 where a sample has a class, 0 where it is known not to, NaN in rows
-    without `labels`.
+# what the files say
+# --------------------------------------------------------------------------------------------------
+
+
+def refuse_misstated(
+    frame: pd.DataFrame,
+    places: Places,
+    channels: Sequence[str] = (),
+    stated: Callable[[str], dict[str, str]] | None = None,
+) -> None:
+    """Refuse files outside the root or twice in a table, and names that contradict their row.
+
+    Args:
+        frame: a column `files` as in the samples table, and any of `STATED`.
+        channels: what the files of a row are of, where there is one for each.
+        stated: `Competition.stated`; None looks for doubled files alone.
+
+    Raises:
+        InputError: names the row, the file and what it says.
     """
-    known = samples["labels"].notna().to_numpy()
-    matrix = np.full((len(samples), classes), np.nan, np.float32)
-    matrix[known] = 0
-    for row, labels in zip(np.flatnonzero(known), samples["labels"].to_numpy()[known], strict=True):
-        matrix[row, list(labels)] = 1
-    return matrix
+    entries = frame.files.reset_index(drop=True).explode()
+    outside = entries.map(_is_outside).astype(bool)
+    if outside.any():
+        name = entries[outside].iloc[0]
+        places.refuse(outside.groupby(level=0).any(), f"{name} lies outside the root")
+    within = frame.files.map(lambda files: len(set(files)) < len(files))
+    places.refuse(within, lambda row: _doubled_channels(frame.files.iloc[row], channels))
+    doubled = entries.duplicated()
+    if doubled.any():
+        name = entries[doubled].iloc[0]
+        first = places.name(entries.index[entries == name][0])
+        places.refuse(doubled.groupby(level=0).any(), f"{name} is also the file of {first}")
+    if stated is not None:
+        faults = [_find_fault(files, facts, channels, stated) for files, facts in _rows(frame)]
+        wrong = np.array([fault is not None for fault in faults], dtype=bool)
+        places.refuse(wrong, lambda row: faults[row])
+
+
+def _is_outside(name: str) -> bool:
+    return name.startswith("/") or (".." in name and ".." in name.split("/"))
+
+
+def _doubled_channels(files: tuple[str, ...], channels: Sequence[str]) -> str:
+    name = next(name for number, name in enumerate(files) if name in files[:number])
+    titles = channels if len(channels) == len(files) else range(1, len(files) + 1)
+    given = [str(title) for title, other in zip(titles, files, strict=True) if other == name]
+    return f"{name} is given for the channels {' and '.join(given)}"
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
+    """Yield the files of every row, and what the row itself says of them."""
+    columns = [column for column in STATED if column in frame.columns]
+    for files, *values in zip(frame.files, *(frame[column] for column in columns), strict=True):
+        yield files, dict(zip(columns, map(str, values), strict=True))
+
+
+def _find_fault(
+    files: tuple[str, ...],
+    facts: dict[str, str],
+    channels: Sequence[str],
+    stated: Callable[[str], dict[str, str]],
+) -> str | None:
+    """Return what a row's files say against their row or each other, or None."""
+    earlier: dict[str, tuple[str, str]] = {}  # key -> what an earlier file says, and its name
+    for number, name in enumerate(files):
+        said = dict(stated(path_of(name)))
+        channel = said.pop("channel", None)
+        if channel is not None and len(files) == len(channels) and channel != channels[number]:
+            expected = channels[number]
+            return f"{name} is given for the channel {expected}; by its name it shows {channel}"
+        for key, value in said.items():
+            if key == "well":
+                value = normalise_well(value)
+            if key in facts and value != facts[key]:
+                return f"{name} is given for {key} {facts[key]}; by its name it is of {key} {value}"
+            other_value, other = earlier.setdefault(key, (value, name))
+            if other_value != value:
+                return (
+                    f"{name} and {other} are given for one image; by their names they are of "
+                    f"{key} {value} and {other_value}"
+                )
+    return None

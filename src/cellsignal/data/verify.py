@@ -16,8 +16,7 @@ import numpy as np
 
 from cellsignal.common.errors import ImageError
 from cellsignal.competitions.base import Competition
-from cellsignal.competitions.samples import path_of
-from cellsignal.competitions.stated import Places, refuse_misstated
+from cellsignal.competitions.samples import Places, path_of, refuse_misstated
 from cellsignal.data.sites import channel_statistics, in_processes, read_site
 
 WARNINGS = ("empty", "flat", "identical", "image_without_row")  # usable, but look at it

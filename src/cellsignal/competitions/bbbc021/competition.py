@@ -86,7 +86,7 @@ class Bbbc021(Competition):
                 "origin": both.origin,
             }
         )
-        return check_samples(frame, root, self)
+        return check_samples(frame, root, self.channels, self.stated)
 
     def classes(self, root: Path) -> tuple[str, ...]:
         return tuple(sorted(_read_wells(root, "train.csv").moa.unique()))

@@ -15,8 +15,7 @@ from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.cpjump1.images import measure_plates, read_field
 from cellsignal.competitions.cpjump1.metadata import CHANNELS, keys_of, read_answers, stated
 from cellsignal.competitions.published import Published
-from cellsignal.competitions.samples import check_samples, origins
-from cellsignal.competitions.stated import Places, refuse_misstated
+from cellsignal.competitions.samples import Places, check_samples, origins, refuse_misstated
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +108,7 @@ class Cpjump1Course(Competition):
                 "origin": table.origin,
             }
         )
-        return check_samples(frame, root, self)
+        return check_samples(frame, root, self.channels, self.stated)
 
     def classes(self, root: Path) -> tuple[str, ...]:
         """Return the 50 names with most images, or all if there are fewer, sorted.

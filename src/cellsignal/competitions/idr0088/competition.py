@@ -150,7 +150,7 @@ class Idr0088(MultilabelCompetition):
                 "origin": origin.to_numpy(),
             }
         )
-        return check_samples(frame, root, self)
+        return check_samples(frame, root, self.channels, self.stated)
 
     def stated(self, name: str) -> dict[str, str]:
         """By `images/1013608248/L8_f1_ch2.png`."""
