@@ -12,7 +12,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.folds import NEVER, TEST, make_folds
-from cellsignal.competitions.rxrx1.folds_table import (
+from cellsignal.competitions.rxrx1.splits import (
     SIX_FOLD_COUNTS,
     deal_experiments,
     first_place_folds,

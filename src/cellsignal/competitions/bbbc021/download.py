@@ -13,7 +13,6 @@ import contextlib
 import json
 import logging
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from tqdm import tqdm
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import sha256, write_json
 from cellsignal.competitions.bbbc021.metadata import CHANNELS, IMAGE_CSV, MOA_CSV, read_annotated
-from cellsignal.competitions.rxrx1.download import unzip
 from cellsignal.fetch import Fetcher
+from cellsignal.fetch.archives import is_damaged, unzip
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def _fetch_plate(
     try:
         unzip(archive, _target(archive, out, week, plate))
     except InputError:
-        if _is_damaged(archive):
+        if is_damaged(archive):
             archive.unlink()
             raise InputError(
                 f"{url}: came damaged and was removed; run the same command again"
@@ -133,14 +132,6 @@ def _target(archive: Path, out: Path, week: str, plate: str) -> Path:
         if images and all(name.startswith(f"{plate}/") for name in images)
         else out / week / plate
     )
-
-
-def _is_damaged(archive: Path) -> bool:
-    try:
-        with zipfile.ZipFile(archive) as bundle:
-            return bundle.testzip() is not None
-    except (zipfile.BadZipFile, zlib.error, EOFError):
-        return True
 
 
 def _missing(out: Path, names: list[str], sizes: Mapping[str, int] | None = None) -> list[str]:

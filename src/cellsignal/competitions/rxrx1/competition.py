@@ -1,8 +1,7 @@
-"""RxRx1 as a competition: its names and numbers, and how its files become samples, submissions and
-scores.
+"""RxRx1 as a competition: how its files become samples, submissions and answers.
 
-The numbers of the published data stand here and nowhere else; a simulated copy has fewer classes
-and smaller images, so what a root holds is always counted from its files.
+The numbers of the published data stand in this folder and nowhere else. A simulated copy has fewer
+classes and smaller images, so what a root holds is always counted from its files.
 """
 
 import re
@@ -16,10 +15,11 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import Competition, PlateGroups, Protocol, register
 from cellsignal.competitions.choices import read_choices
 from cellsignal.competitions.published import Published
-from cellsignal.competitions.rxrx1 import groups as class_groups
-from cellsignal.competitions.rxrx1 import wilds
+from cellsignal.competitions.rxrx1 import groups, splits
+from cellsignal.competitions.rxrx1.download import download
 from cellsignal.competitions.rxrx1.metadata import (
     CHANNELS,
+    image_files,
     labels_are_text,
     parse_labels,
     read_answers,
@@ -27,6 +27,7 @@ from cellsignal.competitions.rxrx1.metadata import (
     read_sites,
     read_wells,
 )
+from cellsignal.competitions.rxrx1.simulate import simulate_rxrx1
 from cellsignal.competitions.samples import check_samples
 from cellsignal.competitions.submissions import check_sample_ids
 from cellsignal.images import read_png8
@@ -54,25 +55,20 @@ PUBLISHED = {  # of the original release
 
 @register
 class RxRx1(Competition):
-    """One question of every well: which siRNA was it given?
+    """Name the siRNA that a well of cells was given.
 
-    Input: six fluorescent channels of a site, 512x512 8-bit; two sites a well. Label: one of 1,108
-    siRNAs; 31 more are controls, on every plate and never asked for. Domains: four cell types;
-    batches: 51 experiments of four 384-well plates. Test experiments are new.
+    Input: six fluorescent channels of a site, 512x512 8-bit PNGs; two sites a well. Label: one of
+    1,108 siRNAs; 31 more are controls, on every plate and never asked for. Metadata: experiment
+    (batch), plate, well, cell type; 51 experiments of four 384-well plates, each of one of four
+    cell types. Test experiments are new. Licence: CC BY-NC-SA 4.0. Paper: Sypetkowski et al., CVPR
+    Workshops 2023, arXiv:2301.05768; Kaggle 2019, "Recursion Cellular Image Classification".
     """
 
-    id: ClassVar[str] = "rxrx1"
-    title: ClassVar[str] = "RxRx1: Recursion Cellular Image Classification (CellSignal)"
-    channels: ClassVar[tuple[str, ...]] = (
-        "nuclei",
-        "endoplasmic_reticulum",
-        "actin",
-        "nucleoli",
-        "mitochondria",
-        "golgi",
-    )
-    image_shape: ClassVar[tuple[int, int] | None] = (512, 512)
-    published: ClassVar[Published] = Published(
+    id = "rxrx1"
+    title = "RxRx1: Recursion Cellular Image Classification (CellSignal)"
+    channels = ("nuclei", "endoplasmic_reticulum", "actin", "nucleoli", "mitochondria", "golgi")
+    image_shape = (512, 512)
+    published = Published(
         train=2 * PUBLISHED["train treatments"],
         test=2 * PUBLISHED["test treatments"],
         train_controls=2 * PUBLISHED["train controls"],
@@ -85,20 +81,16 @@ class RxRx1(Competition):
         sites=(1, 2),
         source="the rows of the original release's tables, two sites a well",
     )
-    id_column: ClassVar[str] = "id_code"
-    target_column: ClassVar[str] = "sirna"
-    fold_groups: ClassVar[tuple[str, ...]] = ("experiment", "well_id")
-    metric: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
-    licence: ClassVar[str] = "CC BY-NC-SA 4.0"
-    citation: ClassVar[str] = (
+    id_column = "id_code"
+    target_column = "sirna"
+    fold_groups = ("experiment", "well_id")
+    metric = "accuracy"
+    licence = "CC BY-NC-SA 4.0"
+    citation = (
         "Sypetkowski et al., RxRx1: A Dataset for Evaluating Experimental Batch Correction "
-        "Methods, "
-        "CVPR Workshops 2023, arXiv:2301.05768"
+        "Methods, CVPR Workshops 2023, arXiv:2301.05768"
     )
-    homepage: ClassVar[str] = (
-        "https://www.kaggle.com/competitions/recursion-cellular-image-classification"
-    )
+    homepage = "https://www.kaggle.com/competitions/recursion-cellular-image-classification"
     tiny_simulation: ClassVar = {
         "classes": 8,
         "controls": 2,
@@ -108,44 +100,25 @@ class RxRx1(Competition):
     }
 
     def samples(self, root: Path) -> pd.DataFrame:
-        root = Path(root)
         sites = read_sites(root)
         known = (sites.split == "train") & (sites.role == "treatment")
-        site = sites.site.astype(str).astype(object)
         frame = pd.DataFrame(
             {
-                "sample_id": sites.id_code + "_s" + site,
+                "sample_id": sites.id_code + "_s" + sites.site.astype(str),
                 "target_id": sites.id_code,
                 "well_id": sites.id_code,
                 "experiment": sites.experiment,
-                "plate": sites.plate.astype(str).astype(object),
+                "plate": sites.plate.astype(str),
                 "well": sites.well,
                 "site": sites.site,
-                "cell_type": _cell_type(sites.experiment),
+                "cell_type": splits.cell_types(sites.experiment),
                 "label": sites.label,
                 "role": sites.role,
                 "compound": sites.label.astype(object).where(known, None),
                 "split": sites.split,
+                "files": image_files(root, sites),
             }
         )
-        # rxrx.ai's archive keeps train and test together
-        folder = "images" if (root / "images").is_dir() else None
-        start = (
-            (folder if folder else frame.split)
-            + "/"
-            + frame.experiment
-            + "/Plate"
-            + frame.plate
-            + "/"
-            + frame.well
-            + "_s"
-            + site
-            + "_w"
-        )
-        frame["files"] = [
-            tuple(f"{prefix}{channel}.png" for channel in range(1, CHANNELS + 1))
-            for prefix in start
-        ]
         return check_samples(frame, root)
 
     def classes(self, root: Path) -> tuple[str, ...]:
@@ -155,9 +128,13 @@ class RxRx1(Competition):
         return tuple(f"{prefix}{label}" for label in range(number))
 
     def stated(self, name: str) -> dict[str, str]:
-        """By `HUVEC-01/Plate1/B03_s1_w2.png`."""
+        """Read `HUVEC-01/Plate1/B03_s1_w2.png`."""
         match = _FILE.search(name)
-        return {} if match is None else match.groupdict() | {"channel": _channel(match["channel"])}
+        if match is None:
+            return {}
+        number = int(match["channel"])
+        channel = self.channels[number - 1] if 1 <= number <= CHANNELS else f"w{number}"
+        return match.groupdict() | {"channel": channel}
 
     def read(
         self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
@@ -167,12 +144,10 @@ class RxRx1(Competition):
         return np.stack([first, *rest])
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
-        root = Path(root)
         wells = read_wells(root)
-        test = wells.id_code[(wells.split == "test") & (wells.role == "treatment")].reset_index(
-            drop=True
-        )
-        path = root / "sample_submission.csv"
+        test = wells.id_code[(wells.split == "test") & (wells.role == "treatment")]
+        test = test.reset_index(drop=True)
+        path = Path(root) / "sample_submission.csv"
         if not path.is_file():
             placeholder = "sirna_0" if labels_are_text(root) else 0
             return pd.DataFrame({self.id_column: test, self.target_column: placeholder})
@@ -181,35 +156,31 @@ class RxRx1(Competition):
         return sample.reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """The true labels of the test wells, from rxrx.ai's metadata.csv or a CSV of id_code and
-        sirna.
+        """Read the true labels from rxrx.ai's metadata.csv or a CSV of id_code and sirna.
 
-        `leaderboard` is as Kaggle split it: public is the first test experiment of each cell type,
-        private the others. Where no cell type has more than one test experiment there is nothing to
-        split, and all is private.
+        `leaderboard` is as Kaggle split it (`splits.public_experiments`). Where no cell type has
+        more than one test experiment there is nothing to split, and all is private.
         """
         truth = read_answers(path)
         if truth.empty:
             raise InputError(f"{path}: has no test well")
-        place = truth.id_code.str.rsplit("_", n=2, expand=True)
-        if place.shape[1] != 3 or place.isna().any(axis=None):
+        parts = truth.id_code.str.rsplit("_", n=2, expand=True)
+        if parts.shape[1] != 3 or parts.isna().any(axis=None):
             raise InputError(
                 f"{path}: id_code {truth.id_code.iloc[0]!r} is not experiment_plate_well"
             )
-        frame = pd.DataFrame(
-            {
-                self.id_column: truth.id_code,
-                self.target_column: truth.label.astype(str).astype(object),
-                "experiment": place[0].astype(object),
-                "plate": place[1].astype(object),
-                "cell_type": _cell_type(place[0]).astype(object),
-            }
-        )
-        public = public_experiments(frame.experiment)
-        frame["leaderboard"] = np.where(frame.experiment.isin(public), "public", "private").astype(
-            object
-        )
-        return frame
+        experiment = parts[0]
+        public = experiment.isin(splits.public_experiments(experiment))
+        columns = {
+            self.id_column: truth.id_code,
+            self.target_column: truth.label.astype(str),
+            "experiment": experiment,
+            "plate": parts[1],
+            "cell_type": splits.cell_types(experiment),
+            "leaderboard": np.where(public, "public", "private"),
+        }
+        text = {name: column for name, column in columns.items() if name != self.id_column}
+        return pd.DataFrame(columns).astype(dict.fromkeys(text, object))
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
         """Multiclass accuracy; `sirna_250` and 250 are the same class."""
@@ -218,108 +189,54 @@ class RxRx1(Competition):
         )
 
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """`frame` with its targets as the numbers in text, whichever release's spelling it uses;
-        `name` is for messages.
-        """
+        """Write targets as numbers in text, whichever release's spelling they have."""
         if self.target_column not in frame.columns or self.id_column not in frame.columns:
             raise InputError(
                 f"{name}: columns {self.id_column}, {self.target_column} wanted; it has "
                 f"{list(frame.columns)}"
             )
-        return frame.assign(
-            **{
-                self.target_column: parse_labels(
-                    frame[self.target_column], name, frame[self.id_column]
-                ).astype(str)
-            }
-        )
+        labels = parse_labels(frame[self.target_column], name, frame[self.id_column])
+        return frame.assign(**{self.target_column: labels.astype(str)})
 
     def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
         """`first_place`: the winner's six folds."""
-        from cellsignal.competitions.rxrx1.folds_table import first_place_folds
-
         if name != "first_place":
             raise InputError(f"{self.id}: has the fold table 'first_place', not {name!r}")
-        return first_place_folds(samples, self.plate_groups(samples))
+        return splits.first_place_folds(samples, self.plate_groups(samples))
 
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups:
-        return class_groups.plate_groups(samples)
+        return groups.plate_groups(samples)
 
     def protocols(self) -> tuple[Protocol, ...]:
-        return (
-            Protocol(
-                "kaggle",
-                "Kaggle 2019",
-                "experiment",
-                "Test: the treatments of the 18 test experiments; public leaderboard: the first "
-                "of each cell type.",
-                assignment=True,
-            ),
-            Protocol(
-                "wells",
-                "random wells",
-                "well_id",
-                "Wells held out at random: their batches are in training, so it flatters. Kept to "
-                "measure by how much.",
-                assignment=True,
-            ),
-            wilds.PROTOCOL,
-        )
+        return splits.KAGGLE, splits.RANDOM_WELLS, splits.WILDS
 
     def protocol_parts(self, protocol_id: str, samples: pd.DataFrame) -> pd.Series:
-        if protocol_id != wilds.PROTOCOL.id:
+        if protocol_id != splits.WILDS.id:
             return super().protocol_parts(protocol_id, samples)
-        return wilds.parts(samples, public_experiments(samples.experiment[samples.split == "test"]))
+        return splits.wilds_parts(samples)
 
     def download(self, out: Path, **choices: str) -> None:
-        from cellsignal.competitions.rxrx1.download import download
-
         read_choices(self.id, choices, {})
         download(Path(out))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.competitions.rxrx1.simulate import simulate_rxrx1
-
         simulate_rxrx1(Path(out), seed, **size)
 
 
-def _channel(number: str) -> str:
-    return RxRx1.channels[int(number) - 1] if 1 <= int(number) <= CHANNELS else f"w{number}"
-
-
-def _cell_type(experiment: pd.Series) -> pd.Series:
-    return experiment.str.rsplit("-", n=1).str[0]
-
-
-def public_experiments(experiments: pd.Series) -> set[str]:
-    """The test experiments of the public leaderboard: the first of each cell type; none if no cell
-    type has two.
-    """
-    names = pd.Series(
-        sorted(
-            experiments.unique(),
-            key=lambda name: (name.rsplit("-", 1)[0], int(name.rsplit("-", 1)[1])),
-        ),
-        dtype=object,
-    )
-    first = names.groupby(_cell_type(names)).first()
-    return set(first) if len(first) < len(names) else set()
-
-
 def published_counts(root: Path | str) -> dict[str, tuple[int, int]]:
-    """What the release under `root` holds beside what was published: name -> (published, found)."""
+    """Count what the release under `root` holds: name -> (published, counted)."""
     wells = read_wells(root)
     treatment = wells.role == "treatment"
     train = wells.split == "train"
-    found = {
-        "train treatments": int((train & treatment).sum()),
-        "train controls": int((train & ~treatment).sum()),
-        "test treatments": int((~train & treatment).sum()),
-        "test controls": int((~train & ~treatment).sum()),
-        "classes": int(wells.label[train & treatment].nunique()),
-        "control classes": int(wells.label[~treatment].nunique()),
-        "train experiments": int(wells.experiment[train].nunique()),
-        "test experiments": int(wells.experiment[~train].nunique()),
+    counts = {
+        "train treatments": (train & treatment).sum(),
+        "train controls": (train & ~treatment).sum(),
+        "test treatments": (~train & treatment).sum(),
+        "test controls": (~train & ~treatment).sum(),
+        "classes": wells.label[train & treatment].nunique(),
+        "control classes": wells.label[~treatment].nunique(),
+        "train experiments": wells.experiment[train].nunique(),
+        "test experiments": wells.experiment[~train].nunique(),
         "sites": len(read_sites(root)),
     }
-    return {name: (number, found[name]) for name, number in PUBLISHED.items()}
+    return {name: (number, int(counts[name])) for name, number in PUBLISHED.items()}

@@ -90,6 +90,20 @@ def read_sites(root: Path | str) -> pd.DataFrame:
     )
 
 
+def image_files(root: Path | str, sites: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the six PNGs of each site of `read_sites`, relative to the root.
+
+    rxrx.ai's archive keeps train and test together in `images/`.
+    """
+    folder = sites.split
+    if (Path(root) / "images").is_dir():
+        folder = "images"
+    plate = sites.plate.astype(str)
+    site = sites.site.astype(str)
+    stem = folder + "/" + sites.experiment + "/Plate" + plate + "/" + sites.well + "_s" + site
+    return [tuple(f"{name}_w{channel}.png" for channel in range(1, CHANNELS + 1)) for name in stem]
+
+
 def read_answers(path: Path | str) -> pd.DataFrame:
     """The test treatments' labels from rxrx.ai's metadata.csv, or from a CSV of id_code and sirna:
     columns id_code, label (int).
