@@ -12,10 +12,10 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.rxrx1 import RxRx1
 from cellsignal.competitions.rxrx1.competition import (
     PUBLISHED,
-    public_experiments,
     published_counts,
 )
 from cellsignal.competitions.rxrx1.metadata import read_answers, read_wells
+from cellsignal.competitions.rxrx1.splits import public_experiments
 
 # eight treatments in two groups of four, two positive controls, one untreated
 K, POSITIVE, NEGATIVE = 8, (8, 9), 10

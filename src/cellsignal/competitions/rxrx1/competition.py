@@ -169,18 +169,18 @@ class RxRx1(Competition):
             raise InputError(
                 f"{path}: id_code {truth.id_code.iloc[0]!r} is not experiment_plate_well"
             )
-        experiment = parts[0]
-        public = experiment.isin(splits.public_experiments(experiment))
-        columns = {
-            self.id_column: truth.id_code,
-            self.target_column: truth.label.astype(str),
-            "experiment": experiment,
-            "plate": parts[1],
-            "cell_type": splits.cell_types(experiment),
-            "leaderboard": np.where(public, "public", "private"),
-        }
-        text = {name: column for name, column in columns.items() if name != self.id_column}
-        return pd.DataFrame(columns).astype(dict.fromkeys(text, object))
+        frame = pd.DataFrame(
+            {
+                self.id_column: truth.id_code,
+                self.target_column: truth.label.astype(str),
+                "experiment": parts[0],
+                "plate": parts[1],
+                "cell_type": splits.cell_types(parts[0]),
+            },
+            dtype=object,
+        )
+        public = frame.experiment.isin(splits.public_experiments(frame.experiment))
+        return frame.assign(leaderboard=np.where(public, "public", "private"))
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
         """Multiclass accuracy; `sirna_250` and 250 are the same class."""

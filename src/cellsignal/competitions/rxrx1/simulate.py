@@ -1,6 +1,4 @@
-"""Simulated RxRx1: Kaggle's layout, four class groups on rotating plates, measured batch effects,
-answers apart.
-"""
+"""Simulated RxRx1 in Kaggle's layout: four class groups on rotating plates, measured batch effects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +10,16 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
+from cellsignal.competitions.base import answers_path
 from cellsignal.simulation.calibration import CELL_TYPE_NAMES, draw_experiment
-from cellsignal.simulation.output import claim_folder, generator, run_jobs, simulator, write_png
+from cellsignal.simulation.output import (
+    check_sizes,
+    claim_folder,
+    generator,
+    run_jobs,
+    simulator,
+    write_png,
+)
 from cellsignal.simulation.phenotypes import (
     N_EFFECTS,
     effect,
@@ -69,37 +75,25 @@ def simulate_rxrx1(
         size: image height and width in pixels.
         sites: pictures a well.
         train_experiments, test_experiments: for each of the four cell types, or by cell type
-        ("HEPG2",
-            "HUVEC", "RPE", "U2OS").
+            ("HEPG2", "HUVEC", "RPE", "U2OS").
         workers: processes that draw.
 
     Raises:
         InputError: an argument out of its range, or `out` holds something else.
     """
-    # imported late, for competitions import this module
-    from cellsignal.competitions.base import answers_path
-
     out = Path(out)
-    sizes = _check(_Sizes(classes, controls, negatives, size, sites))
-    counts = (
-        _counts(train_experiments, "train_experiments"),
-        _counts(test_experiments, "test_experiments"),
-    )
-    claim_folder(
-        out,
-        answers_path(out),
-        {
-            "competition": "rxrx1",
-            "seed": seed,
-            **vars(sizes),
-            "train_experiments": counts[0],
-            "test_experiments": counts[1],
-        },
-    )
-    frame = plate_maps(seed, sizes.classes, sizes.controls, sizes.negatives, *counts)
-    plates = list(frame.groupby(["split", "experiment", "plate"], sort=False))
+    sizes = _Sizes(classes, controls, negatives, size, sites)
+    _check(sizes)
+    counts = {
+        "train_experiments": _counts(train_experiments, "train_experiments"),
+        "test_experiments": _counts(test_experiments, "test_experiments"),
+    }
+    settings = {"competition": "rxrx1", "seed": seed, **vars(sizes), **counts}
+    claim_folder(out, answers_path(out), settings)
+    frame = plate_maps(seed, classes, controls, negatives, *counts.values())
+    plates = [wells for _, wells in frame.groupby(["split", "experiment", "plate"], sort=False)]
     draw = partial(_draw_plate, root=out, seed=seed, sizes=sizes)
-    run_jobs(draw, (wells for _, wells in plates), len(frame) * sites, workers)
+    run_jobs(draw, plates, len(frame) * sites, workers)
     _write_tables(frame, out, answers_path(out))
 
 
@@ -111,7 +105,7 @@ def plate_maps(
     train_experiments: Mapping[str, int],
     test_experiments: Mapping[str, int],
 ) -> pd.DataFrame:
-    """Which class stands in which well, one row a well, sorted as Kaggle's tables.
+    """Return which class stands in which well, one row a well, sorted as Kaggle's tables.
 
     The classes fall into four random groups of equal size. An experiment's plates hold them in
     turn, starting from a group of its own.
@@ -120,59 +114,64 @@ def plate_maps(
         Columns split, cell_type, experiment, plate, well, sirna, well_type, id_code.
     """
     groups = generator(seed, "groups").permutation(classes).reshape(N_PLATES, -1)
-    rows = []
+    plates = []
     for split, counts in (("train", train_experiments), ("test", test_experiments)):
         for cell_type in CELL_TYPE_NAMES:
-            before = train_experiments[cell_type] if split == "test" else 0
-            for number in range(before + 1, before + counts[cell_type] + 1):
+            first = 1 + (train_experiments[cell_type] if split == "test" else 0)
+            for number in range(first, first + counts[cell_type]):
                 experiment = f"{cell_type}-{number:02d}"
                 turn = int(generator(seed, "rotation", experiment).integers(N_PLATES))
                 for plate in range(1, N_PLATES + 1):
-                    here = groups[(plate - 1 + turn) % N_PLATES]
+                    group = groups[(plate - 1 + turn) % N_PLATES]
                     rng = generator(seed, "wells", experiment, plate)
-                    placed = place_wells(controls, len(here), negatives, rng)
-                    labels = (
-                        range(classes, classes + controls),
-                        rng.permutation(here),
-                        [classes + controls] * negatives,
+                    wells = _plate_wells(group, classes, controls, negatives, rng)
+                    plates.append(
+                        wells.assign(
+                            split=split, cell_type=cell_type, experiment=experiment, plate=plate
+                        )
                     )
-                    for wells, sirnas, kind in zip(
-                        placed,
-                        labels,
-                        ("positive_control", "treatment", "negative_control"),
-                        strict=True,
-                    ):
-                        rows += [
-                            (split, cell_type, experiment, plate, w, int(s), kind)
-                            for w, s in zip(wells, sirnas, strict=True)
-                        ]
-    frame = pd.DataFrame(
-        rows, columns=["split", "cell_type", "experiment", "plate", "well", "sirna", "well_type"]
-    )
+    frame = pd.concat(plates, ignore_index=True)
     frame["id_code"] = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
     return frame.sort_values(["split", "id_code"], ascending=[False, True], ignore_index=True)
 
 
+def _plate_wells(
+    group: np.ndarray, classes: int, controls: int, negatives: int, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Place one group of classes and the controls on a plate: columns well, sirna, well_type."""
+    positive, treated, negative = place_wells(controls, len(group), negatives, rng)
+    kinds = ("positive_control", "treatment", "negative_control")
+    sirnas = [
+        *range(classes, classes + controls),
+        *rng.permutation(group).tolist(),
+        *[classes + controls] * negatives,
+    ]
+    return pd.DataFrame(
+        {
+            "well": [*positive, *treated, *negative],
+            "sirna": sirnas,
+            "well_type": np.repeat(kinds, (controls, len(group), negatives)),
+        }
+    )
+
+
 def _draw_plate(wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes) -> int:
-    """Draw one plate's pictures; says how many sites."""
-    split, cell_type, experiment, number = wells.iloc[0][
-        ["split", "cell_type", "experiment", "plate"]
-    ]
-    mean, sd = draw_experiment(cell_type, N_PLATES, generator(seed, "brightness", experiment))[
-        number - 1
-    ]
+    """Draw one plate's pictures; return how many sites."""
+    first = wells.iloc[0]
+    split, cell_type, experiment, number = first[["split", "cell_type", "experiment", "plate"]]
+    brightness = generator(seed, "brightness", experiment)
+    mean, sd = draw_experiment(cell_type, N_PLATES, brightness)[number - 1]
     response = experiment_response(seed, experiment)
     sites = []
     for row in wells.itertuples():
         treated = row.well_type != "negative_control"
-        own = effect(seed, row.sirna, cell_type) if treated else np.zeros(N_EFFECTS)
-        look = look_of(cell_type, well_effect(seed, own, response, (experiment, number), row.well))
-        sites += [
-            Site(f"{row.id_code}_s{site}", row.well, look) for site in range(1, sizes.sites + 1)
-        ]
-    plate = Plate(
-        f"{experiment}_{number}", draw_optics(mean, sd, seed, experiment, str(number)), tuple(sites)
-    )
+        class_effect = effect(seed, row.sirna, cell_type) if treated else np.zeros(N_EFFECTS)
+        seen = well_effect(seed, class_effect, response, (experiment, number), row.well)
+        look = look_of(cell_type, seen)
+        for site in range(1, sizes.sites + 1):
+            sites.append(Site(f"{row.id_code}_s{site}", row.well, look))
+    optics = draw_optics(mean, sd, seed, experiment, str(number))
+    plate = Plate(f"{experiment}_{number}", optics, tuple(sites))
     folder = root / split / experiment / f"Plate{number}"
     folder.mkdir(parents=True, exist_ok=True)
     for site, image in draw_plate(plate, sizes.size, seed):
@@ -185,30 +184,20 @@ def _draw_plate(wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes) -> in
 def _write_tables(frame: pd.DataFrame, out: Path, answers: Path) -> None:
     columns = ["id_code", "experiment", "plate", "well"]
     treated = frame.well_type == "treatment"
-    test = frame[(frame.split == "test") & treated]
-    write_csv(answers, test[["id_code", "sirna"]])
-    write_csv(out / "sample_submission.csv", test[["id_code"]].assign(sirna=0))
-    write_csv(out / "test.csv", test[columns])
-    for split in ("test", "train"):
-        write_csv(
-            out / f"{split}_controls.csv",
-            frame[(frame.split == split) & ~treated][[*columns, "sirna", "well_type"]],
-        )
-    write_csv(out / "train.csv", frame[(frame.split == "train") & treated][[*columns, "sirna"]])
+    train, test = frame.split == "train", frame.split == "test"
+    controls = [*columns, "sirna", "well_type"]
+    answered = frame[test & treated]
+    write_csv(answers, answered[["id_code", "sirna"]])
+    write_csv(out / "sample_submission.csv", answered[["id_code"]].assign(sirna=0))
+    write_csv(out / "test.csv", answered[columns])
+    write_csv(out / "test_controls.csv", frame[test & ~treated][controls])
+    write_csv(out / "train_controls.csv", frame[train & ~treated][controls])
+    write_csv(out / "train.csv", frame[train & treated][[*columns, "sirna"]])
 
 
-def _check(sizes: _Sizes) -> _Sizes:
-    for name, least in (
-        ("classes", N_PLATES),
-        ("controls", 0),
-        ("negatives", 1),
-        ("size", 16),
-        ("sites", 1),
-    ):
-        if getattr(sizes, name) < least:
-            raise InputError(
-                f"simulate rxrx1: {name} is {getattr(sizes, name)}, at least {least} needed"
-            )
+def _check(sizes: _Sizes) -> None:
+    least = {"classes": N_PLATES, "controls": 0, "negatives": 1, "size": 16, "sites": 1}
+    check_sizes("rxrx1", vars(sizes), {name: (low, None) for name, low in least.items()})
     if sizes.classes % N_PLATES:
         raise InputError(
             f"simulate rxrx1: classes is {sizes.classes}, not divisible by the {N_PLATES} plates "
@@ -220,18 +209,17 @@ def _check(sizes: _Sizes) -> _Sizes:
             f"simulate rxrx1: {wells} wells wanted on a plate of {len(WELLS)}; lower classes, "
             "controls or negatives"
         )
-    return sizes
 
 
 def _counts(wanted: int | Mapping[str, int], name: str) -> dict[str, int]:
-    """How many experiments of each cell type."""
+    """Return how many experiments of each cell type are wanted."""
     if not isinstance(wanted, Mapping):
         wanted = dict.fromkeys(CELL_TYPE_NAMES, wanted)
     unknown = sorted(set(wanted) - set(CELL_TYPE_NAMES))
     if unknown:
+        known = ", ".join(CELL_TYPE_NAMES)
         raise InputError(
-            f"simulate rxrx1: {name} names the unknown cell type {unknown[0]!r}; known: "
-            f"{', '.join(CELL_TYPE_NAMES)}"
+            f"simulate rxrx1: {name} names the unknown cell type {unknown[0]!r}; known: {known}"
         )
     counts = {cell_type: int(wanted.get(cell_type, 0)) for cell_type in CELL_TYPE_NAMES}
     if min(counts.values()) < 0 or max(counts.values()) > 99 or not sum(counts.values()):
