@@ -40,8 +40,7 @@ from cellsignal.competitions.cpjump1.metadata import (
     stated,
     wells_of,
 )
-from cellsignal.competitions.samples import origins
-from cellsignal.competitions.stated import Places, refuse_misstated
+from cellsignal.competitions.samples import Places, origins, refuse_misstated
 from cellsignal.images import read_gray16
 from cellsignal.images.intensity import anscombe, illumination, to_uint8
 
