@@ -46,11 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             following = arguments.run(arguments)
     except InputError as error:
         return _refuse(str(error))
-    except RuntimeError as error:
-        # torch raises it wherever the program is when a worker process dies
-        if "DataLoader worker" not in str(error):
-            raise
-        return _refuse(f"loading: {error}; use fewer data.workers and run again to resume")
     except BrokenPipeError:
         return 0
     except OSError as error:

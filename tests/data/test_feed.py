@@ -2,7 +2,11 @@
 come through.
 """
 
+import multiprocessing
+import os
+import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -199,9 +203,6 @@ class Dies:
         self.images, self.shape, self.row = images, images.shape[1:], row
 
     def read(self, row, out=None, rows=None):
-        import os
-        import signal
-
         if row == self.row:
             os.kill(os.getpid(), signal.SIGKILL)
         out[...] = self.images[row]
@@ -219,3 +220,25 @@ def test_a_killed_worker_is_one_line(images):
                 CPU,
             )
         )
+
+
+class Fails(Dies):
+    """A store whose reader raises a bug's error in its process."""
+
+    def read(self, row, out=None, rows=None):
+        raise RuntimeError("a bug")
+
+
+def test_an_error_in_a_worker_is_not_called_a_death(images):
+    dataset = make(images, Transform((Blur(name="blur"),), 3), store=Fails(images, 0))
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(feed(dataset, [[(0, 1)], [(0, 2)]], 2, CPU))
+
+
+def test_a_death_is_an_input_error_wherever_the_program_is(images):
+    dataset = make(images, Transform((Blur(name="blur"),), 3))
+    batches = feed(dataset, [[(0, i)] for i in range(20)], 2, CPU)
+    next(batches)
+    with pytest.raises(InputError, match="a worker process died"):
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        time.sleep(10)

@@ -9,11 +9,15 @@ albumentations go through worker processes instead.
 
 import contextlib
 import itertools
+import multiprocessing
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import FrameType
 
 import numpy as np
 import torch
@@ -26,6 +30,9 @@ from cellsignal.data.transforms import Transform
 from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
 
+DIED = (
+    "loading: a worker process died (out of memory?); use fewer data.workers and run again to go on"
+)
 SLOTS = 4  # batch buffers: one with the consumer, the others being filled
 
 
@@ -95,21 +102,40 @@ def standardize_batch(images: torch.Tensor, shift: np.ndarray, scale: np.ndarray
 
 
 def _from_processes(dataset, batches, workers: int, device: torch.device) -> Iterator[Batch]:
+    batches_ahead = iter(loader(dataset, batches, workers, pin=device.type == "cuda"))
+    processes = multiprocessing.active_children()
+    _raise_input_error_at_death()
     try:
-        for batch in loader(dataset, batches, workers, pin=device.type == "cuda"):
+        for batch in batches_ahead:
             images = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
             yield Batch(images, batch["index"].numpy())
     # the last two: it died while handing a batch over
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        if isinstance(error, RuntimeError) and all(process.is_alive() for process in processes):
             raise
-        with contextlib.suppress(RuntimeError):
-            # torch tells of the death from a signal handler, wherever the program is; better here
-            time.sleep(0.2)
-        raise InputError(
-            "loading: a worker process died (out of memory?); use fewer data.workers and run "
-            "again to go on"
-        ) from None
+        with contextlib.suppress(InputError):
+            time.sleep(0.2)  # torch's signal handler tells of the death wherever the program is
+        raise InputError(DIED) from None
+
+
+def _raise_input_error_at_death() -> None:
+    """Let torch's signal handler, which notices that a worker process died, raise `InputError`."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or not callable(handler) or isinstance(handler, _DeathHandler):
+        return
+    signal.signal(signal.SIGCHLD, _DeathHandler(handler))
+
+
+@dataclass(frozen=True)
+class _DeathHandler:
+    torch_handler: Callable[[int, FrameType | None], None]
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self.torch_handler(number, frame)
+        except RuntimeError:
+            raise InputError(DIED) from None
 
 
 def _from_the_device(dataset: SiteDataset, batches) -> Iterator[Batch]:
