@@ -4,12 +4,23 @@ refuse bad input.
 
 import cv2
 import numpy as np
-import pandas as pd
 import pytest
 
 from cellsignal.common.errors import InputError
 from cellsignal.report import embedding_plots as plots
-from cellsignal.report.figure_style import CYCLE, MUTED
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures of this test, in order; they are written as well."""
+    figures, write = [], plots.save
+
+    def keep(figure, path):
+        figures.append(figure)
+        write(figure, path, dpi=50)
+
+    monkeypatch.setattr(plots, "save", keep)
+    return figures
 
 
 def share_of(path, colour):
@@ -64,63 +75,26 @@ def test_tsne_plot_refuses(tmp_path, embeddings, labels, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_label_distribution_draws_the_parts_in_their_share(tmp_path):
-    counts = pd.DataFrame({"train": [30, 60], "test": [10, 20]}, index=["few", "many"])
-    plots.label_distribution(tmp_path / "l.png", counts)
-    shares = [share_of(tmp_path / "l.png", colour) for colour in CYCLE[:2]]
-    assert shares[0] / shares[1] == pytest.approx(3, rel=0.1)
-
-
-def test_label_distribution_of_many_classes(tmp_path):
-    counts = pd.DataFrame(
-        {"train": np.arange(100), "test": np.arange(100)[::-1] * 3},
-        index=[f"c{n}" for n in range(100)],
+def test_reid_tsne_draws_every_query_and_every_gallery_track(tmp_path, drawn):
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 5, (4, 6))
+    asked, held = np.repeat([0, 1, 2, 3], [9, 7, 2, 1]), np.repeat(np.arange(4), 8)
+    query, gallery = (
+        centres[labels] + rng.normal(size=(len(labels), 6)) for labels in (asked, held)
     )
-    plots.label_distribution(tmp_path / "l.png", counts, what="wells", title="classes")
-    assert min(share_of(tmp_path / "l.png", colour) for colour in CYCLE[:2]) > 1e-5
-
-
-@pytest.mark.parametrize(
-    "counts",
-    [
-        pd.DataFrame(),
-        pd.DataFrame({"train": []}),
-        pd.DataFrame({"train": [3, -1]}),
-        pd.DataFrame({"a": [np.nan]}),
-    ],
-)
-def test_label_distribution_refuses(tmp_path, counts):
-    with pytest.raises(InputError, match="label distribution"):
-        plots.label_distribution(tmp_path / "l.png", counts)
-
-
-def logs(folds=2, epochs=5, **more):
-    rows = [
-        (f"fold{f}", "train", "all", e, 2 / e, 3 / e, 0.4 - 0.3 / e)
-        for f in range(folds)
-        for e in range(1, epochs + 1)
-    ]
-    return pd.DataFrame(rows, columns=list(plots._LOG_COLUMNS)).assign(**more)
-
-
-def test_average_precision_curves_show_the_prevalence(tmp_path):
-    shares = []
-    for name, prevalence in (("without", None), ("with", 0.08)):
-        plots.average_precision_curves(tmp_path / f"{name}.png", logs(), prevalence)
-        assert share_of(tmp_path / f"{name}.png", CYCLE[0]) > 1e-3
-        shares.append(share_of(tmp_path / f"{name}.png", MUTED.lower()))
-    assert shares[1] > shares[0]
-
-
-def test_average_precision_curves_of_one_epoch_and_without_validation(tmp_path):
-    plots.average_precision_curves(tmp_path / "a.png", logs(1, 1))
-    plots.average_precision_curves(
-        tmp_path / "b.png", logs(valid_loss=np.nan, valid_average_precision=np.nan), 0.1
+    scale = rng.uniform(1, 100, (len(held), 1))  # cosine: lengths say nothing
+    plots.reid_tsne(tmp_path / "t.png", query, asked, gallery * scale, held, list("abcd"), top=2)
+    groups = drawn[0].axes[0].collections  # points and stars of the others, of a, of b
+    assert [len(group.get_offsets()) for group in groups] == [3, 16, 9, 8, 7, 8]
+    key = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert key == ["query (19)", "gallery (32)", "a", "b", "others"]
+    places = [group.get_offsets() for group in groups[2:]]
+    assert (
+        np.linalg.norm(places[0].mean(0) - places[1].mean(0))
+        < np.linalg.norm(places[0].mean(0) - places[2].mean(0)) / 2
     )
-    assert share_of(tmp_path / "a.png", CYCLE[0]) > 0 and share_of(tmp_path / "b.png", CYCLE[0]) > 0
-    for bad, message in (
-        (logs().drop(columns="valid_loss"), "no column 'valid_loss'"),
-        (logs().iloc[:0], "no rows"),
-    ):
-        with pytest.raises(InputError, match=message):
-            plots.average_precision_curves(tmp_path / "c.png", bad)
+    right = (query, asked, gallery, held)
+    for at, wrong in ((0, query[:, :3]), (1, asked[1:]), (0, query * np.nan), (3, held + 1)):
+        bad = [wrong if place == at else part for place, part in enumerate(right)]
+        with pytest.raises(InputError, match="t-SNE"):
+            plots.reid_tsne(tmp_path / "u.png", *bad, list("abcd"))

@@ -8,9 +8,8 @@ import pytest
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.ladder import Step
-from cellsignal.images import read_png8
 from cellsignal.metrics.accuracy import Accuracy
-from cellsignal.report import plate_plots, plots
+from cellsignal.report import plots
 
 pytestmark = pytest.mark.slow
 
@@ -29,91 +28,10 @@ def share_of(picture, colour):
     return (picture == rgb).all(axis=-1).mean()
 
 
-def wells_frame(values, experiment="HUVEC-01", plate="1"):
-    addresses = [f"{row}{column:02d}" for row in "BCDEFGHIJKLMNO" for column in range(2, 24)]
-    return pd.DataFrame(
-        {"experiment": experiment, "plate": plate, "well": addresses, "value": values}
-    )
-
-
-def test_plate_map_shows_outcomes_in_their_share(tmp_path):
-    outcomes = ["correct"] * 154 + ["wrong"] * 77 + ["control"] * 77
-    plots.plate_map(tmp_path / "p.png", wells_frame(outcomes), title="a plate")
-    picture = read(tmp_path / "p.png")
-    shares = [
-        share_of(picture, plate_plots.OUTCOMES[name]) for name in ("correct", "wrong", "control")
-    ]
-    assert shares[0] / shares[1] == pytest.approx(2, rel=0.15) and shares[1] == pytest.approx(
-        shares[2], rel=0.15
-    )
-
-
-def test_plate_map_puts_wells_where_they_are(tmp_path):
-    # row B alone is wrong
-    plots.plate_map(tmp_path / "p.png", wells_frame(["wrong"] * 22 + ["correct"] * 286))
-    picture = read(tmp_path / "p.png")
-    rows = {}
-    for name in ("wrong", "correct"):
-        rgb = [int(plate_plots.OUTCOMES[name][at : at + 2], 16) for at in (1, 3, 5)]
-        upper = picture[: int(len(picture) * 0.8)]  # without the key
-        rows[name] = np.flatnonzero((upper == rgb).all(axis=-1).any(axis=1))
-    assert rows["wrong"].max() < rows["correct"].min()
-
-
-def test_plate_map_of_numbers_and_several_experiments(tmp_path):
-    values = np.where(np.arange(308) % 9 == 0, np.nan, np.linspace(0, 1, 308))
-    frames = [wells_frame(values, f"E{e}", str(p)) for e in range(2) for p in (1, 2)]
-    plots.plate_map(tmp_path / "p.png", pd.concat(frames), label="confidence")
-    picture = read(tmp_path / "p.png")
-    assert (
-        picture.shape[1] > picture.shape[0] / 1.5
-        and share_of(picture, plate_plots.OUTCOMES["control"]) > 0.005
-    )
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f.drop(columns="well"), "no column 'well'"),
-        (lambda f: f.iloc[:0], "no wells"),
-        (lambda f: f.assign(well="Q01"), "'Q01' is no well"),
-        (lambda f: f.assign(value="maybe"), "'maybe' is none of"),
-        (lambda f: pd.concat([f, f.iloc[:1]]), "well B02 of HUVEC-01 plate 1 occurs twice"),
-    ],
-)
-def test_plate_map_refuses_bad_wells(tmp_path, change, message):
-    with pytest.raises(InputError, match=message):
-        plots.plate_map(tmp_path / "p.png", change(wells_frame("correct")))
-    assert not list(tmp_path.iterdir())
-
-
-def test_montage_keeps_one_contrast_a_channel(tmp_path):
-    """A sample at a quarter of the brightness of the other is drawn dark; the other's white is
-    white.
-    """
-    image = np.zeros((3, 64, 64), np.uint8)
-    image[:, 16:48, 16:48] = 200
-    plots.channel_montage(
-        tmp_path / "m.png", {"bright": image, "dim": image // 4}, ["actin", "tubulin", "DNA"]
-    )
-    picture = read(tmp_path / "m.png").astype(int)
-    gray = picture[:, : picture.shape[1] * 5 // 8]
-    half = len(gray) // 2
-    assert share_of(gray[:half], "#ffffff") > 0.1
-    quarter = (np.abs(gray[half:] - 64) <= 1).all(axis=-1).mean()
-    assert quarter > 0.1 and share_of(gray[half + 20 :], "#ffffff") < 0.01
-    assert (picture[..., 0] != picture[..., 2]).any()
-
-
-def test_montage_of_six_channels_and_odd_sizes(tmp_path):
-    rng = np.random.default_rng(0)
-    images = {f"s{n}": rng.integers(0, 255, (6, n, n + 3), dtype=np.uint8) for n in (30, 41)}
-    plots.channel_montage(tmp_path / "m.png", images, [f"w{c}" for c in range(6)], title="six")
-    height, width, _ = read(tmp_path / "m.png").shape
-    assert width > 2.5 * height
-    for bad in ({}, {"x": images["s30"][:5]}, {"x": images["s30"][0]}):
-        with pytest.raises(InputError, match="channel montage"):
-            plots.channel_montage(tmp_path / "n.png", bad, [f"w{c}" for c in range(6)])
+COLUMNS = [
+    *("fold", "stage", "model", "epoch", "train_loss"),
+    *("valid_loss", "valid_accuracy", "lr"),
+]
 
 
 def logs_frame(folds=(0, 1), valid=True):
@@ -133,11 +51,11 @@ def logs_frame(folds=(0, 1), valid=True):
         for m in ("a", "b")
         for e in range(8)
     ]
-    return pd.DataFrame(rows, columns=list(plots._LOG_COLUMNS))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def test_learning_curves(tmp_path):
-    plots.learning_curves(tmp_path / "c.png", logs_frame(), chance=0.1)
+    plots.learning_curves(tmp_path / "c.png", logs_frame(), guess=0.1)
     assert share_of(read(tmp_path / "c.png"), plots.CYCLE[0]) > 1e-4
     for bad, message in (
         (logs_frame().drop(columns="lr"), "no column 'lr'"),
@@ -153,40 +71,6 @@ def test_learning_curves_without_validation_and_with_one_epoch(tmp_path):
     assert share_of(read(tmp_path / "c.png"), plots.CYCLE[1]) > 0
 
 
-def test_confusion_matrix_of_few_classes(tmp_path):
-    rng = np.random.default_rng(0)
-    true = rng.integers(0, 4, 200)
-    plots.confusion_matrix(
-        tmp_path / "c.png", true, true, ["DMSO", "Actin", "Eg5", "a long class name"]
-    )
-    # the darkest blue: the diagonal is all
-    assert share_of(read(tmp_path / "c.png"), "#08306b") > 0.05
-    with pytest.raises(InputError, match="outside the 3 class names"):
-        plots.confusion_matrix(tmp_path / "d.png", true, true, ["a", "b", "c"])
-
-
-def test_confusion_matrix_of_many_classes(tmp_path):
-    rng = np.random.default_rng(0)
-    true = np.repeat(np.arange(120), 5)
-    predicted = np.where(rng.random(600) < 0.8, true, rng.integers(0, 120, 600))
-    plots.confusion_matrix(
-        tmp_path / "c.png", true, predicted, [str(k) for k in range(120)], group=np.arange(120) % 4
-    )
-    assert read(tmp_path / "c.png").shape[0] > 600
-
-
-def test_confused_classes_stand_together_within_their_group():
-    share = np.eye(12) * 0.5
-    pairs = [(0, 8), (2, 4), (6, 10), (1, 11), (3, 7), (5, 9)]
-    for a, b in pairs:
-        share[a, b] = share[b, a] = 0.5
-    group = np.arange(12) % 2
-    order = plots._confusion_order(share, group)
-    assert sorted(order) == list(range(12)) and group[order].tolist() == [0] * 6 + [1] * 6
-    place = np.argsort(order)
-    assert all(abs(place[a] - place[b]) == 1 for a, b in pairs)
-
-
 def test_ladder_plot_marks_a_step_that_harms(tmp_path):
     steps = [Step(f"s{n}", Accuracy.of(n, 100), 0.01) for n in (50, 70, 40)]
     plots.ladder_plot(tmp_path / "l.png", steps)
@@ -198,15 +82,43 @@ def test_ladder_plot_marks_a_step_that_harms(tmp_path):
         plots.ladder_plot(tmp_path / "m.png", [])
 
 
-@pytest.mark.real_data
-def test_montage_of_real_wells(real_data, tmp_path):
-    root = real_data / "rxrx1" / "train"
-    images = {
-        name: np.stack(
-            [read_png8(root / name / "Plate1" / f"B02_s1_w{c}.png") for c in range(1, 7)]
-        )
-        for name in ("HUVEC-01", "RPE-01")
-    }
-    plots.channel_montage(tmp_path / "m.png", images, [f"w{c}" for c in range(1, 7)])
-    picture = read(tmp_path / "m.png")
-    assert picture.std() > 20 and picture.shape[1] > 2 * picture.shape[0]
+def test_a_score_of_several_labels_has_its_prevalence(tmp_path):
+    logs = logs_frame().rename(columns={"valid_accuracy": "valid_average_precision"})
+    shares = []
+    for name, prevalence in (("without", None), ("with", 0.08)):
+        path = tmp_path / name / "c.png"
+        plots.learning_curves(path, logs, score="average_precision", guess=prevalence)
+        shares.append(share_of(read(path), plots.MUTED.lower()))
+    assert shares[1] > shares[0]
+    with pytest.raises(InputError, match="no column 'valid_accuracy'"):
+        plots.learning_curves(tmp_path / "d.png", logs)
+
+
+def test_label_distribution_draws_the_parts_in_their_share(tmp_path):
+    counts = pd.DataFrame({"train": [30, 60], "test": [10, 20]}, index=["few", "many"])
+    plots.label_distribution(tmp_path / "l.png", counts)
+    shares = [share_of(read(tmp_path / "l.png"), colour) for colour in plots.CYCLE[:2]]
+    assert shares[0] / shares[1] == pytest.approx(3, rel=0.1)
+
+
+def test_label_distribution_of_many_classes(tmp_path):
+    counts = pd.DataFrame(
+        {"train": np.arange(100), "test": np.arange(100)[::-1] * 3},
+        index=[f"c{n}" for n in range(100)],
+    )
+    plots.label_distribution(tmp_path / "l.png", counts, what="wells", title="classes")
+    assert min(share_of(read(tmp_path / "l.png"), colour) for colour in plots.CYCLE[:2]) > 1e-5
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pd.DataFrame(),
+        pd.DataFrame({"train": []}),
+        pd.DataFrame({"train": [3, -1]}),
+        pd.DataFrame({"a": [np.nan]}),
+    ],
+)
+def test_label_distribution_refuses(tmp_path, counts):
+    with pytest.raises(InputError, match="label distribution"):
+        plots.label_distribution(tmp_path / "l.png", counts)

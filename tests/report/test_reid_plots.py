@@ -117,31 +117,6 @@ def test_roc_curves_refuse(tmp_path, logits, labels, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_reid_tsne_draws_every_query_and_every_gallery_track(tmp_path, drawn):
-    rng = np.random.default_rng(0)
-    centres = rng.normal(0, 5, (4, 6))
-    asked, held = np.repeat([0, 1, 2, 3], [9, 7, 2, 1]), np.repeat(np.arange(4), 8)
-    query, gallery = (
-        centres[labels] + rng.normal(size=(len(labels), 6)) for labels in (asked, held)
-    )
-    scale = rng.uniform(1, 100, (len(held), 1))  # cosine: lengths say nothing
-    plots.reid_tsne(tmp_path / "t.png", query, asked, gallery * scale, held, list("abcd"), top=2)
-    groups = drawn[0].axes[0].collections  # points and stars of the others, of a, of b
-    assert [len(group.get_offsets()) for group in groups] == [3, 16, 9, 8, 7, 8]
-    key = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert key == ["query (19)", "gallery (32)", "a", "b", "others"]
-    places = [group.get_offsets() for group in groups[2:]]
-    assert (
-        np.linalg.norm(places[0].mean(0) - places[1].mean(0))
-        < np.linalg.norm(places[0].mean(0) - places[2].mean(0)) / 2
-    )
-    right = (query, asked, gallery, held)
-    for at, wrong in ((0, query[:, :3]), (1, asked[1:]), (0, query * np.nan), (3, held + 1)):
-        bad = [wrong if place == at else part for place, part in enumerate(right)]
-        with pytest.raises(InputError, match="t-SNE"):
-            plots.reid_tsne(tmp_path / "u.png", *bad, list("abcd"))
-
-
 def test_clip_frames_puts_channels_into_colours_and_frames_in_order():
     # 2 channels x 3 frames: plane c * 3 + t
     planes = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((6, 2, 4), np.uint8)

@@ -1,6 +1,4 @@
-"""The pictures of a run: learning curves, what the images look like, how many each class has, where
-on the plates it was right, what was taken for what.
-"""
+"""Draw the pictures of a run: training, images, labels, ladders, confusion matrix, plates."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +17,10 @@ from cellsignal.prediction.ensemble import Targets
 from cellsignal.prediction.entry_labels import labels_of
 from cellsignal.prediction.judging import Truth
 from cellsignal.prediction.submit import Entry
-from cellsignal.report.embedding_plots import (
-    average_precision_curves,
-    label_distribution,
-    tsne_plot,
-)
+from cellsignal.report.confusion import confusion_matrix
+from cellsignal.report.embedding_plots import tsne_plot
 from cellsignal.report.plate_plots import channel_montage, plate_map
-from cellsignal.report.plots import confusion_matrix, ladder_plot, learning_curves
+from cellsignal.report.plots import label_distribution, ladder_plot, learning_curves
 
 LONGEST = 16  # letters of an experiment's name beside its picture
 PLATES_SHOWN = 32  # a plate map of more is unreadable; the first experiments are shown
@@ -34,91 +29,76 @@ PLATES_SHOWN = 32  # a plate map of more is unreadable; the first experiments ar
 def write_report(
     config: Config, entry: Entry, steps: dict[str, list[Step]], truth: Truth | None
 ) -> list[Path]:
-    """Write the PNGs to runs/<name>/seed<k>/report and give back their paths.
+    """Write the PNGs to runs/<name>/seed<k>/report and return their paths.
 
     Args:
         steps: title -> ladder, one picture each.
         truth: of the test targets (`submit.truth_labels`); without it plate map and confusion
-        matrix show the out-of-fold targets.
+            matrix show the out-of-fold targets.
     """
     folder, store = config.run_folder / "report", Store.open(config.data.store)
+    classes, competition = entry.members[0].classes, entry.competition
     written = [folder / "learning_curves.png", folder / "channels.png", folder / "labels.png"]
-    logs, title = training_logs(config), f"{config.name}: training"
-    if entry.competition.multilabel:
-        average_precision_curves(
-            written[0], logs, _prevalence(store.samples, len(entry.members[0].classes)), title=title
-        )
-    else:
-        learning_curves(written[0], logs, chance=1 / len(entry.members[0].classes), title=title)
-    shown = shown_planes(len(store.channels), entry.competition.frames)
-    channel_montage(
-        written[1],
-        {name: image[shown] for name, image in example_images(store).items()},
-        [store.channels[plane] for plane in shown],
-        title=f"{entry.competition.title}: one well of each cell type",
-    )
-    counts = label_counts(config, store.samples, entry.members[0].classes)
-    label_distribution(
-        written[2], counts, what="images", title=f"{config.name}: images of each class"
-    )
+    score, guess = "accuracy", 1 / len(classes)
+    if competition.multilabel:
+        score, guess = "average_precision", _prevalence(store.samples, len(classes))
+    title = f"{config.name}: training"
+    learning_curves(written[0], training_logs(config), score=score, guess=guess, title=title)
+    planes = shown_planes(len(store.channels), competition.frames)
+    images = {name: image[planes] for name, image in example_images(store).items()}
+    names = [store.channels[plane] for plane in planes]
+    title = f"{competition.title}: one well of each cell type"
+    channel_montage(written[1], images, names, title=title)
+    counts = label_counts(config, store.samples, classes)
+    title = f"{config.name}: images of each class"
+    label_distribution(written[2], counts, what="images", title=title)
     for title, rungs in steps.items():
         if rungs:
             written.append(folder / f"ladder_{title.lower().replace(' ', '_')}.png")
             ladder_plot(written[-1], rungs, title=f"{config.name}: {title}")
-    if not entry.competition.multilabel:
-        written += _outcome_pictures(config, entry, store, truth)
+    if not competition.multilabel:
+        written += _draw_outcomes(config, entry, store, truth)
     return written
 
 
-def _outcome_pictures(
+def _draw_outcomes(
     config: Config, entry: Entry, store: Store, truth: dict[str, int] | None
 ) -> list[Path]:
     """Confusion matrix, and plate map where wells have addresses of a 384-well plate."""
-    part, groups = "oof" if truth is None else "test", entry.competition.plate_groups(store.samples)
+    part, wells_of = ("oof", "out-of-fold wells") if truth is None else ("test", "test wells")
+    groups = entry.competition.plate_groups(store.samples)
     final = [m for m in entry.final() if (m.ids["part"] == part).any()]
     if not final:
         return []
     targets = entry.merge(final, part, pool=entry.how.pool)
     predicted, _ = labels_of(entry, targets, groups)
-    true = (
-        targets.label
-        if truth is None
-        else np.array([truth[target] for target in targets.target_id])
-    )
-    about = {"oof": "out-of-fold wells", "test": "test wells"}[part]
-    written = [config.run_folder / "report" / "confusion.png"]
-    confusion_matrix(
-        written[-1],
-        true,
-        predicted,
-        entry.members[0].classes,
-        group=None if groups is None else groups.class_group,
-        title=f"{config.name}: {about}",
-    )
+    true = targets.label
+    if truth is not None:
+        true = np.array([truth[target] for target in targets.target_id])
+    folder, title = config.run_folder / "report", f"{config.name}: {wells_of}"
+    written = [folder / "confusion.png"]
+    group = None if groups is None else groups.class_group
+    classes = entry.members[0].classes
+    confusion_matrix(written[0], true, predicted, classes, group=group, title=title)
     wells = outcome_by_well(store.samples, targets, predicted == true)
     if len(wells) and wells.well.str.fullmatch(r"[A-P]\d\d").all():
-        written.append(config.run_folder / "report" / "plates.png")
-        plate_map(
-            written[-1],
-            wells,
-            value="outcome",
-            title=f"{config.name}: {about} of the final ensemble",
-        )
+        written.append(folder / "plates.png")
+        title += " of the final ensemble"
+        plate_map(written[-1], wells, value="outcome", title=title)
     return written
 
 
 def label_counts(config: Config, samples: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Images of each class (rows, by name) in each fold's validation part, and in what is never
-    held out.
-    """
-    folds, inside = read_folds(config.folds.file, samples), labelled(samples)
+    """Count the images of each class in each fold's validation part, and those never held out."""
+    folds, has_label = read_folds(config.folds.file, samples), labelled(samples)
     parts = {f"fold {fold}": folds.validation(samples, fold) for fold in folds.folds}
-    parts["never held out"] = inside & ~np.any(list(parts.values()), axis=0)
+    parts["never held out"] = has_label & ~np.any(list(parts.values()), axis=0)
     counts = {}
     for name, mask in parts.items():
-        chosen = samples[mask]
-        found = chosen.label if chosen.label.notna().any() else chosen["labels"].explode().dropna()
-        counts[name] = np.bincount(found.to_numpy(dtype=int), minlength=len(classes))
+        label = samples.label[mask]
+        if label.isna().all():
+            label = samples["labels"][mask].explode().dropna()
+        counts[name] = np.bincount(label.to_numpy(dtype=int), minlength=len(classes))
     frame = pd.DataFrame(counts, index=list(classes))
     return frame.loc[:, (frame > 0).any()]
 
@@ -129,57 +109,51 @@ def _prevalence(samples: pd.DataFrame, classes: int) -> float:
 
 
 def embedding_picture(config: Config, path: Path) -> Path:
-    """The plane in which t-SNE lays the held-out samples (all, where none is held out) of an
-    embeddings file; by class, or by cell type where a sample has several.
+    """Draw the held-out samples (all, where none is held out) of an embeddings file by t-SNE.
+
+    Colours are classes, or cell types where a sample has several classes.
     """
-    found = load_embeddings(path)
-    held_out = (found.samples.part == "oof").to_numpy()
-    chosen = held_out if held_out.any() else (found.samples.part == "train").to_numpy()
-    samples, names = found.samples[chosen], found.about["classes"]
+    embeddings = load_embeddings(path)
+    samples, names = embeddings.samples, embeddings.about["classes"]
+    kind, chosen = "held-out", (samples.part == "oof").to_numpy()
+    if not chosen.any():
+        kind, chosen = "training", (samples.part == "train").to_numpy()
+    samples = samples[chosen]
     labels = samples.label.to_numpy()
     if (labels < 0).all():
         names = sorted(samples.cell_type.unique())
         labels = pd.Index(names).get_indexer(samples.cell_type)
     out = config.run_folder / "report" / f"tsne_{path.stem}.png"
-    kind = "held-out" if held_out.any() else "training"
-    tsne_plot(
-        out,
-        found.values[chosen].astype(np.float32),
-        labels,
-        names,
-        title=f"{config.name}: embeddings of {kind} samples, {path.stem} (t-SNE)",
-    )
+    title = f"{config.name}: embeddings of {kind} samples, {path.stem} (t-SNE)"
+    tsne_plot(out, embeddings.values[chosen].astype(np.float32), labels, names, title=title)
     return out
 
 
 def training_logs(config: Config) -> pd.DataFrame:
-    """The epochs of all jobs of a run: columns fold, stage, model and those of log.csv."""
+    """Read the epochs of all jobs of a run: columns fold, stage, model and those of log.csv."""
     frames = []
     for stage in config.stages:
         for path in sorted(config.run_folder.glob(f"*/{stage.name}/*/log.csv")):
-            frames.append(
-                pd.read_csv(path).assign(
-                    fold=path.parts[-4], stage=stage.name, model=path.parts[-2]
-                )
-            )
+            place = {"fold": path.parts[-4], "stage": stage.name, "model": path.parts[-2]}
+            frames.append(pd.read_csv(path).assign(**place))
     return pd.concat(frames, ignore_index=True)
 
 
 def example_images(store: Store) -> dict[str, np.ndarray]:
-    """One (C, H, W) uint8 image a cell type: an untreated well where there is one."""
-    found = {}
-    order = store.samples.assign(treated=store.samples.role != "negative_control").sort_values(
-        "treated", kind="stable"
-    )
-    for cell_type, rows in order.groupby("cell_type", sort=True):
-        name = rows.experiment.iloc[0]
+    """Read one (C, H, W) uint8 image a cell type: an untreated well where there is one."""
+    samples = store.samples.assign(treated=store.samples.role != "negative_control")
+    samples = samples.sort_values("treated", kind="stable")
+    images = {}
+    for cell_type, rows in samples.groupby("cell_type", sort=True):
+        first = rows.iloc[0]
+        name = first.experiment
         short = name if len(name) <= LONGEST else f"…{name[-LONGEST:]}"
-        found[f"{cell_type}\n{short} {rows.well.iloc[0]}"] = store.read(int(rows.row.iloc[0]))
-    return found
+        images[f"{cell_type}\n{short} {first.well}"] = store.read(int(first.row))
+    return images
 
 
 def shown_planes(planes: int, frames: int) -> list[int]:
-    """All planes of a still; of a clip the first, middle and last frame of every channel."""
+    """Return all planes of a still; of a clip first, middle and last frame of every channel."""
     if frames == 1:
         return list(range(planes))
     chosen = sorted({0, frames // 2, frames - 1})
@@ -187,14 +161,13 @@ def shown_planes(planes: int, frames: int) -> list[int]:
 
 
 def outcome_by_well(samples: pd.DataFrame, targets: Targets, right: np.ndarray) -> pd.DataFrame:
-    """Columns experiment, plate, well, outcome ("correct", "wrong", "control") of the first
-    `PLATES_SHOWN` plates with targets.
+    """Return the outcome of each well on the first `PLATES_SHOWN` plates with targets.
+
+    Columns experiment, plate, well, outcome ("correct", "wrong", "control").
     """
     outcome = pd.Series(np.where(right, "correct", "wrong"), index=targets.target_id)
-    plates = pd.DataFrame(
-        {"experiment": targets.experiment, "plate": targets.plate}
-    ).drop_duplicates()
-    plates = plates.sort_values(["experiment", "plate"]).head(PLATES_SHOWN)
+    plates = pd.DataFrame({"experiment": targets.experiment, "plate": targets.plate})
+    plates = plates.drop_duplicates().sort_values(["experiment", "plate"]).head(PLATES_SHOWN)
     wells = samples.drop_duplicates("target_id").merge(plates, on=["experiment", "plate"])
     wells["outcome"] = wells.target_id.map(outcome).where(wells.role == "treatment", "control")
     return wells.loc[wells.outcome.notna(), ["experiment", "plate", "well", "outcome"]]
