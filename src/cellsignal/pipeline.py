@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cellsignal.common.files import digest, sha256
+from cellsignal.common.locks import work_in
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.folds import bring_folds_up_to_date
@@ -47,14 +48,15 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
         seed=config.seed,
     )
     train(config)
-    entry = open_entry(predict(config), config.submit, root=config.data.root)
-    if has_test(entry.final()):
-        steps, truth = _submit_run(config, entry, answers_file)
-    else:
-        steps, truth = _finish_without_test(config, entry, answers_file), None
-    print()
-    for picture in write_report(config, entry, steps, truth):
-        print(f"picture: {picture}")
+    with work_in(config.run_folder):
+        entry = open_entry(predict(config), config.submit, root=config.data.root)
+        if has_test(entry.final()):
+            steps, truth = _submit_run(config, entry, answers_file)
+        else:
+            steps, truth = _finish_without_test(config, entry, answers_file), None
+        print()
+        for picture in write_report(config, entry, steps, truth):
+            print(f"picture: {picture}")
 
 
 def prepare(config: Config) -> None:

@@ -17,17 +17,20 @@ YAML = (".yaml", ".yml")
 Command = Callable[[argparse.Namespace], str | None]
 
 
-def command_group(parser: argparse.ArgumentParser, metavar: str) -> Callable:
+def command_group(parser: argparse.ArgumentParser, metavar: str, required: bool = True) -> Callable:
     """Return a function (name, command, text) that adds a command under a parser.
 
-    One of the commands must be given. It is called with the parsed arguments, and returns the
-    command to give next, if there is one.
+    A command is called with the parsed arguments, and returns the command to give next, if any.
+
+    Args:
+        required: One of the commands must be given.
     """
-    subparsers = parser.add_subparsers(required=True, metavar=metavar)
+    subparsers = parser.add_subparsers(required=required, metavar=metavar)
 
     def add(name: str, command: Command | None, text: str) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=command)
+        if command is not None:
+            sub.set_defaults(run=command)
         return sub
 
     return add

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.locks import work_in
 from cellsignal.config.options import (
     YAML,
     add_budget,
@@ -81,8 +82,9 @@ def predict(arguments: argparse.Namespace) -> str:
     from cellsignal.prediction.predict import predict as predict_config
 
     for config in configs_of(arguments):
-        for path in predict_config(config):
-            print(path)
+        with work_in(config.run_folder):
+            for path in predict_config(config):
+                print(path)
     return next_command("oof", arguments)
 
 

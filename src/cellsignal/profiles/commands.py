@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.locks import work_in
 from cellsignal.config.options import (
     add_budget,
     add_config_options,
@@ -154,8 +155,9 @@ def embed(arguments: argparse.Namespace) -> str:
     from cellsignal.report.run_report import embedding_picture
 
     for config in configs_of(arguments):
-        for path in embed_config(config):
-            print(f"{path}\npicture: {embedding_picture(config, path)}")
+        with work_in(config.run_folder):
+            for path in embed_config(config):
+                print(f"{path}\npicture: {embedding_picture(config, path)}")
     return next_command("profiles classify", arguments)
 
 

@@ -5,6 +5,7 @@ import logging
 import torch
 
 from cellsignal.common.files import provenance, write_json, write_text
+from cellsignal.common.locks import work_in
 from cellsignal.common.stopping import Stop
 from cellsignal.config import Config, dump_config
 from cellsignal.training.check import check_jobs, check_model_section
@@ -33,7 +34,7 @@ def train(config: Config) -> list[Job]:
         _write_about(config, ranks)
     ranks.barrier()
     torch.backends.cudnn.benchmark = True  # batches are of one or two sizes
-    with Stop() as stop:
+    with work_in(config.run_folder), Stop() as stop:
         for number, job in enumerate(jobs, 1):
             log.info(
                 "training %d/%d: %s, %d training and %d validation samples",

@@ -1,0 +1,56 @@
+"""`cellsignal runs`: list, compare and delete runs."""
+
+import argparse
+from pathlib import Path
+
+from cellsignal.common.errors import InputError
+from cellsignal.config.options import RUNS, command_group, run_names
+
+
+def add_runs_commands(parser: argparse.ArgumentParser) -> None:
+    """Add the parsers of the commands; without one the runs are listed."""
+    parser.set_defaults(run=list_runs)
+    parser.add_argument("--runs", type=Path, default=RUNS, help=f"folder of runs (default {RUNS})")
+    add = command_group(parser, "what", required=False)
+    text = "settings that differ, and the paired difference of out-of-fold scores"
+    sub = add("compare", compare, text)
+    sub.add_argument("first", help="name of a run, or a config")
+    sub.add_argument("second")
+    sub = add("delete", delete, "remove the folder of a run, with its weights and predictions")
+    sub.add_argument("name", help="a run, or one of its seeds: NAME or NAME/seed0")
+    sub.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def list_runs(arguments: argparse.Namespace) -> str | None:
+    from cellsignal.report import runs
+
+    print(runs.list_runs(arguments.runs))
+    names = run_names(arguments.runs)
+    if len(names) < 2 or arguments.runs != RUNS:
+        return None
+    return f"cellsignal runs compare {names[0]} {names[1]}"
+
+
+def compare(arguments: argparse.Namespace) -> str:
+    from cellsignal.report.runs import compare_runs
+
+    print(compare_runs(arguments.first, arguments.second))
+    return f"cellsignal submit {arguments.first} {arguments.second}"
+
+
+def delete(arguments: argparse.Namespace) -> str:
+    from cellsignal.report.runs import delete_run, find_run_folder, folder_size
+
+    folder = find_run_folder(arguments.name, arguments.runs)
+    if not arguments.yes and not _agrees(f"delete {folder}, {folder_size(folder)}? [y/N] "):
+        raise InputError(f"{folder}: is kept; --yes deletes it without asking")
+    delete_run(folder)
+    print(f"deleted {folder}")
+    return "cellsignal runs"
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
