@@ -13,9 +13,9 @@ from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.balance import balance, balance_table
 from cellsignal.competitions.idr0088 import Idr0088Gpcr, Idr0088Moa
 from cellsignal.competitions.idr0088.__main__ import main
-from cellsignal.competitions.idr0088.annotation import FILE, find_annotation, read_annotation
-from cellsignal.competitions.idr0088.competition import read_images
-from cellsignal.competitions.idr0088.folds_table import deal_compounds
+from cellsignal.competitions.idr0088.images import read_images
+from cellsignal.competitions.idr0088.metadata import FILE, find_annotation, read_annotation
+from cellsignal.competitions.idr0088.moa import deal_compounds
 from cellsignal.images import read_png8
 
 SMALL = {

@@ -19,8 +19,8 @@ import pytest
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.idr0088 import api
 from cellsignal.competitions.idr0088 import download as module
-from cellsignal.competitions.idr0088.annotation import COLUMNS, FILE
 from cellsignal.competitions.idr0088.download import WINDOWS, download
+from cellsignal.competitions.idr0088.metadata import COLUMNS, FILE
 from cellsignal.fetch import Fetcher, Politeness
 from cellsignal.images import read_png8
 
@@ -394,7 +394,7 @@ def test_stopped_and_started_again(idr, fetch, tmp_path, monkeypatch):
     """Ctrl-C in the middle of a plate: what is there is listed, and the next call asks only for the
     rest.
     """
-    true, calls = module._write_png, []
+    true, calls = module.write_png, []
 
     def stop(path, plane):
         calls.append(path)
@@ -402,12 +402,12 @@ def test_stopped_and_started_again(idr, fetch, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         true(path, plane)
 
-    monkeypatch.setattr(module, "_write_png", stop)
+    monkeypatch.setattr(module, "write_png", stop)
     with pytest.raises(KeyboardInterrupt):
         fetch()
     listed = pd.read_csv(tmp_path / "images.csv")
     assert listed.well.tolist() == ["B3"]
-    monkeypatch.setattr(module, "_write_png", true)
+    monkeypatch.setattr(module, "write_png", true)
     there = len(list(tmp_path.rglob("*.png")))
     before = planes_asked(idr)
     assert len(fetch()) == 9
@@ -467,25 +467,25 @@ def session(idr, tmp_path):
 
 
 def test_the_api_reads_what_omero_web_writes(idr, session):
-    assert api.plates(session) == PLATES
-    images = api.field_images(session, 9002, 2)
+    assert api.Idr.list_plates(session) == PLATES
+    images = api.Idr.list_images(session, 9002, 2)
     assert {well: image.id for well, image in images.items()} == {
         well: image_of(9002, well, 2) for well in WELLS
     }
-    assert api.field_images(session, 9002, 3) == {}
-    assert api.annotations(session, 5) == {
+    assert api.Idr.list_images(session, 9002, 3) == {}
+    assert api.Idr.read_annotations(session, 5) == {
         "Organism": "Homo sapiens",
         "Cell Line with Markers": LINE,
         "Compound Name": "a; b",
     }
-    info = api.image_info(session, 17)
+    info = api.Idr.read_image_info(session, 17)
     assert (info.size.width, info.size.height, info.size.channels, info.meta.type) == (
         WIDTH,
         HEIGHT,
         3,
         "uint16",
     )
-    api.rendered_plane(session, 17, 2, 3, (1.5, 6193), (HEIGHT, WIDTH))
+    api.Idr.fetch_rendered_plane(session, 17, 2, 3, (1.5, 6193), (HEIGHT, WIDTH))
     assert idr.queries[-1] == (
         "/webgateway/render_image/17/0/0/",
         {"c": "2|1.5:6193$FFFFFF,-1,-3", "m": "g", "q": "1.0"},
@@ -496,44 +496,44 @@ def test_the_api_reads_what_omero_web_writes(idr, session):
     "ask, path, body, said",
     [
         (
-            api.plates,
+            api.Idr.list_plates,
             "/api/v0/m/screens/2651/plates/",
             {"message": "Forbidden"},
             "data: Field required",
         ),
         (
-            api.plates,
+            api.Idr.list_plates,
             "/api/v0/m/screens/2651/plates/",
             {"data": [{"@id": "x", "Name": "n"}], "meta": {"totalCount": 1}},
             r"data.0.@id",
         ),
         (
-            api.plates,
+            api.Idr.list_plates,
             "/api/v0/m/screens/2651/plates/",
             {"data": [], "meta": {"totalCount": 9}},
             "end after 0 of 9",
         ),
-        (api.plates, "/api/v0/m/screens/2651/plates/", [], "the answer: Input should be"),
+        (api.Idr.list_plates, "/api/v0/m/screens/2651/plates/", [], "the answer: Input should be"),
         (
-            lambda s: api.field_images(s, 1, 1),
+            lambda s: api.Idr.list_images(s, 1, 1),
             "/webgateway/plate/1/0/",
             {"grid": [[]], "rowlabels": ["A"], "collabels": [1]},
             "labels",
         ),
         (
-            lambda s: api.field_images(s, 1, 1),
+            lambda s: api.Idr.list_images(s, 1, 1),
             "/webgateway/plate/1/0/",
             {"grid": [[{"id": 5}]], "rowlabels": ["A"], "collabels": [1]},
             "grid.0.0.wellId",
         ),
         (
-            lambda s: api.image_info(s, 3),
+            lambda s: api.Idr.read_image_info(s, 3),
             "/webgateway/imgData/3/",
             {"Exception": "no pixels"},
             "size: Field required",
         ),
         (
-            lambda s: api.annotations(s, 3),
+            lambda s: api.Idr.read_annotations(s, 3),
             "/webclient/api/annotations/",
             {"annotations": [{"values": "text"}]},
             "annotations.0.values",
@@ -556,10 +556,10 @@ def test_an_answer_of_another_shape_names_url_and_key_and_is_not_kept(
 
 
 def test_a_damaged_cache_is_asked_anew(idr, session):
-    api.image_info(session, 3)
+    api.Idr.read_image_info(session, 3)
     kept = next(session.cache.rglob("image_3.json"))
     for damage in ("", "{", '{"size": {}}'):
         kept.write_text(damage)
-        assert api.image_info(session, 3).size.width == WIDTH
+        assert api.Idr.read_image_info(session, 3).size.width == WIDTH
     assert idr.asked["/webgateway/imgData/3/"] == 4
     assert types.SimpleNamespace(**json.loads(kept.read_text())).id == 3

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.idr0088.annotation import (
+from cellsignal.competitions.idr0088.metadata import (
     COLUMNS,
     FILE,
     channel_meaning,

@@ -14,7 +14,7 @@ import pytest
 
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.balance import balance, balance_table
-from cellsignal.competitions.idr0088.annotation import (
+from cellsignal.competitions.idr0088.metadata import (
     FILE,
     channel_meaning,
     compounds,
@@ -107,13 +107,13 @@ def test_compounds_are_joined_by_inchikey(path, truth):
 
 
 def test_every_string_is_in_the_curated_table_and_no_other(path):
-    assert set(read_moa_table().of) == set(read_annotation(path).moa.cat.categories) - {""}
-    assert len(read_moa_table().of) == 292
+    assert set(read_moa_table().moas_of) == set(read_annotation(path).moa.cat.categories) - {""}
+    assert len(read_moa_table().moas_of) == 292
 
 
 def test_a_string_keeps_its_mechanisms_and_their_direction():
     """Spellings meet; no mechanism is lost, and none changes sides."""
-    for raw, moas in read_moa_table().of.items():
+    for raw, moas in read_moa_table().moas_of.items():
         parts = [] if raw == "Unknown target Unknown_MoA" else raw.split("|")
         assert len(moas) == len(parts), raw
         for part, moa in zip(parts, moas, strict=True):

@@ -14,7 +14,7 @@ import pytest
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.idr0088.annotation import FILE, find_annotation, read_annotation
+from cellsignal.competitions.idr0088.metadata import FILE, find_annotation, read_annotation
 from cellsignal.competitions.idr0088.moa import read_moa_table
 from cellsignal.competitions.idr0088.simulate import LINES, MECHANISMS, TWO, simulate_idr0088
 
@@ -85,7 +85,7 @@ def test_spellings_are_those_of_the_published_table(root, real_data):
     assert set(LINES) == set(real.reporter_line.cat.categories)
     named = {raw for _, raws in MECHANISMS.values() for raw in raws} | {raw for raw, _ in TWO}
     assert named <= set(real.moa.cat.categories)
-    assert len({read_moa_table().of[raw] for raw in named}) == len(MECHANISMS) + len(TWO), (
+    assert len({read_moa_table().moas_of[raw] for raw in named}) == len(MECHANISMS) + len(TWO), (
         "two spellings are one mechanism"
     )
 

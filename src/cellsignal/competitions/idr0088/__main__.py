@@ -1,5 +1,6 @@
-"""The committed fold tables, made from the annotation alone: `python -m
-cellsignal.competitions.idr0088 idr0088_moa --annotation FILE --out FILE`.
+"""Make the committed fold tables from the annotation alone.
+
+python -m cellsignal.competitions.idr0088 idr0088_moa --annotation FILE --out FILE
 """
 
 import argparse
@@ -11,7 +12,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.balance import balance_table
-from cellsignal.competitions.idr0088.folds_table import FOLDS, deal_compounds
+from cellsignal.competitions.idr0088.metadata import FILE
+from cellsignal.competitions.idr0088.moa import FOLDS, deal_compounds
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -20,24 +22,20 @@ def main(words: Sequence[str] | None = None) -> int:
         prog="python -m cellsignal.competitions.idr0088", description=main.__doc__
     )
     parser.add_argument("competition", choices=("idr0088_gpcr", "idr0088_moa"))
-    parser.add_argument(
-        "--annotation",
-        type=Path,
-        required=True,
-        help="idr0088-screenA-annotation.csv.zip, or the CSV in it",
-    )
+    parser.add_argument("--annotation", type=Path, required=True, help=f"{FILE}, or the CSV in it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--splits", type=int, default=FOLDS)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(words)
+    arguments = parser.parse_args(words)
     try:
-        known, classes = get_competition(given.competition).known_compounds(given.annotation)
-        table = deal_compounds(known, len(classes), given.splits, given.seed)
-        write_csv(given.out, table)
+        competition = get_competition(arguments.competition)
+        known, classes = competition.known_compounds(arguments.annotation)
+        table = deal_compounds(known, len(classes), arguments.splits, arguments.seed)
+        write_csv(arguments.out, table)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{balance_table(table, classes)}\n{given.out}")
+    print(f"{balance_table(table, classes)}\n{arguments.out}")
     return 0
 
 

@@ -1,21 +1,16 @@
-"""The Image Data Resource's JSON API, as far as a plate's images need it. What is answered is held
-to its shape and kept on disk.
+"""The Image Data Resource's JSON API, as far as a plate's images need it.
 
-IDR is an OMERO server that lets anybody in; only OMERO.web's HTTP answers are used, so nothing GPL
-is installed. As its published sources have it:
+IDR is an OMERO server that anybody may read. Only OMERO.web's HTTP answers are used, so nothing GPL
+is installed. Answers are checked and kept on disk. As OMERO.web's published sources have it:
 
-| function | endpoint | answers |
-|---|---|---|
-| `plates` | `/api/v0/m/screens/{id}/plates/?offset=&limit=` | pages of plates, `meta.totalCount` |
-| `field_images` | `/webgateway/plate/{id}/{field}/` | the plate as a grid of wells, each with the
-image of that field (from 0) |
-| `annotations` | `/webclient/api/annotations/?type=map&well={id}` | key-value pairs, in groups with
-a namespace |
-| `image_info` | `/webgateway/imgData/{id}/` | size, channels, pixel type |
-| `rendered_plane` | `/webgateway/render_image/{id}/0/0/?c=...&m=g` | one channel as a **JPEG**,
-whatever format is asked |
-| `raw_planes` | `/webgateway/render_ome_tiff/i/{id}/` | all channels, 16-bit, as OME-TIFF, made
-when asked; a server may refuse |
+- `list_plates`: `/api/v0/m/screens/{id}/plates/?offset=&limit=`, pages of plates
+- `list_images`: `/webgateway/plate/{id}/{field}/`, a plate's wells as a grid, with their images
+- `read_annotations`: `/webclient/api/annotations/?type=map&well={id}`, groups of key-value pairs
+- `read_image_info`: `/webgateway/imgData/{id}/`, size, channels, pixel type
+- `fetch_rendered_plane`: `/webgateway/render_image/{id}/0/0/?c=...&m=g`, one channel, always JPEG
+- `fetch_raw_planes`: `/webgateway/render_ome_tiff/i/{id}/`, all channels, 16-bit, as OME-TIFF
+
+A server makes an OME-TIFF when it is asked, and may refuse it.
 """
 
 import json
@@ -32,26 +27,16 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_json
 from cellsignal.fetch import Fetcher, redact_url
 from cellsignal.images import JPEG, decode_image, gray_of
+from cellsignal.images.tiff import decode_tiff
 
 BASE = "https://idr.openmicroscopy.org"
 SCREEN = 2651
-PAGE = 500  # plates asked for at once; the server gives as many as it likes
+PAGE = 500  # plates in a request; the server gives as many as it likes
 QUALITY = 1.0  # of the JPEG, 0 to 1
-_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
-@dataclass(frozen=True)
-class Idr:
-    """A server, the session it is asked by, and the folder where its answers are kept (delete it to
-    ask anew).
-    """
-
-    fetcher: Fetcher
-    cache: Path
-    base: str = BASE
-
-
-class Plate(BaseModel):
+class _Plate(BaseModel):
     id: int = Field(alias="@id")
     name: str = Field(alias="Name")
 
@@ -61,7 +46,7 @@ class _Meta(BaseModel):
 
 
 class _Page(BaseModel):
-    data: list[Plate]
+    data: list[_Plate]
     meta: _Meta
 
 
@@ -101,141 +86,140 @@ class _Annotations(BaseModel):
     annotations: list[_Annotation]
 
 
-def plates(idr: Idr, screen: int = SCREEN) -> dict[str, int]:
-    """Name -> id of every plate of a screen.
+@dataclass(frozen=True)
+class Idr:
+    """A server. Its answers are kept in `cache`; delete that folder to ask anew."""
 
-    Raises:
-        InputError: an answer of another shape, two plates of one name, or fewer plates than the
-        server says there are.
-    """
-    url = f"{idr.base}/api/v0/m/screens/{screen}/plates/"
+    fetcher: Fetcher
+    cache: Path
+    base: str = BASE
 
-    def ask() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def list_plates(self, screen: int = SCREEN) -> dict[str, int]:
+        """Return name -> id of every plate of a screen.
+
+        Raises:
+            InputError: an answer of another shape, two plates of one name, or fewer plates than the
+                server says there are.
+        """
+        url = f"{self.base}/api/v0/m/screens/{screen}/plates/"
+        answer = self._ask(f"plates_{screen}", list[_Plate], url, lambda: self._read_pages(url))
+        ids = {plate.name: plate.id for plate in answer}
+        if len(ids) != len(answer):
+            doubled = len(answer) - len(ids)
+            raise InputError(f"{url}: {doubled} plates share a name with another one")
+        return ids
+
+    def _read_pages(self, url: str) -> list[dict[str, Any]]:
+        plates: list[dict[str, Any]] = []
         while True:
-            params = {"offset": len(found), "limit": PAGE}
-            answer = idr.fetcher.json(url, params)
-            page = _held(_Page, answer, f"{url}?{urlencode(params)}")
-            found += answer["data"]
-            if len(found) >= page.meta.total:
-                return found
+            params = {"offset": len(plates), "limit": PAGE}
+            answer = self.fetcher.json(url, params)
+            page = _check_shape(_Page, answer, f"{url}?{urlencode(params)}")
+            plates += answer["data"]
+            if len(plates) >= page.meta.total:
+                return plates
             if not page.data:
-                raise InputError(
-                    f"{url}: the pages end after {len(found)} of {page.meta.total} plates"
-                )
+                count = f"{len(plates)} of {page.meta.total} plates"
+                raise InputError(f"{url}: the pages end after {count}")
 
-    listed = _cached(idr, f"plates_{screen}", list[Plate], ask, url)
-    ids = {plate.name: plate.id for plate in listed}
-    if len(ids) != len(listed):
-        raise InputError(f"{url}: {len(listed) - len(ids)} plates share a name with another one")
-    return ids
+    def list_images(self, plate_id: int, field: int) -> dict[str, FieldImage]:
+        """Return well address ("L8", not padded) -> image, of one field of a plate.
 
+        Args:
+            field: counted from 1 (from 0 in IDR's URL).
+        """
+        assert field >= 1, field
+        url = f"{self.base}/webgateway/plate/{plate_id}/{field - 1}/"
+        answer = self._ask(f"plate_{plate_id}_{field}", _Grid, url)
+        widths = {len(row) for row in answer.grid}
+        if len(answer.rows) != len(answer.grid) or widths - {len(answer.columns)}:
+            raise InputError(f"{url}: grid has not as many rows and columns as labels")
+        return {
+            f"{label}{column}": image
+            for label, row in zip(answer.rows, answer.grid, strict=True)
+            for column, image in zip(answer.columns, row, strict=True)
+            if image is not None
+        }
 
-def field_images(idr: Idr, plate_id: int, field: int) -> dict[str, FieldImage]:
-    """Well address ("L8", no zero before the number) -> image, of one field of a plate.
+    def read_annotations(self, well_id: int) -> dict[str, str]:
+        """Return the map annotations of a well; several values of a key are joined by "; "."""
+        url = f"{self.base}/webclient/api/annotations/?type=map&well={well_id}"
+        answer = self._ask(f"well_{well_id}", _Annotations, url)
+        values_of: dict[str, list[str]] = {}
+        for group in answer.annotations:
+            for key, value in group.values:
+                values_of.setdefault(key, []).append(value)
+        return {key: "; ".join(dict.fromkeys(values)) for key, values in values_of.items()}
 
-    Args:
-        field: counted from 1 (from 0 in IDR's URL).
-    """
-    assert field >= 1, field
-    url = f"{idr.base}/webgateway/plate/{plate_id}/{field - 1}/"
-    grid = _cached(idr, f"plate_{plate_id}_{field}", _Grid, lambda: idr.fetcher.json(url), url)
-    if len(grid.rows) != len(grid.grid) or any(len(row) != len(grid.columns) for row in grid.grid):
-        raise InputError(f"{url}: grid has not as many rows and columns as labels")
-    return {
-        f"{label}{column}": image
-        for label, row in zip(grid.rows, grid.grid, strict=True)
-        for column, image in zip(grid.columns, row, strict=True)
-        if image is not None
-    }
-
-
-def annotations(idr: Idr, well_id: int) -> dict[str, str]:
-    """The map annotations of a well, key -> value; a key that occurs more than once has its values
-    joined by "; ".
-    """
-    url = f"{idr.base}/webclient/api/annotations/?type=map&well={well_id}"
-    found = _cached(idr, f"well_{well_id}", _Annotations, lambda: idr.fetcher.json(url), url)
-    merged: dict[str, list[str]] = {}
-    for key, value in (pair for one in found.annotations for pair in one.values):
-        if value not in merged.setdefault(key, []):
-            merged[key].append(value)
-    return {key: "; ".join(values) for key, values in merged.items()}
-
-
-def image_info(idr: Idr, image_id: int) -> ImageInfo:
-    """Size, channels and pixel type of an image."""
-    url = f"{idr.base}/webgateway/imgData/{image_id}/"
-    return _cached(idr, f"image_{image_id}", ImageInfo, lambda: idr.fetcher.json(url), url)
-
-
-def rendered_plane(
-    idr: Idr,
-    image_id: int,
-    channel: int,
-    n_channels: int,
-    window: tuple[float, float],
-    shape: tuple[int, int],
-) -> np.ndarray:
-    """One channel in gray, counts between the ends of `window` mapped linearly to 0..255 by the
-    server. Lossy: it comes as a JPEG.
-
-    Args:
-        channel: from 1.
-        shape: (height, width) that it must have.
-
-    Returns:
-        (H, W) uint8.
-
-    Raises:
-        InputError: no whole picture of that size came.
-    """
-    others = [f"-{other}" for other in range(1, n_channels + 1) if other != channel]
-    shown_channel = f"{channel}|{window[0]:g}:{window[1]:g}$FFFFFF"
-    params = {"c": ",".join([shown_channel, *others]), "m": "g", "q": QUALITY}
-    url = f"{idr.base}/webgateway/render_image/{image_id}/0/0/?{urlencode(params, safe='|:,$-')}"
-    body = idr.fetcher.bytes(url)
-    # decoders take half a picture for a whole one
-    if not body.startswith(_JPEG) or not body.rstrip(b"\0").endswith(_JPEG_END):
-        raise InputError(
-            f"{redact_url(url)}: no whole JPEG came ({len(body)} bytes that start {body[:12]!r})"
+    def read_image_info(self, image_id: int) -> ImageInfo:
+        """Return size, channels and pixel type of an image."""
+        return self._ask(
+            f"image_{image_id}", ImageInfo, f"{self.base}/webgateway/imgData/{image_id}/"
         )
-    picture = decode_image(redact_url(url), body, channels=(1, 3), shape=shape, formats=(JPEG,))
-    return picture if picture.ndim == 2 else gray_of(redact_url(url), picture, "a JPEG of colours")
+
+    def fetch_rendered_plane(
+        self,
+        image_id: int,
+        channel: int,
+        n_channels: int,
+        window: tuple[float, float],
+        shape: tuple[int, int],
+    ) -> np.ndarray:
+        """Fetch one channel in gray, (H, W) uint8, lossy because it comes as a JPEG.
+
+        The server maps the counts between the ends of `window` linearly to 0..255.
+
+        Args:
+            channel: from 1.
+            shape: (height, width) that it must have.
+
+        Raises:
+            InputError: no whole picture of that size came.
+        """
+        hidden = [f"-{other}" for other in range(1, n_channels + 1) if other != channel]
+        visible = f"{channel}|{window[0]:g}:{window[1]:g}$FFFFFF"
+        params = urlencode(
+            {"c": ",".join([visible, *hidden]), "m": "g", "q": QUALITY}, safe="|:,$-"
+        )
+        url = f"{self.base}/webgateway/render_image/{image_id}/0/0/?{params}"
+        body, name = self.fetcher.bytes(url), redact_url(url)
+        # decoders take half a picture for a whole one
+        if not body.startswith(_JPEG_START) or not body.rstrip(b"\0").endswith(_JPEG_END):
+            raise InputError(
+                f"{name}: no whole JPEG came ({len(body)} bytes that start {body[:12]!r})"
+            )
+        picture = decode_image(name, body, channels=(1, 3), shape=shape, formats=(JPEG,))
+        return picture if picture.ndim == 2 else gray_of(name, picture, "a JPEG of colours")
+
+    def fetch_raw_planes(
+        self, image_id: int, n_channels: int, shape: tuple[int, int]
+    ) -> np.ndarray:
+        """Fetch all channels as the microscope gave them, (C, H, W) uint16.
+
+        Raises:
+            InputError: the server refuses the export, or sends something else.
+        """
+        url = f"{self.base}/webgateway/render_ome_tiff/i/{image_id}/"
+        return decode_tiff(redact_url(url), self.fetcher.bytes(url), n_channels, shape=shape)
+
+    def _ask(self, name: str, shape: Any, url: str, ask: Callable[[], Any] | None = None) -> Any:
+        """Return an answer, from disk if it is kept; it is kept only when it has its shape."""
+        host = urlsplit(self.base).netloc.replace(":", "_")
+        path = self.cache / host / f"{name}.json"
+        try:
+            return _check_shape(shape, json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (OSError, ValueError):  # not there, or damaged
+            answer = self.fetcher.json(url) if ask is None else ask()
+        checked = _check_shape(shape, answer, url)
+        write_json(path, answer)
+        return checked
 
 
-def raw_planes(idr: Idr, image_id: int, n_channels: int, shape: tuple[int, int]) -> np.ndarray:
-    """All channels as the microscope gave them, by OMERO.web's export as OME-TIFF.
-
-    Returns:
-        (C, H, W) uint16.
+def _check_shape(shape: Any, answer: Any, source: str) -> Any:
+    """Return an answer in its shape.
 
     Raises:
-        InputError: the server refuses the export, or sends something else.
-    """
-    from cellsignal.images.tiff import decode_tiff
-
-    url = f"{idr.base}/webgateway/render_ome_tiff/i/{image_id}/"
-    return decode_tiff(redact_url(url), idr.fetcher.bytes(url), n_channels, shape=shape)
-
-
-def _cached(idr: Idr, name: str, shape: Any, ask: Callable[[], Any], url: str) -> Any:
-    """An answer, from disk where it is kept; kept only when it has its shape."""
-    path = idr.cache / urlsplit(idr.base).netloc.replace(":", "_") / f"{name}.json"
-    try:
-        return _held(shape, json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError):  # not there, or damaged: ask
-        answer = ask()
-    held = _held(shape, answer, url)
-    write_json(path, answer)
-    return held
-
-
-def _held(shape: Any, answer: Any, source: str) -> Any:
-    """An answer in its shape.
-
-    Raises:
-        InputError: it has another one; names the source and the key.
+        InputError: it has another shape; names the source and the key.
     """
     try:
         return TypeAdapter(shape).validate_python(answer)

@@ -1,28 +1,26 @@
-"""Fetching idr0088's images: plate by plate, well by well, field by field, a few requests a second,
-resumable at any file.
+"""Fetch idr0088's images: plate by plate and well by well, a few requests a second, resumable.
 
 What it writes under `out`:
 
-- `idr0088-screenA-annotation.csv.zip`: the annotation table, from IDR's GitHub;
+- `idr0088-screenA-annotation.csv.zip`: the annotation, from IDR's GitHub;
 - `images/<plate>/<well>_f<field>_ch<c>.png`: 8-bit gray, one file a channel; the well as the table
   spells it ("L8");
 - `images.csv`: plate, well, field, image_id, file_ch1, file_ch2, file_ch3 of every field that is
   there whole;
-- `windows.json`: which counts became 0 and 255, the source of the planes and the size they were
-  reduced to: one choice a folder;
-- `failed.csv`: what could not be had, only while there is such;
+- `windows.json`: which counts became 0 and 255, the source of the planes and their size: one choice
+  a folder;
+- `failed.csv`: the images that could not be fetched, if there are any;
 - `.cache/`: the server's answers.
 
-**The windows.** A plane is shown between two counts, the same in all wells or intensities could not
-be compared: those that IDR itself renders the study with (`screenA/idr0088-render.yml` in its
-GitHub repository), one a channel for all reporter lines. A marker that is dim in its line gets few
-of the 256 levels; `windows=` takes others.
+**The windows.** All planes of a channel are shown between the same two counts, or intensities could
+not be compared: those with which IDR itself renders the study (`screenA/idr0088-render.yml` in its
+GitHub repository). A marker that is dim in its line gets few of the 256 levels; `windows=` takes
+others.
 
-**Rendered or raw.** IDR's HTTP API serves rendered planes, as JPEGs: lossy even at the highest
-quality, which is asked for. With `raw=True` each image is asked as a 16-bit OME-TIFF and brought to
-8 bits here by the same windows, losing nothing but the rounding; whether IDR gives these to the
-public is not known. The 16-bit planes of the whole screen (5.4 TB) are had from IDR by its bulk
-download.
+**Rendered or raw.** IDR's HTTP API serves rendered planes as JPEGs: lossy even at the highest
+quality, which is used. With `raw=True` each image is requested as a 16-bit OME-TIFF and brought to
+8 bits here by the same windows, which loses nothing but the rounding. Whether IDR gives these to
+the public is not known. The 16-bit planes of the whole screen (5.4 TB) come by IDR's bulk download.
 """
 
 import contextlib
@@ -32,19 +30,24 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cellsignal.common.errors import ImageError, InputError
-from cellsignal.common.files import atomic_path, sha256, write_csv, write_json
-from cellsignal.common.tables import parse_integers, read_table
-from cellsignal.competitions.idr0088 import api
-from cellsignal.competitions.idr0088.annotation import FILE, read_annotation
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_csv, write_json
+from cellsignal.competitions.idr0088.api import BASE, QUALITY, Idr
+from cellsignal.competitions.idr0088.images import (
+    is_whole_png,
+    read_earlier_images,
+    reduce_plane,
+    well_order,
+    write_images,
+    write_png,
+)
+from cellsignal.competitions.idr0088.metadata import FILE, read_reporter_lines
 from cellsignal.fetch import Fetcher
-from cellsignal.images import check_png
 from cellsignal.images.intensity import to_uint8
 
 log = logging.getLogger(__name__)
@@ -52,16 +55,14 @@ log = logging.getLogger(__name__)
 ANNOTATION_URL = (
     f"https://raw.githubusercontent.com/IDR/idr0088-cox-phenomicprofiling/HEAD/screenA/{FILE}"
 )
-# of the copy this was written with
-ANNOTATION_SHA256 = "fd8583e297c16895934f9a2e16e62d3cc6bc90360171aff5679aeaa691f2ff26"
 WINDOWS = ((27.0, 4319.0), (0.0, 6193.0), (0.0, 3880.0))  # counts; channels 1 to 3
-COLUMNS = ("plate", "well", "field", "image_id", "file_ch1", "file_ch2", "file_ch3")
 LINE_KEY = "Cell Line with Markers"  # what IDR calls the reporter line
 FAILURES = 5  # in a row: then it is not the images
+_WELLS_OF_A_PLATE = 308
 
 
 @dataclass(frozen=True)
-class Planes:
+class PlaneSettings:
     """How planes become files.
 
     Attributes:
@@ -75,10 +76,27 @@ class Planes:
     raw: bool = False
 
 
+@dataclass(frozen=True)
+class ImageJob:
+    """One image to fetch."""
+
+    plate: str
+    well: str
+    field: int
+    image_id: int
+    well_id: int
+
+    @property
+    def files(self) -> list[str]:
+        """The files of its channels, relative to `out`."""
+        name = f"images/{self.plate}/{self.well}_f{self.field}"
+        return [f"{name}_ch{channel}.png" for channel in range(1, len(WINDOWS) + 1)]
+
+
 def download(
     out: Path,
     *,
-    base: str = api.BASE,
+    base: str = BASE,
     plates: Iterable[str] | None = None,
     wells: Iterable[str] | None = None,
     fields: Iterable[int] = (1,),
@@ -89,291 +107,194 @@ def download(
     annotation_url: str = ANNOTATION_URL,
     fetcher: Fetcher | None = None,
 ) -> None:
-    """Fetch the annotation table and the chosen images into `out`. The same call again goes on
-    where it was stopped.
+    """Fetch the annotation and the chosen images into `out`. The same call again resumes.
 
     Args:
         plates: names as in the table; None is all 1,199, which is over a million planes.
         wells: addresses ("L8", "L08") for every plate, or plate and address ("1013608248_L8"); None
-        is all, 308 a plate. fields: counted from 1; the screen has two or three a well. limit:
-        images (of three planes) in all. size, raw, windows: see `Planes`.
+            is all, 308 a plate.
+        fields: counted from 1; the screen has two or three a well.
+        limit: images (of three planes) in all.
+        size, raw, windows: see `PlaneSettings`.
 
     Raises:
         InputError: no connection, an unknown plate, a folder filled in another way, or images that
-        could not be had (after all others).
+            could not be fetched (after all others).
     """
-    out, planes = Path(out), Planes(tuple((float(a), float(b)) for a, b in windows), size, raw)
-    _check(planes, fields := tuple(fields))
-    _one_choice(out, planes)
+    out, fields = Path(out), tuple(fields)
+    settings = PlaneSettings(tuple((float(low), float(high)) for low, high in windows), size, raw)
+    _check_settings(settings, fields)
+    _keep_settings(out, settings)
     with contextlib.nullcontext(fetcher) if fetcher else Fetcher() as session:
-        lines = _reporter_lines(session.file(annotation_url, out / FILE))
-        idr = api.Idr(session, out / ".cache", base.rstrip("/"))
-        ids = api.plates(idr)
-        chosen = _chosen(plates, ids)
-        log.info(
-            "%d plates; all 308 wells of one are %d planes",
-            len(chosen),
-            308 * len(fields) * len(WINDOWS),
-        )
-        wanted = None if wells is None else {_plain(well) for well in wells}
-        rows = _read_images(out)
+        line_of = read_reporter_lines(session.file(annotation_url, out / FILE))
+        idr = Idr(session, out / ".cache", base.rstrip("/"))
+        id_of = idr.list_plates()
+        chosen = _choose_plates(plates, id_of)
+        n_planes = _WELLS_OF_A_PLATE * len(fields) * len(WINDOWS)
+        log.info("%d plates; all 308 wells of one are %d planes", len(chosen), n_planes)
+        chosen_wells = None if wells is None else {_plain_well(well) for well in wells}
+        rows = read_earlier_images(out)
         failed: list[tuple] = []  # the columns of failed.csv
-        had = 0
+        n_images = 0
         for plate in chosen:
-            jobs = _jobs(idr, plate, ids[plate], wanted, fields)[
-                : None if limit is None else limit - had
-            ]
-            had += len(jobs)
-            if jobs:
-                _check_plate(idr, jobs[0], lines)
-                _fetch_plate(idr, out, jobs, planes, rows, failed)
-            if limit is not None and had >= limit:
+            if limit is not None and n_images >= limit:
                 break
-    _tell(out, had, failed)
+            jobs = _list_jobs(idr, plate, id_of[plate], chosen_wells, fields)
+            jobs = jobs if limit is None else jobs[: limit - n_images]
+            n_images += len(jobs)
+            if jobs:
+                _check_reporter_line(idr, jobs[0], line_of)
+                _fetch_plate(idr, out, jobs, settings, rows, failed)
+    _report(out, n_images, failed)
 
 
-def _chosen(plates: Iterable[str] | None, ids: dict[str, int]) -> list[str]:
-    chosen = list(ids) if plates is None else list(dict.fromkeys(str(plate) for plate in plates))
-    unknown = [plate for plate in chosen if plate not in ids]
+def _choose_plates(plates: Iterable[str] | None, id_of: dict[str, int]) -> list[str]:
+    chosen = list(id_of) if plates is None else list(dict.fromkeys(str(plate) for plate in plates))
+    unknown = [plate for plate in chosen if plate not in id_of]
     if unknown:
-        raise InputError(
-            f"idr0088: IDR has no plate {unknown[0]!r} ({len(unknown)} unknown); see the table's "
-            "column Plate"
-        )
+        count = f"({len(unknown)} unknown); see the table's column Plate"
+        raise InputError(f"idr0088: IDR has no plate {unknown[0]!r} {count}")
     return chosen
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One image to fetch."""
-
-    plate: str
-    well: str
-    field: int
-    image_id: int
-    well_id: int
-
-
-def _jobs(
-    idr: api.Idr, plate: str, plate_id: int, wanted: set[str] | None, fields: tuple[int, ...]
-) -> list[_Job]:
-    """The chosen images of a plate, in the order of its wells."""
-    jobs = [
-        _Job(plate, _plain(well), field, image.id, image.well_id)
-        for field in fields
-        for well, image in api.field_images(idr, plate_id, field).items()
-    ]
-    if wanted is not None:
-        jobs = [job for job in jobs if job.well in wanted or f"{plate}_{job.well}" in wanted]
-    return sorted(jobs, key=lambda job: (_place(job.well), job.field))
+def _list_jobs(
+    idr: Idr, plate: str, plate_id: int, wells: set[str] | None, fields: tuple[int, ...]
+) -> list[ImageJob]:
+    """List the chosen images of a plate, in the order of its wells."""
+    jobs = []
+    for field in fields:
+        for address, image in idr.list_images(plate_id, field).items():
+            well = _plain_well(address)
+            if wells is None or well in wells or f"{plate}_{well}" in wells:
+                jobs.append(ImageJob(plate, well, field, image.id, image.well_id))
+    return sorted(jobs, key=lambda job: (well_order(job.well), job.field))
 
 
 def _fetch_plate(
-    idr: api.Idr, out: Path, jobs: list[_Job], planes: Planes, rows: dict, failed: list[tuple]
+    idr: Idr,
+    out: Path,
+    jobs: list[ImageJob],
+    settings: PlaneSettings,
+    rows: dict,
+    failed: list[tuple],
 ) -> None:
-    """Fetch a plate's images and add them to `rows` or `failed`; `images.csv` lists what is there,
-    also when it is stopped.
+    """Fetch a plate's images and add them to `rows` or `failed`.
+
+    `images.csv` lists what is there, also when the download is stopped.
     """
-    in_a_row = 0
+    n_failed = 0
     try:
         for job in tqdm(jobs, desc=jobs[0].plate, unit="image", disable=None):
             try:
-                files = _fetch_image(idr, out, job, planes)
+                _fetch_image(idr, out, job, settings)
             except InputError as error:
                 log.warning("%s %s field %d: %s", job.plate, job.well, job.field, error)
                 failed.append((job.plate, job.well, job.field, job.image_id, str(error)))
-                in_a_row += 1
-                if in_a_row == FAILURES:
-                    raise InputError(
-                        f"idr0088: {FAILURES} images in a row failed, the last so: {error}"
-                    ) from None
+                n_failed += 1
+                if n_failed == FAILURES:
+                    last = f"{FAILURES} images in a row failed, the last so: {error}"
+                    raise InputError(f"idr0088: {last}") from None
             else:
-                in_a_row = 0
-                rows[job.plate, job.well, job.field] = (job.image_id, *files)
+                n_failed = 0
+                rows[job.plate, job.well, job.field] = (job.image_id, *job.files)
     finally:
-        _write_images(out, rows)
+        write_images(out, rows)
 
 
-def _tell(out: Path, had: int, failed: list[tuple]) -> None:
-    (path := out / "failed.csv").unlink(missing_ok=True)
+def _report(out: Path, n_images: int, failed: list[tuple]) -> None:
+    path = out / "failed.csv"
+    path.unlink(missing_ok=True)
     if failed:
-        write_csv(
-            path, pd.DataFrame(failed, columns=["plate", "well", "field", "image_id", "reason"])
-        )
+        columns = ["plate", "well", "field", "image_id", "reason"]
+        write_csv(path, pd.DataFrame(failed, columns=columns))
         raise InputError(
             f"{path}: lists {len(failed)} images that could not be had; the same command tries "
             "them again"
         )
-    if not had:
+    if not n_images:
         raise InputError("idr0088: IDR has no image of the chosen plates, wells and fields")
-    log.info("%s: complete, %d images", out, had)
+    log.info("%s: complete, %d images", out, n_images)
 
 
-def _fetch_image(idr: api.Idr, out: Path, job: _Job, planes: Planes) -> list[str]:
-    """The files of one image's channels, relative to `out`; those that are there whole are not
-    asked again.
-    """
-    n_channels = len(planes.windows)
-    files = [
-        f"images/{job.plate}/{job.well}_f{job.field}_ch{channel}.png"
-        for channel in range(1, n_channels + 1)
-    ]
-    missing = [channel for channel, file in enumerate(files) if not _whole(out / file)]
+def _fetch_image(idr: Idr, out: Path, job: ImageJob, settings: PlaneSettings) -> None:
+    """Fetch the channels of an image whose files are not there whole."""
+    n_channels = len(settings.windows)
+    missing = [channel for channel, file in enumerate(job.files) if not is_whole_png(out / file)]
     if not missing:
-        return files
-    info = api.image_info(idr, job.image_id)
+        return
+    info = idr.read_image_info(job.image_id)
     if info.size.channels != n_channels:
-        raise InputError(
-            f"image {job.image_id}: {info.size.channels} channels, {n_channels} expected"
-        )
+        channels = f"{info.size.channels} channels, {n_channels} expected"
+        raise InputError(f"image {job.image_id}: {channels}")
     shape = (info.size.height, info.size.width)
-    if planes.raw:
-        counts = api.raw_planes(idr, job.image_id, n_channels, shape)
+    if settings.raw:
+        counts = idr.fetch_raw_planes(job.image_id, n_channels, shape)
         for channel in missing:
-            _write_png(
-                out / files[channel],
-                to_uint8(_reduced(counts[channel], planes.size), *planes.windows[channel]),
-            )
-        return files
+            plane = reduce_plane(counts[channel], settings.size)
+            write_png(out / job.files[channel], to_uint8(plane, *settings.windows[channel]))
+        return
 
-    def one(channel: int) -> None:
-        plane = api.rendered_plane(
-            idr, job.image_id, channel + 1, n_channels, planes.windows[channel], shape
-        )
-        _write_png(out / files[channel], _reduced(plane, planes.size))
+    def fetch_channel(channel: int) -> None:
+        window = settings.windows[channel]
+        plane = idr.fetch_rendered_plane(job.image_id, channel + 1, n_channels, window, shape)
+        write_png(out / job.files[channel], reduce_plane(plane, settings.size))
 
     # rendering takes IDR long; the fetcher keeps to its rate
     with ThreadPoolExecutor(len(missing)) as pool:
-        list(pool.map(one, missing))
-    return files
+        list(pool.map(fetch_channel, missing))
 
 
-def _reduced(plane: np.ndarray, size: int | None) -> np.ndarray:
-    longest = max(plane.shape)
-    if size is None or size >= longest:
-        return plane
-    height, width = (max(1, round(side * size / longest)) for side in plane.shape)
-    return cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _write_png(path: Path, plane: np.ndarray) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(cv2.imencode(".png", plane)[1].tobytes())
-
-
-def _whole(path: Path) -> bool:
-    try:
-        check_png(path, path.read_bytes())
-    except (OSError, ImageError):
-        return False
-    return True
-
-
-def _check(planes: Planes, fields: tuple[int, ...]) -> None:
+def _check_settings(settings: PlaneSettings, fields: tuple[int, ...]) -> None:
+    windows = settings.windows
     if not fields or min(fields) < 1:
         raise InputError(f"fields: {list(fields)} names none, or one below 1")
-    if len(planes.windows) != len(WINDOWS) or any(low >= high for low, high in planes.windows):
-        raise InputError(
-            f"windows: {planes.windows} is not a lower and a higher count for each of "
-            f"{len(WINDOWS)} channels"
-        )
-    if planes.size is not None and planes.size < 1:
-        raise InputError(f"size: {planes.size} is below 1")
+    if len(windows) != len(WINDOWS) or any(low >= high for low, high in windows):
+        wanted = f"a lower and a higher count for each of {len(WINDOWS)} channels"
+        raise InputError(f"windows: {windows} is not {wanted}")
+    if settings.size is not None and settings.size < 1:
+        raise InputError(f"size: {settings.size} is below 1")
 
 
-def _one_choice(out: Path, planes: Planes) -> None:
-    """Write down how this folder's planes are made, or hold this call to what is written there."""
+def _keep_settings(out: Path, settings: PlaneSettings) -> None:
+    """Write how this folder's planes are made, or hold this call to what is written there."""
     path = out / "windows.json"
-    now = {
-        "windows": {
-            f"ch{channel}": list(window) for channel, window in enumerate(planes.windows, 1)
-        },
-        "longer_side": planes.size,
-        "planes": "16-bit OME-TIFF"
-        if planes.raw
-        else f"rendered by IDR, JPEG of quality {api.QUALITY:g}",
+    rendered = f"rendered by IDR, JPEG of quality {QUALITY:g}"
+    current: dict[str, Any] = {
+        "windows": {f"ch{i}": list(window) for i, window in enumerate(settings.windows, 1)},
+        "longer_side": settings.size,
+        "planes": "16-bit OME-TIFF" if settings.raw else rendered,
     }
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        earlier = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        write_json(path, now)
+        write_json(path, current)
         return
     except (OSError, ValueError):
-        raise InputError(
-            f"{path}: cannot be read; it says how the planes in this folder were made"
-        ) from None
-    if before != now:
+        why = "it says how the planes in this folder were made"
+        raise InputError(f"{path}: cannot be read; {why}") from None
+    if earlier != current:
         raise InputError(
             f"{path}: the planes in this folder were made in another way (windows, size or raw); "
             "take another folder"
         )
 
 
-def _reporter_lines(annotation: Path) -> dict[str, str]:
-    """Plate -> reporter line, as the table has them."""
-    if sha256(annotation) != ANNOTATION_SHA256:
-        log.warning(
-            "%s: is another version of the table than the one this was written with", annotation
-        )
-    table = read_annotation(annotation).drop_duplicates("plate")
-    return dict(zip(table.plate.astype(str), table.reporter_line.astype(str), strict=True))
-
-
-def _check_plate(idr: api.Idr, job: _Job, lines: dict[str, str]) -> None:
-    """Is IDR's plate of this name the table's? Asked of one well's reporter line, where both say
-    it.
-    """
-    said, expected = api.annotations(idr, job.well_id).get(LINE_KEY), lines.get(job.plate)
+def _check_reporter_line(idr: Idr, job: ImageJob, line_of: dict[str, str]) -> None:
+    """Refuse a plate whose reporter line is another one at IDR than in the table."""
+    line = idr.read_annotations(job.well_id).get(LINE_KEY)
+    expected = line_of.get(job.plate)
     if expected is None:
         log.warning("plate %s is not in the annotation table", job.plate)
-    elif said is not None and said != expected:
-        raise InputError(
-            f"plate {job.plate}: IDR says its cells are {said!r}, the annotation table {expected!r}"
-        )
+    elif line is not None and line != expected:
+        lines = f"IDR says its cells are {line!r}, the annotation table {expected!r}"
+        raise InputError(f"plate {job.plate}: {lines}")
 
 
-def _plain(well: str) -> str:
-    """A well address without zeros before its number: "L08" -> "L8"; a plate before it stays."""
+def _plain_well(well: str) -> str:
+    """Write a well without zeros before its number: "L08" -> "L8"; a plate before it stays."""
     plate, bar, address = str(well).strip().rpartition("_")
-    letters, digits = address.rstrip("0123456789"), address[len(address.rstrip("0123456789")) :]
+    letters = address.rstrip("0123456789")
+    digits = address.removeprefix(letters)
     if not letters.isalpha() or not digits or int(digits) < 1:
         raise InputError(f"wells: {well!r} is no well address such as L8 or 1013608248_L8")
     return f"{plate}{bar}{letters.upper()}{int(digits)}"
-
-
-def _place(well: str) -> tuple[int, str, int]:
-    letters = well.rstrip("0123456789")
-    return len(letters), letters, int(well[len(letters) :])
-
-
-def _read_images(out: Path) -> dict[tuple[str, str, int], tuple]:
-    """The rows of an earlier call whose files are all still there."""
-    path = out / "images.csv"
-    if not path.exists():
-        return {}
-    try:
-        frame = read_table(path, COLUMNS)
-        numbers = [parse_integers(path, frame, column) for column in ("field", "image_id")]
-    except InputError as error:
-        raise InputError(
-            f"{error}; remove the list of images, and the same command writes it anew"
-        ) from None
-    if list(frame.columns) != list(COLUMNS):
-        raise InputError(
-            f"{path}: is not the list of images; remove it, and the same command writes it anew"
-        )
-    frame["field"], frame["image_id"] = numbers
-    there = [
-        row
-        for row in frame.itertuples(index=False)
-        if all((out / file).is_file() for file in row[4:])
-    ]
-    return {(row.plate, row.well, int(row.field)): (int(row.image_id), *row[4:]) for row in there}
-
-
-def _write_images(out: Path, rows: dict[tuple[str, str, int], tuple]) -> None:
-    ordered = sorted(rows, key=lambda key: (key[0], _place(key[1]), key[2]))
-    write_csv(
-        out / "images.csv",
-        pd.DataFrame([(*key, *rows[key]) for key in ordered], columns=list(COLUMNS)),
-    )

@@ -1,24 +1,39 @@
-"""Simulated idr0088: reporter lines, doses, replicates and batches of compounds with one or two
-mechanisms of action (MoA).
+"""Simulated idr0088: reporter lines, doses, replicates and batches of compounds.
 
 The annotation has the published table's 21 columns and spellings, in a zip; the images lie as the
-download writes them. The MoA of the test compounds is blank in it, as that of the natural products
-is in the published one.
+download writes them. The mechanism of action (MoA) of test compounds is blank in the annotation, as
+that of the natural products is in the published one.
 """
 
-import io
-import zipfile
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import atomic_path, write_csv
+from cellsignal.common.files import write_csv
+from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.idr0088.images import IMAGES
+from cellsignal.competitions.idr0088.moa import MIN_COMPOUNDS
+from cellsignal.competitions.idr0088.simulate_tables import (
+    CELLS,
+    Compound,
+    PlateJob,
+    list_images,
+    make_answers,
+    write_annotation,
+)
 from cellsignal.simulation.cells import STAINS
-from cellsignal.simulation.output import claim_folder, generator, run_jobs, simulator, write_png
+from cellsignal.simulation.output import (
+    check_sizes,
+    claim_folder,
+    generator,
+    run_jobs,
+    simulator,
+    write_png,
+)
 from cellsignal.simulation.phenotypes import (
     N_EFFECTS,
     experiment_response,
@@ -28,8 +43,7 @@ from cellsignal.simulation.phenotypes import (
 )
 from cellsignal.simulation.plates import Plate, Site, draw_optics, draw_plate
 
-# What mechanisms do, in the units of `phenotypes.SCALES`, and the annotation's strings for them
-# (some for the same mechanism).
+# what mechanisms do, and the annotation's strings for them (some for the same mechanism)
 MECHANISMS: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
     "beta": (
         units(
@@ -58,57 +72,31 @@ MECHANISMS: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
         ("Voltage-gated sodium channel blocker",),
     ),
 }
-# compounds with two mechanisms; the first string is in the published table
+# compounds with two mechanisms; the string is in the published table
 TWO = (("p38 MAPK inhibitor|Microtubule inhibitor", ("p38", "microtubule")),)
-LINES = tuple(
-    f"{cells}-{pair}"
-    for pair in ("TUBA1B-RELA", "CANX-COX4I1", "GM130-SQSTM1", "ACTB-RAB5A", "TP53BP1-CLTA")
-    for cells in ("A549", "HepG2", "WPMY1")
-)
+PAIRS = ("TUBA1B-RELA", "CANX-COX4I1", "GM130-SQSTM1", "ACTB-RAB5A", "TP53BP1-CLTA")
+LINES = tuple(f"{cells}-{pair}" for pair in PAIRS for cells in ("A549", "HepG2", "WPMY1"))
 DOSES = (9.0, 3.0, 1.0, 0.3)  # uM; the first `doses` of them
-_CELLS = {  # of the reporter line -> cell line, its ontology and accession, the look
-    "A549": ("A549", "EFO", "EFO_0001086", "MCF7"),
-    "HepG2": ("HepG2", "EFO", "EFO_0001187", "HEPG2"),
-    "WPMY1": ("WPMY-1", "CLO", "CLO_0009628", "RPE"),
-}
-_STAIN = {
-    "ACTB": "actin",
-    "RAB5A": "golgi",
-    "TUBA1B": "er",
-    "RELA": "rna",
-    "CANX": "er",
-    "COX4I1": "mito",
-    "GM130": "golgi",
-    "SQSTM1": "rna",
-    "TP53BP1": "nuclei",
-    "CLTA": "mito",
-}
-_COLUMNS, _ROWS, _CONTROL_COLUMNS = range(3, 23), "BCDEFGHIJKLMNO", (2, 23)
-_TREATED = tuple(f"{row}{column}" for row in _ROWS for column in _COLUMNS)
-_CONTROLS = tuple(f"{row}{column}" for row in _ROWS for column in _CONTROL_COLUMNS)
-# gray levels; of the plates' logs
+_STAIN = {"ACTB": "actin", "RAB5A": "golgi", "TUBA1B": "er", "RELA": "rna", "CANX": "er"}
+_STAIN |= {"COX4I1": "mito", "GM130": "golgi", "SQSTM1": "rna", "TP53BP1": "nuclei", "CLTA": "mito"}
+_ROWS = "BCDEFGHIJKLMNO"
+_TREATED = tuple(f"{row}{column}" for row in _ROWS for column in range(3, 23))
+_CONTROLS = tuple(f"{row}{column}" for row in _ROWS for column in (2, 23))
+# gray levels of the channels; spread of their logarithms over plates
 _MEAN, _SD, _SPREAD = (42.0, 34.0, 30.0), (30.0, 24.0, 20.0), 0.2
-# of a compound beside its mechanism's, units; uM, between which half-effective doses lie
-_OWN_EFFECT, _HALF_DOSE = 0.4, (0.1, 1.0)
-_LETTERS = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-
-
-@dataclass(frozen=True)
-class _Compound:
-    key: str  # InChIKey
-    name: str
-    raw: str  # the MoA as the table writes it, "" for none
-    mechanisms: tuple[str, ...]
-    hidden: bool  # a test compound: its MoA is known to the answers alone
-
-
-@dataclass(frozen=True)
-class _Plate:
-    number: int
-    line: str
-    experiment: str
-    batch: int
-    layout: tuple[tuple[str, _Compound | None, float], ...]  # well, compound (None: DMSO), uM
+_OWN_EFFECT = 0.4  # units of a compound beside its mechanism's
+_HALF_DOSE = (0.1, 1.0)  # uM, between which half-effective doses lie
+_RANGES = {
+    "lines": (1, len(LINES)),
+    "compounds_per_moa": (MIN_COMPOUNDS, 99),
+    "test_compounds_per_moa": (1, 99),
+    "doses": (1, len(DOSES)),
+    "replicates": (1, 99),
+    "batches": (1, 99),
+    "controls": (1, len(_CONTROLS)),
+    "fields": (1, 99),
+    "size": (16, 4096),
+}
 
 
 @simulator
@@ -128,227 +116,107 @@ def simulate_idr0088(
     size: int = 64,
     workers: int = 1,
 ) -> None:
-    """Write simulated plates to `out`: the annotation's zip, images.csv and
-    images/<plate>/<well>_f<field>_ch<c>.png.
+    """Write simulated plates to `out`: the annotation's zip, images.csv and the PNGs.
 
-    Six mechanisms, two of them GPCR agonists; besides, a training and a test compound with two
-    mechanisms, inert test compounds, and a salt of a training compound (same InChIKey) whose MoA is
-    blank. A plate holds every compound at every dose in one line; replicates share their layout;
-    effects grow with the dose (half of them at .1 to 1 uM). The answers (well_id, a column a class,
-    compound, plate, cell_type) go to `answers_path(out)`. The files depend on the arguments other
-    than `workers` alone.
+    There are six mechanisms, two of them GPCR agonists; a training and a test compound with two
+    mechanisms; inert test compounds; and a salt of a training compound (same InChIKey) whose MoA is
+    blank. A plate holds every compound at every dose in one line. Replicates share their layout.
+    Effects grow with the dose (half of them at .1 to 1 uM). The answers (well_id, a column a class,
+    compound, plate, cell_type) go to `answers_path(out)`.
 
     Args:
-        out: a new or empty folder, or one that holds this very simulation.
-        seed: of everything random.
+        out: new, empty, or this very simulation.
         competition: idr0088_gpcr or idr0088_moa: whose answers.
         lines: reporter lines, of 15.
         compounds_per_moa, test_compounds_per_moa: compounds of each mechanism with and without
-        their MoA in the annotation. doses: of each compound, of 4. replicates: plates of a line in
-        each of its `batches`. controls: DMSO wells of a plate. fields: pictures of a well. size:
-        image height and width in pixels. workers: processes that draw.
+            their MoA in the annotation.
+        doses: of each compound, of 4.
+        replicates: plates of a line in each of its `batches`.
+        controls, fields: DMSO wells of a plate; pictures of a well.
+        size, workers: image height and width in pixels; processes that draw.
 
     Raises:
         InputError: an argument out of its range, more wells than a plate has, or `out` holds
-        something else.
+            something else.
     """
-    # imported late, for competitions import this module
-    from cellsignal.competitions.base import answers_path
-
-    out = Path(out)
-    numbers = {
-        "lines": lines,
-        "compounds_per_moa": compounds_per_moa,
-        "test_compounds_per_moa": test_compounds_per_moa,
-        "doses": doses,
-        "replicates": replicates,
-        "batches": batches,
-        "controls": controls,
-        "fields": fields,
-        "size": size,
-    }
-    compounds = _compounds(seed, compounds_per_moa, test_compounds_per_moa)
-    _check(competition, numbers, len(compounds))
-    claim_folder(out, answers_path(out), {"competition": competition, "seed": seed, **numbers})
-    plates = _plates(seed, compounds, LINES[:lines], doses, replicates, batches, controls)
-    _write_annotation(out, plates)
-    images = _images(plates, fields)
-    for plate in plates:
-        (out / "images" / str(plate.number)).mkdir(parents=True, exist_ok=True)
-    run_jobs(
-        partial(_draw, folder=out, seed=seed, size=size, fields=fields),
-        plates,
-        len(images),
-        workers,
-    )
-    write_csv(out / "images.csv", images)
-    write_csv(answers_path(out), _answers(out, plates, competition))
+    sizes = {name: value for name, value in locals().items() if name in _RANGES}
+    check_sizes(competition, sizes, _RANGES)
+    _simulate_plates(Path(out), seed, competition, SimpleNamespace(**sizes), workers)
 
 
-def _check(competition: str, numbers: dict[str, int], compounds: int) -> None:
-    from cellsignal.competitions.idr0088.moa import MIN_COMPOUNDS
-
-    limits = {
-        "lines": (1, len(LINES)),
-        "compounds_per_moa": (MIN_COMPOUNDS, 99),
-        "doses": (1, len(DOSES)),
-        "controls": (1, len(_CONTROLS)),
-        "size": (16, 4096),
-    }
-    for name, value in numbers.items():
-        least, most = limits.get(name, (1, 99))
-        if not least <= value <= most:
-            raise InputError(
-                f"simulate {competition}: {name} is {value}, it must be from {least} to {most}"
-            )
-    if compounds * numbers["doses"] > len(_TREATED):
+def _simulate_plates(
+    out: Path, seed: int, competition: str, sizes: SimpleNamespace, workers: int
+) -> None:
+    compounds = _compounds(seed, sizes.compounds_per_moa, sizes.test_compounds_per_moa)
+    if len(compounds) * sizes.doses > len(_TREATED):
         raise InputError(
-            f"simulate {competition}: {compounds} compounds x {numbers['doses']} doses do not fit "
+            f"simulate {competition}: {len(compounds)} compounds x {sizes.doses} doses do not fit "
             f"into {len(_TREATED)} wells of a plate"
         )
+    settings = {"competition": competition, "seed": seed, **vars(sizes)}
+    claim_folder(out, answers_path(out), settings)
+    jobs = list(_plate_jobs(seed, compounds, sizes))
+    write_annotation(out, jobs)
+    images = list_images(jobs, sizes.fields)
+    for job in jobs:
+        (out / "images" / str(job.number)).mkdir(parents=True, exist_ok=True)
+    draw = partial(_draw, folder=out, seed=seed, size=sizes.size, fields=sizes.fields)
+    run_jobs(draw, jobs, len(images), workers)
+    write_csv(out / IMAGES, images)
+    write_csv(answers_path(out), make_answers(out, jobs, competition))
 
 
-def _compounds(seed: int, labelled: int, hidden: int) -> list[_Compound]:
-    """All compounds of the library; a salt comes after the compound that it is."""
+def _compounds(seed: int, labelled: int, hidden: int) -> list[Compound]:
+    """Return all compounds of the library; a salt comes after the compound that it is."""
+    facts = []
+    for mechanism, (_, strings) in MECHANISMS.items():
+        for i in range(labelled + hidden):
+            facts.append((strings[i % len(strings)], (mechanism,), i >= labelled))
+    for raw, mechanisms in TWO:
+        facts += [(raw, mechanisms, False), (raw, mechanisms, True)]
+    facts += [("", (), True)] * hidden
     rng = generator(seed, "compounds")
-    wanted = [
-        (raws[i % len(raws)], (name,), i >= labelled)
-        for name, (_, raws) in MECHANISMS.items()
-        for i in range(labelled + hidden)
-    ]
-    wanted += [(raw, names, i > 0) for raw, names in TWO for i in range(2)]
-    wanted += [("", (), True)] * hidden
-    found = []
-    for number, (raw, mechanisms, is_hidden) in enumerate(wanted, 1):
-        letters = "".join(rng.choice(_LETTERS, 22))
-        found.append(
-            _Compound(
-                f"{letters[:14]}-{letters[14:]}SA-N",
-                f"substance {number}",
-                raw,
-                mechanisms,
-                is_hidden,
-            )
-        )
-    base = found[0]
-    return [*found, _Compound(base.key, f"{base.name} hydrochloride", "", base.mechanisms, False)]
+    compounds = []
+    for number, (raw, mechanisms, is_hidden) in enumerate(facts, 1):
+        letters = "".join(rng.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 22))
+        inchikey, name = f"{letters[:14]}-{letters[14:]}SA-N", f"substance {number}"
+        compounds.append(Compound(inchikey, name, raw, mechanisms, is_hidden))
+    base = compounds[0]
+    salt = Compound(base.inchikey, f"{base.name} hydrochloride", "", base.mechanisms, False)
+    return [*compounds, salt]
 
 
-def _plates(
-    seed: int,
-    compounds: list[_Compound],
-    lines: tuple[str, ...],
-    doses: int,
-    replicates: int,
-    batches: int,
-    controls: int,
-) -> list[_Plate]:
-    plates = []
-    for line in lines:
-        for batch in range(batches):
-            run = 101 + len(plates) // replicates
-            for _ in range(replicates):
-                rng = generator(seed, "layout", line, batch)  # replicates share it
-                treated = rng.permutation(_TREATED).tolist()
-                free = rng.permutation(_CONTROLS).tolist()
-                wells = [(str(free[i]), None, 0.0) for i in range(controls)]
-                wells += [
-                    (str(treated.pop()), compound, dose)
-                    for compound in compounds
-                    for dose in DOSES[:doses]
-                ]
-                number = 1013608001 + len(plates)
-                plates.append(_Plate(number, line, f"p{180000 + run}PPS{run}", batch, tuple(wells)))
-    return plates
+def _plate_jobs(seed: int, compounds: list[Compound], sizes: SimpleNamespace) -> Iterator[PlateJob]:
+    treatments = [(compound, dose) for compound in compounds for dose in DOSES[: sizes.doses]]
+    n_plates = 0
+    for line in LINES[: sizes.lines]:
+        for batch in range(sizes.batches):
+            run = 101 + n_plates // sizes.replicates
+            rng = generator(seed, "layout", line, batch)
+            treated = rng.permutation(_TREATED).tolist()[::-1][: len(treatments)]
+            controls = rng.permutation(_CONTROLS).tolist()[: sizes.controls]
+            wells = [(well, None, 0.0) for well in controls]
+            wells += [(well, *pair) for well, pair in zip(treated, treatments, strict=True)]
+            for _ in range(sizes.replicates):
+                experiment = f"p{180000 + run}PPS{run}"
+                yield PlateJob(1013608001 + n_plates, line, experiment, batch, tuple(wells))
+                n_plates += 1
 
 
-def _write_annotation(out: Path, plates: list[_Plate]) -> None:
-    """The zip, with the same bytes every time."""
-    from cellsignal.competitions.idr0088.annotation import COLUMNS, FILE, NEGATIVE_CONTROL
-
-    numbers: dict[str, int] = {}
-    rows = []
-    for plate in plates:
-        cells, green, red = plate.line.split("-")
-        name, ontology, accession, _ = _CELLS[cells]
-        fixed = (
-            "Homo sapiens",
-            "NCBITaxon",
-            "NCBITaxon_9606",
-            name,
-            ontology,
-            accession,
-            plate.line,
-        )
-        channels = f"Ch1 (blue): Nuclei/Cytoplasm, Ch2 (green): {green}, Ch3 (red): {red}"
-        location = f"{plate.experiment}/PpsL05{''.join(plate.line.split('-'))}_{plate.experiment[7:]}_{plate.number}"
-        for well, compound, dose in plate.layout:
-            if compound is None:
-                given = ("", "", "", "DMSO", *[""] * 5, NEGATIVE_CONTROL)
-            else:
-                number = numbers.setdefault(compound.name, 1 + len(numbers))
-                known = "" if compound.hidden else compound.raw
-                kind = "MoA Reference" if known else "Prestwick Natural Product"
-                link = f"https://pubchem.ncbi.nlm.nih.gov/compound/{number}"
-                given = (
-                    f"{dose:g}",
-                    kind,
-                    known,
-                    compound.name,
-                    f"CPD{number:04d}",
-                    "C",
-                    compound.key,
-                    str(number),
-                    link,
-                    "",
-                )
-            rows.append((str(plate.number), well, *fixed, *given, channels, location))
-    text = io.StringIO()
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(text, index=False, lineterminator="\n")
-    with (
-        atomic_path(out / FILE) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
-        archive.writestr(
-            zipfile.ZipInfo(FILE.removesuffix(".zip")), text.getvalue(), zipfile.ZIP_DEFLATED
-        )
-
-
-def _images(plates: list[_Plate], fields: int) -> pd.DataFrame:
-    rows = []
-    for plate in plates:
-        for well, _, _ in plate.layout:
-            for field in range(1, fields + 1):
-                name = f"images/{plate.number}/{well}_f{field}"
-                rows.append(
-                    (
-                        str(plate.number),
-                        well,
-                        field,
-                        5_000_001 + len(rows),
-                        *(f"{name}_ch{c}.png" for c in (1, 2, 3)),
-                    )
-                )
-    return pd.DataFrame(
-        rows, columns=["plate", "well", "field", "image_id", "file_ch1", "file_ch2", "file_ch3"]
-    )
-
-
-def _draw(plate: _Plate, folder: Path, seed: int, size: int, fields: int) -> int:
-    """Draw one plate's pictures; says how many fields."""
-    cells, green, red = plate.line.split("-")
-    name = str(plate.number)
-    mix, shift = experiment_response(seed, f"{plate.line} {plate.batch}")
-    drawn = np.exp(
-        _SPREAD * generator(seed, "brightness", name).normal(size=(2, 3)) * [[1.0], [0.5]]
-    )
-    optics = draw_optics(drawn[0] * _MEAN, drawn.prod(0) * _SD, seed, plate.experiment, name)
+def _draw(job: PlateJob, folder: Path, seed: int, size: int, fields: int) -> int:
+    """Draw one plate's pictures; return the number of fields."""
+    cells, green, red = job.line.split("-")
+    name = str(job.number)
+    mix, shift = experiment_response(seed, f"{job.line} {job.batch}")
+    normals = generator(seed, "brightness", name).normal(size=(2, 3))
+    factors = np.exp(_SPREAD * normals * [[1.0], [0.5]])
+    mean, sd = factors[0] * _MEAN, factors.prod(0) * _SD
+    optics = draw_optics(mean, sd, seed, job.experiment, name)
     sites = []
-    for well, compound, dose in plate.layout:
+    for well, compound, dose in job.layout:
         effect = np.zeros(N_EFFECTS) if compound is None else _effect(seed, compound, dose)
-        look = look_of(
-            _CELLS[cells][3], well_effect(seed, effect, (mix, 0.5 * shift), (name,), well)
-        )
+        seen_effect = well_effect(seed, effect, (mix, 0.5 * shift), (name,), well)
+        look = look_of(CELLS[cells][3], seen_effect)
         sites += [Site(f"{name}/{well}_f{field}", well, look) for field in range(1, fields + 1)]
     stains = tuple(STAINS.index(stain) for stain in ("nuclei", _STAIN[green], _STAIN[red]))
     for site, image in draw_plate(Plate(name, optics, tuple(sites)), size, seed, stains):
@@ -357,41 +225,10 @@ def _draw(plate: _Plate, folder: Path, seed: int, size: int, fields: int) -> int
     return len(sites)
 
 
-def _effect(seed: int, compound: _Compound, dose: float) -> np.ndarray:
-    """The effect of a dose: of all its mechanisms and the compound's own, (N_EFFECTS,) units."""
-    rng = generator(seed, "compound", compound.key)
-    full = sum(
-        (MECHANISMS[name][0] for name in compound.mechanisms),
-        _OWN_EFFECT * rng.normal(size=N_EFFECTS),
-    )
-    half = np.exp(rng.uniform(*np.log(_HALF_DOSE)))
-    return full * dose / (dose + half)
-
-
-def _answers(out: Path, plates: list[_Plate], competition: str) -> pd.DataFrame:
-    """The classes of the hidden compounds' wells: those that the annotation's compounds make, one
-    column each.
-    """
-    from cellsignal.competitions.base import registered
-    from cellsignal.competitions.idr0088.moa import labels_of, read_moa_table
-
-    classes = registered()[competition]().class_members(out)
-    moas_of = read_moa_table().moas
-    rows = []
-    for plate in plates:
-        for well, compound, _ in plate.layout:
-            if compound is None or not compound.hidden:
-                continue
-            # an inert compound is known to do nothing
-            moas = moas_of([compound.raw], out) if compound.raw else ()
-            has = set(labels_of(moas, classes))
-            rows.append(
-                (
-                    f"{plate.number}_{well}",
-                    *(int(i in has) for i in range(len(classes))),
-                    compound.key,
-                    str(plate.number),
-                    plate.line,
-                )
-            )
-    return pd.DataFrame(rows, columns=["well_id", *classes, "compound", "plate", "cell_type"])
+def _effect(seed: int, compound: Compound, dose: float) -> np.ndarray:
+    """Return the effect of a dose, (N_EFFECTS,) units: its mechanisms' and the compound's own."""
+    rng = generator(seed, "compound", compound.inchikey)
+    own = _OWN_EFFECT * rng.normal(size=N_EFFECTS)
+    full = sum((MECHANISMS[name][0] for name in compound.mechanisms), own)
+    half_dose = np.exp(rng.uniform(*np.log(_HALF_DOSE)))
+    return full * dose / (dose + half_dose)
