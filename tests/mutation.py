@@ -1,0 +1,214 @@
+"""Change the source in one place at a time and see whether a test of that module fails.
+
+    python tests/mutation.py --sample 200 --seed 0 --out runs/mutation.json
+
+A change swaps a comparison or an operator, or moves a number by one. The tests of a module are the
+files under tests/ that import it, its own (`tests/<room>/test_<module>.py`) first. A change that no
+test notices is printed as a survivor; docs/architecture.md names those that are harmless.
+"""
+
+import argparse
+import ast
+import copy
+import importlib.abc
+import importlib.machinery
+import json
+import multiprocessing
+import os
+import random
+import re
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+from house import REPOSITORY, SOURCE, modules
+
+ROOMS = ("metrics", "evaluation", "data", "training", "prediction")
+TIMEOUT = 1200  # seconds for the tests of one change
+SWAPS: dict[type, type] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Div,
+    ast.Mod: ast.FloorDiv,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
+
+
+def _slots(tree: ast.Module) -> list[tuple[int, str]]:
+    """(position in `ast.walk`, kind) of everything that can be changed."""
+    annotations: set[int] = set()
+    for node in ast.walk(tree):
+        for name in ("annotation", "returns"):
+            part = getattr(node, name, None)
+            if part is not None:
+                annotations.update(id(child) for child in ast.walk(part))
+    slots = []
+    for position, node in enumerate(ast.walk(tree)):
+        if id(node) in annotations:
+            continue
+        if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
+            slots.append((position, "compare"))
+        elif isinstance(node, ast.BinOp) and type(node.op) in SWAPS:
+            texts = [n for n in (node.left, node.right) if isinstance(n, ast.Constant)]
+            if not any(isinstance(n.value, str) for n in texts):
+                slots.append((position, "operator"))
+        elif isinstance(node, ast.BoolOp):
+            slots.append((position, "operator"))
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            slots.append((position, "number"))
+    return slots
+
+
+def change(tree: ast.Module, position: int) -> tuple[ast.Module, int, str]:
+    """A copy of `tree` with the node at `position` changed; its line; what was changed."""
+    changed = copy.deepcopy(tree)
+    node = next(n for i, n in enumerate(ast.walk(changed)) if i == position)
+    before = ast.unparse(node)
+    if isinstance(node, ast.Compare):
+        node.ops[0] = SWAPS[type(node.ops[0])]()
+    elif isinstance(node, ast.BinOp | ast.BoolOp):
+        node.op = SWAPS[type(node.op)]()
+    else:
+        assert isinstance(node, ast.Constant)
+        node.value = node.value + 1 if isinstance(node.value, int) else node.value * 2 + 1
+    return ast.fix_missing_locations(changed), node.lineno, f"{before}  ->  {ast.unparse(node)}"
+
+
+def tests_of(module: str) -> list[Path]:
+    """Test files that name the module, its own first."""
+    room, name = module.split(".")[1], module.split(".")[-1]
+    parent, _, last = module.rpartition(".")
+    pattern = re.compile(
+        rf"{re.escape(module)}\b|from {re.escape(parent)} import [^\n]*\b{re.escape(last)}\b"
+    )
+    files = []
+    for path in sorted((REPOSITORY / "tests").rglob("test_*.py")):
+        if pattern.search(path.read_text(encoding="utf-8")):
+            files.append(path)
+    return sorted(files, key=lambda p: (p.stem != f"test_{name}", p.parent.name != room))
+
+
+class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives one module from a changed tree instead of its file."""
+
+    def __init__(self, name: str, path: Path, tree: ast.Module):
+        self.name = name
+        self.path = path
+        self.code = compile(tree, str(path), "exec")
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self.name:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, origin=str(self.path))
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__file__ = str(self.path)
+        exec(self.code, module.__dict__)
+
+
+def _run_tests(name: str, path: Path, tree: ast.Module, files: list[Path]) -> None:
+    """In a process of its own: exit 0 if all tests pass, else the status of pytest."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    if not os.environ.get("MUTATION_SHOW"):
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+    sys.meta_path.insert(0, _Changed(name, path, tree))
+    import pytest
+
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not torture"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    os._exit(int(pytest.main([*options, *(str(f) for f in files)])))
+
+
+def survives(name: str, path: Path, tree: ast.Module, files: list[Path]) -> str:
+    """ "killed", "survived" or "timeout" (which counts as killed: a test that hangs is noticed)."""
+    process = multiprocessing.get_context("fork").Process(
+        target=_run_tests, args=(name, path, tree, files)
+    )
+    process.start()
+    process.join(TIMEOUT)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        return "timeout"
+    return "survived" if process.exitcode == 0 else "killed"
+
+
+def draw(rooms: list[str], sample: int, seed: int) -> list[tuple[str, int]]:
+    """(module, position) of `sample` changes, drawn evenly from all that are possible."""
+    choices = []
+    for name, path in modules().items():
+        if name.split(".")[1:2] and name.split(".")[1] in rooms:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            choices += [(name, position) for position, _ in _slots(tree)]
+    return random.Random(seed).sample(choices, min(sample, len(choices)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rooms", nargs="+", default=list(ROOMS))
+    parser.add_argument("--sample", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", default="1/1", help="which part of the sample, e.g. 1/2")
+    parser.add_argument("--out", type=Path, help="JSON with every change and its verdict")
+    arguments = parser.parse_args()
+    sys.path[:0] = [str(SOURCE.parent)]
+    os.chdir(REPOSITORY)
+    import albumentations  # noqa: F401  (loaded here, it costs nothing in each process)
+    import matplotlib.pyplot
+    import sklearn.metrics
+    import zarr  # noqa: F401
+
+    from cellsignal.models.torchvision_cpu import import_timm
+
+    import_timm()
+    for name in [n for n in sys.modules if n.split(".")[0] == "cellsignal"]:
+        del sys.modules[name]
+    part, parts = (int(number) for number in arguments.part.split("/"))
+    drawn = draw(arguments.rooms, arguments.sample, arguments.seed)[part - 1 :: parts]
+    files = sorted({file for name, _ in drawn for file in tests_of(name)})
+    name, path = next(iter(modules().items()))
+    unchanged = ast.parse(path.read_text(encoding="utf-8"))
+    if survives(name, path, unchanged, files) != "survived":
+        print("a test fails without any change; MUTATION_SHOW=1 shows which")
+        return 1
+    rows = []
+    started = time.monotonic()
+    for number, (name, position) in enumerate(drawn, 1):
+        path = modules()[name]
+        tree, line, what = change(ast.parse(path.read_text(encoding="utf-8")), position)
+        files = tests_of(name)
+        verdict = survives(name, path, tree, files) if files else "untested"
+        where = f"{path.relative_to(REPOSITORY)}:{line}"
+        rows.append({"where": where, "change": what, "verdict": verdict})
+        if verdict not in ("killed", "timeout"):
+            print(f"{verdict}: {where}: {what}", flush=True)
+        if number % 20 == 0:
+            print(f"{number}/{len(drawn)} in {time.monotonic() - started:.0f} s", flush=True)
+        if arguments.out:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(rows, indent=1))
+    noticed = sum(row["verdict"] in ("killed", "timeout") for row in rows)
+    print(f"{noticed} of {len(rows)} changes are noticed ({noticed / max(len(rows), 1):.0%})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
