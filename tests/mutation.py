@@ -25,7 +25,7 @@ from types import ModuleType
 from house import REPOSITORY, SOURCE, modules
 
 ROOMS = ("metrics", "evaluation", "data", "training", "prediction")
-TIMEOUT = 1200  # seconds for the tests of one change
+TIMEOUT = 300  # seconds for the tests of one change
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -137,13 +137,15 @@ def _run_tests(name: str, path: Path, tree: ast.Module, files: list[Path]) -> No
     os._exit(int(pytest.main([*options, *(str(f) for f in files)])))
 
 
-def survives(name: str, path: Path, tree: ast.Module, files: list[Path]) -> str:
+def survives(
+    name: str, path: Path, tree: ast.Module, files: list[Path], timeout: float = TIMEOUT
+) -> str:
     """ "killed", "survived" or "timeout" (which counts as killed: a test that hangs is noticed)."""
     process = multiprocessing.get_context("fork").Process(
         target=_run_tests, args=(name, path, tree, files)
     )
     process.start()
-    process.join(TIMEOUT)
+    process.join(timeout)
     if process.exitcode is None:
         process.kill()
         process.join()
@@ -186,7 +188,7 @@ def main() -> int:
     files = sorted({file for name, _ in drawn for file in tests_of(name)})
     name, path = next(iter(modules().items()))
     unchanged = ast.parse(path.read_text(encoding="utf-8"))
-    if survives(name, path, unchanged, files) != "survived":
+    if survives(name, path, unchanged, files, timeout=3600) != "survived":
         print("a test fails without any change; MUTATION_SHOW=1 shows which")
         return 1
     rows = []
