@@ -77,7 +77,7 @@ def test_every_key_is_on_the_page_with_values_default_and_meaning(path, key, fie
         read = yaml.safe_load(default.strip("`"))
         assert read == (list(field.default) if isinstance(field.default, tuple) else field.default)
     else:
-        assert default.strip("`") == str(field.default or "none")
+        assert default.strip("`") == str(field.get_default(call_default_factory=True) or "none")
 
 
 def test_there_are_few_keys():

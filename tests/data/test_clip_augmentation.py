@@ -33,6 +33,7 @@ ALL = {
     )
     for model in a.Augmentation.__args__[0].__args__
     for name in model.model_fields["name"].annotation.__args__
+    if name != "albumentations"
 }
 TOGETHER = {name: step for name, step in ALL.items() if name != "frame_blur"}
 IN_ONE_WARP = tuple(

@@ -68,7 +68,7 @@ def test_every_augmentation_can_be_drawn_or_says_why_not():
         option.model_fields["name"].annotation.__args__[0]
         for option in a.Augmentation.__args__[0].__args__
     }
-    assert names == {*OPS, "blur", "frame_blur", "salt_and_pepper"} and all(
+    assert names == {*OPS, "blur", "frame_blur", "salt_and_pepper", "albumentations"} and all(
         needs_albumentations((op,)) is None for op in OPS.values()
     )
 

@@ -1,5 +1,7 @@
-"""The augmentations that a config may name, and their parameters. `data.transforms` and
-`training.mix` apply them.
+"""The augmentations that a config may name, and their parameters.
+
+An augmentation of one's own is a class here, derived from `Augment`, and a function in
+data/transforms.py, which says how it acts. Any transform of albumentations can be named as it is.
 
 All are applied to (H, W, C) uint8 images of any number of channels, in the order written. `p` is
 the probability an image is changed. A clip is one image of many planes, each a frame of a stain.
@@ -7,44 +9,57 @@ What is drawn holds for all its frames, or the change would be taken for somethi
 did; `frame_blur` alone is meant to be of one frame.
 """
 
-from typing import Annotated, Literal
+import difflib
+import inspect
+import os
+from types import ModuleType
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from cellsignal.config.strict import Probability, Strict
 
 Chance = Annotated[Probability, Field(description="Probability that an image is changed.")]
 
 
-class HorizontalFlip(Strict):
+class Augment(Strict):
+    """Base of all augmentations."""
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return self.name
+
+
+class HorizontalFlip(Augment):
     """Mirror left and right."""
 
     name: Literal["horizontal_flip"]
     p: Chance = 0.5
 
 
-class VerticalFlip(Strict):
+class VerticalFlip(Augment):
     """Mirror top and bottom."""
 
     name: Literal["vertical_flip"]
     p: Chance = 0.5
 
 
-class Transpose(Strict):
+class Transpose(Augment):
     """Exchange rows and columns."""
 
     name: Literal["transpose"]
     p: Chance = 0.5
 
 
-class Rotate90(Strict):
+class Rotate90(Augment):
     """Turn by a random multiple of 90 degrees."""
 
     name: Literal["rotate90"]
     p: Chance = 1.0
 
 
-class Affine(Strict):
+class Affine(Augment):
     """Turn, move and scale; what comes in is mirrored at the border."""
 
     name: Literal["affine"]
@@ -57,7 +72,7 @@ class Affine(Strict):
     """Range of factors."""
 
 
-class RandomCrop(Strict):
+class RandomCrop(Augment):
     """Cut out a square at a random place."""
 
     name: Literal["random_crop"]
@@ -65,7 +80,7 @@ class RandomCrop(Strict):
     """Side of the square in pixels."""
 
 
-class RandomResizedCrop(Strict):
+class RandomResizedCrop(Augment):
     """Cut out a rectangle at a random place and resize it."""
 
     name: Literal["random_resized_crop"]
@@ -78,7 +93,7 @@ class RandomResizedCrop(Strict):
     """Range of the rectangle's width over its height."""
 
 
-class SquareCropResize(Strict):
+class SquareCropResize(Augment):
     """Cut out a square and resize it back by nearest neighbour (RxRx1, 1st place)."""
 
     name: Literal["square_crop_resize"]
@@ -87,7 +102,7 @@ class SquareCropResize(Strict):
     """Least side of the square, as a fraction of the image's; the side is drawn evenly."""
 
 
-class Perspective(Strict):
+class Perspective(Augment):
     """Move the corners of the image."""
 
     name: Literal["perspective"]
@@ -96,7 +111,7 @@ class Perspective(Strict):
     """Range of the corners' SD, as a fraction of the side."""
 
 
-class SaltAndPepper(Strict):
+class SaltAndPepper(Augment):
     """Set pixels to black or white, the same ones in all channels and frames."""
 
     name: Literal["salt_and_pepper"]
@@ -105,7 +120,7 @@ class SaltAndPepper(Strict):
     """Range of the fraction of pixels."""
 
 
-class GainBias(Strict):
+class GainBias(Augment):
     """Change the light: each channel times a ~ N(1, gain), plus b ~ N(0, bias), after
     normalisation. All frames of a clip are lit alike.
     """
@@ -118,7 +133,7 @@ class GainBias(Strict):
     """SD of what is added, in normalised SDs."""
 
 
-class Blur(Strict):
+class Blur(Augment):
     """Blur by a Gaussian, the same in all channels and frames."""
 
     name: Literal["blur"]
@@ -127,7 +142,7 @@ class Blur(Strict):
     """Range of the Gaussian's sigma, in pixels."""
 
 
-class FrameBlur(Strict):
+class FrameBlur(Augment):
     """Blur single frames of a clip in all channels, each by a Gaussian of its own. An image that is
     no clip is one frame. MitoReID blurs one frame in a hundred.
     """
@@ -139,7 +154,7 @@ class FrameBlur(Strict):
     """Range of the Gaussian's sigma, in pixels."""
 
 
-class CoarseDropout(Strict):
+class CoarseDropout(Augment):
     """Set rectangles to zero, the same ones in all channels and frames."""
 
     name: Literal["coarse_dropout"]
@@ -150,7 +165,7 @@ class CoarseDropout(Strict):
     """Range of their sides, as a fraction of the image's."""
 
 
-class ChannelDropout(Strict):
+class ChannelDropout(Augment):
     """Set channels to zero, in all frames of a clip."""
 
     name: Literal["channel_dropout"]
@@ -159,23 +174,114 @@ class ChannelDropout(Strict):
     """Most channels that are set to zero."""
 
 
+class Albumentations(Augment):
+    """Any transform of albumentations by its own name and parameters, on the CPU:
+    `- {albumentations: GaussNoise, std_range: [0.1, 0.2], p: 0.5}`.
+
+    Before training it is tried on images of the config's channels, and refused if it does not take
+    them or leaves some as they are.
+    """
+
+    name: Literal["albumentations"]
+    transform: str
+    """The transform's name, such as GaussNoise."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    """What the transform is made with."""
+    p: Probability
+    """Probability that an image is changed; the transform's own where none is given."""
+
+    @property
+    def title(self) -> str:
+        return f"albumentations: {self.transform}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_short_form(cls, tree: Any) -> Any:
+        """Gather the transform's parameters, and check its name."""
+        if not isinstance(tree, dict):
+            return tree
+        if "albumentations" in tree:
+            short = tree
+            tree = {key: short[key] for key in ("name", "p") if key in short}
+            tree["transform"] = short["albumentations"]
+            tree["parameters"] = {key: short[key] for key in short if key not in _OWN_KEYS}
+        name = tree.get("transform")
+        transform = list_albumentations().get(name)
+        if transform is None:
+            near = difflib.get_close_matches(str(name), list_albumentations(), 1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"albumentations has no transform {name!r}{hint}")
+        return {"p": inspect.signature(transform.__init__).parameters["p"].default} | tree
+
+    @model_validator(mode="after")
+    def _check_parameters(self) -> "Albumentations":
+        transform = list_albumentations()[self.transform]
+        known = set(inspect.signature(transform.__init__).parameters) - {"self", "p"}
+        for key in self.parameters:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = (
+                    f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
+                )
+                raise ValueError(f"{self.transform} has no parameter {key!r} ({hint})")
+        self.build()
+        return self
+
+    def build(self, p: float | None = None) -> Any:
+        """Make the transform, with another probability if `p` is given.
+
+        Raises:
+            ValueError: a parameter with a wrong value; names its key.
+        """
+        try:
+            return list_albumentations()[self.transform](
+                **self.parameters, p=self.p if p is None else p
+            )
+        except (TypeError, ValueError) as error:
+            if isinstance(error.__cause__, ValidationError):
+                first = error.__cause__.errors()[0]
+                key = first["loc"][0] if first["loc"] else "parameters"
+                message = first["msg"].removeprefix("Value error, ")
+                raise ValueError(f"{self.transform}: {key}: {message}") from None
+            raise ValueError(f"{self.transform}: {' '.join(str(error).split())}") from None
+
+
+_OWN_KEYS = {"albumentations", "name", "p"}
+# what needs functions, other images or boxes, or is no image of uint8 any more
+_NO_TRANSFORMS = {"Lambda", "BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D"}
+
+
+def import_albumentations() -> ModuleType:
+    """Return albumentations, imported without asking its server for the newest version."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    import albumentations
+
+    return albumentations
+
+
+def list_albumentations() -> dict[str, type]:
+    """Return the transforms that a config may name."""
+    library = import_albumentations()
+    return {
+        name: value
+        for name, value in vars(library).items()
+        if inspect.isclass(value)
+        and issubclass(value, library.BasicTransform)
+        and name not in _NO_TRANSFORMS
+    }
+
+
+def _read_name(tree: Any) -> Any:
+    """Let `{albumentations: ...}` do without a name."""
+    if isinstance(tree, dict) and "albumentations" in tree:
+        return tree | {"name": "albumentations"}
+    return tree
+
+
 Augmentation = Annotated[
-    HorizontalFlip
-    | VerticalFlip
-    | Transpose
-    | Rotate90
-    | Affine
-    | RandomCrop
-    | RandomResizedCrop
-    | SquareCropResize
-    | Perspective
-    | SaltAndPepper
-    | GainBias
-    | Blur
-    | FrameBlur
-    | CoarseDropout
-    | ChannelDropout,
+    Union[tuple(Augment.__subclasses__())],  # noqa: UP007
     Field(discriminator="name"),
+    BeforeValidator(_read_name),
 ]
 
 

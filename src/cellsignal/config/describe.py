@@ -97,7 +97,7 @@ def _describe_default(field: Any) -> str:
         return "required"
     if isinstance(field.default, BaseModel):
         return "see below"
-    if field.default is None or field.default == ():
+    if field.default_factory is not None or field.default is None or field.default == ():
         return "none"
     if isinstance(field.default, str | Path):
         return f"`{field.default}`"
@@ -110,6 +110,8 @@ def _describe_values(annotation: Any, metadata: list[Any] = ()) -> str:
         return ", ".join(f"`{option}`" for option in inner)
     if origin is typing.Annotated:
         return _describe_values(inner[0], inner[1:])
+    if origin is dict:
+        return "keys and values"
     if origin is tuple and Ellipsis in inner:
         return f"list of {_describe_values(inner[0])}"
     if origin is tuple:

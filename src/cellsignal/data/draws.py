@@ -18,24 +18,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from cellsignal.common.errors import InputError
 from cellsignal.config import augment
 from cellsignal.data import geometry
+from cellsignal.data.augmentation import check, output_shape, stain_codes
 
 _DIHEDRAL = augment.HorizontalFlip | augment.VerticalFlip | augment.Transpose | augment.Rotate90
 _WARPS = augment.Affine | augment.Perspective
 _BILINEAR = _WARPS | augment.RandomResizedCrop
 _GEOMETRY = _DIHEDRAL | _BILINEAR | augment.RandomCrop | augment.SquareCropResize
+_PIXELS = augment.CoarseDropout | augment.ChannelDropout | augment.GainBias
 
 
 def needs_albumentations(augmentations: tuple[augment.Augmentation, ...]) -> str | None:
     """Why a recipe cannot be drawn as one warp ("blur is only there"), or None if it can."""
     for first, a in enumerate(augmentations):
         later = augmentations[first + 1 :]
-        if isinstance(a, augment.Blur | augment.FrameBlur | augment.SaltAndPepper):
-            return f"{a.name} is only there"
+        if not isinstance(a, _GEOMETRY | _PIXELS):
+            return f"{a.title} is only there"
         for b in later:
             if isinstance(a, augment.CoarseDropout) and isinstance(b, _GEOMETRY):
                 return f"{b.name} after coarse_dropout is only there"
@@ -124,7 +124,7 @@ class Recipe:
             check(a, self._stains)
         self._counts = [_numbers(a, self._stains) for a in self.augmentations]
         self.numbers = sum(self._counts)
-        self.output = output_shape(self.augmentations, self.shape, center_crop)
+        self.output = output_shape(self.augmentations, self.shape, channels, center_crop)
         moving = [a for a in self.augmentations if isinstance(a, _GEOMETRY)]
         first = next((a for a in moving if not isinstance(a, _DIHEDRAL)), None)
         self.input = self.shape
@@ -197,38 +197,6 @@ def nearest_indices(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return geometry.indices(draws.matrix, draws.input, draws.output)
 
 
-def stain_codes(channels: int, stain: Sequence[int] | None) -> np.ndarray:
-    """(C,) int, the stains of C planes numbered from 0 as they come; None makes each plane a stain."""
-    assert stain is None or len(stain) == channels, (channels, stain)
-    return np.arange(channels) if stain is None else pd.factorize(np.asarray(stain))[0]
-
-
-def check(a: augment.Augmentation, stains: int) -> None:
-    """Refuse parameters that cannot work, as `data.transforms` does. Raises: InputError."""
-    for key, value in a:
-        if isinstance(value, tuple) and value[0] > value[1]:
-            raise InputError(f"{a.name}: {key} {value} is a range and must not descend")
-    match a:
-        case augment.ChannelDropout() if a.channels >= stains:
-            raise InputError(f"channel_dropout: channels {a.channels} of {stains} leaves none")
-        case augment.CoarseDropout() if a.size[1] >= 1 or a.size[0] < 0:
-            raise InputError(
-                f"coarse_dropout: size {a.size} is a fraction of the side and must stay below 1"
-            )
-        case augment.CoarseDropout() if a.holes[0] < 1:
-            raise InputError(f"coarse_dropout: holes {a.holes} must be 1 or more")
-        case augment.Affine() if a.scale[0] <= 0:
-            raise InputError(f"affine: scale {a.scale} must be above 0")
-        case augment.RandomResizedCrop() if a.scale[0] < 0 or a.scale[1] > 1:
-            raise InputError(
-                f"random_resized_crop: scale {a.scale} is a fraction of the area, from 0 to 1"
-            )
-        case augment.RandomResizedCrop() if a.ratio[0] <= 0:
-            raise InputError(f"random_resized_crop: ratio {a.ratio} must be above 0")
-        case augment.Perspective() if a.scale[0] < 0:
-            raise InputError(f"perspective: scale {a.scale} must not be below 0")
-
-
 def _numbers(a: augment.Augmentation, stains: int) -> int:
     match a:
         case augment.GainBias():
@@ -245,57 +213,6 @@ def _numbers(a: augment.Augmentation, stains: int) -> int:
 def _split(u: np.ndarray, counts: list[int]) -> list[np.ndarray]:
     ends = list(itertools.accumulate(counts, initial=0))
     return [u[:, start:end] for start, end in itertools.pairwise(ends)]
-
-
-def output_shape(
-    augmentations: tuple[augment.Augmentation, ...],
-    shape: tuple[int, int],
-    center_crop: int | None = None,
-) -> tuple[int, int]:
-    """The one (height, width) in which images of `shape` come out, whichever pipeline augments
-    them.
-
-    Raises:
-        InputError: several shapes, which no batch can hold, or a crop larger than the image; names
-        the augmentation.
-    """
-    shapes = {shape}
-    for a in augmentations:
-        if isinstance(a, augment.RandomCrop):
-            _fits("random_crop: size", a.size, shapes)
-        p = getattr(a, "p", 1.0)
-        changed = {new for old in shapes for new in _shapes(a, old)}
-        shapes = changed if p >= 1 else shapes | changed if p > 0 else shapes
-    if center_crop is not None:
-        _fits("center_crop:", center_crop, shapes)
-        shapes = {(center_crop, center_crop)}
-    if len(shapes) > 1:
-        names = ", ".join(a.name for a in augmentations if isinstance(a, _GEOMETRY))
-        several = " and ".join(f"{w}x{h}" for h, w in sorted(shapes))
-        raise InputError(
-            f"{names}: images of {shape[1]}x{shape[0]} pixels come out as {several}, and a batch "
-            "needs one shape"
-        )
-    return shapes.pop()
-
-
-def _shapes(a: augment.Augmentation, shape: tuple[int, int]) -> set[tuple[int, int]]:
-    match a:
-        case augment.Transpose():
-            return {shape[::-1]}
-        case augment.Rotate90():
-            return {shape, shape[::-1]}
-        case augment.RandomCrop() | augment.RandomResizedCrop() if a.size is not None:
-            return {(a.size, a.size)}
-        case augment.SquareCropResize():
-            return {(min(shape), min(shape))}
-    return {shape}
-
-
-def _fits(what: str, size: int, shapes: set[tuple[int, int]]) -> None:
-    for height, width in shapes:
-        if min(height, width) < size:
-            raise InputError(f"{what} {size} exceeds the image, {width}x{height} pixels")
 
 
 def _boxes(a: augment.CoarseDropout, u: np.ndarray, view: geometry.View) -> np.ndarray:

@@ -1,17 +1,19 @@
-"""Random changes of one training image, as the config lists them. The only module that knows
-albumentations.
+"""How each augmentation acts on one image, for the path through worker processes.
 
-Albumentations is imported when the first `Transform` is built, not with this module. What it does
-with its seeds needs care: transforms given the same seed draw the same numbers (all flips of an
-image would fire together), so here every transform of an image draws from one pair of generators,
-made from the caller's. The outcome depends on that generator and the image alone: not on the
-worker, on what came before, or on any global seed.
+An augmentation of one's own is a class in config/augment.py and a function here: with
+`@through_albumentations` one that returns a transform of albumentations, with `@on_bytes` one that
+returns a function of the image. What can be drawn for a whole batch (`data.draws`) also acts there.
+
+Transforms of albumentations that are given the same seed draw the same numbers (all flips of an
+image would fire together), so every transform of an image draws from one pair of generators, made
+from the caller's. The outcome depends on that generator and the image alone: not on the worker, on
+what came before, or on any global seed.
 """
 
 import functools
-import os
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -19,9 +21,36 @@ import numpy as np
 
 from cellsignal.common.errors import InputError
 from cellsignal.config import augment
-from cellsignal.data.draws import check, output_shape, stain_codes
+from cellsignal.config.augment import import_albumentations
+from cellsignal.data.augmentation import check, output_shape, stain_codes
 
-_Step = Callable[[np.ndarray, np.random.Generator, random.Random], np.ndarray]
+
+@dataclass(frozen=True)
+class Planes:
+    """What the planes of an image are: (C,) int each, from 0."""
+
+    stain: np.ndarray
+    frame: np.ndarray
+
+
+# (H, W, C) uint8 and the generators that numpy and albumentations draw from -> (h, w, C) uint8
+Step = Callable[[np.ndarray, np.random.Generator, random.Random], np.ndarray]
+# class of config/augment.py -> (augmentation, (H, W) of the image) -> transform
+ALBUMENTATIONS: dict[type, Callable[[Any, tuple[int, int] | None], Any]] = {}
+# class of config/augment.py -> (augmentation, planes) -> step
+BYTES: dict[type, Callable[[Any, Planes], Step]] = {}
+_BILINEAR = {"interpolation": cv2.INTER_LINEAR}
+_MIRRORED = {"border_mode": cv2.BORDER_REFLECT_101, **_BILINEAR}
+
+
+def through_albumentations(kind: type) -> Callable:
+    """Return a decorator that registers a function in `ALBUMENTATIONS`."""
+    return lambda function: ALBUMENTATIONS.setdefault(kind, function)
+
+
+def on_bytes(kind: type) -> Callable:
+    """Return a decorator that registers a function in `BYTES`."""
+    return lambda function: BYTES.setdefault(kind, function)
 
 
 class Transform:
@@ -35,17 +64,18 @@ class Transform:
         augmentations: () for none.
         channels: C.
         stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit
-        together. None: each channel is its own. frame: (C,) int, the frame of each plane: those of
-        one are blurred together by `frame_blur`. None: there is one frame. shape: (H, W) of the
-        images, where all are alike: then every sample must come out in one shape, as batches need.
+            together. None: each channel is its own.
+        frame: (C,) int, the frame of each plane: those of one are blurred together by `frame_blur`.
+            None: there is one frame.
+        shape: (H, W) of the images, where all are alike: then every sample must come out in one
+            shape, as batches need.
 
     Attributes:
         output: (h, w) of every sample; None where `shape` is not given.
 
     Raises:
         InputError: a parameter that cannot work, such as dropping all channels, a crop larger than
-        `shape`, or several
-            output shapes; the message names the augmentation.
+            `shape`, or several output shapes; the message names the augmentation.
     """
 
     def __init__(
@@ -62,14 +92,13 @@ class Transform:
         self.stain = stain
         self.frame = frame
         self.shape = shape
-        self.output = None if shape is None else output_shape(self.augmentations, shape)
+        self.output = None if shape is None else output_shape(self.augmentations, shape, channels)
         self._stain = stain_codes(channels, stain)
         self._gain_bias = [a for a in self.augmentations if isinstance(a, augment.GainBias)]
         frames = np.zeros(channels, int) if frame is None else np.asarray(frame)
+        planes = Planes(self._stain, frames)
         self._steps = [
-            _step(a, self._stain, frames)
-            for a in self.augmentations
-            if not isinstance(a, augment.GainBias)
+            _make_step(a, planes) for a in self.augmentations if not isinstance(a, augment.GainBias)
         ]
 
     def __reduce__(self):
@@ -80,7 +109,8 @@ class Transform:
 
         Args:
             image: (H, W, C) uint8, any H and W. It is not changed; without augmentations it is
-            given back as it is. rng: the only source of randomness.
+                given back as it is.
+            rng: the only source of randomness.
 
         Returns:
             (h, w, C) uint8. h and w are H and W unless a crop or, for images that are not square, a
@@ -107,7 +137,8 @@ class Transform:
 
         Args:
             x: (C, h, w) float32, normalised: a channel's SD is 1, and `bias` is in units of it. It
-            is not changed. rng: the only source of randomness.
+                is not changed.
+            rng: the only source of randomness.
 
         Returns:
             (C, h, w) float32.
@@ -121,33 +152,23 @@ class Transform:
         return x
 
 
-def _step(augmentation: augment.Augmentation, stain: np.ndarray, frame: np.ndarray) -> _Step:
-    """`stain`: (C,) int from 0; `frame`: (C,) int."""
-    stains = int(stain.max()) + 1
-    check(augmentation, stains)
-    if isinstance(augmentation, augment.SquareCropResize):
-        return functools.partial(_square_crop_resize, augmentation)
-    build = functools.cache(functools.partial(_albumentation, augmentation))
+def _make_step(a: augment.Augmentation, planes: Planes) -> Step:
+    check(a, int(planes.stain.max()) + 1)
     try:
+        if type(a) in BYTES:
+            return BYTES[type(a)](a, planes)
+        build = functools.cache(functools.partial(ALBUMENTATIONS[type(a)], a))
         build(None)
     except ValueError as error:
-        raise InputError(f"{augmentation.name}: {' '.join(str(error).split())}") from None
-    if isinstance(augmentation, augment.ChannelDropout):
-        return functools.partial(_channel_dropout, build(None), stain)
-    if isinstance(augmentation, augment.FrameBlur):
-        planes = [np.flatnonzero(frame == one) for one in np.unique(frame)]
-        return functools.partial(_frame_blur, augmentation.p, build(None), planes)
+        raise InputError(f"{a.title}: {' '.join(str(error).split())}") from None
+    keeps_shape = isinstance(a, augment.RandomResizedCrop) and a.size is None
 
     def step(image: np.ndarray, rng: np.random.Generator, python: random.Random) -> np.ndarray:
         shape = image.shape[:2]
-        if isinstance(augmentation, augment.RandomCrop) and min(shape) < augmentation.size:
+        if isinstance(a, augment.RandomCrop) and min(shape) < a.size:
             raise InputError(
-                f"random_crop: size {augmentation.size} exceeds the image, {shape[1]}x{shape[0]} "
-                "pixels"
+                f"random_crop: size {a.size} exceeds the image, {shape[1]}x{shape[0]} pixels"
             )
-        keeps_shape = (
-            isinstance(augmentation, augment.RandomResizedCrop) and augmentation.size is None
-        )
         transform = build(shape if keeps_shape else None)
         transform.set_random_state(rng, python)
         return transform(image=image)["image"]
@@ -155,111 +176,133 @@ def _step(augmentation: augment.Augmentation, stain: np.ndarray, frame: np.ndarr
     return step
 
 
-def _albumentation(a: augment.Augmentation, shape: tuple[int, int] | None) -> Any:
-    """The albumentations transform of one augmentation. `shape`: (height, width) of a crop that
-    names no size.
+# through albumentations
+# --------------------------------------------------------------------------------------------------
+
+
+@through_albumentations(augment.Albumentations)
+def named(a: augment.Albumentations, shape: tuple[int, int] | None) -> Any:
+    return a.build()
+
+
+def _by_name(name: str) -> Callable[[Any, tuple[int, int] | None], Any]:
+    return lambda a, shape: getattr(import_albumentations(), name)(p=a.p)
+
+
+ALBUMENTATIONS |= {
+    augment.HorizontalFlip: _by_name("HorizontalFlip"),
+    augment.VerticalFlip: _by_name("VerticalFlip"),
+    augment.Transpose: _by_name("Transpose"),
+    augment.Rotate90: _by_name("RandomRotate90"),
+}
+
+
+@through_albumentations(augment.Affine)
+def affine(a: augment.Affine, shape: tuple[int, int] | None) -> Any:
+    return import_albumentations().Affine(
+        scale=a.scale,
+        keep_ratio=True,
+        rotate=(-a.rotate, a.rotate),
+        translate_percent=(-a.translate, a.translate),
+        **_MIRRORED,
+        p=a.p,
+    )
+
+
+@through_albumentations(augment.RandomCrop)
+def random_crop(a: augment.RandomCrop, shape: tuple[int, int] | None) -> Any:
+    return import_albumentations().RandomCrop(a.size, a.size, p=1.0)
+
+
+@through_albumentations(augment.RandomResizedCrop)
+def random_resized_crop(a: augment.RandomResizedCrop, shape: tuple[int, int] | None) -> Any:
+    size = (a.size, a.size) if a.size else shape or (1, 1)
+    return import_albumentations().RandomResizedCrop(
+        size, scale=a.scale, ratio=a.ratio, **_BILINEAR, p=a.p
+    )
+
+
+@through_albumentations(augment.Perspective)
+def perspective(a: augment.Perspective, shape: tuple[int, int] | None) -> Any:
+    return import_albumentations().Perspective(scale=a.scale, keep_size=True, **_MIRRORED, p=a.p)
+
+
+@through_albumentations(augment.SaltAndPepper)
+def salt_and_pepper(a: augment.SaltAndPepper, shape: tuple[int, int] | None) -> Any:
+    return import_albumentations().SaltAndPepper(amount=a.amount, p=a.p)
+
+
+@through_albumentations(augment.Blur)
+def blur(a: augment.Blur, shape: tuple[int, int] | None) -> Any:
+    # 0: the kernel's size follows sigma
+    return import_albumentations().GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=a.p)
+
+
+@through_albumentations(augment.CoarseDropout)
+def coarse_dropout(a: augment.CoarseDropout, shape: tuple[int, int] | None) -> Any:
+    return import_albumentations().CoarseDropout(
+        a.holes, hole_height_range=a.size, hole_width_range=a.size, fill=0, p=a.p
+    )
+
+
+# on bytes
+# --------------------------------------------------------------------------------------------------
+
+
+@on_bytes(augment.ChannelDropout)
+def channel_dropout(a: augment.ChannelDropout, planes: Planes) -> Step:
+    """Set all planes of some stains to zero.
+
+    Which ones is seen by what happens to a pixel that has a channel for each stain.
     """
-    # else the import asks a server for its newest version
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations as A
+    transform = import_albumentations().ChannelDropout((1, a.channels), fill=0, p=a.p)
+    pixel = np.ones((1, 1, planes.stain.max() + 1), np.uint8)
 
-    bilinear_mirrored = {"interpolation": cv2.INTER_LINEAR, "border_mode": cv2.BORDER_REFLECT_101}
-    match a:
-        case augment.HorizontalFlip():
-            return A.HorizontalFlip(p=a.p)
-        case augment.VerticalFlip():
-            return A.VerticalFlip(p=a.p)
-        case augment.Transpose():
-            return A.Transpose(p=a.p)
-        case augment.Rotate90():
-            return A.RandomRotate90(p=a.p)
-        case augment.Affine():
-            either_way = {
-                "rotate": (-a.rotate, a.rotate),
-                "translate_percent": (-a.translate, a.translate),
-            }
-            return A.Affine(
-                scale=a.scale, keep_ratio=True, **either_way, **bilinear_mirrored, p=a.p
-            )
-        case augment.RandomCrop():
-            return A.RandomCrop(a.size, a.size, p=1.0)
-        case augment.RandomResizedCrop():
-            size = (a.size, a.size) if a.size else shape or (1, 1)
-            return A.RandomResizedCrop(
-                size, scale=a.scale, ratio=a.ratio, interpolation=cv2.INTER_LINEAR, p=a.p
-            )
-        case augment.Perspective():
-            return A.Perspective(scale=a.scale, keep_size=True, **bilinear_mirrored, p=a.p)
-        case augment.SaltAndPepper():
-            return A.SaltAndPepper(amount=a.amount, p=a.p)
-        case augment.Blur():
-            # 0: the kernel's size follows sigma
-            return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=a.p)
-        case augment.FrameBlur():
-            # of a frame that is blurred
-            return A.GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=1.0)
-        case augment.CoarseDropout():
-            return A.CoarseDropout(
-                a.holes, hole_height_range=a.size, hole_width_range=a.size, fill=0, p=a.p
-            )
-        case augment.ChannelDropout():
-            return A.ChannelDropout((1, a.channels), fill=0, p=a.p)
-    raise AssertionError(f"no transform for {a.name}")
+    def step(image: np.ndarray, rng: np.random.Generator, python: random.Random) -> np.ndarray:
+        transform.set_random_state(rng, python)
+        dropped = transform(image=pixel)["image"][0, 0] == 0
+        if dropped.any():
+            image = image.copy()
+            image[:, :, dropped[planes.stain]] = 0
+        return image
+
+    return step
 
 
-def _channel_dropout(
-    transform: Any,
-    stain: np.ndarray,
-    image: np.ndarray,
-    rng: np.random.Generator,
-    python: random.Random,
-) -> np.ndarray:
-    """All planes of some stains set to zero: which ones is seen by what happens to a pixel that has
-    a channel for each stain.
-    """
-    transform.set_random_state(rng, python)
-    dropped = transform(image=np.ones((1, 1, stain.max() + 1), np.uint8))["image"][0, 0] == 0
-    if dropped.any():
-        image = image.copy()
-        image[:, :, dropped[stain]] = 0
-    return image
+@on_bytes(augment.FrameBlur)
+def frame_blur(a: augment.FrameBlur, planes: Planes) -> Step:
+    """Blur each frame with probability `p`."""
+    transform = blur(augment.Blur(name="blur", p=1.0, sigma=a.sigma), None)
+    planes_of = [np.flatnonzero(planes.frame == frame) for frame in np.unique(planes.frame)]
+
+    def step(image: np.ndarray, rng: np.random.Generator, python: random.Random) -> np.ndarray:
+        blurred = np.flatnonzero(rng.random(len(planes_of)) < a.p)
+        if len(blurred):
+            image = image.copy()
+        for frame in blurred:
+            transform.set_random_state(rng, python)
+            image[:, :, planes_of[frame]] = transform(image=image[:, :, planes_of[frame]])["image"]
+        return image
+
+    return step
 
 
-def _frame_blur(
-    p: float,
-    blur: Any,
-    planes: list[np.ndarray],
-    image: np.ndarray,
-    rng: np.random.Generator,
-    python: random.Random,
-) -> np.ndarray:
-    """Each frame blurred with probability `p`. `planes`: of each frame, the indices of its planes."""
-    fired = np.flatnonzero(rng.random(len(planes)) < p)
-    if len(fired):
-        image = image.copy()
-    for f in fired:
-        blur.set_random_state(rng, python)
-        image[:, :, planes[f]] = blur(image=image[:, :, planes[f]])["image"]
-    return image
-
-
-def _square_crop_resize(
-    config: augment.SquareCropResize,
-    image: np.ndarray,
-    rng: np.random.Generator,
-    python: random.Random,
-) -> np.ndarray:
-    """A square of random integer side at a random place, resized to the shorter side S: (H, W, C)
-    -> (S, S, C).
+@on_bytes(augment.SquareCropResize)
+def square_crop_resize(a: augment.SquareCropResize, planes: Planes) -> Step:
+    """Cut a square of random integer side at a random place, and resize it to the shorter side.
 
     Nearest neighbour by pixel centres, so the picture is not shifted.
     """
-    if rng.random() >= config.p:
-        return image
-    height, width = image.shape[:2]
-    full = min(height, width)
-    side = int(rng.integers(max(1, round(config.min_fraction * full)), full + 1))
-    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    crop = image[top : top + side, left : left + side]
-    resized = cv2.resize(crop, (full, full), interpolation=cv2.INTER_NEAREST_EXACT)
-    return resized.reshape(full, full, image.shape[2])  # OpenCV drops a single channel's axis
+
+    def step(image: np.ndarray, rng: np.random.Generator, python: random.Random) -> np.ndarray:
+        if rng.random() >= a.p:
+            return image
+        height, width, channels = image.shape
+        full = min(height, width)
+        side = int(rng.integers(max(1, round(a.min_fraction * full)), full + 1))
+        top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+        crop = image[top : top + side, left : left + side]
+        resized = cv2.resize(crop, (full, full), interpolation=cv2.INTER_NEAREST_EXACT)
+        return resized.reshape(full, full, channels)  # OpenCV drops a single channel's axis
+
+    return step
