@@ -10,7 +10,8 @@ import pytest
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.bbbc021.simulate import MECHANISMS, simulate_bbbc021
+from cellsignal.competitions.bbbc021.mechanisms import SIX
+from cellsignal.competitions.bbbc021.simulate import simulate_bbbc021
 from cellsignal.images import read_png8
 
 SMALL = dict(compounds_per_class=2, test_compounds_per_class=1, doses=1, replicates=2, size=48)
@@ -50,7 +51,7 @@ def test_layout_is_the_subsets(root):
     assert sample.image_id.tolist() == test.image_id.tolist() == answers.image_id.tolist()
     assert list(sample.columns) == list(answers.columns) == ["image_id", "moa"]
     assert (answers.moa.value_counts() == 8).all() and set(answers.moa) == set(train.moa) == set(
-        MECHANISMS
+        SIX
     )
     assert not set(train.well_id) & set(test.well_id)
     assert (train.groupby("compound").plate_id.nunique() == 2).all(), (

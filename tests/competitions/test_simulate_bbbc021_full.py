@@ -13,7 +13,8 @@ import tifffile
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.bbbc021.simulate_full import MECHANISMS, simulate_bbbc021_full
+from cellsignal.competitions.bbbc021.mechanisms import TWELVE
+from cellsignal.competitions.bbbc021.simulate_full import simulate_bbbc021_full
 
 SMALL = {
     "classes": 4,
@@ -74,7 +75,7 @@ def test_tables_have_the_real_headers(root, real_data):
         assert (root / name).read_text().splitlines()[0] == (
             real_data / "bbbc021" / name
         ).read_text().splitlines()[0]
-    assert set(MECHANISMS) == set(pd.read_csv(real_data / "bbbc021" / "BBBC021_v1_moa.csv").moa) - {
+    assert set(TWELVE) == set(pd.read_csv(real_data / "bbbc021" / "BBBC021_v1_moa.csv").moa) - {
         "DMSO"
     }
 

@@ -1,13 +1,8 @@
-"""BBBC021 as a competition: name the mechanism of action (MoA) of compounds that training never
-met.
+"""The six-class subset of BBBC021 as a competition.
 
-Input: fields of MCF7 cells, three stains (actin, tubulin, DNA), 256x256 8-bit RGB PNG. Label: one
-of six MoAs. Metadata: plate, well, compound, concentration (train only). Layout under the root:
-`train.csv` (image_id, plate_id, well_id, compound, concentration_uM, moa), `test.csv` (image_id,
-plate_id, well_id), `images/{image_id}.png`, `sample_submission.csv` (image_id, moa).
-
-Licence: CC BY 3.0. Source: Ljosa, Sokolnicki, Carpenter, Nature Methods 9:637 (2012), Broad
-Bioimage Benchmark Collection BBBC021v1 (Caie et al., Mol Cancer Ther 9:1913, 2010).
+Layout under the root: `train.csv` (image_id, plate_id, well_id, compound, concentration_uM, moa),
+`test.csv` (image_id, plate_id, well_id), `images/{image_id}.png`, `sample_submission.csv`
+(image_id, moa).
 """
 
 from pathlib import Path
@@ -18,6 +13,7 @@ import pandas as pd
 
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.bbbc021.simulate import simulate_bbbc021
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.competitions.submissions import check_sample_ids
@@ -28,11 +24,21 @@ COLUMNS = {
     "test.csv": ("image_id", "plate_id", "well_id"),
 }
 CELL_TYPE = "MCF7"
+CITATION = (
+    "Caie et al., Mol Cancer Ther 9:1913 (2010); Ljosa et al., Nat Methods 9:637 (2012); BBBC021v1"
+)
+HOMEPAGE = "https://bbbc.broadinstitute.org/BBBC021"
 
 
 @register
 class Bbbc021(Competition):
-    """See the module's docstring."""
+    """Name the mechanism of action (MoA) of compounds that training never met.
+
+    Input: fields of MCF7 cells, three stains (actin, tubulin, DNA), 256x256 8-bit RGB PNG. Label:
+    one of six MoAs. Metadata: plate, well, and in training compound and concentration. Licence:
+    CC BY 3.0. Paper: Ljosa, Sokolnicki & Carpenter, Nature Methods 9:637 (2012), Broad Bioimage
+    Benchmark Collection BBBC021v1 (Caie et al., Mol Cancer Ther 9:1913, 2010).
+    """
 
     id = "bbbc021"
     title = "BBBC021: mechanism of action of unseen compounds, six classes"
@@ -52,8 +58,8 @@ class Bbbc021(Competition):
     fold_groups = ("compound", "well_id")
     metric = "accuracy"
     licence = "CC BY 3.0"
-    citation = "Caie et al., Mol Cancer Ther 9:1913 (2010); Ljosa et al., Nat Methods 9:637 (2012); BBBC021v1"
-    homepage = "https://bbbc.broadinstitute.org/BBBC021"
+    citation = CITATION
+    homepage = HOMEPAGE
     tiny_simulation: ClassVar = {
         "compounds_per_class": 2,
         "test_compounds_per_class": 1,
@@ -63,33 +69,32 @@ class Bbbc021(Competition):
     }
 
     def samples(self, root: Path) -> pd.DataFrame:
-        train, test = _read_wells(root, "train.csv"), _read_wells(root, "test.csv")
-        index = {name: label for label, name in enumerate(self.classes(root))}
-        both = pd.concat(
-            [train.assign(split="train"), test.assign(split="test")], ignore_index=True
-        )
+        train = _read_images(root, "train.csv").assign(split="train")
+        test = _read_images(root, "test.csv").assign(split="test")
+        images = pd.concat([train, test], ignore_index=True)
+        label_of = {name: label for label, name in enumerate(self.classes(root))}
         frame = pd.DataFrame(
             {
-                "sample_id": both.image_id,
-                "target_id": both.image_id,
-                "well_id": both.plate_id + "_" + both.well_id,
-                "experiment": both.plate_id,
-                "plate": both.plate_id,
-                "well": both.well_id,
-                "site": both.groupby(["plate_id", "well_id"]).cumcount() + 1,
+                "sample_id": images.image_id,
+                "target_id": images.image_id,
+                "well_id": images.plate_id + "_" + images.well_id,
+                "experiment": images.plate_id,
+                "plate": images.plate_id,
+                "well": images.well_id,
+                "site": images.groupby(["plate_id", "well_id"]).cumcount() + 1,
                 "cell_type": CELL_TYPE,
-                "label": both.moa.map(index),
+                "label": images.moa.map(label_of),
                 "role": "treatment",
-                "compound": both.compound,
-                "split": both.split,
-                "files": [(f"images/{image_id}.png",) for image_id in both.image_id],
-                "origin": both.origin,
+                "compound": images.compound,
+                "split": images.split,
+                "files": [(f"images/{image_id}.png",) for image_id in images.image_id],
+                "origin": images.origin,
             }
         )
         return check_samples(frame, root, self.channels, self.stated)
 
     def classes(self, root: Path) -> tuple[str, ...]:
-        return tuple(sorted(_read_wells(root, "train.csv").moa.unique()))
+        return tuple(sorted(_read_images(root, "train.csv").moa.unique()))
 
     def read(
         self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
@@ -98,41 +103,31 @@ class Bbbc021(Competition):
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def root_shape(self, root: Path) -> tuple[int, int]:
-        """The published 256x256; what most images have in a simulated copy (which says so in
-        `simulation.json`).
-        """
-        return (
-            super().root_shape(root)
-            if (Path(root) / "simulation.json").is_file()
-            else self.image_shape
-        )
+        """Return the published 256x256, or what most images of a simulated copy have."""
+        if (Path(root) / "simulation.json").is_file():
+            return super().root_shape(root)
+        return self.image_shape
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
-        """That of the release; where it is not there, the ids of `test.csv` with the first class as
-        placeholder.
-        """
+        """Return the release's, or else the ids of `test.csv` with the first class."""
         path = Path(root) / "sample_submission.csv"
         columns = [self.id_column, self.target_column]
-        test = _read_wells(root, "test.csv").image_id
-        if not path.is_file():
-            values = {self.id_column: test, self.target_column: self.require_classes(root)[0]}
-            return pd.DataFrame(values, dtype=object).reset_index(drop=True)
-        sample = read_table(path, columns, unique=self.id_column)[columns]
-        check_sample_ids(path, sample, test, self.id_column)
-        return sample.reset_index(drop=True)
+        test = _read_images(root, "test.csv").image_id
+        if path.is_file():
+            sample = read_table(path, columns, unique=self.id_column)[columns]
+            check_sample_ids(path, sample, test, self.id_column)
+            return sample.reset_index(drop=True)
+        values = {self.id_column: test, self.target_column: self.require_classes(root)[0]}
+        return pd.DataFrame(values, dtype=object).reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """CSV with image_id and moa, and plate_id where known. There is no public part: every row
-        is `private`.
-        """
+        """Read a CSV with image_id and moa, and plate_id where known; every row is `private`."""
         frame = read_table(path, (self.id_column, self.target_column), unique=self.id_column)
+        answers = frame[[self.id_column, self.target_column]].assign(leaderboard="private")
         if "plate_id" in frame:
             refuse_rows(path, frame, frame.plate_id == "", "plate_id", "is empty")
-        frame = frame.reset_index(drop=True)
-        known = (
-            {"experiment": frame.plate_id, "plate": frame.plate_id} if "plate_id" in frame else {}
-        )
-        return frame[[self.id_column, self.target_column]].assign(leaderboard="private", **known)
+            answers = answers.assign(experiment=frame.plate_id, plate=frame.plate_id)
+        return answers.reset_index(drop=True)
 
     def protocols(self) -> tuple[Protocol, ...]:
         return (
@@ -151,13 +146,11 @@ class Bbbc021(Competition):
         )
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.competitions.bbbc021.simulate import simulate_bbbc021
-
         simulate_bbbc021(out, seed, **size)
 
 
-def _read_wells(root: Path, name: str) -> pd.DataFrame:
-    """One of the two tables; an `origin` tells where each of its rows stands."""
+def _read_images(root: Path, name: str) -> pd.DataFrame:
+    """Read one of the two tables; its column `origin` tells where each row stands."""
     path = Path(root) / name
     frame = read_table(path, COLUMNS[name], unique="image_id", any_row=name == "train.csv")
     return frame.assign(well_id=normalise_wells(frame.well_id), origin=origins(name, frame))

@@ -1,38 +1,28 @@
-"""BBBC021 as published, twelve mechanisms of action (MoA): 55 plates of 16-bit TIFFs, 103 annotated
-treatments of 38 compounds.
+"""BBBC021 as published, as a competition: 55 plates of 16-bit TIFFs, twelve mechanisms of action.
 
-Input: crops of fields of MCF7 cells, three stains (actin, tubulin, DNA); see `planes` for how they
-are made. Label: one of twelve MoAs. Layout under the root as on the host: `BBBC021_v1_image.csv`,
-`BBBC021_v1_moa.csv`, `Week*/Week*_*/*.tif`, three files a field.
+Layout under the root as on the host: `BBBC021_v1_image.csv`, `BBBC021_v1_moa.csv`,
+`Week*/Week*_*/*.tif`, three files a field. What becomes of the 113 compounds' wells:
 
-What becomes of the 113 compounds' wells:
 - The 103 annotated treatments (compound and dose) train. DMSO wells are the negative controls.
-- Wells of compounds without any annotation are the test wells: their MoA is known to nobody, so a
-  submission of the real data set can be
-  made but not scored; folds over the annotated compounds measure it. A simulated copy's answers
-  know them.
-- Other doses of an annotated compound (mostly too low to do anything) are in neither: they are no
-  new compound, and they have no label. So
-  are the 16 wells whose compound is written UNKNOWN. The field leaves both out. They still take
-  part in their plate's illumination.
-
-Licence: CC BY 3.0. Source: Caie et al., Mol Cancer Ther 9:1913 (2010); Ljosa, Sokolnicki &
-Carpenter, Nature Methods 9:637 (2012), BBBC021v1; annotation: Ljosa et al., J Biomol Screen 18:1321
-(2013).
+- Wells of compounds without any annotation are the test wells: nobody knows their MoA, so a
+  submission of the real data set can be made but not scored; folds over the annotated compounds
+  measure it. A simulated copy's answers know them.
+- Other doses of an annotated compound (mostly too low to do anything) are in neither, nor are the
+  16 wells whose compound is written UNKNOWN. The field leaves both out. They still take part in
+  their plate's illumination.
 """
 
-import contextlib
-from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import ImageError, InputError
 from cellsignal.common.tables import read_table
-from cellsignal.competitions.base import SHAPE_SAMPLES, Competition, Protocol, register
+from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.bbbc021 import planes
+from cellsignal.competitions.bbbc021.competition import CELL_TYPE, CITATION, HOMEPAGE
+from cellsignal.competitions.bbbc021.download import download
 from cellsignal.competitions.bbbc021.metadata import (
     CHANNELS,
     CONTROL,
@@ -41,20 +31,26 @@ from cellsignal.competitions.bbbc021.metadata import (
     read_fields,
     stated,
 )
+from cellsignal.competitions.bbbc021.simulate_full import simulate_bbbc021_full
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.folds import NEVER, labelled
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
-from cellsignal.images import image_size
 
-CELL_TYPE = "MCF7"
 LEAVE_ONE_COMPOUND_OUT = "leave_one_compound_out"
 
 
 @register
 class Bbbc021Full(Competition):
-    """See the module's docstring."""
+    """Name the mechanism of action (MoA) of unseen compounds, on the whole screen.
+
+    Input: crops of fields of MCF7 cells, three stains (actin, tubulin, DNA); see `planes` for how
+    they are made. Label: one of twelve MoAs; 103 treatments of 38 compounds have one. Metadata:
+    week, plate, well, compound, dose. Licence: CC BY 3.0. Paper: Caie et al., Mol Cancer Ther
+    9:1913 (2010); Ljosa, Sokolnicki & Carpenter, Nature Methods 9:637 (2012), BBBC021v1;
+    annotation: Ljosa et al., J Biomol Screen 18:1321 (2013).
+    """
 
     id = "bbbc021_full"
     title = "BBBC021 in full: mechanism of action of unseen compounds, twelve classes"
@@ -74,8 +70,8 @@ class Bbbc021Full(Competition):
     fold_groups = ("compound", "well_id")
     metric = "accuracy"
     licence = "CC BY 3.0"
-    citation = "Caie et al., Mol Cancer Ther 9:1913 (2010); Ljosa et al., Nat Methods 9:637 (2012); BBBC021v1"
-    homepage = "https://bbbc.broadinstitute.org/BBBC021"
+    citation = CITATION
+    homepage = HOMEPAGE
     quick_simulation: ClassVar = {"replicates": 2, "sites": 2}
     tiny_simulation: ClassVar = {
         "classes": 4,
@@ -90,17 +86,17 @@ class Bbbc021Full(Competition):
 
     def samples(self, root: Path) -> pd.DataFrame:
         fields, moa = _used_fields(root)
-        index = {name: label for label, name in enumerate(sorted(moa.moa.unique()))}
+        label_of = {name: label for label, name in enumerate(sorted(moa.moa.unique()))}
         crops = fields.loc[fields.index.repeat(len(planes.CROPS))].reset_index(drop=True)
-        crop = np.tile(planes.CROPS, len(fields))
-        files = zip(*(crops[name] for name in CHANNELS), strict=True)
+        crop = pd.Series(np.tile(planes.CROPS, len(fields)))
+        files = zip(*(crops[name] for name in CHANNELS), crop, strict=True)
         frame = pd.DataFrame(
             {
                 "sample_id": crops.well_id
                 + "_s"
                 + crops.field.astype(str)
                 + "_c"
-                + pd.Series(crop).astype(str),
+                + crop.astype(str),
                 "target_id": crops.well_id,
                 "well_id": crops.well_id,
                 "experiment": crops.experiment,
@@ -108,15 +104,12 @@ class Bbbc021Full(Competition):
                 "well": crops.well,
                 "site": len(planes.CROPS) * (crops.field - 1) + crop,
                 "cell_type": CELL_TYPE,
-                "label": crops.moa.map(index),
+                "label": crops.moa.map(label_of),
                 "role": np.where(crops.control, "negative_control", "treatment"),
                 "compound": crops.compound.where(~crops.new, None),
                 "treatment": crops.treatment.where(~crops.new, None),
                 "split": np.where(crops.new, "test", "train"),
-                "files": [
-                    planes.crop_names(names, number)
-                    for names, number in zip(files, crop, strict=True)
-                ],
+                "files": [planes.crop_names(names, number) for *names, number in files],
                 "origin": crops.origin,
             }
         )
@@ -126,15 +119,10 @@ class Bbbc021Full(Competition):
         return tuple(sorted(read_annotated(root)[1].moa.unique()))
 
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str]:
-        """Every plate's illumination and DMSO statistics (see `planes`).
-
-        A plate of which no image is there is passed over; an image that cannot be read is left out,
-        and logged.
-        """
+        """Measure every plate's illumination and DMSO statistics (see `planes`)."""
         height, width = self.root_shape(root)
-        return planes.measure_plates(
-            root, folder, read_fields(root), (2 * height, 2 * width), workers
-        )
+        field_shape = (2 * height, 2 * width)
+        return planes.measure_plates(root, folder, read_fields(root), field_shape, workers)
 
     def stated(self, name: str) -> dict[str, str]:
         return stated(name)
@@ -146,75 +134,53 @@ class Bbbc021Full(Competition):
         return planes.read_crop(root, files, measured, shape)
 
     def root_shape(self, root: Path) -> tuple[int, int]:
-        """A crop's (height, width): as published, or half of most fields' in a simulated copy
-        (which has a `simulation.json`).
-        """
+        """Return a crop's published shape, or half of most fields' of a simulated copy."""
         if not (Path(root) / "simulation.json").is_file():
             return self.image_shape
-        found = Counter()
-        for name in read_fields(root).dna.sample(frac=1, random_state=0):
-            with contextlib.suppress(ImageError):
-                found[image_size(Path(root) / name)] += 1
-            if found.total() >= SHAPE_SAMPLES:
-                break
-        if not found:
-            raise InputError(f"{root}: no readable image of the fields in the metadata")
-        height, width = found.most_common(1)[0][0]
+        height, width = super().root_shape(root)
         return height // 2, width // 2
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
-        """The wells of compounds without an annotation, sorted, with the first class as
-        placeholder. No such file is published.
-        """
+        """Return the test wells, sorted, with the first class; no such file is published."""
         fields, moa = _used_fields(root)
-        return pd.DataFrame(
-            {
-                self.id_column: sorted(fields.well_id[fields.new].unique()),
-                self.target_column: moa.moa.min(),
-            }
-        )
+        wells = sorted(fields.well_id[fields.new].unique())
+        return pd.DataFrame({self.id_column: wells, self.target_column: moa.moa.min()})
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """CSV with well_id and moa, and plate, experiment, compound where known. There is no public
-        part: every row is `private`.
+        """Read a CSV with well_id and moa, and plate, experiment, compound where known.
+
+        Every row is `private`.
         """
-        frame = read_table(
-            path, (self.id_column, self.target_column), unique=self.id_column
-        ).reset_index(drop=True)
+        columns = [self.id_column, self.target_column]
+        frame = read_table(path, columns, unique=self.id_column).reset_index(drop=True)
         known = [name for name in ("experiment", "plate", "compound") if name in frame]
-        return frame[[self.id_column, self.target_column, *known]].assign(leaderboard="private")
+        return frame[[*columns, *known]].assign(leaderboard="private")
 
     def treatments(self, root: Path) -> pd.DataFrame:
-        """The annotated treatments and DMSO; `moa` is None for DMSO."""
+        """Return the annotated treatments and DMSO; `moa` is None for DMSO."""
         fields, moa = read_annotated(root)
-        rows = moa[["treatment", "compound", "moa"]].assign(role="treatment")
-        control = fields.loc[
-            fields.compound == CONTROL, ["treatment", "compound"]
-        ].drop_duplicates()
-        both = pd.concat(
-            [rows, control.assign(role="negative_control", moa=None)], ignore_index=True
-        )
-        return both.assign(modality="compound")[
-            ["treatment", "compound", "role", "moa", "modality"]
-        ]
+        names = ["treatment", "compound"]
+        rows = moa[[*names, "moa"]].assign(role="treatment")
+        control = fields.loc[fields.compound == CONTROL, names].drop_duplicates()
+        control = control.assign(role="negative_control", moa=None)
+        both = pd.concat([rows, control], ignore_index=True).assign(modality="compound")
+        return both[[*names, "role", "moa", "modality"]]
 
     def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
-        """`leave_one_compound_out`: a fold for each annotated compound (38), in alphabetical order.
+        """`leave_one_compound_out`: a fold for each annotated compound, in alphabetical order.
+
         The only compound of its class is never held out.
         """
         if name != LEAVE_ONE_COMPOUND_OUT:
             return super().named_folds(name, samples)
         train = samples[labelled(samples)].drop_duplicates("target_id")
-        rows = (
-            train.groupby("compound")
-            .agg(cell_type=("cell_type", "first"), label=("label", "first"), n=("label", "size"))
-            .reset_index()
+        rows = train.groupby("compound", as_index=False).agg(
+            cell_type=("cell_type", "first"), label=("label", "first"), n=("label", "size")
         )
         shared = rows.label.duplicated(keep=False)
         rows["fold"] = np.where(shared, shared.cumsum() - 1, NEVER)
-        return rows[["fold", "compound", "cell_type", "label", "n"]].sort_values(
-            ["fold", "compound"], ignore_index=True
-        )
+        columns = ["fold", "compound", "cell_type", "label", "n"]
+        return rows[columns].sort_values(["fold", "compound"], ignore_index=True)
 
     def protocols(self) -> tuple[Protocol, ...]:
         return (
@@ -245,22 +211,20 @@ class Bbbc021Full(Competition):
         )
 
     def download(self, out: Path, **choices: str) -> None:
-        """All 55 plates (104 GB unpacked), or the `plates` that are named."""
-        from cellsignal.competitions.bbbc021.download import download
-
+        """Download all 55 plates (104 GB unpacked), or the `plates` that are named."""
         download(Path(out), **read_choices(self.id, choices, {"plates": texts}))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        from cellsignal.competitions.bbbc021.simulate_full import simulate_bbbc021_full
-
         simulate_bbbc021_full(out, seed, **size)
 
 
 def _used_fields(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The fields that become samples, with `control` and `new` (of a test compound), and the
-    annotated treatments.
+    """Return the fields that become samples, and the annotated treatments.
+
+    The fields have the columns `control`, and `new`: of a test compound.
     """
     fields, moa = read_annotated(root)
     control = fields.compound == CONTROL
     new = ~fields.compound.isin({*moa.compound, CONTROL, UNKNOWN})
-    return fields.assign(control=control, new=new)[fields.moa.notna() | control | new], moa
+    used = fields.moa.notna() | control | new
+    return fields.assign(control=control, new=new)[used], moa

@@ -1,5 +1,4 @@
-"""From 16-bit planes to 8-bit crops, as Kensert, Harrison & Spjuth (SLAS Discovery 24:466, 2019)
-describe it.
+"""From 16-bit planes to 8-bit crops, as Kensert, Harrison & Spjuth (SLAS Discovery 24:466, 2019).
 
 A plane is divided by its plate's illumination function, Anscombe-transformed, and standardised by
 the mean and SD of the plate's DMSO wells in that channel; a field is then scaled to 8 bits between
@@ -7,8 +6,7 @@ its own least and greatest value and cut into four crops, of which empty ones ar
 the publication leaves a choice:
 
 - The least and the greatest value are those of the field's three channels together. Taken channel
-  by channel they would undo the
-  standardisation before, which is linear.
+  by channel they would undo the standardisation before, which is linear.
 - A crop is empty where at most .2 % of its pixels exceed 50 in any channel: of the readings the one
   that drops least.
 - The illumination function is a plate's mean plane under a median of an eighth of the height either
@@ -62,12 +60,12 @@ class Calibration:
 
 
 def crop_names(files: tuple[str, ...], crop: int) -> tuple[str, ...]:
-    """A crop of a field as `samples.files` names it: its planes, each with `#crop`."""
+    """Name a crop of a field in a samples table: its planes, each with `#crop`."""
     return tuple(f"{name}#{crop}" for name in files)
 
 
 def split_crop(name: str) -> tuple[str, int]:
-    """The plane and the number of the crop that a name of `crop_names` means."""
+    """Return the plane and the crop number of a name of `crop_names`."""
     plane, _, crop = name.rpartition("#")
     assert plane and crop in map(str, CROPS), name
     return plane, int(crop)
@@ -76,8 +74,9 @@ def split_crop(name: str) -> tuple[str, int]:
 def read_crop(
     root: Path, files: tuple[str, ...], measured: Path, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """One crop, (3, H / 2, W / 2) uint8. The last fields stay in memory, so that four crops in a
-    row read each plane once.
+    """Read one crop, (3, H / 2, W / 2) uint8.
+
+    The last fields stay in memory, so that four crops in a row read each plane once.
 
     Args:
         files: three planes with the same `#crop`.
@@ -86,50 +85,43 @@ def read_crop(
 
     Raises:
         ImageError: a plane is missing, damaged or of another size or depth; "empty": the crop shows
-        no cells;
-            "not_calibrated": the plate could not be measured.
+        no cells; "not_calibrated": the plate could not be measured.
     """
     root = Path(root)
     planes, crops = zip(*map(split_crop, files), strict=True)
     assert len(set(crops)) == 1, files
     paths = tuple(str(root / plane) for plane in planes)
-    field = _field(paths, str(measured), tuple(map(_mark, (*paths, measured))))
-    height, width = (side // 2 for side in field.shape[1:])
+    field = _read_field(paths, str(measured), tuple(map(_file_state, (*paths, measured))))
+    height, width = field.shape[1] // 2, field.shape[2] // 2
     if shape is not None and (height, width) != tuple(shape):
-        raise ImageError(
-            root / files[0],
-            "wrong_size",
-            f"crop of {width}x{height} pixels, {shape[1]}x{shape[0]} expected",
-        )
-    top, left = ((crops[0] - 1) // 2 * height, (crops[0] - 1) % 2 * width)
+        detail = f"crop of {width}x{height} pixels, {shape[1]}x{shape[0]} expected"
+        raise ImageError(root / files[0], "wrong_size", detail)
+    row, column = divmod(crops[0] - 1, 2)
+    top, left = row * height, column * width
     image = field[:, top : top + height, left : left + width]
-    seen = float((image > EMPTY_LEVEL).any(axis=0).mean())
-    if seen <= EMPTY_SHARE:
-        raise ImageError(
-            root / files[0],
-            "empty",
-            f"shows no cells: {100 * seen:.2f} % of its pixels exceed {EMPTY_LEVEL}",
-        )
+    shown = float((image > EMPTY_LEVEL).any(axis=0).mean())
+    if shown <= EMPTY_SHARE:
+        detail = f"shows no cells: {100 * shown:.2f} % of its pixels exceed {EMPTY_LEVEL}"
+        raise ImageError(root / files[0], "empty", detail)
     return np.ascontiguousarray(image)
 
 
 @functools.lru_cache(maxsize=2)
-def _field(paths: tuple[str, ...], measured: str, marks: tuple) -> np.ndarray:
-    """A whole field, (3, H, W) uint8, read only. `marks` are there to forget a field whose files
-    have changed.
+def _read_field(paths: tuple[str, ...], measured: str, states: tuple) -> np.ndarray:
+    """Return a whole field, (3, H, W) uint8, read only.
+
+    Args:
+        states: of the files, so that a field whose files have changed is read anew.
     """
     planes = read_planes(paths)
-    if marks[-1] is None:
+    if states[-1] is None:
         raise ImageError(paths[0], "not_calibrated", NOT_CALIBRATED)
-    plate = load_calibration(Path(measured), marks[-1])
+    plate = load_calibration(Path(measured), states[-1])
     if plate.illumination.shape != planes.shape:
-        height, width = planes.shape[1:]
-        expected = "x".join(map(str, plate.illumination.shape[:0:-1]))
-        raise ImageError(
-            paths[0],
-            "wrong_size",
-            f"{width}x{height} pixels, {expected} expected, as the plate's other planes",
-        )
+        _, height, width = planes.shape
+        _, plate_height, plate_width = plate.illumination.shape
+        expected = f"{plate_width}x{plate_height} expected, as the plate's other planes"
+        raise ImageError(paths[0], "wrong_size", f"{width}x{height} pixels, {expected}")
     values = standardised(planes, plate)
     low, high = float(values.min()), float(values.max())
     field = to_uint8(values, low, high) if high > low else np.zeros(values.shape, np.uint8)
@@ -138,7 +130,7 @@ def _field(paths: tuple[str, ...], measured: str, marks: tuple) -> np.ndarray:
 
 
 def read_planes(paths: tuple[str, ...], shape: tuple[int, int] | None = None) -> np.ndarray:
-    """A field's planes, (3, H, W) uint16, all of the first one's size (or of `shape`).
+    """Read a field's planes, (3, H, W) uint16, all of the first one's size (or of `shape`).
 
     Raises:
         ImageError: a plane is missing, damaged or of another size or depth.
@@ -148,9 +140,7 @@ def read_planes(paths: tuple[str, ...], shape: tuple[int, int] | None = None) ->
 
 
 def standardised(planes: np.ndarray, plate: Calibration) -> np.ndarray:
-    """(3, H, W) counts to float32: even light, even noise, the plate's DMSO pixels at mean 0 and SD
-    1 in each channel.
-    """
+    """Return (3, H, W) float32 of counts: even light and noise, DMSO pixels at mean 0 and SD 1."""
     values = anscombe(planes / plate.illumination)
     return (values - plate.mean[:, None, None]) / plate.sd[:, None, None]
 
@@ -159,27 +149,26 @@ def standardised(planes: np.ndarray, plate: Calibration) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------
 
 
-def load_calibration(path: Path, mark: tuple | None = None) -> Calibration:
-    """The calibration of one plate.
+def load_calibration(path: Path, state: tuple | None = None) -> Calibration:
+    """Read the calibration of one plate.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
-    return _load_calibration(str(path), mark or _mark(path))
+    return _load_calibration(str(path), state or _file_state(path))
 
 
 @functools.lru_cache(maxsize=2)
-def _load_calibration(path: str, mark: tuple | None) -> Calibration:
+def _load_calibration(path: str, state: tuple | None) -> Calibration:
     return Calibration(*read_arrays(Path(path), ("illumination", "mean", "sd")))
 
 
 def measure_plates(
     root: Path, folder: Path, fields: pd.DataFrame, shape: tuple[int, int], workers: int = 0
 ) -> dict[str, str]:
-    """Measure every plate that has images and is not measured yet, or whose planes or wells have
-    changed since.
+    """Measure every plate that is not measured yet, or whose planes or wells have changed since.
 
-    Planes that cannot be read are left out, and logged.
+    Plates without images are passed over; planes that cannot be read are left out. Both are logged.
 
     Args:
         folder: where a file a plate is kept.
@@ -199,9 +188,8 @@ def measure_plates(
         control = (rows.compound == CONTROL).to_list()
         description = describe_planes(root, planes)
         if description is None:
-            log.warning(
-                "%s: none of its %d fields is there, so it is not calibrated", plate, len(rows)
-            )
+            count = len(rows)
+            log.warning("%s: none of its %d fields is there, so it is not calibrated", plate, count)
             continue
         made_from = {
             "version": VERSION,
@@ -209,10 +197,13 @@ def measure_plates(
             "controls": digest(control),
             **description,
         }
-        jobs[plate] = PlateJob(
-            made_from, functools.partial(_measure_arrays, root, plate, planes, control, shape)
-        )
+        measure = functools.partial(_measure_arrays, root, plate, planes, control, shape)
+        jobs[plate] = PlateJob(made_from, measure)
     return measure_changed(folder, jobs, workers)
+
+
+def _measure_arrays(*plate) -> dict[str, np.ndarray]:
+    return vars(measure_plate(*plate))
 
 
 def measure_plate(
@@ -222,8 +213,7 @@ def measure_plate(
     is_control: list[bool],
     shape: tuple[int, int],
 ) -> Calibration:
-    """One plate's illumination from all its fields, then the mean and SD of its DMSO pixels under
-    it.
+    """Measure a plate's illumination from all its fields, then its DMSO pixels under it.
 
     Args:
         planes: a field's three files, relative to the root.
@@ -232,56 +222,39 @@ def measure_plate(
     Raises:
         PlateError: no DMSO field can be read, or a channel of them is flat.
     """
-    total, sound = np.zeros((len(CHANNELS), *shape)), []
+    total = np.zeros((len(CHANNELS), *shape))
+    control_paths = []
     for names, control in zip(planes, is_control, strict=True):
+        paths = tuple(str(root / name) for name in names)
         try:
-            total += read_planes(tuple(str(root / name) for name in names), shape)
+            total += read_planes(paths, shape)
         except ImageError as error:
             log.warning("%s: not used to calibrate plate %s", error, plate)
             continue
         if control:
-            sound.append(names)
-    if not sound:
+            control_paths.append(paths)
+    if not control_paths:
         raise PlateError(
             f"plate {plate}: none of its {sum(is_control)} DMSO fields under {root} can be read; "
             "it cannot be standardised"
         )
     light = np.stack([illumination(channel, max(1, shape[0] // _WINDOW)) for channel in total])
     sums = np.zeros((2, len(CHANNELS)))
-    for names in sound:
-        values = anscombe(
-            read_planes(tuple(str(root / name) for name in names), shape) / light
-        ).astype(float)
+    for paths in control_paths:
+        values = anscombe(read_planes(paths, shape) / light).astype(float)
         sums += values.sum(axis=(1, 2)), (values**2).sum(axis=(1, 2))
-    mean, square = sums / (len(sound) * shape[0] * shape[1])
+    mean, square = sums / (len(control_paths) * shape[0] * shape[1])
     sd = np.sqrt(np.maximum(square - mean**2, 0))
     if not (sd > 1e-6).all():
-        raise PlateError(
-            f"plate {plate}: its DMSO fields under {root} are flat in "
-            f"{list(CHANNELS)[int(sd.argmin())]}"
-        )
+        flat = list(CHANNELS)[int(sd.argmin())]
+        raise PlateError(f"plate {plate}: its DMSO fields under {root} are flat in {flat}")
     return Calibration(light, mean.astype(np.float32), sd.astype(np.float32))
 
 
-def _measure_arrays(
-    root: Path,
-    plate: str,
-    planes: list[tuple[str, ...]],
-    is_control: list[bool],
-    shape: tuple[int, int],
-) -> dict[str, np.ndarray]:
-    calibration = measure_plate(root, plate, planes, is_control, shape)
-    return {
-        "illumination": calibration.illumination,
-        "mean": calibration.mean,
-        "sd": calibration.sd,
-    }
-
-
-def _mark(path: Path | str) -> tuple[int, int] | None:
-    """Tells a file from a later one of the same name; None where there is none."""
+def _file_state(path: Path | str) -> tuple[int, int] | None:
+    """Return a file's time of change and size; None where there is none."""
     try:
-        found = os.stat(path)
+        state = os.stat(path)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return state.st_mtime_ns, state.st_size
