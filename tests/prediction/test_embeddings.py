@@ -20,15 +20,9 @@ from cellsignal.config.schema import Submit
 from cellsignal.data.store import Store
 from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.container import load_predictions
-from cellsignal.prediction.embeddings import (
-    Embeddings,
-    Nearest,
-    classify,
-    classify_wells,
-    embed,
-    load_embeddings,
-)
+from cellsignal.prediction.embeddings import Embeddings, embed, load_embeddings
 from cellsignal.prediction.submit import open_entry, truth_labels
+from cellsignal.prediction.well_classifiers import Classification, classify, classify_wells
 from cellsignal.training.checkpoints import save_checkpoint
 from cellsignal.training.identity import identity
 from cellsignal.training.plan import jobs_of
@@ -249,7 +243,7 @@ def test_no_label_but_those_of_training_wells_takes_part(embedded, method, norma
     are not.
     """
     _, (found,) = embedded(signal=1.0)
-    how = Nearest(method, k=3, normalise=normalise)
+    how = Classification(method, k=3, normalise=normalise)
     _, scores = classify_wells(found, how)
     train = (found.samples.part == "train").to_numpy()
     for changed, same in ((~train, True), (train, False)):
@@ -266,7 +260,7 @@ def test_validation_wells_are_not_among_the_fitted(embedded, method):
     And without these wells the test wells score the same.
     """
     _, (found,) = embedded(signal=0.0, batch=0.0, width=64)
-    how = Nearest(method, k=1, normalise="none")
+    how = Classification(method, k=1, normalise="none")
 
     def right(embeddings):
         frame, scores = classify_wells(embeddings, how)
@@ -293,7 +287,7 @@ def test_centring_by_experiment_takes_the_batch_out(space, embedded):
     truth = truth_of(space)
 
     def accuracy(**how):
-        frame, scores = classify_wells(found, Nearest(**how))
+        frame, scores = classify_wells(found, Classification(**how))
         true = np.where(
             frame.part == "oof", frame.label, [truth.get(t, -1) for t in frame.target_id]
         )
@@ -316,9 +310,9 @@ def test_models_of_different_cell_types_do_not_meet(embedded):
         )
     again = Embeddings(found.path, found.samples, turned, found.about)
     for how in (
-        Nearest(),
-        Nearest("knn", k=3),
-        Nearest(metric="euclidean", normalise="sphere", by="experiment"),
+        Classification(),
+        Classification("knn", k=3),
+        Classification(metric="euclidean", normalise="sphere", by="experiment"),
     ):
         (frame, scores), (_, same) = classify_wells(found, how), classify_wells(again, how)
         np.testing.assert_allclose(same, scores, atol=0.02)
@@ -330,7 +324,7 @@ def test_models_of_different_cell_types_do_not_meet(embedded):
 
 def test_sites_of_a_well_are_one_vote_and_parts_of_a_split_well_are_two(embedded):
     _, (found,) = embedded()
-    frame, scores = classify_wells(found, Nearest(normalise="none"))
+    frame, scores = classify_wells(found, Classification(normalise="none"))
     assert frame.target_id.is_unique and len(scores) == len(frame)
     samples = found.samples.copy()
     rows = samples.index[samples.well_id == samples.well_id[samples.part == "train"].iloc[0]]
@@ -342,8 +336,8 @@ def test_sites_of_a_well_are_one_vote_and_parts_of_a_split_well_are_two(embedded
     )
     samples.loc[rows[1:], "part"] = "oof"
     split = Embeddings(found.path, samples, found.values, found.about)
-    before = classify_wells(alone, Nearest(normalise="none"))[1]
-    after = classify_wells(split, Nearest(normalise="none"))
+    before = classify_wells(alone, Classification(normalise="none"))[1]
+    after = classify_wells(split, Classification(normalise="none"))
     # its validation image is asked for, and its training image alone is fitted
     assert len(after[1]) == len(before) + 1
     np.testing.assert_allclose(
@@ -394,7 +388,7 @@ def test_a_full_model_predicts_test_wells_only(space, monkeypatch):
     config = config_of(space, folds={"file": "folds.csv", "use": [], "full": True})
     monkeypatch.setattr(predicting, "load_checkpoint", lambda path: {"offset": 0.0})
     monkeypatch.setattr(predicting, "predictor_of", embedder(truth_of(space)))
-    (path,) = classify(config, Nearest("knn", k=2))
+    (path,) = classify(config, Classification("knn", k=2))
     assert path.name == "full_all_knn.npz" and set(load_predictions(path).ids["part"]) == {"test"}
 
 

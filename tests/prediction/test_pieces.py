@@ -6,7 +6,7 @@ from tiny import make_config, stage
 
 from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.container import load_predictions
-from cellsignal.prediction.pieces import forget, in_pieces, pieces_folder, pieces_of
+from cellsignal.prediction.pieces import in_pieces, pieces_folder, pieces_of, remove_pieces
 from cellsignal.prediction.predict import predict
 from cellsignal.training import inference
 from cellsignal.training.plan import jobs_of
@@ -90,7 +90,7 @@ def test_pieces_of_other_checkpoints_or_settings_are_not_taken(tmp_path):
     )
     in_pieces(tmp_path / "x.npz", {"model": "two"}, places, compute)
     assert len(made) == 4
-    forget(tmp_path / "x.npz")
+    remove_pieces(tmp_path / "x.npz")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -194,17 +194,18 @@ def changed_inputs(recorded: Any, current: dict[str, Any]) -> list[str]:
         Names in the order of `current`, nested ones as "predict.tta"; then those that only
         `recorded` has.
     """
-    before = _flat(recorded) if isinstance(recorded, dict) else {}
-    now = _flat(json.loads(json.dumps(current, default=str)))
+    before = flatten_dict(recorded) if isinstance(recorded, dict) else {}
+    now = flatten_dict(json.loads(json.dumps(current, default=str)))
     names = [name for name, value in now.items() if name not in before or before[name] != value]
     return names + [name for name in before if name not in now]
 
 
-def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_dict(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dicts by their dotted keys."""
     flat: dict[str, Any] = {}
     for name, inner in value.items():
         if isinstance(inner, dict):
-            flat |= _flat(inner, f"{prefix}{name}.")
+            flat |= flatten_dict(inner, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = inner
     return flat

@@ -1,14 +1,17 @@
-"""The predictions file: logits of every sample and view of one model, with ids and provenance.
+"""Write and read predictions files: logits of every sample and view of one model.
 
-An uncompressed .npz: one (N, K) array a view (`view.<name>`), so that merging reads one view at a
-time and the whole of RxRx1's test set (39,794 sites x 1,108 classes x 8 views) never needs to be in
-memory at once; text arrays for the ids; JSON for the rest. float16 keeps 11 bits of a logit; where
-logits reach `HALF_LIMIT`, at which that is a step of 1/4, float32 is written instead. Every logit
-is a finite number: others are refused when written and when read. Nothing in it is pickled.
+A predictions file is an uncompressed .npz: one (N, K) array a view (`view.<name>`), so that merging
+reads one view at a time and the whole of RxRx1's test set (39,794 sites x 1,108 classes x 8 views)
+never needs to be in memory at once; text arrays for the ids; JSON for the rest. float16 keeps 11
+bits of a logit; where logits reach `HALF_LIMIT`, at which that is a step of 1/4, float32 is written
+instead. Every logit is a finite number: others are refused when written and when read. Nothing in
+it is pickled.
 """
 
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +33,12 @@ class Predictions:
     Attributes:
         path: the file.
         ids: one (N,) text array for each of `IDS`; `part` is "oof" (validation wells of the model's
-        fold) or "test". site: (N,) int. label: (N,) int, -1 where unknown. labels: (N, K) float32
-        of a multi-label competition, NaN where unknown; else None. views: names of the views.
+            fold) or "test".
+        site: (N,) int.
+        label: (N,) int, -1 where unknown.
+        views: names of the views.
         about: classes, competition, run, stage, fold, checkpoint and provenance.
+        labels: (N, K) float32 of a multi-label competition, NaN where unknown; else None.
     """
 
     path: Path
@@ -44,7 +50,7 @@ class Predictions:
     labels: np.ndarray | None = None
 
     def logits(self, view: str) -> np.ndarray:
-        """(N, K) float16 or float32 logits of one view, read from the file.
+        """Read (N, K) float16 or float32 logits of one view from the file.
 
         Raises:
             InputError: a logit is no finite number, or there is not one for each sample and class.
@@ -79,11 +85,10 @@ def save_predictions(
     Raises:
         InputError: a logit is no finite number; nothing is written.
     """
+    arrays: dict[str, np.ndarray] = {}
     for view, values in logits.items():
         refuse_non_finite(values, samples.sample_id.to_numpy(), f"{path}: view {view!r}")
-    arrays: dict[str, np.ndarray] = {
-        f"view.{view}": narrow(values) for view, values in logits.items()
-    }
+        arrays[f"view.{view}"] = narrow(values)
     for name in IDS:
         values = part if name == "part" else samples[name].to_numpy()
         arrays[name] = np.asarray(values, dtype=np.str_)
@@ -91,18 +96,20 @@ def save_predictions(
     arrays["label"] = samples.label.fillna(-1).to_numpy(dtype=np.int32)
     if about.get("multilabel"):
         arrays["labels"] = label_matrix(samples, len(about["classes"]))
-    arrays["about"] = _about_array(about)
+    save_arrays(path, arrays, about)
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+    """Write arrays and JSON-able facts atomically as an uncompressed .npz without pickle."""
+    text = np.asarray(json.dumps(about, default=str))
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-
-
-def _about_array(about: dict[str, Any]) -> np.ndarray:
-    return np.asarray(json.dumps(about, default=str))
+        np.savez(file, **(arrays | {"about": text}))
 
 
 def narrow(values: np.ndarray) -> np.ndarray:
-    """Return logits as float16, or as float32 where any reaches `HALF_LIMIT`: there float16 steps
-    too coarsely, and ends at 65,504.
+    """Return logits as float16, or as float32 where any reaches `HALF_LIMIT`.
+
+    There float16 steps too coarsely, and ends at 65,504.
     """
     values = np.asarray(values)
     return values.astype(np.float16 if np.abs(values).max(initial=0) < HALF_LIMIT else np.float32)
@@ -129,50 +136,42 @@ def refuse_non_finite(values: np.ndarray, sample_ids: np.ndarray, what: str) -> 
         )
 
 
+@contextmanager
+def open_checked(path: Path | str, kind: str = "a predictions file") -> Iterator[Any]:
+    """Open the arrays of a file; InputError where it is damaged or not of this kind."""
+    try:
+        with open_arrays(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not {kind} of cellsignal ({str(error)[:100]})") from None
+
+
 def read_about(path: Path | str) -> dict[str, Any]:
     """Read the facts of a predictions file without its arrays.
 
     Raises:
         InputError: damaged, or not a predictions file.
     """
-    (about,) = _read_arrays(path, "about")
-    try:
-        return json.loads(str(about))
-    except ValueError as error:
-        raise InputError(
-            f"{path}: not a predictions file of cellsignal ({str(error)[:100]})"
-        ) from None
+    with open_checked(path) as archive:
+        return json.loads(str(archive["about"]))
 
 
 def read_parts(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
-    """Read the sample ids of a predictions file and the part each is of, (N,) text both, without
-    its logits.
+    """Read sample ids and the part each is of, (N,) text both, without the logits.
 
     Raises:
         InputError: damaged, or not a predictions file.
     """
-    return _read_arrays(path, "sample_id", "part")
-
-
-def _read_arrays(path: Path | str, *names: str) -> tuple[np.ndarray, ...]:
-    try:
-        with open_arrays(path) as archive:
-            return tuple(archive[name] for name in names)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-        raise InputError(
-            f"{path}: not a predictions file of cellsignal ({str(error)[:100]})"
-        ) from None
+    with open_checked(path) as archive:
+        return archive["sample_id"], archive["part"]
 
 
 def write_about(path: Path, about: dict[str, Any]) -> None:
     """Put other facts into a predictions file; its arrays stay as they are."""
-    with (
-        open_arrays(path) as archive,
-        atomic_path(path) as temporary,
-        open(temporary, "wb") as file,
-    ):
-        arrays = {name: archive[name] for name in archive.files}
-        np.savez(file, **(arrays | {"about": _about_array(about)}))
+    with open_arrays(path) as archive:
+        save_arrays(path, {name: archive[name] for name in archive.files}, about)
 
 
 def load_predictions(path: Path | str) -> Predictions:
@@ -184,24 +183,19 @@ def load_predictions(path: Path | str) -> Predictions:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such predictions file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+    with open_checked(path) as archive:
+        damaged = archive.zip.testzip()
         if damaged:
             raise InputError(
                 f"{path}: corrupt predictions file (checksum of {damaged!r} does not match)"
             )
-        with open_arrays(path) as archive:
-            views = tuple(
-                name.removeprefix("view.") for name in archive.files if name.startswith("view.")
-            )
-            ids = {name: archive[name] for name in IDS}
-            labels = archive["labels"] if "labels" in archive.files else None
-            about = json.loads(str(archive["about"]))
-            return Predictions(path, ids, archive["site"], archive["label"], views, about, labels)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"{path}: not a predictions file of cellsignal ({str(error)[:100]})"
-        ) from None
+        names = [name for name in archive.files if name.startswith("view.")]
+        return Predictions(
+            path=path,
+            ids={name: archive[name] for name in IDS},
+            site=archive["site"],
+            label=archive["label"],
+            views=tuple(name.removeprefix("view.") for name in names),
+            about=json.loads(str(archive["about"])),
+            labels=archive["labels"] if "labels" in archive.files else None,
+        )

@@ -1,9 +1,9 @@
-"""Prediction piece by piece, so that what a kill interrupts goes on: a plate, or what shares
-BatchNorm statistics, is written as soon as it is predicted.
+"""Predict piece by piece, so that an interrupted prediction resumes where it stopped.
 
+A piece is a plate, or what shares BatchNorm statistics; it is written as soon as it is predicted.
 The pieces lie beside the file that they will become, in a folder named by all that decides their
-content, and go when it is there. Several processes share the pieces out, and stop together: on
-request, or where the next pieces would not fit into the time budget.
+content, and are removed when it is written. Several processes share the pieces out, and stop
+together: on request, or where the next pieces would not fit into the time budget.
 """
 
 import logging
@@ -29,20 +29,24 @@ log = logging.getLogger(__name__)
 def pieces_of(
     samples: pd.DataFrame, chosen: np.ndarray, adapt: str, keys: np.ndarray
 ) -> list[np.ndarray]:
-    """Places in `chosen`, (m,) int each: by model and plate, or the larger unit that is adapted as
-    a whole.
+    """Split samples by model and by plate, or by the larger unit that is adapted as a whole.
 
     Args:
         samples: a samples table.
         chosen: (n,) positions in it.
         adapt: `predict.adapt` of the config.
         keys: (n,) text, the model that predicts each.
+
+    Returns:
+        (m,) int each, places in `chosen`.
     """
+    if not len(chosen):
+        return []
     units = unit_codes(samples, "plate" if adapt == "none" else adapt)[chosen]
     models = np.unique(keys.astype(str), return_inverse=True)[1]
     order = np.lexsort((units, models))
     changes = (np.diff(units[order]) != 0) | (np.diff(models[order]) != 0)
-    return np.split(order, np.flatnonzero(changes) + 1) if len(chosen) else []
+    return np.split(order, np.flatnonzero(changes) + 1)
 
 
 def in_pieces(
@@ -53,7 +57,7 @@ def in_pieces(
     ranks: Ranks = ALONE,
     stop: Stop | None = None,
 ) -> dict[str, np.ndarray] | None:
-    """Compute what is not there yet, each piece by one process, and put all together.
+    """Compute the pieces that do not exist yet, each by one process, and join them all.
 
     Args:
         path: the file that all of it will become.
@@ -62,46 +66,38 @@ def in_pieces(
         compute: from a piece's places to arrays, one row a place.
 
     Returns:
-        Name -> (n, D) float16, or float32 where `container.narrow` keeps a piece so, in the first
-        process; None in the others. `forget` when the file is written.
+        Name -> (n, D) float16, or float32 where `container.narrow` keeps a piece so, in rank 0;
+        None in the others. Call `remove_pieces` when the file is written.
 
     Raises:
         Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the pieces that are
-        done are kept.
+            done are kept.
     """
     stop = stop or Stop()
     folder = pieces_folder(path) / digest(made_from)[:16]
     files = [folder / f"{number:04d}.npz" for number in range(len(places))]
     missing = [number for number, file in enumerate(files) if _read(file) is None]
-    ranks.barrier()  # all have looked before any writes
-    if len(missing) < len(files) and ranks.first:
-        log.info(
-            "%s: goes on, %d of %d pieces are there", path, len(files) - len(missing), len(files)
-        )
-    took, wrote = Pace(), 0.0  # seconds of a piece; of writing all that were made here
+    n_done = len(files) - len(missing)
+    ranks.barrier()  # every process has looked before any writes
+    if n_done and ranks.first:
+        log.info("%s: resumes, %d of %d pieces are done", path, n_done, len(files))
+    pace, write_seconds = Pace(), 0.0
     for start in range(0, len(missing), ranks.world):
-        _stop_together(
-            ranks,
-            stop,
-            path,
-            f"{len(files) - len(missing) + start} of {len(files)} pieces",
-            "the next piece",
-            took.high,
-        )
-        begun = time.perf_counter()
-        # one, or none where they run out
-        for number in missing[start + ranks.rank : start + ranks.world : ranks.world]:
+        saved = f"{n_done + start} of {len(files)} pieces"
+        _stop_together(ranks, stop, path, saved, "the next piece", pace.high)
+        started = time.perf_counter()
+        if start + ranks.rank < len(missing):
+            number = missing[start + ranks.rank]
             arrays = {name: narrow(values) for name, values in compute(places[number]).items()}
-            made = time.perf_counter()
-            with atomic_path(files[number]) as temporary, open(temporary, "wb") as file:
-                np.savez(file, **arrays)
-            wrote += time.perf_counter() - made
-        took.add(time.perf_counter() - begun)
-    # read and written once more
-    together = 2 * wrote * ranks.world * len(files) / len(missing) if missing else None
-    _stop_together(ranks, stop, path, f"all {len(files)} pieces", "putting them together", together)
+            write_seconds += _write(files[number], arrays)
+        pace.add(time.perf_counter() - started)
+    join_seconds = None
+    if missing:  # every piece is read and written once more
+        join_seconds = 2 * write_seconds * ranks.world * len(files) / len(missing)
+    saved = f"all {len(files)} pieces"
+    _stop_together(ranks, stop, path, saved, "putting them together", join_seconds)
     ranks.barrier()
-    return _together(files, places) if ranks.first else None
+    return _join(files, places) if ranks.first else None
 
 
 def _stop_together(
@@ -113,32 +109,39 @@ def _stop_together(
 
 
 def pieces_folder(path: Path) -> Path:
+    """Return the folder in which the pieces of a file lie."""
     return path.with_name(f".{path.stem}.pieces")
 
 
-def forget(path: Path) -> None:
+def remove_pieces(path: Path) -> None:
     """Remove the pieces of a file that is written."""
     shutil.rmtree(pieces_folder(path), ignore_errors=True)
 
 
-def _together(files: list[Path], places: list[np.ndarray]) -> dict[str, np.ndarray]:
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> float:
+    """The seconds that it took."""
+    started = time.perf_counter()
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    return time.perf_counter() - started
+
+
+def _join(files: list[Path], places: list[np.ndarray]) -> dict[str, np.ndarray]:
+    n = sum(map(len, places))
     whole: dict[str, np.ndarray] = {}
-    for file, mine in zip(files, places, strict=True):
+    for file, rows in zip(files, places, strict=True):
         for name, values in _read(file).items():
-            rows = whole.get(name)
-            if rows is None:
-                rows = np.empty((sum(map(len, places)), *values.shape[1:]), values.dtype)
-            whole[name] = rows.astype(np.result_type(rows, values), copy=False)
-            whole[name][mine] = values
+            if name not in whole:
+                whole[name] = np.empty((n, *values.shape[1:]), values.dtype)
+            whole[name] = whole[name].astype(np.result_type(whole[name], values), copy=False)
+            whole[name][rows] = values
     return whole
 
 
 def _read(file: Path) -> dict[str, np.ndarray] | None:
-    """A piece's arrays; None where it is not there or damaged (zip holds every array to its
-    checksum).
-    """
+    """A piece's arrays; None where it does not exist or is damaged (zip checks every array)."""
     try:
         with open_arrays(file) as archive:
             return {name: archive[name] for name in archive.files}
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, OSError, EOFError):
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError):
         return None

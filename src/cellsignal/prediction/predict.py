@@ -1,5 +1,6 @@
-"""Logits of every site and view: out-of-fold wells by the models that did not train on them, test
-wells by all.
+"""Predict logits of every site and view.
+
+Out-of-fold wells are predicted by the models that did not train on them, test wells by all.
 """
 
 import logging
@@ -27,7 +28,7 @@ from cellsignal.prediction.container import (
     write_about,
 )
 from cellsignal.prediction.freshness import MADE_FROM, is_current, made_from
-from cellsignal.prediction.pieces import forget, in_pieces, pieces_of
+from cellsignal.prediction.pieces import in_pieces, pieces_of, remove_pieces
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.identity import check_belongs, check_config
 from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
@@ -38,21 +39,24 @@ from cellsignal.training.ranks import this_process
 log = logging.getLogger(__name__)
 VERSION = 1  # of what predicts: one more whenever the same inputs give other bytes
 
+# (chosen, views, embeddings=False) -> view -> (n, K) float32 logits, K = job.outputs, or (n, D)
+Predictor = Callable[..., dict[str, np.ndarray]]
+
 
 def predict(config: Config) -> list[Path]:
-    """Predict with every finished stage and fold of a run; one file each, `<run
-    folder>/predictions/<fold>_<stage>.npz`.
+    """Predict with every finished stage and fold of a run, one file each.
 
-    A stage with one model for each cell type gives one file too: each sample is predicted by its
-    cell type's model. A stage with `target: compound` or `self_supervised` has no classes to
-    predict and is left out. A file is left as it is where all that decides its bytes is unchanged
-    (`freshness.made_from`: store, checkpoints, settings); the log says what has changed. An
-    interrupted one goes on with the plates that are missing.
+    Writes `<run folder>/predictions/<fold>_<stage>.npz`. A stage with one model for each cell type
+    gives one file too: each sample is predicted by its cell type's model. A stage with `target:
+    compound` or `self_supervised` has no classes to predict and is left out. A file is left as it
+    is where all that decides its bytes is unchanged (`freshness.made_from`: store, checkpoints,
+    settings); the log says what has changed. An interrupted one resumes with the missing plates.
 
     Raises:
         InputError: a checkpoint is missing, unfinished, damaged, or of another competition or
-        config; no stage has classes. Interrupted: stopped by a signal, or by the time budget
-        (`OutOfTime`); finished pieces and files are kept.
+            config; no stage has classes.
+        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); finished pieces and
+            files are kept.
     """
     groups: dict[tuple[int | None, int], list[Job]] = {}
     for job in jobs_of(config):
@@ -70,91 +74,88 @@ def predict(config: Config) -> list[Path]:
 
 
 def predictions_path(config: Config, fold: int | None, stage_index: int) -> Path:
-    return (
-        config.run_folder
-        / "predictions"
-        / f"{fold_name(fold)}_{config.stages[stage_index].name}.npz"
-    )
+    """Return the predictions file of a fold and stage."""
+    name = f"{fold_name(fold)}_{config.stages[stage_index].name}.npz"
+    return config.run_folder / "predictions" / name
 
 
 def predict_stage(config: Config, jobs: list[Job], stop: Stop) -> Path:
+    """Predict with the models of one fold and stage; return the file."""
     first = jobs[0]
     path = predictions_path(config, first.fold, first.stage_index)
     checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
     samples = first.store.samples
-    chosen, part, classes = _what_to_predict(config, jobs)
+    chosen, part, classes = _choose_samples(config, jobs)
     sample_ids = samples.sample_id.to_numpy()[chosen]
-    inputs = made_from(
-        config, first.stage_index, first.store, checkpoints, sample_ids, part, VERSION
-    )
+    stage = (config, first.stage_index, first.store)
+    inputs = made_from(*stage, checkpoints, sample_ids, part, VERSION)
     if is_current(path, load_predictions, inputs):
         _keep_submit_section(path, config)
         log.info("%s: is up to date", path)
         return path
     views, ranks = tta_views(config.predict.tta), this_process()
-    keys = model_keys(jobs, samples, chosen)
-    orphans = sorted(samples.cell_type.to_numpy()[chosen[keys == ""]].astype(str))
-    if orphans:
-        raise InputError(
-            f"{path}: no model of stage {first.stage.name!r} for cell type {orphans[0]!r}, which "
-            "training has not"
-        )
-    predictor = Predictors(jobs, checkpoints)
+    keys = model_keys(jobs, samples, chosen, str(path))
+    predictors = Predictors(jobs, checkpoints)
 
     def compute(places: np.ndarray) -> dict[str, np.ndarray]:
         key = keys[places[0]]
-        logits = predictor.of(key)(chosen[places], views)
+        logits = predictors.of(key)(chosen[places], views)
         for view, values in logits.items():
             refuse_non_finite(values, sample_ids[places], f"{checkpoints[key]}: view {view!r}")
         return {view: values[:, : len(classes)] for view, values in logits.items()}
 
     places = pieces_of(samples, chosen, config.predict.adapt, keys)
     logits = in_pieces(path, inputs, places, compute, ranks, stop)
+    if not ranks.first:
+        return path
     about = provenance(
         checkpoints,
-        competition=first.competition.id,
         classes=list(classes),
         multilabel=first.competition.multilabel,
         protocol=config.protocol,
-        run=f"{config.name}/seed{config.seed}",
-        stage=first.stage.name,
-        stage_index=first.stage_index,
-        fold=first.fold,
-        fold_group=first.folds.group,
-        seed=config.seed,
-        settings=config.predict.model_dump(mode="json"),
         submit=config.submit.model_dump(mode="json"),
-        data_root=str(config.data.root),
-        **{MADE_FROM: inputs},
+        **stage_facts(config, first, inputs),
     )
-    if not ranks.first:
-        return path
     save_predictions(path, samples.iloc[chosen], part, logits, about)
-    forget(path)
-    numbers = [
-        f"{number} {name}"
-        for name, number in zip(*np.unique(part, return_counts=True), strict=True)
-    ]
-    log.info("%s: samples %s; %d views", path, ", ".join(numbers), len(views))
+    remove_pieces(path)
+    counts = zip(*np.unique(part, return_counts=True), strict=True)
+    text = ", ".join(f"{count} {name}" for name, count in counts)
+    log.info("%s: samples %s; %d views", path, text, len(views))
     return path
 
 
-def _what_to_predict(
+def stage_facts(config: Config, job: Job, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return what a predictions or embeddings file says of its stage, fold and settings."""
+    return {
+        "competition": job.competition.id,
+        "run": f"{config.name}/seed{config.seed}",
+        "stage": job.stage.name,
+        "stage_index": job.stage_index,
+        "fold": job.fold,
+        "fold_group": job.folds.group,
+        "seed": config.seed,
+        "settings": config.predict.model_dump(mode="json"),
+        "data_root": str(config.data.root),
+        MADE_FROM: inputs,
+    }
+
+
+def _choose_samples(
     config: Config, jobs: list[Job]
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Positions in the store's samples, the part each is of, and the classes that are told apart.
+    """Positions in the store's samples, the part each is of, and the classes that are predicted.
 
     Held-out treatments are "oof", those of the test split "test"; a protocol with parts of its own
     names its own, controls and their classes with them.
     """
     first = jobs[0]
-    store, samples = first.store, first.store.samples
+    samples = first.store.samples
     parts = protocol_parts(config, first.competition, samples)
     if parts is not None:
         chosen = np.flatnonzero(~np.isin(parts, ("", "train")))
         controls = (f"control_{label}" for label in range(len(first.classes), first.outputs))
         return chosen, parts[chosen], (*first.classes, *controls)
-    kept = kept_samples(config, store) & (samples.role == "treatment").to_numpy()
+    kept = kept_samples(config, first.store) & (samples.role == "treatment").to_numpy()
     held_out = np.concatenate([job.valid for job in jobs])
     test = np.flatnonzero((samples.split == "test").to_numpy() & kept)
     part = np.repeat(["oof", "test"], [len(held_out), len(test)])
@@ -162,9 +163,7 @@ def _what_to_predict(
 
 
 def _keep_submit_section(path: Path, config: Config) -> None:
-    """Note the config's `submit` section, which decides no byte of the predictions, in a file that
-    is up to date.
-    """
+    """Write the config's `submit` section, which decides no byte of the predictions, into them."""
     about, section = read_about(path), config.submit.model_dump(mode="json")
     if about.get("submit") != section and this_process().first:
         write_about(path, about | {"submit": section})
@@ -172,6 +171,11 @@ def _keep_submit_section(path: Path, config: Config) -> None:
 
 
 def checkpoint_path(config: Config, job: Job) -> Path:
+    """Return the checkpoint that a job is predicted with.
+
+    Raises:
+        InputError: it does not exist.
+    """
     name = config.predict.checkpoint if len(job.scored) else "last"
     path = job.folder / f"{name}.pt"
     if not path.is_file():
@@ -179,27 +183,34 @@ def checkpoint_path(config: Config, job: Job) -> Path:
     return path
 
 
-def model_keys(jobs: list[Job], samples: pd.DataFrame, chosen: np.ndarray) -> np.ndarray:
-    """(n,) text: the job that predicts each of the `chosen` positions, "all" or a cell type's; ""
-    where there is none.
+def model_keys(jobs: list[Job], samples: pd.DataFrame, chosen: np.ndarray, what: str) -> np.ndarray:
+    """Return the key of the job that predicts each chosen position: "all" or a cell type's.
+
+    Args:
+        what: is predicted, for the error.
+
+    Raises:
+        InputError: a cell type has no model.
     """
     cell_types = samples.cell_type.to_numpy()[chosen].astype(str)
     keys = np.full(len(chosen), "", object)
     for job in jobs:
         keys[(cell_types == job.key) | (job.key == "all")] = job.key
+    without = sorted(cell_types[keys == ""])
+    if without:
+        raise InputError(
+            f"{what}: no model of stage {jobs[0].stage.name!r} for cell type {without[0]!r}, which "
+            "training does not have"
+        )
     return keys
 
 
-Predictor = Callable[..., dict[str, np.ndarray]]
-
-
 def predictor_of(job: Job, state: dict[str, Any]) -> Predictor:
-    """What predicts with one checkpoint: (chosen, views, embeddings=False) -> view -> (n, K)
-    float32 logits, K = job.outputs, or (n, D).
+    """Return what predicts with one checkpoint.
 
     Args:
         state: a loaded checkpoint; its own model config, image size and overall pixel statistics
-        are used.
+            are used.
     """
     model = trained_model(job, state)
     overall = tuple(np.asarray(values, np.float32) for values in state["overall"])
@@ -208,17 +219,14 @@ def predictor_of(job: Job, state: dict[str, Any]) -> Predictor:
     def predict_samples(
         chosen: np.ndarray, views: Sequence[str], embeddings: bool = False
     ) -> dict[str, np.ndarray]:
-        return predict_with(
-            job, model, plan_reading(job, pixels, chosen), views, embeddings=embeddings
-        )
+        reading = plan_reading(job, pixels, chosen)
+        return predict_with(job, model, reading, views, embeddings=embeddings)
 
     return predict_samples
 
 
 class Predictors:
-    """The predictors of a stage's models, each loaded when it is first asked for; one is kept at a
-    time.
-    """
+    """The predictors of a stage's models, each loaded when needed; one is kept at a time."""
 
     def __init__(self, jobs: list[Job], checkpoints: dict[str, Path]):
         self.jobs, self.checkpoints = {job.key: job for job in jobs}, checkpoints
@@ -226,18 +234,16 @@ class Predictors:
         self.predictor: Predictor | None = None
 
     def of(self, key: str) -> Predictor:
+        """Return the predictor of the model with this key."""
         if key != self.key:
-            self.predictor = None  # its memory first
-            self.key, self.predictor = (
-                key,
-                predictor_of(self.jobs[key], load_checkpoint(self.checkpoints[key])),
-            )
+            self.predictor = None  # frees its memory before the next is loaded
+            self.predictor = predictor_of(self.jobs[key], load_checkpoint(self.checkpoints[key]))
+            self.key = key
         return self.predictor
 
 
 def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
-    """The model of a loaded checkpoint (the averaged one where there is one), on the device that is
-    there.
+    """Return the model of a loaded checkpoint, the averaged one if any, on this process's device.
 
     Raises:
         InputError: of another competition, config, stage or fold, or training is not finished.
@@ -249,13 +255,7 @@ def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
             f"{job.folder}/last.pt: training is not finished; run the training command again"
         )
     recipe = Model(**state["config"]["model"])
-    model = build_model(
-        recipe,
-        len(job.channels),
-        job.outputs,
-        state["image_size"],
-        len(job.cell_types),
-        initial_weights=False,
-    )
+    shape = (len(job.channels), job.outputs, state["image_size"], len(job.cell_types))
+    model = build_model(recipe, *shape, initial_weights=False)
     model.load_state_dict(state["averaged"] or state["model"])
     return model.eval().to(this_process().device, memory_format=torch.channels_last)

@@ -163,14 +163,14 @@ def embed(arguments: argparse.Namespace) -> str:
 
 def classify(arguments: argparse.Namespace) -> str:
     from cellsignal.prediction.container import load_predictions
-    from cellsignal.prediction.embeddings import Nearest
-    from cellsignal.prediction.embeddings import classify as classify_config
     from cellsignal.prediction.sources import out_of_fold_table, read_sources
+    from cellsignal.prediction.well_classifiers import Classification
+    from cellsignal.prediction.well_classifiers import classify as classify_config
 
-    nearest = Nearest(**_nearest_options(arguments))
+    how = Classification(**_classification(arguments))
     files: list[Path] = []
     for config in configs_of(arguments):
-        files += classify_config(config, nearest)
+        files += classify_config(config, how)
     print("\n".join(map(str, files)))
     held_out = [path for path in files if (load_predictions(path).ids["part"] == "oof").any()]
     if held_out:
@@ -178,7 +178,7 @@ def classify(arguments: argparse.Namespace) -> str:
     return f"cellsignal submit {' '.join(map(str, files))}"
 
 
-def _nearest_options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _classification(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("method", "metric", "k", "normalise", "by", "reference")
     values = {name: getattr(arguments, name) for name in names}
     given = {name: value for name, value in values.items() if value is not None}
