@@ -24,9 +24,17 @@ from cellsignal.kaggle import build as building
 from cellsignal.kaggle import commands as verb
 from cellsignal.kaggle import script, wheels
 from cellsignal.kaggle.build import build, build_kernels, pack_package
-from cellsignal.kaggle.job import LONGEST_NAME, KernelJob, load_job
-from cellsignal.kaggle.owner import fill_owner, find_owner
-from cellsignal.kaggle.plan import slug, step_named, steps, title
+from cellsignal.kaggle.job import (
+    LONGEST_NAME,
+    KernelJob,
+    fill_owner,
+    find_owner,
+    load_job,
+    slug,
+    step_named,
+    steps,
+    title,
+)
 from cellsignal.kaggle.runner import OUT_OF_TIME
 from cellsignal.kaggle.wheels import (
     WHEELS,

@@ -23,8 +23,7 @@ import cellsignal as cellsignal_package
 from cellsignal.common.errors import InputError
 from cellsignal.kaggle import runner
 from cellsignal.kaggle.build import build
-from cellsignal.kaggle.job import KernelJob, SubmitStep
-from cellsignal.kaggle.plan import slug, step_named
+from cellsignal.kaggle.job import KernelJob, SubmitStep, slug, step_named
 from cellsignal.kaggle.runner import Kernel
 from cellsignal.kaggle.status import Status, check_files, list_files, read_status, write_status
 

@@ -229,8 +229,7 @@ def test_a_token_may_be_the_name_of_a_file(fake, client_home, monkeypatch, caplo
 
 def test_a_built_kernel_holds_no_key(client_home, tmp_path, monkeypatch):
     from cellsignal.kaggle.build import build
-    from cellsignal.kaggle.job import load_job
-    from cellsignal.kaggle.plan import steps
+    from cellsignal.kaggle.job import load_job, steps
     from cellsignal.kaggle.script import unpack
 
     for way in WAYS:

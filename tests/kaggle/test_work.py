@@ -22,8 +22,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_json, write_text
 from cellsignal.kaggle import work as module
 from cellsignal.kaggle.api import Kaggle
-from cellsignal.kaggle.job import load_job
-from cellsignal.kaggle.plan import slug
+from cellsignal.kaggle.job import load_job, slug
 from cellsignal.kaggle.work import PROGRESS, report, work
 
 pytestmark = pytest.mark.slow

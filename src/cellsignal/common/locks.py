@@ -53,5 +53,5 @@ def hold_alone(file: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise InputError(f"{what}: another process works at it") from None
+            raise InputError(f"{what}: another process works at this job") from None
         yield

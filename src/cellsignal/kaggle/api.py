@@ -1,8 +1,7 @@
-"""What is asked of Kaggle for kernels and data sets, through its own client: retried while that may
-help, then one line.
+"""Requests to Kaggle about kernels and data sets, through its own client.
 
-A push whose answer was lost is never given twice: the number of versions, noted before, tells
-whether it arrived.
+They are retried while that may help, then refused in one line. A push whose answer was lost is
+never given twice: the number of versions, noted before, shows whether it arrived.
 """
 
 import logging
@@ -28,7 +27,7 @@ PAGE = 200  # files of an output that are listed at once
 
 
 class Refused(InputError):
-    """Kaggle's answer is a status that will stay; `status` is its number."""
+    """Kaggle answers with a status that will stay; `status` is its number."""
 
     def __init__(self, message: str, status: int):
         self.status = status
@@ -37,9 +36,7 @@ class Refused(InputError):
 
 @dataclass(frozen=True)
 class Session:
-    """A kernel's last run: "queued", "running", "complete", "error", ... in Kaggle's words, and why
-    it failed.
-    """
+    """A kernel's last run: its state in Kaggle's words ("queued", "running"), and why it failed."""
 
     state: str
     failure: str = ""
@@ -51,7 +48,7 @@ class Session:
 
 @dataclass(frozen=True)
 class Output:
-    """What a kernel's last run left: file name -> URL, as the server names them, and its log."""
+    """The files (name -> URL) and the log that a kernel's last run left."""
 
     files: dict[str, str]
     log: str
@@ -72,64 +69,65 @@ class Kaggle:
             raise InputError(CREDENTIALS)
 
     def versions(self, slug: str) -> int:
-        """How many versions the kernel has; 0 where Kaggle knows none (it answers 403 for a name
-        that nobody has).
-        """
+        """Return how many versions the kernel has; 0 where Kaggle knows no such kernel."""
         from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
         request = _request(ApiGetKernelRequest, slug, "user_name", "kernel_slug")
-        found = self._unless_missing(
+        kernel = self._unless_missing(
             f"kernel {slug}", lambda client: client.kernels.kernels_api_client.get_kernel(request)
         )
-        return found.metadata.current_version_number or 1 if found and found.metadata else 0
+        if not kernel or not kernel.metadata:
+            return 0
+        return kernel.metadata.current_version_number or 1
 
     def dataset_versions(self, slug: str) -> int:
-        """How many versions the data set has; 0 where Kaggle knows none."""
+        """Return how many versions the data set has; 0 where Kaggle knows no such data set."""
         from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
 
         request = _request(ApiGetDatasetRequest, slug, "owner_slug", "dataset_slug")
-        found = self._unless_missing(
+        dataset = self._unless_missing(
             f"data set {slug}",
             lambda client: client.datasets.dataset_api_client.get_dataset(request),
         )
-        return found.current_version_number or 1 if found else 0
+        return dataset.current_version_number or 1 if dataset else 0
 
     def push_kernel(self, folder: Path, slug: str, before: int) -> str:
-        """Save and run the kernel in `folder`; `before` is `versions(slug)` from before the first
-        attempt. Returns its page's URL.
+        """Save and run the kernel in `folder`, and return the URL of its page.
+
+        Args:
+            before: `versions(slug)` from before the first attempt.
         """
-        said = _given_once(
+        answer = _push_once(
             f"pushing {slug}",
             lambda: self._quietly(lambda: self._api.kernels_push(str(folder))),
             lambda: self.versions(slug) > before,
         )
-        if said is None:  # it arrived, its answer did not
-            return f"https://www.kaggle.com/code/{slug}"
-        if said.error:
-            raise InputError(f"pushing {slug}: Kaggle says: {redact(said.error)}")
+        page = f"https://www.kaggle.com/code/{slug}"
+        if answer is None:  # it arrived, its answer did not
+            return page
+        if answer.error:
+            raise InputError(f"pushing {slug}: Kaggle says: {redact(answer.error)}")
         refused = [
-            *said.invalid_dataset_sources,
-            *said.invalid_competition_sources,
-            *said.invalid_kernel_sources,
-            *said.invalid_model_sources,
+            *answer.invalid_dataset_sources,
+            *answer.invalid_competition_sources,
+            *answer.invalid_kernel_sources,
+            *answer.invalid_model_sources,
         ]
         if refused:
             raise InputError(
                 f"pushing {slug}: Kaggle does not attach {', '.join(refused)}: no such thing, not "
                 "yours, or its rules are not accepted"
             )
-        name = said.ref.strip("/").rpartition("/")[2]
+        name = answer.ref.strip("/").rpartition("/")[2]
         if name and name.lower() != slug.rpartition("/")[2].lower():
             raise InputError(
-                f"pushing {slug}: Kaggle made it {redact(said.ref)}, which the next kernel of the "
-                "chain would not find"
+                f"pushing {slug}: Kaggle made it {redact(answer.ref)}, which the next kernel of "
+                "the chain would not find"
             )
-        return redact(said.url) or f"https://www.kaggle.com/code/{slug}"
+        return redact(answer.url) or page
 
     def push_dataset(self, folder: Path, slug: str) -> str:
-        """Upload `folder` (`dataset-metadata.json` in it) as a new private data set, or as a new
-        version of it. Returns its page's URL.
-        """
+        """Upload `folder` as a private data set or a new version of it; return its page's URL."""
         before = self.dataset_versions(slug)
 
         def push() -> Any:
@@ -137,26 +135,27 @@ class Kaggle:
                 return self._api.dataset_create_version(str(folder), "cellsignal", quiet=True)
             return self._api.dataset_create_new(str(folder), quiet=True)
 
-        said = _given_once(
+        answer = _push_once(
             f"pushing {slug}",
             lambda: self._quietly(push),
             lambda: self.dataset_versions(slug) > before,
         )
-        if said is not None and (said.error or (said.status or "ok").lower() != "ok"):
-            raise InputError(f"pushing {slug}: Kaggle says: {redact(said.error or said.status)}")
+        if answer is not None and (answer.error or (answer.status or "ok").lower() != "ok"):
+            message = redact(answer.error or answer.status)
+            raise InputError(f"pushing {slug}: Kaggle says: {message}")
         return f"https://www.kaggle.com/datasets/{slug}"
 
     def session(self, slug: str) -> Session:
-        """The state of the kernel's last run."""
-        said = self._asked(f"status of {slug}", lambda: self._api.kernels_status(slug))
-        return Session(said.status.name.lower(), redact(said.failure_message))
+        """Return the state of the kernel's last run."""
+        answer = self._ask(f"status of {slug}", lambda: self._api.kernels_status(slug))
+        return Session(answer.status.name.lower(), redact(answer.failure_message))
 
     def dataset_state(self, slug: str) -> str:
-        """ "ready" when kernels can attach it; "failed"; else a word for how far Kaggle is."""
-        return self._asked(f"status of {slug}", lambda: self._api.dataset_status(slug))
+        """Return "ready" when kernels can attach it, "failed", or how far Kaggle is."""
+        return self._ask(f"status of {slug}", lambda: self._api.dataset_status(slug))
 
     def output(self, slug: str) -> Output:
-        """The files and the log of the kernel's last run."""
+        """Return the files and the log of the kernel's last run."""
         from kagglesdk.kernels.types.kernels_api_service import ApiListKernelSessionOutputRequest
 
         files: dict[str, str] = {}
@@ -184,52 +183,54 @@ class Kaggle:
             raise
 
     def _sdk(self, what: str, ask: Callable[[Any], Any]) -> Any:
-        """The answer to a request that the client has no method for, or one that reports less."""
+        """Answer a request that the client has no method for, or one that reports less."""
 
-        def once() -> Any:
+        def ask_once() -> Any:
             with self._api.build_kaggle_client() as client:
                 return ask(client)
 
-        return self._asked(what, once)
+        return self._ask(what, ask_once)
 
-    def _asked(self, what: str, once: Callable[[], Result]) -> Result:
-        return tried(what, lambda: self._quietly(once))
+    def _ask(self, what: str, ask_once: Callable[[], Result]) -> Result:
+        return tried(what, lambda: self._quietly(ask_once))
 
     @staticmethod
-    def _quietly(once: Callable[[], Result]) -> Result:
+    def _quietly(ask_once: Callable[[], Result]) -> Result:
         with quiet():
-            return once()
+            return ask_once()
 
 
-def tried(what: str, once: Callable[[], Result]) -> Result:
-    """`once()`, again after each failure that may pass, with growing waits or as long as
-    `Retry-After` says.
+def tried(what: str, ask_once: Callable[[], Result]) -> Result:
+    """Call `ask_once` until it succeeds or fails for good.
+
+    Between two attempts it waits ever longer, or as long as `Retry-After` says.
 
     Raises:
-        InputError: it did not pass (one line); `Refused` where Kaggle's status says that it never
-        will.
+        InputError: it failed `ATTEMPTS` times; `Refused` where Kaggle's status will stay.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return once()
+            return ask_once()
         except Exception as error:
-            failure = _passing(what, error)
+            failure = _temporary(what, error)
         _pause(what, failure, attempt)
     raise AssertionError("unreachable")
 
 
-def _given_once(
-    what: str, give: Callable[[], Result], arrived: Callable[[], bool]
+def _push_once(
+    what: str, push: Callable[[], Result], has_arrived: Callable[[], bool]
 ) -> Result | None:
-    """As `tried`, for what must not be done twice: `arrived` is asked before each further attempt.
-    None: it arrived, its answer is lost.
+    """As `tried`, for what must not be done twice.
+
+    Returns:
+        The answer; None where the push arrived and its answer was lost.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return give()
+            return push()
         except Exception as error:
-            failure = _passing(what, error)
-        if failure.wait is None and arrived():  # what was told to wait was not taken
+            failure = _temporary(what, error)
+        if failure.wait is None and has_arrived():  # what was told to wait was not taken
             return None
         _pause(what, failure, attempt)
     raise AssertionError("unreachable")
@@ -249,11 +250,10 @@ def _pause(what: str, failure: TemporaryError, attempt: int) -> None:
     time.sleep(wait)
 
 
-def _passing(what: str, error: Exception) -> TemporaryError:
-    """What may pass of an error of the client's; the rest is raised as one line.
+def _temporary(what: str, error: Exception) -> TemporaryError:
+    """Return what may pass of an error of the client; the rest is raised as one line.
 
-    The client wraps errors in others and hides the first in their context, so all that an error was
-    made from is looked at.
+    The client wraps errors in others and hides the first, so all its causes are looked at.
     """
     import requests
 
@@ -261,27 +261,11 @@ def _passing(what: str, error: Exception) -> TemporaryError:
         return error
     if isinstance(error, InputError):
         raise error
-    answers = [
-        cause.response
-        for cause in http.iterate_causes(error)
-        if isinstance(cause, requests.exceptions.HTTPError) and cause.response is not None
-    ]
-    if answers:
-        status = answers[0].status_code
-        if status in http.TEMPORARY_STATUSES or status >= 500:
-            return TemporaryError(
-                f"Kaggle answers {status} {answers[0].reason}", http.retry_after(answers[0])
-            )
-        said = redact(str(error))[:200]
-        lines = {
-            401: CREDENTIALS,
-            403: f"Kaggle refuses it to these credentials ({said}): no such thing, not yours, or a token without the right; else {CREDENTIALS}",
-            404: "Kaggle has no such thing",
-        }
-        raise Refused(
-            f"{what}: {lines.get(status, f'Kaggle answers {status} ({said})')}", status
-        ) from None
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in http.iterate_causes(error)):
+    causes = list(http.iterate_causes(error))
+    for cause in causes:
+        if isinstance(cause, requests.exceptions.HTTPError) and cause.response is not None:
+            return _temporary_status(what, cause.response, error)
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         raise InputError(f"{what}: Kaggle's certificate cannot be verified") from None
     if isinstance(error, requests.exceptions.JSONDecodeError):
         return TemporaryError("the answer is not what Kaggle sends")
@@ -293,10 +277,27 @@ def _passing(what: str, error: Exception) -> TemporaryError:
     raise error
 
 
+def _temporary_status(what: str, answer: Any, error: Exception) -> TemporaryError:
+    """Return a status that may pass, or raise one that will stay."""
+    status = answer.status_code
+    if status in http.TEMPORARY_STATUSES or status >= 500:
+        message = f"Kaggle answers {status} {answer.reason}"
+        return TemporaryError(message, http.retry_after(answer))
+    text = redact(str(error))[:200]
+    messages = {
+        401: CREDENTIALS,
+        403: f"Kaggle refuses it to these credentials ({text}): no such thing, not yours, or a "
+        f"token without the right; else {CREDENTIALS}",
+        404: "Kaggle has no such thing",
+    }
+    message = messages.get(status, f"Kaggle answers {status} ({text})")
+    raise Refused(f"{what}: {message}", status) from None
+
+
 def _request(kind: type, slug: str, owner: str, name: str) -> Any:
-    """A request about `user/name`, whose fields have other names in each service."""
+    """Return a request about `user/name`, whose fields have other names in each service."""
     request = kind()
-    user, _, own = slug.partition("/")
+    user, _, kernel = slug.partition("/")
     setattr(request, owner, user)
-    setattr(request, name, own)
+    setattr(request, name, kernel)
     return request

@@ -1,6 +1,4 @@
-"""From a job to folders that `kaggle kernels push -p` takes: one script in which the package
-travels, and its metadata.
-"""
+"""From a job to folders that `kaggle kernels push -p` takes: a script that holds the package."""
 
 import base64
 import hashlib
@@ -21,9 +19,18 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import git_commit, write_json, write_text
 from cellsignal.config import Config, dump_config
 from cellsignal.kaggle import script
-from cellsignal.kaggle.job import KernelJob, job_config, job_folds
-from cellsignal.kaggle.owner import fill_owner, find_owner
-from cellsignal.kaggle.plan import Step, slug, step_named, steps, title
+from cellsignal.kaggle.job import (
+    KernelJob,
+    Step,
+    fill_owner,
+    find_owner,
+    job_config,
+    job_folds,
+    slug,
+    step_named,
+    steps,
+    title,
+)
 
 LIMIT = 1_000_000  # bytes that Kaggle takes as a script
 SCRIPT = "script.py"
@@ -42,12 +49,12 @@ def build_kernels(
     user: str | None = None,
     last: Mapping[str, int] | None = None,
 ) -> list[Path]:
-    """Build one step's kernel, or the first link of every step, each in `out`/<slug>. See `build`."""
-    wanted = steps(job) if step is None else (step_named(job, step),)
+    """Build the kernel of one step, or the first link of every step; see `build`."""
+    chosen = steps(job) if step is None else (step_named(job, step),)
     if step is None and link != 1:
         raise InputError("--link: name its --step")
     package = pack_package(job)
-    return [build(job, one, link, out, user, last, package) for one in wanted]
+    return [build(job, each, link, out, user, last, package) for each in chosen]
 
 
 def build(
@@ -59,14 +66,16 @@ def build(
     last: Mapping[str, int] | None = None,
     package: bytes | None = None,
 ) -> Path:
-    """Write the kernel of one link of one step: `out`/<slug>/kernel-metadata.json and script.py.
+    """Write one link of one step to `out`/<slug>: kernel-metadata.json and script.py.
+
     The same job and package give the same bytes.
 
     Args:
         link: from 1; the others go on from the output of the one before.
-        user: the owner's name on Kaggle; None takes the job's, then the credentials'. It replaces
-        USER in the job's data sets. last: the last link of each step that this one needs, where it
-        is not 1. package: of `pack_package`, where it is at hand.
+        user: the owner's name on Kaggle, which replaces USER in the job's data sets; None takes the
+            job's, then the credentials'.
+        last: the last link of each step that this one needs, where it is not 1.
+        package: of `pack_package`, where it is at hand.
 
     Raises:
         InputError: a wrong job, a package that is too large, or an owner that is not known.
@@ -75,10 +84,10 @@ def build(
     job = fill_owner(job, user)
     if not 1 <= link <= 99:
         raise InputError(f"--link: 1 to 99, not {link}")
-    package = package or pack_package(job)
-    needs = {name: slug(job, name, (last or {}).get(name, 1)) for name in step.needs}
+    last = last or {}
+    needs = {name: slug(job, name, last.get(name, 1)) for name in step.needs}
     before = slug(job, step.name, link - 1) if link > 1 else None
-    text = _script(job, step, link, needs, before, package)
+    text = _script_text(job, step, link, needs, before, package or pack_package(job))
     if len(text) > LIMIT:
         raise InputError(
             f"job {job.name}: the script has {len(text):,} bytes, Kaggle takes {LIMIT:,}; is "
@@ -86,23 +95,17 @@ def build(
         )
     folder = Path(out) / slug(job, step.name, link)
     write_text(folder / SCRIPT, text)
-    write_json(
-        folder / "kernel-metadata.json",
-        metadata(job, step, link, user, [*needs.values(), *([before] if before else [])]),
-    )
+    sources = [*needs.values(), *([before] if before else [])]
+    write_json(folder / "kernel-metadata.json", metadata(job, step, link, user, sources))
     return folder
 
 
 def metadata(
     job: KernelJob, step: Step, link: int, user: str, sources: list[str]
 ) -> dict[str, Any]:
-    """kernel-metadata.json. A step that only packs or merges asks for no GPU: its hours are
-    rationed.
-    """
+    """Return kernel-metadata.json. Steps that pack or merge ask for no GPU: its hours are rationed."""
     gpu = job.gpu and (step.trains or "code" in step.verbs)
-    wheels = (
-        [job.wheels] if job.wheels is not None and job.wheels not in job.dataset_sources else []
-    )
+    datasets = [*job.dataset_sources, *([job.wheels] if job.wheels is not None else [])]
     return {
         "id": f"{user}/{slug(job, step.name, link)}",
         "title": title(job, step.name, link),
@@ -114,7 +117,7 @@ def metadata(
         "enable_tpu": False,
         "enable_internet": False,
         "keywords": [],
-        "dataset_sources": [*job.dataset_sources, *wheels],
+        "dataset_sources": list(dict.fromkeys(datasets)),
         "competition_sources": list(job.competition_sources),
         "kernel_sources": [f"{user}/{source}" for source in sources],
         "model_sources": [],
@@ -122,7 +125,7 @@ def metadata(
     }
 
 
-def _script(
+def _script_text(
     job: KernelJob, step: Step, link: int, needs: dict[str, str], before: str | None, package: bytes
 ) -> str:
     spec = {
@@ -142,22 +145,22 @@ def _script(
         "package": hashlib.sha256(package).hexdigest(),
         "commit": git_commit(),
     }
-    template = Path(script.__file__).read_text(encoding="utf-8")
     encoded = "\n".join(textwrap.wrap(base64.b64encode(package).decode(), 160))
-    return template.replace("@spec@", json.dumps(spec, sort_keys=True), 1).replace(
-        "@package@", encoded, 1
-    )
+    text = Path(script.__file__).read_text(encoding="utf-8")
+    text = text.replace("@spec@", json.dumps(spec, sort_keys=True), 1)
+    return text.replace("@package@", encoded, 1)
 
 
 def pack_package(job: KernelJob) -> bytes:
-    """The tar (xz) that travels: the package's sources, the resolved config, its fold table. The
-    same bytes for every step and link of a job.
+    """Return the tar (xz) that travels: sources, the resolved config, its fold table.
+
+    It is the same for every step and link of a job.
     """
     config = job_config(job)
     job_folds(job, config)
     files = {f"src/cellsignal/{name}": path.read_bytes() for name, path in package_files().items()}
-    config_files = {"folds.csv": config.folds.file, "groups.csv": config.submit.groups}
-    files |= {name: _content(path) for name, path in config_files.items() if path is not None}
+    tables = {"folds.csv": config.folds.file, "groups.csv": config.submit.groups}
+    files |= {name: _content(path) for name, path in tables.items() if path is not None}
     files["config.yaml"] = _portable(job, config).encode()
     for name, content in files.items():
         if SECRET.search(content):
@@ -168,17 +171,17 @@ def pack_package(job: KernelJob) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name in sorted(files):
             member = tarfile.TarInfo(name)
-            member.size, member.mode = len(files[name]), 0o644
+            member.size = len(files[name])
+            member.mode = 0o644
             archive.addfile(member, io.BytesIO(files[name]))
     return lzma.compress(buffer.getvalue(), preset=9)
 
 
 def _portable(job: KernelJob, config: Config) -> str:
-    """The resolved config as YAML, without this machine's paths: below Kaggle's input folder,
-    beside the config, or in the output.
-    """
+    """Return the resolved config as YAML, without this machine's paths."""
     tree = yaml.safe_load(dump_config(config))
-    tree["runs"], tree["folds"]["file"] = "runs", "folds.csv"
+    tree["runs"] = "runs"
+    tree["folds"]["file"] = "folds.csv"
     tree["data"] |= {"root": job.root, "store": job.store or "store"}
     tree["model"]["weights"] = job.weights
     if config.submit.groups is not None:
@@ -187,20 +190,15 @@ def _portable(job: KernelJob, config: Config) -> str:
 
 
 def package_files() -> dict[str, Path]:
-    """The package's own files by name: sources and the tables it needs; no cache, no link, nothing
-    hidden, nothing from outside.
-    """
+    """Return the package's own files by name; no cache, no link, nothing hidden or from outside."""
     top = Path(cellsignal.__file__).resolve().parent
-    found = {}
+    files = {}
     for path in sorted({path for pattern in PACKED for path in top.rglob(pattern)}):
         parts = path.relative_to(top).parts
-        if (
-            path.is_file()
-            and not path.is_symlink()
-            and not any(part.startswith(".") or part == "__pycache__" for part in parts)
-        ):
-            found["/".join(parts)] = path
-    return found
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+        if path.is_file() and not path.is_symlink() and not hidden:
+            files["/".join(parts)] = path
+    return files
 
 
 def _content(path: Path) -> bytes:

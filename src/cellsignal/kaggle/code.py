@@ -1,9 +1,8 @@
-"""The submission kernel of a code competition: predicts whatever test images it is shown, with
-weights that other kernels trained.
+"""The submission kernel of a code competition: `python -m cellsignal.kaggle.code CONFIG`.
 
-`python -m cellsignal.kaggle.code CONFIG`, where CONFIG's run folder holds the checkpoints and its
-root the competition's files; what is scored there may not be what was there when the models were
-trained, so nothing of the training store is asked for: the test images are packed here.
+It predicts whatever test images it is shown, with weights that other kernels trained: CONFIG's run
+folder holds the checkpoints, its root the competition's files. The images that are scored may be
+new there, so the test images are packed here and the training store is not needed.
 """
 
 import logging
@@ -32,9 +31,7 @@ SUBMISSION = Path("submission.csv")
 
 
 def pack_test(config: Config) -> Store:
-    """A store of the test split alone, controls included: plates are standardised and adapted by
-    all their wells.
-    """
+    """Pack the test split alone, with its controls: plates are standardised by all their wells."""
     competition, data = get_competition(config.competition), config.data
     root = data.root.absolute()
     samples = competition.samples(root)
@@ -60,13 +57,15 @@ def pack_test(config: Config) -> Store:
 
 
 def predict_test(config: Config, store: Store) -> list[Path]:
-    """Predict the store's test treatments by the last stage of every fold that has a checkpoint;
-    the predictions files.
+    """Predict the test treatments by the last stage of every fold that has a checkpoint.
+
+    Returns:
+        The predictions files.
 
     Raises:
         InputError: no checkpoint, one that is unfinished, damaged or of another competition or
-        config, or a cell type that none is for. Interrupted: stopped by a signal or by the time
-        budget.
+            config, or a cell type that none is for.
+        Interrupted: stopped by a signal or by the time budget.
     """
     competition, table = get_competition(config.competition), read_table(config.folds.file)
     folders = sorted(
@@ -74,23 +73,23 @@ def predict_test(config: Config, store: Store) -> list[Path]:
         for path in config.run_folder.glob("*")
         if path.name == FULL or re.fullmatch(r"fold\d+", path.name)
     )
-    found = []
+    files = []
     with Stop() as stop:
         for folder in folders:
             jobs = _jobs(config, competition, store, table, folder)
             if jobs:
-                found.append(prediction.predict_stage(config, jobs, stop))
-    if not found:
+                files.append(prediction.predict_stage(config, jobs, stop))
+    if not files:
         raise InputError(
             f"{config.run_folder}: holds no checkpoint of stage {config.stages[-1].name!r}"
         )
-    return found
+    return files
 
 
 def _jobs(
     config: Config, competition: Competition, store: Store, folds: FoldTable, folder: Path
 ) -> list[Job]:
-    """The last stage's models of a fold, as jobs without anything to train or to validate."""
+    """Return the last stage's models of a fold, as jobs with nothing to train or to validate."""
     index, samples = len(config.stages) - 1, store.samples
     fold = None if folder.name == FULL else int(folder.name.removeprefix("fold"))
     none = np.empty(0, np.int64)
@@ -118,7 +117,7 @@ def _jobs(
 
 
 def submit(config_file: Path) -> Path:
-    """Pack, predict, merge; give back the submission, in the current folder."""
+    """Pack, predict and merge; return the submission, in the current folder."""
     config = load_config(config_file)
     files = predict_test(config, pack_test(config))
     out, _, _ = submit_sources(read_sources([config_file]), SUBMISSION, root=config.data.root)

@@ -66,9 +66,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
 
 def build(arguments: argparse.Namespace) -> str:
     from cellsignal.kaggle.build import build_kernels
-    from cellsignal.kaggle.job import load_job
-    from cellsignal.kaggle.owner import fill_owner, find_owner
-    from cellsignal.kaggle.plan import step_named
+    from cellsignal.kaggle.job import fill_owner, find_owner, load_job, step_named
     from cellsignal.kaggle.wheels import describe_wheels
 
     after = parse_pairs(arguments.after, "--after")

@@ -1,6 +1,4 @@
-"""Folders to Kaggle, and what came of them back: pushed, waited for, pulled into a folder that
-nothing can leave.
-"""
+"""Push folders to Kaggle, wait for them, and pull what kernels left."""
 
 import json
 import logging
@@ -16,21 +14,22 @@ from cellsignal.common.files import sha256, write_text
 from cellsignal.fetch import Fetcher, Politeness
 from cellsignal.fetch.kaggle import redact
 from cellsignal.kaggle.api import Kaggle, Session
-from cellsignal.kaggle.owner import refuse_placeholder
+from cellsignal.kaggle.job import refuse_placeholder
 from cellsignal.kaggle.status import CHAIN, Status, read_status
 
 log = logging.getLogger(__name__)
 
 State = TypeVar("State")
 KERNEL, DATASET = "kernel-metadata.json", "dataset-metadata.json"
-STAGING = ".pull"  # under the target: what is not whole yet
-# how often Kaggle is asked, and how often that nothing changed is said
-EVERY_S, STILL_S = 60.0, 1800.0
+STAGING = ".pull"  # below the target: what is not whole yet
+EVERY_S, STILL_S = 60.0, 1800.0  # between two questions; between two lines that say the same
 
 
 def push(kaggle: Kaggle, folder: Path) -> str:
-    """Push a kernel's folder or a data set's, told by its metadata file. A data set is waited for.
-    Returns the URL of its page.
+    """Push the folder of a kernel or a data set, and wait until a data set can be used.
+
+    Returns:
+        The URL of its page.
 
     Raises:
         InputError: no metadata in the folder, or what Kaggle answers.
@@ -44,34 +43,29 @@ def push(kaggle: Kaggle, folder: Path) -> str:
 
 
 def slug_of(folder: Path) -> str:
-    """`user/name` of the kernel or data set that a folder holds."""
-    metadata = next(
-        (folder / name for name in (KERNEL, DATASET) if (folder / name).is_file()), None
-    )
-    if metadata is None:
+    """Return `user/name` of the kernel or data set that a folder holds."""
+    paths = [folder / name for name in (KERNEL, DATASET) if (folder / name).is_file()]
+    if not paths:
         raise InputError(
             f"{folder}: has neither {KERNEL} nor {DATASET}; make it by cellsignal kaggle build"
         )
     try:
-        content = json.loads(metadata.read_text(encoding="utf-8"))
+        content = json.loads(paths[0].read_text(encoding="utf-8"))
         slug = check_slug(content["id"])
         for source in content.get("dataset_sources", []):
             refuse_placeholder(str(source))
         return slug
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        if isinstance(error, InputError):
-            raise InputError(f"{metadata}: {error}") from None
-        raise InputError(f"{metadata}: is no JSON with an id of the form user/name") from None
+    except InputError as error:
+        raise InputError(f"{paths[0]}: {error}") from None
+    except (ValueError, KeyError, TypeError, OSError):
+        raise InputError(f"{paths[0]}: is no JSON with an id of the form user/name") from None
 
 
 def check_slug(slug: object) -> str:
-    """`slug`, or a refusal of what is not `user/name`."""
+    """Return `slug`, or refuse what is not `user/name`."""
     user, _, name = str(slug).partition("/")
-    if (
-        not user
-        or not name
-        or not all(c.isascii() and (c.isalnum() or c in "-_") for c in user + name)
-    ):
+    plain = all(c.isascii() and (c.isalnum() or c in "-_") for c in user + name)
+    if not user or not name or not plain:
         raise InputError(f"{slug!r} is no slug of the form user/name")
     return refuse_placeholder(str(slug))
 
@@ -79,7 +73,7 @@ def check_slug(slug: object) -> str:
 def wait(
     kaggle: Kaggle, slug: str, every: float = EVERY_S, timeout: float | None = None
 ) -> Session:
-    """Ask every so many seconds until the kernel's run has ended, and say each change.
+    """Ask every so many seconds until the kernel's run has ended, and log each change.
 
     Args:
         timeout: seconds; None waits for as long as it takes.
@@ -100,7 +94,7 @@ def wait(
 def wait_for_dataset(
     kaggle: Kaggle, slug: str, every: float = 10.0, timeout: float | None = 3600.0
 ) -> None:
-    """Until a data set that was just uploaded can be attached.
+    """Wait until a data set that was just uploaded can be attached.
 
     Raises:
         InputError: Kaggle could not unpack it, or the time is over.
@@ -123,25 +117,26 @@ def wait_for_dataset(
 def _wait(
     what: str,
     ask: Callable[[], State],
-    ended: Callable[[State], bool],
-    word: Callable[[State], str],
+    has_ended: Callable[[State], bool],
+    describe: Callable[[State], str],
     every: float,
     timeout: float | None,
 ) -> State:
-    begun = said_at = time.monotonic()
+    begun = logged_at = time.monotonic()
     before = None
     while True:
         state = ask()
+        word = describe(state)
         now = time.monotonic()
-        if word(state) != before or now - said_at >= STILL_S:
-            log.info("%s: %s after %.1f h", what, word(state), (now - begun) / 3600)
-            before, said_at = word(state), now
-        if ended(state):
+        if word != before or now - logged_at >= STILL_S:
+            log.info("%s: %s after %.1f h", what, word, (now - begun) / 3600)
+            before, logged_at = word, now
+        if has_ended(state):
             return state
         if timeout is not None and now - begun + every > timeout:
             raise InputError(
-                f"{what}: is {word(state)} after {timeout:.0f} s of waiting; it goes on, ask "
-                "again by cellsignal kaggle status"
+                f"{what}: is {word} after {timeout:.0f} s of waiting; it goes on, ask again by "
+                "cellsignal kaggle status"
             )
         time.sleep(every)
 
@@ -149,11 +144,10 @@ def _wait(
 def pull(
     kaggle: Kaggle, slug: str, out: Path, only: Collection[str] | None = None
 ) -> Status | None:
-    """Fetch the output of a kernel's last run into `out`, and its log as `<name>.log`. Safe to call
-    again: what is whole stays.
+    """Fetch the output of a kernel's last run into `out`, and its log as `<name>.log`.
 
-    Files that chain.json lists are checked against it. Every name is checked before anything is
-    written.
+    Safe to call again: what is whole stays. Files that chain.json lists are checked against it.
+    Every name is checked before anything is written.
 
     Args:
         only: the files to fetch; None fetches all.
@@ -163,39 +157,33 @@ def pull(
 
     Raises:
         InputError: a name that would land outside `out`, a file that is damaged or missing, or what
-        Kaggle answers.
+            Kaggle answers.
     """
     output = kaggle.output(slug)
-    targets = {name: _target(name, slug, out) for name in output.files}
+    for name in output.files:
+        _check_name(name, slug, out)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / f"{slug.rpartition('/')[2]}.log", log_text(output.log))
     status = None
     with Fetcher(Politeness(per_second=20.0)) as fetcher:
-        if CHAIN in targets:
+        if CHAIN in output.files:
             _fetch(fetcher, output.files[CHAIN], out, CHAIN, None)
             status = read_status(out)
         listed = status.files if status else {}
-        wanted = set(targets if only is None else only) - {CHAIN}
-        missing = sorted(
-            name
-            for name in wanted | (set(listed) if only is None else set())
-            if name not in targets and name != CHAIN
-        )
+        names = (set(output.files) if only is None else set(only)) - {CHAIN}
+        needed = names | set(listed) if only is None else names
+        missing = sorted(needed - set(output.files) - {CHAIN})
         if missing:
-            raise InputError(
-                f"kernel {slug}: its output lacks "
-                f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if missing[3:] else ''}"
-            )
-        for name in sorted(wanted):
+            more = f" and {len(missing) - 3} more" if missing[3:] else ""
+            raise InputError(f"kernel {slug}: its output lacks {', '.join(missing[:3])}{more}")
+        for name in sorted(names):
             _fetch(fetcher, output.files[name], out, name, listed.get(name))
     shutil.rmtree(out / STAGING, ignore_errors=True)
     return status
 
 
 def _fetch(fetcher: Fetcher, url: str, out: Path, name: str, checksum: str | None) -> None:
-    """One file: grown in the staging folder, where a broken download is taken up again, and moved
-    when it is whole and right.
-    """
+    """Fetch one file into the staging folder, and move it when it is whole and right."""
     final, staged = out / name, out / STAGING / name
     if checksum is not None and final.is_file() and sha256(final) == checksum:
         return
@@ -209,33 +197,25 @@ def _fetch(fetcher: Fetcher, url: str, out: Path, name: str, checksum: str | Non
         raise InputError(f"{final}: could not be written ({error.strerror or error})") from None
 
 
-def _target(name: str, slug: str, out: Path) -> Path:
-    """Where a file goes whose name the server chose, or a refusal."""
+def _check_name(name: str, slug: str, out: Path) -> None:
+    """Refuse a file whose name, which the server chose, would lie outside of `out`."""
     path = PurePosixPath(name)
-    if (
-        path.is_absolute()
-        or not path.parts
-        or ".." in path.parts
-        or "\\" in name
-        or ":" in name
-        or "\0" in name
-        or path.parts[0] == STAGING
-    ):
+    outside = not path.parts or path.is_absolute() or ".." in path.parts
+    if outside or any(c in name for c in "\\:\0") or path.parts[0] == STAGING:
         raise InputError(
             f"kernel {slug}: its output names {name!r}, which would land outside {out}; nothing "
             "was fetched"
         )
-    target = out.joinpath(*path.parts)
-    if not target.resolve().is_relative_to(out.resolve()):
+    if not out.joinpath(*path.parts).resolve().is_relative_to(out.resolve()):
         raise InputError(
             f"kernel {slug}: {name!r} would go through a link out of {out}; nothing was fetched"
         )
-    return target
 
 
 def log_text(log_of_kernel: str) -> str:
-    """A kernel's log as lines of text: Kaggle keeps it as a JSON list of pieces, `{"stream_name":
-    ..., "time": ..., "data": ...}`.
+    """Return a kernel's log as lines of text.
+
+    Kaggle keeps it as a JSON list of pieces, {"stream_name": ..., "time": ..., "data": ...}.
     """
     try:
         pieces = json.loads(log_of_kernel)
@@ -246,10 +226,10 @@ def log_text(log_of_kernel: str) -> str:
 
 
 def redact_line(line: str) -> str:
-    """A log's line without secrets, its indentation kept."""
+    """Return a log's line without secrets, its indentation kept."""
     return line[: len(line) - len(line.lstrip())] + redact(line)
 
 
 def last_lines(path: Path, count: int = 15) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log."""
     return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])

@@ -1,5 +1,4 @@
-"""What runs in a kernel once its script has unpacked the package: takes up the kernel before, runs
-the step's verbs, says in `chain.json` how far it came.
+"""What runs in a kernel: takes up the kernel before, runs the step's commands, writes `chain.json`.
 
 The top of this module, and of all that it imports there, needs the standard library alone: what
 Kaggle's image lacks is installed here.
@@ -13,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ from cellsignal.kaggle.status import (
 )
 from cellsignal.kaggle.wheels import install, missing
 
-# after the deadline; a verb that has not stopped itself by then is asked to by SIGTERM, and saves
-GRACE_S = 120.0
+GRACE_S = 120.0  # after the deadline; a command that still runs then gets SIGTERM, and saves
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,20 @@ class Kernel:
     def name(self) -> str:
         return f"{self.spec['job']} {self.spec['step']} {self.spec['link']}"
 
+    @property
+    def predicts_code(self) -> bool:
+        """Whether it predicts for a code competition."""
+        return "code" in self.spec["verbs"]
+
     def hours(self) -> float:
         return (time.time() - self.started) / 3600
 
 
 def main(scratch: Path) -> int:
-    """Run a kernel. Returns its exit status: 0 where the step is done or goes on in the next kernel
-    (Kaggle keeps the output of those alone).
+    """Run a kernel and return its exit status.
+
+    It is 0 where the step is done or goes on in the next kernel: Kaggle keeps the output of those
+    alone.
     """
     environment = os.environ
     kernel = Kernel(
@@ -85,20 +92,20 @@ def main(scratch: Path) -> int:
             f"{sys.version.split()[0]}, {(kernel.deadline - time.time()) / 3600:.2f} h"
         )
         _take_up(kernel)
-        config = _write_config(kernel)
-        status, reason = _run_verbs(kernel, config)
+        status, reason = _run_verbs(kernel, _write_config(kernel))
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
     _finish(kernel, status, reason)
-    # what such a kernel has begun stays outside of its output
-    goes_on = status == OUT_OF_TIME and "code" not in kernel.spec["verbs"]
+    # what a code competition's kernel has begun stays outside of its output
+    goes_on = status == OUT_OF_TIME and not kernel.predicts_code
     return 0 if goes_on else status
 
 
 def find(kernel: Kernel, path: str) -> Path:
-    """A path below the input folder. Kaggle has put sources at its top, and lately into folders by
-    kind and owner: both are looked at.
+    """Return a path below the input folder.
+
+    Kaggle puts sources at its top, or into folders by kind and owner.
 
     Raises:
         InputError: it is not there; the line says what is.
@@ -108,12 +115,9 @@ def find(kernel: Kernel, path: str) -> Path:
         for place in sorted(kernel.inputs.glob(f"{pattern}{first}")):
             if (place / rest).exists():
                 return place / rest
-    there = (
-        sorted(entry.name for entry in kernel.inputs.iterdir()) if kernel.inputs.is_dir() else []
-    )
-    raise InputError(
-        f"{kernel.inputs / path}: is not attached; there is {', '.join(there[:8]) or 'nothing'}"
-    )
+    attached = sorted(kernel.inputs.iterdir()) if kernel.inputs.is_dir() else []
+    names = ", ".join(entry.name for entry in attached[:8]) or "nothing"
+    raise InputError(f"{kernel.inputs / path}: is not attached; there is {names}")
 
 
 def _say(text: str) -> None:
@@ -121,16 +125,16 @@ def _say(text: str) -> None:
 
 
 def _install(kernel: Kernel) -> None:
-    wanted = missing()
-    if not wanted:
+    wheels = missing()
+    if not wheels:
         return
-    names = ", ".join(wheel.name for wheel in wanted)
+    names = ", ".join(wheel.name for wheel in wheels)
     if kernel.spec["wheels"] is None:
         raise InputError(
             f"this image lacks {names}: make a dataset by `cellsignal kaggle wheels` and name it "
             "in the job as `wheels`"
         )
-    install(wanted, find(kernel, kernel.spec["wheels"]), kernel.scratch / "wheels")
+    install(wheels, find(kernel, kernel.spec["wheels"]), kernel.scratch / "wheels")
     _say(f"installed {names}")
 
 
@@ -140,37 +144,11 @@ def _install(kernel: Kernel) -> None:
 
 def _take_up(kernel: Kernel) -> None:
     """Copy what the link before left, and what the steps before this one made."""
-    spec = kernel.spec
-    if spec["before"] is not None:
-        folder = find(kernel, spec["before"])
-        status = _status_of(folder, spec["job"], spec["step"])
-        if status.link != spec["link"] - 1:
-            raise InputError(
-                f"{folder / CHAIN}: is of link {status.link}, link {spec['link'] - 1} is wanted"
-            )
-        if status.package != spec["package"]:
-            print(
-                f"warning: the package is another than the kernel's before ({status.commit}, now "
-                f"{spec['commit']})",
-                file=sys.stderr,
-                flush=True,
-            )
-        check_files(folder, status)
-        _copy(folder, kernel.working, status.files)
-        if (folder / UNLISTED).is_dir():
-            _copy(
-                folder,
-                kernel.working,
-                [
-                    f"{UNLISTED}{path.name}"
-                    for path in (folder / UNLISTED).iterdir()
-                    if path.is_file()
-                ],
-            )
-        _say(f"goes on from {spec['before']}: {len(status.files)} files, {status.reason}")
-    for step, name in spec["needs"].items():
+    if kernel.spec["before"] is not None:
+        _take_link(kernel, kernel.spec["before"])
+    for step, name in kernel.spec["needs"].items():
         folder = find(kernel, name)
-        status = _status_of(folder, spec["job"], step)
+        status = _status_of(folder, kernel.spec["job"], step)
         if not status.done:
             raise InputError(
                 f"{folder}: {step} is not done ({status.reason}); attach its last link"
@@ -179,23 +157,41 @@ def _take_up(kernel: Kernel) -> None:
             _take_results(kernel, folder, status)
 
 
-def _take_results(kernel: Kernel, folder: Path, status: Status) -> None:
-    """Of a trained step: its predictions into the output; for a code competition its weights, which
-    stay outside of it.
-    """
-    code = "code" in kernel.spec["verbs"]
-    kept = [
-        name
-        for name in status.files
-        if name.startswith("runs/")
-        and (name.endswith("/last.pt") if code else "/predictions/" in name)
-    ]
-    if not kept:
+def _take_link(kernel: Kernel, name: str) -> None:
+    spec, folder = kernel.spec, find(kernel, name)
+    status = _status_of(folder, spec["job"], spec["step"])
+    if status.link != spec["link"] - 1:
         raise InputError(
-            f"{folder}: holds no {'weights' if code else 'predictions'} of {status.step}"
+            f"{folder / CHAIN}: is of link {status.link}, link {spec['link'] - 1} is wanted"
         )
-    check_files(folder, status, kept)
-    _copy(folder, kernel.scratch if code else kernel.working, kept)
+    if status.package != spec["package"]:
+        print(
+            f"warning: the package is another than the kernel's before ({status.commit}, now "
+            f"{spec['commit']})",
+            file=sys.stderr,
+            flush=True,
+        )
+    check_files(folder, status)
+    _copy(folder, kernel.working, status.files)
+    unlisted = [path for path in (folder / UNLISTED).glob("*") if path.is_file()]
+    _copy(folder, kernel.working, [f"{UNLISTED}{path.name}" for path in unlisted])
+    _say(f"goes on from {name}: {len(status.files)} files, {status.reason}")
+
+
+def _take_results(kernel: Kernel, folder: Path, status: Status) -> None:
+    """Copy a trained step's predictions into the output.
+
+    For a code competition copy its weights, outside of the output.
+    """
+    runs = [name for name in status.files if name.startswith("runs/")]
+    if kernel.predicts_code:
+        kind, names = "weights", [name for name in runs if name.endswith("/last.pt")]
+    else:
+        kind, names = "predictions", [name for name in runs if "/predictions/" in name]
+    if not names:
+        raise InputError(f"{folder}: holds no {kind} of {status.step}")
+    check_files(folder, status, names)
+    _copy(folder, kernel.scratch if kernel.predicts_code else kernel.working, names)
 
 
 def _status_of(folder: Path, job: str, step: str) -> Status:
@@ -207,7 +203,7 @@ def _status_of(folder: Path, job: str, step: str) -> Status:
     return status
 
 
-def _copy(source: Path, target: Path, names: Any) -> None:
+def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
     """Copy files that are not there yet: whole, or not at all."""
     for name in names:
         if not (target / name).exists():
@@ -220,17 +216,15 @@ def _copy(source: Path, target: Path, names: Any) -> None:
 
 
 def _write_config(kernel: Kernel) -> Path:
-    """The packed config with this kernel's paths, and the one fold that it trains."""
+    """Write the packed config with this kernel's paths, and the one fold that it trains."""
     import yaml  # of the image, or just installed
 
     spec, package = kernel.spec, kernel.scratch / "package"
     tree = yaml.safe_load((package / "config.yaml").read_text(encoding="utf-8"))
     tree["data"]["root"] = str(find(kernel, spec["root"]))
-    if "code" in spec["verbs"]:
-        tree["data"]["store"], tree["runs"] = (
-            str(kernel.scratch / "store"),
-            str(kernel.scratch / "runs"),
-        )
+    if kernel.predicts_code:
+        tree["data"]["store"] = str(kernel.scratch / "store")
+        tree["runs"] = str(kernel.scratch / "runs")
     elif spec["store"] is not None:
         tree["data"]["store"] = str(find(kernel, spec["store"]))
     elif "prepare" in spec["needs"]:
@@ -242,58 +236,50 @@ def _write_config(kernel: Kernel) -> Path:
         if (package / name).is_file():
             shutil.copyfile(package / name, kernel.working / name)
     if spec["verbs"][0] == "train":
-        tree["folds"] |= {
-            "use": [] if spec["fold"] is None else [spec["fold"]],
-            "full": spec["fold"] is None,
-        }
+        fold = spec["fold"]
+        tree["folds"] |= {"use": [] if fold is None else [fold], "full": fold is None}
     path = kernel.scratch / "config.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     return path
 
 
 def _run_verbs(kernel: Kernel, config: Path) -> tuple[int, str]:
-    """Run the step's verbs as long as there is time. Returns the last one's status and why it is
-    so.
-    """
+    """Run the step's commands as long as there is time; return the last status and its reason."""
     for verb in kernel.spec["verbs"]:
         if time.time() >= kernel.deadline:
             return OUT_OF_TIME, f"out of time before {verb}"
         status, last_line = _run(kernel, verb, config)
-        if status in (128 + signal.SIGTERM, 128 + signal.SIGINT) and time.time() >= kernel.deadline:
+        if status in STOPPED and time.time() >= kernel.deadline:
             status = OUT_OF_TIME
+        if status == OUT_OF_TIME:
+            return status, f"out of time in {verb}: {last_line}"
         if status:
-            what = "out of time in" if status == OUT_OF_TIME else f"status {status} of"
-            return status, f"{what} {verb}: {last_line}"
+            return status, f"status {status} of {verb}: {last_line}"
     return 0, "done"
 
 
 def _command(kernel: Kernel, verb: str, config: Path) -> list[str]:
     if verb == "code":
         return [sys.executable, "-m", "cellsignal.kaggle.code", str(config)]
-    words = [verb, str(config)]
+    words = ["-m", "cellsignal", verb, str(config)]
     if verb == "submit":
         words += ["--root", str(find(kernel, kernel.spec["root"])), "--out", "submission.csv"]
-    if kernel.spec["processes"] > 1 and verb in ("train", "predict"):
-        launch = [
-            "-m",
-            "cellsignal.cloud.torchrun",
-            "--standalone",
-            "--nproc_per_node",
-            str(kernel.spec["processes"]),
-        ]
-        return [sys.executable, *launch, "-m", "cellsignal", *words]
-    return [sys.executable, "-m", "cellsignal", *words]
+    processes = kernel.spec["processes"]
+    if processes > 1 and verb in ("train", "predict"):
+        launcher = ["-m", "cellsignal.cloud.torchrun", "--standalone"]
+        words = [*launcher, "--nproc_per_node", str(processes), *words]
+    return [sys.executable, *words]
 
 
 def _run(kernel: Kernel, verb: str, config: Path) -> tuple[int, str]:
-    """One verb in the working folder; its status and the last line it wrote to stderr. SIGTERM is
-    handed on, and sent where the deadline is long past.
+    """Run one command in the working folder; return its status and its last line on stderr.
+
+    SIGTERM is handed on, and sent where the deadline is long past.
     """
-    environment = os.environ | {"CELLSIGNAL_DEADLINE": str(kernel.deadline)}
     process = subprocess.Popen(
         _command(kernel, verb, config),
         cwd=kernel.working,
-        env=environment,
+        env=os.environ | {"CELLSIGNAL_DEADLINE": str(kernel.deadline)},
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -321,22 +307,20 @@ def _run(kernel: Kernel, verb: str, config: Path) -> tuple[int, str]:
 def _finish(kernel: Kernel, status: int, reason: str) -> None:
     """Write `chain.json`, last of all."""
     spec = kernel.spec
-    write_status(
-        kernel.working,
-        Status(
-            spec["job"],
-            spec["step"],
-            spec["link"],
-            status == 0,
-            status,
-            reason,
-            round(kernel.hours(), 4),
-            sha256(kernel.scratch / "package" / "config.yaml"),
-            spec["package"],
-            spec["commit"],
-            list_files(kernel.working),
-        ),
+    chain = Status(
+        job=spec["job"],
+        step=spec["step"],
+        link=spec["link"],
+        done=status == 0,
+        status=status,
+        reason=reason,
+        hours=round(kernel.hours(), 4),
+        config=sha256(kernel.scratch / "package" / "config.yaml"),
+        package=spec["package"],
+        commit=spec["commit"],
+        files=list_files(kernel.working),
     )
+    write_status(kernel.working, chain)
     _say(f"{kernel.name}: {reason} ({kernel.hours():.2f} h)")
 
 

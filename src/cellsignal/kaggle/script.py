@@ -1,8 +1,7 @@
-"""A kernel's whole script: unpacks the package that travels in it and starts
-`cellsignal.kaggle.runner`. Needs a bare Python alone.
+"""A kernel's whole script: unpacks the package in it and starts `cellsignal.kaggle.runner`.
 
-`build` puts the package (a tar, xz, base64) and what this kernel does (JSON) in the place of the
-two words between at-signs.
+It needs a bare Python alone. `build` puts the package (a tar, xz, base64) and what this kernel does
+(JSON) in the place of the two words between at-signs.
 """
 
 import base64
@@ -24,30 +23,23 @@ PACKAGE = """@package@"""
 
 
 def unpack(data: bytes, sha256: str, folder: Path) -> None:
-    """Unpack a tar (xz) into `folder`, which is empty. Nothing is written unless every member is a
-    plain file or folder inside.
+    """Unpack a tar (xz) into an empty folder; nothing is written unless every member is safe.
 
     Raises:
         ValueError: the bytes are not those of `sha256`; a name that is absolute, has .. or comes
-        twice; a link or device.
+            twice; a link or device.
     """
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise ValueError(f"the package in this script is damaged: SHA-256 {found}, not {sha256}")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise ValueError(f"the package in this script is damaged: SHA-256 {digest}, not {sha256}")
     files: dict[PurePosixPath, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:xz") as archive:
         for member in archive:
             name = PurePosixPath(member.name)
             if not member.isfile():
                 raise ValueError(f"the package holds {member.name!r}, which is no plain file")
-            if (
-                name.is_absolute()
-                or ".." in name.parts
-                or "\\" in member.name
-                or ":" in member.name
-                or name in files
-                or not name.parts
-            ):
+            outside = not name.parts or name.is_absolute() or ".." in name.parts
+            if outside or "\\" in member.name or ":" in member.name or name in files:
                 raise ValueError(
                     f"the package holds {member.name!r}, which would lie outside of its folder or "
                     "twice in it"
@@ -60,7 +52,7 @@ def unpack(data: bytes, sha256: str, folder: Path) -> None:
 
 
 def main() -> int:
-    """Start the runner and give back its exit status; a signal is handed on to it."""
+    """Start the runner and return its exit status; a signal is handed on to it."""
     started = time.time()
     spec = json.loads(SPEC)
     scratch = Path(tempfile.mkdtemp(prefix="cellsignal-"))  # not in the output
@@ -70,19 +62,16 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     (scratch / "spec.json").write_text(SPEC, encoding="utf-8")
-    deadline = {"CELLSIGNAL_DEADLINE": str(started + 3600 * spec["max_hours"])}
-    path = os.pathsep.join([str(scratch / "package" / "src"), str(scratch / "wheels")])
     environment = {
-        **deadline,
+        "CELLSIGNAL_DEADLINE": str(started + 3600 * spec["max_hours"]),
         **os.environ,
         "CELLSIGNAL_KERNEL_STARTED": str(started),
-        "PYTHONPATH": path,
+        "PYTHONPATH": os.pathsep.join([str(scratch / "package" / "src"), str(scratch / "wheels")]),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    runner = subprocess.Popen(
-        [sys.executable, "-m", "cellsignal.kaggle.runner", str(scratch)], env=environment
-    )
+    command = [sys.executable, "-m", "cellsignal.kaggle.runner", str(scratch)]
+    runner = subprocess.Popen(command, env=environment)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: runner.send_signal(number))
     status = runner.wait()

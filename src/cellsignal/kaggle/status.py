@@ -1,21 +1,19 @@
-"""`chain.json`, what a kernel's output says of itself: the last file it writes, so an output
-without it is not whole.
+"""`chain.json`, what a kernel's output says of itself.
 
-Standard library alone, and what needs no more: it is read in a kernel before anything is installed.
+It is the last file that a kernel writes: an output without it is not whole. This module needs the
+standard library alone, as a kernel reads it before anything is installed.
 """
 
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import sha256, write_json
 
 CHAIN = "chain.json"
-# folders of an output that the next kernel takes; nothing else is ever copied
-CARRIED = ("runs", "store")
+CARRIED = ("runs", "store")  # folders of an output that the next kernel takes
 UNLISTED = "store/images/"  # one file a site: the store holds them to checksums of its own
 
 
@@ -47,18 +45,8 @@ class Status:
     files: dict[str, str] = field(default_factory=dict)
 
 
-_TYPES = {
-    "job": str,
-    "step": str,
-    "link": int,
-    "done": bool,
-    "status": int,
-    "reason": str,
-    "hours": (int, float),
-    "config": str,
-    "package": str,
-    "files": dict,
-}
+_TEXT = dict.fromkeys(("job", "step", "reason", "config", "package"), str)
+_TYPES = _TEXT | {"link": int, "done": bool, "status": int, "hours": (int, float), "files": dict}
 
 
 def write_status(folder: Path, status: Status) -> None:
@@ -67,41 +55,32 @@ def write_status(folder: Path, status: Status) -> None:
 
 
 def read_status(folder: Path | str) -> Status:
-    """The `chain.json` of an output.
+    """Read the `chain.json` of an output.
 
     Raises:
         InputError: there is none (the kernel was killed before its end), or it is damaged or names
-        a file that may not be there.
+            a file that may not be there.
     """
     path = Path(folder) / CHAIN
     try:
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise InputError(f"{path}: no such file; the kernel did not come to its end") from None
     except ValueError:
         raise InputError(f"{path}: damaged, not JSON") from None
-    wrong = [
-        name
-        for name, kind in _TYPES.items()
-        if not isinstance(tree, dict) or not isinstance(tree.get(name), kind)
-    ]
-    if wrong:
-        raise InputError(f"{path}: not a kernel's status ({wrong[0]} is missing or wrong)")
+    for name, kind in _TYPES.items():
+        if not isinstance(tree, dict) or not isinstance(tree.get(name), kind):
+            raise InputError(f"{path}: not a kernel's status ({name} is missing or wrong)")
     for name, digest in tree["files"].items():
-        pure = PurePosixPath(name)
-        if (
-            pure.is_absolute()
-            or ".." in pure.parts
-            or "\\" in name
-            or pure.parts[:1] not in [(top,) for top in CARRIED]
-            or not isinstance(digest, str)
-        ):
+        parts = PurePosixPath(name).parts
+        inside = parts[:1] in [(top,) for top in CARRIED] and ".." not in parts
+        if not inside or "\\" in name or not isinstance(digest, str):
             raise InputError(f"{path}: names {name!r}, which is no file of {' or '.join(CARRIED)}")
     return Status(**{name: tree.get(name) for name in Status.__dataclass_fields__})
 
 
 def check_files(folder: Path | str, status: Status, names: Iterable[str] | None = None) -> None:
-    """Hold files of an output (all that it lists, unless named) to their checksums.
+    """Compare files of an output with their checksums; all that it lists, unless named.
 
     Raises:
         InputError: one is missing or damaged.
@@ -115,17 +94,11 @@ def check_files(folder: Path | str, status: Status, names: Iterable[str] | None 
 
 
 def list_files(folder: Path) -> dict[str, str]:
-    """Path -> SHA-256 of what an output hands on; temporary files (names with a leading dot that
-    end in .tmp) are litter.
-    """
-    found = {}
-    for top in CARRIED:
-        for path in sorted((folder / top).rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if (
-                path.is_file()
-                and not name.startswith(UNLISTED)
-                and not (path.name.startswith(".") and path.suffix == ".tmp")
-            ):
-                found[name] = sha256(path)
-    return found
+    """Return path -> SHA-256 of what an output hands on; temporary files (.*.tmp) are left out."""
+    files = {}
+    for path in sorted(path for top in CARRIED for path in (folder / top).rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        temporary = path.name.startswith(".") and path.suffix == ".tmp"
+        if path.is_file() and not name.startswith(UNLISTED) and not temporary:
+            files[name] = sha256(path)
+    return files

@@ -1,7 +1,6 @@
-"""What Kaggle's image lacks, kept in one place: a dataset of wheels that kernels without internet
-install from.
+"""The libraries that Kaggle's image lacks: a data set of wheels that kernels install from.
 
-The module's top needs the standard library alone: it is read in a kernel before anything is
+The top of this module needs the standard library alone, as a kernel reads it before anything is
 installed.
 """
 
@@ -18,11 +17,19 @@ from pathlib import Path
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_json
 
+PYTHONS = ("3.11", "3.12")  # of Kaggle's images
+PIP = (sys.executable, "-m", "pip")
+QUIET = ("--quiet", "--no-deps", "--disable-pip-version-check", "--only-binary=:all:")
+PLATFORMS = (*(f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28)), "manylinux2014_x86_64")
+
 
 @dataclass(frozen=True)
 class Wheel:
-    """A library that training, prediction or submission imports. `least`: the first version that
-    will do.
+    """A library that training, prediction or submission imports.
+
+    Attributes:
+        least: the first version that will do.
+        why: what it is for.
     """
 
     module: str
@@ -30,6 +37,9 @@ class Wheel:
     least: str
     version: str
     why: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
 
 
 # What was known of Kaggle's Python image when this was written; it changes. What a kernel finds
@@ -40,33 +50,25 @@ WHEELS = (
     Wheel("numcodecs", "numcodecs", "0.14", "0.16.6", "zarr needs it"),
     Wheel("google_crc32c", "google-crc32c", "1.5", "1.9.0", "zarr needs it"),
     Wheel("zstandard", "zstandard", "0.22", "0.25.0", "compressed stores"),
-    Wheel(
-        "pytorch_metric_learning",
-        "pytorch-metric-learning",
-        "2.5",
-        "2.9.0",
-        "margin and triplet losses",
-    ),
+    Wheel("pytorch_metric_learning", "pytorch-metric-learning", "2.5", "2.9.0", "metric losses"),
     Wheel("iterstrat", "iterative-stratification", "0.1.9", "0.1.9", "fold tables"),
     Wheel("imagecodecs", "imagecodecs", "2024.6", "2026.3.6", "packing of compressed TIFF files"),
 )
-PYTHONS = ("3.11", "3.12")  # of Kaggle's images
 
 
 def missing(wheels: Sequence[Wheel] = WHEELS) -> list[Wheel]:
-    """Those that this Python does not have, or has in too old a version."""
-    found = []
-    for wheel in wheels:
-        if importlib.util.find_spec(wheel.module) is None:
-            found.append(wheel)
-            continue
-        try:
-            installed = importlib.metadata.version(wheel.name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # there, but not by pip: it will have its reasons
-        if _numbers(installed) < _numbers(wheel.least):
-            found.append(wheel)
-    return found
+    """Return those that this Python does not have, or has in too old a version."""
+    return [wheel for wheel in wheels if not _is_installed(wheel)]
+
+
+def _is_installed(wheel: Wheel) -> bool:
+    if importlib.util.find_spec(wheel.module) is None:
+        return False
+    try:
+        installed = importlib.metadata.version(wheel.name)
+    except importlib.metadata.PackageNotFoundError:
+        return True  # there, but not by pip: it will have its reasons
+    return _numbers(installed) >= _numbers(wheel.least)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -74,73 +76,53 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def install(wheels: Sequence[Wheel], source: Path, target: Path) -> None:
-    """Install wheels from a folder into a folder of their own, without any network and without
-    touching what the image has.
+    """Install wheels from a folder into another, without network, beside what the image has.
 
     Raises:
         InputError: pip could not: a wheel is not in the folder, or is for another Python.
     """
-    words = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "--only-binary=:all:",
-    ]
-    words += [
-        "--find-links",
-        str(source),
-        "--target",
-        str(target),
-        *(f"{wheel.name}>={wheel.least}" for wheel in wheels),
-    ]
+    words = [*PIP, "install", *QUIET, "--no-index", "--find-links", str(source)]
+    words += ["--target", str(target), *(f"{wheel.name}>={wheel.least}" for wheel in wheels)]
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [
-            "no word from pip"
-        ]
         names = ", ".join(wheel.name for wheel in wheels)
         raise InputError(
-            f"{source}: cannot install {names} ({last[0].strip()}); make the dataset anew by "
-            "`cellsignal kaggle wheels`"
+            f"{source}: cannot install {names} ({_last_line(done.stderr, '')}); make the dataset "
+            "anew by `cellsignal kaggle wheels`"
         )
+
+
+def _last_line(output: str, start: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip().startswith(start)]
+    return next((line for line in reversed(lines) if line), "no word from pip")
 
 
 def lacking(
     folder: Path, pythons: Sequence[str] = PYTHONS, wheels: Sequence[Wheel] = WHEELS
 ) -> list[str]:
-    """Name what a folder of wheels does not hold: "zarr 3.1.6", with the Python where it is one of
-    several.
-    """
+    """Return what a folder of wheels lacks: "zarr 3.1.6", with the Python where only one lacks it."""
+    files = [path.name for path in folder.glob("*.whl")]
     names = []
     for wheel in wheels:
         without = [
-            python
-            for python in pythons
-            if not any(_serves(path.name, wheel, python) for path in folder.glob("*.whl"))
+            python for python in pythons if not any(_serves(file, wheel, python) for file in files)
         ]
-        if without:
-            names.append(
-                f"{wheel.name} {wheel.version}"
-                + (f" (Python {', '.join(without)})" if len(without) < len(pythons) else "")
-            )
+        if len(without) == len(pythons):
+            names.append(str(wheel))
+        elif without:
+            names.append(f"{wheel} (Python {', '.join(without)})")
     return names
 
 
 def _serves(file: str, wheel: Wheel, python: str) -> bool:
-    """Whether a wheel's file is of the library, new enough, and for this Python."""
+    """Return whether a wheel's file is of the library, new enough, and for this Python."""
     name, version, *tags = (*file.removesuffix(".whl").split("-"), "", "")
-    if re.sub("[-_.]+", "-", name).lower() != wheel.name.lower() or _numbers(version) < _numbers(
-        wheel.least
-    ):
+    if re.sub("[-_.]+", "-", name).lower() != wheel.name.lower():
         return False
-    return any(
-        "py3" in tag or "abi3" in tag or f"cp{python.replace('.', '')}" in tag for tag in tags
-    )
+    if _numbers(version) < _numbers(wheel.least):
+        return False
+    fitting = ("py3", "abi3", f"cp{python.replace('.', '')}")
+    return any(word in tag for tag in tags for word in fitting)
 
 
 def describe_wheels(dataset: str | None, folder: Path) -> str:
@@ -153,7 +135,7 @@ def describe_wheels(dataset: str | None, folder: Path) -> str:
     Raises:
         InputError: the folder holds that data set, and wheels are missing in it.
     """
-    names = ", ".join(f"{wheel.name} {wheel.version}" for wheel in WHEELS)
+    names = ", ".join(map(str, WHEELS))
     if dataset is None:
         return (
             f"wheels: the job attaches none, and Kaggle's image is not known to have {names}: "
@@ -161,22 +143,21 @@ def describe_wheels(dataset: str | None, folder: Path) -> str:
             "as `wheels` in the job"
         )
     push = f"`cellsignal kaggle push {folder}`"
+    make = f"make it by `cellsignal kaggle wheels {dataset} --out {folder}`"
     if _dataset_of(folder) != dataset:
         return (
             f"wheels: {dataset} is not in {folder}, so it was not checked; on Kaggle it has to "
-            f"hold {names}: "
-            f"make it by `cellsignal kaggle wheels {dataset} --out {folder}`, then {push}"
+            f"hold {names}: {make}, then {push}"
         )
     if missing_wheels := lacking(folder):
         raise InputError(
-            f"{folder}: the data set {dataset} lacks {', '.join(missing_wheels)}; "
-            f"make it by `cellsignal kaggle wheels {dataset} --out {folder}`"
+            f"{folder}: the data set {dataset} lacks {', '.join(missing_wheels)}; {make}"
         )
     return f"wheels: {folder} holds all of {dataset}; if it is not on Kaggle yet: {push}"
 
 
 def _dataset_of(folder: Path) -> str | None:
-    """The id of the data set in a folder, None where there is none that can be read."""
+    """Return the id of the data set in a folder; None where there is none that can be read."""
     try:
         return json.loads((folder / "dataset-metadata.json").read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -186,8 +167,7 @@ def _dataset_of(folder: Path) -> str | None:
 def build_wheels(
     out: Path, dataset: str, pythons: Sequence[str] = PYTHONS, wheels: Sequence[Wheel] = WHEELS
 ) -> list[Path]:
-    """Make the folder of the dataset: the wheels, by `pip download`, for each Python, and
-    `dataset-metadata.json` for `kaggle datasets create -p`.
+    """Make the folder of the data set: wheels by `pip download`, and dataset-metadata.json.
 
     Args:
         dataset: owner/slug.
@@ -198,47 +178,22 @@ def build_wheels(
     Raises:
         InputError: a wrong name, or a wheel that the package index does not give.
     """
-    from cellsignal.kaggle.owner import refuse_placeholder
+    from cellsignal.kaggle.job import SLUG, refuse_placeholder
 
     owner, _, slug = dataset.partition("/")
-    if (
-        not re.fullmatch(r"[A-Za-z0-9_-]+", owner)
-        or not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug)
-        or not 6 <= len(slug) <= 50
-    ):
+    named = re.fullmatch(r"[A-Za-z0-9_-]+", owner) and re.fullmatch(SLUG, slug)
+    if not named or not 6 <= len(slug) <= 50:
         raise InputError(f"{dataset}: a dataset is OWNER/SLUG, the slug 6 to 50 of a-z, 0-9 and -")
     refuse_placeholder(dataset)
     out.mkdir(parents=True, exist_ok=True)
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
     for python in pythons:
-        words = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--disable-pip-version-check",
-            "--only-binary=:all:",
-        ]
-        words += ["--python-version", python]
-        words += [
-            word
-            for version in (17, 24, 27, 28)
-            for word in ("--platform", f"manylinux_2_{version}_x86_64")
-        ]
-        words += [
-            "--platform",
-            "manylinux2014_x86_64",
-            "--dest",
-            str(out),
-            *(f"{wheel.name}=={wheel.version}" for wheel in wheels),
-        ]
+        words = [*PIP, "download", *QUIET, "--python-version", python, *platforms]
+        words += ["--dest", str(out), *(f"{wheel.name}=={wheel.version}" for wheel in wheels)]
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
-            last = [line for line in done.stderr.splitlines() if line.startswith("ERROR")][-1:] or [
-                "no word from pip"
-            ]
-            raise InputError(f"wheels for Python {python}: {last[0].strip()}")
+            last = _last_line(done.stderr, "ERROR")
+            raise InputError(f"wheels for Python {python}: {last}")
     metadata = {"title": slug.replace("-", " "), "id": dataset, "licenses": [{"name": "other"}]}
     write_json(out / "dataset-metadata.json", metadata)
     return sorted(out.glob("*.whl"))

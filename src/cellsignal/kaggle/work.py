@@ -1,27 +1,23 @@
-"""A whole job as one command: every step and link built, pushed, waited for and pulled, until there
-is a submission.
+"""A whole job as one command: every kernel built, pushed, waited for and pulled.
 
 What was done is noted in `progress.json` after each event and before each push, so the command can
 be stopped at any point and given again: nothing is pushed twice, no step is lost. The kernels run
 on meanwhile. All waiting is one loop; threads would only wait too.
 """
 
-import contextlib
-import fcntl
 import json
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, write_json
+from cellsignal.common.locks import hold_alone
 from cellsignal.kaggle.api import Kaggle
 from cellsignal.kaggle.build import build
-from cellsignal.kaggle.job import KernelJob, job_config
-from cellsignal.kaggle.plan import Step, slug, steps
+from cellsignal.kaggle.job import KernelJob, Step, job_config, slug, steps
 from cellsignal.kaggle.push import EVERY_S, last_lines, pull
 from cellsignal.kaggle.status import CHAIN, Status
 
@@ -29,16 +25,15 @@ log = logging.getLogger(__name__)
 
 PROGRESS, OUTPUT = "progress.json", "output"
 PARALLEL = 2  # GPU kernels that Kaggle runs for one user at a time
-STATES = ("todo", "pushing", "running", "done", "failed")
 
 
 @dataclass
 class Place:
-    """Where a step is.
+    """How far a step is.
 
     Attributes:
         link: the kernel of its chain that is at work, from 1.
-        state: one of `STATES`.
+        state: todo, pushing, running, done or failed.
         versions: how many versions Kaggle had of the kernel before it was pushed.
         reason: why it failed.
         hours: what each finished link worked.
@@ -50,17 +45,26 @@ class Place:
     reason: str = ""
     hours: tuple[float, ...] = ()
 
+    @property
+    def under_way(self) -> bool:
+        return self.state in ("pushing", "running")
+
 
 @dataclass(frozen=True)
 class Work:
-    """A job under way: its steps, its folder, and the places of its steps (which change)."""
+    """A job under way: its steps, its folder, and the places of its steps (which change).
+
+    Attributes:
+        key: hash of what a job must not change under way.
+        keep: fetch the whole output of each step, not `chain.json` alone.
+    """
 
     job: KernelJob
     steps: tuple[Step, ...]
     folder: Path
     kaggle: Kaggle
     places: dict[str, Place]
-    key: str  # what a job must not change under way
+    key: str
     keep: bool = False
 
     def slug(self, step: str) -> str:
@@ -71,22 +75,17 @@ class Work:
 
     def note(self, step: str, **changes: Any) -> None:
         """Change a step's place, and write it down."""
+        place = self.places[step]
         for name, value in changes.items():
-            setattr(self.places[step], name, value)
+            setattr(place, name, value)
         state = {
             "job": self.job.name,
             "user": self.kaggle.user,
             "key": self.key,
-            "steps": {name: asdict(p) for name, p in self.places.items()},
+            "steps": {name: asdict(place) for name, place in self.places.items()},
         }
         write_json(self.folder / PROGRESS, state)
-        log.info(
-            "%s: %s, link %d: %s",
-            self.job.name,
-            step,
-            self.places[step].link,
-            self.places[step].state,
-        )
+        log.info("%s: %s, link %d: %s", self.job.name, step, place.link, place.state)
 
 
 def work(
@@ -98,29 +97,30 @@ def work(
     parallel: int = PARALLEL,
     keep: bool = False,
 ) -> dict[str, Place]:
-    """Bring a job to its end, from wherever it is. Kernels, outputs and `progress.json` are in
-    `folder`.
+    """Bring a job to its end, from wherever it is.
+
+    Kernels, outputs and `progress.json` are in `folder`.
 
     Args:
         every: seconds between two rounds of asking Kaggle.
         parallel: kernels under way at a time.
         keep: fetch the whole output of each step's last kernel (weights, logs), not `chain.json`
-        alone; the last step's is always fetched.
+            alone; the last step's is always fetched.
 
     Returns:
         The place of each step, all of them done.
 
     Raises:
         InputError: kernels that failed or took too many links (what did not need them was finished
-        first); the same command pushes them again. A job
-            that changed under way, another process at the same job, or what Kaggle answers.
+            first; the same command pushes them again), a job that changed under way, another
+            process at the same job, or what Kaggle answers.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with hold_alone(folder / ".lock", str(folder)):
         under_way = Work(job, steps(job), folder, kaggle, *_read(job, folder, kaggle.user), keep)
         for step in under_way.steps:
             place = under_way.places.setdefault(step.name, Place())
-            if place.state == "failed":  # the user gave the command again: once more
+            if place.state == "failed":  # the user gave the command again
                 place.state, place.reason = "todo", ""
         while _round(under_way, parallel):
             time.sleep(every)
@@ -135,14 +135,12 @@ def work(
 
 
 def kernel_folder(folder: Path, job: KernelJob, step: str, link: int) -> Path:
-    """Where a kernel is built; what is pulled of it goes to `OUTPUT` in there."""
+    """Return where a kernel is built; what is pulled of it goes to `OUTPUT` in there."""
     return folder / slug(job, step, link)
 
 
 def _round(work: Work, parallel: int) -> bool:
-    """Look once at every step and do what can be done. Returns whether there is anything left to
-    wait for.
-    """
+    """Look once at every step and do what can be done; return whether anything is under way."""
     places = work.places
     for step in work.steps:  # first what is under way, so that its place is free for the next
         if places[step.name].state == "pushing":
@@ -150,16 +148,15 @@ def _round(work: Work, parallel: int) -> bool:
         elif places[step.name].state == "running":
             _look(work, step)
     for step in work.steps:
-        ready = places[step.name].state == "todo" and all(
-            places[name].state == "done" for name in step.needs
-        )
-        if ready and _under_way(work) < parallel:
+        needs_are_done = all(places[name].state == "done" for name in step.needs)
+        if places[step.name].state == "todo" and needs_are_done and _count(work) < parallel:
             _begin(work, step)
-    return _under_way(work) > 0
+    return _count(work) > 0
 
 
-def _under_way(work: Work) -> int:
-    return sum(place.state in ("pushing", "running") for place in work.places.values())
+def _count(work: Work) -> int:
+    """Return how many kernels are under way."""
+    return sum(place.under_way for place in work.places.values())
 
 
 def _begin(work: Work, step: Step) -> None:
@@ -181,35 +178,36 @@ def _push(work: Work, step: Step, fresh: bool = False) -> None:
 
 
 def _look(work: Work, step: Step) -> None:
-    """Ask after a running kernel; pull what it left when it has ended, and go on to the next link,
-    or to the end of the step.
-    """
+    """Ask after a running kernel; when it has ended, pull its output and go on to what follows."""
     place, name = work.places[step.name], work.slug(step.name)
     session = work.kaggle.session(name)
     if not session.ended:
         return
     out = work.kernel(step.name) / OUTPUT
     if session.state != "complete":
-        return _fail(work, step, out, session.failure or session.state)
+        _fail(work, step, out, session.failure or session.state)
+        return
     status = pull(work.kaggle, name, out, only=())
-    wrong = _wrong(work, step, status)
-    if wrong:
-        return _fail(work, step, out, wrong)
-    assert status is not None
+    if wrong := _wrong(work, step, status):
+        _fail(work, step, out, wrong)
+        return
     hours = (*place.hours, status.hours)
     if status.done:
         if work.keep or step is work.steps[-1]:
             pull(work.kaggle, name, out)
-        return work.note(step.name, state="done", hours=hours)
-    if place.link >= work.job.most_links:
-        why = f"not done after {place.link} kernels ({sum(hours):.1f} h), which is most_links; the last one says: {status.reason}"
-        return work.note(step.name, state="failed", reason=why)
-    work.note(step.name, state="todo", link=place.link + 1, hours=hours)
-    return None
+        work.note(step.name, state="done", hours=hours)
+    elif place.link >= work.job.most_links:
+        reason = (
+            f"not done after {place.link} kernels ({sum(hours):.1f} h), which is most_links; the "
+            f"last one says: {status.reason}"
+        )
+        work.note(step.name, state="failed", reason=reason)
+    else:
+        work.note(step.name, state="todo", link=place.link + 1, hours=hours)
 
 
 def _wrong(work: Work, step: Step, status: Status | None) -> str | None:
-    """What is not right with the status that a kernel left, or None."""
+    """Return what is wrong with the status that a kernel left, or None."""
     if status is None:
         return f"it left no {CHAIN}"
     expected = (work.job.name, step.name, work.places[step.name].link)
@@ -220,25 +218,24 @@ def _wrong(work: Work, step: Step, status: Status | None) -> str | None:
     return None
 
 
-def _fail(work: Work, step: Step, out: Path, why: str) -> None:
-    """Show the end of a failed kernel's log, and say where the whole of it lies."""
+def _fail(work: Work, step: Step, out: Path, reason: str) -> None:
+    """Log the end of a failed kernel's log, and note where the whole of it lies."""
     name = work.slug(step.name)
     pull(work.kaggle, name, out, only=())
     file = out / f"{name.rpartition('/')[2]}.log"
     log.warning(
-        "%s: %s failed: %s; the end of its log:\n%s", work.job.name, name, why, last_lines(file)
+        "%s: %s failed: %s; the end of its log:\n%s", work.job.name, name, reason, last_lines(file)
     )
-    work.note(step.name, state="failed", reason=f"{why}; its log: {file}")
+    work.note(step.name, state="failed", reason=f"{reason}; its log: {file}")
 
 
 def _read(job: KernelJob, folder: Path, user: str) -> tuple[dict[str, Place], str]:
-    """The places that an earlier process noted, and the job's key."""
-    key = digest(
-        {
-            "job": job.model_dump(mode="json", exclude={"most_links", "max_hours"}),
-            "config": job_config(job).model_dump(mode="json"),
-        }
-    )
+    """Return the places that an earlier process noted, and the job's key."""
+    parts = {
+        "job": job.model_dump(mode="json", exclude={"most_links", "max_hours"}),
+        "config": job_config(job).model_dump(mode="json"),
+    }
+    key = digest(parts)
     if not (folder / PROGRESS).is_file():
         return {}, key
     places, owner, before = _progress(folder)
@@ -256,7 +253,7 @@ def _read(job: KernelJob, folder: Path, user: str) -> tuple[dict[str, Place], st
 
 
 def _progress(folder: Path) -> tuple[dict[str, Place], str, str]:
-    """What `progress.json` says: places, user, key."""
+    """Return what `progress.json` says: places, user, key."""
     path = folder / PROGRESS
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
@@ -270,33 +267,17 @@ def _progress(folder: Path) -> tuple[dict[str, Place], str, str]:
 
 
 def report(job: KernelJob, folder: Path, kaggle: Kaggle | None = None) -> str:
-    """How far a job is, as a table: from `progress.json`, and with `kaggle` what it says now of the
-    kernels that run.
+    """Return how far a job is, as a table.
+
+    It is read from `progress.json`; with `kaggle`, running kernels have the state it says now.
     """
     places = _progress(folder)[0] if (folder / PROGRESS).is_file() else {}
     lines = [f"{'step':10} {'link':>4} {'hours':>6}  state"]
     for step in steps(job):
         place = places.get(step.name, Place())
-        now = place.reason
+        state = place.reason
         if kaggle is not None and place.state == "running":
-            now = kaggle.session(f"{kaggle.user}/{slug(job, step.name, place.link)}").state
-        lines.append(
-            f"{step.name:10} {place.link:4} {sum(place.hours):6.1f}  "
-            f"{place.state}{f': {now}' if now else ''}"
-        )
+            state = kaggle.session(f"{kaggle.user}/{slug(job, step.name, place.link)}").state
+        words = f"{place.state}: {state}" if state else place.state
+        lines.append(f"{step.name:10} {place.link:4} {sum(place.hours):6.1f}  {words}")
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the job's lock, which ends with the process that holds it.
-
-    Raises:
-        InputError: another process works at the job.
-    """
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{folder}: another process works at this job") from None
-        yield
