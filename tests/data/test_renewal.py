@@ -20,11 +20,11 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
-from cellsignal.data import renewal, stamps
-from cellsignal.data import store as stored
-from cellsignal.data.journal import read_journal
+from cellsignal.data import renewal
+from cellsignal.data import store_files as stored
 from cellsignal.data.pack import pack, prepare
-from cellsignal.data.store import Store, samples_text
+from cellsignal.data.store import Store
+from cellsignal.data.store_files import read_journal, samples_text
 
 COMPETITION = TinyCompetition()
 CALIBRATED = [
@@ -148,8 +148,7 @@ def test_packed_sites_are_never_lost_without_a_word(root, packed, caplog):
 @pytest.mark.parametrize("what", ["packing", "reading"])
 def test_another_version_of_the_code_packs_all_anew(root, packed, monkeypatch, caplog, what):
     if what == "packing":
-        monkeypatch.setattr(stamps, "PACKING", 2)
-        monkeypatch.setattr("cellsignal.data.pack.PACKING", 2)
+        monkeypatch.setattr(renewal, "PACKING", 2)
     else:
         monkeypatch.setattr(TinyCompetition, "reading", 2)
     assert len(renew(root, packed)) == 12
@@ -167,7 +166,7 @@ def test_a_store_of_before_stamps_is_taken_over(root, packed, tmp_path, caplog):
     info = json.loads((packed / "store.json").read_text())
     del info["made_from"]
     arrays = _arrays_of(packed)
-    info["arrays_digest"] = stored._hash(arrays)
+    info["arrays_digest"] = stored.hash_arrays(arrays)
     (packed / "store.json").write_text(json.dumps(info))
     assert renew(root, packed) == [] and "an earlier version made it" in caplog.text
     files = tiny_samples().files

@@ -22,7 +22,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import COLUMNS, check_samples
 from cellsignal.data.pack import pack, prepare
-from cellsignal.data.store import Store, parse_samples, samples_text
+from cellsignal.data.store import Store
+from cellsignal.data.store_files import parse_samples, samples_text
 from cellsignal.images import read_png8
 
 CHANNELS = ("nuclei", "er", "actin")

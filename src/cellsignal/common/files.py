@@ -64,6 +64,16 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def refuse_unwritable(path: Path | str, advice: str) -> Iterator[None]:
+    """Raise `InputError` where the block cannot write below `path`; `advice` says what to do."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise InputError(f"{path}: cannot be written ({why}); {advice}") from error
+
+
+@contextlib.contextmanager
 def open_arrays(path: Path | str) -> Iterator["np.lib.npyio.NpzFile"]:
     """Open an .npz of plain arrays, and close it also where it is damaged, which `numpy.load` alone
     does not.

@@ -1,5 +1,4 @@
-"""Filling a store that is begun: pack the rows that are missing, note each in the journal, and
-complete it.
+"""Fill a store that is begun: pack the rows that are missing, note each in the journal, complete it.
 
 See `pack` for how it survives a kill at any moment.
 """
@@ -8,6 +7,7 @@ import contextlib
 import functools
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import InputError
-from cellsignal.common.files import atomic_path, provenance, write_json
+from cellsignal.common.errors import ImageError, InputError
+from cellsignal.common.files import atomic_path, provenance, refuse_unwritable, write_json
 from cellsignal.common.stopping import Pace, Stop
-from cellsignal.data import journal as journals
-from cellsignal.data import store as stored
+from cellsignal.data import store_files as stored
 from cellsignal.data.codec import Layout
-from cellsignal.data.journal import read_journal
-from cellsignal.data.sites import Entry, Packing, Read, Stamp, in_processes, pack_site
-from cellsignal.data.stamps import UNKNOWN
+from cellsignal.data.renewal import UNKNOWN, Stamp
+from cellsignal.data.sites import Read, channel_statistics, in_processes, read_site, resized
+from cellsignal.data.store_files import Entry
+
+ADVICE = "what is packed is kept, run again to go on"
 
 
 @dataclass(frozen=True)
@@ -61,102 +62,96 @@ class Making:
     workers: int
 
 
-def read_entries(out: Path, info: dict[str, Any]) -> dict[int, Entry]:
-    """The finished rows of a store, complete or not."""
-    return _arrays_as_entries(out, info) if info["complete"] else read_journal(out)[0]
+# one site
+# --------------------------------------------------------------------------------------------------
 
 
-def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop) -> PackReport:
-    """Pack the rows that are not in `entries`, then complete the store."""
-    info, samples = making.info, making.samples
-    previous, journal = stored.read_info(out), out / journals.JOURNAL
-    known = {item["sample_id"] for item in previous.get("skipped", ())}
-    for litter in (out / stored.IMAGES).glob(".c.*.tmp"):
-        litter.unlink()
+@dataclass(frozen=True)
+class SitePacking:
+    """What all sites of a packing share."""
 
-    job = Packing(
-        str(out),
-        making.read,
-        making.stamp,
-        len(info["channels"]),
-        tuple(info["shape"]),
-        info["codec"],
-        info["size"] is not None,
-    )
-    tasks = [
-        (row, samples.files[row], samples.plate[row])
-        for row in range(len(samples))
-        if row not in entries
-    ]
-    results = in_processes(functools.partial(pack_site, job), tasks, making.workers, "packing")
-    with contextlib.closing(results):
-        good_ones = _until_stopped(
-            _good_or_raise(results, making.bad_site),
-            stop,
-            out,
-            len(tasks),
-            len(samples),
-            making.workers,
-        )
-        if not previous["complete"]:
-            good = read_journal(out)[1]
-            with open(journal, "ab") as lines:
-                lines.truncate(good)
-                for entry in good_ones:
-                    lines.write(journals.journal_line(entry))
-                    lines.flush()
-                    entries[entry["row"]] = entry
-        # its few bad sites, tried again: the store stays complete until there is something to
-        # change
-        else:
-            entries |= {entry["row"]: entry for entry in good_ones}
-            report = _report(entries, samples, info["channels"])
-            if {sample_id for sample_id, _ in report.skipped} == known and all(
-                samples.sample_id[row] in known for row, *_ in tasks
-            ):
-                # asked first: a complete store may lie where nothing can be written
-                if journal.exists():
-                    journal.unlink()
-                return report
-            with atomic_path(journal) as temporary:
-                temporary.write_bytes(b"".join(map(journals.journal_line, entries.values())))
-            write_json(out / stored.INFO, info)
-    _complete(out, info, entries, samples)
-    return _report(entries, samples, info["channels"])
+    out: str
+    read: Read
+    stamp: Stamp
+    channels: int
+    shape: tuple[int, int]
+    codec: str
+    resize: bool
 
 
-def _good_or_raise(
-    results: Iterator[tuple[Entry | None, InputError | None]], bad_site: str
-) -> Iterator[Entry]:
-    for entry, error in results:
-        if entry is None or (error is not None and bad_site == "refuse"):
-            raise error
-        yield entry
+def pack_site(
+    job: SitePacking, task: tuple[int, tuple[str, ...], str]
+) -> tuple[Entry | None, InputError | None]:
+    """Read, resize, measure and write one site, and return errors: they end nothing for the others.
 
-
-def _until_stopped(
-    entries: Iterator[Entry], stop: Stop, out: Path, todo: int, n: int, workers: int
-) -> Iterator[Entry]:
-    """The entries of `todo` of `n` sites; asked for the next one, when the last is written, it may
-    raise `Interrupted` instead.
+    Returns:
+        (entry, None) if packed, (entry, error) if the site is bad, (None, error) if it cannot be
+        written.
     """
-    # sites that the processes take at a time, all together
-    at_once = max(1, min(16 * workers, todo // 4))
-    took, begun = Pace(), time.perf_counter()
-    for number, entry in enumerate(entries, 1):
-        yield entry
-        if number % at_once == 0:
-            now = time.perf_counter()
-            took.add(now - begun)
-            begun = now
-        # stopping waits for what the processes have begun, and for what they have been handed
-        # besides
-        if number < todo:
-            seconds = took.high and took.high * (3 if workers else 1)
-            stop.check(str(out), f"{n - todo + number} of {n} sites", "the next sites", seconds)
+    row, files, plate = task
+    # before reading: a file that changes meanwhile is read again next time
+    stamp = job.stamp(files, plate)
+    try:
+        image = _read_expected(job, files)
+    except ImageError as error:
+        return {"row": row, "status": stored.SKIPPED, "message": str(error)}, error
+    image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
+    mean, sd = channel_statistics(image)
+    try:
+        with refuse_unwritable(job.out, ADVICE):
+            size = stored.write_chunk(job.out, row, image, job.codec)
+    except InputError as error:
+        return None, error
+    entry = {
+        "row": row,
+        "status": stored.PACKED,
+        "bytes": size,
+        "checksum": zlib.crc32(image),
+        "mean": mean.tolist(),
+        "sd": sd.tolist(),
+        "stamp": stamp,
+    }
+    return entry, None
+
+
+def _read_expected(job: SitePacking, files: tuple[str, ...]) -> np.ndarray:
+    image = read_site(job.read, files)
+    if len(image) != job.channels:
+        detail = f"{len(image)} channels, {job.channels} expected"
+        raise ImageError(files[0], "wrong_channels", detail)
+    if not job.resize and image.shape[1:] != job.shape:
+        (height, width), (rows, columns) = image.shape[1:], job.shape
+        detail = f"{width}x{height} pixels, {columns}x{rows} expected"
+        raise ImageError(files[0], "wrong_size", detail)
+    return image
+
+
+# all sites
+# --------------------------------------------------------------------------------------------------
+
+
+def read_entries(out: Path, info: dict[str, Any]) -> dict[int, Entry]:
+    """Read the finished rows of a store, complete or not."""
+    if not info["complete"]:
+        return stored.read_journal(out)[0]
+    arrays = stored.read_arrays(out, info)
+    stamps = arrays.get("stamp", np.full(info["n"], UNKNOWN))
+    return {
+        row: {
+            "row": row,
+            "status": stored.PACKED,
+            "bytes": 0,  # the chunks' sizes are no longer known: any will do
+            "checksum": int(arrays["checksum"][row]),
+            "mean": arrays["mean"][row].tolist(),
+            "sd": arrays["sd"][row].tolist(),
+            "stamp": int(stamps[row]),
+        }
+        for row in np.flatnonzero(arrays["status"] == stored.PACKED).tolist()
+    }
 
 
 def is_whole(out: Path, entry: Entry) -> bool:
+    """Return whether a finished row's chunk lies there in its full length."""
     try:
         size = os.stat(stored.chunk_path(out, entry["row"])).st_size
     except FileNotFoundError:
@@ -164,70 +159,141 @@ def is_whole(out: Path, entry: Entry) -> bool:
     return size == entry["bytes"] if entry["bytes"] else size > 0
 
 
-def _arrays_as_entries(out: Path, info: dict) -> dict[int, Entry]:
-    """A complete store's packed rows as journal entries. Their chunks' sizes are no longer known:
-    any will do.
+def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop) -> PackReport:
+    """Pack the rows that are not in `entries`, then complete the store."""
+    info, samples = making.info, making.samples
+    for leftover in (out / stored.IMAGES).glob(".c.*.tmp"):
+        leftover.unlink()
+    job = SitePacking(
+        out=str(out),
+        read=making.read,
+        stamp=making.stamp,
+        channels=len(info["channels"]),
+        shape=tuple(info["shape"]),
+        codec=info["codec"],
+        resize=info["size"] is not None,
+    )
+    missing = [row for row in range(len(samples)) if row not in entries]
+    tasks = [(row, samples.files[row], samples.plate[row]) for row in missing]
+    results = in_processes(functools.partial(pack_site, job), tasks, making.workers, "packing")
+    with contextlib.closing(results):
+        packed = _until_stopped(results, making, stop, out, len(tasks))
+        if not stored.read_info(out)["complete"]:
+            _append_to_journal(out, packed, entries)
+        elif not _retry_skipped(out, making, packed, entries, missing):
+            return _report(entries, samples, info["channels"])
+    _complete(out, info, entries, samples)
+    return _report(entries, samples, info["channels"])
+
+
+def _append_to_journal(out: Path, packed: Iterator[Entry], entries: dict[int, Entry]) -> None:
+    good = stored.read_journal(out)[1]
+    with open(out / stored.JOURNAL, "ab") as lines:
+        lines.truncate(good)
+        for entry in packed:
+            lines.write(stored.journal_line(entry))
+            lines.flush()
+            entries[entry["row"]] = entry
+
+
+def _retry_skipped(
+    out: Path, making: Making, packed: Iterator[Entry], entries: dict[int, Entry], missing: list
+) -> bool:
+    """Try a complete store's bad sites again, and return whether there is something to change.
+
+    A store that is up to date may lie where nothing can be written.
     """
-    arrays = stored.read_arrays(out, info)
-    stamps = arrays.get("stamp", np.full(info["n"], UNKNOWN))
-    entries = {}
-    for row in np.flatnonzero(arrays["status"] == stored.PACKED).tolist():
-        values = {
-            "checksum": int(arrays["checksum"][row]),
-            "mean": arrays["mean"][row].tolist(),
-            "sd": arrays["sd"][row].tolist(),
-        }
-        values["stamp"] = int(stamps[row])
-        entries[row] = {"row": row, "status": stored.PACKED, "bytes": 0, **values}
-    return entries
+    ids, journal = making.samples.sample_id, out / stored.JOURNAL
+    skipped_before = {item["sample_id"] for item in stored.read_info(out).get("skipped", ())}
+    entries |= {entry["row"]: entry for entry in packed}
+    skipped = {
+        sample_id
+        for sample_id, _ in _report(entries, making.samples, making.info["channels"]).skipped
+    }
+    if skipped == skipped_before and {ids[row] for row in missing} <= skipped_before:
+        if journal.exists():
+            journal.unlink()
+        return False
+    with atomic_path(journal) as temporary:
+        temporary.write_bytes(b"".join(map(stored.journal_line, entries.values())))
+    write_json(out / stored.INFO, making.info)
+    return True
+
+
+def _until_stopped(
+    results: Iterator[tuple[Entry | None, InputError | None]],
+    making: Making,
+    stop: Stop,
+    out: Path,
+    todo: int,
+) -> Iterator[Entry]:
+    """The entries of `todo` sites; asked for the next one, it may raise `Interrupted` instead.
+
+    Raises:
+        InputError: a site cannot be written, or is bad and `bad_site` is "refuse".
+    """
+    n, workers = making.info["n"], making.workers
+    # sites that the processes take at a time, all together
+    at_once = max(1, min(16 * workers, todo // 4))
+    took, begun = Pace(), time.perf_counter()
+    for number, (entry, error) in enumerate(results, 1):
+        if entry is None or (error is not None and making.bad_site == "refuse"):
+            raise error
+        yield entry
+        if number % at_once == 0:
+            now = time.perf_counter()
+            took.add(now - begun)
+            begun = now
+        # stopping waits for what the processes have begun and for what they were handed besides
+        if number < todo:
+            seconds = took.high and took.high * (3 if workers else 1)
+            stop.check(str(out), f"{n - todo + number} of {n} sites", "the next sites", seconds)
 
 
 def _complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.DataFrame) -> None:
     """Fold the journal into the arrays and declare the store complete."""
     n, channels = info["n"], len(info["channels"])
-    mean, sd = (np.full((n, channels), np.nan, np.float32) for _ in range(2))
-    checksum, status = np.zeros(n, np.uint32), np.zeros(n, np.uint8)
-    stamp = np.full(n, UNKNOWN, np.uint64)
+    arrays = {
+        "mean": np.full((n, channels), np.nan, np.float32),
+        "sd": np.full((n, channels), np.nan, np.float32),
+        "checksum": np.zeros(n, np.uint32),
+        "status": np.zeros(n, np.uint8),
+        "stamp": np.full(n, UNKNOWN, np.uint64),
+    }
     for row, entry in entries.items():
-        status[row] = entry["status"]
-        if entry["status"] == stored.PACKED:
-            mean[row], sd[row], checksum[row] = entry["mean"], entry["sd"], entry["checksum"]
-            stamp[row] = entry.get("stamp", UNKNOWN)
-    assert (status != stored.PENDING).all()
-    if not (status == stored.PACKED).any():
+        for name, values in arrays.items():
+            if name in entry:
+                values[row] = entry[name]
+    assert (arrays["status"] != stored.PENDING).all()
+    if not (arrays["status"] == stored.PACKED).any():
         raise InputError(
             f"{out}: none of the {n} sites can be read; the first: {entries[0]['message']}"
         )
-    hashed = stored.write_arrays(
-        out, {"mean": mean, "sd": sd, "checksum": checksum, "status": status, "stamp": stamp}
-    )
     report = _report(entries, samples, info["channels"])
-    listed = {
-        "skipped": [
-            {"sample_id": sample_id, "message": message} for sample_id, message in report.skipped
-        ],
-        "flat": [
-            {"sample_id": sample_id, "channel": channel} for sample_id, channel in report.flat
-        ],
+    skipped = [{"sample_id": name, "message": message} for name, message in report.skipped]
+    flat = [{"sample_id": name, "channel": channel} for name, channel in report.flat]
+    complete = {
+        **info,
+        "complete": True,
+        "arrays_digest": stored.write_arrays(out, arrays),
+        "skipped": skipped,
+        "flat": flat,
+        "made_by": provenance(),
     }
     os.sync()  # the chunks first, then the word that they are there
-    write_json(
-        out / stored.INFO,
-        {**info, "complete": True, "arrays_digest": hashed, **listed, "made_by": provenance()},
-    )
-    (out / journals.JOURNAL).unlink(missing_ok=True)
+    write_json(out / stored.INFO, complete)
+    (out / stored.JOURNAL).unlink(missing_ok=True)
 
 
 def _report(entries: dict[int, Entry], samples: pd.DataFrame, channels: list[str]) -> PackReport:
-    packed = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.PACKED]
-    skipped = [entries[row] for row in sorted(entries) if entries[row]["status"] == stored.SKIPPED]
-    ids = samples.sample_id
+    ids, in_order = samples.sample_id, [entries[row] for row in sorted(entries)]
+    packed = [entry for entry in in_order if entry["status"] == stored.PACKED]
+    skipped = [entry for entry in in_order if entry["status"] == stored.SKIPPED]
     flat = [
         (ids[entry["row"]], name)
         for entry in packed
         for name, sd in zip(channels, entry["sd"], strict=True)
         if sd == 0
     ]
-    return PackReport(
-        len(packed), tuple((ids[entry["row"]], entry["message"]) for entry in skipped), tuple(flat)
-    )
+    messages = tuple((ids[entry["row"]], entry["message"]) for entry in skipped)
+    return PackReport(len(packed), messages, tuple(flat))

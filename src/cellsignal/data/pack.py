@@ -1,22 +1,15 @@
-"""Packing: from image files to a store, each image read once, by several processes, from wherever a
-kill left it.
+"""Pack image files into a store; each is read once, and a stopped packing resumes.
 
 How a kill at any moment is survived:
 - The store's description, `store.json`, is written first and says that it is unfinished.
-- A worker writes a site's chunk to a temporary name and renames it; only then does it report the
-  row.
-- The parent, and nobody else, appends the row to the journal: one checksummed line with the row's
-  statistics. A torn
-  line is dropped.
+- A worker writes a site's chunk to a temporary name and renames it; then it reports the row.
+- The parent alone appends the row to the journal: one checksummed line. A torn line is dropped.
 - A rerun keeps the journal's rows whose chunk lies there in its full length, and packs the others.
 - When all rows are in, the journal is folded into the arrays, everything is flushed to the disk,
-  and `store.json` is
-  replaced by one that says complete. A kill before that means folding again; after it the journal
-  is only litter.
+  and `store.json` is replaced by one that says complete. A kill before that means folding again.
 
-A signal, or a time budget that the next sites would not keep to, stops it where all that is done is
-in the journal. What a site becomes depends on its files alone, so an interrupted packing ends in
-the same store as an undisturbed one.
+A signal or the end of the time budget stops it where all that is done is in the journal. What a
+site becomes depends on its files alone, so the store is the same as of an undisturbed packing.
 """
 
 import contextlib
@@ -33,16 +26,22 @@ import pandas as pd
 
 from cellsignal import __version__
 from cellsignal.common.errors import ImageError, InputError
-from cellsignal.common.files import digest, write_json, write_text
+from cellsignal.common.files import digest, refuse_unwritable, write_json, write_text
 from cellsignal.common.stopping import Stop
 from cellsignal.competitions.base import Competition
 from cellsignal.data import renewal
-from cellsignal.data import store as stored
+from cellsignal.data import store_files as stored
 from cellsignal.data.codec import layout_of
-from cellsignal.data.filling import Making, PackReport, finish_rows, is_whole, read_entries
-from cellsignal.data.journal import JOURNAL
-from cellsignal.data.sites import Read, Stamp, read_site, unwritable
-from cellsignal.data.stamps import PACKING, stamp_nothing, stamp_source
+from cellsignal.data.filling import (
+    ADVICE,
+    Making,
+    PackReport,
+    finish_rows,
+    is_whole,
+    read_entries,
+)
+from cellsignal.data.renewal import Stamp, stamp_nothing, stamp_source
+from cellsignal.data.sites import Read, read_site
 
 ELSEWHERE = "pack into another folder or delete it"
 # what an empty folder may hold: measured before the store is made, and a disk's own
@@ -72,7 +71,7 @@ def prepare(
     root, out = Path(root).absolute(), Path(out).absolute()
     samples = competition.samples(root) if samples is None else samples
     classes = competition.require_classes(root)
-    with _one_line_ifunwritable(out):
+    with refuse_unwritable(out, ADVICE):
         _check_place(out)
     competition = competition.calibrate(root, out / stored.CALIBRATION, workers)
     shape = competition.root_shape(root)
@@ -167,11 +166,11 @@ def pack(
         "size": size,
         "n": len(samples),
         "samples_sha256": digest(text),
-        "made_from": {"packing": PACKING, **(made_from or {})},
+        "made_from": {"packing": renewal.PACKING, **(made_from or {})},
         "complete": False,
     }
     making = Making(info, layout, text, samples, read, stamp, bad_site, workers)
-    with _one_line_ifunwritable(out):
+    with refuse_unwritable(out, ADVICE):
         _check_place(out)
         _create_folder(out)
         with _locked(out), Stop() as stop:
@@ -189,7 +188,7 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
         _create(out, making)
     previous = stored.read_info(out)
     _match(out, previous, info)
-    if not previous["complete"] and not (out / JOURNAL).exists():
+    if not previous["complete"] and not (out / stored.JOURNAL).exists():
         _create(out, making)  # nothing is packed yet; what is there may be half-made
         previous = info
     entries = {
@@ -203,7 +202,7 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
     ):
         log.warning("%s: %s", out, plan.text(len(samples)))
         following = out / stored.NEXT
-        if not renewal.can_go_on(following, info):
+        if not renewal.can_resume(following, info):
             shutil.rmtree(following, ignore_errors=True)
             following.mkdir()
             _create(following, making)
@@ -289,11 +288,3 @@ def _locked(out: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-@contextlib.contextmanager
-def _one_line_ifunwritable(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(out, error) from error

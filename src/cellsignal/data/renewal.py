@@ -1,4 +1,8 @@
-"""Renewing a store: what has changed since it was packed, and how the new one takes its place.
+"""Renew a store: what has changed since it was packed, and how the new one takes its place.
+
+A packed row carries a *stamp*, one number for the state of all that decides its pixels: the source
+files' sizes and times of change, the calibration of the image's plate, and the version of the code.
+A rerun over a complete store asks the file system for these alone and reads no image.
 
 A complete store is never changed row by row. The new one is made in its folder `.next`, as any
 store is made, and takes over every site that is still as its source says: the same file on the disk
@@ -7,25 +11,77 @@ one's place, piece by piece, `store.json` last; a kill between is finished by th
 old store can be read until the new one is whole.
 """
 
+import hashlib
+import json
 import logging
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import changed_inputs, write_json
-from cellsignal.data import store as stored
-from cellsignal.data.journal import JOURNAL, journal_line
-from cellsignal.data.sites import Entry, Stamp
-from cellsignal.data.stamps import PACKING, UNKNOWN, stamp_rows
+from cellsignal.competitions.base import Competition
+from cellsignal.competitions.samples import path_of
+from cellsignal.data import store_files as stored
+from cellsignal.data.store_files import Entry
 
-log = logging.getLogger(__name__)
-# in this order
+PACKING = 1  # raise it when a site's files become other pixels by `sites`: resizing, for example
+UNKNOWN = 0  # a source file is not there, or the store is older than stamps
+# what a new store's folder holds, in the order in which it takes the old one's place
 PIECES = ("zarr.json", stored.IMAGES, *stored.ARRAYS, "stamp", stored.SAMPLES, stored.INFO)
+Stamp = Callable[[tuple[str, ...], str], int]  # of a sample's files and plate
+log = logging.getLogger(__name__)
+
+
+# stamps
+# --------------------------------------------------------------------------------------------------
+
+
+def stamp_source(competition: Competition, root: Path, files: tuple[str, ...], plate: str) -> int:
+    """Return the stamp of one sample of a competition; UNKNOWN where a file is not there.
+
+    Args:
+        competition: As `Competition.calibrate` has given it back, where it calibrates.
+        files: Of the samples table.
+        plate: Of the samples table.
+    """
+    states = []
+    for name in competition.image_files(files):
+        try:
+            state = os.stat(root / path_of(name))
+        except OSError:
+            return UNKNOWN
+        states.append((state.st_size, state.st_mtime_ns))
+    calibration = competition.calibration.hashes.get(plate) if competition.calibration else None
+    return make_stamp([competition.id, competition.reading, calibration, states])
+
+
+def make_stamp(value: object = None) -> int:
+    """Return the stamp of a JSON-able value: from 1 to 2**64 - 1."""
+    text = json.dumps([PACKING, value]).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") or 1
+
+
+def stamp_nothing(files: tuple[str, ...], plate: str) -> int:
+    """Return the stamp of samples whose source is not watched: the code's version alone."""
+    return make_stamp()
+
+
+def stamp_rows(stamp: Stamp, files: Sequence[tuple[str, ...]], plates: Sequence[str]) -> np.ndarray:
+    """Return the stamps of many samples, (N,) uint64; several at a time, for slow disks."""
+    with ThreadPoolExecutor(8) as pool:
+        return np.fromiter(pool.map(stamp, files, plates), np.uint64, len(files))
+
+
+# what has changed
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -34,7 +90,8 @@ class Plan:
 
     Attributes:
         kept: row of the new table -> entry of the row that holds its image; the entry's `row` is
-        that of the old one. reasons: what has changed, in words; empty where nothing has.
+            that of the old one.
+        reasons: what has changed, in words; empty where nothing has.
     """
 
     kept: dict[int, Entry]
@@ -42,7 +99,9 @@ class Plan:
 
     def text(self, n: int) -> str:
         """The reasons and the number of sites to pack, of `n`."""
-        return f"is brought up to date: {'; '.join(self.reasons)}. {n - len(self.kept)} of {n} sites are to be packed"
+        todo = n - len(self.kept)
+        reasons = "; ".join(self.reasons)
+        return f"is brought up to date: {reasons}. {todo} of {n} sites are to be packed"
 
 
 def compare(
@@ -64,7 +123,7 @@ def compare(
 
     Raises:
         InputError: packed sites would be lost, because the table has them no more or their files
-        are gone.
+            are gone.
     """
     reasons, carried = [], dict(entries)
     if previous["samples_sha256"] != info["samples_sha256"]:
@@ -73,11 +132,12 @@ def compare(
         reasons.append(_table_change(old, samples))
     elif previous["source"].get("classes") != info["source"].get("classes"):
         reasons.append("other classes")
-    before, after = previous.get("made_from"), info["made_from"]
-    changed = changed_inputs(before, after) if before else []
+    before = previous.get("made_from")
+    changed = changed_inputs(before, info["made_from"]) if before else []
     kept, stale = _keep_current(out, previous, carried, info, samples, stamp)
     if changed:
-        reasons.append(f"changed: {_shown(changed)}")
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        reasons.append(f"changed: {', '.join(changed[:5])}{more}")
     elif stale:
         why = "image files have changed" if before else "an earlier version made it"
         reasons.append(f"{why}, first of {samples.sample_id[stale[0]]}")
@@ -97,12 +157,11 @@ def _keep_current(
     samples: pd.DataFrame,
     stamp: Stamp,
 ) -> tuple[dict[int, Entry], list[int]]:
-    """Part packed rows into those that are still as their source says, and the others. See
-    `compare`.
-    """
+    """Part packed rows into those that are still as their source says, and the changed ones."""
     rows = sorted(carried)
     stamps = stamp_rows(stamp, samples.files[rows], samples.plate[rows]).tolist()
-    kept, gone, stale = {}, [], []
+    unstamped = "made_from" not in previous and not info["made_from"].get("calibration")
+    kept, gone, lost, stale = {}, [], [], []
     for row, now in zip(rows, stamps, strict=True):
         entry = carried[row]
         recorded = entry.get("stamp", UNKNOWN)
@@ -110,31 +169,26 @@ def _keep_current(
             gone.append(row)
             if _same_making(previous.get("made_from"), info["made_from"], samples.plate[row]):
                 kept[row] = entry
+            else:
+                lost.append(row)
         elif recorded == now != UNKNOWN:
             kept[row] = entry
-        elif (
-            recorded == UNKNOWN
-            and "made_from" not in previous
-            and not info["made_from"].get("calibration")
-        ):
+        elif recorded == UNKNOWN and unstamped:
             kept[row] = {**entry, "stamp": now}
         else:
             stale.append(row)
-    lost = [row for row in gone if row not in kept]
     if lost:
         raise InputError(
             f"{out}: {len(lost)} packed sites are out of date and their image files are gone, "
-            "first "
-            f"{samples.sample_id[lost[0]]}: bring the files back, pack into another folder or "
-            "delete it"
+            f"first {samples.sample_id[lost[0]]}: bring the files back, pack into another folder "
+            "or delete it"
         )
     if gone:
-        first = samples.sample_id[gone[0]]
         log.warning(
             "%s: files of %d packed sites are gone, first %s; kept as they were packed",
             out,
             len(gone),
-            first,
+            samples.sample_id[gone[0]],
         )
     return kept, stale
 
@@ -142,32 +196,29 @@ def _keep_current(
 def _same_making(before: dict[str, Any] | None, after: dict[str, Any], plate: str) -> bool:
     """Whether an image without its files would be made today as it was made."""
     before = before or {"packing": PACKING, "reading": after.get("reading")}
-    measured = [(making.get("calibration") or {}).get(plate) for making in (before, after)]
+    old, new = ((making.get("calibration") or {}).get(plate) for making in (before, after))
     same_code = all(before.get(name) == after.get(name) for name in ("packing", "reading"))
-    return same_code and measured[1] in (None, measured[0])
+    return same_code and new in (None, old)
 
 
 def _carry(
     out: Path, old: pd.DataFrame, entries: dict[int, Entry], samples: pd.DataFrame, complete: bool
 ) -> dict[int, Entry]:
-    """The packed rows of an old table by the row that has the same sample and files in the new one."""
-    places = {sample_id: row for row, sample_id in enumerate(samples.sample_id)}
-    lost = [old.sample_id[row] for row in entries if old.sample_id[row] not in places]
+    """Give the packed rows of an old table the row of the same sample and files in the new one."""
+    new_rows = {sample_id: row for row, sample_id in enumerate(samples.sample_id)}
+    lost = [old.sample_id[row] for row in entries if old.sample_id[row] not in new_rows]
     if lost and complete:
         raise InputError(
             f"{out}: this store holds {len(lost)} samples that the data no longer have, first "
-            f"{lost[0]}; "
-            "bring them back, pack into another folder or delete it"
+            f"{lost[0]}; bring them back, pack into another folder or delete it"
         )
     carried = {}
     for row, entry in entries.items():
-        place = places.get(old.sample_id[row])
-        if (
-            place is not None
-            and old.files[row] == samples.files[place]
-            and old.plate[row] == samples.plate[place]
+        new = new_rows.get(old.sample_id[row])
+        if new is not None and all(
+            old[name][row] == samples[name][new] for name in ("files", "plate")
         ):
-            carried[place] = entry
+            carried[new] = entry
     return carried
 
 
@@ -187,13 +238,13 @@ def _table_change(old: pd.DataFrame, new: pd.DataFrame) -> str:
     return f"another samples table: {column} of {new.sample_id[row]} was {before!r}, now {after!r}"
 
 
-def _shown(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+# the new store
+# --------------------------------------------------------------------------------------------------
 
 
-def can_go_on(following: Path, info: dict[str, Any]) -> bool:
-    """Whether the folder of an interrupted renewal holds rows of the same store to be."""
-    if not (following / JOURNAL).is_file():
+def can_resume(following: Path, info: dict[str, Any]) -> bool:
+    """Return whether the folder of an interrupted renewal holds rows of the same store."""
+    if not (following / stored.JOURNAL).is_file():
         return False
     try:
         begun = stored.read_info(following)
@@ -211,15 +262,13 @@ def take_over(out: Path, following: Path, kept: dict[int, Entry]) -> None:
             os.link(source, target)
         except OSError:  # a file system without such links
             shutil.copyfile(source, target)
-        lines.append(journal_line({**entry, "row": row, "bytes": os.stat(target).st_size}))
-    with open(following / JOURNAL, "wb") as journal:
-        journal.write(b"".join(lines))
+        size = os.stat(target).st_size
+        lines.append(stored.journal_line({**entry, "row": row, "bytes": size}))
+    (following / stored.JOURNAL).write_bytes(b"".join(lines))
 
 
 def finish(out: Path) -> None:
-    """Let a complete new store take the old one's place, or finish doing so; nothing where there is
-    none.
-    """
+    """Let a complete new store, if there is one, take the old one's place, or finish doing so."""
     following = out / stored.NEXT
     try:
         if not stored.read_info(following)["complete"]:
@@ -229,7 +278,7 @@ def finish(out: Path) -> None:
     old = stored.read_info(out)
     if old["complete"]:
         write_json(out / stored.INFO, {**old, "complete": False})
-    (out / JOURNAL).unlink(missing_ok=True)
+    (out / stored.JOURNAL).unlink(missing_ok=True)
     for name in PIECES:
         if not (following / name).exists():
             continue  # moved before a kill

@@ -1,7 +1,4 @@
-"""Packing one site: read it, resize it, measure it, write it. And running such work in processes.
-
-What a site becomes depends on its files alone.
-"""
+"""Read one site's image, resize it and measure it; and run such work in processes."""
 
 import functools
 import logging
@@ -9,85 +6,18 @@ import multiprocessing
 import os
 import signal
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
 from cellsignal.common.errors import ImageError, InputError
-from cellsignal.data import store as stored
 
 log = logging.getLogger(__name__)
 Read = Callable[[tuple[str, ...]], np.ndarray]
-Stamp = Callable[[tuple[str, ...], str], int]  # of a sample's files and plate: see `stamps`
-# a finished row: row, status, and bytes, checksum, mean, sd, stamp (packed) or message (skipped)
-Entry = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Packing:
-    """What every site of a packing has in common."""
-
-    out: str
-    read: Read
-    stamp: Stamp
-    channels: int
-    shape: tuple[int, int]
-    codec: str
-    resize: bool
-
-
-def pack_site(
-    job: Packing, task: tuple[int, tuple[str, ...], str]
-) -> tuple[Entry | None, InputError | None]:
-    """Read, resize, measure and write one site. Errors are returned, so that the sites done beside
-    it are not lost.
-
-    Returns:
-        (entry, None) if packed, (entry, error) if the site is bad, (None, error) if it cannot be
-        written.
-    """
-    row, files, plate = task
-    # before reading: a file that changes meanwhile is read again next time
-    stamp = job.stamp(files, plate)
-    try:
-        image = read_site(job.read, files)
-        if len(image) != job.channels:
-            raise ImageError(
-                files[0], "wrong_channels", f"{len(image)} channels, {job.channels} expected"
-            )
-        if not job.resize and image.shape[1:] != job.shape:
-            height, width = image.shape[1:]
-            raise ImageError(
-                files[0],
-                "wrong_size",
-                f"{width}x{height} pixels, {job.shape[1]}x{job.shape[0]} expected",
-            )
-    except ImageError as bad:
-        return {"row": row, "status": stored.SKIPPED, "message": str(bad)}, bad
-    image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
-    mean, sd = channel_statistics(image)
-    try:
-        size = stored.write_chunk(job.out, row, image, job.codec)
-    except OSError as error:
-        return None, unwritable(job.out, error)
-    entry = {
-        "row": row,
-        "status": stored.PACKED,
-        "bytes": size,
-        "checksum": zlib.crc32(image),
-        "mean": mean.tolist(),
-        "sd": sd.tolist(),
-        "stamp": stamp,
-    }
-    return entry, None
 
 
 def read_site(read: Read, files: tuple[str, ...]) -> np.ndarray:
@@ -187,10 +117,3 @@ def _start_worker() -> None:
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)
-
-
-def unwritable(out: Path | str, error: OSError) -> InputError:
-    return InputError(
-        f"{out}: cannot be written ({error.strerror or error}); what is packed is kept, run again "
-        "to go on"
-    )

@@ -1,0 +1,227 @@
+"""The files of a store: every site of a data set, decoded once, in one folder that any zarr v3
+reader opens.
+
+    images/     (N, C, H, W) uint8, one file a site (`images/c.<row>.0.0.0`), compressed or raw (see `codec`)
+    mean, sd    (N, C) float32, grey levels: each stored channel's mean and population SD; NaN where nothing is packed
+    checksum    (N,) uint32, crc32 of the raw pixels
+    status      (N,) uint8: 0 pending, 1 packed, 2 skipped
+    stamp       (N,) uint64: which state of its source files a packed row shows (see `renewal`); absent in older stores
+    samples.csv the samples table, row by row as in the arrays (`files` as a JSON list)
+    store.json  what it was made from, what was skipped and why, and whether it is complete
+    journal     only while packing: one line for each finished row (see `pack`)
+    calibration/ what a competition has measured of whole plates to read their images
+    (`Competition.calibrate`)
+    .next/      only while a complete store is being renewed (see `renewal`)
+"""
+
+import io
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import digest
+from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
+from cellsignal.data.codec import Layout, array_options, encode, is_laid_out, layout_of
+
+FORMAT = 2
+PENDING, PACKED, SKIPPED = 0, 1, 2
+IMAGES, SAMPLES, INFO, JOURNAL = "images", "samples.csv", "store.json", "journal"
+CALIBRATION, NEXT = "calibration", ".next"
+ARRAYS = ("mean", "sd", "checksum", "status")
+_INFO_KEYS = {
+    "cellsignal",
+    "source",
+    "channels",
+    "shape",
+    "codec",
+    "size",
+    "n",
+    "samples_sha256",
+    "complete",
+}
+# a finished row: row, status, and bytes, checksum, mean, sd, stamp (packed) or message (skipped)
+Entry = dict[str, Any]
+
+
+def chunk_path(path: Path | str, row: int) -> str:
+    """Return the file of one site."""
+    return f"{path}/{IMAGES}/c.{row}.0.0.0"
+
+
+def write_chunk(path: Path | str, row: int, image: np.ndarray, codec: str) -> int:
+    """Write one site, (C, H, W) uint8, whole or not at all; return the file's bytes."""
+    data = encode(image, layout_of(codec, image.shape))
+    temporary = Path(f"{path}/{IMAGES}/.c.{row}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, chunk_path(path, row))
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(data)
+
+
+def create_arrays(path: Path, n: int, layout: Layout) -> None:
+    """Make the zarr group with its image array, still without chunks; one that is there goes.
+
+    Black sites get chunks too, so that a lost one is seen.
+    """
+    zarr.open_group(path, mode="a", zarr_format=3).create_array(
+        IMAGES,
+        overwrite=True,
+        shape=(n, *layout.shape),
+        dtype="uint8",
+        fill_value=0,
+        chunk_key_encoding={"name": "default", "separator": "."},  # one file a site, no folders
+        dimension_names=("site", "channel", "y", "x"),
+        config={"write_empty_chunks": True},
+        **array_options(layout),
+    )
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Write the small arrays; return their hash."""
+    group = zarr.open_group(path, mode="r+")
+    for name, values in arrays.items():
+        group.create_array(name, data=values, chunks=values.shape, overwrite=True)
+    return hash_arrays(arrays)
+
+
+def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Read the small arrays of a complete store, held to their hash.
+
+    Raises:
+        InputError: one is missing or damaged, or the image array is not as this package writes it.
+    """
+    layout = layout_of(info["codec"], (len(info["channels"]), *info["shape"]))
+    try:
+        group = zarr.open_group(path, mode="r")
+        names = [*ARRAYS, "stamp"] if "stamp" in group else ARRAYS
+        arrays = {name: np.asarray(group[name][:]) for name in names}
+        images = group[IMAGES]
+        as_written = images.shape == (info["n"], *layout.shape) and images.dtype == np.uint8
+        as_written &= is_laid_out(images, layout)
+        as_written &= images.metadata.encode_chunk_key((0, 0, 0, 0)) == "c.0.0.0.0"
+    except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
+        why = str(error) or type(error).__name__
+        raise InputError(f"{path}: the store's arrays are damaged ({why}); pack it anew") from None
+    if not as_written or hash_arrays(arrays) != info["arrays_digest"]:
+        raise InputError(
+            f"{path}: the store's arrays are not those that {INFO} describes; pack it anew"
+        )
+    return arrays
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read `store.json`.
+
+    Raises:
+        InputError: no store there, or not one of this package's.
+    """
+    file = path / INFO
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        if path.exists() and (path.is_file() or any(path.iterdir())):
+            raise InputError(f"{path}: is not a store (it has no {INFO})") from None
+        raise InputError(f"{path}: there is no store; make it with `cellsignal prepare`") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as a store's description ({error})") from None
+    if isinstance(info, dict) and info.get("format", FORMAT) != FORMAT:
+        raise InputError(
+            f"{file}: store format {info['format']}, this version reads {FORMAT}; pack it anew"
+        )
+    if not isinstance(info, dict) or {"format", *_INFO_KEYS} - set(info):
+        raise InputError(f"{file}: is not the description of a cellsignal store")
+    return info
+
+
+def samples_text(samples: pd.DataFrame) -> str:
+    """Write a samples table as the store's CSV, without columns that a competition left out."""
+    used = [
+        name
+        for name in COLUMNS
+        if name not in ADDED or (name in samples.columns and samples[name].notna().any())
+    ]
+    texts = {name: samples[name].map(_json_list) for name in ("files", "labels") if name in used}
+    return samples[used].assign(**texts).to_csv(index=False, lineterminator="\n")
+
+
+def _json_list(values: tuple | None) -> str | None:
+    return None if values is None else json.dumps(list(values), ensure_ascii=False)
+
+
+def parse_samples(text: str, source: Path | str) -> pd.DataFrame:
+    """Parse what `samples_text` wrote, and check it."""
+    try:
+        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_values=[""])
+        frame["files"] = frame.files.map(lambda names: tuple(json.loads(names)))
+        if "labels" in frame.columns:
+            frame["labels"] = [
+                None if pd.isna(text) else tuple(json.loads(text)) for text in frame["labels"]
+            ]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(f"{source}: is not a samples table ({error})") from None
+    frame["label"] = pd.to_numeric(frame.label).astype("Int64")
+    return check_samples(frame, source)
+
+
+def read_samples(path: Path, info: dict[str, Any]) -> pd.DataFrame:
+    """Read the store's samples table, all rows, held to its hash."""
+    file = path / SAMPLES
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from None
+    if digest(text) != info["samples_sha256"]:
+        raise InputError(
+            f"{file}: is not the table this store was packed from (its hash differs); pack it anew"
+        )
+    return parse_samples(text, file)
+
+
+def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
+    """Return the hash that `store.json` keeps of the small arrays."""
+    return digest(
+        {
+            name: [str(a.dtype), a.shape, zlib.crc32(np.ascontiguousarray(a))]
+            for name, a in arrays.items()
+        }
+    )
+
+
+# the journal
+# --------------------------------------------------------------------------------------------------
+
+
+def journal_line(entry: Entry) -> bytes:
+    """Write one finished row as a line that shows if it is torn: a crc32, then JSON."""
+    text = json.dumps(entry).encode("ascii")
+    return b"%08x %s\n" % (zlib.crc32(text), text)
+
+
+def read_journal(path: Path) -> tuple[dict[int, Entry], int]:
+    """Read which rows a packing has finished: row -> entry, and the journal's good length in bytes.
+
+    Reading stops at the first line whose checksum does not match: a kill or a power cut can tear
+    the last one.
+    """
+    entries: dict[int, Entry] = {}
+    good = 0
+    try:
+        data = (path / JOURNAL).read_bytes()
+    except FileNotFoundError:
+        return {}, 0
+    for line in data.splitlines(keepends=True):
+        if not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
+            break
+        entry = json.loads(line[9:])
+        entries[entry["row"]] = entry
+        good += len(line)
+    return entries, good
