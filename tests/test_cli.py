@@ -127,6 +127,16 @@ def test_submit_takes_changes_of_the_config_and_of_its_section(trained, tmp_path
     assert "with assignment: none" in capsys.readouterr().out
 
 
+def test_no_option_is_without_effect(trained, capsys):
+    folder = trained("rxrx1").folder
+    words = ["study", "oversampling", "config.yaml", "--seeds", 1, 2]
+    assert error_line(capsys, *words, cwd=folder) == "--seeds 1 2: give one at a time here"
+    words = ["study", "ablation", "config.yaml", "--answers", "a.csv", "--seeds", 1]
+    assert "have seeds of their own" in error_line(capsys, *words, cwd=folder)
+    words = ["study", "timelapse", "config.yaml", "--answers", "a.csv", "--set", "nothing=1"]
+    assert "nothing" in error_line(capsys, *words, cwd=folder)
+
+
 # the next command
 # --------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,4 @@
-"""What is to be run where: the folds of a config as trainings of their own, and the words of the
-commands, for every way of renting or sharing machines.
-"""
+"""The trainings of a config on other machines: one a fold and seed, and the words of its commands."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -12,13 +10,16 @@ from cellsignal.config import Config, load_config
 from cellsignal.data.folds import read_fold_rows
 
 PORT = 29500  # torchrun's usual one
-_OF_THE_FILE = ("name", "runs", "submit")  # `submit` reads the config as it is in its file
+FROM_FILE = ("name", "runs", "submit")  # `submit` reads the config as it is in its file
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One training of a config, on one machine: `name` is that of its folder (fold0, ..., full),
-    `sets` make the config train it alone.
+    """One training of a config, on one machine.
+
+    Attributes:
+        name: of its folder: fold0, ..., full; with the seed before it where several are asked for.
+        sets: `--set` words that make the config train it alone.
     """
 
     name: str
@@ -31,7 +32,9 @@ class Work:
 
     Attributes:
         path: of the config, as given: relative to the repository, or of a file system that all
-        machines share. config: with `sets` applied. sets: KEY=VALUE, the same for all folds.
+            machines share.
+        config: with `sets` applied.
+        sets: KEY=VALUE, the same for all folds.
     """
 
     path: Path
@@ -40,16 +43,13 @@ class Work:
     folds: tuple[Fold, ...]
 
     def words(self, verb: str, fold: Fold) -> list[str]:
-        """`cellsignal VERB CONFIG --set ...` for one fold, without the program."""
-        return [
-            verb,
-            self.path.as_posix(),
-            *(word for text in (*self.sets, *fold.sets) for word in ("--set", text)),
-        ]
+        """Return `VERB CONFIG --set ...` for one fold, without the program."""
+        sets = [word for text in (*self.sets, *fold.sets) for word in ("--set", text)]
+        return [verb, self.path.as_posix(), *sets]
 
     @property
     def submission(self) -> Path:
-        """Beside the runs, so that it outlives the machine with them."""
+        """The submission, beside the runs, so that it outlives the machine with them."""
         return self.config.runs / self.config.name / "submission.csv"
 
 
@@ -63,19 +63,21 @@ def plan_work(
 
     Args:
         folds: of the fold table; None: those that the config uses, and its model on all samples if
-        it has one.
+            it has one.
         seeds: None: the config's.
 
     Raises:
         InputError: no such config, a key that cannot be set here, no fold left.
     """
-    config, path = load_config(path, sets), Path(path)
-    wrong = [text for text in sets if text.split("=")[0].split(".")[0] in _OF_THE_FILE]
-    if wrong:
-        raise InputError(
-            f"--set {wrong[0]}: submit reads the file alone; write a config with `base: "
-            f"{path.name}` instead"
-        )
+    if seeds and len(seeds) == 1:
+        sets, seeds = [*sets, f"seed={seeds[0]}"], None
+    config, path = load_config(path, list(sets)), Path(path)
+    for text in sets:
+        if text.split("=")[0].split(".")[0] in FROM_FILE:
+            raise InputError(
+                f"--set {text}: submit reads the file alone; write a config with `base: "
+                f"{path.name}` instead"
+            )
     trainings = _folds(config, folds)
     if seeds:
         trainings = tuple(
@@ -86,22 +88,19 @@ def plan_work(
     return Work(path, config, tuple(sets), trainings)
 
 
-def _folds(config: Config, asked: Iterable[int] | None) -> tuple[Fold, ...]:
+def _folds(config: Config, chosen: Iterable[int] | None) -> tuple[Fold, ...]:
     known = _folds_of_table(config.folds.file)
-    numbers = (
-        list(dict.fromkeys(asked))
-        if asked is not None
-        else list(known if config.folds.use is None else config.folds.use)
-    )
-    unknown = [number for number in numbers if number not in known]
-    if unknown:
-        raise InputError(
-            f"--folds {unknown[0]}: {config.folds.file} has the folds {', '.join(map(str, known))}"
-        )
+    numbers = config.folds.use if chosen is None else list(dict.fromkeys(chosen))
+    numbers = known if numbers is None else numbers
+    for number in numbers:
+        if number not in known:
+            raise InputError(
+                f"--folds {number}: {config.folds.file} has the folds {', '.join(map(str, known))}"
+            )
     folds = [
         Fold(f"fold{number}", (f"folds.use=[{number}]", "folds.full=false")) for number in numbers
     ]
-    if config.folds.full and asked is None:
+    if config.folds.full and chosen is None:
         folds.append(Fold("full", ("folds.use=[]", "folds.full=true")))
     if not folds:
         raise InputError(f"{config.name}: there is no fold to train; give --folds")
@@ -109,9 +108,7 @@ def _folds(config: Config, asked: Iterable[int] | None) -> tuple[Fold, ...]:
 
 
 def _folds_of_table(path: Path) -> tuple[int, ...]:
-    """The numbers of the folds in a table; -1 and -2 are none. All else about it is checked where
-    it is used.
-    """
+    """Return the numbers of the folds in a table; the table is checked where it is used."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; `cellsignal folds` makes it")
     numbers = read_fold_rows(path).fold
@@ -119,22 +116,20 @@ def _folds_of_table(path: Path) -> tuple[int, ...]:
 
 
 def rendezvous(nodes: str, processes: str, endpoint: str, number: str) -> str:
-    """torchrun's options for several machines, all given the same: one try (the caller starts
-    again), nothing elastic.
+    """Return torchrun's options for several machines: one try, as the caller starts again.
 
     Args:
         number: of the meeting; another one for each command of a script, so that none meets a
-        machine that is still leaving the one before.
+            machine that is still leaving the one before.
     """
-    return f"--nnodes {nodes} --nproc_per_node {processes} --rdzv_backend c10d --rdzv_endpoint {endpoint} --rdzv_id {number} --max_restarts 0"
+    meeting = f"--rdzv_backend c10d --rdzv_endpoint {endpoint} --rdzv_id {number}"
+    return f"--nnodes {nodes} --nproc_per_node {processes} {meeting} --max_restarts 0"
 
 
 def torchrun_script(
     work: Work, nodes: int, processes: int, endpoint: str, python: str = "python"
 ) -> str:
-    """A bash script to be started on every machine alike; they share the repository's folder or at
-    least its runs.
-    """
+    """Return a bash script to start on every machine; they share at least the runs' folder."""
     if nodes < 1 or processes < 1:
         raise InputError(f"--nodes {nodes} --processes {processes}: one at least of each")
     host, colon, port = endpoint.partition(":")

@@ -1,5 +1,4 @@
-"""SkyPilot task files: one managed job a fold, which SkyPilot starts again elsewhere when its
-machine is taken away.
+"""SkyPilot task files: a managed job a fold, started again elsewhere when its machine goes.
 
 What must outlive a machine lies in a bucket: the store (packed once), the runs (checkpoints,
 predictions, the submission) and the raw data's tables. A job links them to the places that the
@@ -8,7 +7,6 @@ config names, so every verb runs with the config as it is.
 
 import re
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -40,11 +38,12 @@ class Machines:
 
     Attributes:
         bucket: URL of a folder in object storage; it gets store/, runs/ and raw/.
-        gpus: name -> how many, any of these; the number is the same for all, as a run goes on with
-        as many processes only. store: how the store comes to the machine. COPY: whole, to its disk,
-        before the job starts. disk: GB. max_hours: after which a job ends with everything saved and
-        SkyPilot starts it anew; None: never. git: URL[@REF] of the checkout; None: the working tree
-        is sent.
+        gpus: name -> how many, any of these; one number for all, as a run resumes with as many
+            processes only.
+        store: how the store comes to the machine. COPY: whole, to its disk, before the job starts.
+        disk: GB.
+        max_hours: after which a job ends, saved, and SkyPilot starts it anew; None: never.
+        git: URL[@REF] of the checkout; None: the working tree is sent.
     """
 
     bucket: str
@@ -76,7 +75,7 @@ class Machines:
 
 
 def parse_gpus(text: str) -> dict[str, int]:
-    """ "L4:1,A100:1" -> {"L4": 1, "A100": 1}."""
+    """Read "L4:1,A100:1" as {"L4": 1, "A100": 1}."""
     gpus = {}
     for word in text.split(","):
         match = _GPU.fullmatch(word.strip())
@@ -90,29 +89,22 @@ def parse_gpus(text: str) -> dict[str, int]:
 
 
 def write_tasks(work: Work, machines: Machines, out: Path) -> list[Path]:
-    """Write prepare.yaml, one YAML a fold, submit.yaml and launch.sh into a folder; gives their
-    paths.
+    """Write prepare.yaml, one YAML a fold, submit.yaml and launch.sh; return their paths.
 
     Raises:
-        InputError: as `check_portable`.
+        InputError: see `check_portable`.
     """
     check_portable(work)
     tasks = {"prepare": prepare_task(work, machines)}
-    tasks |= {fold.name: fold_task(work, fold, machines) for fold in work.folds} | {
-        "submit": submit_task(work, machines)
-    }
-    paths = []
+    tasks |= {fold.name: fold_task(work, fold, machines) for fold in work.folds}
+    tasks["submit"] = submit_task(work, machines)
+    head = f"# Made by `cellsignal cloud tasks {work.path}`: make it again rather than change it.\n"
     for name, task in tasks.items():
-        paths.append(out / f"{name}.yaml")
-        write_text(
-            paths[-1],
-            f"# Made by `cellsignal cloud tasks {work.path}`: make it again rather than change "
-            f"it.\n{to_yaml(task)}",
-        )
+        write_text(out / f"{name}.yaml", head + to_yaml(task))
     script = out / "launch.sh"
     write_text(script, launch_script(work))
     script.chmod(0o755)
-    return [*paths, script]
+    return [*(out / f"{name}.yaml" for name in tasks), script]
 
 
 def check_portable(work: Work) -> None:
@@ -120,7 +112,7 @@ def check_portable(work: Work) -> None:
 
     Raises:
         InputError: the config, or a place that it names, is not under the repository; the message
-        names the key.
+            names the key.
     """
     config = work.config
     places = {
@@ -139,116 +131,77 @@ def check_portable(work: Work) -> None:
 
 
 def fold_task(work: Work, fold: Fold, machines: Machines) -> dict[str, Any]:
-    """The managed job that trains and predicts one fold."""
+    """Return the managed job that trains and predicts one fold."""
     program = "cellsignal"
     if machines.processes > 1:
-        program = f"cellsignal.cloud.torchrun --standalone --nproc_per_node {machines.processes} --max_restarts 0 -m cellsignal"
-    verbs = [
-        f".venv/bin/python -m {program} {shlex.join(work.words(verb, fold))}"
-        for verb in ("train", "predict")
-    ]
+        options = f"--standalone --nproc_per_node {machines.processes} --max_restarts 0"
+        program = f"cellsignal.cloud.torchrun {options} -m cellsignal"
+    check = 'import torch; assert torch.cuda.is_available(), "torch sees no GPU"'
+    lines = [f".venv/bin/python -c '{check}'"]
     if machines.max_hours is not None:  # one budget for both
-        verbs.insert(
-            0, f"export CELLSIGNAL_DEADLINE=$(($(date +%s) + {round(3600 * machines.max_hours)}))"
-        )
-    check = ".venv/bin/python -c 'import torch; assert torch.cuda.is_available(), \"torch sees no GPU\"'"
-    mounts = _mounts(work, machines, {"store": machines.store, "runs": "MOUNT_CACHED"})
-    resources = {
-        "accelerators": machines.gpus,
-        "use_spot": machines.spot,
-        "disk_size": machines.disk,
-        "job_recovery": _RECOVERY,
-    }
-    return _task(work, machines, fold.name, resources, mounts, ("store", "runs"), [check, *verbs])
+        seconds = round(3600 * machines.max_hours)
+        lines.append(f"export CELLSIGNAL_DEADLINE=$(($(date +%s) + {seconds}))")
+    lines += [_command(program, work.words(verb, fold)) for verb in ("train", "predict")]
+    resources = {"accelerators": machines.gpus, "use_spot": machines.spot}
+    resources |= {"disk_size": machines.disk, "job_recovery": _RECOVERY}
+    modes = {"store": machines.store, "runs": "MOUNT_CACHED"}
+    return _task(work, machines, fold.name, resources, modes, lines)
 
 
 def prepare_task(work: Work, machines: Machines) -> dict[str, Any]:
-    """The managed job that packs raw/ into store/, on a machine without a GPU."""
-    resources = {
-        "cpus": machines.cpus,
-        "use_spot": machines.spot,
-        "disk_size": machines.disk,
-        "job_recovery": _RECOVERY,
-    }
-    mounts = _mounts(work, machines, {"raw": "COPY", "store": "MOUNT_CACHED"})
-    words = [
-        "prepare",
-        work.path.as_posix(),
-        *(word for text in work.sets for word in ("--set", text)),
-    ]
-    return _task(
-        work,
-        machines,
-        "prepare",
-        resources,
-        mounts,
-        ("raw", "store"),
-        [f".venv/bin/python -m cellsignal {shlex.join(words)}"],
-    )
+    """Return the managed job that packs raw/ into store/, on a machine without a GPU."""
+    sets = [word for text in work.sets for word in ("--set", text)]
+    lines = [_command("cellsignal", ["prepare", work.path.as_posix(), *sets])]
+    resources = {"cpus": machines.cpus, "use_spot": machines.spot}
+    resources |= {"disk_size": machines.disk, "job_recovery": _RECOVERY}
+    modes = {"raw": "COPY", "store": "MOUNT_CACHED"}
+    return _task(work, machines, "prepare", resources, modes, lines)
 
 
 def submit_task(work: Work, machines: Machines) -> dict[str, Any]:
-    """The job that merges all folds' predictions into runs/<name>/submission.csv, without a GPU."""
-    mounts = _mounts(work, machines, {"raw": "MOUNT", "runs": "MOUNT_CACHED"})
-    words = [
-        "submit",
-        work.path.as_posix(),
-        "--root",
-        str(work.config.data.root),
-        "--out",
-        work.submission.as_posix(),
-    ]
+    """Return the job that merges all predictions into a submission, without a GPU."""
+    words = ["submit", work.path.as_posix(), "--root", str(work.config.data.root)]
+    lines = [_command("cellsignal", [*words, "--out", work.submission.as_posix()])]
     resources = {"cpus": machines.cpus, "use_spot": False}
-    return _task(
-        work,
-        machines,
-        "submit",
-        resources,
-        mounts,
-        ("raw", "runs"),
-        [f".venv/bin/python -m cellsignal {shlex.join(words)}"],
-    )
+    modes = {"raw": "MOUNT", "runs": "MOUNT_CACHED"}
+    return _task(work, machines, "submit", resources, modes, lines)
+
+
+def _command(program: str, words: list[str]) -> str:
+    return f".venv/bin/python -m {program} {shlex.join(words)}"
 
 
 _RECOVERY = {
     "strategy": "EAGER_NEXT_REGION",
     "max_restarts_on_errors": _RESTARTS,
-    # saved, and to be gone on with; as often as it takes
+    # saved, and to be resumed; as often as it takes
     "recover_on_exit_codes": [OUT_OF_TIME, _SIGTERM],
 }
-
-
-def _mounts(work: Work, machines: Machines, modes: dict[str, Mode]) -> dict[str, dict[str, str]]:
-    """Each in a folder of the bucket, by its config's own name where configs differ. The runs need
-    the cache: they are appended to and renamed.
-    """
-    folders = {
-        "store": f"store/{work.config.data.store.name}",
-        "raw": f"raw/{work.config.data.root.name}",
-        "runs": "runs",
-    }
-    return {
-        f"~/{name}": {"source": f"{machines.bucket.rstrip('/')}/{folders[name]}", "mode": mode}
-        for name, mode in modes.items()
-    }
 
 
 def _task(
     work: Work,
     machines: Machines,
     step: str,
-    resources: dict,
-    mounts: dict,
-    linked: Sequence[str],
+    resources: dict[str, Any],
+    modes: dict[str, str],
     lines: list[str],
 ) -> dict[str, Any]:
-    places = {
-        "store": work.config.data.store,
-        "raw": work.config.data.root,
-        "runs": work.config.runs,
+    """Return a task that mounts folders of the bucket, links them into the checkout, and runs.
+
+    Args:
+        modes: folder of the bucket (raw, store, runs) -> how it is mounted. The runs need the
+            cache: they are appended to and renamed.
+    """
+    config, bucket = work.config, machines.bucket.rstrip("/")
+    places = {"store": config.data.store, "raw": config.data.root, "runs": config.runs}
+    # by the config's own name where configs differ
+    folders = {name: f"{name}/{places[name].name}" for name in ("store", "raw")} | {"runs": "runs"}
+    mounts = {
+        f"~/{name}": {"source": f"{bucket}/{folders[name]}", "mode": mode}
+        for name, mode in modes.items()
     }
-    links = [line for name in linked for line in _link(name, PurePosixPath(places[name]))]
-    run = ["set -euo pipefail", *links, *lines]
+    links = [line for name in modes for line in _link(name, PurePosixPath(places[name]))]
     return {
         "name": job_name(work, step),
         "resources": resources,
@@ -256,13 +209,14 @@ def _task(
         "file_mounts": mounts,
         "envs": {"CELLSIGNAL_PATIENCE_MINUTES": "10", "OMP_NUM_THREADS": "1"},
         "setup": _SETUP,
-        "run": "\n".join(run) + "\n",
+        "run": "\n".join(["set -euo pipefail", *links, *lines]) + "\n",
     }
 
 
 def _link(name: str, place: PurePosixPath) -> list[str]:
-    """Make `place` in the checkout the mounted ~/name. What lies there already (of a machine that
-    is used again) must be that link.
+    """Return commands that make `place` in the checkout a link to the mounted ~/name.
+
+    What lies there already (on a machine that is used again) must be that link.
     """
     quoted = shlex.quote(str(place))
     return [
@@ -275,22 +229,18 @@ def _checkout(git: str | None) -> str | dict[str, str]:
     if git is None:
         return "."
     url, at, ref = git.rpartition("@")
-    return (
-        {"url": url, "ref": ref}
-        if at and "/" not in ref.partition(":")[0] and "://" in url
-        else {"url": git}
-    )
+    has_ref = at and "/" not in ref.partition(":")[0] and "://" in url
+    return {"url": url, "ref": ref} if has_ref else {"url": git}
 
 
 def job_name(work: Work, step: str) -> str:
-    """Such as rxrx1-one-hour-fold0: letters, digits and dashes."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", f"{work.config.name}-seed{work.config.seed}-{step}").strip(
-        "-"
-    )
+    """Return a name such as rxrx1-one-hour-fold0: letters, digits and dashes."""
+    name = f"{work.config.name}-seed{work.config.seed}-{step}"
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
 
 
 def launch_script(work: Work) -> str:
-    """Bash: starts what is asked for, each job but once."""
+    """Return a bash script that starts jobs, each of them once."""
     folds = " ".join(fold.name for fold in work.folds)
     return f"""#!/usr/bin/env bash
 # launch.sh            train and predict {folds}: a managed job each, side by side
@@ -338,22 +288,20 @@ esac
 
 
 class _Dumper(yaml.SafeDumper):
-    """Several lines as a block, so that a script in a task file can be read; nothing twice by
-    reference.
-    """
+    """Writes several lines as a block that can be read, and nothing twice by reference."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
-    )
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)
 
 
 def to_yaml(task: dict[str, Any]) -> str:
+    """Return a task as YAML."""
     return yaml.dump(task, Dumper=_Dumper, sort_keys=False, width=1000)

@@ -109,8 +109,25 @@ def configs_of(arguments: argparse.Namespace) -> list["Config"]:
     return read_configs(arguments.config, arguments.set, arguments.seeds)
 
 
+def config_file_of(arguments: argparse.Namespace, folder: Path) -> Path:
+    """Return the config as one file: a changed one is written into `folder`."""
+    from cellsignal.config.load import dump_config
+
+    if not arguments.set:
+        return find_configs(arguments.config)[0]
+    path = folder / "config.yaml"
+    path.write_text(dump_config(configs_of(arguments)[0]), encoding="utf-8")
+    return path
+
+
 def config_of(arguments: argparse.Namespace) -> "Config":
-    """Read the config of a command whose result no seed changes: that of the first seed."""
+    """Read the config of a command that takes one seed at a time.
+
+    Raises:
+        InputError: Several seeds are given.
+    """
+    if arguments.seeds and len(arguments.seeds) > 1:
+        raise InputError(f"--seeds {' '.join(map(str, arguments.seeds))}: give one at a time here")
     return configs_of(arguments)[0]
 
 

@@ -11,7 +11,7 @@ from cellsignal.config.options import (
     add_budget,
     add_config_options,
     add_set,
-    config_of,
+    configs_of,
     next_command,
     parse_pairs,
 )
@@ -147,7 +147,7 @@ def verify(arguments: argparse.Namespace) -> str:
 def prepare(arguments: argparse.Namespace) -> str:
     from cellsignal.pipeline import prepare as pack
 
-    config = config_of(arguments)
+    config = configs_of(arguments)[0]  # no seed changes a store
     pack(config)
     if not config.folds.file.is_file():
         return (

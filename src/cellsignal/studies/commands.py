@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.options import (
     add_config_options,
     command_group,
+    config_file_of,
     config_of,
     next_command,
 )
@@ -174,18 +176,23 @@ def oversampling(arguments: argparse.Namespace) -> str:
 def ablation(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.rxrx1_simulated import Runs, table, train_and_predict, wanted_runs
 
-    runs = Runs(arguments.config, arguments.answers)
-    train_and_predict(runs, wanted_runs(), arguments.processes)
-    _show(table(runs), arguments.out)
+    if arguments.seeds:
+        raise InputError("--seeds: the rows of the ablation have seeds of their own")
+    with TemporaryDirectory() as folder:
+        runs = Runs(config_file_of(arguments, Path(folder)), arguments.answers)
+        train_and_predict(runs, wanted_runs(), arguments.processes)
+        _show(table(runs), arguments.out)
 
 
 def timelapse(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.mitoreid import Timelapse, timelapse_tables
 
     seeds = arguments.seeds or [0]
-    runs = Timelapse(arguments.config, arguments.answers, seeds, arguments.processes)
-    runs.train()
-    _show(timelapse_tables(runs), arguments.out)
+    with TemporaryDirectory() as folder:
+        path = config_file_of(arguments, Path(folder))
+        runs = Timelapse(path, arguments.answers, seeds, arguments.processes)
+        runs.train()
+        _show(timelapse_tables(runs), arguments.out)
 
 
 def two_stage(arguments: argparse.Namespace) -> None:
