@@ -52,10 +52,10 @@ def wait_for(condition) -> None:
 def test_a_signal_is_noted_and_told_by_its_name(number):
     before = signal.getsignal(number)
     with Stop() as stop:
-        assert stop.wish() == 0
+        assert stop.stop_status() == 0
         os.kill(os.getpid(), number)
-        wait_for(lambda: stop.asked is not None)
-        assert stop.wish() == 128 + number
+        wait_for(lambda: stop.signal_number is not None)
+        assert stop.stop_status() == 128 + number
         with pytest.raises(
             Interrupted,
             match=rf"^fold0 all: stopped by {number.name}, state saved; the same command goes on from here$",
@@ -75,7 +75,7 @@ def usual_interrupt():
 def test_a_second_signal_acts_at_once(usual_interrupt):
     with pytest.raises(KeyboardInterrupt), Stop() as stop:
         os.kill(os.getpid(), signal.SIGINT)
-        wait_for(lambda: stop.asked is not None)
+        wait_for(lambda: stop.signal_number is not None)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(20)
 
@@ -85,21 +85,21 @@ def test_a_signal_that_comes_with_the_last_of_the_work_is_not_lost_but_a_spent_b
 ):
     monkeypatch.setenv(DEADLINE, "1")
     stop = Stop()
-    stop.finish("x")
-    stop.asked = int(signal.SIGTERM)
+    stop.raise_if_signalled("x")
+    stop.signal_number = int(signal.SIGTERM)
     with pytest.raises(Interrupted) as told:
-        stop.finish("x")
+        stop.raise_if_signalled("x")
     assert told.value.status == 143
 
 
 def test_a_stop_file_is_as_sigterm(tmp_path, monkeypatch):
     monkeypatch.setenv(STOP_FILE, str(tmp_path / "stop"))
     stop = Stop()
-    assert stop.wish() == 0
+    assert stop.stop_status() == 0
     (tmp_path / "stop").touch()
     # it is looked for once a second
     monkeypatch.setattr(stopping.time, "monotonic", lambda real=time.monotonic: real() + 2)
-    assert stop.wish() == 128 + signal.SIGTERM
+    assert stop.stop_status() == 128 + signal.SIGTERM
     with pytest.raises(
         Interrupted, match=r"stopped by the stop file .*stop, as by SIGTERM, state saved"
     ):
@@ -112,7 +112,7 @@ def test_beside_the_main_thread_there_are_no_signals_but_the_budget_holds(monkey
 
     def work():
         with Stop() as stop:
-            found.extend([stop.wish(), signal.getsignal(signal.SIGTERM) is before])
+            found.extend([stop.stop_status(), signal.getsignal(signal.SIGTERM) is before])
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -158,10 +158,12 @@ def test_work_stops_where_the_next_would_not_fit(monkeypatch):
     monkeypatch.setenv(DEADLINE, "2000")  # of the 1000 s, 10 s are kept free
     stop = Stop()
     assert (
-        stop.left == 990 and stop.wish(990 / 1.25) == 0 and stop.wish(990 / 1.25 + 1) == OUT_OF_TIME
+        stop.seconds_left == 990
+        and stop.stop_status(990 / 1.25) == 0
+        and stop.stop_status(990 / 1.25 + 1) == OUT_OF_TIME
     )
     now = 1989.0
-    assert stop.wish(None) == 0 and stop.wish(2.0) == OUT_OF_TIME
+    assert stop.stop_status(None) == 0 and stop.stop_status(2.0) == OUT_OF_TIME
     with pytest.raises(OutOfTime) as told:
         stop.check("fold0 all", "epoch 3/9", "the validation", 100.0)
     estimate = "the validation would take about 2.1 min, 1.0 s left"
@@ -171,9 +173,9 @@ def test_work_stops_where_the_next_would_not_fit(monkeypatch):
     )
     assert told.value.status == 75 and isinstance(told.value, Interrupted)
     now = 1990.5  # though nothing is known of what comes
-    assert stop.wish(None) == OUT_OF_TIME
-    stop.asked = int(signal.SIGTERM)
-    assert stop.wish(None) == 143  # of several processes' wishes the largest holds: a signal
+    assert stop.stop_status(None) == OUT_OF_TIME
+    stop.signal_number = int(signal.SIGTERM)
+    assert stop.stop_status(None) == 143  # of several processes' wishes the largest holds: a signal
 
 
 def test_what_is_kept_free_is_a_share_within_bounds(monkeypatch):
@@ -181,12 +183,12 @@ def test_what_is_kept_free_is_a_share_within_bounds(monkeypatch):
     free = []
     for budget in (4, 1000, 8.5 * 3600):
         monkeypatch.setenv(DEADLINE, str(budget))
-        free.append(budget - Stop().left)
+        free.append(budget - Stop().seconds_left)
     assert free == [0.5, 10, 60]
 
 
 def test_without_a_budget_all_fits():
-    assert Stop().left is None and Stop().wish(1e9) == 0
+    assert Stop().seconds_left is None and Stop().stop_status(1e9) == 0
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=100))
@@ -196,7 +198,7 @@ def test_a_pace_is_a_high_quantile_of_the_recent_ones(seconds):
         pace.add(one)
     assert pace.high == np.quantile(seconds[-64:], 0.95, method="inverted_cdf")
     again = Pace()
-    for one in pace.kept():
+    for one in pace.seconds():
         again.add(one)
     assert again.high == pace.high
 
@@ -304,10 +306,10 @@ def test_a_preemption_notice_is_as_sigterm(cloud, service, monkeypatch, caplog):
     monkeypatch.setenv(PREEMPTION, cloud)
     with caplog.at_level(logging.WARNING), Stop() as stop:
         wait_for(lambda: len(service.seen) > 6)
-        assert stop.wish() == 0
+        assert stop.stop_status() == 0
         service.notice = True
-        wait_for(lambda: stop.wish())
-        assert stop.wish() == 143
+        wait_for(lambda: stop.stop_status())
+        assert stop.stop_status() == 143
         with pytest.raises(
             Interrupted,
             match=f"stopped by a preemption notice of {cloud}, as by SIGTERM, state saved",
@@ -321,7 +323,7 @@ def test_a_service_that_fails_is_told_of_once_and_asked_on(cloud, service, monke
     monkeypatch.setenv(PREEMPTION, cloud)
     service.broken, service.notice = 3, True
     with caplog.at_level(logging.WARNING), Stop() as stop:
-        wait_for(lambda: stop.wish())
+        wait_for(lambda: stop.stop_status())
     assert [record.message.split(" (")[0].split(": ")[0] for record in caplog.records] == [
         f"preemption notices of {cloud}"
     ]
@@ -334,7 +336,7 @@ def test_no_service_at_all_changes_nothing(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING), Stop() as stop:
         wait_for(lambda: caplog.records)
         time.sleep(0.05)
-        assert stop.wish() == 0
+        assert stop.stop_status() == 0
     assert len(caplog.records) == 1
 
 

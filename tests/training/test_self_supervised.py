@@ -323,13 +323,13 @@ def test_it_goes_on_to_the_bit(textures, tmp_path, monkeypatch):
 
         def interrupted(self, share):
             update(self, share)
-            stop.asked = 15 if self.progress["updates"] == 3 else None
+            stop.signal_number = 15 if self.progress["updates"] == 3 else None
 
         monkeypatch.setattr(Trainer, "_update", interrupted)
         with pytest.raises(Interrupted):
             trainer.run()
         monkeypatch.setattr(Trainer, "_update", update)
-        stop.asked = None
+        stop.signal_number = None
         Trainer(broken, ALONE, stop).run()
     one, other = (load_checkpoint(job.folder / "last.pt") for job in (whole, broken))
     for part in ("model", "averaged"):

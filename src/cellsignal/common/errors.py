@@ -1,7 +1,7 @@
-"""The one kind of error that is the user's to mend, and the one kind of stop that is none.
+"""Errors of the user's input, and stops that the same command resumes.
 
-Every check of user input raises an `InputError` whose message is one line naming the file, row or
-key. The command line prints that line and exits with status 2; anything else is our own bug and
+Every check of user input raises an `InputError` whose message is one line that names the file, row
+or key. The command line prints that line and exits with status 2. Any other exception is a bug and
 keeps its traceback.
 """
 
@@ -18,8 +18,8 @@ class ImageError(InputError):
     Attributes:
         path: the file.
         kind: one of "missing", "truncated", "corrupt", "wrong_size", "wrong_depth",
-        "wrong_channels", "wrong_format", "empty",
-            "not_calibrated" (the plate that it is on could not be measured).
+            "wrong_channels", "wrong_format", "empty", "not_calibrated" (its plate could not be
+            measured).
     """
 
     def __init__(self, path, kind: str, detail: str):
@@ -34,17 +34,19 @@ class InvalidSubmission(InputError):
     """A submission that the competition would refuse. The message names the first offending rows."""
 
 
-# exit status, EX_TEMPFAIL: the time budget is used up and the same command goes on
+# exit status (EX_TEMPFAIL): the time budget is used up, the same command resumes
 OUT_OF_TIME = 75
 
 
 class Interrupted(Exception):
-    """Stopped by a signal with everything saved: no error, but the work is not done. `status` is
-    the exit status (128 + signal number).
+    """The work was stopped by a signal, with its state saved.
+
+    Attributes:
+        status: the exit status, 128 + the signal's number.
     """
 
     def __init__(self, title: str, number: int, why: str | None = None):
-        """`why`: what stood for the signal, such as a stop file."""
+        """`why`: what acted as the signal, such as a stop file."""
         self.status = 128 + number
         super().__init__(
             f"{title}: stopped by {why or signal.Signals(number).name}, state saved; the same "
@@ -53,12 +55,10 @@ class Interrupted(Exception):
 
 
 class OutOfTime(Interrupted):
-    """Stopped because what comes next would not fit into the time budget, with everything saved.
-    `status` is `OUT_OF_TIME`.
-    """
+    """The next step would not end within the time budget; the state is saved."""
 
     def __init__(self, title: str, saved: str, estimate: str):
-        """`saved`: what is; `estimate`: what was expected to take how long, and how much was left."""
+        """`estimate`: how long the next step would take, and how much time was left."""
         Exception.__init__(
             self,
             f"{title}: out of time, {saved} saved ({estimate}); the same command goes on from here",

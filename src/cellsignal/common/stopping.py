@@ -1,17 +1,17 @@
-"""Stopping in time and on request: by a signal, a stop file, a preemption notice, or because the
-time budget would not last to the next safe point.
+"""Stop in time and on request: by a signal, a stop file, a preemption notice, or because the time
+budget would not last to the next save.
 
-Long work holds a `Stop` and asks it where all is saved, or could be saved now: `wish` says what
-this process wants (several processes take the largest wish of all), `end` makes the exception. Work
-measures what its parts take (`Pace`), so that what comes before the next safe point can be told
-beforehand.
+Long work holds a `Stop` and asks it after each save for `stop_status`; several processes take the
+largest status of all. Work measures how long its parts take (`Pace`), so that the time to the next
+save can be estimated.
 
 Environment:
     CELLSIGNAL_DEADLINE: when to be done, in seconds since the epoch. `--max-hours` sets it where it
-    is not set; child processes inherit it. CELLSIGNAL_STOP_FILE: a path; while a file is there it
-    is as if SIGTERM had come. CELLSIGNAL_PREEMPTION: aws or gcp; the machine's metadata service is
-    asked for a preemption notice, which is as SIGTERM. CELLSIGNAL_METADATA_URL: another address of
-    that service.
+        is not set; child processes inherit it.
+    CELLSIGNAL_STOP_FILE: a path; a file there acts as SIGTERM.
+    CELLSIGNAL_PREEMPTION: aws or gcp; a preemption notice of the machine's metadata service acts as
+        SIGTERM.
+    CELLSIGNAL_METADATA_URL: another address of that service.
 """
 
 import contextlib
@@ -37,8 +37,7 @@ DEADLINE, STOP_FILE, PREEMPTION, METADATA_URL = (
 )
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1  # the last: Slurm's --signal=USR1@300
 _LONGER = 1.25  # what was measured may take this much longer
-# kept free for all else, such as the end of the process: share of the budget; least and most
-# seconds
+# left for the end of the process: share of the budget, least and most seconds
 _RESERVE = 0.01, 0.5, 60.0
 _POLL_S, _TIMEOUT_S = 5.0, 2.0  # of the metadata service
 
@@ -51,8 +50,8 @@ def _now() -> float:
     return time.time()
 
 
-def hours_of(text: str) -> float:
-    """The value of `--max-hours`.
+def parse_hours(text: str) -> float:
+    """Parse the value of `--max-hours`.
 
     Raises:
         InputError: not a finite number above 0.
@@ -68,13 +67,12 @@ def hours_of(text: str) -> float:
 
 @contextlib.contextmanager
 def time_budget(max_hours: str | None) -> Iterator[None]:
-    """Within the block the work has this many hours from now, or until the environment's deadline
-    where that is set.
+    """Give the block this many hours from now, unless the environment has a deadline.
 
     Raises:
         InputError: either is no such number.
     """
-    hours = None if max_hours is None else hours_of(max_hours)
+    hours = None if max_hours is None else parse_hours(max_hours)
     if read_deadline() is not None or hours is None:
         yield
         return
@@ -86,7 +84,7 @@ def time_budget(max_hours: str | None) -> Iterator[None]:
 
 
 def read_deadline() -> float | None:
-    """CELLSIGNAL_DEADLINE, seconds since the epoch; None where it is not set.
+    """Read CELLSIGNAL_DEADLINE, in seconds since the epoch; None where it is not set.
 
     Raises:
         InputError: it is not a finite number.
@@ -104,7 +102,7 @@ def read_deadline() -> float | None:
 
 
 class Pace:
-    """What one kind of work takes: seconds of the most recent times."""
+    """Seconds that one kind of work took the last times."""
 
     def __init__(self, kept: int = 64):
         self._seconds: deque[float] = deque(maxlen=kept)
@@ -114,9 +112,7 @@ class Pace:
 
     @property
     def high(self) -> float | None:
-        """A time that nineteen of twenty keep to: of less than twenty, the longest; None where
-        nothing was measured.
-        """
+        """The 95th percentile; None where nothing was measured."""
         ordered = sorted(self._seconds)
         return ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else None
 
@@ -128,8 +124,8 @@ class Pace:
     def __len__(self) -> int:
         return len(self._seconds)
 
-    def kept(self) -> list[float]:
-        """The seconds, oldest first; `add` them to another to go on from here."""
+    def seconds(self) -> list[float]:
+        """The seconds, oldest first; `add` them to another `Pace` to resume."""
         return list(self._seconds)
 
 
@@ -138,38 +134,38 @@ class Pace:
 
 
 class Stop:
-    """Notes signals, the stop file and preemption notices while in its `with` block; a second
-    signal of a kind acts at once, as usual.
+    """Note signals, the stop file and preemption notices within a `with` block.
 
-    Outside of a `with` block it knows the deadline and the stop file alone.
+    A second signal of a kind acts at once, as usual. Outside of the block only the deadline and the
+    stop file count.
 
     Attributes:
-        asked: the signal that came, or that a stop file or notice stands for.
+        signal_number: the signal that came, or as which a stop file or notice acts.
 
     Raises:
-        InputError: the environment's deadline or CELLSIGNAL_PREEMPTION cannot be.
+        InputError: the environment's deadline or CELLSIGNAL_PREEMPTION is wrong.
     """
 
     def __init__(self) -> None:
-        self.asked: int | None = None
+        self.signal_number: int | None = None
         self._why: str | None = None
         self.deadline = read_deadline()
         share, least, most = _RESERVE
         self._reserve = min(max(share * ((self.deadline or 0) - _now()), least), most)
         self._file = Path(os.environ[STOP_FILE]) if os.environ.get(STOP_FILE) else None
-        self._looked = -math.inf
+        self._file_checked_at = -math.inf
         self._cloud = os.environ.get(PREEMPTION) or None
         if self._cloud is not None and self._cloud not in NOTICES:
             raise InputError(
                 f"environment: {PREEMPTION} is {self._cloud!r}, not {' or '.join(NOTICES)}"
             )
         self._before: dict[int, object] = {}
-        self._left = threading.Event()
+        self._block_ended = threading.Event()
 
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._note)
+                self._before[number] = signal.signal(number, self._note_signal)
         if self._cloud is not None:
             threading.Thread(
                 target=self._watch, args=(self._cloud,), name="preemption", daemon=True
@@ -177,100 +173,91 @@ class Stop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
+        self._block_ended.set()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked, self._why = number, None
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signal_number, self._why = number, None
         signal.signal(number, self._before[number])
 
     def _watch(self, cloud: str) -> None:
-        if preempted(cloud, self._left):
-            self._ask(f"a preemption notice of {cloud}")
+        if wait_for_notice(cloud, self._block_ended):
+            self._act_as_sigterm(f"a preemption notice of {cloud}")
 
-    def _ask(self, why: str) -> None:
-        if self.asked is None:
-            self.asked, self._why = int(signal.SIGTERM), f"{why}, as by SIGTERM"
+    def _act_as_sigterm(self, why: str) -> None:
+        if self.signal_number is None:
+            self.signal_number, self._why = int(signal.SIGTERM), f"{why}, as by SIGTERM"
 
     @property
-    def left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Seconds of the budget that work can use; None without a budget."""
         return None if self.deadline is None else self.deadline - self._reserve - _now()
 
     def fits(self, seconds: float) -> bool:
-        """Whether work that took so long is expected to end within the budget. It may take a
-        quarter longer.
-        """
-        return self.left is None or _LONGER * seconds <= self.left
+        """Return whether work that took so long, and a quarter more, ends within the budget."""
+        return self.seconds_left is None or _LONGER * seconds <= self.seconds_left
 
-    def wish(self, seconds: float | None = None) -> int:
-        """The exit status with which to stop, 0 to go on; of several processes' wishes the largest
-        holds.
+    def stop_status(self, seconds: float | None = None) -> int:
+        """Return the exit status with which to stop now, or 0 to go on.
 
         Args:
-            seconds: that go by before the next point at which one can stop; None where nothing is
-            known, or nothing done yet: then the
-                budget must be used up, so that each call of a command gets on.
+            seconds: until the next save, as estimated; None where nothing is measured yet: then
+                only a budget that is used up stops, so that each call of a command does something.
         """
         now = time.monotonic()
-        if self._file is not None and now - self._looked >= 1:
-            self._looked = now
+        if self._file is not None and now - self._file_checked_at >= 1:
+            self._file_checked_at = now
             if self._file.exists():
-                self._ask(f"the stop file {self._file}")
-        if self.asked is not None:
-            return 128 + self.asked
+                self._act_as_sigterm(f"the stop file {self._file}")
+        if self.signal_number is not None:
+            return 128 + self.signal_number
         return 0 if self.fits(0.0 if seconds is None else seconds) else OUT_OF_TIME
 
-    def end(
+    def make_exception(
         self,
         status: int,
         title: str,
         saved: str = "state",
-        coming: str = "next step",
+        next_step: str = "next step",
         seconds: float | None = None,
     ) -> Interrupted:
-        """The exception for a status of `wish`. Raise it when all is saved.
+        """Make the exception for a stop status. Raise it when all is saved.
 
         Args:
             saved: what is saved.
-            coming: what would come next, and (`seconds`) how long it was expected to take.
+            next_step: what would come next; `seconds`: how long it was expected to take.
         """
         if status != OUT_OF_TIME:
-            return Interrupted(
-                title, status - 128, self._why if self.asked == status - 128 else None
-            )
-        left = max(self.left or 0.0, 0.0)
-        estimate = (
-            "" if seconds is None else f"{coming} would take about {duration(_LONGER * seconds)}, "
-        )
+            number = status - 128
+            return Interrupted(title, number, self._why if self.signal_number == number else None)
+        left = max(self.seconds_left or 0.0, 0.0)
+        estimate = ""
+        if seconds is not None:
+            estimate = f"{next_step} would take about {duration(_LONGER * seconds)}, "
         return OutOfTime(title, saved, f"{estimate}{duration(left)} left")
 
     def check(
         self,
         title: str,
         saved: str = "state",
-        coming: str = "next step",
+        next_step: str = "next step",
         seconds: float | None = None,
     ) -> None:
-        """Raise what `wish` asks for, if anything; for a process that is alone. Call it when all is
-        saved.
-        """
-        status = self.wish(seconds)
+        """Raise `Interrupted` if it is time to stop; for a single process, when all is saved."""
+        status = self.stop_status(seconds)
         if status:
-            raise self.end(status, title, saved, coming, seconds)
+            raise self.make_exception(status, title, saved, next_step, seconds)
 
-    def finish(self, title: str) -> None:
-        """Raise `Interrupted` if a signal came while the last of the work was done, so that it is
-        not lost on what follows.
-        """
-        status = self.wish()
+    def raise_if_signalled(self, title: str) -> None:
+        """Raise `Interrupted` if a signal came while the last of the work was done."""
+        status = self.stop_status()
         if status and status != OUT_OF_TIME:
-            raise self.end(status, title)
+            raise self.make_exception(status, title)
 
 
 def duration(seconds: float) -> str:
-    """Such as "12 s", "3.4 min" or "8.5 h"."""
+    """Write seconds such as "12 s", "3.4 min" or "8.5 h"."""
     if seconds < 90:
         return f"{seconds:.{1 if seconds < 10 else 0}f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -286,7 +273,7 @@ class _NoRedirect(request.HTTPRedirectHandler):
 
 
 def _ask_service(url: str, headers: dict[str, str], method: str = "GET") -> str:
-    """A metadata service's answer, at most 64 KiB. It is on this machine: no proxy, no redirect."""
+    """Return a metadata service's answer, at most 64 KiB, without a proxy or redirects."""
     opener = request.build_opener(request.ProxyHandler({}), _NoRedirect)
     with opener.open(
         request.Request(url, headers=headers, method=method), timeout=_TIMEOUT_S
@@ -295,11 +282,10 @@ def _ask_service(url: str, headers: dict[str, str], method: str = "GET") -> str:
 
 
 def _aws_notice(base: str) -> bool:
-    """A spot interruption, told two minutes before it: instance-action exists then, and gives 404
-    otherwise.
+    """Return whether a spot interruption comes in two minutes: instance-action is no 404 then.
 
-    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html; a
-    token first, as IMDSv2 wants it.
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html;
+    IMDSv2 needs a token first.
     """
     token = _ask_service(
         f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT"
@@ -318,8 +304,9 @@ def _aws_notice(base: str) -> bool:
 
 
 def _gcp_notice(base: str) -> bool:
-    """A preemption, told thirty seconds before it:
-    https://cloud.google.com/compute/docs/instances/create-use-preemptible.
+    """Return whether a preemption comes in thirty seconds.
+
+    https://cloud.google.com/compute/docs/instances/create-use-preemptible
     """
     return (
         _ask_service(
@@ -335,24 +322,26 @@ NOTICES: dict[str, tuple[str, Callable[[str], bool]]] = {
 }
 
 
-def preempted(cloud: str, left: threading.Event) -> bool:
-    """Wait for a preemption notice (True), or until `left` is set (False). Failures are told once
-    and then passed over.
+def wait_for_notice(cloud: str, ended: threading.Event) -> bool:
+    """Wait for a preemption notice (True), or until `ended` is set (False).
+
+    The first failure is logged, the others are passed over.
     """
-    base, notice = NOTICES[cloud]
-    base, told = os.environ.get(METADATA_URL, base).rstrip("/"), False
-    while not left.is_set():
+    base, has_notice = NOTICES[cloud]
+    base = os.environ.get(METADATA_URL, base).rstrip("/")
+    is_logged = False
+    while not ended.is_set():
         try:
-            if notice(base):
+            if has_notice(base):
                 return True
         except (OSError, ValueError, HTTPException) as error:  # urllib's own errors are OSErrors
-            if not told:
+            if not is_logged:
                 log.warning(
                     "preemption notices of %s: %s does not answer (%s); asking on",
                     cloud,
                     base,
                     error,
                 )
-                told = True
-        left.wait(_POLL_S)
+                is_logged = True
+        ended.wait(_POLL_S)
     return False

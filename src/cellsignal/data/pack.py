@@ -177,7 +177,9 @@ def pack(
             try:
                 return _bring_up_to_date(out, making, stop)
             finally:
-                stop.finish(str(out))  # also where the worker processes died of the signal
+                stop.raise_if_signalled(
+                    str(out)
+                )  # also where the worker processes died of the signal
 
 
 def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:

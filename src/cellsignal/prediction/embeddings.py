@@ -86,7 +86,7 @@ def embed(config: Config) -> list[Path]:
     known: dict[str, np.ndarray] = {}
     with Stop() as stop:
         paths = [_embed_fold(config, jobs, known, stop) for jobs in folds.values()]
-        stop.finish(config.name)
+        stop.raise_if_signalled(config.name)
     return paths
 
 

@@ -101,11 +101,11 @@ def in_pieces(
 
 
 def _stop_together(
-    ranks: Ranks, stop: Stop, path: Path, saved: str, coming: str, seconds: float | None
+    ranks: Ranks, stop: Stop, path: Path, saved: str, next_step: str, seconds: float | None
 ) -> None:
-    status = max(ranks.gather(stop.wish(seconds)))
+    status = max(ranks.gather(stop.stop_status(seconds)))
     if status:
-        raise stop.end(status, str(path), saved, coming, seconds)
+        raise stop.make_exception(status, str(path), saved, next_step, seconds)
 
 
 def pieces_folder(path: Path) -> Path:

@@ -69,7 +69,7 @@ def predict(config: Config) -> list[Path]:
         )
     with Stop() as stop:
         paths = [predict_stage(config, jobs, stop) for jobs in groups.values()]
-        stop.finish(config.name)
+        stop.raise_if_signalled(config.name)
     return paths
 
 

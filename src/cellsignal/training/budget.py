@@ -144,7 +144,7 @@ class Budget:
         return number * (self._batches(1) / self.stage.batch_size if high is None else high)
 
     def state_dict(self) -> dict[str, list[float]]:
-        return {part: pace.kept() for part, pace in self.paces.items()}
+        return {part: pace.seconds() for part, pace in self.paces.items()}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         for part, measured in state.items():

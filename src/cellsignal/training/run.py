@@ -45,11 +45,11 @@ def train(config: Config) -> list[Job]:
                 len(job.valid),
             )
             if not is_finished(job):
-                status = max(ranks.gather(stop.wish()))
+                status = max(ranks.gather(stop.stop_status()))
                 if status:
-                    raise stop.end(status, job.title, saved="all before it")
+                    raise stop.make_exception(status, job.title, saved="all before it")
                 Trainer(job, ranks, stop).run()
-        stop.finish(config.name)
+        stop.raise_if_signalled(config.name)
     return jobs
 
 

@@ -108,7 +108,7 @@ class Trainer:
             validation_images=self.validation.images,
         )
         self.last_is_good, self.saved_at = True, time.monotonic()
-        self.status = 0  # with which all processes agreed to stop, of `Stop.wish`
+        self.status = 0  # with which all processes agreed to stop, of `Stop.stop_status`
 
     def _build_model(self) -> torch.nn.Module:
         job, channels, types = self.job, len(self.job.channels), len(self.job.cell_types)
@@ -354,7 +354,7 @@ class Trainer:
                 f"{self.job.title}: the loss became {total} in epoch "
                 f"{self.progress['epoch'] + 1}; lower the learning rate"
             )
-        self.budget.record(self.progress["epoch"], self.progress["batch"], self.stop.left)
+        self.budget.record(self.progress["epoch"], self.progress["batch"], self.stop.seconds_left)
         due = time.monotonic() - self.saved_at > 60 * self.stage.checkpoint_minutes
         if self._agree_to_save(due):
             self._save()
@@ -364,9 +364,9 @@ class Trainer:
     def _agree_to_save(self, due: bool) -> bool:
         """Return, on all processes alike, whether rank 0 says it is time or any process must stop."""
         seconds = self.budget.estimate_next_save(self.progress["epoch"], self.progress["batch"])[1]
-        wish = self.stop.wish(seconds)
-        wishes, dues = zip(*self.ranks.gather([wish, due]), strict=True)
-        self.status = max(wishes)
+        status = self.stop.stop_status(seconds)
+        statuses, dues = zip(*self.ranks.gather([status, due]), strict=True)
+        self.status = max(statuses)
         return dues[0] or self.status > 0
 
     def _stop_if_asked(self) -> None:
@@ -378,8 +378,8 @@ class Trainer:
         saved = f"{epoch} of {epochs} epochs"
         if batch:
             saved = f"epoch {epoch + 1}/{epochs} at batch {batch}/{self.budget.batches}"
-        coming, seconds = self.budget.estimate_next_save(epoch, batch)
-        raise self.stop.end(self.status, self.job.title, saved, coming, seconds)
+        next_step, seconds = self.budget.estimate_next_save(epoch, batch)
+        raise self.stop.make_exception(self.status, self.job.title, saved, next_step, seconds)
 
     def _save(self) -> None:
         """Write `last.pt`; every process takes part and goes on when it is there."""
