@@ -174,8 +174,6 @@ def main() -> int:
     sys.path[:0] = [str(SOURCE.parent)]
     os.chdir(REPOSITORY)
     import albumentations  # noqa: F401  (loaded here, it costs nothing in each process)
-    import matplotlib.pyplot
-    import sklearn.metrics
     import zarr  # noqa: F401
 
     from cellsignal.models.torchvision_cpu import import_timm

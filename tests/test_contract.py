@@ -18,6 +18,8 @@ from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions import competition_ids, get_competition, quick_config
 from cellsignal.competitions.base import Competition, answers_path
 from cellsignal.competitions.folds import labelled, make_folds
+from cellsignal.competitions.multi_label import MultiLabel
+from cellsignal.competitions.ranking import Ranking
 from cellsignal.competitions.samples import (
     COLUMNS,
     ROLES,
@@ -26,15 +28,13 @@ from cellsignal.competitions.samples import (
     label_matrix,
     path_of,
 )
+from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.config.load import load_config
 from cellsignal.data.folds import read_folds
 from cellsignal.data.sites import resized
 from cellsignal.data.store import Store
 from cellsignal.data.verify import verify
 from cellsignal.evaluation.leaderboard import leaderboard_table
-from cellsignal.evaluation.multilabel_score import read_scores, score_multilabel
-from cellsignal.evaluation.ranking_score import score_ranking
-from cellsignal.evaluation.score import read_submission, score_submission
 from cellsignal.metrics.ranking import chance_average_precision
 from cellsignal.prediction.container import load_predictions
 from cellsignal.training.checkpoints import load_checkpoint
@@ -66,14 +66,13 @@ def truth_of(competition, root: Path) -> pd.DataFrame:
 
 def targets_of(competition, root: Path) -> list[str]:
     """The columns of a submission after its id."""
-    return (
-        list(competition.classes(root)) if competition.multilabel else [competition.target_column]
-    )
+    several = kind(competition) == "labels"
+    return list(competition.classes(root)) if several else [competition.target_column]
 
 
 def kind(competition) -> str:
     """What a submission says of an id: its class, scores of several labels, or a ranking."""
-    return "ranking" if competition.ranked else "labels" if competition.multilabel else "class"
+    return {SingleLabel: "class", MultiLabel: "labels", Ranking: "ranking"}[competition.task_class]
 
 
 def only(competition, wanted: str) -> None:
@@ -123,10 +122,10 @@ def test_samples_are_as_the_schema_says(competition, root):
     samples = competition.samples(root)
     pd.testing.assert_frame_equal(check_samples(samples, root), samples)
     classes = competition.classes(root)
-    assert len(set(classes)) == len(classes) > (0 if competition.multilabel else 1)
+    assert len(set(classes)) == len(classes) > (0 if (kind(competition) == "labels") else 1)
     assert set(samples.split) == set(SPLITS) and set(samples.role) <= set(ROLES)
     inside = samples[labelled(samples)]
-    if competition.multilabel:
+    if kind(competition) == "labels":
         assert samples.label.isna().all() and set(inside["labels"].explode().dropna()) == set(
             range(len(classes))
         ), "each class has a training sample"
@@ -215,33 +214,33 @@ def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
 
 def test_the_truth_scores_best(competition, root):
     truth, answers = truth_of(competition, root), competition.answers(answers_path(root))
-    competition.validate_submission(
+    competition.task.check_submission(
         truth, competition.sample_submission(root), competition.classes(root)
     )
-    assert competition.score(truth, answers) == 1.0
+    assert competition.task.score(truth, answers) == 1.0
     assert set(answers.leaderboard) <= {"public", "private"}
     wrong, targets = truth.copy(), targets_of(competition, root)
-    if competition.ranked:
-        table = score_ranking(competition, truth, answers)
+    if kind(competition) == "ranking":
+        table = competition.task.score_table(truth, answers)
         assert (table.average_precision == 1.0).all() and (table.rank1 == 1.0).all()
         wrong[targets[0]] = [" ".join(ranking.split()[::-1]) for ranking in truth[targets[0]]]
         assert (
-            competition.score(wrong, answers)
-            < competition.score(competition.sample_submission(root), answers)
+            competition.task.score(wrong, answers)
+            < competition.task.score(competition.sample_submission(root), answers)
             < 1.0
         )
         return
-    if competition.multilabel:
-        table = score_multilabel(competition, truth, answers, draws=10)
+    if kind(competition) == "labels":
+        table = competition.task.score_table(truth, answers, draws=10)
         assert (table.average_precision.dropna() == 1.0).all() and table["slice"][0] == "overall"
         wrong[targets] = 1 - wrong[targets]
-        worst = competition.score(wrong, answers)
-        blind = competition.score(competition.sample_submission(root), answers)
+        worst = competition.task.score(wrong, answers)
+        blind = competition.task.score(competition.sample_submission(root), answers)
         assert worst == pytest.approx(blind) and blind < 1, (
             "the positives share the last place: precision is the prevalence"
         )
         return
-    table = score_submission(competition, truth, answers)
+    table = competition.task.score_table(truth, answers)
     assert (
         (table.accuracy == 1.0).all()
         and table.correct.equals(table.n)
@@ -252,7 +251,7 @@ def test_the_truth_scores_best(competition, root):
     wrong[targets[0]] = [
         classes[(classes.index(str(name)) + 1) % len(classes)] for name in wrong[targets[0]]
     ]
-    assert competition.score(wrong, answers) == 0.0
+    assert competition.task.score(wrong, answers) == 0.0
 
 
 def test_guessing_scores_chance(competition, root):
@@ -265,7 +264,7 @@ def test_guessing_scores_chance(competition, root):
     right = 0
     for _ in range(draws):
         guess = truth.assign(**{competition.target_column: rng.choice(classes, len(truth))})
-        right += round(competition.score(guess, answers) * len(truth))
+        right += round(competition.task.score(guess, answers) * len(truth))
     low, high = binom.ppf([TINY / 2, 1 - TINY / 2], draws * len(truth), 1 / len(classes))
     assert low <= right <= high
 
@@ -283,7 +282,7 @@ def test_labels_given_to_the_wrong_wells_score_chance(competition, root):
             )
         }
     )
-    right = round(competition.score(shuffled, answers) * len(truth))
+    right = round(competition.task.score(shuffled, answers) * len(truth))
     low, high = binom.ppf(
         [TINY / 2, 1 - TINY / 2], len(truth), np.square(counts / len(truth)).sum()
     )
@@ -304,13 +303,13 @@ def test_random_scores_rank_as_chance_does(competition, root):
     harmonic = (1 / np.arange(1, n + 1)).sum()
     expected = ((harmonic + (positives - 1) * (n - harmonic) / (n - 1)) / n).mean()
     found = [
-        competition.score(
+        competition.task.score(
             truth.assign(**dict(zip(targets, rng.random((len(targets), n)), strict=True))), answers
         )
         for _ in range(150)
     ]
     assert abs(np.mean(found) - expected) < 5 * np.std(found) / np.sqrt(len(found))
-    assert competition.score(competition.sample_submission(root), answers) == pytest.approx(
+    assert competition.task.score(competition.sample_submission(root), answers) == pytest.approx(
         (positives / n).mean()
     )
 
@@ -329,7 +328,7 @@ def test_random_rankings_score_chance(competition, root):
     ]
     expected = np.mean([chance_average_precision(*size) for size in sizes])
     found = [
-        competition.score(
+        competition.task.score(
             truth.assign(ranking=[" ".join(rng.permutation(gallery)) for _ in range(len(truth))]),
             answers,
         )
@@ -371,26 +370,26 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
         named = submission[ids].iloc[2]
         submission[target] = submission[target].astype(object)
         submission.loc[2, target] = (
-            np.inf if competition.multilabel else str(len(competition.classes(root)))
+            np.inf if (kind(competition) == "labels") else str(len(competition.classes(root)))
         )
     else:
         named = ids if damage == "no id column" else target
         submission = submission.drop(columns=named)
     with pytest.raises(InvalidSubmission, match=re.escape(repr(named))):
-        competition.validate_submission(
+        competition.task.check_submission(
             submission, competition.sample_submission(root), competition.classes(root)
         )
     answers = competition.answers(answers_path(root))
     if damage in ("missing", "extra", "doubled"):  # scoring needs the right ids but no order
         with pytest.raises(InvalidSubmission, match=re.escape(repr(named))):
-            competition.score(submission, answers)
+            competition.task.score(submission, answers)
     elif damage == "reordered":
-        assert competition.score(submission, answers) == 1.0
+        assert competition.task.score(submission, answers) == 1.0
 
 
 def test_format_submission_puts_labels_in_order(competition, root):
     truth, classes = truth_of(competition, root), competition.classes(root)
-    if competition.ranked:
+    if kind(competition) == "ranking":
         known = dict(
             zip(
                 competition.answers(answers_path(root)).query_id,
@@ -399,19 +398,21 @@ def test_format_submission_puts_labels_in_order(competition, root):
             )
         )
         labels = [classes.index(known[query]) for query in truth[competition.id_column]]
-        made = competition.format_submission(truth[competition.id_column][::-1], labels[::-1], root)
+        made = competition.task.format_labels(
+            truth[competition.id_column][::-1], labels[::-1], root
+        )
         assert list(made[competition.id_column]) == list(truth[competition.id_column])
-        assert competition.score(made, competition.answers(answers_path(root))) == 1.0, (
+        assert competition.task.score(made, competition.answers(answers_path(root))) == 1.0, (
             "the right class first is a best ranking"
         )
         with pytest.raises(
             InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))
         ):
-            competition.format_submission(truth[competition.id_column][:-1], labels[:-1], root)
+            competition.task.format_labels(truth[competition.id_column][:-1], labels[:-1], root)
         return
-    if competition.multilabel:
+    if kind(competition) == "labels":
         scores = truth[list(classes)].to_numpy(dtype=float)
-        backwards = competition.format_scores(
+        backwards = competition.task.format_scores(
             truth[competition.id_column][::-1], scores[::-1], root
         )
         assert list(backwards[competition.id_column]) == list(
@@ -420,17 +421,17 @@ def test_format_submission_puts_labels_in_order(competition, root):
         with pytest.raises(
             InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))
         ):
-            competition.format_scores(truth[competition.id_column][:-1], scores[:-1], root)
+            competition.task.format_scores(truth[competition.id_column][:-1], scores[:-1], root)
         return
     labels = [classes.index(str(name)) for name in truth[competition.target_column]]
-    backwards = competition.format_submission(
+    backwards = competition.task.format_labels(
         truth[competition.id_column][::-1], labels[::-1], root
     )
     assert backwards.astype(str).equals(truth.astype(str))
     with pytest.raises(
         InvalidSubmission, match=re.escape(repr(truth[competition.id_column].iloc[-1]))
     ):
-        competition.format_submission(truth[competition.id_column][:-1], labels[:-1], root)
+        competition.task.format_labels(truth[competition.id_column][:-1], labels[:-1], root)
 
 
 # folds
@@ -503,8 +504,8 @@ def test_training_held_out_what_the_folds_say(competition, trained):
         assert set(found.ids["sample_id"][found.ids["part"] == "test"]) == set(test.sample_id)
         hidden = found.ids["part"] == "test"
         assert (found.label[hidden] == -1).all(), "no test label in the predictions"
-        assert (found.labels is not None) == competition.multilabel
-        if competition.multilabel:
+        assert (found.labels is not None) == (kind(competition) == "labels")
+        if kind(competition) == "labels":
             assert (
                 np.isnan(found.labels[hidden]).all() and not np.isnan(found.labels[~hidden]).any()
             )
@@ -514,15 +515,11 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
     space = trained(competition.id).copy(tmp_path / "work")
     at = {"cwd": space.folder}
     assert cellsignal("submit", "config.yaml", "--out", "mine.csv", **at) == 0
-    if competition.multilabel:
-        submission = read_scores(
-            space.folder / "mine.csv", competition, competition.classes(space.root)
-        )
-    else:
-        submission = read_submission(space.folder / "mine.csv", competition)
+    answers = competition.answers(space.answers)
+    submission = competition.task.read_submission(space.folder / "mine.csv", answers)
     sample = competition.sample_submission(space.root)
     assert list(submission[competition.id_column]) == list(sample[competition.id_column])
-    competition.validate_submission(submission, sample, competition.classes(space.root))
+    competition.task.check_submission(submission, sample, competition.classes(space.root))
     words = [
         "score",
         "mine.csv",
@@ -533,22 +530,21 @@ def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, cap
         "--leaderboard",
         "board.csv",
     ]
-    words += ["--competition", competition.id] if competition.multilabel else []
+    words += ["--competition", competition.id] if (kind(competition) == "labels") else []
     for _ in range(2):  # scored twice it stands on the board once
         assert cellsignal(*words, **at) == 0
     table = leaderboard_table(space.folder / "board.csv", competition)
     rows = table.set_index("name")
     assert sorted(rows.index) == ["mine", "sample submission", "truth"]
-    answers = competition.answers(space.answers)
     assert rows.overall["truth"] == 1.0 and rows.overall["mine"] == pytest.approx(
-        competition.score(submission, answers)
+        competition.task.score(submission, answers)
     )
     assert rows["rank"].notna().to_dict() == {
         "mine": True,
         "sample submission": False,
         "truth": False,
     }
-    placeholder = competition.score(sample, answers)
+    placeholder = competition.task.score(sample, answers)
     assert rows.overall["sample submission"] == pytest.approx(placeholder) and placeholder < (
         0.5 if kind(competition) == "class" else 1.0
     )

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import yaml
-from house import REPOSITORY, SOURCE, modules
+from house import REPOSITORY, SOURCE
 
 from cellsignal.cli import build_parser
 from cellsignal.config import load_config

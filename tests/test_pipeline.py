@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score
 from cellsignal.common.errors import InputError
 from cellsignal.config import load_config
 from cellsignal.config.schema import Submit
-from cellsignal.prediction.entry_labels import labels_of
-from cellsignal.prediction.submit import open_entry
+from cellsignal.prediction.entry import open_entry
+from cellsignal.prediction.plate_layout.apply import predict_labels
 from cellsignal.report.run_report import shown_planes
 from cellsignal.training.check import check_model_section
 
@@ -116,7 +116,7 @@ def test_a_run_without_test_samples_ends_with_its_out_of_fold_score(without_test
         root=without_test / "raw",
     )
     groups = entry.competition.plate_groups(entry.samples)
-    labels, _ = labels_of(entry, targets := entry.merge(entry.final(), "oof"), groups)
+    labels, _ = predict_labels(entry, targets := entry.merge(entry.final(), "oof"), groups)
     assert row.overall == accuracy_score(targets.label, labels) and row.overall_n == len(
         targets.label
     )

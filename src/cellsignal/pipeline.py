@@ -4,8 +4,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from cellsignal.common.files import digest, sha256
 from cellsignal.common.locks import work_in
 from cellsignal.competitions import get_competition
@@ -13,12 +11,12 @@ from cellsignal.config import Config
 from cellsignal.data.folds import bring_folds_up_to_date
 from cellsignal.evaluation.ladder import Step, ladder_text
 from cellsignal.evaluation.leaderboard import LEADERBOARD, append_entry, out_of_fold_entry
-from cellsignal.evaluation.score_file import format_scores, score, show_leaderboard
+from cellsignal.evaluation.score import score, show_leaderboard
 from cellsignal.evaluation.standing import runs_of
 
 if TYPE_CHECKING:
-    from cellsignal.prediction.judging import Truth
-    from cellsignal.prediction.submit import Entry
+    from cellsignal.competitions.targets import Truth
+    from cellsignal.prediction.entry import Entry
 
 log = logging.getLogger(__name__)
 SHOWN = 20  # warnings of one kind that are printed
@@ -30,9 +28,8 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
     What can be checked without a store is checked first. A run without test samples ends with its
     out-of-fold score on the leaderboard.
     """
-    from cellsignal.prediction.entry_checks import has_test
+    from cellsignal.prediction.entry import has_test, open_entry
     from cellsignal.prediction.predict import predict
-    from cellsignal.prediction.submit import open_entry
     from cellsignal.report.run_report import write_report
     from cellsignal.training.run import check_before_packing, train
 
@@ -93,7 +90,8 @@ def _submit_run(
     config: Config, entry: "Entry", answers_file: Path | None
 ) -> tuple[dict[str, list[Step]], "Truth | None"]:
     """Write the submission and, with answers, score it; return the ladders by title, and the truth."""
-    from cellsignal.prediction.submit import ladder, make_submission, truth_labels
+    from cellsignal.prediction.steps import ladder
+    from cellsignal.prediction.submit import make_submission
 
     out, replaces_itself = _submission_file(config, entry.runs)
     steps = make_submission(entry, out, leaderboard=LEADERBOARD, force=replaces_itself)
@@ -102,21 +100,19 @@ def _submit_run(
         return {"Out of fold": steps}, None
     competition = entry.competition
     answers = competition.answers(answers_file)
-    truth = truth_labels(competition, answers, entry.members[0].classes)
+    truth = competition.task.truth(answers, entry.classes)
     test_steps = ladder(entry, "test", competition.plate_groups(entry.samples), truth)
     print(f"\nTest: targets that no model saw\n\n{ladder_text(test_steps)}")
     table = score(
         out,
         answers_file,
-        competition.id,
+        competition,
         leaderboard=LEADERBOARD,
         root=config.data.root,
         name=out.stem,
     )
-    shown = ["overall", "public", "private", "cell_type", "class"]
-    if competition.ranked:
-        shown.append("experiment")
-    print(f"\n{format_scores(table[table['slice'].isin(shown)])}")
+    shown = table[table["slice"].isin(competition.task.printed_slices)]
+    print(f"\n{competition.task.table_text(shown)}")
     print(f"\n{show_leaderboard(competition.id, LEADERBOARD)}")
     return {"Out of fold": steps, "Test": test_steps}, truth
 
@@ -142,7 +138,7 @@ def _finish_without_test(
 ) -> dict[str, list[Step]]:
     """Score a run without test samples: by the parts of its protocol, or out of fold."""
     from cellsignal.prediction.sources import protocol_table
-    from cellsignal.prediction.submit import ladder
+    from cellsignal.prediction.steps import ladder
 
     competition = entry.competition
     if config.protocol is not None and competition.protocol(config.protocol).parts:
@@ -170,9 +166,7 @@ def _finish_without_test(
 def _note_out_of_fold(config: Config, entry: "Entry", last: Step) -> None:
     """Append the out-of-fold score to the leaderboard."""
     targets = entry.merge(entry.final(), "oof")
-    truth = pd.DataFrame({"target_id": targets.target_id, "label": targets.label})
-    if targets.labels is not None:
-        truth = truth.join(pd.DataFrame(targets.labels).add_prefix("class"))
+    truth = entry.competition.task.truth_table(targets)
     made_from = digest([sha256(member.path) for member in entry.members])
-    row = out_of_fold_entry(entry.competition, config.name, last.accuracy, made_from, truth)
+    row = out_of_fold_entry(entry.competition, config.name, last.score, made_from, truth)
     append_entry(LEADERBOARD, row)

@@ -92,7 +92,7 @@ def test_committed_submissions_are_valid(subset):
         for name in ("frozen_layers", "lenet", "resnet10")
     ]
     for path in committed:
-        COMPETITION.validate_submission(
+        COMPETITION.task.check_submission(
             pd.read_csv(path), COMPETITION.sample_submission(subset), COMPETITION.classes(subset)
         )
         assert path.with_suffix(".json").is_file()

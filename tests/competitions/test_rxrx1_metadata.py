@@ -344,22 +344,22 @@ def test_truth_scores_one_in_either_spelling_and_a_wrong_id_is_refused(tmp_path)
     rxrx1 = RxRx1()
     answers = rxrx1.answers(tmp_path / "c" / "metadata.csv")
     for root in ("a", "b"):
-        submission = rxrx1.format_submission(
+        submission = rxrx1.task.format_labels(
             answers.id_code, answers.sirna.astype(int), tmp_path / root
         )
-        rxrx1.validate_submission(
+        rxrx1.task.check_submission(
             submission, rxrx1.sample_submission(tmp_path / root), rxrx1.classes(tmp_path / root)
         )
-        assert rxrx1.score(submission, answers) == 1.0
+        assert rxrx1.task.score(submission, answers) == 1.0
         half = submission.assign(
             sirna=submission.sirna.where(
                 np.arange(len(submission)) % 2 == 0, submission.sirna.iloc[0]
             )
         )
         kept = (half.sirna.to_numpy() == submission.sirna.to_numpy()).mean()
-        assert rxrx1.score(half, answers) == pytest.approx(kept) and kept < 1
+        assert rxrx1.task.score(half, answers) == pytest.approx(kept) and kept < 1
     with pytest.raises(InputError, match="ids missing"):
-        rxrx1.score(submission.iloc[1:], answers)
+        rxrx1.task.score(submission.iloc[1:], answers)
 
 
 def test_leaderboard_split_of_a_copy_and_of_one_experiment_a_cell_type(tmp_path):

@@ -13,10 +13,10 @@ STEPS = [
 
 def test_table_holds_the_gain_over_the_step_before():
     table = ladder_table(STEPS)
-    assert table.accuracy.tolist() == [0.5, 0.75, 0.72] and np.isnan(table.gain[0])
+    assert table.score.tolist() == [0.5, 0.75, 0.72] and np.isnan(table.gain[0])
     assert table.gain[1:].tolist() == pytest.approx([0.25, -0.03])
     assert table.chance.tolist() == [0.01, 0.04, 0.04] and table.note.tolist() == ["", "sure", ""]
-    assert (table.low < table.accuracy).all() and (table.high > table.accuracy).all()
+    assert (table.low < table.score).all() and (table.high > table.score).all()
 
 
 def test_text_has_a_line_a_step():

@@ -7,6 +7,7 @@ import pytest
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import sha256
+from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.evaluation.leaderboard import (
     COLUMNS,
     append_entry,
@@ -20,13 +21,12 @@ from cellsignal.evaluation.leaderboard import (
 COMPETITION = SimpleNamespace(
     comparable=lambda frame, name: frame,
     id="toy",
-    multilabel=False,
-    ranked=False,
     id_column="id",
     target_column="class",
     fold_groups=("experiment",),
     higher_is_better=True,
 )
+COMPETITION.task = SingleLabel(COMPETITION)
 
 
 def answers_table(n=40):

@@ -1,172 +1,219 @@
-import math
-from types import SimpleNamespace
+"""Scoring a file of any competition: answers for a part of the test set, and no row before all
+checks have passed.
+"""
 
-import numpy as np
+from dataclasses import dataclass
+from pathlib import Path
+
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score
+from helpers import cellsignal, error_line
 
-from cellsignal.common.errors import InvalidSubmission
-from cellsignal.evaluation.score import COLUMNS, read_submission, score_submission
-from cellsignal.metrics.accuracy import clustered_interval, wilson_interval
-
-COMPETITION = SimpleNamespace(
-    comparable=lambda frame, name: frame,
-    id="toy",
-    id_column="id",
-    target_column="class",
-    fold_groups=("experiment",),
-)
+from cellsignal.competitions import competition_ids, get_competition
+from cellsignal.competitions.base import Competition, answers_path
+from cellsignal.competitions.multi_label import MultiLabel
+from cellsignal.competitions.ranking import Ranking
 
 
-def answers_table(seed=0):
-    rng = np.random.default_rng(seed)
-    rows = [
-        (f"{e}_{p}_{w}", int(rng.integers(5)), board, e, p, e.split("-")[0])
-        for e, board in (
-            ("HUVEC-1", "public"),
-            ("HUVEC-2", "private"),
-            ("RPE-1", "private"),
-            ("RPE-2", "private"),
+@dataclass(frozen=True)
+class Case:
+    """A competition, its root, all ids of its test set, and those of every third answer, which
+    part.csv is for.
+    """
+
+    competition: Competition
+    root: Path
+    ids: list[str]
+    part: list[str]
+    file: pd.DataFrame  # answers as the file has them
+    column: str  # of the ids in it
+
+    def write_answers(self, path: Path, ids: list[str]) -> None:
+        """The answers of some ids; rows that are no answers (a gallery) stay. An unknown id gets
+        the last answer.
+        """
+        answered = self.file[self.column].isin(self.ids)
+        rows = {row[self.column]: row for _, row in self.file[answered].iterrows()}
+        last = rows[self.ids[-1]]
+        picked = [
+            rows.get(name, last.copy()).where(last.index != self.column, name) for name in ids
+        ]
+        pd.concat([self.file[~answered], pd.DataFrame(picked)]).to_csv(path, index=False)
+
+
+@pytest.fixture(params=competition_ids())
+def case(request, simulated, tmp_path):
+    """With sample.csv, part.csv and one.csv in the working folder."""
+    competition, root = get_competition(request.param), simulated(request.param)
+    sample = competition.sample_submission(root)
+    sample.to_csv(tmp_path / "sample.csv", index=False)
+    ids = sample[competition.id_column].tolist()
+    file = pd.read_csv(answers_path(root), dtype=str, keep_default_na=False)
+    column = next(name for name in file if set(ids) <= set(file[name]))
+    found = Case(competition, root, ids, ids[::3], file, column)
+    found.write_answers(tmp_path / "part.csv", found.part)
+    found.write_answers(tmp_path / "one.csv", ids[:1])
+    return found
+
+
+def rows(board):
+    return (
+        pd.read_csv(board, dtype=str, keep_default_na=False) if board.exists() else pd.DataFrame()
+    )
+
+
+def test_answers_for_a_part_are_scored_where_the_test_set_is_known(case, tmp_path, capsys):
+    competition, root, ids, part = case.competition, case.root, case.ids, case.part
+    words = ["--answers", "part.csv", "--competition", competition.id, "--leaderboard", "board.csv"]
+    line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
+    first = next(name for name in ids if name not in set(part))
+    assert (
+        line.startswith(
+            f"sample.csv: {len(ids) - len(part)} of its {len(ids)} ids are not in part.csv"
         )
-        for p in (1, 2)
-        for w in range(25)
+        and first in line
+    )
+    assert "--root" in line and not (tmp_path / "board.csv").exists()
+    assert cellsignal("score", "sample.csv", *words, "--root", root, cwd=tmp_path) == 0
+    assert f"part.csv: {len(part)} of {len(ids)} ids answered and scored" in capsys.readouterr().out
+    found = rows(tmp_path / "board.csv")
+    assert found.kind.tolist() == ["submission", "control", "control"]
+    assert found.note[0] == f"{len(part)} of {len(ids)} ids answered and scored"
+    assert (
+        set(found.overall_n.astype(int)) <= set(range(1, len(part) + 1))
+        and float(found.overall[found.name == "truth"].iloc[0]) == 1
+    )
+    assert found.overall[0] == found.overall[2]  # the submission is the sample submission
+
+
+def test_a_submission_of_the_answered_part_alone_is_scored_too(case, tmp_path, capsys):
+    competition, root, part = case.competition, case.root, case.part
+    sample = competition.sample_submission(root)
+    sample[sample[competition.id_column].isin(part)].to_csv(tmp_path / "few.csv", index=False)
+    words = ["--answers", "part.csv", "--competition", competition.id, "--leaderboard", "board.csv"]
+    assert cellsignal("score", "few.csv", *words, "--root", root, cwd=tmp_path) == 0
+    assert f"the submission has {len(part)} of them" in capsys.readouterr().out
+    assert len(rows(tmp_path / "board.csv")) == 3
+
+
+def test_answers_of_one_row_are_not_the_submissions_fault(case, tmp_path, capsys):
+    competition, ids = case.competition, case.ids
+    words = ["--answers", "one.csv", "--competition", competition.id, "--leaderboard", "board.csv"]
+    line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
+    assert (
+        f"{len(ids) - 1} of its {len(ids)} ids are not in one.csv" in line
+        and "no class" not in line
+    )
+
+
+def test_no_row_is_noted_before_the_last_check(case, tmp_path, capsys):
+    competition, root, ids, part = case.competition, case.root, case.ids, case.part
+    words = ["--competition", competition.id, "--leaderboard", "board.csv"]
+    samples = competition.samples(root)
+    stray = samples.target_id[
+        (samples.split == "train") & ~samples.target_id.isin(case.file[case.column])
+    ].iloc[0]
+    case.write_answers(tmp_path / "stray.csv", [*part, stray])
+    line = error_line(
+        capsys,
+        "score",
+        "sample.csv",
+        "--answers",
+        "stray.csv",
+        *words,
+        "--root",
+        root,
+        cwd=tmp_path,
+    )
+    assert line == f"stray.csv: 1 ids that the sample submission of --root has not, first {stray!r}"
+    sample = pd.read_csv(tmp_path / "sample.csv", dtype=str, keep_default_na=False)
+    sample[sample[competition.id_column] != part[0]].to_csv(tmp_path / "short.csv", index=False)
+    line = error_line(
+        capsys, "score", "short.csv", "--answers", "part.csv", *words, "--root", root, cwd=tmp_path
+    )
+    assert line.startswith("short.csv: ") and f"1 ids missing, first {part[0]!r}" in line
+    case.write_answers(tmp_path / "none.csv", [stray])
+    line = error_line(capsys, "score", "sample.csv", "--answers", "none.csv", *words, cwd=tmp_path)
+    assert line.startswith(f"none.csv: answers none of the {len(ids)} ids of sample.csv")
+    assert not (tmp_path / "board.csv").exists()
+
+
+def test_answers_of_other_classes_than_the_data_have_are_refused(case, tmp_path, capsys):
+    """A class spelt otherwise would count as wrong, a gallery track too few as the submission's
+    fault.
+    """
+    competition, file = case.competition, case.file.copy()
+    if competition.task_class is Ranking:
+        file = file.drop(index=file.index[file.part == "gallery"][0])
+        fault = "lacks 1 gallery tracks"
+    elif competition.task_class is MultiLabel:
+        file, fault = file.assign(Nonsense="0"), "column 'Nonsense' is no class of"
+    else:
+        wrong = (
+            "99"
+            if competition.id == "rxrx1"
+            else file[competition.target_column].iloc[0].swapcase()
+        )
+        file.loc[file.index[0], competition.target_column] = wrong
+        fault = f"1 targets are no class of {case.root}, first {wrong!r}"
+    file.to_csv(tmp_path / "other.csv", index=False)
+    words = [
+        "--answers",
+        "other.csv",
+        "--competition",
+        competition.id,
+        "--leaderboard",
+        "board.csv",
+        "--root",
+        case.root,
     ]
-    return pd.DataFrame(
-        rows, columns=["id", "class", "leaderboard", "experiment", "plate", "cell_type"]
+    line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
+    assert line.startswith("other.csv: ") and fault in line
+    assert not (tmp_path / "board.csv").exists()
+
+
+def test_answers_by_which_nothing_can_be_ranked_give_no_score(simulated, tmp_path, capsys):
+    competition, root = get_competition("idr0088_gpcr"), simulated("idr0088_gpcr")
+    competition.sample_submission(root).to_csv(tmp_path / "sample.csv", index=False)
+    answers = pd.read_csv(answers_path(root), dtype=str, keep_default_na=False)
+    answers.assign(**dict.fromkeys(competition.classes(root), "0")).to_csv(
+        tmp_path / "none.csv", index=False
     )
+    words = ["--answers", "none.csv", "--competition", competition.id, "--leaderboard", "board.csv"]
+    line = error_line(capsys, "score", "sample.csv", *words, cwd=tmp_path)
+    assert line.startswith(f"none.csv: nothing can be ranked by these {len(answers)} answers")
+    assert not (tmp_path / "board.csv").exists()
 
 
-def submission_for(answers, seed=0):
-    rng = np.random.default_rng(seed)
-    wrong = rng.random(len(answers)) < 0.4
-    return pd.DataFrame(
-        {
-            "id": answers["id"],
-            "class": np.where(wrong, (answers["class"] + 1) % 5, answers["class"]),
-        }
+def test_a_target_that_no_answer_has_is_laid_to_what_is_known(simulated, tmp_path, capsys):
+    root = simulated("bbbc021")
+    answers = pd.read_csv(answers_path(root), dtype=str)
+    few = answers[answers.moa == answers.moa.iloc[0]]
+    few.to_csv(tmp_path / "few.answers.csv", index=False)
+    wrong = few[["image_id", "moa"]].assign(
+        moa=answers.moa[answers.moa != answers.moa.iloc[0]].iloc[0]
     )
-
-
-def test_every_slice_against_sklearn():
-    answers = answers_table()
-    submission = submission_for(answers)
-    table = score_submission(COMPETITION, submission, answers)
-    assert list(table.columns) == list(COLUMNS)
-    assert table["slice"].value_counts().to_dict() == dict(
-        overall=1, public=1, private=1, cell_type=2, experiment=4, plate=8
+    wrong.to_csv(tmp_path / "s.csv", index=False)
+    line = error_line(capsys, "score", "s.csv", "--answers", "few.answers.csv", cwd=tmp_path)
+    assert f"{len(few)} targets are in no row of few.answers.csv" in line and "--root" in line
+    assert (
+        cellsignal("score", "s.csv", "--answers", "few.answers.csv", "--root", root, cwd=tmp_path)
+        == 0
     )
-    masks = {
-        ("overall", "overall"): answers["id"].notna(),
-        ("public", "public"): answers.experiment == "HUVEC-1",
-        ("private", "private"): answers.experiment != "HUVEC-1",
-        ("cell_type", "RPE"): answers.cell_type == "RPE",
-        ("experiment", "HUVEC-2"): answers.experiment == "HUVEC-2",
-        ("plate", "RPE-2/2"): (answers.experiment == "RPE-2") & (answers.plate == 2),
-    }
-    by_name = table.set_index(["slice", "name"])
-    for key, inside in masks.items():
-        row = by_name.loc[key]
-        assert row.accuracy == pytest.approx(
-            accuracy_score(answers["class"][inside], submission["class"][inside])
-        )
-        assert row.n == inside.sum() and (row.low, row.high) == pytest.approx(
-            wilson_interval(row.correct, row.n)
-        )
-    for kind in ("cell_type", "experiment", "plate"):
-        part = table[table["slice"] == kind]
-        assert (part.correct.sum(), part.n.sum()) == (by_name.correct.iloc[0], 200)
+    wrong.assign(moa="nonsense").to_csv(tmp_path / "s.csv", index=False)
+    line = error_line(
+        capsys, "score", "s.csv", "--answers", "few.answers.csv", "--root", root, cwd=tmp_path
+    )
+    assert "targets are no class" in line and "'nonsense'" in line
 
 
-def test_clustered_interval_over_experiments():
-    answers = answers_table()
-    submission = submission_for(answers)
-    table = score_submission(COMPETITION, submission, answers).set_index(["slice", "name"])
-    right = (submission["class"] == answers["class"]).to_numpy()
-    expected = clustered_interval(right, answers.experiment, seed=0)
-    overall = table.loc[("overall", "overall")]
-    assert (overall.cluster_low, overall.cluster_high) == expected
-    assert math.isnan(table.loc[("public", "public")].cluster_low)
-    assert math.isnan(table.loc[("experiment", "RPE-1")].cluster_high)
-
-
-def test_row_order_and_number_types_do_not_matter():
-    answers = answers_table()
-    submission = submission_for(answers)
-    straight = score_submission(COMPETITION, submission, answers)
-    shuffled = submission.sample(frac=1, random_state=1).astype({"class": str})
-    pd.testing.assert_frame_equal(score_submission(COMPETITION, shuffled, answers), straight)
-    truth = score_submission(COMPETITION, answers[["id", "class"]], answers)
-    assert (truth.accuracy == 1).all()
-
-
-def test_answers_without_a_break_down_give_one_row():
-    answers = answers_table()
-    table = score_submission(COMPETITION, submission_for(answers), answers[["id", "class"]])
-    assert table["slice"].tolist() == ["overall"] and math.isnan(table.cluster_low[0])
-
-
-def test_score_refuses_wrong_ids_and_missing_targets():
-    answers = answers_table()
-    submission = submission_for(answers)
-    bad = {
-        "1 ids missing": submission.iloc[1:],
-        "1 doubled ids": pd.concat([submission, submission.iloc[:1]]),
-        "1 ids that are not": pd.concat([submission, pd.DataFrame({"id": ["x"], "class": [1]})]),
-        "1 targets are missing, first that of 'HUVEC-1_1_3'": submission.assign(
-            **{"class": submission["class"].astype(object).where(submission.index != 3, None)}
-        ),
-        "no column 'class'": submission[["id"]],
-    }
-    for message, frame in bad.items():
-        with pytest.raises(InvalidSubmission, match=message):
-            score_submission(COMPETITION, frame, answers)
-
-
-def test_read_submission_gives_text_ids_and_whole_targets(tmp_path):
-    path = tmp_path / "s.csv"
-    path.write_bytes(b"\xef\xbb\xbfid,class\r\n007, 12\r\nNA,-1\r\n")
-    frame = read_submission(path, COMPETITION)
-    assert frame["id"].tolist() == ["007", "NA"] and frame["class"].tolist() == [12, -1]
-    assert frame["class"].dtype == "int64"
-    path.write_text("class,id\nActin disruptors,a\nDMSO,b\n")
-    frame = read_submission(path, COMPETITION)
-    assert list(frame.columns) == ["id", "class"] and frame["class"].tolist() == [
-        "Actin disruptors",
-        "DMSO",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_the_competition_is_told_by_columns_of_a_readable_table(tmp_path, capsys):
+    for content, message in (
         (b"", "is empty"),
-        (b" \n\n", "is empty"),
-        (b"id,class\n", "has a header but no rows"),
-        (b"id,label\na,1\n", "no column 'class'; it has"),
-        (b"id,class,extra\na,1,2\n", "unexpected column 'extra'"),
-        (b"id,class,class\na,1,2\n", "column 'class' occurs twice in the header"),
-        (b"id,class\na,1\nb,\nc,nan\n", r"class is empty in line 3 \(2 such lines\)"),
-        (b"id,class\na,1\n,2\n", "id is empty in line 3"),
-        (b"id,class\na,1\nb\n", "row 3 has 1 cells, the header has 2"),
-        (b"id,class\na,1\nb,2.5\n", "'2.5' in line 3 is not a whole number"),
-        (b"id,class\na,1.0\nb,2.0\n", "'1.0' in line 2 is not a whole number"),
-        (b"id,class\na,1\nb,two\n", "'two' in line 3 is not a whole number"),
-        (b"id,class\na,1,2,3\n", "row 2 has 4 cells, the header has 2"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "line 1 is not UTF-8 text"),
-        (b"id,class\x00\na,1\n", "is not a CSV file"),
-    ],
-)
-def test_read_submission_says_what_is_wrong_in_one_line(tmp_path, content, message):
-    path = tmp_path / "s.csv"
-    path.write_bytes(content)
-    with pytest.raises(InvalidSubmission, match=message) as caught:
-        read_submission(path, COMPETITION)
-    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
-
-
-def test_read_submission_names_a_missing_file_and_a_folder(tmp_path):
-    with pytest.raises(InvalidSubmission, match="no such file"):
-        read_submission(tmp_path / "none.csv", COMPETITION)
-    with pytest.raises(InvalidSubmission, match="is a folder"):
-        read_submission(tmp_path, COMPETITION)
+        (b"a\xff,b\n", "is not UTF-8 text"),
+        (b"id,id_code\n1,2\n", "do not tell the competition"),
+    ):
+        (tmp_path / "s.csv").write_bytes(content)
+        assert message in error_line(
+            capsys, "score", "s.csv", "--answers", "none.csv", cwd=tmp_path
+        )

@@ -15,7 +15,7 @@ from cellsignal.evaluation.leaderboard import (
     out_of_fold_entry,
     read_leaderboard,
 )
-from cellsignal.evaluation.score_file import show_leaderboard
+from cellsignal.evaluation.score import show_leaderboard
 from cellsignal.evaluation.standing import check_place, check_replacing, runs_of
 from cellsignal.metrics.accuracy import Accuracy
 

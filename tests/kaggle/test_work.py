@@ -470,6 +470,6 @@ def test_a_simulated_job_from_nothing_to_a_submission(fake, tmp_path):
     }
     (submission,) = (tmp_path / "out" / "tiny-submit-1" / "output").rglob("submission.csv")
     competition, root = get_competition("rxrx1"), plates / "raw"
-    competition.validate_submission(
+    competition.task.check_submission(
         pd.read_csv(submission), competition.sample_submission(root), competition.classes(root)
     )

@@ -7,8 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import log_softmax
 
 from cellsignal.common.errors import InputError
+from cellsignal.competitions.multi_label import MultiLabel
+from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.prediction.container import (
     HALF_LIMIT,
     load_predictions,
@@ -16,8 +19,10 @@ from cellsignal.prediction.container import (
     save_predictions,
     write_about,
 )
-from cellsignal.prediction.ensemble import log_softmax, merge
+from cellsignal.prediction.merge import merge
 from cellsignal.prediction.pieces import in_pieces
+
+SINGLE, SEVERAL = SingleLabel(None), MultiLabel(None)
 
 
 def write(path, logits, **about):
@@ -49,22 +54,20 @@ def write(path, logits, **about):
     return load_predictions(path)
 
 
-@pytest.mark.parametrize("multilabel", [False, True])
+@pytest.mark.parametrize("task", [SINGLE, SEVERAL])
 @pytest.mark.parametrize("how", ["geometric", "logits", "probabilities"])
 @pytest.mark.parametrize("scale", [1.0, 200.0, 3e3, 7e4, 1e6])
-def test_merged_scores_are_those_of_the_logits_whatever_their_scale(
-    tmp_path, scale, how, multilabel
-):
+def test_merged_scores_are_those_of_the_logits_whatever_their_scale(tmp_path, scale, how, task):
     rng = np.random.default_rng(0)
     logits = np.sort(rng.normal(size=(40, 5)), axis=1)[:, ::-1].copy()
     logits += scale * np.sign(rng.normal(size=(40, 1)))  # steps between classes stay of about 1
-    member = write(tmp_path / "p.npz", logits, multilabel=multilabel)
-    found = merge([member], "test", how).scores
+    member = write(tmp_path / "p.npz", logits)
+    found = merge([member], "test", task, how).scores
     row = np.argsort([f"t{i}" for i in range(40)])
     assert np.isfinite(found).all()
-    if how == "geometric" and not multilabel:  # float32 keeps 1e6 to 1/16
+    if how == "geometric" and task is SINGLE:  # float32 keeps 1e6 to 1/16
         np.testing.assert_allclose(
-            found, log_softmax(logits)[row], atol=0.3 if scale > 7e4 else 0.13
+            found, log_softmax(logits, axis=1)[row], atol=0.3 if scale > 7e4 else 0.13
         )
     if how != "probabilities":
         assert (found.argmax(1) == 0).all()
@@ -106,7 +109,7 @@ def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, value):
     assert not (tmp_path / "new.npz").exists()
     member = load_predictions(tmp_path / "old.npz")
     assert np.array_equal(member.logits("identity"), np.zeros((6, 3)))
-    for read in (lambda: member.logits("hflip"), lambda: merge([member], "test")):
+    for read in (lambda: member.logits("hflip"), lambda: merge([member], "test", SINGLE)):
         with pytest.raises(
             InputError,
             match=r"old\.npz: view 'hflip': sample 's4' has a value that is no finite number",

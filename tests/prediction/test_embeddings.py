@@ -21,7 +21,7 @@ from cellsignal.data.store import Store
 from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import Embeddings, embed, load_embeddings
-from cellsignal.prediction.submit import open_entry, truth_labels
+from cellsignal.prediction.entry import open_entry
 from cellsignal.prediction.well_classifiers import Classification, classify, classify_wells
 from cellsignal.training.checkpoints import save_checkpoint
 from cellsignal.training.identity import identity
@@ -45,9 +45,8 @@ def space(prepared, tmp_path, monkeypatch):
 
 def truth_of(space) -> dict[str, int]:
     competition = get_competition("rxrx1")
-    return truth_labels(
-        competition, competition.answers(space.answers), competition.classes(space.root)
-    )
+    answers = competition.answers(space.answers)
+    return dict(zip(answers.id_code, answers.sirna.astype(int), strict=True))
 
 
 def config_of(space, **changes):
@@ -378,7 +377,7 @@ def test_the_predictions_file_merges_and_submits(space, embedded, capsys):
     assert cellsignal("submit", path, "--root", space.root, "--out", "s.csv", cwd=space.folder) == 0
     answers = get_competition("rxrx1").answers(space.answers)
     assert (
-        get_competition("rxrx1").score(pd.read_csv(space.folder / "s.csv", dtype=str), answers)
+        get_competition("rxrx1").task.score(pd.read_csv(space.folder / "s.csv", dtype=str), answers)
         > 0.8
     )
     assert json.loads((space.folder / "s.json").read_text())["runs"] == ["tiny_centre/seed0"]

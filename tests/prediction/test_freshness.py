@@ -20,8 +20,8 @@ from cellsignal.data.store import Store
 from cellsignal.prediction import embeddings, predict
 from cellsignal.prediction.container import load_predictions, save_predictions
 from cellsignal.prediction.embeddings import embed, load_embeddings
+from cellsignal.prediction.entry import open_entry
 from cellsignal.prediction.freshness import config_predictions
-from cellsignal.prediction.submit import open_entry
 from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 from cellsignal.training.identity import check_belongs
 from cellsignal.training.plan import jobs_of

@@ -1,7 +1,6 @@
 """Views, the predictions file, and merging against brute force."""
 
 import itertools
-import json
 import tracemalloc
 import zipfile
 
@@ -12,9 +11,13 @@ import torch
 from scipy.special import log_softmax, logsumexp, softmax
 
 from cellsignal.common.errors import InputError
+from cellsignal.competitions.multi_label import MultiLabel
+from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.data.views import DIHEDRAL, apply_view, tta_views
 from cellsignal.prediction.container import load_predictions, save_predictions
-from cellsignal.prediction.ensemble import merge
+from cellsignal.prediction.merge import merge
+
+SINGLE, SEVERAL = SingleLabel(None), MultiLabel(None)
 
 
 def test_the_eight_views_are_the_dihedral_group():
@@ -108,7 +111,7 @@ def test_merging_is_the_mean_of_means(tmp_path, how, pool):
     kept = [make(tmp_path / f"{i}.npz", seed=i) for i in range(3)]
     members = [load_predictions(tmp_path / f"{i}.npz") for i in range(3)]
     weights = [1.0, 2.0, 0.5]
-    found = merge(members, "test", how, weights, pool)
+    found = merge(members, "test", SINGLE, how, weights, pool)
     f = {
         "logits": lambda z: z,
         "probabilities": lambda z: softmax(z, axis=1),
@@ -136,6 +139,7 @@ def test_a_missing_site_does_not_weigh_less(tmp_path):
     found = merge(
         [load_predictions(tmp_path / "b.npz"), load_predictions(tmp_path / "c.npz")],
         "test",
+        SINGLE,
         "logits",
     )
     other = load_predictions(tmp_path / "c.npz")
@@ -153,9 +157,9 @@ def test_members_that_cover_different_wells_are_joined(tmp_path):
     make(tmp_path / "a.npz", views=("identity",), part=np.where(first, "oof", "test"))
     make(tmp_path / "b.npz", views=("identity",), part=np.where(first, "test", "oof"))
     both = merge(
-        [load_predictions(tmp_path / "a.npz"), load_predictions(tmp_path / "b.npz")], "oof"
+        [load_predictions(tmp_path / "a.npz"), load_predictions(tmp_path / "b.npz")], "oof", SINGLE
     )
-    whole = merge([load_predictions(tmp_path / "all.npz")], "test")
+    whole = merge([load_predictions(tmp_path / "all.npz")], "test", SINGLE)
     assert np.array_equal(both.target_id, whole.target_id) and both.scores == pytest.approx(
         whole.scores, abs=1e-6
     )
@@ -163,7 +167,9 @@ def test_members_that_cover_different_wells_are_joined(tmp_path):
 
 def test_sites_and_views_can_be_chosen(tmp_path):
     samples, logits = make(tmp_path / "a.npz")
-    found = merge([load_predictions(tmp_path / "a.npz")], "test", views=("hflip",), sites=(2,))
+    found = merge(
+        [load_predictions(tmp_path / "a.npz")], "test", SINGLE, views=("hflip",), sites=(2,)
+    )
     expected = log_softmax(logits["hflip"][(samples.site == 2).to_numpy()], axis=1)
     order = np.argsort(samples.target_id[samples.site == 2].to_numpy())
     assert found.scores == pytest.approx(expected[order], abs=1e-5)
@@ -174,12 +180,12 @@ def test_what_cannot_be_merged(tmp_path):
     make(tmp_path / "b.npz", classes=5)
     a, b = (load_predictions(tmp_path / f"{name}.npz") for name in "ab")
     with pytest.raises(InputError, match="other classes"):
-        merge([a, b], "test")
+        merge([a, b], "test", SINGLE)
     with pytest.raises(InputError, match="no oof predictions"):
-        merge([a], "oof")
+        merge([a], "oof", SINGLE)
     for weights in ([1.0, 2.0], [0.0]):
         with pytest.raises(InputError, match="weights"):
-            merge([a], "test", weights=weights)
+            merge([a], "test", SINGLE, weights=weights)
 
 
 def test_merging_a_full_size_view_stays_far_below_a_gibibyte(tmp_path):
@@ -213,14 +219,14 @@ def test_merging_a_full_size_view_stays_far_below_a_gibibyte(tmp_path):
     save_predictions(tmp_path / "big.npz", samples, np.full(n, "test"), logits, facts)
     del logits
     tracemalloc.start()
-    found = merge([load_predictions(tmp_path / "big.npz")], "test")
+    found = merge([load_predictions(tmp_path / "big.npz")], "test", SINGLE)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found.scores.shape == (n // 2, classes) and peak < 700 * 2**20
 
 
-@pytest.mark.parametrize("multilabel", [False, True])
-def test_means_beyond_float32_are_refused_and_not_taken_for_scores(tmp_path, multilabel):
+@pytest.mark.parametrize("task", [SINGLE, SEVERAL])
+def test_means_beyond_float32_are_refused_and_not_taken_for_scores(tmp_path, task):
     samples, logits = make(tmp_path / "a.npz", views=("identity",))
     values = logits["identity"].copy()
     values[0, :2] = 3e38, -3e38  # finite, but further apart than float32 reaches
@@ -228,14 +234,13 @@ def test_means_beyond_float32_are_refused_and_not_taken_for_scores(tmp_path, mul
     with np.load(tmp_path / "a.npz") as archive:
         arrays = dict(archive)
     values[samples.target_id == last] = values[0]
-    about = json.dumps(json.loads(str(arrays["about"])) | {"multilabel": multilabel})
     np.savez(
         tmp_path / "b.npz",
-        **arrays | {"view.identity": values.astype(np.float32), "about": np.asarray(about)},
+        **arrays | {"view.identity": values.astype(np.float32)},
     )
-    weight = 1e3 if multilabel else 1.0
+    weight = 1e3 if task is SEVERAL else 1.0
     with (
         np.errstate(over="ignore", invalid="ignore"),
         pytest.raises(InputError, match=f"{last}: its merged scores are not all finite"),
     ):
-        merge([load_predictions(tmp_path / "b.npz")], "test", "geometric", [weight])
+        merge([load_predictions(tmp_path / "b.npz")], "test", task, "geometric", [weight])

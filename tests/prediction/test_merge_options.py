@@ -222,7 +222,7 @@ def test_predictions_of_another_copy_are_refused_by_every_reader(
 
 
 def test_predictions_with_other_labels_or_wells_than_the_data_are_refused(simulated, tmp_path):
-    from cellsignal.prediction.submit import open_entry
+    from cellsignal.prediction.entry import open_entry
 
     competition, root = get_competition("bbbc021"), simulated("bbbc021")
     samples = competition.samples(root)

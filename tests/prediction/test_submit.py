@@ -10,11 +10,14 @@ from sklearn.metrics import accuracy_score
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.targets import Truth
 from cellsignal.config.schema import Submit
 from cellsignal.prediction.container import save_predictions
-from cellsignal.prediction.entry_labels import labels_of
-from cellsignal.prediction.oof import out_of_fold, out_of_fold_text
-from cellsignal.prediction.submit import ladder, make_submission, open_entry, truth_labels
+from cellsignal.prediction.entry import open_entry
+from cellsignal.prediction.oof import merge_runs, out_of_fold_text
+from cellsignal.prediction.plate_layout.apply import predict_labels
+from cellsignal.prediction.steps import ladder
+from cellsignal.prediction.submit import make_submission
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,17 @@ def plates(tmp_path_factory):
         root, 5, classes=24, controls=1, size=16, train_experiments=2, test_experiments=2
     )
     answers = competition.answers(answers_path(root))
-    return root, competition, answers, truth_labels(competition, answers, competition.classes(root))
+    return root, competition, answers, labels_of(answers)
+
+
+def labels_of(answers) -> dict[str, int]:
+    """target_id -> label of the test wells."""
+    return dict(zip(answers.id_code, answers.sirna.astype(int), strict=True))
+
+
+def as_truth(labels: dict[str, int]) -> Truth:
+    ids = np.array(list(labels), dtype=object)
+    return Truth(ids, np.array(list(labels.values())), ids)
 
 
 def write(
@@ -98,29 +111,22 @@ def entry(plates, tmp_path_factory):
 def test_the_ladder_climbs_in_the_stated_order(plates, entry):
     root, competition, _, truth = plates
     groups = competition.plate_groups(competition.samples(root))
-    oof, test = ladder(entry, "oof", groups), ladder(entry, "test", groups, truth)
+    oof, test = ladder(entry, "oof", groups), ladder(entry, "test", groups, as_truth(truth))
     before = ["stage all, one site", "stage all", "stage cell_type", "+ TTA, 2 views"]
     after = ["+ plate groups", "+ plate assignment"]
     assert [s.name for s in oof] == before + after
     assert [s.name for s in test] == [*before, "+ ensemble of 2 models", *after]
     samples = competition.samples(root)
     wells = samples[(samples.role == "treatment") & (samples.split == "train")].target_id.nunique()
-    assert {s.accuracy.total for s in oof} == {wells} and {s.accuracy.total for s in test} == {
-        len(truth)
-    }
+    assert {s.score.total for s in oof} == {wells} and {s.score.total for s in test} == {len(truth)}
     assert oof[-1].chance == pytest.approx(4 / 24) and oof[0].chance == pytest.approx(1 / 24)
     assert "plates right" in oof[-2].note
-    assert (
-        oof[-1].accuracy.value
-        > oof[-2].accuracy.value
-        > oof[-3].accuracy.value
-        > oof[0].accuracy.value
-    )
+    assert oof[-1].score.value > oof[-2].score.value > oof[-3].score.value > oof[0].score.value
 
 
 def test_a_rung_is_what_sklearn_makes_of_the_same_logits(plates, entry):
     truth = plates[3]
-    step = ladder(entry, "test", None, truth)[1]
+    step = ladder(entry, "test", None, as_truth(truth))[1]
     member = entry.members[0]
     kept = member.ids["part"] == "test"
     frame = pd.DataFrame(member.logits("identity")[kept])
@@ -129,7 +135,7 @@ def test_a_rung_is_what_sklearn_makes_of_the_same_logits(plates, entry):
         .groupby(member.ids["target_id"][kept])
         .mean()
     )
-    assert step.accuracy.value == accuracy_score(
+    assert step.score.value == accuracy_score(
         [truth[t] for t in frame.index], frame.to_numpy().argmax(1)
     )
 
@@ -138,17 +144,17 @@ def test_the_submission_is_valid_scored_and_says_what_it_is_made_of(plates, entr
     root, competition, answers, truth = plates
     steps = make_submission(entry, tmp_path / "s.csv")
     submission = pd.read_csv(tmp_path / "s.csv", dtype=str)
-    competition.validate_submission(
+    competition.task.check_submission(
         submission, competition.sample_submission(root), competition.classes(root)
     )
     groups = competition.plate_groups(competition.samples(root))
-    assert competition.score(submission, answers) == pytest.approx(
-        ladder(entry, "test", groups, truth)[-1].accuracy.value
+    assert competition.task.score(submission, answers) == pytest.approx(
+        ladder(entry, "test", groups, as_truth(truth))[-1].score.value
     )
     about = json.loads((tmp_path / "s.json").read_text())
-    assert about["out_of_fold"][-1]["accuracy"] == steps[-1].accuracy.value and about[
-        "rows"
-    ] == len(submission)
+    assert about["out_of_fold"][-1]["accuracy"] == steps[-1].score.value and about["rows"] == len(
+        submission
+    )
     assert set(about["inputs"]) == {str(m.path) for m in entry.members} and all(
         len(i["sha256"]) == 64 for i in about["inputs"].values()
     )
@@ -179,7 +185,7 @@ def test_every_kind_of_assignment_is_what_it_says(plates, entry):
     targets = entry.merge(entry.final(), "test")
     label = np.array([truth[t] for t in targets.target_id])
     labels = {
-        kind: labels_of(refit(entry, assignment=kind), targets, groups)[0]
+        kind: predict_labels(refit(entry, assignment=kind), targets, groups)[0]
         for kind in ("none", "groups", "hungarian", "sinkhorn")
     }
     assert (labels["none"] == targets.scores.argmax(1)).all()
@@ -188,10 +194,13 @@ def test_every_kind_of_assignment_is_what_it_says(plates, entry):
     )
     assert (labels["groups"] == own.argmax(1)).all()
     assert (
-        labels_of(refit(entry, assignment="sinkhorn", temperature=0.02), targets, groups)[0]
+        predict_labels(refit(entry, assignment="sinkhorn", temperature=0.02), targets, groups)[0]
         == labels["hungarian"]
     ).mean() > 0.95
-    steps = {kind: ladder(refit(entry, assignment=kind), "test", groups, truth) for kind in labels}
+    steps = {
+        kind: ladder(refit(entry, assignment=kind), "test", groups, as_truth(truth))
+        for kind in labels
+    }
     assert [steps[kind][-1].name for kind in labels] == [
         "+ ensemble of 2 models",
         "+ plate groups",
@@ -199,7 +208,7 @@ def test_every_kind_of_assignment_is_what_it_says(plates, entry):
         "+ plate assignment",
     ]
     for kind, rungs in steps.items():
-        assert rungs[-1].accuracy.value == accuracy_score(label, labels[kind])
+        assert rungs[-1].score.value == accuracy_score(label, labels[kind])
     assert (
         steps["hungarian"][-1].note
         == f"hungarian; sinkhorn would make it {accuracy_score(label, labels['sinkhorn']):.4f}"
@@ -246,7 +255,7 @@ def test_scores_that_are_not_finite_get_no_label(plates, entry, value, kind, wit
     targets = entry.merge(entry.final(), "test")
     targets.scores[17, 3] = value
     with pytest.raises(InputError, match="not all finite"):
-        labels_of(refit(entry, assignment=kind), targets, groups)
+        predict_labels(refit(entry, assignment=kind), targets, groups)
 
 
 def test_given_groups_beat_inferred_ones(plates, entry, tmp_path):
@@ -308,7 +317,7 @@ def repeated(tmp_path_factory):
         test_experiments={"RPE": 2},
     )
     answers = competition.answers(answers_path(root))
-    truth = truth_labels(competition, answers, competition.classes(root))
+    truth = labels_of(answers)
     names = {
         part: sorted(pd.read_csv(root / f"{part}.csv").experiment.unique())
         for part in ("train", "test")
@@ -357,7 +366,7 @@ def test_a_repeated_layout_is_reported_and_used(repeated, tmp_path, caplog):
     ) and found["p"] < 0.01
     assert f"{copy} repeats {source}, plates +1" in caplog.text
     groups = competition.plate_groups(competition.samples(root))
-    steps = ladder(open_entry([path], Submit(repeats="use")), "test", groups, truth)
+    steps = ladder(open_entry([path], Submit(repeats="use")), "test", groups, as_truth(truth))
     assert [s.name for s in steps][-3:] == [
         "+ repeated layouts",
         "+ plate groups",
@@ -381,20 +390,15 @@ def test_seeds_are_runs_that_are_merged_out_of_fold(plates, tmp_path):
         for f in (0, 1)
     ]
     entry = open_entry(files, Submit())
-    root, competition, _, _ = plates
-    groups = (
-        competition.samples(root).drop_duplicates("target_id").set_index("target_id").experiment
-    )
-    rows = out_of_fold(entry, groups)
-    assert [row.run for row in rows[::2]] == ["r/seed0", "r/seed1", "r/seed2", "all 3 merged"]
-    merged, single = rows[6], rows[0:6:2]
-    assert merged.accuracy.value > max(row.accuracy.value for row in single)
-    assert all(row.cluster_low <= row.accuracy.value <= row.cluster_high for row in rows)
-    text = out_of_fold_text(rows)
-    assert (
-        f"{np.mean([row.accuracy.value for row in single]):.4f}" in text
-        and "mean of 3 runs" in text
-    )
+    samples = entry.samples.drop_duplicates("target_id").set_index("target_id")
+    table = entry.competition.task.out_of_fold(merge_runs(entry), samples, "experiment")
+    assert list(table.run[::2]) == ["r/seed0", "r/seed1", "r/seed2", "all 3 merged"]
+    values = table.accuracy.map(lambda accuracy: accuracy.value)
+    single = values[0:6:2]
+    assert values[6] > single.max()
+    assert ((table.cluster_low <= values) & (values <= table.cluster_high)).all()
+    text = out_of_fold_text(entry)
+    assert f"{single.mean():.4f}" in text and "mean of 3 runs" in text
 
 
 def test_a_model_without_validation_wells_takes_part_in_test_only(plates, tmp_path):
@@ -402,7 +406,9 @@ def test_a_model_without_validation_wells_takes_part_in_test_only(plates, tmp_pa
         write(plates, tmp_path / "full.npz", 9, 1.0, fold=2, oof=False)
     ]
     entry = open_entry(files, Submit())
-    assert "+ ensemble of 3 models" in [s.name for s in ladder(entry, "test", None, plates[3])]
+    assert "+ ensemble of 3 models" in [
+        s.name for s in ladder(entry, "test", None, as_truth(plates[3]))
+    ]
     assert not any("ensemble" in s.name for s in ladder(entry, "oof", None))
 
 
@@ -413,7 +419,7 @@ def test_weights_by_run(plates, tmp_path):
     )
     heavy = open_entry([good, bad], Submit(assignment="none"), {"bad/seed0": 50.0})
     light = open_entry([good, bad], Submit(assignment="none"), {"good/seed0": 50.0})
-    scores = [ladder(e, "test", None, plates[3])[-1].accuracy.value for e in (heavy, light)]
+    scores = [ladder(e, "test", None, as_truth(plates[3]))[-1].score.value for e in (heavy, light)]
     assert scores[0] < 0.9 < scores[1] == 1.0
     with pytest.raises(InputError, match="no predictions of a run called 'none'"):
         open_entry([good], Submit(), {"none": 1.0})

@@ -10,6 +10,7 @@ from pycytominer import normalize
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.samples import check_samples
+from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.config import load_config
 from cellsignal.evaluation.retrieval import TASKS
 from cellsignal.prediction.container import save_predictions
@@ -27,7 +28,11 @@ class Screen:
     two images a well.
     """
 
-    id, multilabel = "screen", False
+    id = "screen"
+
+    @property
+    def task(self):
+        return SingleLabel(self)
 
     def samples(self, root):
         rows = []
@@ -81,7 +86,7 @@ class Screen:
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    for place in ("cellsignal.profiles.sources", "cellsignal.prediction.submit"):
+    for place in ("cellsignal.profiles.sources", "cellsignal.prediction.entry"):
         monkeypatch.setattr(f"{place}.get_competition", lambda name: Screen())
     path = write_config(tmp_path, "bbbc021", tmp_path / "raw")
     monkeypatch.chdir(tmp_path)

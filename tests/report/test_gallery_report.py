@@ -54,7 +54,7 @@ def ranked(trained, tmp_path_factory):
 def test_the_gallery_is_ranked_by_cosine_distance(ranked):
     space, printed = ranked
     submission = pd.read_csv(space.folder / "ranked.csv")
-    COMPETITION.validate_submission(
+    COMPETITION.task.check_submission(
         submission, COMPETITION.sample_submission(space.root), COMPETITION.classes(space.root)
     )
     embeddings = load_embeddings(next(space.run_folder.glob("embeddings/*.npz")))
@@ -63,7 +63,7 @@ def test_the_gallery_is_ranked_by_cosine_distance(ranked):
     for query, ranking in zip(submission.query_id, submission.ranking, strict=True):
         near = 1 - values.loc[ranking.split()].to_numpy() @ values.loc[query].to_numpy()
         assert (np.diff(near) > -1e-6).all()
-    score = COMPETITION.score(submission, COMPETITION.answers(space.answers))
+    score = COMPETITION.task.score(submission, COMPETITION.answers(space.answers))
     assert f"{score:.4f}"[:5] in printed and "strict" in printed
     assert {path.stem for path in (space.run_folder / "report").glob("*.png")} >= {
         "cmc",

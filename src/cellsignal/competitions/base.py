@@ -8,7 +8,7 @@ counts what the samples table holds.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -16,11 +16,12 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import ImageError, InputError, InvalidSubmission
+from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.calibration import Calibrates
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import path_of
-from cellsignal.competitions.submissions import check_submission_ids, check_submission_targets
+from cellsignal.competitions.single_label import SingleLabel
+from cellsignal.competitions.task import Task
 from cellsignal.images import image_size
 
 SHAPE_SAMPLES = 25  # how many samples' images `root_shape` asks
@@ -98,16 +99,24 @@ class Competition(Calibrates, ABC):
     default_folds: ClassVar[str | None] = None
     metric: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
-    # the answer is a ranking of a gallery for each id: `format_scores` makes it of class scores
-    ranked: ClassVar[bool] = False
-    # several classes, or none, may be true of a sample (`multilabel.MultilabelCompetition`)
-    multilabel: ClassVar[bool] = False
+    # what is asked of an id: one class, several, or a ranking
+    task_class: ClassVar[type[Task]] = SingleLabel
     licence: ClassVar[str]
     citation: ClassVar[str]
     homepage: ClassVar[str]
     # parameters of `simulate`: for the folder's quick config, and for the smallest useful copy
     quick_simulation: ClassVar[Mapping[str, int]] = {}
     tiny_simulation: ClassVar[Mapping[str, int]]
+
+    @property
+    def task(self) -> Task:
+        """What the competition asks of an id; see `task.Task`."""
+        return self.task_class(self)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether networks learn several labels; goes when training asks the task itself."""
+        return self.task.loss_family == "binary_cross_entropy"
 
     @abstractmethod
     def samples(self, root: Path) -> pd.DataFrame:
@@ -307,70 +316,6 @@ class Competition(Calibrates, ABC):
         """Write a simulated copy with the real file layout to `out`, and its answers to
         `answers_path(out)`.
         """
-
-    def format_submission(
-        self, target_ids: Iterable[str], labels: Iterable[int], root: Path
-    ) -> pd.DataFrame:
-        """Predicted labels as the submission writes them, in the order of the sample submission.
-
-        Raises:
-            InvalidSubmission: an id of the sample submission has no prediction, or a prediction no
-            id there.
-        """
-        names = np.asarray(self.classes(root), dtype=object)
-        found = pd.Series(names[np.asarray(list(labels), dtype=int)], index=list(target_ids))
-        sample = self.sample_submission(root)
-        submission = pd.DataFrame(
-            {self.id_column: found.index, self.target_column: found.to_numpy()}
-        )
-        check_submission_ids(submission, sample, self.id_column)
-        return pd.DataFrame(
-            {
-                self.id_column: sample[self.id_column],
-                self.target_column: found.loc[sample[self.id_column]].to_numpy(),
-            }
-        )
-
-    def validate_submission(
-        self, submission: pd.DataFrame, sample: pd.DataFrame, classes: tuple[str, ...]
-    ) -> None:
-        """Refuse what the competition would refuse, naming the rows.
-
-        Raises:
-            InvalidSubmission: columns, ids (missing, extra, doubled), order, or a target that is no
-            class.
-        """
-        for column in (self.id_column, self.target_column):
-            if column not in submission.columns:
-                raise InvalidSubmission(
-                    f"submission: no column {column!r}; it has {list(submission.columns)}"
-                )
-        check_submission_ids(submission, sample, self.id_column)
-        wrong = np.flatnonzero(
-            submission[self.id_column].to_numpy() != sample[self.id_column].to_numpy()
-        )
-        if len(wrong):
-            row, ids = wrong[0], submission[self.id_column]
-            raise InvalidSubmission(
-                "submission: ids are not in the sample submission's order, first at row "
-                f"{row + 2}: {ids.iloc[row]!r}"
-            )
-        check_submission_targets(submission, classes, self.id_column, self.target_column)
-
-    def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
-        """The competition's figure of merit; by default multiclass accuracy over the answers' ids."""
-        from sklearn.metrics import accuracy_score
-
-        check_submission_ids(submission, answers, self.id_column)
-        joined = answers[[self.id_column, self.target_column]].merge(
-            submission, on=self.id_column, suffixes=("_true", "")
-        )
-        return float(
-            accuracy_score(
-                joined[f"{self.target_column}_true"].astype(str),
-                joined[self.target_column].astype(str),
-            )
-        )
 
 
 def answers_path(root: Path) -> Path:

@@ -174,8 +174,9 @@ def folds(arguments: argparse.Namespace) -> str:
         force=arguments.force,
     )
     print(f"{folds_text(table)}\n\n{out}")
-    if competition.multilabel:
-        print(f"\n{competition.balance_table(table, arguments.root)}")
+    balance = competition.task.folds_text(table, competition.classes(arguments.root))
+    if balance:
+        print(f"\n{balance}")
     return f"cellsignal run {_config_for(arguments.competition, out)}"
 
 

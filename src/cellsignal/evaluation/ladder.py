@@ -12,69 +12,52 @@ from dataclasses import dataclass
 import pandas as pd
 
 from cellsignal.common.tables import aligned
-from cellsignal.metrics.accuracy import Accuracy, Figure
+from cellsignal.metrics.accuracy import Score
 
 
 @dataclass(frozen=True)
 class Step:
-    """One rung.
+    """One step of post-processing.
 
     Attributes:
-        name: what was applied, e.g. "plate groups".
-        accuracy: after this step and all before it; of a multi-label competition the macro average
-        precision. chance: what blind guessing would score at this step, in [0, 1]. note: one
-        remark, e.g. the confidence of a choice.
+        name: what was applied, such as "plate groups".
+        score: after this step and all before it.
+        chance: what blind guessing would score at this step.
+        note: one remark, such as how sure a choice is.
     """
 
     name: str
-    accuracy: Accuracy | Figure
+    score: Score
     chance: float
     note: str = ""
 
 
 def ladder_table(steps: Sequence[Step]) -> pd.DataFrame:
-    """Columns step, accuracy, low, high, n, gain (over the step before; NaN at the first), chance,
-    note.
+    """Return columns step, score, low, high, n, gain, chance, note.
+
+    The gain is over the step before, NaN at the first.
     """
-    values = [step.accuracy.value for step in steps]
-    return pd.DataFrame(
-        {
-            "step": [step.name for step in steps],
-            "accuracy": values,
-            "low": [step.accuracy.low for step in steps],
-            "high": [step.accuracy.high for step in steps],
-            "n": [step.accuracy.total for step in steps],
-            "gain": pd.Series(values, dtype=float).diff().to_numpy(),
-            "chance": [step.chance for step in steps],
-            "note": [step.note for step in steps],
-        }
-    )
+    columns = ["step", "score", "low", "high", "n", "chance", "note"]
+    rows = [
+        (s.name, s.score.value, s.score.low, s.score.high, s.score.total, s.chance, s.note)
+        for s in steps
+    ]
+    table = pd.DataFrame(rows, columns=columns)
+    table.insert(5, "gain", table.score.astype(float).diff())
+    return table
 
 
 def ladder_text(steps: Sequence[Step]) -> str:
-    """The table for a terminal, columns aligned."""
-    lines = [("step", score_title(steps), "95 % interval", "n", "gain", "chance", "note")]
+    """Print the steps as an aligned table."""
+    lines = [("step", metric_of(steps), "95 % interval", "n", "gain", "chance", "note")]
     for row in ladder_table(steps).itertuples():
         gain = "" if pd.isna(row.gain) else f"{row.gain:+.4f}"
         interval = f"{row.low:.4f} .. {row.high:.4f}"
-        lines.append(
-            (
-                row.step,
-                f"{row.accuracy:.4f}",
-                interval,
-                f"{row.n:,}",
-                gain,
-                f"{row.chance:.4f}",
-                row.note,
-            )
-        )
+        chance = f"{row.chance:.4f}"
+        lines.append((row.step, f"{row.score:.4f}", interval, f"{row.n:,}", gain, chance, row.note))
     return aligned(lines, right={1, 3, 4, 5})
 
 
-def score_title(steps: Sequence[Step]) -> str:
-    """What the steps are scored by."""
-    return (
-        "average precision"
-        if any(isinstance(step.accuracy, Figure) for step in steps)
-        else "accuracy"
-    )
+def metric_of(steps: Sequence[Step]) -> str:
+    """Name the metric of the steps."""
+    return steps[0].score.metric if steps else "score"

@@ -22,8 +22,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import git_commit, sha256, write_csv
 from cellsignal.common.tables import aligned, parse_numbers, read_table, refuse_rows
-from cellsignal.evaluation.score import score_submission
-from cellsignal.metrics.accuracy import Accuracy, Figure
+from cellsignal.metrics.accuracy import Score
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
@@ -60,11 +59,11 @@ def submission_entry(
     answers: pd.DataFrame,
     note: str = "",
 ) -> dict[str, Any]:
-    """The leaderboard row of a submission read from `path` (by `read_submission`), scored against
+    """The leaderboard row of a submission read from `path` (by `Task.read_submission`), scored against
     `answers`.
 
     Raises:
-        InvalidSubmission: see `score_submission`.
+        InvalidSubmission: see `Task.score_table`.
     """
     return _entry(
         competition, name, "submission", (str(path), sha256(path)), submission, answers, note
@@ -94,7 +93,7 @@ def control_entries(
 def out_of_fold_entry(
     competition: "Competition",
     name: str,
-    figure: Accuracy | Figure,
+    figure: Score,
     made_from: str,
     truth: pd.DataFrame,
 ) -> dict[str, Any]:
@@ -141,7 +140,8 @@ def _entry(
     """One row; `source` is the submission's path and hash. Slices that the answers do not know are
     NaN, with n = 0.
     """
-    scores = _scores(competition, submission, answers).set_index("slice")
+    task = competition.task
+    scores = task.score_table(submission, answers).drop_duplicates("slice").set_index("slice")
     entry = {
         "competition": competition.id,
         "name": name,
@@ -149,38 +149,12 @@ def _entry(
         "submission": source[0],
         "submission_sha256": source[1],
     }
+    columns = {"": task.score_column, "_low": "low", "_high": "high"}
     for board in BOARDS:
-        row = (
-            scores.loc[board]
-            if board in scores.index
-            else {"accuracy": np.nan, "low": np.nan, "high": np.nan, "n": 0}
-        )
-        entry |= {
-            board: float(row["accuracy"]),
-            f"{board}_low": float(row["low"]),
-            f"{board}_high": float(row["high"]),
-        }
-        entry[f"{board}_n"] = int(row["n"])
+        for part, column in columns.items():
+            entry[board + part] = float(scores[column].get(board, np.nan))
+        entry[f"{board}_n"] = int(scores.n.get(board, 0))
     return entry | {"answers_sha256": frame_sha256(answers), "note": note, **_now()}
-
-
-def _scores(
-    competition: "Competition", submission: pd.DataFrame, answers: pd.DataFrame
-) -> pd.DataFrame:
-    """Columns slice, accuracy (or macro average precision), low, high, n."""
-    if competition.ranked:
-        from cellsignal.evaluation.ranking_score import score_ranking
-
-        return score_ranking(competition, submission, answers).rename(
-            columns={"average_precision": "accuracy"}
-        )
-    if not competition.multilabel:
-        return score_submission(competition, submission, answers)
-    from cellsignal.evaluation.multilabel_score import score_multilabel
-
-    return score_multilabel(competition, submission, answers).rename(
-        columns={"average_precision": "accuracy"}
-    )
 
 
 def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:

@@ -35,7 +35,7 @@ from cellsignal.common.ties import (
     unit_vectors,
 )
 from cellsignal.evaluation.retrieval import expected_ap
-from cellsignal.metrics.accuracy import Accuracy, Figure, accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy, Score, accuracy, clustered_interval
 from cellsignal.metrics.average_precision import MACRO, average_precision_table
 
 Protocol = Literal["published", "strict"]
@@ -61,7 +61,7 @@ class ReId:
     protocol: str
     queries: pd.DataFrame
     skipped: int
-    mean_average_precision: Figure
+    mean_average_precision: Score
     seed: int
 
     @property
@@ -107,7 +107,7 @@ class Classified:
 
     accuracy: Accuracy
     over_drugs: tuple[float, float]
-    auc: Figure
+    auc: Score
     classes: int
     of: int
 
@@ -198,7 +198,7 @@ def reid(
     columns = ["query", *_COLUMNS, "length", "matches", "first", "average_precision"]
     scored = pd.DataFrame(rows, columns=columns)
     interval = clustered_interval(scored.average_precision, scored.compound, seed)
-    mean = Figure(float(scored.average_precision.mean()), *interval, len(scored))
+    mean = Score(float(scored.average_precision.mean()), *interval, len(scored))
     return ReId(protocol, scored, len(query) - len(scored), mean, seed)
 
 
@@ -254,7 +254,7 @@ def classified(logits: np.ndarray, query: pd.DataFrame, seed: int = 0) -> Classi
     return Classified(
         accuracy(label, predicted),
         clustered_interval(label == predicted, compound, seed),
-        Figure(float(mean.roc_auc), float(mean.roc_auc_low), float(mean.roc_auc_high), len(label)),
+        Score(float(mean.roc_auc), float(mean.roc_auc_low), float(mean.roc_auc_high), len(label)),
         int(table.roc_auc[1:].notna().sum()),
         n_classes,
     )

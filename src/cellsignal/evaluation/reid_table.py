@@ -7,7 +7,7 @@ import pandas as pd
 
 from cellsignal.common.tables import aligned
 from cellsignal.evaluation.reid import NEW_DRUGS, Classified, ReId
-from cellsignal.metrics.accuracy import Accuracy, Figure
+from cellsignal.metrics.accuracy import Accuracy, Score
 
 RANKS = (1, 5, 10)
 
@@ -54,7 +54,7 @@ def _share(name: str, share: Accuracy, chance: float, over_drugs: tuple[float, f
     return row | {"drugs_low": over_drugs[0], "drugs_high": over_drugs[1]}
 
 
-def _mean(name: str, figure: Figure, chance: float) -> dict:
+def _mean(name: str, figure: Score, chance: float) -> dict:
     row = {"figure": name, "value": figure.value, "chance": chance, "total": figure.total}
     return row | {"drugs_low": figure.low, "drugs_high": figure.high}
 

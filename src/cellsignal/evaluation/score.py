@@ -1,86 +1,69 @@
-"""Scoring a submission CSV against the answers, broken down to where it fails.
+"""Score a submission file against the answers of its competition and note it on the leaderboard."""
 
-A single figure hides a lost plate or a cell type that was never learnt, so every score comes with
-its slices, counts and intervals.
-"""
-
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import read_table
+from cellsignal.competitions import competition_ids, get_competition
+from cellsignal.competitions.base import Competition
 from cellsignal.competitions.submissions import check_submission_ids
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
-
-if TYPE_CHECKING:
-    from cellsignal.competitions.base import Competition
-
-COLUMNS = (
-    "slice",
-    "name",
-    "correct",
-    "n",
-    "accuracy",
-    "low",
-    "high",
-    "cluster_low",
-    "cluster_high",
+from cellsignal.evaluation.leaderboard import (
+    append_entry,
+    control_entries,
+    leaderboard_competitions,
+    leaderboard_table,
+    leaderboard_text,
+    submission_entry,
 )
-_SEED = 0  # of the bootstrap, so that scoring the same file twice prints the same interval
 
 
-def read_submission(path: Path | str, competition: "Competition") -> pd.DataFrame:
-    """Read a submission: two columns, ids as text, targets as int64 where they are whole numbers,
-    else as text.
+def score(
+    path: Path,
+    answers_file: Path,
+    competition: Competition,
+    *,
+    leaderboard: Path,
+    root: Path | None,
+    name: str | None,
+) -> pd.DataFrame:
+    """Score a submission, append it and the controls to the leaderboard, return the score table.
+
+    Args:
+        root: the raw data, which know the classes and the ids of the test set; the sample
+            submission is scored as a control. Answers may then be for a part of the test set, which
+            alone is scored. Without it the classes are those of the answers, which must be for all
+            of the submission's ids.
+        name: of the leaderboard's row; by default the file's.
 
     Raises:
-        InvalidSubmission: no such file, empty, not a CSV, other columns, an empty id or target, or
-        a class number that
-            is not whole. The message names the file and the line.
+        InputError: the submission or the answers are not what they should be; no row is noted.
     """
-    columns = [competition.id_column, competition.target_column]
-    frame = read_text_table(Path(path))
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise InvalidSubmission(f"{path}: no column {missing[0]!r}; it has {list(frame.columns)}")
-    extra = frame.columns[~frame.columns.isin(columns)]
-    if len(extra):
-        raise InvalidSubmission(
-            f"{path}: unexpected column {extra[0]!r}; a submission has {columns}"
+    task, ids = competition.task, competition.id_column
+    answers = competition.answers(answers_file)
+    sample = None
+    if root is not None:
+        sample = competition.sample_submission(root)
+        task.check_answers(answers, root, answers_file)
+    submission = task.read_submission(path, answers)
+    submission, note = match_answers(submission, answers, ids, sample, path, answers_file)
+    task.check_names(submission, answers, root, answers_file, str(path))
+    table = task.score_table(submission, answers, str(path))
+    if table[task.score_column].iloc[:1].isna().all():
+        raise InputError(
+            f"{answers_file}: nothing can be ranked by these {len(answers)} answers: "
+            "no class has both a positive and a negative among them"
         )
-    if frame.empty:
-        raise InvalidSubmission(f"{path}: has a header but no rows")
-    frame = frame[columns]
-    for column in columns:
-        empty = frame[column].str.lower().isin({"", "nan"})
-        if empty.any():
-            line, number = int(empty.idxmax()), int(empty.sum())
-            raise InvalidSubmission(
-                f"{path}: {column} is empty in line {line} ({number} such lines)"
-            )
-    target = frame[competition.target_column]
-    whole = target.str.fullmatch(r"[+-]?\d{1,18}")
-    numeric = pd.to_numeric(target, errors="coerce").notna()
-    if whole.all():
-        frame[competition.target_column] = target.astype("int64")
-    elif whole.any() or numeric.any():
-        line = int((~whole).idxmax())
-        raise InvalidSubmission(
-            f"{path}: {target[line]!r} in line {line} is not a whole number, as "
-            f"{competition.target_column} must be"
-        )
-    return frame.reset_index(drop=True)
-
-
-def read_text_table(path: Path) -> pd.DataFrame:
-    """All cells as text; nothing is taken for missing ("NA" may be a class name). The index is the
-    line in the file.
-    """
-    return read_table(path, error=InvalidSubmission)
+    entries = [submission_entry(competition, name or path.stem, path, submission, answers, note)]
+    if sample is not None:
+        answered = sample[sample[ids].isin(set(answers[ids]))]
+        entries += control_entries(competition, answered, answers)
+    for entry in entries:  # all are made before the first is noted
+        append_entry(leaderboard, entry)
+    if note:
+        print(f"{answers_file}: {note}")
+    return table
 
 
 def match_answers(
@@ -91,154 +74,82 @@ def match_answers(
     path: Path,
     answers_file: Path,
 ) -> tuple[pd.DataFrame, str]:
-    """Return the rows of a submission that the answers are for, and a note where these are not all.
+    """Return the answered rows of a submission, and a note where these are not all.
 
     Answers for a part of the test set are scored where the sample submission tells which ids there
     are. Without it an id that is not answered may as well be a wrong one.
 
     Args:
-        column: Of the ids.
-        sample: The sample submission, None where the raw data are not at hand.
-        path, answers_file: Of the submission and the answers, for messages.
+        column: of the ids.
+        sample: the sample submission; None where the raw data are not at hand.
+        path, answers_file: of the submission and the answers, for messages.
 
     Raises:
-        InvalidSubmission: An id of the submission is doubled, or is not in the test set; an
-        answered id is missing. InputError: The answers are of none of the submission's ids, of ids
-        that are not in the test set, or (without
-            `sample`) of a part of them.
+        InvalidSubmission: an id of the submission is doubled, or is not in the test set; an
+            answered id is missing.
+        InputError: the answers are of none of the submission's ids, of ids that are not in the test
+            set, or (without `sample`) of a part of them.
     """
     ids, answered = submission[column], answers[column]
-    if not ids.isin(set(answered)).any():
+    is_answered = ids.isin(set(answered))
+    if not is_answered.any():
         raise InputError(
             f"{answers_file}: answers none of the {len(ids)} ids of {path}, first "
             f"{ids.iloc[0]!r}; its first is {answered.iloc[0]!r}"
         )
-    if sample is not None:
-        surplus = answered[~answered.isin(set(sample[column]))]
-        if len(surplus):
+    if sample is None:
+        if not is_answered.all() and answered.isin(set(ids)).all():
             raise InputError(
-                f"{answers_file}: {len(surplus)} ids that the sample submission of --root has "
-                f"not, first {surplus.iloc[0]!r}"
+                f"{path}: {(~is_answered).sum()} of its {len(ids)} ids are not in {answers_file}, "
+                f"first {ids[~is_answered].iloc[0]!r}; with --root (the raw data, which tells the "
+                "test set's ids) answers for a part of it are scored"
             )
-        check_submission_ids(
-            submission, sample[sample[column].isin(set(ids) | set(answered))], column
-        )
-    outside = ~ids.isin(set(answered))
-    if sample is None and outside.any() and answered.isin(set(ids)).all():
+        check_submission_ids(submission, answers, column, str(path))
+        return submission.reset_index(drop=True), ""
+    surplus = answered[~answered.isin(set(sample[column]))]
+    if len(surplus):
         raise InputError(
-            f"{path}: {int(outside.sum())} of its {len(ids)} ids are not in {answers_file}, first "
-            f"{ids[outside].iloc[0]!r}; "
-            "with --root (the raw data, which tells the test set's ids) answers for a part of it "
-            "are scored"
+            f"{answers_file}: {len(surplus)} ids that the sample submission of --root has "
+            f"not, first {surplus.iloc[0]!r}"
         )
-    check_submission_ids(
-        submission[~outside] if sample is not None else submission, answers, column
-    )
-    total = len(ids) if sample is None else len(sample)
-    note = "" if len(answers) == total else f"{len(answers)} of {total} ids answered and scored"
-    if sample is not None and len(ids) < total:
+    expected = sample[sample[column].isin(set(ids) | set(answered))]
+    check_submission_ids(submission, expected, column, str(path))
+    note = ""
+    if len(answers) < len(sample):
+        note = f"{len(answers)} of {len(sample)} ids answered and scored"
+    if len(ids) < len(sample):
         note += f"; the submission has {len(ids)} of them"
-    return submission[~outside].reset_index(drop=True), note
+    return submission[is_answered].reset_index(drop=True), note
 
 
-def score_submission(
-    competition: "Competition", submission: pd.DataFrame, answers: pd.DataFrame
-) -> pd.DataFrame:
-    """Accuracy overall and by slice.
-
-    The rows are, as far as the answers have the columns: "overall"; "public" and "private" (the
-    answers' `leaderboard`); then one row for each "cell_type", "experiment" and "plate" (named
-    experiment/plate). `low` and `high` are the 95 % Wilson interval, wells taken as independent.
-    `cluster_low` and `cluster_high` resample whole clusters: the first of the competition's fold
-    groups that the answers have, else experiments; NaN where a slice has only one cluster or none
-    is known.
-
-    Args:
-        submission: the id and target columns; row order does not matter.
-        answers: `Competition.answers`.
-
-    Returns:
-        Columns slice, name, correct, n, accuracy, low, high, cluster_low, cluster_high.
+def find_competition(path: Path, competition_id: str | None) -> Competition:
+    """Return the named competition, or else the one whose columns a submission has.
 
     Raises:
-        InvalidSubmission: ids that are missing, doubled or unknown, or a target that is missing.
+        InputError: no such competition; none or several have the file's columns.
     """
-    ids, target = competition.id_column, competition.target_column
-    submission = competition.comparable(submission, "submission")
-    answers = competition.comparable(answers, "answers")
-    if target not in submission.columns:
-        raise InvalidSubmission(
-            f"submission: no column {target!r}; it has {list(submission.columns)}"
-        )
-    check_submission_ids(submission, answers, ids)
-    if submission[target].isna().any():
-        first = submission[ids][submission[target].isna()].iloc[0]
-        raise InvalidSubmission(
-            f"submission: {int(submission[target].isna().sum())} targets are missing, first that "
-            f"of {first!r}"
-        )
-    if answers[target].isna().any() or answers.empty:
+    if competition_id:
+        return get_competition(competition_id)
+    columns = read_table(path, error=InvalidSubmission).columns
+    competitions = [get_competition(known_id) for known_id in competition_ids()]
+    fitting = [competition for competition in competitions if competition.task.fits(columns)]
+    if len(fitting) != 1:
         raise InputError(
-            "answers: there are none"
-            if answers.empty
-            else f"answers: {int(answers[target].isna().sum())} targets are missing"
+            f"{path}: columns {sorted(columns)} do not tell the competition; give --competition"
         )
-    predicted = submission.set_index(ids)[target].loc[answers[ids]].astype(str).to_numpy()
-    correct = predicted == answers[target].astype(str).to_numpy()
-    cluster = next(
-        (
-            answers[name].to_numpy()
-            for name in (*competition.fold_groups, "experiment")
-            if name in answers.columns
-        ),
-        None,
-    )
-    rows = [
-        _row(kind, name, correct[inside], None if cluster is None else cluster[inside])
-        for kind, name, inside in _slices(answers)
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return fitting[0]
 
 
-def _slices(answers: pd.DataFrame):
-    """(slice, name, (N,) bool) of every slice the answers know."""
-    yield "overall", "overall", np.ones(len(answers), dtype=bool)
-    for board in ("public", "private"):
-        inside = (
-            answers.get("leaderboard", pd.Series(index=answers.index, dtype=object))
-            .eq(board)
-            .to_numpy(dtype=bool)
+def show_leaderboard(competition_id: str | None, path: Path) -> str:
+    """Print the leaderboard of one competition, or of all that have rows."""
+    if competition_id:
+        return leaderboard_text(leaderboard_table(path, get_competition(competition_id)))
+    ids = leaderboard_competitions(path)
+    unknown = sorted(set(ids) - set(competition_ids()))
+    if unknown:
+        raise InputError(
+            f"{path}: has rows of the unknown competition {unknown[0]!r}; name one to print its "
+            "rows alone"
         )
-        if inside.any():
-            yield board, board, inside
-    for column in ("cell_type", "experiment"):
-        if column in answers.columns:
-            for name in sorted(answers[column].dropna().unique(), key=str):
-                yield column, str(name), answers[column].eq(name).to_numpy(dtype=bool)
-    if {"experiment", "plate"} <= set(answers.columns):
-        for (experiment, plate), rows in (
-            answers.reset_index(drop=True)
-            .groupby(["experiment", "plate"], sort=True)
-            .groups.items()
-        ):
-            inside = np.zeros(len(answers), dtype=bool)
-            inside[rows] = True
-            yield "plate", f"{experiment}/{plate}", inside
-
-
-def _row(kind: str, name: str, correct: np.ndarray, cluster: np.ndarray | None) -> tuple:
-    """One row of the score table."""
-    figure = Accuracy.of(int(correct.sum()), len(correct))
-    clustered = (
-        (math.nan, math.nan) if cluster is None else clustered_interval(correct, cluster, _SEED)
-    )
-    return (
-        kind,
-        name,
-        figure.correct,
-        figure.total,
-        figure.value,
-        figure.low,
-        figure.high,
-        *clustered,
-    )
+    tables = [leaderboard_table(path, get_competition(known_id)) for known_id in ids]
+    return "\n\n".join(map(leaderboard_text, tables)) or "no submission scored yet"

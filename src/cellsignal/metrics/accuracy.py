@@ -8,63 +8,67 @@ experiments.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 
 from cellsignal.common.errors import InputError
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """A share of right predictions with its 95 % Wilson interval.
+class Score:
+    """A score with its 95 % interval.
 
     Attributes:
-        correct: right predictions.
-        total: all predictions.
-        value: correct / total.
-        low, high: the interval, in [0, 1].
+        value, low, high: the score and the ends of its interval.
+        total: number of what was scored.
+        metric: what it is, such as "average precision".
     """
 
-    correct: int
-    total: int
     value: float
     low: float
     high: float
+    total: int
+    metric: str = "score"
 
-    @classmethod
-    def of(cls, correct: int, total: int) -> "Accuracy":
-        """The accuracy of `correct` in `total` with its interval."""
-        low, high = wilson_interval(correct, total)
-        return cls(int(correct), int(total), correct / total, low, high)
+    @property
+    def counted(self) -> str:
+        """The number of what was scored, as `format` shows it."""
+        return str(self.total)
 
     def format(self, digits: int = 3) -> str:
-        """ "0.873 [0.85, 0.89] (123/141)": the value with `digits` decimals, its interval with one
-        less.
-        """
+        """Format as "0.873 [0.85, 0.89] (141)": the interval has one decimal less."""
         near = max(digits - 1, 1)
-        return f"{self.value:.{digits}f} [{self.low:.{near}f}, {self.high:.{near}f}] ({self.correct}/{self.total})"
+        interval = f"[{self.low:.{near}f}, {self.high:.{near}f}]"
+        return f"{self.value:.{digits}f} {interval} ({self.counted})"
 
     def __str__(self) -> str:
         return self.format()
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Any other score with its 95 % interval and the number of what was scored; stands where an
-    `Accuracy` may stand.
+class Accuracy(Score):
+    """A share of right predictions with its 95 % Wilson interval, in [0, 1].
+
+    Attributes:
+        correct: number of right predictions.
     """
 
-    value: float
-    low: float
-    high: float
-    total: int
+    correct: int = 0
+    metric: str = "accuracy"
 
-    def format(self, digits: int = 3) -> str:
-        """ "0.873 [0.85, 0.89] (141)"."""
-        near = max(digits - 1, 1)
-        return f"{self.value:.{digits}f} [{self.low:.{near}f}, {self.high:.{near}f}] ({self.total})"
+    @classmethod
+    def of(cls, correct: int, total: int) -> "Accuracy":
+        """The accuracy of `correct` in `total` with its interval."""
+        low, high = wilson_interval(correct, total)
+        return cls(correct / total, low, high, int(total), correct=int(correct))
+
+    @property
+    def counted(self) -> str:
+        return f"{self.correct}/{self.total}"
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
@@ -126,8 +130,6 @@ def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[floa
     Raises:
         InputError: the lengths differ, or a cluster is missing (NaN or None).
     """
-    import pandas as pd
-
     correct = np.asarray(correct, dtype=float)
     codes, names = pd.factorize(np.asarray(cluster))
     if len(codes) != len(correct):
@@ -141,6 +143,36 @@ def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[floa
         len(names), np.full(len(names), 1 / len(names)), size=n
     )
     low, high = np.percentile((times @ right) / (times @ all_), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    score: Callable[[np.ndarray], float], cluster, seed: int, n: int
+) -> tuple[float, float]:
+    """95 % percentile interval of any score from a bootstrap over whole clusters.
+
+    Replicates that cannot be scored are left out.
+
+    Args:
+        score: rows -> score; raises InputError where it has none.
+        cluster: (N,) the experiment or compound of each row.
+
+    Returns:
+        (low, high); (nan, nan) where no replicate has a score.
+    """
+    codes, names = pd.factorize(np.asarray(cluster))
+    members = [np.flatnonzero(codes == code) for code in range(len(names))]
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(n):
+        drawn = generator.integers(len(names), size=len(names))
+        try:
+            values.append(score(np.concatenate([members[code] for code in drawn])))
+        except InputError:
+            continue
+    if not values:
+        return math.nan, math.nan
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 

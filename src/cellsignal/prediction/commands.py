@@ -131,22 +131,23 @@ def _weights(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def score(arguments: argparse.Namespace) -> str:
-    from cellsignal.evaluation.score_file import format_scores, guess_competition
-    from cellsignal.evaluation.score_file import score as score_file
+    from cellsignal.evaluation.score import find_competition
+    from cellsignal.evaluation.score import score as score_file
 
     path = Path(arguments.submission)
     if path.suffix in YAML or not (path.suffix or path.is_file()):
         return _score_protocol(arguments)
+    competition = find_competition(path, arguments.competition)
     table = score_file(
         path,
         arguments.answers,
-        arguments.competition,
+        competition,
         leaderboard=arguments.leaderboard,
         root=arguments.root,
         name=arguments.name,
     )
-    print(format_scores(table))
-    return f"cellsignal leaderboard {arguments.competition or guess_competition(path).id}"
+    print(competition.task.table_text(table))
+    return f"cellsignal leaderboard {competition.id}"
 
 
 def _score_protocol(arguments: argparse.Namespace) -> str:
@@ -158,7 +159,7 @@ def _score_protocol(arguments: argparse.Namespace) -> str:
 
 
 def leaderboard(arguments: argparse.Namespace) -> str:
-    from cellsignal.evaluation.score_file import show_leaderboard
+    from cellsignal.evaluation.score import show_leaderboard
 
     print(show_leaderboard(arguments.competition, arguments.leaderboard))
     return "cellsignal runs"

@@ -20,7 +20,6 @@ import numpy as np
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path, open_arrays
-from cellsignal.competitions.samples import label_matrix
 
 HALF_LIMIT = 256.0  # logits of this size or more are kept as float32
 IDS = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "part")
@@ -72,7 +71,12 @@ class Predictions:
 
 
 def save_predictions(
-    path: Path, samples, part: np.ndarray, logits: dict[str, np.ndarray], about: dict[str, Any]
+    path: Path,
+    samples,
+    part: np.ndarray,
+    logits: dict[str, np.ndarray],
+    about: dict[str, Any],
+    labels: np.ndarray | None = None,
 ) -> None:
     """Write predictions atomically.
 
@@ -81,6 +85,7 @@ def save_predictions(
         part: (N,) "oof" or "test".
         logits: view -> (N, K).
         about: JSON-able facts.
+        labels: (N, K) of 1, 0 and NaN, where a sample may have several.
 
     Raises:
         InputError: a logit is no finite number; nothing is written.
@@ -94,8 +99,8 @@ def save_predictions(
         arrays[name] = np.asarray(values, dtype=np.str_)
     arrays["site"] = samples.site.to_numpy(dtype=np.int32)
     arrays["label"] = samples.label.fillna(-1).to_numpy(dtype=np.int32)
-    if about.get("multilabel"):
-        arrays["labels"] = label_matrix(samples, len(about["classes"]))
+    if labels is not None:
+        arrays["labels"] = labels
     save_arrays(path, arrays, about)
 
 

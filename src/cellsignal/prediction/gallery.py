@@ -15,8 +15,8 @@ from cellsignal.competitions.base import Competition
 from cellsignal.config import Config
 from cellsignal.evaluation.reid import cosine_distances
 from cellsignal.prediction.embeddings import Embeddings
+from cellsignal.prediction.entry import open_entry
 from cellsignal.prediction.predict import predict
-from cellsignal.prediction.submit import open_entry
 from cellsignal.training.job import Job
 from cellsignal.training.self_supervised import images_without_labels
 

@@ -111,12 +111,12 @@ def predict_stage(config: Config, jobs: list[Job], stop: Stop) -> Path:
     about = provenance(
         checkpoints,
         classes=list(classes),
-        multilabel=first.competition.multilabel,
         protocol=config.protocol,
         submit=config.submit.model_dump(mode="json"),
         **stage_facts(config, first, inputs),
     )
-    save_predictions(path, samples.iloc[chosen], part, logits, about)
+    labels = first.competition.task.known_labels(samples.iloc[chosen], len(classes))
+    save_predictions(path, samples.iloc[chosen], part, logits, about, labels)
     remove_pieces(path)
     counts = zip(*np.unique(part, return_counts=True), strict=True)
     text = ", ".join(f"{count} {name}" for name, count in counts)

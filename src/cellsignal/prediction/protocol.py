@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.special import log_softmax
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.evaluation.protocol import protocol_scores, true_labels
 from cellsignal.prediction.container import Predictions, load_predictions
-from cellsignal.prediction.ensemble import log_softmax, refuse_not_finite
+from cellsignal.prediction.merge import refuse_not_finite
 
 
 def score_protocol(files: Sequence[Path], answers: pd.DataFrame) -> pd.DataFrame:
@@ -56,6 +57,6 @@ def score_protocol(files: Sequence[Path], answers: pd.DataFrame) -> pd.DataFrame
 
 def _log_probabilities(member: Predictions) -> np.ndarray:
     """(N, K) mean over views."""
-    return sum(log_softmax(member.logits(view).astype(np.float32)) for view in member.views) / len(
-        member.views
-    )
+    return sum(
+        log_softmax(member.logits(view).astype(np.float32), axis=1) for view in member.views
+    ) / len(member.views)

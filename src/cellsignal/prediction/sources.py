@@ -16,12 +16,12 @@ from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.leaderboard import LEADERBOARD
 from cellsignal.evaluation.protocol import protocol_text
 from cellsignal.prediction.container import load_predictions
-from cellsignal.prediction.entry_checks import refuse_without_test
+from cellsignal.prediction.entry import Entry, open_entry, refuse_without_test
 from cellsignal.prediction.freshness import config_predictions
 from cellsignal.prediction.merge_options import choose_section, weights_text
-from cellsignal.prediction.oof import out_of_fold, out_of_fold_ranking, out_of_fold_text
+from cellsignal.prediction.oof import out_of_fold_text
 from cellsignal.prediction.protocol import score_protocol
-from cellsignal.prediction.submit import Entry, make_submission, open_entry
+from cellsignal.prediction.submit import make_submission
 
 SECTION = "submit."
 
@@ -139,11 +139,7 @@ def out_of_fold_table(sources: Sources, root: Path | None = None) -> str:
     """Return the out-of-fold scores of every run, and of all merged, as text."""
     how, _ = choose_section(sources.sections, sources.changed, keys=("merge",))
     entry = open_entry(sources.files, how, root=sources.root(root))
-    if entry.competition.multilabel:
-        return out_of_fold_ranking(entry)
-    samples = entry.competition.samples(entry.root).drop_duplicates("target_id")
-    group = entry.members[0].about["fold_group"]
-    return out_of_fold_text(out_of_fold(entry, samples.set_index("target_id")[group]))
+    return out_of_fold_text(entry)
 
 
 def protocol_table(config: Config, answers_file: Path) -> str:

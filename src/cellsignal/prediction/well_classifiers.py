@@ -57,10 +57,7 @@ def classify(config: Config, how: Classification) -> list[Path]:
         InputError: see `embed`; a plate or experiment with too few reference wells; less than k
             training wells.
     """
-    if get_competition(config.competition).multilabel:
-        raise InputError(
-            f"classify: names one class a well; those of {config.competition} have several or none"
-        )
+    get_competition(config.competition).task.require_one_label("classify")
     paths = []
     for source in embed(config):
         embeddings = load_embeddings(source)

@@ -231,19 +231,17 @@ def treatment_table(config: Config) -> str:
     Raises:
         InputError: no predictions, several labels a sample, or samples that name no treatment.
     """
-    from cellsignal.prediction.ensemble import log_softmax
+    from cellsignal.prediction.entry import open_entry
     from cellsignal.prediction.freshness import config_predictions
-    from cellsignal.prediction.submit import open_entry
 
     files = config_predictions(config, all_seeds=False)
     entry = open_entry(files, config.submit, root=config.data.root)
-    if entry.competition.multilabel:
-        raise InputError(f"treatments: a sample of {entry.competition.id} has several labels")
+    entry.competition.task.require_one_label("treatments")
     parts = []
     for member in entry.final():
         rows = np.flatnonzero(member.ids["part"] == "oof")
         views = [member.logits(view)[rows].astype(np.float32) for view in member.views]
-        mean = sum(np.exp(log_softmax(logits)) for logits in views) / len(views)
+        mean = sum(entry.competition.task.probabilities(logits) for logits in views) / len(views)
         parts.append(pd.DataFrame(mean, index=member.ids["sample_id"][rows]))
     probabilities = pd.concat(parts).groupby(level=0, sort=True).mean()
     samples = entry.samples.set_index("sample_id")

@@ -67,8 +67,7 @@ def rank(
         InputError: the competition does not ask for rankings, or an embeddings file does not fit.
     """
     competition, root = get_competition(config.competition), config.data.root
-    if not competition.ranked:
-        raise InputError(f"rank: {config.competition} does not ask for rankings; use submit")
+    competition.task.require_ranking("rank")
     embeddings = [load_embeddings(path) for path in files]
     sample = competition.sample_submission(root)
     ranking = _Ranking(
@@ -80,8 +79,8 @@ def rank(
         neighbours=neighbours,
     )
     space = ranking.measure(ranking.query)
-    submission = competition.format_rankings(ranking.query, nearest(space.distance), root)
-    competition.validate_submission(submission, sample, competition.classes(root))
+    submission = competition.task.format_rankings(ranking.query, nearest(space.distance), root)
+    competition.task.check_submission(submission, sample, competition.classes(root))
     _write_submission(competition, submission, out, files, embeddings[0].about["run"])
     parts, truth = [f"submission: {out}"], {}
     if answers_file is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.ladder import Step, score_title
+from cellsignal.evaluation.ladder import Step, metric_of
 from cellsignal.report.figure_style import (
     BLUE,
     COLOURS,
@@ -145,14 +145,14 @@ def ladder_plot(
         raise InputError("ladder: no steps")
     with styled_figure(7.6, 1.3 + 0.42 * len(steps)) as figure:
         axis = figure.subplots()
-        values = [step.accuracy.value for step in steps]
+        values = [step.score.value for step in steps]
         axis.plot(values, range(len(steps)), color=FAINT, lw=2, zorder=1)
         for row, step in enumerate(steps):
             _draw_step(axis, row, step, values[row] - values[row - 1] if row else None)
         axis.set_yticks(range(len(steps)), [step.name for step in steps])
         axis.set(ylim=(len(steps) - 0.4, -0.6), xlim=(-0.01, 1.01), title=title)
-        total = f"n = {steps[-1].accuracy.total:,}"
-        axis.set_xlabel(f"{score_title(steps)} with 95 % interval, {total};   ▎chance")
+        total = f"n = {steps[-1].score.total:,}"
+        axis.set_xlabel(f"{metric_of(steps)} with 95 % interval, {total};   ▎chance")
         axis.grid(axis="x")
         axis.tick_params(axis="y", length=0, labelsize=9)
         axis.spines["left"].set_visible(False)
@@ -161,7 +161,7 @@ def ladder_plot(
 
 def _draw_step(axis, row: int, step: Step, gain: float | None) -> None:
     """Interval, value, chance, and the figures beside the axis. `gain` is None at the first."""
-    score = step.accuracy
+    score = step.score
     colour = INK if gain is None else BLUE if gain >= 0 else VERMILION
     band = {"lw": 4, "alpha": 0.35, "solid_capstyle": "butt"}
     axis.plot([score.low, score.high], [row, row], color=colour, **band)

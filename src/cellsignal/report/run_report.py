@@ -7,16 +7,15 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.folds import labelled
-from cellsignal.competitions.samples import label_matrix
+from cellsignal.competitions.targets import Targets, Truth
 from cellsignal.config import Config
 from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
 from cellsignal.evaluation.ladder import Step
 from cellsignal.prediction.embeddings import load_embeddings
-from cellsignal.prediction.ensemble import Targets
-from cellsignal.prediction.entry_labels import labels_of
-from cellsignal.prediction.judging import Truth
-from cellsignal.prediction.submit import Entry
+from cellsignal.prediction.entry import Entry, with_part
+from cellsignal.prediction.plate_layout.apply import predict_labels
+from cellsignal.prediction.steps import truth_of
 from cellsignal.report.confusion import confusion_matrix
 from cellsignal.report.embedding_plots import tsne_plot
 from cellsignal.report.plate_plots import channel_montage, plate_map
@@ -33,17 +32,18 @@ def write_report(
 
     Args:
         steps: title -> ladder, one picture each.
-        truth: of the test targets (`submit.truth_labels`); without it plate map and confusion
+        truth: of the test targets (`Task.truth`); without it plate map and confusion
             matrix show the out-of-fold targets.
     """
     folder, store = config.run_folder / "report", Store.open(config.data.store)
-    classes, competition = entry.members[0].classes, entry.competition
+    classes, competition = entry.classes, entry.competition
     written = [folder / "learning_curves.png", folder / "channels.png", folder / "labels.png"]
-    score, guess = "accuracy", 1 / len(classes)
-    if competition.multilabel:
-        score, guess = "average_precision", _prevalence(store.samples, len(classes))
+    task = competition.task
+    guess = task.chance(store.samples[labelled(store.samples)], len(classes))
     title = f"{config.name}: training"
-    learning_curves(written[0], training_logs(config), score=score, guess=guess, title=title)
+    learning_curves(
+        written[0], training_logs(config), score=task.monitored, guess=guess, title=title
+    )
     planes = shown_planes(len(store.channels), competition.frames)
     images = {name: image[planes] for name, image in example_images(store).items()}
     names = [store.channels[plane] for plane in planes]
@@ -56,30 +56,25 @@ def write_report(
         if rungs:
             written.append(folder / f"ladder_{title.lower().replace(' ', '_')}.png")
             ladder_plot(written[-1], rungs, title=f"{config.name}: {title}")
-    if not competition.multilabel:
+    if "outcome" in task.pictures:
         written += _draw_outcomes(config, entry, store, truth)
     return written
 
 
-def _draw_outcomes(
-    config: Config, entry: Entry, store: Store, truth: dict[str, int] | None
-) -> list[Path]:
+def _draw_outcomes(config: Config, entry: Entry, store: Store, truth: Truth | None) -> list[Path]:
     """Confusion matrix, and plate map where wells have addresses of a 384-well plate."""
     part, wells_of = ("oof", "out-of-fold wells") if truth is None else ("test", "test wells")
     groups = entry.competition.plate_groups(store.samples)
-    final = [m for m in entry.final() if (m.ids["part"] == part).any()]
+    final = with_part(entry.final(), part)
     if not final:
         return []
     targets = entry.merge(final, part, pool=entry.how.pool)
-    predicted, _ = labels_of(entry, targets, groups)
-    true = targets.label
-    if truth is not None:
-        true = np.array([truth[target] for target in targets.target_id])
+    predicted, _ = predict_labels(entry, targets, groups)
+    true = truth_of(entry, targets, truth).values
     folder, title = config.run_folder / "report", f"{config.name}: {wells_of}"
     written = [folder / "confusion.png"]
     group = None if groups is None else groups.class_group
-    classes = entry.members[0].classes
-    confusion_matrix(written[0], true, predicted, classes, group=group, title=title)
+    confusion_matrix(written[0], true, predicted, entry.classes, group=group, title=title)
     wells = outcome_by_well(store.samples, targets, predicted == true)
     if len(wells) and wells.well.str.fullmatch(r"[A-P]\d\d").all():
         written.append(folder / "plates.png")
@@ -101,11 +96,6 @@ def label_counts(config: Config, samples: pd.DataFrame, classes: Sequence[str]) 
         counts[name] = np.bincount(label.to_numpy(dtype=int), minlength=len(classes))
     frame = pd.DataFrame(counts, index=list(classes))
     return frame.loc[:, (frame > 0).any()]
-
-
-def _prevalence(samples: pd.DataFrame, classes: int) -> float:
-    """What guessing scores: the mean over the classes of their share of the labelled images."""
-    return float(label_matrix(samples[labelled(samples)], classes).mean())
 
 
 def embedding_picture(config: Config, path: Path) -> Path:

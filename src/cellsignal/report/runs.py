@@ -12,17 +12,16 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.locks import is_worked_in
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import get_competition
+from cellsignal.competitions.targets import Targets
+from cellsignal.competitions.task import Task
 from cellsignal.config import Config, config_differences, load_config
 from cellsignal.config.options import RUNS, read_configs, run_names
 from cellsignal.data.folds import read_fold_rows
 from cellsignal.data.store import Store
-from cellsignal.metrics.accuracy import clustered_interval
-from cellsignal.metrics.average_precision import macro_average_precision
 from cellsignal.prediction.container import load_predictions
-from cellsignal.prediction.ensemble import Targets, merge
 from cellsignal.prediction.freshness import config_predictions
+from cellsignal.prediction.merge import merge
 
-DRAWS = 200  # of the bootstrap of average precision
 EMPTY, RUNNING, FINISHED = "empty", "running", "finished"
 
 
@@ -31,18 +30,20 @@ class OutOfFold:
     """Merged out-of-fold predictions of a run's last stage.
 
     Attributes:
+        task: What scores them.
         targets: The merged predictions.
         cluster: (T,) The fold group of each target; its experiment where the samples are not here.
         group: The name of the fold group.
     """
 
+    task: Task
     targets: Targets
     cluster: np.ndarray
     group: str
 
     def score(self) -> tuple[float, float, float]:
         """Return the score and its 95 % interval over fold groups."""
-        return _interval(self.cluster, self.targets)
+        return self.task.clustered_score(self.targets, self.cluster)
 
     def kept(self, target_ids: np.ndarray) -> "OutOfFold":
         """Return the rows of these targets, in their order."""
@@ -51,7 +52,7 @@ class OutOfFold:
             name: None if values is None else values[rows]
             for name, values in vars(self.targets).items()
         }
-        return OutOfFold(Targets(**columns), self.cluster[rows], self.group)
+        return OutOfFold(self.task, Targets(**columns), self.cluster[rows], self.group)
 
 
 def list_runs(runs: Path = RUNS) -> str:
@@ -147,13 +148,14 @@ def read_out_of_fold(configs: list[Config]) -> OutOfFold:
         files += config_predictions(config, all_seeds=False, stage_index=len(config.stages) - 1)
     members = [load_predictions(path) for path in files]
     members = [member for member in members if (member.ids["part"] == "oof").any()]
-    targets = merge(members, "oof", config.submit.merge, pool=config.submit.pool)
+    task = get_competition(config.competition).task
+    targets = merge(members, "oof", task, config.submit.merge, pool=config.submit.pool)
     group = members[0].about.get("fold_group", "experiment")
     samples = _samples(config)
     if samples is None or group not in samples:
-        return OutOfFold(targets, targets.experiment, "experiment")
+        return OutOfFold(task, targets, targets.experiment, "experiment")
     groups = samples.drop_duplicates("target_id").set_index("target_id")[group]
-    return OutOfFold(targets, groups.loc[targets.target_id].to_numpy(object), group)
+    return OutOfFold(task, targets, groups.loc[targets.target_id].to_numpy(object), group)
 
 
 def _samples(config: Config) -> pd.DataFrame | None:
@@ -164,45 +166,6 @@ def _samples(config: Config) -> pd.DataFrame | None:
         return get_competition(config.competition).samples(config.data.root)
     except InputError:
         return None
-
-
-def _score(targets: Targets, rows: np.ndarray) -> float:
-    if targets.labels is not None:
-        return macro_average_precision(targets.labels[rows], targets.scores[rows])
-    return float((targets.scores[rows].argmax(1) == targets.label[rows]).mean())
-
-
-def _interval(
-    cluster: np.ndarray, targets: Targets, other: Targets | None = None
-) -> tuple[float, float, float]:
-    """Return the score of `targets`, or by how much it is above that of `other` on the same rows.
-
-    Returns:
-        The value and its 95 % interval from a bootstrap over clusters.
-    """
-    every = np.arange(len(cluster))
-
-    def value(rows: np.ndarray) -> float:
-        return _score(targets, rows) - (0.0 if other is None else _score(other, rows))
-
-    if targets.labels is None:
-        right = (targets.scores.argmax(1) == targets.label).astype(float)
-        if other is not None:
-            right -= other.scores.argmax(1) == other.label
-        return value(every), *clustered_interval(right, cluster, seed=0)
-    codes, names = pd.factorize(cluster)
-    members = [np.flatnonzero(codes == code) for code in range(len(names))]
-    generator = np.random.default_rng(0)
-    values = []
-    for _ in range(DRAWS):
-        drawn = generator.integers(len(names), size=len(names))
-        rows = np.concatenate([members[code] for code in drawn])
-        try:
-            values.append(value(rows))
-        except InputError:  # no class with a positive and a negative was drawn
-            continue
-    low, high = np.percentile(values, [2.5, 97.5]) if values else (np.nan, np.nan)
-    return value(every), float(low), float(high)
 
 
 def compare_runs(first: str, second: str) -> str:
@@ -231,7 +194,7 @@ def compare_runs(first: str, second: str) -> str:
     for word, run in ((first, a), (second, b)):
         value, low, high = run.score()
         lines.append((word, f"{value:.4f}", _range(low, high)))
-    value, low, high = _interval(a.cluster, b.targets, a.targets)
+    value, low, high = a.task.clustered_score(b.targets, a.cluster, a.targets)
     lines.append((f"{second} - {first}", f"{value:+.4f}", f"{low:+.4f} .. {high:+.4f}"))
     return "\n".join(
         [

@@ -131,10 +131,7 @@ def _one_label_config(arguments: argparse.Namespace, study: str) -> "Config":
     from cellsignal.competitions import get_competition
 
     config = config_of(arguments)
-    if get_competition(config.competition).multilabel:
-        raise InputError(
-            f"{study}: needs one label an image; those of {config.competition} have several or none"
-        )
+    get_competition(config.competition).task.require_one_label(study)
     return config
 
 

@@ -141,7 +141,8 @@ class Timelapse:
         if len(self.reference.stages) != 2 or self.reference.stages[0].target != "compound":
             raise InputError(f"{config}: needs two stages, the first with target: compound")
         competition = get_competition(self.reference.competition)
-        if not competition.ranked or competition.frames == 1:
+        competition.task.require_ranking(str(config))
+        if competition.frames == 1:
             raise InputError(f"{config}: {competition.id} has no clips to rank")
         root = self.reference.data.root
         self.gallery = competition.gallery(root)

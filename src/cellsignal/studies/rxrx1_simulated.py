@@ -20,12 +20,15 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
+from cellsignal.competitions.targets import Truth
 from cellsignal.config import Config, load_config
 from cellsignal.data.views import DIHEDRAL
 from cellsignal.metrics.accuracy import clustered_interval
-from cellsignal.prediction.entry_labels import labels_of
+from cellsignal.prediction.entry import Entry, open_entry
+from cellsignal.prediction.merge import Part
+from cellsignal.prediction.plate_layout.apply import predict_labels
 from cellsignal.prediction.predict import predict
-from cellsignal.prediction.submit import Entry, Part, open_entry, truth_labels
+from cellsignal.prediction.steps import truth_of
 from cellsignal.training.run import train
 
 log = logging.getLogger(__name__)
@@ -174,12 +177,11 @@ class Runs:
         return self.competition.plate_groups(self.samples)
 
     @cached_property
-    def truth(self) -> dict[str, int]:
-        """target_id -> label of the test wells."""
+    def truth(self) -> Truth:
+        """The truth of the test wells."""
         answers = self.competition.answers(self.answers)
-        return truth_labels(
-            self.competition, answers, self.competition.classes(load_config(self.config).data.root)
-        )
+        classes = self.competition.classes(load_config(self.config).data.root)
+        return self.competition.task.truth(answers, classes)
 
     def load(self, variant: Variant, seed: int, views: int = 1) -> Config:
         name = f"rxrx1_ablation_{variant.name}"
@@ -212,7 +214,7 @@ class Runs:
 
         Args:
             together: so many seeds are merged into one ensemble.
-            options: views and sites, as for `prediction.ensemble.merge`.
+            options: views and sites, as for `prediction.merge.merge`.
         """
         entry = self.entry(variant, seeds)
         how = entry.how.model_copy(update={"assignment": assignment, "repeats": "off"})
@@ -223,12 +225,8 @@ class Runs:
             targets = entry.merge(
                 [m for m in entry.final() if m.about["run"] in chosen], part, **options
             )
-            labels = (
-                targets.label
-                if part == "oof"
-                else np.array([self.truth[target] for target in targets.target_id])
-            )
-            right.append(labels_of(entry, targets, self.groups)[0] == labels)
+            labels = truth_of(entry, targets, None if part == "oof" else self.truth).values
+            right.append(predict_labels(entry, targets, self.groups)[0] == labels)
         return Outcome(np.array(right), targets.experiment)
 
 

@@ -30,7 +30,7 @@ from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
 from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 from cellsignal.prediction.container import load_predictions
-from cellsignal.prediction.ensemble import merge
+from cellsignal.prediction.merge import merge
 from cellsignal.prediction.predict import predict
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.run import train
@@ -326,12 +326,14 @@ def _outcome(
     tables: Sequence[Path],
 ) -> Outcome:
     """Score predictions files; `tables` are the fold tables of the stages up to this one."""
-    held_out, predictions = merge([load_predictions(validated)], "oof"), load_predictions(tested)
-    test = merge([predictions], "test")
+    predictions = load_predictions(tested)
+    competition = get_competition(predictions.about["competition"])
+    held_out = merge([load_predictions(validated)], "oof", competition.task)
+    test = merge([predictions], "test", competition.task)
     validation = Accuracy.of(
         int((held_out.scores.argmax(1) == held_out.label).sum()), len(held_out.label)
     )
-    truth = _answers(bench, get_competition(predictions.about["competition"]), test.target_id)
+    truth = _answers(bench, competition, test.target_id)
     correct = np.array(predictions.classes)[test.scores.argmax(1)] == truth
     trained_on: set[str] = set()
     for table in tables:

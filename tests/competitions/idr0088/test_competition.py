@@ -145,8 +145,8 @@ def test_folds_from_samples_and_from_the_annotation_agree(root, tmp_path, capsys
         written[["fold", "compound", "label", "n"]].astype(str).equals(made.astype(str))
         and "CMPD" not in written.columns
     )
-    assert "(compounds)" in capsys.readouterr().out and competition.balance_table(
-        made, root
+    assert "(compounds)" in capsys.readouterr().out and competition.task.folds_text(
+        made, competition.classes(root)
     ).startswith(" ")
     with pytest.raises(InputError, match="'cell'"):
         competition.named_folds("cell", competition.samples(root))

@@ -402,10 +402,10 @@ def test_the_gallery_is_ordered_by_its_classes_scores():
 def test_random_rankings_score_chance_and_the_truth_best(root):
     answers, rng = COMPETITION.answers(answers_path(root)), np.random.default_rng(0)
     truth = answers[["query_id", "ranking"]]
-    COMPETITION.validate_submission(
+    COMPETITION.task.check_submission(
         truth, COMPETITION.sample_submission(root), COMPETITION.classes(root)
     )
-    assert COMPETITION.score(truth, answers) == 1.0
+    assert COMPETITION.task.score(truth, answers) == 1.0
     lists = [
         (len(row.ranking.split()) - len(row.left_out.split()), len(row.matches.split()))
         for row in answers.itertuples()
@@ -413,7 +413,7 @@ def test_random_rankings_score_chance_and_the_truth_best(root):
     chance, drawn = np.mean([chance_average_precision(*one) for one in lists]), []
     for _ in range(200):
         drawn.append(
-            COMPETITION.score(
+            COMPETITION.task.score(
                 truth.assign(
                     ranking=[" ".join(rng.permutation(text.split())) for text in truth.ranking]
                 ),
@@ -422,7 +422,7 @@ def test_random_rankings_score_chance_and_the_truth_best(root):
         )
     assert abs(np.mean(drawn) - chance) < 5 * np.std(drawn) / np.sqrt(len(drawn))
     worst = truth.assign(ranking=[" ".join(text.split()[::-1]) for text in truth.ranking])
-    assert COMPETITION.score(worst, answers) < min(drawn)
+    assert COMPETITION.task.score(worst, answers) < min(drawn)
 
 
 def test_the_drug_of_the_same_library_is_left_out(root):
@@ -442,26 +442,26 @@ def test_the_drug_of_the_same_library_is_left_out(root):
 def test_right_labels_make_the_best_ranking(root):
     answers, classes = COMPETITION.answers(answers_path(root)), COMPETITION.classes(root)
     labels = [classes.index(moa) for moa in answers.moa]
-    made = COMPETITION.format_submission(answers.query_id[::-1], labels[::-1], root)
+    made = COMPETITION.task.format_labels(answers.query_id[::-1], labels[::-1], root)
     assert (
         list(made.query_id) == list(COMPETITION.sample_submission(root).query_id)
-        and COMPETITION.score(made, answers) == 1.0
+        and COMPETITION.task.score(made, answers) == 1.0
     )
-    wrong = COMPETITION.format_submission(answers.query_id, [1 - label for label in labels], root)
-    assert COMPETITION.score(wrong, answers) < COMPETITION.score(
+    wrong = COMPETITION.task.format_labels(answers.query_id, [1 - label for label in labels], root)
+    assert COMPETITION.task.score(wrong, answers) < COMPETITION.task.score(
         COMPETITION.sample_submission(root), answers
     )
     with pytest.raises(InvalidSubmission, match="l2_query_4_4_0"):
-        COMPETITION.format_submission(answers.query_id[:-1], labels[:-1], root)
+        COMPETITION.task.format_labels(answers.query_id[:-1], labels[:-1], root)
 
 
 def test_rankings_by_distance(root):
     sample, gallery = COMPETITION.sample_submission(root), COMPETITION.gallery(root)
     distances = np.random.default_rng(1).random((len(sample), len(gallery)))
-    made = COMPETITION.format_rankings(
+    made = COMPETITION.task.format_rankings(
         sample.query_id, np.argsort(distances, axis=1, kind="stable"), root
     )
-    COMPETITION.validate_submission(made, sample, COMPETITION.classes(root))
+    COMPETITION.task.check_submission(made, sample, COMPETITION.classes(root))
     assert made.ranking[0].split()[0] == gallery.target_id[distances[0].argmin()]
 
 
@@ -479,8 +479,8 @@ def test_a_ranking_that_is_not_the_gallery_is_refused(change, message, root):
     broken.loc[2, "ranking"] = " ".join(change(sample.ranking[2].split()))
     answers = COMPETITION.answers(answers_path(root))
     for call in (
-        lambda: COMPETITION.validate_submission(broken, sample, ()),
-        lambda: COMPETITION.score(broken, answers),
+        lambda: COMPETITION.task.check_submission(broken, sample, ()),
+        lambda: COMPETITION.task.score(broken, answers),
     ):
         with pytest.raises(InvalidSubmission, match=message) as caught:
             call()

@@ -8,7 +8,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import refuse_rows
-from cellsignal.competitions.base import Protocol, register
+from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.choices import flag, numbers, read_choices, texts
 from cellsignal.competitions.idr0088.images import (
     FILE_COLUMNS,
@@ -30,14 +30,14 @@ from cellsignal.competitions.idr0088.moa import (
     label_compounds,
     moa_classes,
 )
-from cellsignal.competitions.multilabel import MultilabelCompetition
+from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
 
 CONTROL = "DMSO"
 
 
-class Idr0088(MultilabelCompetition):
+class Idr0088(Competition):
     """What the two tasks share: everything but the classes. Not registered.
 
     Input: fields of 1,176 compounds at .3, 1, 3 and 9 uM in 15 reporter lines (3 cell lines x 5
@@ -54,7 +54,10 @@ class Idr0088(MultilabelCompetition):
 
     channels = ("ch1", "ch2", "ch3")  # `channel_meaning` says what they show
     image_shape = (1050, 1250)
+    task_class = MultiLabel
     id_column = "well_id"
+    target_column = "labels"
+    metric = "macro average precision"
     fold_groups = ("compound", "well_id")
     licence = "CC BY-NC 4.0"
     citation = "Cox et al., Sci Rep 10:13262 (2020); Image Data Resource idr0088"
@@ -143,7 +146,11 @@ class Idr0088(MultilabelCompetition):
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples = self.samples(root)
-        return self.placeholders(samples.target_id[samples.split == "test"].unique(), root)
+        test_ids = samples.target_id[samples.split == "test"].unique()
+        return self.task.placeholders(test_ids, self.classes(root))
+
+    def answers(self, path: Path) -> pd.DataFrame:
+        return self.task.read_answers(path)
 
     def treatments(self, root: Path) -> pd.DataFrame:
         """Return the compounds with known MoA at each of their concentrations, and the control."""

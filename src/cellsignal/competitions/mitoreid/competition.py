@@ -27,22 +27,22 @@ Licence: none is stated with the images; the authors' code is under its own. Sou
 Comput Sci (2024).
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.errors import InputError
 from cellsignal.common.tables import read_table
-from cellsignal.competitions.base import Competition, Protocol, check_submission_ids, register
+from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.mitoreid.annotation import CONTROL, FILE, Annotation, read_annotation
 from cellsignal.competitions.mitoreid.folds_table import new_drugs
 from cellsignal.competitions.mitoreid.tracks import FRAMES, NOVEL, STAINS, list_tracks, read_track
 from cellsignal.competitions.published import Published
+from cellsignal.competitions.ranking import Ranking
 from cellsignal.competitions.samples import check_samples, path_of
-from cellsignal.metrics.ranking import match_masks, order_by_class, ranking_score
+from cellsignal.metrics.ranking import match_masks
 
 CELL_TYPE = "cell"  # one line; the release does not name it
 SHAPE = (128, 128)  # to which the authors scale every track before they crop 112
@@ -57,7 +57,7 @@ class MitoReID(Competition):
     title = "MitoReID: mechanism of action from time-lapse mitochondria, by ranking"
     channels = tuple(f"{stain} t{t:02d}" for stain in STAINS for t in range(1, FRAMES + 1))
     frames = FRAMES
-    ranked = True
+    task_class = Ranking
     image_shape = None
     published = Published(
         train=35_631 - 114,
@@ -219,111 +219,6 @@ class MitoReID(Competition):
         """The rows of part `compound`, which a simulated copy's answers have."""
         frame = _read_answers(Path(path))
         return dict(frame[frame.part == "compound"][["drug", "moa"]].itertuples(index=False))
-
-    def format_scores(
-        self, target_ids: Iterable[str], scores: np.ndarray, root: Path
-    ) -> pd.DataFrame:
-        """A classifier's scores (T, K) as rankings: the gallery by the score of its class, ties in
-        the gallery's order, DMSO last.
-
-        Raises:
-            InvalidSubmission: a query has no scores, or scores no query.
-        """
-        return self.format_rankings(
-            target_ids, order_by_class(scores, self.gallery(root).label.to_numpy()), root
-        )
-
-    def format_rankings(
-        self, target_ids: Iterable[str], order: np.ndarray, root: Path
-    ) -> pd.DataFrame:
-        """Rankings as the submission writes them, in the order of the sample submission.
-
-        Args:
-            target_ids: T ids, in any order.
-            order: (T, G) int, places in `gallery(root)`, best first: a stable argsort of distances.
-
-        Raises:
-            InvalidSubmission: a query has no ranking, or a ranking no query.
-        """
-        ids, sample = self.gallery(root).target_id.to_numpy(object), self.sample_submission(root)
-        texts = [" ".join(ids[places]) for places in np.asarray(order)]
-        found = pd.DataFrame(
-            {self.id_column: list(target_ids), self.target_column: texts}, dtype=object
-        )
-        check_submission_ids(found, sample, self.id_column)
-        return found.set_index(self.id_column).loc[sample[self.id_column]].reset_index()
-
-    def format_submission(
-        self, target_ids: Iterable[str], labels: Iterable[int], root: Path
-    ) -> pd.DataFrame:
-        """Predicted classes as rankings: the gallery's tracks of that class first."""
-        return self.format_scores(
-            target_ids, np.eye(len(self.classes(root)))[np.asarray(list(labels), dtype=int)], root
-        )
-
-    def validate_submission(
-        self, submission: pd.DataFrame, sample: pd.DataFrame, classes: tuple[str, ...]
-    ) -> None:
-        """Refuse what the competition would refuse, naming the query.
-
-        Raises:
-            InvalidSubmission: columns, ids (missing, extra, doubled, order), or a ranking that is
-            not the whole gallery once.
-        """
-        for column in (self.id_column, self.target_column):
-            if column not in submission.columns:
-                raise InvalidSubmission(
-                    f"submission: no column {column!r}; it has {list(submission.columns)}"
-                )
-        check_submission_ids(submission, sample, self.id_column)
-        wrong = np.flatnonzero(
-            submission[self.id_column].to_numpy() != sample[self.id_column].to_numpy()
-        )
-        if len(wrong):
-            row, ids = wrong[0], submission[self.id_column]
-            raise InvalidSubmission(
-                "submission: ids are not in the sample submission's order, first at row "
-                f"{row + 2}: {ids.iloc[row]!r}"
-            )
-        self._check_rankings(submission, sample[self.target_column].iloc[0].split())
-
-    def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
-        """Mean average precision over the queries with a match; same library and same drug left out
-        of each list.
-
-        Raises:
-            InvalidSubmission: ids that are missing or unknown, or a ranking that is not the whole
-            gallery once.
-        """
-        check_submission_ids(submission, answers, self.id_column)
-        self._check_rankings(submission, answers[self.target_column].iloc[0].split())
-        rankings = submission.set_index(self.id_column)[self.target_column].loc[
-            answers[self.id_column]
-        ]
-        return ranking_score(rankings.tolist(), answers.matches.tolist(), answers.left_out.tolist())
-
-    def _check_rankings(self, submission: pd.DataFrame, gallery: list[str]) -> None:
-        wanted = set(gallery)
-        for query, ranking in zip(
-            submission[self.id_column], submission[self.target_column], strict=True
-        ):
-            found = str(ranking).split()
-            unknown = next((name for name in found if name not in wanted), None)
-            if unknown is not None:
-                raise InvalidSubmission(
-                    f"submission: ranking of {query!r}: {unknown!r} is no gallery track"
-                )
-            if len(found) != len(gallery) or len(set(found)) != len(gallery):
-                doubled = next((name for name in found if found.count(name) > 1), None)
-                why = (
-                    f"{doubled!r} stands there twice"
-                    if doubled
-                    else f"{min(wanted - set(found))!r} is missing"
-                )
-                raise InvalidSubmission(
-                    f"submission: ranking of {query!r} has {len(found)} of {len(gallery)} gallery "
-                    f"tracks: {why}"
-                )
 
     def protocols(self) -> tuple[Protocol, ...]:
         return (

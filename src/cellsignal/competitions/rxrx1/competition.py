@@ -182,12 +182,6 @@ class RxRx1(Competition):
         public = frame.experiment.isin(splits.public_experiments(frame.experiment))
         return frame.assign(leaderboard=np.where(public, "public", "private"))
 
-    def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
-        """Multiclass accuracy; `sirna_250` and 250 are the same class."""
-        return super().score(
-            self.comparable(submission, "submission"), self.comparable(answers, "answers")
-        )
-
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write targets as numbers in text, whichever release's spelling they have."""
         if self.target_column not in frame.columns or self.id_column not in frame.columns:

@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from cellsignal.competitions.base import PlateGroups
-from cellsignal.competitions.rxrx1.competition import N_CLASSES, N_POSITIVE_CONTROLS
+from cellsignal.competitions.rxrx1.competition import N_CLASSES, N_POSITIVE_CONTROLS, RxRx1
 from cellsignal.competitions.rxrx1.simulate import (
     REAL_TEST_EXPERIMENTS,
     REAL_TRAIN_EXPERIMENTS,
     plate_maps,
 )
 from cellsignal.prediction.container import load_predictions, save_predictions
-from cellsignal.prediction.ensemble import log_softmax, merge
+from cellsignal.prediction.merge import merge
 from cellsignal.prediction.plate_layout.assignment import assign
 from cellsignal.prediction.plate_layout.groups import infer_plate_groups, plates_of
 
@@ -66,7 +67,7 @@ def bench_postprocess(views: int = 1, signal: float = 3.0, seed: int = 0) -> pd.
         member = step("open the predictions file", lambda: load_predictions(path))
         targets = step(
             f"merge 2 sites x {views} views",
-            lambda: merge([member], "test"),
+            lambda: merge([member], "test", RxRx1().task),
             lambda t: t.scores.argmax(1),
         )
         groups = _groups(wells)
@@ -175,7 +176,7 @@ def _scores(label: np.ndarray, signal: float, seed: int) -> np.ndarray:
         part = scores[start : start + 4096]
         part[:] = rng.standard_normal(part.shape, dtype=np.float32) / np.sqrt(np.float32(2))
         part[np.arange(len(part)), label[start : start + 4096]] += signal
-        part[:] = log_softmax(part)
+        part[:] = log_softmax(part, axis=1)
     return scores
 
 

@@ -1,8 +1,6 @@
 """Figures of multi-label predictions against scikit-learn, brute force and cases counted by hand."""
 
 import math
-import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,24 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cellsignal.common.errors import InputError, InvalidSubmission
-from cellsignal.evaluation.multilabel_score import (
-    COLUMNS,
-    read_scores,
-    score_multilabel,
-    score_text,
-)
+from cellsignal.common.errors import InputError
 from cellsignal.metrics.average_precision import (
     MACRO,
     average_precision_table,
     average_precision_text,
-    by_compound,
     good_classes,
     macro_average_precision,
     weighted_ranking,
 )
-
-TOY = SimpleNamespace(id="toy", id_column="id", fold_groups=("compound", "plate"))
 
 
 def screen(compounds=60, wells=6, classes=3, share=0.2, signal=1.5, noise=1.0, seed=0):
@@ -257,186 +246,3 @@ def test_good_classes_and_the_text():
         and short[3].startswith("found")
     )
     assert len(average_precision_text(table, top=0).splitlines()) == 4
-
-
-def test_a_compound_is_the_mean_of_its_doses_each_the_same():
-    scores = np.array([[1.0, 0.0], [3.0, 0.0], [5.0, 6.0], [0.0, 1.0]])
-    truth = np.array([[1, 0], [1, 0], [1, 0], [np.nan, np.nan]])
-    names, mean, told = by_compound(scores, truth, ["b", "b", "b", "a"], [0.3, 0.3, 9.0, 0.3])
-    assert names.tolist() == ["a", "b"] and mean.tolist() == [[0, 1], [3.5, 3]]
-    assert np.isnan(told[0]).all() and told[1].tolist() == [1, 0]
-    assert by_compound(scores, truth, ["b", "b", "b", "a"])[1].tolist() == [[0, 1], [3, 2]]
-    for message, compounds, doses, truths in (
-        ("rows of compound 'b' have different classes", list("bbba"), None, truth + np.eye(4, 2)),
-        ("the dose of row 1 is missing", list("bbba"), [1, np.nan, 1, 1], truth),
-        ("the compound of row 3 is missing", ["b", "b", "b", None], None, truth),
-        ("do not fit together", list("bbb"), None, truth),
-    ):
-        with pytest.raises(InputError, match=message):
-            by_compound(scores, truths, compounds, doses)
-
-
-def test_several_wells_of_a_compound_find_its_class_better():
-    truth, scores, compound = screen(compounds=200, wells=8, noise=0.3)
-    noisy = scores + 2 * np.random.default_rng(5).normal(size=scores.shape)
-    names, mean, told = by_compound(noisy, truth, compound)
-    assert (
-        len(names) == 200
-        and macro_average_precision(told, mean) > macro_average_precision(truth, noisy) + 0.2
-    )
-
-
-# a submission
-# --------------------------------------------------------------------------------------------------
-
-
-def competition_of(seed=0, wells=3):
-    truth, scores, compound = screen(compounds=40, wells=wells, seed=seed)
-    ids = pd.Series([f"P_{i:03d}" for i in range(len(truth))], name="id", dtype=object)
-    answers = pd.concat([ids, pd.DataFrame(truth.astype("int8"), columns=list("abc"))], axis=1)
-    number = compound.astype(int)
-    answers = answers.assign(
-        leaderboard=np.where(number % 4 == 1, "public", "private"),
-        compound=compound,
-        cell_type=np.where(np.arange(len(number)) % 3 == 0, "A549", "HEPG2"),
-    )
-    return answers, pd.concat([ids, pd.DataFrame(scores, columns=list("abc"))], axis=1)
-
-
-def test_every_slice_against_sklearn():
-    answers, submission = competition_of()
-    table = score_multilabel(TOY, submission, answers, draws=100)
-    assert list(table.columns) == list(COLUMNS) and (table.resampled == "compound").all()
-    assert list(zip(table["slice"], table["name"], strict=True)) == [
-        ("overall", "overall"),
-        ("public", "public"),
-        ("private", "private"),
-        ("cell_type", "A549"),
-        ("cell_type", "HEPG2"),
-        ("class", "a"),
-        ("class", "b"),
-        ("class", "c"),
-    ]
-    rows = table.set_index("name")
-    for name, inside in {
-        "overall": answers.id.notna(),
-        "public": answers.leaderboard == "public",
-        "private": answers.leaderboard == "private",
-        "A549": answers.cell_type == "A549",
-        "HEPG2": answers.cell_type == "HEPG2",
-    }.items():
-        parts = [(answers[c][inside], submission[c][inside]) for c in "abc"]
-        assert rows.average_precision[name] == pytest.approx(
-            np.mean([average_precision_score(*part) for part in parts])
-        )
-        assert rows.roc_auc[name] == pytest.approx(
-            np.mean([roc_auc_score(*part) for part in parts])
-        )
-        assert rows.prevalence[name] == pytest.approx(
-            answers[list("abc")][inside].to_numpy().mean()
-        )
-        assert (
-            rows.n[name] == inside.sum()
-            and rows.low[name] < rows.average_precision[name] < rows.high[name]
-        )
-    for name in "abc":
-        assert rows.average_precision[name] == pytest.approx(
-            average_precision_score(answers[name], submission[name])
-        )
-        assert rows.positives[name] == answers[name].sum()
-    expected = average_precision_table(
-        answers[list("abc")], submission[list("abc")], "abc", answers.compound, draws=100
-    )
-    assert (rows.low["overall"], rows.high["overall"]) == (expected.low[0], expected.high[0])
-    lines = score_text(table).splitlines()
-    assert (
-        len(lines) == 2 + len(table) + 1
-        and lines[-1] == "intervals resample by compound"
-        and "cell_type  A549" in lines[5]
-    )
-
-
-def test_truth_scores_one_and_order_does_not_matter():
-    answers, submission = competition_of()
-    truth = score_multilabel(TOY, answers[["id", *"abc"]], answers, draws=20)
-    assert (
-        (truth.average_precision == 1).all()
-        and (truth.roc_auc == 1).all()
-        and (truth.low == 1).all()
-    )
-    straight = score_multilabel(TOY, submission, answers, draws=20)
-    mixed = submission.sample(frac=1, random_state=1)[["c", "id", "a", "b"]]
-    pd.testing.assert_frame_equal(score_multilabel(TOY, mixed, answers, draws=20), straight)
-    monotone = submission.assign(**{c: np.exp(3 * submission[c]) for c in "abc"})
-    pd.testing.assert_frame_equal(score_multilabel(TOY, monotone, answers, draws=20), straight)
-
-
-def test_what_is_resampled_is_said():
-    answers, submission = competition_of()
-    for known, name in (
-        ({"experiment": "E1"}, "experiment"),
-        ({"experiment": "E1", "plate": "P"}, "plate"),
-        ({}, "id"),
-    ):
-        table = score_multilabel(TOY, submission, answers[["id", *"abc"]].assign(**known), draws=20)
-        assert set(table.resampled) == {name} and set(table["slice"]) == {"overall", "class"}
-        assert table.low.isna().all() == (name != "id"), "one cluster says nothing about others"
-
-
-def test_score_refuses_what_the_answers_do_not_know():
-    answers, submission = competition_of()
-    for message, frame in {
-        "1 ids missing, first 'P_000'": submission.iloc[1:],
-        "no column 'b'": submission.drop(columns="b"),
-        "first 'c' of 'P_000': nan": submission.assign(c=submission.c.where(submission.index > 0)),
-    }.items():
-        with pytest.raises(InvalidSubmission, match=re.escape(message)):
-            score_multilabel(TOY, frame, answers)
-    with pytest.raises(InputError, match="there are none"):
-        score_multilabel(TOY, submission.iloc[:0], answers.iloc[:0])
-
-
-def test_read_scores_gives_back_what_was_written(tmp_path):
-    _, submission = competition_of()
-    path = tmp_path / "s.csv"
-    submission[["b", "id", "a", "c"]].to_csv(path, index=False)
-    pd.testing.assert_frame_equal(read_scores(path, TOY, tuple("abc")), submission)
-    path.write_bytes(b'\xef\xbb\xbfid,"x, y"\r\n007, -1e-3\r\nNA,.5\r\n3,7\r\n')
-    frame = read_scores(path, TOY, ("x, y",))
-    assert frame["id"].tolist() == ["007", "NA", "3"] and frame["x, y"].tolist() == [
-        -0.001,
-        0.5,
-        7.0,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is empty"),
-        (b"id,a,b\n", "has a header but no rows"),
-        (b"id,a\nx,1\n", "no column 'b'"),
-        (b"well,a,b\nx,1,2\n", "no column 'id'"),
-        (b"id,a,b,c\nx,1,2,3\n", "unexpected column 'c'"),
-        (b"id,a,b,a\nx,1,2,3\n", "column 'a' occurs twice in the header"),
-        (b"id,a,b\nx,1,2\n,1,2\nnan,1,2\n", "id is empty in line 3 (2 such lines)"),
-        (b"id,a,b\nx,1,2\ny,1,\n", "b in line 3: is empty"),
-        (b"id,a,b\nx,1,2\ny,1\n", "row 3 has 2 cells, the header has 3"),
-        (
-            b"id,a,b\nx,1,2\ny,nan,2\nz,inf,2\n",
-            "a in line 3: 'nan' is no finite number (2 such lines)",
-        ),
-        (b"id,a,b\nx,1e999,2\n", "a in line 2: '1e999' is no finite number"),
-        (b"id,a,b\nx,1,high\n", "b in line 2: 'high' is no finite number"),
-        (b"id,a,b\nx,1,0x10\n", "b in line 2: '0x10' is no finite number"),
-        (b"id,a,b\nx,1,1_0\n", "b in line 2: '1_0' is no finite number"),
-        (b"id,a,b\nx,1,2,3\n", "row 2 has 4 cells, the header has 3"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "line 1 is not UTF-8 text"),
-    ],
-)
-def test_read_scores_says_what_is_wrong_in_one_line(tmp_path, content, message):
-    path = tmp_path / "s.csv"
-    path.write_bytes(content)
-    with pytest.raises(InvalidSubmission, match=re.escape(message)) as caught:
-        read_scores(path, TOY, ("a", "b"))
-    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)

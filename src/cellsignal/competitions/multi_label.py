@@ -1,0 +1,404 @@
+"""Any number of classes an id, none included: a score for every class, ranked against the truth.
+
+A submission is the id and one column a class, in the order of the classes, of finite numbers of any
+scale: higher is likelier. Only the order of a class's scores counts, so logits, log-probabilities
+and probabilities score the same.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.tables import aligned, read_table, refuse_rows
+from cellsignal.competitions import submissions
+from cellsignal.competitions.balance import balance_table
+from cellsignal.competitions.samples import label_matrix
+from cellsignal.competitions.single_label import SEED, SingleLabel
+from cellsignal.competitions.targets import Targets, Truth, sum_by_target
+from cellsignal.competitions.task import BOARDS, Runs, Task, resampled_column, slices_of
+from cellsignal.metrics.accuracy import Score, bootstrap_interval
+from cellsignal.metrics.average_precision import (
+    average_precision_table,
+    average_precision_text,
+    macro_average_precision,
+)
+
+# columns of answers that are no class
+BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")
+COLUMNS = (
+    *("slice", "name", "positives", "n", "prevalence"),
+    *("average_precision", "low", "high", "roc_auc", "resampled"),
+)
+STEP_DRAWS = 200  # of the bootstrap, for each step of post-processing
+CLASSES_SHOWN = 20  # of an out-of-fold table
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+
+
+class MultiLabel(Task):
+    """Several classes an id: binary cross-entropy, scored by macro average precision.
+
+    `target_column` of the competition names the samples column of the labels; no submission has it.
+    """
+
+    loss_family = "binary_cross_entropy"
+    monitored = "average_precision"
+    score_column = "average_precision"
+    slices = ("cell_type",)
+    printed_slices = (*Task.printed_slices, "class")
+
+    def check_config(self, config) -> None:
+        super().check_config(config)
+        if config.data.controls != "ignore":
+            raise InputError(
+                f"data.controls: {self.competition.id} has no classes of its control wells"
+            )
+
+    def check_monitor(self, stage) -> None:
+        super().check_monitor(stage)
+        if stage.monitor == "retrieval":
+            self.require_one_label(f"stages.{stage.name}.monitor: retrieval")
+
+    def check_losses(self, stage) -> None:
+        parts = ("margin", "triplet", "center", "pseudo_labels", "mean_teacher")
+        keys = [name for name in parts if getattr(stage, name) is not None]
+        batches = ("unique_labels", "identities")
+        keys += [f"batches.{name}" for name in batches if getattr(stage.batches, name)]
+        if keys:
+            self.require_one_label(f"stages.{stage.name}.{keys[0]}")
+
+    def of_stage(self, stage) -> Task:
+        return self if stage.target == "label" else SingleLabel(self.competition)
+
+    def encode_targets(self, samples: pd.DataFrame, classes: int) -> np.ndarray:
+        return label_matrix(samples, classes)
+
+    def batch_labels(self, targets: np.ndarray) -> np.ndarray:
+        return np.where(np.isnan(targets).any(axis=1), -1, 0)
+
+    def balance_groups(self, targets: np.ndarray, classes: int) -> np.ndarray:
+        has_class = targets == 1
+        return np.column_stack([has_class, ~has_class.any(axis=1)])
+
+    def check_targets(self, targets: np.ndarray, validation: np.ndarray, title: str) -> None:
+        if not (targets == 1).any():
+            raise InputError(
+                f"{title}: none of the {len(targets)} training samples has any of the "
+                f"{targets.shape[1]} classes"
+            )
+        testable = (validation == 1).any(axis=0) & (validation == 0).any(axis=0)
+        if len(validation) and not testable.any():
+            raise InputError(
+                f"{title}: no class has both a positive and a negative among the "
+                f"{len(validation)} validation samples"
+            )
+
+    def validation_scores(
+        self, logits: np.ndarray, samples: pd.DataFrame, classes: int
+    ) -> tuple[float, float]:
+        """Return binary cross-entropy by sample, and macro average precision of mean logits.
+
+        Raises:
+            InputError: no class has both a positive and a negative among the samples.
+        """
+        from scipy.special import log_expit
+
+        truth = label_matrix(samples, classes).astype(float)
+        loss = -(truth * log_expit(logits) + (1 - truth) * log_expit(-logits)).mean()
+        target_id = samples.target_id.to_numpy().astype(str)
+        targets, sums, first = sum_by_target(logits, target_id)
+        mean = sums / np.bincount(np.searchsorted(targets, target_id))[:, None]
+        return float(loss), macro_average_precision(truth[first], mean)
+
+    def known_labels(self, samples: pd.DataFrame, classes: int) -> np.ndarray:
+        return label_matrix(samples, classes)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        from scipy.special import expit
+
+        return expit(logits)
+
+    def scores_of_probabilities(self, mean: np.ndarray) -> np.ndarray:
+        from scipy.special import logit
+
+        return logit(np.clip(mean, 1e-7, 1 - 1e-7))
+
+    def scores_of_logits(self, mean: np.ndarray) -> np.ndarray:
+        return mean
+
+    def truth(self, answers: pd.DataFrame, classes: Sequence[str]) -> Truth:
+        ids = answers[self.competition.id_column].to_numpy(object)
+        group = self.competition.fold_groups[0]
+        cluster = answers[group].to_numpy(object) if group in answers.columns else ids
+        values = answers[list(answer_classes(answers, self.competition.id_column))]
+        return Truth(ids, values.to_numpy(float), cluster)
+
+    def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
+        cluster = samples[self.competition.fold_groups[0]].loc[targets.target_id]
+        return Truth(targets.target_id, targets.labels, cluster.to_numpy(object))
+
+    def truth_table(self, targets: Targets) -> pd.DataFrame:
+        frame = pd.DataFrame({"target_id": targets.target_id, "label": targets.label})
+        return frame.join(pd.DataFrame(targets.labels).add_prefix("class"))
+
+    def evaluate(
+        self, scores: np.ndarray, truth: Truth, classes: Sequence[str]
+    ) -> tuple[Score, float]:
+        table = average_precision_table(truth.values, scores, classes, truth.cluster, STEP_DRAWS)
+        macro = table.iloc[0]
+        score = Score(
+            macro.average_precision, macro.low, macro.high, int(macro.n), "average precision"
+        )
+        return score, float(macro.prevalence)
+
+    def clustered_score(
+        self, targets: Targets, cluster: np.ndarray, other: Targets | None = None
+    ) -> tuple[float, float, float]:
+        def score(rows: np.ndarray | slice) -> float:
+            value = macro_average_precision(targets.labels[rows], targets.scores[rows])
+            if other is not None:
+                value -= macro_average_precision(other.labels[rows], other.scores[rows])
+            return value
+
+        return score(slice(None)), *bootstrap_interval(score, cluster, SEED, STEP_DRAWS)
+
+    def chance(self, samples: pd.DataFrame, classes: int) -> float:
+        """Return the mean over the classes of their share of the samples."""
+        return float(label_matrix(samples, classes).mean())
+
+    def out_of_fold_text(
+        self, runs: Runs, samples: pd.DataFrame, fold_group: str, classes: Sequence[str]
+    ) -> str:
+        """Print the macro average precision of each run, then the classes of the last.
+
+        Intervals resample the competition's first fold group (compounds).
+        """
+        tables = {}
+        for run, pools in runs.items():
+            truth = self.truth_of_targets(pools["target"], samples)
+            scores = pools["target"].scores
+            tables[run] = average_precision_table(truth.values, scores, classes, truth.cluster)
+        last = list(tables)[-1]
+        text = f"{last}, by class\n\n{average_precision_text(tables[last], CLASSES_SHOWN)}"
+        single_runs = list(tables)[:-1]
+        if not single_runs:
+            return text
+        lines = [("run", "average precision", "95 % interval", "prevalence", "ROC AUC", "targets")]
+        for run in single_runs:
+            macro = tables[run].iloc[0]
+            numbers = [macro.average_precision, macro.prevalence, macro.roc_auc]
+            score, prevalence, auc = (f"{number:.4f}" for number in numbers)
+            interval = f"{macro.low:.3f} .. {macro.high:.3f}"
+            lines.append((run, score, interval, prevalence, auc, f"{macro.n:,}"))
+        return f"{aligned(lines, right={1, 3, 4, 5})}\n\n{text}"
+
+    def format_predictions(
+        self, target_ids: Iterable[str], scores: np.ndarray, root: Path
+    ) -> pd.DataFrame:
+        return self.format_scores(target_ids, self.probabilities(scores.astype(np.float64)), root)
+
+    def format_scores(
+        self, target_ids: Iterable[str], scores: np.ndarray, root: Path
+    ) -> pd.DataFrame:
+        """Write scores (T, K) as a submission, in the sample submission's order.
+
+        Raises:
+            InvalidSubmission: an id of the sample submission has no scores, or the reverse; a score
+                that is no finite number.
+        """
+        classes, ids = self.competition.classes(root), self.competition.id_column
+        frame = pd.DataFrame(np.asarray(scores), columns=list(classes))
+        frame.insert(0, ids, pd.Series(list(target_ids), dtype=object))
+        frame = submissions.in_sample_order(frame, self.competition.sample_submission(root), ids)
+        check_scores(frame, classes, ids)
+        return frame
+
+    def placeholders(self, target_ids: Iterable[str], classes: Sequence[str]) -> pd.DataFrame:
+        """Make a submission that says nothing: 0.5 for every class of every id."""
+        ids = pd.Series(list(target_ids), dtype=object)
+        frame = pd.DataFrame(0.5, index=ids.index, columns=list(classes))
+        frame.insert(0, self.competition.id_column, ids)
+        return frame
+
+    def read_submission(self, path: Path | str, answers: pd.DataFrame) -> pd.DataFrame:
+        """Read ids as text and a float64 column for each class of the answers, in their order."""
+        ids = self.competition.id_column
+        classes = answer_classes(answers, ids)
+        frame = submissions.read_rows(Path(path), ids, classes)
+        scores = {}
+        for column in classes:
+            text = frame[column]
+            is_number = text.str.fullmatch(_NUMBER).to_numpy(bool)
+            values = text.where(is_number, "nan").astype(np.float64)  # 1e999 is inf
+            wrong = ~np.isfinite(values)
+            if wrong.any():
+                line = int(wrong.idxmax())
+                what = f"{text[line]!r} is no finite number" if text[line] else "is empty"
+                raise InvalidSubmission(
+                    f"{path}: {column} in line {line}: {what} ({wrong.sum()} such lines)"
+                )
+            scores[column] = values
+        return pd.DataFrame({ids: frame[ids], **scores}).reset_index(drop=True)
+
+    def check_submission(
+        self, submission: pd.DataFrame, sample: pd.DataFrame, classes: Sequence[str]
+    ) -> None:
+        ids = self.competition.id_column
+        submissions.check_columns(submission.columns, ids, classes)
+        moved = submission.columns[submission.columns != [ids, *classes]]
+        if len(moved):
+            raise InvalidSubmission(
+                f"submission: columns are not in the order of the classes, first {moved[0]!r}"
+            )
+        submissions.check_submission_ids(submission, sample, ids)
+        submissions.check_order(submission, sample, ids)
+        check_scores(submission, classes, ids)
+
+    def read_answers(self, path: Path) -> pd.DataFrame:
+        """Read the true classes of the test ids, for scoring alone.
+
+        Args:
+            path: CSV with the id, one column a class (1 has it, 0 is known not to), and any of
+                `BESIDE`. Ids of which nothing is known have no row: unknown is not 0.
+
+        Returns:
+            Columns `id_column`, the classes in the file's order (int8), `leaderboard` (private
+            where the file has none), and what else of `BESIDE` the file has.
+
+        Raises:
+            InputError: no such file, no id column, no class, a doubled id, an empty cell, or a
+                class that is neither 0 nor 1; names the file, the column and the row.
+        """
+        ids = self.competition.id_column
+        frame = read_table(path, (ids,), unique=ids, any_row=True)
+        classes = answer_classes(frame, ids)
+        if not classes:
+            raise InputError(f"{path}: no column of a class; it has {list(frame.columns)}")
+        beside = [column for column in BESIDE if column in frame.columns]
+        for column in beside:
+            refuse_rows(path, frame, frame[column] == "", column, "is empty")
+        for column in classes:
+            refuse_rows(path, frame, ~frame[column].isin(["0", "1"]), column, "is neither 0 nor 1")
+        if "leaderboard" in beside:
+            wrong = ~frame.leaderboard.isin(BOARDS)
+            refuse_rows(path, frame, wrong, "leaderboard", f"is none of {BOARDS}")
+            beside.remove("leaderboard")
+        else:
+            frame = frame.assign(leaderboard="private").astype({"leaderboard": object})
+        frame = frame.astype(dict.fromkeys(classes, "int8")).reset_index(drop=True)
+        return frame[[ids, *classes, "leaderboard", *beside]]
+
+    def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
+        truth, scores, _ = self._truth_and_scores(submission, answers, submissions.SUBMISSION)
+        return macro_average_precision(truth, scores)
+
+    def _truth_and_scores(
+        self, submission: pd.DataFrame, answers: pd.DataFrame, name: str
+    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """Return truth (N, K) bool, scores (N, K) float64 and classes, as the answers order them."""
+        ids = self.competition.id_column
+        classes = answer_classes(answers, ids)
+        submissions.check_columns(submission.columns, ids, classes, name)
+        submissions.check_submission_ids(submission, answers, ids, name)
+        check_scores(submission, classes, ids, name)
+        scores = submission.set_index(ids).loc[answers[ids], list(classes)]
+        return answers[list(classes)].to_numpy(bool), scores.to_numpy(np.float64), classes
+
+    def score_table(
+        self,
+        submission: pd.DataFrame,
+        answers: pd.DataFrame,
+        name: str = submissions.SUBMISSION,
+        draws: int = 1000,
+    ) -> pd.DataFrame:
+        """Average precision overall, by leaderboard, cell type and class.
+
+        All rows but those of classes are macro averages over the classes that the slice holds both
+        with and without. `low` and `high` are the 95 % interval of a bootstrap over what
+        `resampled` names; single ids make it too narrow where they share a compound.
+
+        Args:
+            draws: replicates of the bootstrap.
+
+        Returns:
+            Columns `COLUMNS`; NaN where nothing can be ranked or resampled.
+        """
+        if answers.empty:
+            raise InputError("answers: there are none")
+        truth, scores, classes = self._truth_and_scores(submission, answers, name)
+        resampled = resampled_column(self.competition, answers)
+        cluster = answers[resampled].to_numpy(object)
+        parts = []
+        for kind, slice_name, inside in slices_of(answers, self.slices):
+            table = average_precision_table(
+                truth[inside], scores[inside], classes, cluster[inside], draws, SEED
+            )
+            parts.append(table[:1].assign(slice=kind, name=slice_name))
+            if kind == "overall":
+                of_classes = table[1:].assign(slice="class", name=table["class"][1:])
+        table = pd.concat([*parts, of_classes], ignore_index=True).assign(resampled=resampled)
+        return table[list(COLUMNS)].astype({"positives": "int64", "n": "int64"})
+
+    def table_text(self, table: pd.DataFrame) -> str:
+        head = ("slice", "name", "AP", "95 % interval", "prevalence", "ROC AUC", "positives", "n")
+        lines = [head]
+        for row in table.to_dict("records"):
+            numbers = [row[name] for name in ("average_precision", "prevalence", "roc_auc")]
+            score, prevalence, auc = ("" if np.isnan(n) else f"{n:.4f}" for n in numbers)
+            interval = "" if np.isnan(row["low"]) else f"{row['low']:.4f} .. {row['high']:.4f}"
+            counts = (f"{row['positives']:,}", f"{row['n']:,}")
+            lines.append((row["slice"], row["name"], score, interval, prevalence, auc, *counts))
+        text = aligned(lines, right={2, 4, 5, 6, 7})
+        return f"{text}\nintervals resample by {table.resampled.iloc[0]}"
+
+    def check_answers(self, answers: pd.DataFrame, root: Path, path: Path) -> None:
+        classes = set(self.competition.classes(root))
+        names = answer_classes(answers, self.competition.id_column)
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            raise InputError(f"{path}: column {unknown[0]!r} is no class of {root}")
+
+    def check_names(self, submission, answers, root, path, name) -> None:
+        """Nothing to do: `read_submission` checks the columns."""
+
+    def fits(self, columns: Iterable[str]) -> bool:
+        """No: which columns are classes is known from the raw data alone."""
+        return False
+
+    def require_one_label(self, verb: str) -> None:
+        raise InputError(
+            f"{verb}: needs one label an image; those of {self.competition.id} have several or none"
+        )
+
+    def folds_text(self, folds: pd.DataFrame, classes: Sequence[str]) -> str:
+        return balance_table(folds, classes)
+
+
+def answer_classes(answers: pd.DataFrame, id_column: str) -> tuple[str, ...]:
+    """Return the columns of answers that are classes, in order: all but the id and `BESIDE`."""
+    return tuple(column for column in answers.columns if column not in (id_column, *BESIDE))
+
+
+def check_scores(
+    submission: pd.DataFrame,
+    classes: Sequence[str],
+    id_column: str,
+    name: str = submissions.SUBMISSION,
+) -> None:
+    """Check that every score is a finite number.
+
+    Raises:
+        InvalidSubmission: names the class and the id of the first that is none.
+    """
+    values = submission[list(classes)].apply(pd.to_numeric, errors="coerce")
+    wrong = np.argwhere(~np.isfinite(values.to_numpy(np.float64)))
+    if len(wrong):
+        row, column = wrong[0]
+        value, first_id = submission[classes[column]].iloc[row], submission[id_column].iloc[row]
+        shown = repr(value) if isinstance(value, str) else str(value)
+        raise InvalidSubmission(
+            f"{name}: {len(wrong)} scores are no finite number, first {classes[column]!r} of "
+            f"{first_id!r}: {shown}"
+        )

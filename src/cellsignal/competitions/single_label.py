@@ -1,0 +1,312 @@
+"""One class an id, scored by accuracy."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.tables import aligned
+from cellsignal.competitions import submissions
+from cellsignal.competitions.targets import Targets, Truth, sum_by_target
+from cellsignal.competitions.task import Runs, Task, resampled_column, slices_of
+from cellsignal.metrics.accuracy import Accuracy, accuracy, clustered_interval
+
+COLUMNS = (
+    *("slice", "name", "correct", "n", "accuracy", "low", "high"),
+    *("cluster_low", "cluster_high"),
+)
+SEED = 0  # of the bootstrap: scoring a file twice prints the same interval
+
+
+class SingleLabel(Task):
+    """One class an id: networks learn by cross-entropy, submissions are scored by accuracy."""
+
+    loss_family = "cross_entropy"
+    monitored = "accuracy"
+    score_column = "accuracy"
+    slices = ("cell_type", "experiment", "plate")
+    pictures = ("outcome",)
+
+    def check_losses(self, stage) -> None:
+        if stage.positive_weight is not None:
+            raise InputError(
+                f"stages.{stage.name}.positive_weight: an image of {self.competition.id} has one "
+                "label; use class_weights"
+            )
+
+    def of_stage(self, stage) -> Task:
+        return self
+
+    def encode_targets(self, samples: pd.DataFrame, classes: int) -> np.ndarray:
+        return samples.label.to_numpy(dtype=np.int64, na_value=-1)
+
+    def batch_labels(self, targets: np.ndarray) -> np.ndarray:
+        return targets
+
+    def balance_groups(self, targets: np.ndarray, classes: int) -> np.ndarray:
+        return targets[:, None] == np.arange(classes)
+
+    def check_targets(self, targets: np.ndarray, validation: np.ndarray, title: str) -> None:
+        if len(np.unique(targets)) < 2:
+            raise InputError(
+                f"{title}: all {len(targets)} training samples are of one class; there is "
+                "nothing to tell apart"
+            )
+
+    def validation_scores(
+        self, logits: np.ndarray, samples: pd.DataFrame, classes: int
+    ) -> tuple[float, float]:
+        from scipy.special import log_softmax
+
+        scores = log_softmax(logits[:, :classes], axis=1)
+        labels = self.encode_targets(samples, classes)
+        _, sums, first = sum_by_target(scores, samples.target_id.to_numpy().astype(str))
+        loss = -scores[np.arange(len(labels)), labels].mean()
+        return float(loss), float((sums.argmax(1) == labels[first]).mean())
+
+    def known_labels(self, samples: pd.DataFrame, classes: int) -> None:
+        return None
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return np.exp(self.scores_of_logits(logits))
+
+    def scores_of_probabilities(self, mean: np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(mean, 1e-30))
+
+    def scores_of_logits(self, mean: np.ndarray) -> np.ndarray:
+        from scipy.special import log_softmax
+
+        return log_softmax(mean, axis=1)
+
+    def truth(self, answers: pd.DataFrame, classes: Sequence[str]) -> Truth:
+        target = self.competition.target_column
+        index = {name: label for label, name in enumerate(self._spelt(classes))}
+        answers = self.competition.comparable(answers, "answers")
+        ids = answers[self.competition.id_column].to_numpy(object)
+        label = answers[target].astype(str).map(index)
+        if label.isna().any():
+            row = int(np.argmax(label.isna()))
+            raise InputError(f"answers: {answers[target].iloc[row]!r} of {ids[row]!r} is no class")
+        return Truth(ids, label.to_numpy(np.int64), ids)
+
+    def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
+        return Truth(targets.target_id, targets.label, targets.target_id)
+
+    def truth_table(self, targets: Targets) -> pd.DataFrame:
+        return pd.DataFrame({"target_id": targets.target_id, "label": targets.label})
+
+    def evaluate(
+        self, scores: np.ndarray, truth: Truth, classes: Sequence[str]
+    ) -> tuple[Accuracy, float]:
+        return accuracy(truth.values, scores.argmax(1)), 1 / scores.shape[1]
+
+    def clustered_score(
+        self, targets: Targets, cluster: np.ndarray, other: Targets | None = None
+    ) -> tuple[float, float, float]:
+        right = (targets.scores.argmax(1) == targets.label).astype(float)
+        score = right.mean()
+        if other is not None:
+            right_other = other.scores.argmax(1) == other.label
+            score -= right_other.mean()
+            right -= right_other
+        return float(score), *clustered_interval(right, cluster, SEED)
+
+    def chance(self, samples: pd.DataFrame, classes: int) -> float:
+        return 1 / classes
+
+    def out_of_fold(self, runs: Runs, samples: pd.DataFrame, fold_group: str) -> pd.DataFrame:
+        """Return the out-of-fold accuracy of runs, by target and by well; a well counts once.
+
+        Returns:
+            Columns run, by, accuracy (`Accuracy`), cluster_low, cluster_high.
+        """
+        rows = []
+        for run, pools in runs.items():
+            for unit, targets in pools.items():
+                ids = {"target": targets.target_id, "well": targets.well_id}[unit]
+                _, first = np.unique(ids, return_index=True)
+                correct = (targets.scores.argmax(1) == targets.label)[first]
+                cluster = samples[fold_group].loc[targets.target_id].to_numpy()[first]
+                figure = Accuracy.of(int(correct.sum()), len(correct))
+                rows.append((run, unit, figure, *clustered_interval(correct, cluster, SEED)))
+        return pd.DataFrame(rows, columns=["run", "by", "accuracy", "cluster_low", "cluster_high"])
+
+    def out_of_fold_text(
+        self, runs: Runs, samples: pd.DataFrame, fold_group: str, classes: Sequence[str]
+    ) -> str:
+        table = self.out_of_fold(runs, samples, fold_group)
+        lines = [("run", "by", "accuracy", "95 % interval", "over groups", "right")]
+        for row in table.itertuples():
+            figure = row.accuracy
+            interval = f"{figure.low:.3f} .. {figure.high:.3f}"
+            clustered = f"{row.cluster_low:.3f} .. {row.cluster_high:.3f}"
+            right = f"{figure.correct}/{figure.total}"
+            lines.append((row.run, row.by, f"{figure.value:.4f}", interval, clustered, right))
+        seeds = table[table.run.str.contains("/seed")]
+        for unit, rows in seeds.groupby("by", sort=True):
+            values = [figure.value for figure in rows.accuracy]
+            if len(values) > 1:
+                deviation = f"SD {np.std(values, ddof=1):.4f}"
+                mean = f"{np.mean(values):.4f}"
+                lines.append((f"mean of {len(values)} runs", unit, mean, deviation, "", ""))
+        return aligned(lines, right={2, 5})
+
+    def format_predictions(
+        self, target_ids: Iterable[str], scores: np.ndarray, root: Path
+    ) -> pd.DataFrame:
+        return self.format_labels(target_ids, scores.argmax(1), root)
+
+    def format_labels(
+        self, target_ids: Iterable[str], labels: Iterable[int], root: Path
+    ) -> pd.DataFrame:
+        """Write predicted labels as a submission, in the sample submission's order.
+
+        Raises:
+            InvalidSubmission: an id of the sample submission has no prediction, or the reverse.
+        """
+        names = np.asarray(self.competition.classes(root), dtype=object)
+        columns = {
+            self.competition.id_column: list(target_ids),
+            self.competition.target_column: names[np.asarray(list(labels), dtype=int)],
+        }
+        sample = self.competition.sample_submission(root)
+        return submissions.in_sample_order(
+            pd.DataFrame(columns), sample, self.competition.id_column
+        )
+
+    def read_submission(self, path: Path | str, answers: pd.DataFrame) -> pd.DataFrame:
+        """Read ids as text, and targets as int64 where they are whole numbers, else as text."""
+        ids, column = self.competition.id_column, self.competition.target_column
+        frame = submissions.read_rows(Path(path), ids, [column])
+        submissions.refuse_empty_cells(Path(path), frame, column)
+        target = frame[column]
+        whole = target.str.fullmatch(r"[+-]?\d{1,18}")
+        numeric = pd.to_numeric(target, errors="coerce").notna()
+        if whole.all():
+            frame[column] = target.astype("int64")
+        elif whole.any() or numeric.any():
+            line = int((~whole).idxmax())
+            raise InvalidSubmission(
+                f"{path}: {target[line]!r} in line {line} is not a whole number, as {column} must "
+                "be"
+            )
+        return frame.reset_index(drop=True)
+
+    def check_submission(
+        self, submission: pd.DataFrame, sample: pd.DataFrame, classes: Sequence[str]
+    ) -> None:
+        ids, target = self.competition.id_column, self.competition.target_column
+        submissions.check_columns(submission.columns, ids, [target])
+        submissions.check_submission_ids(submission, sample, ids)
+        submissions.check_order(submission, sample, ids)
+        self.check_values(submission, sample, classes)
+
+    def check_values(
+        self, submission: pd.DataFrame, sample: pd.DataFrame, classes: Sequence[str]
+    ) -> None:
+        """Refuse targets that are no class."""
+        submissions.check_submission_targets(
+            submission, classes, self.competition.id_column, self.competition.target_column
+        )
+
+    def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
+        return float(self._correct(submission, answers, submissions.SUBMISSION).mean())
+
+    def _correct(self, submission: pd.DataFrame, answers: pd.DataFrame, name: str) -> np.ndarray:
+        """Return whether each answered id is right, (N,) bool."""
+        ids, target = self.competition.id_column, self.competition.target_column
+        submission = self.competition.comparable(submission, name)
+        answers = self.competition.comparable(answers, "answers")
+        submissions.require_columns(submission.columns, ids, [target], name)
+        submissions.check_submission_ids(submission, answers, ids, name)
+        missing = submission[target].isna()
+        if missing.any():
+            first = submission[ids][missing].iloc[0]
+            raise InvalidSubmission(
+                f"{name}: {missing.sum()} targets are missing, first that of {first!r}"
+            )
+        if answers.empty or answers[target].isna().any():
+            number = int(answers[target].isna().sum())
+            raise InputError(
+                f"answers: {number} targets are missing" if number else "answers: there are none"
+            )
+        predicted = submission.set_index(ids)[target].loc[answers[ids]].astype(str).to_numpy()
+        return predicted == answers[target].astype(str).to_numpy()
+
+    def score_table(
+        self, submission: pd.DataFrame, answers: pd.DataFrame, name: str = submissions.SUBMISSION
+    ) -> pd.DataFrame:
+        """Accuracy overall, by leaderboard, cell type, experiment and plate.
+
+        `low` and `high` are the 95 % Wilson interval, ids taken as independent. `cluster_low` and
+        `cluster_high` resample the first fold group that the answers have, else experiments; NaN
+        where a slice has one of them alone.
+
+        Returns:
+            Columns `COLUMNS`; a plate is named experiment/plate.
+        """
+        correct = self._correct(submission, answers, name)
+        resampled = resampled_column(self.competition, answers)
+        cluster = answers[resampled].to_numpy()
+        if {"experiment", "plate"} <= set(answers.columns):
+            plate = answers.experiment.astype(str) + "/" + answers.plate.astype(str)
+            answers = answers.assign(plate=plate)
+        else:
+            answers = answers.drop(columns="plate", errors="ignore")
+        rows = []
+        for kind, slice_name, inside in slices_of(answers, self.slices):
+            figure = Accuracy.of(int(correct[inside].sum()), int(inside.sum()))
+            clustered = (np.nan, np.nan)
+            if resampled != self.competition.id_column:
+                clustered = clustered_interval(correct[inside], cluster[inside], SEED)
+            numbers = (figure.correct, figure.total, figure.value, figure.low, figure.high)
+            rows.append((kind, slice_name, *numbers, *clustered))
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def table_text(self, table: pd.DataFrame) -> str:
+        lines = [("slice", "name", "accuracy", "95 % interval", "right")]
+        for row in table.to_dict("records"):
+            interval = f"{row['low']:.4f} .. {row['high']:.4f}"
+            right = f"{row['correct']}/{row['n']}"
+            lines.append((row["slice"], row["name"], f"{row['accuracy']:.4f}", interval, right))
+        return aligned(lines, right={2, 4})
+
+    def check_answers(self, answers: pd.DataFrame, root: Path, path: Path) -> None:
+        ids, target = self.competition.id_column, self.competition.target_column
+        known = self._spelt(self.competition.classes(root))
+        spelt = self.competition.comparable(answers, "answers")[target].astype(str)
+        unknown = answers[~spelt.isin(known)]
+        if len(unknown):
+            first = unknown.iloc[0]
+            raise InputError(
+                f"{path}: {len(unknown)} targets are no class of {root}, first "
+                f"{str(first[target])!r} of {first[ids]!r}"
+            )
+
+    def check_names(
+        self, submission: pd.DataFrame, answers: pd.DataFrame, root: Path | None, path: Path, name
+    ) -> None:
+        ids, target = self.competition.id_column, self.competition.target_column
+        answered = answers[target].astype(str).unique()
+        known = self._spelt(answered if root is None else self.competition.classes(root))
+        submission = self.competition.comparable(submission, name)
+        unknown = submission[~submission[target].astype(str).isin(known)]
+        if root is None and len(unknown):
+            first = unknown.iloc[0]
+            raise InvalidSubmission(
+                f"{name}: {len(unknown)} targets are in no row of {path}, first "
+                f"{first[ids]!r}: {str(first[target])!r}; with --root the raw data tell which "
+                "classes there are"
+            )
+        submissions.check_submission_targets(submission, known, ids, target, name)
+
+    def require_one_label(self, verb: str) -> None:
+        """Allow the verb."""
+
+    def _spelt(self, classes: Sequence[str]) -> list[str]:
+        """Return class names as `comparable` spells them."""
+        target = self.competition.target_column
+        names = pd.DataFrame({self.competition.id_column: classes, target: classes})
+        return self.competition.comparable(names, "classes")[target].astype(str).tolist()

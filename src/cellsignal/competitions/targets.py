@@ -1,0 +1,78 @@
+"""Merged predictions and their truth, one row a target: what a task scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Merged predictions, one row a target, sorted by `target_id`.
+
+    Attributes:
+        target_id, well_id, experiment, plate, cell_type: (T,) text.
+        label: (T,) int, -1 where unknown.
+        scores: (T, K) float32 log-probabilities; logits where several classes may be true.
+        labels: (T, K) float32, NaN where unknown, where several classes may be true; else None.
+    """
+
+    target_id: np.ndarray
+    well_id: np.ndarray
+    experiment: np.ndarray
+    plate: np.ndarray
+    cell_type: np.ndarray
+    label: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is true of each target.
+
+    Attributes:
+        target_id: (M,) text, each once.
+        values: (M,) int labels; (M, K) of 1, 0 and NaN where several classes may be true.
+        cluster: (M,) what the bootstrap resamples as a whole, such as the compound.
+    """
+
+    target_id: np.ndarray
+    values: np.ndarray
+    cluster: np.ndarray
+
+    def of(self, target_id: Sequence[str]) -> "Truth":
+        """Return the rows of some targets, in their order.
+
+        Raises:
+            InputError: the truth of a target is not known.
+        """
+        rows = pd.Index(self.target_id).get_indexer(target_id)
+        if (rows < 0).any():
+            first = target_id[int(np.argmax(rows < 0))]
+            raise InputError(
+                f"answers: {int((rows < 0).sum())} of {len(rows)} targets are not answered, first "
+                f"{first!r}; give answers of the whole test set"
+            )
+        return Truth(self.target_id[rows], self.values[rows], self.cluster[rows])
+
+
+def sum_by_target(
+    scores: np.ndarray, target_id: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sum the scores of samples over the samples of a target.
+
+    Args:
+        scores: (n, K), one row a sample.
+        target_id: (n,) text.
+
+    Returns:
+        The T target ids, sorted; (T, K) sums; (T,) the first sample of each.
+    """
+    targets, first, inverse = np.unique(target_id, return_index=True, return_inverse=True)
+    sums = np.zeros((len(targets), scores.shape[1]))
+    np.add.at(sums, inverse, scores)
+    return targets, sums, first
