@@ -1,5 +1,4 @@
-"""How bright real plates are and how far they differ: a hierarchical log-normal model, fitted once
-and kept as numbers.
+"""How bright real plates are and how far they differ: a hierarchical log-normal model.
 
 The source is a table of the pixel mean and SD of each of 51 experiments x 4 plates x 6 channels of
 RxRx1. Of it only the fit below is kept. To refit: `python -m cellsignal.simulation.calibration
@@ -55,11 +54,8 @@ def fit_plate_effects(path: Path | str) -> PlateModel:
         raise InputError(f"{path}: some plate lacks one of the six channels")
     experiments = plates.groupby("experiment").mean()
     cell_type = experiments.index.str.split("-").str[0].to_numpy()
-    residual = (
-        (plates - plates.groupby("experiment").transform("mean"))
-        .to_numpy()
-        .reshape(len(experiments), -1, 12)
-    )
+    residual = (plates - plates.groupby("experiment").transform("mean")).to_numpy()
+    residual = residual.reshape(len(experiments), -1, 12)
     n_plates = residual.shape[1]
     centre, experiment_sd, plate_sd, away = [], [], [], []
     for name in CELL_TYPE_NAMES:
@@ -71,9 +67,8 @@ def fit_plate_effects(path: Path | str) -> PlateModel:
         plate_sd.append(np.sqrt(within))
         experiment_sd.append(np.sqrt(np.maximum(between, 0.01 * within)))
         away.append((values - values.mean(0)) / values.std(0, ddof=1))
-    scaled = (
-        residual / np.array(plate_sd)[[CELL_TYPE_NAMES.index(name) for name in cell_type], None]
-    )
+    row = [CELL_TYPE_NAMES.index(name) for name in cell_type]
+    scaled = residual / np.array(plate_sd)[row, None]
     return PlateModel(
         np.array(centre),
         np.array(experiment_sd),
@@ -84,21 +79,18 @@ def fit_plate_effects(path: Path | str) -> PlateModel:
 
 
 def _rows(text: str) -> np.ndarray:
-    return np.array(
-        [[float(value) for value in line.split()] for line in text.strip().splitlines()]
-    )
+    return np.loadtxt(text.splitlines(), ndmin=2)
 
 
 def _correlation(text: str) -> np.ndarray:
-    """A correlation matrix from the entries below its diagonal, in hundredths."""
+    """Return a correlation matrix from the entries below its diagonal, in hundredths."""
     matrix = np.zeros((12, 12))
     matrix[np.tril_indices(12, -1)] = [int(value) / 100 for value in text.split()]
     return matrix + matrix.T + np.eye(12)
 
 
 # Columns: log mean of w1..w6, log contrast of w1..w6. Rows: HEPG2, HUVEC, RPE, U2OS. Correlations:
-# below the diagonal, in
-# hundredths.
+# below the diagonal, in hundredths.
 _CENTRE = """
 1.959 2.688 2.362 2.404 1.966 2.235 0.274 -0.226 -0.497 -0.286 -0.213 -0.495
 1.426 2.725 1.945 2.098 0.986 1.813 0.189 -0.178 -0.659 -0.196 0.061 -0.678
@@ -164,9 +156,8 @@ def draw_experiment(
     row = CELL_TYPE_NAMES.index(cell_type)
     experiment = _normal(model.experiment_correlation, rng, 1) * model.experiment_sd[row]
     plate = _normal(model.plate_correlation, rng, plates) * model.plate_sd[row]
-    mean, contrast = (
-        np.exp(model.centre[row] + experiment + plate).reshape(plates, 2, 6).swapaxes(0, 1)
-    )
+    values = np.exp(model.centre[row] + experiment + plate).reshape(plates, 2, 6)
+    mean, contrast = values.swapaxes(0, 1)
     return np.stack([np.clip(mean, 1.0, 80.0), np.clip(mean * contrast, 0.7, 60.0)], axis=1)
 
 
@@ -176,24 +167,16 @@ def _normal(correlation: np.ndarray, rng: np.random.Generator, n: int) -> np.nda
 
 
 def constants(model: PlateModel) -> str:
-    """The fit as the text of the constants in this module."""
-    lines = []
-    for name, array in (
-        ("_CENTRE", model.centre),
-        ("_EXPERIMENT_SD", model.experiment_sd),
-        ("_PLATE_SD", model.plate_sd),
-    ):
-        rows = "\n".join(" ".join(f"{value:.3f}" for value in row) for row in array)
-        lines.append(f'{name} = """\n{rows}\n"""')
-    for name, array in (
-        ("_EXPERIMENT_CORRELATION", model.experiment_correlation),
-        ("_PLATE_CORRELATION", model.plate_correlation),
-    ):
-        rows = "\n".join(
-            " ".join(f"{round(100 * value):d}" for value in array[i, :i]) for i in range(1, 12)
-        )
-        lines.append(f'{name} = """\n{rows}\n"""')
-    return "\n".join(lines)
+    """Return the fit as the text of the constants in this module."""
+    blocks = []
+    for name in ("centre", "experiment_sd", "plate_sd"):
+        rows = [" ".join(f"{value:.3f}" for value in row) for row in getattr(model, name)]
+        blocks.append((name, rows))
+    for name in ("experiment_correlation", "plate_correlation"):
+        hundredths = np.rint(100 * getattr(model, name)).astype(int)
+        rows = [" ".join(map(str, hundredths[i, :i])) for i in range(1, 12)]
+        blocks.append((name, rows))
+    return "\n".join("\n".join([f'_{name.upper()} = """', *rows, '"""']) for name, rows in blocks)
 
 
 if __name__ == "__main__":

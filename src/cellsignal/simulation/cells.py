@@ -1,5 +1,4 @@
-"""Drawing one field of stained cells, at any image size, with a few array operations over the whole
-picture.
+"""Draw one field of stained cells, at any image size, with array operations on the whole picture.
 
 No cell is drawn by itself. A distance transform from short nuclear axes gives every pixel its cell
 and its distance from that cell's axis; each stain is then a smooth function of the pixel's place in
@@ -49,125 +48,46 @@ class Look:
     haze: float  # light of cells above and below the focal plane
 
 
-_EVEN_STAIN = {f"stain_{name}": 1.0 for name in STAINS}
+# set by eye against untreated wells of the real cell types; all stains are 1
+_LOOKS = """
+               HEPG2  HUVEC    RPE   U2OS   MCF7
+density          620    150    120     80    190
+clumping        0.55    0.3   0.45    0.4   0.85
+nucleus          8.6   11.5     12     16    9.5
+elongation      1.15    1.4   1.55   1.25   1.25
+reach             13     27     34     42     21
+rounded         0.03   0.03   0.02   0.03   0.02
+binucleate      0.02   0.03   0.03   0.04   0.02
+chromatin       0.22   0.25    0.2   0.15   0.15
+er_extent         14      7     14     17     16
+er_texture       0.3   0.35   0.45    0.5   0.35
+fibre           0.15   0.75    1.1    0.6    0.2
+cortex           0.7    0.6   0.35    0.5    1.2
+nucleoli         0.5   0.45    0.5    0.9    0.5
+mito_extent        9      8     11     17     11
+mito_texture     0.8    0.7    0.5      1    0.7
+golgi_size         3    4.5      5    6.5      4
+golgi_offset       1    1.3    1.3   1.25    1.2
+alignment        0.2    0.6   0.85    0.3    0.2
+haze             0.6    0.2   0.35   0.25   0.12
+"""
 
-# Densities, sizes and textures were set by eye against untreated wells of the real cell types.
-CELL_TYPES: dict[str, Look] = {
-    "HEPG2": Look(
-        density=620,
-        clumping=0.55,
-        nucleus=8.6,
-        elongation=1.15,
-        reach=13,
-        rounded=0.03,
-        binucleate=0.02,
-        chromatin=0.22,
-        er_extent=14,
-        er_texture=0.3,
-        fibre=0.15,
-        cortex=0.7,
-        nucleoli=0.5,
-        mito_extent=9,
-        mito_texture=0.8,
-        golgi_size=3.0,
-        golgi_offset=1.0,
-        alignment=0.2,
-        haze=0.6,
-        **_EVEN_STAIN,
-    ),
-    "HUVEC": Look(
-        density=150,
-        clumping=0.3,
-        nucleus=11.5,
-        elongation=1.4,
-        reach=27,
-        rounded=0.03,
-        binucleate=0.03,
-        chromatin=0.25,
-        er_extent=7,
-        er_texture=0.35,
-        fibre=0.75,
-        cortex=0.6,
-        nucleoli=0.45,
-        mito_extent=8,
-        mito_texture=0.7,
-        golgi_size=4.5,
-        golgi_offset=1.3,
-        alignment=0.6,
-        haze=0.2,
-        **_EVEN_STAIN,
-    ),
-    "RPE": Look(
-        density=120,
-        clumping=0.45,
-        nucleus=12.0,
-        elongation=1.55,
-        reach=34,
-        rounded=0.02,
-        binucleate=0.03,
-        chromatin=0.2,
-        er_extent=14,
-        er_texture=0.45,
-        fibre=1.1,
-        cortex=0.35,
-        nucleoli=0.5,
-        mito_extent=11,
-        mito_texture=0.5,
-        golgi_size=5.0,
-        golgi_offset=1.3,
-        alignment=0.85,
-        haze=0.35,
-        **_EVEN_STAIN,
-    ),
-    "U2OS": Look(
-        density=80,
-        clumping=0.4,
-        nucleus=16.0,
-        elongation=1.25,
-        reach=42,
-        rounded=0.03,
-        binucleate=0.04,
-        chromatin=0.15,
-        er_extent=17,
-        er_texture=0.5,
-        fibre=0.6,
-        cortex=0.5,
-        nucleoli=0.9,
-        mito_extent=17,
-        mito_texture=1.0,
-        golgi_size=6.5,
-        golgi_offset=1.25,
-        alignment=0.3,
-        haze=0.25,
-        **_EVEN_STAIN,
-    ),
-    "MCF7": Look(
-        density=190,
-        clumping=0.85,
-        nucleus=9.5,
-        elongation=1.25,
-        reach=21,
-        rounded=0.02,
-        binucleate=0.02,
-        chromatin=0.15,
-        er_extent=16,
-        er_texture=0.35,
-        fibre=0.2,
-        cortex=1.2,
-        nucleoli=0.5,
-        mito_extent=11,
-        mito_texture=0.7,
-        golgi_size=4.0,
-        golgi_offset=1.2,
-        alignment=0.2,
-        haze=0.12,
-        **_EVEN_STAIN,
-    ),
-}
+
+def _read_looks(table: str) -> dict[str, Look]:
+    header, *lines = table.strip().splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    stains = {f"stain_{name}": 1.0 for name in STAINS}
+    return {
+        cell_type: Look(**{name: float(row[number]) for name, row in rows.items()}, **stains)
+        for number, cell_type in enumerate(header.split())
+    }
+
+
+CELL_TYPES: dict[str, Look] = _read_looks(_LOOKS)
 
 
 def pixel_size(size: int) -> float:
-    """Width of one pixel of a `size` x `size` image, in pixels of the 512-pixel field.
+    """Return the width of a pixel of a `size` x `size` image, in pixels of the 512-pixel field.
 
     Small images show a part of the field (a quarter of it at 64 pixels), so that nuclei stay about
     six pixels wide.
@@ -176,9 +96,7 @@ def pixel_size(size: int) -> float:
 
 
 def draw_field(look: Look, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One field of cells, before any optics: (size, size, 6) float32, >= 0, stains in the order of
-    `STAINS`.
-    """
+    """Draw one field of cells, before any optics: (size, size, 6) float32, >= 0, as `STAINS`."""
     pixel = pixel_size(size)
     margin = math.ceil(_MARGIN / pixel)
     cells = _cells(look, (size + 2 * margin) * pixel, rng)
@@ -201,22 +119,13 @@ _LENGTHS = [_X, _Y, _LONG, _SHORT, _REACH, _GOLGI_U, _GOLGI_V]
 
 
 def _cells(look: Look, width: float, rng: np.random.Generator) -> np.ndarray:
-    """Cells of a square of `width`: (13, n) float32, n >= 1, lengths in pixels of the 512-pixel
-    field.
-    """
+    """Draw the cells of a square: (13, n) float32, n >= 1, lengths in pixels of the 512 field."""
     x, y = _places(look, width, rng)
     n = len(x)
-    wave = rng.normal(size=(3, 2)) / 180.0
-    swirl = np.sin(np.outer(x, wave[:, 0]) + np.outer(y, wave[:, 1]) + rng.uniform(0, 6.3, 3)).sum(
-        1
-    )
+    swirl = _waves(x, y, 3, 180.0, rng)
     share = min(look.alignment, 1.0)
-    angle = (
-        rng.uniform(0, math.pi)
-        + 0.8 * share * swirl
-        + (1 - share) * rng.uniform(-1.6, 1.6, n)
-        + 0.15 * rng.normal(size=n)
-    )
+    angle = rng.uniform(0, math.pi) + 0.8 * share * swirl
+    angle = angle + (1 - share) * rng.uniform(-1.6, 1.6, n) + 0.15 * rng.normal(size=n)
     noise = rng.normal(size=(6, n))
     round_ = rng.random(n) < min(look.rounded, 0.8)
     radius = look.nucleus * np.exp(0.14 * noise[0]) * np.where(round_, 0.72, 1.0)
@@ -244,28 +153,31 @@ def _cells(look: Look, width: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _places(look: Look, width: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the cells: a jittered grid, emptied where a slow random field says so."""
+    """Draw the centres of the cells: a jittered grid, emptied where a slow random field is low."""
     wanted = max(1, rng.poisson(look.density * (width / 512.0) ** 2))
     filled = 1 - 0.45 * min(look.clumping, 1.0)
     side = math.ceil(math.sqrt(wanted / filled))
-    at = (np.arange(side) + 0.5) / side
-    x, y = np.tile(at, side), np.repeat(at, side)
+    centres = (np.arange(side) + 0.5) / side
+    x, y = np.tile(centres, side), np.repeat(centres, side)
     x, y = ((axis + rng.uniform(-0.48, 0.48, side * side) / side) * width for axis in (x, y))
-    wave = rng.normal(size=(6, 2)) / 70.0
-    hills = np.sin(np.outer(x, wave[:, 0]) + np.outer(y, wave[:, 1]) + rng.uniform(0, 6.3, 6)).sum(
-        1
-    )
+    hills = _waves(x, y, 6, 70.0, rng)
     share = min(look.clumping, 1.0)
-    order = np.argsort(
-        -(share * hills + (1.05 - share) * 2 * rng.normal(size=side * side)), kind="stable"
-    )[:wanted]
-    return x[order], y[order]
+    height = share * hills + (1.05 - share) * 2 * rng.normal(size=side * side)
+    highest = np.argsort(-height, kind="stable")[:wanted]
+    return x[highest], y[highest]
+
+
+def _waves(
+    x: np.ndarray, y: np.ndarray, count: int, length: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the sum of random sine waves at each place: a slow random field."""
+    wave = rng.normal(size=(count, 2)) / length
+    phase = rng.uniform(0, 6.3, count)
+    return np.sin(np.outer(x, wave[:, 0]) + np.outer(y, wave[:, 1]) + phase).sum(1)
 
 
 def _territories(cells: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest cell of every pixel, (size, size) int32, and the distance to its nuclear axis,
-    float32, in image pixels.
-    """
+    """Return every pixel's nearest cell, int32, and the pixels to its nuclear axis, float32."""
     half = (cells[_LONG] - cells[_SHORT]) * np.linspace(-1, 1, 7, dtype=np.float32)[:, None]
     column = np.clip(np.rint(cells[_X] + half * cells[_COS] - 0.5), 0, size - 1).astype(np.intp)
     row = np.clip(np.rint(cells[_Y] + half * cells[_SIN] - 0.5), 0, size - 1).astype(np.intp)
@@ -288,13 +200,12 @@ def _stain(
     pixel: float,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """The six stains of a field whose pixels know their cells: (H, W, 6) float32."""
+    """Return the six stains of a field whose pixels know their cells: (H, W, 6) float32."""
     size = cell.shape[0]
-    at = np.arange(margin, margin + size, dtype=np.float32) + 0.5
-    x, y, cos, sin, long, short, reach, bright, phase, golgi_u, golgi_v, round_, actin = cells[
-        :, cell
-    ]
-    x, y = at[None, :] - x, at[:, None] - y
+    centres = np.arange(margin, margin + size, dtype=np.float32) + 0.5
+    of_pixel = cells[:, cell]
+    x, y, cos, sin, long, short, reach, bright, phase, golgi_u, golgi_v, round_, actin = of_pixel
+    x, y = centres[None, :] - x, centres[:, None] - y
     u, v = x * cos + y * sin, y * cos - x * sin
     fine, middle, grain = _noise(size, (1.6 / pixel, 7.0 / pixel, 3.5 / pixel), rng)
     rho = np.sqrt((u / long) ** 2 + (v / short) ** 2)
@@ -308,71 +219,59 @@ def _stain(
 
     field = np.empty((size, size, 6), np.float32)
     field[..., 0] = nucleus * (1.15 - 0.3 * rho) * (1 + look.chromatin * fine) + 0.04 * body
-    er = np.maximum(1 + look.er_texture * (0.55 * grain + 0.6 * fine), 0.1) * (
-        0.2 + decay(look.er_extent)
-    )
+    er = np.maximum(1 + look.er_texture * (0.55 * grain + 0.6 * fine), 0.1)
+    er = er * (0.2 + decay(look.er_extent))
     field[..., 1] = er * (cytoplasm + 0.35 * nucleus)
-    waves = [
-        np.sin(v * np.float32(2 * math.pi / max(w / pixel, 2.6)) + s * phase + 1.5 * middle)
-        for w, s in ((8.5, 1), (14.0, 3))
-    ]
-    threads = np.maximum(waves[0] + 0.7 * waves[1], 0) * np.maximum(0.6 + 0.8 * middle, 0)
+    threads = _threads(v, phase, middle, pixel)
     fibres = look.fibre * (0.35 + threads * actin) * (1 - round_)
     field[..., 2] = body * np.maximum(0.3 + 0.1 * grain + fibres, 0.05) + look.cortex * rim * actin
     spots = sum(_blob(u - s * 0.38 * long, v + s * 0.2 * short, 2.6 / pixel) for s in (-1, 1))
-    field[..., 3] = (
-        0.3 * field[..., 1]
-        + cytoplasm * (0.2 + 0.5 * decay(16))
-        + nucleus * (0.4 + look.nucleoli * spots)
-    )
+    nucleoli = nucleus * (0.4 + look.nucleoli * spots)
+    field[..., 3] = 0.3 * field[..., 1] + cytoplasm * (0.2 + 0.5 * decay(16)) + nucleoli
     network = np.maximum(1 + look.mito_texture * (0.8 * fine + 0.45 * grain), 0.05)
     field[..., 4] = cytoplasm * network * (0.06 + decay(look.mito_extent)) + 0.08 * nucleus
-    blob = (
-        _blob(u - golgi_u, v - golgi_v, look.golgi_size / pixel)
-        * 9.0
-        * np.float32(4.5 / look.golgi_size)
-    )
-    field[..., 5] = (
-        body * (0.3 + 0.2 * blob * np.maximum(1 + 0.4 * fine, 0))
-        + 0.35 * nucleus
-        + 0.25 * field[..., 2]
-    )
-    stains = [getattr(look, f"stain_{name}") for name in STAINS]
+    blob = _blob(u - golgi_u, v - golgi_v, look.golgi_size / pixel)
+    blob = blob * 9.0 * np.float32(4.5 / look.golgi_size)
+    golgi = body * (0.3 + 0.2 * blob * np.maximum(1 + 0.4 * fine, 0))
+    field[..., 5] = golgi + 0.35 * nucleus + 0.25 * field[..., 2]
     if pixel < 2:
         bright = _blur(bright, 2.5 / pixel)
-    field *= bright[..., None] * np.array(stains, np.float32)
+    stains = np.array([getattr(look, f"stain_{name}") for name in STAINS], np.float32)
+    field *= bright[..., None] * stains
     return np.maximum(field, 0, out=field)
+
+
+def _threads(v: np.ndarray, phase: np.ndarray, middle: np.ndarray, pixel: float) -> np.ndarray:
+    """Return the actin threads along each cell's long axis, of two widths."""
+    wide, narrow = [
+        np.sin(v * np.float32(2 * math.pi / max(width / pixel, 2.6)) + turns * phase + 1.5 * middle)
+        for width, turns in ((8.5, 1), (14.0, 3))
+    ]
+    return np.maximum(wide + 0.7 * narrow, 0) * np.maximum(0.6 + 0.8 * middle, 0)
 
 
 def _body(
     cell: np.ndarray, distance: np.ndarray, reach: np.ndarray, pixel: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where cytoplasm is (0..1, soft), and where its border is (0..1): towards neighbours and
-    towards empty ground.
-    """
+    """Return where cytoplasm is (0..1, soft), and where its border is (0..1)."""
     inside = reach - distance
     body = np.clip(inside / max(1.0, 6.0 / pixel) + 0.5, 0, 1)
     number = cell.astype(np.float32)
     touching = (cv2.dilate(number, None) != cv2.erode(number, None)).astype(np.float32)
     touching = _blur(touching, max(0.6, 1.6 / pixel)) * min(1.0, pixel / 2)
     width = max(0.8, 3.0 / pixel)
-    return body, np.maximum(
-        np.exp(-((inside / width) ** 2)), body * touching * max(1.0, 2.0 / pixel)
-    )
+    rim = np.exp(-((inside / width) ** 2))
+    return body, np.maximum(rim, body * touching * max(1.0, 2.0 / pixel))
 
 
 def _blob(u: np.ndarray, v: np.ndarray, width: float) -> np.ndarray:
-    """A round spot; where it would be smaller than a pixel it keeps its light and is spread over
-    the pixel.
-    """
+    """Return a round spot; one smaller than a pixel is spread over it and keeps its light."""
     drawn = max(width, 0.55)
     return np.exp((u * u + v * v) * np.float32(-0.5 / drawn**2)) * np.float32((width / drawn) ** 2)
 
 
 def _noise(size: int, widths: tuple[float, ...], rng: np.random.Generator) -> list[np.ndarray]:
-    """Gaussian textures of unit variance, one for each width in image pixels: (size, size) float32
-    each.
-    """
+    """Draw a Gaussian texture of unit variance for each width in pixels, (size, size) float32."""
     fields = []
     for width in widths:
         noise = rng.standard_normal((size, size), dtype=np.float32)
@@ -384,20 +283,15 @@ def _noise(size: int, widths: tuple[float, ...], rng: np.random.Generator) -> li
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur; wide ones are done on a reduced image, where they cost little and look the
-    same.
-    """
+    """Blur an image; wide blurs are done on a reduced image, where they cost little."""
     step = int(min(8, sigma // 3, image.shape[0] // 16))
     if step <= 1:
         return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
     if image.ndim == 3 and image.shape[2] > 4:  # OpenCV resizes four channels at most
-        half = image.shape[2] // 2
-        return np.concatenate(
-            [_blur(image[..., :half], sigma), _blur(image[..., half:], sigma)], axis=2
-        )
+        halves = np.array_split(image, [image.shape[2] // 2], axis=2)
+        return np.concatenate([_blur(half, sigma) for half in halves], axis=2)
     height, width = image.shape[:2]
-    small = cv2.resize(
-        image, (math.ceil(width / step), math.ceil(height / step)), interpolation=cv2.INTER_AREA
-    )
+    reduced = (math.ceil(width / step), math.ceil(height / step))
+    small = cv2.resize(image, reduced, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma / step, borderType=cv2.BORDER_REFLECT)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -1,6 +1,4 @@
-"""Where simulated files go: a folder nobody else uses, bytes that depend on the seed alone, plates
-drawn in parallel.
-"""
+"""Write simulated files: a folder of their own, bytes that depend on the seed alone, in parallel."""
 
 import difflib
 import functools
@@ -23,31 +21,25 @@ MARKER = "simulation.json"
 
 
 def generator(seed: int, *key: Any) -> np.random.Generator:
-    """The random generator of one thing (a class, a plate, a site), independent of all others and
-    of the order of drawing.
+    """Return the random generator of one thing (a class, a plate, a site).
+
+    It is independent of all others and of the order of drawing.
     """
     words = hashlib.sha256("/".join(str(part) for part in (seed, *key)).encode()).digest()
     return np.random.Generator(np.random.SFC64(np.frombuffer(words, np.uint32)))
 
 
 def claim_folder(out: Path, answers: Path, settings: dict[str, Any]) -> None:
-    """Make `out` ours: new, empty, or holding the same simulation, which is then written again.
+    """Mark `out` as the folder of a simulation: new, empty, or holding the same simulation.
 
     Raises:
-        InputError: `out` holds anything else, or `answers` is a file that does not belong to this
-        simulation.
+        InputError: `out` holds anything else, or `answers` is a file of something else.
     """
     marker = out / MARKER
-    ours = False
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, not a folder to simulate into")
     if marker.is_file():
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        ours = found == json.loads(json.dumps(settings))
-        if not ours:
+        if _read_settings(marker) != json.loads(json.dumps(settings)):
             raise InputError(
                 f"{out}: holds another simulation (see its {MARKER}); choose a new folder or "
                 "remove it first"
@@ -56,7 +48,7 @@ def claim_folder(out: Path, answers: Path, settings: dict[str, Any]) -> None:
         raise InputError(
             f"{out}: is not empty and holds no simulation; choose a new folder, nothing was written"
         )
-    if answers.exists() and not ours:
+    elif answers.exists():
         raise InputError(
             f"{answers}: exists already, and would be overwritten by this simulation's answers; "
             "move it first"
@@ -64,28 +56,29 @@ def claim_folder(out: Path, answers: Path, settings: dict[str, Any]) -> None:
     write_json(marker, settings)
 
 
-def simulator(simulate: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a simulator so that a parameter it does not have is refused with the names of those
-    it has.
+def _read_settings(marker: Path) -> Any:
+    try:
+        return json.loads(marker.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
-    Its parameters are the keyword arguments whose default is a whole number.
+
+def simulator(simulate: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a simulator: parameters that it does not have are refused by name.
+
+    The message lists the keyword arguments whose default is a whole number; others are passed by
+    code alone.
     """
-    parameters = inspect.signature(simulate).parameters.values()
-    keywords = [
-        parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    ]
-    known = [parameter.name for parameter in keywords if isinstance(parameter.default, int)]
-    passed_by_code = {parameter.name for parameter in keywords} - set(known)
+    defaults = inspect.getfullargspec(simulate).kwonlydefaults or {}
+    known = [name for name, default in defaults.items() if isinstance(default, int)]
+    accepted = inspect.getfullargspec(simulate).kwonlyargs
 
     @functools.wraps(simulate)
     def checked(out: Path | str, seed: int = 0, **given: Any) -> None:
-        for name in given:
-            if name not in known and name not in passed_by_code:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise InputError(
-                    f"simulate: no parameter {name!r}; {hint}There are {', '.join(known)}"
-                )
+        for name in set(given) - set(accepted):
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(f"simulate: no parameter {name!r}; {hint}There are {', '.join(known)}")
         simulate(out, seed, **given)
 
     return checked
@@ -122,8 +115,10 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def run_jobs(draw: Callable[[Any], int], jobs: Iterable[Any], total: int, workers: int) -> None:
-    """Draw every job (a plate), in `workers` processes if more than one; `draw` says how many of
-    the `total` sites it drew.
+    """Draw every job (a plate), in `workers` processes if more than one.
+
+    Args:
+        draw: draws one job and returns how many of the `total` sites that were.
     """
     with tqdm(total=total, desc="simulate", unit="site", disable=None) as bar:
         if workers <= 1:

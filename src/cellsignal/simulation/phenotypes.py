@@ -1,12 +1,11 @@
-"""What a knock-down does to cells: every class has a vector of effects, answered partly differently
-by each cell type.
+"""What a knock-down does to cells: each class has a vector of effects.
 
 Effects live on the logarithms of `Look`'s fields, in units of `SCALES`, so that 0 is the untreated
 look and effects add. The parts that make the task hard are here as well: knock-downs of unequal
 strength, wells of unequal efficiency, and shifts that all wells of an experiment share.
 """
 
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -55,8 +54,9 @@ LIMIT = 3.5  # units beyond which cells would no longer look like cells
 
 
 def effect(seed: int, label: int, cell_type: str) -> np.ndarray:
-    """The effect of class `label` on `cell_type`: (N_EFFECTS,) in units; the same in every
-    experiment and size of simulation.
+    """Return the effect of a class on a cell type, (N_EFFECTS,) units.
+
+    It is the same in every experiment and size of simulation.
     """
     rng = generator(seed, "class", label)
     common = rng.normal(size=N_EFFECTS) * (rng.random(N_EFFECTS) < 0.5) * np.sqrt(2.0)
@@ -66,45 +66,45 @@ def effect(seed: int, label: int, cell_type: str) -> np.ndarray:
 
 
 def experiment_response(seed: int, experiment: str) -> tuple[np.ndarray, np.ndarray]:
-    """How an experiment turns effects into looks: a mixing matrix (N_EFFECTS, N_EFFECTS) and a
-    shift (N_EFFECTS,) of all its wells.
+    """Return how an experiment turns effects into looks.
+
+    Returns:
+        A mixing matrix (N_EFFECTS, N_EFFECTS), and a shift (N_EFFECTS,) of all its wells.
     """
     rng = generator(seed, "response", experiment)
-    mix = np.eye(N_EFFECTS) + EXPERIMENT_MIX / np.sqrt(N_EFFECTS) * rng.normal(
-        size=(N_EFFECTS, N_EFFECTS)
-    )
+    noise = rng.normal(size=(N_EFFECTS, N_EFFECTS))
+    mix = np.eye(N_EFFECTS) + EXPERIMENT_MIX / np.sqrt(N_EFFECTS) * noise
     return mix, EXPERIMENT_SHIFT * rng.normal(size=N_EFFECTS)
 
 
 def well_effect(
     seed: int, effect: np.ndarray, response: tuple[np.ndarray, np.ndarray], plate: tuple, well: str
 ) -> np.ndarray:
-    """The effect seen in one well, (N_EFFECTS,) units: efficiency, mixing and shift of the
-    experiment, plate, noise.
+    """Return the effect seen in one well, (N_EFFECTS,) units.
 
     Args:
+        response: the mixing and the shift of its experiment.
         plate: what names the plate in the simulation, say (experiment, plate number).
     """
     mix, shift = response
     plate_shift = PLATE_SHIFT * generator(seed, "plate shift", *plate).normal(size=N_EFFECTS)
     rng = generator(seed, "well", *plate, well)
     efficiency = rng.uniform(0.7, 1.1)
-    return (
-        efficiency * (mix @ effect) + shift + plate_shift + WELL_NOISE * rng.normal(size=N_EFFECTS)
-    )
+    noise = WELL_NOISE * rng.normal(size=N_EFFECTS)
+    return efficiency * (mix @ effect) + shift + plate_shift + noise
 
 
 def look_of(cell_type: str, units: np.ndarray) -> Look:
-    """The look of `cell_type` cells under an effect of (N_EFFECTS,) units."""
+    """Return the look of cells of a type under an effect of (N_EFFECTS,) units."""
     base = CELL_TYPES[cell_type]
-    factor = np.exp(_SCALE * np.clip(units, -LIMIT, LIMIT))
-    values = asdict(base)
-    return replace(
-        base, **{name: values[name] * f for name, f in zip(_FIELDS, factor, strict=True)}
-    )
+    factors = np.exp(_SCALE * np.clip(units, -LIMIT, LIMIT))
+    changed = {
+        name: getattr(base, name) * factor for name, factor in zip(_FIELDS, factors, strict=True)
+    }
+    return replace(base, **changed)
 
 
 def units(**named: float) -> np.ndarray:
-    """An effect written by names: (N_EFFECTS,) units, 0 where not named."""
+    """Return an effect written by names: (N_EFFECTS,) units, 0 where not named."""
     assert set(named) <= set(_FIELDS), named
     return np.array([named.get(name, 0.0) for name in _FIELDS])

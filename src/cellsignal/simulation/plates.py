@@ -1,12 +1,11 @@
-"""Plates: where wells stand, and what a batch does to pictures: brightness, illumination, focus,
-edges, camera noise.
+"""Where wells stand on a plate, and what a batch does to its pictures.
 
 A plate's gain and offset are chosen once, from some of its sites, so that its pixel mean and SD
 land near the values drawn for it. They are never fitted image by image: a bright well stays bright.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -65,7 +64,7 @@ class Plate:
 def place_wells(
     positives: int, others: int, negatives: int, rng: np.random.Generator
 ) -> tuple[list[str], list[str], list[str]]:
-    """Random wells of one plate, as on the real ones.
+    """Draw the wells of one plate, as on the real ones.
 
     Positive controls stand on a fixed grid in shuffled order; the first negative control stands in
     the corner B02; all else is scattered over rows B..O and columns 02..23.
@@ -85,30 +84,32 @@ def place_wells(
 
 
 def edge_effect(well: str) -> float:
-    """How near the edge of a 384-well plate a well lies: 1 in the outermost used row or column,
-    towards 0 inside.
-    """
+    """Return 1 in the outermost used row or column of a 384-well plate, towards 0 inside."""
     row, column = "ABCDEFGHIJKLMNOP".index(well[0]), int(well[1:])
-    return float(np.exp(-(min(row, 15 - row, column - 1, 24 - column) - 1) / 1.3))
+    to_border = min(row, 15 - row, column - 1, 24 - column)
+    return float(np.exp(-(to_border - 1) / 1.3))
 
 
 def draw_optics(mean: np.ndarray, sd: np.ndarray, seed: int, experiment: str, plate: str) -> Optics:
-    """Batch effects of a plate that shares most of them with its experiment; `mean` and `sd` (C,)
-    are already drawn.
+    """Draw the batch effects of a plate, which shares most of them with its experiment.
+
+    Args:
+        mean, sd: (C,) of the pixels, drawn before.
     """
-    shared = generator(seed, "optics", experiment)
-    own = generator(seed, "optics", experiment, plate)
+    of_experiment = generator(seed, "optics", experiment)
+    of_plate = generator(seed, "optics", experiment, plate)
     channels = len(mean)
-    light = np.concatenate(
-        [shared.uniform(0.3, 0.7, (channels, 2)), shared.uniform(0.1, 0.7, (channels, 1))], axis=1
-    )
-    light += own.normal(size=(channels, 3)) * (0.03, 0.03, 0.04)
-    focus = 1.6 * np.exp(FOCUS * shared.normal(size=channels) + 0.12 * own.normal(size=channels))
-    bleed = np.eye(channels) + BLEED * np.abs(shared.normal(size=(channels, channels))) * (
-        1 - np.eye(channels)
-    )
-    power = np.exp(SATURATION * shared.normal(size=channels))
-    return Optics(mean, sd, light, focus, shared.uniform(0.4, 1.2), bleed, power)
+    centre = of_experiment.uniform(0.3, 0.7, (channels, 2))
+    falloff = of_experiment.uniform(0.1, 0.7, (channels, 1))
+    light = np.concatenate([centre, falloff], axis=1)
+    light += of_plate.normal(size=(channels, 3)) * (0.03, 0.03, 0.04)
+    blur = FOCUS * of_experiment.normal(size=channels) + 0.12 * of_plate.normal(size=channels)
+    focus = 1.6 * np.exp(blur)
+    diagonal = np.eye(channels)
+    stray = BLEED * np.abs(of_experiment.normal(size=(channels, channels)))
+    bleed = diagonal + stray * (1 - diagonal)
+    power = np.exp(SATURATION * of_experiment.normal(size=channels))
+    return Optics(mean, sd, light, focus, of_experiment.uniform(0.4, 1.2), bleed, power)
 
 
 def draw_plate(
@@ -123,32 +124,27 @@ def draw_plate(
     Yields:
         Each site with its picture, (C, size, size) uint8.
     """
-    sites = plate.sites
-    step = max(1, len(sites) // _REFERENCE_SITES)
-    light = _light(plate.optics.light, size)
-    kept = {
-        site.name: _photograph(site, plate.optics, light, size, seed, channels)
-        for site in sites[::step]
+    optics = plate.optics
+    light = _light(optics.light, size)
+    step = max(1, len(plate.sites) // _REFERENCE_SITES)
+    images = {
+        site.name: _photograph(site, optics, light, size, seed, channels)
+        for site in plate.sites[::step]
     }
-    level = np.mean([image.mean(axis=(1, 2)) for image in kept.values()], axis=0)
-    mix = (plate.optics.bleed * level[:, None] / level[None, :]).astype(np.float32)
+    level = np.mean([image.mean(axis=(1, 2)) for image in images.values()], axis=0)
+    mix = (optics.bleed * level[:, None] / level[None, :]).astype(np.float32)
     stride = max(1, size // 20)
-    sample = np.stack([image[:, ::stride, ::stride] for image in kept.values()], axis=1).reshape(
-        len(channels), -1
-    )
-    sample = (mix @ sample) ** plate.optics.power[:, None].astype(np.float32)
-    power, gain, offset = fit_response(sample, plate.optics.mean, plate.optics.sd)
-    power = power * plate.optics.power
-    for site in sites:
-        image = (
-            kept.pop(site.name)
-            if site.name in kept
-            else _photograph(site, plate.optics, light, size, seed, channels)
-        )
+    sample = np.stack([image[:, ::stride, ::stride] for image in images.values()], axis=1)
+    sample = mix @ sample.reshape(len(channels), -1)
+    sample = sample ** optics.power[:, None].astype(np.float32)
+    power, gain, offset = fit_response(sample, optics.mean, optics.sd)
+    power = power * optics.power
+    for site in plate.sites:
+        image = images.pop(site.name, None)
+        if image is None:
+            image = _photograph(site, optics, light, size, seed, channels)
         image = (mix @ image.reshape(len(channels), -1)).reshape(image.shape)
-        image = np.stack(
-            [cv2.pow(channel, float(p)) for channel, p in zip(image, power, strict=True)]
-        )
+        image = np.stack([cv2.pow(plane, float(p)) for plane, p in zip(image, power, strict=True)])
         image = image * gain[:, None, None] + offset[:, None, None]
         yield site, _camera(image, generator(seed, "camera", site.name))
 
@@ -156,9 +152,9 @@ def draw_plate(
 def fit_response(
     sample: np.ndarray, mean: np.ndarray, sd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The camera's response to a plate: gray = sample ** power * gain + offset, cut to 0..255, has
-    about `mean` and `sd` with camera noise.
+    """Fit the camera's response to a plate: gray = sample ** power * gain + offset.
 
+    Cut to 0..255 and with camera noise, the grays have about the given mean and SD.
     The power is 1 but where the contrast to reach is greater than the sample's: there a gain would
     push the darker half of the cells below 0.
 
@@ -192,40 +188,34 @@ def _contrast(values: np.ndarray) -> float:
 def _photograph(
     site: Site, optics: Optics, light: np.ndarray, size: int, seed: int, channels: tuple[int, ...]
 ) -> np.ndarray:
-    """A site as the lens sees it, before the camera: (C, size, size) float32."""
+    """Return a site as the lens sees it, before the camera: (C, size, size) float32."""
     rng = generator(seed, "site", site.name)
     edge = optics.edge * edge_effect(site.well)
-    look = Look(
-        **{
-            **vars(site.look),
-            "density": site.look.density * (1 - 0.3 * edge),
-            "rounded": site.look.rounded * (1 + 0.5 * edge),
-        }
-    )
-    field = draw_field(look, size, rng)
+    density = site.look.density * (1 - 0.3 * edge)
+    rounded = site.look.rounded * (1 + 0.5 * edge)
+    field = draw_field(replace(site.look, density=density, rounded=rounded), size, rng)
     blur = np.sqrt((optics.focus * np.exp(0.1 * rng.normal()) / pixel_size(size)) ** 2 + 0.3**2)
     image = np.empty((len(channels), size, size), np.float32)
-    for i, channel in enumerate(channels):
-        cv2.GaussianBlur(
-            np.ascontiguousarray(field[..., channel]), (0, 0), float(blur[i]), dst=image[i]
-        )
+    for plane, channel, sigma in zip(image, channels, blur, strict=True):
+        stain = np.ascontiguousarray(field[..., channel])
+        cv2.GaussianBlur(stain, (0, 0), float(sigma), dst=plane)
     image += np.float32(0.05)
     return image * light * np.float32(1 + 0.12 * edge)
 
 
 def _light(light: np.ndarray, size: int) -> np.ndarray:
-    """The illumination field of each channel, (C, size, size) float32: falls off with the square of
-    the distance from its centre.
+    """Return the illumination of each channel, (C, size, size) float32.
+
+    It falls off with the square of the distance from its centre.
     """
-    at = (np.arange(size, dtype=np.float32) + 0.5) / size
-    square = (at[None, None, :] - light[:, 0, None, None]) ** 2 + (
-        at[None, :, None] - light[:, 1, None, None]
-    ) ** 2
-    return np.maximum(1 - light[:, 2, None, None] * square, 0.2).astype(np.float32)
+    x, y, strength = light.T[:, :, None, None]
+    place = (np.arange(size, dtype=np.float32) + 0.5) / size
+    square = (place[None, None, :] - x) ** 2 + (place[None, :, None] - y) ** 2
+    return np.maximum(1 - strength * square, 0.2).astype(np.float32)
 
 
 def _camera(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shot and read noise, then 8 bits."""
+    """Add shot and read noise, and cut to 8 bits."""
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noise *= np.sqrt(np.maximum(image, 0) * np.float32(_SHOT) + np.float32(_READ**2))
     return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
