@@ -10,7 +10,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.folds import TEST
-from cellsignal.competitions.mitoreid.competition import part_of
+from cellsignal.competitions.mitoreid.metadata import part_of
 from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 from cellsignal.config import Config
 from cellsignal.data.folds import read_folds

@@ -14,7 +14,6 @@ from scipy.ndimage import gaussian_filter, laplace
 
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.mitoreid.raw import segment as segmentation
-from cellsignal.competitions.mitoreid.raw.crops import cut_track, soften, write_track
 from cellsignal.competitions.mitoreid.raw.fields import (
     drug_of,
     list_fields,
@@ -27,12 +26,15 @@ from cellsignal.competitions.mitoreid.raw.fields import (
 )
 from cellsignal.competitions.mitoreid.raw.segment import segment
 from cellsignal.competitions.mitoreid.raw.settings import Settings
-from cellsignal.competitions.mitoreid.raw.track import (
-    alive,
+from cellsignal.competitions.mitoreid.raw.tracks import (
     choose_cells,
+    cut_track,
+    find_living,
     follow,
     link,
     measure_cells,
+    soften,
+    write_track,
 )
 
 RNG = np.random.default_rng(0)
@@ -303,8 +305,14 @@ def test_a_glowing_nucleus_is_a_dead_cell():
     for i in range(5):
         labels[10 * i : 10 * i + 5, 10:15], nucleus[10 * i + 2, 12] = i + 1, 10 if i else 100
     cells = measure_cells(labels)
-    assert alive(cells, nucleus, 3).tolist() == [False, True, True, True, True]  # the mean is 28
-    assert alive(cells, nucleus * 0, 3).all() and len(alive(cells[:0], nucleus, 3)) == 0
+    assert find_living(cells, nucleus, 3).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]  # the mean is 28
+    assert find_living(cells, nucleus * 0, 3).all() and len(find_living(cells[:0], nucleus, 3)) == 0
 
 
 # links

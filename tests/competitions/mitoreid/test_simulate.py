@@ -11,7 +11,8 @@ import pytest
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.mitoreid.mitochondria import (
+from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
+from cellsignal.competitions.mitoreid.simulate_films import (
     FRAMES,
     MOAS,
     Drug,
@@ -19,7 +20,6 @@ from cellsignal.competitions.mitoreid.mitochondria import (
     courses,
     draw_track,
 )
-from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid
 from cellsignal.simulation.output import generator
 
 TINY = {

@@ -1,7 +1,7 @@
-"""Simulated MitoReID in the release's layout: films of cells by `mitochondria`, drugs, libraries,
-an annotation, the answers.
+"""Simulated MitoReID in the release's layout: tracks, annotation and answers.
 
-Libraries have optics of their own, drugs a strength, a delay and a side effect of their own.
+The films are drawn by `simulate_films`. Libraries have optics of their own; drugs a strength, a
+delay and a side effect of their own.
 """
 
 import io
@@ -11,38 +11,49 @@ import zipfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path, write_csv
-from cellsignal.competitions.mitoreid.mitochondria import MOAS, Drug, Optics, draw_track
-from cellsignal.simulation.output import claim_folder, generator, run_jobs, simulator
+from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.mitoreid.images import FILES
+from cellsignal.competitions.mitoreid.metadata import CONTROL, FILE, published_answers
+from cellsignal.competitions.mitoreid.simulate_films import MOAS, Drug, Optics, draw_track
+from cellsignal.simulation.output import (
+    check_sizes,
+    claim_folder,
+    generator,
+    run_jobs,
+    simulator,
+    write_file,
+)
 
 _QUALITY = 95
 _SECOND = 0.5  # the strongest second mechanism of a drug
-_MOST = 10**6
 _RANGES = {
     "moas": (2, len(MOAS)),
-    "drugs_per_moa": (1, _MOST),
+    "drugs_per_moa": (1, None),
     "libraries": (1, 9),
-    "train": (1, _MOST),
-    "query": (1, _MOST),
-    "gallery": (1, _MOST),
-    "controls": (1, _MOST),
-    "novel_drugs": (0, _MOST),
-    "natural": (0, _MOST),
-    "new_drugs": (0, _MOST),
-    "unchosen": (0, _MOST),
+    "train": (1, None),
+    "query": (1, None),
+    "gallery": (1, None),
+    "controls": (1, None),
+    "novel_drugs": (0, None),
+    "natural": (0, None),
+    "new_drugs": (0, None),
+    "unchosen": (0, None),
     "strength": (1, 100),
     "size": (16, 512),
 }
 
 
 @dataclass(frozen=True)
-class _Job:
+class TrackJob:
+    """One track to draw; `key` names its random numbers."""
+
     folder: Path
     key: str
     library: str
@@ -69,99 +80,77 @@ def simulate_mitoreid(
     size: int = 48,
     workers: int = 1,
 ) -> None:
-    """Write simulated tracks to `out` (new, empty, or this very simulation) in the release's
-    layout, and the answers to `answers_path(out)`.
+    """Write simulated tracks to `out` in the release's layout, and their answers beside it.
 
     Args:
+        out: new, empty, or this very simulation; the answers go to `answers_path(out)`.
         moas: the first so many of `MOAS`.
         drugs_per_moa: each in all libraries.
         train, query, gallery: tracks of each drug in each library.
-        controls: DMSO tracks of each library that train; as many as of a drug are in query and
-        gallery. novel_drugs, natural: compounds of `novel` and of `nc`, in turn of each MoA;
-        `train` tracks each (in each library). new_drugs: further drugs of each MoA that stand in
-        `query` alone, so that asking them asks about drugs that no track has trained. unchosen:
-        further drugs of each MoA whose MoA is not told (`moa_choose` 0); they stand in `train`
-        alone, for pretraining. strength: of all drugs, in percent; less makes the mechanisms harder
-        to tell. size: height and width in pixels. workers: processes that draw.
+        controls: DMSO tracks of each library that train; query and gallery have as many as of a
+            drug.
+        novel_drugs, natural: compounds of `novel` and of `nc`, in turn of each MoA; `train` tracks
+            each (in each library).
+        new_drugs: further drugs of each MoA that are in `query` alone, so that no track of them
+            has trained.
+        unchosen: further drugs of each MoA whose MoA is not told (`moa_choose` 0); they are in
+            `train` alone, for pretraining.
+        strength: of all drugs, in percent; less makes the mechanisms harder to tell.
+        size, workers: height and width in pixels; processes that draw.
 
     Raises:
         InputError: an argument out of its range, or `out` holds something else.
     """
-    # imported late, for competitions import this module
-    from cellsignal.competitions.base import answers_path
-    from cellsignal.competitions.mitoreid.competition import published_answers
+    sizes = {name: value for name, value in locals().items() if name in _RANGES}
+    check_sizes("mitoreid", sizes, _RANGES)
+    _simulate_tracks(Path(out), seed, SimpleNamespace(**sizes), workers)
 
-    out = Path(out)
-    counts = {"train": train, "query": query, "gallery": gallery}
-    numbers = {
-        "moas": moas,
-        "drugs_per_moa": drugs_per_moa,
-        "libraries": libraries,
-        **counts,
-        "controls": controls,
-        "novel_drugs": novel_drugs,
-        "natural": natural,
-        "new_drugs": new_drugs,
-        "unchosen": unchosen,
-        "strength": strength,
-        "size": size,
-    }
-    for name, value in numbers.items():
-        low, high = _RANGES[name]
-        if not low <= value <= high:
-            raise InputError(
-                f"simulate mitoreid: {name} is {value}, "
-                f"{f'at least {low}' if high == _MOST else f'{low} to {high}'} needed"
-            )
-    claim_folder(out, answers_path(out), {"competition": "mitoreid", "seed": seed, **numbers})
-    number = iter(range(1, _MOST))
-    groups = drugs_per_moa, new_drugs, unchosen
-    known, asked, untold = (
-        [_drug(seed, str(next(number)), moa, strength) for moa in range(moas) for _ in range(n)]
-        for n in groups
-    )
-    unseen = [_drug(seed, str(next(number)), i % moas, strength) for i in range(novel_drugs)]
-    plants = [_drug(seed, f"N{i + 1}", i % moas, strength) for i in range(natural)]
-    jobs = []
-    for library in [f"l{i + 1}" for i in range(libraries)]:
-        for drugs, parts in (
-            (known, counts),
-            (asked, {"query": query}),
-            (untold, {"train": train}),
-        ):
-            jobs += [
-                job
-                for drug in drugs
-                for part, n in parts.items()
-                for job in _jobs(out, library, f"{library}/{part}", drug, n)
-            ]
-        solvent = replace(_drug(seed, "dmso", None), strength=0.0)
-        for part, n in (counts | {"train": controls}).items():
-            jobs += _jobs(out, library, f"{library}/{part}", solvent, n)
-        jobs += [
-            job for drug in plants for job in _jobs(out, library, f"{library}/nc", drug, train)
-        ]
-    jobs += [job for drug in unseen for job in _jobs(out, "l1", "novel", drug, train)]
-    run_jobs(partial(_draw, seed=seed, size=size), jobs, len(jobs), workers)
-    _write_annotation(out / "annotation.xlsx", known + asked, untold + unseen, plants)
-    hidden = [
-        (f"{'novel' if drug in unseen else 'l1_nc'}_{drug.name}", drug)
-        for drug in (*unseen, *plants)
+
+def _simulate_tracks(out: Path, seed: int, sizes: SimpleNamespace, workers: int) -> None:
+    settings = {"competition": "mitoreid", "seed": seed, **vars(sizes)}
+    claim_folder(out, answers_path(out), settings)
+    kinds = (sizes.drugs_per_moa, sizes.new_drugs, sizes.unchosen)
+    moas = [[moa for moa in range(sizes.moas) for _ in range(count)] for count in kinds]
+    moas.append([number % sizes.moas for number in range(sizes.novel_drugs)])
+    known, asked, unchosen, novel = _number_drugs(seed, moas, sizes.strength)
+    natural = [
+        _drug(seed, f"N{number + 1}", number % sizes.moas, sizes.strength)
+        for number in range(sizes.natural)
     ]
-    more = [
-        {
-            "id": name,
-            "part": "compound",
-            "library": "all",
-            "drug": drug.name,
-            "moa": list(MOAS)[drug.moa],
-        }
-        for name, drug in hidden
-    ]
-    write_csv(
-        answers_path(out),
-        pd.concat([published_answers(out), pd.DataFrame(more)], ignore_index=True),
-    )
+    solvent = replace(_drug(seed, CONTROL, None), strength=0.0)
+    counts = {"train": sizes.train, "query": sizes.query, "gallery": sizes.gallery}
+    jobs: list[TrackJob] = []
+    for library in [f"l{number + 1}" for number in range(sizes.libraries)]:
+        add = partial(_add_jobs, jobs, out, library)
+        for part, count in counts.items():
+            add(f"{library}/{part}", known, count)
+        add(f"{library}/query", asked, sizes.query)
+        add(f"{library}/train", unchosen, sizes.train)
+        for part, count in (counts | {"train": sizes.controls}).items():
+            add(f"{library}/{part}", [solvent], count)
+        add(f"{library}/nc", natural, sizes.train)
+    _add_jobs(jobs, out, "l1", "novel", novel, sizes.train)
+    run_jobs(partial(_draw, seed=seed, size=sizes.size), jobs, len(jobs), workers)
+    _write_annotation(out / FILE, known + asked, unchosen + novel, natural)
+    hidden = {f"novel_{drug.name}": drug for drug in novel}
+    hidden |= {f"l1_nc_{drug.name}": drug for drug in natural}
+    names = list(MOAS)
+    rows = [(key, "compound", "all", drug.name, names[drug.moa]) for key, drug in hidden.items()]
+    answers = published_answers(out)
+    compounds = pd.DataFrame(rows, columns=answers.columns)
+    write_csv(answers_path(out), pd.concat([answers, compounds], ignore_index=True))
+
+
+def _number_drugs(seed: int, moas: list[list[int]], strength: int) -> list[list[Drug]]:
+    """Return drugs of each list of mechanisms, numbered from 1 over all lists."""
+    n_drugs = 0
+    drugs = []
+    for group in moas:
+        names = [str(n_drugs + number) for number in range(1, len(group) + 1)]
+        pairs = zip(names, group, strict=True)
+        drugs.append([_drug(seed, name, moa, strength) for name, moa in pairs])
+        n_drugs += len(group)
+    return drugs
 
 
 def _drug(seed: int, name: str, moa: int | None, strength: int = 100) -> Drug:
@@ -170,76 +159,66 @@ def _drug(seed: int, name: str, moa: int | None, strength: int = 100) -> Drug:
     return Drug(
         name,
         moa,
-        strength / 100 * rng.uniform(0.75, 1.0),
-        rng.uniform(-0.7, 0.7),
-        math.exp(rng.normal(0, 0.12)),
-        math.exp(rng.normal(0, 0.05)),
-        second,
-        strength / 100 * rng.uniform(0, _SECOND),
+        strength=strength / 100 * rng.uniform(0.75, 1.0),
+        delay=rng.uniform(-0.7, 0.7),
+        stain=math.exp(rng.normal(0, 0.12)),
+        girth=math.exp(rng.normal(0, 0.05)),
+        second=second,
+        second_strength=strength / 100 * rng.uniform(0, _SECOND),
     )
 
 
 def _optics(seed: int, library: str) -> Optics:
     rng = generator(seed, "optics", library)
-    return Optics(
-        rng.uniform(0.45, 0.8), tuple(np.exp(rng.normal(0, 0.15, 3)).tolist()), rng.uniform(2, 5)
-    )
+    blur = rng.uniform(0.45, 0.8)
+    gain = tuple(np.exp(rng.normal(0, 0.15, 3)).tolist())
+    return Optics(blur, gain, noise=rng.uniform(2, 5))
 
 
-def _jobs(out: Path, library: str, part: str, drug: Drug, n: int) -> list[_Job]:
-    """The tracks of one drug in one folder, named as the release does: drug, number of the cell."""
-    return [
-        _Job(out / part / drug.name / f"{drug.name}_{i}", f"{part}/{drug.name}/{i}", library, drug)
-        for i in range(n)
-    ]
+def _add_jobs(
+    jobs: list[TrackJob], out: Path, library: str, part: str, drugs: list[Drug], count: int
+) -> None:
+    """Add the tracks of drugs in one folder, named as in the release: drug, number of the cell."""
+    for drug in drugs:
+        for number in range(count):
+            folder = out / part / drug.name / f"{drug.name}_{number}"
+            jobs.append(TrackJob(folder, f"{part}/{drug.name}/{number}", library, drug))
 
 
-def _draw(job: _Job, seed: int, size: int) -> int:
+def _draw(job: TrackJob, seed: int, size: int) -> int:
     clip = draw_track(generator(seed, "track", job.key), job.drug, _optics(seed, job.library), size)
     job.folder.mkdir(parents=True, exist_ok=True)
-    settings = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        _QUALITY,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]
-    for t, frame in enumerate(clip):
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    settings = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, *sampling]
+    for file, frame in zip(FILES, clip, strict=True):
         done, data = cv2.imencode(".jpg", frame, settings)  # blue, green, red: w1, w2, w3
         assert done, job
-        path = job.folder / f"{t + 1}.jpg"
-        try:
-            path.write_bytes(data)
-        except OSError as error:
-            raise InputError(f"{path}: could not be written ({error.strerror or error})") from error
+        write_file(job.folder / file, data)
     return 1
 
 
 def _write_annotation(
-    path: Path, listed: list[Drug], unseen: list[Drug], plants: list[Drug]
+    path: Path, listed: list[Drug], unchosen: list[Drug], natural: list[Drug]
 ) -> None:
-    """Both sheets. The solvent is a row with a MoA of its own, as in the release; `unseen` drugs
-    are listed but not chosen.
-    """
+    """Write both sheets. The solvent is a row with a MoA of its own, as in the release."""
     names = list(MOAS)
     rows = [(int(drug.name), drug.moa + 1, 1, names[drug.moa]) for drug in listed]
-    rows += [(int(drug.name), None, 0, None) for drug in unseen]
-    rows.append(("dmso", 0, 1, "control"))
+    rows += [(int(drug.name), None, 0, None) for drug in unchosen]
+    rows.append((CONTROL, 0, 1, "control"))
     fda = pd.DataFrame(rows, columns=["index", "moa_id", "moa_choose", "common_moa"])
-    natural = pd.DataFrame(
-        [(drug.name, f"natural compound {drug.name}") for drug in plants], columns=["index", "name"]
-    )
-    packed = io.BytesIO()
-    with pd.ExcelWriter(packed, engine="openpyxl") as book:
+    rows = [(drug.name, f"natural compound {drug.name}") for drug in natural]
+    novel = pd.DataFrame(rows, columns=["index", "name"])
+    workbook = io.BytesIO()
+    with pd.ExcelWriter(workbook, engine="openpyxl") as book:
         fda.to_excel(book, sheet_name="FDA-list", index=False)
-        natural.to_excel(book, sheet_name="Novel-list", index=False)
+        novel.to_excel(book, sheet_name="Novel-list", index=False)
     with (
         atomic_path(path) as temporary,
-        zipfile.ZipFile(packed) as made,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as kept,
+        zipfile.ZipFile(workbook) as source,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as target,
     ):
         # without the time of writing, so that the same seed gives the same bytes
-        for name in made.namelist():
-            kept.writestr(
-                zipfile.ZipInfo(name),
-                re.sub(rb"\d{4}-\d\d-\d\dT[\d:]+Z", b"2024-01-01T00:00:00Z", made.read(name)),
-            )
+        for name in source.namelist():
+            content = source.read(name)
+            content = re.sub(rb"\d{4}-\d\d-\d\dT[\d:]+Z", b"2024-01-01T00:00:00Z", content)
+            target.writestr(zipfile.ZipInfo(name), content)

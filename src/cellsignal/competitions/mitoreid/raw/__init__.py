@@ -1,8 +1,8 @@
-"""From the microscope's fields to the clips of single cells that MitoReID is made of.
+"""Make tracks of single cells, as MitoReID has them, of the microscope's fields.
 
-The published data are tracks already. Who has fields of an own screen,
-`{drug}/{drug}_{time}_{w1|w2|w3}.tif` at 16 times, makes tracks of them here, by the published steps
-(Li et al., Nat Comput Sci 2024): `process.process(root, out, library, part)`. Each step is a
-module: `fields` (reading, background, blurred frames), `segment` (cells), `track` (the same cell
-through time), `crops` (pictures of it).
+The published data are tracks already. To make tracks of a screen of your own, with fields
+`{drug}/{drug}_{time}_{w1|w2|w3}.tif` at 16 times, call `process.process(root, out, library, part)`.
+It follows the published steps (Li et al., Nat Comput Sci 2024), a module each: `fields` (reading,
+background, blurred frames), `segment` (cells), `tracks` (the same cell through time, and its
+pictures).
 """

@@ -1,6 +1,6 @@
-"""A field through time: its planes, without their background and without its blurred frames.
+"""Read a field through time: its planes without their background and without blurred frames.
 
-A plane with a broken file is never guessed: the field is left out, and the report says which file.
+A broken file is never guessed: the field is left out, and the report says which file.
 """
 
 import re
@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from cellsignal.common.errors import ImageError, InputError
-from cellsignal.competitions.mitoreid.annotation import CONTROL
-from cellsignal.competitions.mitoreid.tracks import STAINS
+from cellsignal.competitions.mitoreid.images import STAINS
+from cellsignal.competitions.mitoreid.metadata import CONTROL
 from cellsignal.images import decode_image, read_bytes
 
 _PLANE = re.compile(
@@ -22,8 +22,7 @@ _PICTURES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 
 
 def list_fields(root: Path | str) -> dict[str, Path]:
-    """The fields under `root`, one folder each, by name; drugs with numbers in the order of the
-    numbers.
+    """List the fields under `root`, one folder each: name -> folder, numbers in their order.
 
     Raises:
         InputError: `root` is no folder or has none.
@@ -31,28 +30,21 @@ def list_fields(root: Path | str) -> dict[str, Path]:
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    found = {
-        path.name: path
-        for path in root.iterdir()
-        if path.is_dir() and not path.name.startswith(".")
-    }
-    if not found:
-        raise InputError(
-            f"{root}: has no folders; fields lie in {{drug}}/{{drug}}_{{time}}_{{w1|w2|w3}}.tif"
-        )
-    return dict(
-        sorted(
-            found.items(),
-            key=lambda item: [
-                (len(part), part) if part.isdigit() else (99, part) for part in item[0].split("-")
-            ],
-        )
-    )
+    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if not folders:
+        layout = "{drug}/{drug}_{time}_{w1|w2|w3}.tif"
+        raise InputError(f"{root}: has no folders; fields lie in {layout}")
+    return {path.name: path for path in sorted(folders, key=lambda path: _field_order(path.name))}
+
+
+def _field_order(name: str) -> list[tuple[int, str]]:
+    return [(len(part), part) if part.isdigit() else (99, part) for part in name.split("-")]
 
 
 def drug_of(field: str) -> str:
-    """The drug a field's folder is named after: `5` and `5-2` (its second field) show drug 5;
-    `ctrl`, `dmso-3` show DMSO.
+    """Return the drug that a field's folder is named after.
+
+    `5` and `5-2` (its second field) show drug 5; `ctrl`, `dmso-3` show DMSO.
     """
     match = _FIELD.fullmatch(field)
     if not match:
@@ -61,45 +53,40 @@ def drug_of(field: str) -> str:
 
 
 def plane_paths(folder: Path, frames: int) -> list[list[Path]]:
-    """A field's files, by time and channel; thumbnails (`_thumb`) and files that are no pictures
-    are passed over.
+    """List a field's files by time and channel; thumbnails and other files are passed over.
 
     Returns:
         `frames` lists of one path a channel.
 
     Raises:
         InputError: a picture of another name, two of one time and channel, one missing, a time that
-        is not 1 to `frames`.
+            is not 1 to `frames`.
     """
-    found: dict[tuple[int, str], Path] = {}
+    paths: dict[tuple[int, str], Path] = {}
     for path in sorted(folder.iterdir()):
-        if (
-            path.suffix.lower() not in _PICTURES
-            or path.name.startswith(".")
-            or "_thumb" in path.stem.lower()
-        ):
+        is_picture = path.suffix.lower() in _PICTURES and not path.name.startswith(".")
+        if not is_picture or "_thumb" in path.stem.lower():
             continue
         match = _PLANE.fullmatch(path.name)
         if not match or match["field"] != folder.name or match["channel"].lower() not in STAINS:
             raise InputError(f"{path}: is not called {folder.name}_{{time}}_{{{'|'.join(STAINS)}}}")
-        key = int(match["time"]), match["channel"].lower()
-        if not 1 <= key[0] <= frames:
-            raise InputError(f"{path}: time {key[0]}, 1 to {frames} expected")
-        if key in found:
-            raise InputError(f"{path}: shows the same time and channel as {found[key].name}")
-        found[key] = path
+        time, channel = int(match["time"]), match["channel"].lower()
+        if not 1 <= time <= frames:
+            raise InputError(f"{path}: time {time}, 1 to {frames} expected")
+        if (time, channel) in paths:
+            other = paths[time, channel].name
+            raise InputError(f"{path}: shows the same time and channel as {other}")
+        paths[time, channel] = path
     for time in range(1, frames + 1):
         for channel in STAINS:
-            if (time, channel) not in found:
-                raise InputError(
-                    f"{folder}: time {time} of {channel} is missing "
-                    f"({folder.name}_{time}_{channel})"
-                )
-    return [[found[time, channel] for channel in STAINS] for time in range(1, frames + 1)]
+            if (time, channel) not in paths:
+                name = f"{folder.name}_{time}_{channel}"
+                raise InputError(f"{folder}: time {time} of {channel} is missing ({name})")
+    return [[paths[time, channel] for channel in STAINS] for time in range(1, frames + 1)]
 
 
 def read_field(paths: list[list[Path]], white: int) -> np.ndarray:
-    """A field's planes, each less its own minimum, the background.
+    """Read a field's planes, each less its own minimum, the background.
 
     Args:
         paths: of `plane_paths`.
@@ -127,7 +114,7 @@ def read_field(paths: list[list[Path]], white: int) -> np.ndarray:
 
 
 def read_plane(path: Path) -> np.ndarray:
-    """One gray picture, (H, W) uint8 or uint16: TIFF, PNG or JPEG, by its first bytes.
+    """Read one gray picture, (H, W) uint8 or uint16: TIFF, PNG or JPEG, by its first bytes.
 
     Raises:
         ImageError: missing, damaged, not gray, of another depth, or several planes.
@@ -136,30 +123,25 @@ def read_plane(path: Path) -> np.ndarray:
 
 
 def without_background(plane: np.ndarray, white: int) -> np.ndarray:
-    """(H, W) uint8 or uint16 less its minimum, as uint8; a 16-bit count of `white` becomes 255."""
+    """Subtract the minimum of a uint8 or uint16 plane; a 16-bit `white` becomes 255 of uint8."""
     above = plane - plane.min()
     if plane.dtype == np.uint8:
         return above
-    return np.rint(np.minimum(above.astype(np.float32) * np.float32(255 / white), 255)).astype(
-        np.uint8
-    )
+    scaled = np.minimum(above.astype(np.float32) * np.float32(255 / white), 255)
+    return np.rint(scaled).astype(np.uint8)
 
 
 def sharpness(plane: np.ndarray) -> float:
-    """Variance of the Laplacian of a (H, W) plane scaled to a brightest pixel of 255; 0 of a flat
-    one. Blur lowers it.
-    """
+    """Return the variance of the Laplacian of a plane scaled to 255; blur lowers it."""
     brightest = float(plane.max())
     if brightest == 0:
         return 0.0
-    return float(
-        cv2.Laplacian(plane.astype(np.float32) * np.float32(255 / brightest), cv2.CV_32F).var()
-    )
+    scaled = plane.astype(np.float32) * np.float32(255 / brightest)
+    return float(cv2.Laplacian(scaled, cv2.CV_32F).var())
 
 
 def replace_blurred(values: np.ndarray, ratio: float, most_bad: int) -> np.ndarray | None:
-    """From which frame each frame of a field is taken: itself, or for a bad one the nearest good
-    one (of two the earlier).
+    """Return which frame each frame is taken from: itself, or the nearest good one if it is bad.
 
     A frame is bad whose sharpness is more than `ratio` times below the field's median (out of
     focus) or above it (lit dirt, a jolt). The authors' program measures against the field's *least*
@@ -171,13 +153,13 @@ def replace_blurred(values: np.ndarray, ratio: float, most_bad: int) -> np.ndarr
         most_bad: with more bad frames the field is given up.
 
     Returns:
-        (T,) int, or None: give the field up.
+        (T,) int, the earlier of two; or None: give the field up.
     """
     values = np.asarray(values, float)
-    middle = np.median(values)
-    good = (values <= middle * ratio) & (values * ratio >= middle) & (values > 0)
-    if (~good).sum() > most_bad or not good.any():
+    median = np.median(values)
+    is_good = (values <= median * ratio) & (values * ratio >= median) & (values > 0)
+    if (~is_good).sum() > most_bad or not is_good.any():
         return None
-    kept = np.flatnonzero(good)
-    distance = np.abs(np.arange(len(values))[:, None] - kept)
-    return kept[distance.argmin(axis=1)]
+    good = np.flatnonzero(is_good)
+    distance = np.abs(np.arange(len(values))[:, None] - good)
+    return good[distance.argmin(axis=1)]

@@ -1,4 +1,4 @@
-"""Cells in one frame, behind one function: scikit-image by default, Cellpose where it is installed.
+"""Find the cells of one frame: by scikit-image, or by Cellpose if it is installed.
 
 The published tracks are Cellpose's (`cyto`, diameter 300, mitochondria and nucleus). The default
 needs no weights and no GPU; it finds separate and lightly touching cells, and is worse than
@@ -28,67 +28,63 @@ def segment(
     diameter: float = 300.0,
     method: str = "scikit-image",
 ) -> np.ndarray:
-    """The cells of one frame.
+    """Find the cells of one frame.
 
     Args:
         cell: (H, W) the stain that fills the cells (here the mitochondria), background subtracted.
-        nucleus: (H, W) the stain of the nuclei; None or a flat plane: there is none, and cells are
-        split by their shape. diameter: of a cell, in pixels. method: one of `METHODS`.
+        nucleus: (H, W) the stain of the nuclei. Without it (None, or a flat plane) cells are split
+            by their shape.
+        diameter: of a cell, in pixels.
+        method: one of `METHODS`.
 
     Returns:
         (H, W) int32, 0 the background, each cell a number from 1.
 
     Raises:
-        InputError: unknown method, or Cellpose is not installed in a version that has the published
-        model.
+        InputError: unknown method, or no Cellpose that has the published model is installed.
     """
     if method not in METHODS:
         raise InputError(f"method: {method!r} is none of {', '.join(METHODS)}")
-    return (
-        _cellpose(cell, nucleus, diameter)
-        if method == "cellpose"
-        else _watershed(cell, nucleus, diameter)
-    )
+    find = _cellpose if method == "cellpose" else _watershed
+    return find(cell, nucleus, diameter)
 
 
 def _watershed(cell: np.ndarray, nucleus: np.ndarray | None, diameter: float) -> np.ndarray:
-    """Otsu's threshold of the smoothed plane; touching cells parted by a watershed from the nuclei,
-    or from the distance to the edge.
+    """Threshold the smoothed plane by Otsu, and part touching cells by a watershed.
+
+    The watershed starts from the nuclei, or from the distance to the edge.
     """
     from scipy.ndimage import distance_transform_edt
     from skimage.segmentation import relabel_sequential, watershed
 
     scale = min(1.0, _WORKING / diameter)
     size = (max(1, round(cell.shape[1] * scale)), max(1, round(cell.shape[0] * scale)))
-    across = diameter * scale
-    mask = _foreground(cv2.resize(cell, size, interpolation=cv2.INTER_AREA), across)
-    if nucleus is None:
-        nuclei = np.zeros_like(mask)
-    else:
-        nuclei = _foreground(cv2.resize(nucleus, size, interpolation=cv2.INTER_AREA), across)
+    small_diameter = diameter * scale
+    mask = _foreground(cv2.resize(cell, size, interpolation=cv2.INTER_AREA), small_diameter)
+    nuclei = np.zeros_like(mask)
+    if nucleus is not None:
+        small = cv2.resize(nucleus, size, interpolation=cv2.INTER_AREA)
+        nuclei = _foreground(small, small_diameter)
     if not mask.any():
         return np.zeros(cell.shape, np.int32)
     seeds = _seeds(nuclei if nuclei.any() else mask)
     labels = watershed(-distance_transform_edt(mask), seeds, mask=mask | nuclei)
     areas = np.bincount(labels.ravel())
-    labels[(areas < _SMALLEST * np.pi / 4 * across**2)[labels]] = 0
+    is_small = areas < _SMALLEST * np.pi / 4 * small_diameter**2
+    labels[is_small[labels]] = 0
     labels, *_ = relabel_sequential(labels)
-    return cv2.resize(
-        labels.astype(np.float32), cell.shape[::-1], interpolation=cv2.INTER_NEAREST
-    ).astype(np.int32)
+    labels = labels.astype(np.float32)
+    full = cv2.resize(labels, cell.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return full.astype(np.int32)
 
 
 def _foreground(plane: np.ndarray, diameter: float) -> np.ndarray:
-    """(H, W) bool: above Otsu's threshold, holes filled; nothing where the plane is flat or mere
-    noise.
-    """
+    """Return (H, W) bool: above Otsu's threshold, holes filled; nothing if it is mere noise."""
     from scipy.ndimage import binary_fill_holes
     from skimage.filters import threshold_otsu
 
-    # sqrt: dim cells count too
-    smooth = cv2.GaussianBlur(
-        np.sqrt(plane.astype(np.float32)), (0, 0), max(0.5, diameter * _SMOOTHING)
-    )
+    root = np.sqrt(plane.astype(np.float32))  # dim cells count too
+    smooth = cv2.GaussianBlur(root, (0, 0), max(0.5, diameter * _SMOOTHING))
     if smooth.max() - smooth.min() < 1e-3:
         return np.zeros(plane.shape, bool)
     mask = smooth > threshold_otsu(smooth)
@@ -98,7 +94,7 @@ def _foreground(plane: np.ndarray, diameter: float) -> np.ndarray:
 
 
 def _seeds(mask: np.ndarray) -> np.ndarray:
-    """(H, W) int: one seed for each object, several for an object with necks."""
+    """Return (H, W) int: one seed for each object, several for an object with necks."""
     from scipy.ndimage import distance_transform_edt
     from skimage.measure import label
     from skimage.morphology import h_maxima
@@ -108,14 +104,11 @@ def _seeds(mask: np.ndarray) -> np.ndarray:
 
 
 def _cellpose(cell: np.ndarray, nucleus: np.ndarray | None, diameter: float) -> np.ndarray:
-    """Cellpose's `cyto` as the authors call it: green the cell, blue the nucleus, no limit on the
-    error of the flows.
-    """
-    nothing = np.zeros_like(cell)
-    image = np.stack([nothing, cell, nothing if nucleus is None else nucleus], axis=-1)
-    masks, *_ = _cyto().eval(
-        image, diameter=diameter, channels=[2, 0 if nucleus is None else 3], flow_threshold=None
-    )
+    """Call Cellpose's `cyto` as the authors do: green the cell, blue the nucleus, all flows."""
+    empty = np.zeros_like(cell)
+    image = np.stack([empty, cell, empty if nucleus is None else nucleus], axis=-1)
+    channels = [2, 0 if nucleus is None else 3]
+    masks, *_ = _cyto().eval(image, diameter=diameter, channels=channels, flow_threshold=None)
     return np.asarray(masks).astype(np.int32)
 
 

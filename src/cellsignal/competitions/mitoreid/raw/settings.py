@@ -1,31 +1,35 @@
-"""Every constant of the way from fields to tracks, in one place, with the published values."""
+"""The settings of the way from fields to tracks, with the published values."""
 
 from dataclasses import dataclass, replace
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.mitoreid.tracks import FRAMES, STAINS
+from cellsignal.competitions.mitoreid.images import FRAMES, STAINS
 
 # which shows the nuclei; which is judged for blur and shows the cells
 NUCLEUS, CELL = STAINS.index("w1"), STAINS.index("w2")
 METHODS = ("scikit-image", "cellpose")
-JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The published values for fields of 2048 x 2048 pixels; smaller fields take smaller lengths.
+    """The published values for fields of 2048 x 2048 pixels; see `scaled` for smaller fields.
 
     Attributes:
         frames: time points of a track.
         white: the count that becomes 255 of a 16-bit plane. The published pictures kept the high
-        byte: 65535. For a 12-bit camera 4095. blur_ratio: a frame whose sharpness is more than this
-        many times above or below the field's median is bad. most_bad: so many bad frames are
-        replaced by their neighbours; with more the field is dropped. method: of the segmentation,
-        one of `METHODS`. diameter: of a cell, in pixels. least_area: cells of at most this share of
-        a frame's mean area are dropped. most_nucleus: cells whose nucleus is in the first frame
-        more than this many times as bright as the mean are dead, and dropped. reach: how far a cell
-        may move between two frames, in pixels. side: most pixels of a side of a crop. softening:
-        side of the box that blurs the edge of a cell's mask, in pixels, odd.
+            byte: 65535. For a 12-bit camera 4095.
+        blur_ratio: a frame whose sharpness is more than this many times above or below the field's
+            median is bad.
+        most_bad: so many bad frames are replaced by their neighbours; with more the field is
+            dropped.
+        method: of the segmentation, one of `METHODS`.
+        diameter: of a cell, in pixels.
+        least_area: cells of at most this share of a frame's mean area are dropped.
+        most_nucleus: cells whose nucleus is in the first frame more than this many times as bright
+            as the mean are dead, and dropped.
+        reach: how far a cell may move between two frames, in pixels.
+        side: most pixels of a side of a crop.
+        softening: side of the box that blurs the edge of a cell's mask, in pixels, odd.
     """
 
     frames: int = FRAMES
@@ -54,7 +58,7 @@ class Settings:
             raise InputError("most_bad and least_area may not be negative")
 
     def scaled(self, factor: float) -> "Settings":
-        """The same with all lengths times `factor`, for fields of another magnification."""
+        """Multiply all lengths by `factor`, for fields of another magnification."""
         return replace(
             self,
             diameter=self.diameter * factor,
