@@ -18,7 +18,8 @@ from cellsignal.data.pack import prepare
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.embeddings import load_embeddings
 from cellsignal.profiles.clip_classifiers import CLASSIFIERS
-from cellsignal.studies.mitoreid import KNOWN, NETWORKS, NEW, Scored, Timelapse, timelapse_tables
+from cellsignal.studies.mitoreid import KNOWN, NETWORKS, NEW, Scored, Timelapse
+from cellsignal.studies.mitoreid_tables import timelapse_tables
 
 pytestmark = pytest.mark.slow
 COMPETITION = get_competition("mitoreid")
@@ -130,7 +131,7 @@ def test_the_figures_are_those_of_loops_over_what_the_runs_wrote(timelapse):
             precision, first, right = [], [], []
             asked = [
                 name
-                for name in timelapse.asked
+                for name in timelapse.query_ids
                 if (answers["compound"][name] in new) == (part == NEW)
             ]
             for name in asked:

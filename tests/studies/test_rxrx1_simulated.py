@@ -15,12 +15,11 @@ from cellsignal.competitions.base import answers_path
 from cellsignal.config import dump_config
 from cellsignal.prediction.container import load_predictions
 from cellsignal.studies import rxrx1_simulated
-from cellsignal.studies.rxrx1_simulated import (
+from cellsignal.studies.rxrx1_simulated import Outcome, Runs
+from cellsignal.studies.rxrx1_variants import (
     FINAL,
     REFERENCE,
     SEEDS,
-    Outcome,
-    Runs,
     Variant,
     all_variants,
     wanted_runs,

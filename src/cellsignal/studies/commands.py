@@ -171,7 +171,8 @@ def oversampling(arguments: argparse.Namespace) -> str:
 
 
 def ablation(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.rxrx1_simulated import Runs, table, train_and_predict, wanted_runs
+    from cellsignal.studies.rxrx1_simulated import Runs, table, train_and_predict
+    from cellsignal.studies.rxrx1_variants import wanted_runs
 
     if arguments.seeds:
         raise InputError("--seeds: the rows of the ablation have seeds of their own")
@@ -182,7 +183,8 @@ def ablation(arguments: argparse.Namespace) -> None:
 
 
 def timelapse(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.mitoreid import Timelapse, timelapse_tables
+    from cellsignal.studies.mitoreid import Timelapse
+    from cellsignal.studies.mitoreid_tables import timelapse_tables
 
     seeds = arguments.seeds or [0]
     with TemporaryDirectory() as folder:

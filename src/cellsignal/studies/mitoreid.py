@@ -1,11 +1,10 @@
-"""What the parts of MitoReID are worth on simulated films: the steps of the published ablation,
-beside IDE and hand-made features.
+"""Measure what the parts of MitoReID are worth on simulated films: docs/results/mitoreid.md.
 
-Every network trains on all drugs that are not kept for the test, and its last weights are scored:
-nothing is picked on any figure. Those without pretraining have the reference's second stage alone;
-one more of them trains on as many images as both stages see, for pretraining also is more training.
-Queries of drugs that trained are scored as published, queries of drugs that no stage saw by the
-strict protocol.
+The steps of the published ablation, beside IDE and hand-made features. Every network trains on all
+drugs that are not kept for the test, and its last weights are scored: nothing is picked on any
+figure. Those without pretraining have the reference's second stage alone; one more of them trains
+on as many images as both stages see, for pretraining also is more training. Queries of drugs that
+trained are scored as published, queries of drugs that no stage saw by the strict protocol.
 """
 
 import logging
@@ -102,7 +101,9 @@ class Scored:
 
     Attributes:
         figures: name -> (S, Q) of what is averaged over queries: accuracy, rank-1, rank-5, rank-10,
-        mAP. auc: (S,) macro one-against-the-rest ROC AUC. drug: (Q,) text.
+            mAP.
+        auc: (S,) macro one-against-the-rest ROC AUC.
+        drug: (Q,) text.
     """
 
     figures: dict[str, np.ndarray]
@@ -110,14 +111,15 @@ class Scored:
     drug: np.ndarray
 
     def mean(self, name: str) -> float:
+        """Return the mean of a figure over seeds and queries."""
         return float(self.figures[name].mean())
 
     def interval(self, name: str) -> tuple[float, float]:
-        """95 % interval over drugs; all seeds and tracks of a drug stay together."""
+        """Return the 95 % interval over drugs; all seeds and tracks of a drug stay together."""
         return clustered_interval(self.figures[name].mean(0), self.drug, seed=0)
 
     def gain(self, other: "Scored", name: str) -> tuple[float, float, float]:
-        """How much better than `other` on the same queries, with the 95 % interval over drugs."""
+        """Return the gain over `other` on the same queries, with its 95 % interval over drugs."""
         difference = self.figures[name].mean(0) - other.figures[name].mean(0)
         return float(difference.mean()), *clustered_interval(difference, self.drug, seed=0)
 
@@ -134,30 +136,25 @@ class Timelapse:
     def __init__(
         self, config: Path, answers: Path, seeds: Sequence[int] = (0,), processes: int = 2
     ):
-        self.reference = load_config(config)
-        self.answers = answers
-        self.seeds = tuple(seeds)
-        self.processes = processes
-        if len(self.reference.stages) != 2 or self.reference.stages[0].target != "compound":
+        self.reference, self.answers = load_config(config), answers
+        self.seeds, self.processes = tuple(seeds), processes
+        stages = self.reference.stages
+        if len(stages) != 2 or stages[0].target != "compound":
             raise InputError(f"{config}: needs two stages, the first with target: compound")
-        competition = get_competition(self.reference.competition)
+        competition, root = get_competition(self.reference.competition), self.reference.data.root
         competition.task.require_ranking(str(config))
         if competition.frames == 1:
             raise InputError(f"{config}: {competition.id} has no clips to rank")
-        root = self.reference.data.root
-        self.gallery = competition.gallery(root)
-        self.asked = competition.sample_submission(root)[competition.id_column].tolist()
-        self.query, self.tracks = scoring_tables(
-            competition, competition.answers(answers), self.asked, self.gallery
-        )
+        gallery = competition.gallery(root)
+        self.gallery_ids = gallery.target_id.tolist()
+        self.query_ids = competition.sample_submission(root)[competition.id_column].tolist()
+        truth = competition.answers(answers)
+        self.query, self.tracks = scoring_tables(competition, truth, self.query_ids, gallery)
+        self.drugs = self.query["compound"].to_numpy(object)
         self.classes = competition.classes(root)
         jobs = jobs_of(self.reference)
-        seen = set().union(
-            *seen_compounds(
-                jobs, dict(zip(self.query.target_id, self.query["compound"], strict=True))
-            ).values()
-        )
-        new = ~self.query["compound"].isin(seen).to_numpy()
+        seen = seen_compounds(jobs, dict(zip(self.query.target_id, self.drugs, strict=True)))
+        new = ~self.query["compound"].isin(set().union(*seen.values())).to_numpy()
         self.rows = {KNOWN: np.flatnonzero(~new), NEW: np.flatnonzero(new)}
         for part, rows in self.rows.items():
             if not len(rows):
@@ -169,7 +166,7 @@ class Timelapse:
         self.trained = second.train
 
     def load(self, network: Network, seed: int) -> Config:
-        """The config of a row."""
+        """Return the config of a row."""
         tree = self.reference.model_dump(mode="json")
         network.change(tree)
         tree |= {"name": f"{self.reference.name}_{network.name}", "seed": seed}
@@ -178,101 +175,86 @@ class Timelapse:
         return Config.model_validate(tree)
 
     def train(self) -> None:
-        """Train and embed every row, so many at a time; what is there already is left as it is."""
-        # the longest, so that none is left alone at the end
-        first = sorted(NETWORKS, key=lambda network: not (network.longer or network is NETWORKS[0]))
-        wanted = [self.load(network, seed) for network in first for seed in self.seeds]
+        """Train and embed every row, so many at a time; finished ones are left as they are."""
+        # the longest first, so that none is left alone at the end
+        order = sorted(NETWORKS, key=lambda network: not (network.longer or network is NETWORKS[0]))
+        configs = [self.load(network, seed) for network in order for seed in self.seeds]
         with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
-            for number, job in enumerate([pool.submit(_one, config) for config in wanted], 1):
+            for number, job in enumerate(
+                [pool.submit(_train_one, config) for config in configs], 1
+            ):
                 job.result()
-                log.info("%d of %d trainings", number, len(wanted))
+                log.info("%d of %d trainings", number, len(configs))
 
     def network(self, network: Network) -> dict[str, Scored]:
-        """A trained row's figures: part -> figures."""
-        found: dict[str, list[tuple[dict[str, np.ndarray], float]]] = {
-            part: [] for part in self.rows
-        }
+        """Return a trained row's figures by part."""
+        figures = {part: [] for part in self.rows}
+        aucs = {part: [] for part in self.rows}
         for config in (self.load(network, seed) for seed in self.seeds):
             files = [load_embeddings(path) for path in embed(config)]
-            space = distances(files, self.asked, self.gallery.target_id.tolist())
+            distance = distances(files, self.query_ids, self.gallery_ids).distance
             scores, label = class_scores(config, get_competition(config.competition), self.query)
             for part, rows in self.rows.items():
-                ranked = reid(
-                    space.distance[rows], self.query.iloc[rows], self.tracks, PROTOCOL[part]
-                )
-                if ranked.skipped:
-                    raise InputError(
-                        f"{ranked.skipped} queries of {part} drugs have no match in the gallery; "
-                        "they need two drugs a mechanism"
-                    )
-                figures = {
-                    f"rank-{k}": (ranked.queries["first"] <= k).to_numpy(float) for k in (1, 5, 10)
-                }
-                figures |= {
-                    "mAP": ranked.queries.average_precision.to_numpy(),
-                    "accuracy": (scores[rows].argmax(1) == label[rows]).astype(float),
-                }
-                found[part].append((figures, self._auc(scores[rows], label[rows], rows)))
-        return {part: self._scored(results, self.rows[part]) for part, results in found.items()}
+                row = self._rank_figures(distance[rows], rows, part)
+                row["accuracy"] = (scores[rows].argmax(1) == label[rows]).astype(float)
+                figures[part].append(row)
+                aucs[part].append(self._auc(scores[rows], label[rows], rows))
+        return {part: self._scored(figures[part], aucs[part], part) for part in self.rows}
+
+    def _rank_figures(
+        self, distance: np.ndarray, rows: np.ndarray, part: str
+    ) -> dict[str, np.ndarray]:
+        ranked = reid(distance, self.query.iloc[rows], self.tracks, PROTOCOL[part])
+        if ranked.skipped:
+            raise InputError(
+                f"{ranked.skipped} queries of {part} drugs have no match in the gallery; they need "
+                "two drugs a mechanism"
+            )
+        first = ranked.queries["first"]
+        figures = {f"rank-{k}": (first <= k).to_numpy(float) for k in (1, 5, 10)}
+        return figures | {"mAP": ranked.queries.average_precision.to_numpy()}
 
     def hand_made(self) -> dict[str, dict[str, Scored]]:
-        """Classifier -> part -> figures (accuracy and AUC) of hand-made features at every time
-        point, trained on the same tracks.
+        """Return classifier -> part -> accuracy and AUC of hand-made features.
+
+        Features are of every time point; the classifiers train on the networks' tracks.
         """
         store = Store.open(self.reference.data.store)
         samples = store.samples
         label = samples.label.to_numpy(dtype=np.int64, na_value=-1)
         train = self.trained[(samples.role == "treatment").to_numpy()[self.trained]]
-        asked = pd.Index(samples.target_id).get_indexer(self.asked)
+        query = pd.Index(samples.target_id).get_indexer(self.query_ids)
         frames = get_competition(self.reference.competition).frames
-        features = read_features(
-            samples.row.to_numpy()[np.r_[train, asked]], store.read, frames, self.processes
-        )
+        rows = samples.row.to_numpy()[np.r_[train, query]]
+        features = read_features(rows, store.read, frames, self.processes)
         fitted = np.arange(len(features)) < len(train)
         x = standardised(features, fitted)
+        data = (x[fitted], label[train], x[~fitted], len(self.classes))
         truth = pd.Index(self.classes).get_indexer(self.query.label)
-        found = {}
+        results = {}
         for name in CLASSIFIERS:
-            runs = [
-                classifier_scores(
-                    name, x[fitted], label[train], x[~fitted], len(self.classes), seed
-                )
-                for seed in self.seeds
-            ]
-            found[name] = {}
+            runs = [classifier_scores(name, *data, seed) for seed in self.seeds]
+            results[name] = {}
             for part, rows in self.rows.items():
-                right = [
-                    {"accuracy": (scores[rows].argmax(1) == truth[rows]).astype(float)}
-                    for scores in runs
-                ]
+                right = [(scores[rows].argmax(1) == truth[rows]).astype(float) for scores in runs]
                 aucs = [self._auc(scores[rows], truth[rows], rows) for scores in runs]
-                found[name][part] = self._scored(list(zip(right, aucs, strict=True)), rows)
-        return found
+                figures = [{"accuracy": values} for values in right]
+                results[name][part] = self._scored(figures, aucs, part)
+        return results
 
     def _auc(self, scores: np.ndarray, label: np.ndarray, rows: np.ndarray) -> float:
         from scipy.special import softmax
 
-        truth = np.eye(len(self.classes))[label]
-        drugs = self.query["compound"].to_numpy(object)[rows]
-        return float(
-            average_precision_table(truth, softmax(scores, axis=1), self.classes, drugs, 2)
-            .iloc[0]
-            .roc_auc
-        )
+        truth, shares = np.eye(len(self.classes))[label], softmax(scores, axis=1)
+        table = average_precision_table(truth, shares, self.classes, self.drugs[rows], 2)
+        return float(table.iloc[0].roc_auc)
 
-    def _scored(
-        self, results: list[tuple[dict[str, np.ndarray], float]], rows: np.ndarray
-    ) -> Scored:
-        names = results[0][0]
-        figures = {name: np.stack([figures[name] for figures, _ in results]) for name in names}
-        return Scored(
-            figures,
-            np.array([auc for _, auc in results]),
-            self.query["compound"].to_numpy(object)[rows],
-        )
+    def _scored(self, rows: list[dict[str, np.ndarray]], aucs: list[float], part: str) -> Scored:
+        figures = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return Scored(figures, np.array(aucs), self.drugs[self.rows[part]])
 
 
-def _one(config: Config) -> None:
+def _train_one(config: Config) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -280,93 +262,3 @@ def _one(config: Config) -> None:
     train(config)
     embed(config)
     predict(config)
-
-
-_FIGURES = ("rank-1", "rank-5", "rank-10", "mAP")
-_TITLES = {
-    KNOWN: "Queries of drugs that trained, ranked as published (same library and drug left out)",
-    NEW: "Queries of drugs that no stage saw, ranked strictly (same drug left out in every library)",
-}
-_BEST = "ipp"
-
-
-def timelapse_tables(timelapse: Timelapse) -> str:
-    """Every row on the queries of known and of new drugs, then what each step is worth."""
-    found = {network.name: timelapse.network(network) for network in NETWORKS}
-    features = timelapse.hand_made()
-    best = max(
-        features,
-        key=lambda name: (
-            features[name][KNOWN].mean("accuracy") + features[name][NEW].mean("accuracy")
-        ),
-    )
-    parts = [
-        _part(
-            timelapse,
-            part,
-            {name: rows[part] for name, rows in found.items()},
-            {name: rows[part] for name, rows in features.items()},
-        )
-        for part in (KNOWN, NEW)
-    ]
-    return "\n\n".join([*parts, _steps({**found, _BEST: features[best]}, best)]) + "\n"
-
-
-def _part(
-    timelapse: Timelapse, part: str, networks: dict[str, Scored], features: dict[str, Scored]
-) -> str:
-    one = next(iter(networks.values()))
-    title = f"{_TITLES[part]}: {len(one.drug)} queries of {len(set(one.drug))} drugs, {len(timelapse.classes)} mechanisms"
-    seeds = f", mean of {len(timelapse.seeds)} seeds" if len(timelapse.seeds) > 1 else ""
-    lines = [
-        f"{title}{seeds}; 95 % intervals over drugs.",
-        "",
-        "| | accuracy | AUC | " + " | ".join(_FIGURES) + " |",
-        "|---" * 7 + "|",
-    ]
-    for network in NETWORKS:
-        row = networks[network.name]
-        lines.append(
-            f"| {network.title} | {_cell(row, 'accuracy')} | {row.auc.mean():.3f} | "
-            + " | ".join(_cell(row, name) for name in _FIGURES)
-            + " |"
-        )
-    for name, row in features.items():
-        lines.append(
-            f"| hand-made features, {name} | {_cell(row, 'accuracy')} | {row.auc.mean():.3f} | | "
-            "| | |"
-        )
-    return "\n".join(lines)
-
-
-def _steps(found: dict[str, dict[str, Scored]], best: str) -> str:
-    lines = [
-        "What each step is worth, on the same queries; 95 % intervals over drugs.",
-        "",
-        "| step | "
-        + " | ".join(
-            f"{part} drugs, {name}" for part in (KNOWN, NEW) for name in ("accuracy", "mAP")
-        )
-        + " |",
-        "|---" * 5 + "|",
-    ]
-    for title, better, worse in STEPS:
-        cells = []
-        for part in (KNOWN, NEW):
-            for name in ("accuracy", "mAP"):
-                a, b = found[better][part], found[worse][part]
-                cells.append(_gain(a, b, name) if name in a.figures and name in b.figures else "")
-        lines.append(
-            f"| {title}{f' ({best})' if worse == _BEST else ''} | " + " | ".join(cells) + " |"
-        )
-    return "\n".join(lines)
-
-
-def _cell(row: Scored, name: str) -> str:
-    low, high = row.interval(name)
-    return f"{row.mean(name):.3f} [{low:.2f}, {high:.2f}]"
-
-
-def _gain(a: Scored, b: Scored, name: str) -> str:
-    gain, low, high = a.gain(b, name)
-    return f"{gain:+.3f} [{low:+.2f}, {high:+.2f}]"

@@ -1,4 +1,4 @@
-"""Does a random split flatter on this data set? Measured, not assumed.
+"""Measure how much a random split of images or wells flatters: docs/results/split_audit.md.
 
 One classifier, three kinds of images that it did not train on: other sites of wells that it trained
 on, held-out wells of experiments that it trained on, and experiments that it has never seen. What
@@ -14,7 +14,7 @@ experiment, its own has not, and the second score can be lower.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.tables import aligned
 from cellsignal.metrics.accuracy import Accuracy
 from cellsignal.profiles.image_features import image_features
 
@@ -29,10 +30,13 @@ if TYPE_CHECKING:
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 
+Wells = Literal["positive_control", "treatment"]
+KINDS = ("sibling", "seen", "unseen")
+
+
 @dataclass(frozen=True)
 class SplitAudit:
-    """Accuracy by image of the same classifiers on the three kinds of images, pooled over the
-    rounds.
+    """Accuracy by image on the three kinds of images, pooled over the rounds.
 
     Attributes:
         wells: "positive_control" or "treatment".
@@ -51,27 +55,15 @@ class SplitAudit:
     chance: float
 
 
-def fit_discriminant(features: np.ndarray, label: np.ndarray) -> "LinearDiscriminantAnalysis":
-    """Fit a linear discriminant with a shrunken covariance, to which a class of a single sample
-    adds nothing.
-    """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
-        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(features, label)
-
-
 def audit_split(
     samples: pd.DataFrame,
     read: Callable[[int], np.ndarray],
-    wells: Literal["positive_control", "treatment"] = "positive_control",
+    wells: Wells = "positive_control",
     standardised: bool = True,
     rounds: int = 3,
     seed: int = 0,
 ) -> SplitAudit:
-    """Score the same classifiers on other sites of trained wells, held-out wells of seen
-    experiments, and unseen experiments.
+    """Score the same classifiers on siblings, held-out wells and unseen experiments.
 
     The experiments of each cell type, the wells of each class, and the images of each class are
     dealt to the rounds. A round holds out its experiments; of the others its wells; of the other
@@ -95,95 +87,89 @@ def audit_split(
         )
     features = np.stack([image_features(read(int(row))) for row in chosen.row])
     if standardised:
-        features = _by_plate(features, chosen)
+        features = _standardise_by_plate(features, chosen)
     features = np.c_[features, LabelBinarizer().fit_transform(chosen.cell_type)]
-    label, rng = chosen.label.to_numpy(dtype=int), np.random.default_rng(seed)
-    right: dict[str, list[np.ndarray]] = {"sibling": [], "seen": [], "unseen": []}
-    deals = (("cell_type", "experiment"), ("label", "well_id"), ("label", "sample_id"))
-    experiment_round, well_round, image_round = (_deal(chosen, *how, rounds, rng) for how in deals)
+    label = chosen.label.to_numpy(dtype=int)
+    right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    for train, held_out in _rounds(chosen, rounds, seed):
+        n_classes = len(np.unique(label[train]))
+        if train.sum() <= n_classes:
+            raise InputError(
+                f"audit: {int(train.sum())} {wells} images of {n_classes} classes are left to "
+                "train on; more images than classes are needed"
+            )
+        model = fit_discriminant(features[train], label[train])
+        for kind, mask in held_out.items():
+            mask = mask & np.isin(label, model.classes_)
+            if mask.any():
+                right[kind] += list(model.predict(features[mask]) == label[mask])
+    if not right["seen"] or not right["unseen"]:
+        raise InputError(
+            f"audit: the {len(chosen)} {wells} images leave no well of a trained class to hold "
+            "out; more wells a class and experiments are needed"
+        )
+    shares = {kind: Accuracy.of(sum(row), len(row)) if row else None for kind, row in right.items()}
+    return SplitAudit(wells, standardised, **shares, chance=1 / len(np.unique(label)))
+
+
+def _rounds(
+    samples: pd.DataFrame, rounds: int, seed: int
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """(N,) bool of what each round trains on, and of what it holds out by kind.
+
+    A round that holds nothing out is passed over: there are fewer experiments than rounds.
+    """
+    rng = np.random.default_rng(seed)
+    experiment_round = _deal(samples, "cell_type", "experiment", rounds, rng)
+    well_round = _deal(samples, "label", "well_id", rounds, rng)
+    image_round = _deal(samples, "label", "sample_id", rounds, rng)
     for number in range(rounds):
         unseen = experiment_round == number
         seen = ~unseen & (well_round == number)
         sibling = ~unseen & ~seen & (image_round == number)
         train = ~unseen & ~seen & ~sibling
-        sibling &= chosen.well_id.isin(set(chosen.well_id[train])).to_numpy()
-        if not (unseen.any() and seen.any() and train.any()):  # fewer experiments than rounds
-            continue
-        if train.sum() <= len(np.unique(label[train])):
-            raise InputError(
-                f"audit: {int(train.sum())} {wells} images of {len(np.unique(label[train]))} "
-                "classes are left to train on; "
-                "more images than classes are needed"
-            )
-        model = fit_discriminant(features[train], label[train])
-        for name, mask in (("sibling", sibling), ("seen", seen), ("unseen", unseen)):
-            mask = mask & np.isin(label, model.classes_)
-            right[name].append(
-                model.predict(features[mask]) == label[mask] if mask.any() else np.zeros(0, bool)
-            )
-    pooled = {name: np.concatenate([np.zeros(0, bool), *parts]) for name, parts in right.items()}
-    if not len(pooled["seen"]) or not len(pooled["unseen"]):
-        raise InputError(
-            f"audit: the {len(chosen)} {wells} images leave no well of a trained class to hold "
-            "out; more wells a class "
-            "and experiments are needed"
-        )
-    found = {
-        name: Accuracy.of(int(r.sum()), len(r)) if len(r) else None for name, r in pooled.items()
-    }
-    return SplitAudit(
-        wells,
-        standardised,
-        found["sibling"],
-        found["seen"],
-        found["unseen"],
-        1 / len(np.unique(label)),
-    )
-
-
-def audit_text(audits: list[SplitAudit]) -> str:
-    """The table for a terminal."""
-    from cellsignal.common.tables import aligned
-
-    lines = [
-        (
-            "wells",
-            "features",
-            "other site of trained wells",
-            "held-out wells",
-            "unseen experiments",
-            "chance",
-        )
-    ]
-    for a in audits:
-        how = "by plate" if a.standardised else "raw"
-        sibling = "" if a.sibling is None else a.sibling.format()
-        lines.append(
-            (
-                a.wells.replace("_", " "),
-                how,
-                sibling,
-                a.seen.format(),
-                a.unseen.format(),
-                f"{a.chance:.3f}",
-            )
-        )
-    return aligned(lines, right={5})
+        sibling &= samples.well_id.isin(set(samples.well_id[train])).to_numpy()
+        if unseen.any() and seen.any() and train.any():
+            yield train, {"sibling": sibling, "seen": seen, "unseen": unseen}
 
 
 def _deal(
-    frame: pd.DataFrame, by: str, unit: str, rounds: int, rng: np.random.Generator
+    samples: pd.DataFrame, by: str, unit: str, rounds: int, rng: np.random.Generator
 ) -> np.ndarray:
     """(N,) round of each row: the units of each value of `by`, shuffled, dealt in turn."""
-    place: dict[str, int] = {}
-    for start, (_, rows) in enumerate(frame.groupby(by, sort=True)):
+    round_of: dict[str, int] = {}
+    for start, (_, rows) in enumerate(samples.groupby(by, sort=True)):
         units = rng.permutation(np.sort(rows[unit].unique().astype(str)))
-        place |= {name: (start + i) % rounds for i, name in enumerate(units)}
-    return frame[unit].astype(str).map(place).to_numpy()
+        round_of |= {name: (start + number) % rounds for number, name in enumerate(units)}
+    return samples[unit].astype(str).map(round_of).to_numpy()
 
 
-def _by_plate(features: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
+def fit_discriminant(features: np.ndarray, label: np.ndarray) -> "LinearDiscriminantAnalysis":
+    """Fit a linear discriminant with a shrunken covariance.
+
+    A class of a single sample adds nothing to the covariance.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
+        return LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(features, label)
+
+
+def _standardise_by_plate(features: np.ndarray, samples: pd.DataFrame) -> np.ndarray:
     out = features.copy()
     for rows in samples.groupby(["experiment", "plate"]).indices.values():
         out[rows] = (features[rows] - features[rows].mean(0)) / (features[rows].std(0) + 1e-6)
     return out
+
+
+def audit_text(audits: list[SplitAudit]) -> str:
+    """Format the table for a terminal."""
+    header = ("wells", "features", "other site of trained wells", "held-out wells")
+    lines = [(*header, "unseen experiments", "chance")]
+    for a in audits:
+        features = "by plate" if a.standardised else "raw"
+        sibling = "" if a.sibling is None else a.sibling.format()
+        shares = (sibling, a.seen.format(), a.unseen.format())
+        lines.append((a.wells.replace("_", " "), features, *shares, f"{a.chance:.3f}"))
+    return aligned(lines, right={5})

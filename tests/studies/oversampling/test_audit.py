@@ -13,16 +13,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 from cellsignal.common.errors import InputError
 from cellsignal.studies.oversampling.audit import (
-    Deal,
-    deal_all,
     estimates,
     nearest_position,
-    oversample,
     oversampling_audit,
     oversampling_text,
-    top_classes,
-    well_positions,
 )
+from cellsignal.studies.oversampling.classifiers import well_positions
+from cellsignal.studies.oversampling.deals import Deal, deal_all, oversample, top_classes
 
 WELLS = [f"{row}{column:02d}" for row in "ABCDEFGHIJKLMNOP" for column in range(1, 25)]
 

@@ -13,7 +13,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.data.store import Store
 from cellsignal.prediction.predict import predictor_of
 from cellsignal.studies.oversampling import networks as bench
-from cellsignal.studies.oversampling.audit import deal_all, oversampling_text, top_classes
+from cellsignal.studies.oversampling.audit import oversampling_text
+from cellsignal.studies.oversampling.deals import deal_all, top_classes
 from cellsignal.training.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -1,10 +1,10 @@
-"""Oversampling before and after the split with a config's own network: real training on the images
-and on pure noise under the same labels.
+"""Measure oversampling before and after the split with a config's own network.
 
-`evaluation.oversampling` does the same with classifiers that take seconds. Here the first stage of
-the config is trained from scratch by the trainer that trains everything else, on lists of images
-that repeat as the order says. The last weights are scored, after a number of epochs fixed
-beforehand, so no validation figure chose anything.
+`oversampling.audit` does the same with classifiers that take seconds. Here the first stage of the
+config is trained from scratch, on the images and on pure noise under the same labels, by the
+trainer that trains everything else, on lists of images that repeat as the order says. The last
+weights are scored, after a number of epochs fixed beforehand, so no validation figure chose
+anything.
 """
 
 import logging
@@ -24,15 +24,12 @@ from cellsignal.data.folds import FoldTable
 from cellsignal.data.store import Store
 from cellsignal.prediction.predict import predictor_of
 from cellsignal.studies.oversampling.audit import (
-    ORDERS,
-    Deal,
     OversamplingAudit,
-    deal_all,
+    in_order,
     measure,
-    nearest_position,
-    top_classes,
-    well_positions,
+    measure_positions,
 )
+from cellsignal.studies.oversampling.deals import ORDERS, Deal, deal_all, top_classes
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, kept_samples
 from cellsignal.training.ranks import this_process
@@ -40,15 +37,12 @@ from cellsignal.training.run import is_finished
 from cellsignal.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
 ON_NOISE = ("before", "after")  # held-out wells of noise would only show chance a second time
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseStore:
-    """A store's samples with bytes of pure noise for pixels, the same for a row whenever it is
-    read.
-    """
+    """A store's samples with bytes of pure noise for pixels, the same whenever a row is read."""
 
     like: Store
     seed: int
@@ -78,7 +72,7 @@ class NoiseStore:
     def read(
         self, row: int, out: np.ndarray | None = None, rows: tuple[int, int] | None = None
     ) -> np.ndarray:
-        """As `Store.read`: (C, H, W) uint8, into `out` where given."""
+        """Read (C, H, W) uint8 as `Store.read` does, into `out` where given."""
         noise = np.random.default_rng([self.seed, row]).integers(0, 256, self.shape, dtype=np.uint8)
         if out is None:
             return noise
@@ -93,11 +87,10 @@ def bench_oversampling(
     classes: int | None = 50,
     orders: Sequence[str] = tuple(ORDERS),
 ) -> list[OversamplingAudit]:
-    """Train the config's first stage in every order, on images and (in the orders `ON_NOISE`) on
-    noise, and score it beside the wells' positions.
+    """Train the config's first stage in every order, and score it beside the wells' positions.
 
-    What is trained stays in `<runs>/oversampling`; a second call goes on where the first was
-    stopped.
+    On images and, in the orders `ON_NOISE`, on noise. What is trained stays in
+    `<runs>/oversampling`; a second call resumes where the first was stopped.
 
     Args:
         epochs: of each training; None: the stage's own.
@@ -117,37 +110,21 @@ def bench_oversampling(
     chosen = chosen.assign(label=pd.array(label, "Int64"))  # as many outputs as classes
     store, outputs = replace(store, samples=chosen), tuple(_class_names(store, names))
     deals = [deal for deal in deal_all(chosen, config.seed) if deal.order in orders]
-    stage, rows, found = _stage(config, epochs), chosen.row.to_numpy(), []
-    for data in ("images", "noise"):
-        source, content = (
-            (store, store.checksum[rows])
-            if data == "images"
-            else (NoiseStore(store, config.seed), rows)
-        )
+    on_noise = [deal for deal in deals if deal.order in ON_NOISE]
+    stage, rows = _stage(config, epochs), chosen.row.to_numpy()
+    noise, checksum = NoiseStore(store, config.seed), store.checksum[rows]
+    classifier = f"{config.model.backbone}, {stage.epochs} epochs"
+    audits = []
+    for data, source, content, used in (
+        ("images", store, checksum, deals),
+        ("noise", noise, rows, on_noise),
+    ):
 
         def predict(deal: Deal, source: Store = source, data: str = data) -> np.ndarray:
-            return _trained_on(_job(config, stage, source, outputs, deal, data), deal)
+            return _train_and_predict(_job(config, stage, source, outputs, deal, data), deal)
 
-        mine = [deal for deal in deals if data == "images" or deal.order in ON_NOISE]
-        found += measure(
-            chosen,
-            [mine],
-            predict,
-            data,
-            f"{config.model.backbone}, {stage.epochs} epochs",
-            content,
-        )
-    address = well_positions(chosen)
-    if address is not None:
-        found += measure(
-            chosen,
-            [deals],
-            lambda deal: nearest_position(address, label, deal),
-            "position",
-            "nearest well",
-            store.checksum[rows],
-        )
-    return sorted(found, key=lambda row: list(ORDERS).index(row.order))
+        audits += measure(chosen, [used], predict, data, classifier, content)
+    return in_order(audits + measure_positions(chosen, [deals], checksum))
 
 
 def _class_names(store: Store, labels: np.ndarray) -> list[str]:
@@ -157,9 +134,7 @@ def _class_names(store: Store, labels: np.ndarray) -> list[str]:
 
 
 def _stage(config: Config, epochs: int | None) -> Stage:
-    """The first stage, for one model and a fixed number of epochs, without what needs test wells or
-    validation.
-    """
+    """The first stage, for one model and fixed epochs, without test wells or validation."""
     fixed = {"per": "all", "early_stopping": None, "pseudo_labels": None, "monitor": "loss"}
     stage = config.stages[0].model_dump(mode="json") | fixed
     return Stage.model_validate(stage | {"epochs": epochs or stage["epochs"]})
@@ -168,65 +143,49 @@ def _stage(config: Config, epochs: int | None) -> Stage:
 def _job(
     config: Config, stage: Stage, store: Store, classes: tuple[str, ...], deal: Deal, data: str
 ) -> Job:
-    """A training on the deal's rows, repeats and all. It has no validation part: the trainer's own
-    is by target, the course's figure by image.
+    """A training on the deal's rows, repeats and all.
+
+    It has no validation part: the trainer's own is by target, the course's figure by image.
     """
-    like = store.like if isinstance(store, NoiseStore) else store
-    own = config.model_copy(
-        update={"stages": (stage,), "protocol": None, "runs": config.runs / "oversampling"}
-    )
-    decides = own.model_dump(mode="json", include={"seed", "normalization", "model", "stages"})
-    made_from = digest(
-        [
-            decides,
-            own.data.channels,
-            own.data.pipeline,
-            like.info["arrays_digest"],
-            like.samples.sample_id.to_list(),
-            classes,
-            deal.train.tolist(),
-        ]
-    )
-    name = f"{config.name}_{deal.order.replace(' ', '_')}_{data}_{made_from[:8]}"
+    real = store.like if isinstance(store, NoiseStore) else store
+    changes = {"stages": (stage,), "protocol": None, "runs": config.runs / "oversampling"}
+    changed = config.model_copy(update=changes)
+    made_from = [
+        changed.model_dump(mode="json", include={"seed", "normalization", "model", "stages"}),
+        changed.data.channels,
+        changed.data.pipeline,
+        real.info["arrays_digest"],
+        real.samples.sample_id.to_list(),
+        classes,
+        deal.train.tolist(),
+    ]
+    name = f"{config.name}_{deal.order.replace(' ', '_')}_{data}_{digest(made_from)[:8]}"
     nothing = np.zeros(0, np.int64)
-    folds = FoldTable(
-        "well_id", pd.DataFrame({"fold": nothing, "well_id": pd.Series(dtype=object)})
-    )
-    own = own.model_copy(update={"name": name})
-    competition = get_competition(config.competition)
+    no_folds = pd.DataFrame({"fold": nothing, "well_id": pd.Series(dtype=object)})
     return Job(
-        own,
-        competition,
+        changed.model_copy(update={"name": name}),
+        get_competition(config.competition),
         store,
         classes,
-        folds,
-        0,
-        "all",
-        None,
-        deal.train,
-        nothing,
-        nothing,
-        len(classes),
+        FoldTable("well_id", no_folds),
+        stage_index=0,
+        key="all",
+        fold=None,
+        train=deal.train,
+        valid=nothing,
+        test=nothing,
+        outputs=len(classes),
     )
 
 
-def _trained_on(job: Job, deal: Deal) -> np.ndarray:
-    """Train, or go on, or take what is trained; (V,) the label predicted for each row of
-    `deal.valid`.
-    """
-    log.info(
-        "%s: %d training rows (%d images), %d validation rows",
-        job.config.name,
-        len(deal.train),
-        len(np.unique(deal.train)),
-        len(deal.valid),
-    )
+def _train_and_predict(job: Job, deal: Deal) -> np.ndarray:
+    """(V,) the label predicted for each row of `deal.valid`; a finished training is used again."""
+    images, back = np.unique(deal.valid, return_inverse=True)
+    train = f"{len(deal.train)} training rows ({len(np.unique(deal.train))} images)"
+    log.info("%s: %s, %d validation rows", job.config.name, train, len(deal.valid))
     with Stop() as stop:
         if not is_finished(job):
             Trainer(job, this_process(), stop).run()
         stop.check(job.title)
-    images, back = np.unique(deal.valid, return_inverse=True)
-    logits = predictor_of(job, load_checkpoint(job.folder / "last.pt"))(images, ("identity",))[
-        "identity"
-    ]
-    return logits.argmax(axis=1)[back]
+    predictor = predictor_of(job, load_checkpoint(job.folder / "last.pt"))
+    return predictor(images, ("identity",))["identity"].argmax(axis=1)[back]
