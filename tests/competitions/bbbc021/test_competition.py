@@ -13,7 +13,7 @@ from cellsignal.config import load_config
 from cellsignal.data.folds import read_folds
 from cellsignal.models.backbones import build_model
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 COMPETITION = get_competition("bbbc021")
 
 

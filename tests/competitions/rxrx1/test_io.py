@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from test_rxrx1_metadata import write_release, write_site_file
+from rxrx1_release import write_release, write_site_file
 
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.rxrx1 import RxRx1, io

@@ -29,7 +29,7 @@ from cellsignal.data.folds import read_folds
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 COMPETITION = get_competition("bbbc021_full")
 SMALL = {
     "classes": 3,
