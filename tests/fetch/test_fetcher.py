@@ -49,8 +49,6 @@ class Server:
                 )
                 (outer.script.pop(0) if len(outer.script) > 1 else outer.script[0])(self)
 
-            do_HEAD = do_GET
-
             def log_message(self, *args):
                 pass
 
@@ -77,8 +75,7 @@ def answer(body=b"", status=200, cut=None, **headers):
         for name, value in {"Content-Length": len(body), **headers}.items():
             handler.send_header(name.replace("_", "-"), str(value))
         handler.end_headers()
-        if handler.command != "HEAD":
-            handler.wfile.write(body if cut is None else body[:cut])
+        handler.wfile.write(body if cut is None else body[:cut])
         if cut is not None:
             handler.close_connection = True
 
@@ -210,21 +207,6 @@ def test_an_answer_that_is_no_json(server):
         f.json(server.url + "/x")
 
 
-def test_exists(server):
-    server.script = [
-        answer(b"x" * 10),
-        answer(status=503),
-        answer(status=404),
-        answer(status=410),
-        answer(status=403),
-    ]
-    with Fetcher(QUICK) as f:
-        assert [f.exists(server.url) for _ in range(3)] == [True, False, False]
-        with pytest.raises(InputError, match="403"):
-            f.exists(server.url)
-    assert {asked.method for asked in server.asked} == {"HEAD"}
-
-
 def test_threads_together_keep_to_the_rate(server):
     server.script = [answer(b"x")]
     with Fetcher(Politeness(per_second=50)) as f:
@@ -253,7 +235,7 @@ def test_threads_together_keep_to_the_rate(server):
 def test_only_https_is_fetched(url, monkeypatch, tmp_path):
     with Fetcher(QUICK) as f:
         monkeypatch.setattr(f._session, "request", lambda *args, **more: pytest.fail("asked"))
-        for ask in (f.bytes, f.json, f.exists, lambda url: f.file(url, tmp_path / "x")):
+        for ask in (f.bytes, f.json, lambda url: f.file(url, tmp_path / "x")):
             with pytest.raises(InputError, match="only https is fetched"):
                 ask(url)
 

@@ -105,20 +105,6 @@ class Fetcher:
             start = f"it starts {body[:40]!r}"
             raise InputError(f"{redact_url(url)}: the answer is not JSON, {start}") from None
 
-    def exists(self, url: str) -> bool:
-        """Ask by a HEAD whether the server has a URL: 200 is yes, 404 and 410 are no.
-
-        Raises:
-            InputError: any other status, or no answer after all attempts.
-        """
-
-        def fetch_status() -> bool:
-            with self._open(url, method="HEAD") as response:
-                http.check_status(response, url, 200, 404, 410)
-                return response.status_code == 200
-
-        return self._retry(url, fetch_status)
-
     def file(
         self,
         url: str,
@@ -197,6 +183,8 @@ class Fetcher:
                 raise TemporaryError(f"asked from byte {have}, sent from byte {start}")
             if None not in (size, total) and total != size:
                 raise InputError(f"{redact_url(url)}: has {total} bytes there, {size} expected")
+            if total is not None:
+                part.require_space(total - start)
             if start == 0:
                 part.start(http.file_version(response))
             part.append(response, start, total)
@@ -236,10 +224,8 @@ class Fetcher:
         return failure.wait
 
     @contextlib.contextmanager
-    def _open(
-        self, url: str, headers: Mapping[str, str] | None = None, method: str = "GET"
-    ) -> Iterator[Any]:
-        """Send a request and give the response with its body unread; follow https redirects.
+    def _open(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[Any]:
+        """Send a GET and give the response with its body unread; follow https redirects.
 
         Raises:
             TemporaryError: a status that may be another one in a moment.
@@ -251,7 +237,7 @@ class Fetcher:
             http.check_url(url)
             is_same_host = http.host_of(url) == http.host_of(first_url)
             own_headers = self._headers if is_same_host else {}
-            with self._send(method, url, {**own_headers, **(headers or {})}) as response:
+            with self._send(url, {**own_headers, **(headers or {})}) as response:
                 if not response.is_redirect:
                     if response.status_code in http.TEMPORARY_STATUSES:
                         status = f"{response.status_code} {response.reason}"
@@ -264,7 +250,7 @@ class Fetcher:
                 raise InputError(f"{redact_url(first_url)}: {target}")
         raise InputError(f"{redact_url(first_url)}: more than {MAX_REDIRECTS} redirects")
 
-    def _send(self, method: str, url: str, headers: Mapping[str, str]) -> Any:
+    def _send(self, url: str, headers: Mapping[str, str]) -> Any:
         """Send one request when its host may be asked."""
         import requests
 
@@ -272,7 +258,7 @@ class Fetcher:
         is_local = urlsplit(url).hostname in http.LOOPBACK
         try:
             return self._session.request(
-                method,
+                "GET",
                 url,
                 stream=True,
                 allow_redirects=False,

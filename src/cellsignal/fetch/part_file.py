@@ -37,18 +37,19 @@ class PartFile:
         self.remove()
         write_text(self._tag, version)
 
+    def require_space(self, size: int) -> None:
+        """Raise an OSError if the disk has no room for `size` more bytes."""
+        if size > shutil.disk_usage(self.path.parent).free:
+            raise OSError(errno.ENOSPC, f"{size / 1e9:.1f} GB to come and no room for them")
+
     def append(self, response, start: int, total: int | None) -> None:
         """Append the body of a response that begins with byte `start`.
 
         Raises:
             TemporaryError: the connection broke; what came before is saved.
-            OSError: no room on the disk.
         """
         import requests
 
-        if total is not None and total - start > shutil.disk_usage(self.path.parent).free:
-            needed = f"{(total - start) / 1e9:.1f} GB"
-            raise OSError(errno.ENOSPC, f"{needed} to come and no room for them")
         saved = 0
         bar = tqdm(
             total=total,

@@ -228,7 +228,7 @@ def _draw(job: PlateJob, folder: Path, seed: int, size: int, fields: int) -> int
 def _effect(seed: int, compound: Compound, dose: float) -> np.ndarray:
     """Return the effect of a dose, (N_EFFECTS,) units: its mechanisms' and the compound's own."""
     rng = generator(seed, "compound", compound.inchikey)
-    own = _OWN_EFFECT * rng.normal(size=N_EFFECTS)
-    full = sum((MECHANISMS[name][0] for name in compound.mechanisms), own)
+    own_effect = _OWN_EFFECT * rng.normal(size=N_EFFECTS)
+    full = sum((MECHANISMS[name][0] for name in compound.mechanisms), own_effect)
     half_dose = np.exp(rng.uniform(*np.log(_HALF_DOSE)))
     return full * dose / (dose + half_dose)

@@ -112,7 +112,7 @@ def _simulate_tracks(out: Path, seed: int, sizes: SimpleNamespace, workers: int)
     kinds = (sizes.drugs_per_moa, sizes.new_drugs, sizes.unchosen)
     moas = [[moa for moa in range(sizes.moas) for _ in range(count)] for count in kinds]
     moas.append([number % sizes.moas for number in range(sizes.novel_drugs)])
-    known, asked, unchosen, novel = _number_drugs(seed, moas, sizes.strength)
+    known, query_only, unchosen, novel = _number_drugs(seed, moas, sizes.strength)
     natural = [
         _drug(seed, f"N{number + 1}", number % sizes.moas, sizes.strength)
         for number in range(sizes.natural)
@@ -124,14 +124,14 @@ def _simulate_tracks(out: Path, seed: int, sizes: SimpleNamespace, workers: int)
         add = partial(_add_jobs, jobs, out, library)
         for part, count in counts.items():
             add(f"{library}/{part}", known, count)
-        add(f"{library}/query", asked, sizes.query)
+        add(f"{library}/query", query_only, sizes.query)
         add(f"{library}/train", unchosen, sizes.train)
         for part, count in (counts | {"train": sizes.controls}).items():
             add(f"{library}/{part}", [solvent], count)
         add(f"{library}/nc", natural, sizes.train)
     _add_jobs(jobs, out, "l1", "novel", novel, sizes.train)
     run_jobs(partial(_draw, seed=seed, size=sizes.size), jobs, len(jobs), workers)
-    _write_annotation(out / FILE, known + asked, unchosen + novel, natural)
+    _write_annotation(out / FILE, known + query_only, unchosen + novel, natural)
     hidden = {f"novel_{drug.name}": drug for drug in novel}
     hidden |= {f"l1_nc_{drug.name}": drug for drug in natural}
     names = list(MOAS)
