@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_store import CHANNELS, TinyCompetition, tiny_samples, write_root
+from tiny_store import CHANNELS, TinyCompetition, tiny_samples, write_root
 
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.data import pack as packing

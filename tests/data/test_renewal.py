@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import zarr
-from test_store import TinyCompetition, tiny_samples, write_root
+from tiny_store import TinyCompetition, tiny_samples, write_root
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import competition_ids, get_competition

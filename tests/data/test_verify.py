@@ -1,5 +1,6 @@
-"""`verify` against a folder damaged in every way at once, and against sound and real ones."""
+"""`verify` against a folder damaged in every way at once, against sound, real and surprising ones."""
 
+import functools
 import shutil
 import struct
 import zlib
@@ -7,9 +8,12 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from test_store import CHANNELS, TinyCompetition, tiny_samples, write_root
+import tifffile
+from tiny_store import CHANNELS, TinyCompetition, tiny_samples, write_root
 
 from cellsignal.common.errors import InputError
+from cellsignal.competitions import competition_ids, get_competition
+from cellsignal.data.pack import pack
 from cellsignal.data.verify import Problem, format_problems, verify
 
 COMPETITION = TinyCompetition()
@@ -193,3 +197,210 @@ def test_real_images_are_sound(real_data):
     assert [
         problem for problem in verify(Real(), real_data / "rxrx1" / "train") if problem.is_error
     ] == []
+
+
+# clips, whose frames are files that the samples table does not name one by one
+# --------------------------------------------------------------------------------------------------
+
+
+CLIPS = get_competition("mitoreid")
+
+
+@pytest.fixture(scope="module")
+def sound_clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data") / "mitoreid"
+    CLIPS.simulate(
+        root,
+        0,
+        moas=2,
+        drugs_per_moa=1,
+        libraries=1,
+        train=2,
+        controls=1,
+        novel_drugs=1,
+        natural=1,
+        size=16,
+    )
+    return root
+
+
+@pytest.fixture
+def clip_root(sound_clips, tmp_path):
+    shutil.copytree(sound_clips, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def clip_problems(root, workers=0):
+    return {
+        (problem.kind, problem.path, problem.sample_id) for problem in verify(CLIPS, root, workers)
+    }
+
+
+def test_every_frame_of_a_sound_clip_is_named(clip_root):
+    assert clip_problems(clip_root) == set()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_fault_is_named_by_its_frame(clip_root, workers):
+    a, b, c = (clip_root / "l1" / part for part in ("train/1/1_0", "train/1/1_1", "gallery/2/2_0"))
+    (a / "1.jpg").unlink()
+    (a / "9.jpg").unlink()
+    (b / "7.jpg").write_bytes((b / "7.jpg").read_bytes()[:-40])
+    for frame in c.iterdir():
+        frame.unlink()
+    # a frame of another track
+    shutil.copy(clip_root / "novel/3/3_0/5.jpg", clip_root / "l1/query/1/1_0/12.jpg")
+    (clip_root / "novel" / "stray.JPG").write_bytes(b"anything")
+    (clip_root / "l1/train/2/2_0/notes.jpeg").write_bytes(b"anything")
+    problems = clip_problems(clip_root, workers)
+    identical = [(path, name) for kind, path, name in problems if kind == "identical"]
+    assert identical in (
+        [("l1/query/1/1_0/12.jpg", "l1_query_1_1_0")],
+        [("novel/3/3_0/5.jpg", "novel_3_3_0")],
+    )
+    assert {problem for problem in problems if problem[0] != "identical"} == {
+        ("missing", "l1/train/1/1_0/1.jpg", "l1_train_1_1_0"),
+        ("missing", "l1/train/1/1_0/9.jpg", "l1_train_1_1_0"),
+        ("truncated", "l1/train/1/1_1/7.jpg", "l1_train_1_1_1"),
+        ("row_without_images", "l1/gallery/2/2_0/1.jpg", "l1_gallery_2_2_0"),
+        ("wrong_channels", "l1/train/2/2_0/notes.jpeg", "l1_train_2_2_0"),
+        ("image_without_row", "l1/train/2/2_0/notes.jpeg", None),
+        ("image_without_row", "novel/stray.JPG", None),
+    }
+
+
+def test_a_cell_may_stand_still_but_not_for_the_whole_clip(clip_root):
+    track = clip_root / "l1" / "train" / "1" / "1_0"
+    for t in (4, 5):
+        shutil.copy(track / "3.jpg", track / f"{t}.jpg")
+    assert clip_problems(clip_root) == set()
+    for t in range(2, 17):
+        shutil.copy(track / "1.jpg", track / f"{t}.jpg")
+    (problem,) = verify(CLIPS, clip_root)
+    assert (problem.kind, problem.path, problem.detail) == (
+        "identical",
+        "l1/train/1/1_0/1.jpg",
+        "all 16 frames have the same bytes",
+    ) and not problem.is_error
+
+
+def test_a_black_frame_is_named(clip_root):
+    path = clip_root / "l1" / "train" / "1" / "1_0" / "6.jpg"
+    cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path))))
+    problems = verify(CLIPS, clip_root)
+    assert {(problem.kind, problem.path) for problem in problems} == {
+        ("flat", "l1/train/1/1_0/6.jpg")
+    }
+    assert [problem.detail for problem in problems] == [
+        f"every pixel of channel {stain} t06 is 0" for stain in ("w1", "w2", "w3")
+    ]
+
+
+# one surprising image: verify lists it and packing leaves it out, and both go on
+# --------------------------------------------------------------------------------------------------
+
+
+def surprise(path) -> None:
+    """Another image of the same format and size in its place: a stack's, with alpha, or gray."""
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if image.dtype == np.uint16:
+        tifffile.imwrite(path, np.stack([image, image]), imagej=True, truncate=True)
+    elif path.suffix == ".jpg":
+        cv2.imwrite(str(path), image[:, :, 0])
+    else:
+        alpha = np.full(image.shape[:2], 128, np.uint8)
+        colours = image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+        cv2.imwrite(str(path), np.dstack([colours, alpha]))
+
+
+@pytest.mark.parametrize("name", competition_ids())
+def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
+    competition, root = get_competition(name), tmp_path / "root"
+    shutil.copytree(simulated(name), root)
+    samples = competition.samples(root)
+    bad = competition.image_files(samples.files.iloc[1])[-1].partition("#")[0]
+    surprise(root / bad)
+    named = samples.files.map(competition.image_files).map(
+        lambda files: any(file.partition("#")[0] == bad for file in files)
+    )
+    problems = [problem for problem in verify(competition, root) if problem.is_error]
+    assert {(p.path.partition("#")[0], p.kind) for p in problems} == {(bad, "wrong_channels")}
+    assert {problem.sample_id for problem in problems} == set(samples.sample_id[named])
+
+    subset = samples[named | (np.arange(len(samples)) < 6)].reset_index(drop=True)
+    shape = competition.root_shape(root)
+    competition = competition.calibrate(root, tmp_path / "calibration")
+    read = functools.partial(competition.read, root, shape=shape)
+    options = {"channels": competition.channels, "shape": shape, "source": {}}
+    report = pack(subset, read, tmp_path / "store", **options)
+    bad_ids = set(samples.sample_id[named])
+    assert {sample_id for sample_id, _ in report.skipped} == bad_ids
+    assert all(bad in message for _, message in report.skipped)
+    assert report.n_packed == len(subset) - len(bad_ids)
+
+
+@pytest.mark.parametrize("name", competition_ids())
+def test_an_exception_that_read_was_not_made_for_ends_nothing(
+    simulated, tmp_path, name, monkeypatch, caplog
+):
+    competition, root = get_competition(name), simulated(name)
+    samples = competition.samples(root).iloc[:6].reset_index(drop=True)
+    bad = samples.files[1]
+    read = type(competition).read
+
+    def read_or_fail(self, folder, files, shape=None):
+        if bad[0] in files:
+            raise ZeroDivisionError("no such\nthing")
+        return read(self, folder, files, shape)
+
+    monkeypatch.setattr(type(competition), "read", read_or_fail)
+    problems = [problem for problem in verify(competition, root) if problem.is_error]
+    mine = [(problem.kind, problem.detail) for problem in problems if problem.path == bad[0]]
+    assert mine == [("corrupt", "cannot be read (ZeroDivisionError: no such thing)")]
+    assert {problem.sample_id for problem in problems} == {samples.sample_id[1]}
+    assert f"{bad[0]}: reading ended in an unexpected ZeroDivisionError" in caplog.text
+
+    competition = competition.calibrate(root, tmp_path / "calibration")
+    shape = competition.root_shape(root)
+    options = {"channels": competition.channels, "shape": shape, "source": {}}
+    report = pack(
+        samples,
+        functools.partial(competition.read, root, shape=shape),
+        tmp_path / "store",
+        **options,
+    )
+    left_out = dict(report.skipped)
+    assert left_out[samples.sample_id[1]].endswith(
+        "cannot be read (ZeroDivisionError: no such thing)"
+    )
+    assert report.n_packed + len(left_out) == len(samples) and report.n_packed
+
+
+@pytest.mark.parametrize("name", ["bbbc021_full", "cpjump1"])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_plate_of_surprises_alone_ends_nothing(simulated, tmp_path, name, workers):
+    """None of a plate's planes can be read, so it cannot be measured: its own files are listed, the
+    others go on.
+    """
+    competition, root = get_competition(name), tmp_path / "root"
+    shutil.copytree(simulated(name), root)
+    samples = competition.samples(root)
+    mine = samples.plate == samples.plate.iloc[0]
+    assert 0 < mine.sum() < len(samples)
+    images = samples.files[mine].map(competition.image_files)
+    bad = {file.partition("#")[0] for files in images for file in files}
+    for file in bad:
+        surprise(root / file)
+    problems = [problem for problem in verify(competition, root, workers) if problem.is_error]
+    assert {problem.path.partition("#")[0] for problem in problems} == bad
+    assert {problem.kind for problem in problems} == {"wrong_channels"}
+    assert {problem.sample_id for problem in problems} == set(samples.sample_id[mine])
+
+    calibrated = competition.calibrate(root, tmp_path / "calibration", workers)
+    read = functools.partial(calibrated.read, root, shape=calibrated.root_shape(root))
+    options = {"channels": competition.channels, "shape": calibrated.root_shape(root), "source": {}}
+    report = pack(samples, read, tmp_path / "store", **options)
+    skipped = {sample_id for sample_id, _ in report.skipped}
+    assert skipped >= set(samples.sample_id[mine])
+    sound = {sample_id for sample_id, why in report.skipped if "shows no cells" in why}
+    assert skipped - sound == set(samples.sample_id[mine])

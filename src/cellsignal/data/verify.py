@@ -1,4 +1,4 @@
-"""Every fault of a data folder, found in one run before a week of training is lost to it.
+"""List every fault of a data folder in one run, before training starts.
 
 `verify` reads every image that a competition's samples name, each channel on its own where a site
 is bad, and looks for images that no sample names. It stops at nothing: the list is complete.
@@ -9,6 +9,7 @@ import hashlib
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +30,7 @@ class Problem:
 
     Attributes:
         kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample),
-        "identical_channels" (two
-            channels of a sample with the same bytes), "truncated", "corrupt", "wrong_size",
+            "identical_channels" (two channels of a sample with the same bytes), "truncated", "corrupt", "wrong_size",
             "wrong_depth", "wrong_channels", "wrong_format", "not_calibrated"; or a warning: "empty"
             (too few cells, packing leaves it out), "flat" (a channel of one grey level),
             "identical" (two files with the same bytes; of one clip's frames only if all are the
@@ -80,28 +80,10 @@ def _list_problems(
     sites = list(zip(samples.sample_id, samples.files, strict=True))
     problems: list[Problem] = []
     first_with: dict[bytes, tuple[str, str]] = {}
-    clips = competition.frames > 1
-    for found, hashes in in_processes(check, sites, workers, "verifying"):
-        problems += found
-        for path, sample_id, content in hashes:
-            first, owner = first_with.setdefault(content, (path, sample_id))
-            if path_of(first) != path_of(path) and not (clips and owner == sample_id):
-                kind = "identical_channels" if owner == sample_id else "identical"
-                problems.append(Problem(kind, path, f"has the same bytes as {first}", sample_id))
-        if clips and len(hashes) > 1 and len({content for *_, content in hashes}) == 1:
-            problems.append(
-                Problem(
-                    "identical",
-                    hashes[0][0],
-                    f"all {len(hashes)} frames have the same bytes",
-                    hashes[0][1],
-                )
-            )
-    named = {
-        os.path.normpath(path_of(path))
-        for files in samples.files
-        for path in competition.image_files(files)
-    }
+    for of_site, hashes in in_processes(check, sites, workers, "verifying"):
+        problems += of_site + _find_copies(hashes, first_with, competition.frames > 1)
+    frames = (path for files in samples.files for path in competition.image_files(files))
+    named = {os.path.normpath(path_of(path)) for path in frames}
     problems += [
         Problem("image_without_row", path, "no row of the metadata names it")
         for path in _images_under(root)
@@ -112,10 +94,28 @@ def _list_problems(
     )
 
 
-def format_problems(problems: list[Problem]) -> str:
-    """The problems as text: a count of errors and warnings, then each kind with its number and its
-    lines.
+def _find_copies(
+    hashes: list[tuple[str, str, bytes]], first_with: dict[bytes, tuple[str, str]], clips: bool
+) -> list[Problem]:
+    """List a site's files that have the bytes of another, and note the new ones in `first_with`.
+
+    Frames of one clip may be alike: a cell may stand still. Not all of them.
     """
+    problems = []
+    for path, sample_id, content in hashes:
+        first, owner = first_with.setdefault(content, (path, sample_id))
+        if path_of(first) != path_of(path) and not (clips and owner == sample_id):
+            kind = "identical_channels" if owner == sample_id else "identical"
+            problems.append(Problem(kind, path, f"has the same bytes as {first}", sample_id))
+    if clips and len(hashes) > 1 and len({content for *_, content in hashes}) == 1:
+        path, sample_id, _ = hashes[0]
+        detail = f"all {len(hashes)} frames have the same bytes"
+        problems.append(Problem("identical", path, detail, sample_id))
+    return problems
+
+
+def format_problems(problems: list[Problem]) -> str:
+    """Write a count of errors and warnings, then each kind with its number and its lines."""
     errors = sum(problem.is_error for problem in problems)
     lines = [f"{_plural(errors, 'error')}, {_plural(len(problems) - errors, 'warning')}"]
     counts = Counter((not problem.is_error, problem.kind) for problem in problems)
@@ -136,45 +136,58 @@ def _check_site(
     shape: tuple[int, int] | None,
     site: tuple[str, tuple[str, ...]],
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
-    """The problems of one sample, and (path, sample_id, hash of the bytes) of its files that hold a
-    picture.
+    """Check one sample.
+
+    Returns:
+        Its problems, and (path, sample_id, hash of the bytes) of its files that hold a picture.
     """
     sample_id, files = site
     frames = competition.image_files(files)
-    if frames != files:
-        return _check_clip(competition, root, shape, sample_id, files, frames)
-    there = [name for name in files if _is_file(root / path_of(name))]
-    if not there:
-        detail = (
-            f"none of its {len(files)} files is there"
-            if len(files) > 1
-            else "its file is not there"
-        )
+    read = functools.partial(read_site, functools.partial(competition.read, root, shape=shape))
+    is_clip = frames != files  # files that stand for more
+    missing = [name for name in frames if not _is_file(root / path_of(name))]
+    if len(missing) == len(frames):
+        what = "frames" if is_clip else "files"
+        detail = f"none of its {len(frames)} {what} is there"
+        if len(frames) == 1:
+            detail = "its file is not there"
         return [Problem("row_without_images", files[0], detail, sample_id)], []
-    problems = [
-        Problem("missing", name, "no such image file", sample_id)
-        for name in files
-        if name not in there
-    ]
+    detail = "no such image file"
+    if is_clip:
+        detail += f"; {len(missing)} of {len(frames)} frames are missing"
+    problems = [Problem("missing", name, detail, sample_id) for name in missing]
+    if not is_clip:
+        return _check_channels(competition, root, read, sample_id, files, problems)
+    return (problems, []) if missing else _check_clip(competition, root, read, site, frames)
+
+
+def _check_channels(
+    competition: Competition,
+    root: Path,
+    read: Callable[[tuple[str, ...]], np.ndarray],
+    sample_id: str,
+    files: tuple[str, ...],
+    missing: list[Problem],
+) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
+    """Read all files of a sample; where they do not go together, each on its own."""
+    problems = list(missing)
+    present = [name for name in files if name not in {problem.path for problem in missing}]
     images: dict[tuple[str, ...], np.ndarray] = {}
     of_all: ImageError | None = None
-    read = functools.partial(competition.read, root, shape=shape)
-    try:
-        if not problems:
-            images[files] = read_site(read, files)
-    except ImageError as error:
-        of_all = error
+    if not missing:
+        try:
+            images[files] = read(files)
+        except ImageError as error:
+            of_all = error
     # one file in every channel's place shows each file's own fault
-    for name in there if not images else ():
+    for name in present if not images else ():
         alone = (name,) * len(files)
         try:
-            images[alone] = read_site(read, alone)
+            images[alone] = read(alone)
         except ImageError as error:
             problems.append(Problem(error.kind, name, error.detail, sample_id))
     if of_all is not None and not problems:  # each file is sound alone, but they do not go together
-        problems.append(
-            Problem(of_all.kind, _relative(of_all.path, root), of_all.detail, sample_id)
-        )
+        problems.append(_problem_of(of_all, root, sample_id))
     flat: set[str] = set()
     for names, image in images.items():
         for channel in np.flatnonzero(channel_statistics(image)[1] == 0):
@@ -184,84 +197,66 @@ def _check_site(
             problems.append(Problem("flat", name, detail, sample_id))
             flat.add(name)
     sound = {name for names in images for name in names} - flat
-    return problems, [
-        (name, sample_id, _content(root / path_of(name))) for name in files if name in sound
-    ]
+    return problems, _hash_files(root, [name for name in files if name in sound], sample_id)
 
 
 def _check_clip(
     competition: Competition,
     root: Path,
-    shape: tuple[int, int] | None,
-    sample_id: str,
-    files: tuple[str, ...],
+    read: Callable[[tuple[str, ...]], np.ndarray],
+    site: tuple[str, tuple[str, ...]],
     frames: tuple[str, ...],
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
-    """`_check_site` of a sample whose `files` stand for more, its `frames`: all that are missing,
-    or the first that cannot be read.
-    """
-    gone = [name for name in frames if not _is_file(root / name)]
-    if len(gone) == len(frames):
-        return [
-            Problem(
-                "row_without_images",
-                files[0],
-                f"none of its {len(frames)} frames is there",
-                sample_id,
-            )
-        ], []
-    if gone:
-        return [
-            Problem(
-                "missing",
-                name,
-                f"no such image file; {len(gone)} of {len(frames)} frames are missing",
-                sample_id,
-            )
-            for name in gone
-        ], []
+    """Read a clip, of which the first frame that cannot be read is listed."""
+    sample_id, files = site
     try:
-        clip = read_site(functools.partial(competition.read, root, shape=shape), files)
+        clip = read(files)
     except ImageError as error:
-        return [Problem(error.kind, _relative(error.path, root), error.detail, sample_id)], []
+        return [_problem_of(error, root, sample_id)], []
     problems = []
     for plane in np.flatnonzero(channel_statistics(clip)[1] == 0):
         detail = f"every pixel of channel {competition.channels[plane]} is {clip[plane, 0, 0]}"
         problems.append(Problem("flat", frames[plane % competition.frames], detail, sample_id))
     flat = {problem.path for problem in problems}
-    return problems, [
-        (name, sample_id, _content(root / name)) for name in frames if name not in flat
+    return problems, _hash_files(root, [name for name in frames if name not in flat], sample_id)
+
+
+def _problem_of(error: ImageError, root: Path, sample_id: str) -> Problem:
+    path = os.path.relpath(error.path, root) if os.path.isabs(error.path) else error.path
+    return Problem(error.kind, path, error.detail, sample_id)
+
+
+def _hash_files(root: Path, names: list[str], sample_id: str) -> list[tuple[str, str, bytes]]:
+    return [
+        (
+            name,
+            sample_id,
+            hashlib.blake2b((root / path_of(name)).read_bytes(), digest_size=16).digest(),
+        )
+        for name in names
     ]
 
 
-def _relative(path: str, root: Path) -> str:
-    return os.path.relpath(path, root) if os.path.isabs(path) else path
-
-
 def _is_file(path: Path) -> bool:
-    """Whether there is a file; of a name that no file can have, too."""
+    """Whether there is a file; false for a name that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
         return False
 
 
-def _content(path: Path) -> bytes:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
-
-
 def _images_under(root: Path) -> list[str]:
     """Every image file under `root`, relative to it; hidden folders are left out."""
-    found = []
+    images = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         relative = os.path.relpath(folder, root)
-        found += [
+        images += [
             os.path.normpath(os.path.join(relative, name))
             for name in names
             if name.lower().endswith(IMAGE_SUFFIXES)
         ]
-    return found
+    return images
 
 
 def _plural(count: int, noun: str) -> str:
