@@ -68,6 +68,16 @@ def plain_evidence(blocks, class_group, spread):
     return result
 
 
+def wells_keep_their_order(block):
+    """Whether no rounding of float32 swaps two wells in the order of their sums of squares.
+
+    The order decides which half of the wells one belongs to; a swap is a different, right answer.
+    """
+    exact = block.astype(np.float64)
+    squares = np.sort(((exact - exact.mean(axis=1, keepdims=True)) ** 2).sum(axis=1))
+    return bool((np.diff(squares) > 2e-3 * squares[1:]).all())
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 10_000),
@@ -86,9 +96,12 @@ def test_evidence_is_that_of_the_plain_formula(seed, wells, spread, offset, effe
         spread * (rng.normal(size=(n, 15)) + effect * rng.normal(size=15)) + offset for n in wells
     ]
     unit = np.median([score_spread(block) for block in blocks])
-    plain = plain_evidence(blocks, class_group, unit)
     for dtype, tolerance in ((np.float64, 1e-7), (np.float32, 2e-2)):
-        results = experiment_evidence([block.astype(dtype) for block in blocks], class_group, unit)
+        rounded = [block.astype(dtype) for block in blocks]
+        if dtype is np.float32 and not all(wells_keep_their_order(block) for block in rounded):
+            continue
+        plain = plain_evidence([block.astype(np.float64) for block in rounded], class_group, unit)
+        results = experiment_evidence(rounded, class_group, unit)
         for evidence, logs in zip(results, plain, strict=True):
             assert evidence.wells == logs.shape[1]
             assert evidence.total == pytest.approx(logs.sum(axis=1), abs=tolerance * logs.shape[1])
