@@ -34,7 +34,7 @@ def learning_rates(config: Config, stage: int) -> list[float]:
     """The learning rate of every optimiser step of a stage, through the trainer's own schedule."""
     part = config.stages[stage]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=part.optimizer.lr)
-    schedule = LearningRate(optimizer, part.schedule, part.epochs, STEPS, higher_is_better=True)
+    schedule = LearningRate(optimizer, part, STEPS, higher_is_better=True)
     found = []
     for step in range(part.epochs * STEPS):
         found.append(optimizer.param_groups[0]["lr"])

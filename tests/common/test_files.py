@@ -1,5 +1,6 @@
 """Files are whole or not there, and say what they were made from."""
 
+import errno
 import json
 import os
 import platform
@@ -82,3 +83,17 @@ def test_what_a_killed_process_left_goes_and_what_others_write_stays(tmp_path):
         file.write_text("half")
     write_text(path, "whole")
     assert not left.exists() and all(file.exists() for file in kept) and path.read_text() == "whole"
+
+
+def test_a_disk_that_fills_at_the_flush_leaves_the_old_file(tmp_path, monkeypatch):
+    write_text(tmp_path / "a.txt", "old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        InputError, match=r"a\.txt: could not be written \(No space left on device\)"
+    ):
+        write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]

@@ -183,7 +183,8 @@ def test_an_epoch_is_foretold_by_what_was_measured(plates, tmp_path, monkeypatch
     minutes = batches + valid / 8  # validation is not measured yet: each image as in a step, of 8
     hours_left = 100 - 60 / 3600 - min(batches, 20) / 60
     assert minutes > 90 or line.startswith(
-        f"seed 0 fold 0 stage all: epoch 1 takes about {minutes:.1f} min; {hours_left:.1f} h left: about "
+        f"seed 0 fold 0 stage all: epoch 1 takes about {minutes:.1f} min; "
+        f"{hours_left:.1f} h left: about "
     )
     assert float(re.search(r"about ([\d.]+) epochs fit", line)[1]) == pytest.approx(
         hours_left * 60 / minutes, rel=0.01

@@ -15,7 +15,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_text
 from cellsignal.config import dump_config
 from cellsignal.data.store import Store
-from cellsignal.training.check import _check_stages_have_samples, _watching
+from cellsignal.training.check import _check_stages_have_samples, _refusing_single_values
 from cellsignal.training.plan import jobs_of
 from cellsignal.training.run import train
 
@@ -55,7 +55,8 @@ def altered(monkeypatch):
         (
             {"backbone": "resnet10t"},
             1,
-            r"stages.all.batch_size: batches of 1 image of 24x24 pixels leave BatchNorm one value a channel (backbone.layer4.0.bn1",
+            r"stages.all.batch_size: batches of 1 image of 24x24 pixels leave BatchNorm one value "
+            r"a channel (backbone.layer4.0.bn1",
         ),
         (
             {"backbone": "test_resnet", "frozen": True, "neck": 8},
@@ -107,14 +108,17 @@ def test_the_watch_agrees_with_torch(size):
     for side in (1, 2):
         layer = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
         layer[0].weight.requires_grad_(False)
-        names = []
-        with _watching(layer, names.append, also_evaluating=False):
-            try:
+        fails = refuses = False
+        try:
+            layer(torch.zeros(size, 3, side, side))
+        except ValueError:
+            fails = True
+        try:
+            with _refusing_single_values(layer, "in {layer}", evaluating=False):
                 layer(torch.zeros(size, 3, side, side))
-                fails = False
-            except ValueError:
-                fails = True
-        assert fails == (names == ["0"]) == (size * side == 1)
+        except InputError as error:
+            refuses = str(error) == "in 0"
+        assert fails == refuses == (size * side == 1)
 
 
 @pytest.mark.parametrize(

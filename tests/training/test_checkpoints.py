@@ -4,6 +4,7 @@ training goes on from a whole one, and only its own.
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +29,6 @@ from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import is_finished, train
 from cellsignal.training.trainer import Trainer
 
-pytestmark = pytest.mark.slow
-
 
 def number(path: Path) -> int:
     return int(load_last(path)[0]["number"])
@@ -42,6 +41,7 @@ def spoil(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_the_one_before_is_kept(tmp_path):
     last = tmp_path / "last.pt"
     for n in range(3):
@@ -55,6 +55,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+@pytest.mark.slow
 def test_at_every_moment_of_a_save_a_whole_one_is_there(tmp_path, monkeypatch, links):
     """A kill before each call that changes a name; the next save goes on with what is there, three
     times in a row.
@@ -100,6 +101,7 @@ def test_at_every_moment_of_a_save_a_whole_one_is_there(tmp_path, monkeypatch, l
 
 
 @pytest.mark.parametrize("how", ["damaged", "cut", "lost", "foreign"])
+@pytest.mark.slow
 def test_a_damaged_one_is_told_in_one_line_and_the_one_before_taken(tmp_path, caplog, how):
     last = tmp_path / "last.pt"
     for n in range(2):
@@ -129,6 +131,7 @@ def test_a_damaged_one_is_told_in_one_line_and_the_one_before_taken(tmp_path, ca
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_without_one_before_a_damaged_one_is_refused(tmp_path):
     save_checkpoint(tmp_path / "last.pt", {"w": torch.arange(5000.0)}, keep=True)
     spoil(tmp_path / "last.pt")
@@ -166,6 +169,7 @@ def stopped(config, monkeypatch, updates: int) -> Path:
     return jobs_of(config)[0].folder / "last.pt"
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_the_one_before_to_the_same_bits(
     plates, tmp_path, whole, monkeypatch, caplog
 ):
@@ -202,6 +206,7 @@ def test_training_goes_on_from_the_one_before_to_the_same_bits(
     assert not previous_of(last).exists()  # the stage is finished
 
 
+@pytest.mark.slow
 def test_both_damaged_are_named_and_nothing_is_trained(plates, tmp_path, monkeypatch):
     config = make_config(plates, tmp_path, [stage(**ONE)])
     last = stopped(config, monkeypatch, 4)
@@ -213,6 +218,7 @@ def test_both_damaged_are_named_and_nothing_is_trained(plates, tmp_path, monkeyp
         train(config)
 
 
+@pytest.mark.slow
 def test_a_stage_before_that_is_damaged_is_not_finished(plates, tmp_path, monkeypatch):
     """Killed between the last save of stage 1 and the removal of the one before it, then damaged:
     its end is trained again.
@@ -228,6 +234,7 @@ def test_a_stage_before_that_is_damaged_is_not_finished(plates, tmp_path, monkey
 
 
 @pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.slow
 def test_a_checkpoint_of_another_config_is_refused_and_what_differs_named(
     plates, tmp_path, monkeypatch, finished
 ):
@@ -243,7 +250,10 @@ def test_a_checkpoint_of_another_config_is_refused_and_what_differs_named(
         [stage(**ONE | {"batch_size": 4, "optimizer": {"name": "adamw", "lr": 5e-4}})],
         normalization={"by": "image"},
     )
-    what = r"is of another config.*normalization\.by: plate -> image; stages\.0\.batch_size: 8 -> 4; stages\.0\.optimizer\.lr: 0\.002 -> 0\.0005"
+    what = (
+        r"is of another config.*normalization\.by: plate -> image; "
+        r"stages\.0\.batch_size: 8 -> 4; stages\.0\.optimizer\.lr: 0\.002 -> 0\.0005"
+    )
     with pytest.raises(InputError, match=what):
         train(changed)
     if finished:
@@ -276,6 +286,7 @@ cp "$1"/tiny/seed0/fold0/all/all/last.pt "$4/end.pt"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_a_disk_that_is_really_full(plates, tmp_path, whole):
     """A small tmpfs in a mount namespace of its own, where one may have one: it has room for some
@@ -313,3 +324,77 @@ def test_a_disk_that_is_really_full(plates, tmp_path, whole):
     assert (out / "second").read_text() == "0\n"
     end = load_checkpoint(out / "end.pt")
     assert all(torch.equal(values, end["model"][name]) for name, values in whole["model"].items())
+
+
+# the file
+# --------------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_round_trip(tmp_path):
+    state = {
+        "model": {"w": torch.arange(4.0)},
+        "progress": {"epoch": 3, "best": None, "history": [{"a": 1.5}]},
+    }
+    save_checkpoint(tmp_path / "a" / "last.pt", state)
+    found = load_checkpoint(tmp_path / "a" / "last.pt")
+    assert (
+        torch.equal(found["model"]["w"], state["model"]["w"])
+        and found["progress"] == state["progress"]
+    )
+    assert os.listdir(tmp_path / "a") == ["last.pt"]
+
+
+def test_a_flipped_byte_in_a_checkpoint_is_found(tmp_path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": {"w": torch.arange(1000.0)}})
+    data = bytearray(path.read_bytes())
+    place = data.find(torch.arange(1000.0).numpy().tobytes()[400:800])
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"last\.pt: corrupt checkpoint"):
+        load_checkpoint(path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.mkdir, ("exploded",))
+
+
+def test_pickled_code_never_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "cellsignal-checkpoint-1", "bomb": Bomb()}, "evil.pt")
+    with open("plain.pt", "wb") as file:
+        pickle.dump(Bomb(), file)
+    for name in ("evil.pt", "plain.pt"):
+        with pytest.raises(InputError, match="corrupt or foreign"):
+            load_checkpoint(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + b"\0" * 50])
+def test_what_is_no_checkpoint(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.pt: corrupt or foreign checkpoint"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "x.pt")
+    with pytest.raises(InputError, match="not a checkpoint of cellsignal"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": {"w": torch.ones(2)}})
+
+    def full(*_, **__):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"last\.pt: could not be written .*untouched"):
+        save_checkpoint(path, {"model": {"w": torch.zeros(2)}})
+    monkeypatch.undo()
+    assert torch.equal(load_checkpoint(path)["model"]["w"], torch.ones(2)) and os.listdir(
+        tmp_path
+    ) == ["last.pt"]

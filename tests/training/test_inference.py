@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny import make_config, stage
 
+from cellsignal.competitions.targets import sum_by_target
 from cellsignal.models.backbones import build_model
 from cellsignal.training import inference
 from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
 from cellsignal.training.job import unit_codes
 from cellsignal.training.plan import jobs_of
-from cellsignal.training.validation import by_target
 
 
 def setting(plates, tmp_path, **more):
@@ -128,8 +128,8 @@ def test_chosen_channels_and_the_cell_type_reach_the_network(plates, tmp_path):
     assert not np.allclose(found, other, atol=1e-2)
 
 
-def test_by_target_sums_the_sites_of_a_well():
-    targets, merged, first = by_target(
+def test_sum_by_target_sums_the_sites_of_a_well():
+    targets, merged, first = sum_by_target(
         np.array([[1.0, 2], [3, 4], [5, 6]]), np.array(["b", "a", "b"])
     )
     assert (

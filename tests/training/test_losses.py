@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning.losses import ArcFaceLoss, CosFaceLoss
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from cellsignal.config.augment import Mix
@@ -23,6 +24,7 @@ from cellsignal.training.losses import (
     HardLabelLoss,
     SoftCrossEntropy,
     TripletLoss,
+    class_weights,
     margin_cosines,
     register_loss,
 )
@@ -444,3 +446,29 @@ def test_a_loss_of_ones_own_is_a_field_and_a_class(monkeypatch):
 )
 def test_only_a_loss_that_learns_from_hard_labels_may_leave_parameters_out(options, expected):
     assert StageLoss(stage(**options), None, K, D).leaves_parameters_out is expected
+
+
+def test_soft_cross_entropy_on_hard_labels_is_torchs():
+    logits, labels = torch.randn(9, 4), torch.randint(0, 4, (9,))
+    hard = nn.functional.one_hot(labels, 4).float()
+    assert torch.allclose(
+        SoftCrossEntropy(None, 0.1)(logits, hard),
+        nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels),
+    )
+
+
+def test_soft_cross_entropy_by_hand():
+    weights = torch.tensor([1.0, 3.0])
+    logits = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
+    targets = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    log_p = logits.log_softmax(1)
+    expected = -(0.25 * log_p[0, 0] + 3 * 0.75 * log_p[0, 1] + log_p[1, 0]) / 2
+    assert torch.allclose(SoftCrossEntropy(weights)(logits, targets), expected)
+
+
+def test_class_weights_are_sklearns():
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert class_weights(labels, 3, "balanced").numpy() == pytest.approx(expected)
+    assert class_weights(labels, 3, "sqrt").numpy() == pytest.approx(expected**0.5)
+    assert class_weights(labels, 4, "balanced")[3] == 1 and class_weights(labels, 3, "none") is None

@@ -2,6 +2,8 @@
 what is refused.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,14 +14,14 @@ from sklearn.metrics import average_precision_score, log_loss
 from torch import nn
 
 from cellsignal.common.errors import InputError
+from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.samples import label_matrix
 from cellsignal.config.load import load_config
 from cellsignal.data.samplers import balanced_batches
 from cellsignal.training.losses import BinaryCrossEntropy, SoftCrossEntropy, positive_weights
-from cellsignal.training.task import check_stages
-from cellsignal.training.validation import loss_and_score
 
 seeds = st.integers(0, 10_000)
+TASK = MultiLabel(SimpleNamespace(id="toy"))
 
 
 def batch(seed: int, n: int = 12, k: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,13 +117,6 @@ def test_balanced_batches_are_dealt_to_processes():
         balanced_batches(member, 4, 0, 0, 0, 20)
 
 
-class _Job:
-    class competition:
-        multilabel, id = True, "toy"
-
-    outputs = 3
-
-
 def test_validation_is_sklearns_by_target():
     rng = np.random.default_rng(0)
     logits, has = rng.normal(size=(40, 3)), rng.random((20, 3)) < 0.4
@@ -133,7 +128,7 @@ def test_validation_is_sklearns_by_target():
         }
     )
     order = rng.permutation(40)
-    loss, score = loss_and_score(_Job, logits[order], samples.iloc[order])
+    loss, score = TASK.validation_scores(logits[order], samples.iloc[order], 3)
     mean = logits.reshape(20, 2, 3).mean(1)
     assert score == pytest.approx(
         np.mean([average_precision_score(has[:, k], mean[:, k]) for k in range(3)])
@@ -163,9 +158,8 @@ def test_label_matrix_tells_unknown_from_none():
 def test_what_needs_one_label_is_refused(key, value, named, tmp_path):
     path = tmp_path / "c.yaml"
     stage = {"name": "all", "epochs": 2, key: value}
-    text = f"name: a\ncompetition: toy\ndata: {{root: r, store: s}}\nfolds: {{file: f.csv}}\nstages: [{stage!r}]\n".replace(
-        "True", "true"
-    ).replace("'", "")
+    text = "name: a\ncompetition: toy\ndata: {root: r, store: s}\nfolds: {file: f.csv}\n"
+    text += f"stages: [{stage!r}]\n".replace("True", "true").replace("'", "")
     path.write_text(text)
     with pytest.raises(InputError, match=named):
-        check_stages(load_config(path), _Job.competition)
+        TASK.check_config(load_config(path))

@@ -1,10 +1,15 @@
-"""Which numbers a stage computes in: what is asked for, or what the device has."""
+"""Number formats, schedules and optimisers against torch's own and hand-computed values."""
+
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
+from cellsignal.config.stage import Optimizer, Schedule
 from cellsignal.training import optim
-from cellsignal.training.optim import autocast, compute_dtype
+from cellsignal.training.optim import LearningRate, autocast, build_optimizer, compute_dtype
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -33,3 +38,131 @@ def test_auto_is_what_the_device_has(has, monkeypatch):
 
 def test_the_cpu_is_asked():
     assert optim._cpu_has_bfloat16() == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def rates(schedule, epochs=4, steps=5, figures=None, lr=2.0, higher=True):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    rate = LearningRate(optimizer, SimpleNamespace(schedule=schedule, epochs=epochs), steps, higher)
+    found = []
+    for epoch in range(epochs):
+        for step in range(steps):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            rate.step(epoch * steps + step + 1)
+        rate.epoch_end(0.0 if figures is None else figures[epoch])
+    return found
+
+
+def test_cosine_is_the_textbook_formula():
+    found = rates(Schedule(name="cosine", min_lr_ratio=0.1))
+    expected = [2.0 * (0.1 + 0.9 * (1 + math.cos(math.pi * i / 20)) / 2) for i in range(20)]
+    assert found == pytest.approx(expected)
+
+
+def test_warm_up_rises_linearly_then_the_schedule_begins():
+    found = rates(Schedule(name="constant", warmup_epochs=1))
+    assert found[:5] == pytest.approx([2 * i / 6 for i in range(1, 6)])
+    assert found[5:] == [2.0] * 15
+
+
+def test_exponential_is_torchs():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    oracle = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
+    expected = []
+    for _ in range(4):
+        expected += [optimizer.param_groups[0]["lr"]] * 5
+        optimizer.step()
+        oracle.step()
+    assert rates(Schedule(name="exponential", gamma=0.95)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_plateau_is_torchs(higher):
+    figures = [0.5, 0.6, 0.6, 0.55, 0.6, 0.6, 0.7, 0.1, 0.1, 0.1, 0.1, 0.1]
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max" if higher else "min", factor=0.1, patience=2, threshold=0, eps=0
+    )
+    expected = []
+    for figure in figures:
+        expected += [optimizer.param_groups[0]["lr"]] * 5
+        oracle.step(figure)
+    assert rates(
+        Schedule(name="plateau", factor=0.1, patience=2), epochs=12, figures=figures, higher=higher
+    ) == pytest.approx(expected)
+
+
+def test_onecycle_rises_to_the_peak_and_falls_to_almost_nothing():
+    found = rates(Schedule(name="onecycle", pct_start=0.25), epochs=8)
+    assert (
+        max(found) == pytest.approx(2.0, rel=0.01)
+        and found.index(max(found)) in range(8, 12)
+        and found[-1] < 0.05
+    )
+
+
+def test_onecycle_is_torchs():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    oracle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2.0, total_steps=41, pct_start=0.3, cycle_momentum=False
+    )
+    expected = []
+    for _ in range(40):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        oracle.step()
+    # to the bit: trainings come out as before
+    assert rates(Schedule(name="onecycle", pct_start=0.3), epochs=8) == expected
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 4, 9])
+def test_onecycle_of_a_few_steps(epochs):
+    found = rates(Schedule(name="onecycle"), epochs=epochs, steps=1)
+    assert len(found) == epochs and all(0 < rate <= 2.0 for rate in found)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "onecycle", "plateau", "exponential"])
+def test_a_schedule_resumes_where_it_was(name):
+    schedule = Schedule(name=name, warmup_epochs=0.0 if name == "onecycle" else 0.5, patience=0)
+
+    part = SimpleNamespace(schedule=schedule, epochs=3)
+
+    def run(stop):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+        rate, found = LearningRate(optimizer, part, 4, True), []
+        for i in range(12):
+            if i == stop:
+                state, inner = rate.state_dict(), optimizer.state_dict()
+                optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+                rate = LearningRate(optimizer, part, 4, True)
+                optimizer.load_state_dict(inner)
+                rate.load_state_dict(state)
+            optimizer.step()
+            rate.step(i + 1)
+            if i % 4 == 3:
+                rate.epoch_end(-i)
+            found.append(optimizer.param_groups[0]["lr"])
+        return found
+
+    assert run(stop=None) == run(stop=5) == run(stop=8)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_norms_and_biases_are_not_decayed(name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    groups = build_optimizer(model, Optimizer(name=name, weight_decay=0.3)).param_groups
+    decayed = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert [decayed[id(p)] for p in model.parameters()] == [0.3, 0, 0, 0]
+
+
+def test_decay_all_decays_every_parameter_of_every_module():
+    modules = [nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Linear(2, 2, bias=False)]
+    (group,) = build_optimizer(
+        modules, Optimizer(name="adam", weight_decay=1e-5, decay_all=True)
+    ).param_groups
+    assert group["weight_decay"] == 1e-5
+    assert [id(p) for p in group["params"]] == [
+        id(p) for module in modules for p in module.parameters()
+    ]
+    groups = build_optimizer(modules, Optimizer(name="adam")).param_groups
+    assert [len(group["params"]) for group in groups] == [2, 3]

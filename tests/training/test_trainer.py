@@ -288,7 +288,7 @@ def test_a_killed_process_goes_on_to_the_same_bytes(plates, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_the_workers_too_and_nothing_breaks(plates, tmp_path):
-    """SIGINT to the whole process group, as a terminal sends it, while two worker processes load."""
+    """SIGINT to the whole process group, as a terminal sends it, while two processes load."""
     data = {
         "root": str(plates / "raw"),
         "store": str(plates / "store"),

@@ -39,7 +39,7 @@ ONE_MACHINE = ["--standalone", "--nproc_per_node", "2"]
 
 
 def config(plates: Path, folder: Path):
-    """The config and its file; its networks end each epoch and each eighth step with a checkpoint."""
+    """The config and its file; it saves after each epoch and each eighth step."""
     made = make_config(plates, folder / "runs", [stage(**STAGE)])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(made.model_dump(mode="json")))

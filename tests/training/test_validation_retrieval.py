@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from tiny import make_config, stage
 
 from cellsignal.common.errors import InputError, Interrupted
 from cellsignal.common.stopping import Stop
+from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.config.load import load_config
 from cellsignal.config.schema import Config
 from cellsignal.prediction.predict import trained_model
@@ -33,7 +35,6 @@ from cellsignal.training.job import Job
 from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import ALONE, Ranks
 from cellsignal.training.run import train
-from cellsignal.training.task import check_stages
 from cellsignal.training.trainer import Trainer
 from cellsignal.training.validation import PER_CLASS, Gallery, Validation, draw_gallery, retrieval
 
@@ -50,7 +51,7 @@ SPEED = ["images_per_s", "waiting", "of_peak"]
 
 
 def drugs(space, folder, stages=None, **more) -> Config:
-    """A config on the small BBBC021: 6 classes of 2 compounds and more, whole compounds held out."""
+    """A config on the small BBBC021: 6 classes of 2 compounds and more, whole ones held out."""
     data = {"root": str(space.root), "store": str(space.folder / "store"), "workers": 0}
     stages = stages or [{"name": "all", **RETRIEVAL}]
     tables = {"file": str(space.folder / "folds.csv"), "use": [0]} | more.pop("folds", {})
@@ -133,8 +134,8 @@ def test_the_oracle_is_scikit_learns_over_all_orders():
 def test_the_gallery_is_of_validation_and_a_few_training_samples_of_each_class(plates, tmp_path):
     job = jobs_of(make_config(plates, tmp_path, [stage(**RETRIEVAL)]))[0]
     gallery, samples = draw_gallery(job), job.store.samples
-    assert list(gallery.positions[: gallery.asked]) == list(job.valid)
-    others = samples.iloc[gallery.positions[gallery.asked :]]
+    assert list(gallery.positions[: gallery.queries]) == list(job.valid)
+    others = samples.iloc[gallery.positions[gallery.queries :]]
     assert (
         set(others.index) <= set(job.train)
         and (others.role == "treatment").all()
@@ -172,8 +173,8 @@ def test_a_drug_is_not_its_own_answer(prepared, tmp_path):
     job = jobs_of(drugs(space, tmp_path, folds={"file": str(folds)}))[0]
     gallery = draw_gallery(job)
     inside = samples.iloc[gallery.positions]
-    targets = sorted(set(inside.target_id[: gallery.asked]))
-    assert set(inside["compound"][: gallery.asked]) & set(inside["compound"][gallery.asked :])
+    targets = sorted(set(inside.target_id[: gallery.queries]))
+    assert set(inside["compound"][: gallery.queries]) & set(inside["compound"][gallery.queries :])
     for target, (places, match) in zip(targets, gallery.lists(), strict=True):
         own, ranked = inside[inside.target_id == target].iloc[0], inside.iloc[places]
         expected = inside["compound"] != own["compound"]
@@ -188,7 +189,7 @@ def test_where_the_class_is_the_compound_only_the_fold_group_is_left_out(plates,
     gallery = draw_gallery(job)
     inside = job.store.samples.iloc[gallery.positions]
     for target, (places, match) in zip(
-        sorted(set(inside.target_id[: gallery.asked])), gallery.lists(), strict=True
+        sorted(set(inside.target_id[: gallery.queries])), gallery.lists(), strict=True
     ):
         own = inside[inside.target_id == target].iloc[0]
         assert (
@@ -206,14 +207,11 @@ def test_without_anything_to_find_training_does_not_begin(prepared, tmp_path):
     train_ = job.train[(samples.label.iloc[job.train] != one).to_numpy()]
     with pytest.raises(
         InputError,
-        match=r"^stages\.all\.monitor: retrieval: no validation target of seed 0 fold 0 stage all has a sample of its class of another compound$",
+        match=r"^stages\.all\.monitor: retrieval: no validation target of seed 0 fold 0 stage "
+        r"all has a sample of its class of another compound$",
     ):
         Trainer(replace(job, valid=valid, train=train_), ALONE, Stop())
     assert not job.folder.exists()
-
-
-class _Multilabel:
-    id, multilabel = "toy", True
 
 
 @pytest.mark.parametrize("target", ["label", "compound"])
@@ -221,9 +219,10 @@ def test_several_labels_an_image_are_refused(plates, tmp_path, target):
     config = make_config(plates, tmp_path, [stage(monitor="retrieval", target=target)])
     with pytest.raises(
         InputError,
-        match=r"^stages\.all\.monitor: retrieval needs one label an image; those of toy have several or none$",
+        match=r"^stages\.all\.monitor: retrieval: needs one label an image; those of toy have "
+        r"several or none$",
     ):
-        check_stages(config, _Multilabel)
+        MultiLabel(SimpleNamespace(id="toy")).check_config(config)
 
 
 # the figure
@@ -292,7 +291,7 @@ def test_the_log_says_what_brute_force_finds_in_the_weights_that_predict(
     )["identity"]
     samples = job.store.samples.iloc[gallery.positions]
     assert rows.valid_retrieval.iloc[-1] == pytest.approx(
-        by_hand(samples, gallery.asked, embeddings, "compound", True), abs=1e-6
+        by_hand(samples, gallery.queries, embeddings, "compound", True), abs=1e-6
     )
     plain = Validation(
         replace(
@@ -418,7 +417,7 @@ def test_clips_are_followed_as_stills_are(prepared, tmp_path):
     )["identity"]
     samples = job.store.samples.iloc[gallery.positions]
     assert found["valid_retrieval"] == pytest.approx(
-        by_hand(samples, gallery.asked, embeddings, "compound", True), abs=1e-6
+        by_hand(samples, gallery.queries, embeddings, "compound", True), abs=1e-6
     )
 
 

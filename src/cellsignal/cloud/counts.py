@@ -146,14 +146,13 @@ def _shape(config: Config, competition: Competition) -> tuple[int, int]:
 
 def _count_published(config: Config, competition: Competition) -> Counts:
     from cellsignal.training.job import fold_name
-    from cellsignal.training.task import check_stages
 
     if competition.published is None:
         raise InputError(
             f"data.root: {config.data.root}: there is no data, nor a store at {config.data.store}, "
             f"and {competition.id} states no published counts"
         )
-    check_stages(config, competition)
+    competition.task.check_config(config)
     held_out, kept, note = _held_out_shares(config)
     jobs: list[JobCounts] = []
     wanted = list(held_out) if config.folds.use is None else list(config.folds.use)

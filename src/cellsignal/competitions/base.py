@@ -113,11 +113,6 @@ class Competition(Calibrates, ABC):
         """What the competition asks of an id; see `task.Task`."""
         return self.task_class(self)
 
-    @property
-    def multilabel(self) -> bool:
-        """Whether networks learn several labels; goes when training asks the task itself."""
-        return self.task.loss_family == "binary_cross_entropy"
-
     @abstractmethod
     def samples(self, root: Path) -> pd.DataFrame:
         """The samples table of everything under `root`, train and test, checked by `check_samples`."""

@@ -49,8 +49,9 @@ def upgrade_recorded(tree: dict[str, Any]) -> dict[str, Any]:
     """
     tree = copy.deepcopy(tree)
     for stage in tree.get("stages", ()):
-        if (stage.get("early_stopping") or {}).get("min_delta") == 0:
-            del stage["early_stopping"]["min_delta"]
+        early_stopping = stage.get("early_stopping")  # a number in today's configs
+        if isinstance(early_stopping, dict) and early_stopping.get("min_delta") == 0:
+            del early_stopping["min_delta"]
         for key, inner in _FLATTENED.items():
             section = stage.get(key)
             if isinstance(section, dict) and set(section) == {inner}:

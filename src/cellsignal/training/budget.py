@@ -36,8 +36,8 @@ class Budget:
         self,
         job: Job,
         model: nn.Module,
-        check_every: int,
         processes: int,
+        check_every: int,
         training_images: int,
         validation_images: int,
     ):
@@ -56,7 +56,7 @@ class Budget:
 
     @contextmanager
     def measure(self, part: str, number: int = 1) -> Iterator[None]:
-        """Measure `number` of a part. An error is no measurement, and the time is not of batches."""
+        """Measure `number` of a part; an error is no measurement."""
         started = time.perf_counter()
         yield
         self._recorded_at = time.perf_counter()

@@ -1,12 +1,11 @@
-"""Find out before a training begins, and before anything is written, whether it can be done.
+"""Checks before a training begins, and before anything is written, whether it can be done.
 
 A mistake that shows only in the first batch, or at the end of the first epoch, costs hours and
-leaves a run folder behind. Whatever can be known from the config, the store's table and the shapes
-of the images is asked here.
+leaves a run folder behind.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,7 +16,6 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.samples import label_matrix
 from cellsignal.config import Config
 from cellsignal.data.views import tta_views
 from cellsignal.models.backbones import build_model, check_backbone
@@ -33,37 +31,27 @@ log = logging.getLogger(__name__)
 
 
 def check_jobs(jobs: Sequence[Job], ranks: Ranks) -> None:
-    """Make sure that the trainings of a config can be done; those that have begun are not asked
-    again.
+    """Make sure that the trainings of a config that have not begun yet can be done.
 
     Raises:
         InputError: labels with nothing to tell apart, no test sample for a stage that trains on
-        them, no batch, an
-            augmentation that cannot work, a backbone that there is not, weights that do not fit it,
-            images too small for it, or batches too small for its BatchNorm. The message names the
-            key.
+            them, no batch, an augmentation that cannot work, an unknown backbone, weights that do
+            not fit it, images too small for it, or batches too small for its BatchNorm.
     """
-    fresh = [job for job in jobs if not has_checkpoint(job.folder / "last.pt")]
-    if not fresh:
+    new = [job for job in jobs if not has_checkpoint(job.folder / "last.pt")]
+    if not new:
         return
-    pixel_statistics(fresh[0].config, fresh[0].store, fresh[0].train)
+    pixel_statistics(new[0].config, new[0].store, new[0].train)
     _check_stages_have_samples(jobs)
     checked = set()
-    for job in fresh:
+    for job in new:
         draw_gallery(job)
-        smallest = _check_examples(job, ranks)
+        batch, unit = _check_examples(job, ranks), _smallest_unit(job)
         shapes = output_shapes(job)
-        question = (
-            job.stage_index,
-            job.init is None,
-            job.outputs,
-            smallest,
-            _smallest_unit(job),
-            *shapes,
-        )
-        if question not in checked:
-            _check_model(job, smallest, *shapes)
-            checked.add(question)
+        case = (job.stage_index, job.init is None, job.outputs, batch, unit, *shapes)
+        if case not in checked:
+            _check_model(job, batch, unit, *shapes)
+            checked.add(case)
 
 
 def check_model_section(config: Config) -> None:
@@ -71,7 +59,7 @@ def check_model_section(config: Config) -> None:
 
     Raises:
         InputError: no such network, option or view; no such file, where no training has begun
-        that took it.
+            that took it.
     """
     model = config.model
     check_backbone(model)
@@ -82,9 +70,7 @@ def check_model_section(config: Config) -> None:
 
 
 def _check_stages_have_samples(jobs: Sequence[Job]) -> None:
-    """Refuse a stage that trains on test samples where there are none; say of how many jobs
-    something is missing.
-    """
+    """Refuse a stage that trains on test samples where no job has any."""
     for index, stage in enumerate(jobs[0].config.stages):
         mine = [job for job in jobs if job.stage_index == index]
         keys = ["pseudo_labels"] if stage.pseudo_labels is not None else []
@@ -92,16 +78,16 @@ def _check_stages_have_samples(jobs: Sequence[Job]) -> None:
             keys.append("mean_teacher.unlabelled")
         for key in keys:
             without = [job.title for job in mine if not len(job.test)]
-            where = f"stages.{stage.name}.{key}"
             if len(without) == len(mine):
                 raise InputError(
-                    f"{where}: {jobs[0].config.data.store} has no test sample to train on; leave "
-                    "it out"
+                    f"stages.{stage.name}.{key}: {jobs[0].config.data.store} has no test sample to "
+                    "train on; leave it out"
                 )
             if without:
                 log.warning(
-                    "%s: %d of %d trainings have no test sample, first %s",
-                    where,
+                    "stages.%s.%s: %d of %d trainings have no test sample, first %s",
+                    stage.name,
+                    key,
                     len(without),
                     len(mine),
                     without[0],
@@ -118,132 +104,106 @@ def _check_stages_have_samples(jobs: Sequence[Job]) -> None:
 
 
 def _check_examples(job: Job, ranks: Ranks) -> int:
-    """The number of images in the smallest batch of an epoch."""
+    """Check labels, and return the number of images in the smallest batch of an epoch."""
     if job.stage.self_supervised is not None:
         examples = TwoViews(job, ranks)
     else:
         examples = Examples(job, ranks)
-        _check_labels(job, examples)
+        validation = job.encode_targets(job.scored)
+        job.task.check_targets(examples.encoded[examples.known], validation, job.title)
         examples.weights()
         examples.controls()
     # of epoch 0 the sampler would tell what it leaves out
     return min(map(len, examples.batches(1)))
 
 
-def _check_labels(job: Job, examples: Examples) -> None:
-    if job.multilabel:
-        truth = examples.truth[examples.known]
-        if not (truth == 1).any():
-            raise InputError(
-                f"{job.title}: none of the {len(job.train)} training samples has any of the "
-                f"{job.outputs} classes"
-            )
-        if len(job.scored):
-            valid = label_matrix(job.store.samples.iloc[job.scored], job.outputs)
-            if not ((valid == 1).any(0) & (valid == 0).any(0)).any():
-                raise InputError(
-                    f"{job.title}: no class has both a positive and a negative among the "
-                    f"{len(job.scored)} validation samples"
-                )
-    elif len(np.unique(examples.labels[examples.known])) < 2:
-        raise InputError(
-            f"{job.title}: all {len(job.train)} training samples are of one class; there is "
-            "nothing to tell apart"
-        )
-
-
 def _smallest_unit(job: Job) -> int:
-    """Images in the smallest batch that `predict.adapt` takes statistics of; 0 without."""
+    """Count the images in the smallest batch that `predict.adapt` sees; 0 without."""
     config = job.config
     codes = unit_codes(job.store.samples, config.predict.adapt)
-    asked = np.concatenate([job.scored, job.test])
-    if codes is None or not len(asked):
+    predicted = np.concatenate([job.scored, job.test])
+    if codes is None or not len(predicted):
         return 0
-    counts = np.bincount(codes[kept_samples(config, job.store)], minlength=codes.max() + 1)[
-        np.unique(codes[asked])
-    ]
-    return int((counts // -(-counts // config.predict.batch_size)).min())
+    counts = np.bincount(codes[kept_samples(config, job.store)], minlength=codes.max() + 1)
+    counts = counts[np.unique(codes[predicted])]
+    batches = np.ceil(counts / config.predict.batch_size).astype(int)
+    return int((counts // batches).min())
 
 
 def _check_model(
-    job: Job, smallest: int, training: tuple[int, int], predicting: tuple[int, int]
+    job: Job, batch: int, unit: int, training: tuple[int, int], predicting: tuple[int, int]
 ) -> None:
     """Build the network, and follow shapes through it on torch's meta device."""
     config, stage = job.config, job.stage
-    name = config.model.backbone
     model = _build(job, training)
-    unit = _smallest_unit(job)
-    with _watching(
-        model,
-        partial(_refuse_training, job, smallest, training),
-        also_evaluating=stage.swa is not None or stage.bn_recompute,
-    ):
-        _follow(job, model.train(), smallest, training, f"model.backbone: {name} cannot train on")
-    with _watching(
-        model, partial(_refuse_adapting, job, unit, predicting), also_evaluating=unit > 0
-    ):
-        _follow(
-            job,
-            model.eval(),
-            max(1, unit),
-            predicting,
-            f"model.backbone: {name} cannot predict from",
-        )
+    averages = stage.swa is not None or stage.bn_recompute
+    message = (
+        f"stages.{stage.name}.batch_size: batches of {batch} image of {_pixels(training)} leave "
+        f"BatchNorm one value a channel ({{layer}} of {config.model.backbone}); write "
+        "batch_size: 2 or more"
+    )
+    with _refusing_single_values(model, message, evaluating=averages):
+        _follow(job, model.train(), batch, training, "train on")
+    message = (
+        f"predict.adapt: {config.predict.adapt}: one has {unit} image of {_pixels(predicting)} a "
+        f"batch, which leaves BatchNorm one value a channel ({{layer}} of {config.model.backbone});"
+        " write adapt: none, or a larger unit or predict.batch_size"
+    )
+    with _refusing_single_values(model, message, evaluating=unit > 0):
+        _follow(job, model.eval(), max(1, unit), predicting, "predict from")
 
 
 def _build(job: Job, shape: tuple[int, int]) -> nn.Module:
-    config = job.config
-    try:
-        return build_model(
-            config.model,
-            len(job.channels),
-            job.outputs,
-            shape[1],
-            len(job.cell_types),
-            initial_weights=job.init is None,
-        )
-    except InputError:
-        raise
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        raise InputError(
-            f"model.backbone: {config.model.backbone} cannot be built for {_pixels(shape)} "
-            f"({_reason(error)})"
-        ) from error
+    config, channels, types = job.config, len(job.channels), len(job.cell_types)
+    side, fresh = shape[1], job.init is None
+    with _explaining(f"{config.model.backbone} cannot be built for {_pixels(shape)}"):
+        return build_model(config.model, channels, job.outputs, side, types, initial_weights=fresh)
 
 
-def _follow(job: Job, model: nn.Module, size: int, shape: tuple[int, int], complaint: str) -> None:
+def _follow(job: Job, model: nn.Module, size: int, shape: tuple[int, int], purpose: str) -> None:
     tensors = (*model.named_parameters(), *model.named_buffers())
     state = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    inputs = [torch.empty(size, len(job.channels), *shape, device="meta")]
+    channels, name = len(job.channels), job.config.model.backbone
+    inputs = [torch.empty(size, channels, *shape, device="meta")]
     if job.config.model.cell_type_vector:
         inputs.append(torch.empty(size, len(job.cell_types), device="meta"))
-    try:
-        with torch.no_grad():
-            functional_call(model, state, tuple(inputs))
-    except InputError:
-        raise
-    # each library its own
-    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-        raise InputError(
-            f"{complaint} {len(job.channels)} channels of {_pixels(shape)} ({_reason(error)})"
-        ) from error
+    problem = f"{name} cannot {purpose} {channels} channels of {_pixels(shape)}"
+    with _explaining(problem), torch.no_grad():
+        functional_call(model, state, tuple(inputs))
 
 
 @contextmanager
-def _watching(model: nn.Module, refuse, also_evaluating: bool):
-    """Call `refuse` with a BatchNorm layer's name where it would take statistics of one value a
-    channel.
+def _explaining(problem: str) -> Iterator[None]:
+    """Turn the errors of a network's library, each of which has its own, into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        lines = str(error).strip().splitlines()
+        reason = lines[0][:160] if lines else type(error).__name__
+        raise InputError(f"model.backbone: {problem} ({reason})") from error
+
+
+@contextmanager
+def _refusing_single_values(model: nn.Module, message: str, evaluating: bool) -> Iterator[None]:
+    """Refuse that a BatchNorm layer takes statistics of one value a channel.
+
+    Args:
+        message: with a place for the `layer`.
+        evaluating: whether layers in evaluation mode take statistics, too.
     """
 
-    def look(name: str, layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    def check(name: str, layer: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         x = inputs[0]
-        if (layer.training or also_evaluating) and x.numel() // x.shape[1] < 2:
-            refuse(name)
+        if (layer.training or evaluating) and x.numel() // x.shape[1] < 2:
+            raise InputError(message.format(layer=name))
 
-    norms = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm)
+    hooks = [
+        module.register_forward_pre_hook(partial(check, name))
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
     ]
-    hooks = [module.register_forward_pre_hook(partial(look, name)) for name, module in norms]
     try:
         yield
     finally:
@@ -251,28 +211,5 @@ def _watching(model: nn.Module, refuse, also_evaluating: bool):
             hook.remove()
 
 
-def _refuse_training(job: Job, size: int, shape: tuple[int, int], layer: str) -> None:
-    raise InputError(
-        f"stages.{job.stage.name}.batch_size: batches of {size} image of {_pixels(shape)} leave "
-        "BatchNorm one value a channel "
-        f"({layer} of {job.config.model.backbone}); write batch_size: 2 or more"
-    )
-
-
-def _refuse_adapting(job: Job, size: int, shape: tuple[int, int], layer: str) -> None:
-    config = job.config
-    raise InputError(
-        f"predict.adapt: {config.predict.adapt}: one has {size} image of {_pixels(shape)} a "
-        "batch, which leaves BatchNorm one value a "
-        f"channel ({layer} of {config.model.backbone}); write adapt: none, or a larger unit or "
-        "predict.batch_size"
-    )
-
-
 def _pixels(shape: tuple[int, int]) -> str:
     return f"{shape[1]}x{shape[0]} pixels"
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__

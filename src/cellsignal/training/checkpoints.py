@@ -97,7 +97,7 @@ def has_checkpoint(path: Path) -> bool:
 
 
 def load_last(path: Path) -> tuple[dict[str, Any], Path]:
-    """Read the checkpoint at `path`, or, with a warning, the previous one if that is damaged or lost.
+    """Read the checkpoint at `path`; where it is damaged or lost, warn and read the previous one.
 
     Returns:
         The state and the file it is from.

@@ -1,5 +1,6 @@
 """The images that train in an epoch, with their labels, in batches."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -7,11 +8,12 @@ import pandas as pd
 import torch
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.samples import label_matrix
 from cellsignal.data.samplers import EpochBatches, balanced_batches, identity_batches
 from cellsignal.training.job import Job, cell_type_vectors, unit_codes
-from cellsignal.training.losses import class_weights, positive_weights
+from cellsignal.training.losses import CROSS_ENTROPIES
 from cellsignal.training.ranks import ALONE, Ranks
+
+Batches = list[list[tuple[int, int]]]  # of (epoch, index) keys
 
 
 class Targets(NamedTuple):
@@ -34,8 +36,8 @@ class Examples:
     Attributes:
         positions: (n,) places in `job.store.samples`: what is labelled, then the test treatments
             where the stage uses them.
-        labels: (n,) int64, the output of each; -1 where it is not known.
-        truth: (n, K) of a multi-label competition, whose `labels` are 0 where these are known.
+        encoded: (n,) int64 outputs, or (n, K) where an image may have several; -1 or NaN where they
+            are not known.
     """
 
     def __init__(self, job: Job, ranks: Ranks = ALONE):
@@ -45,43 +47,46 @@ class Examples:
         uses_test = self.consistent or stage.pseudo_labels is not None
         self.positions = np.concatenate([job.train, job.test]) if uses_test else job.train
         self.known = np.arange(len(self.positions)) < len(job.train)
-        labels = output_codes(job)[self.positions]
-        self.truth: np.ndarray | None = None
-        if job.multilabel:
-            self.truth = label_matrix(samples.iloc[self.positions], job.outputs)
-            labels = np.where(np.isnan(self.truth).any(1), -1, 0)
-        self.labels = np.where(self.known, labels, -1)
+        self.encoded = job.encode_targets(self.positions)
+        self.encoded[~self.known] = -1 if self.encoded.ndim == 1 else np.nan
         self.target_id = samples.target_id.to_numpy()[self.positions].astype(str)
         units = unit_codes(samples, stage.batches.unit)
         self.units = None if units is None else units[self.positions]
         vectors = cell_type_vectors(job)
         self.cell_types = None if vectors is None else vectors[self.positions]
 
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64, what the batch samplers take for an image's label; -1 where it is unknown."""
+        return self.job.task.batch_labels(self.encoded)
+
     def set_pseudo_labels(self, frame: pd.DataFrame) -> None:
         """Label the test wells that `frame` (target_id, label) names, and no others."""
         label_of = dict(zip(frame.target_id, frame.label, strict=True))
         test = np.flatnonzero(~self.known)
-        self.labels[test] = [label_of.get(target, -1) for target in self.target_id[test]]
+        self.encoded[test] = [label_of.get(target, -1) for target in self.target_id[test]]
 
-    def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """Return this process's batches of an epoch, of (epoch, index) keys into `positions`.
+    def batches(self, epoch: int) -> Batches:
+        """Return this process's batches of an epoch; indices are into `positions`.
 
         Without consistency, images without a label stay out.
         """
-        stage, batches = self.job.stage, self.job.stage.batches
-        seed, rank, world = self.job.seed, self.ranks.rank, self.ranks.world
-        used = np.flatnonzero((self.labels >= 0) | self.consistent)
-        labels = self.labels[used]
+        job, stage, batches = self.job, self.job.stage, self.job.stage.batches
+        place = (job.seed, epoch, self.ranks.rank, self.ranks.world)
+        labels = self.labels
+        used = np.flatnonzero((labels >= 0) | self.consistent)
+        order: Iterable[list[tuple[int, int]]]
         if batches.identities is not None:
-            order = identity_batches(
-                labels, batches.identities, batches.images, seed, epoch, rank, world
-            )
+            order = identity_batches(labels[used], batches.identities, batches.images, *place)
         elif batches.balanced:
-            order = balanced_batches(self._groups(used), stage.batch_size, seed, epoch, rank, world)
+            groups = job.task.balance_groups(self.encoded[used], job.outputs)
+            order = balanced_batches(groups, stage.batch_size, *place)
         else:
+            units = None if self.units is None else self.units[used]
+            seed, epoch, rank, world = place
             order = EpochBatches(
-                None if self.units is None else self.units[used],
-                labels,
+                units,
+                labels[used],
                 stage.batch_size,
                 seed,
                 epoch,
@@ -93,11 +98,8 @@ class Examples:
 
     def weights(self) -> torch.Tensor | None:
         """Compute the loss's class weights from the samples whose labels are known."""
-        stage = self.job.stage
-        if self.truth is not None:
-            truth = self.truth[self.known]
-            return positive_weights(truth, stage.class_weights, stage.positive_weight)
-        return class_weights(self.labels[self.known], self.job.outputs, stage.class_weights)
+        loss = CROSS_ENTROPIES[self.job.task.loss_family]
+        return loss.class_weights(self.encoded[self.known], self.job.outputs, self.job.stage)
 
     def controls(self) -> list[int]:
         """Return the classes of the negative controls among the training samples.
@@ -107,7 +109,7 @@ class Examples:
         """
         stage, samples = self.job.stage, self.job.store.samples
         negative = (samples.role == "negative_control").to_numpy()[self.positions] & self.known
-        classes = np.unique(self.labels[negative]).tolist() if self.truth is None else []
+        classes = np.unique(self.labels[negative]).tolist()
         if stage.drop_predicted_controls is not None and not 0 < len(classes) < self.job.outputs:
             raise InputError(
                 f"stages.{stage.name}.drop_predicted_controls: {len(classes)} of the "
@@ -115,34 +117,15 @@ class Examples:
             )
         return classes
 
-    def _groups(self, used: np.ndarray) -> np.ndarray:
-        """Return (n, G) bool, what balanced batches draw equally often: the classes.
-
-        For multi-label tasks "none of them" is one more.
-        """
-        if self.truth is None:
-            return self.labels[used][:, None] == np.arange(self.job.outputs)
-        has = self.truth[used] == 1
-        return np.column_stack([has, ~has.any(1)])
-
     def targets(self, index: np.ndarray, device: torch.device) -> Targets:
         """Return the targets of some indices into `positions`, on a device."""
         cell_types = None
         if self.cell_types is not None:
             cell_types = self.cell_types[index].to(device, non_blocking=True)
-        if self.truth is not None:
-            truth = torch.from_numpy(self.truth[index]).to(device, non_blocking=True)
-            return Targets(truth, None, cell_types)
-        labels = torch.from_numpy(self.labels[index]).to(device, non_blocking=True)
-        return Targets(soft_labels(labels, self.job.outputs), labels, cell_types)
-
-
-def output_codes(job: Job) -> np.ndarray:
-    """Return (N,) int64, the output that stands for each sample of the store; -1 for none."""
-    samples = job.store.samples
-    if job.stage.target == "compound":
-        return pd.Index(job.compounds).get_indexer(samples.compound).astype(np.int64)
-    return samples.label.to_numpy(dtype=np.int64, na_value=-1)
+        encoded = torch.from_numpy(self.encoded[index]).to(device, non_blocking=True)
+        if encoded.ndim == 2:
+            return Targets(encoded, None, cell_types)
+        return Targets(soft_labels(encoded, self.job.outputs), encoded, cell_types)
 
 
 def soft_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:

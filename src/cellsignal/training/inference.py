@@ -90,7 +90,7 @@ def site_dataset(
 
 
 def output_shapes(job: Job) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return (height, width) of the images that the network trains on and of those it predicts from.
+    """Return (height, width) of training images, and of images to predict.
 
     Raises:
         InputError: an augmentation that cannot work on these images.
@@ -208,7 +208,7 @@ def logits_and_embeddings(
 def _run_passes(
     job: Job, model: nn.Module, reading: Reading, passes: dict[str, Pass], ranks: Ranks
 ) -> dict[str, np.ndarray]:
-    """Return name -> (n, width) float32; units' statistics are taken by the first pass's forward."""
+    """Return name -> (n, width) float32; the first pass takes the units' statistics."""
     device = next(model.parameters()).device
     model.eval()
     first = next(iter(passes.values())).forward

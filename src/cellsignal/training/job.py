@@ -12,11 +12,11 @@ from torch.nn import functional
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.competitions.base import Competition
+from cellsignal.competitions.task import Task
 from cellsignal.config import Config
 from cellsignal.config.stage import Stage
 from cellsignal.data.folds import FoldTable
 from cellsignal.data.store import Store
-from cellsignal.training.task import score_name
 
 FULL = "full"  # the "fold" that trains on every labelled treatment
 
@@ -38,7 +38,7 @@ class Job:
     Attributes:
         key: the cell type that it is for, or "all".
         fold: None trains on every labelled treatment.
-        train: positions in `store.samples` of what trains (with `data.controls`, control wells too).
+        train: positions in `store.samples` of what trains, control wells too where configured.
         valid, test: positions of what validates, and of the treatments of the test split.
         outputs: the number of classes that the model tells apart: the treatments' `classes`, then
             the controls'; or the training samples' `compounds`, where that is the stage's target.
@@ -85,9 +85,19 @@ class Job:
         return job_folder(self.config, before, key, self.fold) / "last.pt"
 
     @property
-    def multilabel(self) -> bool:
-        """Whether several of the outputs, or none, may be true of a sample."""
-        return self.competition.multilabel and self.stage.target == "label"
+    def task(self) -> Task:
+        """What the stage solves: the competition's task, or the telling of compounds."""
+        return self.competition.task.of_stage(self.stage)
+
+    def encode_targets(self, positions: np.ndarray) -> np.ndarray:
+        """Return what the network learns of samples: (n,) int64 outputs, or (n, K) labels.
+
+        By label or by compound, as the stage's target is; -1 or NaN where it is not known.
+        """
+        samples = self.store.samples.iloc[positions]
+        if self.stage.target == "compound":
+            return pd.Index(self.compounds).get_indexer(samples.compound).astype(np.int64)
+        return self.task.encode_targets(samples, self.outputs)
 
     @property
     def compounds(self) -> tuple[str, ...]:
@@ -101,7 +111,7 @@ class Job:
 
     @property
     def scored(self) -> np.ndarray:
-        """Positions of the samples that validate the stage: none where its outputs are no labels."""
+        """Positions of the samples that validate the stage; none without labels to predict."""
         has_labels = self.stage.target == "label" and self.stage.self_supervised is None
         return self.valid if has_labels else self.valid[:0]
 
@@ -115,11 +125,6 @@ class Job:
     def cell_types(self) -> tuple[str, ...]:
         """The cell types of the whole store, in the order of the cell-type vector."""
         return tuple(sorted(self.store.samples.cell_type.unique()))
-
-    @property
-    def score_name(self) -> str:
-        """What validation scores: accuracy or average_precision."""
-        return score_name(self.competition)
 
     @property
     def seed(self) -> int:

@@ -108,6 +108,11 @@ class SoftCrossEntropy(nn.Module):
         )
         return total / torch.where(mass > 0, mass, 1)
 
+    @staticmethod
+    def class_weights(targets: np.ndarray, classes: int, stage: Stage) -> torch.Tensor | None:
+        """Return the weights that a stage gives the classes, from (N,) training labels."""
+        return class_weights(targets, classes, stage.class_weights)
+
 
 class BinaryCrossEntropy(nn.Module):
     """Binary cross-entropy, the mean over images and classes, for several labels an image.
@@ -135,8 +140,14 @@ class BinaryCrossEntropy(nn.Module):
         positive_term = weight * targets * positive_focus * positive
         return -(positive_term + (1 - targets) * negative_focus * negative).mean()
 
+    @staticmethod
+    def class_weights(targets: np.ndarray, classes: int, stage: Stage) -> torch.Tensor | None:
+        """Return the weights that a stage gives positives, from (N, K) training labels."""
+        return positive_weights(targets, stage.class_weights, stage.positive_weight)
 
-CROSS_ENTROPIES = {"softmax": SoftCrossEntropy, "binary": BinaryCrossEntropy}
+
+# `Task.loss_family` -> the loss on logits
+CROSS_ENTROPIES = {"cross_entropy": SoftCrossEntropy, "binary_cross_entropy": BinaryCrossEntropy}
 
 
 def class_weights(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cellsignal.config.stage import Optimizer, Schedule, Stage
+from cellsignal.config.stage import Optimizer, Stage
 from cellsignal.models.heads import Outputs
 from cellsignal.training.losses import Loss
 from cellsignal.training.ranks import Ranks
@@ -22,10 +22,6 @@ from cellsignal.training.ranks import Ranks
 log = logging.getLogger(__name__)
 # as torch's OneCycleLR: peak / 25 at the start, the 10,000th of that at the end
 ONECYCLE_START, ONECYCLE_END = 25, 1e4
-
-
-# the number format
-# --------------------------------------------------------------------------------------------------
 
 
 def compute_dtype(amp: Literal["auto", "off", "bf16", "fp16"], device: torch.device) -> torch.dtype:
@@ -56,20 +52,13 @@ def _cpu_has_bfloat16() -> bool:
     return bool(supported and supported())
 
 
-# optimisers
-# --------------------------------------------------------------------------------------------------
-
-
 def build_optimizer(
     modules: nn.Module | Sequence[nn.Module],
     config: Optimizer,
     fused: bool = True,
     leave_out: Collection[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
-    """Build AdamW, Adam or SGD over two parameter groups.
-
-    The first has weight decay (matrices, kernels; with `decay_all` everything), the second none
-    (norms, biases).
+    """Build AdamW, Adam or SGD; norms and biases have no weight decay unless `decay_all`.
 
     Args:
         modules: what is trained: the network, and losses that learn something of their own.
@@ -82,11 +71,8 @@ def build_optimizer(
     parameters = [p for p in parameters if p.requires_grad and id(p) not in left_out]
     decayed = [p for p in parameters if p.ndim > 1 or config.decay_all]
     others = [p for p in parameters if p.ndim <= 1 and not config.decay_all]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    decays = ((decayed, config.weight_decay), (others, 0.0))
+    groups = [{"params": group, "weight_decay": decay} for group, decay in decays if group]
     if config.name == "sgd":
         return torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
@@ -213,29 +199,28 @@ def _average(tensors: Sequence[torch.Tensor], ranks: Ranks) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-# the learning rate
-# --------------------------------------------------------------------------------------------------
-
-
 class LearningRate:
-    """Drives an optimiser's learning rate; call `step` after every update, `epoch_end` after epochs.
+    """Drives an optimiser's learning rate, after every update and every epoch.
 
     Args:
         optimizer: its `lr` is the peak.
-        epochs, steps_per_epoch: the stage's length in optimiser steps.
+        steps_per_epoch: updates of an epoch of the stage.
         higher_is_better: direction of the figure given to `epoch_end` (for plateau).
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        epochs: int,
+        stage: Stage,
         steps_per_epoch: int,
         higher_is_better: bool,
     ):
-        self.schedule, self.epochs, self.steps_per_epoch = schedule, epochs, steps_per_epoch
-        self.total = epochs * steps_per_epoch
+        self.schedule, self.epochs, self.steps_per_epoch = (
+            stage.schedule,
+            stage.epochs,
+            steps_per_epoch,
+        )
+        self.total = self.epochs * steps_per_epoch
         self.sign = 1.0 if higher_is_better else -1.0
         self.plateau = {"best": -math.inf, "bad": 0, "scale": 1.0}
         self.optimizer = optimizer

@@ -15,7 +15,6 @@ from cellsignal.data.folds import FoldTable, read_folds
 from cellsignal.data.store import Store
 from cellsignal.training.identity import refuse_other_run
 from cellsignal.training.job import Job, kept_samples, protocol_parts, without_labels
-from cellsignal.training.task import check_stages
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def plan_jobs(
             training sample.
     """
     _check_folds_and_channels(config, store, folds)
-    check_stages(config, competition)
+    competition.task.check_config(config)
     samples, kept = store.samples, kept_samples(config, store)
     test = kept & ((samples.role == "treatment") & (samples.split == "test")).to_numpy()
     outputs = len(classes)

@@ -21,12 +21,12 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import provenance, sha256, write_csv, write_json
 from cellsignal.common.tables import read_table, refuse_rows
 from cellsignal.competitions.base import PlateGroups
+from cellsignal.competitions.targets import sum_by_target
 from cellsignal.config.stage import PseudoLabels
-from cellsignal.prediction.plate_layout.groups import PlateGroupInference, infer_plate_groups
+from cellsignal.prediction.plate_layout.groups import infer_plate_groups
 from cellsignal.training.inference import Pixels, plan_reading, predict_with
 from cellsignal.training.job import Job, fold_name
 from cellsignal.training.ranks import ALONE, Ranks
-from cellsignal.training.validation import by_target
 
 log = logging.getLogger(__name__)
 # label: index into the competition's classes; confidence: the best score minus the second best,
@@ -45,7 +45,7 @@ UNIQUE = (["target_id"], ["experiment", "plate", "label"])
 def draw_pseudo_labels(
     job: Job, model: nn.Module, pixels: Pixels, epoch: int, ranks: Ranks = ALONE
 ) -> str:
-    """Choose and write the pseudo-labels of epoch `epoch` (0-based); only test treatments have some.
+    """Choose and write the pseudo-labels of an epoch (0-based), of test treatments alone.
 
     Returns:
         The SHA-256 of the CSV under the job's folder, which rank 0 writes.
@@ -54,7 +54,7 @@ def draw_pseudo_labels(
     reading = plan_reading(job, pixels, job.test, ranks)
     logits = predict_with(job, model, reading, ranks=ranks)["identity"][:, : len(job.classes)]
     target_id = samples.target_id.to_numpy()[job.test].astype(str)
-    targets, scores, first = by_target(log_softmax(logits, axis=1), target_id)
+    targets, scores, first = sum_by_target(log_softmax(logits, axis=1), target_id)
     wells = samples.iloc[job.test[first]]
     share = share_at(config, epoch, job.stage.epochs)
     groups = job.competition.plate_groups(samples)
@@ -105,10 +105,6 @@ def check_clean(frame: pd.DataFrame, allowed: Collection[str]) -> None:
         )
 
 
-# choosing wells
-# --------------------------------------------------------------------------------------------------
-
-
 def share_at(config: PseudoLabels, epoch: int, epochs: int) -> float:
     """Return the share of the eligible wells that trains in an epoch.
 
@@ -131,8 +127,8 @@ def select(
 ) -> pd.DataFrame:
     """Choose and label wells: the most confident share, each class once a plate.
 
-    1. Each plate's class group is inferred from the same scores; an experiment whose groups are not
-       clear gives no pseudo-label.
+    1. Each plate's class group is inferred from the same scores; an experiment whose groups have a
+       z below `least_confidence` gives no pseudo-label.
     2. Classes off the group are masked. A well's label is the best class left, its confidence the
        lead over the second best.
     3. The round(share x eligible) most confident wells of all plates together are taken.
@@ -143,32 +139,18 @@ def select(
         scores: (W, K) merged logits or log-probabilities, one row a well, all finite.
         target_id, experiment, plate: (W,) names; each target_id once.
         groups: the class groups; None: nothing is known of the plates, no group is masked.
-        share: 0..1.
-        least_confidence: the least z of an experiment's groups.
 
     Returns:
-        Columns target_id, experiment, plate, label, confidence, sorted by target_id. Its `attrs`
-        are JSON-able: share, wells, eligible, taken, clashes, refused (experiments) and, with
-        groups, plate_group and group_confidence (None: there was no alternative).
+        `COLUMNS`, sorted by target_id. Its `attrs` are JSON-able: share, wells, eligible, taken,
+        clashes, refused (experiments) and, with groups, plate_group and group_confidence (None:
+        there was no alternative).
 
     Raises:
         InputError: shapes that do not fit, a score that is not finite, or a doubled target_id.
     """
     assert 0 <= share <= 1, share
     wells = _wells(scores, target_id, experiment, plate)
-    inferred, refused = None, []
-    if groups is not None:
-        inferred = infer_plate_groups(scores, wells.experiment, wells.plate, groups)
-        refused = sorted(name for name, z in inferred.confidence.items() if z < least_confidence)
-    for key, rows in wells.groupby(["experiment", "plate"], sort=True).indices.items():
-        if key[0] in refused:
-            continue
-        possible = np.ones(scores.shape[1], dtype=bool)
-        if inferred is not None:
-            possible &= groups.class_group == inferred.plate_group[key]
-        label, confidence = _best(scores[rows], np.flatnonzero(possible))
-        wells.loc[rows, "label"] = label
-        wells.loc[rows, "confidence"] = confidence
+    about = _label(wells, scores, groups, least_confidence)
     eligible = wells[wells.label >= 0]
     eligible = eligible.sort_values(["confidence", "target_id"], ascending=[False, True])
     taken = eligible.head(round(share * len(eligible)))
@@ -180,8 +162,7 @@ def select(
         "eligible": len(eligible),
         "taken": len(taken),
         "clashes": len(taken) - len(chosen),
-        "refused": refused,
-        **_describe(inferred),
+        **about,
     }
     return frame
 
@@ -211,6 +192,33 @@ def _wells(scores: np.ndarray, target_id, experiment, plate) -> pd.DataFrame:
     return wells
 
 
+def _label(
+    wells: pd.DataFrame, scores: np.ndarray, groups: PlateGroups | None, least_confidence: float
+) -> dict[str, Any]:
+    """Label the wells that may have one, in place, and return what was inferred of their plates."""
+    about: dict[str, Any] = {"refused": []}
+    if groups is not None:
+        inferred = infer_plate_groups(scores, wells.experiment, wells.plate, groups)
+        confidence = dict(sorted(inferred.confidence.items()))
+        about["refused"] = [name for name, z in confidence.items() if z < least_confidence]
+        about["plate_group"] = {}
+        for (experiment, plate), group in sorted(inferred.plate_group.items()):
+            about["plate_group"].setdefault(experiment, {})[plate] = group
+        about["group_confidence"] = {
+            name: z if np.isfinite(z) else None for name, z in confidence.items()
+        }
+    for key, rows in wells.groupby(["experiment", "plate"], sort=True).indices.items():
+        if key[0] in about["refused"]:
+            continue
+        classes = np.arange(scores.shape[1])
+        if groups is not None:
+            classes = np.flatnonzero(groups.class_group == inferred.plate_group[key])
+        label, lead = _best(scores[rows], classes)
+        wells.loc[rows, "label"] = label
+        wells.loc[rows, "confidence"] = lead
+    return about
+
+
 def _best(block: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the best of `classes` for each row of (n, K), and its lead over the second best."""
     scores = block[:, classes].astype(np.float64)
@@ -219,23 +227,6 @@ def _best(block: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarra
         return label, np.full(len(block), np.inf)
     second, first = np.partition(scores, -2, axis=1)[:, -2:].T
     return label, first - second
-
-
-def _describe(inferred: PlateGroupInference | None) -> dict[str, Any]:
-    if inferred is None:
-        return {}
-    plates: dict[str, dict[str, int]] = {}
-    for (experiment, plate), group in sorted(inferred.plate_group.items()):
-        plates.setdefault(experiment, {})[plate] = group
-    confidence = {
-        name: value if np.isfinite(value) else None
-        for name, value in sorted(inferred.confidence.items())
-    }
-    return {"plate_group": plates, "group_confidence": confidence}
-
-
-# the file
-# --------------------------------------------------------------------------------------------------
 
 
 def csv_path(folder: Path, epoch: int) -> Path:

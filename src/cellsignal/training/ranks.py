@@ -1,10 +1,9 @@
-"""This process among its fellows: what one training on several GPUs or machines needs of the
-others, and nothing where there is one process.
+"""One training on several GPUs or machines: what a process needs of the others.
 
 `torchrun` starts the processes and says in the environment who is who; accelerate starts the
 process group (NCCL between GPUs, gloo between CPUs). Every method but the properties is a
 collective: all processes call it, in the same order, or all wait. Where a process dies torchrun
-ends the others of its machine; those of other machines fail when its connections close or, at the
+ends the others of its machine; those of other machines fail when their connections close or, at the
 latest, when they have waited for 30 minutes (CELLSIGNAL_PATIENCE_MINUTES).
 
 Objects travel as bytes of `torch.save` in tensors and are read with `weights_only=True`: torch's
@@ -27,15 +26,15 @@ from torch.nn.parallel import DistributedDataParallel
 from cellsignal.common.errors import InputError
 
 _PIECE = 1 << 26  # bytes that lie on the device at a time
-# how long the others wait while one writes, and NCCL's watchdog lets them;
-# CELLSIGNAL_PATIENCE_MINUTES overrides
+# how long the others wait while one writes; CELLSIGNAL_PATIENCE_MINUTES overrides
 _PATIENCE_MINUTES = 30.0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process's number (`rank`) among `world` processes, and the device it computes on. All is
-    the identity, and free, where `world` is 1.
+    """A process's number (`rank`) among `world` processes, and the device it computes on.
+
+    All methods are the identity, and free, where `world` is 1.
     """
 
     rank: int
@@ -55,8 +54,7 @@ class Ranks:
             PartialState().wait_for_everyone()
 
     def sum_array(self, values: np.ndarray) -> np.ndarray:
-        """The sum over all processes of float arrays of one shape and dtype (float16, 32 or 64),
-        the same bytes on all.
+        """Sum float arrays of one shape and dtype over all processes; the same bytes on all.
 
         Exact where all but one are zero. It goes over the device in pieces, so it need not fit
         there.
@@ -64,9 +62,7 @@ class Ranks:
         if self.world == 1:
             return values
         kinds = self.gather([str(values.dtype), list(values.shape)])
-        assert values.dtype in (np.float16, np.float32, np.float64) and all(
-            kind == kinds[0] for kind in kinds
-        ), kinds
+        assert values.dtype.kind == "f" and all(kind == kinds[0] for kind in kinds), kinds
         total = np.array(values, order="C")  # a copy
         for piece in torch.from_numpy(total.reshape(-1)).split(_PIECE // total.itemsize):
             summed = piece.to(self.device)
@@ -75,10 +71,11 @@ class Ranks:
         return total
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank: None, numbers, strings, tensors, and lists, tuples
-        and dictionaries of them.
+        """Return the values of all processes, by rank.
 
-        Tensors arrive on the CPU. A slice of a tensor travels with the whole of it; give a clone.
+        Args:
+            value: None, a number, string or tensor, or lists, tuples and dictionaries of them.
+                Tensors arrive on the CPU. A slice of a tensor travels with the whole of it.
         """
         if self.world == 1:
             return [value]
@@ -92,29 +89,22 @@ class Ranks:
         ]
 
     def share(self, value: Any) -> Any:
-        """Rank 0's value (as for `gather`, and small), on all processes; what the others give is
-        not looked at.
-        """
-        if self.world == 1:
-            return value
+        """Return rank 0's small value on all processes; what the others give is not looked at."""
         return self.gather(value if self.first else None)[0]
 
     def stack(self, values: torch.Tensor) -> torch.Tensor:
-        """(n,) on the CPU -> (world, n), the rows by rank."""
+        """Gather (n,) on the CPU into (world, n), the rows by rank."""
         return torch.stack(self.gather(values))
 
     def add_up(self, values: torch.Tensor) -> None:
         """Sum a contiguous tensor on this process's device over all processes, in place."""
         if self.world > 1:
-            assert values.is_contiguous() and values.device.type == self.device.type, (
-                values.stride(),
-                values.device,
-            )
+            assert values.is_contiguous(), values.stride()
+            assert values.device.type == self.device.type, values.device
             torch.distributed.all_reduce(values)
 
     def same_everywhere(self, text: str) -> None:
-        """Make sure that all processes were given the same, such as the digest of a config and its
-        inputs.
+        """Make sure that all processes were given the same config and inputs.
 
         Raises:
             InputError: on every process, if one has another text than rank 0.
@@ -129,21 +119,19 @@ class Ranks:
                 )
 
     def wrap(self, module: nn.Module, unused: bool) -> nn.Module:
-        """The module with gradients averaged over the processes; itself where there is one process
-        or nothing to train.
+        """Return the module with gradients averaged over the processes.
 
-        Rank 0's parameters are taken by all when it is wrapped. Buffers are each process's own,
-        then and later: BatchNorm's running statistics differ between them.
+        All take rank 0's parameters. Buffers are each process's own: BatchNorm's running statistics
+        differ between them. It is the module itself where there is one process or nothing to train.
 
         Args:
             module: on this process's device, in its final memory format.
             unused: whether a step may leave parameters without a gradient, on any process; looking
-            for them costs a walk over the graph.
+                for them costs a walk over the graph.
         """
         if self.world == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
             return module
-        # torch 2.13 offers another name, under which rank 0's buffers would still be taken at the
-        # start
+        # torch 2.13's new name for it would still take rank 0's buffers at the start
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)
             return DistributedDataParallel(
@@ -155,48 +143,43 @@ class Ranks:
             )
 
     def close(self) -> None:
-        """Leave the process group, when all is done. Not after an error: it could wait for
-        processes that wait for this one.
-        """
+        """Leave the process group, when all is done; not after an error, where it could wait."""
         if self.world > 1:
             self.barrier()
             torch.distributed.destroy_process_group()
 
     def _all_gather(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """Every process's tensor, all of one shape, by rank, on the CPU."""
+        """Return every process's tensor, all of one shape, by rank, on the CPU."""
         sent = values.to(self.device)
         received = [torch.empty_like(sent) for _ in range(self.world)]
         torch.distributed.all_gather(received, sent)
-        return [one.cpu() for one in received]
+        return [tensor.cpu() for tensor in received]
 
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 def this_process() -> Ranks:
-    """This process among those that torchrun started, in their process group; alone without
-    torchrun (then accelerate is not imported).
+    """Join the processes that torchrun started; alone without torchrun.
 
     The device is the GPU of its number on this machine, or the CPU where there is no GPU or all are
     hidden (`CUDA_VISIBLE_DEVICES=`).
 
     Raises:
         InputError: torchrun's environment is incomplete or contradicts itself, or there are more
-        processes than GPUs.
+            processes than GPUs.
     """
-    rank, world, local = _places()
+    rank, world, local = _read_places()
+    device = torch.device("cpu")
     if torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise InputError(
                 f"more processes than GPUs: LOCAL_RANK is {local}, GPUs to be seen are "
-                f"{torch.cuda.device_count()}; "
-                "lower torchrun's --nproc_per_node (or hide the GPUs by CUDA_VISIBLE_DEVICES= to "
-                "compute on CPUs)"
+                f"{torch.cuda.device_count()}; lower torchrun's --nproc_per_node (or hide the GPUs "
+                "by CUDA_VISIBLE_DEVICES= to compute on CPUs)"
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
     if world > 1:
         from accelerate import PartialState
 
@@ -211,7 +194,7 @@ def this_process() -> Ranks:
 
 
 def _patience() -> timedelta:
-    """How long a process waits for the others before it takes them for dead."""
+    """Return how long a process waits for the others before it takes them for dead."""
     text = os.environ.get("CELLSIGNAL_PATIENCE_MINUTES") or str(_PATIENCE_MINUTES)
     try:
         patience = timedelta(minutes=float(text))
@@ -225,10 +208,8 @@ def _patience() -> timedelta:
     return patience
 
 
-def _places() -> tuple[int, int, int]:
-    """(rank, processes, rank on this machine), as torchrun says it in the environment; (0, 1, 0) if
-    nobody says anything.
-    """
+def _read_places() -> tuple[int, int, int]:
+    """Read (rank, processes, rank on this machine) from torchrun's environment; else (0, 1, 0)."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not any(os.environ.get(name) for name in names):
         return 0, 1, 0
@@ -239,20 +220,19 @@ def _places() -> tuple[int, int, int]:
                 f"environment: {name} is not set, but one of {', '.join(names)} is; start with "
                 "torchrun, or unset them"
             )
-    rank, world, local = (_number(name, default="0" if alone else "") for name in names)
+    numbers = []
+    for name in names:
+        text = os.environ.get(name) or "0"
+        if not text.isdecimal():
+            raise InputError(f"environment: {name} is {text!r}, not a number; start with torchrun")
+        numbers.append(int(text))
+    rank, world, local = numbers
     if rank >= world or local > rank:
         raise InputError(
             f"environment: RANK {rank}, WORLD_SIZE {world} and LOCAL_RANK {local} cannot be; "
             "start with torchrun"
         )
     return rank, world, local
-
-
-def _number(name: str, default: str) -> int:
-    text = os.environ.get(name) or default
-    if not text.isdecimal():
-        raise InputError(f"environment: {name} is {text!r}, not a number; start with torchrun")
-    return int(text)
 
 
 def _to_bytes(value: Any) -> torch.Tensor:

@@ -77,7 +77,7 @@ class TwoViews:
         self.cell_types = None if vectors is None else vectors[self.positions]
 
     def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """Return this process's batches of (epoch, index) keys: b first views, then their second."""
+        """Return this process's batches of an epoch: b first views, then their second views."""
         images = len(self.positions) // 2
         order = EpochBatches(
             self.units,

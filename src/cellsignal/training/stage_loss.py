@@ -28,14 +28,14 @@ class StageLoss(Loss):
         weights: torch.Tensor | None,
         classes: int,
         width: int,
-        cross_entropy: Literal["softmax", "binary"] = "softmax",
+        cross_entropy: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy",
         controls: Sequence[int] = (),
     ):
         """
         Args:
             weights: (K,) of the classes, or None.
             classes, width: K; D of the network's embedding.
-            cross_entropy: softmax for one label an image, binary for several.
+            cross_entropy: for one label an image, or for several.
             controls: the classes of negative controls, for `dropping`.
         """
         super().__init__()

@@ -1,4 +1,4 @@
-"""The record of an epoch: its figures, how fast it went, and what held it up."""
+"""The record of an epoch: its figures, how fast it went, and how long it waited for data."""
 
 import functools
 import logging
@@ -29,15 +29,14 @@ _CPU_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class EpochSpeed:
-    """One epoch of one process.
+    """The speed of one epoch of one process.
 
     Attributes:
         seconds: from its beginning to the end of its last step.
         waited: seconds of these in which the device had nothing to do for want of data.
         flops_per_image: of one training step, by `models.cost`.
         peak: FLOP/s, by `device_peak`.
-        memory_gib: most that tensors took on a GPU; on a CPU the most that the process held since
-        it started.
+        memory_gib: most that tensors took on a GPU; on a CPU the most that the process held.
     """
 
     images: int
@@ -77,23 +76,18 @@ class EpochSpeed:
         return ", ".join(parts)
 
     def columns(self, processes: int) -> dict[str, Any]:
-        """The figures of a row of the log; none for an epoch of which this call trained nothing,
-        but went on at its end.
-        """
+        """Return the figures of a row of the log; None where this call trained no image."""
         if not self.images:
             return dict.fromkeys(("images_per_s", "waiting", "of_peak"))
-        of_peak = None if self.of_peak is None else round(self.of_peak, 4)
         return {
             "images_per_s": round(self.images_per_s * processes, 1),
             "waiting": round(self.waiting, 4),
-            "of_peak": of_peak,
+            "of_peak": None if self.of_peak is None else round(self.of_peak, 4),
         }
 
 
 class EpochLog:
     """Writes a job's epochs to the log, to `log.csv` and to TensorBoard; use it as a context.
-
-    `log.csv` is written whole, so that a resumed run has each epoch once.
 
     Args:
         history: the checkpoint's list of rows, shared and not copied.
@@ -115,44 +109,35 @@ class EpochLog:
 
     def add(self, row: dict[str, Any], speed: EpochSpeed, seconds_left: float) -> None:
         """Record the epoch of the history's last row."""
-        figures = [
-            f"{name} {value:.4g}"
-            for name, value in row.items()
-            if name not in ("epoch", *speed.columns(1)) and value is not None
-        ]
-        epoch = f"{row['epoch']}/{self.job.stage.epochs}"
-        message = "%s epoch %s %s (%s) %s left"
-        left = duration(seconds_left)
-        log.info(message, self.job.title, epoch, " ".join(figures), speed.line(), left)
+        row = {name: value for name, value in row.items() if value is not None}
+        epoch = row.pop("epoch")
+        names = [name for name in row if name not in speed.columns(1)]
+        figures = " ".join(f"{name} {row[name]:.4g}" for name in names)
+        place = f"{self.job.title} epoch {epoch}/{self.job.stage.epochs}"
+        left = f" {duration(seconds_left)} left" if seconds_left else ""
+        log.info("%s %s (%s)%s", place, figures, speed.line(), left)
         if self.board is None:
             return
+        # written whole, so that a resumed run has each epoch once
         write_csv(self.job.folder / "log.csv", pd.DataFrame(self.history))
         for name, value in row.items():
-            if name != "epoch" and value is not None:
-                self.board.add_scalar(name, value, row["epoch"])
+            self.board.add_scalar(name, value, epoch)
 
 
 class Clock:
-    """Counts an epoch's images and the time that its device waits for them. Starts when it is made.
+    """Counts an epoch's images and the time that its device waits for them, from when it is made.
 
     On a CPU all of `waiting()` counts. On a GPU the host runs ahead, and a late batch does no harm
     while earlier steps keep the GPU busy. So `waiting()` puts one event into the compute stream
-    when the batch is asked for and one when it is there: the GPU comes past the first when it has
-    done all steps before (or at once, if it had), past the second when it may go on. The time
-    between them, as the GPU measures it, is what it waited; in a full queue it passes both
-    together. Nothing is synchronised: events are read when the GPU has passed them.
-
-    Its errors: two events cost some microseconds a step, counted as waiting (below .1 % of a step
-    of 10 ms). What the iterator itself makes the compute stream do or wait for (a batch's copy on
-    another stream; augmentation in the compute stream) counts as waiting, and is meant to. Idle
-    time after the batch is there, when the host is too slow to launch the step, is not waiting for
-    data and does not count.
+    when the batch is asked for and one when it is there; the time between the two, as the GPU
+    passes them, is what it waited. Nothing is synchronised. What the iterator makes the compute
+    stream do, such as augmentation, counts as waiting; a host too slow to launch the step does not.
     """
 
     def __init__(self, device: torch.device):
         self._device, self._on_gpu = device, device.type == "cuda"
         self._images, self._waited = 0, 0.0
-        # asked, there; not yet passed by the GPU
+        # pairs (requested, arrived) that the GPU has not passed yet
         self._waits: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
@@ -160,40 +145,30 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around asking the iterator for the next batch, and nothing else."""
-        if self._on_gpu:
-            asked = self._event()
-            try:
-                yield
-            finally:
-                self._waits.append((asked, self._event()))
-                self._read_passed()
-            return
-        asked_at = time.perf_counter()
+        """Measure the context's time, in which the iterator gives the next batch."""
+        requested = self._event() if self._on_gpu else time.perf_counter()
         try:
             yield
         finally:
-            self._waited += time.perf_counter() - asked_at
+            if self._on_gpu:
+                self._waits.append((requested, self._event()))
+                self._read_passed()
+            else:
+                self._waited += time.perf_counter() - requested
 
     def step_done(self, images: int) -> None:
-        """After each step, or each part of an accumulated one: how many images it took."""
+        """Count the images of a step, or of a part of an accumulated one."""
         self._images += images
 
     def speed(self, flops_per_image: float | None = None, peak: float | None = None) -> EpochSpeed:
-        """The epoch so far. On a GPU this waits, once, until its steps are done.
-
-        Args:
-            peak: have it measured before the clock is made: measuring takes time and memory of its
-            own.
-        """
+        """Return the speed so far. On a GPU this waits, once, until its steps are done."""
+        memory = _resident_peak()
         if self._on_gpu:
             torch.cuda.synchronize(self._device)
             self._read_passed()
-        seconds = time.perf_counter() - self._started
-        memory = torch.cuda.max_memory_allocated(self._device) if self._on_gpu else _resident_peak()
-        return EpochSpeed(
-            self._images, seconds, self._waited, flops_per_image, peak, memory / 2**30
-        )
+            memory = torch.cuda.max_memory_allocated(self._device)
+        seconds, gib = time.perf_counter() - self._started, memory / 2**30
+        return EpochSpeed(self._images, seconds, self._waited, flops_per_image, peak, gib)
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -202,29 +177,24 @@ class Clock:
 
     def _read_passed(self) -> None:
         while self._waits and self._waits[0][1].query():
-            asked, there = self._waits.popleft()
-            self._waited += asked.elapsed_time(there) / 1000
+            requested, arrived = self._waits.popleft()
+            self._waited += requested.elapsed_time(arrived) / 1000
 
 
 @functools.cache
 def device_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of dense matrix products in this dtype: the rate measured on this machine by torch's
-    own matmul, not the vendor's figure.
+    """Measure the FLOP/s of torch's own dense matrix products in this dtype on this machine.
 
     The best of several square products of random numbers (zeros would draw less power and clock
-    higher): 8192 a side on a GPU (three matrices, up to .8 GB); on a CPU 256, 512 ... 4096, up to a
-    product of some .2 s (the threads of a small one wait for each other where the machine is busy).
-    Measured once in a process for each device and dtype, with the threads and the TF32 setting of
-    that moment: up to 1 s. The random state of training is not touched.
+    higher): 8192 a side on a GPU; on a CPU 256, 512 ... 4096, up to a product of some .2 s. It is
+    measured once in a process, in up to 1 s, and does not touch the random state of training.
 
     It is a yardstick, not a limit: cuDNN's convolutions of float32 use TF32 where torch's matmul by
-    default does not, and a CPU without bfloat16 instructions multiplies matrices of bfloat16 so
-    slowly that a training may be faster.
+    default does not, and a CPU without bfloat16 instructions multiplies bfloat16 very slowly.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
-            a, b, out = _matrices(_GPU_SIZE, device, dtype)
-            return 2 * _GPU_SIZE**3 / _gpu_seconds(a, b, out)
+            return 2 * _GPU_SIZE**3 / _gpu_seconds(*_matrices(_GPU_SIZE, device, dtype))
     best, size, seconds = 0.0, _CPU_SIZES[0] // 2, 0.0
     while size < _CPU_SIZES[1] and 8 * seconds < _CPU_SECONDS:
         size *= 2
@@ -233,16 +203,14 @@ def device_peak(device: torch.device, dtype: torch.dtype) -> float:
     return best
 
 
-def _matrices(
-    size: int, device: torch.device, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _matrices(size: int, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator(device).manual_seed(0)
     a, b = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     return a, b, torch.empty_like(a)
 
 
 def _gpu_seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
-    """Of one product: the best run, of as many as fit into .2 s, but three at least."""
+    """Return the seconds of one product: the best run, of those in .2 s, but three at least."""
     torch.mm(a, b, out=out)  # the first one chooses and loads a kernel
     runs: list[float] = []
     while len(runs) < 3 or sum(runs) * _GPU_RUN < 0.2:
@@ -257,7 +225,7 @@ def _gpu_seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
 
 
 def _cpu_seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
-    """Of one product: the best of three after a first one, which sets the library up."""
+    """Return the seconds of one product: the best of three after a first one."""
     runs = []
     for _ in range(4):
         started = time.perf_counter()
@@ -267,9 +235,6 @@ def _cpu_seconds(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor) -> float:
 
 
 def _resident_peak() -> int:
-    """The most memory that the process has held since it started, bytes. Linux counts it in KiB,
-    macOS in bytes.
-    """
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    """Return the most bytes that the process has held; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

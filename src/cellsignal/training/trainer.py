@@ -52,6 +52,20 @@ log = logging.getLogger(__name__)
 CHECK_EVERY = 8
 
 
+def _start_progress() -> dict[str, Any]:
+    return {
+        "epoch": 0,
+        "batch": 0,
+        "updates": 0,
+        "seen": 0,
+        "best": None,
+        "bad_epochs": 0,
+        "history": [],
+        "finished": False,
+        "pseudo_labels": None,
+    }
+
+
 class Trainer:
     """Trains one job; `run()` begins, or resumes where its folder's `last.pt` stands."""
 
@@ -76,37 +90,18 @@ class Trainer:
         self.stepper = Stepper(self.model, self.loss, self.stage, ranks)
         # of an epoch, before any pseudo-label
         updates = math.ceil(len(self.examples.batches(0)) / self.stage.accumulation)
-        self.schedule = LearningRate(
-            self.stepper.optimizer,
-            self.stage.schedule,
-            self.stage.epochs,
-            updates,
-            self.validation.higher_is_better,
-        )
+        higher_is_better = self.validation.higher_is_better
+        self.schedule = LearningRate(self.stepper.optimizer, self.stage, updates, higher_is_better)
         if ranks.rank:
             # dropout differs among the processes, initial weights do not
             torch.manual_seed(job.seed + ranks.rank)
         # over the epoch's images of this process
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.progress: dict[str, Any] = {
-            "epoch": 0,
-            "batch": 0,
-            "updates": 0,
-            "seen": 0,
-            "best": None,
-            "bad_epochs": 0,
-            "history": [],
-            "finished": False,
-            "pseudo_labels": None,
-        }
-        self.budget = Budget(
-            job,
-            self.model,
-            self.check_every,
-            ranks.world,
-            training_images=len(self.examples.positions),
-            validation_images=self.validation.images,
-        )
+        self.progress = _start_progress()
+        # updates between two checks: one where that makes no one wait
+        self.check_every = 1 if self.device.type == "cpu" and ranks.world == 1 else CHECK_EVERY
+        images = len(self.examples.positions), self.validation.images
+        self.budget = Budget(job, self.model, ranks.world, self.check_every, *images)
         self.last_is_good, self.saved_at = True, time.monotonic()
         self.status = 0  # with which all processes agreed to stop, of `Stop.stop_status`
 
@@ -134,7 +129,7 @@ class Trainer:
         if self.stage.self_supervised is not None:
             return TwoViewLoss(self.stage.self_supervised, width)
         weights, controls = self.examples.weights(), self.examples.controls()
-        family = "binary" if job.multilabel else "softmax"
+        family = job.task.loss_family
         return StageLoss(self.stage, weights, job.outputs, width, family, controls)
 
     @property
@@ -186,7 +181,7 @@ class Trainer:
     # ----------------------------------------------------------------------------------------------
 
     def _label_test_wells(self) -> None:
-        """Draw the pseudo-labels that an epoch begins with; resumed, it takes those it began with."""
+        """Draw an epoch's pseudo-labels; a resumed epoch takes those it began with."""
         config, progress = self.stage.pseudo_labels, self.progress
         if config is None or progress["epoch"] < config.start:
             return
@@ -341,11 +336,6 @@ class Trainer:
     # save and stop
     # ----------------------------------------------------------------------------------------------
 
-    @property
-    def check_every(self) -> int:
-        """Updates between two checks: one where that makes no one wait."""
-        return 1 if self.device.type == "cpu" and self.ranks.world == 1 else CHECK_EVERY
-
     def _check(self) -> None:
         """Check the loss and the clock; save and stop where it is time."""
         total = float(self.loss_sum)
@@ -362,9 +352,9 @@ class Trainer:
             self.saved_at = time.monotonic()
 
     def _agree_to_save(self, due: bool) -> bool:
-        """Return, on all processes alike, whether rank 0 says it is time or any process must stop."""
-        seconds = self.budget.estimate_next_save(self.progress["epoch"], self.progress["batch"])[1]
-        status = self.stop.stop_status(seconds)
+        """Return whether rank 0 says it is time or any process must stop; alike on all."""
+        epoch, batch = self.progress["epoch"], self.progress["batch"]
+        status = self.stop.stop_status(self.budget.estimate_next_save(epoch, batch)[1])
         statuses, dues = zip(*self.ranks.gather([status, due]), strict=True)
         self.status = max(statuses)
         return dues[0] or self.status > 0
