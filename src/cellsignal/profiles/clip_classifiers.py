@@ -1,9 +1,9 @@
-"""Classical classifiers of hand-made features over time: what a 3-D network must beat.
+"""Classify clips by hand-made features over time: what a 3-D network must beat.
 
 The IPP baseline of the MitoReID paper (Li et al., Nat Comput Sci 2024): the features of
-`ipp_features` at every time point, z-scored, given to a random forest, a linear support vector
-machine and a multi-layer perceptron. The paper's LSTM and 1-D ResNet of the same features are not
-here.
+`image_features.clip_features` at every time point, z-scored, given to a random forest, a linear
+support vector machine and a multi-layer perceptron. The paper's LSTM and 1-D ResNet of the same
+features are not here.
 """
 
 import warnings
@@ -36,12 +36,51 @@ Time = Literal["each", "mean"]
 _FAR = 10.0  # standard deviations beyond which a feature says no more
 
 
-def standardised(features: np.ndarray, train: np.ndarray, time: Time = "each") -> np.ndarray:
-    """(N, T, F) -> (N, T * F), or (N, F) of means over time: z-scores by mean and SD of the
-    training tracks alone, held to +-10.
+def baseline(config: Config, answers_file: Path | None) -> str:
+    """Score each classifier on a config's tracks, as text.
 
-    A feature that does not vary over them is 0 everywhere. Those of time point t stand at t * F to
-    (t + 1) * F.
+    Trains on the training tracks and tests on the queries whose truth the answers tell; without
+    answers on the drugs that fold 0 holds out. Features are of every time point, and their means
+    over time.
+
+    Raises:
+        InputError: the competition's samples are no clips, or the store lacks a track.
+    """
+    competition = get_competition(config.competition)
+    if competition.frames == 1:
+        raise InputError(
+            f"baseline: the samples of {config.competition} are stills; features over time need "
+            "clips"
+        )
+    store = Store.open(config.data.store)
+    samples = store.samples
+    classes = competition.classes(config.data.root)
+    label = samples.label.to_numpy(dtype=np.int64, na_value=-1).copy()
+    drug = samples["compound"].to_numpy(object).copy()
+    if answers_file is None:
+        folds = read_folds(config.folds.file, samples)
+        train = folds.training(samples, folds.folds[0])
+        test = folds.validation(samples, folds.folds[0])
+    else:
+        answers = competition.answers(answers_file).set_index(competition.id_column)
+        train, test = labelled(samples), samples.target_id.isin(answers.index).to_numpy()
+        truth = answers.loc[samples.target_id[test]]
+        label[test] = [classes.index(moa) for moa in truth.moa]
+        drug[test] = truth["compound"].to_numpy(object)
+    used = np.flatnonzero(train | test)
+    rows = samples.row.to_numpy()[used]
+    features = read_features(rows, store.read, competition.frames, config.data.workers)
+    tracks = (label[used], drug[used], train[used], test[used])
+    return ipp_text(ipp_table(features, *tracks, classes, times=("each", "mean")))
+
+
+def standardised(features: np.ndarray, train: np.ndarray, time: Time = "each") -> np.ndarray:
+    """Standardise by mean and SD of the training tracks alone, clipped to +-10.
+
+    A feature that does not vary over them is 0 everywhere.
+
+    Returns:
+        (N, T, F) -> (N, T * F), time point t at t * F to (t + 1) * F; or (N, F) of means over time.
     """
     values = np.asarray(features, np.float64)
     x = values.reshape(len(values), -1) if time == "each" else values.mean(axis=1)
@@ -115,15 +154,17 @@ def ipp_table(
     seed: int = 0,
     draws: int = 1000,
 ) -> pd.DataFrame:
-    """Fit on the training tracks, name the test tracks, beside always naming the largest class.
+    """Fit on the training tracks and score the test tracks, beside naming the largest class.
 
     Args:
         features: (N, T, F) of all tracks, `read_features`.
         label: (N,) class of each, known for training and test tracks alike.
         drug: (N,) text.
         train, test: (N,) bool without a track in both; the published parts, or folds of whole
-        drugs. classes: the K names. times: "each" (features at every time point) and "mean" (their
-        means over time). draws: replicates of the bootstraps over the drugs of the test tracks.
+            drugs.
+        classes: the K names.
+        times: "each" (features at every time point) and "mean" (their means over time).
+        draws: replicates of the bootstraps over the drugs of the test tracks.
 
     Returns:
         Columns `COLUMNS`. accuracy has Wilson's interval (low, high) and one over drugs; auc is one
@@ -133,38 +174,25 @@ def ipp_table(
 
     Raises:
         InputError: an empty part, a track in both, a training or test track without label or drug,
-        training tracks of one class.
+            training tracks of one class.
     """
     label, drug = np.asarray(label), np.asarray(drug, dtype=object)
     train, test = np.asarray(train, bool), np.asarray(test, bool)
     _check_parts(label, drug, train, test, len(classes))
-    known = pd.Series(label[train]).astype(int)
+    train_label, truth = label[train].astype(int), label[test].astype(int)
     guess = np.zeros((int(test.sum()), len(classes)))
-    guess[:, known.mode()[0]] = 1
-    scored = [(LARGEST, "", guess)]
+    guess[:, np.bincount(train_label).argmax()] = 1
+    scores = {(LARGEST, ""): guess}
     for time in times:
         x = standardised(features, train, time)
         for name in classifiers:
-            scored.append(
-                (
-                    name,
-                    time,
-                    classifier_scores(
-                        name, x[train], known.to_numpy(), x[test], len(classes), seed
-                    ),
-                )
-            )
-    truth, drugs = pd.Series(label[test]).astype(int).to_numpy(), drug[test]
-    shared = len(set(drugs) & set(drug[train]))
+            data = (x[train], train_label, x[test], len(classes))
+            scores[name, time] = classifier_scores(name, *data, seed)
+    drugs = drug[test]
+    parts = (len(set(drugs) & set(drug[train])), int(train.sum()))
     rows = [
-        (
-            name,
-            time,
-            *score_row(scores, truth, drugs, classes, seed, draws),
-            shared,
-            int(train.sum()),
-        )
-        for name, time, scores in scored
+        (*key, *score_row(values, truth, drugs, classes, seed, draws), *parts)
+        for key, values in scores.items()
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -172,22 +200,18 @@ def ipp_table(
 def _check_parts(
     label: np.ndarray, drug: np.ndarray, train: np.ndarray, test: np.ndarray, n_classes: int
 ) -> None:
+    what = "hand-made features"
     if not train.any() or not test.any():
         raise InputError(
-            f"hand-made features: {train.sum()} training and {test.sum()} test tracks; both are "
-            "needed"
+            f"{what}: {train.sum()} training and {test.sum()} test tracks; both are needed"
         )
     if (train & test).any():
-        raise InputError(
-            f"hand-made features: {(train & test).sum()} tracks are in training and test alike"
-        )
+        raise InputError(f"{what}: {(train & test).sum()} tracks are in training and test alike")
     used = train | test
-    for what, values in (("label", label), ("drug", drug)):
-        if pd.isna(values[used]).any():
-            raise InputError(
-                f"hand-made features: {int(pd.isna(values[used]).sum())} training or test tracks "
-                f"have no {what}"
-            )
+    for name, values in (("label", label), ("drug", drug)):
+        missing = int(pd.isna(values[used]).sum())
+        if missing:
+            raise InputError(f"{what}: {missing} training or test tracks have no {name}")
     assert label[used].min() >= 0 and label[used].max() < n_classes, "a label outside the classes"
 
 
@@ -199,109 +223,42 @@ def score_row(
     seed: int = 0,
     draws: int = 1000,
 ) -> tuple:
-    """Accuracy and macro one-against-the-rest AUC of (Q, K) scores with their intervals: `COLUMNS`
-    from accuracy to drugs.
-    """
+    """Return accuracy and macro AUC of (Q, K) scores: `COLUMNS` from accuracy to drugs."""
     right = scores.argmax(1) == truth
-    found = Accuracy.of(int(right.sum()), len(right))
-    over_drugs = clustered_interval(right, drugs, seed)
-    table = average_precision_table(
-        np.eye(len(classes))[truth], scores, classes, drugs, draws, seed
-    )
+    share = Accuracy.of(int(right.sum()), len(right))
+    one_hot = np.eye(len(classes))[truth]
+    table = average_precision_table(one_hot, scores, classes, drugs, draws, seed)
     macro, tested = table.iloc[0], int(table.roc_auc[1:].notna().sum())
-    auc = (macro.roc_auc, macro.roc_auc_low, macro.roc_auc_high)
     return (
-        found.value,
-        found.correct,
-        found.total,
-        found.low,
-        found.high,
-        *over_drugs,
-        *auc,
+        *(share.value, share.correct, share.total, share.low, share.high),
+        *clustered_interval(right, drugs, seed),
+        *(macro.roc_auc, macro.roc_auc_low, macro.roc_auc_high),
         tested,
         len(set(drugs)),
     )
 
 
 def ipp_text(table: pd.DataFrame) -> str:
-    """The table for a terminal."""
-    lines = [
-        (
-            "classifier",
-            "features",
-            "accuracy",
-            "right",
-            "Wilson 95 %",
-            "over drugs 95 %",
-            "macro AUC",
-            "over drugs 95 %",
-        )
-    ]
+    """Format the table for a terminal."""
+    header = ("classifier", "features", "accuracy", "right", "Wilson 95 %", "over drugs 95 %")
+    lines = [(*header, "macro AUC", "over drugs 95 %")]
     words = {"": "", "each": "each time point", "mean": "mean over time"}
     for row in table.itertuples():
-        ranges = [
-            _range(*pair)
-            for pair in (
-                (row.low, row.high),
-                (row.drug_low, row.drug_high),
-                (row.auc_low, row.auc_high),
-            )
-        ]
         share = (f"{row.accuracy:.4f}", f"{row.correct:,}/{row.n:,}")
+        intervals = (_range(row.low, row.high), _range(row.drug_low, row.drug_high))
         auc = "" if np.isnan(row.auc) else f"{row.auc:.4f}"
-        lines.append((row.classifier, words[row.time], *share, *ranges[:2], auc, ranges[2]))
-    one = table.iloc[0]
-    shared = (
-        f"{one.shared_drugs} of them trained on too"
-        if one.shared_drugs
-        else "none of them trained on"
+        auc_cells = (auc, _range(row.auc_low, row.auc_high))
+        lines.append((row.classifier, words[row.time], *share, *intervals, *auc_cells))
+    first = table.iloc[0]
+    shared = "none of them trained on"
+    if first.shared_drugs:
+        shared = f"{first.shared_drugs} of them trained on too"
+    last = (
+        f"{first.train:,} training tracks; test tracks of {first.drugs} drugs, {shared}; AUC over "
+        f"{first.classes_tested} classes"
     )
-    last = f"{one.train:,} training tracks; test tracks of {one.drugs} drugs, {shared}; AUC over {one.classes_tested} classes"
     return f"{aligned(lines, right={2, 3, 6})}\n{last}"
 
 
 def _range(low: float, high: float) -> str:
     return "" if np.isnan(low) else f"{low:.3f} .. {high:.3f}"
-
-
-def baseline(config: Config, answers_file: Path | None) -> str:
-    """Train on the training tracks, test on the queries whose truth the answers tell; without
-    answers on the drugs that fold 0 holds out.
-
-    Returns:
-        The table, as text: each classifier on the features of every time point, and on their means
-        over time.
-
-    Raises:
-        InputError: the competition's samples are no clips, or the store lacks a track.
-    """
-    competition = get_competition(config.competition)
-    if competition.frames == 1:
-        raise InputError(
-            f"baseline: the samples of {config.competition} are stills; features over time need "
-            "clips"
-        )
-    store = Store.open(config.data.store)
-    samples = store.samples
-    classes = competition.classes(config.data.root)
-    label = samples.label.to_numpy(dtype=np.int64, na_value=-1).copy()
-    drug = samples["compound"].to_numpy(object).copy()
-    if answers_file is None:
-        folds = read_folds(config.folds.file, samples)
-        train = folds.training(samples, folds.folds[0])
-        test = folds.validation(samples, folds.folds[0])
-    else:
-        answers = competition.answers(answers_file).set_index(competition.id_column)
-        asked = samples.target_id.isin(answers.index).to_numpy()
-        names = answers.loc[samples.target_id[asked]]
-        label[asked] = [classes.index(moa) for moa in names.moa]
-        drug[asked] = names["compound"].to_numpy(object)
-        train, test = labelled(samples), asked
-    used = np.flatnonzero(train | test)
-    features = read_features(
-        samples.row.to_numpy()[used], store.read, competition.frames, config.data.workers
-    )
-    table: pd.DataFrame = ipp_table(
-        features, label[used], drug[used], train[used], test[used], classes, times=("each", "mean")
-    )
-    return ipp_text(table)
