@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cellsignal.common.errors import InputError
+from cellsignal.prediction.plate_layout.evidence import log_sum_exp
 from cellsignal.prediction.plate_layout.groups import (
     GroupBelief,
     check_shapes,
@@ -38,28 +39,28 @@ def assign(
     class_group: np.ndarray,
     plate_group: Mapping[Plate, int | GroupBelief],
 ) -> np.ndarray:
-    """Label every well so that no class occurs twice on a plate: one linear sum assignment a plate.
+    """Label every well so that no class occurs twice on a plate, by a linear sum assignment.
 
     A plate may hold fewer wells than its group has classes. A plate without a known group keeps the
-    plain argmax over all classes, doubles included: without its group, uniqueness among all classes
-    is the weaker half of the constraint. Constants added to a well's scores change nothing, so
-    logits serve as well as log-probabilities.
+    plain argmax over all classes: without its group, uniqueness is the weaker half of the
+    constraint. Constants added to a well's scores change nothing.
 
     Args:
         scores: (N, K) float, higher is likelier.
         experiment, plate: (N,) names.
         class_group: (K,) int, the group of each class.
         plate_group: (experiment, plate) -> group, or how probable each is: `beliefs` of
-        `infer_plate_groups`.
+            `infer_plate_groups`.
 
     Returns:
         (N,) int64 labels.
 
     Raises:
         InputError: shapes that do not fit, a score that is not finite, or a plate with more wells
-        than its group has
-            classes.
+            than its group has classes.
     """
+    from scipy.optimize import linear_sum_assignment
+
     experiment, plate = check_shapes(scores, experiment, plate, class_group)
     class_group = np.asarray(class_group)
     labels = np.empty(len(scores), dtype=np.int64)
@@ -70,7 +71,7 @@ def assign(
             continue
         classes, values = _possible(block, class_group, group)
         _check_room(batch, name, group, rows, class_group)
-        well, column = _best_matching(values)
+        well, column = linear_sum_assignment(values, maximize=True)
         labels[rows[well]] = classes[column]
     return labels
 
@@ -78,10 +79,9 @@ def assign(
 def _possible(
     block: np.ndarray, class_group: np.ndarray, group: int | GroupBelief | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The (m,) classes that a plate can hold, ascending, and their (n, m) scores.
+    """Return the (m,) classes that a plate can hold, and their (n, m) scores.
 
-    Where the group is not certain, scores are log-probabilities of the mixture; constants of a
-    well's scores, and their scale if it is the belief's, change nothing.
+    Where the group is not certain, scores are log-probabilities of the mixture over groups.
     """
     if group is None:
         return np.arange(block.shape[1]), block
@@ -92,26 +92,9 @@ def _possible(
     for number in np.flatnonzero(group.probability):
         classes = np.flatnonzero(class_group == number)
         part = block[:, classes].astype(np.float64) / group.temperature
-        values[:, classes] = part - _log_sum_exp(part, 1) + np.log(group.probability[number])
+        values[:, classes] = part - log_sum_exp(part, 1) + np.log(group.probability[number])
     classes = np.flatnonzero(group.probability[class_group])
     return classes, values[:, classes]
-
-
-def _best_matching(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The wells 0..n-1 and the columns of (n, m) scores, n <= m, that match them at the highest
-    sum.
-
-    What is taken off a row, or off a column where all columns are used, changes no comparison of
-    matchings; after it the search starts near its end (the reductions of Kuhn 1955, and Jonker &
-    Volgenant, Computing 38, 1987).
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    cost = np.negative(block, dtype=np.float64)
-    if block.shape[0] == block.shape[1]:
-        cost -= cost.min(axis=1, keepdims=True)
-        cost -= cost.min(axis=0)
-    return linear_sum_assignment(cost)
 
 
 def restrict(
@@ -121,11 +104,9 @@ def restrict(
     class_group: np.ndarray,
     plate_group: Mapping[Plate, int | GroupBelief],
 ) -> np.ndarray:
-    """The argmax among the classes of each plate's group, doubles allowed: the step between plain
-    argmax and `assign`.
+    """Label every well by the best class of its plate's group; a class may occur twice.
 
-    Arguments, result (N,) int64 and errors as in `assign`; a plate without a known group keeps the
-    plain argmax.
+    Arguments, result and errors as in `assign`.
     """
     experiment, plate = check_shapes(scores, experiment, plate, class_group)
     class_group = np.asarray(class_group)
@@ -147,29 +128,23 @@ def soften(
     plate_group: Mapping[Plate, int | GroupBelief],
     temperature: float = 1.0,
 ) -> np.ndarray:
-    """Log-probabilities that know that each class occurs once on a plate: `assign` with doubt kept.
+    """Return log-probabilities that know that each class occurs once on a plate.
 
     Of all matrices over the wells and the group's classes of a plate whose rows sum to 1 and whose
     columns sum to at most 1, it is the one that maximises score + temperature x entropy (Sinkhorn &
-    Knopp 1967; Cuturi, NeurIPS 2013), found by scaling rows and columns in turn, in logs. Where a
-    plate holds fewer wells than its group has classes, one more row without preferences takes the
-    absent ones. Towards temperature 0 it becomes `assign`; towards infinity every class is as
-    likely. Constants added to a well's scores change nothing.
+    Knopp 1967; Cuturi, NeurIPS 2013). Where a plate holds fewer wells than its group has classes,
+    one more row without preferences takes the absent ones. Towards temperature 0 it becomes
+    `assign`; towards infinity every class is as likely.
 
     Args:
-        scores: (N, K) float, higher is likelier.
-        experiment, plate: (N,) names.
-        class_group: (K,) int, the group of each class.
         plate_group: as in `assign`. A plate without one gets the log-softmax of scores /
-        temperature, one with a
-            `GroupBelief` the mixture of what each group would give.
+            temperature, one with a `GroupBelief` the mixture of what each group would give.
         temperature: above 0, in the unit of the scores.
 
     Returns:
         (N, K) float32, natural logs; rows sum to 1, columns of a plate to at most 1 + `TOLERANCE`.
-        Classes outside the group have log 1e-30 rather than minus infinity, so that means over
-        models stay finite. Where 2,000 rounds do not suffice (scores far apart for the
-        temperature), a warning names the worst plate.
+        Classes outside the group have log 1e-30, so that means over models stay finite. Where 2,000
+        rounds do not suffice, a warning names the worst plate.
 
     Raises:
         InputError: as in `assign`, or a temperature that is not positive.
@@ -184,7 +159,7 @@ def soften(
         block, group = plate_scores(scores, rows, batch, name), plate_group.get((batch, name))
         if group is None:
             values = block.astype(np.float64) / temperature
-            soft[rows] = np.maximum(values - _log_sum_exp(values, 1), IMPOSSIBLE)
+            soft[rows] = np.maximum(values - log_sum_exp(values, 1), IMPOSSIBLE)
             continue
         _check_room(batch, name, group, rows, class_group)
         for number, probability in _probable(group):
@@ -207,8 +182,7 @@ def soften(
 
 
 def _sinkhorn(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """(n, m) log-probabilities, n <= m, from (n, m) scores, and how far any sum is from what it
-    should be.
+    """Return (n, m) log-probabilities of (n, m) scores, n <= m, and the largest error of a sum.
 
     Stabilised scaling (Schmitzer, SIAM J. Sci. Comput. 41, 2019): fast rounds on the exponentials,
     their factors taken into the logs every `BLOCK` rounds.
@@ -219,8 +193,8 @@ def _sinkhorn(values: np.ndarray) -> tuple[np.ndarray, float]:
         values = np.vstack([values, np.zeros((1, classes))])
         mass = np.append(mass, classes - wells)
     for _ in range(ROUNDS // BLOCK):
-        values = values - _log_sum_exp(values, 0)
-        values -= _log_sum_exp(values, 1) - np.log(mass)[:, None]
+        values = values - log_sum_exp(values, 0)
+        values -= log_sum_exp(values, 1) - np.log(mass)[:, None]
         kernel, row = np.exp(values), np.ones(len(values))
         for _ in range(BLOCK):
             column = 1 / (row @ kernel)
@@ -235,19 +209,12 @@ def _sinkhorn(values: np.ndarray) -> tuple[np.ndarray, float]:
     return values[:wells], 2 * error
 
 
-def _log_sum_exp(values: np.ndarray, axis: int) -> np.ndarray:
-    top = values.max(axis=axis, keepdims=True)
-    return top + np.log(np.exp(values - top).sum(axis=axis, keepdims=True))
-
-
 def _probable(group: int | GroupBelief) -> list[tuple[int, float]]:
-    """The groups that a plate may hold and their probabilities."""
+    """Return the groups that a plate may hold and their probabilities."""
     if not isinstance(group, GroupBelief):
         return [(group, 1.0)]
-    return [
-        (int(number), float(group.probability[number]))
-        for number in np.flatnonzero(group.probability)
-    ]
+    numbers = np.flatnonzero(group.probability).tolist()
+    return [(number, float(group.probability[number])) for number in numbers]
 
 
 def _check_room(

@@ -7,11 +7,11 @@ experiments that show theirs clearly. Works plate by plate and never copies the 
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.prediction.plate_layout.evidence import (
@@ -278,42 +278,22 @@ def check_shapes(
     return experiment, plate
 
 
-def plates_of(
-    experiment: np.ndarray, plate: np.ndarray
-) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """((experiment, plate), its rows), sorted by name."""
-    if not len(plate):
-        return
-
-    def changes(experiment: np.ndarray, plate: np.ndarray) -> np.ndarray:
-        return np.flatnonzero((experiment[1:] != experiment[:-1]) | (plate[1:] != plate[:-1])) + 1
-
-    # of each run of rows of one plate; runs are few as a rule, and so quick to sort
-    first = np.append(0, changes(experiment, plate))
-    length = np.diff(first, append=len(plate))
-    order = np.lexsort((plate[first], experiment[first]))
-    first, length = first[order], length[order]
-    end = np.cumsum(length)
-    rows = np.arange(len(plate)) + np.repeat(first - (end - length), length)
-    runs = changes(experiment[first], plate[first])
-    for start, stop in pairwise([0, *end[runs - 1].tolist(), len(rows)]):
-        yield (str(experiment[rows[start]]), str(plate[rows[start]])), rows[start:stop]
+def plates_of(experiment: np.ndarray, plate: np.ndarray) -> Iterator[tuple[Plate, np.ndarray]]:
+    """Yield ((experiment, plate), its rows in order), sorted by name."""
+    names = pd.DataFrame({"experiment": experiment, "plate": plate}, dtype=object)
+    yield from names.groupby(["experiment", "plate"], sort=True).indices.items()
 
 
 def plate_scores(scores: np.ndarray, rows: np.ndarray, batch: str, name: str) -> np.ndarray:
-    """The rows of one plate as (n, K) float32 or float64, all finite; may be a view, so not to be
-    written to.
+    """Return the rows of one plate as (n, K) float32 or float64, all finite.
 
-    Args:
-        rows: (n,) their numbers, ascending.
+    Raises:
+        InputError: a score that is not finite; names the plate and the row.
     """
-    in_a_row = rows[-1] - rows[0] == len(rows) - 1
-    block = np.asarray(scores[rows[0] : rows[-1] + 1] if in_a_row else scores[rows])
+    block = np.asarray(scores[rows])
     block = block if block.dtype == np.float64 else block.astype(np.float32, copy=False)
-    # a sum of squares is finite only if they all are, and is quicker to get
-    if not np.isfinite(np.vdot(block, block)) and not np.isfinite(block).all():
-        bad = int(np.argmin(np.isfinite(block).all(axis=1)))
-        raise InputError(
-            f"{batch} plate {name}: the scores of row {int(rows[bad])} are not all finite"
-        )
+    finite = np.isfinite(block).all(axis=1)
+    if not finite.all():
+        row = int(rows[np.argmin(finite)])
+        raise InputError(f"{batch} plate {name}: the scores of row {row} are not all finite")
     return block

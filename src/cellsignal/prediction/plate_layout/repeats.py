@@ -7,7 +7,7 @@ some plates on. Nothing here knows which.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lgamma, log
 
 import numpy as np
@@ -90,13 +90,13 @@ def find_repeats(
     wells = wells[["experiment", "plate", "well"]].reset_index(drop=True)
     _refuse_not_finite(scores, wells)
     first = wells.drop_duplicates()
-    address = {name: at for at, name in enumerate(sorted({*first.well, *train.well}))}
+    address = {name: number for number, name in enumerate(sorted({*first.well, *train.well}))}
     layouts = {
         name: _grid(rows, rows.label.to_numpy(int), address)
         for name, rows in train.groupby("experiment")
     }
     class_group = np.asarray(class_group)
-    found, compared = [], 0
+    comparisons = []
     for test, rows in first.groupby("experiment"):
         best = _best_of_group(scores, rows.index.to_numpy(), class_group)  # (n, G)
         predicted = np.stack([_grid(rows, column, address) for column in best.T])  # (G, P, W)
@@ -104,31 +104,28 @@ def find_repeats(
             if name == test or labels.shape != predicted.shape[1:]:
                 continue
             for offset in range(len(labels)):
-                compared += 1
                 layout = np.roll(labels, -offset, axis=0)
-                both = (layout >= 0) & (predicted[0] >= 0)
-                plate, well = np.nonzero(both)
-                agree = int(
-                    (predicted[class_group[layout[both]], plate, well] == layout[both]).sum()
-                )
-                found.append(
-                    (
-                        agree,
-                        Repeat(
-                            str(test),
-                            str(name),
-                            offset,
-                            agree,
-                            int(both.sum()),
-                            _tail(agree, len(labels)),
-                        ),
-                    )
-                )
-    repeats = [
-        Repeat(r.test, r.train, r.offset, r.agree, r.wells, min(1.0, r.p * compared))
-        for _, r in found
-    ]
-    return sorted((r for r in repeats if r.p <= alarm), key=lambda r: (r.test, r.p, -r.agree))
+                agree, shared = _count_agreeing(predicted, layout, class_group)
+                p = _tail(agree, len(labels))
+                comparisons.append(Repeat(str(test), str(name), offset, agree, shared, p))
+    repeats = [replace(r, p=min(1.0, r.p * len(comparisons))) for r in comparisons]
+    repeats = [repeat for repeat in repeats if repeat.p <= alarm]
+    return sorted(repeats, key=lambda repeat: (repeat.test, repeat.p, -repeat.agree))
+
+
+def _count_agreeing(
+    predicted: np.ndarray, layout: np.ndarray, class_group: np.ndarray
+) -> tuple[int, int]:
+    """Count the wells whose prediction agrees with a layout, and those that both have.
+
+    Args:
+        predicted: (G, P, W) the likeliest class of each group, -1 where there is no well.
+        layout: (P, W) classes, -1 where there is no well.
+    """
+    both = (layout >= 0) & (predicted[0] >= 0)
+    plate, well = np.nonzero(both)
+    agrees = predicted[class_group[layout[both]], plate, well] == layout[both]
+    return int(agrees.sum()), int(both.sum())
 
 
 def add_evidence(
@@ -195,7 +192,7 @@ def _refuse_not_finite(scores: np.ndarray, wells: pd.DataFrame) -> None:
 
 def _grid(rows: pd.DataFrame, values: np.ndarray, address: dict[str, int]) -> np.ndarray:
     """(P, W) values by plate in order and well, -1 where there is none."""
-    place = {name: at for at, name in enumerate(plate_order(rows.plate))}
+    place = {name: number for number, name in enumerate(plate_order(rows.plate))}
     grid = np.full((len(place), len(address)), -1)
     grid[rows.plate.map(place).to_numpy(), rows.well.map(address).to_numpy()] = values
     return grid
@@ -213,19 +210,22 @@ def _tail(agree: int, plates: int) -> float:
     return float(np.exp(min(0.0, agree * log(plates) - lgamma(agree + 1))))
 
 
-def _gain(block: np.ndarray, told: np.ndarray) -> float:
-    """Nats for the layout's class on one plate, from (n, m) scores of its classes and (n,) those of
-    the told ones.
+def _gain(block: np.ndarray, of_layout: np.ndarray) -> float:
+    """Return the nats that the layout's class gains on one plate.
+
+    Args:
+        block: (n, m) scores of the plate's classes.
+        of_layout: (n,) scores of the classes that the layout names.
     """
+    classes = block.shape[1]
     top = block.max(axis=1)
-    chance = np.exp(block - top[:, None], dtype=np.float64).sum(axis=1)
-    lift = (
-        block.shape[1] * np.exp(told - top, dtype=np.float64) / chance
-    )  # how much likelier the told class is than any
+    mass = np.exp(block - top[:, None], dtype=np.float64).sum(axis=1)
+    # how much likelier the layout's class is than any
+    lift = classes * np.exp(of_layout - top, dtype=np.float64) / mass
     share = 0.5
     for _ in range(200):
         share = float((share * lift / (share * lift + 1 - share)).mean())
         if share >= MOST:
             break
     share = min(share, MOST)
-    return log(1 + block.shape[1] * share / (1 - share))
+    return log(1 + classes * share / (1 - share))
