@@ -13,13 +13,14 @@ from tiny import make_config, stage
 from cellsignal.cloud import commands as verb
 from cellsignal.cloud.cost import cost_of
 from cellsignal.cloud.cost_table import cost_text, costs_text
-from cellsignal.cloud.gpus import GPUS, choose_gpus
-from cellsignal.cloud.limits import (
+from cellsignal.cloud.machines import (
     FORWARD_LAYER_S,
+    GPUS,
     IMAGE_S,
     LAYER_S,
     STEP_S,
     ZSTD_BYTES_PER_S,
+    choose_gpus,
     count_layers,
     measure_host,
     read_seconds,

@@ -163,7 +163,7 @@ def torchrun(arguments: argparse.Namespace) -> None:
 def cost(arguments: argparse.Namespace) -> str:
     from cellsignal.cloud.cost import cost_of
     from cellsignal.cloud.cost_table import cost_text, costs_text
-    from cellsignal.cloud.gpus import choose_gpus, parse_number
+    from cellsignal.cloud.machines import choose_gpus, parse_number
 
     share = arguments.utilisation
     if not 0 < share <= 1:

@@ -1,16 +1,21 @@
-"""Hours and price of a config before anything is rented: the slowest of arithmetic, reading images
-and launching steps.
+"""Estimate the hours of a config: the slowest of arithmetic, reading images and launching steps.
 
 Nothing is trained, and no image is read. How many images each training reads comes from
-`cloud.counts`, the operations of an image from `models.cost`, the bounds beside arithmetic from
-`cloud.limits`.
+`cloud.counts`, the operations of an image from `models.cost`, the rest from `cloud.machines`.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 from cellsignal.cloud.counts import Counts, JobCounts, count_images
-from cellsignal.cloud.gpus import Gpu
-from cellsignal.cloud.limits import FORWARD_LAYER_S, LAYER_S, STEP_S, count_layers, read_seconds
+from cellsignal.cloud.machines import (
+    FORWARD_LAYER_S,
+    LAYER_S,
+    STEP_S,
+    Gpu,
+    count_layers,
+    read_seconds,
+)
 from cellsignal.config import Config
 from cellsignal.config.stage import Stage
 from cellsignal.data.views import tta_views
@@ -36,8 +41,7 @@ class Load:
     half: bool
 
     def limits(self, gpu: Gpu, utilisation: float, read_s: float) -> dict[str, float]:
-        """Seconds that each bound takes: "computing", "reading", "launching". They go on side by
-        side; the longest counts.
+        """Return the seconds of computing, reading and launching; the longest counts.
 
         Args:
             read_s: seconds an image takes all cores together.
@@ -52,9 +56,7 @@ class Load:
 
 @dataclass(frozen=True)
 class JobCost:
-    """One training of a config: what trains (with the teacher's and the pseudo-labels' forward
-    passes), and what validates.
-    """
+    """One training of a config: what trains, forward passes for labels included, and validates."""
 
     fold: str
     stage: str
@@ -63,14 +65,13 @@ class JobCost:
 
     @property
     def images(self) -> float:
-        """That train, over all epochs."""
+        """Images that train, over all epochs."""
         return self.training.images
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A whole config: its trainings, and the prediction with all views, which computes as the first
-    stage does.
+    """A whole config: its trainings, and the prediction with all views, in the first's precision.
 
     Attributes:
         per_image: FLOPs of a training image of the first stage.
@@ -87,31 +88,29 @@ class Cost:
     note: str = ""
 
     def seconds(self, gpu: Gpu, utilisation: float) -> float:
-        """On a GPU that reaches this share of its peak where nothing else bounds it."""
+        """Return the seconds on a GPU that reaches this share of its peak."""
         return sum(max(limits.values()) for limits in self._limits(gpu, utilisation))
 
     def computing_seconds(self, gpu: Gpu, utilisation: float) -> float:
-        """The same if arithmetic were all, as where a measured rate tells the share of the peak."""
+        """Return the same if arithmetic were all, for a share that was measured."""
         return sum(limits["computing"] for limits in self._limits(gpu, utilisation))
 
     def images_per_s(self, gpu: Gpu, utilisation: float) -> float:
-        """Training images of the first stage."""
+        """Return the rate of the first stage's training images."""
         return self.jobs[0].images / max(self._limits(gpu, utilisation)[0].values())
 
     def peak_images_per_s(self, gpu: Gpu) -> float:
-        """Training images of the first stage if arithmetic were all and the whole peak were
-        reached.
-        """
+        """Return that rate if arithmetic were all and the whole peak were reached."""
         peak = gpu.half if self.jobs[0].training.half else gpu.single
         return peak * 1e12 / self.per_image
 
     def bound(self, gpu: Gpu, utilisation: float) -> str:
-        """What most of the time is waited for."""
-        waited: dict[str, float] = {}
+        """Return what most of the time is waited for."""
+        waited: dict[str, float] = defaultdict(float)
         for limits in self._limits(gpu, utilisation):
-            name = max(limits, key=lambda key: limits[key])
-            waited[name] = waited.get(name, 0.0) + limits[name]
-        return max(waited, key=lambda key: waited[key])
+            name = max(limits, key=limits.get)
+            waited[name] += limits[name]
+        return max(waited, key=waited.get)
 
     def _limits(self, gpu: Gpu, utilisation: float) -> list[dict[str, float]]:
         loads = [load for job in self.jobs for load in (job.training, job.validation)]
@@ -148,30 +147,27 @@ def cost_of(config: Config) -> Cost:
             passes = len(tta_views(config.predict.tta)) + (config.predict.adapt != "none")
             images = job.valid + job.test
             predicted.append(_forward_load(config, job.stage, network, images, passes))
-    half = costs[0].training.half
     prediction = Load(
         images=sum(load.images for load in predicted),
         flops=sum(load.flops for load in predicted),
         launch_s=sum(load.launch_s for load in predicted),
-        half=half,
+        half=costs[0].training.half,
     )
     read_s = _read_seconds(config, counts)
     return Cost(tuple(costs), prediction, per_image[0], read_s, config.data.workers, counts.note)
 
 
 def _job_cost(config: Config, job: JobCounts, network: Network) -> tuple[JobCost, float]:
-    """The job's cost, and the FLOPs of one training image."""
+    """Return the job's cost, and the FLOPs of one training image."""
     from cellsignal.models.cost import training_flops
     from cellsignal.training.pseudo_labels import share_at
 
     stage, frozen = job.stage, config.model.frozen
-    per_image = (
-        network.forward if frozen else training_flops(network.forward, stage.gradient_checkpointing)
-    )
-    images, extra = (
-        stage.epochs * job.train,
-        0.0,
-    )  # that train; that a teacher or the model itself predicts
+    per_image = network.forward
+    if not frozen:
+        per_image = training_flops(network.forward, stage.gradient_checkpointing)
+    images = stage.epochs * job.train
+    extra = 0.0  # images that a teacher or the model itself predicts
     if stage.self_supervised is not None:
         images = 2 * stage.epochs * job.unlabelled
     if stage.mean_teacher is not None:
@@ -201,7 +197,7 @@ def _job_cost(config: Config, job: JobCounts, network: Network) -> tuple[JobCost
 def _forward_load(
     config: Config, stage: Stage, network: Network, images: float, passes: int
 ) -> Load:
-    """Predicting images, each read once for all its passes."""
+    """Return the load of predicting images, each read once for all its passes."""
     launches = images / config.predict.batch_size * passes
     return Load(
         images=images,
@@ -212,9 +208,7 @@ def _forward_load(
 
 
 def _network(config: Config, job: JobCounts, known: dict[tuple[int, int], Network]) -> Network:
-    """The job's network on one image, at the size that the store gives (a random crop's where the
-    stage has one).
-    """
+    """Return the job's network on one image of the store, or on a random crop of the stage."""
     from cellsignal.models.backbones import build_model
     from cellsignal.models.cost import forward_flops
 
@@ -236,9 +230,7 @@ def _network(config: Config, job: JobCounts, known: dict[tuple[int, int], Networ
 
 
 def _read_seconds(config: Config, counts: Counts) -> float:
-    """Core-seconds that reading one image takes, by the store's codec and by where the images are
-    kept.
-    """
+    """Return the core-seconds that reading one image takes."""
     from cellsignal.data.codec import RAW_UP_TO
 
     data, shape = config.data, counts.jobs[0].shape

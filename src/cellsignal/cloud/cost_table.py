@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from cellsignal.cloud.cost import UTILISATION, Cost
-from cellsignal.cloud.gpus import GPUS, PRICES_OF, Gpu, find_gpu
+from cellsignal.cloud.machines import GPUS, PRICES_OF, Gpu, find_gpu
 from cellsignal.common.errors import InputError
 
 RANGE = 0.1, 0.35  # of the peak: what is likely
@@ -18,12 +18,12 @@ def cost_text(
     measured: Mapping[str, float] | None = None,
     gpus: Sequence[Gpu] = GPUS,
 ) -> str:
-    """The estimate in Markdown: what is computed, then a row for each GPU.
+    """Return the estimate in Markdown: what is computed, then a row for each GPU.
 
     Args:
         utilisation: share of the peak that is assumed.
-        measured: GPU -> training images/s of the first stage, as the log of a run says it; replaces
-        all assumptions for that GPU.
+        measured: GPU -> training images/s of the first stage, as a run's log says it; replaces all
+            assumptions for that GPU.
     """
     rates = {}
     for gpu_name, rate in (measured or {}).items():
@@ -64,9 +64,7 @@ def cost_text(
 def costs_text(
     costs: Mapping[str, Cost], *, utilisation: float = UTILISATION, gpus: Sequence[Gpu] = GPUS
 ) -> str:
-    """Several configs in one Markdown table, by name: hours and USD on demand, of all folds and
-    stages, on each GPU.
-    """
+    """Return hours and USD on demand of several configs on each GPU, as a Markdown table."""
     lines = [
         *_warnings(utilisation, ""),
         *dict.fromkeys(cost.note for cost in costs.values() if cost.note),

@@ -1,6 +1,4 @@
-"""How many images each training of a config reads: from the data's tables, or from the published
-counts before there is any data.
-"""
+"""Count the images that each training of a config reads, before or after there is data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -70,8 +68,7 @@ def count_images(config: Config) -> Counts:
 
     Raises:
         InputError: anything wrong with the config or the tables; no fold of that number; images
-        without a published
-            size and no `data.size`.
+            without a published size and no `data.size`.
     """
     competition, data = get_competition(config.competition), config.data
     if (data.store / "store.json").is_file() or (data.root.is_dir() and any(data.root.iterdir())):
@@ -107,9 +104,7 @@ def _of_job(job: "Job") -> JobCounts:
 
 
 def _tables(config: Config, competition: Competition) -> SimpleNamespace:
-    """What `plan_jobs` asks of a store (samples, channels, shape, classes): of the store, or as
-    packing the raw data would make it.
-    """
+    """Return what `plan_jobs` asks of a store: its own, or as packing the raw data would make it."""
     from cellsignal.data.store import Store
 
     data = config.data
@@ -133,15 +128,11 @@ def _tables(config: Config, competition: Competition) -> SimpleNamespace:
 
 
 def _shape(config: Config, competition: Competition) -> tuple[int, int]:
-    """(height, width) of the images under the root: as published, for there may be tables only; a
-    simulated copy has sizes of its own.
-    """
+    """Return (height, width) of the images: as published, unless the copy is simulated."""
     published, root = competition.image_shape, config.data.root
-    return (
-        competition.root_shape(root)
-        if published is None or (root / "simulation.json").is_file()
-        else published
-    )
+    if published is None or (root / "simulation.json").is_file():
+        return competition.root_shape(root)
+    return published
 
 
 def _count_published(config: Config, competition: Competition) -> Counts:
@@ -176,7 +167,7 @@ def _count_published(config: Config, competition: Competition) -> Counts:
 def _of_published(
     config: Config, competition: Competition, stage: Stage, held_out: float, kept: float
 ) -> JobCounts:
-    """One training of a stage on all cell types, from published numbers.
+    """Return one training of a stage on all cell types, from published numbers.
 
     Args:
         held_out: the fold's share of the labelled images.
@@ -215,41 +206,36 @@ def _of_published(
 
 
 def _part(job: JobCounts, parts: int) -> JobCounts:
-    """One of `parts` equal trainings that share the images."""
-    shared = {
-        name: getattr(job, name) / parts
-        for name in ("train", "scored", "valid", "test", "unlabelled")
-    }
-    return replace(job, **shared)
+    """Return one of `parts` equal trainings that share the images."""
+    names = ("train", "scored", "valid", "test", "unlabelled")
+    return replace(job, **{name: getattr(job, name) / parts for name in names})
 
 
 def _protocol_part(config: Config, competition: Competition) -> int | None:
-    """How many images a protocol trains on, by its published number; None where folds decide it."""
+    """Return how many images a protocol trains on; None where folds decide it."""
     if config.protocol is None:
         return None
     return dict(competition.protocol(config.protocol).parts or {}).get("train")
 
 
 def _held_out_shares(config: Config) -> tuple[Mapping[int, float], float, str]:
-    """The share of the labelled images that each fold holds out, the share kept for the test, a
-    note where there is no table.
+    """Return the share of the images that each fold holds out, the share kept for the test, a note.
+
+    The note says that there is no table.
     """
     from cellsignal.kaggle.job import read_table
 
     path, used = config.folds.file, config.folds.use
     if not path.is_file():
         number = max(USUAL_FOLDS, 1 + max(used or (0,)))
-        return (
-            dict.fromkeys(range(number), 1 / number),
-            0.0,
-            f"; there is no {path}: {number} equal folds",
-        )
+        shares = dict.fromkeys(range(number), 1 / number)
+        return shares, 0.0, f"; there is no {path}: {number} equal folds"
     table = read_table(path)
+    for fold in used or ():
+        if fold not in table.folds:
+            raise InputError(f"folds.use: {path} has the folds {list(table.folds)}, not {fold}")
     rows = table.rows
     sizes = rows["n"].astype(float) if "n" in rows else rows["fold"] * 0.0 + 1.0
     whole = sizes[~rows[table.group].duplicated()].sum()
-    unknown = [fold for fold in used or () if fold not in table.folds]
-    if unknown:
-        raise InputError(f"folds.use: {path} has the folds {list(table.folds)}, not {unknown[0]}")
     shares = {fold: float(sizes[rows.fold == fold].sum() / whole) for fold in table.folds}
     return shares, float(sizes[rows.fold == TEST].sum() / whole), ""
