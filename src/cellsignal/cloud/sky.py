@@ -89,11 +89,7 @@ def parse_gpus(text: str) -> dict[str, int]:
 
 
 def write_tasks(work: Work, machines: Machines, out: Path) -> list[Path]:
-    """Write prepare.yaml, one YAML a fold, submit.yaml and launch.sh; return their paths.
-
-    Raises:
-        InputError: see `check_portable`.
-    """
+    """Write prepare.yaml, one YAML a fold, submit.yaml and launch.sh; return their paths."""
     check_portable(work)
     tasks = {"prepare": prepare_task(work, machines)}
     tasks |= {fold.name: fold_task(work, fold, machines) for fold in work.folds}
@@ -111,8 +107,7 @@ def check_portable(work: Work) -> None:
     """Refuse what a machine that has the repository alone will not find.
 
     Raises:
-        InputError: the config, or a place that it names, is not under the repository; the message
-            names the key.
+        InputError: the config, or a place that it names, is not under the repository.
     """
     config = work.config
     places = {
@@ -142,8 +137,7 @@ def fold_task(work: Work, fold: Fold, machines: Machines) -> dict[str, Any]:
         seconds = round(3600 * machines.max_hours)
         lines.append(f"export CELLSIGNAL_DEADLINE=$(($(date +%s) + {seconds}))")
     lines += [_command(program, work.words(verb, fold)) for verb in ("train", "predict")]
-    resources = {"accelerators": machines.gpus, "use_spot": machines.spot}
-    resources |= {"disk_size": machines.disk, "job_recovery": _RECOVERY}
+    resources = _rented(machines, accelerators=machines.gpus)
     modes = {"store": machines.store, "runs": "MOUNT_CACHED"}
     return _task(work, machines, fold.name, resources, modes, lines)
 
@@ -152,8 +146,7 @@ def prepare_task(work: Work, machines: Machines) -> dict[str, Any]:
     """Return the managed job that packs raw/ into store/, on a machine without a GPU."""
     sets = [word for text in work.sets for word in ("--set", text)]
     lines = [_command("cellsignal", ["prepare", work.path.as_posix(), *sets])]
-    resources = {"cpus": machines.cpus, "use_spot": machines.spot}
-    resources |= {"disk_size": machines.disk, "job_recovery": _RECOVERY}
+    resources = _rented(machines, cpus=machines.cpus)
     modes = {"raw": "COPY", "store": "MOUNT_CACHED"}
     return _task(work, machines, "prepare", resources, modes, lines)
 
@@ -171,12 +164,14 @@ def _command(program: str, words: list[str]) -> str:
     return f".venv/bin/python -m {program} {shlex.join(words)}"
 
 
-_RECOVERY = {
-    "strategy": "EAGER_NEXT_REGION",
-    "max_restarts_on_errors": _RESTARTS,
-    # saved, and to be resumed; as often as it takes
-    "recover_on_exit_codes": [OUT_OF_TIME, _SIGTERM],
-}
+def _rented(machines: Machines, **kind: Any) -> dict[str, Any]:
+    recovery = {
+        "strategy": "EAGER_NEXT_REGION",
+        "max_restarts_on_errors": _RESTARTS,
+        "recover_on_exit_codes": [OUT_OF_TIME, _SIGTERM],  # saved, and resumed as often as it takes
+    }
+    rest = {"use_spot": machines.spot, "disk_size": machines.disk, "job_recovery": recovery}
+    return kind | rest
 
 
 def _task(
@@ -214,10 +209,7 @@ def _task(
 
 
 def _link(name: str, place: PurePosixPath) -> list[str]:
-    """Return commands that make `place` in the checkout a link to the mounted ~/name.
-
-    What lies there already (on a machine that is used again) must be that link.
-    """
+    """Return commands that make `place` in the checkout a link to the mounted ~/name."""
     quoted = shlex.quote(str(place))
     return [
         f"mkdir -p ~/{name} {shlex.quote(str(place.parent))}",

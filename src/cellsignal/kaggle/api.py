@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cellsignal.common.errors import InputError
 from cellsignal.fetch import http
@@ -46,8 +46,7 @@ class Session:
         return self.state in ("complete", "error", "cancel_requested", "cancel_acknowledged")
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """The files (name -> URL) and the log that a kernel's last run left."""
 
     files: dict[str, str]
@@ -57,9 +56,8 @@ class Output:
 class Kaggle:
     """A signed-in user's kernels and data sets. Slugs are `user/name`.
 
-    Every method raises InputError, one line without secrets: at once for what will stay (wrong
-    credentials, no such kernel), after `ATTEMPTS` tries for what may pass (429, 5xx, a cut
-    connection, no answer in time).
+    Every method raises InputError, one line without secrets: at once for what will stay, after
+    `ATTEMPTS` tries for what may pass (429, 5xx, a cut connection, no answer in time).
     """
 
     def __init__(self) -> None:
@@ -92,11 +90,7 @@ class Kaggle:
         return dataset.current_version_number or 1 if dataset else 0
 
     def push_kernel(self, folder: Path, slug: str, before: int) -> str:
-        """Save and run the kernel in `folder`, and return the URL of its page.
-
-        Args:
-            before: `versions(slug)` from before the first attempt.
-        """
+        """Run the kernel in `folder`, which had `before` versions; return its page's URL."""
         answer = _push_once(
             f"pushing {slug}",
             lambda: self._quietly(lambda: self._api.kernels_push(str(folder))),
@@ -175,6 +169,7 @@ class Kaggle:
             request.page_token = page.next_page_token
 
     def _unless_missing(self, what: str, ask: Callable[[Any], Any]) -> Any:
+        """Return the answer, or None where Kaggle knows no such thing or it is another's."""
         try:
             return self._sdk(what, ask)
         except Refused as error:

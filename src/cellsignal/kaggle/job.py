@@ -1,6 +1,5 @@
 """A job file: one config as a chain of Kaggle kernels, what its steps are, and whose it is."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cellsignal.common.errors import InputError
 from cellsignal.config import Config, load_config
+from cellsignal.config.explain import did_you_mean
 from cellsignal.config.load import read_mapping
 from cellsignal.config.strict import Strict
 from cellsignal.data.folds import FoldTable, read_fold_rows
@@ -137,19 +137,14 @@ def _describe(error: ValidationError) -> str:
     for item in error.errors():
         key = ".".join(map(str, item["loc"]))
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, KernelJob.model_fields, 1)
-            lines.append(f"unknown key {key}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+            lines.append(f"unknown key {key}{did_you_mean(key, KernelJob.model_fields)}")
         else:
             lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}".removeprefix(": "))
     return "; ".join(lines)
 
 
 def job_config(job: KernelJob) -> Config:
-    """Return the job's config, after checking that a kernel without internet can run it.
-
-    Raises:
-        InputError: a config that is wrong, or asks for what a kernel does not have.
-    """
+    """Return the job's config; refuse one that a kernel without internet cannot run."""
     config = load_config(job.config, job.set)
     if config.model.pretrained and job.weights is None:
         raise InputError(
@@ -167,11 +162,7 @@ def job_config(job: KernelJob) -> Config:
 
 
 def job_folds(job: KernelJob, config: Config) -> tuple[int, ...]:
-    """Return the folds that the job trains: its own, else the config's, else the fold table's.
-
-    Raises:
-        InputError: no fold table, or a fold that it does not have.
-    """
+    """Return the folds that the job trains: its own, else the config's, else the fold table's."""
     table = read_table(config.folds.file)
     folds = job.folds if job.folds is not None else config.folds.use
     if folds is None:
@@ -194,10 +185,6 @@ def read_table(path: Path) -> FoldTable:
         )
     rows = read_fold_rows(path).reset_index(drop=True)
     return FoldTable(rows.columns[1], rows)
-
-
-# steps
-# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -263,10 +250,6 @@ def slug(job: KernelJob, step: str, link: int) -> str:
 def title(job: KernelJob, step: str, link: int) -> str:
     """Return the kernel's title. Kaggle takes the slug from it, whatever `id` says."""
     return slug(job, step, link).replace("-", " ")
-
-
-# the owner
-# --------------------------------------------------------------------------------------------------
 
 
 def find_owner(job: KernelJob, user: str | None = None) -> str:

@@ -20,15 +20,8 @@ from typing import Any
 import cellsignal
 from cellsignal.common.errors import OUT_OF_TIME, InputError
 from cellsignal.common.files import atomic_path, sha256
-from cellsignal.kaggle.status import (
-    CHAIN,
-    UNLISTED,
-    Status,
-    check_files,
-    list_files,
-    read_status,
-    write_status,
-)
+from cellsignal.kaggle import status as chains
+from cellsignal.kaggle.status import CHAIN, UNLISTED, Status, check_files
 from cellsignal.kaggle.wheels import install, missing
 
 GRACE_S = 120.0  # after the deadline; a command that still runs then gets SIGTERM, and saves
@@ -67,19 +60,14 @@ class Kernel:
 
 
 def main(scratch: Path) -> int:
-    """Run a kernel and return its exit status.
-
-    It is 0 where the step is done or goes on in the next kernel: Kaggle keeps the output of those
-    alone.
-    """
-    environment = os.environ
+    """Run a kernel; return 0 where the step is done or goes on, as Kaggle keeps only such output."""
     kernel = Kernel(
         json.loads((scratch / "spec.json").read_text(encoding="utf-8")),
         scratch,
-        Path(environment.get("CELLSIGNAL_KAGGLE_INPUT", "/kaggle/input")),
-        Path(environment.get("CELLSIGNAL_KAGGLE_WORKING", "/kaggle/working")),
-        float(environment.get("CELLSIGNAL_KERNEL_STARTED", time.time())),
-        float(environment["CELLSIGNAL_DEADLINE"]),
+        Path(os.environ.get("CELLSIGNAL_KAGGLE_INPUT", "/kaggle/input")),
+        Path(os.environ.get("CELLSIGNAL_KAGGLE_WORKING", "/kaggle/working")),
+        float(os.environ.get("CELLSIGNAL_KERNEL_STARTED", time.time())),
+        float(os.environ["CELLSIGNAL_DEADLINE"]),
     )
     assert Path(cellsignal.__file__).is_relative_to(scratch), (
         "the package that travelled is not the one that runs"
@@ -103,13 +91,7 @@ def main(scratch: Path) -> int:
 
 
 def find(kernel: Kernel, path: str) -> Path:
-    """Return a path below the input folder.
-
-    Kaggle puts sources at its top, or into folders by kind and owner.
-
-    Raises:
-        InputError: it is not there; the line says what is.
-    """
+    """Return a path in the input folder: at its top, or in folders by kind and owner."""
     first, _, rest = path.partition("/")
     for pattern in ("", "*/", "*/*/"):
         for place in sorted(kernel.inputs.glob(f"{pattern}{first}")):
@@ -138,10 +120,6 @@ def _install(kernel: Kernel) -> None:
     _say(f"installed {names}")
 
 
-# what earlier kernels did
-# --------------------------------------------------------------------------------------------------
-
-
 def _take_up(kernel: Kernel) -> None:
     """Copy what the link before left, and what the steps before this one made."""
     if kernel.spec["before"] is not None:
@@ -160,16 +138,13 @@ def _take_up(kernel: Kernel) -> None:
 def _take_link(kernel: Kernel, name: str) -> None:
     spec, folder = kernel.spec, find(kernel, name)
     status = _status_of(folder, spec["job"], spec["step"])
-    if status.link != spec["link"] - 1:
-        raise InputError(
-            f"{folder / CHAIN}: is of link {status.link}, link {spec['link'] - 1} is wanted"
-        )
+    link = spec["link"] - 1
+    if status.link != link:
+        raise InputError(f"{folder / CHAIN}: is of link {status.link}, link {link} is wanted")
     if status.package != spec["package"]:
+        commits = f"({status.commit}, now {spec['commit']})"
         print(
-            f"warning: the package is another than the kernel's before ({status.commit}, now "
-            f"{spec['commit']})",
-            file=sys.stderr,
-            flush=True,
+            f"warning: the package is another than the kernel's before {commits}", file=sys.stderr
         )
     check_files(folder, status)
     _copy(folder, kernel.working, status.files)
@@ -195,7 +170,7 @@ def _take_results(kernel: Kernel, folder: Path, status: Status) -> None:
 
 
 def _status_of(folder: Path, job: str, step: str) -> Status:
-    status = read_status(folder)
+    status = chains.read_status(folder)
     if (status.job, status.step) != (job, step):
         raise InputError(
             f"{folder / CHAIN}: is of {status.job} {status.step}, this kernel wants {job} {step}"
@@ -209,10 +184,6 @@ def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
         if not (target / name).exists():
             with atomic_path(target / name) as temporary:
                 shutil.copyfile(source / name, temporary)
-
-
-# this kernel's work
-# --------------------------------------------------------------------------------------------------
 
 
 def _write_config(kernel: Kernel) -> Path:
@@ -284,10 +255,8 @@ def _run(kernel: Kernel, verb: str, config: Path) -> tuple[int, str]:
         text=True,
         errors="replace",
     )
-    handlers = {
-        number: signal.signal(number, lambda number, frame: process.send_signal(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    signals = (signal.SIGTERM, signal.SIGINT)
+    handlers = [signal.signal(n, lambda n, frame: process.send_signal(n)) for n in signals]
     late = threading.Timer(max(0.0, kernel.deadline + GRACE_S - time.time()), process.terminate)
     late.daemon = True
     late.start()
@@ -299,7 +268,7 @@ def _run(kernel: Kernel, verb: str, config: Path) -> tuple[int, str]:
             last = line.strip() or last
     status = process.wait()
     late.cancel()
-    for number, handler in handlers.items():
+    for number, handler in zip(signals, handlers, strict=True):
         signal.signal(number, handler)
     return (status if status >= 0 else 128 - status), last
 
@@ -318,9 +287,9 @@ def _finish(kernel: Kernel, status: int, reason: str) -> None:
         config=sha256(kernel.scratch / "package" / "config.yaml"),
         package=spec["package"],
         commit=spec["commit"],
-        files=list_files(kernel.working),
+        files=chains.list_files(kernel.working),
     )
-    write_status(kernel.working, chain)
+    chains.write_status(kernel.working, chain)
     _say(f"{kernel.name}: {reason} ({kernel.hours():.2f} h)")
 
 
