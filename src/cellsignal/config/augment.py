@@ -3,15 +3,14 @@
 An augmentation of one's own is a class here, derived from `Augment`, and a function in
 data/transforms.py, which says how it acts. Any transform of albumentations can be named as it is.
 
-All are applied to (H, W, C) uint8 images of any number of channels, in the order written. `p` is
-the probability an image is changed. A clip is one image of many planes, each a frame of a stain.
-What is drawn holds for all its frames, or the change would be taken for something that the cell
-did; `frame_blur` alone is meant to be of one frame.
+All are applied to (H, W, C) uint8 images, in the order written. A clip is one image of many planes,
+each a frame of a stain; what is drawn holds for all frames, but for `frame_blur`.
 """
 
 import difflib
 import inspect
 import os
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Annotated, Any, Literal, Union
 
@@ -196,20 +195,11 @@ class Albumentations(Augment):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_short_form(cls, tree: Any) -> Any:
-        """Gather the transform's parameters, and check its name."""
-        if not isinstance(tree, dict):
-            return tree
-        if "albumentations" in tree:
-            short = tree
-            tree = {key: short[key] for key in ("name", "p") if key in short}
-            tree["transform"] = short["albumentations"]
-            tree["parameters"] = {key: short[key] for key in short if key not in _OWN_KEYS}
+    def _check_name(cls, tree: Any) -> Any:
         name = tree.get("transform")
         transform = list_albumentations().get(name)
         if transform is None:
-            near = difflib.get_close_matches(str(name), list_albumentations(), 1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = _hint(str(name), list_albumentations(), "")
             raise ValueError(f"albumentations has no transform {name!r}{hint}")
         return {"p": inspect.signature(transform.__init__).parameters["p"].default} | tree
 
@@ -219,11 +209,8 @@ class Albumentations(Augment):
         known = set(inspect.signature(transform.__init__).parameters) - {"self", "p"}
         for key in self.parameters:
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = (
-                    f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
-                )
-                raise ValueError(f"{self.transform} has no parameter {key!r} ({hint})")
+                hint = _hint(key, known, f" (it has {', '.join(sorted(known))})")
+                raise ValueError(f"{self.transform} has no parameter {key!r}{hint}")
         self.build()
         return self
 
@@ -233,10 +220,9 @@ class Albumentations(Augment):
         Raises:
             ValueError: a parameter with a wrong value; names its key.
         """
+        kind, p = list_albumentations()[self.transform], self.p if p is None else p
         try:
-            return list_albumentations()[self.transform](
-                **self.parameters, p=self.p if p is None else p
-            )
+            return kind(**self.parameters, p=p)
         except (TypeError, ValueError) as error:
             if isinstance(error.__cause__, ValidationError):
                 first = error.__cause__.errors()[0]
@@ -246,8 +232,7 @@ class Albumentations(Augment):
             raise ValueError(f"{self.transform}: {' '.join(str(error).split())}") from None
 
 
-_OWN_KEYS = {"albumentations", "name", "p"}
-# what needs functions, other images or boxes, or is no image of uint8 any more
+# base classes, and what takes functions
 _NO_TRANSFORMS = {"Lambda", "BasicTransform", "DualTransform", "ImageOnlyTransform", "Transform3D"}
 
 
@@ -271,17 +256,26 @@ def list_albumentations() -> dict[str, type]:
     }
 
 
-def _read_name(tree: Any) -> Any:
-    """Let `{albumentations: ...}` do without a name."""
-    if isinstance(tree, dict) and "albumentations" in tree:
-        return tree | {"name": "albumentations"}
-    return tree
+def _hint(word: str, names: Iterable[str], otherwise: str) -> str:
+    near = difflib.get_close_matches(word, list(names), 1)
+    return f" (did you mean {near[0]!r}?)" if near else otherwise
+
+
+def _read_short_form(tree: Any) -> Any:
+    """Read `{albumentations: GaussNoise, p: ..., ...}` as its name, transform and parameters."""
+    if not isinstance(tree, dict) or "albumentations" not in tree:
+        return tree
+    read = {"name": "albumentations", "transform": tree["albumentations"]}
+    if "p" in tree:
+        read["p"] = tree["p"]
+    own_keys = ("albumentations", "name", "p")
+    return read | {"parameters": {key: tree[key] for key in tree if key not in own_keys}}
 
 
 Augmentation = Annotated[
     Union[tuple(Augment.__subclasses__())],  # noqa: UP007
     Field(discriminator="name"),
-    BeforeValidator(_read_name),
+    BeforeValidator(_read_short_form),
 ]
 
 

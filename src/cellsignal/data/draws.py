@@ -1,5 +1,4 @@
-"""What is drawn for an augmented batch, apart from applying it: one matrix, some channels, some
-boxes, gains and biases a sample.
+"""What is drawn for an augmented batch: a matrix, channels, boxes, gains and biases a sample.
 
 The numbers are drawn for a whole batch on the host, so that the same draws can be applied to one
 image on a CPU (`data.warp`) or to a batch on a GPU (`data.warp_torch`). Each parameter is
@@ -26,15 +25,15 @@ from cellsignal.data.augmentation import check, output_shape, stain_codes
 _DIHEDRAL = augment.HorizontalFlip | augment.VerticalFlip | augment.Transpose | augment.Rotate90
 _WARPS = augment.Affine | augment.Perspective
 _BILINEAR = _WARPS | augment.RandomResizedCrop
-_GEOMETRY = _DIHEDRAL | _BILINEAR | augment.RandomCrop | augment.SquareCropResize
-_PIXELS = augment.CoarseDropout | augment.ChannelDropout | augment.GainBias
+_GEOMETRY = tuple(geometry.STEPS)
+_PIXELS = (augment.CoarseDropout, augment.ChannelDropout, augment.GainBias)
 
 
 def needs_albumentations(augmentations: tuple[augment.Augmentation, ...]) -> str | None:
-    """Why a recipe cannot be drawn as one warp ("blur is only there"), or None if it can."""
+    """Say why a recipe cannot be drawn as one warp ("blur is only there"), or return None."""
     for first, a in enumerate(augmentations):
         later = augmentations[first + 1 :]
-        if not isinstance(a, _GEOMETRY | _PIXELS):
+        if not isinstance(a, (*_GEOMETRY, *_PIXELS)):
             return f"{a.title} is only there"
         for b in later:
             if isinstance(a, augment.CoarseDropout) and isinstance(b, _GEOMETRY):
@@ -46,8 +45,7 @@ def needs_albumentations(augmentations: tuple[augment.Augmentation, ...]) -> str
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for B samples; `draws[i:j]`, or an integer array as the key, takes some of
-    them.
+    """What was drawn for B samples; `draws[i:j]` or `draws[indices]` takes some of them.
 
     Coordinates are of pixel centres: the first pixel is 0. Boxes and rows are half open.
     """
@@ -73,13 +71,8 @@ class Draws:
         return len(self.origin)
 
     def __getitem__(self, key: slice | np.ndarray) -> "Draws":
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Draws(
-            **{
-                name: value[key] if isinstance(value, np.ndarray) else value
-                for name, value in fields.items()
-            }
-        )
+        fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return Draws(*(value[key] if isinstance(value, np.ndarray) else value for value in fields))
 
 
 class Recipe:
@@ -91,16 +84,17 @@ class Recipe:
         shape: (H, W) of the stored images, pixels.
         center_crop: side of a central square that is cut last; None for none.
         stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit
-        together. None: each channel is its own.
+            together. None: each channel is its own.
 
     Attributes:
         numbers: K, how many uniform numbers a sample takes.
         input: (h0, w0) of the image to be warped: a crop's size if only flips and quarter turns
-        come before it, else `shape`. output: (h, w), the same for every sample.
+            come before it, else `shape`.
+        output: (h, w), the same for every sample.
 
     Raises:
         InputError: a parameter that cannot work, a crop larger than the image, or several output
-        shapes; the message names the augmentation.
+            shapes; the message names the augmentation.
     """
 
     numbers: int
@@ -134,7 +128,7 @@ class Recipe:
             self.input = (center_crop, center_crop)
 
     def draw(self, u: np.ndarray) -> Draws:
-        """The draws that belong to `u`, (B, K) float64 uniform in [0, 1)."""
+        """Return the draws that belong to `u`, (B, K) float64 uniform in [0, 1)."""
         assert u.ndim == 2 and u.shape[1] == self.numbers, (u.shape, self.numbers)
         n = len(u)
         view = geometry.View.whole(n, self.shape)
@@ -144,7 +138,8 @@ class Recipe:
         for a, v in zip(self.augmentations, _split(u, self._counts), strict=True):
             fired, v = (v[:, 0] < a.p, v[:, 1:]) if hasattr(a, "p") else (np.ones(n, bool), v)
             if isinstance(a, _GEOMETRY):
-                view = view.then(fired, *geometry.step(a, v, view))
+                step = geometry.STEPS[type(a)][1](a, v, view.height, view.width)
+                view = view.then(fired, *step)
                 if isinstance(a, augment.RandomCrop):
                     view = self._cut(view)
                 bilinear |= fired & isinstance(a, _BILINEAR)
@@ -153,33 +148,28 @@ class Recipe:
             elif isinstance(a, augment.ChannelDropout):
                 dropped |= _dropped(a, v) & fired[:, None]
             else:
-                a_gain, a_bias = (
-                    np.where(fired[:, None], x, x0)
-                    for x, x0 in zip(_gain_bias(a, v), (1, 0), strict=True)
-                )
-                gain = (gain * a_gain).astype(np.float32)
-                bias = (bias * a_gain + a_bias).astype(np.float32)
+                new_gain, new_bias = _gain_bias(a, v)
+                new_gain = np.where(fired[:, None], new_gain, 1)
+                new_bias = np.where(fired[:, None], new_bias, 0)
+                gain = (gain * new_gain).astype(np.float32)
+                bias = (bias * new_gain + new_bias).astype(np.float32)
         if self.center_crop is not None:
             top, left = geometry.centre(view, self.center_crop)
             corner, side = np.stack([top, top, left, left], 1), self.center_crop
             boxes = np.clip(boxes - corner[:, None], 0, side)
             view = self._cut(view.then(np.ones(n, bool), *geometry.crop(top, left, side)))
-        matrix = view.matrix
         rows = geometry.rows_read(view.matrix, bilinear, self.input, self.output)
-        dropped, gain, bias = (
-            np.take(of_stain, self._stain, axis=1) for of_stain in (dropped, gain, bias)
-        )
         return Draws(
-            view.origin,
-            rows + view.origin[:, :1],
-            matrix,
-            bilinear,
-            dropped,
-            boxes,
-            gain,
-            bias,
-            self.input,
-            self.output,
+            origin=view.origin,
+            rows=rows + view.origin[:, :1],
+            matrix=view.matrix,
+            bilinear=bilinear,
+            dropped=dropped[:, self._stain],
+            boxes=boxes,
+            gain=gain[:, self._stain],
+            bias=bias[:, self._stain],
+            input=self.input,
+            output=self.output,
         )
 
     def _cut(self, view: geometry.View) -> geometry.View:
@@ -188,8 +178,9 @@ class Recipe:
 
 
 def nearest_indices(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The input pixels of samples that are not bilinear: out[y, x] = in[down[y], across[x]], or
-    in[across[x], down[y]] where swapped.
+    """Return the input pixels of samples that are not bilinear.
+
+    out[y, x] = in[down[y], across[x]], or in[across[x], down[y]] where swapped.
 
     Returns:
         down (B, h) int64, across (B, w) int64, swapped (B,) bool.
@@ -206,7 +197,7 @@ def _numbers(a: augment.Augmentation, stains: int) -> int:
         case augment.ChannelDropout():
             own = 1 + stains
         case _:
-            own = geometry.NUMBERS[a.name]
+            own = geometry.STEPS[type(a)][0]
     return own + hasattr(a, "p")
 
 
@@ -216,9 +207,7 @@ def _split(u: np.ndarray, counts: list[int]) -> list[np.ndarray]:
 
 
 def _boxes(a: augment.CoarseDropout, u: np.ndarray, view: geometry.View) -> np.ndarray:
-    """(B, M, 4) int. Each hole's sides are fractions of the image's, its place is any that holds
-    it.
-    """
+    """Return (B, M, 4) int: holes whose sides are fractions of the image's, at any place."""
     most = a.holes[1]
     count = geometry.integer(u[:, 0], a.holes[0], most)
     sizes, places = u[:, 1:].reshape(len(u), 2, 2, most).swapaxes(0, 1)  # of (B, 2 axes, M) each

@@ -1,42 +1,37 @@
-"""The geometric steps of a recipe as matrices, a row a sample, and which input pixels a matrix
-reads. Apart from `data.draws`, which has the rest.
+"""Geometric augmentations as matrices, and which input pixels a matrix reads. For `data.draws`.
 
 A step's matrix takes (x, y, 1) of a pixel centre in the step's output to its place in the step's
 input; the first pixel's centre is 0. Distributions, and the centres and roundings of each step:
 albumentations 2.0.8, and `data.transforms` for `square_crop_resize`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtri
 
 from cellsignal.config import augment
 
-# Uniform numbers a step takes, beside the one that decides whether it happens
-NUMBERS = {
-    "horizontal_flip": 0,
-    "vertical_flip": 0,
-    "transpose": 0,
-    "rotate90": 1,
-    "affine": 4,
-    "random_crop": 2,
-    "random_resized_crop": 22,
-    "square_crop_resize": 3,
-    "perspective": 9,
-}
 # Of a pixel: where a coordinate falls half-way between two, the later one of the cropped square is
 # taken, even after a flip of it
 HALF_UP = 1e-9
 # matrix (B, 3, 3), new height (B,), new width (B,)
 Step = tuple[np.ndarray, np.ndarray, np.ndarray]
+# class of config/augment.py -> uniform numbers that it takes beside that of `p`, and its function
+# (augmentation, numbers (B, n), heights (B,), widths (B,)) -> step
+STEPS: dict[type, tuple[int, Callable[[Any, np.ndarray, np.ndarray, np.ndarray], Step]]] = {}
+
+
+def moves_pixels(kind: type, numbers: int) -> Callable:
+    """Return a decorator that registers a function in `STEPS`."""
+    return lambda function: STEPS.setdefault(kind, (numbers, function))[1]
 
 
 @dataclass(frozen=True)
 class View:
-    """What the steps so far make of each of B images: its size now, and where its pixels lie in the
-    input.
-    """
+    """The size of each of B images after some steps, and where its pixels lie in the input."""
 
     height: np.ndarray  # (B,) int
     width: np.ndarray  # (B,) int
@@ -73,32 +68,6 @@ class View:
         return replace(self, matrix=matrix, origin=np.stack([top, left], axis=1), input=size)
 
 
-def step(a: augment.Augmentation, u: np.ndarray, view: View) -> Step:
-    """One step, as if it happened to every sample. `u`: (B, NUMBERS) uniform in [0, 1)."""
-    h, w = view.height, view.width
-    match a:
-        case augment.HorizontalFlip():
-            return _matrix(-1, 0, w - 1, 0, 1, 0), h, w
-        case augment.VerticalFlip():
-            return _matrix(1, 0, 0, 0, -1, h - 1), h, w
-        case augment.Transpose():
-            return _matrix(0, 1, 0 * h, 1, 0, 0), w, h
-        case augment.Rotate90():
-            return _quarter_turns(integer(u[:, 0], 0, 3), h, w)
-        case augment.Affine():
-            return _affine(a, u, h, w), h, w
-        case augment.RandomCrop():
-            top, left = integer(u[:, 0], 0, h - a.size), integer(u[:, 1], 0, w - a.size)
-            return crop(top, left, a.size)
-        case augment.RandomResizedCrop():
-            return _random_resized_crop(a, u, h, w)
-        case augment.SquareCropResize():
-            return _square_crop_resize(a, u, h, w)
-        case augment.Perspective():
-            return _perspective(a, u, h, w), h, w
-    raise AssertionError(f"{a.name} moves no pixels")
-
-
 def crop(top: np.ndarray, left: np.ndarray, side: int) -> Step:
     return _matrix(1, 0, left, 0, 1, top), np.full(len(top), side), np.full(len(top), side)
 
@@ -130,8 +99,25 @@ def _matrix(xx, xy, x0, yx, yy, y0) -> np.ndarray:
     return np.stack(values, axis=-1).reshape(*values[0].shape, 3, 3)
 
 
-def _quarter_turns(turns: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
+@moves_pixels(augment.HorizontalFlip, 0)
+def _flip_horizontally(a, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
+    return _matrix(-1, 0, w - 1, 0, 1, 0), h, w
+
+
+@moves_pixels(augment.VerticalFlip, 0)
+def _flip_vertically(a, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
+    return _matrix(1, 0, 0, 0, -1, h - 1), h, w
+
+
+@moves_pixels(augment.Transpose, 0)
+def _transpose(a, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
+    return _matrix(0, 1, 0 * h, 1, 0, 0), w, h
+
+
+@moves_pixels(augment.Rotate90, 1)
+def _turn(a, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
     """Counter-clockwise, as np.rot90."""
+    turns = integer(u[:, 0], 0, 3)
     x = np.choose(turns, [0 * w, w - 1, w - 1, 0 * w])
     y = np.choose(turns, [0 * h, 0 * h, h - 1, h - 1])
     cos, sin = np.array([1, 0, -1, 0])[turns], np.array([0, 1, 0, -1])[turns]
@@ -139,16 +125,22 @@ def _quarter_turns(turns: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
     return _matrix(cos, -sin, x, sin, cos, y), np.where(odd, w, h), np.where(odd, h, w)
 
 
-def _affine(a: augment.Affine, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> np.ndarray:
+@moves_pixels(augment.Affine, 4)
+def _affine(a: augment.Affine, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
     """The inverse of: scale and rotate about the centre, then move by whole pixels."""
-    shift_x, shift_y = (
-        np.trunc(between(u[:, i], -a.translate, a.translate) * side) for i, side in ((0, w), (1, h))
-    )
+    shift_x = np.trunc(between(u[:, 0], -a.translate, a.translate) * w)
+    shift_y = np.trunc(between(u[:, 1], -a.translate, a.translate) * h)
     scale, angle = between(u[:, 2], *a.scale), np.deg2rad(between(u[:, 3], -a.rotate, a.rotate))
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
     x, y = (w - 1) / 2, (h - 1) / 2
     to_x, to_y = x + shift_x, y + shift_y
-    return _matrix(cos, -sin, x - cos * to_x + sin * to_y, sin, cos, y - sin * to_x - cos * to_y)
+    x0, y0 = x - cos * to_x + sin * to_y, y - sin * to_x - cos * to_y
+    return _matrix(cos, -sin, x0, sin, cos, y0), h, w
+
+
+@moves_pixels(augment.RandomCrop, 2)
+def _random_crop(a: augment.RandomCrop, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
+    return crop(integer(u[:, 0], 0, h - a.size), integer(u[:, 1], 0, w - a.size), a.size)
 
 
 def _resized(top: np.ndarray, left: np.ndarray, height, width, new_height, new_width) -> np.ndarray:
@@ -157,6 +149,7 @@ def _resized(top: np.ndarray, left: np.ndarray, height, width, new_height, new_w
     return _matrix(across, 0, left + across / 2 - 0.5, 0, down, top + down / 2 - 0.5)
 
 
+@moves_pixels(augment.SquareCropResize, 3)
 def _square_crop_resize(
     a: augment.SquareCropResize, u: np.ndarray, h: np.ndarray, w: np.ndarray
 ) -> Step:
@@ -166,6 +159,7 @@ def _square_crop_resize(
     return _resized(top + HALF_UP, left + HALF_UP, side, side, full, full), full, full
 
 
+@moves_pixels(augment.RandomResizedCrop, 22)
 def _random_resized_crop(
     a: augment.RandomResizedCrop, u: np.ndarray, h: np.ndarray, w: np.ndarray
 ) -> Step:
@@ -184,12 +178,13 @@ def _random_resized_crop(
     return _resized(top, left, height, width, new_h, new_w), new_h, new_w
 
 
-def _perspective(a: augment.Perspective, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Four corners drawn inwards become those of the image, which is then enlarged by its side over
-    the quadrilateral's longer one.
+@moves_pixels(augment.Perspective, 9)
+def _perspective(a: augment.Perspective, u: np.ndarray, h: np.ndarray, w: np.ndarray) -> Step:
+    """Four corners drawn inwards become those of the image.
 
-    The matrix of unit square to quadrilateral: Heckbert, Fundamentals of Texture Mapping and Image
-    Warping, 1989, section 2.2.3.
+    It is then enlarged by its side over the quadrilateral's longer one. The matrix of unit square
+    to quadrilateral: Heckbert, Fundamentals of Texture Mapping and Image Warping, 1989, section
+    2.2.3.
     """
     inwards = np.abs(normal(u[:, 1:]) * between(u[:, :1], *a.scale)) % 0.32
     # x, y of top left, top right, bottom right, bottom left
@@ -217,13 +212,12 @@ def _perspective(a: augment.Perspective, u: np.ndarray, h: np.ndarray, w: np.nda
     square = np.stack(
         [np.column_stack([c, last]) for c, last in zip(columns, (g, k, one), strict=True)], axis=2
     )
-    return square * np.stack([longest[0] / w**2, longest[1] / h**2, one], axis=1)[:, None]
+    zoom = np.stack([longest[0] / w**2, longest[1] / h**2, one], axis=1)
+    return square * zoom[:, None], h, w
 
 
 def _corners(matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """x and y (B, 4) in the input of the output's corner pixels; infinite where the output holds
-    the horizon of a perspective.
-    """
+    """Return x and y (B, 4) in the input of the output's corners; infinite behind a horizon."""
     bottom, right = size[0] - 1, size[1] - 1
     places = matrix @ np.array(
         [[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]], np.float64
@@ -240,8 +234,9 @@ def _corners(matrix: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.
 def rows_read(
     matrix: np.ndarray, bilinear: np.ndarray, input: tuple[int, int], output: tuple[int, int]
 ) -> np.ndarray:
-    """(B, 2) int: top and bottom (exclusive) of the input rows that the output is made of, mirrored
-    ones included.
+    """Return (B, 2) int: top and bottom (exclusive) of the input rows that are read.
+
+    Mirrored ones are included.
     """
     last = input[0] - 1
     y = _corners(matrix, output)[1]

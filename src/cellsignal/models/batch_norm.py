@@ -1,5 +1,4 @@
-"""BatchNorm statistics other than those that training left behind: of one plate's own images
-(AdaBN), or of an averaged model.
+"""BatchNorm statistics of one plate's own images (AdaBN), or of an averaged model.
 
 A plate's stain and lamp shift every layer's activations; standardising them by the plate's own
 statistics takes that out. No label is looked at.
@@ -25,22 +24,18 @@ Pool = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass
 class _Moments:
-    """Of all batches of one layer's inputs, by channel: values, mean and summed squares of the
-    deviations from it.
-    """
+    """Count, mean and summed squared deviations of a layer's inputs, by channel."""
 
     count: int = 0
     mean: torch.Tensor | float = 0.0
     squares: torch.Tensor | float = 0.0
 
     def add(self, count: int, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Pool a batch of this biased variance, exactly and stably (Chan, Golub & LeVeque 1983), in
-        double precision.
-        """
+        """Pool a batch of this biased variance, in double precision."""
         self.merge(_Moments(count, mean.double(), variance.double() * count))
 
     def merge(self, other: "_Moments") -> None:
-        """Take in the moments of other values, as `add` does."""
+        """Pool the moments of other values, exactly and stably (Chan, Golub & LeVeque 1983)."""
         if other.count == 0:
             return
         total, delta = self.count + other.count, other.mean - self.mean
@@ -49,9 +44,7 @@ class _Moments:
         self.count = total
 
     def packed(self, channels: int) -> torch.Tensor:
-        """(1 + 2 x channels,) float64 on the CPU: count, mean, squares. Zeros if there was no
-        value.
-        """
+        """Return (1 + 2 x channels,) float64 on the CPU: count, mean, squares; or zeros."""
         if self.count == 0:
             return torch.zeros(1 + 2 * channels, dtype=torch.float64)
         return torch.cat([self.mean.new_tensor([self.count]), self.mean, self.squares]).cpu()
@@ -66,22 +59,18 @@ class _Moments:
 def unit_statistics(
     model: nn.Module, batches: Iterable[tuple[torch.Tensor, ...]], forward: Callable | None = None
 ) -> Iterator[None]:
-    """Within it the model is in evaluation mode and standardises by the statistics of these images
-    (AdaBN, arXiv:1603.04779).
+    """Standardise by the statistics of these images within a `with` (AdaBN, arXiv:1603.04779).
 
-    With one batch, outputs are those of training mode with all images in one batch. With several,
-    each layer's statistics are pooled over all of them, but were computed behind layers that
-    standardised each batch by itself. Give evenly sized batches in random or plate order, of more
-    than one image. Dropout and stochastic depth are off. Statistics are of this process's images: a
-    plate is adapted whole on one rank.
+    The model is in evaluation mode. With one batch, outputs are those of training mode with all
+    images in one batch. With several, each layer's statistics are pooled over all of them, but were
+    computed behind layers that standardised each batch by itself: give evenly sized batches in
+    random or plate order, of more than one image. A plate is adapted whole on one rank. Buffers and
+    training flags are restored bit for bit afterwards, also after an exception.
 
     Args:
         batches: positional arguments of `forward`, on the model's device.
         forward: what to call; the model itself unless given. Mixed precision is the caller's;
-        moments are taken in single precision.
-
-    Buffers and training flags are restored bit for bit afterwards, also after an exception. A model
-    without BatchNorm is only put into evaluation mode.
+            moments are taken in single precision.
 
     Raises:
         InputError: no batch, or a layer that sees one value a channel.
@@ -99,19 +88,16 @@ def recompute_statistics(
     forward: Callable | None = None,
     pool: Pool | None = None,
 ) -> None:
-    """Set the running statistics of a weight-averaged model to those of the training images, since
-    averaged weights make other activations.
+    """Set the running statistics of a weight-averaged model to those of the training images.
 
-    The source is arXiv:1803.05407, section 3.2. The variance is of all batches together, unbiased:
-    `torch.optim.swa_utils.update_bn` averages the batches' variances and so leaves out what lies
-    between them, which batches of one plate make large. Arguments and errors as for
-    `unit_statistics`.
+    Averaged weights make other activations (arXiv:1803.05407, section 3.2). The variance is of all
+    batches together, unbiased: `torch.optim.swa_utils.update_bn` averages the batches' variances
+    and so leaves out what lies between them, which batches of one plate make large. Arguments and
+    errors as for `unit_statistics`.
 
-    With `pool` the images are those of all processes: each gives its own batches, any number of
-    them, also none, and all end with the same bits, those of one process that sees all batches in
-    rank order (but for rounding). `pool` is called once, by every process, or by none if the model
-    has no BatchNorm; a process that raises an error before leaves the others waiting. It gets
-    (count, mean (C,), squares (C,)) of all layers end to end.
+    With `pool` the images are those of all processes: each gives its own batches, also none, and
+    all end with the same bits. `pool` is called once, by every process, or by none if the model has
+    no BatchNorm. It gets (count, mean (C,), squares (C,)) of all layers end to end.
     """
     _set(_statistics(model, batches, forward, unbiased=True, pool=pool))
 
@@ -123,9 +109,7 @@ def _statistics(
     unbiased: bool,
     pool: Pool | None = None,
 ) -> Statistics:
-    """Every tracking BatchNorm layer's statistics over some batches, each standardised by itself;
-    the model is left as it was.
-    """
+    """Measure every BatchNorm layer over some batches, each standardised by itself."""
     run = model if forward is None else forward
     layers = {module: name for name, module in model.named_modules() if _tracks(module)}
     if not layers:
@@ -144,19 +128,15 @@ def _statistics(
             for hook in hooks:
                 hook.remove()
     if pool is not None:
-        moments = _of_all_processes(moments, pool)
+        moments = _pool_processes(moments, pool)
     seen = {layer: m for layer, m in moments.items() if m.count}
     if not seen:
         raise InputError("BatchNorm statistics: there is not one image to take them of")
     return {layer: (m.mean, m.squares / (m.count - unbiased)) for layer, m in seen.items()}
 
 
-def _of_all_processes(
-    moments: dict[_BatchNorm, _Moments], pool: Pool
-) -> dict[_BatchNorm, _Moments]:
-    """Merged in rank order on the CPU, so that every process computes the same bits whatever its
-    device.
-    """
+def _pool_processes(moments: dict[_BatchNorm, _Moments], pool: Pool) -> dict[_BatchNorm, _Moments]:
+    """Merge in rank order on the CPU, so that every process computes the same bits."""
     gathered = pool(torch.cat([mine.packed(layer.num_features) for layer, mine in moments.items()]))
     merged = {layer: _Moments() for layer in moments}
     for values in gathered.cpu():
@@ -167,9 +147,7 @@ def _of_all_processes(
 
 
 def _observe(name: str, moments: _Moments, layer: _BatchNorm, inputs: tuple[torch.Tensor]) -> None:
-    """Before a layer in evaluation mode: pool the batch's moments, and standardise this batch by
-    its own.
-    """
+    """Pool a batch's moments before its layer, which then standardises the batch by its own."""
     x = inputs[0]
     count = x.numel() // x.shape[1]
     if count < 2:

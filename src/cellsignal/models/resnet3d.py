@@ -36,8 +36,7 @@ class ResNet3d(nn.Module):
         frames: T, frames of a clip.
         width: D, 8 (18 layers) or 32 (50) times the base width: 512 or 2048 as published.
         bnneck: None, or BatchNorm whose bias stays 0 (Luo et al., CVPRW 2019): losses on distances
-        see the features before it, the head and
-            retrieval those after it.
+            see the features before it, the head and retrieval those after it.
     """
 
     def __init__(
@@ -55,9 +54,9 @@ class ResNet3d(nn.Module):
         Args:
             depth: 18 or 50.
             channels: planes of an image, a multiple of `frames`.
-            keep_time: layers 3 and 4 halve height and width alone: of 16 frames 4 are left at the
-            end, not 1. dropout: before the head. base: channels of the first layer; 64 as
-            published, fewer for small data on a CPU.
+            keep_time: layers 3 and 4 halve height and width alone: of 16 frames 4 are left, not 1.
+            dropout: before the head.
+            base: channels of the first layer; 64 as published, fewer for small data on a CPU.
 
         Raises:
             InputError: planes that are no whole number of clips' channels.
@@ -107,9 +106,7 @@ class ResNet3d(nn.Module):
         return x
 
     def embed(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, C * T, H, W) -> (B, D): what the head sees, after the BNNeck if there is one.
-        `cell_type` is not looked at.
-        """
+        """(B, C * T, H, W) -> (B, D): what the head sees, after the BNNeck if there is one."""
         return self._seen_by_head(self._pooled(x))
 
     def forward(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> torch.Tensor:
@@ -117,9 +114,7 @@ class ResNet3d(nn.Module):
         return self.outputs(x).logits
 
     def outputs(self, x: torch.Tensor, cell_type: torch.Tensor | None = None) -> Outputs:
-        """(B, C * T, H, W) -> embedding *before* the BNNeck, for losses on distances, and logits
-        from after it; there is no cosine head.
-        """
+        """Return the embedding *before* the BNNeck, for losses on distances, and the logits."""
         pooled = self._pooled(x)
         return Outputs(pooled, self.head(self.dropout(self._seen_by_head(pooled))), None)
 
@@ -130,16 +125,13 @@ class ResNet3d(nn.Module):
     def to(
         self, *args: Any, memory_format: torch.memory_format | None = None, **kwargs: Any
     ) -> Self:
-        """As `nn.Module.to`. The layout of 2-D networks, `channels_last`, is left out: torch
-        refuses it for kernels of five axes.
-        """
+        """As `nn.Module.to`, without `channels_last`, which torch refuses for five axes."""
         if memory_format is not torch.channels_last and memory_format is not None:
             kwargs["memory_format"] = memory_format
         return super().to(*args, **kwargs)
 
     def adapt_weights(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Weights of a ResNet as published, 2-D (timm, torchvision) or 3-D (Hara et al.), under
-        this network's names.
+        """Return a published ResNet's weights, 2-D (timm) or 3-D (Hara et al.), under our names.
 
         2-D kernels are inflated; "fc" is "head" here; with 18 layers what belongs to type B
         shortcuts is left out, and logged. The shapes are not checked.
@@ -150,11 +142,8 @@ class ResNet3d(nn.Module):
         }
         lost = [key for key in state if ".downsample." in key] if self.depth < 50 else []
         if lost:
-            _log.info(
-                "resnet3d%d: its shortcuts have no weights, the file's %d are left out",
-                self.depth,
-                len(lost),
-            )
+            text = "resnet3d%d: its shortcuts have no weights, the file's %d are left out"
+            _log.info(text, self.depth, len(lost))
         return inflate({key: value for key, value in state.items() if key not in lost}, self.frames)
 
     def _pooled(self, x: torch.Tensor) -> torch.Tensor:
@@ -192,8 +181,9 @@ def build_resnet3d(config: Model, shape: Shape) -> ResNet3d:
 
 
 class _Block(nn.Module):
-    """A basic block, two 3x3x3 convolutions; or `deep` a bottleneck, 1x1x1 - 3x3x3 - 1x1x1 to four
-    times the width. Names are torchvision's.
+    """A basic block, two 3x3x3 convolutions; or `deep` a bottleneck, 1x1x1 - 3x3x3 - 1x1x1.
+
+    Names are torchvision's.
     """
 
     def __init__(self, inputs: int, width: int, stride: _Stride, deep: bool):
@@ -229,12 +219,11 @@ class _Block(nn.Module):
 
 
 def inflate(state: Mapping[str, torch.Tensor], frames: int) -> dict[str, torch.Tensor]:
-    """Kernels of a 2-D network for clips: (O, I, k, k) becomes (O, I, k, k, k), k times the same
-    kernel, each 1/k of it (Carreira & Zisserman, CVPR 2017).
+    """Make 2-D kernels fit for clips: k times the same kernel, each 1/k of it.
 
-    A clip of equal frames gives the 2-D network's features, up to the zeros that pad its ends. A
-    clip of one frame sees but the middle of each kernel, which therefore keeps all of it: then the
-    network is the 2-D one. Other tensors are returned as they are.
+    (O, I, k, k) becomes (O, I, k, k, k) (Carreira & Zisserman, CVPR 2017). A clip of equal frames
+    gives the 2-D network's features, up to the zeros that pad its ends. A clip of one frame sees
+    but the middle of each kernel, which therefore keeps all of it. Other tensors stay as they are.
     """
     return {
         key: _inflated(value, frames) if value.ndim == 4 else value for key, value in state.items()

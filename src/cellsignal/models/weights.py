@@ -1,5 +1,4 @@
-"""Starting a network from a local file of ImageNet weights: safetensors, or .pth read without
-unpickling code.
+"""Weights from a local file, of safetensors or of .pth, which is read without running its code.
 
 RGB weights fit any number of channels: the first convolution's are repeated over the channels in
 turn and scaled, so that its outputs keep their size. A head for another number of classes is left
@@ -40,51 +39,27 @@ def load_weights(
 
     Args:
         network: changed in place.
-        path: .safetensors, or a .pth of tensors only, the weights under any keys and prefixes (see
-        `strip_names`). stem: names of the convolutions that see the image; adapted by `adapt_stem`
-        to the network's channels. head: names of the classifying layers; where their number of
-        classes is another, the network's own are kept. adapt: makes the file's weights the
-        network's own before they are compared (other names, kernels of other axes).
+        path: .safetensors, or a .pth of tensors only, under any keys and prefixes (`strip_names`).
+        stem: names of the convolutions that see the image; adapted by `adapt_stem`.
+        head: names of the classifying layers; where their number of classes is another, the
+            network's own are kept.
+        adapt: makes the file's weights the network's own before they are compared (other names,
+            kernels of other axes).
 
     Raises:
         InputError: missing, unreadable or damaged file; keys that the network lacks, or the
-        reverse; another shape.
-            Where names do not fit, it says which names and prefixes the file has.
+            reverse; another shape. Where names do not fit, it says which names the file has.
     """
     tensors = read_weights(path)
-    state = strip_names(tensors, network.state_dict().keys(), path)
+    own = network.state_dict()
+    state = strip_names(tensors, own.keys(), path)
     if adapt is not None:
         state = adapt(state)
-    own = network.state_dict()
-    for name in (f"{layer}.weight" for layer in stem):
-        if (
-            name in state
-            and name in own
-            and state[name].ndim == 4
-            and state[name].shape[1] != own[name].shape[1]
-        ):
-            _log.info(
-                "%s: %s adapted from %d to %d channels",
-                path,
-                name,
-                state[name].shape[1],
-                own[name].shape[1],
-            )
-            state[name] = adapt_stem(state[name], own[name].shape[1])
-    head_keys = {key for key in own if key.rpartition(".")[0] in head}
-    if any(key not in state or state[key].shape != own[key].shape for key in head_keys):
-        lacking = any(key not in state for key in head_keys)
-        why = (
-            "there is none beside the other weights"
-            if lacking
-            else "it is not one for this number of classes"
-        )
-        _log.info("%s: its head is left out, %s", path, why)
-        state = {key: value for key, value in state.items() if key not in head_keys}
-    else:
-        head_keys = set()
-    # old files lack these counters
-    optional = head_keys | {key for key in own if key.endswith("num_batches_tracked")}
+    for layer in stem:
+        _adapt_layer(state, own, f"{layer}.weight", path)
+    left_out = _drop_other_head(state, own, head, path)
+    # old files lack the counters of BatchNorm
+    optional = left_out | {key for key in own if key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in state and key not in optional]
     unexpected = [key for key in state if key not in own]
     for keys, problem in (
@@ -94,24 +69,47 @@ def load_weights(
         if keys:
             raise InputError(f"{path}: {problem}: {', '.join(keys[:3])}; {describe_names(tensors)}")
     for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise InputError(
-                f"{path}: {key} has shape {tuple(value.shape)}, the network's has "
-                f"{tuple(own[key].shape)}"
-            )
         _check_values(path, key, value, own[key])
     network.load_state_dict(state, strict=False)
 
 
-def _check_values(path: Path, key: str, value: torch.Tensor, wanted: torch.Tensor) -> None:
-    """Refuse weights that another network or run would get: of whole numbers (quantised), without
-    values, not finite.
-    """
+def _adapt_layer(state: State, own: State, name: str, path: Path) -> None:
+    """Adapt a first layer's weights, in place, to the network's number of channels."""
+    if name not in state or name not in own or state[name].ndim != 4:
+        return
+    channels, given = own[name].shape[1], state[name].shape[1]
+    if channels != given:
+        _log.info("%s: %s adapted from %d to %d channels", path, name, given, channels)
+        state[name] = adapt_stem(state[name], channels)
+
+
+def _drop_other_head(state: State, own: State, head: tuple[str, ...], path: Path) -> set[str]:
+    """Drop a head for another number of classes, in place, and return the keys left out."""
+    keys = {key for key in own if key.rpartition(".")[0] in head}
+    if any(key not in state for key in keys):
+        reason = "there is none beside the other weights"
+    elif any(state[key].shape != own[key].shape for key in keys):
+        reason = "it is not one for this number of classes"
+    else:
+        return set()
+    _log.info("%s: its head is left out, %s", path, reason)
+    for key in keys:
+        state.pop(key, None)
+    return keys
+
+
+def _check_values(path: Path, key: str, value: torch.Tensor, expected: torch.Tensor) -> None:
+    """Refuse weights of another shape, of whole numbers (quantised), without values, not finite."""
+    if value.shape != expected.shape:
+        raise InputError(
+            f"{path}: {key} has shape {tuple(value.shape)}, the network's has "
+            f"{tuple(expected.shape)}"
+        )
     if value.is_meta:
         raise InputError(f"{path}: {key} has a shape and no values (a meta tensor)")
-    if wanted.is_floating_point() and not value.is_floating_point():
+    if expected.is_floating_point() and not value.is_floating_point():
         raise InputError(
-            f"{path}: {key} has values of type {value.dtype}, the network's are {wanted.dtype}"
+            f"{path}: {key} has values of type {value.dtype}, the network's are {expected.dtype}"
         )
     wrong = int((~torch.isfinite(value)).sum())
     if wrong:
@@ -121,18 +119,16 @@ def _check_values(path: Path, key: str, value: torch.Tensor, wanted: torch.Tenso
 
 
 def adapt_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """First-layer weights for another number of channels: w'[:, c] = w[:, c mod I] * I / C, for C =
-    1 the sum over I.
+    """Adapt first-layer weights to another number of channels.
+
+    w'[:, c] = w[:, c mod I] * I / C; for C = 1 the sum over I.
 
     An image that repeats its I channels in turn gives the same output where C is a multiple of I
     (or a gray one, where C = 1); otherwise outputs keep their size. It is what timm does to the
     weights of its hub.
 
     Args:
-        weight: (O, I, h, w).
-
-    Returns:
-        (O, channels, h, w), of the same type.
+        weight: (O, I, h, w); (O, channels, h, w) is returned.
     """
     inputs = weight.shape[1]
     if channels == 1:
@@ -141,20 +137,18 @@ def adapt_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def strip_names(tensors: State, names: Collection[str], path: Path) -> State:
-    """Return a file's tensors under the network's names, without the prefix that programs have put
-    before them.
+    """Return a file's tensors under the network's names, without prefixes of other programs.
 
     The prefix is the one whose stripping makes the most names fit, whatever it is called: wrappers
     (`module.`, `model.`, `backbone.`), keys of dicts in dicts (`state_dict.model.`), or several of
     them. Parts that wrappers put anywhere into a name (`_orig_mod`, `module`) are taken out.
-    Tensors that stand elsewhere are left aside, and logged. Of prefixes that fit equally, that of
-    averaged weights (`ema`, `teacher`) is taken, then one that is not of MoCo's keys (`encoder_k`),
-    then the shortest, with a warning.
+    Other tensors are left aside, and logged. Of prefixes that fit equally, that of averaged weights
+    (`ema`, `teacher`) is taken, then one that is not of MoCo's keys (`encoder_k`), then the
+    shortest, with a warning.
 
     Args:
         tensors: of `read_weights`.
         names: the network's.
-        path: the file, for messages.
 
     Raises:
         InputError: no name fits.
@@ -172,10 +166,8 @@ def strip_names(tensors: State, names: Collection[str], path: Path) -> State:
             f"{path}: has none of the network's weights ({wanted}); {describe_names(tensors)}"
         )
     most = max(map(len, places.values()))
-    fitting = sorted(
-        (prefix for prefix, fits in places.items() if len(fits) == most), key=_preference
-    )
-    prefix, *others = fitting
+    fitting = [prefix for prefix, names_of in places.items() if len(names_of) == most]
+    prefix, *others = sorted(fitting, key=_preference)
     if others:
         shown = ", ".join(repr(other) for other in others[:3])
         _log.warning(
@@ -183,13 +175,9 @@ def strip_names(tensors: State, names: Collection[str], path: Path) -> State:
         )
     aside = [name for name, short in shortened.items() if not short.startswith(prefix)]
     if aside:
-        shown = ", ".join(aside[:3])
+        count, shown = len(aside), ", ".join(aside[:3])
         _log.info(
-            "%s: %d tensors are left aside that are not under %r: %s",
-            path,
-            len(aside),
-            prefix,
-            shown,
+            "%s: %d tensors are left aside that are not under %r: %s", path, count, prefix, shown
         )
     state = {match: tensors[name] for match, name in places[prefix].items()}
     known = {*places[prefix].values(), *aside}
@@ -211,7 +199,8 @@ def describe_names(tensors: State) -> str:
 
 
 def read_weights(path: Path) -> State:
-    """The tensors of a file, on the CPU, by name; of dicts in dicts by all keys, joined with dots.
+    """Return a file's tensors by name, on the CPU; dicts in dicts by their keys, joined with dots.
+
     Code in it is never run.
 
     Raises:
@@ -248,7 +237,7 @@ def _named_tensors(content: object, prefix: str) -> Iterator[tuple[str, torch.Te
 
 
 def _needs_pickle(path: Path) -> str:
-    """Why a file cannot be read without running code, and what to do."""
+    """Say why a file cannot be read without running code, and what to do."""
     try:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not in torch's format, or damaged
@@ -265,9 +254,7 @@ def _without_wrappers(name: str) -> str:
 
 
 def _match(name: str, names: Collection[str]) -> str | None:
-    """The network's name that a name stands for, also where a part of the network was wrapped for
-    several devices.
-    """
+    """Return the network's name for a name, also where a part was wrapped for several devices."""
     if name in names:
         return name
     first, *parts = name.split(".")
@@ -276,17 +263,13 @@ def _match(name: str, names: Collection[str]) -> str | None:
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """Every way to cut a name in two at a dot, the first of them before its start: ("", name),
-    ("a.", "b.c"), ...
-    """
-    place = 0
-    while True:
-        yield name[:place], name[place:]
-        place = name.find(".", place) + 1
-        if not place:
-            return
+    """Yield every way to cut a name in two at a dot: ("", "a.b.c"), ("a.", "b.c"), ..."""
+    yield "", name
+    for dot in re.finditer(r"\.", name):
+        yield name[: dot.end()], name[dot.end() :]
 
 
 def _preference(prefix: str) -> tuple[bool, bool, int, str]:
+    """Sort key of prefixes that fit equally: averaged weights, no MoCo keys, the shortest."""
     words = set(re.split(r"[._]", prefix.lower()))
     return not _AVERAGED & words, "k" in words, len(prefix), prefix

@@ -43,6 +43,9 @@ def register_loss(field: str) -> Callable[[type], type]:
 class Loss(nn.Module):
     """What the trainer asks of any loss, beside calling it."""
 
+    # whether a batch may give a parameter of the loss no gradient
+    leaves_parameters_out = False
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups {"params", "lr"} that plain SGD trains at a constant rate.
 
