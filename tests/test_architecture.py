@@ -148,7 +148,7 @@ def test_one_module_knows_albumentations():
         for path in MODULES
         if any(name.split(".")[0] == "albumentations" for name in imports(path, KNOWN))
     ]
-    assert users == ["cellsignal.data.transforms"]
+    assert users == ["cellsignal.config.augment"]
 
 
 def test_the_numbers_of_rxrx1_stand_in_its_folder_alone():
