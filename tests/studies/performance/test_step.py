@@ -12,6 +12,7 @@ from torch.nn import functional
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
 from cellsignal.studies.performance import step as bench
+from cellsignal.studies.performance.live_bytes import LiveBytes
 from cellsignal.studies.performance.step import Variant, bench_step, step_text
 
 pytestmark = pytest.mark.slow
@@ -123,7 +124,9 @@ def test_a_batch_of_one_is_refused():
 
 def test_live_bytes_by_hand():
     kept = torch.zeros(500)  # 2,000 bytes
-    with bench._live_bytes(iter([kept])) as live:
+    live = LiveBytes()
+    live.count(kept)
+    with live:
         a = torch.zeros(1000)  # 6,000
         b = a + 1  # 10,000
         c = (b * 2)[10:]  # 14,000, a view

@@ -1,6 +1,4 @@
-"""Which batch size a stage can have on this machine: what fits into memory, and from which size on
-a larger one brings no speed.
-"""
+"""Measure which batch size a config's stages can have here, and where an epoch's time goes."""
 
 import statistics
 import tempfile
@@ -32,8 +30,9 @@ GRAIN = 8  # batch sizes are multiples of it, as tensor cores like
 
 
 def bench_batch_size(config: Config, most: int = 1024, steps: int = 5) -> pd.DataFrame:
-    """Try training steps of each stage's first model on random images, in batches of 8, 16, 32, ...
-    until memory or `most` ends it, then between.
+    """Try training steps of each stage's first model on random images, in growing batches.
+
+    Batches of 8, 16, 32, ... until memory or `most` ends it, then between.
 
     Returns:
         One row a stage and size tried: stage, batch, fits, images_per_s (median of `steps`),
@@ -47,16 +46,16 @@ def bench_batch_size(config: Config, most: int = 1024, steps: int = 5) -> pd.Dat
         pixels = pixel_statistics(config, job.store, job.train)
         side = site_dataset(job, job.train[:1], pixels, job.stage.augment).image_size
         tried = search(lambda size, job=job, side=side: _try(job, side, size, steps, alone), most)
-        rows += [
-            {"stage": job.stage.name, "batch": size, **found}
-            for size, found in sorted(tried.items())
-        ]
+        for size, result in sorted(tried.items()):
+            rows.append({"stage": job.stage.name, "batch": size, **result})
     return pd.DataFrame(rows)
 
 
 def search(attempt: Callable[[int], dict], most: int) -> dict[int, dict]:
-    """Sizes tried and what came of it (`fits` and more): doubling from `GRAIN`, then bisecting
-    between the last that fits and the first that does not.
+    """Find the largest size that fits: double from `GRAIN`, then bisect.
+
+    Returns:
+        Sizes tried and the result of each (`fits` and more).
     """
     tried, size = {}, GRAIN
     while size <= most:
@@ -64,7 +63,7 @@ def search(attempt: Callable[[int], dict], most: int) -> dict[int, dict]:
         if not tried[size]["fits"]:
             break
         size *= 2
-    fitting = [size for size, found in tried.items() if found["fits"]]
+    fitting = [size for size, result in tried.items() if result["fits"]]
     low = max(fitting, default=0)
     high = min((size for size in tried if size not in fitting), default=0)
     while high - low > GRAIN and low:
@@ -75,20 +74,12 @@ def search(attempt: Callable[[int], dict], most: int) -> dict[int, dict]:
 
 
 def batch_size_text(tried: pd.DataFrame) -> str:
-    """The table, and for each stage the largest batch that fits and the smallest that is fast
-    enough.
-    """
+    """Show each stage's sizes, its largest batch that fits and the smallest fast enough."""
     lines = [("stage", "batch", "images/s", "memory, GiB")]
     for row in tried.itertuples():
         speed = f"{row.images_per_s:.1f}" if row.fits else "does not fit"
-        lines.append(
-            (
-                row.stage,
-                str(row.batch),
-                speed,
-                "" if pd.isna(row.memory_gib) else f"{row.memory_gib:.2f}",
-            )
-        )
+        memory = "" if pd.isna(row.memory_gib) else f"{row.memory_gib:.2f}"
+        lines.append((row.stage, str(row.batch), speed, memory))
     text = [aligned(lines, right={1, 2, 3}), ""]
     for name, stage in tried[tried.fits].groupby("stage", sort=False):
         fast = stage[stage.images_per_s >= ENOUGH * stage.images_per_s.max()].batch.min()

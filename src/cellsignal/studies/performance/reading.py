@@ -1,5 +1,4 @@
-"""What it costs to read one site: from PNGs as others do, through zarr, and from the two kinds of
-store.
+"""Measure what it costs to read one site: from PNGs, through zarr, and from both kinds of store.
 
 All readers take turns on the same sites in one run, so that the ratios hold on a machine whose
 speed varies. Files are in the page cache: what is measured is decoding and copying, not the disk.
@@ -58,8 +57,9 @@ def bench_reading(sites: Sites, rounds: int = 10, seed: int = 0) -> pd.DataFrame
 
     Args:
         sites: the 8-bit gray PNGs of each site, a file a channel; all of one size, which four
-        divides. rounds: timed readings of each site by each reader; one more round goes before
-        them, untimed. seed: of the positions of the parts that are read.
+            divides.
+        rounds: timed readings of each site by each reader; one more round before is not timed.
+        seed: of the positions of the parts that are read.
 
     Returns:
         A row a reader: reader, ms (median for one site), x_skimage and x_cv2 (how many times as
@@ -84,7 +84,7 @@ def bench_reading(sites: Sites, rounds: int = 10, seed: int = 0) -> pd.DataFrame
 
 
 def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> pd.DataFrame:
-    """Sites a second from the compressed store with one and two processes, and one and two threads.
+    """Time reading from the compressed store with one and two processes, and threads.
 
     Args:
         reads: sites that each process or thread reads in a round.
@@ -97,56 +97,41 @@ def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> 
     with tempfile.TemporaryDirectory(prefix="cellsignal_reading_") as folder:
         path = str(_packed(sites, Path(folder), "zstd", None).path)
         with (
-            spawn.Pool(1, _start, (path, spawn.Barrier(1))) as one,
-            spawn.Pool(2, _start, (path, spawn.Barrier(2))) as two,
+            spawn.Pool(1, _start, (path, spawn.Barrier(1))) as single,
+            spawn.Pool(2, _start, (path, spawn.Barrier(2))) as pair,
         ):
             ways = {
-                ("process", 1): lambda: _rate(one.map(_read_many, [reads], 1), reads),
-                ("process", 2): lambda: _rate(two.map(_read_many, [reads] * 2, 1), reads),
+                ("process", 1): lambda: _rate(single.map(_read_many, [reads], 1), reads),
+                ("process", 2): lambda: _rate(pair.map(_read_many, [reads] * 2, 1), reads),
                 ("thread", 1): lambda: _threads(path, 1, reads),
                 ("thread", 2): lambda: _threads(path, 2, reads),
             }
-            rates = {way: [] for way in ways}
-            for number in range(rounds + 1):
-                for way, measure in ways.items():
-                    rate = measure()
-                    if number:  # the first round warms up
-                        rates[way].append(rate)
+            # the first round warms up
+            rates = [{way: measure() for way, measure in ways.items()} for _ in range(rounds + 1)]
+    table = pd.DataFrame(rates[1:])
     rows = []
     for workers in ("process", "thread"):
-        one, two = (np.array(rates[workers, count]) for count in (1, 2))
-        rows.append(
-            {
-                "workers": workers,
-                "one": np.median(one),
-                "two": np.median(two),
-                "ratio": np.median(two / one),
-            }
-        )
+        one, two = table[workers, 1], table[workers, 2]
+        medians = {"one": one.median(), "two": two.median(), "ratio": (two / one).median()}
+        rows.append({"workers": workers, **medians})
     return pd.DataFrame(rows)
 
 
 def reading_text(table: pd.DataFrame) -> str:
-    """The table of `bench_reading` in Markdown."""
+    """Write the table of `bench_reading` in Markdown."""
     lines = [
         "| reader | ms a site | x skimage | x cv2 | disk / PNG | ms to encode |",
         "|---|---|---|---|---|---|",
     ]
-    for row in table.itertuples():
-        if np.isnan(row.ms):
-            lines.append(f"| {row.reader}: not installed | | | | | |")
+    formats = {"ms": ".3g", "x_skimage": ".3g", "x_cv2": ".3g", "disk": ".2f", "encode_ms": ".3g"}
+    for row in table.to_dict("records"):
+        if np.isnan(row["ms"]):
+            lines.append(f"| {row['reader']}: not installed | | | | | |")
             continue
-        cells = (
-            f"{row.ms:.3g}",
-            f"{row.x_skimage:.3g}",
-            f"{row.x_cv2:.3g}",
-            f"{row.disk:.2f}",
-            f"{row.encode_ms:.3g}",
-        )
-        lines.append(
-            " | ".join([f"| {row.reader}", *("" if cell == "nan" else cell for cell in cells)])
-            + " |"
-        )
+        cells = [
+            "" if np.isnan(row[name]) else format(row[name], form) for name, form in formats.items()
+        ]
+        lines.append(f"| {' | '.join([row['reader'], *cells])} |")
     return "\n".join(lines)
 
 
@@ -260,19 +245,10 @@ def _imread_under(root: str, files: Sequence[str]) -> np.ndarray:
 def _samples(sites: Sites, root: str) -> pd.DataFrame:
     ids = [f"s{number}" for number in range(len(sites))]
     files = [tuple(os.path.relpath(file, root) for file in site) for site in sites]
-    same = {
-        "experiment": "e",
-        "plate": "1",
-        "site": 1,
-        "cell_type": "NA",
-        "label": 0,
-        "role": "treatment",
-        "split": "train",
-    }
-    frame = pd.DataFrame(
-        {"sample_id": ids, "target_id": ids, "well_id": ids, "well": ids, "files": files}
-    )
-    return check_samples(frame.assign(**same, compound=None), "the sites to read")
+    same = {"experiment": "e", "plate": "1", "site": 1, "cell_type": "NA", "label": 0}
+    same |= {"role": "treatment", "split": "train", "compound": None}
+    columns = {"sample_id": ids, "target_id": ids, "well_id": ids, "well": ids, "files": files}
+    return check_samples(pd.DataFrame(columns).assign(**same), "the sites to read")
 
 
 def _bytes(path: Path) -> int:
@@ -291,8 +267,9 @@ def _bytes(path: Path) -> int:
 def _in_turn(
     functions: Sequence[Callable[[int], object] | None], sites: int, rounds: int
 ) -> list[float]:
-    """The median milliseconds of a site; a function's turn is all sites one after another, as a
-    loader reads. The first round is not counted.
+    """The median milliseconds of a site; the first round is not counted.
+
+    A function's turn is all sites one after another, as a loader reads.
     """
     times = [[] for _ in functions]
     for number in range(rounds + 1):

@@ -1,7 +1,7 @@
-"""What each part of a fast training step is worth: memory layout, precision, fused optimiser,
-torch.compile, CUDA graphs, gradient checkpointing.
+"""Measure what each part of a fast training step is worth.
 
-The batch is made once and stays on the device, so that nothing but the step is measured: forward,
+Memory layout, precision, fused optimiser, torch.compile, CUDA graphs, gradient checkpointing. The
+batch is made once and stays on the device, so that nothing but the step is measured: forward,
 backward, AdamW.
 """
 
@@ -12,23 +12,20 @@ import os
 import shutil
 import statistics
 import time
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
 from cellsignal.config.stage import Optimizer
 from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import checkpoint_activations, forward_flops, training_flops
+from cellsignal.studies.performance.live_bytes import LiveBytes
 from cellsignal.training.optim import build_optimizer
 from cellsignal.training.throughput import device_peak
 
@@ -64,9 +61,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class _Batch:
-    """Inputs of one size, on the device: images (B, C, size, size) float32, labels (B,), cell types
-    as the network wants them.
-    """
+    """Inputs on the device: images (B, C, size, size), labels (B,), one-hot cell types if any."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -86,8 +81,7 @@ def bench_step(
     steps: int = 4,
     device: torch.device | None = None,
 ) -> pd.DataFrame:
-    """Time the training step in all variants, one after another in every round, so that a slow
-    minute hits all.
+    """Time the training step in all variants, in turn, so that a slow minute hits all.
 
     Args:
         config: the network; its weights are random.
@@ -109,63 +103,43 @@ def bench_step(
     if batch < 2:
         raise InputError("the step's benchmark needs a batch of two images or more")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kinds = cell_types if config.cell_type_vector else 0
     tables = []
     for size in sizes:
-        inputs = _random_batch(
-            (batch, channels, size, size),
-            classes,
-            cell_types if config.cell_type_vector else 0,
-            device,
-        )
-        network = functools.partial(
-            build_model, config, channels, classes, size, cell_types, initial_weights=False
-        )
+        inputs = _random_batch((batch, channels, size, size), classes, kinds, device)
+        shape = (config, channels, classes, size, cell_types)
+        network = functools.partial(build_model, *shape, initial_weights=False)
         flops = forward_flops(network(), channels, size, cell_types)
-        rows = _measured(network, inputs, compiled, rounds, steps)
+        rows = _measure(network, inputs, compiled, rounds, steps)
         for row, variant in zip(rows, VARIANTS, strict=True):
             if "images_per_s" in row:
                 peak = device_peak(device, torch.bfloat16 if variant.bf16 else torch.float32)
-                row["of_peak"] = (
-                    row["images_per_s"] * training_flops(flops, variant.checkpointed) / peak
-                )
+                work = training_flops(flops, variant.checkpointed)
+                row["of_peak"] = row["images_per_s"] * work / peak
         tables.append(pd.DataFrame(rows).assign(size=size, batch=batch))
         if compiled:
             torch.compiler.reset()  # the next size is compiled for itself
-    columns = [
-        "size",
-        "batch",
-        "variant",
-        "images_per_s",
-        "ratio",
-        "of_peak",
-        "peak_gib",
-        "start_s",
-        "note",
-    ]
-    return pd.concat(tables, ignore_index=True).reindex(columns=columns)
+    columns = "size batch variant images_per_s ratio of_peak peak_gib start_s note"
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns.split())
 
 
 def step_text(table: pd.DataFrame) -> str:
-    """`bench_step`'s table in Markdown."""
-
-    def text(value: float, form: str) -> str:
-        return "" if pd.isna(value) else format(value, form)
-
+    """Write `bench_step`'s table in Markdown."""
     lines = [
         "| px | batch | step | images/s | x | of the matmul peak | GiB | to start, s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in table.itertuples():
-        figures = [
-            text(row.images_per_s, ",.1f"),
-            text(row.ratio, ".2f"),
-            text(row.of_peak, ".0%"),
-            text(row.peak_gib, ".2f"),
-            text(row.start_s, ".1f"),
-        ]
-        figures[0] = row.note or figures[0]
-        lines.append(f"| {row.size} | {row.batch} | {row.variant} | {' | '.join(figures)} |")
+    formats = {"ratio": ".2f", "of_peak": ".0%", "peak_gib": ".2f", "start_s": ".1f"}
+    for row in table.to_dict("records"):
+        cells = [row["note"] or _format(row["images_per_s"], ",.1f")]
+        cells += [_format(row[name], form) for name, form in formats.items()]
+        start = f"| {row['size']} | {row['batch']} | {row['variant']}"
+        lines.append(f"{start} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _format(value: float, form: str) -> str:
+    return "" if pd.isna(value) else format(value, form)
 
 
 def _random_batch(
@@ -174,59 +148,57 @@ def _random_batch(
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(shape, generator=generator)
     labels = torch.randint(classes, shape[:1], generator=generator)
-    kinds = (
-        [functional.one_hot(torch.arange(shape[0]) % cell_types, cell_types).float()]
-        if cell_types
-        else []
-    )
-    return _Batch(images.to(device), labels.to(device), tuple(kind.to(device) for kind in kinds))
+    others: tuple[torch.Tensor, ...] = ()
+    if cell_types:
+        codes = torch.arange(shape[0]) % cell_types
+        others = (functional.one_hot(codes, cell_types).float().to(device),)
+    return _Batch(images.to(device), labels.to(device), others)
 
 
-def _measured(
+def _measure(
     network: Callable[[], torch.nn.Module], inputs: _Batch, compiled: bool, rounds: int, steps: int
 ) -> list[dict]:
     """A row for each variant; without images_per_s where it could not be made."""
+    device = inputs.images.device
     rows = [{"variant": variant.name} for variant in VARIANTS]
-    made: dict[int, Step] = {}
+    ready: dict[int, Step] = {}
     for number, variant in enumerate(VARIANTS):
-        lacking = _lacking(variant, inputs.images.device, compiled)
+        note = _lacking(variant, device, compiled)
         try:
-            if lacking is None:
-                made[number] = _started(variant, network, inputs, rows[number])
+            if note is None:
+                ready[number] = _start(variant, network, inputs, rows[number])
         except torch.OutOfMemoryError:
-            lacking = "out of memory"
+            note = "out of memory"
         except InputError as error:  # the network has no gradient checkpointing
-            lacking = str(error)
-        rows[number]["note"] = lacking or ""
+            note = str(error)
+        rows[number]["note"] = note or ""
         log.info("%s", rows[number])
-    seconds: dict[int, list[float]] = {number: [] for number in made}
+    seconds: dict[int, list[float]] = {number: [] for number in ready}
     for _ in range(rounds):
-        for number in list(made):
+        for number, step in list(ready.items()):
             try:
-                seconds[number].append(_seconds(made[number], steps, inputs.images.device) / steps)
+                seconds[number].append(_seconds(step, steps, device) / steps)
             except torch.OutOfMemoryError:  # beside all the others
-                del made[number]
+                del ready[number]
                 rows[number]["note"] = "out of memory"
-    for number in made:
+    for number in ready:
         rows[number]["images_per_s"] = len(inputs.labels) / statistics.median(seconds[number])
-        if 0 in made:
-            rows[number]["ratio"] = statistics.median(
-                a / b for a, b in zip(seconds[0], seconds[number], strict=True)
-            )
+        if 0 in ready:
+            ratios = np.array(seconds[0]) / np.array(seconds[number])
+            rows[number]["ratio"] = float(np.median(ratios))
     return rows
 
 
-def _started(
+def _start(
     variant: Variant, network: Callable[[], torch.nn.Module], inputs: _Batch, row: dict
 ) -> Step:
-    """The variant's step, warm; `row` is told what that took."""
+    """The variant's step, warm; writes time and memory of the start into `row`."""
     device = inputs.images.device
     before = _allocated(device)
     step, owned = _make(variant, network(), inputs)
     row["start_s"] = _seconds(step, WARM_UP, device)
-    row["peak_gib"] = (
-        _step_memory(step, owned, _allocated(device) - before, device, variant) / 2**30
-    )
+    held = _allocated(device) - before
+    row["peak_gib"] = _step_memory(step, owned, held, device, variant) / 2**30
     return step
 
 
@@ -235,19 +207,16 @@ def _lacking(variant: Variant, device: torch.device, compiled: bool) -> str | No
     on_gpu = device.type == "cuda"
     if variant.bf16 and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "the GPU has no bf16"
+    if variant.compile is None:
+        return None
     if variant.compile == "reduce-overhead" and not on_gpu:
         return "needs a GPU"
-    if variant.compile and not compiled:
+    if not compiled:
         return "left out (takes minutes to start)"
-    if variant.compile and on_gpu and importlib.util.find_spec("triton") is None:
-        return "needs triton"
-    if (
-        variant.compile
-        and not on_gpu
-        and not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
-    ):
-        return "needs a C++ compiler"
-    return None
+    if on_gpu:
+        return "needs triton" if importlib.util.find_spec("triton") is None else None
+    compilers = (os.environ.get("CXX", "c++"), "g++", "clang++")
+    return None if any(map(shutil.which, compilers)) else "needs a C++ compiler"
 
 
 def _make(
@@ -274,12 +243,8 @@ def _make(
 
     def owned() -> Iterator[torch.Tensor]:
         yield from (*model.parameters(), *model.buffers(), images)
-        yield from (
-            value
-            for state in optimizer.state.values()
-            for value in state.values()
-            if isinstance(value, torch.Tensor)
-        )
+        for state in optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
     return step, owned
 
@@ -313,8 +278,7 @@ def _step_memory(
     device: torch.device,
     variant: Variant,
 ) -> float:
-    """The most bytes that one step takes, with what the variant holds between steps (`held` bytes
-    on a GPU).
+    """The most bytes that one step takes, with the `held` bytes of the variant between steps.
 
     On a GPU the allocator's own count, work space included; on a CPU the sum of all live tensors.
     NaN where neither sees it: in a CUDA graph, which has a pool of its own, and in compiled code on
@@ -328,43 +292,9 @@ def _step_memory(
         step()
         _finish(device)
         return held + torch.cuda.max_memory_allocated(device) - before
-    with _live_bytes(owned()) as live:
-        step()
-    return live.most
-
-
-@contextmanager
-def _live_bytes(held: Iterator[torch.Tensor]) -> Iterator["_LiveBytes"]:
-    live = _LiveBytes()
-    for tensor in held:
+    live = LiveBytes()
+    for tensor in owned():
         live.count(tensor)
     with live:
-        yield live
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Adds up the storage of every tensor that an operation makes, from when it is made until
-    nobody holds it.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.now, self.most, self.known = 0, 0, weakref.WeakKeyDictionary()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor):
-                self.count(tensor)
-        return made
-
-    def count(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage not in self.known:
-            self.known[storage] = None
-            self.now += storage.nbytes()
-            self.most = max(self.most, self.now)
-            weakref.finalize(storage, self._gone, storage.nbytes())
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
+        step()
+    return live.most
