@@ -25,10 +25,10 @@ from cellsignal.competitions.samples import (
     ROLES,
     SPLITS,
     check_samples,
-    label_matrix,
     path_of,
 )
 from cellsignal.competitions.single_label import SingleLabel
+from cellsignal.competitions.targets import label_matrix
 from cellsignal.config.load import load_config
 from cellsignal.data.folds import read_folds
 from cellsignal.data.sites import resized

@@ -15,7 +15,7 @@ from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.multi_label import MultiLabel
-from cellsignal.competitions.samples import label_matrix
+from cellsignal.competitions.targets import label_matrix
 from cellsignal.config.load import load_config
 from cellsignal.data.samplers import balanced_batches
 from cellsignal.training.losses import BinaryCrossEntropy, SoftCrossEntropy, positive_weights

@@ -1,5 +1,4 @@
-"""Measurements of whole plates, kept in files: made when their planes change, found again by their
-hash.
+"""Measure whole plates before their images are read, and keep the measurements in files.
 
 A file holds the arrays, what they were measured from (the planes' names, sizes and times of change,
 settings, the version of the code) and the arrays' hash. Planes that were only copied or touched are
@@ -50,19 +49,16 @@ class Calibration:
 
 
 class Calibrates:
-    """The part of a competition that measures plates before it reads their images. Most have
-    nothing to measure.
+    """The part of a competition that measures plates; most have nothing to measure.
 
     Attributes:
-        calibration: what it reads by; None before `calibrate`, and where there is nothing to
-        measure.
+        calibration: what it reads by; None before `calibrate`, or with nothing to measure.
     """
 
     calibration: Calibration | None = None
 
     def calibrate(self, root: Path, folder: Path, workers: int = 0) -> Self:
-        """Measure what `read` must know of whole plates first (illumination, statistics of
-        controls).
+        """Measure what `read` must know of whole plates (illumination, statistics of controls).
 
         A plate is measured again, and a log line says why, when its planes have changed since
         (their names, sizes or times of change), or the code that measures. Nothing is written under
@@ -86,8 +82,7 @@ class Calibrates:
         return calibrated
 
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str] | None:
-        """Do what `calibrate` says. Gives back `Calibration.hashes`, or None where the competition
-        measures nothing.
+        """Do what `calibrate` says; return `Calibration.hashes`, or None with nothing to measure.
 
         Planes that cannot be read are left out: they are named where they are read for themselves.
         So are plates that lack what is measured; each of their images is then an `ImageError` of
@@ -110,8 +105,7 @@ class PlateJob:
 
 
 def describe_planes(root: Path, fields: Sequence[tuple[str, ...]]) -> dict[str, Any] | None:
-    """Describe the planes of a plate that are on disk, without reading one: for
-    `PlateJob.made_from`.
+    """Describe the planes of a plate that are on disk, for `PlateJob.made_from`.
 
     Args:
         fields: the files of each field, relative to `root`.
@@ -131,15 +125,16 @@ def describe_planes(root: Path, fields: Sequence[tuple[str, ...]]) -> dict[str, 
 
 
 def calibration_file(folder: Path, plate: str) -> Path:
-    """Where a plate's measurements lie."""
+    """Return the file of a plate's measurements."""
     return Path(folder) / f"{plate}.npz"
 
 
 def measure_changed(
     folder: Path, plates: Mapping[str, PlateJob], workers: int = 0
 ) -> dict[str, str]:
-    """Measure the plates that are not measured yet, or of which something has changed; each is kept
-    when it is done.
+    """Measure the plates that are not measured yet, or of which something has changed.
+
+    Each is kept when it is done.
 
     Args:
         workers: processes, a plate each; 0 works in this one.
@@ -159,9 +154,8 @@ def measure_changed(
         if changed:
             jobs.append((path, job))
         if changed and recorded:
-            log.warning(
-                "plate %s: its calibration is measured anew; changed: %s", plate, ", ".join(changed)
-            )
+            names = ", ".join(changed)
+            log.warning("plate %s: its calibration is measured anew; changed: %s", plate, names)
     progress = partial(tqdm, total=len(jobs), desc="calibrating", unit="plate", disable=None)
     if workers <= 1 or len(jobs) < 2:
         failures = [_measure(job) for job in progress(jobs)]
@@ -181,7 +175,7 @@ def measure_changed(
 
 
 def find_calibration(calibration: Calibration | None, competition_id: str, plate: str) -> Path:
-    """Where the measurements lie that a competition reads a plate by.
+    """Return the file of the measurements that a competition reads a plate by.
 
     Raises:
         InputError: `Competition.calibrate` has not been called.
@@ -212,9 +206,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
 
 
 def _measure(item: tuple[Path, PlateJob]) -> PlateError | None:
-    """Measure one plate and keep it; where it lacks what is measured, forget what was kept, and
-    return why.
-    """
+    """Measure one plate and keep it; return why if it lacks what is measured."""
     path, job = item
     try:
         arrays = job.measure()
@@ -231,9 +223,7 @@ def _measure(item: tuple[Path, PlateJob]) -> PlateError | None:
 
 
 def _read_about(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """What a file was measured from and its arrays' hash; (None, "") where there is none, or one
-    that is damaged.
-    """
+    """Return what a file was measured from and its arrays' hash; (None, "") without a sound file."""
     try:
         with open_arrays(path) as file:
             return json.loads(str(file[_MADE_FROM])), str(file[_HASH])

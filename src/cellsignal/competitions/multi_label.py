@@ -15,9 +15,8 @@ from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import aligned, read_table, refuse_rows
 from cellsignal.competitions import submissions
 from cellsignal.competitions.balance import balance_table
-from cellsignal.competitions.samples import label_matrix
 from cellsignal.competitions.single_label import SEED, SingleLabel
-from cellsignal.competitions.targets import Targets, Truth, sum_by_target
+from cellsignal.competitions.targets import Targets, Truth, label_matrix, sum_by_target
 from cellsignal.competitions.task import BOARDS, Runs, Task, resampled_column, slices_of
 from cellsignal.metrics.accuracy import Score, bootstrap_interval
 from cellsignal.metrics.average_precision import (

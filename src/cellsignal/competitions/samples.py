@@ -5,7 +5,7 @@ file stands for two channels or two samples, none says by its name another thing
 all lie under the root.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ COLUMNS: dict[str, tuple[str, bool]] = {
     "labels": ("labels", True),
     "role": ("text", False),
     "compound": ("text", True),  # what must not cross folds where it matters
-    # what the well got: compound and dose, a guide; what profiles are aggregated to
+    # compound and dose, or a guide; what profiles are aggregated to
     "treatment": ("text", True),
     "split": ("text", False),
     # tuple of paths relative to the root, in channel order (or one file of all channels); "path#2"
@@ -58,19 +58,6 @@ def origins(name: str, frame: pd.DataFrame) -> pd.Series:
 def path_of(name: str) -> str:
     """Return the path of an entry of `files`, without the part of the picture that it names."""
     return name.partition("#")[0]
-
-
-def label_matrix(samples: pd.DataFrame, classes: int) -> np.ndarray:
-    """Return (N, classes) float32: 1 where a sample has a class, 0 where it has not.
-
-    Rows without `labels` are NaN.
-    """
-    known = samples["labels"].notna().to_numpy()
-    matrix = np.full((len(samples), classes), np.nan, np.float32)
-    matrix[known] = 0
-    for row, labels in zip(np.flatnonzero(known), samples["labels"].to_numpy()[known], strict=True):
-        matrix[row, list(labels)] = 1
-    return matrix
 
 
 class Places:
@@ -104,10 +91,6 @@ class Places:
             reason = why if isinstance(why, str) else why(row)
             more = f" ({int(wrong.sum())} such rows)" if wrong.sum() > 1 else ""
             raise InputError(f"{self.name(row)}: {reason}{more}")
-
-
-# the schema
-# --------------------------------------------------------------------------------------------------
 
 
 def check_samples(
@@ -265,7 +248,12 @@ def refuse_misstated(
         first = places.name(entries.index[entries == name][0])
         places.refuse(doubled.groupby(level=0).any(), f"{name} is also the file of {first}")
     if stated is not None:
-        faults = [_find_fault(files, facts, channels, stated) for files, facts in _rows(frame)]
+        columns = [column for column in STATED if column in frame.columns]
+        rows = frame[columns].astype(str).to_dict("records")
+        faults = [
+            _find_fault(files, facts, channels, stated)
+            for files, facts in zip(frame.files, rows, strict=True)
+        ]
         wrong = np.array([fault is not None for fault in faults], dtype=bool)
         places.refuse(wrong, lambda row: faults[row])
 
@@ -279,13 +267,6 @@ def _doubled_channels(files: tuple[str, ...], channels: Sequence[str]) -> str:
     titles = channels if len(channels) == len(files) else range(1, len(files) + 1)
     given = [str(title) for title, other in zip(titles, files, strict=True) if other == name]
     return f"{name} is given for the channels {' and '.join(given)}"
-
-
-def _rows(frame: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
-    """Yield the files of every row, and what the row itself says of them."""
-    columns = [column for column in STATED if column in frame.columns]
-    for files, *values in zip(frame.files, *(frame[column] for column in columns), strict=True):
-        yield files, dict(zip(columns, map(str, values), strict=True))
 
 
 def _find_fault(

@@ -76,3 +76,16 @@ def sum_by_target(
     sums = np.zeros((len(targets), scores.shape[1]))
     np.add.at(sums, inverse, scores)
     return targets, sums, first
+
+
+def label_matrix(samples: pd.DataFrame, classes: int) -> np.ndarray:
+    """Return (N, classes) float32: 1 where a sample has a class, 0 where it has not.
+
+    Rows without `labels` are NaN.
+    """
+    known = samples["labels"].notna().to_numpy()
+    matrix = np.full((len(samples), classes), np.nan, np.float32)
+    matrix[known] = 0
+    for row, labels in zip(np.flatnonzero(known), samples["labels"].to_numpy()[known], strict=True):
+        matrix[row, list(labels)] = 1
+    return matrix

@@ -1,5 +1,4 @@
-"""From the bytes of an image to its pixels: the one place where the product decodes PNGs, JPEGs
-and, by `tiff`, TIFFs.
+"""Decode PNGs, JPEGs and, by `tiff`, TIFFs: from the bytes of an image to its pixels.
 
 A file's statements (header, chunks, tags) are checked before it is decoded, and the decoded array
 is held to what was expected after it: the type, the number of axes, the size and the number of
@@ -35,11 +34,7 @@ PNG, TIFF, JPEG = "PNG", "TIFF", "JPEG"
 FORMATS = (PNG, TIFF, JPEG)
 
 _PNG_SIGNATURE, _JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_SIGNATURES = {
-    _PNG_SIGNATURE: PNG,
-    **dict.fromkeys(TIFF_SIGNATURES, TIFF),
-    _JPEG_SIGNATURE: JPEG,
-}
+_SIGNATURES = {_PNG_SIGNATURE: PNG, _JPEG_SIGNATURE: JPEG, **dict.fromkeys(TIFF_SIGNATURES, TIFF)}
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # PNG colour type -> samples a pixel
 _JPEG_END = b"\xff\xd9"
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of the header that has the size
@@ -47,38 +42,24 @@ _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of the heade
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What a PNG says of itself.
+    """What a PNG says of itself."""
 
-    Attributes:
-        width, height: pixels.
-        bits: a sample's.
-        channels: samples a pixel; 1 where there is a palette.
-        palette: whether samples are entries of a palette.
-        transparent: whether a colour or a palette's entry is transparent (a tRNS chunk).
-        animated: whether it holds several pictures (an acTL chunk).
-    """
-
-    width: int
+    width: int  # pixels
     height: int
-    bits: int
-    channels: int
-    palette: bool = False
-    transparent: bool = False
-    animated: bool = False
+    bits: int  # of a sample
+    channels: int  # samples a pixel; 1 where there is a palette
+    palette: bool = False  # samples are entries of a palette
+    transparent: bool = False  # a colour or a palette's entry is transparent (a tRNS chunk)
+    animated: bool = False  # it holds several pictures (an acTL chunk)
 
 
 def read_png8(
     path: Path | str, shape: tuple[int, int] | None = None, channels: int = 1
 ) -> np.ndarray:
-    """Read an 8-bit PNG.
+    """Read an 8-bit PNG: (H, W) uint8 for one channel, (H, W, 3) uint8 in RGB order for three.
 
     Args:
-        path: the file.
         shape: (height, width) in pixels that it must have; None takes any.
-        channels: 1 for gray, 3 for colour.
-
-    Returns:
-        (H, W) uint8 for gray, (H, W, 3) uint8 in RGB order for colour.
 
     Raises:
         ImageError: missing, truncated, corrupt, or of another size, depth or number of channels.
@@ -87,14 +68,10 @@ def read_png8(
 
 
 def read_gray16(path: Path | str, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """Read a 16-bit gray TIFF or PNG.
+    """Read a 16-bit gray TIFF or PNG, (H, W) uint16.
 
     Args:
-        path: the file.
         shape: (height, width) in pixels that it must have; None takes any.
-
-    Returns:
-        (H, W) uint16.
 
     Raises:
         ImageError: missing, truncated, corrupt, or of another size, depth or number of channels or
@@ -104,8 +81,7 @@ def read_gray16(path: Path | str, shape: tuple[int, int] | None = None) -> np.nd
 
 
 def image_size(path: Path | str) -> tuple[int, int]:
-    """Return the (height, width) in pixels of a PNG (its header), gray TIFF or JPEG (both decoded
-    whole).
+    """Return the (height, width) in pixels of a PNG, gray TIFF or JPEG.
 
     Raises:
         ImageError: missing, damaged, or of another format.
@@ -157,9 +133,8 @@ def decode_image(
     except Exception as error:  # from damaged bytes the decoders raise anything
         raise corrupt(source, name, error) from None
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ImageError(
-            source, "corrupt", f"corrupt {name}: decodes to an array of shape {image.shape}"
-        )
+        detail = f"corrupt {name}: decodes to an array of shape {image.shape}"
+        raise ImageError(source, "corrupt", detail)
     check_channels(source, 1 if image.ndim == 2 else 3, channels)
     check_depth(source, image.dtype, depths)
     check_size(source, image.shape[:2], shape)
@@ -177,24 +152,17 @@ def check_png(path: Path | str, data: bytes) -> PngHeader:
     header, kinds, start = None, set(), 8
     while b"IEND" not in kinds:
         if start + 12 > len(data):
-            raise ImageError(
-                path, "truncated", f"truncated PNG: ends at byte {len(data)} without an end marker"
-            )
+            detail = f"truncated PNG: ends at byte {len(data)} without an end marker"
+            raise ImageError(path, "truncated", detail)
         length, name = struct.unpack_from(">I4s", data, start)
         end = start + 12 + length
         if end > len(data):
-            raise ImageError(
-                path,
-                "truncated",
-                f"truncated PNG: ends at byte {len(data)} inside a {name!r} chunk",
-            )
+            detail = f"truncated PNG: ends at byte {len(data)} inside a {name!r} chunk"
+            raise ImageError(path, "truncated", detail)
         checksum = zlib.crc32(memoryview(data)[start + 4 : end - 4])
         if checksum != struct.unpack_from(">I", data, end - 4)[0]:
-            raise ImageError(
-                path,
-                "corrupt",
-                f"corrupt PNG: checksum of the chunk at byte {start} does not match",
-            )
+            detail = f"corrupt PNG: checksum of the chunk at byte {start} does not match"
+            raise ImageError(path, "corrupt", detail)
         if (name == b"IHDR") != (start == 8) or (name == b"IHDR" and length != 13):
             raise ImageError(path, "corrupt", "corrupt PNG: does not start with one header chunk")
         if name == b"IHDR":
@@ -202,15 +170,9 @@ def check_png(path: Path | str, data: bytes) -> PngHeader:
         kinds.add(name)
         start = end
     width, height, bits, colour = header
-    return PngHeader(
-        width,
-        height,
-        bits,
-        _PNG_CHANNELS.get(colour, 0),
-        palette=colour == 3,
-        transparent=b"tRNS" in kinds,
-        animated=b"acTL" in kinds,
-    )
+    channels = _PNG_CHANNELS.get(colour, 0)
+    flags = (colour == 3, b"tRNS" in kinds, b"acTL" in kinds)
+    return PngHeader(width, height, bits, channels, *flags)
 
 
 def read_bytes(path: Path | str) -> bytes:
@@ -228,17 +190,16 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def _format_of(source: Path | str, data: bytes, formats: Sequence[str]) -> str:
-    for signature, name in _SIGNATURES.items():
-        if name in formats and data.startswith(signature):
-            return name
+    names = [name for signature, name in _SIGNATURES.items() if data.startswith(signature)]
+    if names and names[0] in formats:
+        return names[0]
     expected = [signature for signature, name in _SIGNATURES.items() if name in formats]
     if any(signature.startswith(data[:8]) for signature in expected):
         raise ImageError(source, "truncated", "is empty or truncated")
     detail = f"is not a {formats[0]}" if len(formats) == 1 else f"is no {listed(formats)}"
-    actual = next(
-        (name for signature, name in _SIGNATURES.items() if data.startswith(signature)), None
-    )
-    raise ImageError(source, "wrong_format", detail + (f" but a {actual}" if actual else ""))
+    if names:
+        detail += f" but a {names[0]}"
+    raise ImageError(source, "wrong_format", detail)
 
 
 def _decode_png(
@@ -255,9 +216,7 @@ def _decode_png(
     bits = 8 if header.palette else header.bits
     if bits not in depths:
         kind = f"{header.bits}-bit image" + (" with a palette" if header.palette else "")
-        raise ImageError(
-            source, "wrong_depth", f"{kind}, {listed(f'{bits}-bit' for bits in depths)} expected"
-        )
+        raise ImageError(source, "wrong_depth", f"{kind}, {_listed_bits(depths)} expected")
     if header.animated:
         raise ImageError(source, "wrong_channels", "an animated PNG, one picture expected")
     if header.transparent:
@@ -272,15 +231,19 @@ def _decode_png(
         beyond = ", or pixels beyond its last entry" if len(filled) > len(data) else ""
         image = gray_of(source, image, f"has a palette of colours{beyond}")
     if image.shape[:2] != (header.height, header.width):
-        raise ImageError(
-            source, "corrupt", f"corrupt PNG: decodes to an array of shape {image.shape}"
-        )
+        detail = f"corrupt PNG: decodes to an array of shape {image.shape}"
+        raise ImageError(source, "corrupt", detail)
     return image
 
 
+def _listed_bits(depths: Sequence[int]) -> str:
+    return listed(f"{bits}-bit" for bits in depths)
+
+
 def _fill_palette(data: bytes) -> bytes:
-    """A PNG whose palette has an entry for every value of a pixel, those that were not there red:
-    pixels beyond a palette are no gray.
+    """Return a PNG whose palette has an entry for every value of a pixel.
+
+    Those that were not there are red: pixels beyond a palette are no gray.
     """
     start = 8
     while (name := data[start + 4 : start + 8]) != b"PLTE":
@@ -302,21 +265,16 @@ def _decode_jpeg(
     shape: tuple[int, int] | None,
 ) -> np.ndarray:
     if not data.rstrip(b"\0").endswith(_JPEG_END):
-        raise ImageError(
-            source, "truncated", f"truncated JPEG: ends at byte {len(data)} without an end marker"
-        )
+        detail = f"truncated JPEG: ends at byte {len(data)} without an end marker"
+        raise ImageError(source, "truncated", detail)
     bits, height, width, count = _jpeg_header(data)
     if bits not in depths:
-        raise ImageError(
-            source,
-            "wrong_depth",
-            f"{bits}-bit image, {listed(f'{bits}-bit' for bits in depths)} expected",
-        )
+        detail = f"{bits}-bit image, {_listed_bits(depths)} expected"
+        raise ImageError(source, "wrong_depth", detail)
     check_channels(source, count, channels)
     check_size(source, (height, width), shape)
-    image = cv2.imdecode(
-        np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    )
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     expected = (height, width) if count == 1 else (height, width, count)
     if image is None or image.shape != expected:
         raise ImageError(source, "corrupt", "corrupt JPEG: cannot be decoded")
@@ -324,8 +282,10 @@ def _decode_jpeg(
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
-    """Return bits a sample, height, width and samples a pixel; an IndexError or struct.error where
-    there is no header.
+    """Return bits a sample, height, width and samples a pixel.
+
+    Raises:
+        IndexError, struct.error: there is no header.
     """
     start = 2
     while True:

@@ -1,5 +1,4 @@
-"""From camera counts to 8 bits: uneven light, shot noise, range. For the data sets whose planes are
-16-bit.
+"""From 16-bit camera counts to 8 bits: uneven light, shot noise, range.
 
 The SD of a photon count is the square root of its mean; Anscombe's transform makes it the same
 everywhere, so that equal steps of 8 bits lose equally little of dark and of bright pixels.
@@ -10,23 +9,22 @@ import numpy as np
 
 
 def anscombe(counts: np.ndarray) -> np.ndarray:
-    """2 sqrt(x + 3/8) of counts x >= 0, float32: the SD of a Poisson count becomes about 1 (F. J.
-    Anscombe, Biometrika 35, 1948).
+    """Return 2 sqrt(x + 3/8) of counts x >= 0, float32: a Poisson count then has an SD of about 1.
+
+    Source: F. J. Anscombe, Biometrika 35, 1948.
     """
     return 2 * np.sqrt(np.asarray(counts, np.float32) + np.float32(0.375))
 
 
 def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values between `low` (0) and `high` (255), linearly, rounded, clipped. `high` must be above
-    `low`.
-    """
+    """Scale values linearly, `low` to 0 and `high` to 255, rounded and clipped."""
     assert high > low, (low, high)
     scaled = (np.asarray(values, np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 
 def illumination(mean: np.ndarray, radius: int) -> np.ndarray:
-    """How the light falls off over a plate's fields: what each of its planes is divided by.
+    """Return what each plane of a plate is divided by, so that its light is even.
 
     The mean plane, smoothed by a median of a square window and scaled so that its 2nd percentile is
     1, never below 1: as CellProfiler's CorrectIlluminationCalculate with "All", a median filter and
@@ -43,19 +41,15 @@ def illumination(mean: np.ndarray, radius: int) -> np.ndarray:
     mean = np.asarray(mean, np.float32)
     # a wide median of a smooth plane: take it of the plane shrunk, where it is quick
     shrink = max(1, side // 15)
-    small = (
-        cv2.resize(mean, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
-        if shrink > 1
-        else mean
-    )
+    small = mean
+    if shrink > 1:
+        small = cv2.resize(mean, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
     smooth = _median(small, max(3, side // shrink | 1))
     smooth = cv2.resize(smooth, mean.shape[::-1], interpolation=cv2.INTER_LINEAR)
     floor = float(np.percentile(smooth, 2))
-    return (
-        np.maximum(smooth / floor, 1).astype(np.float32)
-        if floor > 0
-        else np.ones(mean.shape, np.float32)
-    )
+    if floor <= 0:
+        return np.ones(mean.shape, np.float32)
+    return np.maximum(smooth / floor, 1).astype(np.float32)
 
 
 def _median(plane: np.ndarray, side: int) -> np.ndarray:

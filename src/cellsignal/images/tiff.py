@@ -1,4 +1,4 @@
-"""The gray planes of a TIFF in memory: the one place where the product decodes TIFFs.
+"""Decode the gray planes of a TIFF in memory.
 
 A TIFF may hold more than its one directory entry shows: ImageJ writes the planes of a stack behind
 each other under a single entry. So what the description says of further planes counts, not the
@@ -33,8 +33,7 @@ def decode_tiff(
     depths: Sequence[int] = (16,),
     shape: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Decode a TIFF that must hold a given number of gray planes of one size, whatever its
-    compression and byte order.
+    """Decode a TIFF that must hold a given number of gray planes of one size.
 
     Args:
         source: the file or address that an error names.
@@ -131,25 +130,16 @@ def _check_page(
     offsets, counts = page.dataoffsets, page.databytecounts
     ends = [offset + count for offset, count in zip(offsets, counts, strict=True)]
     if not ends or max(ends) > length or 0 in offsets or 0 in counts:
-        raise ImageError(
-            source,
-            "truncated",
-            f"truncated TIFF: ends at byte {length}, its pixels at {max(ends, default=0)}",
-        )
-    if len(ends) < math.prod(page.chunked):
-        raise ImageError(
-            source,
-            "truncated",
-            f"truncated TIFF: {len(ends)} of {math.prod(page.chunked)} strips or tiles",
-        )
-    if page.compression == tifffile.COMPRESSION.NONE and sum(counts) < page.imagelength * math.ceil(
-        page.imagewidth * bits / 8
-    ):
-        raise ImageError(
-            source,
-            "truncated",
-            f"truncated TIFF: {sum(counts)} bytes of pixels, {page.nbytes} expected",
-        )
+        detail = f"ends at byte {length}, its pixels at {max(ends, default=0)}"
+        raise ImageError(source, "truncated", f"truncated TIFF: {detail}")
+    chunks = math.prod(page.chunked)
+    if len(ends) < chunks:
+        detail = f"truncated TIFF: {len(ends)} of {chunks} strips or tiles"
+        raise ImageError(source, "truncated", detail)
+    needed = page.imagelength * math.ceil(page.imagewidth * bits / 8)
+    if page.compression == tifffile.COMPRESSION.NONE and sum(counts) < needed:
+        detail = f"truncated TIFF: {sum(counts)} bytes of pixels, {page.nbytes} expected"
+        raise ImageError(source, "truncated", detail)
 
 
 def _gray(source: Path | str, page: tifffile.TiffPage, plane: np.ndarray) -> np.ndarray:

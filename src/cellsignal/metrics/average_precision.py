@@ -70,7 +70,7 @@ def average_precision_table(
     intervals over clusters.
 
     Args:
-        truth: (N, K) bool, or float with NaN where it is not known (`samples.label_matrix`): left
+        truth: (N, K) bool, or float with NaN where it is not known (`targets.label_matrix`): left
         out, never negative. scores: (N, K) finite, higher is likelier; only the order within a
         class counts. clusters: (N,) what is resampled whole, usually the compound. draws:
         replicates of the bootstrap.
