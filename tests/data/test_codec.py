@@ -16,14 +16,13 @@ from hypothesis.extra import numpy as hnp
 
 from cellsignal.data.codec import (
     Layout,
-    array_options,
     encode,
-    is_laid_out,
     layout_of,
     read_file,
     row_delta,
     undo_row_delta,
 )
+from cellsignal.data.store_files import array_options, is_laid_out
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAYOUTS = [

@@ -31,7 +31,7 @@ class ImageError(InputError):
 
 
 class InvalidSubmission(InputError):
-    """A submission that the competition would refuse. The message names the first offending rows."""
+    """A submission that the competition would refuse; the message names the first wrong rows."""
 
 
 # exit status (EX_TEMPFAIL): the time budget is used up, the same command resumes

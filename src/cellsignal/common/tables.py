@@ -170,9 +170,9 @@ def refuse_rows(
     """
     wrong = np.asarray(wrong, bool)
     if wrong.any():
-        at = int(wrong.argmax())
-        value = frame[column].iloc[at]
-        row = frame.index[at]
+        first = int(wrong.argmax())
+        value = frame[column].iloc[first]
+        row = frame.index[first]
         name = "" if column == frame.columns[0] else _row_name(frame, row)
         raise error(f"{path}: row {row}: {column} {value!r} {why}{_count(wrong)}{name}")
 

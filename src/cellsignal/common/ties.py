@@ -68,7 +68,7 @@ def expected_average_precision(
 
 
 def has_mixed_tie(distance: np.ndarray, match: np.ndarray, tolerance: float = TOLERANCE) -> bool:
-    """Whether a match and another item of one ranking are tied, so that their order says nothing."""
+    """Return whether a match and another item of one ranking are tied."""
     order, group = _tie_groups(np.asarray(distance, np.float64)[None], tolerance)
     inside = np.bincount(group[0], weights=np.asarray(match, bool)[order[0]])
     return bool(((inside > 0) & (inside < np.bincount(group[0]))).any())
@@ -84,7 +84,7 @@ def tied_best(score: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
 
 
 def draw_one(allowed: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Draw one of the marked columns of each row of (Q, G) bool: (Q,) int; 0 where none is marked."""
+    """Draw a marked column of each row of (Q, G) bool: (Q,) int; 0 where none is marked."""
     allowed = np.asarray(allowed, bool)
     return np.where(allowed, np.random.default_rng(seed).random(allowed.shape), -1.0).argmax(axis=1)
 
@@ -126,7 +126,7 @@ def listed(names: Iterable[object], most: int = 3) -> str:
 
 
 def _tie_groups(distance: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """(Q, G) order, least first, and the number of the tie that stands at each place of it, from 0."""
+    """Return (Q, G) order, least first, and the number of the tie at each of its places."""
     order = np.argsort(distance, axis=1, kind="stable")
     ascending = np.take_along_axis(distance, order, axis=1)
     group = np.zeros(distance.shape, np.int64)

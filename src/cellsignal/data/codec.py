@@ -13,9 +13,9 @@ Before zstd, rows become their differences from the row above, but for every 16t
 wide additions for all channels at once undo that, in place. zstd is told to look for hardly any
 repetitions: in the noise of a camera they are short, cost time in reading, and save nothing.
 
-Measured on 12 sites of RxRx1 (6 x 512 x 512, 72 PNGs): `cellsignal.studies.performance.reading` and variants of
-it, medians of 180 readings in turn on one core of a machine with other work on it. Six `cv2.imread`
-took 18.3 ms; disk is relative to the PNGs.
+Measured on 12 sites of RxRx1 (6 x 512 x 512, 72 PNGs): `cellsignal.studies.performance.reading`
+and variants of it, medians of 180 readings in turn on one core of a machine with other work on it.
+Six `cv2.imread` took 18.3 ms; disk is relative to the PNGs.
 
     whole row every  band rows  disk   512 rows  256 rows  128 rows
     1                128        1.62   2.9 ms    2.1       1.5
@@ -39,9 +39,7 @@ from typing import Any, BinaryIO, Literal
 
 import google_crc32c
 import numpy as np
-import zarr
 from zarr.abc.codec import ArrayArrayCodec
-from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.registry import register_codec
 from zstandard import (
     ZstdCompressionParameters,
@@ -266,13 +264,9 @@ def _checked(data: np.ndarray) -> np.ndarray:
     return content
 
 
-# as zarr sees it
-# --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class RowDelta(ArrayArrayCodec):
-    """`row_delta` as a filter of zarr, for chunks (..., h, W) uint8, of which `period` divides h."""
+    """`row_delta` as a filter of zarr, for chunks (..., h, W) uint8; `period` divides h."""
 
     period: int
     is_fixed_size = True
@@ -303,28 +297,3 @@ class RowDelta(ArrayArrayCodec):
 
 
 register_codec(RowDelta.name, RowDelta)
-
-
-def array_options(layout: Layout) -> dict[str, Any]:
-    """Chunks and codecs of the zarr array of (N, *layout.shape) images, for `Group.create_array`."""
-    site = (1, *layout.shape)
-    if layout.codec == "raw":
-        return {"chunks": site, "filters": None, "compressors": None}
-    return {
-        "chunks": (1, 1, layout.band, layout.shape[2]),
-        "shards": site,
-        "filters": [RowDelta(layout.period)],
-        "compressors": [ZstdCodec(level=1), Crc32cCodec()],
-    }
-
-
-def is_laid_out(images: zarr.Array, layout: Layout) -> bool:
-    """Whether a zarr array's chunks and codecs are those of `layout`."""
-    options = array_options(layout)
-    if images.chunks != options["chunks"] or images.shards != options.get("shards"):
-        return False
-    codecs = images.metadata.codecs[0].codecs if images.shards else images.metadata.codecs
-    named = [codec.to_dict()["name"] for codec in codecs]
-    if layout.codec == "raw":
-        return named == ["bytes"]
-    return codecs[0] == RowDelta(layout.period) and named[1:] == ["bytes", "zstd", "crc32c"]

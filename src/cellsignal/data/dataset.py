@@ -8,20 +8,26 @@ number of workers and wherever a run was resumed.
 import functools
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cellsignal.common.errors import InputError
 from cellsignal.data.draws import Draws, Recipe
 from cellsignal.data.normalization import standardize
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
 
 GIB = 2**30
+DIED = (
+    "loading: a worker process died (out of memory?); use fewer data.workers and run again to go on"
+)
 Key = int | tuple[int, int]  # an index, or (epoch, index)
 _local = threading.local()
 
@@ -204,3 +210,23 @@ def _start_worker(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def raise_input_error_at_death() -> None:
+    """Let torch's signal handler, which notices that a worker process died, raise `InputError`."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or not callable(handler) or isinstance(handler, _DeathHandler):
+        return
+    signal.signal(signal.SIGCHLD, _DeathHandler(handler))
+
+
+@dataclass(frozen=True)
+class _DeathHandler:
+    torch_handler: Callable[[int, FrameType | None], None]
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        try:
+            self.torch_handler(number, frame)
+        except RuntimeError:
+            raise InputError(DIED) from None

@@ -1,46 +1,43 @@
-"""From the store to batches on the device, ahead of whoever computes.
+"""Make batches on the device from a store, ahead of the computation.
 
-The way of an image: threads decompress it (outside the interpreter's lock) straight into a batch
-buffer that is used again and again; the batch goes to the device as uint8, a quarter of float32's
-bytes; cropping, warping and standardising happen there, for the whole batch, on a stream of their
-own. On a CPU the reading threads warp each image themselves into a float32 batch. Recipes that need
-albumentations go through worker processes instead.
+Threads decompress images straight into a batch buffer, which goes to the device as uint8; cropping,
+warping and standardising happen there, for the whole batch, on a stream of their own. On a CPU the
+reading threads warp each image themselves into a float32 batch. Recipes that need albumentations go
+through worker processes instead.
 """
 
 import contextlib
 import itertools
 import multiprocessing
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import FrameType
 
 import numpy as np
 import torch
 
 from cellsignal.common.errors import InputError
-from cellsignal.data.dataset import Key, SiteDataset, loader
+from cellsignal.data.dataset import (
+    DIED,
+    Key,
+    SiteDataset,
+    loader,
+    raise_input_error_at_death,
+)
 from cellsignal.data.draws import Draws
 from cellsignal.data.normalization import standardize
 from cellsignal.data.transforms import Transform
 from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
 
-DIED = (
-    "loading: a worker process died (out of memory?); use fewer data.workers and run again to go on"
-)
 SLOTS = 4  # batch buffers: one with the consumer, the others being filled
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, C, h, w) on the device, float32 and channels_last, or uint8 where they are asked
-    for raw; and the (B,) indices of their samples.
-    """
+    """Images (B, C, h, w) on the device, float32 or uint8, and the (B,) samples' indices."""
 
     images: torch.Tensor
     index: np.ndarray
@@ -49,14 +46,12 @@ class Batch:
 def feed(
     dataset: SiteDataset, batches: Sequence[Sequence[Key]], workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Augmented and standardised batches, in the order of `batches` (lists of keys, all of one
-    epoch each).
+    """Make augmented and standardised batches, in the order of `batches` (keys of one epoch each).
 
     A batch may be used until the next is asked for; on a GPU, for ever.
 
     Args:
-        workers: threads (processes for a `Transform`); 0 reads in this one, when a batch is asked
-        for.
+        workers: threads (processes for a `Transform`); 0 reads in this one.
 
     Raises:
         InputError: a damaged image, or a worker process that died.
@@ -102,40 +97,21 @@ def standardize_batch(images: torch.Tensor, shift: np.ndarray, scale: np.ndarray
 
 
 def _from_processes(dataset, batches, workers: int, device: torch.device) -> Iterator[Batch]:
+    others = multiprocessing.active_children()
     batches_ahead = iter(loader(dataset, batches, workers, pin=device.type == "cuda"))
-    processes = multiprocessing.active_children()
-    _raise_input_error_at_death()
+    processes = [p for p in multiprocessing.active_children() if p not in others]
+    raise_input_error_at_death()
     try:
         for batch in batches_ahead:
             images = batch["image"].to(device, non_blocking=True, memory_format=torch.channels_last)
             yield Batch(images, batch["index"].numpy())
-    # the last two: it died while handing a batch over
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and all(process.is_alive() for process in processes):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: while handing over
+        has_died = any(process.exitcode not in (None, 0) for process in processes)
+        if isinstance(error, RuntimeError) and not has_died:
             raise
         with contextlib.suppress(InputError):
             time.sleep(0.2)  # torch's signal handler tells of the death wherever the program is
         raise InputError(DIED) from None
-
-
-def _raise_input_error_at_death() -> None:
-    """Let torch's signal handler, which notices that a worker process died, raise `InputError`."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or not callable(handler) or isinstance(handler, _DeathHandler):
-        return
-    signal.signal(signal.SIGCHLD, _DeathHandler(handler))
-
-
-@dataclass(frozen=True)
-class _DeathHandler:
-    torch_handler: Callable[[int, FrameType | None], None]
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        try:
-            self.torch_handler(number, frame)
-        except RuntimeError:
-            raise InputError(DIED) from None
 
 
 def _from_the_device(dataset: SiteDataset, batches) -> Iterator[Batch]:
@@ -251,11 +227,8 @@ class _Slot:
 def _slots(
     batches, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> list[_Slot]:
-    largest = max(map(len, batches), default=0)
-    return [
-        _Slot((largest, *shape), dtype, device.type == "cuda")
-        for _ in range(min(SLOTS, len(batches)))
-    ]
+    largest, pin = max(map(len, batches), default=0), device.type == "cuda"
+    return [_Slot((largest, *shape), dtype, pin) for _ in range(min(SLOTS, len(batches)))]
 
 
 def _drawn(dataset: SiteDataset, batches) -> Iterator[tuple[np.ndarray, Draws]]:

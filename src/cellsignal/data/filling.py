@@ -1,4 +1,4 @@
-"""Fill a store that is begun: pack the rows that are missing, note each in the journal, complete it.
+"""Fill a store that is begun: pack missing rows, note each in the journal, complete it.
 
 See `pack` for how it survives a kill at any moment.
 """

@@ -266,11 +266,11 @@ def _create(out: Path, making: Making) -> None:
     write_text(out / stored.SAMPLES, making.text)
 
 
-def _match(out: Path, there: dict, info: dict) -> None:
+def _match(out: Path, previous: dict, info: dict) -> None:
     """Refuse to mix: name the first thing in which the store and the call differ."""
     keys = [key for key in info["source"] if key != "classes"]
-    pairs = [(key, there["source"].get(key), info["source"][key]) for key in keys]
-    pairs += [(key, there[key], info[key]) for key in ("channels", "size", "shape", "codec")]
+    pairs = [(key, previous["source"].get(key), info["source"][key]) for key in keys]
+    pairs += [(key, previous[key], info[key]) for key in ("channels", "size", "shape", "codec")]
     for name, old, new in pairs:
         if old != new:
             raise InputError(

@@ -1,17 +1,17 @@
 """The files of a store: every site of a data set, decoded once, in one folder that any zarr v3
 reader opens.
 
-    images/     (N, C, H, W) uint8, one file a site (`images/c.<row>.0.0.0`), compressed or raw (see `codec`)
-    mean, sd    (N, C) float32, grey levels: each stored channel's mean and population SD; NaN where nothing is packed
+    images/     (N, C, H, W) uint8, one file a site (`images/c.<row>.0.0.0`), compressed or raw
+    mean, sd    (N, C) float32, grey levels: each stored channel's mean and population SD; NaN where
+                nothing is packed
     checksum    (N,) uint32, crc32 of the raw pixels
     status      (N,) uint8: 0 pending, 1 packed, 2 skipped
-    stamp       (N,) uint64: which state of its source files a packed row shows (see `renewal`); absent in older stores
+    stamp       (N,) uint64: state of a packed row's source files; absent in older stores
     samples.csv the samples table, row by row as in the arrays (`files` as a JSON list)
     store.json  what it was made from, what was skipped and why, and whether it is complete
-    journal     only while packing: one line for each finished row (see `pack`)
-    calibration/ what a competition has measured of whole plates to read their images
-    (`Competition.calibrate`)
-    .next/      only while a complete store is being renewed (see `renewal`)
+    journal     only while packing: one line for each finished row
+    calibration/ what a competition has measured of whole plates (`Competition.calibrate`)
+    .next/      only while a complete store is being renewed
 """
 
 import io
@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
-from cellsignal.data.codec import Layout, array_options, encode, is_laid_out, layout_of
+from cellsignal.data.codec import Layout, RowDelta, encode, layout_of
 
 FORMAT = 2
 PENDING, PACKED, SKIPPED = 0, 1, 2
@@ -225,3 +226,32 @@ def read_journal(path: Path) -> tuple[dict[int, Entry], int]:
         entries[entry["row"]] = entry
         good += len(line)
     return entries, good
+
+
+# as zarr sees it
+# --------------------------------------------------------------------------------------------------
+
+
+def array_options(layout: Layout) -> dict[str, Any]:
+    """Return chunks and codecs of the images' zarr array, for `Group.create_array`."""
+    site = (1, *layout.shape)
+    if layout.codec == "raw":
+        return {"chunks": site, "filters": None, "compressors": None}
+    return {
+        "chunks": (1, 1, layout.band, layout.shape[2]),
+        "shards": site,
+        "filters": [RowDelta(layout.period)],
+        "compressors": [ZstdCodec(level=1), Crc32cCodec()],
+    }
+
+
+def is_laid_out(images: zarr.Array, layout: Layout) -> bool:
+    """Return whether a zarr array's chunks and codecs are those of `layout`."""
+    options = array_options(layout)
+    if images.chunks != options["chunks"] or images.shards != options.get("shards"):
+        return False
+    codecs = images.metadata.codecs[0].codecs if images.shards else images.metadata.codecs
+    named = [codec.to_dict()["name"] for codec in codecs]
+    if layout.codec == "raw":
+        return named == ["bytes"]
+    return codecs[0] == RowDelta(layout.period) and named[1:] == ["bytes", "zstd", "crc32c"]

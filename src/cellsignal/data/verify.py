@@ -30,8 +30,9 @@ class Problem:
 
     Attributes:
         kind: an error: "missing" (a channel's file), "row_without_images" (all files of a sample),
-            "identical_channels" (two channels of a sample with the same bytes), "truncated", "corrupt", "wrong_size",
-            "wrong_depth", "wrong_channels", "wrong_format", "not_calibrated"; or a warning: "empty"
+            "identical_channels" (two channels of a sample with the same bytes), "truncated",
+            "corrupt", "wrong_size", "wrong_depth", "wrong_channels", "wrong_format",
+            "not_calibrated"; or a warning: "empty"
             (too few cells, packing leaves it out), "flat" (a channel of one grey level),
             "identical" (two files with the same bytes; of one clip's frames only if all are the
             same: a cell may stand still), "image_without_row" (no sample names it).
