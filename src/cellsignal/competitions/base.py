@@ -78,7 +78,7 @@ class Protocol:
 
 
 class Competition(Calibrates, ABC):
-    """A data set as a competition: what it states (class attributes) and what it does (methods)."""
+    """A data set as a competition: what it states (attributes) and does (methods)."""
 
     id: ClassVar[str]
     title: ClassVar[str]
@@ -87,9 +87,8 @@ class Competition(Calibrates, ABC):
     frames: ClassVar[int] = 1
     # raise it when `read` makes other pixels of the same files: stores are then packed anew
     reading: ClassVar[int] = 1
-    image_shape: ClassVar[
-        tuple[int, int] | None
-    ]  # (height, width) of the published images; a simulated copy may be smaller
+    # (height, width) of the published images; a simulated copy may be smaller
+    image_shape: ClassVar[tuple[int, int] | None]
     published: ClassVar[Published | None] = None  # how many images the real data set has
     id_column: ClassVar[str]
     target_column: ClassVar[str]
@@ -115,14 +114,14 @@ class Competition(Calibrates, ABC):
 
     @abstractmethod
     def samples(self, root: Path) -> pd.DataFrame:
-        """The samples table of everything under `root`, train and test, checked by `check_samples`."""
+        """Return the samples table of all under `root`, checked by `check_samples`."""
 
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:
-        """The K classes a submission may name, in label order, as the submission writes them."""
+        """Return the K classes a submission may name, in label order, as it writes them."""
 
     def require_classes(self, root: Path) -> tuple[str, ...]:
-        """`classes`; an InputError where there is none, as where a table has a header alone."""
+        """Return `classes`; refuse data without any, as where a table has a header alone."""
         classes = tuple(self.classes(root))
         if not classes:
             raise InputError(
@@ -134,27 +133,26 @@ class Competition(Calibrates, ABC):
     def read(
         self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
     ) -> np.ndarray:
-        """One sample's image, (C, H, W) uint8, C = len(self.channels).
+        """Read one sample's image: (C, H, W) uint8, C = len(self.channels).
 
         A competition that measures plates reads only when `calibrate` has given it back.
 
         Args:
-            shape: (height, width) that every file must have; None takes the first file's and holds
-            the others to it.
+            shape: (height, width) that every file must have; None takes the first file's.
 
         Raises:
             ImageError: a file is missing, damaged, or of another size or depth.
         """
 
     def image_files(self, files: tuple[str, ...]) -> tuple[str, ...]:
-        """Every image file of a sample, of its `files` in the samples table: more where these stand
-        for others (a first frame for a clip), in order.
+        """Return every image file of a sample, in order.
+
+        They are more than its `files` where these stand for others (a first frame for a clip).
         """
         return files
 
     def stated(self, name: str) -> dict[str, str]:
-        """Read what a file's name says of its image; it is held to the table's (see
-        `samples.refuse_misstated`).
+        """Read what a file's name says of its image, for `samples.refuse_misstated`.
 
         Returns:
             As text: `channel` (of `channels`, or another word if it is none of them), `experiment`,
@@ -164,45 +162,44 @@ class Competition(Calibrates, ABC):
         return {}
 
     def root_shape(self, root: Path) -> tuple[int, int]:
-        """The (height, width) that most images under `root` have, asked of a few samples spread
-        over the data set.
+        """Return the (height, width) that most images have, from a few samples.
 
         Raises:
             InputError: there is no readable image.
         """
-        root, found = Path(root), Counter()
+        root, shapes = Path(root), Counter()
         files = self.samples(root).files.to_list()
         if not files:
             raise InputError(f"{root}: the metadata names no sample; there is nothing to read")
         for row in np.random.default_rng(0).permutation(len(files)):
             try:
-                found[image_size(root / path_of(files[row][0]))] += 1
+                shapes[image_size(root / path_of(files[row][0]))] += 1
             except ImageError:
                 continue
-            if found.total() >= SHAPE_SAMPLES:
+            if shapes.total() >= SHAPE_SAMPLES:
                 break
-        if not found:
+        if not shapes:
             raise InputError(
                 f"{root}: no readable image of the {len(files)} samples in the metadata, first "
                 f"{files[0][0]}"
             )
-        return found.most_common(1)[0][0]
+        return shapes.most_common(1)[0][0]
 
     @abstractmethod
     def sample_submission(self, root: Path) -> pd.DataFrame:
-        """Ids in submission order with placeholder targets: columns `id_column`, `target_column`."""
+        """Return the ids in submission order with placeholder targets."""
 
     @abstractmethod
     def answers(self, path: Path) -> pd.DataFrame:
-        """The true targets of the test ids, for scoring alone.
+        """Read the true targets of the test ids, for scoring alone.
 
         Returns:
             Columns `id_column`, `target_column`, `leaderboard` ("public" or "private"), and any of
-            `experiment`, `plate`, `cell_type` that are known, for the break-down.
+            `experiment`, `plate`, `cell_type` that are known.
         """
 
     def published_answers(self, root: Path) -> pd.DataFrame:
-        """The answers that the release itself tells, in the columns that `answers` reads.
+        """Return the answers that the release itself tells, in the columns that `answers` reads.
 
         Raises:
             InputError: it tells none, or is not there.
@@ -210,14 +207,11 @@ class Competition(Calibrates, ABC):
         raise InputError(f"{self.id}: its release tells no answers; see {self.homepage}")
 
     def compound_answers(self, path: Path) -> dict[str, str]:
-        """Compound -> true mechanism, of the unseen compounds whose truth an answers file tells (a
-        simulated copy's does); for scoring alone.
-        """
+        """Read compound -> true mechanism of unseen compounds, where an answers file has them."""
         return {}
 
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """A submission or answers with targets in one spelling, so that releases that write classes
-        differently can be scored on each other.
+        """Return a submission or answers with targets in one spelling for all releases.
 
         Args:
             name: what the frame is, for the error.
@@ -225,7 +219,7 @@ class Competition(Calibrates, ABC):
         return frame
 
     def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
-        """A published fold table by its name, in the columns of `folds.make_folds`.
+        """Make a published fold table, in the columns of `folds.make_folds`.
 
         Raises:
             InputError: there is none of that name.
@@ -233,14 +227,11 @@ class Competition(Calibrates, ABC):
         raise InputError(f"{self.id}: has no fold table called {name!r}")
 
     def pretraining(self, samples: pd.DataFrame) -> np.ndarray:
-        """(N,) bool: what a stage without labels may train on beside the labelled: the training
-        split, less a gallery if there is one.
-        """
+        """Return what a stage without labels may train on beside the labelled, (N,) bool."""
         return (samples.split == "train").to_numpy()
 
     def treatments(self, root: Path) -> pd.DataFrame | None:
-        """What is known of each treatment, for the protocols that compare profiles; nothing of it
-        is trained on.
+        """Return what is known of each treatment, for comparing profiles; nothing trains on it.
 
         Returns:
             One row a treatment: the columns `treatment` (as in the samples table), `compound`,
@@ -250,36 +241,31 @@ class Competition(Calibrates, ABC):
         return None
 
     def profile_wells(self, root: Path) -> pd.DataFrame:
-        """The wells whose profiles a table may hold, one row each with the samples' columns; some
-        need have no image.
-        """
+        """Return the wells whose profiles a table may hold, one row each; some have no image."""
         return self.samples(root).drop_duplicates("well_id").reset_index(drop=True)
 
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups | None:
-        """The class groups of the plates, from training labels alone; None where the competition
-        has no such structure.
-        """
+        """Return the class groups of the plates, from training labels alone; None without any."""
         return None
 
     def protocols(self) -> tuple[Protocol, ...]:
-        """The ways the field measures itself on this data set."""
+        """Return the ways the field measures itself on this data set."""
         return ()
 
     def protocol(self, protocol_id: str) -> Protocol:
-        """The protocol of that id.
+        """Return a protocol by its id.
 
         Raises:
             InputError: there is none.
         """
-        found = {protocol.id: protocol for protocol in self.protocols()}
-        if protocol_id not in found:
-            raise InputError(
-                f"protocol: {self.id} has {', '.join(found) or 'none'}, not {protocol_id!r}"
-            )
-        return found[protocol_id]
+        known = {protocol.id: protocol for protocol in self.protocols()}
+        if protocol_id not in known:
+            names = ", ".join(known) or "none"
+            raise InputError(f"protocol: {self.id} has {names}, not {protocol_id!r}")
+        return known[protocol_id]
 
     def protocol_parts(self, protocol_id: str, samples: pd.DataFrame) -> pd.Series:
-        """Which part of a protocol each row of a whole samples table belongs to.
+        """Return the part of a protocol that each row of a whole samples table belongs to.
 
         Returns:
             Text, with the index of `samples`: a name of `Protocol.parts`, of which "train" trains;
@@ -298,8 +284,7 @@ class Competition(Calibrates, ABC):
         """Fetch the data into `out`, resuming where an earlier call stopped.
 
         Args:
-            choices: what of it, as text from the command line (`--set plates=BR1,BR2`), where a
-            competition offers any.
+            choices: what of it, as text from the command line (`--set plates=BR1,BR2`).
 
         Raises:
             InputError: no such choice, no connection, a damaged file, a full disk.
@@ -308,15 +293,11 @@ class Competition(Calibrates, ABC):
 
     @abstractmethod
     def simulate(self, out: Path, seed: int, **size: int) -> None:
-        """Write a simulated copy with the real file layout to `out`, and its answers to
-        `answers_path(out)`.
-        """
+        """Write a simulated copy to `out`, and its answers to `answers_path(out)`."""
 
 
 def answers_path(root: Path) -> Path:
-    """Where a simulated copy's answers lie: beside its root, not in it, so that no reader of the
-    data can meet them.
-    """
+    """Return where a simulated copy's answers lie: beside its root, where no reader looks."""
     return root.with_name(root.name + ".answers.csv")
 
 

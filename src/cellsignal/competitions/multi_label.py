@@ -296,7 +296,7 @@ class MultiLabel(Task):
     def _truth_and_scores(
         self, submission: pd.DataFrame, answers: pd.DataFrame, name: str
     ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Return truth (N, K) bool, scores (N, K) float64 and classes, as the answers order them."""
+        """Return truth (N, K) bool, scores (N, K) and classes, as the answers order them."""
         ids = self.competition.id_column
         classes = answer_classes(answers, ids)
         submissions.check_columns(submission.columns, ids, classes, name)

@@ -41,9 +41,7 @@ _TEXT = [column for column in COLUMNS if not column.startswith(BOARDS)]
 
 
 def frame_sha256(frame: pd.DataFrame) -> str:
-    """The SHA-256 of a frame written as CSV with its columns and rows sorted, so that neither order
-    matters.
-    """
+    """Return the SHA-256 of a frame as CSV; the order of columns and rows does not matter."""
     frame = frame[sorted(frame.columns)].astype(str)
     text = frame.sort_values(list(frame.columns), kind="stable").to_csv(
         index=False, lineterminator="\n"
@@ -59,8 +57,7 @@ def submission_entry(
     answers: pd.DataFrame,
     note: str = "",
 ) -> dict[str, Any]:
-    """The leaderboard row of a submission read from `path` (by `Task.read_submission`), scored against
-    `answers`.
+    """Make the leaderboard row of a submission, read from `path` by `Task.read_submission`.
 
     Raises:
         InvalidSubmission: see `Task.score_table`.
@@ -73,8 +70,9 @@ def submission_entry(
 def control_entries(
     competition: "Competition", sample: pd.DataFrame, answers: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """The rows of the sample submission and of the truth, scored like any submission. Not files, so
-    hashed as frames.
+    """Make the rows of the sample submission and of the truth, scored like any submission.
+
+    They are not files, so they are hashed as frames.
 
     Raises:
         InvalidSubmission: the ids of the sample submission are not those of the answers.
@@ -97,7 +95,7 @@ def out_of_fold_entry(
     made_from: str,
     truth: pd.DataFrame,
 ) -> dict[str, Any]:
-    """The row of a run that has no test samples: its out-of-fold score.
+    """Make the row of a run without test samples: its out-of-fold score.
 
     Args:
         made_from: hash of its predictions.
@@ -137,8 +135,10 @@ def _now() -> dict[str, str]:
 def _entry(
     competition, name: str, kind: str, source: tuple[str, str], submission, answers, note: str
 ) -> dict[str, Any]:
-    """One row; `source` is the submission's path and hash. Slices that the answers do not know are
-    NaN, with n = 0.
+    """Make one row; slices that the answers do not know are NaN, with n = 0.
+
+    Args:
+        source: the submission's path and hash.
     """
     task = competition.task
     scores = task.score_table(submission, answers).drop_duplicates("slice").set_index("slice")
@@ -160,12 +160,10 @@ def _entry(
 def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:
     """Add a row unless the same submission was scored against the same answers before.
 
-    Safe against other processes: the file is read and rewritten under a lock on `<name>.lock`
-    beside it, and replaced
-        in one step.
+    Other processes wait: the file is rewritten under a lock beside it, and replaced in one step.
 
     Returns:
-        True when the row was added, False when it was there.
+        Whether the row was added.
 
     Raises:
         InputError: the file is not a leaderboard or cannot be written.
@@ -183,9 +181,7 @@ def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a leaderboard, waiting for another process to let go. It ends with the
-    process that holds it.
-    """
+    """Hold the lock of a leaderboard; it ends with the process that holds it."""
     lock = path.with_name(f".{path.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +194,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def read_leaderboard(path: Path) -> pd.DataFrame:
-    """The whole table in file order; an empty one where there is no file.
+    """Read the whole table in file order; an empty one where there is no file.
 
     Raises:
         InputError: it is not a leaderboard, or a row of it is damaged; names the file and the row.
@@ -223,7 +219,7 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
 
 
 def leaderboard_competitions(path: Path | str) -> tuple[str, ...]:
-    """The ids of the competitions that have rows, sorted.
+    """Return the ids of the competitions that have rows, sorted.
 
     Raises:
         InputError: no such file, or not a leaderboard.
@@ -234,11 +230,10 @@ def leaderboard_competitions(path: Path | str) -> tuple[str, ...]:
 
 
 def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFrame:
-    """The rows of one competition, best first: by private score, then overall, in the metric's
-    direction.
+    """Return the rows of one competition, best first: by private score, then overall.
 
-    Scores against different answers cannot be compared, so rows are kept together by answers (in
-    the order they were first used) and ranks start anew for each.
+    Scores against different answers cannot be compared: rows are kept together by answers, and
+    ranks start anew for each.
 
     Returns:
         Column rank (Int64; equal scores share one, controls and out-of-fold scores have none), then
@@ -278,9 +273,7 @@ def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFr
 
 
 def _notes_of_replaced(table: pd.DataFrame) -> pd.Series:
-    """The notes, with the hash in those of a submission whose file was scored again with other
-    content (rows in file order).
-    """
+    """Return the notes; those of a file that was scored again with other content name its hash."""
     last = table[table.kind == "submission"].groupby("submission").submission_sha256.last()
     replaced = (table.kind == "submission") & (
         table.submission_sha256 != table.submission.map(last)
@@ -290,9 +283,7 @@ def _notes_of_replaced(table: pd.DataFrame) -> pd.Series:
 
 
 def leaderboard_text(table: pd.DataFrame) -> str:
-    """A leaderboard table as text: a block for each set of answers; controls and out-of-fold scores
-    have no rank, controls are in brackets.
-    """
+    """Print a leaderboard table, a block for each set of answers; controls are in brackets."""
     if table.empty:
         return "no submission scored yet"
     blocks = []
@@ -303,9 +294,7 @@ def leaderboard_text(table: pd.DataFrame) -> str:
 
 
 def _block(table: pd.DataFrame) -> str:
-    """One aligned table; interval and n are the private score's, or the overall one's where there
-    is no private.
-    """
+    """Print one block; interval and n are of the private score, or else of the overall one."""
     lines: Sequence[tuple[str, ...]] = [
         ("rank", "name", "private", "95 % interval", "n", "public", "overall", "scored", "note")
     ]

@@ -1,4 +1,4 @@
-"""How predictions are merged: the `submit` section they were made with, and the weight of each run."""
+"""How predictions are merged: their `submit` section, and the weight of each run."""
 
 import logging
 import math

@@ -80,7 +80,7 @@ class PlateGroupInference:
 
 @dataclass(frozen=True)
 class _Experiment:
-    """The plates of one experiment with their evidence, and the (L, P) layouts that are compared."""
+    """The plates of one experiment, their evidence, and the (L, P) layouts to compare."""
 
     name: str
     plates: list[str]
@@ -168,7 +168,7 @@ def _open_experiment(
     groups: "PlateGroups",
     given: Mapping[Plate, int],
 ) -> _Experiment:
-    """The evidence of an experiment's plates and its candidate layouts."""
+    """Take the evidence of an experiment's plates, and find its candidate layouts."""
     n_groups = groups.n_groups
     plates = plate_order(by_plate)
     blocks = [plate_scores(scores, by_plate[name], batch, name) for name in plates]
@@ -186,7 +186,7 @@ def _open_experiment(
 
 
 def _likelihoods(current: _Experiment) -> np.ndarray:
-    """(B, L) log-likelihoods of the layouts, by sharpness."""
+    """Return (B, L) log-likelihoods of the layouts, by sharpness."""
     return sum(
         evidence.total[:, current.layouts[:, place]]
         for place, evidence in enumerate(current.evidence)
@@ -194,7 +194,7 @@ def _likelihoods(current: _Experiment) -> np.ndarray:
 
 
 def _least_z(current: _Experiment, likelihood: np.ndarray, best: int, index: int) -> float:
-    """The smallest z of the best layout against any other (see `PlateGroupInference.confidence`)."""
+    """Return the smallest z of the best layout against any other (`PlateGroupInference`)."""
     if len(current.layouts) == 1:
         return float("inf")
     difference = likelihood[index, best] - likelihood[index]

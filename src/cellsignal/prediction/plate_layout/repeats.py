@@ -47,7 +47,8 @@ class Repeat:
 
     def __str__(self) -> str:
         p = f"p < {max(self.p, 1e-300):.0e}"
-        return f"{self.test} repeats {self.train}, plates +{self.offset}: {self.agree} of {self.wells} wells agree, {p}"
+        agree = f"{self.agree} of {self.wells} wells agree"
+        return f"{self.test} repeats {self.train}, plates +{self.offset}: {agree}, {p}"
 
 
 def find_repeats(
