@@ -1,6 +1,4 @@
-"""How large a data set is as published: what an estimate is made from before anything is
-downloaded.
-"""
+"""How large a data set is as published, for estimates before anything is downloaded."""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,4 @@
-"""Fetching BBBC021 from the Broad Institute, plate by plate, so that a broken line costs one
-plate's rest.
+"""Download BBBC021 from the Broad Institute, plate by plate.
 
 A plate is one zip of 720 TIFFs; it is fetched (and resumed) in `.download/`, unpacked with the CRC
 of every file checked, compared with the file names of the image table, and removed. The host
@@ -39,8 +38,7 @@ def download(
     host: str = HOST,
     fetcher: Fetcher | None = None,
 ) -> None:
-    """Fetch both tables and the images of all plates, or of some, into `out`. Safe to call again
-    after any interruption.
+    """Download both tables and the images of all plates, or of some; resumes what was stopped.
 
     Args:
         plates: names as in the image table ("Week4_27481"); None is all 55: 104 GB unpacked.
@@ -48,8 +46,7 @@ def download(
 
     Raises:
         InputError: no connection, a damaged or malicious archive, one that lacks a file of the
-        image table or differs from an earlier
-            download, an unknown plate, or a full disk.
+        image table or differs from an earlier download, an unknown plate, or a full disk.
     """
     out = Path(out)
     record = _read_record(out)
@@ -76,7 +73,7 @@ def download(
 
 
 def archive_name(plate: str) -> str:
-    """What the host calls a plate's zip."""
+    """Return what the host calls a plate's zip."""
     return f"BBBC021_v1_images_{plate}.zip"
 
 
@@ -89,7 +86,7 @@ def _fetch_plate(
     plate: str,
     names: list[str],
 ) -> None:
-    """One plate's files in their places, unless they are there."""
+    """Bring one plate's files to their places, unless they are there."""
     name = archive_name(plate)
     archive, url = out / STAGING / name, f"{host}/{name}"
     if not _missing(out, names, record.get(name, {}).get("files", {})):
@@ -117,9 +114,7 @@ def _fetch_plate(
 
 
 def _target(archive: Path, out: Path, week: str, plate: str) -> Path:
-    """Where to unpack so that the TIFFs come to lie in <week>/<plate>/, whichever of these folders
-    the archive itself holds.
-    """
+    """Return where to unpack an archive so that its TIFFs come to lie in <week>/<plate>/."""
     try:
         with zipfile.ZipFile(archive) as bundle:
             images = [name for name in bundle.namelist() if name.lower().endswith(".tif")]
@@ -127,17 +122,13 @@ def _target(archive: Path, out: Path, week: str, plate: str) -> Path:
         images = []  # `unzip` says what is wrong with it
     if images and all(name.startswith(f"{week}/{plate}/") for name in images):
         return out
-    return (
-        out / week
-        if images and all(name.startswith(f"{plate}/") for name in images)
-        else out / week / plate
-    )
+    if images and all(name.startswith(f"{plate}/") for name in images):
+        return out / week
+    return out / week / plate
 
 
 def _missing(out: Path, names: list[str], sizes: Mapping[str, int] | None = None) -> list[str]:
-    """The files that are not there, or have another size than when they were unpacked, where that
-    is known.
-    """
+    """Return the files that are not there, or have another size than is known."""
     return [name for name in names if not _is_there(out / name, (sizes or {}).get(name))]
 
 
@@ -156,13 +147,13 @@ def _note(out: Path, record: dict[str, Any], name: str, url: str, path: Path, **
 
 def _read_record(out: Path) -> dict[str, Any]:
     try:
-        found = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(part, dict) for part in record.values()):
         raise InputError(
             f"{out / RECORD}: is no record of downloads; remove it to take what comes as it is"
         )
-    return found
+    return record

@@ -1,5 +1,4 @@
-"""BBBC021's two tables, whatever their quoting and line ends: which field shows what, and which
-treatment does what.
+"""Read BBBC021's two tables: which field shows what, and which treatment does what.
 
 Copies in the wild differ in quotes, in line ends (CR alone, too), in a byte order mark and in how a
 dose is written (3.0, 3.000000). So cells are read as text and trimmed, and the tables are joined by
@@ -38,7 +37,7 @@ MOA_COLUMNS = ("compound", "concentration", "moa")
 
 
 def read_fields(root: Path) -> pd.DataFrame:
-    """The fields of `BBBC021_v1_image.csv`, sorted by plate, well and file name.
+    """Read the fields of `BBBC021_v1_image.csv`, sorted by plate, well and file name.
 
     Returns:
         One row a field: actin, tubulin, dna (paths relative to the root), experiment (week), plate,
@@ -47,9 +46,8 @@ def read_fields(root: Path) -> pd.DataFrame:
 
     Raises:
         InputError: no such file or column, an empty cell, a dose that is no number, a path that is
-        not Week/plate, a file twice or whose
-            name tells another channel or well, or a well with two treatments. The message names the
-            file and the row.
+        not Week/plate, a file twice or whose name tells another channel or well, or a well with two
+        treatments. The message names the file and the row.
     """
     path = Path(root) / IMAGE_CSV
     cells = read_table(path, IMAGE_COLUMNS, any_row=True)
@@ -66,34 +64,26 @@ def read_fields(root: Path) -> pd.DataFrame:
     frame["origin"] = origins(IMAGE_CSV, frame)
     files = zip(*(frame[name] for name in CHANNELS), strict=True)
     refuse_misstated(frame.assign(files=list(files)), Places(root, frame), tuple(CHANNELS), stated)
-    first = frame.groupby("well_id").treatment.transform("first")
-    refuse_rows(
-        path,
-        frame,
-        first != frame.treatment,
-        "treatment",
-        "stands in a well that holds something else",
-    )
+    other = frame.groupby("well_id").treatment.transform("first") != frame.treatment
+    refuse_rows(path, frame, other, "treatment", "stands in a well that holds something else")
     frame = frame.sort_values(["experiment", "plate", "well", "dna"], ignore_index=True)
     return frame.assign(field=frame.groupby("well_id").cumcount() + 1)
 
 
 def stated(name: str) -> dict[str, str]:
-    """What `Week4/Week4_27481/G10_s1_w1BEDC2073-....tif` says: see `Competition.stated`."""
+    """Read `Week4/Week4_27481/G10_s1_w1BEDC2073-....tif`; see `Competition.stated`."""
     match = _FILE.search(name)
     if match is None:
         return {}
     facts = match.groupdict() | {"channel": _SHOWN.get(match["channel"], f"w{match['channel']}")}
     folders = name.split("/")[:-1]
-    return (
-        facts | dict(zip(("experiment", "plate"), folders[-2:], strict=False))
-        if len(folders) > 1
-        else facts
-    )
+    if len(folders) > 1:
+        facts["experiment"], facts["plate"] = folders[-2:]
+    return facts
 
 
 def read_moa(root: Path) -> pd.DataFrame:
-    """The annotated treatments of `BBBC021_v1_moa.csv`, without the solvent.
+    """Read the annotated treatments of `BBBC021_v1_moa.csv`, without the solvent.
 
     Returns:
         One row a treatment, sorted: treatment ("compound@dose"), compound, dose (micromolar), moa.
@@ -116,8 +106,7 @@ def read_moa(root: Path) -> pd.DataFrame:
 
 
 def read_annotated(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The fields with their `moa` (None where the treatment has none), and the annotated
-    treatments.
+    """Read the fields with their `moa`, None where there is none, and the annotated treatments.
 
     Raises:
         InputError: as `read_fields` and `read_moa`, or an annotated treatment that no field shows.
@@ -134,14 +123,12 @@ def read_annotated(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def treatment_names(compound: pd.Series, dose: pd.Series) -> pd.Series:
-    """compound@dose, with six significant digits: what the two tables are joined by."""
+    """Return compound@dose with six significant digits, by which the two tables are joined."""
     return compound + "@" + dose.map("{:g}".format)
 
 
 def _plane_paths(path: Path, cells: pd.DataFrame, channel: str) -> pd.Series:
-    """One channel's files relative to the root. They must lie in <week>/<plate>/, where they were
-    published.
-    """
+    """Return one channel's files relative to the root; they must lie in <week>/<plate>/."""
     folder, name = cells[f"Image_PathName_{channel}"], cells[f"Image_FileName_{channel}"]
     expected = folder.str.split("/").str[0] + "/" + cells[_NAMED["plate"]]
     odd = (
@@ -155,11 +142,6 @@ def _plane_paths(path: Path, cells: pd.DataFrame, channel: str) -> pd.Series:
             f"{path}: row {row}: {folder[row]!r} / {name[row]!r} is not WeekN/<plate> / <file name>"
         )
     files = folder + "/" + name
-    refuse_rows(
-        path,
-        files.to_frame(f"{channel} file"),
-        files.duplicated(),
-        f"{channel} file",
-        "stands here twice",
-    )
+    title = f"{channel} file"
+    refuse_rows(path, files.to_frame(title), files.duplicated(), title, "stands here twice")
     return files

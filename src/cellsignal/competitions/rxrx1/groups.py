@@ -1,5 +1,4 @@
-"""The hidden design of the plates: classes fall into fixed groups, and a plate holds one group,
-each class once.
+"""Find the class groups of the plates: a plate holds one group, each class once.
 
 Found from training labels alone. In RxRx1 there are four groups of 277, and every experiment deals
 them to its plates in one of four cyclic rotations; nothing here assumes four.
@@ -10,11 +9,11 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import PlateGroups
+from cellsignal.competitions.folds import labelled
 
 
 def plate_groups(samples: pd.DataFrame) -> PlateGroups:
-    """Class groups, and the group of each training plate, from the labelled training treatments of
-    a samples table.
+    """Find the class groups and the group of each training plate, from training labels alone.
 
     A plate's group is what most of its classes say, a class's group what most of its plates say,
     repeated until nothing changes; then every well must agree. Group g is what the first plates of
@@ -22,67 +21,66 @@ def plate_groups(samples: pd.DataFrame) -> PlateGroups:
 
     Raises:
         InputError: a well contradicts its plate's group, two plates of an experiment hold the same
-        group, or a class
-            has no group.
+        group, or a class has no group.
     """
-    train = samples[
-        (samples.split == "train") & (samples.role == "treatment") & samples.label.notna()
-    ]
-    if not len(train):
+    wells = samples[labelled(samples)].drop_duplicates("target_id")
+    if wells.empty:
         raise InputError("plate groups: no labelled training treatment")
-    wells = train.drop_duplicates("target_id")
     label = wells.label.to_numpy(dtype=int)
-    plate_code, plates = pd.factorize(
-        pd.MultiIndex.from_frame(wells[["experiment", "plate"]]), sort=True
-    )
+    names = pd.MultiIndex.from_frame(wells[["experiment", "plate"]])
+    plate_code, plates = pd.factorize(names, sort=True)
     counts = np.zeros((len(plates), label.max() + 1), dtype=int)  # plates x classes
     np.add.at(counts, (plate_code, label), 1)
     experiments = plates.get_level_values(0).to_numpy()
     plate_group, class_group = _consensus(counts, experiments)
     _check(wells, label, plate_code, class_group, plate_group, plates)
-    order = _canonical(plates, experiments, plate_group)
-    return PlateGroups(
-        order[class_group],
-        {(str(e), str(p)): int(order[g]) for (e, p), g in zip(plates, plate_group, strict=True)},
-    )
+    number = _number_groups(plates, plate_group)
+    group_of = {
+        (str(experiment), str(plate)): int(number[group])
+        for (experiment, plate), group in zip(plates, plate_group, strict=True)
+    }
+    return PlateGroups(number[class_group], group_of)
 
 
 def rotations(groups: PlateGroups) -> dict[str, int]:
-    """Each experiment's rotation r: its i-th plate (from 0) holds group (i + r) mod n_groups.
+    """Return each experiment's rotation r: its i-th plate holds group (i + r) mod n_groups.
 
     Raises:
         InputError: an experiment's plates are no cyclic rotation of the groups.
     """
-    found = {}
-    for experiment, held in assignments(groups).items():
-        shift = {(group - index) % groups.n_groups for index, group in enumerate(held)}
-        if len(shift) != 1 or len(held) != groups.n_groups:
+    rotation = {}
+    for experiment, order in assignments(groups).items():
+        shifts = {(group - index) % groups.n_groups for index, group in enumerate(order)}
+        if len(shifts) != 1 or len(order) != groups.n_groups:
             raise InputError(
-                f"{experiment}: its plates hold groups {held}, which is no cyclic rotation of "
+                f"{experiment}: its plates hold groups {order}, which is no cyclic rotation of "
                 f"{groups.n_groups} groups"
             )
-        found[experiment] = shift.pop()
-    return found
+        rotation[experiment] = shifts.pop()
+    return rotation
 
 
 def assignments(groups: PlateGroups) -> dict[str, tuple[int, ...]]:
-    """Each experiment's groups in plate order."""
-    held: dict[str, list[tuple[tuple[int, str], int]]] = {}
-    for (experiment, plate), group in groups.plate_group.items():
-        held.setdefault(experiment, []).append((_plate_order(plate), group))
-    return {
-        experiment: tuple(group for _, group in sorted(pairs))
-        for experiment, pairs in sorted(held.items())
-    }
+    """Return each experiment's groups in plate order."""
+    order: dict[str, tuple[int, ...]] = {}
+    for experiment, plate in sorted(groups.plate_group, key=_plate_order):
+        group = groups.plate_group[experiment, plate]
+        order[experiment] = (*order.get(experiment, ()), group)
+    return order
 
 
-def _plate_order(plate: str) -> tuple[int, str]:
-    return (int(plate) if str(plate).isdigit() else 0, str(plate))
+def _plate_order(place: tuple[str, str]) -> tuple[str, int, str]:
+    """Sort (experiment, plate) by experiment, then plate number, then plate name."""
+    experiment, plate = str(place[0]), str(place[1])
+    return experiment, int(plate) if plate.isdigit() else 0, plate
 
 
 def _consensus(counts: np.ndarray, experiments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(plates,) and (classes,) group numbers, -1 where nothing tells, from (plates, classes) well
-    counts.
+    """Return (plates,) and (classes,) group numbers, -1 where nothing tells.
+
+    Args:
+        counts: (plates, classes) wells.
+        experiments: (plates,) names.
     """
     plate_group = np.full(len(counts), -1)
     while (plate_group < 0).any():  # once, unless some experiments share no class with the others
@@ -105,9 +103,7 @@ def _consensus(counts: np.ndarray, experiments: np.ndarray) -> tuple[np.ndarray,
 
 
 def _vote(counts: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
-    """The most voted group of each row; columns with group -1 do not vote, a row without votes gets
-    -1.
-    """
+    """Return the most voted group of each row, -1 without votes; columns of group -1 do not vote."""
     votes = counts @ (group[:, None] == np.arange(n_groups)).astype(int)
     return np.where(votes.max(axis=1) > 0, votes.argmax(axis=1), -1)
 
@@ -141,15 +137,10 @@ def _check(wells, label, plate_code, class_group, plate_group, plates) -> None:
         )
 
 
-def _canonical(
-    plates: pd.MultiIndex, experiments: np.ndarray, plate_group: np.ndarray
-) -> np.ndarray:
-    """Old group number -> new, numbered as they are met over experiments by name and plates by
-    number.
-    """
-    order = np.full(plate_group.max() + 1, -1)
-    by_name = sorted(range(len(plates)), key=lambda i: (experiments[i], _plate_order(plates[i][1])))
-    for index in by_name:
-        if order[plate_group[index]] < 0:
-            order[plate_group[index]] = order.max() + 1
-    return order
+def _number_groups(plates: pd.MultiIndex, plate_group: np.ndarray) -> np.ndarray:
+    """Return old group number -> new, as they are met over experiments by name and plates."""
+    number = np.full(plate_group.max() + 1, -1)
+    for index in sorted(range(len(plates)), key=lambda index: _plate_order(plates[index])):
+        if number[plate_group[index]] < 0:
+            number[plate_group[index]] = number.max() + 1
+    return number

@@ -1,11 +1,10 @@
-"""The three releases of RxRx1's metadata, read into one table of wells.
+"""Read the three releases of RxRx1's metadata into one table of wells.
 
 1. The Kaggle CSVs (train, test, train_controls, test_controls) with integer `sirna`.
 2. A later release of the same files with text labels: `sirna_250`, and `UNTREATED` for the negative
    control.
 3. rxrx.ai's `metadata.csv`, one row a site, which also holds the labels of the test treatments.
-   Those are answers:
-   `read_wells` drops them, `read_answers` alone gives them.
+   Those are answers: `read_wells` drops them, `read_answers` alone gives them.
 
 A text label becomes the number it ends in, so it is the same in every release; `UNTREATED` becomes
 the label the negative control has in the integer release, one beyond the highest of the positive
@@ -47,8 +46,7 @@ _PENDING = -1  # stands for UNTREATED until all files are read
 
 
 def read_wells(root: Path | str) -> pd.DataFrame:
-    """Every well under `root`, in the order train, train controls, test, test controls of its
-    release.
+    """Read every well under `root`: train, train controls, test, test controls.
 
     Returns:
         Columns id_code, experiment, plate (int), well, label (Int64; missing for test treatments),
@@ -73,8 +71,9 @@ def read_wells(root: Path | str) -> pd.DataFrame:
 
 
 def read_sites(root: Path | str) -> pd.DataFrame:
-    """`read_wells` with one row a site and a column `site`: both sites of each well, or the rows
-    that metadata.csv names.
+    """Read the wells with one row a site and a column `site`.
+
+    These are both sites of each well, or the rows that metadata.csv names.
     """
     root = Path(root)
     wells = read_wells(root)
@@ -105,8 +104,10 @@ def image_files(root: Path | str, sites: pd.DataFrame) -> list[tuple[str, ...]]:
 
 
 def read_answers(path: Path | str) -> pd.DataFrame:
-    """The test treatments' labels from rxrx.ai's metadata.csv, or from a CSV of id_code and sirna:
-    columns id_code, label (int).
+    """Read the test treatments' labels: columns id_code, label (int).
+
+    Args:
+        path: rxrx.ai's metadata.csv, or a CSV of id_code and sirna.
     """
     path = Path(path)
     if "site" in read_table(path, rows=0).columns:
@@ -119,7 +120,7 @@ def read_answers(path: Path | str) -> pd.DataFrame:
 
 
 def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Series:
-    """Labels as int64: 250, "250" and "250.0" are 250, `sirna_250` as well; untreated is -1.
+    """Return labels as int64: "250", "250.0" and "sirna_250" are 250; untreated is -1.
 
     Args:
         column: Text or numbers. An index called "row" (of `tables.read_table`) is named in the
@@ -130,23 +131,20 @@ def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Seri
     """
     text = column.astype(object).where(column.notna(), "").map(str).str.strip()
     untreated = text.str.upper().isin(UNTREATED)
-    found = text.str.extract(r"^(?:[A-Za-z]\w*?_)?(\d+)$|^(\d+)\.0*$")
-    number = found[0].fillna(found[1])
+    digits = text.str.extract(r"^(?:[A-Za-z]\w*?_)?(\d+)$|^(\d+)\.0*$")
+    number = digits[0].fillna(digits[1])
     wrong = number.isna() & ~untreated
     if wrong.any():
         first = int(wrong.to_numpy().argmax())
         row = f"row {column.index[first]} " if column.index.name == "row" else ""
-        why = (
-            f"label {text.iloc[first]!r} is no siRNA" if text.iloc[first] else "the label is empty"
-        )
+        label = text.iloc[first]
+        why = f"label {label!r} is no siRNA" if label else "the label is empty"
         raise InputError(f"{path}: {row}({ids.iloc[first]!r}): {why}")
     return number.where(~untreated, str(_PENDING)).astype("int64")
 
 
 def labels_are_text(root: Path | str) -> bool:
-    """Whether a submission to this release names classes as `sirna_250`: as its sample submission
-    does, or else its train.csv.
-    """
+    """Whether this release's sample submission, or else its train.csv, has labels as `sirna_250`."""
     root = Path(root)
     for name in ("sample_submission.csv", "train.csv"):
         if (root / name).is_file():
@@ -156,8 +154,7 @@ def labels_are_text(root: Path | str) -> bool:
 
 
 def read_placeholders(path: Path) -> pd.DataFrame:
-    """The ids and placeholder labels of a sample submission: columns id_code, sirna (int64 where
-    all are numbers).
+    """Read a sample submission: columns id_code, sirna (int64 where all are numbers).
 
     Raises:
         InputError: no table, no such column, or an id that is empty or stands there twice; names
@@ -243,7 +240,7 @@ def _wells_of_sites(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _check_labels(wells: pd.DataFrame, root: Path) -> None:
-    """Treatments are labelled 0..K-1 without a gap, controls K and up."""
+    """Refuse labels of treatments other than 0..K-1 without a gap, of controls below K."""
     train = wells[(wells.split == "train") & (wells.role == "treatment")]
     if not len(train):
         raise InputError(f"{root}: no training treatment in the metadata")
@@ -264,26 +261,17 @@ def _check_labels(wells: pd.DataFrame, root: Path) -> None:
 
 
 def _check_place(path: Path, frame: pd.DataFrame, ids: str) -> pd.DataFrame:
-    """The table with `plate` as int64 and `well` as A01, if these and the experiment are what the
-    id says.
-    """
+    """Return the table with `plate` as int64 and `well` as A01; refuse ids that say otherwise."""
     frame = frame.assign(well=normalise_wells(frame.well))
     experiment = frame.experiment.str.fullmatch(r".+-\d+")
     refuse_rows(path, frame, ~experiment, "experiment", "is not <cell type>-<number>")
     frame["plate"] = parse_integers(path, frame, "plate", low=1)
-    refuse_rows(
-        path,
-        frame,
-        ~frame.well.str.fullmatch(_ADDRESS),
-        "well",
-        "is no address on a 384-well plate",
-    )
+    odd = ~frame.well.str.fullmatch(_ADDRESS)
+    refuse_rows(path, frame, odd, "well", "is no address on a 384-well plate")
     expected = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
     wrong = frame[ids] != expected
-    why = (
-        f"disagrees with its experiment, plate and well, {expected[wrong].iloc[0]!r}"
-        if wrong.any()
-        else ""
-    )
-    refuse_rows(path, frame, wrong, ids, why)
+    if wrong.any():
+        first = expected[wrong].iloc[0]
+        why = f"disagrees with its experiment, plate and well, {first!r}"
+        refuse_rows(path, frame, wrong, ids, why)
     return frame
