@@ -189,6 +189,12 @@ def test_a_config_of_an_earlier_version_is_read():
     assert old["focal"] == {"gamma": 1.5}, "the recorded config is left as it is"
 
 
+def test_a_config_recorded_today_stays_as_it_is():
+    parts = {"early_stopping": 4, "swa": 0.5, "drop_predicted_controls": 1, "focal": 1.5}
+    tree = Config(**BASE | {"stages": [BASE["stages"][0] | parts]}).model_dump(mode="json")
+    assert upgrade_recorded(tree) == tree
+
+
 @pytest.mark.parametrize(
     "part", [{"optimizer": {"betas": [0.8, 0.9]}}, {"early_stopping": {"min_delta": 0.1}}]
 )

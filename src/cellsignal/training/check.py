@@ -72,13 +72,13 @@ def check_model_section(config: Config) -> None:
 def _check_stages_have_samples(jobs: Sequence[Job]) -> None:
     """Refuse a stage that trains on test samples where no job has any."""
     for index, stage in enumerate(jobs[0].config.stages):
-        mine = [job for job in jobs if job.stage_index == index]
+        stage_jobs = [job for job in jobs if job.stage_index == index]
         keys = ["pseudo_labels"] if stage.pseudo_labels is not None else []
         if stage.mean_teacher is not None and stage.mean_teacher.unlabelled == "test":
             keys.append("mean_teacher.unlabelled")
         for key in keys:
-            without = [job.title for job in mine if not len(job.test)]
-            if len(without) == len(mine):
+            without = [job.title for job in stage_jobs if not len(job.test)]
+            if len(without) == len(stage_jobs):
                 raise InputError(
                     f"stages.{stage.name}.{key}: {jobs[0].config.data.store} has no test sample to "
                     "train on; leave it out"
@@ -89,16 +89,16 @@ def _check_stages_have_samples(jobs: Sequence[Job]) -> None:
                     stage.name,
                     key,
                     len(without),
-                    len(mine),
+                    len(stage_jobs),
                     without[0],
                 )
-        blind = [job.title for job in mine if job.fold is not None and not len(job.valid)]
+        blind = [job.title for job in stage_jobs if job.fold is not None and not len(job.valid)]
         if blind:
             log.warning(
                 "%d of %d trainings have no validation sample and follow their training loss, "
                 "first %s",
                 len(blind),
-                len(mine),
+                len(stage_jobs),
                 blind[0],
             )
 

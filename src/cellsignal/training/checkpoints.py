@@ -194,7 +194,7 @@ def state_of_rank(state: dict[str, Any], ranks: Ranks, path: Path) -> dict[str, 
             f"{path}: was saved by {len(processes)} processes, these are {ranks.world}; go on "
             "with as many, or move it away to start anew"
         )
-    mine = processes[ranks.rank]
-    if ranks.device.type == "cuda" and mine["cuda"] is None:
+    rank_state = processes[ranks.rank]
+    if ranks.device.type == "cuda" and rank_state["cuda"] is None:
         raise InputError(f"{path}: was saved on a CPU; go on there, or move it away to start anew")
-    return mine
+    return rank_state

@@ -152,8 +152,8 @@ def plan_reading(job: Job, pixels: Pixels, chosen: np.ndarray, ranks: Ranks = AL
     size = job.config.predict.batch_size
     codes = unit_codes(job.store.samples, job.config.predict.adapt)
     if codes is None:
-        mine = [chosen[batch] for batch in in_order(len(chosen), size)[ranks.rank :: ranks.world]]
-        positions = np.concatenate([chosen[:0], *mine])
+        dealt = [chosen[batch] for batch in in_order(len(chosen), size)[ranks.rank :: ranks.world]]
+        positions = np.concatenate([chosen[:0], *dealt])
         units = [Unit([], in_order(len(positions), size))]
     else:
         kept = kept_samples(job.config, job.store)

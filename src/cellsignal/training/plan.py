@@ -85,10 +85,10 @@ def plan_jobs(
         assert not (train & (valid | test)).any(), "a sample is in training and validation or test"
         for index, stage in enumerate(config.stages):
             for key in ["all"] if stage.per == "all" else keys:
-                mine = np.ones_like(train)
+                of_key = np.ones_like(train)
                 if key != "all":
-                    mine = (samples.cell_type == key).to_numpy()
-                positions = [np.flatnonzero(mask & mine) for mask in (train, valid, test)]
+                    of_key = (samples.cell_type == key).to_numpy()
+                positions = [np.flatnonzero(mask & of_key) for mask in (train, valid, test)]
                 fixed = (config, competition, store, classes, folds)
                 job = Job(*fixed, index, key, fold, *positions, outputs)
                 if not len(job.train):
@@ -96,7 +96,7 @@ def plan_jobs(
                         f"{config.folds.file}: {job.title} has no training sample in "
                         f"{config.data.store}"
                     )
-                jobs.append(job if stage.target == "label" else _of_compounds(job, kept & mine))
+                jobs.append(job if stage.target == "label" else _of_compounds(job, kept & of_key))
     return jobs
 
 

@@ -79,9 +79,9 @@ class Ranks:
         """
         if self.world == 1:
             return [value]
-        mine = _to_bytes(value)
-        sizes = [int(size) for size in self._all_gather(torch.tensor([len(mine)]))]
-        padded = functional.pad(mine, (0, max(sizes) - len(mine)))
+        sent_bytes = _to_bytes(value)
+        sizes = [int(size) for size in self._all_gather(torch.tensor([len(sent_bytes)]))]
+        padded = functional.pad(sent_bytes, (0, max(sizes) - len(sent_bytes)))
         pieces = [self._all_gather(piece) for piece in padded.split(max(1, _PIECE // self.world))]
         return [
             _from_bytes(torch.cat([piece[rank] for piece in pieces])[:size])

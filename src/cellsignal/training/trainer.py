@@ -403,7 +403,7 @@ class Trainer:
         if self.progress["finished"]:
             return self._weights_state()
         cuda = self.device.type == "cuda"
-        mine = {
+        rank_state = {
             "torch": torch.get_rng_state(),
             "own": self.generator.get_state(),
             "loss_sum": self.loss_sum.cpu(),
@@ -416,7 +416,7 @@ class Trainer:
             "loss": self.loss.state_dict(),
             **self.stepper.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "processes": self.ranks.gather(mine),
+            "processes": self.ranks.gather(rank_state),
             "seconds": self.budget.state_dict(),
         }
 
@@ -432,17 +432,17 @@ class Trainer:
         load_weights(self.model, state["model"], path)
         if self.progress["finished"]:
             return
-        mine = state_of_rank(state, self.ranks, path)
+        rank_state = state_of_rank(state, self.ranks, path)
         self.average.load_state_dict(state["average"])
         self.loss.load_state_dict(state["loss"])
         self.stepper.load_state_dict(state, path)
         self.schedule.load_state_dict(state["schedule"])
         self.budget.load_state_dict(state.get("seconds", {}))
-        self.progress["seen"] = mine["seen"]
-        self.loss_sum.copy_(mine["loss_sum"])
-        torch.set_rng_state(mine["torch"])
-        self.generator.set_state(mine["own"])
-        if mine["cuda"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(mine["cuda"], self.device)
+        self.progress["seen"] = rank_state["seen"]
+        self.loss_sum.copy_(rank_state["loss_sum"])
+        torch.set_rng_state(rank_state["torch"])
+        self.generator.set_state(rank_state["own"])
+        if rank_state["cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(rank_state["cuda"], self.device)
         epoch, batch = self.progress["epoch"] + 1, self.progress["batch"]
         log.info("%s: resumes in epoch %d at batch %d", self.job.title, epoch, batch)
