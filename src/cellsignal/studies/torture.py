@@ -1,10 +1,9 @@
-"""What a kill or a full disk costs: a small whole run (packing, two stages with pseudo-labels,
-predicting, submitting) is killed at random times with SIGKILL and started again with the same
-command until it is done; the disk is filled while it saves. Everything must end in the bytes of an
-undisturbed run.
+"""Kill a small whole run at random times and fill its disk: it must end in the same bytes.
 
-Runs are forked from this process, which has torch imported but no thread started, so that a kill
-costs seconds. Run it on the file system whose promises you doubt (`--folder`).
+The run packs, trains two stages with pseudo-labels, predicts and submits. It is killed with SIGKILL
+and started again with the same command until it is done; the disk is filled while it saves. Runs
+are forked from this process, which has torch imported but no thread started, so that a kill costs
+seconds. Run it on the file system whose promises you doubt (`--folder`).
 """
 
 import contextlib
@@ -52,14 +51,14 @@ _PATIENCE = 120.0  # seconds that a run may take beyond ten times the undisturbe
 
 
 @dataclass
-class Found:
-    """What was done to the runs, and what came of it.
+class Result:
+    """What was done to the runs.
 
     Attributes:
         kills: phase -> how many runs were killed in it.
         writing: kills that left a half-written temporary file behind.
-        rounds: runs that were killed and came to their end; each ended in the undisturbed run's
-        bytes. fills: saves that found the disk full; after each the last good checkpoint was there.
+        rounds: runs that were killed and finished; each ended in the undisturbed run's bytes.
+        fills: saves onto a full disk; after each the last good checkpoint still existed.
         seconds: of the undisturbed run.
     """
 
@@ -70,78 +69,74 @@ class Found:
     seconds: float = 0.0
 
 
-def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0) -> Found:
+def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0) -> Result:
     """Torture runs in `folder` (new or empty; what is left there at a failure shows it).
 
     Raises:
         InputError: the folder is not empty; or a run did not end in the undisturbed run's bytes,
-        hung, or failed.
+            hung, or failed.
     """
     folder = Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty")
     _import_all()
-    rng, found = np.random.default_rng(seed), Found()
+    rng, result = np.random.default_rng(seed), Result()
     _in_child(_simulate, folder / "raw")
     reference = _fresh(folder, "undisturbed")
     began = time.monotonic()
     _finish(reference, 600.0)
-    found.seconds = time.monotonic() - began
+    result.seconds = time.monotonic() - began
     wanted = _in_child(outcome, reference)
-    while sum(found.kills.values()) < kills:
+    while sum(result.kills.values()) < kills:
         place = _fresh(folder, "killed")
-        _kill_to_the_end(place, found, rng)
+        _kill_to_the_end(place, result, rng)
         _same(place, wanted)
-        found.rounds += 1
-        log.info("%d kills in %d rounds", sum(found.kills.values()), found.rounds)
+        result.rounds += 1
+        log.info("%d kills in %d rounds", sum(result.kills.values()), result.rounds)
         shutil.rmtree(place)
     for _ in range(3 * fills):  # of which some have nothing left to save
-        if found.fills == fills:
+        if result.fills == fills:
             break
         place = _fresh(folder, "filled")
-        _fill(place, found, rng)
-        _finish(place, 10 * found.seconds + _PATIENCE)
+        _fill(place, result, rng)
+        _finish(place, 10 * result.seconds + _PATIENCE)
         _same(place, wanted)
-        log.info("%d of %d full disks", found.fills, fills)
+        log.info("%d of %d full disks", result.fills, fills)
         shutil.rmtree(place)
-    return found
+    return result
 
 
-def torture_text(found: Found) -> str:
-    """The counts as text."""
-    kills = ", ".join(f"{found.kills[phase]} in {phase}" for phase in PHASES if found.kills[phase])
+def torture_text(result: Result) -> str:
+    """Write the counts as text."""
+    kills = result.kills
+    phases = ", ".join(f"{kills[phase]} in {phase}" for phase in PHASES if kills[phase])
     return (
-        f"{sum(found.kills.values())} kills ({kills}; {found.writing} of them while a file was "
-        f"being written) in {found.rounds} runs of "
-        f"{found.seconds:.0f} s, and {found.fills} saves onto a full disk: every run ended in the "
-        "bytes of the undisturbed one."
+        f"{sum(kills.values())} kills ({phases}; {result.writing} of them while a file was being "
+        f"written) in {result.rounds} runs of {result.seconds:.0f} s, and {result.fills} saves "
+        "onto a full disk: every run ended in the bytes of the undisturbed one."
     )
 
 
-def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> None:
-    """Start the run and kill it, again and again, at random times or in the middle of a save; in
-    the end let it come to its end.
+def _kill_to_the_end(place: Path, result: Result, rng: np.random.Generator) -> None:
+    """Start the run and kill it, again and again, then let it finish.
 
-    The first kill comes in the phase whose turn it is, the others in the phase that the run is in,
-    or in the next.
+    Kills come at random times or in the middle of a save. The first comes in the phase whose turn
+    it is, the others in the phase that the run is in, or in the next.
     """
-    killed, target = 0, found.rounds % (len(PHASES) - 1)
-    deadline = time.monotonic() + 10 * found.seconds + _PATIENCE
+    killed, target = 0, result.rounds % (len(PHASES) - 1)
+    deadline = time.monotonic() + 10 * result.seconds + _PATIENCE
     while time.monotonic() < deadline:
         if killed:
             target = PHASES.index(phase_of(place)) + (rng.random() < _NEXT)
         child = _start(place)
-        while child.is_alive() and (
-            killed == _IN_A_ROUND or PHASES.index(phase_of(place)) < target
-        ):
+        last = killed == _IN_A_ROUND
+        while child.is_alive() and (last or PHASES.index(phase_of(place)) < target):
             child.join(0.01)
-        end = time.monotonic() + rng.uniform(0, _LONGEST) * found.seconds
+        end = time.monotonic() + rng.uniform(0, _LONGEST) * result.seconds
         in_a_save = rng.random() < _IN_A_SAVE
-        while (
-            child.is_alive()
-            and time.monotonic() < end
-            and not (in_a_save and _writes(place, child.pid))
-        ):
+        while child.is_alive() and time.monotonic() < end:
+            if in_a_save and _writes(place, child.pid):
+                break
             time.sleep(0.001)
         if child.exitcode is None:
             _kill(child)
@@ -151,22 +146,18 @@ def _kill_to_the_end(place: Path, found: Found, rng: np.random.Generator) -> Non
         if child.exitcode != -signal.SIGKILL:
             raise InputError(f"{place}: ended with status {child.exitcode}: {_last_line(place)}")
         killed += 1
-        found.kills[phase_of(place)] += 1
-        found.writing += _writes(place, child.pid)
+        result.kills[phase_of(place)] += 1
+        result.writing += _writes(place, child.pid)
     raise InputError(f"{place}: does not come to its end")
 
 
-def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
-    """Train for a while, then let a save find the disk full; the last good checkpoint must be
-    there, byte for byte.
-    """
+def _fill(place: Path, result: Result, rng: np.random.Generator) -> None:
+    """Train for a while, then fill the disk; the last good checkpoint must survive, byte for byte."""
     child = _start(place)
-    while (
-        child.is_alive()
-        and not (place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt").exists()
-    ):
+    checkpoint = place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt"
+    while child.is_alive() and not checkpoint.exists():
         time.sleep(0.02)
-    child.join(rng.uniform(0, 0.2) * found.seconds)
+    child.join(rng.uniform(0, 0.2) * result.seconds)
     _kill(child)
     child.join()
     before = _in_child(whole_checkpoints, place)
@@ -175,41 +166,37 @@ def _fill(place: Path, found: Found, rng: np.random.Generator) -> None:
     room = int(rng.uniform(0.05, 0.95) * max(size for size, _ in before.values()))
     with _full_disk(place, room):
         child = _start(place, room)
-        child.join(10 * found.seconds + _PATIENCE)
+        child.join(10 * result.seconds + _PATIENCE)
         if child.exitcode == 0:
             return  # all was saved before
-        if child.exitcode != 2 or not re.match(
-            r"error: .*(could not be written|No space left)", _last_line(place)
-        ):
+        message = _last_line(place)
+        full = re.match(r"error: .*(could not be written|No space left)", message)
+        if child.exitcode != 2 or not full:
             raise InputError(
-                f"{place}: on a full disk it ended with status {child.exitcode}: "
-                f"{_last_line(place)}"
+                f"{place}: on a full disk it ended with status {child.exitcode}: {message}"
             )
     after = _in_child(whole_checkpoints, place)
     lost = [name for name in before if name not in after]
     if lost:
         raise InputError(f"{place}: {lost[0]} was lost when the disk was full")
-    found.fills += 1
+    result.fills += 1
 
 
 @contextlib.contextmanager
 def _full_disk(place: Path, room: int) -> Iterator[None]:
-    """`place` on a disk with `room` bytes left (a memory file system, where this user may mount
-    one); elsewhere the limit of a file's size stands for it.
+    """Put `place` on a disk with `room` bytes left.
+
+    A memory file system, where this user may mount one; elsewhere the limit of a file's size stands
+    for it.
     """
-    used = sum(
-        -(-file.stat().st_size // _PAGE) * _PAGE for file in place.rglob("*") if file.is_file()
-    )
+    sizes = [file.stat().st_size for file in place.rglob("*") if file.is_file()]
+    used = sum(-(-size // _PAGE) * _PAGE for size in sizes)
     aside = place.with_name(place.name + ".aside")
     place.rename(aside)
     place.mkdir()
-    mounted = (
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={used + room}", "none", place],
-            capture_output=True,
-        ).returncode
-        == 0
-    )
+    options = f"size={used + room}"
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", place]
+    mounted = subprocess.run(command, capture_output=True).returncode == 0
     if not mounted:
         place.rmdir()
         aside.rename(place)
@@ -234,10 +221,9 @@ def _fresh(folder: Path, name: str) -> Path:
 
 
 def _same(place: Path, wanted: dict[str, str]) -> None:
-    found = _in_child(outcome, place)
-    different = sorted(
-        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-    )
+    result = _in_child(outcome, place)
+    names = sorted(wanted.keys() | result.keys())
+    different = [name for name in names if wanted.get(name) != result.get(name)]
     if different:
         raise InputError(
             f"{place}: ended in other bytes than the undisturbed run: {', '.join(different)}"
@@ -293,9 +279,8 @@ def _kill(child: Any) -> None:
 
 
 def _writes(place: Path, process: int) -> bool:
-    """Whether a half-written file of the process is there. `os.walk` minds no folder that goes
-    meanwhile.
-    """
+    """Whether a half-written file of the process exists."""
+    # os.walk ignores folders that vanish meanwhile
     return any(
         f"-{process}." in name and name.endswith(".tmp")
         for _, _, files in os.walk(place)

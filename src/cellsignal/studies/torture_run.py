@@ -1,6 +1,4 @@
-"""The small whole run that is tortured, and what its files tell: how far it is, which checkpoints
-are good, what it came to.
-"""
+"""Describe the small whole run that is tortured, and read its state from its files."""
 
 import hashlib
 import json
@@ -45,14 +43,15 @@ predict: {tta: 8, batch_size: 4}
 
 
 def outcome(place: Path) -> dict[str, str]:
-    """What a finished run consists of: name -> digest of the packed images, the weights, histories,
-    pseudo-labels, predictions and the submission.
+    """Return name -> digest of all that a finished run consists of.
+
+    Packed images, weights, histories, pseudo-labels, predictions and the submission.
     """
     from cellsignal.data.store import Store
     from cellsignal.training.checkpoints import load_checkpoint
 
     store = Store.open(place / "store")
-    found = {
+    digests = {
         "store": _digest(b"".join(store.read(int(row)).tobytes() for row in store.samples.row))
     }
     run = place / "runs" / NAME / SEED
@@ -63,7 +62,7 @@ def outcome(place: Path) -> dict[str, str]:
             for part in ("model", "averaged")
             for name in sorted(state[part] or ())
         ]
-        found[str(path.relative_to(place))] = _digest(
+        digests[str(path.relative_to(place))] = _digest(
             b"".join(
                 f"{part} {name}".encode() + tensor.numpy().tobytes()
                 for part, name, tensor in tensors
@@ -77,21 +76,21 @@ def outcome(place: Path) -> dict[str, str]:
             }
             for row in state["progress"]["history"]
         ]
-        found[f"history of {path.relative_to(place)}"] = _digest(json.dumps(rows).encode())
+        digests[f"history of {path.relative_to(place)}"] = _digest(json.dumps(rows).encode())
     for path in sorted(run.rglob("pseudo_labels*.csv")):
-        found[str(path.relative_to(place))] = _digest(path.read_bytes())
+        digests[str(path.relative_to(place))] = _digest(path.read_bytes())
     for path in sorted((run / "predictions").glob("*.npz")):
         with np.load(path, allow_pickle=False) as arrays:
             names = sorted(name for name in arrays.files if arrays[name].dtype.kind in "fiu")
-            found[str(path.relative_to(place))] = _digest(
+            digests[str(path.relative_to(place))] = _digest(
                 b"".join(name.encode() + arrays[name].tobytes() for name in names)
             )
-    found["submission"] = _digest((place / "submissions" / f"{NAME}.csv").read_bytes())
-    return found
+    digests["submission"] = _digest((place / "submissions" / f"{NAME}.csv").read_bytes())
+    return digests
 
 
 def phase_of(place: Path) -> str:
-    """What a run is about, told by its files."""
+    """Return the phase that a run is in, by its files."""
     run = place / "runs" / NAME / SEED
     if (place / "submissions").exists() or any((run / "predictions").glob("*.npz")):
         return "submitting"
@@ -103,14 +102,14 @@ def phase_of(place: Path) -> str:
 
 
 def whole_checkpoints(place: Path) -> dict[str, tuple[int, str]]:
-    """The checkpoints that load: name -> size and digest."""
+    """Return the checkpoints that load: name -> size and digest."""
     from cellsignal.training.checkpoints import load_checkpoint
 
-    found = {}
+    digests = {}
     for path in (place / "runs").rglob("last.pt"):
         load_checkpoint(path)
-        found[str(path.relative_to(place))] = (path.stat().st_size, _digest(path.read_bytes()))
-    return found
+        digests[str(path.relative_to(place))] = (path.stat().st_size, _digest(path.read_bytes()))
+    return digests
 
 
 def _digest(content: bytes) -> str:

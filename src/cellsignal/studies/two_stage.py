@@ -1,13 +1,13 @@
-"""Two-stage training by a flawed protocol and by the right one, side by side, on a simulated copy
-whose answers are known.
+"""Compare two-stage training by a flawed protocol and a right one: docs/results/two_stage.md.
 
-A second stage that fine-tunes for each cell type can lose accuracy while its own validation praises
-it. The flawed protocol is that of the thesis which this project goes on from: wells are split at
-random, anew for each stage, so that the second validates on wells that the first was trained on;
-the second has no augmentation; and the best checkpoint by that validation is kept. The right one
-holds out whole experiments, the same in both stages, augments in both, and keeps the last
-checkpoint. All else is equal. The trainer refuses a first stage of other folds, so the flawed
-second stage gets its weights from a file, as a careless user would.
+On a simulated copy whose answers are known. A second stage that fine-tunes for each cell type can
+lose accuracy while its own validation praises it. The flawed protocol is that of the thesis which
+this project continues: wells are split at random, anew for each stage, so that the second validates
+on wells that the first was trained on; the second has no augmentation; and the best checkpoint by
+that validation is kept. The right one holds out whole experiments, the same in both stages,
+augments in both, and keeps the last checkpoint. All else is equal. The trainer refuses a first
+stage of other folds, so the flawed second stage gets its weights from a file, as a careless user
+would.
 """
 
 import logging
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import write_csv
+from cellsignal.common.files import atomic_path, write_csv
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
@@ -62,8 +62,12 @@ BOTH = {"label_smoothing": 0.1, "amp": "bf16"}
 
 @dataclass(frozen=True)
 class Bench:
-    """What both protocols share: a simulated copy, its store and its test answers, where the runs
-    go, the epochs of the two stages, the network.
+    """What both protocols share.
+
+    Attributes:
+        root, store, answers: a simulated copy, its store and its test answers.
+        runs: folder of the runs.
+        epochs: of the two stages.
     """
 
     root: Path
@@ -81,8 +85,10 @@ class Outcome:
     Attributes:
         validation: the accuracy by well that the protocol reports.
         correct: (W,) bool, by test well in order of target_id; no test experiment was ever trained
-        or validated on. experiment: (W,) text. reused: share of the validation wells that the
-        validated model, in this stage or the one before, was trained on.
+            or validated on.
+        experiment: (W,) text.
+        reused: share of the validation wells that the validated model, in this stage or the one
+            before, was trained on.
     """
 
     protocol: str
@@ -95,8 +101,7 @@ class Outcome:
 
 
 def bench_two_stage(bench: Bench, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFrame:
-    """Train and score both protocols with each seed; a second call goes on where the first was
-    stopped.
+    """Train and score both protocols with each seed; a second call resumes.
 
     Returns:
         As `summary`.
@@ -114,43 +119,43 @@ def bench_two_stage(bench: Bench, seeds: Sequence[int] = (0, 1, 2)) -> pd.DataFr
 
 
 def flawed(bench: Bench, seed: int) -> list[Outcome]:
-    """Random wells held out, others in the second stage; no augmentation there; best checkpoint by
-    that validation.
+    """Hold random wells out, others in the second stage; keep the best checkpoint by these.
+
+    The second stage has no augmentation.
     """
     samples, tables = Store.open(bench.store).samples, []
     for stage in (1, 2):
         tables.append(bench.runs / "folds" / f"wells_seed{seed}_stage{stage}.csv")
         write_csv(tables[-1], random_wells(samples, WELLS_HELD_OUT, [seed, stage]))
-    first = _config(
-        bench, "flawed_stage1", seed, tables[0], [_stage(FIRST, bench.epochs[0], AUGMENT)], "best"
-    )
+    stages = [_stage(FIRST, bench.epochs[0], AUGMENT)]
+    first = _config(bench, "flawed_stage1", seed, tables[0], stages, "best")
     train(first)
     weights = bench.runs / "weights" / f"flawed_stage1_seed{seed}.safetensors"
     _export(first.run_folder / "fold0" / "all" / "all" / "best.pt", weights)
-    stage = _stage(SECOND, bench.epochs[1], ())
-    second = _config(bench, "flawed_stage2", seed, tables[1], [stage], "best", weights)
+    stages = [_stage(SECOND, bench.epochs[1], ())]
+    second = _config(bench, "flawed_stage2", seed, tables[1], stages, "best", weights)
     train(second)
     files = [*predict(first), *predict(second)]
     return [
-        _outcome(bench, "flawed", files[at], files[at], at + 1, seed, samples, tables[: at + 1])
-        for at in (0, 1)
+        _outcome(bench, "flawed", file, file, seed, samples, tables[:stage])
+        for stage, file in enumerate(files, 1)
     ]
 
 
 def right(bench: Bench, seed: int) -> list[Outcome]:
-    """Whole experiments held out, one of the rarest cell type, the same in both stages;
-    augmentation in both; last checkpoint.
+    """Hold whole experiments out, one of the rarest cell type, the same in both stages.
 
-    As no checkpoint is chosen by validation, the final models may train on all wells: "right, all
-    wells" is tested so, and keeps the validation of the models that held experiments out.
+    Augmentation in both; last checkpoint. As no checkpoint is chosen by validation, the final
+    models may train on all wells: "right, all wells" is tested so, and keeps the validation of the
+    models that held experiments out.
     """
     store = Store.open(bench.store)
-    groups = get_competition(store.source["competition"]).plate_groups(store.samples)
-    splits = int(
-        store.samples[labelled(store.samples)].groupby("cell_type").experiment.nunique().min()
-    )
+    samples = store.samples
+    groups = get_competition(store.source["competition"]).plate_groups(samples)
+    experiments = samples[labelled(samples)].groupby("cell_type").experiment.nunique()
+    splits = max(int(experiments.min()), 2)
     table = bench.runs / "folds" / f"experiments_seed{seed}.csv"
-    write_csv(table, make_folds(store.samples, "experiment", max(splits, 2), seed, groups))
+    write_csv(table, make_folds(samples, "experiment", splits, seed, groups))
     stages = [
         _stage(FIRST, bench.epochs[0], AUGMENT),
         _stage(SECOND, bench.epochs[1], AUGMENT) | {"init": "previous"},
@@ -158,40 +163,28 @@ def right(bench: Bench, seed: int) -> list[Outcome]:
     config = _config(bench, "right", seed, table, stages, "last", full=True)
     train(config)
     held_out, full = np.reshape(predict(config), (2, 2))
-    tested = {"right": held_out, "right, all wells": full}
     return [
-        _outcome(
-            bench,
-            protocol,
-            held_out[at],
-            files[at],
-            at + 1,
-            seed,
-            store.samples,
-            [table] * (at + 1),
-        )
-        for protocol, files in tested.items()
-        for at in (0, 1)
+        _outcome(bench, protocol, validated, tested, seed, samples, [table] * stage)
+        for protocol, files in (("right", held_out), ("right, all wells", full))
+        for stage, (validated, tested) in enumerate(zip(held_out, files, strict=True), 1)
     ]
 
 
 def random_wells(samples: pd.DataFrame, share: float, seed: int | list[int]) -> pd.DataFrame:
-    """A fold table that holds out a random share of the labelled training wells (at least one) in
-    fold 0, whatever their experiment.
+    """Make a fold table that holds out a random share of the labelled wells in fold 0.
+
+    At least one well, whatever its experiment.
     """
     wells = np.sort(samples.well_id[labelled(samples)].unique().astype(str))
-    chosen = np.random.default_rng(seed).choice(
-        len(wells), max(1, round(share * len(wells))), replace=False
-    )
+    count = max(1, round(share * len(wells)))
     fold = np.full(len(wells), NEVER)
-    fold[chosen] = 0
-    return pd.DataFrame({"fold": fold, "well_id": wells}).sort_values(
-        ["fold", "well_id"], ignore_index=True
-    )
+    fold[np.random.default_rng(seed).choice(len(wells), count, replace=False)] = 0
+    table = pd.DataFrame({"fold": fold, "well_id": wells})
+    return table.sort_values(["fold", "well_id"], ignore_index=True)
 
 
 def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
-    """One row a protocol and stage, over the seeds.
+    """Summarise the seeds: one row a protocol and stage.
 
     Returns:
         Columns protocol, stage, validation and its SD over the seeds, wells (validated on, all
@@ -199,27 +192,24 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
         test_gain (over the stage before, NaN in the first) and its SD, flattery (validation -
         test), reused.
     """
-    keys = list(dict.fromkeys((outcome.protocol, outcome.stage) for outcome in outcomes))
     rows, test = [], {}
-    for key in keys:
-        mine = sorted((o for o in outcomes if (o.protocol, o.stage) == key), key=lambda o: o.seed)
-        validation, test[key] = (
-            np.array(v)
-            for v in zip(*[(o.validation.value, o.correct.mean()) for o in mine], strict=True)
-        )
-        low, high = clustered_interval(
-            np.concatenate([o.correct for o in mine]),
-            np.concatenate([o.experiment for o in mine]),
-            seed=0,
-        )
-        gain = test[key] - test.get((key[0], key[1] - 1), np.nan)
+    for key in dict.fromkeys((outcome.protocol, outcome.stage) for outcome in outcomes):
+        protocol, stage = key
+        chosen = [o for o in outcomes if (o.protocol, o.stage) == key]
+        chosen.sort(key=lambda outcome: outcome.seed)
+        validation = np.array([outcome.validation.value for outcome in chosen])
+        test[key] = np.array([outcome.correct.mean() for outcome in chosen])
+        correct = np.concatenate([outcome.correct for outcome in chosen])
+        experiment = np.concatenate([outcome.experiment for outcome in chosen])
+        low, high = clustered_interval(correct, experiment, seed=0)
+        gain = test[key] - test.get((protocol, stage - 1), np.nan)
         rows.append(
             {
-                "protocol": key[0],
-                "stage": key[1],
+                "protocol": protocol,
+                "stage": stage,
                 "validation": validation.mean(),
                 "validation_sd": _sd(validation),
-                "wells": sum(o.validation.total for o in mine),
+                "wells": sum(outcome.validation.total for outcome in chosen),
                 "test": test[key].mean(),
                 "test_sd": _sd(test[key]),
                 "low": low,
@@ -227,39 +217,22 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
                 "test_gain": gain.mean(),
                 "test_gain_sd": _sd(gain),
                 "flattery": (validation - test[key]).mean(),
-                "reused": np.mean([o.reused for o in mine]),
+                "reused": np.mean([outcome.reused for outcome in chosen]),
             }
         )
     return pd.DataFrame(rows)
 
 
 def summary_text(table: pd.DataFrame) -> str:
-    """The table for a terminal."""
-    header = (
-        "protocol",
-        "stage",
-        "validation (SD)",
-        "test (SD)",
-        "95 % over experiments",
-        "stage gained (SD)",
-        "flattery",
-        "reused",
-    )
-    lines = [header]
+    """Format the table for a terminal."""
+    header = ("protocol", "stage", "validation (SD)", "test (SD)", "95 % over experiments")
+    lines = [(*header, "stage gained (SD)", "flattery", "reused")]
     for row in table.itertuples():
+        validation = f"{row.validation:.3f} ({row.validation_sd:.3f})"
+        test = (f"{row.test:.3f} ({row.test_sd:.3f})", f"{row.low:.3f} .. {row.high:.3f}")
         gain = "" if pd.isna(row.test_gain) else f"{row.test_gain:+.3f} ({row.test_gain_sd:.3f})"
-        lines.append(
-            (
-                row.protocol,
-                str(row.stage),
-                f"{row.validation:.3f} ({row.validation_sd:.3f})",
-                f"{row.test:.3f} ({row.test_sd:.3f})",
-                f"{row.low:.3f} .. {row.high:.3f}",
-                gain,
-                f"{row.flattery:+.3f}",
-                f"{row.reused:.0%}",
-            )
-        )
+        end = (gain, f"{row.flattery:+.3f}", f"{row.reused:.0%}")
+        lines.append((row.protocol, str(row.stage), validation, *test, *end))
     return aligned(lines, right={1, 7})
 
 
@@ -281,38 +254,29 @@ def _config(
     weights: Path | None = None,
     full: bool = False,
 ) -> Config:
-    return Config.model_validate(
-        {
-            "name": name,
-            "competition": Store.open(bench.store).source["competition"],
-            "seed": seed,
-            "runs": bench.runs,
-            "data": {
-                "root": bench.root,
-                "store": bench.store,
-                "workers": 0,
-                "pipeline": "albumentations",
-            },
-            "folds": {"file": folds, "use": [0], "full": full},
-            "model": {"backbone": bench.backbone, "weights": weights},
-            "stages": stages,
-            "predict": {"tta": 1, "checkpoint": checkpoint, "batch_size": 128},
-        }
-    )
+    data = {"root": bench.root, "store": bench.store, "workers": 0, "pipeline": "albumentations"}
+    tree = {
+        "name": name,
+        "competition": Store.open(bench.store).source["competition"],
+        "seed": seed,
+        "runs": bench.runs,
+        "data": data,
+        "folds": {"file": folds, "use": [0], "full": full},
+        "model": {"backbone": bench.backbone, "weights": weights},
+        "stages": stages,
+        "predict": {"tta": 1, "checkpoint": checkpoint, "batch_size": 128},
+    }
+    return Config.model_validate(tree)
 
 
 def _export(checkpoint: Path, out: Path) -> None:
-    """The weights that a checkpoint would predict with, as a safetensors file."""
+    """Write the weights that a checkpoint would predict with as a safetensors file."""
     from safetensors.torch import save_file
 
-    from cellsignal.common.files import atomic_path
-
     state = load_checkpoint(checkpoint)
-    weights = {
-        name: value.contiguous() for name, value in (state["averaged"] or state["model"]).items()
-    }
+    weights = state["averaged"] or state["model"]
     with atomic_path(out) as temporary:
-        save_file(weights, temporary)
+        save_file({name: value.contiguous() for name, value in weights.items()}, temporary)
 
 
 def _outcome(
@@ -320,7 +284,6 @@ def _outcome(
     protocol: str,
     validated: Path,
     tested: Path,
-    stage: int,
     seed: int,
     samples: pd.DataFrame,
     tables: Sequence[Path],
@@ -330,33 +293,24 @@ def _outcome(
     competition = get_competition(predictions.about["competition"])
     held_out = merge([load_predictions(validated)], "oof", competition.task)
     test = merge([predictions], "test", competition.task)
-    validation = Accuracy.of(
-        int((held_out.scores.argmax(1) == held_out.label).sum()), len(held_out.label)
-    )
+    is_right = held_out.scores.argmax(1) == held_out.label
+    validation = Accuracy.of(int(is_right.sum()), len(is_right))
     truth = _answers(bench, competition, test.target_id)
     correct = np.array(predictions.classes)[test.scores.argmax(1)] == truth
     trained_on: set[str] = set()
     for table in tables:
         trained_on |= set(samples.target_id[read_folds(table, samples).training(samples, 0)])
     reused = float(np.isin(held_out.target_id, sorted(trained_on)).mean())
-    log.info(
-        "%s, stage %d, seed %d: validation %s, test %.3f",
-        protocol,
-        stage,
-        seed,
-        validation,
-        correct.mean(),
-    )
+    stage = len(tables)
+    words = (protocol, stage, seed, validation, correct.mean())
+    log.info("%s, stage %d, seed %d: validation %s, test %.3f", *words)
     return Outcome(protocol, stage, seed, validation, correct, test.experiment, reused)
 
 
 def _answers(bench: Bench, competition: Competition, target_id: np.ndarray) -> np.ndarray:
     """(T,) text: the true classes of test targets, as a submission writes them."""
-    truth = (
-        competition.answers(bench.answers)
-        .set_index(competition.id_column)[competition.target_column]
-        .astype(str)
-    )
+    answers = competition.answers(bench.answers).set_index(competition.id_column)
+    truth = answers[competition.target_column].astype(str)
     missing = ~np.isin(target_id.astype(str), truth.index.to_numpy(dtype=str))
     if missing.any():
         raise InputError(

@@ -1,12 +1,11 @@
-"""The lab's warm-up: a small convolutional network on handwritten digits, before any cell is looked
-at.
+"""Train the lab's warm-up: a small convolutional network on handwritten digits.
 
 The lab trains it on MNIST. Here the digits are scikit-learn's (1,797 images of 8x8 pixels), which
-are on the disk already, so it takes seconds without a download. It shows what every later table
-keeps to: several seeds with their mean and spread; a test part that chose nothing, neither the
-weights nor the number of epochs; and a split by what the images come from. The digits stand writer
-by writer (scikit-learn's course, "sample grouping", finds 14 blocks): split at random, the network
-has met every hand that it is tested on; the last writers held out, it has not.
+need no download, so it takes seconds. It shows what every later table keeps to: several seeds with
+their mean and spread; a test part that chose nothing, neither the weights nor the number of epochs;
+and a split by what the images come from. The digits stand writer by writer (scikit-learn's course,
+"sample grouping", finds 14 blocks): split at random, the network has met every hand that it is
+tested on; the last writers held out, it has not.
 """
 
 from collections.abc import Sequence
@@ -30,8 +29,11 @@ Split = Literal["image", "writer"]
 
 @dataclass(frozen=True)
 class WarmUp:
-    """(S, N) bool `correct` of every seed and test image of one split; what was trained on and with
-    how many parameters.
+    """What the seeds of one split score.
+
+    Attributes:
+        correct: (S, N) bool, seeds x test images.
+        trained_on: training images.
     """
 
     split: Split
@@ -43,9 +45,7 @@ class WarmUp:
 
 
 def digits_network() -> nn.Sequential:
-    """(B, 1, 8, 8) float in [0, 1] -> (B, 10) logits: conv, pool, conv, pool, dropout, dense,
-    dropout, dense.
-    """
+    """Build the network: (B, 1, 8, 8) float in [0, 1] -> (B, 10) logits."""
     return nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1),
         nn.ReLU(),
@@ -63,8 +63,9 @@ def digits_network() -> nn.Sequential:
 
 
 def digits(split: Split) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Training images (n, 1, 8, 8) float32 in [0, 1] and labels (n,), test images and labels: a
-    random fifth, or the last three writers'.
+    """Load training images (n, 1, 8, 8) in [0, 1] and labels, test images and labels.
+
+    The test part is a random fifth, or the last three writers'.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -86,8 +87,9 @@ def digits(split: Split) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torc
 
 
 def bench_warm_up(seeds: Sequence[int] = (0, 1, 2), epochs: int = EPOCHS) -> list[WarmUp]:
-    """Train one network a split and seed (initial weights, order of the images, dropout) and test
-    it once, at the end.
+    """Train one network a split and seed, and test it once, at the end.
+
+    A seed decides initial weights, order of the images and dropout.
 
     Raises:
         InputError: no seed, a doubled one, or no epoch.
@@ -126,25 +128,22 @@ def _trained(images: torch.Tensor, label: torch.Tensor, seed: int, epochs: int) 
     return network.eval()
 
 
-def warm_up_text(found: Sequence[WarmUp]) -> str:
-    """A line a seed with Wilson's interval; a split's mean and SD over the seeds, with the interval
-    of a bootstrap over the test images.
+def warm_up_text(results: Sequence[WarmUp]) -> str:
+    """Show a line a seed with Wilson's interval; a split's mean and SD over the seeds.
+
+    The mean has the interval of a bootstrap over the test images.
     """
     lines = [("split by", "seed", "accuracy on the test images", "trained on")]
-    for one in found:
-        for seed, row in zip(one.seeds, one.correct, strict=True):
-            lines.append(
-                (
-                    one.split,
-                    str(seed),
-                    str(Accuracy.of(int(row.sum()), len(row))),
-                    f"{one.trained_on:,}",
-                )
-            )
-        each = one.correct.mean(axis=1)
-        images = np.tile(np.arange(one.correct.shape[1]), len(one.seeds))
-        low, high = clustered_interval(one.correct.reshape(-1), images, seed=0)
+    for result in results:
+        for seed, row in zip(result.seeds, result.correct, strict=True):
+            share = str(Accuracy.of(int(row.sum()), len(row)))
+            lines.append((result.split, str(seed), share, f"{result.trained_on:,}"))
+        each = result.correct.mean(axis=1)
+        images = np.tile(np.arange(result.correct.shape[1]), len(result.seeds))
+        low, high = clustered_interval(result.correct.reshape(-1), images, seed=0)
         spread = f" (SD {each.std(ddof=1):.3f})" if len(each) > 1 else ""
-        lines.append((one.split, "mean", f"{each.mean():.3f} [{low:.2f}, {high:.2f}]{spread}", ""))
-    about = f"{found[0].parameters:,} parameters, {found[0].epochs} epochs; tested once, at the end"
+        mean = f"{each.mean():.3f} [{low:.2f}, {high:.2f}]{spread}"
+        lines.append((result.split, "mean", mean, ""))
+    first = results[0]
+    about = f"{first.parameters:,} parameters, {first.epochs} epochs; tested once, at the end"
     return f"{about}\n{aligned(lines, right={1, 3})}"
