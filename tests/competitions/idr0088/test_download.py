@@ -19,6 +19,7 @@ import pytest
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.idr0088 import api
 from cellsignal.competitions.idr0088 import download as module
+from cellsignal.competitions.idr0088 import images as images_module
 from cellsignal.competitions.idr0088.download import WINDOWS, download
 from cellsignal.competitions.idr0088.metadata import COLUMNS, FILE
 from cellsignal.fetch import Fetcher, Politeness
@@ -394,7 +395,7 @@ def test_stopped_and_started_again(idr, fetch, tmp_path, monkeypatch):
     """Ctrl-C in the middle of a plate: what is there is listed, and the next call asks only for the
     rest.
     """
-    true, calls = module.write_png, []
+    true, calls = images_module.write_png, []
 
     def stop(path, plane):
         calls.append(path)
@@ -402,12 +403,12 @@ def test_stopped_and_started_again(idr, fetch, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         true(path, plane)
 
-    monkeypatch.setattr(module, "write_png", stop)
+    monkeypatch.setattr(images_module, "write_png", stop)
     with pytest.raises(KeyboardInterrupt):
         fetch()
     listed = pd.read_csv(tmp_path / "images.csv")
     assert listed.well.tolist() == ["B3"]
-    monkeypatch.setattr(module, "write_png", true)
+    monkeypatch.setattr(images_module, "write_png", true)
     there = len(list(tmp_path.rglob("*.png")))
     before = planes_asked(idr)
     assert len(fetch()) == 9

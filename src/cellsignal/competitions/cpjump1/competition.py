@@ -11,17 +11,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import numbers, read_choices, texts
+from cellsignal.competitions.cpjump1 import metadata
 from cellsignal.competitions.cpjump1.images import join_fields, measure_plates, read_field
-from cellsignal.competitions.cpjump1.metadata import (
-    CHANNELS,
-    HIDDEN,
-    LOAD_DATA,
-    read_answers,
-    read_known_wells,
-    read_layouts,
-    read_plates,
-    stated,
-)
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples
 
@@ -53,7 +44,7 @@ class Cpjump1(Competition):
 
     id = "cpjump1"
     title = "CPJUMP1: compounds, CRISPR and ORF in Cell Painting"
-    channels = CHANNELS
+    channels = metadata.CHANNELS
     image_shape = (1080, 1080)
     published = Published(
         train=126_570,
@@ -138,7 +129,7 @@ class Cpjump1(Competition):
         plate = Path(files[0]).parts[-3].split("__")[0]
         return read_field(root, files, find_calibration(self.calibration, self.id, plate), shape)
 
-    stated = staticmethod(stated)
+    stated = staticmethod(metadata.stated)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples, classes = self.samples(root), self.classes(root)
@@ -151,11 +142,11 @@ class Cpjump1(Competition):
 
         Every row is `private`.
         """
-        return read_answers(Path(path), self.id_column, self.target_column)
+        return metadata.read_answers(Path(path), self.id_column, self.target_column)
 
     def treatments(self, root: Path) -> pd.DataFrame:
         columns = ["treatment", "compound", "role", "targets", "modality"]
-        wells = read_known_wells(Path(root)).sort_values(
+        wells = metadata.read_known_wells(Path(root)).sort_values(
             ["batch", "platemap", "modality"], kind="stable"
         )
         table = wells[columns].drop_duplicates(["treatment", "modality"])
@@ -177,11 +168,11 @@ class Cpjump1(Competition):
             "treatment",
             "cell_type",
         ]
-        known = read_known_wells(Path(root))
+        known = metadata.read_known_wells(Path(root))
         known = known.assign(well_id=known.plate + "_" + known.well)[columns]
         # a plate that was imaged again stands in a batch of its own, with the same layout
         known = known.drop_duplicates("well_id", ignore_index=True)
-        if not (Path(root) / LOAD_DATA).is_dir():
+        if not (Path(root) / metadata.LOAD_DATA).is_dir():
             return known
         wells = super().profile_wells(root)
         return pd.concat([wells, known[~known.well_id.isin(wells.well_id)]], ignore_index=True)
@@ -240,13 +231,14 @@ def _read_fields(root: Path) -> pd.DataFrame:
         if names:
             log.warning("%s: %d %s, first %s", root, len(names), what, names[0])
     if fields.rows.empty and not fields.without_file:
-        raise InputError(f"{root / LOAD_DATA}: every load_data.csv has its header alone, no row")
+        folder = root / metadata.LOAD_DATA
+        raise InputError(f"{folder}: every load_data.csv has its header alone, no row")
     if fields.rows.empty:
         raise InputError(
             f"{root}: none of the {len(fields.without_file)} fields in load_data.csv is on disk, "
             f"first {fields.without_file[0]}"
         )
-    plates = read_plates(root)
+    plates = metadata.read_plates(root)
     table = fields.rows.join(plates, on=["batch", "plate"])
     unknown = table[table.modality.isna()]
     if len(unknown):
@@ -255,8 +247,8 @@ def _read_fields(root: Path) -> pd.DataFrame:
             "and no row in the experiment metadata"
         )
     imaged = plates[plates.index.isin(pd.MultiIndex.from_frame(table[["batch", "plate"]]))]
-    table = _join_layouts(root, table, read_layouts(root, imaged))
-    table["split"] = np.where(table.treatment == HIDDEN, "test", "train").astype(object)
+    table = _join_layouts(root, table, metadata.read_layouts(root, imaged))
+    table["split"] = np.where(table.treatment == metadata.HIDDEN, "test", "train").astype(object)
     suffix = table.modality.map({"compound": "", "crispr": " (crispr)", "orf": " (orf)"})
     table["name"] = table["compound"].fillna("") + suffix
     times = table.cell_type + "_" + table.time + "h_" + table.modality
@@ -267,7 +259,7 @@ def _read_fields(root: Path) -> pd.DataFrame:
 def _join_layouts(root: Path, fields: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
     """Add what each well got; the wells of plates without a platemap are hidden."""
     if layouts.empty:
-        return fields.assign(treatment=HIDDEN, compound=None, role="treatment")
+        return fields.assign(treatment=metadata.HIDDEN, compound=None, role="treatment")
     platemaps = layouts.drop_duplicates(["batch", "plate"])[["batch", "plate", "platemap"]]
     columns = ["batch", "plate", "well", "treatment", "compound", "role"]
     table = fields.merge(platemaps, on=["batch", "plate"], how="left")
@@ -278,7 +270,7 @@ def _join_layouts(root: Path, fields: pd.DataFrame, layouts: pd.DataFrame) -> pd
         raise InputError(
             f"{root}: platemap {row.platemap} of plate {row.plate} lacks the well {row.well}"
         )
-    return table.fillna({"treatment": HIDDEN, "role": "treatment"})
+    return table.fillna({"treatment": metadata.HIDDEN, "role": "treatment"})
 
 
 def _class_names(table: pd.DataFrame) -> tuple[str, ...]:

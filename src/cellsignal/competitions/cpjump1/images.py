@@ -22,24 +22,8 @@ import pandas as pd
 
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
-from cellsignal.competitions.calibration import (
-    NOT_CALIBRATED,
-    PlateError,
-    PlateJob,
-    describe_planes,
-    measure_changed,
-    read_arrays,
-)
-from cellsignal.competitions.cpjump1.metadata import (
-    CHANNELS,
-    KEY,
-    LOAD_DATA,
-    NO_WELL,
-    WELL,
-    keys_of,
-    stated,
-    wells_of,
-)
+from cellsignal.competitions import calibration
+from cellsignal.competitions.cpjump1 import metadata
 from cellsignal.competitions.samples import Places, origins, refuse_misstated
 from cellsignal.images import read_gray16
 from cellsignal.images.intensity import anscombe, illumination, to_uint8
@@ -81,9 +65,9 @@ def join_fields(root: Path) -> Fields:
             field twice; a barcode in two batches; two image folders of one plate.
     """
     root = Path(root)
-    paths = sorted((root / LOAD_DATA).glob("*/*/load_data.csv"))
+    paths = sorted((root / metadata.LOAD_DATA).glob("*/*/load_data.csv"))
     if not paths:
-        raise InputError(f"{root / LOAD_DATA}: no <batch>/<plate>/load_data.csv here")
+        raise InputError(f"{root / metadata.LOAD_DATA}: no <batch>/<plate>/load_data.csv here")
     folders: dict[str, Path] = {}
     for path in paths:
         plate = path.parent.name
@@ -112,15 +96,16 @@ def _join_plate(root: Path, path: Path) -> Fields:
         {
             "batch": batch,
             "plate": plate,
-            "well": wells_of(keys),
+            "well": metadata.wells_of(keys),
             "site": keys.str[7:9].astype(int),
             "files": [tuple(f"{prefix}/{name}" for name in row) for row in files],
-            "origin": origins(f"{LOAD_DATA}/{batch}/{plate}/load_data.csv", table),
+            "origin": origins(f"{metadata.LOAD_DATA}/{batch}/{plate}/load_data.csv", table),
         }
     )
     columns = [column for column in table.columns if column.startswith("FileName_")]
     claimed = {name.lower() for column in columns for name in table[column]}
-    orphans = [on_disk[name] for name in sorted(set(on_disk) - claimed) if re.search(KEY, name)]
+    unclaimed = sorted(set(on_disk) - claimed)
+    orphans = [on_disk[name] for name in unclaimed if re.search(metadata.KEY, name)]
     return Fields(
         rows[has_file].reset_index(drop=True),
         tuple(f"{row.plate} {row.well} {row.site}" for row in rows[~has_file].itertuples()),
@@ -131,26 +116,26 @@ def _join_plate(root: Path, path: Path) -> Fields:
 def _read_load_data(root: Path, path: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
     """Read a load_data.csv, its five columns of files, and the key of each row."""
     batch, plate = path.parts[-3:-1]
-    named = [f"FileName_Orig{channel}" for channel in CHANNELS]
+    named = [f"FileName_Orig{channel}" for channel in metadata.CHANNELS]
     columns = (*named, "Metadata_Plate", "Metadata_Well", "Metadata_Site")
     table = read_table(path, columns, any_row=True)
     wells, sites = normalise_wells(table.Metadata_Well), table.Metadata_Site
     other_plate = table.Metadata_Plate != plate
     why = f"is not the plate {plate} of its folder"
     refuse_rows(path, table, other_plate, "Metadata_Plate", why)
-    refuse_rows(path, table, ~wells.str.fullmatch(WELL), "Metadata_Well", NO_WELL)
+    refuse_rows(path, table, ~wells.str.fullmatch(metadata.WELL), "Metadata_Well", metadata.NO_WELL)
     no_site = ~sites.str.fullmatch(r"[1-9]\d?")
     refuse_rows(path, table, no_site, "Metadata_Site", "is no site number")
     row = wells.str[0].map(lambda letter: f"r{ord(letter) - 64:02d}")
     keys = row + "c" + wells.str[1:] + "f" + sites.str.zfill(2)
     refuse_rows(path, table, keys.duplicated(), "Metadata_Site", "of this well stands twice")
     for column in named:
-        other_key = keys_of(table[column]) != keys
+        other_key = metadata.keys_of(table[column]) != keys
         refuse_rows(path, table, other_key, column, "is not a file of the row's well and site")
     files = list(_with_folders(table, named).itertuples(index=False, name=None))
-    origin = origins(f"{LOAD_DATA}/{batch}/{plate}/load_data.csv", table)
+    origin = origins(f"{metadata.LOAD_DATA}/{batch}/{plate}/load_data.csv", table)
     stating = pd.DataFrame({"files": files, "plate": plate, "origin": origin.to_numpy()})
-    refuse_misstated(stating, Places(root, stating), CHANNELS, stated)
+    refuse_misstated(stating, Places(root, stating), metadata.CHANNELS, metadata.stated)
     return table, table[named], keys
 
 
@@ -197,10 +182,10 @@ def measure_plates(
     """
     jobs = {}
     for plate, fields in plates.items():
-        planes = describe_planes(root, fields)
+        planes = calibration.describe_planes(root, fields)
         measure = functools.partial(measure_plate, root, plate, tuple(fields))
-        jobs[plate] = PlateJob({"version": VERSION, **(planes or {})}, measure)
-    return measure_changed(folder, jobs, workers)
+        jobs[plate] = calibration.PlateJob({"version": VERSION, **(planes or {})}, measure)
+    return calibration.measure_changed(folder, jobs, workers)
 
 
 def measure_plate(
@@ -231,7 +216,7 @@ def measure_plate(
             examples[shape].append(field)
     if not counts:
         first = fields[0][0] if fields else "none"
-        raise PlateError(
+        raise calibration.PlateError(
             f"{root}: plate {plate} has no readable field to calibrate it from, first {first}"
         )
     shape, count = counts.most_common(1)[0]
@@ -272,7 +257,7 @@ def read_field(
     try:
         changed_at = measured.stat().st_mtime_ns
     except OSError:
-        raise ImageError(root / files[0], "not_calibrated", NOT_CALIBRATED) from None
+        raise ImageError(root / files[0], "not_calibrated", calibration.NOT_CALIBRATED) from None
     lights, lows, highs = _load_calibration(measured, changed_at)
     _, height, width = lights.shape
     if planes.shape[1:] != (height, width):
@@ -295,4 +280,4 @@ def _read_planes(
 
 @functools.lru_cache(maxsize=4)
 def _load_calibration(path: Path, changed_at: int) -> list[np.ndarray]:
-    return read_arrays(path, ("illumination", "low", "high"))
+    return calibration.read_arrays(path, ("illumination", "low", "high"))

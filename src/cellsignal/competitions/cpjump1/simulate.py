@@ -20,21 +20,8 @@ from cellsignal.common.files import write_csv
 from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.cpjump1 import simulate_tables as tables
 from cellsignal.competitions.cpjump1.metadata import CHANNELS
+from cellsignal.simulation import output, phenotypes
 from cellsignal.simulation.cells import STAINS
-from cellsignal.simulation.output import (
-    check_sizes,
-    claim_folder,
-    generator,
-    run_jobs,
-    simulator,
-)
-from cellsignal.simulation.phenotypes import (
-    N_EFFECTS,
-    effect,
-    experiment_response,
-    look_of,
-    well_effect,
-)
 from cellsignal.simulation.plates import WELLS, Plate, Site, draw_optics, draw_plate
 
 # name -> the look of `cells.CELL_TYPES` that it is drawn with
@@ -73,7 +60,7 @@ class PlateJob:
     wells: tuple[tuple[str, str, str], ...]
 
 
-@simulator
+@output.simulator
 def simulate_cpjump1(
     out: Path | str,
     seed: int = 0,
@@ -108,7 +95,7 @@ def simulate_cpjump1(
         InputError: an argument out of its range, or `out` holds something else.
     """
     sizes = {name: value for name, value in locals().items() if name in _RANGES}
-    check_sizes("cpjump1", sizes, _RANGES)
+    output.check_sizes("cpjump1", sizes, _RANGES)
     _simulate_plates(Path(out), seed, SimpleNamespace(**sizes), workers)
 
 
@@ -120,7 +107,7 @@ def _simulate_plates(out: Path, seed: int, sizes: SimpleNamespace, workers: int)
             "lower genes, compounds_per_gene or controls"
         )
     settings = {"competition": "cpjump1", "seed": seed, **vars(sizes)}
-    claim_folder(out, answers_path(out), settings)
+    output.claim_folder(out, answers_path(out), settings)
     compounds = tables.make_compounds(sizes.genes, sizes.compounds_per_gene)
     guides = tables.make_guides(sizes.genes)
     treatments = dict(zip(tables.MAPS, (compounds, guides, compounds), strict=True))
@@ -135,7 +122,7 @@ def _simulate_plates(out: Path, seed: int, sizes: SimpleNamespace, workers: int)
     jobs = [_plate_job(out, row, layouts) for row in plate_table.itertuples()]
     n_fields = sum(len(job.wells) for job in jobs) * sizes.sites
     draw = partial(_draw, seed=seed, sizes=sizes)
-    run_jobs(draw, jobs, n_fields, workers)
+    output.run_jobs(draw, jobs, n_fields, workers)
     hidden_layout = layouts.get(tables.HIDDEN_MAP)
     write_csv(answers_path(out), tables.make_answers(plate_table, hidden_layout, compounds))
     for job in jobs:
@@ -147,7 +134,7 @@ def _simulate_plates(out: Path, seed: int, sizes: SimpleNamespace, workers: int)
     tables.write_plates(out, plate_table)
 
 
-@simulator
+@output.simulator
 def simulate_course(
     out: Path | str,
     seed: int = 0,
@@ -177,7 +164,7 @@ def simulate_course(
     ranges = {"compounds": (1, 49 - singles), "wells": (2, None), "singles": (0, None)}
     ranges |= {"controls": (2, None), "sites": (1, 99), "size": (16, None), "noise": (0, 1)}
     sizes = {name: value for name, value in locals().items() if name in ranges}
-    check_sizes("cpjump1_course", sizes, ranges)
+    output.check_sizes("cpjump1_course", sizes, ranges)
     _simulate_course_plate(Path(out), seed, SimpleNamespace(**sizes), workers)
 
 
@@ -191,9 +178,9 @@ def _simulate_course_plate(out: Path, seed: int, sizes: SimpleNamespace, workers
             "compounds, wells, singles or controls"
         )
     settings = {"competition": "cpjump1_course", "seed": seed, **vars(sizes)}
-    claim_folder(out, answers_path(out), settings)
+    output.claim_folder(out, answers_path(out), settings)
     table = pd.DataFrame({"name": names})
-    table["well"] = generator(seed, "places").permutation(WELLS)[: len(names)].tolist()
+    table["well"] = output.generator(seed, "places").permutation(WELLS)[: len(names)].tolist()
     table["gene"] = table.name.replace("DMSO", "")
     table["hidden"] = (table.index % sizes.wells == 0) & (
         table.index < sizes.compounds * sizes.wells
@@ -202,7 +189,7 @@ def _simulate_course_plate(out: Path, seed: int, sizes: SimpleNamespace, workers
     well_rows = tuple(table[["well", "name", "gene"]].itertuples(index=False, name=None))
     job = PlateJob(COURSE_PLATE, out / "images", "A549", "course", well_rows)
     draw = partial(_draw, seed=seed, sizes=sizes, channels=("RNA",))
-    run_jobs(draw, [job], len(names) * sizes.sites, workers)
+    output.run_jobs(draw, [job], len(names) * sizes.sites, workers)
     table = table.sort_values("well")
     hidden = table[table.hidden]
     answers = {"well_id": f"{COURSE_PLATE}_" + hidden.well, "pert_iname": hidden.name}
@@ -242,7 +229,7 @@ def _draw(
     if sizes.noise:
         mean = np.full((len(channels), sizes.size, sizes.size), _NOISE)
         for well, site in pairs:
-            rng = generator(seed, "counts", job.plate, well, site)
+            rng = output.generator(seed, "counts", job.plate, well, site)
             _write_counts(job.folder, well, site, channels, mean, rng)
         return len(pairs)
     pair_of = {f"{job.plate}_{well}_s{site}": (well, site) for well, site in pairs}
@@ -250,7 +237,7 @@ def _draw(
     plate = _plate_to_draw(job, seed, pair_of, len(channels))
     for site_drawn, image in draw_plate(plate, sizes.size, seed, stains):
         well, site = pair_of[site_drawn.name]
-        rng = generator(seed, "counts", job.plate, well, site)
+        rng = output.generator(seed, "counts", job.plate, well, site)
         mean = np.maximum(image + rng.uniform(-0.5, 0.5, image.shape), 0.5) * _COUNTS
         _write_counts(job.folder, well, site, channels, mean, rng)
     return len(pairs)
@@ -259,15 +246,15 @@ def _draw(
 def _plate_to_draw(
     job: PlateJob, seed: int, pair_of: dict[str, tuple[str, int]], n_channels: int
 ) -> Plate:
-    rng = generator(seed, "brightness", job.plate)
+    rng = output.generator(seed, "brightness", job.plate)
     mean = _MEAN * np.exp(_PLATE_SPREAD * rng.normal(size=n_channels))
     optics = draw_optics(mean, _CONTRAST * mean, seed, job.experiment, job.plate)
-    response = experiment_response(seed, job.experiment)
+    response = phenotypes.experiment_response(seed, job.experiment)
     looks = {}
     for well, treatment, gene in job.wells:
         full_effect = _effect(seed, treatment, gene, job.cell_type, well)
-        units = well_effect(seed, full_effect, response, (job.plate,), well)
-        looks[well] = look_of(CELL_TYPES[job.cell_type], units)
+        units = phenotypes.well_effect(seed, full_effect, response, (job.plate,), well)
+        looks[well] = phenotypes.look_of(CELL_TYPES[job.cell_type], units)
     sites = tuple(Site(name, well, looks[well]) for name, (well, _) in pair_of.items())
     return Plate(job.plate, optics, sites)
 
@@ -293,8 +280,9 @@ def _write_counts(
 
 def _effect(seed: int, treatment: str, gene: str, cell_type: str, well: str) -> np.ndarray:
     """Return (N_EFFECTS,) units: the gene's, the treatment's own, and those of the position."""
-    position = POSITION_SHIFT * generator(seed, "position", well).normal(size=N_EFFECTS)
+    rng = output.generator(seed, "position", well)
+    position = POSITION_SHIFT * rng.normal(size=phenotypes.N_EFFECTS)
     if not gene:
         return position
-    gene_effect = GENE_SHARE * effect(seed, f"gene {gene}", cell_type)
-    return gene_effect + OWN_SHARE * effect(seed, treatment, cell_type) + position
+    gene_effect = GENE_SHARE * phenotypes.effect(seed, f"gene {gene}", cell_type)
+    return gene_effect + OWN_SHARE * phenotypes.effect(seed, treatment, cell_type) + position

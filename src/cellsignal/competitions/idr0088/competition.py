@@ -10,26 +10,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.tables import refuse_rows
 from cellsignal.competitions.base import Competition, Protocol, register
 from cellsignal.competitions.choices import flag, numbers, read_choices, texts
-from cellsignal.competitions.idr0088.images import (
-    FILE_COLUMNS,
-    IMAGES,
-    read_images,
-    read_planes,
-    stated,
-)
-from cellsignal.competitions.idr0088.metadata import (
-    channel_meaning,
-    find_annotation,
-    read_annotation,
-)
-from cellsignal.competitions.idr0088.moa import (
-    FOLDS,
-    ClassRule,
-    deal_compounds,
-    gpcr_classes,
-    label_compounds,
-    moa_classes,
-)
+from cellsignal.competitions.idr0088 import images, metadata, moa
 from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.published import Published
 from cellsignal.competitions.samples import check_samples, origins
@@ -73,7 +54,7 @@ class Idr0088(Competition):
         "controls": 4,
         "size": 32,
     }
-    rule: ClassVar[ClassRule]  # makes the classes of the MoAs of all compounds
+    rule: ClassVar[moa.ClassRule]  # makes the classes of the MoAs of all compounds
 
     def known_compounds(self, annotation: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         """Return the compounds with a known MoA, and the classes; no images are needed.
@@ -82,17 +63,17 @@ class Idr0088(Competition):
             Columns compound (InChIKey), name, moa ("; " between them), labels (tuple of class
             numbers, () for none), n (wells).
         """
-        table, classes = label_compounds(annotation, type(self).rule)
+        table, classes = moa.label_compounds(annotation, type(self).rule)
         known = table[table["labels"].notna()].reset_index(drop=True)
         known["moa"] = known.moa.map("; ".join)
         return known[["compound", "name", "moa", "labels", "n"]], tuple(classes)
 
     def classes(self, root: Path) -> tuple[str, ...]:
-        return tuple(label_compounds(find_annotation(root), type(self).rule)[1])
+        return tuple(moa.label_compounds(metadata.find_annotation(root), type(self).rule)[1])
 
     def channel_meaning(self, root: Path) -> pd.DataFrame:
         """Return columns reporter_line (the samples' cell_type), channel, shows."""
-        return channel_meaning(read_annotation(find_annotation(root)))
+        return metadata.channel_meaning(metadata.read_annotation(metadata.find_annotation(root)))
 
     def samples(self, root: Path) -> pd.DataFrame:
         """Return the fields of the wells that have images.
@@ -100,30 +81,32 @@ class Idr0088(Competition):
         Wells of a compound with known MoA and control wells are `train`, others `test`.
         """
         root = Path(root)
-        path = find_annotation(root)
-        images, annotation = read_images(root / IMAGES), read_annotation(path)
-        well_id = images.plate + "_" + images.well
-        wells = annotation[annotation.plate.isin(images.plate.unique())]
+        path = metadata.find_annotation(root)
+        fields = images.read_images(root / images.IMAGES)
+        annotation = metadata.read_annotation(path)
+        well_id = fields.plate + "_" + fields.well
+        wells = annotation[annotation.plate.isin(fields.plate.unique())]
         names = wells.plate.astype(object) + "_" + wells.well.astype(object)
         rows = pd.Index(names).get_indexer(well_id)
         why = f"of its plate is not in {path.name}"
-        refuse_rows(root / IMAGES, images, rows < 0, "well", why)
-        wells = wells.iloc[rows].set_axis(images.index)
-        compounds, _ = label_compounds(path, type(self).rule)
+        refuse_rows(root / images.IMAGES, fields, rows < 0, "well", why)
+        wells = wells.iloc[rows].set_axis(fields.index)
+        compounds, _ = moa.label_compounds(path, type(self).rule)
         keys = wells.inchikey.astype(object)
         labels = keys.map(compounds.set_index("compound")["labels"])
         is_shown = labels.notna() | wells.control
         key = keys.where(~wells.control, CONTROL)
         dose = wells.concentration.map("@{:g}".format).where(~wells.control, "")
+        files = fields[list(images.FILE_COLUMNS)].itertuples(index=False, name=None)
         frame = pd.DataFrame(
             {
-                "sample_id": well_id + "_f" + images.field,
+                "sample_id": well_id + "_f" + fields.field,
                 "target_id": well_id,
                 "well_id": well_id,
                 "experiment": wells.experiment.astype(object),
-                "plate": images.plate,
-                "well": images.well,
-                "site": images.field.astype(int),
+                "plate": fields.plate,
+                "well": fields.well,
+                "site": fields.field.astype(int),
                 "cell_type": wells.reporter_line.astype(object),
                 "label": None,
                 "labels": labels.where(labels.notna(), None),
@@ -131,18 +114,18 @@ class Idr0088(Competition):
                 "compound": key.where(is_shown, None),
                 "treatment": (key + dose).where(is_shown, None),
                 "split": np.where(is_shown, "train", "test"),
-                "files": list(zip(*(images[column] for column in FILE_COLUMNS), strict=True)),
-                "origin": origins(IMAGES, images),
+                "files": list(files),
+                "origin": origins(images.IMAGES, fields),
             }
         )
         return check_samples(frame, root, self.channels, self.stated)
 
-    stated = staticmethod(stated)
+    stated = staticmethod(images.stated)
 
     def read(
         self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
     ) -> np.ndarray:
-        return read_planes(Path(root), files, shape)
+        return images.read_planes(Path(root), files, shape)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples = self.samples(root)
@@ -154,9 +137,9 @@ class Idr0088(Competition):
 
     def treatments(self, root: Path) -> pd.DataFrame:
         """Return the compounds with known MoA at each of their concentrations, and the control."""
-        path = find_annotation(root)
+        path = metadata.find_annotation(root)
         known, _ = self.known_compounds(path)
-        doses = read_annotation(path)[["inchikey", "concentration"]].drop_duplicates()
+        doses = metadata.read_annotation(path)[["inchikey", "concentration"]].drop_duplicates()
         doses = doses.astype({"inchikey": object})
         frame = known.merge(doses, left_on="compound", right_on="inchikey")
         frame = frame.sort_values(["compound", "concentration"]).assign(role="treatment")
@@ -178,7 +161,7 @@ class Idr0088(Competition):
         groups = wells.groupby("compound", sort=True)
         compounds = groups["labels"].first().to_frame().assign(n=groups.size()).reset_index()
         classes = 1 + max(compounds["labels"].explode().dropna(), default=-1)
-        return deal_compounds(compounds, int(classes), FOLDS)
+        return moa.deal_compounds(compounds, int(classes), moa.FOLDS)
 
     def protocols(self) -> tuple[Protocol, ...]:
         return (
@@ -238,7 +221,7 @@ class Idr0088Gpcr(Idr0088):
     id = "idr0088_gpcr"
     title = "idr0088: GPCR agonists against the rest, unseen compounds"
     published = _published(classes=1)
-    rule = staticmethod(gpcr_classes)
+    rule = staticmethod(moa.gpcr_classes)
 
 
 @register
@@ -248,4 +231,4 @@ class Idr0088Moa(Idr0088):
     id = "idr0088_moa"
     title = "idr0088: mechanisms of action of unseen compounds, several each"
     published = _published(classes=132)
-    rule = staticmethod(moa_classes)
+    rule = staticmethod(moa.moa_classes)

@@ -37,15 +37,8 @@ from tqdm import tqdm
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv, write_json
+from cellsignal.competitions.idr0088 import images
 from cellsignal.competitions.idr0088.api import BASE, QUALITY, Idr
-from cellsignal.competitions.idr0088.images import (
-    is_whole_png,
-    read_earlier_images,
-    reduce_plane,
-    well_order,
-    write_images,
-    write_png,
-)
 from cellsignal.competitions.idr0088.metadata import FILE, read_reporter_lines
 from cellsignal.fetch import Fetcher
 from cellsignal.images.intensity import to_uint8
@@ -58,7 +51,6 @@ ANNOTATION_URL = (
 WINDOWS = ((27.0, 4319.0), (0.0, 6193.0), (0.0, 3880.0))  # counts; channels 1 to 3
 LINE_KEY = "Cell Line with Markers"  # what IDR calls the reporter line
 FAILURES = 5  # in a row: then it is not the images
-_WELLS_OF_A_PLATE = 308
 
 
 @dataclass(frozen=True)
@@ -111,15 +103,13 @@ def download(
 
     Args:
         plates: names as in the table; None is all 1,199, which is over a million planes.
-        wells: addresses ("L8", "L08") for every plate, or plate and address ("1013608248_L8"); None
-            is all, 308 a plate.
+        wells: addresses ("L8") for every plate, or with the plate ("1013608248_L8"); None is all.
         fields: counted from 1; the screen has two or three a well.
         limit: images (of three planes) in all.
         size, raw, windows: see `PlaneSettings`.
 
     Raises:
-        InputError: no connection, an unknown plate, a folder filled in another way, or images that
-            could not be fetched (after all others).
+        InputError: no connection, an unknown plate, a folder filled in another way, a failed image.
     """
     out, fields = Path(out), tuple(fields)
     settings = PlaneSettings(tuple((float(low), float(high)) for low, high in windows), size, raw)
@@ -130,17 +120,16 @@ def download(
         idr = Idr(session, out / ".cache", base.rstrip("/"))
         id_of = idr.list_plates()
         chosen = _choose_plates(plates, id_of)
-        n_planes = _WELLS_OF_A_PLATE * len(fields) * len(WINDOWS)
-        log.info("%d plates; all 308 wells of one are %d planes", len(chosen), n_planes)
+        log.info("%d plates; a whole one has %d planes", len(chosen), 308 * 3 * len(fields))
         chosen_wells = None if wells is None else {_plain_well(well) for well in wells}
-        rows = read_earlier_images(out)
+        rows = images.read_earlier_images(out)
         failed: list[tuple] = []  # the columns of failed.csv
         n_images = 0
         for plate in chosen:
             if limit is not None and n_images >= limit:
                 break
             jobs = _list_jobs(idr, plate, id_of[plate], chosen_wells, fields)
-            jobs = jobs if limit is None else jobs[: limit - n_images]
+            jobs = jobs[: None if limit is None else limit - n_images]
             n_images += len(jobs)
             if jobs:
                 _check_reporter_line(idr, jobs[0], line_of)
@@ -167,7 +156,7 @@ def _list_jobs(
             well = _plain_well(address)
             if wells is None or well in wells or f"{plate}_{well}" in wells:
                 jobs.append(ImageJob(plate, well, field, image.id, image.well_id))
-    return sorted(jobs, key=lambda job: (well_order(job.well), job.field))
+    return sorted(jobs, key=lambda job: (images.well_order(job.well), job.field))
 
 
 def _fetch_plate(
@@ -198,7 +187,7 @@ def _fetch_plate(
                 n_failed = 0
                 rows[job.plate, job.well, job.field] = (job.image_id, *job.files)
     finally:
-        write_images(out, rows)
+        images.write_images(out, rows)
 
 
 def _report(out: Path, n_images: int, failed: list[tuple]) -> None:
@@ -219,7 +208,8 @@ def _report(out: Path, n_images: int, failed: list[tuple]) -> None:
 def _fetch_image(idr: Idr, out: Path, job: ImageJob, settings: PlaneSettings) -> None:
     """Fetch the channels of an image whose files are not there whole."""
     n_channels = len(settings.windows)
-    missing = [channel for channel, file in enumerate(job.files) if not is_whole_png(out / file)]
+    is_whole = [images.is_whole_png(out / file) for file in job.files]
+    missing = [channel for channel in range(n_channels) if not is_whole[channel]]
     if not missing:
         return
     info = idr.read_image_info(job.image_id)
@@ -230,14 +220,14 @@ def _fetch_image(idr: Idr, out: Path, job: ImageJob, settings: PlaneSettings) ->
     if settings.raw:
         counts = idr.fetch_raw_planes(job.image_id, n_channels, shape)
         for channel in missing:
-            plane = reduce_plane(counts[channel], settings.size)
-            write_png(out / job.files[channel], to_uint8(plane, *settings.windows[channel]))
+            plane = images.reduce_plane(counts[channel], settings.size)
+            images.write_png(out / job.files[channel], to_uint8(plane, *settings.windows[channel]))
         return
 
     def fetch_channel(channel: int) -> None:
         window = settings.windows[channel]
         plane = idr.fetch_rendered_plane(job.image_id, channel + 1, n_channels, window, shape)
-        write_png(out / job.files[channel], reduce_plane(plane, settings.size))
+        images.write_png(out / job.files[channel], images.reduce_plane(plane, settings.size))
 
     # rendering takes IDR long; the fetcher keeps to its rate
     with ThreadPoolExecutor(len(missing)) as pool:

@@ -15,60 +15,41 @@ import numpy as np
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
 from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.idr0088 import simulate_tables as tables
 from cellsignal.competitions.idr0088.images import IMAGES
 from cellsignal.competitions.idr0088.moa import MIN_COMPOUNDS
-from cellsignal.competitions.idr0088.simulate_tables import (
-    CELLS,
-    Compound,
-    PlateJob,
-    list_images,
-    make_answers,
-    write_annotation,
-)
+from cellsignal.simulation import output, phenotypes
 from cellsignal.simulation.cells import STAINS
-from cellsignal.simulation.output import (
-    check_sizes,
-    claim_folder,
-    generator,
-    run_jobs,
-    simulator,
-    write_png,
-)
-from cellsignal.simulation.phenotypes import (
-    N_EFFECTS,
-    experiment_response,
-    look_of,
-    units,
-    well_effect,
-)
 from cellsignal.simulation.plates import Plate, Site, draw_optics, draw_plate
 
 # what mechanisms do, and the annotation's strings for them (some for the same mechanism)
 MECHANISMS: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
     "beta": (
-        units(
+        phenotypes.units(
             reach=1.8, elongation=2.8, nucleus=1.2, stain_er=-1.2, stain_mito=-1.2, stain_actin=-1.0
         ),
         ("Beta-adrenergic receptor agonist",),
     ),
     "cannabinoid": (
-        units(reach=-2.0, clumping=2.0, chromatin=2.0, stain_mito=-1.2, stain_er=1.2),
+        phenotypes.units(reach=-2.0, clumping=2.0, chromatin=2.0, stain_mito=-1.2, stain_er=1.2),
         ("Cannabinoid receptor agonist", "Cannabinoid receptor partial agonist"),
     ),
     "ppar": (
-        units(er_extent=2.2, stain_er=1.8, er_texture=1.8, density=-1.0),
+        phenotypes.units(er_extent=2.2, stain_er=1.8, er_texture=1.8, density=-1.0),
         ("Peroxisome proliferator-activated receptor activator", "PPAR agonist"),
     ),
     "microtubule": (
-        units(rounded=3.0, binucleate=2.4, density=-2.2, chromatin=1.4, reach=-1.2),
+        phenotypes.units(rounded=3.0, binucleate=2.4, density=-2.2, chromatin=1.4, reach=-1.2),
         ("Microtubule inhibitor",),
     ),
     "p38": (
-        units(nucleus=2.2, density=-1.2, cortex=1.8, nucleoli=-1.8, golgi_size=1.4),
+        phenotypes.units(nucleus=2.2, density=-1.2, cortex=1.8, nucleoli=-1.8, golgi_size=1.4),
         ("p38 MAPK inhibitor",),
     ),
     "sodium": (
-        units(nucleus=-1.8, density=1.8, stain_nuclei=1.6, er_texture=-1.8, mito_texture=2.0),
+        phenotypes.units(
+            nucleus=-1.8, density=1.8, stain_nuclei=1.6, er_texture=-1.8, mito_texture=2.0
+        ),
         ("Voltage-gated sodium channel blocker",),
     ),
 }
@@ -99,7 +80,7 @@ _RANGES = {
 }
 
 
-@simulator
+@output.simulator
 def simulate_idr0088(
     out: Path | str,
     seed: int = 0,
@@ -140,7 +121,7 @@ def simulate_idr0088(
             something else.
     """
     sizes = {name: value for name, value in locals().items() if name in _RANGES}
-    check_sizes(competition, sizes, _RANGES)
+    output.check_sizes(competition, sizes, _RANGES)
     _simulate_plates(Path(out), seed, competition, SimpleNamespace(**sizes), workers)
 
 
@@ -154,19 +135,19 @@ def _simulate_plates(
             f"into {len(_TREATED)} wells of a plate"
         )
     settings = {"competition": competition, "seed": seed, **vars(sizes)}
-    claim_folder(out, answers_path(out), settings)
+    output.claim_folder(out, answers_path(out), settings)
     jobs = list(_plate_jobs(seed, compounds, sizes))
-    write_annotation(out, jobs)
-    images = list_images(jobs, sizes.fields)
+    tables.write_annotation(out, jobs)
+    images = tables.list_images(jobs, sizes.fields)
     for job in jobs:
         (out / "images" / str(job.number)).mkdir(parents=True, exist_ok=True)
     draw = partial(_draw, folder=out, seed=seed, size=sizes.size, fields=sizes.fields)
-    run_jobs(draw, jobs, len(images), workers)
+    output.run_jobs(draw, jobs, len(images), workers)
     write_csv(out / IMAGES, images)
-    write_csv(answers_path(out), make_answers(out, jobs, competition))
+    write_csv(answers_path(out), tables.make_answers(out, jobs, competition))
 
 
-def _compounds(seed: int, labelled: int, hidden: int) -> list[Compound]:
+def _compounds(seed: int, labelled: int, hidden: int) -> list[tables.Compound]:
     """Return all compounds of the library; a salt comes after the compound that it is."""
     facts = []
     for mechanism, (_, strings) in MECHANISMS.items():
@@ -175,60 +156,64 @@ def _compounds(seed: int, labelled: int, hidden: int) -> list[Compound]:
     for raw, mechanisms in TWO:
         facts += [(raw, mechanisms, False), (raw, mechanisms, True)]
     facts += [("", (), True)] * hidden
-    rng = generator(seed, "compounds")
+    rng = output.generator(seed, "compounds")
     compounds = []
     for number, (raw, mechanisms, is_hidden) in enumerate(facts, 1):
         letters = "".join(rng.choice(list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), 22))
         inchikey, name = f"{letters[:14]}-{letters[14:]}SA-N", f"substance {number}"
-        compounds.append(Compound(inchikey, name, raw, mechanisms, is_hidden))
+        compounds.append(tables.Compound(inchikey, name, raw, mechanisms, is_hidden))
     base = compounds[0]
-    salt = Compound(base.inchikey, f"{base.name} hydrochloride", "", base.mechanisms, False)
+    salt = tables.Compound(base.inchikey, f"{base.name} hydrochloride", "", base.mechanisms, False)
     return [*compounds, salt]
 
 
-def _plate_jobs(seed: int, compounds: list[Compound], sizes: SimpleNamespace) -> Iterator[PlateJob]:
+def _plate_jobs(
+    seed: int, compounds: list[tables.Compound], sizes: SimpleNamespace
+) -> Iterator[tables.PlateJob]:
     treatments = [(compound, dose) for compound in compounds for dose in DOSES[: sizes.doses]]
     n_plates = 0
     for line in LINES[: sizes.lines]:
         for batch in range(sizes.batches):
             run = 101 + n_plates // sizes.replicates
-            rng = generator(seed, "layout", line, batch)
+            rng = output.generator(seed, "layout", line, batch)
             treated = rng.permutation(_TREATED).tolist()[::-1][: len(treatments)]
             controls = rng.permutation(_CONTROLS).tolist()[: sizes.controls]
             wells = [(well, None, 0.0) for well in controls]
             wells += [(well, *pair) for well, pair in zip(treated, treatments, strict=True)]
             for _ in range(sizes.replicates):
                 experiment = f"p{180000 + run}PPS{run}"
-                yield PlateJob(1013608001 + n_plates, line, experiment, batch, tuple(wells))
+                yield tables.PlateJob(1013608001 + n_plates, line, experiment, batch, tuple(wells))
                 n_plates += 1
 
 
-def _draw(job: PlateJob, folder: Path, seed: int, size: int, fields: int) -> int:
+def _draw(job: tables.PlateJob, folder: Path, seed: int, size: int, fields: int) -> int:
     """Draw one plate's pictures; return the number of fields."""
     cells, green, red = job.line.split("-")
     name = str(job.number)
-    mix, shift = experiment_response(seed, f"{job.line} {job.batch}")
-    normals = generator(seed, "brightness", name).normal(size=(2, 3))
+    mix, shift = phenotypes.experiment_response(seed, f"{job.line} {job.batch}")
+    normals = output.generator(seed, "brightness", name).normal(size=(2, 3))
     factors = np.exp(_SPREAD * normals * [[1.0], [0.5]])
     mean, sd = factors[0] * _MEAN, factors.prod(0) * _SD
     optics = draw_optics(mean, sd, seed, job.experiment, name)
     sites = []
     for well, compound, dose in job.layout:
-        effect = np.zeros(N_EFFECTS) if compound is None else _effect(seed, compound, dose)
-        seen_effect = well_effect(seed, effect, (mix, 0.5 * shift), (name,), well)
-        look = look_of(CELLS[cells][3], seen_effect)
+        effect = np.zeros(phenotypes.N_EFFECTS)
+        if compound is not None:
+            effect = _effect(seed, compound, dose)
+        seen_effect = phenotypes.well_effect(seed, effect, (mix, 0.5 * shift), (name,), well)
+        look = phenotypes.look_of(tables.CELLS[cells][3], seen_effect)
         sites += [Site(f"{name}/{well}_f{field}", well, look) for field in range(1, fields + 1)]
     stains = tuple(STAINS.index(stain) for stain in ("nuclei", _STAIN[green], _STAIN[red]))
     for site, image in draw_plate(Plate(name, optics, tuple(sites)), size, seed, stains):
         for number, plane in enumerate(image, 1):
-            write_png(folder / "images" / f"{site.name}_ch{number}.png", plane)
+            output.write_png(folder / "images" / f"{site.name}_ch{number}.png", plane)
     return len(sites)
 
 
-def _effect(seed: int, compound: Compound, dose: float) -> np.ndarray:
+def _effect(seed: int, compound: tables.Compound, dose: float) -> np.ndarray:
     """Return the effect of a dose, (N_EFFECTS,) units: its mechanisms' and the compound's own."""
-    rng = generator(seed, "compound", compound.inchikey)
-    own_effect = _OWN_EFFECT * rng.normal(size=N_EFFECTS)
+    rng = output.generator(seed, "compound", compound.inchikey)
+    own_effect = _OWN_EFFECT * rng.normal(size=phenotypes.N_EFFECTS)
     full = sum((MECHANISMS[name][0] for name in compound.mechanisms), own_effect)
     half_dose = np.exp(rng.uniform(*np.log(_HALF_DOSE)))
     return full * dose / (dose + half_dose)

@@ -8,17 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from cellsignal.common.files import atomic_path
+from cellsignal.competitions.idr0088 import moa
 from cellsignal.competitions.idr0088.images import IMAGE_COLUMNS
 from cellsignal.competitions.idr0088.metadata import COLUMNS, FILE, NEGATIVE_CONTROL
-from cellsignal.competitions.idr0088.moa import (
-    gpcr_classes,
-    label_compounds,
-    labels_of,
-    moa_classes,
-    read_moa_table,
-)
 
-RULES = {"idr0088_gpcr": gpcr_classes, "idr0088_moa": moa_classes}
+RULES = {"idr0088_gpcr": moa.gpcr_classes, "idr0088_moa": moa.moa_classes}
 CELLS = {  # of the reporter line -> cell line, its ontology and accession, the look
     "A549": ("A549", "EFO", "EFO_0001086", "MCF7"),
     "HepG2": ("HepG2", "EFO", "EFO_0001187", "HEPG2"),
@@ -102,8 +96,8 @@ def list_images(jobs: list[PlateJob], fields: int) -> pd.DataFrame:
 
 def make_answers(out: Path, jobs: list[PlateJob], competition: str) -> pd.DataFrame:
     """Return the classes of the hidden compounds' wells, a column a class."""
-    _, classes = label_compounds(out / FILE, RULES[competition])
-    moas_of = read_moa_table().moas
+    _, classes = moa.label_compounds(out / FILE, RULES[competition])
+    moas_of = moa.read_moa_table().moas
     rows = []
     for job in jobs:
         for well, compound, _ in job.layout:
@@ -111,7 +105,7 @@ def make_answers(out: Path, jobs: list[PlateJob], competition: str) -> pd.DataFr
                 continue
             # an inert compound is known to do nothing
             moas = moas_of([compound.raw], out) if compound.raw else ()
-            labels = set(labels_of(moas, classes))
+            labels = set(moa.labels_of(moas, classes))
             has_class = [int(number in labels) for number in range(len(classes))]
             ids = (compound.inchikey, str(job.number), job.line)
             rows.append((f"{job.number}_{well}", *has_class, *ids))

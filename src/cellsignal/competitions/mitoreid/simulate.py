@@ -22,14 +22,7 @@ from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.mitoreid.images import FILES
 from cellsignal.competitions.mitoreid.metadata import CONTROL, FILE, published_answers
 from cellsignal.competitions.mitoreid.simulate_films import MOAS, Drug, Optics, draw_track
-from cellsignal.simulation.output import (
-    check_sizes,
-    claim_folder,
-    generator,
-    run_jobs,
-    simulator,
-    write_file,
-)
+from cellsignal.simulation import output
 
 _QUALITY = 95
 _SECOND = 0.5  # the strongest second mechanism of a drug
@@ -60,7 +53,7 @@ class TrackJob:
     drug: Drug
 
 
-@simulator
+@output.simulator
 def simulate_mitoreid(
     out: Path | str,
     seed: int = 0,
@@ -102,13 +95,13 @@ def simulate_mitoreid(
         InputError: an argument out of its range, or `out` holds something else.
     """
     sizes = {name: value for name, value in locals().items() if name in _RANGES}
-    check_sizes("mitoreid", sizes, _RANGES)
+    output.check_sizes("mitoreid", sizes, _RANGES)
     _simulate_tracks(Path(out), seed, SimpleNamespace(**sizes), workers)
 
 
 def _simulate_tracks(out: Path, seed: int, sizes: SimpleNamespace, workers: int) -> None:
     settings = {"competition": "mitoreid", "seed": seed, **vars(sizes)}
-    claim_folder(out, answers_path(out), settings)
+    output.claim_folder(out, answers_path(out), settings)
     kinds = (sizes.drugs_per_moa, sizes.new_drugs, sizes.unchosen)
     moas = [[moa for moa in range(sizes.moas) for _ in range(count)] for count in kinds]
     moas.append([number % sizes.moas for number in range(sizes.novel_drugs)])
@@ -130,7 +123,7 @@ def _simulate_tracks(out: Path, seed: int, sizes: SimpleNamespace, workers: int)
             add(f"{library}/{part}", [solvent], count)
         add(f"{library}/nc", natural, sizes.train)
     _add_jobs(jobs, out, "l1", "novel", novel, sizes.train)
-    run_jobs(partial(_draw, seed=seed, size=sizes.size), jobs, len(jobs), workers)
+    output.run_jobs(partial(_draw, seed=seed, size=sizes.size), jobs, len(jobs), workers)
     _write_annotation(out / FILE, known + query_only, unchosen + novel, natural)
     hidden = {f"novel_{drug.name}": drug for drug in novel}
     hidden |= {f"l1_nc_{drug.name}": drug for drug in natural}
@@ -154,7 +147,7 @@ def _number_drugs(seed: int, moas: list[list[int]], strength: int) -> list[list[
 
 
 def _drug(seed: int, name: str, moa: int | None, strength: int = 100) -> Drug:
-    rng = generator(seed, "drug", name)
+    rng = output.generator(seed, "drug", name)
     second = None if moa is None else int((moa + rng.integers(1, len(MOAS))) % len(MOAS))
     return Drug(
         name,
@@ -169,7 +162,7 @@ def _drug(seed: int, name: str, moa: int | None, strength: int = 100) -> Drug:
 
 
 def _optics(seed: int, library: str) -> Optics:
-    rng = generator(seed, "optics", library)
+    rng = output.generator(seed, "optics", library)
     blur = rng.uniform(0.45, 0.8)
     gain = tuple(np.exp(rng.normal(0, 0.15, 3)).tolist())
     return Optics(blur, gain, noise=rng.uniform(2, 5))
@@ -186,14 +179,15 @@ def _add_jobs(
 
 
 def _draw(job: TrackJob, seed: int, size: int) -> int:
-    clip = draw_track(generator(seed, "track", job.key), job.drug, _optics(seed, job.library), size)
+    rng = output.generator(seed, "track", job.key)
+    clip = draw_track(rng, job.drug, _optics(seed, job.library), size)
     job.folder.mkdir(parents=True, exist_ok=True)
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     settings = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY, *sampling]
     for file, frame in zip(FILES, clip, strict=True):
         done, data = cv2.imencode(".jpg", frame, settings)  # blue, green, red: w1, w2, w3
         assert done, job
-        write_file(job.folder / file, data)
+        output.write_file(job.folder / file, data)
     return 1
 
 
