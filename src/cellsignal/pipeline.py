@@ -89,7 +89,7 @@ def _warn(lines: list[str], full_list: Path) -> None:
 def _submit_run(
     config: Config, entry: "Entry", answers_file: Path | None
 ) -> tuple[dict[str, list[Step]], "Truth | None"]:
-    """Write the submission and, with answers, score it; return the ladders by title, and the truth."""
+    """Write the submission and, with answers, score it; return ladders by title, and truth."""
     from cellsignal.prediction.steps import ladder
     from cellsignal.prediction.submit import make_submission
 

@@ -104,7 +104,7 @@ def _of_job(job: "Job") -> JobCounts:
 
 
 def _tables(config: Config, competition: Competition) -> SimpleNamespace:
-    """Return what `plan_jobs` asks of a store: its own, or as packing the raw data would make it."""
+    """Return what `plan_jobs` asks of a store, or of the one that packing would make."""
     from cellsignal.data.store import Store
 
     data = config.data

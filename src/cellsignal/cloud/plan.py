@@ -1,4 +1,4 @@
-"""The trainings of a config on other machines: one a fold and seed, and the words of its commands."""
+"""The trainings of a config on other machines, one a fold and seed, and their commands."""
 
 import shlex
 from collections.abc import Iterable, Sequence

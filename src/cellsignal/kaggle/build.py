@@ -103,7 +103,7 @@ def build(
 def metadata(
     job: KernelJob, step: Step, link: int, user: str, sources: list[str]
 ) -> dict[str, Any]:
-    """Return kernel-metadata.json. Steps that pack or merge ask for no GPU: its hours are rationed."""
+    """Return kernel-metadata.json; only steps that train or predict ask for a GPU."""
     gpu = job.gpu and (step.trains or "code" in step.verbs)
     datasets = [*job.dataset_sources, *([job.wheels] if job.wheels is not None else [])]
     return {

@@ -60,7 +60,7 @@ class Kernel:
 
 
 def main(scratch: Path) -> int:
-    """Run a kernel; return 0 where the step is done or goes on, as Kaggle keeps only such output."""
+    """Run a kernel; return 0 where its step is done or goes on: Kaggle keeps such output."""
     kernel = Kernel(
         json.loads((scratch / "spec.json").read_text(encoding="utf-8")),
         scratch,

@@ -100,7 +100,7 @@ def _last_line(output: str, start: str) -> str:
 def lacking(
     folder: Path, pythons: Sequence[str] = PYTHONS, wheels: Sequence[Wheel] = WHEELS
 ) -> list[str]:
-    """Return what a folder of wheels lacks: "zarr 3.1.6", with the Python where only one lacks it."""
+    """Return what a folder of wheels lacks, such as "zarr 3.1.6 (Python 3.11)"."""
     files = [path.name for path in folder.glob("*.whl")]
     names = []
     for wheel in wheels:

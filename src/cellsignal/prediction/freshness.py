@@ -2,7 +2,7 @@
 
 One list of inputs serves every reader: `predict` and `embed` make a file anew when the list has
 changed, the pieces of an interrupted prediction lie in a folder named by it, and `submit`, `oof`,
-`protocol` and `treatments` refuse a config's predictions that were made from something else.
+`score` and `treatments` refuse a config's predictions that were made from something else.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""`cellsignal profiles`: embeddings and well profiles, classified, matched, retrieved and ranked."""
+"""`cellsignal profiles`: embeddings and well profiles, and what is done with them."""
 
 import argparse
 from collections.abc import Callable
