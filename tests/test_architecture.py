@@ -182,7 +182,7 @@ def test_modules_are_short_and_say_why_they_exist(path):
 TABLE_READERS = {
     "cellsignal.common.table_text": "reads the text of every table",
     "cellsignal.common.tables": "reads the sheets of workbooks",
-    "cellsignal.data.store": "reads the samples table of a store, written by `samples_text` and held to its hash",
+    "cellsignal.data.store_files": "reads the samples table of a store, written by `samples_text` and held to its hash",
     "cellsignal.report.run_report": "reads histories that training wrote",
 }
 
