@@ -62,7 +62,7 @@ def feature_names(channels: int = 3) -> tuple[str, ...]:
 
 
 def clip_features(clip: np.ndarray, frames: int = 16) -> np.ndarray:
-    """The features of every frame of one clip.
+    """Measure the features of every frame of one clip.
 
     Args:
         clip: (C * T, H, W) uint8, plane c * T + t.
@@ -103,7 +103,7 @@ def clip_features(clip: np.ndarray, frames: int = 16) -> np.ndarray:
 
 
 def cell_mask(frame: np.ndarray) -> np.ndarray:
-    """(C, H, W) uint8 -> (H, W) bool: the largest region that any channel stains.
+    """Find the largest region that any channel stains: (C, H, W) uint8 -> (H, W) bool.
 
     Otsu's threshold of log intensity, of which a bright nucleus does not hide dim cytoplasm; gaps
     between fibres are closed first, holes filled after.
@@ -125,13 +125,13 @@ def _shape(mask: np.ndarray) -> list[float]:
     """Area, perimeter, eccentricity and solidity of all of a mask as one region."""
     from skimage.measure import regionprops
 
-    found = regionprops(mask.astype(np.uint8))
-    if not found:
+    regions = regionprops(mask.astype(np.uint8))
+    if not regions:
         return [0.0] * len(_ELLIPSE)
     with warnings.catch_warnings():
         # the convex hull of pixels in one line is none: solidity 1 or inf
         warnings.simplefilter("ignore")
-        values = [float(found[0][name]) for name in _ELLIPSE]
+        values = [float(regions[0][name]) for name in _ELLIPSE]
     return [value if math.isfinite(value) else 1.0 for value in values]
 
 
@@ -167,9 +167,7 @@ def _channel(plane: np.ndarray, mask: np.ndarray, ring: np.ndarray, top: int) ->
 
 
 def _objects(plane: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is brighter than Otsu's threshold of the cell: (H, W) bool, and area and eccentricity of
-    each object.
-    """
+    """Objects above Otsu's threshold of the cell: mask, area and eccentricity of each."""
     from skimage.filters import threshold_otsu
     from skimage.measure import label
 
@@ -182,8 +180,9 @@ def _objects(plane: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _sizes_and_eccentricities(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area and eccentricity (of the ellipse with the same second moments) of each label above 0, as
-    skimage's regionprops, at a tenth of its time.
+    """Area and eccentricity of each label above 0, as regionprops at a tenth of its time.
+
+    Of the ellipse with the same second moments.
     """
     y, x = np.nonzero(parts)
     number = parts[y, x]
@@ -204,8 +203,9 @@ def _sizes_and_eccentricities(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _texture(plane: np.ndarray, mask: np.ndarray, top: int) -> list[float]:
-    """Contrast, homogeneity and correlation of neighbours inside the cell (Haralick, IEEE SMC 3,
-    1973): 16 levels up to `top`, mean over four directions.
+    """Contrast, homogeneity and correlation of neighbours (Haralick, IEEE SMC 3, 1973).
+
+    16 levels up to `top`, mean over four directions.
     """
     from skimage.feature import graycomatrix, graycoprops
 
@@ -225,17 +225,13 @@ def _texture(plane: np.ndarray, mask: np.ndarray, top: int) -> list[float]:
 
 
 def _rings(mask: np.ndarray) -> np.ndarray:
-    """(H, W) int in [0, 4): which quarter of the way from the border of the cell (0) to its deepest
-    point (3) a pixel lies on.
-    """
+    """(H, W) int: the quarter of the way from the cell's border (0) to its deepest point (3)."""
     depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
     return np.minimum((depth * _RINGS / max(depth.max(), 1e-6)).astype(np.int64), _RINGS - 1)
 
 
 def _movement(before: np.ndarray | None, plane: np.ndarray, mask: np.ndarray) -> list[float]:
-    """Mean length of Farneback's optical flow in the cell (pixels), and mean absolute change over
-    mean intensity.
-    """
+    """Mean length of optical flow (Farneback's, pixels); mean change over mean intensity."""
     if before is None or not mask.any():
         return [0.0] * 2
     flow = cv2.calcOpticalFlowFarneback(before, plane, None, 0.5, 2, 9, 3, 5, 1.1, 0)
@@ -254,7 +250,7 @@ def _correlations(frame: np.ndarray, mask: np.ndarray) -> list[float]:
 def read_features(
     rows: Sequence[int], read: Callable[[int], np.ndarray], frames: int = 16, workers: int = 0
 ) -> np.ndarray:
-    """`clip_features` of many clips: (N, T, F) float32, in the order of `rows`.
+    """Measure `clip_features` of many clips: (N, T, F) float32, in the order of `rows`.
 
     Args:
         read: row of the store -> (C * T, H, W) uint8; with workers it must pickle.
@@ -262,10 +258,9 @@ def read_features(
     """
     from cellsignal.data.sites import in_processes
 
-    one = functools.partial(_read_one, read, frames)
-    return np.stack(
-        list(in_processes(one, [int(row) for row in rows], workers, "features over time"))
-    )
+    measure = functools.partial(_read_one, read, frames)
+    rows = [int(row) for row in rows]
+    return np.stack(list(in_processes(measure, rows, workers, "features over time")))
 
 
 def _read_one(read: Callable[[int], np.ndarray], frames: int, row: int) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""What knowing the plates' groups is worth, ours and the 1st place's way, on the real training
-layouts.
+"""Measure what knowing the plates' groups is worth: docs/results/plate_groups.md.
 
-Logits are simulated; the published layouts are read, images are not. The layout of an experiment is
-the truth that its predictions are scored with; candidates for it come from the other experiments.
+Ours and the 1st place's way, on the real training layouts. Logits are simulated; the published
+layouts are read, images are not. The layout of an experiment is the truth that its predictions are
+scored with; candidates for it come from the other experiments.
 """
 
 from collections.abc import Mapping
@@ -77,24 +77,20 @@ def _one_draw(
     noise *= signal
     plain = _rule_measures(noise, *names, groups, label)
     rows = []
-    for kind, factor in SURENESS.items():  # by a factor of all logits nothing of the rule's changes
-        rows.append(
-            {"signal": signal, "logits": kind}
-            | plain
-            | _our_measures(noise * np.float32(factor), *names, groups, label)
-        )
+    for kind, factor in SURENESS.items():  # a factor of all logits does not change the rule
+        ours = _our_measures(noise * np.float32(factor), *names, groups, label)
+        rows.append({"signal": signal, "logits": kind} | plain | ours)
     labels_only = (noise == noise.max(axis=1, keepdims=True)).astype(np.float32)
     plate = pd.factorize(pd.MultiIndex.from_arrays(names))[0]
-    shift = rng.standard_normal((plate.max() + 1, len(groups.class_group)), dtype=np.float32)
-    shift += rng.standard_normal((plate.max() + 1, groups.n_groups), dtype=np.float32)[
-        :, groups.class_group
-    ]
+    n_plates = plate.max() + 1
+    shift = rng.standard_normal((n_plates, len(groups.class_group)), dtype=np.float32)
+    by_group = rng.standard_normal((n_plates, groups.n_groups), dtype=np.float32)
+    shift += by_group[:, groups.class_group]
     noise += np.float32(signal * EFFECT) * shift[plate]
     for kind, logits in (("labels only", labels_only), ("plate effects", noise)):
         rule = _rule_measures(logits, *names, groups, label)
-        rows.append(
-            {"signal": signal, "logits": kind} | rule | _our_measures(logits, *names, groups, label)
-        )
+        ours = _our_measures(logits, *names, groups, label)
+        rows.append({"signal": signal, "logits": kind} | rule | ours)
     return rows
 
 
@@ -172,19 +168,7 @@ def plate_groups_text(table: pd.DataFrame) -> str:
     """Return the table for a terminal, and the share of the reported groups that are wrong."""
     reported = float((table.right + table.wrong).sum())
     wrong = float(table.wrong.sum())
-    columns = [
-        *(
-            "signal",
-            "logits",
-            "argmax",
-            "first",
-            "ours",
-            "best",
-            "first_argmax",
-            "ours_argmax",
-            "best_argmax",
-        ),
-        *("first_right", "right", "wrong", "unsure"),
-    ]
+    names = "signal logits argmax first ours best first_argmax ours_argmax best_argmax"
+    columns = [*names.split(), "first_right", "right", "wrong", "unsure"]
     text = table[columns].to_string(index=False, float_format=lambda x: f"{x:.4f}")
     return f"{text}\n\nwrong of the reported groups, all rows: {wrong / max(reported, 1e-12):.4f}"

@@ -1,5 +1,4 @@
-"""How long the way from a predictions file to a submission takes at the full size of RxRx1's test
-set, and how much memory.
+"""Measure time and memory from a predictions file to a submission, at RxRx1's full size.
 
 18 experiments, 72 plates, two sites a well: the real layout, drawn by the simulator, with random
 logits that are right about as often as a good model's. Then group inference and assignment by

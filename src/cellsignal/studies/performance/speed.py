@@ -1,4 +1,4 @@
-"""All speed figures of the project in one run, as Markdown: `cellsignal study speed`.
+"""Measure all speed figures of the project in one run: docs/results/performance.md.
 
 Each promise is a ratio of two things measured turn by turn, since seconds say more about the
 machine than about the program.
@@ -30,13 +30,12 @@ from cellsignal.studies.performance.reading import (
 )
 
 SITES = 96  # read and trained on; more tell no more
-# as `bench.reading` calls them
+# as `reading` names them
 STORE, RAW = "cellsignal store, zstd, 512 px", "cellsignal store, raw, 256 px"
 
 
 def bench_speed(root: Path | None, workers: int = 2) -> str:
-    """Measure everything but the variants of the training step (`bench step`), on one thread where
-    it says so.
+    """Measure everything but the variants of the training step (`study step`).
 
     Args:
         root: RxRx1's folder, of which the first sites that are there are used; None simulates some.
@@ -76,9 +75,7 @@ def bench_speed(root: Path | None, workers: int = 2) -> str:
 
 
 def promises(reading, processes, augmenting, batches, epochs, assigned) -> str:
-    """What is promised, the ratio found, and the ratio at least (or at most) wanted, from the
-    tables of the single benchmarks.
-    """
+    """Set each promise beside its measured ratio, from the tables of the single benchmarks."""
     read = reading.set_index("reader")
     warped = augmenting[(augmenting.recipe == "1st place") & (augmenting.path == "warp, CPU")].iloc[
         0
@@ -133,7 +130,7 @@ def promises(reading, processes, augmenting, batches, epochs, assigned) -> str:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """A data frame in Markdown; numbers to three digits."""
+    """Write a data frame in Markdown; numbers to three digits."""
     cells = [
         [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
         for row in frame.itertuples(index=False, name=None)
@@ -145,7 +142,7 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def machine() -> str:
-    """What all this was measured on."""
+    """Name the processor, GPU and versions that figures are measured on."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
         names = [
@@ -160,7 +157,7 @@ def machine() -> str:
 
 @contextlib.contextmanager
 def plates(root: Path | None, limit: int = SITES) -> Iterator[Plates]:
-    """The first sites of which all files are there, packed into a temporary store.
+    """Pack the first sites whose files all exist into a temporary store.
 
     Raises:
         InputError: there is none.
