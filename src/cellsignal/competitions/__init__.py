@@ -1,4 +1,4 @@
-"""The competitions: one folder each, found by discovery, behind one contract (`base.Competition`)."""
+"""Find the competitions: one folder each, behind one contract (`base.Competition`)."""
 
 import difflib
 import importlib

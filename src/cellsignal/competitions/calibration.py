@@ -26,7 +26,10 @@ from cellsignal.common.files import atomic_path, changed_inputs, digest, open_ar
 
 log = logging.getLogger(__name__)
 CALIBRATE_FIRST = "`cellsignal prepare` does that before it reads"
-NOT_CALIBRATED = "its plate could not be calibrated (the log says why), or is not yet; `cellsignal prepare` does it"
+NOT_CALIBRATED = (
+    "its plate could not be calibrated (the log says why), or is not yet; `cellsignal prepare` "
+    "does it"
+)
 _MADE_FROM, _HASH = "made_from", "hash"
 
 
@@ -223,7 +226,7 @@ def _measure(item: tuple[Path, PlateJob]) -> PlateError | None:
 
 
 def _read_about(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """Return what a file was measured from and its arrays' hash; (None, "") without a sound file."""
+    """Return what a file was measured from and its hash; (None, "") without a sound file."""
     try:
         with open_arrays(path) as file:
             return json.loads(str(file[_MADE_FROM])), str(file[_HASH])

@@ -1,4 +1,4 @@
-"""Reading images so that damage or surprise is an error that names the file, never a wrong picture."""
+"""Read images; damage or surprise is an error that names the file, no wrong picture."""
 
 from cellsignal.images.checks import gray_of
 from cellsignal.images.decoding import (

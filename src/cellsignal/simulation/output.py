@@ -1,4 +1,4 @@
-"""Write simulated files: a folder of their own, bytes that depend on the seed alone, in parallel."""
+"""Write simulated files, in parallel; their bytes depend on the seed alone."""
 
 import difflib
 import functools
@@ -107,7 +107,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write (H, W) gray or (H, W, 3) RGB uint8 as a PNG, compressed lightly. Its folder must exist."""
+    """Write (H, W) gray or (H, W, 3) RGB uint8 as a PNG; its folder must exist."""
     image = image if image.ndim == 2 else np.ascontiguousarray(image[:, :, ::-1])
     done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     assert done, path

@@ -103,7 +103,7 @@ def _consensus(counts: np.ndarray, experiments: np.ndarray) -> tuple[np.ndarray,
 
 
 def _vote(counts: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
-    """Return the most voted group of each row, -1 without votes; columns of group -1 do not vote."""
+    """Return each row's most voted group, -1 without votes; columns of -1 do not vote."""
     votes = counts @ (group[:, None] == np.arange(n_groups)).astype(int)
     return np.where(votes.max(axis=1) > 0, votes.argmax(axis=1), -1)
 

@@ -144,7 +144,7 @@ def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Seri
 
 
 def labels_are_text(root: Path | str) -> bool:
-    """Whether this release's sample submission, or else its train.csv, has labels as `sirna_250`."""
+    """Whether the sample submission, or else train.csv, has labels as `sirna_250`."""
     root = Path(root)
     for name in ("sample_submission.csv", "train.csv"):
         if (root / name).is_file():

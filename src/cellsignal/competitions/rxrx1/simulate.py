@@ -1,4 +1,4 @@
-"""Simulated RxRx1 in Kaggle's layout: four class groups on rotating plates, measured batch effects."""
+"""Simulated RxRx1 in Kaggle's layout: class groups on rotating plates, batch effects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
