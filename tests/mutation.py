@@ -116,7 +116,13 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, fullname, path=None, target=None):
         if fullname != self.name:
             return None
-        return importlib.machinery.ModuleSpec(fullname, self, origin=str(self.path))
+        package = self.path.name == "__init__.py"
+        spec = importlib.machinery.ModuleSpec(
+            fullname, self, origin=str(self.path), is_package=package
+        )
+        if package:
+            spec.submodule_search_locations = [str(self.path.parent)]
+        return spec
 
     def exec_module(self, module: ModuleType) -> None:
         module.__file__ = str(self.path)
@@ -184,7 +190,8 @@ def main() -> int:
     part, parts = (int(number) for number in arguments.part.split("/"))
     drawn = draw(arguments.rooms, arguments.sample, arguments.seed)[part - 1 :: parts]
     files = sorted({file for name, _ in drawn for file in tests_of(name)})
-    name, path = next(iter(modules().items()))
+    name = drawn[0][0]
+    path = modules()[name]
     unchanged = ast.parse(path.read_text(encoding="utf-8"))
     if survives(name, path, unchanged, files, timeout=3600) != "survived":
         print("a test fails without any change; MUTATION_SHOW=1 shows which")
