@@ -33,13 +33,8 @@ from cellsignal.prediction.gallery import (
     scoring_tables,
     seen_compounds,
 )
-from cellsignal.report.reid_plots import (
-    clip_frames,
-    cmc_curves,
-    nearest_tracks_picture,
-    reid_tsne,
-    roc_curves,
-)
+from cellsignal.report.embedding_plots import reid_tsne
+from cellsignal.report.reid_plots import clip_frames, cmc_curves, nearest_tracks_picture, roc_curves
 from cellsignal.training.plan import jobs_of
 
 
