@@ -12,12 +12,18 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError, InvalidSubmission
-from cellsignal.common.tables import aligned, read_table, refuse_rows
+from cellsignal.common.tables import aligned
 from cellsignal.competitions import submissions
 from cellsignal.competitions.balance import balance_table
+from cellsignal.competitions.class_columns import (
+    answer_classes,
+    check_scores,
+    read_class_answers,
+    read_class_scores,
+)
 from cellsignal.competitions.single_label import SEED, SingleLabel
 from cellsignal.competitions.targets import Targets, Truth, label_matrix, sum_by_target
-from cellsignal.competitions.task import BOARDS, Runs, Task, resampled_column, slices_of
+from cellsignal.competitions.task import Runs, Task, resampled_column, slices_of
 from cellsignal.metrics.accuracy import Score, bootstrap_interval
 from cellsignal.metrics.average_precision import (
     average_precision_table,
@@ -25,15 +31,12 @@ from cellsignal.metrics.average_precision import (
     macro_average_precision,
 )
 
-# columns of answers that are no class
-BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")
 COLUMNS = (
     *("slice", "name", "positives", "n", "prevalence"),
     *("average_precision", "low", "high", "roc_auc", "resampled"),
 )
 STEP_DRAWS = 200  # of the bootstrap, for each step of post-processing
 CLASSES_SHOWN = 20  # of an out-of-fold table
-_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 
 
 class MultiLabel(Task):
@@ -225,21 +228,7 @@ class MultiLabel(Task):
         """Read ids as text and a float64 column for each class of the answers, in their order."""
         ids = self.competition.id_column
         classes = answer_classes(answers, ids)
-        frame = submissions.read_rows(Path(path), ids, classes)
-        scores = {}
-        for column in classes:
-            text = frame[column]
-            is_number = text.str.fullmatch(_NUMBER).to_numpy(bool)
-            values = text.where(is_number, "nan").astype(np.float64)  # 1e999 is inf
-            wrong = ~np.isfinite(values)
-            if wrong.any():
-                line = int(wrong.idxmax())
-                what = f"{text[line]!r} is no finite number" if text[line] else "is empty"
-                raise InvalidSubmission(
-                    f"{path}: {column} in line {line}: {what} ({wrong.sum()} such lines)"
-                )
-            scores[column] = values
-        return pd.DataFrame({ids: frame[ids], **scores}).reset_index(drop=True)
+        return read_class_scores(Path(path), ids, classes)
 
     def check_submission(
         self, submission: pd.DataFrame, sample: pd.DataFrame, classes: Sequence[str]
@@ -256,38 +245,8 @@ class MultiLabel(Task):
         check_scores(submission, classes, ids)
 
     def read_answers(self, path: Path) -> pd.DataFrame:
-        """Read the true classes of the test ids, for scoring alone.
-
-        Args:
-            path: CSV with the id, one column a class (1 has it, 0 is known not to), and any of
-                `BESIDE`. Ids of which nothing is known have no row: unknown is not 0.
-
-        Returns:
-            Columns `id_column`, the classes in the file's order (int8), `leaderboard` (private
-            where the file has none), and what else of `BESIDE` the file has.
-
-        Raises:
-            InputError: no such file, no id column, no class, a doubled id, an empty cell, or a
-                class that is neither 0 nor 1; names the file, the column and the row.
-        """
-        ids = self.competition.id_column
-        frame = read_table(path, (ids,), unique=ids, any_row=True)
-        classes = answer_classes(frame, ids)
-        if not classes:
-            raise InputError(f"{path}: no column of a class; it has {list(frame.columns)}")
-        beside = [column for column in BESIDE if column in frame.columns]
-        for column in beside:
-            refuse_rows(path, frame, frame[column] == "", column, "is empty")
-        for column in classes:
-            refuse_rows(path, frame, ~frame[column].isin(["0", "1"]), column, "is neither 0 nor 1")
-        if "leaderboard" in beside:
-            wrong = ~frame.leaderboard.isin(BOARDS)
-            refuse_rows(path, frame, wrong, "leaderboard", f"is none of {BOARDS}")
-            beside.remove("leaderboard")
-        else:
-            frame = frame.assign(leaderboard="private").astype({"leaderboard": object})
-        frame = frame.astype(dict.fromkeys(classes, "int8")).reset_index(drop=True)
-        return frame[[ids, *classes, "leaderboard", *beside]]
+        """Read the true classes of the test ids; see `read_class_answers`."""
+        return read_class_answers(path, self.competition.id_column)
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
         truth, scores, _ = self._truth_and_scores(submission, answers, submissions.SUBMISSION)
@@ -373,31 +332,3 @@ class MultiLabel(Task):
 
     def folds_text(self, folds: pd.DataFrame, classes: Sequence[str]) -> str:
         return balance_table(folds, classes)
-
-
-def answer_classes(answers: pd.DataFrame, id_column: str) -> tuple[str, ...]:
-    """Return the columns of answers that are classes, in order: all but the id and `BESIDE`."""
-    return tuple(column for column in answers.columns if column not in (id_column, *BESIDE))
-
-
-def check_scores(
-    submission: pd.DataFrame,
-    classes: Sequence[str],
-    id_column: str,
-    name: str = submissions.SUBMISSION,
-) -> None:
-    """Check that every score is a finite number.
-
-    Raises:
-        InvalidSubmission: names the class and the id of the first that is none.
-    """
-    values = submission[list(classes)].apply(pd.to_numeric, errors="coerce")
-    wrong = np.argwhere(~np.isfinite(values.to_numpy(np.float64)))
-    if len(wrong):
-        row, column = wrong[0]
-        value, first_id = submission[classes[column]].iloc[row], submission[id_column].iloc[row]
-        shown = repr(value) if isinstance(value, str) else str(value)
-        raise InvalidSubmission(
-            f"{name}: {len(wrong)} scores are no finite number, first {classes[column]!r} of "
-            f"{first_id!r}: {shown}"
-        )
