@@ -35,8 +35,9 @@ class Planes:
 
 # (H, W, C) uint8 and the generators that numpy and albumentations draw from -> (h, w, C) uint8
 Step = Callable[[np.ndarray, np.random.Generator, random.Random], np.ndarray]
-# class of config/augment.py -> (augmentation, (H, W) of the image) -> transform
-ALBUMENTATIONS: dict[type, Callable[[Any, tuple[int, int] | None], Any]] = {}
+Size = tuple[int, int] | None  # (H, W) of the image, for a crop that names no size
+# class of config/augment.py -> (augmentation, size) -> transform
+ALBUMENTATIONS: dict[type, Callable[[Any, Size], Any]] = {}
 # class of config/augment.py -> (augmentation, planes) -> step
 BYTES: dict[type, Callable[[Any, Planes], Step]] = {}
 _BILINEAR = {"interpolation": cv2.INTER_LINEAR}
@@ -181,12 +182,12 @@ def _make_step(a: augment.Augmentation, planes: Planes) -> Step:
 
 
 @through_albumentations(augment.Albumentations)
-def named(a: augment.Albumentations, shape: tuple[int, int] | None) -> Any:
+def named(a: augment.Albumentations, size: Size) -> Any:
     return a.build()
 
 
-def _by_name(name: str) -> Callable[[Any, tuple[int, int] | None], Any]:
-    return lambda a, shape: getattr(import_albumentations(), name)(p=a.p)
+def _by_name(name: str) -> Callable[[Any, Size], Any]:
+    return lambda a, size: getattr(import_albumentations(), name)(p=a.p)
 
 
 ALBUMENTATIONS |= {
@@ -198,7 +199,7 @@ ALBUMENTATIONS |= {
 
 
 @through_albumentations(augment.Affine)
-def affine(a: augment.Affine, shape: tuple[int, int] | None) -> Any:
+def affine(a: augment.Affine, size: Size) -> Any:
     return import_albumentations().Affine(
         scale=a.scale,
         keep_ratio=True,
@@ -210,36 +211,36 @@ def affine(a: augment.Affine, shape: tuple[int, int] | None) -> Any:
 
 
 @through_albumentations(augment.RandomCrop)
-def random_crop(a: augment.RandomCrop, shape: tuple[int, int] | None) -> Any:
+def random_crop(a: augment.RandomCrop, size: Size) -> Any:
     return import_albumentations().RandomCrop(a.size, a.size, p=1.0)
 
 
 @through_albumentations(augment.RandomResizedCrop)
-def random_resized_crop(a: augment.RandomResizedCrop, shape: tuple[int, int] | None) -> Any:
-    size = (a.size, a.size) if a.size else shape or (1, 1)
+def random_resized_crop(a: augment.RandomResizedCrop, size: Size) -> Any:
+    size = (a.size, a.size) if a.size else size or (1, 1)
     return import_albumentations().RandomResizedCrop(
         size, scale=a.scale, ratio=a.ratio, **_BILINEAR, p=a.p
     )
 
 
 @through_albumentations(augment.Perspective)
-def perspective(a: augment.Perspective, shape: tuple[int, int] | None) -> Any:
+def perspective(a: augment.Perspective, size: Size) -> Any:
     return import_albumentations().Perspective(scale=a.scale, keep_size=True, **_MIRRORED, p=a.p)
 
 
 @through_albumentations(augment.SaltAndPepper)
-def salt_and_pepper(a: augment.SaltAndPepper, shape: tuple[int, int] | None) -> Any:
+def salt_and_pepper(a: augment.SaltAndPepper, size: Size) -> Any:
     return import_albumentations().SaltAndPepper(amount=a.amount, p=a.p)
 
 
 @through_albumentations(augment.Blur)
-def blur(a: augment.Blur, shape: tuple[int, int] | None) -> Any:
+def blur(a: augment.Blur, size: Size) -> Any:
     # 0: the kernel's size follows sigma
     return import_albumentations().GaussianBlur(sigma_limit=a.sigma, blur_limit=0, p=a.p)
 
 
 @through_albumentations(augment.CoarseDropout)
-def coarse_dropout(a: augment.CoarseDropout, shape: tuple[int, int] | None) -> Any:
+def coarse_dropout(a: augment.CoarseDropout, size: Size) -> Any:
     return import_albumentations().CoarseDropout(
         a.holes, hole_height_range=a.size, hole_width_range=a.size, fill=0, p=a.p
     )

@@ -1,6 +1,4 @@
-"""Draws applied to one image on the CPU, by calls that let other threads run: the path of a machine
-without a GPU.
-"""
+"""Draws applied to one image on the CPU, by calls that let other threads run."""
 
 import cv2
 import numpy as np
@@ -14,20 +12,18 @@ AT_ONCE = 3  # channels in one call of cv2.remap: twice as fast as one by one
 def warp(
     image: np.ndarray, draws: Draws, i: int, shift: np.ndarray, scale: np.ndarray, out: np.ndarray
 ) -> None:
-    """Sample i of the draws: geometry, dropped pixels, standardisation, gain and bias.
+    """Apply sample i of the draws: geometry, dropped pixels, standardisation, gain and bias.
 
     Args:
         image: (C, h0, w0) uint8, `draws.input`; rows outside `draws.rows` may hold anything. It may
-        be a view of a larger array. shift, scale: (C,) float32. out: (C, h, w) float32,
-        `draws.output`, contiguous; is filled with the standardised image * gain + bias.
-        Bilinear grey levels are rounded.
+            be a view of a larger array.
+        shift, scale: (C,) float32.
+        out: (C, h, w) float32, `draws.output`, contiguous; is filled with the
+            standardised image * gain + bias. Bilinear grey levels are rounded.
     """
     assert image.dtype == np.uint8 and image.shape[1:] == draws.input, (image.dtype, image.shape)
-    assert (
-        out.shape == (len(image), *draws.output)
-        and out.dtype == np.float32
-        and out.flags.c_contiguous
-    )
+    assert out.shape == (len(image), *draws.output) and out.dtype == np.float32
+    assert out.flags.c_contiguous
     levels = np.arange(256, dtype=np.float32)
     tables = standardize(levels, shift[:, None], scale[:, None])
     tables = tables * draws.gain[i][:, None] + draws.bias[i][:, None]
@@ -35,9 +31,8 @@ def warp(
     kept = [c for c, dropped in enumerate(draws.dropped[i]) if not dropped]
     for c in np.flatnonzero(draws.dropped[i]):
         out[c] = tables[c, 0]
-    warped = (
-        _bilinear(image, draws, i, kept) if draws.bilinear[i] else _nearest(image, draws, i, kept)
-    )
+    move = _bilinear if draws.bilinear[i] else _nearest
+    warped = move(image, draws, i, kept)
     for c, plane in zip(kept, warped, strict=True):
         result = cv2.LUT(plane, tables[c], dst=out[c])
         assert np.may_share_memory(result, out)
@@ -46,8 +41,9 @@ def warp(
 
 
 def _nearest(image: np.ndarray, draws: Draws, i: int, channels: list[int]):
-    """The (h, w) planes one after the other. Picking whole rows is fast, so columns are picked as
-    rows of the transposed plane.
+    """Yield the (h, w) planes.
+
+    Picking whole rows is fast, so columns are picked as rows of the transposed plane.
     """
     (down,), (across,), (swapped,) = nearest_indices(draws[i : i + 1])
     rows, columns = (across, down) if swapped else (down, across)
@@ -69,19 +65,14 @@ def _rows(plane: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _run(index: np.ndarray) -> slice | None:
-    """The slice that an index without gaps is."""
+    """Return the slice that an ascending index without gaps is; None for another."""
     first, last = int(index[0]), int(index[-1])
-    return (
-        slice(first, last + 1)
-        if last - first + 1 == len(index) and (np.diff(index) == 1).all()
-        else None
-    )
+    is_run = last - first + 1 == len(index) and (np.diff(index) == 1).all()
+    return slice(first, last + 1) if is_run else None
 
 
 def _bilinear(image: np.ndarray, draws: Draws, i: int, channels: list[int]):
-    """The (h, w) planes one after the other, mirrored at the border. Coordinates are rounded to
-    1/32 of a pixel.
-    """
+    """Yield the (h, w) planes, mirrored at the border; coordinates are rounded to 1/32 pixel."""
     m, (height, width) = draws.matrix[i], draws.output
     x, y = np.arange(width), np.arange(height)[:, None]
     places = [

@@ -14,9 +14,7 @@ from cellsignal.config.augment import Mix
 
 
 class Mixed(NamedTuple):
-    """A batch after `mix_batch`. Where `was_mixed` is false the tensors are those that came in, and
-    hard labels are still hard.
-    """
+    """A batch after `mix_batch`; where `was_mixed` is false, the tensors that came in."""
 
     images: torch.Tensor
     targets: torch.Tensor
@@ -31,15 +29,16 @@ def mix_batch(
     generator: torch.Generator,
     *others: torch.Tensor,
 ) -> Mixed:
-    """Mix a batch, with probability `mix.p`; where both alphas are above 0, MixUp and CutMix are as
-    likely.
+    """Mix a batch with probability `mix.p`.
+
+    Where both alphas are above 0, MixUp and CutMix are as likely.
 
     Args:
         images: (B, C, H, W) floating point, on any device. Not changed.
         targets: (B, K) floating point on the images' device. Not changed.
         generator: the only source of randomness. Every call takes one draw from it, mixed or not.
         others: (B, n) floating point on the images' device, such as cell types, to be mixed as the
-        targets are. Not changed.
+            targets are. Not changed.
 
     Returns:
         All of the same shapes, types and device; where rows sum to 1 they still do.
