@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from columns import flush_right
 
 from cellsignal.evaluation.ladder import Step, ladder_table, ladder_text
 from cellsignal.metrics.accuracy import Accuracy
@@ -23,6 +24,7 @@ def test_text_has_a_line_a_step():
     lines = ladder_text(STEPS).splitlines()
     assert len(lines) == 5 and lines[3].startswith("plate groups    0.7500")
     assert "+0.2500" in lines[3] and "-0.0300" in lines[4] and lines[3].endswith("sure")
+    assert flush_right(ladder_text(STEPS)) == ["accuracy", "n", "gain"]
 
 
 def test_no_steps_is_an_empty_table():

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from columns import flush_right
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import sha256
@@ -13,8 +14,10 @@ from cellsignal.evaluation.leaderboard import (
     append_entry,
     control_entries,
     frame_sha256,
+    leaderboard_competitions,
     leaderboard_table,
     leaderboard_text,
+    read_leaderboard,
     submission_entry,
 )
 
@@ -162,6 +165,56 @@ def test_text_is_aligned(tmp_path):
     end = lines[0].index("private") + len("private")
     assert all(line[end - 7 : end] in ("1.00000", "0.96667", "0.00000") for line in lines[2:])
     assert leaderboard_text(pd.DataFrame(columns=["rank", *COLUMNS])) == "no submission scored yet"
+
+
+def row_by_hand(**changed):
+    """A row with two digits of the private score and three of the overall one."""
+    scores = {
+        **{"overall": 0.625, "overall_low": 0.5, "overall_high": 0.75, "overall_n": 4000},
+        **{"public": 0.5, "public_low": 0.25, "public_high": 0.75, "public_n": 10},
+        **{"private": 0.75, "private_low": 0.125, "private_high": 0.875, "private_n": 30},
+    }
+    texts = {
+        **{"competition": "toy", "name": "a", "kind": "submission", "submission": "a.csv"},
+        **{"submission_sha256": "0123456789abcdef", "answers_sha256": "fedcba9876543210"},
+        **{"note": "", "scored_at": "2024-05-06T07:08:09+00:00", "git_commit": ""},
+    }
+    return scores | texts | changed
+
+
+def test_text_by_hand(tmp_path):
+    rows = [row_by_hand(), row_by_hand(name="b", submission="b.csv", submission_sha256="b")]
+    bare = {f"private{part}": np.nan for part in ("", "_low", "_high")} | {"private_n": 0}
+    rows.append(row_by_hand(name="c", submission="c.csv", submission_sha256="c", **bare))
+    path = board_of(tmp_path, *rows)
+    assert leaderboard_competitions(path) == ("toy",)
+    text = leaderboard_text(leaderboard_table(path, COMPETITION))
+    cells = [line.split() for line in text.splitlines()[2:]]
+    private = ["0.75000", "0.1250", "..", "0.8750", "30"]
+    last = ["0.50000", "0.62500", "2024-05-06"]
+    assert cells == [
+        ["1", "a", *private, *last],
+        ["1", "b", *private, *last],
+        ["3", "c", "0.5000", "..", "0.7500", "4,000", *last],
+    ]
+    assert flush_right(text) == ["rank", "n", "public"]
+    others = row_by_hand(answers_sha256="0" * 64)
+    append_entry(path, others)
+    heads = leaderboard_text(leaderboard_table(path, COMPETITION)).splitlines()
+    assert heads[0] == "answers fedcba987654" and f"answers {'0' * 12}" in heads
+
+
+def test_the_ends_of_the_range_of_scores_are_scores(tmp_path):
+    path = board_of(tmp_path, row_by_hand(overall=0.0, public=1.0, private=0.0))
+    assert read_leaderboard(path).public.tolist() == [1.0]
+    text = path.read_text()
+    for value in ("1.01", "-0.01"):
+        path.write_text(text.replace("0.0,0.5,0.75", f"{value},0.5,0.75", 1))
+        with pytest.raises(InputError, match=r"overall.*lies outside 0 \.\. 1"):
+            read_leaderboard(path)
+    path.write_text(text.replace(",a,submission,", ",a,guess,"))
+    with pytest.raises(InputError, match="kind.*is none of submission, control, out of fold"):
+        read_leaderboard(path)
 
 
 def test_what_is_no_leaderboard_is_refused(tmp_path):

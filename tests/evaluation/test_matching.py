@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from columns import flush_right
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycytominer import consensus
@@ -130,6 +131,32 @@ def test_hand_made_vectors():
     apart = not_same_compound_or_batch(x, wells).table.set_index("treatment")
     assert apart.neighbour.to_dict() == {"a1": "c", "a2": "b", "b": "c", "c": "b", "d": "c"}
     assert apart.right.sum() == 2
+
+
+def test_the_text_by_hand():
+    wells = table(
+        [
+            ("a1", "A", "m", "w1"),
+            ("a2", "A", "m", "w2"),
+            ("b", "B", "m", "w1"),
+            ("c", "C", "n", "w3"),
+            ("d", "D", "n", "w1"),
+        ]
+    )
+    x = np.array([[1, 0], [1, 0.1], [1, 0.5], [1, 0.9], [0, 1.0]])
+    protocols, mechanisms, wrong = match_text([not_same_compound(x, wells)]).split("\n\n")
+    # chance: a1 1/3, a2 1/3, b 2/4, c 1/4, d 1/4; Wilson's interval of 3 in 5
+    cells = protocols.splitlines()[2].split()
+    assert cells[:6] == ["NSC", "3/5", "0.600", "0.231", "..", "0.882"] and cells[-1] == "0.333"
+    assert flush_right(protocols) == ["right", "accuracy", "chance"]
+    assert [line.split() for line in mechanisms.splitlines()[2:]] == [["m", "2/3"], ["n", "1/2"]]
+    assert flush_right(mechanisms) == []
+    # cosine of b and c: (1 + .45) / sqrt(1.25 x 1.81)
+    assert [line.split() for line in wrong.splitlines()[2:]] == [
+        ["NSC", "b", "m", "c", "n", "0.964"],
+        ["NSC", "c", "n", "b", "m", "0.964"],
+    ]
+    assert flush_right(wrong) == ["cosine"]
 
 
 def test_a_class_of_one_compound_is_wrong_and_a_lone_compound_has_no_candidate():

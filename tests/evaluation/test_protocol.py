@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from columns import flush_right
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score
@@ -130,6 +131,8 @@ def test_the_text_has_a_line_a_part_and_says_where_the_number_is_not_the_publish
         and "nan" not in lines[3]
     )
     assert "published" not in protocol_text(scores)
+    text = protocol_text(scores.assign(n=[1_000, 2]))
+    assert flush_right(text) == ["accuracy", "experiments", "n"] and "1,000" in text
 
 
 def test_truth_is_the_samples_own_label_or_the_answers(simulated):

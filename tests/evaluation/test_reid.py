@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from columns import flush_right
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
@@ -320,6 +321,7 @@ def test_table_and_text_hold_counts_and_both_intervals():
         table[table.figure == "mAP"].low.isna().all()
         and table[table.figure == "mAP"].drugs_low.notna().all()
     )
+    assert flush_right(reid_text(table)) == ["value", "k/n", "chance", "skipped"]
     text = reid_text(table).splitlines()
     assert (
         len(text) == 16

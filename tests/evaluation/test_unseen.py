@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from columns import flush_right
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.unseen import (
@@ -129,6 +130,8 @@ def test_compounds_are_told_nearest_first_and_no_more_than_asked():
         lines[2].split() == ["c22", "0", "x", "2/3", "0.100", "0.250"]
         and lines[-1] == "... and 3 farther ones"
     )
+    assert flush_right(unseen_text(table[:2], {})) == ["MoA id", "votes", "distance", "margin"]
+    assert len(unseen_text(table[:20], {}).splitlines()) == 2 + 20
     short = unseen_text(table[:2], {"c01": "y", "other": "x"}).splitlines()
     assert (
         len(short) == 4

@@ -48,7 +48,7 @@ def test_accuracy_refuses_what_it_cannot_score(true, predicted):
         accuracy(true, predicted)
 
 
-@pytest.mark.parametrize(("correct", "total"), [(1, 0), (3, 2), (-1, 2)])
+@pytest.mark.parametrize(("correct", "total"), [(0, 0), (1, 0), (3, 2), (-1, 2)])
 def test_wilson_refuses_impossible_counts(correct, total):
     with pytest.raises(InputError):
         wilson_interval(correct, total)

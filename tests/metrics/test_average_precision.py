@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from columns import flush_right
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -238,6 +239,15 @@ def test_good_classes_and_the_text():
     assert lines[-1].startswith(
         f"{good_classes(table)[0]} of 3 classes at ROC AUC >= 0.9; 1 without both"
     )
+    assert flush_right("\n".join(lines[:-1])) == [
+        "AP",
+        "prevalence",
+        "x prevalence",
+        "ROC AUC",
+        "positives",
+        "compounds",
+        "n",
+    ]
     short = average_precision_text(table, top=1).splitlines()
     assert (
         short[:2]
