@@ -313,6 +313,12 @@ def test_table_and_text_hold_counts_and_both_intervals():
         == ["rank-1", "rank-5", "rank-10", "mAP"] * 2 + ["accuracy", "AUC of 3 classes"]
         and len(table) == 14
     )
+    chance = table.set_index("figure").chance
+    assert chance["accuracy"] == 1 / 3 and chance["AUC of 3 classes"] == 0.5
+    assert chance["rank-5"].iloc[0] == results[0].random_rank(5)
+    assert chance["mAP"].iloc[0] == results[0].random_average_precision
+    assert table.skipped[:4].tolist() == [results[0].skipped] * 4
+    assert table.total[8:10].tolist() == [20, 20] and table.skipped[8:10].tolist() == [0, 0]
     row = table.iloc[1]
     assert row.value == row.correct / row.total and (row.low, row.high) == wilson_interval(
         int(row.correct), int(row.total)

@@ -213,6 +213,13 @@ def test_files_of_other_stages_are_refused_and_of_other_folds_left_out(run, capl
         config_predictions(run)
 
 
+def test_the_files_of_one_stage_can_be_asked_for(run):
+    (path,) = config_predictions(run)
+    assert config_predictions(run, stage_index=0) == [path]
+    with pytest.raises(InputError, match="no predictions of this config's folds and stages"):
+        config_predictions(run, stage_index=1)
+
+
 def replace_about(path, about):
     predict.write_about(path, about)
 

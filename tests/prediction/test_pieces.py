@@ -1,5 +1,7 @@
 """An interrupted prediction goes on plate by plate, and ends in the same file."""
 
+import logging
+
 import numpy as np
 import pytest
 from tiny import make_config, stage
@@ -74,15 +76,18 @@ def test_a_killed_prediction_goes_on_where_it_was(run, monkeypatch):
     assert predict(run) == files and third == []
 
 
-def test_pieces_of_other_checkpoints_or_settings_are_not_taken(tmp_path):
+def test_pieces_of_other_checkpoints_or_settings_are_not_taken(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     places, made = [np.array([2, 0]), np.array([1])], []
 
     def compute(mine):
         made.append(mine.tolist())
         return {"a": np.stack([mine, mine * 10], 1)}
 
-    for _ in range(2):
-        found = in_pieces(tmp_path / "x.npz", {"model": "one"}, places, compute)
+    in_pieces(tmp_path / "x.npz", {"model": "one"}, places, compute)
+    assert "resumes" not in caplog.text
+    found = in_pieces(tmp_path / "x.npz", {"model": "one"}, places, compute)
+    assert f"{tmp_path / 'x.npz'}: resumes, 2 of 2 pieces are done" in caplog.text
     assert (
         made == [[2, 0], [1]]
         and found["a"].tolist() == [[0, 0], [1, 10], [2, 20]]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score
 
 from cellsignal.common.errors import InputError
@@ -138,6 +139,24 @@ def test_a_rung_is_what_sklearn_makes_of_the_same_logits(plates, entry):
     assert step.score.value == accuracy_score(
         [truth[t] for t in frame.index], frame.to_numpy().argmax(1)
     )
+
+
+@pytest.mark.parametrize("part", ["oof", "test"])
+def test_views_are_added_to_the_last_stage(plates, entry, part):
+    """Of all folds on out-of-fold wells; of the first alone on test wells."""
+    root, competition, _, truth = plates
+    steps = ladder(entry, part, None, as_truth(truth) if part == "test" else None)
+    members = [member for member in entry.members if member.about["stage"] == "cell_type"]
+    (score,) = [step.score.value for step in steps if step.name == "+ TTA, 2 views"]
+    samples = competition.samples(root).drop_duplicates("target_id").set_index("target_id")
+    tables = []
+    for member in members if part == "oof" else members[:1]:
+        kept = member.ids["part"] == part
+        views = [log_softmax(member.logits(view)[kept], axis=1) for view in member.views]
+        tables.append(pd.DataFrame(np.mean(views, axis=0)).groupby(member.ids["target_id"][kept]))
+    mean = pd.concat([table.mean() for table in tables])
+    label = samples.label.loc[mean.index].to_numpy() if part == "oof" else mean.index.map(truth)
+    assert score == accuracy_score(label.astype(int), mean.to_numpy().argmax(1))
 
 
 def test_the_submission_is_valid_scored_and_says_what_it_is_made_of(plates, entry, tmp_path):

@@ -333,6 +333,8 @@ def test_more_neighbours_than_wells():
     x, label, query, _ = classes(0, n=6)
     with pytest.raises(InputError, match="7 neighbours asked for, 6 training wells"):
         neighbour_scores(x, label, query, 6, k=7)
+    votes = np.exp(neighbour_scores(x, label, query, 6, k=6))  # as many as there are
+    np.testing.assert_allclose(votes.sum(1), 1, atol=1e-5)
 
 
 def test_wells_tied_at_the_last_place_share_it():

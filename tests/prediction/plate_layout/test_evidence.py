@@ -109,6 +109,33 @@ def test_evidence_is_that_of_the_plain_formula(seed, wells, spread, offset, effe
             assert evidence.squares == pytest.approx(squares, abs=10 * tolerance * logs.shape[1])
 
 
+def test_the_order_of_wells_of_one_norm_decides_nothing():
+    """Wells whose scores are permutations of each other have equal sums of squares."""
+    rng = np.random.default_rng(0)
+    block = np.array([rng.permutation([0.0, 1.0, 2.0, 5.0]) for _ in range(12)])
+    other = rng.normal(size=(7, 4))
+    class_group = np.array([0, 0, 1, 1])
+    for order in (slice(None, None, -1), rng.permutation(12)):
+        pairs = zip(
+            experiment_evidence([block, other], class_group, 1.0),
+            experiment_evidence([block[order], other], class_group, 1.0),
+            strict=True,
+        )
+        for before, after in pairs:
+            np.testing.assert_array_equal(after.total, before.total)
+            np.testing.assert_array_equal(after.squares, before.squares)
+
+
+@pytest.mark.parametrize("factor", [1 / 8, 1.0, 8.0])
+def test_the_temperature_is_that_of_the_scores(factor):
+    """`simulate` gives logits that are as sure as they may be: their temperature is 1."""
+    scores, experiment, plate, groups, *_ = simulate(3, 2.0, n_experiments=3, size=40)
+    result = infer_plate_groups(factor * scores, experiment, plate, groups)
+    assert set(result.temperature) == {"E0", "E1", "E2"}
+    for temperature in result.temperature.values():  # sharpnesses are doubles of each other
+        assert 1 / 2.1 < temperature / factor < 2.1
+
+
 def test_posteriors_by_hand():
     """Two sharpnesses; the first experiment shows the second one by far, which then speaks for
     layout 1 of the second.

@@ -6,9 +6,16 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 
 from cellsignal.common.errors import InputError
-from cellsignal.prediction.plate_layout.repeats import add_evidence, find_repeats, plate_order
+from cellsignal.prediction.plate_layout.repeats import (
+    MOST,
+    Repeat,
+    add_evidence,
+    find_repeats,
+    plate_order,
+)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +181,26 @@ def test_the_gain_has_the_scale_of_the_scores(factor):
     plain = add_evidence(scores.astype(float), wells, train, repeats)
     scaled = add_evidence(factor * scores.astype(float), wells, train, repeats, {"N": factor})
     assert scaled == pytest.approx(factor * plain, rel=1e-9) and not np.array_equal(plain, scores)
+
+
+@pytest.mark.parametrize(("right", "signal"), [(40, 1.0), (22, 1.0), (10, 2.0), (40, 9.0)])
+def test_the_gain_is_that_of_the_likeliest_share(right, signal):
+    """One plate of 40 wells, of which the first `right` hold what the layout says."""
+    label = np.arange(40)
+    layout = pd.DataFrame(
+        {"experiment": "A", "plate": "1", "well": [f"W{n:02d}" for n in label], "label": label}
+    )
+    truth = np.concatenate([label[:right], np.roll(label[right:], 1)])
+    scores = predict(truth, signal, 0, 40).astype(float)
+    wells = layout.assign(experiment="N")
+    lifted = add_evidence(scores, wells, layout, [Repeat("N", "A", 0, right, 40, 0.0)])
+    gain = lifted - scores
+    np.testing.assert_array_equal(gain[~np.eye(40, dtype=bool)], 0)
+    lift = 40 * softmax(scores, axis=1)[label, label]
+    shares = np.linspace(0, MOST, 20_001)
+    likelihood = np.log(shares[:, None] * lift + 1 - shares[:, None]).sum(axis=1)
+    best = shares[likelihood.argmax()]
+    assert np.diag(gain) == pytest.approx(np.log(1 + 40 * best / (1 - best)), abs=5e-3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
