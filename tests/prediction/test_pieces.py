@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from tiny import make_config, stage
 
+from cellsignal.common.stopping import Stop
+from cellsignal.prediction import pieces
 from cellsignal.prediction import predict as predicting
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.pieces import in_pieces, pieces_folder, pieces_of, remove_pieces
@@ -113,3 +115,40 @@ def test_a_piece_is_of_one_model_and_one_unit(run, adapt):
     groups = samples.iloc[chosen].assign(key=keys).groupby([*columns, "key"]).ngroup().to_numpy()
     assert all(len(set(groups[piece])) == 1 for piece in found) and len(found) == len(set(groups))
     assert pieces_of(samples, chosen[:0], adapt, keys[:0]) == []
+
+
+class NotedStop(Stop):
+    """Notes how long each next step was expected to take."""
+
+    def __init__(self):
+        super().__init__()
+        self.expected = []
+
+    def stop_status(self, seconds=None):
+        self.expected.append(seconds)
+        return 0
+
+
+def test_the_time_to_join_is_told_from_that_of_writing(tmp_path, monkeypatch):
+    """Every piece is read and written once more; two of three were written in 4 s."""
+    path, places = tmp_path / "x.npz", [np.array([n]) for n in range(3)]
+    real, stop = pieces._write, NotedStop()
+
+    def write(file, arrays):
+        seconds = real(file, arrays)
+        assert 0 <= seconds < 60
+        return 2.0
+
+    def compute(mine):
+        return {"a": mine[:, None]}
+
+    with pytest.raises(ZeroDivisionError):
+        in_pieces(path, {}, places, lambda mine: compute(mine) if mine[0] < 1 else 1 / 0)
+    monkeypatch.setattr(pieces, "_write", write)
+    found = in_pieces(path, {}, places, compute, stop=stop)
+    assert found["a"].ravel().tolist() == [0, 1, 2]
+    first, second, join = stop.expected
+    assert first is None and 0 <= second < 60 and join == 2 * 4.0 * 3 / 2
+    again = NotedStop()
+    in_pieces(path, {}, places, compute, stop=again)
+    assert again.expected == [None]

@@ -109,6 +109,17 @@ def test_evidence_is_that_of_the_plain_formula(seed, wells, spread, offset, effe
             assert evidence.squares == pytest.approx(squares, abs=10 * tolerance * logs.shape[1])
 
 
+def test_the_spread_by_hand():
+    """Half the range of the middle half of eight scores: the third to the sixth smallest."""
+    well = np.array([9.0, 1.0, 4.0, 0.0, 6.0, 2.0, 100.0, 3.0])  # 0 1 (2 3 4 6) 9 100
+    assert score_spread(np.stack([well, well + 7, 3 * well])) == 2.0
+    assert score_spread(np.stack([3 * well, 3 * well, well])) == 6.0
+    # most scores are equal: of each well seven lie 1 below its mean and one lies 7 above
+    flat = np.array([[0.0] * 7 + [8.0], [2.0] * 7 + [10.0]])
+    assert score_spread(flat) == pytest.approx(np.sqrt((7 * 1 + 49) / 8))
+    assert score_spread(np.ones((3, 8))) == 0.0
+
+
 def test_the_order_of_wells_of_one_norm_decides_nothing():
     """Wells whose scores are permutations of each other have equal sums of squares."""
     rng = np.random.default_rng(0)
