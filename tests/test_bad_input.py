@@ -542,7 +542,7 @@ def test_submit_without_predictions_names_the_run(prepared, tmp_path, capsys):
 def test_a_damaged_predictions_file_is_refused(work, capsys, change):
     change(work.run_folder / PREDICTIONS)
     before = contents(work.folder)
-    for verb in ("submit", "oof"):
+    for verb in ("submit", "score"):
         line = error_line(
             capsys,
             verb,

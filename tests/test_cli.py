@@ -13,7 +13,7 @@ from cellsignal.config.options import find_configs, read_configs
 from cellsignal.data.commands import folds_text
 
 GROUPS = {"runs", "profiles", "study", "kaggle", "cloud"}
-OLD = ("audit", "bench", "classify", "embed", "kernel", "match", "protocol", "rank", "retrieve")
+OLD = ("audit", "bench", "classify", "kernel", "match", "oof", "protocol", "rank", "retrieve")
 
 
 def commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -53,9 +53,16 @@ def test_every_command_on_a_config_takes_the_same_options():
             if {"config", "configs", "sources"} & options(command):
                 checked.append(f"{group} {name}".strip())
                 assert {"--set", "--seeds"} <= options(command), name
-    assert {"prepare", "train", "run", "oof", "submit", "profiles match", "cloud cost"} <= set(
-        checked
-    )
+    assert {
+        "prepare",
+        "train",
+        "run",
+        "score",
+        "embed",
+        "submit",
+        "profiles match",
+        "cloud cost",
+    } <= set(checked)
     assert len(checked) >= 20
 
 
@@ -88,15 +95,15 @@ def test_a_runs_name_stands_for_its_config_and_its_seeds(trained, tmp_path, monk
     assert [config.seed for config in read_configs("tiny")] == [0, 2, 10]
     assert [config.seed for config in read_configs("tiny", (), [10])] == [10]
     capsys.readouterr()
-    assert main(["-q", "oof", "tiny", "--seeds", "0"]) == 0
+    assert main(["-q", "score", "tiny", "--seeds", "0"]) == 0
     by_name = capsys.readouterr().out
-    assert main(["-q", "oof", "config.yaml"]) == 0
+    assert main(["-q", "score", "config.yaml"]) == 0
     assert capsys.readouterr().out == by_name and "tiny/seed0" in by_name
 
 
 def test_an_unknown_run_is_answered_with_the_nearest(trained, capsys, tmp_path):
     folder = trained("rxrx1").folder
-    for verb in ("train", "predict", "submit", "oof", "prepare"):
+    for verb in ("train", "predict", "submit", "score", "prepare"):
         line = error_line(capsys, verb, "tinny", cwd=folder)
         assert line == ("tinny: is no config (.yaml) and no run in runs; the nearest runs are tiny")
     line = error_line(capsys, "train", "tinny", cwd=tmp_path)
@@ -113,7 +120,7 @@ def test_a_file_is_a_config_whatever_its_name(tmp_path, monkeypatch):
 def test_a_change_that_would_do_nothing_is_refused(trained, capsys):
     space = trained("rxrx1")
     (path,) = space.run_folder.glob("predictions/*cell_type.npz")
-    line = error_line(capsys, "oof", path, "--set", "predict.tta=4", cwd=space.folder)
+    line = error_line(capsys, "score", path, "--set", "predict.tta=4", cwd=space.folder)
     assert line.startswith("--set predict.tta=4: would do nothing, as no config is named")
 
 
@@ -159,15 +166,15 @@ def test_each_command_ends_with_the_next_which_can_be_given_as_it_is(
     for _ in range(7):
         words = shlex.split(next_of(capsys, *words))
         seen.append(words[0])
-    assert seen == ["train", "predict", "oof", "submit", "score", "leaderboard", "runs"]
+    assert seen == ["train", "predict", "score", "submit", "score", "leaderboard", "runs"]
 
 
 def test_the_next_command_is_not_among_the_results(trained, capsys, monkeypatch):
     monkeypatch.chdir(trained("rxrx1").folder)
-    assert main(["oof", "config.yaml"]) == 0
+    assert main(["score", "config.yaml"]) == 0
     out, err = capsys.readouterr()
     assert "next:" not in out and err.splitlines()[-1] == "next: cellsignal submit config.yaml"
-    assert main(["-q", "oof", "config.yaml"]) == 0
+    assert main(["-q", "score", "config.yaml"]) == 0
     assert "next:" not in capsys.readouterr().err
 
 

@@ -65,7 +65,7 @@ def test_run_goes_from_a_trained_state_to_leaderboard_and_pictures(
 def test_oof_and_audit_print_their_tables(trained, tmp_path, capsys):
     space = trained("rxrx1").copy(tmp_path / "space")
     capsys.readouterr()
-    assert cellsignal("oof", "config.yaml", cwd=space.folder) == 0
+    assert cellsignal("score", "config.yaml", cwd=space.folder) == 0
     assert "tiny/seed0" in capsys.readouterr().out
     assert cellsignal("study", "split-audit", "config.yaml", cwd=space.folder) == 0
     assert "unseen experiments" in capsys.readouterr().out
@@ -79,7 +79,7 @@ def test_several_seeds_are_several_runs(trained, tmp_path, capsys):
     files = sorted((space.folder / "runs/seeds").glob("seed*/predictions/*.npz"))
     assert [file.parts[-3] for file in files] == ["seed3", "seed4"]
     capsys.readouterr()
-    assert cellsignal("oof", *files, cwd=space.folder) == 0
+    assert cellsignal("score", *files, cwd=space.folder) == 0
     assert "all 2 merged" in capsys.readouterr().out
 
 
@@ -129,7 +129,7 @@ def test_a_run_without_test_samples_ends_with_its_out_of_fold_score(without_test
         if path.suffix in (".csv", ".json")
     ] == ["leaderboard.csv"]
     line = error_line(capsys, "submit", "config.yaml", cwd=without_test)
-    assert "no test predictions, so there is nothing to submit; `cellsignal oof`" in line
+    assert "no test predictions, so there is nothing to submit; `cellsignal score`" in line
     assert cellsignal("run", "config.yaml", cwd=without_test) == 0
     assert len(pd.read_csv(without_test / "submissions" / "leaderboard.csv")) == 1
     full = ["--set", "folds.use=[]", "--set", "folds.full=true", "--set", "name=full"]

@@ -125,7 +125,7 @@ def test_beside_the_main_thread_there_are_no_signals_but_the_budget_holds(monkey
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "soon", ""])
-@pytest.mark.parametrize("verb", ["run", "train", "predict", "profiles embed", "prepare", "submit"])
+@pytest.mark.parametrize("verb", ["run", "train", "predict", "embed", "prepare", "submit"])
 def test_a_budget_that_cannot_be_is_one_line(verb, hours, capsys):
     assert main([*verb.split(), "x.yaml", f"--max-hours={hours}"]) == 2
     assert (

@@ -97,7 +97,7 @@ def test_the_weights_of_a_file_are_embedded_once(prepared, tmp_path, monkeypatch
                 "_embed_samples",
                 lambda *words, real=real, calls=calls: calls.append(1) or real(*words),
             )
-            assert cellsignal("profiles", "embed", config, cwd=space.folder) == 0
+            assert cellsignal("embed", config, cwd=space.folder) == 0
         assert len(calls) == times
         with_parts = [
             load_embeddings(path)

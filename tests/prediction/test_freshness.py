@@ -164,7 +164,7 @@ def test_pieces_are_named_by_all_that_the_file_is_made_from(run, monkeypatch):
     assert seen[0]["checkpoints"] == {"all": sha256(run.run_folder / "fold0/all/all/last.pt")}
 
 
-@pytest.mark.parametrize("verb", ["submit", "oof", "profiles treatments"])
+@pytest.mark.parametrize("verb", ["submit", "score", "profiles treatments"])
 @pytest.mark.parametrize(
     "change, named",
     [
@@ -190,7 +190,7 @@ def test_a_verb_that_reads_predictions_by_config_refuses_stale_ones(
 
 @pytest.mark.parametrize(
     "verb",
-    ["predict", "profiles embed", "profiles classify", "submit", "oof", "profiles treatments"],
+    ["predict", "embed", "profiles classify", "submit", "score", "profiles treatments"],
 )
 def test_a_misspelt_competition_is_answered_with_the_nearest(run, tmp_path, capsys, verb):
     (tmp_path / "config.yaml").write_text(

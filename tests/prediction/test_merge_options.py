@@ -215,7 +215,7 @@ def test_predictions_of_another_copy_are_refused_by_every_reader(
     competition.simulate(
         other, 9, compounds_per_class=2, test_compounds_per_class=1, doses=1, replicates=1, size=24
     )
-    for verb, more in (("submit", ["--out", "s.csv"]), ("oof", [])):
+    for verb, more in (("submit", ["--out", "s.csv"]), ("score", [])):
         line = error_line(capsys, verb, "p.npz", "--root", other, *more, cwd=tmp_path)
         assert "p.npz: " in line and str(simulated("bbbc021")) in line
     assert not (tmp_path / "s.csv").exists()

@@ -1,4 +1,4 @@
-"""The commands from a trained run to the leaderboard: predict, oof, submit, score, leaderboard."""
+"""The commands from a trained run to the leaderboard: predict, embed, submit, score, leaderboard."""
 
 import argparse
 from collections.abc import Callable
@@ -25,11 +25,11 @@ def add_prediction_commands(add: Callable) -> None:
     """Add the parsers of the commands."""
     sub = add("predict", predict, "predict out-of-fold and test samples of a trained config")
     add_budget(add_config_options(sub))
-    sub = add("oof", oof, "print out-of-fold scores of every seed, and of all merged")
-    add_sources(sub)
-    sub.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
+    sub = add("embed", embed, "save the embeddings of every sample of a trained config")
+    add_budget(add_config_options(sub))
     add_submit(add("submit", submit, "merge predictions into a submission"))
-    add_score(add("score", score, "score a submission, and note it on the leaderboard"))
+    text = "score a submission for the leaderboard; or runs, out of fold"
+    add_score(add("score", score, text))
     sub = add("leaderboard", leaderboard, "print the local leaderboard")
     sub.add_argument("competition", nargs="?")
     sub.add_argument("--leaderboard", type=Path, default=LEADERBOARD)
@@ -67,10 +67,14 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
 
 def add_score(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `score`."""
-    what = "submission (.csv); or a config or run whose protocol has parts (wilds)"
-    parser.add_argument("submission", help=what)
+    what = (
+        "a submission (.csv); or configs, runs or predictions files, which are scored out of fold"
+    )
+    parser.add_argument("sources", nargs="+", help=what)
     add_changes(parser)
-    parser.add_argument("--answers", type=Path, required=True)
+    answers = "the true answers of the test set: needed for a submission, and for a config whose "
+    answers += "protocol has parts of its own (wilds)"
+    parser.add_argument("--answers", type=Path, help=answers)
     parser.add_argument("--competition", help="its id (default: told by the columns)")
     root = "folder of the raw data: scores its sample submission as a control"
     parser.add_argument("--root", type=Path, help=root)
@@ -85,15 +89,18 @@ def predict(arguments: argparse.Namespace) -> str:
         with work_in(config.run_folder):
             for path in predict_config(config):
                 print(path)
-    return next_command("oof", arguments)
+    return next_command("score", arguments)
 
 
-def oof(arguments: argparse.Namespace) -> str:
-    from cellsignal.prediction.sources import out_of_fold_table, read_sources
+def embed(arguments: argparse.Namespace) -> str:
+    from cellsignal.prediction.embeddings import embed as embed_config
+    from cellsignal.report.run_report import embedding_picture
 
-    sources = read_sources(arguments.sources, arguments.set, arguments.seeds)
-    print(out_of_fold_table(sources, arguments.root))
-    return next_command("submit", arguments)
+    for config in configs_of(arguments):
+        with work_in(config.run_folder):
+            for path in embed_config(config):
+                print(f"{path}\npicture: {embedding_picture(config, path)}")
+    return next_command("profiles classify", arguments)
 
 
 def submit(arguments: argparse.Namespace) -> str:
@@ -134,9 +141,13 @@ def score(arguments: argparse.Namespace) -> str:
     from cellsignal.evaluation.score import find_competition
     from cellsignal.evaluation.score import score as score_file
 
-    path = Path(arguments.submission)
-    if path.suffix in YAML or not (path.suffix or path.is_file()):
-        return _score_protocol(arguments)
+    path = Path(arguments.sources[0])
+    if path.suffix in (*YAML, ".npz") or not (path.suffix or path.is_file()):
+        return _score_protocol(arguments) if arguments.answers else _score_out_of_fold(arguments)
+    if len(arguments.sources) > 1:
+        raise InputError(f"{arguments.sources[1]}: give one submission at a time")
+    if arguments.answers is None:
+        raise InputError(f"{path}: a submission is scored by --answers CSV")
     competition = find_competition(path, arguments.competition)
     table = score_file(
         path,
@@ -150,10 +161,20 @@ def score(arguments: argparse.Namespace) -> str:
     return f"cellsignal leaderboard {competition.id}"
 
 
+def _score_out_of_fold(arguments: argparse.Namespace) -> str:
+    from cellsignal.prediction.sources import out_of_fold_table, read_sources
+
+    sources = read_sources(arguments.sources, arguments.set, arguments.seeds)
+    print(out_of_fold_table(sources, arguments.root))
+    return next_command("submit", arguments)
+
+
 def _score_protocol(arguments: argparse.Namespace) -> str:
     from cellsignal.prediction.sources import protocol_table
 
-    arguments.config = arguments.submission
+    if len(arguments.sources) > 1:
+        raise InputError(f"{arguments.sources[1]}: a protocol is scored one config at a time")
+    arguments.config = arguments.sources[0]
     print(protocol_table(config_of(arguments), arguments.answers))
     return "cellsignal runs"
 

@@ -207,7 +207,7 @@ def refuse_without_test(members: Sequence[Predictions], competition: Competition
     if has_test(members):
         return
     name = members[0].about.get("protocol")
-    scored = "`cellsignal oof` prints their out-of-fold score"
+    scored = "`cellsignal score` prints their out-of-fold score"
     if name and competition.protocol(name).parts:
         scored = f"`cellsignal protocol` scores them by {name!r}"
     raise InputError(

@@ -65,7 +65,7 @@ def predict(config: Config) -> list[Path]:
     if not groups:
         raise InputError(
             "stages: all have target: compound or self_supervised, which predicts no class; add a "
-            "stage with labels, or use `cellsignal profiles embed`"
+            "stage with labels, or use `cellsignal embed`"
         )
     with Stop() as stop:
         paths = [predict_stage(config, jobs, stop) for jobs in groups.values()]

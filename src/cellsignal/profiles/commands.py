@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.locks import work_in
 from cellsignal.config.options import (
-    add_budget,
     add_config_options,
     command_group,
     config_of,
@@ -23,8 +21,6 @@ REFERENCES = ["negative_controls", "controls", "all"]
 def add_profile_commands(parser: argparse.ArgumentParser) -> None:
     """Add the parsers of the commands."""
     add = command_group(parser, "what")
-    sub = add("embed", embed, "save the embedding of every sample by the last stage's models")
-    add_budget(add_config_options(sub))
     text = "predict by the nearest training wells or class centres among the embeddings"
     _add_classify(add("classify", classify, text))
     _add_match(add)
@@ -148,17 +144,6 @@ def _add_rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--neighbours", type=int, default=5, help=neighbours)
     pictures = "unseen compounds that get a picture (default 8)"
     parser.add_argument("--pictures", type=int, default=8, help=pictures)
-
-
-def embed(arguments: argparse.Namespace) -> str:
-    from cellsignal.prediction.embeddings import embed as embed_config
-    from cellsignal.report.run_report import embedding_picture
-
-    for config in configs_of(arguments):
-        with work_in(config.run_folder):
-            for path in embed_config(config):
-                print(f"{path}\npicture: {embedding_picture(config, path)}")
-    return next_command("profiles classify", arguments)
 
 
 def classify(arguments: argparse.Namespace) -> str:

@@ -1,7 +1,7 @@
 """Load well profiles of a config's data set from images, an embeddings file or tables.
 
 Three sources: plain image features of the store (`plain`: a baseline without a network), an
-embeddings file (`cellsignal profiles embed`), or tables of well profiles with Metadata_Plate and
+embeddings file (`cellsignal embed`), or tables of well profiles with Metadata_Plate and
 Metadata_Well (CellProfiler, pycytominer).
 """
 
