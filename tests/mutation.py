@@ -11,6 +11,7 @@ import argparse
 import ast
 import copy
 import functools
+import importlib
 import importlib.abc
 import importlib.machinery
 import json
@@ -28,6 +29,9 @@ from house import REPOSITORY, SOURCE, import_graph, modules
 ROOMS = ("metrics", "evaluation", "data", "training", "prediction")
 TIMEOUT = 300  # seconds for the tests of one change
 TEST_FILES = 4  # for one change
+# loaded here, they cost nothing in each process
+PRELOADED = ["albumentations", "hypothesis", "pandas", "pytest", "pytorch_metric_learning.losses"]
+PRELOADED += ["scipy.stats", "sklearn.metrics", "torch.utils.tensorboard", "zarr"]
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -156,7 +160,7 @@ def _run_tests(name: str, path: Path, tree: ast.Module, files: list[Path]) -> No
     sys.meta_path.insert(0, _Changed(name, path, tree))
     import pytest
 
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not torture"]
+    options = ["-x", "-q", "-p", "no:cacheprovider"]  # as `make test`: without the slow ones
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     os._exit(int(pytest.main([*options, *(str(f) for f in files)])))
 
@@ -198,9 +202,8 @@ def main() -> int:
     arguments = parser.parse_args()
     sys.path[:0] = [str(SOURCE.parent)]
     os.chdir(REPOSITORY)
-    import albumentations  # noqa: F401  (loaded here, it costs nothing in each process)
-    import zarr  # noqa: F401
-
+    for name in PRELOADED:
+        importlib.import_module(name)
     from cellsignal.models.torchvision_cpu import import_timm
 
     import_timm()

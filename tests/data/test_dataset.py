@@ -92,6 +92,7 @@ def test_a_transform_depends_on_seed_epoch_and_index_alone(store):
     assert torch.equal(a[(2, 1)]["image"], b[(2, 1)]["image"])
     others = [a[(3, 1)], make(store, transform, 2)[(2, 1)]]
     assert not any(torch.equal(a[(2, 1)]["image"], other["image"]) for other in others)
+    assert torch.equal(a[1]["image"], a[(0, 1)]["image"])
     plain = make(store, Transform((), 3))[2]
     expected = (store.images[5].astype(float) - 100) / np.array([1, 2, 4])[:, None, None]
     assert (

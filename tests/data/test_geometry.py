@@ -87,6 +87,7 @@ def test_affine_is_the_inverse_of_its_parts(numbers):
         (0.5, (8, 12), [0.99, 0.5, 0.99], (0, 4, 8)),
         (0.5, (12, 8), [0.5, 0.0, 0.99], (0, 2, 6)),
         (0.01, (8, 8), [0.0, 0.99, 0.99], (7, 7, 1)),
+        (0.5, (18, 20), [0.35, 0.5, 0.99], (3, 8, 12)),  # ties: the later centre
     ],
 )
 def test_square_crop_resize_takes_the_nearest_centres_of_the_window(

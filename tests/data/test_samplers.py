@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cellsignal.common.errors import InputError
-from cellsignal.data.samplers import EpochBatches, in_order
+from cellsignal.data.samplers import AGAIN, EpochBatches, balanced_batches, in_order
 
 
 def indices(batches) -> list[list[int]]:
@@ -139,7 +139,7 @@ def test_units_alternate_at_random():
     [([0, 0, 1, 1, 2, 2], False), ([0, 0, 1, 1, 2, 2], True), ([0, 1, 2, 3, 4, 5], True)],
 )
 def test_any_two_samples_of_other_labels_may_meet(labels, unique):
-    """Over epochs every pair that may shares one of the two batches of three about equally often."""
+    """Over epochs every pair that may shares one of the two batches of three about as often."""
     met = Counter()
     for epoch in range(300):
         for batch in indices(
@@ -196,3 +196,80 @@ def test_no_samples_make_no_batch():
 )
 def test_in_order_is_complete_and_even(size, batch, expected):
     assert in_order(size, batch) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 6), st.integers(1, 9))
+def test_balanced_batches_draw_every_group_equally_often(seed, n, groups, size):
+    rng = np.random.default_rng(seed)
+    member = np.zeros((n, groups), bool)
+    # each sample of one group: draws can be counted
+    member[np.arange(n), rng.integers(groups, size=n)] = True
+    batches = balanced_batches(member, size, seed, 3)
+    drawn = np.array([index for one in batches for _, index in one])
+    left_out = n - len(drawn)
+    assert left_out == (1 if size > 1 and n % size == 1 else 0) and all(
+        len(one) <= size for one in batches
+    )
+    present = np.flatnonzero(member.any(0))
+    counts = member[drawn].sum(0)[present]
+    assert counts.max() - counts.min() <= 1 + left_out
+    for group in present:
+        times = np.bincount(drawn[member[drawn, group]], minlength=n)[member[:, group]]
+        assert times.max() - times.min() <= 1 + left_out, (
+            "all of a group come before one comes again"
+        )
+    epochs = [{number for number, _ in one} for one in batches]
+    assert all(len(one) == 1 for one in epochs) and len(set.union(*epochs)) == len(batches), (
+        "what comes again is augmented anew"
+    )
+    assert batches == balanced_batches(member, size, seed, 3) and (
+        n < 6 or batches != balanced_batches(member, size, seed, 4)
+    )
+
+
+def test_balanced_batches_are_dealt_to_processes():
+    member = np.eye(3, dtype=bool)[np.arange(40) % 3]
+    whole = balanced_batches(member, 4, 0, 0)
+    parts = [balanced_batches(member, 4, 0, 0, rank, 3) for rank in range(3)]
+    assert [len(part) for part in parts] == [3, 3, 3] and parts[1] == whole[1:9:3]
+    with pytest.raises(InputError, match="for each of 20 processes"):
+        balanced_batches(member, 4, 0, 0, 0, 20)
+
+
+def test_a_balanced_batch_of_one_is_left_out_unless_asked_for():
+    """Groups of 4 and 1: the single sample comes as often as all of the other group."""
+    member = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0], [0, 0, 1]], bool)
+    pairs = balanced_batches(member, 2, 0, 7)
+    assert [[number for number, _ in batch] for batch in pairs] == [
+        [7 + AGAIN, 7 + AGAIN],
+        [7 + 2 * AGAIN, 7 + 2 * AGAIN],
+    ]
+    singles = [index for ((_, index),) in balanced_batches(member, 1, 0, 7)]
+    assert len(singles) == 5 and singles.count(4) in (2, 3)
+    assert len(set(singles) - {4}) == 5 - singles.count(4)
+    assert balanced_batches(member, 2, 1, 7) != pairs
+    for none in (member[:0], np.zeros((3, 2), bool)):
+        with pytest.raises(InputError, match=f"none of {len(none)} samples is of a group"):
+            balanced_batches(none, 4, 0, 0)
+    assert len(balanced_batches(member, 2, 0, 7, 1, 2)) == 1
+
+
+def test_the_largest_and_smallest_batches_that_are_allowed():
+    labels = np.array([3, 3, -1, -1])
+    assert EpochBatches.count(None, labels, 4) == 1 and EpochBatches.count(None, labels, 3) == 2
+    assert EpochBatches.count(None, labels, 4, unique_labels=True) == 2
+    # label 0 comes three times: as many batches, and one is of a sample alone
+    assert EpochBatches.count(None, np.zeros(3, int), 1, unique_labels=True) == 3
+    with pytest.raises(InputError, match="3 samples in 1 units"):
+        EpochBatches(None, np.zeros(3, int), 4, 0, 0, unique_labels=True)
+    with pytest.raises(AssertionError):
+        EpochBatches(None, labels, 2, 0, 0, rank=1, world=1)
+    with pytest.raises(AssertionError):
+        EpochBatches(None, labels, 2, 0, 0, start=-1)
+
+
+def test_counting_batches_says_nothing_of_samples_left_out(caplog):
+    EpochBatches.count(None, np.zeros(5, int), 2)
+    EpochBatches(None, np.zeros(5, int), 2, 0, 0, rank=1, world=2)
+    assert not caplog.records

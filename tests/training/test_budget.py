@@ -35,8 +35,6 @@ from cellsignal.training.ranks import ALONE
 from cellsignal.training.run import train
 from cellsignal.training.trainer import Trainer
 
-pytestmark = pytest.mark.slow
-
 
 class Clock:
     """Time that passes only where the test says so, seen by all that measures or keeps a budget."""
@@ -141,6 +139,7 @@ def test_training_in_short_budgets_stops_in_time_and_ends_in_the_same_bits(
     assert logs[0].equals(logs[1])
 
 
+@pytest.mark.slow
 def test_the_budget_is_kept_where_all_was_measured(plates, tmp_path, monkeypatch, caplog):
     """A validation of 20 s, budgets of 30 s: none is overrun once the first call has seen one
     validation, which the checkpoint remembers.
@@ -170,6 +169,7 @@ def test_the_budget_is_kept_where_all_was_measured(plates, tmp_path, monkeypatch
     )
 
 
+@pytest.mark.slow
 def test_an_epoch_is_foretold_by_what_was_measured(plates, tmp_path, monkeypatch, caplog):
     config = make_config(plates, tmp_path, [stage(epochs=2)])
     clock = Clock(monkeypatch, budget)
@@ -189,6 +189,105 @@ def test_an_epoch_is_foretold_by_what_was_measured(plates, tmp_path, monkeypatch
     assert float(re.search(r"about ([\d.]+) epochs fit", line)[1]) == pytest.approx(
         hours_left * 60 / minutes, rel=0.01
     )
+
+
+# estimates, by hand
+# --------------------------------------------------------------------------------------------------
+
+
+def by_hand(adapt="none", processes=2, **more) -> budget.Budget:
+    """A budget of 31 validation and 100 training images; it validates after each second epoch."""
+    options = {"accumulation": 2, "batch_size": 4, "swa": None, "bn_recompute": False}
+    options |= {"pseudo_labels": None} | more
+    job = SimpleNamespace(
+        stage=SimpleNamespace(**options),
+        config=SimpleNamespace(predict=SimpleNamespace(adapt=adapt)),
+        test=np.arange(10),
+        title="job",
+        validates_after=lambda epoch: epoch % 2 == 1,
+    )
+    model = torch.nn.Linear(1000, 250, bias=False)  # a million bytes
+    return budget.Budget(job, model, processes, 3, 100, 31)
+
+
+LABELS = SimpleNamespace(start=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [
+        ({}, [0, 16]),
+        ({"processes": 1}, [0, 31]),
+        ({"adapt": "plate"}, [0, 31]),
+        ({"swa": 0.5}, [0, 66]),
+        ({"bn_recompute": True}, [0, 66]),
+        ({"swa": 0.5, "pseudo_labels": LABELS}, [50, 66]),
+        ({"pseudo_labels": LABELS}, [0, 16]),
+    ],
+)
+def test_images_without_a_step_are_counted(options, images):
+    assert [by_hand(**options).images_after(epoch) for epoch in (0, 1)] == images
+
+
+def test_test_images_are_labelled_from_the_first_epoch_of_pseudo_labels():
+    assert by_hand().images_to_label(2) == 0
+    labels = by_hand(adapt="plate", pseudo_labels=LABELS, processes=3)
+    assert [labels.images_to_label(epoch) for epoch in (1, 2, 3)] == [0, 7, 7]
+
+
+def test_estimates_take_the_slow_batches_and_what_was_not_measured_from_them():
+    made = by_hand(pseudo_labels=SimpleNamespace(start=0))
+    made.start_epoch(0, 7)
+    assert made.estimate_next_save(1, 3)[1] is None
+    assert made.estimate_epoch(1) == pytest.approx(0.08)  # 4 MB at 50 MB/s
+    made.made_progress = True
+    for seconds in [1.0] * 18 + [3.0, 5.0]:
+        made.paces["batch"].add(seconds)
+    # 7 batches; 16 + 5 images, 3 s a batch of 4; a save
+    assert made.estimate_epoch(1) == pytest.approx(7 + 21 * 0.75 + 0.08)
+    made.paces["image"].add(0.5)
+    made.paces["save"].add(2.0)
+    assert made.estimate_epoch(1) == pytest.approx(7 + 21 * 0.5 + 2)
+    step, end = "the next step and a save", "the end of the epoch with its validation"
+    assert made.estimate_next_save(1, 0) == (step, 2 * 3 * 3.0 + 5 * 0.5 + 2)
+    assert made.estimate_next_save(1, 3) == (step, 2 * 3 * 3.0 + 2)
+    assert made.estimate_next_save(1, 7) == (end, 16 * 0.5 + 2 * 2)
+    again = by_hand()
+    again.load_state_dict(made.state_dict())
+    assert again.state_dict() == made.state_dict() and len(again.paces["batch"]) == 20
+
+
+def test_batches_are_measured_between_updates_and_epochs_logged_once(monkeypatch, caplog):
+    clock = Clock(monkeypatch, budget)
+    made = by_hand(accumulation=1)
+    made.start_epoch(10, 50)
+    caplog.set_level(logging.INFO)
+    for number in range(1, 21):
+        assert not caplog.records
+        clock.now += 3.0
+        made.record(0, 10 + 2 * number, None if number == 1 else 600.0)
+        made.record(0, 10 + 2 * number, None)  # no batch, no measurement
+    assert made.paces["batch"].seconds() == [1.5] * 20 and made.made_progress
+    made.record(0, 50, 600.0)
+    (line,) = [record.message for record in caplog.records]
+    assert line == "job: epoch 1 takes about 75 s; 10.0 min left: about 7.99 epochs fit"
+
+
+def test_a_short_epoch_is_estimated_at_its_end(monkeypatch, caplog):
+    clock = Clock(monkeypatch, budget)
+    made = by_hand()
+    made.start_epoch(0, 2)
+    caplog.set_level(logging.INFO)
+    for batch in (1, 2):
+        clock.now += 60.0
+        made.record(0, batch, -5.0)
+    (line,) = [record.message for record in caplog.records]
+    assert line.endswith("left: about 0 epochs fit")
+    with made.measure("image", 4):
+        clock.now += 8.0
+    with made.measure("save", 0):
+        clock.now += 8.0
+    assert made.paces["image"].seconds() == [2.0] and len(made.paces["save"]) == 0
 
 
 # prediction
@@ -292,6 +391,7 @@ def test_predict_and_embed_keep_the_budget(plates, tmp_path, monkeypatch):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_packing_in_short_budgets_goes_on_to_the_same_store(plates, tmp_path, monkeypatch):
     competition, clock = get_competition("rxrx1"), Clock(monkeypatch, filling)
     real = filling.pack_site

@@ -1,5 +1,5 @@
-"""Training with several labels an image: losses against torch's own, weights, balanced batches,
-what is refused.
+"""Training with several labels an image: losses against torch's own, weights, what is
+refused.
 """
 
 from types import SimpleNamespace
@@ -17,7 +17,6 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.targets import label_matrix
 from cellsignal.config.load import load_config
-from cellsignal.data.samplers import balanced_batches
 from cellsignal.training.losses import BinaryCrossEntropy, SoftCrossEntropy, positive_weights
 
 seeds = st.integers(0, 10_000)
@@ -76,45 +75,6 @@ def test_positive_weights_by_hand():
     assert positive_weights(truth, "none", None) is None and positive_weights(
         truth, "none", 15.0
     ).tolist() == [15, 15, 15]
-
-
-@settings(max_examples=40, deadline=None)
-@given(seeds, st.integers(2, 40), st.integers(1, 6), st.integers(1, 9))
-def test_balanced_batches_draw_every_group_equally_often(seed, n, groups, size):
-    rng = np.random.default_rng(seed)
-    member = np.zeros((n, groups), bool)
-    # each sample of one group: draws can be counted
-    member[np.arange(n), rng.integers(groups, size=n)] = True
-    batches = balanced_batches(member, size, seed, 3)
-    drawn = np.array([index for one in batches for _, index in one])
-    left_out = n - len(drawn)
-    assert left_out == (1 if size > 1 and n % size == 1 else 0) and all(
-        len(one) <= size for one in batches
-    )
-    present = np.flatnonzero(member.any(0))
-    counts = member[drawn].sum(0)[present]
-    assert counts.max() - counts.min() <= 1 + left_out
-    for group in present:
-        times = np.bincount(drawn[member[drawn, group]], minlength=n)[member[:, group]]
-        assert times.max() - times.min() <= 1 + left_out, (
-            "all of a group come before one comes again"
-        )
-    epochs = [{number for number, _ in one} for one in batches]
-    assert all(len(one) == 1 for one in epochs) and len(set.union(*epochs)) == len(batches), (
-        "what comes again is augmented anew"
-    )
-    assert batches == balanced_batches(member, size, seed, 3) and (
-        n < 6 or batches != balanced_batches(member, size, seed, 4)
-    )
-
-
-def test_balanced_batches_are_dealt_to_processes():
-    member = np.eye(3, dtype=bool)[np.arange(40) % 3]
-    whole = balanced_batches(member, 4, 0, 0)
-    parts = [balanced_batches(member, 4, 0, 0, rank, 3) for rank in range(3)]
-    assert [len(part) for part in parts] == [3, 3, 3] and parts[1] == whole[1:9:3]
-    with pytest.raises(InputError, match="for each of 20 processes"):
-        balanced_batches(member, 4, 0, 0, 0, 20)
 
 
 def test_validation_is_sklearns_by_target():

@@ -17,8 +17,6 @@ from cellsignal import __version__
 from cellsignal.common.errors import InputError
 from cellsignal.training.ranks import this_process
 
-pytestmark = pytest.mark.slow
-
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 GOOD = {
     "RANK": "1",
@@ -62,6 +60,7 @@ def environment(monkeypatch):
     return put
 
 
+@pytest.mark.slow
 def test_two_processes_know_who_they_are_and_wait(two):
     assert [(one["rank"], one["world"], one["first"], one["device"]) for one in two] == [
         (0, 2, True, "cpu"),
@@ -70,17 +69,20 @@ def test_two_processes_know_who_they_are_and_wait(two):
     assert two[0]["waits"] and two[1]["waits"]
 
 
+@pytest.mark.slow
 def test_arrays_are_summed_to_the_bit(two):
     for one in two:
         assert len(one["sums"]) == 13 and all(one["sums"].values()), one["sums"]
 
 
+@pytest.mark.slow
 def test_values_travel(two):
     for one in two:
         assert one["gathers"] and one["share"] == {"step": 3, "path": "a.csv"}
         assert one["adds_up"] == [[3.0, 30.0], [1, 10]]
 
 
+@pytest.mark.slow
 def test_processes_that_were_not_started_alike_are_all_refused(two):
     assert (
         two[0]["refuses"] == two[1]["refuses"]
@@ -88,6 +90,7 @@ def test_processes_that_were_not_started_alike_are_all_refused(two):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", ["False", "True"])
 def test_gradients_are_those_of_one_process_on_both_halves(two, batch_norm):
     first, second = (one["gradients"][batch_norm] for one in two)
@@ -96,11 +99,13 @@ def test_gradients_are_those_of_one_process_on_both_halves(two, batch_norm):
     assert first["gradients"] == second["gradients"]
 
 
+@pytest.mark.slow
 def test_batch_norm_buffers_stay_each_process_s_own(two):
     first, second = (one["gradients"]["True"] for one in two)
     assert first["buffers"] != second["buffers"]
 
 
+@pytest.mark.slow
 def test_batch_norm_statistics_are_those_of_all_images(two):
     for first, second in zip(two[0]["statistics"], two[1]["statistics"], strict=True):
         assert first["digest"] == second["digest"]
@@ -154,6 +159,7 @@ def test_more_processes_than_gpus_are_refused(environment, monkeypatch):
         this_process()
 
 
+@pytest.mark.slow
 def test_the_package_starts_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "cellsignal", "--version"], capture_output=True, text=True

@@ -38,8 +38,6 @@ from cellsignal.training.self_supervised import (
 )
 from cellsignal.training.trainer import Trainer
 
-pytestmark = pytest.mark.slow
-
 SIDE = 32
 WAVES = (0.06, 0.14, 0.25, 0.42)  # cycles a pixel
 AUGMENT = [
@@ -160,6 +158,7 @@ def test_vicreg_is_the_papers():
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nothing_of_the_held_out_groups_takes_part(textures, tmp_path):
     taken = {}
     for images in ("labelled", "train", "all"):
@@ -182,6 +181,7 @@ def test_nothing_of_the_held_out_groups_takes_part(textures, tmp_path):
     assert taken["all"] == set(np.flatnonzero(outside)) > taken["train"]
 
 
+@pytest.mark.slow
 def test_views_come_in_pairs_of_one_image_drawn_apart(textures, tmp_path):
     job = job_of(textures, tmp_path, [pretraining(batches={"unit": "plate"})])
     pairs, samples = TwoViews(job, ALONE), job.store.samples
@@ -205,6 +205,7 @@ def test_views_come_in_pairs_of_one_image_drawn_apart(textures, tmp_path):
     ).any((1, 2)).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_labels_are_never_looked_at(textures, tmp_path):
     found = []
     for name in ("true", "scrambled"):
@@ -234,6 +235,7 @@ def test_a_stage_that_cannot_be_is_refused(change, name):
         Stage(**(pretraining() | change))
 
 
+@pytest.mark.slow
 def test_a_protocol_says_what_trains(textures, tmp_path):
     with pytest.raises(InputError, match="write train"):
         job = job_of(
@@ -294,6 +296,7 @@ def test_the_loss_falls_and_neighbours_beat_random_weights(learnt):
     assert after > 0.5 and after > before, (before, after)
 
 
+@pytest.mark.slow
 def test_the_next_stage_starts_from_it_and_it_alone_predicts(learnt, tmp_path):
     first, second = jobs_of(learnt)
     state = load_checkpoint(first.folder / "last.pt")
@@ -314,6 +317,7 @@ def test_the_next_stage_starts_from_it_and_it_alone_predicts(learnt, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_it_goes_on_to_the_bit(textures, tmp_path, monkeypatch):
     stages = [pretraining(epochs=2, ema=0.9)]
     whole, broken = (job_of(textures, tmp_path / name, stages) for name in ("whole", "broken"))

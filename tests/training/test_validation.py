@@ -38,8 +38,6 @@ from cellsignal.training.run import train
 from cellsignal.training.trainer import Trainer
 from cellsignal.training.validation import PER_CLASS, Gallery, Validation, draw_gallery, retrieval
 
-pytestmark = pytest.mark.slow
-
 RETRIEVAL = {
     "monitor": "retrieval",
     "schedule": {"name": "plateau", "patience": 0},
@@ -161,6 +159,7 @@ def test_control_wells_that_train_are_not_ranked(plates, tmp_path):
     assert (samples.role.iloc[draw_gallery(job).positions] == "treatment").all()
 
 
+@pytest.mark.slow
 def test_a_drug_is_not_its_own_answer(prepared, tmp_path):
     """Folds of images: a drug stands on both sides."""
     space = prepared("bbbc021")
@@ -198,6 +197,7 @@ def test_where_the_class_is_the_compound_only_the_fold_group_is_left_out(plates,
         )
 
 
+@pytest.mark.slow
 def test_without_anything_to_find_training_does_not_begin(prepared, tmp_path):
     job = jobs_of(drugs(prepared("bbbc021"), tmp_path))[0]
     samples = job.store.samples
@@ -264,6 +264,7 @@ def test_a_network_that_tells_nothing_apart_is_not_first_by_the_order_of_the_tab
     assert retrieval(gallery, np.array([[1, 0], [2, 0.1], [0, 1], [-1, 0]], np.float32)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more, predict",
     [({"ema": 0.9}, {"adapt": "plate", "tta": 4, "batch_size": 8}), ({}, {"tta": 2})],
@@ -320,6 +321,7 @@ class _Share(Ranks):
         return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapt", ["none", "experiment"])
 def test_two_processes_embed_a_half_each(plates, tmp_path, adapt):
     config = make_config(
@@ -348,6 +350,7 @@ def test_two_processes_embed_a_half_each(plates, tmp_path, adapt):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_schedule_best_weights_and_early_stopping_follow_it(plates, tmp_path, monkeypatch):
     """Retrieval is best in the first validation; accuracy and loss go on getting better."""
     told = iter([0.5, 0.4, 0.3, 0.2])
@@ -372,6 +375,7 @@ def test_schedule_best_weights_and_early_stopping_follow_it(plates, tmp_path, mo
     assert len(best["history"]) == 1 and best["best"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["full", "compound", "self_supervised"])
 def test_where_nothing_is_scored_the_training_loss_is_followed(prepared, tmp_path, what):
     more = {
@@ -398,6 +402,7 @@ def test_where_nothing_is_scored_the_training_loss_is_followed(prepared, tmp_pat
     assert not (job.folder / "best.pt").exists()
 
 
+@pytest.mark.slow
 def test_clips_are_followed_as_stills_are(prepared, tmp_path):
     space = prepared("mitoreid")
     job: Job = jobs_of(
@@ -421,6 +426,7 @@ def test_clips_are_followed_as_stills_are(prepared, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_and_run_again_ends_in_the_same_bytes(prepared, tmp_path, monkeypatch):
     stages = [
         {

@@ -135,14 +135,14 @@ def balanced_batches(
         Batches of (epoch number, index) keys: rank's of `world`; equally many for each.
 
     Raises:
-        InputError: not one batch for each rank.
+        InputError: no sample of any group, or not one batch for each rank.
     """
     rng = np.random.default_rng([seed, epoch])
     groups = [np.flatnonzero(column) for column in np.asarray(member, bool).T if column.any()]
     n = len(member)
-    turns = np.concatenate(
-        [rng.permutation(len(groups)) for _ in range(-(-n // max(1, len(groups))))]
-    )[:n]
+    if not groups:
+        raise InputError(f"batches: none of {n} samples is of a group that could be balanced")
+    turns = np.concatenate([rng.permutation(len(groups)) for _ in range(-(-n // len(groups)))])[:n]
     order = np.empty(n, np.int64)
     for number, group in enumerate(groups):
         places = np.flatnonzero(turns == number)
