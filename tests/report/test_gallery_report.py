@@ -1,5 +1,5 @@
-"""`cellsignal profiles rank`: from the embeddings of a trained run to a submission of rankings, figures,
-pictures and names for unseen compounds.
+"""`cellsignal profiles rank`: from the embeddings of a trained run to a submission of rankings,
+figures, pictures and names for unseen compounds.
 """
 
 import numpy as np

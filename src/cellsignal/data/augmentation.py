@@ -1,4 +1,4 @@
-"""What holds for an augmentation whichever way it acts: its checks, and the shape that comes out."""
+"""Check augmentations and give the shape of what they return, whichever way they act."""
 
 from collections.abc import Sequence
 

@@ -72,7 +72,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class _Query:
-    """Row `row` ranks the rows `positives` among the rows `negatives`; its AP counts for `group`."""
+    """Row `row` ranks rows `positives` among rows `negatives`; its AP counts for `group`."""
 
     row: int
     group: str

@@ -67,7 +67,7 @@ def kaggle_client(retries: bool = False):
 
 
 def _quiet_class(base: type, retries: bool) -> type:
-    """Add timeouts to a client class, and errors for failed uploads; `retries` keeps its retries."""
+    """Add timeouts and errors of failed uploads to a client class; `retries` keeps its retries."""
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
@@ -113,7 +113,7 @@ def quiet() -> Iterator[None]:
 
 
 def redact(text: str) -> str:
-    """Write `text` on one line without Kaggle secrets, authorisation headers and secrets in URLs."""
+    """Write `text` on one line without secrets of Kaggle, headers or URLs."""
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _HEADER.sub(r"\1 ***", text)

@@ -1,4 +1,4 @@
-"""The commands from a trained run to the leaderboard: predict, embed, submit, score, leaderboard."""
+"""The commands from a trained run to the leaderboard."""
 
 import argparse
 from collections.abc import Callable

@@ -253,7 +253,7 @@ def _fewest(samples: pd.DataFrame, by: Unit, reference: Reference) -> str:
 def _units(
     samples: pd.DataFrame, by: Unit, reference: Reference, least: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of each unit's wells and of its reference wells; refuse a unit with less than `least`."""
+    """Return the rows of each unit's wells and of its (at least `least`) reference wells."""
     is_reference = _is_reference(samples, reference)
     for rows in samples.groupby(unit_columns(by), sort=True).indices.values():
         chosen = rows[is_reference[rows]]

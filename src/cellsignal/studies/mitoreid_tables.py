@@ -5,7 +5,8 @@ from cellsignal.studies.mitoreid import KNOWN, NETWORKS, NEW, STEPS, Scored, Tim
 _RANKING = ("rank-1", "rank-5", "rank-10", "mAP")
 _TITLES = {
     KNOWN: "Queries of drugs that trained, ranked as published (same library and drug left out)",
-    NEW: "Queries of drugs that no stage saw, ranked strictly (same drug left out in every library)",
+    NEW: "Queries of drugs that no stage saw, ranked strictly "
+    "(same drug left out in every library)",
 }
 _BEST = "ipp"  # the best classifier of hand-made features
 

@@ -152,7 +152,7 @@ def _kill_to_the_end(place: Path, result: Result, rng: np.random.Generator) -> N
 
 
 def _fill(place: Path, result: Result, rng: np.random.Generator) -> None:
-    """Train for a while, then fill the disk; the last good checkpoint must survive, byte for byte."""
+    """Train, then fill the disk; the last good checkpoint must survive, byte for byte."""
     child = _start(place)
     checkpoint = place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt"
     while child.is_alive() and not checkpoint.exists():
@@ -264,7 +264,7 @@ def _import_all() -> None:
 
 
 def _start(place: Path, largest_file: int | None = None) -> Any:
-    """`COMMANDS` in `place`, in a process group of its own; its output goes to log.txt beside it."""
+    """Start `COMMANDS` in `place` as a process group; the output goes to log.txt beside it."""
     child = _FORK.Process(target=_run, args=(place, largest_file))
     child.start()
     return child

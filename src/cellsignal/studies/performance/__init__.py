@@ -1,1 +1,1 @@
-"""Measure the speed of reading, feeding, training and post-processing: docs/results/performance.md."""
+"""Measure reading, feeding, training and post-processing: docs/results/performance.md."""

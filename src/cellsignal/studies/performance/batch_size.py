@@ -182,4 +182,6 @@ def bench_profile(config: Config, rows: int = 15) -> str:
             with profile(activities=activities) as profiler:
                 trainer.train_epoch()
     by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    return f"{job.title}: {speed.line()}\n\n{profiler.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=40)}"
+    operations = profiler.key_averages()
+    table = operations.table(sort_by=by, row_limit=rows, max_name_column_width=40)
+    return f"{job.title}: {speed.line()}\n\n{table}"

@@ -151,7 +151,8 @@ def postprocess_text(steps: pd.DataFrame, plates: pd.DataFrame) -> str:
     def text(frame: pd.DataFrame) -> str:
         return frame.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="")
 
-    return f"{text(steps)}\n\ngroup inference and assignment against bare linear_sum_assignment, seconds of CPU time\n{text(plates)}"
+    title = "group inference and assignment against bare linear_sum_assignment, seconds of CPU time"
+    return f"{text(steps)}\n\n{title}\n{text(plates)}"
 
 
 def _take_turns(rounds: int, *functions: Callable[[], object]) -> np.ndarray:
