@@ -308,7 +308,7 @@ def test_without_data_and_published_counts_there_is_no_cost(monkeypatch):
     sets = ["data.root=none", "data.store=none"]
     with pytest.raises(
         InputError,
-        match="there is no data, nor a store at none, and bbbc021 states no published counts",
+        match="data.root: none has no data, none is not a store, and bbbc021 has no published counts",
     ):
         cost_of(load_config(REPOSITORY / "configs/bbbc021/lenet.yaml", sets))
 

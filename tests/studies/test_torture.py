@@ -44,7 +44,7 @@ def test_other_bytes_and_leftovers_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(torture, "_in_child", lambda function, *arguments: function(*arguments))
     one, other = finished(tmp_path / "one"), finished(tmp_path / "other")
     wanted = torture_run.outcome(one)
-    torture._same(other, wanted)
+    torture._check_same(other, wanted)
     np.savez(
         other / "runs" / "torture" / "seed0" / "predictions" / "fold0_second.npz",
         logits=np.arange(6.0) + 1e-12,
@@ -53,10 +53,10 @@ def test_other_bytes_and_leftovers_are_told(tmp_path, monkeypatch):
         InputError,
         match=r"other bytes than the undisturbed run: runs/torture/seed0/predictions/fold0_second\.npz",
     ):
-        torture._same(other, wanted)
+        torture._check_same(other, wanted)
     (one / ".last.pt.x.tmp").write_text("half")
     with pytest.raises(InputError, match="1 half-written files were left behind"):
-        torture._same(one, wanted)
+        torture._check_same(one, wanted)
 
 
 def test_the_phase_is_told_by_the_files(tmp_path):

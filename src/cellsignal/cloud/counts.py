@@ -24,13 +24,13 @@ class JobCounts:
     """One training: the images that it reads, and what its network is built for.
 
     Attributes:
-        train: images that train.
+        train: training images.
         scored: images that each validation predicts.
         valid, test: held-out and test images that are predicted at the end.
-        unlabelled: that a stage without labels takes.
-        outputs: of the network.
-        channels: that the network sees.
-        shape: of a stored image, (C, H, W).
+        unlabelled: images that a stage without labels trains on.
+        outputs: number of the network's outputs.
+        channels: number of channels that the network reads.
+        shape: shape of a stored image, (C, H, W).
     """
 
     fold: str
@@ -52,7 +52,7 @@ class Counts:
 
     Attributes:
         images: in the store.
-        note: where the numbers are from, if not from the data itself; else empty.
+        note: source of the numbers; empty if they are counted in the data.
     """
 
     jobs: tuple[JobCounts, ...]
@@ -63,12 +63,12 @@ class Counts:
 def count_images(config: Config) -> Counts:
     """Count the images of a config's trainings, in the order in which they run.
 
-    The store's table serves, else the raw data's tables; where there is neither folder, what the
-    competition states of the published data.
+    They are counted in the store's table, else in the raw data's tables, else taken from the
+    competition's `published` numbers.
 
     Raises:
-        InputError: anything wrong with the config or the tables; no fold of that number; images
-            without a published size and no `data.size`.
+        InputError: the config or a table is wrong; a fold does not exist; the images have no
+            published size and the config no `data.size`.
     """
     competition, data = get_competition(config.competition), config.data
     if (data.store / "store.json").is_file() or (data.root.is_dir() and any(data.root.iterdir())):
@@ -104,7 +104,7 @@ def _of_job(job: "Job") -> JobCounts:
 
 
 def _tables(config: Config, competition: Competition) -> SimpleNamespace:
-    """Return what `plan_jobs` asks of a store, or of the one that packing would make."""
+    """Return what `plan_jobs` reads from a store, made from the raw tables if there is none."""
     from cellsignal.data.store import Store
 
     data = config.data
@@ -140,8 +140,8 @@ def _count_published(config: Config, competition: Competition) -> Counts:
 
     if competition.published is None:
         raise InputError(
-            f"data.root: {config.data.root}: there is no data, nor a store at {config.data.store}, "
-            f"and {competition.id} states no published counts"
+            f"data.root: {config.data.root} has no data, {config.data.store} is not a store, "
+            f"and {competition.id} has no published counts"
         )
     competition.task.check_config(config)
     held_out, kept, note = _held_out_shares(config)
@@ -154,12 +154,12 @@ def _count_published(config: Config, competition: Competition) -> Counts:
             parts = competition.published.cell_types if stage.per == "cell_type" else 1
             jobs += [_part(replace(job, fold=fold_name(fold)), parts)] * parts
     if not jobs:
-        raise InputError(f"{config.name}: there is no fold to train, and folds.full is false")
+        raise InputError(f"{config.name}: no fold to train, and folds.full is false")
     published = competition.published
     note = (
-        f"There is no data at {config.data.root} nor a store at {config.data.store}: counted are "
-        f"the {published.images:,} "
-        f"images of {competition.id} as published ({published.source}){note}."
+        f"{config.data.root} has no data and {config.data.store} is not a store: the counts are "
+        f"of the {published.images:,} images of {competition.id} as published "
+        f"({published.source}){note}."
     )
     return Counts(tuple(jobs), published.images, note)
 

@@ -11,9 +11,10 @@ from cellsignal.common.errors import InputError
 
 @contextlib.contextmanager
 def work_in(folder: Path) -> Iterator[None]:
-    """Say within the block that a process works in a folder; others may work there too.
+    """Mark a folder as in use within the block; other processes may use it too.
 
-    Ends with the process. Does nothing where there is no such folder, or its disk has no locks.
+    The mark ends with the process. Does nothing if the folder does not exist or its disk has no
+    locks.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -21,19 +21,16 @@ def unit_vectors(x: np.ndarray) -> np.ndarray:
 
 
 def chord(cosine: np.ndarray) -> np.ndarray:
-    """The distance of the ends of two unit vectors, from their cosine: ascending where the cosine
-    descends.
+    """Return the distance of two unit vectors' ends, from their cosine.
 
-    Ties are looked for in this and not in the cosine, whose resolution is poor where vectors are
-    nearly parallel.
+    It grows as the cosine falls. Ties are searched among these distances and not among cosines,
+    whose resolution is poor where vectors are nearly parallel.
     """
     return np.sqrt(np.maximum(2 - 2 * np.asarray(cosine, np.float64), 0))
 
 
 def random_order(distance: np.ndarray, seed: int = 0, tolerance: float = TOLERANCE) -> np.ndarray:
-    """Order each row of (Q, G) distances, least first and ties at random: (Q, G) int, columns of
-    the row.
-    """
+    """Sort each row of (Q, G) distances, ties in random order; return the (Q, G) indices."""
     order, group = _tie_groups(np.atleast_2d(np.asarray(distance, np.float64)), tolerance)
     key = group + np.random.default_rng(seed).random(group.shape)
     return np.take_along_axis(order, np.argsort(key, axis=1), axis=1)
@@ -42,15 +39,16 @@ def random_order(distance: np.ndarray, seed: int = 0, tolerance: float = TOLERAN
 def expected_average_precision(
     distance: np.ndarray, match: np.ndarray, tolerance: float = TOLERANCE
 ) -> float:
-    """Average precision of one ranking, the mean over all orders of its ties (McSherry & Najork,
-    ECIR 2008).
+    """Return the average precision of a ranking, the mean over all orders of its ties.
+
+    Source: McSherry & Najork, ECIR 2008.
 
     Args:
         distance: (G,), less is nearer.
         match: (G,) bool.
 
     Returns:
-        NaN where nothing matches.
+        NaN if nothing matches.
     """
     match = np.asarray(match, bool)
     if not match.any():
@@ -59,25 +57,24 @@ def expected_average_precision(
     relevant, group = match[order[0]], group[0]
     size = np.bincount(group)
     start = np.concatenate([[0], np.cumsum(size)[:-1]])
-    inside = np.bincount(group, weights=relevant)
-    before = np.concatenate([[0], np.cumsum(inside)[:-1]])
+    matches = np.bincount(group, weights=relevant)
+    earlier = np.concatenate([[0], np.cumsum(matches)[:-1]])
     place = np.arange(1, len(group) + 1)
-    others = (place - start[group] - 1) * (inside[group] - 1) / np.maximum(size[group] - 1, 1)
-    precision = (before[group] + 1 + others) / place
-    return float((inside[group] / size[group] * precision).sum() / match.sum())
+    # given a match at a place, the expected number of its tie's other matches at places before it
+    others = (place - start[group] - 1) * (matches[group] - 1) / np.maximum(size[group] - 1, 1)
+    precision = (earlier[group] + 1 + others) / place
+    return float((matches[group] / size[group] * precision).sum() / match.sum())
 
 
 def has_mixed_tie(distance: np.ndarray, match: np.ndarray, tolerance: float = TOLERANCE) -> bool:
     """Return whether a match and another item of one ranking are tied."""
     order, group = _tie_groups(np.asarray(distance, np.float64)[None], tolerance)
-    inside = np.bincount(group[0], weights=np.asarray(match, bool)[order[0]])
-    return bool(((inside > 0) & (inside < np.bincount(group[0]))).any())
+    matches = np.bincount(group[0], weights=np.asarray(match, bool)[order[0]])
+    return bool(((matches > 0) & (matches < np.bincount(group[0]))).any())
 
 
 def tied_best(score: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
-    """Mark in each row of (Q, G) all columns whose score is the largest: (Q, G) bool; -inf is never
-    marked.
-    """
+    """Mark the largest scores of each row of (Q, G), all if tied; -inf is never marked."""
     score = np.asarray(score, np.float64)
     best = score.max(axis=1, keepdims=True)
     return np.isfinite(score) & (score >= best - tolerance)
@@ -90,7 +87,7 @@ def draw_one(allowed: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def count_duplicates(x: np.ndarray) -> int:
-    """How many rows of (N, D) equal another row."""
+    """Count the rows of (N, D) that equal another row."""
     rows = [row.tobytes() for row in np.ascontiguousarray(x) + 0.0]  # + 0.0: -0.0 is 0.0
     counts: dict[bytes, int] = {}
     for row in rows:
@@ -99,15 +96,14 @@ def count_duplicates(x: np.ndarray) -> int:
 
 
 def duplicates_notes(x: np.ndarray, what: str) -> list[str]:
-    """A line about the rows of (N, D) that equal another, and one about rows of zeros; none where
-    there are none.
+    """Return a note on rows of (N, D) that equal another and one on rows of zeros, if any.
 
     Args:
-        what: What the rows are of, in the plural: "wells".
+        what: what a row describes, in the plural: "wells".
     """
     equal, empty = count_duplicates(x), int((~np.asarray(x).any(axis=1)).sum())
     notes = (
-        [f"{equal} of {len(x)} {what} have the profile of another; their order counts as random"]
+        [f"{equal} of {len(x)} {what} have the profile of another; their order is taken as random"]
         if equal
         else []
     )
@@ -119,14 +115,14 @@ def duplicates_notes(x: np.ndarray, what: str) -> list[str]:
 
 
 def listed(names: Iterable[object], most: int = 3) -> str:
-    """The first names, and how many more there are."""
+    """Write the first names, and the number of the others."""
     names = [str(name) for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def _tie_groups(distance: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return (Q, G) order, least first, and the number of the tie at each of its places."""
+    """Sort each row of (Q, G); return the indices and the number of the tie at each place."""
     order = np.argsort(distance, axis=1, kind="stable")
     ascending = np.take_along_axis(distance, order, axis=1)
     group = np.zeros(distance.shape, np.int64)

@@ -70,11 +70,13 @@ class Result:
 
 
 def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0) -> Result:
-    """Torture runs in `folder` (new or empty; what is left there at a failure shows it).
+    """Kill runs and fill their disks; each must end in the same bytes as an undisturbed run.
+
+    Args:
+        folder: new or empty; after a failure it still holds the files of the run that failed.
 
     Raises:
-        InputError: the folder is not empty; or a run did not end in the undisturbed run's bytes,
-            hung, or failed.
+        InputError: the folder is not empty; a run ended in other bytes, hung, or failed.
     """
     folder = Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()):
@@ -82,25 +84,25 @@ def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0)
     _import_all()
     rng, result = np.random.default_rng(seed), Result()
     _in_child(_simulate, folder / "raw")
-    reference = _fresh(folder, "undisturbed")
+    reference = _create_run(folder, "undisturbed")
     began = time.monotonic()
-    _finish(reference, 600.0)
+    _finish_run(reference, 600.0)
     result.seconds = time.monotonic() - began
     wanted = _in_child(outcome, reference)
     while sum(result.kills.values()) < kills:
-        place = _fresh(folder, "killed")
+        place = _create_run(folder, "killed")
         _kill_to_the_end(place, result, rng)
-        _same(place, wanted)
+        _check_same(place, wanted)
         result.rounds += 1
         log.info("%d kills in %d rounds", sum(result.kills.values()), result.rounds)
         shutil.rmtree(place)
-    for _ in range(3 * fills):  # of which some have nothing left to save
+    for _ in range(3 * fills):  # more than needed: some runs have nothing left to save
         if result.fills == fills:
             break
-        place = _fresh(folder, "filled")
-        _fill(place, result, rng)
-        _finish(place, 10 * result.seconds + _PATIENCE)
-        _same(place, wanted)
+        place = _create_run(folder, "filled")
+        _fill_disk(place, result, rng)
+        _finish_run(place, 10 * result.seconds + _PATIENCE)
+        _check_same(place, wanted)
         log.info("%d of %d full disks", result.fills, fills)
         shutil.rmtree(place)
     return result
@@ -148,10 +150,10 @@ def _kill_to_the_end(place: Path, result: Result, rng: np.random.Generator) -> N
         killed += 1
         result.kills[phase_of(place)] += 1
         result.writing += _writes(place, child.pid)
-    raise InputError(f"{place}: does not come to its end")
+    raise InputError(f"{place}: did not finish in time")
 
 
-def _fill(place: Path, result: Result, rng: np.random.Generator) -> None:
+def _fill_disk(place: Path, result: Result, rng: np.random.Generator) -> None:
     """Train, then fill the disk; the last good checkpoint must survive, byte for byte."""
     child = _start(place)
     checkpoint = place / "runs" / NAME / SEED / "fold0" / "first" / "all" / "last.pt"
@@ -162,13 +164,13 @@ def _fill(place: Path, result: Result, rng: np.random.Generator) -> None:
     child.join()
     before = _in_child(whole_checkpoints, place)
     if not before:
-        raise InputError(f"{place}: was to be in training")
+        raise InputError(f"{place}: no checkpoint was written before the run was killed")
     room = int(rng.uniform(0.05, 0.95) * max(size for size, _ in before.values()))
     with _full_disk(place, room):
         child = _start(place, room)
         child.join(10 * result.seconds + _PATIENCE)
         if child.exitcode == 0:
-            return  # all was saved before
+            return  # nothing was left to save
         message = _last_line(place)
         full = re.match(r"error: .*(could not be written|No space left)", message)
         if child.exitcode != 2 or not full:
@@ -184,10 +186,10 @@ def _fill(place: Path, result: Result, rng: np.random.Generator) -> None:
 
 @contextlib.contextmanager
 def _full_disk(place: Path, room: int) -> Iterator[None]:
-    """Put `place` on a disk with `room` bytes left.
+    """Put `place` on a disk with `room` bytes free.
 
-    A memory file system, where this user may mount one; elsewhere the limit of a file's size stands
-    for it.
+    The disk is a memory file system if this user may mount one; if not, the limit on file sizes in
+    `_run` has to do.
     """
     sizes = [file.stat().st_size for file in place.rglob("*") if file.is_file()]
     used = sum(-(-size // _PAGE) * _PAGE for size in sizes)
@@ -213,14 +215,14 @@ def _full_disk(place: Path, room: int) -> Iterator[None]:
         aside.rename(place)
 
 
-def _fresh(folder: Path, name: str) -> Path:
+def _create_run(folder: Path, name: str) -> Path:
     place = folder / name
     place.mkdir(parents=True)
     write_text(place / "config.yaml", CONFIG.lstrip())
     return place
 
 
-def _same(place: Path, wanted: dict[str, str]) -> None:
+def _check_same(place: Path, wanted: dict[str, str]) -> None:
     result = _in_child(outcome, place)
     names = sorted(wanted.keys() | result.keys())
     different = [name for name in names if wanted.get(name) != result.get(name)]
@@ -235,7 +237,7 @@ def _same(place: Path, wanted: dict[str, str]) -> None:
         )
 
 
-def _finish(place: Path, seconds: float) -> None:
+def _finish_run(place: Path, seconds: float) -> None:
     child = _start(place)
     child.join(seconds)
     if child.exitcode is None:
@@ -252,7 +254,7 @@ _FORK = multiprocessing.get_context("fork")
 
 
 def _import_all() -> None:
-    """What a run imports, so that forked ones need not."""
+    """Import what a run imports, so that forked processes need not."""
     import cellsignal.data.pack
     import cellsignal.models.torchvision_cpu
     import cellsignal.pipeline
@@ -264,22 +266,22 @@ def _import_all() -> None:
 
 
 def _start(place: Path, largest_file: int | None = None) -> Any:
-    """Start `COMMANDS` in `place` as a process group; the output goes to log.txt beside it."""
+    """Start `COMMANDS` in `place`, in a new process group; the output goes to <place>.log."""
     child = _FORK.Process(target=_run, args=(place, largest_file))
     child.start()
     return child
 
 
 def _kill(child: Any) -> None:
-    """SIGKILL to the run and all its processes."""
+    """Send SIGKILL to the run and all its processes."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:  # it has no group of its own yet, or has just ended
+    except ProcessLookupError:  # it has no process group yet, or has just ended
         child.kill()
 
 
 def _writes(place: Path, process: int) -> bool:
-    """Whether a half-written file of the process exists."""
+    """Return whether a half-written file of the process exists."""
     # os.walk ignores folders that vanish meanwhile
     return any(
         f"-{process}." in name and name.endswith(".tmp")
@@ -295,7 +297,7 @@ def _run(place: Path, largest_file: int | None) -> None:
     with open(place.with_suffix(".log"), "ab", buffering=0) as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    # which write there, whatever this process had put in their place
+    # the parent may have replaced them
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     os.chdir(place)
     torch.set_num_threads(1)
@@ -306,7 +308,7 @@ def _run(place: Path, largest_file: int | None) -> None:
 
 
 def _command(words: tuple[str, ...]) -> int:
-    """`python -m cellsignal` with these words, in this process."""
+    """Run `python -m cellsignal` with these arguments in this process."""
     sys.argv = ["cellsignal", *words]
     try:
         runpy.run_module("cellsignal", run_name="__main__")
@@ -322,7 +324,7 @@ def _simulate(root: Path) -> None:
 
 
 def _in_child(function, *arguments: Any) -> Any:
-    """The result of a function in a forked process, so that its threads are none of this one's."""
+    """Call a function in a forked process, so that its threads do not stay in this one."""
     ours, theirs = _FORK.Pipe()
 
     def call() -> None:
@@ -333,9 +335,9 @@ def _in_child(function, *arguments: Any) -> Any:
 
     child = _FORK.Process(target=call)
     child.start()
-    well, result = ours.recv()
+    succeeded, result = ours.recv()
     child.join()
-    if not well:
+    if not succeeded:
         raise InputError(result)
     return result
 

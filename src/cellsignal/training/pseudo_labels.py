@@ -129,28 +129,29 @@ def select(
 
     1. Each plate's class group is inferred from the same scores; an experiment whose groups have a
        z below `least_confidence` gives no pseudo-label.
-    2. Classes off the group are masked. A well's label is the best class left, its confidence the
-       lead over the second best.
-    3. The round(share x eligible) most confident wells of all plates together are taken.
-    4. Of those that claim one class of a plate the most confident stays. As in the source this
-       comes after the share. Ties go by target_id, and by class within a well.
+    2. Classes outside the plate's group are masked. A well's label is its best remaining class, its
+       confidence is the score difference to the second best.
+    3. The round(share x eligible) most confident wells are taken, over all plates together.
+    4. If several of them have the same class on one plate, only the most confident is kept. As in
+       the winners' code this comes after step 3. Ties are broken by target_id, and by class within
+       a well.
 
     Args:
         scores: (W, K) merged logits or log-probabilities, one row a well, all finite.
         target_id, experiment, plate: (W,) names; each target_id once.
-        groups: the class groups; None: nothing is known of the plates, no group is masked.
+        groups: the class groups; None masks no class.
 
     Returns:
         `COLUMNS`, sorted by target_id. Its `attrs` are JSON-able: share, wells, eligible, taken,
-        clashes, refused (experiments) and, with groups, plate_group and group_confidence (None:
-        there was no alternative).
+        clashes, refused (experiments) and, with groups, plate_group and group_confidence (None if
+        there is only one possible group).
 
     Raises:
         InputError: shapes that do not fit, a score that is not finite, or a doubled target_id.
     """
     assert 0 <= share <= 1, share
-    wells = _wells(scores, target_id, experiment, plate)
-    about = _label(wells, scores, groups, least_confidence)
+    wells = _make_wells(scores, target_id, experiment, plate)
+    inference = _label_wells(wells, scores, groups, least_confidence)
     eligible = wells[wells.label >= 0]
     eligible = eligible.sort_values(["confidence", "target_id"], ascending=[False, True])
     taken = eligible.head(round(share * len(eligible)))
@@ -162,13 +163,13 @@ def select(
         "eligible": len(eligible),
         "taken": len(taken),
         "clashes": len(taken) - len(chosen),
-        **about,
+        **inference,
     }
     return frame
 
 
-def _wells(scores: np.ndarray, target_id, experiment, plate) -> pd.DataFrame:
-    """Make a table of one row a well with `COLUMNS`, not yet labelled (-1)."""
+def _make_wells(scores: np.ndarray, target_id, experiment, plate) -> pd.DataFrame:
+    """Make a table with `COLUMNS`, one row per well, not yet labelled (-1)."""
     names = [np.asarray(values).astype(str) for values in (target_id, experiment, plate)]
     fit = all(values.shape == scores.shape[:1] for values in names)
     if scores.ndim != 2 or not scores.shape[1] or not fit:
@@ -192,10 +193,10 @@ def _wells(scores: np.ndarray, target_id, experiment, plate) -> pd.DataFrame:
     return wells
 
 
-def _label(
+def _label_wells(
     wells: pd.DataFrame, scores: np.ndarray, groups: PlateGroups | None, least_confidence: float
 ) -> dict[str, Any]:
-    """Label the wells that may have one, in place, and return what was inferred of their plates."""
+    """Label the wells in place, and return what was inferred about their plates."""
     about: dict[str, Any] = {"refused": []}
     if groups is not None:
         inferred = infer_plate_groups(scores, wells.experiment, wells.plate, groups)
@@ -250,9 +251,9 @@ def read(folder: Path, epoch: int) -> pd.DataFrame:
     """Read the pseudo-labels of an epoch, as written to the bit; its `attrs` are the .json.
 
     Raises:
-        InputError: no file, one that cannot be read, one that is not what its .json says, other
-            columns, a label or confidence that is no number from 0, a doubled target_id, or a class
-            twice on a plate.
+        InputError: the file is missing, cannot be read or differs from what its .json says; it has
+            other columns; a label or confidence is not a number from 0; a target_id is repeated,
+            or a class twice on a plate.
     """
     path = csv_path(folder, epoch)
     about = _read_about(path)
@@ -263,7 +264,7 @@ def read(folder: Path, epoch: int) -> pd.DataFrame:
         )
     for column, pattern in (("label", r"\d{1,6}"), ("confidence", r"inf|\d+(\.\d+)?(e[+-]?\d+)?")):
         wrong = ~frame[column].str.fullmatch(pattern)
-        refuse_rows(path, frame, wrong, column, "is no number from 0")
+        refuse_rows(path, frame, wrong, column, "is not a number from 0")
     for columns in UNIQUE:
         doubled = frame.duplicated(columns)
         if doubled.any():

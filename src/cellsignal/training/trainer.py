@@ -1,11 +1,12 @@
 """The training of one job: build, train an epoch, validate, save.
 
-It resumes to the bit, stops at any step, and is the same on one process and on several. With a time
-budget it stops where what comes before the next save would no longer fit.
+A resumed training ends in the same bits as one that was never stopped. It can stop after any step,
+and one process gives the same result as several. With a time budget it stops early if the work up
+to the next save would take longer than the time left.
 
 Everything that decides the next weights is in `Trainer.state_dict`. Data order and augmentation
 need no state: they are functions of (seed, epoch, index). Each of N processes takes every Nth
-batch; all hold the same weights and figures, and rank 0 writes the files.
+batch; all hold the same weights and metrics, and rank 0 writes the files.
 """
 
 import logging
@@ -48,7 +49,7 @@ from cellsignal.training.throughput import Clock, EpochLog, EpochSpeed, device_p
 from cellsignal.training.validation import Validation
 
 log = logging.getLogger(__name__)
-# updates between two checks, where they make the host wait for the GPU or for other processes
+# updates between two checks on a GPU or with several processes, where a check makes the host wait
 CHECK_EVERY = 8
 
 
@@ -67,7 +68,7 @@ def _start_progress() -> dict[str, Any]:
 
 
 class Trainer:
-    """Trains one job; `run()` begins, or resumes where its folder's `last.pt` stands."""
+    """Trains one job; `run()` starts it, or resumes from `last.pt` in the job's folder."""
 
     # build
     # ----------------------------------------------------------------------------------------------
@@ -88,22 +89,23 @@ class Trainer:
         self.loss = self._build_loss().to(self.device)
         self.average = Average(self.stage, self.model)
         self.stepper = Stepper(self.model, self.loss, self.stage, ranks)
-        # of an epoch, before any pseudo-label
-        updates = math.ceil(len(self.examples.batches(0)) / self.stage.accumulation)
-        higher_is_better = self.validation.higher_is_better
-        self.schedule = LearningRate(self.stepper.optimizer, self.stage, updates, higher_is_better)
+        # without pseudo-labels, which a later epoch may add
+        updates_per_epoch = math.ceil(len(self.examples.batches(0)) / self.stage.accumulation)
+        self.schedule = LearningRate(
+            self.stepper.optimizer, self.stage, updates_per_epoch, self.validation.higher_is_better
+        )
         if ranks.rank:
             # dropout differs among the processes, initial weights do not
             torch.manual_seed(job.seed + ranks.rank)
-        # over the epoch's images of this process
+        # sum over the images that this process has seen in the epoch
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.progress = _start_progress()
-        # updates between two checks: one where that makes no one wait
+        # updates between two checks; a single process on a CPU never waits and checks after each
         self.check_every = 1 if self.device.type == "cpu" and ranks.world == 1 else CHECK_EVERY
         images = len(self.examples.positions), self.validation.images
         self.budget = Budget(job, self.model, ranks.world, self.check_every, *images)
-        self.last_is_good, self.saved_at = True, time.monotonic()
-        self.status = 0  # with which all processes agreed to stop, of `Stop.stop_status`
+        self.last_is_readable, self.saved_at = True, time.monotonic()
+        self.status = 0  # exit status with which all processes stop (`Stop.stop_status`); 0: go on
 
     def _build_model(self) -> torch.nn.Module:
         job, channels, types = self.job, len(self.job.channels), len(self.job.cell_types)
@@ -134,7 +136,7 @@ class Trainer:
 
     @property
     def predictor(self) -> torch.nn.Module:
-        """The model that validates and predicts: the averaged one where there is one."""
+        """The model that validates and predicts: the averaged model if the stage averages."""
         return self.average.module or self.model
 
     # run
@@ -146,13 +148,13 @@ class Trainer:
         Raises:
             Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the state is
                 saved and the same command resumes.
-            InputError: the folder's checkpoints are damaged, or of another config or training; the
-                loss is not finite; the disk is full.
+            InputError: the folder's checkpoints are damaged or belong to another config or
+                training; the loss is not finite; the disk is full.
         """
         last = self.job.folder / "last.pt"
         if has_checkpoint(last):
             state, path = load_last(last)
-            self.last_is_good = path == last
+            self.last_is_readable = path == last
             self.load_state_dict(state, path)
         progress, epochs = self.progress, self.stage.epochs
         if progress["finished"]:
@@ -181,7 +183,7 @@ class Trainer:
     # ----------------------------------------------------------------------------------------------
 
     def _label_test_wells(self) -> None:
-        """Draw an epoch's pseudo-labels; a resumed epoch takes those it began with."""
+        """Choose the epoch's pseudo-labels; a resumed epoch reads the ones it started with."""
         config, progress = self.stage.pseudo_labels, self.progress
         if config is None or progress["epoch"] < config.start:
             return
@@ -194,7 +196,7 @@ class Trainer:
         self.examples.set_pseudo_labels(frame)
 
     def train_epoch(self) -> EpochSpeed:
-        """Train on all batches of the epoch that are left."""
+        """Train on the remaining batches of the epoch."""
         self.model.train()
         progress, dropping = self.progress, self.stage.drop_predicted_controls
         self.loss.dropping = dropping is not None and progress["epoch"] >= dropping
@@ -276,11 +278,11 @@ class Trainer:
     # ----------------------------------------------------------------------------------------------
 
     def validate(self) -> dict[str, float]:
-        """Measure the validation's figures of the weights that will predict."""
+        """Compute the validation metrics with the weights that will predict."""
         return self.validation.measure(self.predictor)
 
     def _end_epoch(self, speed: EpochSpeed) -> dict[str, Any]:
-        """Average, validate and judge; return the epoch's row of the log."""
+        """Average the weights, validate, update `best.pt`; return the epoch's row of the log."""
         progress = self.progress
         sums = self.ranks.gather([progress["seen"], float(self.loss_sum)])
         seen, loss_sum = (sum(values) for values in zip(*sums, strict=True))
@@ -299,12 +301,12 @@ class Trainer:
         if len(self.job.scored) and validates:
             row |= self.validate()
         if row[self.validation.monitored] is not None:
-            self._judge(row[self.validation.monitored])
+            self._update_best(row[self.validation.monitored])
         progress["history"].append(row)
         return row
 
-    def _judge(self, figure: float) -> None:
-        """Hand the monitored figure to the schedule, early stopping and `best.pt`."""
+    def _update_best(self, figure: float) -> None:
+        """Save `best.pt` if the monitored metric is better, else count a bad epoch."""
         progress, sign = self.progress, 1 if self.validation.higher_is_better else -1
         self.schedule.epoch_end(figure)
         if progress["best"] is None or sign * (figure - progress["best"]) > 0:
@@ -337,7 +339,7 @@ class Trainer:
     # ----------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Check the loss and the clock; save and stop where it is time."""
+        """Check the loss and the clock; save, and then stop, if it is time to."""
         total = float(self.loss_sum)
         if not math.isfinite(total):
             raise InputError(
@@ -352,7 +354,7 @@ class Trainer:
             self.saved_at = time.monotonic()
 
     def _agree_to_save(self, due: bool) -> bool:
-        """Return whether rank 0 says it is time or any process must stop; alike on all."""
+        """Return whether all must save: rank 0 says it is due, or any process has to stop."""
         epoch, batch = self.progress["epoch"], self.progress["batch"]
         status = self.stop.stop_status(self.budget.estimate_next_save(epoch, batch)[1])
         statuses, dues = zip(*self.ranks.gather([status, due]), strict=True)
@@ -360,7 +362,7 @@ class Trainer:
         return dues[0] or self.status > 0
 
     def _stop_if_asked(self) -> None:
-        """Stop, just after a save, where any process must."""
+        """Raise `Interrupted` if any process has to stop; call it just after a save."""
         self._agree_to_save(False)
         if not self.status:
             return
@@ -372,16 +374,16 @@ class Trainer:
         raise self.stop.make_exception(self.status, self.job.title, saved, next_step, seconds)
 
     def _save(self) -> None:
-        """Write `last.pt`; every process takes part and goes on when it is there."""
+        """Write `last.pt`; every process must call this and waits until it is written."""
         with self.budget.measure("save"):
             state = self.state_dict()
             if self.ranks.first:
-                save_checkpoint(self.job.folder / "last.pt", state, keep=self.last_is_good)
+                save_checkpoint(self.job.folder / "last.pt", state, keep=self.last_is_readable)
             self.ranks.barrier()
-        self.last_is_good = True
+        self.last_is_readable = True
 
     def _weights_state(self) -> dict[str, Any]:
-        """Return what prediction and the next stage need."""
+        """Return what prediction and the next stage need from a checkpoint."""
         job, averaged = self.job, self.average.module
         return {
             **identity(job),
@@ -395,10 +397,10 @@ class Trainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that decides the next weights; every process must call it.
+        """Return everything that decides the next weights; every process must call it.
 
-        Random states and the sum of losses are each process's own; all else is the same in every
-        process. Of a finished stage only the weights are kept.
+        Each process has its own random states and sum of losses; the rest is the same in all. For
+        a finished stage only the weights are kept.
         """
         if self.progress["finished"]:
             return self._weights_state()
@@ -421,10 +423,11 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
-        """Resume where a checkpoint of the same job, read from `path`, stands.
+        """Restore a checkpoint of the same job, read from `path`.
 
         Raises:
-            InputError: it is of another config or training, or of another number of processes.
+            InputError: it belongs to another config or training, or another number of processes
+                wrote it.
         """
         check_config(state, self.job.config, path)
         check_belongs(self.job, state, path)

@@ -144,9 +144,9 @@ DAMAGE = [
         put("sirna", 4, ""),
         r"train\.csv: row 6: sirna is empty; its id_code is 'HEPG2-01_2_C03'",
     ),
-    ("train.csv", put("sirna", 4, "-3"), r"train\.csv: row 6 .*label '-3' is no siRNA"),
+    ("train.csv", put("sirna", 4, "-3"), r"train\.csv: row 6 .*label '-3' is not an siRNA"),
     ("train.csv", put("sirna", 4, "2.5"), r"train\.csv: row 6 .*2\.5"),
-    ("train.csv", put("sirna", 4, "mystery"), r"train\.csv: row 6 .*'mystery' is no siRNA"),
+    ("train.csv", put("sirna", 4, "mystery"), r"train\.csv: row 6 .*'mystery' is not an siRNA"),
     (
         "train.csv",
         lambda f: f[f.sirna != "5"],
@@ -155,7 +155,7 @@ DAMAGE = [
     (
         "train.csv",
         put("well", 2, "Q03"),
-        r"train\.csv: row 4: well 'Q03' is no address on a 384-well plate",
+        r"train\.csv: row 4: well 'Q03' is not a well of a 384-well plate",
     ),
     ("train.csv", put("well", 2, "B25"), r"train\.csv: row 4: well 'B25'"),
     (
@@ -204,7 +204,7 @@ def test_an_id_in_two_files_is_refused(release):
     row = pd.read_csv(root / "train.csv").iloc[[0]].drop(columns="sirna")
     edit(root / "test.csv", lambda frame: pd.concat([frame, row]))
     with pytest.raises(
-        InputError, match=r"test\.csv: row \d+: id_code 'HEPG2-01_1_C03' also stands in train\.csv"
+        InputError, match=r"test\.csv: row \d+: id_code 'HEPG2-01_1_C03' is also in train\.csv"
     ):
         read_wells(root)
 

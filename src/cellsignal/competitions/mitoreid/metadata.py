@@ -230,11 +230,11 @@ def read_answers(path: Path) -> pd.DataFrame:
 
 
 def new_drugs(samples: pd.DataFrame) -> pd.DataFrame:
-    """Deal drugs to folds so that some are new to every stage, and others steer the training.
+    """Make a fold table that keeps some drugs of each mechanism for the test.
 
-    Of each mechanism one drug in four, at least one if there are two, is kept for the test (fold
-    -2); the others are dealt to four folds. A hash of the names decides. A query of a kept drug
-    asks about a drug that is new to the networks.
+    One drug in four of each mechanism (at least one, if it has two) is test, fold -2; the others
+    are split into four folds, which choose the best epoch. A hash of the names decides. No network
+    has trained on a test drug.
     """
     train = samples[labelled(samples)]
     drugs = train.drop_duplicates("compound")[["compound", "label"]]

@@ -1,7 +1,8 @@
 """RxRx1 as a competition: how its files become samples, submissions and answers.
 
-The numbers of the published data stand in this folder and nowhere else. A simulated copy has fewer
-classes and smaller images, so what a root holds is always counted from its files.
+The numbers of the published data (1,108 classes, 4 groups of 277 ...) are constants of this folder
+only. A simulated copy has fewer classes and smaller images, so code that reads a root counts its
+files instead.
 """
 
 import re
@@ -40,7 +41,7 @@ N_POSITIVE_CONTROLS = 30
 N_CONTROLS = 31  # the positive ones and the untreated wells
 N_GROUPS = 4
 GROUP_SIZE = 277
-PUBLISHED = {  # of the original release
+PUBLISHED = {  # counts of wells, classes, experiments and sites in the original release
     "train treatments": 36_515,
     "train controls": 4_097,
     "test treatments": 19_897,
@@ -58,7 +59,7 @@ class RxRx1(Competition):
     """Name the siRNA that a well of cells was given.
 
     Input: six fluorescent channels of a site, 512x512 8-bit PNGs; two sites a well. Label: one of
-    1,108 siRNAs; 31 more are controls, on every plate and never asked for. Metadata: experiment
+    1,108 siRNAs; 31 more are controls, on every plate and not scored. Metadata: experiment
     (batch), plate, well, cell type; 51 experiments of four 384-well plates, each of one of four
     cell types. Test experiments are new. Licence: CC BY-NC-SA 4.0. Paper: Sypetkowski et al., CVPR
     Workshops 2023, arXiv:2301.05768; Kaggle 2019, "Recursion Cellular Image Classification".
@@ -128,7 +129,7 @@ class RxRx1(Competition):
         return tuple(f"{prefix}{label}" for label in range(number))
 
     def stated(self, name: str) -> dict[str, str]:
-        """Read `HUVEC-01/Plate1/B03_s1_w2.png`."""
+        """Parse a name such as `HUVEC-01/Plate1/B03_s1_w2.png`."""
         match = _FILE.search(name)
         if match is None:
             return {}
@@ -158,8 +159,8 @@ class RxRx1(Competition):
     def answers(self, path: Path) -> pd.DataFrame:
         """Read the true labels from rxrx.ai's metadata.csv or a CSV of id_code and sirna.
 
-        `leaderboard` is as Kaggle split it (`splits.public_experiments`). Where no cell type has
-        more than one test experiment there is nothing to split, and all is private.
+        `leaderboard` follows Kaggle's split (`splits.public_experiments`). If no cell type has more
+        than one test experiment, every well is private.
         """
         truth = read_answers(path)
         if truth.empty:
@@ -183,19 +184,21 @@ class RxRx1(Competition):
         return frame.assign(leaderboard=np.where(public, "public", "private"))
 
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
-        """Write targets as numbers in text, whichever release's spelling they have."""
+        """Write targets as digits, such as "250", whichever release they come from."""
         if self.target_column not in frame.columns or self.id_column not in frame.columns:
             raise InputError(
-                f"{name}: columns {self.id_column}, {self.target_column} wanted; it has "
+                f"{name}: needs the columns {self.id_column}, {self.target_column}; it has "
                 f"{list(frame.columns)}"
             )
         labels = parse_labels(frame[self.target_column], name, frame[self.id_column])
         return frame.assign(**{self.target_column: labels.astype(str)})
 
     def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
-        """`first_place`: the winner's six folds."""
+        """Make `first_place`, the six folds of the competition's winner."""
         if name != "first_place":
-            raise InputError(f"{self.id}: has the fold table 'first_place', not {name!r}")
+            raise InputError(
+                f"{self.id}: has no fold table called {name!r}; the only one is 'first_place'"
+            )
         return splits.first_place_folds(samples, self.plate_groups(samples))
 
     def plate_groups(self, samples: pd.DataFrame) -> PlateGroups:
@@ -218,7 +221,7 @@ class RxRx1(Competition):
 
 
 def published_counts(root: Path | str) -> dict[str, tuple[int, int]]:
-    """Count what the release under `root` holds: name -> (published, counted)."""
+    """Compare the release under `root` with `PUBLISHED`: name -> (published, counted)."""
     wells = read_wells(root)
     treatment = wells.role == "treatment"
     train = wells.split == "train"

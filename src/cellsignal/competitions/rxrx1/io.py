@@ -133,7 +133,7 @@ def load_site_as_rgb(
 def combine_metadata(
     base_path: str | Path = DEFAULT_BASE_PATH, include_controls: bool = True
 ) -> pd.DataFrame:
-    """All metadata as one frame indexed by id_code, one row a site.
+    """Read all metadata into one frame indexed by id_code, one row per site.
 
     Args:
         base_path: the folder of the metadata: Kaggle's CSVs, or rxrx.ai's metadata.csv.
@@ -163,6 +163,6 @@ def combine_metadata(
             "well_type": sites.role,
         }
     )
-    if not include_controls:  # one value, and no column of the original
+    if not include_controls:  # rxrx-io has no such column then
         frame = frame.drop(columns="well_type")
     return frame.sort_values(["dataset", "id_code", "site"], kind="stable").set_index("id_code")

@@ -4,11 +4,10 @@
 2. A later release of the same files with text labels: `sirna_250`, and `UNTREATED` for the negative
    control.
 3. rxrx.ai's `metadata.csv`, one row a site, which also holds the labels of the test treatments.
-   Those are answers: `read_wells` drops them, `read_answers` alone gives them.
+   Those are answers: `read_wells` drops them, only `read_answers` returns them.
 
-A text label becomes the number it ends in, so it is the same in every release; `UNTREATED` becomes
-the label the negative control has in the integer release, one beyond the highest of the positive
-controls.
+A text label becomes the number at its end, so labels are the same in every release. `UNTREATED`
+becomes the negative control's label of the integer release: the highest positive control's plus 1.
 """
 
 import logging
@@ -42,7 +41,7 @@ _SITE_COLUMNS = [
 ]
 _ADDRESS = r"[A-P](?:0[1-9]|1[0-9]|2[0-4])"  # 16 rows by 24 columns
 _ROLES = ("treatment", "positive_control", "negative_control")
-_PENDING = -1  # stands for UNTREATED until all files are read
+_PENDING = -1  # the label of UNTREATED until all files are read
 
 
 def read_wells(root: Path | str) -> pd.DataFrame:
@@ -73,7 +72,7 @@ def read_wells(root: Path | str) -> pd.DataFrame:
 def read_sites(root: Path | str) -> pd.DataFrame:
     """Read the wells with one row a site and a column `site`.
 
-    These are both sites of each well, or the rows that metadata.csv names.
+    Kaggle's CSVs list wells only, so every well gets both sites; metadata.csv lists the sites.
     """
     root = Path(root)
     wells = read_wells(root)
@@ -138,13 +137,13 @@ def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Seri
         first = int(wrong.to_numpy().argmax())
         row = f"row {column.index[first]} " if column.index.name == "row" else ""
         label = text.iloc[first]
-        why = f"label {label!r} is no siRNA" if label else "the label is empty"
+        why = f"label {label!r} is not an siRNA" if label else "the label is empty"
         raise InputError(f"{path}: {row}({ids.iloc[first]!r}): {why}")
     return number.where(~untreated, str(_PENDING)).astype("int64")
 
 
 def labels_are_text(root: Path | str) -> bool:
-    """Whether the sample submission, or else train.csv, has labels as `sirna_250`."""
+    """Return whether labels are text such as `sirna_250`, from the first table that exists."""
     root = Path(root)
     for name in ("sample_submission.csv", "train.csv"):
         if (root / name).is_file():
@@ -157,8 +156,8 @@ def read_placeholders(path: Path) -> pd.DataFrame:
     """Read a sample submission: columns id_code, sirna (int64 where all are numbers).
 
     Raises:
-        InputError: no table, no such column, or an id that is empty or stands there twice; names
-        the file and the row.
+        InputError: the file is not a table, lacks a column, or has an empty or repeated id; the
+        message names the file and the row.
     """
     columns = ["id_code", "sirna"]
     sample = read_table(path, columns, filled=("id_code",), unique="id_code")[columns]
@@ -178,7 +177,7 @@ def _read_kaggle(root: Path) -> pd.DataFrame:
         part = _read_kaggle_file(root / name)
         for earlier, other in parts.items():
             doubled = part.id_code.isin(set(other.id_code))
-            refuse_rows(root / name, part, doubled, "id_code", f"also stands in {earlier}")
+            refuse_rows(root / name, part, doubled, "id_code", f"is also in {earlier}")
         parts[name] = part
     wells = pd.concat(list(parts.values()), ignore_index=True)
     pending = wells.label == _PENDING
@@ -206,7 +205,7 @@ def _read_kaggle_file(path: Path) -> pd.DataFrame:
     if labelled:
         wells["label"] = parse_labels(frame.sirna, path, frame.id_code).astype("Int64")
     if controls:
-        refuse_rows(path, frame, ~frame.well_type.isin(_ROLES[1:]), "well_type", "is no control")
+        refuse_rows(path, frame, ~frame.well_type.isin(_ROLES[1:]), "well_type", "is not a control")
     wells["role"] = frame.well_type if controls else "treatment"
     if labelled and not controls:
         wells.loc[wells.label == _PENDING, "role"] = "negative_control"
@@ -240,7 +239,7 @@ def _wells_of_sites(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def _check_labels(wells: pd.DataFrame, root: Path) -> None:
-    """Refuse labels of treatments other than 0..K-1 without a gap, of controls below K."""
+    """Raise if the treatments' labels are not 0..K-1 without a gap, or a control's is below K."""
     train = wells[(wells.split == "train") & (wells.role == "treatment")]
     if not len(train):
         raise InputError(f"{root}: no training treatment in the metadata")
@@ -261,13 +260,13 @@ def _check_labels(wells: pd.DataFrame, root: Path) -> None:
 
 
 def _check_place(path: Path, frame: pd.DataFrame, ids: str) -> pd.DataFrame:
-    """Return the table with `plate` as int64 and `well` as A01; refuse ids that say otherwise."""
+    """Normalise `plate` to int64 and `well` to A01; raise if an id disagrees with its columns."""
     frame = frame.assign(well=normalise_wells(frame.well))
     experiment = frame.experiment.str.fullmatch(r".+-\d+")
     refuse_rows(path, frame, ~experiment, "experiment", "is not <cell type>-<number>")
     frame["plate"] = parse_integers(path, frame, "plate", low=1)
     odd = ~frame.well.str.fullmatch(_ADDRESS)
-    refuse_rows(path, frame, odd, "well", "is no address on a 384-well plate")
+    refuse_rows(path, frame, odd, "well", "is not a well of a 384-well plate")
     expected = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
     wrong = frame[ids] != expected
     if wrong.any():

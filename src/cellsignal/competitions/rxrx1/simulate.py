@@ -58,35 +58,34 @@ def simulate_rxrx1(
     test_experiments: int | Mapping[str, int] = 1,
     workers: int = 1,
 ) -> None:
-    """Write simulated plates to `out` in Kaggle's file layout, and the answers to
-    `answers_path(out)`.
+    """Write simulated plates in Kaggle's file layout, with the answers in a CSV beside them.
 
-    The files depend on the arguments other than `workers` alone. Tables are written last, so that a
-    folder with `train.csv` is complete. The defaults make a copy for demonstrations (about 1,400
-    sites); give the competition's own numbers of classes and controls, size 512 and the
-    `REAL_*_EXPERIMENTS` of this module for one as large as the real data.
+    The answers go to `answers_path(out)`. The files depend on all arguments but `workers`. Tables
+    are written last, so a folder with `train.csv` is complete. The defaults make a small copy for
+    demonstrations (about 1,400 sites). For a copy as large as the real data pass the competition's
+    numbers of classes and controls, size 512 and `REAL_*_EXPERIMENTS`.
 
     Args:
-        out: a new or empty folder, or one that holds this very simulation.
-        seed: of everything random.
+        out: a folder that is new, empty, or holds the same simulation already.
+        seed: seed of all random numbers.
         classes: treatments, divisible by 4: each plate holds a quarter of them, once each.
         controls: positive controls on every plate; their labels follow the treatments'.
-        negatives: untreated wells on every plate, one at least; their label follows the controls'.
+        negatives: untreated wells on every plate, at least 1; their label follows the controls'.
         size: image height and width in pixels.
-        sites: pictures a well.
-        train_experiments, test_experiments: for each of the four cell types, or by cell type
-            ("HEPG2", "HUVEC", "RPE", "U2OS").
-        workers: processes that draw.
+        sites: images per well.
+        train_experiments, test_experiments: number for every cell type, or a mapping from cell type
+            ("HEPG2", "HUVEC", "RPE", "U2OS") to number.
+        workers: number of processes.
 
     Raises:
-        InputError: an argument out of its range, or `out` holds something else.
+        InputError: an argument is out of range, or `out` holds something else.
     """
     out = Path(out)
     sizes = _Sizes(classes, controls, negatives, size, sites)
-    _check(sizes)
+    _check_plate(sizes)
     counts = {
-        "train_experiments": _counts(train_experiments, "train_experiments"),
-        "test_experiments": _counts(test_experiments, "test_experiments"),
+        "train_experiments": _count_experiments(train_experiments, "train_experiments"),
+        "test_experiments": _count_experiments(test_experiments, "test_experiments"),
     }
     settings = {"competition": "rxrx1", "seed": seed, **vars(sizes), **counts}
     claim_folder(out, answers_path(out), settings)
@@ -105,10 +104,10 @@ def plate_maps(
     train_experiments: Mapping[str, int],
     test_experiments: Mapping[str, int],
 ) -> pd.DataFrame:
-    """Return which class stands in which well, one row a well, sorted as Kaggle's tables.
+    """Place the classes in wells: one row per well, sorted as in Kaggle's tables.
 
-    The classes fall into four random groups of equal size. An experiment's plates hold them in
-    turn, starting from a group of its own.
+    The classes are split into four random groups of equal size. The four plates of an experiment
+    hold one group each, in the same cyclic order; which group comes first is random.
 
     Returns:
         Columns split, cell_type, experiment, plate, well, sirna, well_type, id_code.
@@ -156,7 +155,7 @@ def _plate_wells(
 
 
 def _draw_plate(wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes) -> int:
-    """Draw one plate's pictures; return how many sites."""
+    """Draw the images of one plate; return the number of sites."""
     first = wells.iloc[0]
     split, cell_type, experiment, number = first[["split", "cell_type", "experiment", "plate"]]
     brightness = generator(seed, "brightness", experiment)
@@ -166,8 +165,8 @@ def _draw_plate(wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes) -> in
     for row in wells.itertuples():
         treated = row.well_type != "negative_control"
         class_effect = effect(seed, row.sirna, cell_type) if treated else np.zeros(N_EFFECTS)
-        seen = well_effect(seed, class_effect, response, (experiment, number), row.well)
-        look = look_of(cell_type, seen)
+        visible = well_effect(seed, class_effect, response, (experiment, number), row.well)
+        look = look_of(cell_type, visible)
         for site in range(1, sizes.sites + 1):
             sites.append(Site(f"{row.id_code}_s{site}", row.well, look))
     optics = draw_optics(mean, sd, seed, experiment, str(number))
@@ -195,7 +194,7 @@ def _write_tables(frame: pd.DataFrame, out: Path, answers: Path) -> None:
     write_csv(out / "train.csv", frame[train & treated][[*columns, "sirna"]])
 
 
-def _check(sizes: _Sizes) -> None:
+def _check_plate(sizes: _Sizes) -> None:
     least = {"classes": N_PLATES, "controls": 0, "negatives": 1, "size": 16, "sites": 1}
     check_sizes("rxrx1", vars(sizes), {name: (low, None) for name, low in least.items()})
     if sizes.classes % N_PLATES:
@@ -206,13 +205,13 @@ def _check(sizes: _Sizes) -> None:
     wells = sizes.classes // N_PLATES + sizes.controls + sizes.negatives
     if wells > len(WELLS):
         raise InputError(
-            f"simulate rxrx1: {wells} wells wanted on a plate of {len(WELLS)}; lower classes, "
+            f"simulate rxrx1: {wells} wells do not fit on a plate of {len(WELLS)}; lower classes, "
             "controls or negatives"
         )
 
 
-def _counts(wanted: int | Mapping[str, int], name: str) -> dict[str, int]:
-    """Return how many experiments of each cell type are wanted."""
+def _count_experiments(wanted: int | Mapping[str, int], name: str) -> dict[str, int]:
+    """Return the number of experiments to simulate for each cell type."""
     if not isinstance(wanted, Mapping):
         wanted = dict.fromkeys(CELL_TYPE_NAMES, wanted)
     unknown = sorted(set(wanted) - set(CELL_TYPE_NAMES))

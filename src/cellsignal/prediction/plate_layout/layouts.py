@@ -137,31 +137,33 @@ def _deal(plates: int, capacity: tuple[int, ...]) -> np.ndarray | None:
 
 
 def near_layouts(evidence: np.ndarray, given: Mapping[int, int]) -> np.ndarray:
-    """Return the best layout by (P, G) evidence and all that differ from it by an exchange or by
-    one plate's group.
+    """Return the best layout by (P, G) evidence, and its neighbours.
+
+    A neighbour exchanges the groups of two plates, or gives one plate another group.
 
     Args:
-        given: place of a plate -> its group.
+        given: index of a plate -> its group, where it is known.
     """
     from scipy.optimize import linear_sum_assignment
 
     n_plates, n_groups = evidence.shape
-    each = -(-n_plates // n_groups)
-    slots = np.repeat(np.arange(n_groups), each)
+    plates_per_group = -(-n_plates // n_groups)  # rounded up
+    slots = np.repeat(np.arange(n_groups), plates_per_group)
     value = evidence[:, slots].astype(float)
+    # larger than any difference in evidence, so that a known group always wins
     reward = 1.0 + 2.0 * n_plates * float(np.abs(evidence).max())
-    for place, group in given.items():
-        value[place, slots == group] += reward
+    for plate, group in given.items():
+        value[plate, slots == group] += reward
     best = slots[linear_sum_assignment(value, maximize=True)[1]]
-    free = [place for place in range(n_plates) if place not in given]
+    free = [plate for plate in range(n_plates) if plate not in given]
     layouts = [best]
-    for number, place in enumerate(free):
+    for number, plate in enumerate(free):
         for other in free[number + 1 :]:
             swapped = best.copy()
-            swapped[[place, other]] = best[[other, place]]
+            swapped[[plate, other]] = best[[other, plate]]
             layouts.append(swapped)
-        for group in np.flatnonzero(np.bincount(best, minlength=n_groups) < each):
+        for group in np.flatnonzero(np.bincount(best, minlength=n_groups) < plates_per_group):
             moved = best.copy()
-            moved[place] = group
+            moved[plate] = group
             layouts.append(moved)
     return np.unique(np.stack(layouts), axis=0)
