@@ -105,9 +105,11 @@ def test_an_unknown_run_is_answered_with_the_nearest(trained, capsys, tmp_path):
     folder = trained("rxrx1").folder
     for verb in ("train", "predict", "submit", "score", "prepare"):
         line = error_line(capsys, verb, "tinny", cwd=folder)
-        assert line == ("tinny: is no config (.yaml) and no run in runs; the nearest runs are tiny")
+        assert line == (
+            "tinny: is not a config (.yaml) and no run in runs; the nearest runs are tiny"
+        )
     line = error_line(capsys, "train", "tinny", cwd=tmp_path)
-    assert line == "tinny: is no config (.yaml) and no run in runs; runs holds no run"
+    assert line == "tinny: is not a config (.yaml) and no run in runs; runs holds no run"
     assert "no.yaml" in error_line(capsys, "train", "no.yaml", cwd=tmp_path)
 
 

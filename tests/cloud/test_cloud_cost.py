@@ -308,7 +308,7 @@ def test_without_data_and_published_counts_there_is_no_cost(monkeypatch):
     sets = ["data.root=none", "data.store=none"]
     with pytest.raises(
         InputError,
-        match="data.root: none has no data, none is not a store, and bbbc021 has no published counts",
+        match="none has no data, none is not a store, and bbbc021 has no published counts",
     ):
         cost_of(load_config(REPOSITORY / "configs/bbbc021/lenet.yaml", sets))
 
@@ -384,10 +384,10 @@ def test_any_card_and_any_price_can_be_given(plates, tmp_path):
     ("words", "prices", "cores", "message"),
     [
         (["RTX 9090"], {}, None, r"--gpu RTX 9090: not in the table \(T4, .*--gpu 'RTX 9090=100'"),
-        (["RTX 9090=fast"], {}, None, "'fast' is no number above 0"),
-        (["RTX 9090=0"], {}, None, "'0' is no number above 0"),
+        (["RTX 9090=fast"], {}, None, "'fast' is not a number above 0"),
+        (["RTX 9090=0"], {}, None, "'0' is not a number above 0"),
         (["T4"], {"L4": "1"}, None, "--price L4: is not among T4"),
-        (["T4"], {"T4": "nan"}, None, "'nan' is no number from 0"),
+        (["T4"], {"T4": "nan"}, None, "'nan' is not a number from 0"),
         ([], {}, 0, "--cores 0: at least 1"),
         (["=100"], {}, None, "--gpu =100: write NAME"),
         (["A|B=100"], {}, None, r"--gpu A\|B=100: write NAME"),
@@ -460,7 +460,7 @@ def test_what_cannot_be_is_refused(plates, tmp_path):
 
 @pytest.mark.parametrize("rate", ["nan", "inf", "0", "-3", "fast"])
 def test_a_measured_rate_that_is_no_number_is_named(rate):
-    with pytest.raises(InputError, match=f"--measured T4={rate}: '{rate}' is no number above 0"):
+    with pytest.raises(InputError, match=f"--measured T4={rate}: '{rate}' is not a number above 0"):
         verb.cost(
             Namespace(
                 configs=[],

@@ -138,7 +138,7 @@ def test_the_run_script_links_the_mounts_to_where_the_config_looks(tmp_path):
     ],
 )
 def test_skypilot_reads_every_task(words, tmp_path, monkeypatch):
-    """Checked with SkyPilot 0.14.1; it is no requirement of this package."""
+    """Checked with SkyPilot 0.14.1; it is not a requirement of this package."""
     monkeypatch.setenv("SKYPILOT_DISABLE_USAGE_COLLECTION", "1")
     monkeypatch.setenv("HOME", str(tmp_path))
     sky = pytest.importorskip("sky")

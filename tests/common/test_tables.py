@@ -232,7 +232,7 @@ def test_sheets_are_read_as_tables_are(tmp_path):
     with pytest.raises(InputError, match=r"book\.xlsx: no sheet 'two'; it has one"):
         read_sheet(path, "two")
     path.write_bytes(path.read_bytes()[:900])
-    with pytest.raises(InputError, match=r"book\.xlsx: is no readable xlsx"):
+    with pytest.raises(InputError, match=r"book\.xlsx: is not a readable xlsx"):
         read_sheet(path, "one")
 
 

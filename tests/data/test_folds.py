@@ -167,7 +167,7 @@ def test_wells_are_spread_by_class():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("batch", 2), "'batch' is no samples column"),
+        (("batch", 2), "'batch' is not a samples column"),
         (("experiment", 1), "at least 2"),
         (("experiment", 9), "too few"),
     ],
@@ -193,7 +193,7 @@ def table(tmp_path):
 
 DAMAGE = [
     (lambda f: f.rename(columns={"fold": "split"}), r"first columns must be fold"),
-    (lambda f: f.rename(columns={"experiment": "batch"}), r"'batch' is no samples column"),
+    (lambda f: f.rename(columns={"experiment": "batch"}), r"'batch' is not a samples column"),
     (lambda f: f[["fold"]], r"first columns must be fold"),
     (lambda f: f.assign(fold="one"), r"row 2: fold 'one' is neither"),
     (lambda f: f.assign(fold=f.fold - 3), r"row 2: fold '-3' is neither"),

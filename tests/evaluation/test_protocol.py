@@ -154,7 +154,9 @@ def test_truth_is_the_samples_own_label_or_the_answers(simulated):
         == expected
     )
     wrong = answers.assign(sirna=answers.sirna.where(answers.index != 2, "4000"))
-    with pytest.raises(InputError, match=f"answers: '4000' of '{answers.id_code[2]}' is no class"):
+    with pytest.raises(
+        InputError, match=f"answers: '4000' of '{answers.id_code[2]}' is not a class"
+    ):
         true_labels(target, own, rxrx1, wrong, classes)
 
 

@@ -440,5 +440,5 @@ def test_what_cannot_be_measured_is_named():
         target_matching(x[:3], [("A",), ("A", "B"), ("A",)], QUICK)
     with pytest.raises(InputError, match="two modalities"):
         compound_gene_matching(x[:2], [("A",), ("A",)], ["compound", "compound"], QUICK)
-    with pytest.raises(InputError, match="'7' is no address"):
+    with pytest.raises(InputError, match="'7' is not an address"):
         position_profiles(pd.DataFrame({"well": ["A01", "7"]}))

@@ -147,7 +147,7 @@ def test_answers_of_other_classes_than_the_data_have_are_refused(case, tmp_path,
         file = file.drop(index=file.index[file.part == "gallery"][0])
         fault = "lacks 1 gallery tracks"
     elif competition.task_class is MultiLabel:
-        file, fault = file.assign(Nonsense="0"), "column 'Nonsense' is no class of"
+        file, fault = file.assign(Nonsense="0"), "column 'Nonsense' is not a class of"
     else:
         wrong = (
             "99"

@@ -136,10 +136,10 @@ def test_a_submission_is_written_over_no_other_kind_of_file(tmp_path):
     ):
         (tmp_path / name).write_text(text)
     for name in ("board.csv", "c.yaml"):
-        with pytest.raises(InputError, match=rf"{name}: is there already and is no submission"):
+        with pytest.raises(InputError, match=rf"{name}: already exists and is not a submission"):
             check_place(tmp_path / name, columns, force=False)
         check_place(tmp_path / name, columns, force=True)
-    with pytest.raises(InputError, match=r"x\.json: is there already and is no provenance"):
+    with pytest.raises(InputError, match=r"x\.json: already exists and is not a provenance file"):
         check_place(tmp_path / "x.csv", columns, force=False)
     for force in (False, True):
         with pytest.raises(InputError, match=r"x\.json: is where the provenance"):

@@ -326,7 +326,11 @@ SURPRISING_TIFFS = {
     "float": (tiff(DEEP.astype(np.float32)), "wrong_depth", "float32"),
     "half float": (tiff(DEEP.astype(np.float16)), "wrong_depth", "float16"),
     "1-bit": (tiff(GRAY > 99, photometric="minisblack"), "wrong_depth", "bool"),
-    "JPEG": (saved(Image.fromarray(GRAY), "JPEG"), "wrong_format", "is no TIFF or PNG but a JPEG"),
+    "JPEG": (
+        saved(Image.fromarray(GRAY), "JPEG"),
+        "wrong_format",
+        "is not a TIFF or PNG but a JPEG",
+    ),
 }
 
 

@@ -80,7 +80,7 @@ def test_damage_is_an_error_or_a_picture_of_the_right_shape(name, edits, kept, w
 
 @pytest.mark.parametrize("name", [name for name, (_, kind, _) in FILES.items() if kind == TIFF])
 def test_no_single_byte_of_a_tiffs_entry_makes_anything_else(name):
-    """Every byte that is no pixel, at several values: the tags, their counts and their offsets."""
+    """Every byte that is not a pixel, at several values: the tags, their counts and their offsets."""
     data, _, plane = FILES[name]
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]

@@ -159,7 +159,7 @@ def test_a_job_that_no_kernel_could_do_is_refused(job, changed, message):
         ("{name: a, config: c.yaml, root: r, store: x/../../y}", "store: write a path relative"),
         (
             "{name: a, config: c.yaml, root: r, dataset_sources: [lonely]}",
-            "dataset_sources.0: 'lonely' is no data set; write OWNER/SLUG",
+            "dataset_sources.0: 'lonely' is not a data set; write OWNER/SLUG",
         ),
         ("{name: a, config: c.yaml, root: r, folds: [1, 1]}", "a fold is named twice"),
         (

@@ -416,7 +416,7 @@ def test_what_is_refused(space, embedded, capsys, monkeypatch):
     found.path.unlink()
     with pytest.raises(
         InputError,
-        match=r"last\.pt: embeddings of view 'identity': sample '.*' has a value that is no finite number",
+        match=r"last\.pt: embeddings of view 'identity': sample '.*' has a value that is not a finite number",
     ):
         embed(config)
     monkeypatch.setattr(

@@ -258,7 +258,7 @@ def test_a_logit_that_is_no_finite_number_is_refused_where_it_is_made(run, monke
         path.unlink()
         with pytest.raises(
             InputError,
-            match=f"last.pt: {what} 'rot180': sample '(.*)' has a value that is no finite number",
+            match=f"last.pt: {what} 'rot180': sample '(.*)' has a value that is not a finite number",
         ) as caught:
             verb(run)
         assert (

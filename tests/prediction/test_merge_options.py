@@ -76,7 +76,7 @@ def test_a_runs_name_stands_for_all_its_seeds(caplog):
     ):
         resolve_weights({"min": 2}, runs)
     for weight in (0, -1, np.nan, np.inf):
-        with pytest.raises(InputError, match=r"weights: mine=.* is no positive number"):
+        with pytest.raises(InputError, match=r"weights: mine=.* is not a positive number"):
             resolve_weights({"mine": weight}, runs)
 
 
@@ -266,7 +266,7 @@ def test_a_weight_that_float32_cannot_hold_is_refused_by_name(weight):
 
 def test_a_value_that_is_no_yaml_is_named(tmp_path, capsys):
     line = error_line(capsys, "submit", "p.npz", "--set", "submit.repeats=[", cwd=tmp_path)
-    assert line == "--set submit.repeats: '[' is no YAML value"
+    assert line == "--set submit.repeats: '[' is not a YAML value"
 
 
 @pytest.mark.parametrize(

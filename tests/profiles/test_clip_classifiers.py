@@ -88,7 +88,7 @@ def test_objects_are_counted_and_measured():
     cell, parts = disc(32, 32, 28), [disc(20, 20, 4), disc(40, 30, 5), ellipse(30, 46, 10, 3)]
     objects = np.any(parts, axis=0)
     speck = np.zeros_like(cell)
-    speck[50, 32] = True  # one pixel is no object
+    speck[50, 32] = True  # one pixel is not an object
     value = measured([[cell * 20 + (objects | speck) * 180, cell * 20, cell * 20]] * 2)
     assert value(0, "w1 objects") == 3 and value(0, "w1 area") == objects.sum()
     assert value(0, "w1 object_area") == pytest.approx(objects.sum() / 3)

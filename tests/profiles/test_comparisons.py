@@ -412,7 +412,9 @@ def test_a_missing_value_is_named_and_never_blamed_on_the_reference_wells(config
     profiles = load_profiles(config, table_of_wells(tmp_path / "wells.csv"))
     profiles.x[6, 3] = np.nan
     for steps in (["mad_robustize"], ["standardize"], ["spherize"], ["tvn"], ["feature_select"]):
-        with pytest.raises(InputError, match=r"feature Cells_f3 of well p1 .* is no finite number"):
+        with pytest.raises(
+            InputError, match=r"feature Cells_f3 of well p1 .* is not a finite number"
+        ):
             normalise_profiles(profiles, steps)
 
 
@@ -564,7 +566,7 @@ def test_a_task_that_nothing_was_measured_of_is_refused(config, tmp_path):
 
 def test_a_protocol_under_which_nothing_is_compared_has_no_figure(config, tmp_path):
     """Compounds that all stand in both weeks share every batch: NSCB compares none of them, and 0/2
-    is no measurement.
+    is not a measurement.
     """
     wells = Screen().profile_wells("raw")
 

@@ -464,7 +464,7 @@ def test_wrong_names_of_features_are_one_line(tmp_path):
     names.write_bytes(b"Cells_a\n\xff\xfe")
     for item, message in (
         ("", "--features: an empty name"),
-        (str(names), "names: is no text file"),
+        (str(names), "names: is not a text file"),
     ):
         with pytest.raises(InputError, match=message):
             read_profiles([path], data_set(), [item])

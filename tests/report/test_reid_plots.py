@@ -181,8 +181,8 @@ def test_nearest_tracks_refuses(tmp_path):
     for bad, message in (
         ((query, [], ["q"]), "0 neighbours"),
         ((query, [other], ["q"]), "1 neighbours with 1 captions"),
-        ((query, [other[:3]], ["q", "1"]), r"\(3, 12, 12, 3\) is no clip of 4 frames"),
-        ((query, [other.astype(float)], ["q", "1"]), "float64 .* is no clip"),
+        ((query, [other[:3]], ["q", "1"]), r"\(3, 12, 12, 3\) is not a clip of 4 frames"),
+        ((query, [other.astype(float)], ["q", "1"]), "float64 .* is not a clip"),
     ):
         with pytest.raises(InputError, match=message):
             plots.nearest_tracks_picture(tmp_path / "n.png", *bad)

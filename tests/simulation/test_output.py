@@ -40,7 +40,7 @@ def test_the_command_line_says_so_in_a_line(tmp_path, capsys):
     line = error_line(capsys, "simulate", "bbbc021", "--out", "raw", "--classes", 2, cwd=tmp_path)
     assert line.startswith("simulate: no parameter 'classes'")
     for name in ("out", "seed", "competition"):
-        assert f"--set {name}: is no parameter" in error_line(
+        assert f"--set {name}: is not a parameter" in error_line(
             capsys, "simulate", "idr0088_moa", "--out", "raw", "--set", f"{name}=1", cwd=tmp_path
         )
     assert not list(tmp_path.iterdir())

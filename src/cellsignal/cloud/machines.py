@@ -130,7 +130,7 @@ def parse_number(text: str, option: str, least: float = 1e-9) -> float:
         number = math.nan
     if not (math.isfinite(number) and number >= least):
         kind = "from 0" if least == 0 else "above 0"
-        raise InputError(f"{option}: {text!r} is no number {kind}")
+        raise InputError(f"{option}: {text!r} is not a number {kind}")
     return number
 
 

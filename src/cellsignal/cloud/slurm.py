@@ -45,7 +45,7 @@ class Cluster:
             if getattr(self, name) is not None and not re.fullmatch(
                 r"[\w.,@-]+", getattr(self, name)
             ):
-                raise InputError(f"--{name} {getattr(self, name)!r}: is no name")
+                raise InputError(f"--{name} {getattr(self, name)!r}: is not a name")
 
 
 def write_slurm(work: Work, cluster: Cluster, out: Path) -> list[Path]:

@@ -111,7 +111,7 @@ def read_sheet(
     # of damaged bytes zipfile, openpyxl and its XML parser raise anything
     except Exception as failure:
         why = " ".join(str(failure).split())[:100]
-        raise error(f"{path}: is no readable xlsx file ({why})") from None
+        raise error(f"{path}: is not a readable xlsx file ({why})") from None
     frame = with_header(name, cells.map(_cell_text).astype(object), error)
     return _check(name, frame, columns, filled, unique, missing, error)
 
@@ -162,7 +162,7 @@ def refuse_rows(
         frame: A table of `read_table`, or a part of one.
         wrong: (N,) bool.
         column: The column whose value is shown.
-        why: What is wrong with it, to follow the value: "is no dose".
+        why: What is wrong with it, to follow the value: "is not a dose".
 
     Raises:
         InputError: `wrong` is true somewhere. Names the file, the row, the column, the value and

@@ -222,7 +222,7 @@ class Competition(Calibrates, ABC):
         """Make a published fold table, in the columns of `folds.make_folds`.
 
         Raises:
-            InputError: there is none of that name.
+            InputError: there is not one of that name.
         """
         raise InputError(f"{self.id}: has no fold table called {name!r}")
 

@@ -27,7 +27,7 @@ def read_choices(
     """Return the words as the values that a download takes.
 
     Raises:
-        InputError: a choice that there is not, or a word that is none of its kind.
+        InputError: a choice that there is not, or a word that is not one of its kind.
     """
     choices = {}
     for name, word in words.items():

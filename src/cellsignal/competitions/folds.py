@@ -77,7 +77,7 @@ def make_folds(
 def _training_samples(samples: pd.DataFrame, group: str, n_splits: int) -> pd.DataFrame:
     if group not in samples.columns:
         columns = ", ".join(samples.columns)
-        raise InputError(f"folds: {group!r} is no samples column; there are {columns}")
+        raise InputError(f"folds: {group!r} is not a samples column; there are {columns}")
     if n_splits < 2:
         raise InputError(f"folds: n_splits must be at least 2, not {n_splits}")
     train = samples[labelled(samples)]

@@ -92,7 +92,7 @@ class Ranking(SingleLabel):
             unknown = ranking[~ranking.isin(gallery)]
             if len(unknown):
                 raise InvalidSubmission(
-                    f"{name}: ranking of {query!r}: {unknown[0]!r} is no gallery track"
+                    f"{name}: ranking of {query!r}: {unknown[0]!r} is not a gallery track"
                 )
             if len(ranking) == len(gallery) and ranking.is_unique:
                 continue

@@ -132,7 +132,7 @@ def check_samples(
         unknown = ~frame[column].isin(allowed)
         if unknown.any():
             value = frame[column][unknown].iloc[0]
-            places.refuse(unknown, f"{column} {value!r} is none of {allowed}")
+            places.refuse(unknown, f"{column} {value!r} is not one of {allowed}")
     frame["labels"] = _check_labels(frame, places)
     _refuse_contradictions(frame, places)
     refuse_misstated(frame, places, channels, stated)

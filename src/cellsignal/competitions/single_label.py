@@ -88,7 +88,9 @@ class SingleLabel(Task):
         label = answers[target].astype(str).map(index)
         if label.isna().any():
             row = int(np.argmax(label.isna()))
-            raise InputError(f"answers: {answers[target].iloc[row]!r} of {ids[row]!r} is no class")
+            raise InputError(
+                f"answers: {answers[target].iloc[row]!r} of {ids[row]!r} is not a class"
+            )
         return Truth(ids, label.to_numpy(np.int64), ids)
 
     def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:

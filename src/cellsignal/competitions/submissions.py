@@ -113,7 +113,7 @@ def check_sample_ids(path: Path, sample: pd.DataFrame, test_ids: pd.Series, colu
         sample: from `tables.read_table`, so that its index is the row in the file.
 
     Raises:
-        InputError: an id that is no test id, or a test id that is missing; names file and id.
+        InputError: an id that is not a test id, or a test id that is missing; names file and id.
     """
     refuse_rows(path, sample, ~sample[column].isin(set(test_ids)), column, "is not in the test set")
     missing = test_ids[~test_ids.isin(set(sample[column]))]

@@ -166,7 +166,7 @@ def find_configs(word: str, runs: Path = RUNS) -> list[Path]:
     names = run_names(runs)
     near = difflib.get_close_matches(word, names, 3, cutoff=0.4) or names[:3]
     hint = f"the nearest runs are {', '.join(near)}" if near else f"{runs} holds no run"
-    raise InputError(f"{word}: is no config (.yaml) and no run in {runs}; {hint}")
+    raise InputError(f"{word}: is not a config (.yaml) and no run in {runs}; {hint}")
 
 
 def run_names(runs: Path = RUNS) -> list[str]:

@@ -92,7 +92,7 @@ def read_words(model: type[BaseModel], tree: Any) -> Any:
       its `on`, None its `none`. Of numbers it takes their digits in quotes.
     - A key that may be left out takes `none`, `null` and `~`, also in quotes, for None; `off` too,
       unless it takes true and false.
-    - True is no number.
+    - True is not a number.
 
     What fits no rule is returned as it is, to be refused by the schema.
     """

@@ -105,7 +105,7 @@ def simulate(arguments: argparse.Namespace) -> str:
         raise InputError(f"--set: a whole number is needed ({error})") from None
     if reserved := sorted({"out", "seed", "competition"} & set(size)):
         raise InputError(
-            f"--set {reserved[0]}: is no parameter of the simulation; see `cellsignal simulate "
+            f"--set {reserved[0]}: is not a parameter of the simulation; see `cellsignal simulate "
             "--help`"
         )
     competition.simulate(out, seed, **size)

@@ -201,7 +201,9 @@ def read_folds(path: Path | str, samples: pd.DataFrame) -> FoldTable:
     group = rows.columns[1]
     if group not in samples.columns or group in ("files", "label", "split", "role"):
         columns = ", ".join(samples.columns)
-        raise InputError(f"{path}: {group!r} is no samples column to group by; there are {columns}")
+        raise InputError(
+            f"{path}: {group!r} is not a samples column to group by; there are {columns}"
+        )
     if group == "well":
         rows[group] = normalise_wells(rows[group])
     _check_rows(path, rows, group)
@@ -217,7 +219,7 @@ def read_fold_rows(path: Path) -> pd.DataFrame:
         Text, and `fold` as int64; its index is the row of the file.
 
     Raises:
-        InputError: no table, other first columns than fold and a group, or a fold that is no number
+        InputError: no table, other first columns than fold and a group, or a fold that is not a number
         from -2.
     """
     rows = read_table(path, filled=())

@@ -208,7 +208,9 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
                 empty = table[column] == ""
                 parse_numbers(path, table[~empty], column)
                 table[column] = pd.to_numeric(table[column].where(~empty))
-        refuse_rows(path, table, ~table.kind.isin(KINDS), "kind", f"is none of {', '.join(KINDS)}")
+        refuse_rows(
+            path, table, ~table.kind.isin(KINDS), "kind", f"is not one of {', '.join(KINDS)}"
+        )
         for board in BOARDS:
             outside = table[board].notna() & ~table[board].between(0, 1)
             refuse_rows(path, table, outside, board, "lies outside 0 .. 1")

@@ -238,7 +238,7 @@ def _average_wells(
     bad = ~np.isfinite(x).all(axis=1)
     if bad.any():
         raise InputError(
-            f"profiles: well {wells.well_id[np.argmax(bad)]!r} has a feature that is no finite "
+            f"profiles: well {wells.well_id[np.argmax(bad)]!r} has a feature that is not a finite "
             "number"
         )
     compound = wells["compound"].fillna(wells.treatment)

@@ -52,7 +52,7 @@ def true_labels(
         (N,) int64, -1 where the answers do not know the target either.
 
     Raises:
-        InputError: an answer that is no class.
+        InputError: an answer that is not a class.
     """
     ids, target = competition.id_column, competition.target_column
     names = pd.DataFrame({ids: list(classes), target: list(classes)})
@@ -65,7 +65,7 @@ def true_labels(
     if known.isna().any():
         first = int(np.argmax(known.isna()))
         raise InputError(
-            f"answers: {answers[target].iloc[first]!r} of {known.index[first]!r} is no class"
+            f"answers: {answers[target].iloc[first]!r} of {known.index[first]!r} is not a class"
         )
     label = np.asarray(label, dtype=np.int64)
     answered = pd.Series(np.asarray(target_id, dtype=object)).map(known)

@@ -195,12 +195,14 @@ def position_profiles(wells: pd.DataFrame) -> np.ndarray:
     """Return profiles of nothing but the position: row and column, one-hot. (W, D) float32.
 
     Raises:
-        InputError: an address that is no plate position such as C07.
+        InputError: an address that is not a plate position such as C07.
     """
     parts = wells.well.astype(str).str.upper().str.extract(_WELL)
     wrong = parts.isna().any(axis=1)
     if wrong.any():
-        raise InputError(f"position: well {wells.well[wrong].iloc[0]!r} is no address such as C07")
+        raise InputError(
+            f"position: well {wells.well[wrong].iloc[0]!r} is not an address such as C07"
+        )
     columns = (parts[0], parts[1].astype(int))
     return np.hstack([pd.get_dummies(column).to_numpy(np.float32) for column in columns])
 

@@ -79,12 +79,12 @@ def check_place(file: Path, columns: tuple[str, ...], force: bool) -> None:
             header = lines.readline().strip().lstrip("\ufeff")
         if header and header != ",".join(columns):
             raise InputError(
-                f"{file}: is there already and is no submission; give --out another name, or "
+                f"{file}: already exists and is not a submission; give --out another name, or "
                 "--force"
             )
     if beside.is_file() and runs_of(file) is None:
         raise InputError(
-            f"{beside}: is there already and is no provenance; give --out another name, or --force"
+            f"{beside}: already exists and is not a provenance file; give --out another name, or --force"
         )
 
 

@@ -55,7 +55,7 @@ def file_sizes(archive: Path) -> dict[str, int]:
 
 
 def is_damaged(archive: Path) -> bool:
-    """Whether an archive is no zip, or a file in it has another checksum than stated."""
+    """Whether an archive is not a zip, or a file in it has another checksum than stated."""
     try:
         with zipfile.ZipFile(archive) as bundle:
             return bundle.testzip() is not None

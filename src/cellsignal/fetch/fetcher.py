@@ -267,7 +267,7 @@ class Fetcher:
                 proxies={"no_proxy": ",".join(http.LOOPBACK)} if is_local else None,
             )
         except (requests.exceptions.InvalidURL, UnicodeError):
-            raise InputError(f"{redact_url(url)}: is no URL that can be asked") from None
+            raise InputError(f"{redact_url(url)}: is not a URL that can be asked") from None
         except requests.exceptions.SSLError as error:
             causes = http.iterate_causes(error)
             if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):

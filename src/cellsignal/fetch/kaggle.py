@@ -164,7 +164,7 @@ def _credential_files() -> list[Path]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a token that is no name of a file
+    except (OSError, ValueError):  # a token that is not a name of a file
         return False
 
 

@@ -196,7 +196,7 @@ def _format_of(source: Path | str, data: bytes, formats: Sequence[str]) -> str:
     expected = [signature for signature, name in _SIGNATURES.items() if name in formats]
     if any(signature.startswith(data[:8]) for signature in expected):
         raise ImageError(source, "truncated", "is empty or truncated")
-    detail = f"is not a {formats[0]}" if len(formats) == 1 else f"is no {listed(formats)}"
+    detail = f"is not a {listed(formats)}"
     if names:
         detail += f" but a {names[0]}"
     raise ImageError(source, "wrong_format", detail)

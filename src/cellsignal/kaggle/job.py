@@ -38,7 +38,7 @@ def _check_path(path: str) -> str:
 
 def _check_source(text: str) -> str:
     if not re.fullmatch(SOURCE, text):
-        raise ValueError(f"{text!r} is no data set; write OWNER/SLUG, or OWNER/SLUG/VERSION")
+        raise ValueError(f"{text!r} is not a data set; write OWNER/SLUG, or OWNER/SLUG/VERSION")
     return text
 
 
@@ -267,7 +267,7 @@ def find_owner(job: KernelJob, user: str | None = None) -> str:
     if is_placeholder(owner):
         raise InputError(f"job {job.name}: {owner!r} only stands for a name; {NAME_IT}")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", owner):
-        raise InputError(f"job {job.name}: {owner!r} is no name on Kaggle; {NAME_IT}")
+        raise InputError(f"job {job.name}: {owner!r} is not a name on Kaggle; {NAME_IT}")
     if job.owner and job.owner.casefold() != owner.casefold():
         raise InputError(f"job {job.name}: its owner is {job.owner}, and you are {owner}")
     return owner

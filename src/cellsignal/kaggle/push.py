@@ -58,7 +58,7 @@ def slug_of(folder: Path) -> str:
     except InputError as error:
         raise InputError(f"{paths[0]}: {error}") from None
     except (ValueError, KeyError, TypeError, OSError):
-        raise InputError(f"{paths[0]}: is no JSON with an id of the form user/name") from None
+        raise InputError(f"{paths[0]}: is not JSON with an id of the form user/name") from None
 
 
 def check_slug(slug: object) -> str:
@@ -66,7 +66,7 @@ def check_slug(slug: object) -> str:
     user, _, name = str(slug).partition("/")
     plain = all(c.isascii() and (c.isalnum() or c in "-_") for c in user + name)
     if not user or not name or not plain:
-        raise InputError(f"{slug!r} is no slug of the form user/name")
+        raise InputError(f"{slug!r} is not a slug of the form user/name")
     return refuse_placeholder(str(slug))
 
 

@@ -37,7 +37,7 @@ def unpack(data: bytes, sha256: str, folder: Path) -> None:
         for member in archive:
             name = PurePosixPath(member.name)
             if not member.isfile():
-                raise ValueError(f"the package holds {member.name!r}, which is no plain file")
+                raise ValueError(f"the package holds {member.name!r}, which is not a plain file")
             outside = not name.parts or name.is_absolute() or ".." in name.parts
             if outside or "\\" in member.name or ":" in member.name or name in files:
                 raise ValueError(

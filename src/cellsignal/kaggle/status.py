@@ -75,7 +75,9 @@ def read_status(folder: Path | str) -> Status:
         parts = PurePosixPath(name).parts
         inside = parts[:1] in [(top,) for top in CARRIED] and ".." not in parts
         if not inside or "\\" in name or not isinstance(digest, str):
-            raise InputError(f"{path}: names {name!r}, which is no file of {' or '.join(CARRIED)}")
+            raise InputError(
+                f"{path}: names {name!r}, which is not a file of {' or '.join(CARRIED)}"
+            )
     return Status(**{name: tree.get(name) for name in Status.__dataclass_fields__})
 
 

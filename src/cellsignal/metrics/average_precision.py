@@ -84,7 +84,7 @@ def average_precision_table(
         nothing about others.
 
     Raises:
-        InputError: shapes that disagree, a cluster that is missing, or a score that is no finite
+        InputError: shapes that disagree, a cluster that is missing, or a score that is not a finite
         number.
     """
     truth, scores, codes, count = _checked(truth, scores, classes, clusters)

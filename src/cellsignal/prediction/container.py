@@ -52,7 +52,7 @@ class Predictions:
         """Read (N, K) float16 or float32 logits of one view from the file.
 
         Raises:
-            InputError: a logit is no finite number, or there is not one for each sample and class.
+            InputError: a logit is not a finite number, or there is not one for each sample and class.
         """
         with open_arrays(self.path) as archive:
             values = archive[f"view.{view}"]
@@ -88,7 +88,7 @@ def save_predictions(
         labels: (N, K) of 1, 0 and NaN, where a sample may have several.
 
     Raises:
-        InputError: a logit is no finite number; nothing is written.
+        InputError: a logit is not a finite number; nothing is written.
     """
     arrays: dict[str, np.ndarray] = {}
     for view, values in logits.items():
@@ -136,7 +136,7 @@ def refuse_non_finite(values: np.ndarray, sample_ids: np.ndarray, what: str) -> 
     if wrong.any():
         first = sample_ids[int(wrong.argmax())]
         raise InputError(
-            f"{what}: sample {str(first)!r} has a value that is no finite number "
+            f"{what}: sample {str(first)!r} has a value that is not a finite number "
             f"({int(wrong.sum())} such samples)"
         )
 

@@ -113,14 +113,14 @@ def class_scores(
         (Q, K) scores and (Q,) int labels.
 
     Raises:
-        InputError: a query's mechanism is no class.
+        InputError: a query's mechanism is not a class.
     """
     classes = competition.classes(config.data.root)
     label = pd.Index(classes).get_indexer(query.label)
     if (label < 0).any():
         row = query.iloc[int(label.argmin())]
         raise InputError(
-            f"answers: {row.label!r} of {row.target_id!r} is none of the {len(classes)} mechanisms"
+            f"answers: {row.label!r} of {row.target_id!r} is not one of the {len(classes)} mechanisms"
         )
     entry = open_entry(predict(config), config.submit, root=config.data.root)
     targets = entry.merge(entry.final(), "test", pool=config.submit.pool)

@@ -86,7 +86,7 @@ def resolve_weights(weights: Mapping[str, float], runs: Sequence[str]) -> dict[s
         seed's own weight wins. runs: All runs, as "name/seed0".
 
     Raises:
-        InputError: A name that no run has (all are listed), or a weight that is no positive number.
+        InputError: A name that no run has (all are listed), or a weight that is not a positive number.
     """
     names = list(dict.fromkeys(run.partition("/")[0] for run in runs))
     for name, weight in weights.items():
@@ -95,7 +95,7 @@ def resolve_weights(weights: Mapping[str, float], runs: Sequence[str]) -> dict[s
                 f"weights: no predictions of a run called {name!r}; there are {', '.join(runs)}"
             )
         if not 0 < weight < math.inf:
-            raise InputError(f"weights: {name}={weight:g} is no positive number")
+            raise InputError(f"weights: {name}={weight:g} is not a positive number")
         if not 1 / MOST <= weight <= MOST:
             raise InputError(
                 f"weights: {name}={weight:g} lies outside {1 / MOST:g} .. {MOST:g}; only their "

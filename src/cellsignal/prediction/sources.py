@@ -92,7 +92,7 @@ def _parse_section(words: Sequence[str]) -> dict[str, Any]:
         try:
             changed[key.removeprefix(SECTION)] = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise InputError(f"--set {key}: {text!r} is no YAML value") from None
+            raise InputError(f"--set {key}: {text!r} is not a YAML value") from None
     return changed
 
 

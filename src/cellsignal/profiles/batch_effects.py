@@ -234,7 +234,7 @@ def _check_finite(step: str, x: np.ndarray, samples: pd.DataFrame) -> np.ndarray
         if "well" in samples:
             well = f"{samples.plate.iloc[row]} {samples.well.iloc[row]}"
         raise InputError(
-            f"{step}: feature {column + 1} of well {well} is no finite number "
+            f"{step}: feature {column + 1} of well {well} is not a finite number "
             f"({int(bad.any(axis=0).sum())} such features)"
         )
     return x

@@ -61,7 +61,7 @@ def _named_features(path: Path, columns: Sequence[str], features: Sequence[str])
                     f"{path}: no column starts with {item!r} and no such file; it has "
                     f"{listed(columns, 5) or 'none'}"
                 )
-            # an index or a number of an image is no measurement, unless it is named in full
+            # an index or a number of an image is not a measurement, unless it is named in full
             numbers = {name for name in names if _COUNTER.search(name) or _INDEX.fullmatch(name)}
             chosen |= set(names) - numbers
     return [name for name in columns if name in chosen]
@@ -85,5 +85,7 @@ def _read_names(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
-        raise InputError(f"--features {path}: is no text file with a name on each line") from None
+        raise InputError(
+            f"--features {path}: is not a text file with a name on each line"
+        ) from None
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -143,7 +143,7 @@ def _apply_step(profiles: Profiles, step: Step, by: Unit, reference: Reference) 
         x = tvn(profiles.x, profiles.wells, by, reference)
         return replace(profiles, x=x, features=tuple(f"tvn{n}" for n in range(x.shape[1])))
     raise InputError(
-        f"normalise: {step!r} is none of standardize, mad_robustize, feature_select, spherize, tvn"
+        f"normalise: {step!r} is not one of standardize, mad_robustize, feature_select, spherize, tvn"
     )
 
 

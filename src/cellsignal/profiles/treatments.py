@@ -60,7 +60,7 @@ def predict_treatments(probabilities: np.ndarray, samples: pd.DataFrame) -> Trea
             well = samples.well_id[empty].iloc[0]
             raise InputError(f"treatments: an image of well {well!r} has no {column}")
     if not np.isfinite(probabilities).all():
-        raise InputError("treatments: a prediction is no finite number")
+        raise InputError("treatments: a prediction is not a finite number")
     facts = samples.fillna({"compound": ""}).groupby("treatment")[["label", "compound"]]
     values = facts.nunique().max(axis=1)
     if (values > 1).any():

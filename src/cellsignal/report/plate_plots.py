@@ -71,7 +71,9 @@ def _check_wells(wells: pd.DataFrame, value: str) -> None:
         raise InputError("plate map: no wells")
     off = ~wells.well.astype(str).str.fullmatch(r"[A-P](0?[1-9]|1\d|2[0-4])")
     if off.any():
-        raise InputError(f"plate map: {wells.well[off].iloc[0]!r} is no well of a 384-well plate")
+        raise InputError(
+            f"plate map: {wells.well[off].iloc[0]!r} is not a well of a 384-well plate"
+        )
     doubled = wells.duplicated(["experiment", "plate", "well"])
     if doubled.any():
         first = wells[doubled].iloc[0]
@@ -81,7 +83,7 @@ def _check_wells(wells: pd.DataFrame, value: str) -> None:
     unknown = ~wells[value].isin(list(OUTCOMES))
     if unknown.any():
         raise InputError(
-            f"plate map: {wells[value][unknown].iloc[0]!r} is none of {list(OUTCOMES)}"
+            f"plate map: {wells[value][unknown].iloc[0]!r} is not one of {list(OUTCOMES)}"
         )
 
 

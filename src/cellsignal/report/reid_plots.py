@@ -176,7 +176,7 @@ def nearest_tracks_picture(
             frames (change over time stays; brightness of two tracks cannot be compared).
 
     Raises:
-        InputError: no neighbour, captions that do not fit, or an array that is no clip of as many
+        InputError: no neighbour, captions that do not fit, or an array that is not a clip of as many
             frames as the query.
     """
     clips = [query_frames, *neighbours_frames]
@@ -218,7 +218,7 @@ def _strip(clip: np.ndarray, frames: int, stretch: bool) -> np.ndarray:
     grey, colour = clip.ndim == 3, clip.ndim == 4 and clip.shape[3] == 3
     if not (grey or colour) or len(clip) != frames or not clip.size or clip.dtype != np.uint8:
         raise InputError(
-            f"nearest tracks: {clip.dtype} {clip.shape} is no clip of {frames} frames, (T, H, W) "
+            f"nearest tracks: {clip.dtype} {clip.shape} is not a clip of {frames} frames, (T, H, W) "
             "or (T, H, W, 3) uint8"
         )
     if grey:

@@ -56,7 +56,7 @@ class Budget:
 
     @contextmanager
     def measure(self, part: str, number: int = 1) -> Iterator[None]:
-        """Measure `number` of a part; an error is no measurement."""
+        """Measure `number` of a part; an error is not a measurement."""
         started = time.perf_counter()
         yield
         self._recorded_at = time.perf_counter()

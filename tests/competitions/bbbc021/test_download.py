@@ -170,7 +170,7 @@ def test_some_plates_alone(host, fetched, plates, tmp_path):
     } == {second}
     fetched(tmp_path)
     assert host.zips_asked() == [archive_name(second), archive_name(first)]
-    with pytest.raises(InputError, match="plates: 'Week9_1' is none of the 2 plates"):
+    with pytest.raises(InputError, match="plates: 'Week9_1' is not one of the 2 plates"):
         fetched(tmp_path, ["Week9_1"])
 
 
@@ -272,5 +272,5 @@ def test_a_missing_plate_and_a_damaged_record_are_one_line(host, fetched, plates
     with pytest.raises(InputError, match=archive_name(max(plates)) + ".*404"):
         fetched(tmp_path)
     (tmp_path / "downloads.json").write_text("[1]")
-    with pytest.raises(InputError, match=r"downloads\.json: is no record"):
+    with pytest.raises(InputError, match=r"downloads\.json: is not a record"):
         fetched(tmp_path)

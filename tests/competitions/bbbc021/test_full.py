@@ -278,7 +278,11 @@ DAMAGE = {
         lambda t: t + t.splitlines()[-1] + "\n",
         "treatment '.*' stands here twice",
     ),
-    "unseen": (MOA_CSV, lambda t: t + '"ghost",1.0,"Epithelial"\n', "'ghost@1' is no treatment of"),
+    "unseen": (
+        MOA_CSV,
+        lambda t: t + '"ghost",1.0,"Epithelial"\n',
+        "'ghost@1' is not a treatment of",
+    ),
     "no csv": (MOA_CSV, lambda t: "", "is empty"),
 }
 
@@ -470,7 +474,7 @@ def test_calibration_resumes_and_is_the_same_in_processes(root, tmp_path):
 def test_reading_before_calibration_says_what_to_run(root):
     with pytest.raises(InputError, match="not calibrated yet; `cellsignal prepare`") as caught:
         COMPETITION.read(root, COMPETITION.samples(root).files.iloc[0])
-    assert not isinstance(caught.value, ImageError), "it is no fault of one image"
+    assert not isinstance(caught.value, ImageError), "it is not a fault of one image"
 
 
 def test_a_damaged_plane_is_left_out_and_an_absent_plate_passed_over(root, tmp_path, caplog):

@@ -311,7 +311,9 @@ def test_unknown_samples_and_plates_are_refused(root, tmp_path):
     (again / "experiment-metadata.tsv").write_text(
         (root / "experiment-metadata.tsv").read_text().replace("crispr\t", "prime\t")
     )
-    with pytest.raises(InputError, match="Perturbation 'prime' is none of compound, crispr, orf"):
+    with pytest.raises(
+        InputError, match="Perturbation 'prime' is not one of compound, crispr, orf"
+    ):
         COMPETITION.samples(again)
 
 

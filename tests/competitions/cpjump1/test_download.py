@@ -50,7 +50,7 @@ class Bucket:
             body += f"<NextContinuationToken>token+/={start + PAGE}</NextContinuationToken>"
         for number, key in enumerate(keys[start : start + PAGE]):
             md5 = hashlib.md5(self.objects[key]).hexdigest()
-            tag = f"{md5}-2" if number == 3 else md5  # an upload in parts: its ETag is no MD5
+            tag = f"{md5}-2" if number == 3 else md5  # an upload in parts: its ETag is not an MD5
             body += f"<Contents><Key>{escape(key)}</Key><ETag>&quot;{tag}&quot;</ETag><Size>{len(self.objects[key])}</Size></Contents>"
         return f"{body}</ListBucketResult>".encode()
 
@@ -226,7 +226,7 @@ def test_what_the_bucket_does_not_have_is_named(server, quick, tmp_path, asked, 
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"<html>", "is no XML"),
+        (b"<html>", "is not XML"),
         (b"<Error><Code>AccessDenied</Code></Error>", "is a Error, a ListBucketResult expected"),
         (f"{TAG}<IsTruncated>true</IsTruncated></ListBucketResult>".encode(), "names no next page"),
         (

@@ -204,7 +204,7 @@ def test_treatments_are_those_of_the_samples(root):
 
 
 SPOILT = {
-    "field": (2, "field", "0", "is no number from 1"),
+    "field": (2, "field", "0", "is not a number from 1"),
     "file": (3, "file_ch2", "../../x.png", "lies outside the root"),
     "absolute": (3, "file_ch2", "/x.png", "lies outside the root"),
     "empty": (4, "file_ch3", "", "is empty"),

@@ -312,8 +312,8 @@ def test_a_choice_of_plates_wells_and_number(idr, fetch, tmp_path):
     before = sum(idr.asked.values())
     for more, said in (
         ({"plates": ["7"]}, "has no plate '7'"),
-        ({"wells": ["L0"]}, "'L0' is no well address"),
-        ({"wells": ["8L"]}, "'8L' is no well address"),
+        ({"wells": ["L0"]}, "'L0' is not a well address"),
+        ({"wells": ["8L"]}, "'8L' is not a well address"),
         ({"wells": ["A1"], "plates": ["1013608248"]}, "no image of the chosen"),
         ({"fields": [0]}, "one below 1"),
         ({"size": 0}, "another way|below 1"),

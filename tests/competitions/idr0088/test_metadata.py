@@ -119,12 +119,12 @@ def test_names_of_one_inchikey_are_one_compound(tmp_path):
 WRONG = {
     "well": (
         row(well="B25"),
-        "row 3: Well 'B25' is no well of a 384-well plate; its Plate is '0101'",
+        "row 3: Well 'B25' is not a well of a 384-well plate; its Plate is '0101'",
     ),
-    "no key": (row(well="B4", inchikey=""), "row 3: Compound InChIKey '' is no InChIKey"),
+    "no key": (row(well="B4", inchikey=""), "row 3: Compound InChIKey '' is not an InChIKey"),
     "key": (
         row(well="B4", inchikey="AAAA-BBB-N"),
-        "row 3: Compound InChIKey 'AAAA-BBB-N' is no InChIKey",
+        "row 3: Compound InChIKey 'AAAA-BBB-N' is not an InChIKey",
     ),
     "no dose": (
         row(well="B4", concentration=""),

@@ -291,7 +291,7 @@ def broken_annotation(path, how) -> None:
     ("how", "message"),
     [
         ("no file", "no such file"),
-        ("damaged", "is no readable xlsx file"),
+        ("damaged", "is not a readable xlsx file"),
         ("no sheet", "no sheet 'FDA-list'; it has Novel-list"),
         ("no column", "sheet 'FDA-list': no column 'moa_id'"),
         ("doubled", r"sheet 'FDA-list': row 3: index '1' occurs more than once"),
@@ -476,7 +476,7 @@ def test_rankings_by_distance(root):
     [
         (lambda ids: ids[1:], "has 9 of 10 gallery tracks: 'l1_gallery_1_1_0' is missing"),
         (lambda ids: [*ids[1:], ids[1]], "'l1_gallery_2_2_0' stands there twice"),
-        (lambda ids: ["nobody", *ids[1:]], "'nobody' is no gallery track"),
+        (lambda ids: ["nobody", *ids[1:]], "'nobody' is not a gallery track"),
     ],
 )
 def test_a_ranking_that_is_not_the_gallery_is_refused(change, message, root):

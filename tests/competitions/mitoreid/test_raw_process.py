@@ -302,10 +302,10 @@ def test_tracks_of_others_are_never_overwritten(two):
     theirs = out / "l2/train/1/1-2_0"
     theirs.mkdir(parents=True)
     (theirs / "1.jpg").write_bytes(b"theirs")
-    with pytest.raises(InputError, match=r"1-2_0: is there already"):
+    with pytest.raises(InputError, match=r"1-2_0: already exists"):
         process(root, out, "l2", "train", settings=SMALL)
     assert (theirs / "1.jpg").read_bytes() == b"theirs"
-    with pytest.raises(InputError, match=r"1-2_0: is there already"):  # nor by a second try
+    with pytest.raises(InputError, match=r"1-2_0: already exists"):  # nor by a second try
         process(root, out, "l2", "train", settings=SMALL)
     assert (theirs / "1.jpg").read_bytes() == b"theirs"
 

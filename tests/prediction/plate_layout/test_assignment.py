@@ -214,9 +214,9 @@ def test_groups_given_in_a_file(tmp_path):
     [
         ("C,1,0", "row 2: C plate 1 is not in the data"),
         ("B,1,0\nB,5,1", "row 3: B plate 5 is not in the data"),
-        ("B,1,4", "row 2: B plate 1: group '4' is none of 0..3"),
-        ("B,1,-1", "row 2: B plate 1: group '-1' is none of 0..3"),
-        ("B,1,", "row 2: B plate 1: group '' is none of 0..3"),
+        ("B,1,4", "row 2: B plate 1: group '4' is not one of 0..3"),
+        ("B,1,-1", "row 2: B plate 1: group '-1' is not one of 0..3"),
+        ("B,1,", "row 2: B plate 1: group '' is not one of 0..3"),
         ("B,1,0\nB,1,0", "row 3: B plate 1 stands there twice"),
         ("B,1,0\nA,2,0\nB,3,0", "row 4: B plate 3 and plate 1 are both given group 0"),
         ("A,1,0", "row 2: A plate 1 holds group 2 by its training labels, not 0"),

@@ -52,7 +52,7 @@ def test_other_names_of_as_many_plates_go_by_their_order():
     [
         [],
         [(0, 1, 2, 3)] * 3,  # three of one order: by chance in one of 36
-        # one is no rotation
+        # one is not a rotation
         [(0, 1, 2, 3), (1, 0, 2, 3), (0, 1, 2, 3), (1, 2, 3, 0), (2, 3, 0, 1)],
         [(0, 1, 2)] * 6,  # incomplete
     ],

@@ -61,7 +61,7 @@ def download(
         unknown = sorted(set(plates or ()) - set(known))
         if unknown:
             raise InputError(
-                f"plates: {unknown[0]!r} is none of the {len(known)} plates, {known[0]} .. "
+                f"plates: {unknown[0]!r} is not one of the {len(known)} plates, {known[0]} .. "
                 f"{known[-1]}"
             )
         wanted = [plate for plate in known if plates is None or plate in plates]
@@ -154,6 +154,6 @@ def _read_record(out: Path) -> dict[str, Any]:
         record = None
     if not isinstance(record, dict) or not all(isinstance(part, dict) for part in record.values()):
         raise InputError(
-            f"{out / RECORD}: is no record of downloads; remove it to take what comes as it is"
+            f"{out / RECORD}: is not a record of downloads; remove it to take what comes as it is"
         )
     return record

@@ -45,7 +45,7 @@ def read_fields(root: Path) -> pd.DataFrame:
         ("plate_well"), field (1.. within its well), origin (of its row, for `check_samples`).
 
     Raises:
-        InputError: no such file or column, an empty cell, a dose that is no number, a path that is
+        InputError: no such file or column, an empty cell, a dose that is not a number, a path that is
         not Week/plate, a file twice or whose name tells another channel or well, or a well with two
         treatments. The message names the file and the row.
     """
@@ -89,7 +89,7 @@ def read_moa(root: Path) -> pd.DataFrame:
         One row a treatment, sorted: treatment ("compound@dose"), compound, dose (micromolar), moa.
 
     Raises:
-        InputError: no such file or column, an empty cell, a dose that is no number, or a treatment
+        InputError: no such file or column, an empty cell, a dose that is not a number, or a treatment
         twice.
     """
     path = Path(root) / MOA_CSV
@@ -115,7 +115,7 @@ def read_annotated(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     unseen = moa.treatment[~moa.treatment.isin(set(fields.treatment))]
     if len(unseen):
         raise InputError(
-            f"{Path(root) / MOA_CSV}: {unseen.iloc[0]!r} is no treatment of {IMAGE_CSV} "
+            f"{Path(root) / MOA_CSV}: {unseen.iloc[0]!r} is not a treatment of {IMAGE_CSV} "
             f"({len(unseen)} such rows)"
         )
     known = fields.treatment.map(moa.set_index("treatment").moa).astype(object)

@@ -206,7 +206,7 @@ def list_bucket(bucket: str, prefix: str, fetcher: Fetcher) -> Iterator[BucketOb
     """List every object whose key starts with `prefix`, page after page (S3 ListObjectsV2).
 
     Raises:
-        InputError: no connection, or an answer that is no listing.
+        InputError: no connection, or an answer that is not a listing.
     """
     params = {"list-type": 2, "prefix": prefix}
     while True:
@@ -223,7 +223,7 @@ def _parse_listing(body: bytes, url: str) -> tuple[list[BucketObject], str | Non
     try:
         tree = ElementTree.fromstring(body)
     except ElementTree.ParseError as error:
-        raise InputError(f"{url}: the answer is no XML ({error})") from None
+        raise InputError(f"{url}: the answer is not XML ({error})") from None
     namespace = tree.tag.removesuffix("ListBucketResult")
     if namespace == tree.tag:
         raise InputError(f"{url}: the answer is a {tree.tag}, a ListBucketResult expected")

@@ -125,7 +125,7 @@ def _read_load_data(root: Path, path: Path) -> tuple[pd.DataFrame, pd.DataFrame,
     refuse_rows(path, table, other_plate, "Metadata_Plate", why)
     refuse_rows(path, table, ~wells.str.fullmatch(metadata.WELL), "Metadata_Well", metadata.NO_WELL)
     no_site = ~sites.str.fullmatch(r"[1-9]\d?")
-    refuse_rows(path, table, no_site, "Metadata_Site", "is no site number")
+    refuse_rows(path, table, no_site, "Metadata_Site", "is not a site number")
     row = wells.str[0].map(lambda letter: f"r{ord(letter) - 64:02d}")
     keys = row + "c" + wells.str[1:] + "f" + sites.str.zfill(2)
     refuse_rows(path, table, keys.duplicated(), "Metadata_Site", "of this well stands twice")

@@ -37,7 +37,7 @@ _STAINS = {str(number): channel for channel, number in CHANNEL_NUMBERS.items()}
 _FILE = re.compile(r"r(\d{2})c(\d{2})f(\d{2})(?:p\d+)?(?:-ch(\d+))?[^/]*$", re.IGNORECASE)
 KEY = r"(r\d{2}c\d{2}f\d{2})"
 WELL = r"[A-P](?:0[1-9]|1\d|2[0-4])"  # 16 rows by 24 columns
-NO_WELL = "is no well of a 384-well plate"
+NO_WELL = "is not a well of a 384-well plate"
 
 
 # file names
@@ -96,7 +96,7 @@ def read_plates(root: Path) -> pd.DataFrame:
     }
     table = read_table(path, tuple(columns), any_row=True, delimiter="\t")
     known = table.Perturbation.isin(MODALITIES)
-    refuse_rows(path, table, ~known, "Perturbation", f"is none of {', '.join(MODALITIES)}")
+    refuse_rows(path, table, ~known, "Perturbation", f"is not one of {', '.join(MODALITIES)}")
     doubled = table.duplicated(["Batch", "Assay_Plate_Barcode"])
     refuse_rows(path, table, doubled, "Assay_Plate_Barcode", "stands twice in its batch")
     return table[list(columns)].rename(columns=columns).set_index(["batch", "plate"])
@@ -161,7 +161,7 @@ def read_layout(root: Path, batch: str, platemap: str, modality: str) -> pd.Data
         Columns well, treatment ("?" if it is hidden), compound, role, targets, modality.
 
     Raises:
-        InputError: no such platemap, a well that is no address or stands twice, or a treatment
+        InputError: no such platemap, a well that is not an address or stands twice, or a treatment
             that its metadata table does not have.
     """
     stem = Path(root) / PLATEMAPS / batch / "platemap" / platemap

@@ -286,5 +286,5 @@ def _plain_well(well: str) -> str:
     letters = address.rstrip("0123456789")
     digits = address.removeprefix(letters)
     if not letters.isalpha() or not digits or int(digits) < 1:
-        raise InputError(f"wells: {well!r} is no well address such as L8 or 1013608248_L8")
+        raise InputError(f"wells: {well!r} is not a well address such as L8 or 1013608248_L8")
     return f"{plate}{bar}{letters.upper()}{int(digits)}"

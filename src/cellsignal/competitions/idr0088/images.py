@@ -27,7 +27,7 @@ def read_images(path: Path) -> pd.DataFrame:
     """Read `images.csv`: the fields with images, and their three files relative to the root.
 
     Raises:
-        InputError: no such file, another set of columns, an empty cell, a field that is no number
+        InputError: no such file, another set of columns, an empty cell, a field that is not a number
             from 1, a field twice, or a file outside the root; names the row.
     """
     if not path.is_file():
@@ -35,7 +35,7 @@ def read_images(path: Path) -> pd.DataFrame:
     table = read_table(path, IMAGE_COLUMNS, any_row=True)
     table["well"] = plain_wells(table.well)
     no_number = ~table.field.str.fullmatch(r"[1-9]\d{0,3}")
-    refuse_rows(path, table, no_number, "field", "is no number from 1")
+    refuse_rows(path, table, no_number, "field", "is not a number from 1")
     doubled = table.duplicated(["plate", "well", "field"])
     refuse_rows(path, table, doubled, "field", "of this well stands there twice")
     for column in FILE_COLUMNS:

@@ -102,9 +102,9 @@ def _read_checked(path: Path, state: tuple[int, ...]) -> pd.DataFrame:
     is_unknown = ~is_control & (control != "")
     refuse(is_unknown, "control", f"is neither {NEGATIVE_CONTROL!r} nor empty")
     wells = normalise_wells(table[_TITLES["well"]])
-    refuse(~_matches(wells, _WELL), "well", "is no well of a 384-well plate")
+    refuse(~_matches(wells, _WELL), "well", "is not a well of a 384-well plate")
     no_key = ~is_control & ~_matches(table[_TITLES["inchikey"]], _INCHIKEY)
-    refuse(no_key, "inchikey", "is no InChIKey")
+    refuse(no_key, "inchikey", "is not an InChIKey")
     treated = table[~is_control]
     doses = parse_numbers(path, treated, _TITLES["concentration"])
     refuse_rows(path, treated, doses <= 0, _TITLES["concentration"], "is not above 0")

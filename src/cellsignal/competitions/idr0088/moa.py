@@ -27,7 +27,7 @@ from cellsignal.competitions.idr0088.metadata import compounds, read_annotation
 PATH = Path(__file__).with_name("moa.csv")
 COLUMNS = ("raw", "moa", "coarse", "note")
 GPCR_AGONIST, INACTIVE = "GPCR agonist", "inactive analogue"  # of the column `coarse`
-# a mechanism with fewer labelled compounds is no class: too few to hold out and to learn from
+# a mechanism with fewer labelled compounds is not a class: too few to hold out and to learn from
 MIN_COMPOUNDS = 3
 FOLDS = 5
 DRAWS = 16  # iterative stratification is greedy and random: the most balanced draw is taken

@@ -53,7 +53,7 @@ def rotations(groups: PlateGroups) -> dict[str, int]:
         shifts = {(group - index) % groups.n_groups for index, group in enumerate(order)}
         if len(shifts) != 1 or len(order) != groups.n_groups:
             raise InputError(
-                f"{experiment}: its plates hold groups {order}, which is no cyclic rotation of "
+                f"{experiment}: its plates hold groups {order}, which is not a cyclic rotation of "
                 f"{groups.n_groups} groups"
             )
         rotation[experiment] = shifts.pop()

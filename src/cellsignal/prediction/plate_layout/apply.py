@@ -34,7 +34,7 @@ def use_repeats(
     """Find repeated layouts; with `repeats: use` add to the scores what they say.
 
     Every labelled training experiment but the one itself is compared, held-out ones too: a layout
-    is no image, and on the test set all of them are known.
+    is not an image, and on the test set all of them are known.
     """
     if groups is None or entry.how.repeats == "off":
         return targets, []

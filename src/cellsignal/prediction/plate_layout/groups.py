@@ -250,7 +250,7 @@ def read_plate_groups(
         if here not in plates:
             raise InputError(f"{where} is not in the data")
         if not text.isdecimal() or int(text) >= groups.n_groups:
-            raise InputError(f"{where}: group {text!r} is none of 0..{groups.n_groups - 1}")
+            raise InputError(f"{where}: group {text!r} is not one of 0..{groups.n_groups - 1}")
         if here in found:
             raise InputError(f"{where} stands there twice")
         group = found[here] = int(text)

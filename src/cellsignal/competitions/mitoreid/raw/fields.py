@@ -25,7 +25,7 @@ def list_fields(root: Path | str) -> dict[str, Path]:
     """List the fields under `root`, one folder each: name -> folder, numbers in their order.
 
     Raises:
-        InputError: `root` is no folder or has none.
+        InputError: `root` is not a folder or has none.
     """
     root = Path(root)
     if not root.is_dir():

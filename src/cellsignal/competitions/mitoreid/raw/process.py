@@ -151,7 +151,7 @@ def measure(out: Path | str) -> dict[str, Any]:
 def _destination(out: Path, library: str | None, part: str) -> tuple[Path, str]:
     """Return where the drugs' folders go, and what this part is called in `processing`."""
     if part not in (*PARTS, NOVEL):
-        raise InputError(f"part: {part!r} is none of {', '.join((*PARTS, NOVEL))}")
+        raise InputError(f"part: {part!r} is not one of {', '.join((*PARTS, NOVEL))}")
     if part == NOVEL:
         if library is not None:
             raise InputError(f"library: novel drugs have none, not {library!r}")
@@ -182,7 +182,7 @@ def _process_field(folder: Path, target: Path, records: Path, settings: Settings
         record |= _make_tracks(folder, scratch, settings)
         for name in record["names"]:
             if (place / name).exists():
-                why = f"is there already, and was not made from {folder}; choose another place"
+                why = f"already exists and was not made from {folder}; choose another place"
                 raise InputError(f"{place / name}: {why}")
         write_json(path, record)
         for name in record["names"]:
@@ -295,4 +295,4 @@ def _read_record(path: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         hint = "remove it to process its field again"
-        raise InputError(f"{path}: is no JSON ({error}); {hint}") from None
+        raise InputError(f"{path}: is not JSON ({error}); {hint}") from None

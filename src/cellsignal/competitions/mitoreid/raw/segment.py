@@ -44,7 +44,7 @@ def segment(
         InputError: unknown method, or no Cellpose that has the published model is installed.
     """
     if method not in METHODS:
-        raise InputError(f"method: {method!r} is none of {', '.join(METHODS)}")
+        raise InputError(f"method: {method!r} is not one of {', '.join(METHODS)}")
     find = _cellpose if method == "cellpose" else _watershed
     return find(cell, nucleus, diameter)
 

@@ -46,14 +46,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise InputError(f"method: {self.method!r} is none of {', '.join(METHODS)}")
+            raise InputError(f"method: {self.method!r} is not one of {', '.join(METHODS)}")
         for name in ("frames", "white", "blur_ratio", "diameter", "most_nucleus", "reach"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: {getattr(self, name)} is not above 0")
         if self.side < 2:
             raise InputError(f"side: {self.side} pixels, at least 2 expected")
         if self.softening < 1 or self.softening % 2 == 0:
-            raise InputError(f"softening: {self.softening} is no odd number of pixels")
+            raise InputError(f"softening: {self.softening} is not an odd number of pixels")
         if self.most_bad < 0 or self.least_area < 0:
             raise InputError("most_bad and least_area may not be negative")
 
