@@ -1,4 +1,4 @@
-"""The command line: its parser, and the exit status of what goes wrong."""
+"""Parse the command line, run the command, turn errors into an exit status."""
 
 import argparse
 import errno
@@ -68,7 +68,7 @@ def _refuse(message: str) -> int:
 
 
 def _disk_message(error: OSError) -> str:
-    """Return what is wrong with a disk or a file's name; other errors are raised again."""
+    """Describe an error of a disk or a file name in one line; raise any other error again."""
     if error.errno == errno.ENAMETOOLONG:
         name = Path(str(error.filename)).name
         length = len(name.encode())

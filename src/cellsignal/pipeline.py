@@ -118,7 +118,7 @@ def _submit_run(
 
 
 def _submission_file(config: Config, runs: list[str]) -> tuple[Path, bool]:
-    """Return where to write the submission, and whether the same run's lies there.
+    """Return the submission's path, and whether this run's submission is there already.
 
     It is submissions/<name>.csv, or <name>_seed<k>.csv where another seed's lies there.
     """

@@ -127,7 +127,7 @@ def test_format_scores_takes_the_order_of_the_sample_submission():
         Toy().task.format_scores([*IDS, IDS[0]], SCORES[[0, 1, 2, 3, 4, 0]], ROOT)
     with pytest.raises(
         InvalidSubmission,
-        match=r"1 scores are no finite number, first 'GPCR agonist' of 'P1_A03': inf",
+        match=r"1 scores are not finite numbers, first 'GPCR agonist' of 'P1_A03': inf",
     ):
         Toy().task.format_scores(IDS, np.where((SCORES == 2.0), np.inf, SCORES), ROOT)
 
@@ -158,13 +158,13 @@ REFUSED = {
     "sample submission's order, first at row 2: 'P2_A02'": submission_of()
     .iloc[::-1]
     .reset_index(drop=True),
-    "1 scores are no finite number, first 'GPCR agonist' of 'P1_A03': nan": changed(
+    "1 scores are not finite numbers, first 'GPCR agonist' of 'P1_A03': nan": changed(
         2, "GPCR agonist", np.nan
     ),
-    "1 scores are no finite number, first 'Chloride channel, blocker' of 'P2_A01': -inf": changed(
+    "1 scores are not finite numbers, first 'Chloride channel, blocker' of 'P2_A01': -inf": changed(
         3, CLASSES[0], -np.inf
     ),
-    "1 scores are no finite number, first 'GPCR agonist' of 'P1_A01': 'yes'": changed(
+    "1 scores are not finite numbers, first 'GPCR agonist' of 'P1_A01': 'yes'": changed(
         0, "GPCR agonist", "yes"
     ),
 }
@@ -231,7 +231,7 @@ def test_answers_are_read_with_a_byte_order_mark_and_other_line_ends(tmp_path):
         ("well_id,A,compound\nx,1,c\ny,0,\n", "row 3: compound '' is empty"),
         (
             "well_id,A,leaderboard\nx,1,public\ny,0,secret\n",
-            "row 3: leaderboard 'secret' is none of",
+            "row 3: leaderboard 'secret' is not one of",
         ),
         ("well_id,A\nx,1,2\n", "row 2 has 3 cells, the header has 2"),
     ],

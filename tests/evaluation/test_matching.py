@@ -318,7 +318,7 @@ def test_tables_that_contradict_themselves_are_refused():
         not_same_compound(
             np.eye(2), table([("a", "A", "m", "w"), ("b", "A", "m", "w")]).assign(well_id="w0000")
         )
-    with pytest.raises(InputError, match=r"w0001.*no finite number"):
+    with pytest.raises(InputError, match=r"w0001.*not a finite number"):
         not_same_compound(
             np.array([[1, 0], [np.nan, 1]]), table([("a", "A", "m", "w"), ("b", "B", "m", "w")])
         )

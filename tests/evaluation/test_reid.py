@@ -267,7 +267,7 @@ def test_bad_input_is_refused():
         (lambda: cosine_distances(np.ones((0, 2)), np.ones((2, 2))), "query: needs one embedding"),
         (lambda: classified(np.zeros((1, 2)), query.assign(label=2)), "outside the 2 classes"),
         (lambda: classified(np.zeros((2, 2)), query), r"logits \(2, 2\) do not fit 1"),
-        (lambda: classified(np.array([[0, np.nan]]), query), "no finite number"),
+        (lambda: classified(np.array([[0, np.nan]]), query), "not a finite number"),
     ):
         with pytest.raises(InputError, match=message):
             bad()

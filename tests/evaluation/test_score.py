@@ -155,7 +155,7 @@ def test_answers_of_other_classes_than_the_data_have_are_refused(case, tmp_path,
             else file[competition.target_column].iloc[0].swapcase()
         )
         file.loc[file.index[0], competition.target_column] = wrong
-        fault = f"1 targets are no class of {case.root}, first {wrong!r}"
+        fault = f"1 targets are not classes of {case.root}, first {wrong!r}"
     file.to_csv(tmp_path / "other.csv", index=False)
     words = [
         "--answers",
@@ -204,7 +204,7 @@ def test_a_target_that_no_answer_has_is_laid_to_what_is_known(simulated, tmp_pat
     line = error_line(
         capsys, "score", "s.csv", "--answers", "few.answers.csv", "--root", root, cwd=tmp_path
     )
-    assert "targets are no class" in line and "'nonsense'" in line
+    assert "targets are not classes" in line and "'nonsense'" in line
 
 
 def test_the_competition_is_told_by_columns_of_a_readable_table(tmp_path, capsys):

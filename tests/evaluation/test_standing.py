@@ -151,7 +151,7 @@ def test_a_submission_is_written_over_no_other_kind_of_file(tmp_path):
 
 @pytest.mark.parametrize(
     "column, value, why",
-    [("kind", "Submission", "is none of"), ("overall", "5.5", r"lies outside 0 \.\. 1")],
+    [("kind", "Submission", "is not one of"), ("overall", "5.5", r"lies outside 0 \.\. 1")],
 )
 def test_a_damaged_row_of_a_leaderboard_is_named(scored, column, value, why):
     note("t.csv", "third")

@@ -278,7 +278,7 @@ def test_compiles_whole_and_is_counted(small):
 @pytest.mark.parametrize("channels", [0, 47])
 def test_planes_that_are_no_clips_are_refused(channels):
     with pytest.raises(
-        InputError, match=f"resnet3d18: {channels} planes are no clips of 16 frames"
+        InputError, match=f"resnet3d18: {channels} planes are not whole clips of 16 frames"
     ):
         ResNet3d(18, channels, 5)
 

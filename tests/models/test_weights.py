@@ -212,9 +212,9 @@ def test_of_mocos_encoders_that_of_the_queries_is_taken(tmp_path):
     [
         (
             lambda weight: weight.index_fill(0, torch.tensor(0), torch.nan),
-            r"has \d+ of \d+ weights that are no finite",
+            r"has \d+ of \d+ weights that are not finite",
         ),
-        (lambda weight: weight / 0, r"has \d+ of \d+ weights that are no finite number"),
+        (lambda weight: weight / 0, r"has \d+ of \d+ weights that are not finite numbers"),
         (
             lambda weight: (weight * 100).to(torch.int8),
             "has values of type torch.int8, the network's are torch.float32",

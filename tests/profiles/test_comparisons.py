@@ -199,7 +199,7 @@ def test_steps_follow_each_other_and_say_what_they_left_out(config, tmp_path):
     )
     spread = np.linalg.eigvalsh(np.cov(found.x[control], rowvar=False))
     assert spread.max() / spread.min() < 1.6, "sphered: the controls vary alike along every axis"
-    with pytest.raises(InputError, match="'whiten' is none of"):
+    with pytest.raises(InputError, match="'whiten' is not one of"):
         normalise_profiles(profiles, ["whiten"])
     with pytest.raises(
         InputError, match="plate w1 p1 has 0 wells of the reference 'negative_controls'"

@@ -75,7 +75,7 @@ def test_plate_map_of_several_experiments(tmp_path):
         (lambda f: f.drop(columns="well"), "no column 'well'"),
         (lambda f: f.iloc[:0], "no wells"),
         (lambda f: f.assign(well="Q01"), "'Q01' is not a well"),
-        (lambda f: f.assign(value="maybe"), "'maybe' is none of"),
+        (lambda f: f.assign(value="maybe"), "'maybe' is not one of"),
         (lambda f: pd.concat([f, f.iloc[:1]]), "well B02 of HUVEC-01 plate 1 occurs twice"),
     ],
 )

@@ -359,6 +359,6 @@ def test_only_test_treatments_are_clean(written):
     check_clean(frame, set(frame.target_id) | {"other"})
     check_clean(frame.iloc[:0], set())
     with pytest.raises(
-        InputError, match=f"2 wells are no test treatments, first '{frame.target_id[1]}'"
+        InputError, match=f"2 wells are not test treatments, first '{frame.target_id[1]}'"
     ):
         check_clean(frame, set(frame.target_id) - {frame.target_id[1], frame.target_id[4]})

@@ -56,7 +56,7 @@ class Load:
 
 @dataclass(frozen=True)
 class JobCost:
-    """One training of a config: what trains, forward passes for labels included, and validates."""
+    """Cost of one training: its training images, its forward passes for labels, its validation."""
 
     fold: str
     stage: str
@@ -88,11 +88,11 @@ class Cost:
     note: str = ""
 
     def seconds(self, gpu: Gpu, utilisation: float) -> float:
-        """Return the seconds on a GPU that reaches this share of its peak."""
+        """Return the seconds on a GPU that reaches `utilisation` of its peak."""
         return sum(max(limits.values()) for limits in self._limits(gpu, utilisation))
 
     def computing_seconds(self, gpu: Gpu, utilisation: float) -> float:
-        """Return the same if arithmetic were all, for a share that was measured."""
+        """Return the seconds of arithmetic alone, for a measured utilisation."""
         return sum(limits["computing"] for limits in self._limits(gpu, utilisation))
 
     def images_per_s(self, gpu: Gpu, utilisation: float) -> float:
@@ -100,12 +100,12 @@ class Cost:
         return self.jobs[0].images / max(self._limits(gpu, utilisation)[0].values())
 
     def peak_images_per_s(self, gpu: Gpu) -> float:
-        """Return that rate if arithmetic were all and the whole peak were reached."""
+        """Return the rate at the GPU's full peak, if nothing but arithmetic took time."""
         peak = gpu.half if self.jobs[0].training.half else gpu.single
         return peak * 1e12 / self.per_image
 
     def bound(self, gpu: Gpu, utilisation: float) -> str:
-        """Return what most of the time is waited for."""
+        """Return the part that limits the speed: computing, reading or launching."""
         waited: dict[str, float] = defaultdict(float)
         for limits in self._limits(gpu, utilisation):
             name = max(limits, key=limits.get)

@@ -137,7 +137,7 @@ def _hours(hours: float) -> str:
 
 
 def _short(number: float) -> str:
-    """Two digits, or all before the point; "?" for what is not known."""
+    """Format a number with two digits, larger ones without decimals; "?" if unknown."""
     if number != number:
         return "?"
     return f"{number:,.0f}" if number >= 10 else f"{number:.1f}" if number >= 1 else f"{number:.2g}"

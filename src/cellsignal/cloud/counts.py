@@ -206,13 +206,13 @@ def _of_published(
 
 
 def _part(job: JobCounts, parts: int) -> JobCounts:
-    """Return one of `parts` equal trainings that share the images."""
+    """Return a training on 1 / `parts` of the images."""
     names = ("train", "scored", "valid", "test", "unlabelled")
     return replace(job, **{name: getattr(job, name) / parts for name in names})
 
 
 def _protocol_part(config: Config, competition: Competition) -> int | None:
-    """Return how many images a protocol trains on; None where folds decide it."""
+    """Return the number of images a protocol trains on; None if folds decide it."""
     if config.protocol is None:
         return None
     return dict(competition.protocol(config.protocol).parts or {}).get("train")

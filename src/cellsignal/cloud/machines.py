@@ -63,7 +63,7 @@ GPUS = (
 def choose_gpus(
     words: Sequence[str] = (), prices: Mapping[str, str] | None = None, cores: int | None = None
 ) -> tuple[Gpu, ...]:
-    """Return the GPUs that the options name; all of the table where they name none.
+    """Return the GPUs that the options name, or all known ones.
 
     Args:
         words: NAME of the table, or NAME=HALF or NAME=HALF/SINGLE of any card: its peaks in TFLOP/s

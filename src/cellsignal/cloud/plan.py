@@ -108,7 +108,7 @@ def _folds(config: Config, chosen: Iterable[int] | None) -> tuple[Fold, ...]:
 
 
 def _folds_of_table(path: Path) -> tuple[int, ...]:
-    """Return the numbers of the folds in a table; the table is checked where it is used."""
+    """Return the fold numbers of a table, without checking it."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; `cellsignal folds` makes it")
     numbers = read_fold_rows(path).fold

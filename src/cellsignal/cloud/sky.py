@@ -1,4 +1,4 @@
-"""SkyPilot task files: a managed job a fold, started again elsewhere when its machine goes.
+"""Write SkyPilot task files: one managed job per fold, restarted when its machine is lost.
 
 What must outlive a machine lies in a bucket: the store (packed once), the runs (checkpoints,
 predictions, the submission) and the raw data's tables. A job links them to the places that the
@@ -104,7 +104,7 @@ def write_tasks(work: Work, machines: Machines, out: Path) -> list[Path]:
 
 
 def check_portable(work: Work) -> None:
-    """Refuse what a machine that has the repository alone will not find.
+    """Raise if the config, or a path that it names, lies outside the repository.
 
     Raises:
         InputError: the config, or a place that it names, is not under the repository.

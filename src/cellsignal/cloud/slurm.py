@@ -1,5 +1,6 @@
-"""A Slurm job array, one task a fold, that stops itself before its time limit and puts itself back
-into the queue until it is done.
+"""Write a Slurm job array with one task per fold.
+
+A task stops before its time limit and queues itself again until it is done.
 """
 
 import re
@@ -49,7 +50,7 @@ class Cluster:
 
 
 def write_slurm(work: Work, cluster: Cluster, out: Path) -> list[Path]:
-    """Write folds.sbatch, submit.sbatch and launch.sh into a folder; gives their paths."""
+    """Write folds.sbatch, submit.sbatch and launch.sh into a folder; return their paths."""
     texts = {
         "folds.sbatch": folds_script(work, cluster),
         "submit.sbatch": submit_script(work, cluster),

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half-written, and naming them by what is in them."""
+"""Write files atomically, hash them, and record what they were made from."""
 
 import contextlib
 import glob
@@ -26,8 +26,9 @@ LONGEST_NAME = 120  # bytes of a file's name that is made of names that users ch
 
 @contextlib.contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` when the block ends well, else
-    remove it.
+    """Yield a temporary path that replaces `path` when the block ends without an error.
+
+    After an error the temporary file is removed.
 
     The content is flushed to disk before the rename, so after a crash `path` holds the old bytes or
     the new, never a mix. What a killed process of this machine left half-written beside it goes.
@@ -65,7 +66,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def refuse_unwritable(path: Path | str, advice: str) -> Iterator[None]:
-    """Raise `InputError` where the block cannot write below `path`; `advice` says what to do."""
+    """Raise `InputError` if the block cannot write below `path`; `advice` says what to do."""
     try:
         yield
     except OSError as error:
@@ -75,8 +76,7 @@ def refuse_unwritable(path: Path | str, advice: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_arrays(path: Path | str) -> Iterator["np.lib.npyio.NpzFile"]:
-    """Open an .npz of plain arrays, and close it also where it is damaged, which `numpy.load` alone
-    does not.
+    """Open an .npz file of plain arrays; close it even if it is damaged.
 
     Raises:
         ValueError, EOFError, OSError, zipfile.BadZipFile: no such file, a damaged one, or one of
@@ -93,7 +93,7 @@ def open_arrays(path: Path | str) -> Iterator["np.lib.npyio.NpzFile"]:
 
 
 def _remove_orphans(folder: Path, prefix: str) -> None:
-    """Remove the temporary files `<prefix><process>.*.tmp` whose process is no more."""
+    """Remove temporary files `<prefix><process>.*.tmp` whose process has ended."""
     for file in folder.glob(f"{glob.escape(prefix)}*.tmp"):
         process = file.name.removeprefix(prefix).partition(".")[0]
         if process.isdigit() and not _lives(int(process)):
@@ -111,12 +111,12 @@ def _lives(process: int) -> bool:
 
 
 def limited_name(name: str, limit: int = LONGEST_NAME) -> str:
-    """Return a name that a file can have: as it is, or its beginning and a hash of all of it.
+    """Make a valid file name: if it is too long or has a slash, change it and add a hash.
 
     Args:
         name: Made of names that users chose. A slash would be a folder: it becomes "_", and the
-        hash is added. limit: Bytes of UTF-8. File systems take 255, of which `atomic_path` and
-        endings need some.
+            hash is added.
+        limit: Bytes of UTF-8. File systems take 255, of which `atomic_path` and endings need some.
     """
     plain = name.replace("/", "_").replace("\0", "_")
     if plain == name and len(name.encode()) <= limit and name not in ("", ".", ".."):
@@ -154,9 +154,7 @@ def digest(value: Any) -> str:
 
 
 def provenance(inputs: dict[str, Path | str] | None = None, **more: Any) -> dict[str, Any]:
-    """What a written thing was made from: version, git commit, command, time, and the hash of each
-    input file.
-    """
+    """Return what a file is made from: version, commit, command, time, hashes of its inputs."""
     hashes = {
         name: {"path": str(path), "sha256": sha256(path)}
         for name, path in (inputs or {}).items()
@@ -173,8 +171,9 @@ def provenance(inputs: dict[str, Path | str] | None = None, **more: Any) -> dict
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with "-dirty" where files differ; None
-    outside a checkout.
+    """Return the git commit of this package's checkout, or None.
+
+    "-dirty" is added if files differ from the commit.
     """
     if not shutil.which("git"):
         return None
@@ -189,8 +188,7 @@ def git_commit() -> str | None:
 
 
 def changed_inputs(recorded: Any, current: dict[str, Any]) -> list[str]:
-    """Name the inputs that differ between what a file says it was made from and what it would be
-    made from now.
+    """List the inputs that changed since a file was made.
 
     A made file is up to date only if this list is empty. Every step that skips finished work asks
     it, and logs the names.

@@ -1,5 +1,4 @@
-"""Stop in time and on request: by a signal, a stop file, a preemption notice, or because the time
-budget would not last to the next save.
+"""Stop on a signal, a stop file, a preemption notice, or at the end of the time budget.
 
 Long work holds a `Stop` and asks it after each save for `stop_status`; several processes take the
 largest status of all. Work measures how long its parts take (`Pace`), so that the time to the next
@@ -84,7 +83,7 @@ def time_budget(max_hours: str | None) -> Iterator[None]:
 
 
 def read_deadline() -> float | None:
-    """Read CELLSIGNAL_DEADLINE, in seconds since the epoch; None where it is not set.
+    """Read CELLSIGNAL_DEADLINE, in seconds since 1970; None if it is not set.
 
     Raises:
         InputError: it is not a finite number.
@@ -112,7 +111,7 @@ class Pace:
 
     @property
     def high(self) -> float | None:
-        """The 95th percentile; None where nothing was measured."""
+        """Return the 95th percentile; None if nothing was measured."""
         ordered = sorted(self._seconds)
         return ordered[math.ceil(0.95 * len(ordered)) - 1] if ordered else None
 
@@ -282,9 +281,10 @@ def _ask_service(url: str, headers: dict[str, str], method: str = "GET") -> str:
 
 
 def _aws_notice(base: str) -> bool:
-    """Return whether a spot interruption comes in two minutes: instance-action is no 404 then.
+    """Return whether AWS will take this spot machine back within two minutes.
 
-    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html;
+    `instance-action` answers with other than 404 then:
+        https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html;
     IMDSv2 needs a token first.
     """
     token = _ask_service(

@@ -1,6 +1,4 @@
-"""The text of tables taken apart into rows and cells, each row with its line: what
-`tables.read_table` begins with.
-"""
+"""Split the text of a table into rows and cells, with the line number of each row."""
 
 import csv
 import gzip
@@ -57,8 +55,9 @@ def parse_table(
 
 
 def _parse_regular(text: str, delimiter: str) -> pd.DataFrame | None:
-    """The table where every line is one row of well-formed cells, several times faster than
-    `_parse_strictly`; else None.
+    """Parse a table in which every line is one well-formed row; return None for others.
+
+    Several times as fast as `_parse_strictly`.
     """
     text = text.replace("\r\n", "\n").removesuffix("\n")
     if "\r" in text or _END in text or _has_odd_quote(text, delimiter):
@@ -92,9 +91,7 @@ def _parse_regular(text: str, delimiter: str) -> pd.DataFrame | None:
 
 
 def _has_odd_quote(text: str, delimiter: str) -> bool:
-    """Whether a quote opens elsewhere than before a cell or closes elsewhere than behind it:
-    parsers differ over these.
-    """
+    """Return whether a quote is inside a cell's text; parsers disagree on such tables."""
     content = np.frombuffer(f"\n{text}\n".encode(), np.uint8)
     quotes = np.flatnonzero(content == ord('"'))
     if len(quotes) % 2:
@@ -106,9 +103,7 @@ def _has_odd_quote(text: str, delimiter: str) -> bool:
 
 
 def with_header(path: Path | str, cells: pd.DataFrame, error: type[InputError]) -> pd.DataFrame:
-    """Cells whose first row that is not blank names the columns; blank rows are passed over but
-    counted.
-    """
+    """Take the first row that is not blank as the header; drop blank rows but count them."""
     filled = np.zeros(len(cells), dtype=bool)
     for _, column in cells.items():
         if filled.all():
@@ -123,9 +118,7 @@ def with_header(path: Path | str, cells: pd.DataFrame, error: type[InputError]) 
 
 
 def _column_names(path: Path | str, cells: Sequence[str], error: type[InputError]) -> list[str]:
-    """The header's names; a column without one is "Unnamed: k", with .1 behind it where the header
-    has that name, too.
-    """
+    """Return the column names; an empty one becomes "Unnamed: k", or "Unnamed: k.1" if taken."""
     given, names = set(cells), []
     for number, name in enumerate(cells):
         name = name or f"Unnamed: {number}"

@@ -1,4 +1,4 @@
-"""Read tables strictly: every cell is stripped text, every row keeps the number it has in its file.
+"""Read tables strictly: cells are stripped text, rows keep their line number in the file.
 
 All CSV and TSV files that a person or another program wrote are read here, so that there is one
 rule for each question: an identifier such as the barcode `00090001` stays text, blanks at the ends
@@ -132,7 +132,7 @@ def _check(
     error: type[InputError],
     hint: str = "",
 ) -> pd.DataFrame:
-    """The frame, if it has what `read_table` asks for."""
+    """Check a frame against the arguments of `read_table`; return it."""
     absent = [column for column in columns if column not in frame.columns]
     if absent:
         raise error(f"{path}: no column {absent[0]!r}; it has {_shown(frame.columns)}{hint}")
@@ -201,8 +201,7 @@ def parse_integers(
     low: int | None = None,
     high: int | None = None,
 ) -> pd.Series:
-    """Parse a column of whole numbers from `low` to `high` as int64; "3.0" is 3, as programs write
-    it.
+    """Parse a column of whole numbers from `low` to `high` as int64; "3.0" is read as 3.
 
     Raises:
         InputError: A cell is no such number; names the file and the row.

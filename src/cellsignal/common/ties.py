@@ -1,4 +1,4 @@
-"""Rank what may be tied: items that cannot be told apart score as a random order of them would.
+"""Rank items that may be tied: a tie scores as the mean over random orders.
 
 Distances that are equal but for rounding are one tie. Where a figure is a mean over orders, its
 expected value is taken; where one order has to be given (a list, a neighbour, a class), it is drawn

@@ -1,4 +1,4 @@
-"""Find the competitions: one folder each, behind one contract (`base.Competition`)."""
+"""Find the competitions: one folder each, each a subclass of `base.Competition`."""
 
 import difflib
 import importlib

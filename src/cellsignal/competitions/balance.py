@@ -1,4 +1,4 @@
-"""How even a fold table is in every class, where a sample may have several."""
+"""Count how evenly a fold table spreads every class, for samples with several labels."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def balance(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """How even a fold table is (column `label`: class numbers joined by "+", empty for none).
+    """Count classes per fold (column `label`: class numbers joined by "+", empty for none).
 
     Returns:
         One row a fold and class: fold, class, positives and compounds, prevalence (positives /

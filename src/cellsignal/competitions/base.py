@@ -1,5 +1,5 @@
-"""The contract: what a data set states and does to be a competition here. Everything downstream
-knows only this.
+"""Define `Competition`, the interface that every data set implements. Everything downstream knows
+only this.
 
 A competition is a folder in `competitions/` with a class registered by `@register`. Its numbers
 (how many classes, which wells are controls) stand in that folder and nowhere else; code elsewhere
@@ -78,7 +78,7 @@ class Protocol:
 
 
 class Competition(Calibrates, ABC):
-    """A data set as a competition: what it states (attributes) and does (methods)."""
+    """Base class of a data set: its facts are class attributes, its files are read by methods."""
 
     id: ClassVar[str]
     title: ClassVar[str]
@@ -121,7 +121,7 @@ class Competition(Calibrates, ABC):
         """Return the K classes a submission may name, in label order, as it writes them."""
 
     def require_classes(self, root: Path) -> tuple[str, ...]:
-        """Return `classes`; refuse data without any, as where a table has a header alone."""
+        """Return `classes`; raise if there are none, as with a table that has only a header."""
         classes = tuple(self.classes(root))
         if not classes:
             raise InputError(
@@ -152,7 +152,7 @@ class Competition(Calibrates, ABC):
         return files
 
     def stated(self, name: str) -> dict[str, str]:
-        """Read what a file's name says of its image, for `samples.refuse_misstated`.
+        """Parse a file name into what it says about the image, for `samples.refuse_misstated`.
 
         Returns:
             As text: `channel` (of `channels`, or another word if it is none of them), `experiment`,
@@ -199,7 +199,7 @@ class Competition(Calibrates, ABC):
         """
 
     def published_answers(self, root: Path) -> pd.DataFrame:
-        """Return the answers that the release itself tells, in the columns that `answers` reads.
+        """Return answers that the release itself contains, in the columns that `answers` reads.
 
         Raises:
             InputError: it tells none, or is not there.
@@ -207,7 +207,7 @@ class Competition(Calibrates, ABC):
         raise InputError(f"{self.id}: its release tells no answers; see {self.homepage}")
 
     def compound_answers(self, path: Path) -> dict[str, str]:
-        """Read compound -> true mechanism of unseen compounds, where an answers file has them."""
+        """Read {compound: true mechanism} of unseen compounds, if the answers file has them."""
         return {}
 
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -227,11 +227,11 @@ class Competition(Calibrates, ABC):
         raise InputError(f"{self.id}: has no fold table called {name!r}")
 
     def pretraining(self, samples: pd.DataFrame) -> np.ndarray:
-        """Return what a stage without labels may train on beside the labelled, (N,) bool."""
+        """Mark the unlabelled samples that a stage without labels may train on, (N,) bool."""
         return (samples.split == "train").to_numpy()
 
     def treatments(self, root: Path) -> pd.DataFrame | None:
-        """Return what is known of each treatment, for comparing profiles; nothing trains on it.
+        """Return a table of the treatments, for comparing profiles; it is not used in training.
 
         Returns:
             One row a treatment: the columns `treatment` (as in the samples table), `compound`,
@@ -297,7 +297,7 @@ class Competition(Calibrates, ABC):
 
 
 def answers_path(root: Path) -> Path:
-    """Return where a simulated copy's answers lie: beside its root, where no reader looks."""
+    """Return the path of a simulated copy's answers: beside the root, not inside it."""
     return root.with_name(root.name + ".answers.csv")
 
 
@@ -305,7 +305,7 @@ _registry: dict[str, type[Competition]] = {}
 
 
 def register(cls: type[Competition]) -> type[Competition]:
-    """Class decorator: make a competition known by its id."""
+    """Register a competition class under its id; a class decorator."""
     assert cls.id not in _registry, f"two competitions are called {cls.id!r}"
     _registry[cls.id] = cls
     return cls

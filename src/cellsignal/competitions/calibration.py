@@ -85,7 +85,7 @@ class Calibrates:
         return calibrated
 
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str] | None:
-        """Do what `calibrate` says; return `Calibration.hashes`, or None with nothing to measure.
+        """Measure the plates; return `Calibration.hashes`, or None if there is nothing to measure.
 
         Planes that cannot be read are left out: they are named where they are read for themselves.
         So are plates that lack what is measured; each of their images is then an `ImageError` of
@@ -226,7 +226,7 @@ def _measure(item: tuple[Path, PlateJob]) -> PlateError | None:
 
 
 def _read_about(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """Return what a file was measured from and its hash; (None, "") without a sound file."""
+    """Return the provenance and the arrays' hash of a file; (None, "") if it is damaged."""
     try:
         with open_arrays(path) as file:
             return json.loads(str(file[_MADE_FROM])), str(file[_HASH])

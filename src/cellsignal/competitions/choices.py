@@ -1,4 +1,4 @@
-"""Read what a user chooses of a download from the words of the command line."""
+"""Read the `--set` choices of a download."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

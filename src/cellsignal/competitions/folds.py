@@ -103,7 +103,7 @@ def _check_group_count(count: int, group: str, n_splits: int) -> None:
 def _describe_groups(
     train: pd.DataFrame, group: str, plate_groups: PlateGroups | None
 ) -> pd.DataFrame:
-    """Return a row for each group with what its fold must be even in (see `make_folds`)."""
+    """Return one row per group with the properties that folds are balanced by."""
     targets = train.drop_duplicates("target_id")
     grouped = targets.groupby(group, sort=True)
     rows = grouped.size().rename("n").reset_index()

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """Numbers of images (rows of the samples table: sites, fields, crops or tracks) of a published
-    data set.
+    """Numbers of images of a published data set.
+
+    An image is a row of the samples table: a site, field, crop or track.
 
     Attributes:
         train: of the labelled treatments of the training split.

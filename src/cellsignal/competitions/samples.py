@@ -47,7 +47,7 @@ STATED = ("experiment", "plate", "well", "site")  # columns that a file's name m
 
 
 def origins(name: str, frame: pd.DataFrame) -> pd.Series:
-    """Return where each row of a table stands ("train.csv: row 5"), for a column `origin`.
+    """Return the file and row of each row of a table ("train.csv: row 5").
 
     Args:
         frame: from `tables.read_table`, whose index is the row of the file.
@@ -152,7 +152,7 @@ def _typed(frame: pd.DataFrame, places: Places) -> pd.DataFrame:
 
 
 def _texts(column: pd.Series) -> pd.Series:
-    """Return a column as stripped text: NaN where it is blank, None in an empty column."""
+    """Return a column as stripped text: NaN for a blank cell, None in an empty column."""
     texts = {value: str(value).strip() or np.nan for value in column.dropna().unique()}
     values = [texts.get(value, np.nan) for value in column]
     filled = pd.Series(values, index=column.index, dtype=object)
@@ -160,7 +160,7 @@ def _texts(column: pd.Series) -> pd.Series:
 
 
 def _check_labels(frame: pd.DataFrame, places: Places) -> pd.Series:
-    """Return the column `labels`; a row without is None, or NaN where no row has any."""
+    """Return the column `labels`; None for rows without labels, NaN if no row has any."""
     known = frame["labels"].notna()
     labels = pd.Series(np.nan, index=frame.index, dtype=object)
     if known.any():
@@ -275,7 +275,7 @@ def _find_fault(
     channels: Sequence[str],
     stated: Callable[[str], dict[str, str]],
 ) -> str | None:
-    """Return what a row's files say against their row or each other, or None."""
+    """Return how a row's file names contradict the row or each other, or None."""
     earlier: dict[str, tuple[str, str]] = {}  # key -> what an earlier file says, and its name
     for number, name in enumerate(files):
         said = dict(stated(path_of(name)))

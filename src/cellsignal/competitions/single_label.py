@@ -179,7 +179,7 @@ class SingleLabel(Task):
         )
 
     def read_submission(self, path: Path | str, answers: pd.DataFrame) -> pd.DataFrame:
-        """Read ids as text, and targets as int64 where they are whole numbers, else as text."""
+        """Read a submission: ids as text, targets as int64 if they are whole numbers, else text."""
         ids, column = self.competition.id_column, self.competition.target_column
         frame = submissions.read_rows(Path(path), ids, [column])
         submissions.refuse_empty_cells(Path(path), frame, column)
@@ -208,7 +208,7 @@ class SingleLabel(Task):
     def check_values(
         self, submission: pd.DataFrame, sample: pd.DataFrame, classes: Sequence[str]
     ) -> None:
-        """Refuse targets that are no class."""
+        """Refuse targets that are not classes."""
         submissions.check_submission_targets(
             submission, classes, self.competition.id_column, self.competition.target_column
         )
@@ -283,7 +283,7 @@ class SingleLabel(Task):
         if len(unknown):
             first = unknown.iloc[0]
             raise InputError(
-                f"{path}: {len(unknown)} targets are no class of {root}, first "
+                f"{path}: {len(unknown)} targets are not classes of {root}, first "
                 f"{str(first[target])!r} of {first[ids]!r}"
             )
 

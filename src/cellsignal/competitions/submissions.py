@@ -136,7 +136,7 @@ def check_submission_targets(
     if outside.any():
         first = submission[outside].iloc[0]
         raise InvalidSubmission(
-            f"{name}: {outside.sum()} targets are no class, first {first[id_column]!r}: "
+            f"{name}: {outside.sum()} targets are not classes, first {first[id_column]!r}: "
             f"{str(first[target_column])!r}"
         )
 

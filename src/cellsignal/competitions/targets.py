@@ -1,4 +1,4 @@
-"""Merged predictions and their truth, one row a target: what a task scores."""
+"""Hold merged predictions and their truth, one row per target, for a task to score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

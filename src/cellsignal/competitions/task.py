@@ -25,7 +25,7 @@ Runs = dict[str, dict[Literal["target", "well"], Targets]]  # run -> its targets
 
 
 class AnyCompetition(Protocol):
-    """What a task uses of its competition; see `base.Competition`."""
+    """The part of `base.Competition` that a task uses."""
 
     id: str
     id_column: str
@@ -71,7 +71,7 @@ class Task(ABC):
         for stage in config.stages:
             if stage.drop_predicted_controls is not None and config.data.controls == "ignore":
                 raise InputError(
-                    f"stages.{stage.name}.drop_predicted_controls: negative controls are no class; "
+                    f"stages.{stage.name}.drop_predicted_controls: negative controls are not classes; "
                     "write data.controls: train"
                 )
             self.check_monitor(stage)
@@ -95,7 +95,7 @@ class Task(ABC):
 
     @abstractmethod
     def encode_targets(self, samples: pd.DataFrame, classes: int) -> np.ndarray:
-        """Return what a network learns: (N,) int64 labels, or (N, K) float32 of 1, 0 and NaN."""
+        """Return the training targets: (N,) int64 labels, or (N, K) float32 of 1, 0 and NaN."""
 
     @abstractmethod
     def batch_labels(self, targets: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ class Task(ABC):
 
     @abstractmethod
     def known_labels(self, samples: pd.DataFrame, classes: int) -> np.ndarray | None:
-        """Return the (N, K) labels that a predictions file holds; None where `label` says all."""
+        """Return the (N, K) labels of a predictions file; None if each sample has one `label`."""
 
     @abstractmethod
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -225,7 +225,7 @@ class Task(ABC):
     def check_submission(
         self, submission: pd.DataFrame, sample: pd.DataFrame, classes: Sequence[str]
     ) -> None:
-        """Refuse what the competition would refuse: columns, ids, their order, targets.
+        """Raise if columns, ids, their order or targets of a submission are wrong.
 
         Args:
             sample: `Competition.sample_submission`.
@@ -270,7 +270,7 @@ class Task(ABC):
     def check_names(
         self, submission: pd.DataFrame, answers: pd.DataFrame, root: Path | None, path: Path, name
     ) -> None:
-        """Refuse targets of a submission that are no class.
+        """Refuse targets of a submission that are not classes.
 
         Args:
             root: the raw data, which know the classes; None takes those that are answered.
@@ -285,14 +285,14 @@ class Task(ABC):
 
     @abstractmethod
     def require_one_label(self, verb: str) -> None:
-        """Refuse a verb that needs one label an image, where there are several or none."""
+        """Raise if the competition does not have one label per image; `verb` needs it."""
 
     def require_ranking(self, verb: str) -> None:
-        """Refuse a verb that ranks a gallery, where none is asked for."""
+        """Raise if the competition has no gallery to rank; `verb` needs it."""
         raise InputError(f"{verb}: {self.competition.id} does not ask for rankings; use submit")
 
     def folds_text(self, folds: pd.DataFrame, classes: Sequence[str]) -> str:
-        """Print how even a fold table is in every class, where samples have several; else ""."""
+        """Return a table of classes per fold, for samples with several labels; else ""."""
         return ""
 
 

@@ -59,7 +59,7 @@ class Rotate90(Augment):
 
 
 class Affine(Augment):
-    """Turn, move and scale; what comes in is mirrored at the border."""
+    """Turn, move and scale; pixels from outside are mirrored at the border."""
 
     name: Literal["affine"]
     p: Chance = 0.5
@@ -142,8 +142,8 @@ class Blur(Augment):
 
 
 class FrameBlur(Augment):
-    """Blur single frames of a clip in all channels, each by a Gaussian of its own. An image that is
-    no clip is one frame. MitoReID blurs one frame in a hundred.
+    """Blur single frames of a clip, each by its own Gaussian, the same in all channels. An image
+    that is not a clip is one frame. MitoReID blurs one frame in a hundred.
     """
 
     name: Literal["frame_blur"]

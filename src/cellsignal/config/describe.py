@@ -1,6 +1,4 @@
-"""Write every key that a config may have as Markdown, from the schema itself:
-`python -m cellsignal.config.describe > docs/config.md`.
-"""
+"""Write docs/config.md from the schema: `python -m cellsignal.config.describe`."""
 
 import inspect
 import json

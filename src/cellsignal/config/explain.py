@@ -1,6 +1,4 @@
-"""Explain what is wrong with a config, in one line: each mistake once, by the path of its key, with
-the nearest valid name.
-"""
+"""Explain a wrong config in one line, with the key's path and the nearest valid name."""
 
 import datetime
 import difflib
@@ -46,7 +44,7 @@ def describe(error: ValidationError) -> str:
 
 
 def did_you_mean(word: Any, names: Iterable[str]) -> str:
-    """Write the nearest of the names as a hint, in brackets; nothing where none is near."""
+    """Return a hint with the nearest name, in brackets; "" if none is near."""
     name = _nearest(word, names)
     return f" (did you mean {name!r}?)" if name else ""
 

@@ -82,9 +82,7 @@ def config_differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which refuses a key that occurs twice: plain YAML keeps the last and says
-    nothing.
-    """
+    """YAML's safe loader that raises on a repeated key, where PyYAML keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
@@ -134,7 +132,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
 
 
 def _read(path: Path, overlays: tuple[Path, ...]) -> dict[str, Any]:
-    """Read a config and what it is based on; `overlays` are the files that lie on top of it."""
+    """Read a config and its `base` files; `overlays` are the files that override this one."""
     if path.resolve() in overlays:
         names = [overlay.name for overlay in (*overlays, path)]
         raise InputError(f"{path}: base leads in a circle: {' -> '.join(names)}")

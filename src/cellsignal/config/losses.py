@@ -68,8 +68,9 @@ class MeanTeacher(Strict):
 
 
 class SelfSupervised(Strict):
-    """Pretraining without labels: two random views (`augment`) of one image become alike, views of
-    different images unlike.
+    """Pretrain without labels: make two random views (`augment`) of an image have like embeddings.
+
+    The embeddings of different images become unlike.
 
     Such a stage is not validated (schedule and early stopping follow the training loss) and makes
     no predictions, only embeddings. The next stage starts from the network (`init: previous`); the

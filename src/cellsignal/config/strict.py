@@ -1,5 +1,6 @@
-"""The base of every config section: unknown keys are refused, values are frozen, and the words that
-YAML reads as something else are read as words.
+"""Base class of every config section: it refuses unknown keys and is frozen.
+
+Words that YAML reads as something else (on, off, no) are read as words.
 
 YAML 1.1 reads a bare `off`, `no` or `false` as False, `on`, `yes` or `true` as True, and `~`,
 `null` or nothing as None. A key that takes words means the word.
@@ -79,7 +80,7 @@ def sections_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def tag_of(model: type[BaseModel]) -> str | None:
-    """Return the one `name` that a section can have; None where it has none or a choice."""
+    """Return the only `name` that a section can have; None if it has none or several."""
     field = model.model_fields.get("name")
     options = typing.get_args(field.annotation) if field else ()
     return options[0] if len(options) == 1 else None

@@ -1,4 +1,4 @@
-"""From image files to arrays a model can eat: verify, pack into a store, normalise, augment, batch.
+"""Verify, pack, normalise, augment and batch images.
 
 `verify`, `pack`, `store` and `normalization` work without torch; only the datasets need it.
 """

@@ -1,5 +1,6 @@
-"""How the pixels of one site lie in its file: small, fast to read, in parts too, and so that any
-zarr v3 reader can read them.
+"""Store the pixels of one site in a file: small, and readable in parts.
+
+Any zarr v3 reader can read the files.
 
 - `raw`: the (C, H, W) bytes as they are: one uncompressed chunk. For small images, where reading is
   all and disk is cheap.
@@ -68,7 +69,7 @@ _local = threading.local()
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the pixels of an image lie in its file.
+    """Describe how an image's pixels are cut into frames of its file.
 
     Attributes:
         codec: "zstd" or "raw".
@@ -84,12 +85,15 @@ class Layout:
 
     @property
     def bands(self) -> int:
-        """Frames a channel."""
+        """Number of frames per channel."""
         return self.shape[1] // self.band
 
 
 def layout_of(codec: str, shape: tuple[int, int, int]) -> Layout:
-    """The layout of (C, H, W) images; `codec` is zstd, raw, or auto: raw up to 256 x 256 pixels."""
+    """Return the layout of (C, H, W) images.
+
+    `codec` is zstd, raw, or auto: raw up to 256 x 256 pixels.
+    """
     height, width = shape[1:]
     if codec == "auto":
         codec = "raw" if height * width <= RAW_UP_TO else "zstd"
@@ -103,8 +107,9 @@ def layout_of(codec: str, shape: tuple[int, int, int]) -> Layout:
 
 
 def row_delta(image: np.ndarray, period: int) -> np.ndarray:
-    """(..., H, W) uint8 -> the same shape: each row's difference from the row above, modulo 256;
-    rows 0, period, 2 period, ... as they are.
+    """Subtract from each row the row above, modulo 256; (..., H, W) uint8, same shape.
+
+    Rows 0, period, 2 period ... are kept.
     """
     rows = image.reshape(-1, period, image.shape[-1])
     delta = rows.copy()
@@ -113,7 +118,7 @@ def row_delta(image: np.ndarray, period: int) -> np.ndarray:
 
 
 def undo_row_delta(image: np.ndarray, period: int) -> None:
-    """The inverse of `row_delta` for (C, H, W) uint8 with contiguous rows, in place."""
+    """Undo `row_delta` in place, for (C, H, W) uint8 with contiguous rows."""
     channels, height, width = image.shape
     rows = image.reshape(channels, height // period, period, width)
     assert np.may_share_memory(rows, image), "reshape has copied"
@@ -122,7 +127,7 @@ def undo_row_delta(image: np.ndarray, period: int) -> None:
 
 
 def encode(image: np.ndarray, layout: Layout) -> bytes:
-    """The content of an image's file."""
+    """Return the bytes of an image's file."""
     assert image.shape == layout.shape and image.dtype == np.uint8
     if layout.codec == "raw":
         return image.tobytes()
@@ -142,8 +147,9 @@ def encode(image: np.ndarray, layout: Layout) -> bytes:
 def read_file(
     file: Path | str, layout: Layout, out: np.ndarray, rows: tuple[int, int] | None = None
 ) -> None:
-    """Read an image's file into `out`, C-contiguous `layout.shape` uint8; with `rows`, at least its
-    rows top to bottom - 1.
+    """Read an image's file into `out`, C-contiguous uint8 of `layout.shape`.
+
+    With `rows` (top, bottom) at least these rows are read.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -170,9 +176,7 @@ def _read_raw(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int, 
 
 
 def _read_shard(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int, int]) -> None:
-    """Few calls that give the interpreter's lock away and want it back: that is what limits
-    threads.
-    """
+    """Read with few calls that release the interpreter's lock: those limit threads."""
     # to make one takes a fifth of the time that decompressing a frame does
     if not hasattr(_local, "decompressor"):
         _local.decompressor = ZstdDecompressor()
@@ -222,15 +226,16 @@ def _read_at(file: BinaryIO, offset: int, into: np.ndarray) -> None:
 
 
 def _scratch(size: int) -> np.ndarray:
-    """(size,) uint8 of a buffer of this thread, kept from call to call."""
+    """Return a (size,) uint8 buffer of this thread, reused from call to call."""
     if not hasattr(_local, "buffer") or _local.buffer.size < size:
         _local.buffer = np.empty(size + size // 4, np.uint8)
     return _local.buffer[:size]
 
 
 def _index(source: BinaryIO | np.ndarray, layout: Layout, size: int) -> list[tuple[int, int]]:
-    """(offset, length) of each frame, in bytes; all lie in the file of `size` bytes, which is open
-    or read, and fill it.
+    """Return (offset, length) of each frame in bytes; raise if they do not fill the file.
+
+    `size` is the file's, in bytes; the file is open or already read.
     """
     frames = layout.shape[0] * layout.bands
     length = 16 * frames + CHECKSUM
@@ -257,7 +262,7 @@ def _with_checksum(data: bytes) -> bytes:
 
 
 def _checked(data: np.ndarray) -> np.ndarray:
-    """What `_with_checksum` was given, without a copy."""
+    """Check and remove the checksum of `_with_checksum`, without a copy."""
     content, checksum = data[:-CHECKSUM], data[-CHECKSUM:]
     if google_crc32c.value(content) != int.from_bytes(checksum.tobytes(), "little"):
         raise ValueError("its checksum does not match")
@@ -274,15 +279,15 @@ class RowDelta(ArrayArrayCodec):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "RowDelta":
-        """From the array's metadata."""
+        """Make the codec from the array's metadata."""
         return cls(int(data["configuration"]["period"]))
 
     def to_dict(self) -> dict[str, Any]:
-        """For the array's metadata."""
+        """Return the codec's entry in the array's metadata."""
         return {"name": self.name, "configuration": {"period": self.period}}
 
     def compute_encoded_size(self, input_byte_length: int, _chunk_spec: Any) -> int:
-        """As many bytes as before."""
+        """Return the encoded size: the same number of bytes."""
         return input_byte_length
 
     async def _encode_single(self, chunk: Any, spec: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The commands that get, check, pack and divide the data of a competition."""
+"""Commands that download, simulate, verify, pack and fold the data of a competition."""
 
 import argparse
 import inspect
@@ -181,7 +181,7 @@ def folds(arguments: argparse.Namespace) -> str:
 
 
 def folds_text(table: "pd.DataFrame") -> str:
-    """Return a fold table in at most 25 lines: its folds, and its rows where they are few.
+    """Return a fold table in at most 25 lines: its folds, and its rows if they are few.
 
     The second column is the fold group. Fold -1 is never held out, -2 is kept for the test.
     """

@@ -1,5 +1,4 @@
-"""The images of a job: rows of a store, how each is standardised and augmented, and what of them is
-kept in memory.
+"""Read, standardise and augment the images of a job, and keep some of them in memory.
 
 Every random draw of a sample comes from (seed, epoch, index), so a batch is the same whatever the
 number of workers and wherever a run was resumed.
@@ -35,9 +34,7 @@ _local = threading.local()
 def read_rows(
     store: Store, rows: np.ndarray, limit_gib: float, channels: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """The images of `rows` as one (n, C, H, W) uint8 array, or None where they need more than
-    `limit_gib` GiB.
-    """
+    """Read the images of `rows`, (n, C, H, W) uint8; None if they need over `limit_gib` GiB."""
     depth, *side = store.shape
     shape = (len(rows), depth if channels is None else len(channels), *side)
     if np.prod(shape, dtype=np.int64) > limit_gib * GIB:
@@ -110,19 +107,20 @@ class SiteDataset(Dataset):
 
     @property
     def image_size(self) -> int:
-        """Width in pixels of what a network sees."""
+        """Width in pixels of the images that a network reads."""
         return self.output[1]
 
     @property
     def output(self) -> tuple[int, int]:
-        """(h, w) in pixels of what a network sees."""
+        """(h, w) in pixels of the images that a network reads."""
         return self.augmentation.output or tuple(self[(0, 0)]["image"].shape[1:])
 
     def read(
         self, index: int, rows: Sequence[int] | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """The chosen channels of one stored image, (C, H, W) uint8, of which only `rows` (top,
-        bottom) are sure to be right.
+        """Read the chosen channels of a stored image, (C, H, W) uint8.
+
+        Only the rows in `rows` (top, bottom) are certain to be read.
 
         Args:
             out: where to put it; without it, and without a cache, the result lies in a scratch
@@ -169,18 +167,14 @@ class SiteDataset(Dataset):
 
 @functools.lru_cache(maxsize=2)
 def _numbers(seed: int, epoch: int, samples: int, numbers: int) -> np.ndarray:
-    """(samples, numbers) float64 in [0, 1): an epoch's uniform numbers, of which every sample has
-    its row.
-    """
+    """Draw an epoch's uniform numbers in [0, 1), (samples, numbers) float64: a row per sample."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch]))).random(
         (samples, numbers)
     )
 
 
 def _scratch(store: Store) -> np.ndarray:
-    """A buffer for one image of the store, the thread's own and used again and again: a fresh one
-    costs more than filling it.
-    """
+    """Return this thread's buffer for one stored image; a new one would cost more than filling it."""
     if getattr(_local, "scratch", None) is None or _local.scratch.shape != store.shape:
         _local.scratch = np.empty(store.shape, np.uint8)
     return _local.scratch
@@ -189,8 +183,9 @@ def _scratch(store: Store) -> np.ndarray:
 def loader(
     dataset: SiteDataset, batches: Sampler | Sequence, workers: int, pin: bool = False
 ) -> DataLoader:
-    """Worker processes for a `Transform`. It has a random generator of its own, so that starting it
-    never moves the trainer's.
+    """Make worker processes for a `Transform`.
+
+    It has a random generator of its own, so that starting it never changes the trainer's.
     """
     return DataLoader(
         dataset,

@@ -1,4 +1,4 @@
-"""What is drawn for an augmented batch: a matrix, channels, boxes, gains and biases a sample.
+"""Draw the random parameters of an augmented batch: matrix, boxes, gains and biases.
 
 The numbers are drawn for a whole batch on the host, so that the same draws can be applied to one
 image on a CPU (`data.warp`) or to a batch on a GPU (`data.warp_torch`). Each parameter is
@@ -45,7 +45,7 @@ def needs_albumentations(augmentations: tuple[augment.Augmentation, ...]) -> str
 
 @dataclass(frozen=True)
 class Draws:
-    """What was drawn for B samples; `draws[i:j]` or `draws[indices]` takes some of them.
+    """Random parameters of B samples; `draws[i:j]` or `draws[indices]` selects some of them.
 
     Coordinates are of pixel centres: the first pixel is 0. Boxes and rows are half open.
     """
@@ -207,7 +207,7 @@ def _split(u: np.ndarray, counts: list[int]) -> list[np.ndarray]:
 
 
 def _boxes(a: augment.CoarseDropout, u: np.ndarray, view: geometry.View) -> np.ndarray:
-    """Return (B, M, 4) int: holes whose sides are fractions of the image's, at any place."""
+    """Draw holes at any place, (B, M, 4) int; their sides are fractions of the image's."""
     most = a.holes[1]
     count = geometry.integer(u[:, 0], a.holes[0], most)
     sizes, places = u[:, 1:].reshape(len(u), 2, 2, most).swapaxes(0, 1)  # of (B, 2 axes, M) each

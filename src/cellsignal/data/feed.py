@@ -69,8 +69,9 @@ def feed(
 def feed_raw(
     dataset: SiteDataset, batches: Sequence[Sequence[Key]], workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Batches of the stored pixels, uint8, that the recipe (which draws nothing) sees: for
-    validation and prediction, which look at them several times.
+    """Make batches of stored uint8 pixels, for validation and prediction with several views.
+
+    The recipe must draw nothing.
 
     They stay valid after the next is asked for. `standardize_batch` makes networks' input of them.
     """
@@ -144,9 +145,7 @@ def _on_the_cpu(dataset: SiteDataset, batches, workers: int) -> Iterator[Batch]:
 def _to_the_device(
     dataset: SiteDataset, batches, workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """The next batch's copy and warp are queued before this one is handed out, on a second stream,
-    so that they run while this one trains.
-    """
+    """Copy and warp the next batch on a second stream while the current one trains."""
     side, ahead = torch.cuda.Stream(device), None
     slots = _slots(batches, (dataset.shape[0], *dataset.augmentation.input), torch.uint8, device)
     for slot, index, draws in _filled(dataset, batches, workers, slots, _reading(dataset)):
@@ -176,9 +175,7 @@ def _warped(
 
 
 def _cut(dataset: SiteDataset, index: np.ndarray, draws: Draws) -> torch.Tensor:
-    """(B, C, h0, w0) uint8 of the images on the device: what the recipe's leading crop leaves of
-    each.
-    """
+    """Apply the recipe's leading crop to images on the device: (B, C, h0, w0) uint8."""
     images = dataset.on_device
     chosen = _on(index, images.device)
     if dataset.augmentation.input == tuple(images.shape[2:]):
@@ -206,7 +203,7 @@ def _on(values: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 class _Slot:
-    """A batch buffer, in pinned memory where it goes to a GPU."""
+    """Buffer of a batch, in pinned memory if it is copied to a GPU."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, pin: bool):
         self.tensor = torch.empty(shape, dtype=dtype, pin_memory=pin)
@@ -241,7 +238,7 @@ def _drawn(dataset: SiteDataset, batches) -> Iterator[tuple[np.ndarray, Draws]]:
 
 
 def _reading(dataset: SiteDataset) -> Callable[..., None]:
-    """Fills a buffer with what the recipe's leading crop leaves of the stored images."""
+    """Read stored images into a buffer, after the recipe's leading crop."""
     height, width = dataset.augmentation.input
     whole = (height, width) == dataset.shape[1:]
 
@@ -261,8 +258,8 @@ def _reading(dataset: SiteDataset) -> Callable[..., None]:
 def _filled(
     dataset: SiteDataset, batches, workers: int, slots: list[_Slot], fill: Callable[..., None]
 ) -> Iterator[tuple[_Slot, np.ndarray, Draws]]:
-    """Each batch in its buffer, in order. The consumer is done with a buffer when it asks for the
-    next.
+    """Yield each batch in its buffer, in order. The consumer is done with a buffer when it asks for
+    the next.
     """
     drawn = _drawn(dataset, batches)
     if not workers:

@@ -45,7 +45,7 @@ class PackReport:
 
 @dataclass(frozen=True)
 class Making:
-    """A store as it is to be: its description and samples, and how its sites are read.
+    """The store to be made: its description and samples, and how to read its sites.
 
     Attributes:
         info: the content of `store.json` while it is unfinished.
@@ -151,7 +151,7 @@ def read_entries(out: Path, info: dict[str, Any]) -> dict[int, Entry]:
 
 
 def is_whole(out: Path, entry: Entry) -> bool:
-    """Return whether a finished row's chunk lies there in its full length."""
+    """Return whether the chunk of a finished row exists with its full length."""
     try:
         size = os.stat(stored.chunk_path(out, entry["row"])).st_size
     except FileNotFoundError:
@@ -227,7 +227,7 @@ def _until_stopped(
     out: Path,
     todo: int,
 ) -> Iterator[Entry]:
-    """The entries of `todo` sites; asked for the next one, it may raise `Interrupted` instead.
+    """Yield the entries of `todo` sites; raise `Interrupted` when it is time to stop.
 
     Raises:
         InputError: a site cannot be written, or is bad and `bad_site` is "refuse".

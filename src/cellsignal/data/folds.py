@@ -89,7 +89,7 @@ def make_folds_file(
     named: str | None = None,
     force: bool = False,
 ) -> pd.DataFrame:
-    """Make and write a fold table: the one of that name, or groups dealt to `splits` folds.
+    """Make and write a fold table: the named one, or groups dealt to `splits` folds.
 
     Without a name and a group it is the competition's default.
 
@@ -127,7 +127,7 @@ def _make_fold_table(
 
 
 def default_folds_file(competition_id: str, root: Path) -> Path:
-    """Return where `folds` writes without --out: `folds/<competition>.csv`.
+    """Return the default path of a fold table: `folds/<competition>.csv`.
 
     Raises:
         InputError: `root` is a simulated copy: its table would replace that of the real data set.
@@ -143,7 +143,7 @@ def default_folds_file(competition_id: str, root: Path) -> Path:
 def bring_folds_up_to_date(
     competition_id: str, root: Path, out: Path, *, splits: int, seed: int
 ) -> None:
-    """Make a fold table where it is missing, or where `run` made it and would now make another.
+    """Make a fold table if it is missing, or if `run` made it and would now make another.
 
     What it is made from is noted beside it (`<file>.made_by_run.json`). A table that somebody else
     made, or changed since, is left alone.
@@ -177,7 +177,7 @@ def _table_text(table: pd.DataFrame) -> str:
 
 
 def _file_text(path: Path) -> str:
-    """Return a file's text with plain line ends; "" where it cannot be read as text."""
+    """Return a file's text with "\n" line ends; "" if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError):
@@ -219,8 +219,8 @@ def read_fold_rows(path: Path) -> pd.DataFrame:
         Text, and `fold` as int64; its index is the row of the file.
 
     Raises:
-        InputError: no table, other first columns than fold and a group, or a fold that is not a number
-        from -2.
+        InputError: the file is not a table, its first columns are not `fold` and a group, or a fold
+            is not a number from -2.
     """
     rows = read_table(path, filled=())
     if rows.columns[0] != "fold" or len(rows.columns) < 2:

@@ -49,7 +49,7 @@ class View:
     def then(
         self, fired: np.ndarray, matrix: np.ndarray, height: np.ndarray, width: np.ndarray
     ) -> "View":
-        """With another step, where it fired."""
+        """Add a step, for the images where it is applied."""
         after = self.matrix @ np.where(fired[:, None, None], matrix, np.eye(3))
         return replace(
             self,
@@ -59,9 +59,7 @@ class View:
         )
 
     def cut(self, size: tuple[int, int]) -> "View":
-        """The view, of `size`, becomes the input; so far there were only flips, quarter turns and
-        this cut.
-        """
+        """Take the view, of `size`, as the new input."""
         x, y = _corners(self.matrix, size)
         left, top = (np.rint(c.min(axis=1)).astype(np.int64) for c in (x, y))
         matrix = _matrix(1, 0, -left, 0, 1, -top) @ self.matrix
@@ -73,12 +71,12 @@ def crop(top: np.ndarray, left: np.ndarray, side: int) -> Step:
 
 
 def centre(view: View, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Top and left (B,) of the central square."""
+    """Return top and left (B,) of the central square."""
     return (view.height - side) // 2, (view.width - side) // 2
 
 
 def integer(u: np.ndarray, low: np.ndarray | int, high: np.ndarray | int) -> np.ndarray:
-    """Evenly from the integers low to high, both included."""
+    """Draw evenly from the integers low to high, both included."""
     return np.minimum(low + np.floor(u * (high - low + 1)), high).astype(np.int64)
 
 
@@ -87,12 +85,12 @@ def between(u: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def normal(u: np.ndarray) -> np.ndarray:
-    """N(0, 1) by the inverse of its distribution; u = 0 stands for a number just above it."""
+    """Turn u in [0, 1) into N(0, 1) by the inverse of its distribution."""
     return ndtri(np.maximum(u, 2.0**-54))
 
 
 def _matrix(xx, xy, x0, yx, yy, y0) -> np.ndarray:
-    """(B, 3, 3) of numbers and (B,) arrays: x' = xx x + xy y + x0, y' = yx x + yy y + y0."""
+    """Make (B, 3, 3) matrices: x' = xx x + xy y + x0, y' = yx x + yy y + y0."""
     values = np.broadcast_arrays(
         *(np.asarray(v, np.float64) for v in (xx, xy, x0, yx, yy, y0, 0, 0, 1))
     )

@@ -1,4 +1,4 @@
-"""Control-well normalisation: what each image is standardised by, and the function that does it.
+"""Compute shifts and scales of images (of plates, control wells ...) and apply them.
 
 `compute_shift_scale` says which grey levels count as zero and one for a site: those of all sites,
 its experiment, its plate, itself, or none. `standardize` applies them; the feed, the warps on CPU
@@ -33,7 +33,7 @@ Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 def standardize(grey: Array, shift: Array, scale: Array, out: Array | None = None) -> Array:
-    """Return (grey - shift) / scale; the only place where pixels are normalised.
+    """Return (grey - shift) / scale; no other function normalises pixels.
 
     Args:
         grey: float32 grey levels, or uint8 with a float32 `out`.
@@ -52,7 +52,7 @@ def compute_shift_scale(
     config: Normalization,
     overall: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return what to subtract from and divide each sample's channels by.
+    """Return the shift and scale of each sample's channels.
 
     A unit (experiment, or plate within its experiment) is pooled over those of its samples that
     `config.wells` names. A unit without such wells takes its experiment's; without those too, all

@@ -60,8 +60,7 @@ def prepare(
     workers: int = 0,
     codec: Literal["auto", "zstd", "raw"] = "auto",
 ) -> PackReport:
-    """Pack a competition's samples under `root` into a store at `out`, or bring the store there up
-    to date.
+    """Pack a competition's samples into the store `out`, or bring it up to date.
 
     What is measured of whole plates is kept in the store's folder `calibration`. See `pack`.
 
@@ -120,19 +119,20 @@ def pack(
         samples: a samples table.
         read: from a sample's files to (C, H, W) uint8; must pickle where workers > 0.
         out: the store's folder, or a link to one: absent, empty, or a store of the same source,
-        channels, size and codec. channels: the channels' names. size: resize to size x size pixels
-        (area average when shrinking, bilinear when enlarging); None keeps the size. bad_site: a
-        site that cannot be read is left out and listed ("skip"), or ends the packing ("refuse");
-        what is
-            packed by then is kept.
+            channels, size and codec.
+        channels: the channels' names.
+        size: resize to size x size pixels (area average when shrinking, bilinear when enlarging);
+            None keeps the size.
+        bad_site: a site that cannot be read is left out and listed ("skip"), or ends the packing
+            ("refuse"); what is packed by then is kept.
         workers: processes; 0 packs in this one.
         source: what the samples come from; must equal the store's when going on, but for `classes`.
         shape: (height, width) of the images; None takes those of the first readable one.
         codec: how the pixels are stored (see `codec`); "auto" is raw up to 256 x 256 pixels, zstd
-        above. stamp: from a sample's files and plate to the state of its source (see `stamps`).
+            above.
+        stamp: from a sample's files and plate to the state of its source (see `stamps`).
         made_from: what else decides the pixels, by name: is kept in `store.json`, and named when it
-        has changed. The
-            stamps must change with it.
+            has changed. The stamps must change with it.
 
     Raises:
         ImageError: a bad site, with bad_site="refuse".
@@ -183,7 +183,7 @@ def pack(
 
 
 def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
-    """Pack what is missing in place; make the store anew where what is there has changed."""
+    """Pack missing sites in place; make the store anew if packed ones have changed."""
     info, samples = making.info, making.samples
     renewal.finish(out)
     if not (out / stored.INFO).exists():
@@ -252,7 +252,7 @@ def _check_place(out: Path) -> None:
 
 
 def _create_folder(out: Path) -> None:
-    """Make the store's folder, at a link's end where it is one."""
+    """Make the store's folder; if `out` is a link, where it points to."""
     out.resolve().mkdir(parents=True, exist_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""Renew a store: what has changed since it was packed, and how the new one takes its place.
+"""Find what has changed since a store was packed, and replace the store.
 
 A packed row carries a *stamp*, one number for the state of all that decides its pixels: the source
 files' sizes and times of change, the calibration of the image's plate, and the version of the code.
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def stamp_source(competition: Competition, root: Path, files: tuple[str, ...], plate: str) -> int:
-    """Return the stamp of one sample of a competition; UNKNOWN where a file is not there.
+    """Return the stamp of one sample's source; UNKNOWN if a file is missing.
 
     Args:
         competition: As `Competition.calibrate` has given it back, where it calibrates.
@@ -70,7 +70,7 @@ def make_stamp(value: object = None) -> int:
 
 
 def stamp_nothing(files: tuple[str, ...], plate: str) -> int:
-    """Return the stamp of samples whose source is not watched: the code's version alone."""
+    """Return the stamp of samples without a watched source: of the code's version only."""
     return make_stamp()
 
 
@@ -86,7 +86,7 @@ def stamp_rows(stamp: Stamp, files: Sequence[tuple[str, ...]], plates: Sequence[
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of a store's packed rows.
+    """Which packed rows of a store are kept, and which sites are packed again.
 
     Attributes:
         kept: row of the new table -> entry of the row that holds its image; the entry's `row` is
@@ -112,7 +112,7 @@ def compare(
     samples: pd.DataFrame,
     stamp: Stamp,
 ) -> Plan:
-    """Hold a store's packed rows to the table and the sources of now.
+    """Compare a store's packed rows with the current table and sources.
 
     Args:
         previous: what its `store.json` says.
@@ -157,7 +157,7 @@ def _keep_current(
     samples: pd.DataFrame,
     stamp: Stamp,
 ) -> tuple[dict[int, Entry], list[int]]:
-    """Part packed rows into those that are still as their source says, and the changed ones."""
+    """Split packed rows into those whose source is unchanged, and the changed ones."""
     rows = sorted(carried)
     stamps = stamp_rows(stamp, samples.files[rows], samples.plate[rows]).tolist()
     unstamped = "made_from" not in previous and not info["made_from"].get("calibration")
@@ -194,7 +194,7 @@ def _keep_current(
 
 
 def _same_making(before: dict[str, Any] | None, after: dict[str, Any], plate: str) -> bool:
-    """Whether an image without its files would be made today as it was made."""
+    """Return whether an image whose files are missing would be packed today in the same way."""
     before = before or {"packing": PACKING, "reading": after.get("reading")}
     old, new = ((making.get("calibration") or {}).get(plate) for making in (before, after))
     same_code = all(before.get(name) == after.get(name) for name in ("packing", "reading"))

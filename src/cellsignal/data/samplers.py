@@ -121,8 +121,9 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 def balanced_batches(
     member: np.ndarray, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[list[tuple[int, int]]]:
-    """One epoch's batches in which every group is drawn equally often: as many draws as there are
-    samples, each group in turn.
+    """Make an epoch's batches in which every group is drawn equally often.
+
+    There are as many draws as samples; the groups take turns.
 
     A group's samples come in random order, and all of them once before any of them comes again. A
     batch's keys have an epoch of their own, so that an image that comes again is augmented anew.
@@ -170,8 +171,9 @@ def identity_batches(
     rank: int = 0,
     world: int = 1,
 ) -> list[list[tuple[int, int]]]:
-    """One epoch's batches of `identities` classes x `images` images of each (P x K,
-    arXiv:1703.07737): at least as many draws as there are samples.
+    """Make batches of `identities` classes x `images` images each (P x K, arXiv:1703.07737).
+
+    There are at least as many draws as samples.
 
     Every class is drawn equally often, at most once a batch. All images of a class come before any
     of them comes again, and what comes again has an epoch number of its own, so that it is
@@ -220,8 +222,9 @@ def identity_batches(
 def _distinct_turns(
     names: np.ndarray, size: int, number: int, rng: np.random.Generator
 ) -> Iterator[list[int]]:
-    """`number` draws of `size` different names, each name in turn: the times two names were drawn
-    never differ by more than one.
+    """Draw `size` different names `number` times, each name in turn.
+
+    Any two names are drawn equally often, up to one draw.
     """
     waiting: list[int] = []
     for _ in range(number):
@@ -236,15 +239,16 @@ def _distinct_turns(
 
 
 def in_order(size: int, batch_size: int) -> list[list[int]]:
-    """Indices 0..size-1 in order, in batches whose sizes differ by at most one, for validation and
-    prediction.
+    """Make batches of indices 0..size-1 in order, for validation and prediction.
+
+    Their sizes differ by at most one.
     """
     number = -(-size // batch_size)
     return [part.tolist() for part in np.array_split(np.arange(size), number)] if size else []
 
 
 def _members(unit: np.ndarray | None, labels: np.ndarray) -> list[np.ndarray]:
-    """The indices of each unit's samples, ascending."""
+    """Return the indices of each unit's samples, ascending."""
     if not len(labels):
         return []
     if unit is None:
@@ -267,7 +271,7 @@ def _batches(labels: np.ndarray, batch_size: int, unique_labels: bool) -> int:
 
 
 def _shuffled(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(n,) int: one random number a label, -1 too.
+    """Map each label to one random number, (n,) int, also the label -1.
 
     Samples sorted by it and dealt to k batches in turn put a label of at most k samples nowhere
     twice, and unlabelled ones evenly.

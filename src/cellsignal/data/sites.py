@@ -21,8 +21,7 @@ Read = Callable[[tuple[str, ...]], np.ndarray]
 
 
 def read_site(read: Read, files: tuple[str, ...]) -> np.ndarray:
-    """Read a site's image; whatever goes wrong with its files is an `ImageError`, so that it ends
-    nothing for the others.
+    """Read a site's image; raise `ImageError` for any fault of its files.
 
     An exception that `read` was not made for is logged with its kind, and is an error of kind
     "corrupt".
@@ -56,7 +55,7 @@ def read_site(read: Read, files: tuple[str, ...]) -> np.ndarray:
 
 
 def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(C, H, W) uint8 to (C, *shape): area average where it shrinks, bilinear where it grows."""
+    """Resize (C, H, W) uint8 to (C, *shape): area average to shrink, bilinear to enlarge."""
     if image.shape[1:] == tuple(shape):
         return image
     how = (
@@ -70,8 +69,7 @@ def resized(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def channel_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and population SD of each channel of a (C, H, W) uint8 image, in grey levels: two (C,)
-    float64.
+    """Return mean and population SD of each channel in grey levels: two (C,) float64.
 
     A flat channel's SD is exactly 0.
     """

@@ -46,8 +46,10 @@ class Store:
     Attributes:
         path: its folder, absolute.
         samples: the samples table of the packed rows, plus the int column `row`, their index in the
-        arrays. mean, sd: (N, C) float32 by row, grey levels of the stored pixels; NaN in skipped
-        rows. checksum: (N,) uint32 by row, crc32 of the raw pixels. info: what `store.json` says.
+            arrays.
+        mean, sd: (N, C) float32 by row, grey levels of the stored pixels; NaN in skipped rows.
+        checksum: (N,) uint32 by row, crc32 of the raw pixels.
+        info: what `store.json` says.
     """
 
     path: Path
@@ -108,8 +110,7 @@ class Store:
 
     @functools.cached_property
     def content_hash(self) -> str:
-        """The SHA-256, as hex, of what can be read here: channels, shape, sample ids and each
-        image's checksum, by row.
+        """Return the SHA-256 of channels, shape, sample ids and image checksums, as hex.
 
         Stores of the same images have the same hash, wherever they lie and however they are
         compressed; one image more, fewer or other changes it. Labels and other columns of `samples`
@@ -135,8 +136,7 @@ class Store:
     def read(
         self, row: int, out: np.ndarray | None = None, rows: tuple[int, int] | None = None
     ) -> np.ndarray:
-        """One site, (C, H, W) uint8; into `out` (C-contiguous, a slice of a batch buffer, say)
-        where given.
+        """Read one site, (C, H, W) uint8, into `out` if given (C-contiguous).
 
         Args:
             rows: (top, bottom): only the image's rows top to bottom - 1 are needed. What the other

@@ -1,5 +1,6 @@
-"""The files of a store: every site of a data set, decoded once, in one folder that any zarr v3
-reader opens.
+"""Read and write the files of a store.
+
+Every site of a data set is decoded once, into one folder that any zarr v3 reader opens.
 
     images/     (N, C, H, W) uint8, one file a site (`images/c.<row>.0.0.0`), compressed or raw
     mean, sd    (N, C) float32, grey levels: each stored channel's mean and population SD; NaN where
@@ -69,7 +70,7 @@ def write_chunk(path: Path | str, row: int, image: np.ndarray, codec: str) -> in
 
 
 def create_arrays(path: Path, n: int, layout: Layout) -> None:
-    """Make the zarr group with its image array, still without chunks; one that is there goes.
+    """Make the zarr group with an empty image array; an existing one is removed.
 
     Black sites get chunks too, so that a lost one is seen.
     """
@@ -95,7 +96,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> str:
 
 
 def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Read the small arrays of a complete store, held to their hash.
+    """Read the small arrays of a complete store; raise if their hash differs.
 
     Raises:
         InputError: one is missing or damaged, or the image array is not as this package writes it.
@@ -174,7 +175,7 @@ def parse_samples(text: str, source: Path | str) -> pd.DataFrame:
 
 
 def read_samples(path: Path, info: dict[str, Any]) -> pd.DataFrame:
-    """Read the store's samples table, all rows, held to its hash."""
+    """Read the store's whole samples table; raise if its hash differs."""
     file = path / SAMPLES
     try:
         text = file.read_text(encoding="utf-8")

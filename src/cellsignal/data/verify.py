@@ -170,7 +170,7 @@ def _check_channels(
     files: tuple[str, ...],
     missing: list[Problem],
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
-    """Read all files of a sample; where they do not go together, each on its own."""
+    """Read all files of a sample together; if that fails, each by itself."""
     problems = list(missing)
     present = [name for name in files if name not in {problem.path for problem in missing}]
     images: dict[tuple[str, ...], np.ndarray] = {}

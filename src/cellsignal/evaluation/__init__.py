@@ -1,3 +1,1 @@
-"""How good the predictions are: metrics, plate assignment, scores by slice, leaderboard and
-figures. No torch.
-"""
+"""Score predictions: metrics, plate assignment, scores by slice, leaderboard and figures. No torch."""

@@ -1,5 +1,4 @@
-"""The ladder: every post-processing step scored as it is applied, beside what blind guessing would
-score at that step.
+"""Score the predictions after each post-processing step, beside chance at that step.
 
 A step that helps nowhere should not stay, and a step that only looks good because it made the
 problem easier (277 classes instead of 1,108) shows by its chance. The same table serves the

@@ -1,5 +1,4 @@
-"""The local leaderboard: one CSV that remembers every scored submission, with the controls that
-show the scoring works.
+"""Keep the local leaderboard: one CSV with every scored submission, and control scores.
 
 A row is known by what was scored against what (hashes), so scoring a file twice leaves one row. The
 sample submission and the truth go through the same path as any submission; the truth must stand at
@@ -194,7 +193,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def read_leaderboard(path: Path) -> pd.DataFrame:
-    """Read the whole table in file order; an empty one where there is no file.
+    """Read the whole table in file order; an empty table if there is no file.
 
     Raises:
         InputError: it is not a leaderboard, or a row of it is damaged; names the file and the row.

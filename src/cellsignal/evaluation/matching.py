@@ -59,7 +59,7 @@ class Matches:
     chance: float
 
     def of(self, treatments: Sequence[str], protocol: str) -> "Matches":
-        """Score the same matches on some treatments alone, under a name of its own.
+        """Score the same matches on some treatments only, under another name.
 
         Raises:
             InputError: none of them was scored.
@@ -218,7 +218,7 @@ def match_text(matches: Sequence[Matches]) -> str:
 
 
 def _with_moa(x: np.ndarray, wells: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
-    """The rows that have a treatment and a MoA and are no negative control."""
+    """The rows that have a treatment and a MoA and are not negative controls."""
     keep = (wells.treatment.notna() & wells.moa.notna()).to_numpy()
     if "role" in wells:
         keep = keep & (wells.role != "negative_control").to_numpy()
@@ -266,7 +266,7 @@ def _same(names: pd.Series) -> np.ndarray:
 def _match(
     protocol: str, similarity: np.ndarray, table: pd.DataFrame, left_out: tuple[str, ...]
 ) -> Matches:
-    """Score the nearest column of each row; -inf where a pair is not compared."""
+    """Score the nearest column of each row; a pair with -inf is not compared."""
     allowed = np.isfinite(similarity)
     candidates = allowed.sum(axis=1)
     nearest = tied_best(similarity, CHORD_TOLERANCE)

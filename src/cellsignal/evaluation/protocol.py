@@ -1,5 +1,4 @@
-"""Accuracy by the parts of a protocol: what a benchmark other than the competition's own
-leaderboard reports.
+"""Score accuracy by the parts of a protocol, for benchmarks other than Kaggle's.
 
 The parts are scored apart because they ask different questions: known experiments (in distribution)
 and new ones (out of distribution). The gap between them is what the benchmark is about.
@@ -39,8 +38,7 @@ def true_labels(
     answers: pd.DataFrame,
     classes: Sequence[str],
 ) -> np.ndarray:
-    """The labels of all samples: their own where they have one (train experiments, controls), else
-    the answers'.
+    """Return all labels: the sample's own if known (training, controls), else the answer.
 
     Args:
         target_id: (N,) text.

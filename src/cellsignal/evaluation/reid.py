@@ -209,7 +209,7 @@ def reid_new_drugs(
     seen: Collection[str],
     seed: int = 0,
 ) -> ReId | None:
-    """Score by the strict protocol the queries whose compound is not among `seen`; None: no such.
+    """Score the queries whose compound is not in `seen`, strictly; None if there are none.
 
     Args:
         seen: every compound that any stage trained on or validated with.

@@ -1,4 +1,4 @@
-"""Show what re-identification scores: one row a figure, beside chance and both intervals."""
+"""Show re-identification scores: one row per metric, with chance and both intervals."""
 
 from collections.abc import Collection, Mapping, Sequence
 

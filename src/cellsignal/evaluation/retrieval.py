@@ -214,7 +214,7 @@ def _plate_codes(wells: pd.DataFrame) -> np.ndarray:
 def _target_queries(
     task: str, targets: Sequence[tuple[str, ...]], compared: np.ndarray
 ) -> list[_Query]:
-    """A query for each profile and target: who shares the target against who shares none.
+    """Make a query per profile and target: profiles that share it against those that do not.
 
     Args:
         compared: (T, T) bool, the profiles that each one is compared with.

@@ -118,7 +118,7 @@ def random_precisions(positives: int, total: int, size: int, seed: int) -> np.nd
 
 @contextlib.contextmanager
 def _quiet_copairs() -> Iterator[None]:
-    """Silence copairs, which logs each of its steps and warns of means of nothing."""
+    """Silence copairs' log messages and its warnings about means of empty arrays."""
     logger = logging.getLogger("copairs")
     level = logger.level
     logger.setLevel(logging.ERROR)

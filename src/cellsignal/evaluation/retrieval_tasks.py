@@ -101,7 +101,7 @@ def measure(
 
 
 def _modalities(wells: pd.DataFrame) -> Iterator[tuple[str | None, np.ndarray]]:
-    """Each modality and the rows of its wells, with the negative controls of their plates.
+    """Yield each modality with the rows of its wells and of their plates' negative controls.
 
     None and all rows where no modality is known.
     """

@@ -74,7 +74,7 @@ def match_answers(
     path: Path,
     answers_file: Path,
 ) -> tuple[pd.DataFrame, str]:
-    """Return the answered rows of a submission, and a note where these are not all.
+    """Return the rows of a submission that have answers, and a note if some have none.
 
     Answers for a part of the test set are scored where the sample submission tells which ids there
     are. Without it an id that is not answered may as well be a wrong one.

@@ -1,4 +1,4 @@
-"""A submission that stands on the leaderboard is not replaced by another without a word."""
+"""Protect submissions that are on the leaderboard from being replaced."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 def check_replacing(
     leaderboard: Path, competition_id: str, file: Path, text: str, force: bool
 ) -> None:
-    """Refuse to replace a submission that stands on a leaderboard by another one.
+    """Raise if writing a file would replace another submission that is on a leaderboard.
 
     A file stands there by its path or by its content.
 
@@ -84,14 +84,13 @@ def check_place(file: Path, columns: tuple[str, ...], force: bool) -> None:
             )
     if beside.is_file() and runs_of(file) is None:
         raise InputError(
-            f"{beside}: already exists and is not a provenance file; give --out another name, or --force"
+            f"{beside}: already exists and is not a provenance file; give --out another name, or "
+            "--force"
         )
 
 
 def runs_of(submission: Path) -> list[str] | None:
-    """The runs that a submission was made from, as the provenance beside it says; None where it
-    does not.
-    """
+    """Return the runs a submission was made from, read from its .json; None if unknown."""
     try:
         return json.loads(submission.with_suffix(".json").read_text(encoding="utf-8")).get("runs")
     except (OSError, ValueError, AttributeError):

@@ -3,7 +3,7 @@
 Each track of a compound takes the mechanism of the nearest labelled track; its tracks then vote. A
 mechanism is named for every compound, also for one without effect or with a mechanism that the
 gallery does not have: the distance, the margin over the second mechanism and the votes say how much
-it is worth. The tracks of a compound share wells and a day, so their votes are no independent
+it is worth. The tracks of a compound share wells and a day, so their votes are not independent
 trials and get no interval; where the truth of compounds is known, compounds are counted. Equal
 distances and equal votes are drawn among with a seed, so a space that cannot separate tracks names
 mechanisms at random.
@@ -142,7 +142,7 @@ def nearest_first(compounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def typical_track(tracks: pd.DataFrame, compound: str, moa_id: int) -> int:
-    """Return the row of `Unseen.tracks` that stands for a compound.
+    """Return the row of `Unseen.tracks` that is most typical of a compound.
 
     Of its tracks that voted for `moa_id` the one of median distance, not the best.
     """
@@ -153,7 +153,7 @@ def typical_track(tracks: pd.DataFrame, compound: str, moa_id: int) -> int:
 
 
 def unseen_right(compounds: pd.DataFrame, truth: Mapping[str, str]) -> Accuracy | None:
-    """Count the compounds whose `moa` is the true one; None where no truth is known.
+    """Count the compounds whose `moa` is right; None if no truth is known.
 
     Args:
         truth: compound -> mechanism.

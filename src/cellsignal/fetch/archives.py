@@ -15,7 +15,7 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 def unzip(archive: Path, out: Path) -> int:
-    """Unpack an archive; files that are there already with their full size are left alone.
+    """Unpack an archive; skip files that exist with their full size.
 
     Each file is written beside its place and renamed when whole and its checksum right, so a
     stopped run is simply run again.
@@ -55,7 +55,7 @@ def file_sizes(archive: Path) -> dict[str, int]:
 
 
 def is_damaged(archive: Path) -> bool:
-    """Whether an archive is not a zip, or a file in it has another checksum than stated."""
+    """Return whether an archive is not a zip, or a checksum in it is wrong."""
     try:
         with zipfile.ZipFile(archive) as bundle:
             return bundle.testzip() is not None

@@ -114,7 +114,7 @@ class Fetcher:
         md5: str | None = None,
         sha256: str | None = None,
     ) -> Path:
-        """Fetch a file to `path`, unless it is there with the given size and checksums.
+        """Fetch a file to `path`, unless it exists with the given size and checksums.
 
         The file grows as `<path>.part`. The next call resumes an interrupted one (HTTP Range) if
         the server's file is known to be the same: by its ETag or date in `<path>.part.tag`, or by
@@ -225,7 +225,7 @@ class Fetcher:
 
     @contextlib.contextmanager
     def _open(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[Any]:
-        """Send a GET and give the response with its body unread; follow https redirects.
+        """Send a GET, follow https redirects; return the response with its body unread.
 
         Raises:
             TemporaryError: a status that may be another one in a moment.
@@ -251,7 +251,7 @@ class Fetcher:
         raise InputError(f"{redact_url(first_url)}: more than {MAX_REDIRECTS} redirects")
 
     def _send(self, url: str, headers: Mapping[str, str]) -> Any:
-        """Send one request when its host may be asked."""
+        """Wait until the host may be asked again, then send one request."""
         import requests
 
         self._wait_for_turn(http.host_of(url))

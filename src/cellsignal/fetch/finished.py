@@ -1,4 +1,4 @@
-"""A list of finished downloads: each counts as done while all its files are there."""
+"""List the finished downloads; one counts as done while all its files exist."""
 
 import gzip
 import json
@@ -47,7 +47,7 @@ class FinishedDownloads:
         return entry if isinstance(entry, int) else None
 
     def why_missing(self, name: str, size: int) -> str | None:
-        """Say why a download must be done again; None if all its files are there.
+        """Return the reason to download again; None if all files exist.
 
         Args:
             size: bytes of the download as the host lists it.

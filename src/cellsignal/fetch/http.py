@@ -63,7 +63,7 @@ def check_status(response, url: str, *expected: int) -> None:
 
 
 def iterate_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and all it was made from.
+    """Yield an exception and its causes.
 
     requests and urllib3 keep the cause in arguments as often as in `__cause__`.
     """
@@ -104,7 +104,7 @@ def retry_after(response) -> float | None:
 
 
 def body_range(response) -> tuple[int, int | None]:
-    """Return the first byte that a response holds, and the length of the whole file if known."""
+    """Return the first byte in a response, and the length of the whole file if known."""
     if response.status_code == 206:
         text = response.headers.get("Content-Range", "")
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text)
@@ -117,6 +117,6 @@ def body_range(response) -> tuple[int, int | None]:
 
 
 def file_version(response) -> str:
-    """Return what `If-Range` takes: a strong ETag, else the date of the last change."""
+    """Return the value for `If-Range`: a strong ETag, else the date of the last change."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")

@@ -99,7 +99,7 @@ def _quiet_class(base: type, retries: bool) -> type:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what the client prints, and make its files readable for the user alone.
+    """Hide the client's output, and make its files readable for the user only.
 
     One thread at a time.
     """

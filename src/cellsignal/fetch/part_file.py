@@ -16,7 +16,7 @@ CHUNK = 1 << 15  # bytes; the chunk in which a connection breaks is lost
 
 
 class PartFile:
-    """The bytes of `path` that have come, and in `<path>.part.tag` the version they are of."""
+    """The bytes of `path` received so far; `<path>.part.tag` holds their version."""
 
     def __init__(self, path: Path):
         self.final_path = path
@@ -29,7 +29,7 @@ class PartFile:
 
     @property
     def version(self) -> str:
-        """The ETag or date of the server's file; "" if it is not known."""
+        """Return the ETag or date of the server's file; "" if unknown."""
         return self._tag.read_text(encoding="utf-8") if self._tag.is_file() else ""
 
     def start(self, version: str) -> None:
@@ -85,7 +85,7 @@ class PartFile:
 
 
 def find_fault(path: Path, size: int | None, hashes: Mapping[str, str | None]) -> str | None:
-    """Say what differs from the expected size and hashes of a file; None if nothing does."""
+    """Return how a file differs from its expected size and hashes; None if it does not."""
     actual_size = path.stat().st_size
     if size is not None and actual_size != size:
         return f"has {actual_size} bytes, {size} expected"

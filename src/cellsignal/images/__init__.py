@@ -1,4 +1,4 @@
-"""Read images; damage or surprise is an error that names the file, no wrong picture."""
+"""Read images; a damaged or unexpected file raises an error that names it."""
 
 from cellsignal.images.checks import gray_of
 from cellsignal.images.decoding import (

@@ -1,4 +1,4 @@
-"""What an image is held to, before it is decoded and after."""
+"""Check images before and after they are decoded."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,7 @@ _CHANNEL_NAMES = {1: "gray", 2: "gray with alpha", 3: "RGB", 4: "RGB with alpha,
 
 
 def check_size(source: Path | str, size: tuple[int, int], shape: tuple[int, int] | None) -> None:
-    """Raise an ImageError where a (height, width) is not the one expected, or is none that a plane
-    can have.
-    """
+    """Raise an ImageError if a (height, width) is impossible or not the expected one."""
     if shape is not None and tuple(size) != tuple(shape):
         raise ImageError(
             source, "wrong_size", f"{size[1]}x{size[0]} pixels, {shape[1]}x{shape[0]} expected"
@@ -26,7 +24,7 @@ def check_size(source: Path | str, size: tuple[int, int], shape: tuple[int, int]
 
 
 def check_depth(source: Path | str, dtype: np.dtype | None, depths: Sequence[int]) -> None:
-    """Raise an ImageError where pixels are not whole numbers from 0 of the bits expected."""
+    """Raise an ImageError if pixels are not unsigned integers of the expected bit depth."""
     expected = [f"uint{bits}" for bits in depths]
     if str(dtype) not in expected:
         raise ImageError(
@@ -35,7 +33,7 @@ def check_depth(source: Path | str, dtype: np.dtype | None, depths: Sequence[int
 
 
 def check_channels(source: Path | str, count: int, channels: Sequence[int]) -> None:
-    """Raise an ImageError where the samples a pixel are not of the number expected."""
+    """Raise an ImageError if the number of channels is not the expected one."""
     if count not in channels:
         what = f" ({_CHANNEL_NAMES[count]})" if count in _CHANNEL_NAMES else ""
         plural = "" if count == 1 else "s"
@@ -47,7 +45,7 @@ def check_channels(source: Path | str, count: int, channels: Sequence[int]) -> N
 
 
 def gray_of(source: Path | str, colours: np.ndarray, what: str) -> np.ndarray:
-    """Return the one channel of a picture whose red, green and blue are equal everywhere.
+    """Return a picture's grey channel; raise if red, green and blue differ.
 
     Args:
         source: the file or address that an error names.

@@ -42,7 +42,7 @@ _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of the heade
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What a PNG says of itself."""
+    """Header of a PNG."""
 
     width: int  # pixels
     height: int
@@ -102,7 +102,7 @@ def decode_image(
     shape: tuple[int, int] | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> np.ndarray:
-    """Decode one image and hold it to what is expected of it.
+    """Decode one image; raise if it differs from what is expected.
 
     Args:
         source: the file or address that an error names.
@@ -241,9 +241,9 @@ def _listed_bits(depths: Sequence[int]) -> str:
 
 
 def _fill_palette(data: bytes) -> bytes:
-    """Return a PNG whose palette has an entry for every value of a pixel.
+    """Extend a PNG's palette so that every pixel value has an entry.
 
-    Those that were not there are red: pixels beyond a palette are no gray.
+    New entries are red, so that a pixel that uses one is not gray.
     """
     start = 8
     while (name := data[start + 4 : start + 8]) != b"PLTE":

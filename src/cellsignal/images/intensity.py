@@ -1,4 +1,4 @@
-"""From 16-bit camera counts to 8 bits: uneven light, shot noise, range.
+"""Convert 16-bit camera counts to 8 bits: correct uneven light, shot noise and range.
 
 The SD of a photon count is the square root of its mean; Anscombe's transform makes it the same
 everywhere, so that equal steps of 8 bits lose equally little of dark and of bright pixels.
@@ -24,7 +24,7 @@ def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def illumination(mean: np.ndarray, radius: int) -> np.ndarray:
-    """Return what each plane of a plate is divided by, so that its light is even.
+    """Return the illumination to divide each plane of a plate by.
 
     The mean plane, smoothed by a median of a square window and scaled so that its 2nd percentile is
     1, never below 1: as CellProfiler's CorrectIlluminationCalculate with "All", a median filter and

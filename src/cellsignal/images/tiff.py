@@ -73,7 +73,7 @@ def _decode_planes(
     depths: Sequence[int],
     shape: tuple[int, int] | None,
 ) -> np.ndarray:
-    """Return what `decode_tiff` does; of damaged bytes it raises anything."""
+    """Decode like `decode_tiff`, but raise any error for damaged bytes."""
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         pages = [file.pages[number] for number in range(len(file.pages))]
         count = _count_planes(file)
@@ -109,7 +109,7 @@ def _check_page(
     shape: tuple[int, int] | None,
     length: int,
 ) -> None:
-    """Hold what a page says of itself to what is expected; `length` is the file's, in bytes."""
+    """Raise if a page's tags differ from what is expected; `length` is the file's in bytes."""
     check_channels(source, page.samplesperpixel, (1,))
     if page.ndim != 2:
         raise ImageError(
@@ -143,7 +143,7 @@ def _check_page(
 
 
 def _gray(source: Path | str, page: tifffile.TiffPage, plane: np.ndarray) -> np.ndarray:
-    """Return a page's values, through its palette where it has one."""
+    """Return a page's values, through its palette if it has one."""
     if plane.shape != page.shape:
         raise ImageError(
             source, "corrupt", f"corrupt TIFF: decodes to an array of shape {plane.shape}"

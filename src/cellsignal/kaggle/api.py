@@ -67,7 +67,7 @@ class Kaggle:
             raise InputError(CREDENTIALS)
 
     def versions(self, slug: str) -> int:
-        """Return how many versions the kernel has; 0 where Kaggle knows no such kernel."""
+        """Return the kernel's number of versions; 0 if Kaggle has no such kernel."""
         from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
         request = _request(ApiGetKernelRequest, slug, "user_name", "kernel_slug")
@@ -79,7 +79,7 @@ class Kaggle:
         return kernel.metadata.current_version_number or 1
 
     def dataset_versions(self, slug: str) -> int:
-        """Return how many versions the data set has; 0 where Kaggle knows no such data set."""
+        """Return the data set's number of versions; 0 if Kaggle has no such data set."""
         from kagglesdk.datasets.types.dataset_api_service import ApiGetDatasetRequest
 
         request = _request(ApiGetDatasetRequest, slug, "owner_slug", "dataset_slug")
@@ -169,7 +169,7 @@ class Kaggle:
             request.page_token = page.next_page_token
 
     def _unless_missing(self, what: str, ask: Callable[[Any], Any]) -> Any:
-        """Return the answer, or None where Kaggle knows no such thing or it is another's."""
+        """Return the answer; None if Kaggle has no such thing or another user owns it."""
         try:
             return self._sdk(what, ask)
         except Refused as error:
@@ -215,7 +215,7 @@ def tried(what: str, ask_once: Callable[[], Result]) -> Result:
 def _push_once(
     what: str, push: Callable[[], Result], has_arrived: Callable[[], bool]
 ) -> Result | None:
-    """As `tried`, for what must not be done twice.
+    """Push until Kaggle has it; ask before each new try, so that nothing is pushed twice.
 
     Returns:
         The answer; None where the push arrived and its answer was lost.
@@ -246,7 +246,7 @@ def _pause(what: str, failure: TemporaryError, attempt: int) -> None:
 
 
 def _temporary(what: str, error: Exception) -> TemporaryError:
-    """Return what may pass of an error of the client; the rest is raised as one line.
+    """Return an error of the client that may go away; raise any other in one line.
 
     The client wraps errors in others and hides the first, so all its causes are looked at.
     """
@@ -290,7 +290,7 @@ def _temporary_status(what: str, answer: Any, error: Exception) -> TemporaryErro
 
 
 def _request(kind: type, slug: str, owner: str, name: str) -> Any:
-    """Return a request about `user/name`, whose fields have other names in each service."""
+    """Return a request about `user/name`, whose fields differ between the services."""
     request = kind()
     user, _, kernel = slug.partition("/")
     setattr(request, owner, user)

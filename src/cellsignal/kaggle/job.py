@@ -1,4 +1,4 @@
-"""A job file: one config as a chain of Kaggle kernels, what its steps are, and whose it is."""
+"""Read a job file: one config as a chain of Kaggle kernels, its steps and its owner."""
 
 import re
 from collections.abc import Mapping
@@ -57,7 +57,7 @@ class SubmitStep(Strict):
 
 
 class KernelJob(Strict):
-    """One config, trained fold by fold in kernels of their own.
+    """A config that is trained fold by fold, each fold in its own kernels.
 
     Attributes:
         config: its path; this and the fold table are found from the repository's top.
@@ -162,7 +162,7 @@ def job_config(job: KernelJob) -> Config:
 
 
 def job_folds(job: KernelJob, config: Config) -> tuple[int, ...]:
-    """Return the folds that the job trains: its own, else the config's, else the fold table's."""
+    """Return the folds to train: the job's, else the config's, else the fold table's."""
     table = read_table(config.folds.file)
     folds = job.folds if job.folds is not None else config.folds.use
     if folds is None:
@@ -189,7 +189,7 @@ def read_table(path: Path) -> FoldTable:
 
 @dataclass(frozen=True)
 class Step:
-    """One part of a job: one kernel, or several in a chain where one is not enough.
+    """One part of a job: a kernel, or a chain of kernels if one is too short.
 
     Attributes:
         name: prepare, fold0, fold1, ..., full, submit.
@@ -241,7 +241,7 @@ def step_named(job: KernelJob, name: str) -> Step:
 
 
 def slug(job: KernelJob, step: str, link: int) -> str:
-    """Return the kernel's name in its address: 5 to 50 characters, what Kaggle makes of `title`."""
+    """Return the kernel's slug, which Kaggle makes from its `title`: 5 to 50 characters."""
     name = f"{job.name}-{step}-{link}"
     assert 5 <= len(name) <= 50, name
     return name
@@ -274,7 +274,7 @@ def find_owner(job: KernelJob, user: str | None = None) -> str:
 
 
 def fill_owner(job: KernelJob, owner: str) -> KernelJob:
-    """Return the job with `owner` where a data set's owner is a placeholder."""
+    """Put `owner` into data sets whose owner is a placeholder; return the new job."""
 
     def fill(source: str) -> str:
         name, slash, rest = source.partition("/")
@@ -286,7 +286,7 @@ def fill_owner(job: KernelJob, owner: str) -> KernelJob:
 
 
 def is_placeholder(name: str) -> bool:
-    """Return whether a name is one that examples write for the reader's own."""
+    """Return whether an owner is a placeholder from an example."""
     return _PLACEHOLDER.fullmatch(name.strip("<>{}[]$ ")) is not None
 
 

@@ -1,4 +1,4 @@
-"""Push folders to Kaggle, wait for them, and pull what kernels left."""
+"""Push folders to Kaggle, wait for them, and pull the output of kernels."""
 
 import json
 import logging
@@ -62,7 +62,7 @@ def slug_of(folder: Path) -> str:
 
 
 def check_slug(slug: object) -> str:
-    """Return `slug`, or refuse what is not `user/name`."""
+    """Return `slug`; raise if it is not `user/name`."""
     user, _, name = str(slug).partition("/")
     plain = all(c.isascii() and (c.isalnum() or c in "-_") for c in user + name)
     if not user or not name or not plain:
@@ -198,7 +198,7 @@ def _fetch(fetcher: Fetcher, url: str, out: Path, name: str, checksum: str | Non
 
 
 def _check_name(name: str, slug: str, out: Path) -> None:
-    """Refuse a file whose name, which the server chose, would lie outside of `out`."""
+    """Raise if a file name from the server would lead outside `out`."""
     path = PurePosixPath(name)
     outside = not path.parts or path.is_absolute() or ".." in path.parts
     if outside or any(c in name for c in "\\:\0") or path.parts[0] == STAGING:

@@ -1,4 +1,4 @@
-"""What runs in a kernel: takes up the kernel before, runs the step's commands, writes `chain.json`.
+"""Run a step in a kernel: copy the previous output, run the commands, write `chain.json`.
 
 The top of this module, and of all that it imports there, needs the standard library alone: what
 Kaggle's image lacks is installed here.
@@ -60,7 +60,7 @@ class Kernel:
 
 
 def main(scratch: Path) -> int:
-    """Run a kernel; return 0 where its step is done or goes on: Kaggle keeps such output."""
+    """Run a kernel; return 0 if its step is done or will continue, so Kaggle keeps the output."""
     kernel = Kernel(
         json.loads((scratch / "spec.json").read_text(encoding="utf-8")),
         scratch,
@@ -121,7 +121,7 @@ def _install(kernel: Kernel) -> None:
 
 
 def _take_up(kernel: Kernel) -> None:
-    """Copy what the link before left, and what the steps before this one made."""
+    """Copy the output of the previous kernel of this step, and of the earlier steps."""
     if kernel.spec["before"] is not None:
         _take_link(kernel, kernel.spec["before"])
     for step, name in kernel.spec["needs"].items():

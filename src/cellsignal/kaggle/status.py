@@ -1,4 +1,4 @@
-"""`chain.json`, what a kernel's output says of itself.
+"""Read and write `chain.json`, the description of a kernel's output.
 
 It is the last file that a kernel writes: an output without it is not whole. This module needs the
 standard library alone, as a kernel reads it before anything is installed.

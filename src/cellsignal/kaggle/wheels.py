@@ -100,7 +100,7 @@ def _last_line(output: str, start: str) -> str:
 def lacking(
     folder: Path, pythons: Sequence[str] = PYTHONS, wheels: Sequence[Wheel] = WHEELS
 ) -> list[str]:
-    """Return what a folder of wheels lacks, such as "zarr 3.1.6 (Python 3.11)"."""
+    """Return the packages missing in a folder of wheels, such as "zarr 3.1.6 (Python 3.11)"."""
     files = [path.name for path in folder.glob("*.whl")]
     names = []
     for wheel in wheels:
@@ -126,7 +126,7 @@ def _serves(file: str, wheel: Wheel, python: str) -> bool:
 
 
 def describe_wheels(dataset: str | None, folder: Path) -> str:
-    """Say in a line what a job's kernels need that Kaggle's image lacks, and how it comes there.
+    """Write a line on the wheels that a job's kernels need, and where they come from.
 
     Args:
         dataset: the job's `wheels`, owner/slug.
@@ -157,7 +157,7 @@ def describe_wheels(dataset: str | None, folder: Path) -> str:
 
 
 def _dataset_of(folder: Path) -> str | None:
-    """Return the id of the data set in a folder; None where there is none that can be read."""
+    """Return the id of the data set in a folder; None if it cannot be read."""
     try:
         return json.loads((folder / "dataset-metadata.json").read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError, TypeError):

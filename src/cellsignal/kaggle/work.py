@@ -52,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Work:
-    """A job under way: its steps, its folder, and the places of its steps (which change).
+    """A running job: its steps, its folder, and the state of each step.
 
     Attributes:
         key: hash of what a job must not change under way.
@@ -74,7 +74,7 @@ class Work:
         return kernel_folder(self.folder, self.job, step, self.places[step].link)
 
     def note(self, step: str, **changes: Any) -> None:
-        """Change a step's place, and write it down."""
+        """Set a step's place and save it."""
         place = self.places[step]
         for name, value in changes.items():
             setattr(place, name, value)
@@ -135,12 +135,12 @@ def work(
 
 
 def kernel_folder(folder: Path, job: KernelJob, step: str, link: int) -> Path:
-    """Return where a kernel is built; what is pulled of it goes to `OUTPUT` in there."""
+    """Return the folder a kernel is built in; its pulled output goes to `OUTPUT` inside."""
     return folder / slug(job, step, link)
 
 
 def _round(work: Work, parallel: int) -> bool:
-    """Look once at every step and do what can be done; return whether anything is under way."""
+    """Check every step once and do what is possible; return whether any step is running."""
     places = work.places
     for step in work.steps:  # first what is under way, so that its place is free for the next
         if places[step.name].state == "pushing":
@@ -169,7 +169,7 @@ def _begin(work: Work, step: Step) -> None:
 
 
 def _push(work: Work, step: Step, fresh: bool = False) -> None:
-    """Push what is built; where an earlier process may have done it, Kaggle is asked first."""
+    """Push a built kernel; ask Kaggle first if an earlier process may have pushed it."""
     place, name = work.places[step.name], work.slug(step.name)
     if fresh or work.kaggle.versions(name) <= place.versions:
         url = work.kaggle.push_kernel(work.kernel(step.name), name, place.versions)
@@ -178,7 +178,7 @@ def _push(work: Work, step: Step, fresh: bool = False) -> None:
 
 
 def _look(work: Work, step: Step) -> None:
-    """Ask after a running kernel; when it has ended, pull its output and go on to what follows."""
+    """Check a running kernel; when it has ended, pull its output and start the next."""
     place, name = work.places[step.name], work.slug(step.name)
     session = work.kaggle.session(name)
     if not session.ended:
@@ -207,7 +207,7 @@ def _look(work: Work, step: Step) -> None:
 
 
 def _wrong(work: Work, step: Step, status: Status | None) -> str | None:
-    """Return what is wrong with the status that a kernel left, or None."""
+    """Return the fault of the status that a kernel left, or None."""
     if status is None:
         return f"it left no {CHAIN}"
     expected = (work.job.name, step.name, work.places[step.name].link)
@@ -219,7 +219,7 @@ def _wrong(work: Work, step: Step, status: Status | None) -> str | None:
 
 
 def _fail(work: Work, step: Step, out: Path, reason: str) -> None:
-    """Log the end of a failed kernel's log, and note where the whole of it lies."""
+    """Log the last lines of a failed kernel's log, and the path of the whole log."""
     name = work.slug(step.name)
     pull(work.kaggle, name, out, only=())
     file = out / f"{name.rpartition('/')[2]}.log"
@@ -253,7 +253,7 @@ def _read(job: KernelJob, folder: Path, user: str) -> tuple[dict[str, Place], st
 
 
 def _progress(folder: Path) -> tuple[dict[str, Place], str, str]:
-    """Return what `progress.json` says: places, user, key."""
+    """Read `progress.json`: places, user, key."""
     path = folder / PROGRESS
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

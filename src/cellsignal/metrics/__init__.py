@@ -1,1 +1,1 @@
-"""Figures of merit: arrays in, numbers and tables out. No torch, no competition."""
+"""Metric functions: arrays in, numbers and tables out. No torch, no competition!!."""

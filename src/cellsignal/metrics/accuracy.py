@@ -1,4 +1,4 @@
-"""Accuracy that never stands without its interval.
+"""Compute accuracy, always with its 95 % interval.
 
 Two intervals, because they answer two questions. Wilson's takes wells as independent: the noise of
 these very experiments. The clustered one resamples whole experiments (or compounds): what another
@@ -62,7 +62,7 @@ class Accuracy(Score):
 
     @classmethod
     def of(cls, correct: int, total: int) -> "Accuracy":
-        """The accuracy of `correct` in `total` with its interval."""
+        """Make the accuracy of `correct` in `total`, with its interval."""
         low, high = wilson_interval(correct, total)
         return cls(correct / total, low, high, int(total), correct=int(correct))
 
@@ -72,8 +72,7 @@ class Accuracy(Score):
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a binomial share (E. B. Wilson, JASA 22, 1927), without continuity
-    correction.
+    """Return Wilson's 95 % interval of a share (JASA 22, 1927), without continuity correction!!.
 
     Raises:
         InputError: `total` is not positive or `correct` lies outside 0..total.
@@ -95,7 +94,7 @@ def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[floa
 
 
 def accuracy(true, predicted) -> Accuracy:
-    """Accuracy of `predicted` (N,) against `true` (N,), labels of any comparable kind.
+    """Compute the accuracy of `predicted` (N,) against `true` (N,), labels of any type.
 
     Raises:
         InputError: the lengths differ or there is nothing to score.
@@ -111,7 +110,7 @@ def accuracy(true, predicted) -> Accuracy:
 
 
 def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[float, float]:
-    """95 % percentile interval of a mean from a bootstrap over whole clusters.
+    """Return the 95 % interval of a mean, by a bootstrap over whole clusters.
 
     Each of `n` replicates draws as many clusters as there are, with replacement, and takes the mean
     over their wells. With fewer than about ten clusters the percentile bootstrap is somewhat too
@@ -149,7 +148,7 @@ def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[floa
 def bootstrap_interval(
     score: Callable[[np.ndarray], float], cluster, seed: int, n: int
 ) -> tuple[float, float]:
-    """95 % percentile interval of any score from a bootstrap over whole clusters.
+    """Return the 95 % interval of any score, by a bootstrap over whole clusters.
 
     Replicates that cannot be scored are left out.
 
@@ -177,7 +176,7 @@ def bootstrap_interval(
 
 
 def balanced_accuracy(true, predicted) -> float:
-    """The mean over the classes of `true` of the share of each that was found (recall)."""
+    """Return the mean recall over the classes of `true`."""
     from sklearn.metrics import recall_score
 
     true, predicted = np.asarray(true), np.asarray(predicted)

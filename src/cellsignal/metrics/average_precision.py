@@ -1,5 +1,4 @@
-"""How well each class of many is found, beside what guessing would find, with an interval over
-compounds.
+"""Compute average precision per class, with chance and an interval over compounds.
 
 Average precision means nothing without its prevalence: guessing scores the prevalence (Cox et al.,
 Sci Rep 10:13262, 2020, count mechanisms by ROC AUC instead, 41 of 83 at 0.9 or more; both stand
@@ -31,8 +30,9 @@ _CELLS = 4_000_000  # numbers in one array of the bootstrap at a time
 
 
 def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """The mean of scikit-learn's average precision over the classes that have a positive and a
-    negative.
+    """Return scikit-learn's average precision, averaged over classes with both outcomes.
+
+    A class counts if it has a positive and a negative.
 
     Args:
         truth: (N, K) bool, or float with NaN where it is not known; those are left out.
@@ -66,14 +66,16 @@ def average_precision_table(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Average precision and ROC AUC of every class and of their mean, with 95 % percentile
-    intervals over clusters.
+    """Return average precision and ROC AUC per class and their mean, with 95 % intervals.
+
+    Intervals are percentiles of a bootstrap over clusters.
 
     Args:
         truth: (N, K) bool, or float with NaN where it is not known (`targets.label_matrix`): left
-        out, never negative. scores: (N, K) finite, higher is likelier; only the order within a
-        class counts. clusters: (N,) what is resampled whole, usually the compound. draws:
-        replicates of the bootstrap.
+            out, never negative.
+        scores: (N, K) finite, higher is likelier; only the order within a class counts.
+        clusters: (N,) what is resampled whole, usually the compound.
+        draws: replicates of the bootstrap.
 
     Returns:
         Columns `COLUMNS`: the macro average first, then the classes in their order. `n` and
@@ -120,7 +122,7 @@ def average_precision_table(
 
 
 def _checked(truth, scores, classes, clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Truth and scores as float64, clusters as numbers from 0, and how many there are."""
+    """Return truth and scores as float64, clusters as numbers from 0, and their count."""
     truth, scores = np.asarray(truth, dtype=float), np.asarray(scores, dtype=float)
     if (
         truth.shape != scores.shape
@@ -140,14 +142,14 @@ def _checked(truth, scores, classes, clusters) -> tuple[np.ndarray, np.ndarray, 
     if not np.isfinite(scores).all():
         row, column = np.argwhere(~np.isfinite(scores))[0]
         raise InputError(
-            f"the score of {classes[column]!r} in row {row} is {scores[row, column]}, no finite "
-            "number"
+            f"the score of {classes[column]!r} in row {row} is {scores[row, column]}, "
+            "not a finite number"
         )
     return truth, scores, codes, len(names)
 
 
 def _row(figures: np.ndarray, prevalence: float, interval: bool) -> tuple[float, ...]:
-    """(2, 1 + draws) average precision and ROC AUC -> the figures of one row."""
+    """Return the values of a row from (2, 1 + draws) average precisions and ROC AUCs."""
     (ap, *ap_ends), (auc, *auc_ends) = (
         (values[0], *_interval(values[1:], interval)) for values in figures
     )
@@ -171,9 +173,7 @@ def _interval(replicates: np.ndarray, told: bool) -> tuple[float, float]:
 def _macro(
     truth: np.ndarray, codes: np.ndarray, rows: list[tuple], figures: np.ndarray, tested: np.ndarray
 ) -> tuple:
-    """The row of the average over the tested classes, in every replicate over those that it can
-    test.
-    """
+    """Return the macro-average row; each replicate averages the classes it can test."""
     known, positive = ~np.isnan(truth).all(axis=1), (truth == 1).any(axis=1)
     counts = (MACRO, int(positive.sum()), int(known.sum()), len(np.unique(codes[positive])))
     if not tested.any():
@@ -190,8 +190,7 @@ def _macro(
 def weighted_ranking(
     truth: np.ndarray, score: np.ndarray, cluster: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-    """Average precision and ROC AUC of one class, with every cluster counted as often as `times`
-    says.
+    """Return average precision and ROC AUC of a class, each cluster counted `times` times.
 
     As scikit-learn's `average_precision_score` and `roc_auc_score` with
     `sample_weight=times[cluster]`, for all columns of `times` at once: only the places of positives
@@ -227,7 +226,7 @@ def weighted_ranking(
 
 
 def _counts(segment: np.ndarray, cluster: np.ndarray, shape: tuple[int, int]):
-    """Rows of each segment and cluster, as a sparse matrix of that shape."""
+    """Count rows by segment and cluster, as a sparse matrix."""
     from scipy.sparse import csr_array  # slow to import, and scoring accuracy needs none
 
     return csr_array((np.ones(len(segment), np.float32), (segment, cluster)), shape=shape)
@@ -245,14 +244,15 @@ def _figures(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np
 
 
 def good_classes(table: pd.DataFrame, least: float = GOOD_AUC) -> tuple[int, int]:
-    """How many classes have a ROC AUC of at least `least`, and how many could be tested."""
+    """Count the classes with a ROC AUC of at least `least`, and the tested classes."""
     auc = table.roc_auc[table["class"] != MACRO].dropna()
     return int((auc >= least).sum()), len(auc)
 
 
 def average_precision_text(table: pd.DataFrame, top: int | None = None) -> str:
-    """The table for a terminal: the average, then the classes, the most above their prevalence
-    first; at most `top` of them.
+    """Format the table for a terminal, at most `top` classes.
+
+    The average comes first, then the classes, furthest above their prevalence first.
     """
     classes = table[table["class"] != MACRO].sort_values(
         "ratio", ascending=False, kind="stable", na_position="last"

@@ -1,5 +1,4 @@
-"""Rankings: which gallery tracks a query should find, and how well a list does it
-(re-identification as MitoReID scores it).
+"""Score rankings of gallery tracks, as MitoReID's re-identification does.
 
 For each query the gallery tracks of the same library *and* the same drug are taken out of the list
 (the same well shows again, not the same mechanism). What is left is a match where the mechanism is
@@ -16,8 +15,7 @@ from cellsignal.common.ties import random_order
 
 
 def average_precisions(ranked_match: Iterable[np.ndarray]) -> np.ndarray:
-    """Average precision of each list: the mean, over its matches, of the share of matches up to and
-    with that place.
+    """Return the average precision of each ranked list.
 
     Args:
         ranked_match: of each of Q queries (n,) bool, best first, what is taken out left out; n may
@@ -34,8 +32,9 @@ def average_precisions(ranked_match: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def chance_average_precision(n: int, matches: int) -> float:
-    """The mean average precision of all orders of n items of which `matches` match: (H_n + (p -
-    1)(n - H_n) / (n - 1)) / n.
+    """Return the expected average precision of a random order of n items.
+
+    With `matches` = p matches: (H_n + (p - 1)(n - H_n) / (n - 1)) / n.
     """
     if matches == n:
         return 1.0
@@ -44,7 +43,7 @@ def chance_average_precision(n: int, matches: int) -> float:
 
 
 def match_masks(query: pd.DataFrame, gallery: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """What each query should find, and what is taken out of its list.
+    """Return masks of each query's matches, and of the tracks its list leaves out.
 
     Args:
         query, gallery: columns library, drug, moa (any comparable values).
@@ -63,8 +62,8 @@ def match_masks(query: pd.DataFrame, gallery: pd.DataFrame) -> tuple[np.ndarray,
 def ranked_matches(
     rankings: Sequence[str], matches: Sequence[str], left_out: Sequence[str]
 ) -> list[np.ndarray]:
-    """Each query's list as (n,) bool, best first. All arguments are ids with spaces between, one
-    text a query.
+    """Return each query's list as (n,) bool, best first: whether the track matches. All arguments
+    are ids with spaces between, one text a query.
     """
     found = []
     for ranking, wanted, out in zip(rankings, matches, left_out, strict=True):
@@ -78,7 +77,7 @@ def ranked_matches(
 def ranking_score(
     rankings: Sequence[str], matches: Sequence[str], left_out: Sequence[str]
 ) -> float:
-    """Mean average precision over the queries that have a match; arguments as `ranked_matches`.
+    """Compute the mean average precision over the queries that have a match.
 
     Raises:
         InputError: no query has one.
@@ -93,8 +92,7 @@ def ranking_score(
 
 
 def order_by_class(scores: np.ndarray, gallery_label: np.ndarray) -> np.ndarray:
-    """The gallery in the order of what a classifier thinks of the query: (Q, G) int, places in the
-    gallery, best first.
+    """Rank the gallery by a classifier's scores of the query: (Q, G) int, best first.
 
     Args:
         scores: (Q, K) float, higher is likelier.

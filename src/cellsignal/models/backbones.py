@@ -90,7 +90,7 @@ def check_backbone(config: Model) -> Entry:
 
 
 class Classifier(nn.Module):
-    """A timm network and what a config puts on it.
+    """A timm network with the neck and heads that a config adds.
 
     Its weights are called "backbone." and timm's names; neck and own heads are "neck.", "head.",
     "cosine.". The plain head is timm's own, unless `cell_type_vector`, `neck`, `frozen` or `layers`
@@ -232,7 +232,7 @@ def _set_bn_momentum(model: nn.Module, config: Model) -> None:
 
 
 def _drop_pool_relu(model: nn.Module, config: Model) -> None:
-    """Pool what the last norm gives, signed: its ReLU becomes an identity.
+    """Pool the signed output of the last norm: its ReLU becomes an identity.
 
     Raises:
         InputError: no ReLU between a last norm and the pooling, or the network is cut before it.

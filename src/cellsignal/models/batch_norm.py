@@ -1,4 +1,4 @@
-"""BatchNorm statistics of one plate's own images (AdaBN), or of an averaged model.
+"""Recompute BatchNorm statistics: per plate (AdaBN), or for an averaged model.
 
 A plate's stain and lamp shift every layer's activations; standardising them by the plate's own
 statistics takes that out. No label is looked at.
@@ -147,7 +147,7 @@ def _pool_processes(moments: dict[_BatchNorm, _Moments], pool: Pool) -> dict[_Ba
 
 
 def _observe(name: str, moments: _Moments, layer: _BatchNorm, inputs: tuple[torch.Tensor]) -> None:
-    """Pool a batch's moments before its layer, which then standardises the batch by its own."""
+    """Add a batch's moments before its layer, which then normalises the batch by its own."""
     x = inputs[0]
     count = x.numel() // x.shape[1]
     if count < 2:

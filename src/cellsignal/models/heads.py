@@ -1,4 +1,4 @@
-"""What stands on a backbone: pooled layers, a neck, and the head of cosines of a margin loss.
+"""Parts on top of a backbone: pooled layers, a neck, the cosine head of a margin loss.
 
 Source of neck and cosine head: RxRx1, 1st place (BN-FC-ReLU-BN-FC-BN, then a plain and an ArcFace
 head).

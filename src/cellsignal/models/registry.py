@@ -1,4 +1,4 @@
-"""The registry of networks, and what each must offer.
+"""Register networks, and define the methods that each must have.
 
 A network of one's own: a class, a function with `@register_network` that builds it, and an import
 of its module in backbones.py; options of its own are fields of `Model` in config/schema.py.

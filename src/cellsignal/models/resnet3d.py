@@ -1,5 +1,4 @@
-"""3-D ResNets for clips: a cell's frames are seen together, so that motion is a feature like any
-other.
+"""3-D ResNets for clips, which can use motion as a feature.
 
 Source: MitoReID (Li et al., Nat Comput Sci 2024), on the 3-D ResNets of Hara et al. (CVPR 2018).
 With a BNNeck and 38 classes it has 33,050,598 (18 layers) and 46,280,934 (50 layers) parameters, as
@@ -59,11 +58,13 @@ class ResNet3d(nn.Module):
             base: channels of the first layer; 64 as published, fewer for small data on a CPU.
 
         Raises:
-            InputError: planes that are no whole number of clips' channels.
+            InputError: planes that are not a whole number of clips' channels.
         """
         super().__init__()
         if channels < 1 or channels % frames:
-            raise InputError(f"resnet3d{depth}: {channels} planes are no clips of {frames} frames")
+            raise InputError(
+                f"resnet3d{depth}: {channels} planes are not whole clips of {frames} frames"
+            )
         self.depth, self.channels, self.frames = depth, channels, frames
         deep = depth >= 50
         self.width = 8 * base * _expansion(deep)
@@ -119,7 +120,7 @@ class ResNet3d(nn.Module):
         return Outputs(pooled, self.head(self.dropout(self._seen_by_head(pooled))), None)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only what goes into each residual block for the way back (`models.cost`)."""
+        """Keep only each residual block's input for the backward pass (`models.cost`)."""
         self.grad_checkpointing = enable
 
     def to(

@@ -114,7 +114,7 @@ def _check_values(path: Path, key: str, value: torch.Tensor, expected: torch.Ten
     wrong = int((~torch.isfinite(value)).sum())
     if wrong:
         raise InputError(
-            f"{path}: {key} has {wrong} of {value.numel()} weights that are no finite number"
+            f"{path}: {key} has {wrong} of {value.numel()} weights that are not finite numbers"
         )
 
 
@@ -237,7 +237,7 @@ def _named_tensors(content: object, prefix: str) -> Iterator[tuple[str, torch.Te
 
 
 def _needs_pickle(path: Path) -> str:
-    """Say why a file cannot be read without running code, and what to do."""
+    """Return why a file cannot be read without running code, and what to do."""
     try:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not in torch's format, or damaged
@@ -254,7 +254,7 @@ def _without_wrappers(name: str) -> str:
 
 
 def _match(name: str, names: Collection[str]) -> str | None:
-    """Return the network's name for a name, also where a part was wrapped for several devices."""
+    """Return the network's name of a weight, also if the file was saved from several devices."""
     if name in names:
         return name
     first, *parts = name.split(".")

@@ -52,7 +52,8 @@ class Predictions:
         """Read (N, K) float16 or float32 logits of one view from the file.
 
         Raises:
-            InputError: a logit is not a finite number, or there is not one for each sample and class.
+            InputError: a logit is not a finite number, or the logits do not fit the samples and
+                classes in shape.
         """
         with open_arrays(self.path) as archive:
             values = archive[f"view.{view}"]
@@ -112,7 +113,7 @@ def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]
 
 
 def narrow(values: np.ndarray) -> np.ndarray:
-    """Return logits as float16, or as float32 where any reaches `HALF_LIMIT`.
+    """Return logits as float16, or as float32 if any reaches `HALF_LIMIT`.
 
     There float16 steps too coarsely, and ends at 65,504.
     """
@@ -143,7 +144,7 @@ def refuse_non_finite(values: np.ndarray, sample_ids: np.ndarray, what: str) -> 
 
 @contextmanager
 def open_checked(path: Path | str, kind: str = "a predictions file") -> Iterator[Any]:
-    """Open the arrays of a file; InputError where it is damaged or not of this kind."""
+    """Open the arrays of a file; raise InputError if it is damaged or of another kind."""
     try:
         with open_arrays(path) as archive:
             yield archive

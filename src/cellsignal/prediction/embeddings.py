@@ -133,7 +133,7 @@ def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray], s
 
 
 def _parts(jobs: list[Job], samples: pd.DataFrame) -> np.ndarray:
-    """(n,) text: "train", "oof" or "test" of treatments by what jobs do with them, else "none"."""
+    """Return "train", "oof" or "test" for the jobs' treatments, else "none": (n,) text."""
     part = np.full(len(samples), "none", object)
     for job in jobs:
         for name, positions in (("train", job.train), ("oof", job.valid), ("test", job.test)):

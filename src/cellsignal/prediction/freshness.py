@@ -1,4 +1,4 @@
-"""Say what predictions and embeddings were made from, and whether config and files still agree.
+"""Record what predictions were made from, and check that config and files still agree.
 
 One list of inputs serves every reader: `predict` and `embed` make a file anew when the list has
 changed, the pieces of an interrupted prediction lie in a folder named by it, and `submit`, `oof`,
@@ -69,7 +69,7 @@ def made_from(
 
 
 def is_current(path: Path, load: Callable[[Path], Any], inputs: dict[str, Any]) -> bool:
-    """Whether a file exists and was made from just these inputs; log what has changed.
+    """Return whether a file exists and was made from exactly these inputs; log what changed.
 
     Args:
         load: reads the file and returns an object with `about`.
@@ -138,7 +138,7 @@ def config_predictions(
 
 
 def _read_store_and_folds(config: Config) -> tuple[Store | None, FoldTable | None]:
-    """The config's store and fold table, each None where it does not exist.
+    """Read the config's store and fold table, each None if it does not exist.
 
     A store of test samples alone, as a kernel packs it, has nothing that a fold could hold out.
     """
@@ -160,7 +160,7 @@ def _is_used(path: Path, about: dict[str, Any], config: Config, stage_index: int
 
 
 def _warn_of_missing(config: Config, abouts: list[dict[str, Any]]) -> None:
-    """Say which of the config's folds, and whether its own seed, have no predictions."""
+    """Warn about folds of the config, or its own seed, that have no predictions."""
     folds = {about.get("fold") for about in abouts}
     missing = [f"fold {fold}" for fold in sorted(set(config.folds.use or ()) - folds)]
     if config.folds.full and None not in folds:
@@ -207,7 +207,7 @@ def _find_difference(
 def _find_fold_difference(
     path: Path, about: dict[str, Any], store: Store, folds: FoldTable, config: Config
 ) -> str | None:
-    """In words, where out-of-fold samples are not what the fold table holds out for their fold."""
+    """Return how out-of-fold samples differ from the fold table's held-out ones, or None."""
     fold = about.get("fold")
     if fold is None:
         return None

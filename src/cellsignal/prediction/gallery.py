@@ -120,7 +120,8 @@ def class_scores(
     if (label < 0).any():
         row = query.iloc[int(label.argmin())]
         raise InputError(
-            f"answers: {row.label!r} of {row.target_id!r} is not one of the {len(classes)} mechanisms"
+            f"answers: {row.label!r} of {row.target_id!r} is not one of the {len(classes)} "
+            "mechanisms"
         )
     entry = open_entry(predict(config), config.submit, root=config.data.root)
     targets = entry.merge(entry.final(), "test", pool=config.submit.pool)

@@ -44,7 +44,7 @@ def merge(
 
     Raises:
         InputError: members of other classes, wrong weights, no prediction of that part, or means
-            that are no finite numbers (logits too large for float32).
+            that are not finite numbers (logits too large for float32).
     """
     members = list(members)
     weights = [1.0] * len(members) if weights is None else list(weights)

@@ -20,12 +20,13 @@ def choose_section(
     changed: Mapping[str, Any],
     keys: Sequence[str] | None = None,
 ) -> tuple[Submit, str]:
-    """Return the `submit` section for a merge, and in words whose it is.
+    """Return the `submit` section of a merge, and the name of its config.
 
     Args:
         sections: Name of a config or run -> its section; None where predictions of an earlier
-        version do not carry one. changed: Keys set on the command line. keys: Those that matter
-        here; all by default.
+            version do not carry one.
+        changed: Keys set on the command line.
+        keys: Those that matter here; all by default.
 
     Raises:
         InputError: Two sections differ in a key that matters and is not in `changed`, or a value is
@@ -79,14 +80,16 @@ def validate_section(section: Mapping[str, Any], name: str) -> Submit:
 
 
 def resolve_weights(weights: Mapping[str, float], runs: Sequence[str]) -> dict[str, float]:
-    """Return the weight of every run in the mean: 1 where none is given.
+    """Return the weight of every run in the mean, 1 by default.
 
     Args:
         weights: Of a run ("name/seed0"), or of a run's name, which stands for all its seeds. A
-        seed's own weight wins. runs: All runs, as "name/seed0".
+            seed's own weight wins.
+        runs: All runs, as "name/seed0".
 
     Raises:
-        InputError: A name that no run has (all are listed), or a weight that is not a positive number.
+        InputError: no run has that name (the message lists all), or a weight is not a positive
+            number.
     """
     names = list(dict.fromkeys(run.partition("/")[0] for run in runs))
     for name, weight in weights.items():

@@ -1,4 +1,4 @@
-"""How good runs are on what they did not train on: each by itself, and all of them merged.
+"""Score runs on their out-of-fold samples: each by itself, and all merged.
 
 Two units: the target (what a submission names) and the well (its targets pooled). Wilson's interval
 takes units as independent; the clustered one resamples whole fold groups (experiments, compounds)
@@ -18,7 +18,7 @@ def out_of_fold_text(entry: Entry) -> str:
 
 
 def merge_runs(entry: Entry) -> Runs:
-    """Merge each run and, where there are several, all of them; by target and by well."""
+    """Merge each run and, if there are several, all of them; by target and by well."""
     members = {run: entry.final(run) for run in entry.runs}
     if len(members) > 1:
         members[f"all {len(members)} merged"] = entry.final()

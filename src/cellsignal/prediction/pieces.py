@@ -109,7 +109,7 @@ def _stop_together(
 
 
 def pieces_folder(path: Path) -> Path:
-    """Return the folder in which the pieces of a file lie."""
+    """Return the folder of a file's pieces."""
     return path.with_name(f".{path.stem}.pieces")
 
 
@@ -139,7 +139,7 @@ def _join(files: list[Path], places: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _read(file: Path) -> dict[str, np.ndarray] | None:
-    """A piece's arrays; None where it does not exist or is damaged (zip checks every array)."""
+    """Read a piece's arrays; None if it is missing or damaged (zip checks every array)."""
     try:
         with open_arrays(file) as archive:
             return {name: archive[name] for name in archive.files}

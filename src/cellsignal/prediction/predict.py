@@ -125,7 +125,7 @@ def predict_stage(config: Config, jobs: list[Job], stop: Stop) -> Path:
 
 
 def stage_facts(config: Config, job: Job, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return what a predictions or embeddings file says of its stage, fold and settings."""
+    """Return the facts that a predictions or embeddings file stores: stage, fold, settings."""
     return {
         "competition": job.competition.id,
         "run": f"{config.name}/seed{config.seed}",
@@ -206,7 +206,7 @@ def model_keys(jobs: list[Job], samples: pd.DataFrame, chosen: np.ndarray, what:
 
 
 def predictor_of(job: Job, state: dict[str, Any]) -> Predictor:
-    """Return what predicts with one checkpoint.
+    """Make the function that predicts with one checkpoint.
 
     Args:
         state: a loaded checkpoint; its own model config, image size and overall pixel statistics

@@ -1,5 +1,6 @@
-"""Predictions scored as a protocol with parts of its own asks: sample by sample, all views and
-models of a run together.
+"""Score predictions by the parts of a protocol.
+
+Samples are scored one by one, with all views and models of a run together.
 """
 
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ from cellsignal.prediction.merge import refuse_not_finite
 
 
 def score_protocol(files: Sequence[Path], answers: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each part of the protocol that predictions were made for
-    (`evaluation.protocol.protocol_scores`).
+    """Return the accuracy of each part of the protocol (`evaluation.protocol.protocol_scores`).
 
     Args:
         files: predictions of the last stage of each model; several are averaged
-        (log-probabilities). answers: `Competition.answers`.
+            (log-probabilities).
+        answers: `Competition.answers`.
 
     Raises:
         InputError: predictions of no protocol, of different ones, or of different samples, or

@@ -35,7 +35,7 @@ def ladder(
 
 
 def truth_of(entry: Entry, targets: Targets, truth: Truth | None) -> Truth:
-    """Return the truth of targets in their order; None takes what out-of-fold targets know."""
+    """Return the truth of targets in their order; None uses the labels of out-of-fold targets."""
     if truth is not None:
         return truth.of(targets.target_id)
     samples = entry.samples.drop_duplicates("target_id").set_index("target_id")
@@ -79,7 +79,7 @@ def _merges(entry: Entry, part: Part, stages: list[list[Predictions]]):
 def _layout_steps(
     entry: Entry, targets: Targets, groups: PlateGroups, truth: Truth | None
 ) -> list[Step]:
-    """Score what the plates' layout adds, as configured.
+    """Score the plate-layout steps of the config.
 
     The assignment that is not configured is scored in a note: it would be no further step.
     """
@@ -116,7 +116,7 @@ def _chance(targets: Targets, inferred: PlateGroupInference, groups: PlateGroups
 
 
 def _group_note(inferred: PlateGroupInference, groups: PlateGroups) -> str:
-    """Say how the plate groups were found, and how many of the known ones are right."""
+    """Write how the plate groups were inferred, and how many of the known ones are right."""
     note = "groups given"
     if inferred.confidence:
         layouts = ", ".join(sorted(set(inferred.layouts.values())))

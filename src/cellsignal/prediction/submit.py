@@ -77,7 +77,7 @@ def make_submission(
 def format_targets(
     entry: Entry, targets: Targets, groups: PlateGroups | None
 ) -> tuple[pd.DataFrame, PlateGroupInference | None]:
-    """Return the submission, and the plate groups that were used where plates hold groups."""
+    """Return the submission, and the plate groups if any were used."""
     task = entry.competition.task
     if groups is None or entry.how.assignment == "none":
         return task.format_predictions(targets.target_id, targets.scores, entry.root), None
@@ -94,7 +94,7 @@ def format_targets(
 
 
 def _about(entry: Entry, steps: list[Step], repeats: list[Repeat]) -> dict[str, Any]:
-    """Return what the provenance says of the predictions and their out-of-fold scores."""
+    """Return the provenance of the predictions, with their out-of-fold scores."""
     scores = [
         {
             "step": step.name,
@@ -117,7 +117,7 @@ def _about(entry: Entry, steps: list[Step], repeats: list[Repeat]) -> dict[str, 
 
 
 def _about_groups(inferred: PlateGroupInference | None) -> dict[str, Any]:
-    """Return what the provenance says of the plate groups; None where none were used."""
+    """Return the provenance of the plate groups; None if none were used."""
     if inferred is None:
         names = ("plate_groups", "plate_group_confidence", "plate_groups_refused", "plate_layouts")
         return dict.fromkeys(names)

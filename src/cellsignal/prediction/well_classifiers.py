@@ -253,7 +253,7 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _sharpness(squared: np.ndarray, code: np.ndarray, queries: np.ndarray) -> float:
-    """The t that makes each row's own class most likely in softmax(-t squared)."""
+    """Return the t that makes each row's own class most likely in softmax(-t squared)."""
     if not len(squared):
         return 2 * np.log(queries.shape[1]) / max(queries.mean(), 1e-30)
     least = -np.log(max(squared.mean(), 1e-30))

@@ -44,7 +44,7 @@ def baseline(config: Config, answers_file: Path | None) -> str:
     over time.
 
     Raises:
-        InputError: the competition's samples are no clips, or the store lacks a track.
+        InputError: the competition's samples are not clips, or the store lacks a track.
     """
     competition = get_competition(config.competition)
     if competition.frames == 1:

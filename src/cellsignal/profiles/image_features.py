@@ -73,7 +73,7 @@ def clip_features(clip: np.ndarray, frames: int = 16) -> np.ndarray:
         (shapes of nothing, movement into the first frame) is 0.
 
     Raises:
-        InputError: the planes are no clip of that many frames.
+        InputError: the planes are not a clip of that many frames.
     """
     if clip.ndim != 3 or frames < 2 or not clip.size or len(clip) % frames:
         raise InputError(

@@ -122,7 +122,7 @@ def normalise_profiles(
         well = profiles.wells.iloc[row]
         raise InputError(
             f"normalise: feature {profiles.features[column]} of well {well.plate} {well.well} is "
-            "no finite number"
+            "not a finite number"
         )
     for step in steps:
         profiles = _apply_step(profiles, step, by, reference)
@@ -143,7 +143,8 @@ def _apply_step(profiles: Profiles, step: Step, by: Unit, reference: Reference) 
         x = tvn(profiles.x, profiles.wells, by, reference)
         return replace(profiles, x=x, features=tuple(f"tvn{n}" for n in range(x.shape[1])))
     raise InputError(
-        f"normalise: {step!r} is not one of standardize, mad_robustize, feature_select, spherize, tvn"
+        f"normalise: {step!r} is not one of standardize, mad_robustize, feature_select, spherize, "
+        "tvn"
     )
 
 

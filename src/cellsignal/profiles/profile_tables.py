@@ -146,7 +146,7 @@ def _read_part(path: Path, features: Sequence[str]) -> _Part:
 
 
 def _to_numbers(cells: pd.Series) -> pd.Series:
-    """float64, NaN where a cell is not a number; dates too, of which pandas would count nanoseconds."""
+    """Convert cells to float64; NaN if a cell is not a number, and for all cells of dates."""
     if pd.api.types.is_datetime64_any_dtype(cells) or pd.api.types.is_timedelta64_dtype(cells):
         return pd.Series(np.nan, cells.index)
     return pd.to_numeric(cells, errors="coerce").astype(np.float64)

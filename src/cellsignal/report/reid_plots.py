@@ -176,8 +176,8 @@ def nearest_tracks_picture(
             frames (change over time stays; brightness of two tracks cannot be compared).
 
     Raises:
-        InputError: no neighbour, captions that do not fit, or an array that is not a clip of as many
-            frames as the query.
+        InputError: there is no neighbour, the captions do not fit, or an array is not a clip with as
+            many frames as the query.
     """
     clips = [query_frames, *neighbours_frames]
     fits = matches is None or len(matches) == len(clips) - 1
@@ -218,8 +218,8 @@ def _strip(clip: np.ndarray, frames: int, stretch: bool) -> np.ndarray:
     grey, colour = clip.ndim == 3, clip.ndim == 4 and clip.shape[3] == 3
     if not (grey or colour) or len(clip) != frames or not clip.size or clip.dtype != np.uint8:
         raise InputError(
-            f"nearest tracks: {clip.dtype} {clip.shape} is not a clip of {frames} frames, (T, H, W) "
-            "or (T, H, W, 3) uint8"
+            f"nearest tracks: {clip.dtype} {clip.shape} is not a clip of {frames} frames, "
+            "(T, H, W) or (T, H, W, 3) uint8"
         )
     if grey:
         clip = np.repeat(clip[..., None], 3, axis=3)

@@ -101,7 +101,7 @@ def check_clean(frame: pd.DataFrame, allowed: Collection[str]) -> None:
     outside = sorted(set(frame.target_id) - set(allowed))
     if outside:
         raise InputError(
-            f"pseudo-labels: {len(outside)} wells are no test treatments, first {outside[0]!r}"
+            f"pseudo-labels: {len(outside)} wells are not test treatments, first {outside[0]!r}"
         )
 
 

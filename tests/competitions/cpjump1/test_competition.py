@@ -282,8 +282,8 @@ def test_a_row_without_files_and_a_file_without_row_are_named(root, tmp_path, ca
         ),
         ("FileName_OrigER", "plane.tiff", "not a file of the row's well and site"),
         ("Metadata_Plate", "BR1", "is not the plate"),
-        ("Metadata_Well", "Q99", "no well of a 384-well plate"),
-        ("Metadata_Site", "x", "no site number"),
+        ("Metadata_Well", "Q99", "not a well of a 384-well plate"),
+        ("Metadata_Site", "x", "not a site number"),
     ],
 )
 def test_rows_that_contradict_themselves_are_refused(root, tmp_path, column, value, words):

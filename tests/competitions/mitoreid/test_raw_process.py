@@ -319,7 +319,7 @@ def test_pictures_that_come_out_dark_are_a_warning(two, caplog):
 @pytest.mark.parametrize(
     "name, part, message",
     [
-        ("l1", "test", "part: 'test' is none of"),
+        ("l1", "test", "part: 'test' is not one of"),
         ("1", "train", "library: '1' is not"),
         (None, "train", "library"),
         ("l1", "novel", "novel drugs have none"),

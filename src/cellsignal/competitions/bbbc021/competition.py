@@ -103,7 +103,7 @@ class Bbbc021(Competition):
         return np.ascontiguousarray(image.transpose(2, 0, 1))
 
     def root_shape(self, root: Path) -> tuple[int, int]:
-        """Return the published 256x256, or what most images of a simulated copy have."""
+        """Return the published 256x256; for a simulated copy, the size of most images."""
         if (Path(root) / "simulation.json").is_file():
             return super().root_shape(root)
         return self.image_shape
@@ -121,7 +121,7 @@ class Bbbc021(Competition):
         return pd.DataFrame(values, dtype=object).reset_index(drop=True)
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """Read a CSV with image_id and moa, and plate_id where known; every row is `private`."""
+        """Read a CSV with image_id and moa, and plate_id if known; every row is `private`."""
         frame = read_table(path, (self.id_column, self.target_column), unique=self.id_column)
         answers = frame[[self.id_column, self.target_column]].assign(leaderboard="private")
         if "plate_id" in frame:
@@ -150,7 +150,7 @@ class Bbbc021(Competition):
 
 
 def _read_images(root: Path, name: str) -> pd.DataFrame:
-    """Read one of the two tables; its column `origin` tells where each row stands."""
+    """Read one of the two tables, with a column `origin` (file and row)."""
     path = Path(root) / name
     frame = read_table(path, COLUMNS[name], unique="image_id", any_row=name == "train.csv")
     return frame.assign(well_id=normalise_wells(frame.well_id), origin=origins(name, frame))

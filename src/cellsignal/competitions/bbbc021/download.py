@@ -73,7 +73,7 @@ def download(
 
 
 def archive_name(plate: str) -> str:
-    """Return what the host calls a plate's zip."""
+    """Return the name of a plate's zip at the host."""
     return f"BBBC021_v1_images_{plate}.zip"
 
 
@@ -86,7 +86,7 @@ def _fetch_plate(
     plate: str,
     names: list[str],
 ) -> None:
-    """Bring one plate's files to their places, unless they are there."""
+    """Fetch and unpack one plate's files, unless they are complete."""
     name = archive_name(plate)
     archive, url = out / STAGING / name, f"{host}/{name}"
     if not _missing(out, names, record.get(name, {}).get("files", {})):
@@ -114,7 +114,7 @@ def _fetch_plate(
 
 
 def _target(archive: Path, out: Path, week: str, plate: str) -> Path:
-    """Return where to unpack an archive so that its TIFFs come to lie in <week>/<plate>/."""
+    """Return the folder to unpack an archive in, so that its TIFFs are in <week>/<plate>/."""
     try:
         with zipfile.ZipFile(archive) as bundle:
             images = [name for name in bundle.namelist() if name.lower().endswith(".tif")]
@@ -128,7 +128,7 @@ def _target(archive: Path, out: Path, week: str, plate: str) -> Path:
 
 
 def _missing(out: Path, names: list[str], sizes: Mapping[str, int] | None = None) -> list[str]:
-    """Return the files that are not there, or have another size than is known."""
+    """Return the files that are missing or have the wrong size."""
     return [name for name in names if not _is_there(out / name, (sizes or {}).get(name))]
 
 

@@ -147,7 +147,7 @@ class Bbbc021Full(Competition):
         return pd.DataFrame({self.id_column: wells, self.target_column: moa.moa.min()})
 
     def answers(self, path: Path) -> pd.DataFrame:
-        """Read a CSV with well_id and moa, and plate, experiment, compound where known.
+        """Read a CSV with well_id and moa, and plate, experiment, compound if known.
 
         Every row is `private`.
         """

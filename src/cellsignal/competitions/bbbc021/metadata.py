@@ -1,4 +1,4 @@
-"""Read BBBC021's two tables: which field shows what, and which treatment does what.
+"""Read BBBC021's two tables: images with their wells, and mechanisms of treatments.
 
 Copies in the wild differ in quotes, in line ends (CR alone, too), in a byte order mark and in how a
 dose is written (3.0, 3.000000). So cells are read as text and trimmed, and the tables are joined by
@@ -45,9 +45,9 @@ def read_fields(root: Path) -> pd.DataFrame:
         ("plate_well"), field (1.. within its well), origin (of its row, for `check_samples`).
 
     Raises:
-        InputError: no such file or column, an empty cell, a dose that is not a number, a path that is
-        not Week/plate, a file twice or whose name tells another channel or well, or a well with two
-        treatments. The message names the file and the row.
+        InputError: a file or column is missing; a cell is empty; a dose is not a number; a path is
+            not Week/plate; a file is listed twice, or its name has another channel or well; a well
+            has two treatments. The message names the file and the row.
     """
     path = Path(root) / IMAGE_CSV
     cells = read_table(path, IMAGE_COLUMNS, any_row=True)
@@ -89,8 +89,8 @@ def read_moa(root: Path) -> pd.DataFrame:
         One row a treatment, sorted: treatment ("compound@dose"), compound, dose (micromolar), moa.
 
     Raises:
-        InputError: no such file or column, an empty cell, a dose that is not a number, or a treatment
-        twice.
+        InputError: a file or column is missing; a cell is empty; a dose is not a number; a treatment
+            is listed twice.
     """
     path = Path(root) / MOA_CSV
     cells = read_table(path, MOA_COLUMNS, any_row=True)
@@ -106,7 +106,7 @@ def read_moa(root: Path) -> pd.DataFrame:
 
 
 def read_annotated(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read the fields with their `moa`, None where there is none, and the annotated treatments.
+    """Read the fields with `moa` (None if unknown), and the annotated treatments.
 
     Raises:
         InputError: as `read_fields` and `read_moa`, or an annotated treatment that no field shows.

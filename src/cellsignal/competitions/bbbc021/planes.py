@@ -46,7 +46,7 @@ _WINDOW = 8  # the illumination's median reaches a height / _WINDOW either way
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of one plate.
+    """Illumination and statistics of one plate.
 
     Attributes:
         illumination: (3, H, W) float32, 1 or more: what a field's planes are divided by.
@@ -252,7 +252,7 @@ def measure_plate(
 
 
 def _file_state(path: Path | str) -> tuple[int, int] | None:
-    """Return a file's time of change and size; None where there is none."""
+    """Return a file's modification time and size; None if it does not exist."""
     try:
         state = os.stat(path)
     except OSError:

@@ -135,7 +135,7 @@ def _initials(moa: str) -> str:
 
 
 def _images(seed: int, wells: pd.DataFrame) -> pd.DataFrame:
-    """Return one row an image; its names tell nothing of what they name."""
+    """Return one row per image; names are drawn so that they do not reveal the label."""
     rng = generator(seed, "names")
     lowest = 10 ** (max(5, len(str(40 * len(wells)))) - 1)
     ids = lowest + rng.choice(9 * lowest, size=N_SITES * len(wells), replace=False)

@@ -130,7 +130,7 @@ def simulate_bbbc021_full(
 
 
 def _treatments(seed: int, sizes: _Sizes) -> pd.DataFrame:
-    """Return one row for each week, compound and dose: what stands on every plate of the week.
+    """Return one row per week, compound and dose: the treatments on each plate of the week.
 
     Columns week, compound, moa, dose, strength (0 .. 1 of the compound's effect), annotated, test.
     """
@@ -162,7 +162,7 @@ def _treatments(seed: int, sizes: _Sizes) -> pd.DataFrame:
 
 
 def _place(seed: int, week: int, treated: pd.DataFrame, sizes: _Sizes) -> pd.DataFrame:
-    """Return one week's wells on each of its plates, in places drawn anew for every week."""
+    """Place one week's treatments in wells, at random and differently each week."""
     needed = len(treated) + sizes.controls
     if needed > len(WELLS):
         raise InputError(

@@ -217,7 +217,7 @@ class Cpjump1(Competition):
 
 
 def _read_fields(root: Path) -> pd.DataFrame:
-    """Return every field on disk, with what its plate is and what its well got.
+    """Return every field on disk, with its plate and its well's treatment.
 
     Columns: those of `join_fields`, `read_plates` and `read_layout`, experiment, split, and name
     (of the class).
@@ -257,7 +257,7 @@ def _read_fields(root: Path) -> pd.DataFrame:
 
 
 def _join_layouts(root: Path, fields: pd.DataFrame, layouts: pd.DataFrame) -> pd.DataFrame:
-    """Add what each well got; the wells of plates without a platemap are hidden."""
+    """Add each well's treatment; wells of plates without a platemap are hidden."""
     if layouts.empty:
         return fields.assign(treatment=metadata.HIDDEN, compound=None, role="treatment")
     platemaps = layouts.drop_duplicates(["batch", "plate"])[["batch", "plate", "platemap"]]

@@ -45,7 +45,7 @@ NO_WELL = "is not a well of a 384-well plate"
 
 
 def stated(name: str) -> dict[str, str]:
-    """Read what a file's name says of its image: see `Competition.stated`.
+    """Parse a file name; see `Competition.stated`.
 
     Such a name is `.../BR00116991__2020-...-Measurement1/Images/r01c01f01p01-ch1sk1fk1fl1.tiff`.
     """
@@ -111,7 +111,7 @@ def read_platemaps(root: Path, batch: str) -> dict[str, str]:
 
 
 def read_perturbations(path: Path, modality: str) -> pd.DataFrame:
-    """Read what a metadata table says of each treatment.
+    """Read the metadata table of treatments.
 
     Returns:
         One row a treatment: treatment (`broad_sample`; "DMSO" for a compound plate's solvent),
@@ -153,7 +153,7 @@ def _role(control_type: str) -> str:
 
 
 def read_layout(root: Path, batch: str, platemap: str, modality: str) -> pd.DataFrame:
-    """Read what stands in the wells of a platemap.
+    """Read the treatments in the wells of a platemap.
 
     A blank cell is "DMSO" on a compound plate and "untreated" on the others: a negative control.
 
@@ -192,7 +192,7 @@ def read_layout(root: Path, batch: str, platemap: str, modality: str) -> pd.Data
 
 
 def read_layouts(root: Path, plates: pd.DataFrame) -> pd.DataFrame:
-    """Read what every well of some plates got, plate after plate.
+    """Read the treatment of every well of some plates, plate by plate.
 
     Args:
         plates: of `read_plates`, or a part of it; plates without a platemap are left out.

@@ -101,7 +101,7 @@ def make_plates(counts: dict[str, int], cell_types: list[str]) -> pd.DataFrame:
 def make_answers(
     plates: pd.DataFrame, layout: pd.DataFrame | None, compounds: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return what stands in the hidden wells: columns well_id, perturbation, cell_type."""
+    """Return the answers of the hidden wells: columns well_id, perturbation, cell_type."""
     if layout is None:
         return pd.DataFrame(columns=["well_id", "perturbation", "cell_type"])
     treated = layout[layout.control_type == "NA"]

@@ -206,7 +206,7 @@ def _report(out: Path, n_images: int, failed: list[tuple]) -> None:
 
 
 def _fetch_image(idr: Idr, out: Path, job: ImageJob, settings: PlaneSettings) -> None:
-    """Fetch the channels of an image whose files are not there whole."""
+    """Fetch the channels of an image that are missing or incomplete."""
     n_channels = len(settings.windows)
     is_whole = [images.is_whole_png(out / file) for file in job.files]
     missing = [channel for channel in range(n_channels) if not is_whole[channel]]
@@ -246,7 +246,7 @@ def _check_settings(settings: PlaneSettings, fields: tuple[int, ...]) -> None:
 
 
 def _keep_settings(out: Path, settings: PlaneSettings) -> None:
-    """Write how this folder's planes are made, or hold this call to what is written there."""
+    """Write the settings of this folder's planes; raise if others are written there already."""
     path = out / "windows.json"
     rendered = f"rendered by IDR, JPEG of quality {QUALITY:g}"
     current: dict[str, Any] = {
@@ -270,7 +270,7 @@ def _keep_settings(out: Path, settings: PlaneSettings) -> None:
 
 
 def _check_reporter_line(idr: Idr, job: ImageJob, line_of: dict[str, str]) -> None:
-    """Refuse a plate whose reporter line is another one at IDR than in the table."""
+    """Raise if a plate's reporter line at IDR differs from the table's."""
     line = idr.read_annotations(job.well_id).get(LINE_KEY)
     expected = line_of.get(job.plate)
     if expected is None:

@@ -27,8 +27,8 @@ def read_images(path: Path) -> pd.DataFrame:
     """Read `images.csv`: the fields with images, and their three files relative to the root.
 
     Raises:
-        InputError: no such file, another set of columns, an empty cell, a field that is not a number
-            from 1, a field twice, or a file outside the root; names the row.
+        InputError: the file is missing or has other columns; a cell is empty; a field is not a
+            number from 1 or is listed twice; a file is outside the root. The message names the row.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; `cellsignal download` writes it")
@@ -45,7 +45,7 @@ def read_images(path: Path) -> pd.DataFrame:
 
 
 def stated(name: str) -> dict[str, str]:
-    """Read what a name such as `images/1013608248/L8_f1_ch2.png` says: see `Competition.stated`."""
+    """Parse a name such as `images/1013608248/L8_f1_ch2.png`; see `Competition.stated`."""
     match = _FILE.search(name)
     if match is None:
         return {}

@@ -1,4 +1,4 @@
-"""idr0088's annotation: which well got what, in which reporter line.
+"""Read idr0088's annotation: the treatment and the reporter line of each well.
 
 It has one row a well (317,430 in the published table) and 21 columns, as a CSV or as
 the first CSV of a zip, which is read in place. A compound is its InChIKey. 1,176 names have 1,174

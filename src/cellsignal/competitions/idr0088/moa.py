@@ -123,7 +123,7 @@ def moa_classes(moas: Iterable[Moas]) -> Classes:
 
 
 def labels_of(moas: Moas, classes: Classes) -> tuple[int, ...] | None:
-    """Return the class numbers of a compound, () for none; None if its mechanisms are not known."""
+    """Return the class numbers of a compound, maybe none; None if its mechanisms are unknown."""
     if moas is None:
         return None
     return tuple(i for i, members in enumerate(classes.values()) if members & set(moas))

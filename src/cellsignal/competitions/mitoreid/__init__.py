@@ -1,5 +1,6 @@
-"""MitoReID: which mechanism of action do the mitochondria of a cell, filmed over 16 frames, tell
-of? The answer is a ranking.
+"""MitoReID: name a drug's mechanism of action from films of mitochondria.
+
+A sample is one cell over 16 frames; the answer is a ranking of a gallery.
 """
 
 from cellsignal.competitions.mitoreid.competition import MitoReID

@@ -1,4 +1,4 @@
-"""MitoReID's tracks and annotation: which drug a track is of, and which mechanism the drug has.
+"""Read MitoReID's tracks and annotation: the drug of a track, the mechanism of a drug.
 
 Tracks are folders: `l1..l3/{train,query,gallery,nc}/{drug}/{track}/` and `novel/{drug}/{track}/`.
 
@@ -38,7 +38,7 @@ _TEST_SHARE = 4  # one drug in so many is kept for the test
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of the drugs.
+    """The annotated drugs and their mechanisms.
 
     Attributes:
         moas: names of the K classes, in order of moa_id. The solvent's own moa_id is none of them:
@@ -115,7 +115,7 @@ def _numbers_first(moa_id: str) -> tuple[int, int, str]:
 
 
 def _class_names(chosen: pd.DataFrame, ids: list[str]) -> tuple[str, ...]:
-    """Return the first name of each MoA; its id if it has none, and beside a name of two MoAs."""
+    """Return the first name of each MoA; add the id if the name is missing or not unique."""
     named = chosen[chosen.common_moa != ""].drop_duplicates("moa_id")
     name_of = dict(zip(named.moa_id, named.common_moa, strict=True))
     names = [name_of.get(moa_id, f"MoA {moa_id}") for moa_id in ids]

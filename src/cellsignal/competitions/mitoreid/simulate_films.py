@@ -1,4 +1,4 @@
-"""Films of simulated cells, whose mitochondria tell the mechanism of action by how they change.
+"""Draw films of simulated cells, whose mechanism shows in how the mitochondria change.
 
 At the first frame all cells are alike. A mechanism (MoA) is what happens and when: mitochondria
 gather at the nucleus, break up, lose their potential, swell, stream along the cell's radius, stop

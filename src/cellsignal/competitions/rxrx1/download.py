@@ -93,7 +93,7 @@ def list_files(api) -> dict[str, int]:
 
 
 def _must_fetch(finished: FinishedDownloads, name: str, size: int, out: Path) -> bool:
-    """Whether a download is not done, or some of what it made is gone; logs why.
+    """Return whether a download is unfinished or some of its files are gone; log the reason.
 
     An archive that an earlier version listed without its files is done where every image that the
     metadata name is there.
@@ -133,7 +133,7 @@ def _named_images(out: Path, folder: str) -> tuple[dict[str, int], str | None]:
 
 
 def _fetch(api, name: str, size: int, out: Path, finished: FinishedDownloads) -> None:
-    """Fetch a listed file, unless it is there; unpack an archive."""
+    """Fetch a listed file, unless it is complete; unpack an archive."""
     final, staging = out / name, out / STAGING
     is_archive = name.endswith(".zip")
     if not final.resolve().is_relative_to(out.resolve()):
@@ -184,7 +184,7 @@ def _unpack(archive: Path, out: Path) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _plain_errors():
-    """Raise Kaggle's and the network's errors as one line that says what to do."""
+    """Turn Kaggle's and the network's errors into one line that says what to do."""
     import requests
 
     try:

@@ -46,7 +46,7 @@ def rotations(groups: PlateGroups) -> dict[str, int]:
     """Return each experiment's rotation r: its i-th plate holds group (i + r) mod n_groups.
 
     Raises:
-        InputError: an experiment's plates are no cyclic rotation of the groups.
+        InputError: an experiment's plates are not a cyclic rotation of the groups.
     """
     rotation = {}
     for experiment, order in assignments(groups).items():
@@ -76,14 +76,16 @@ def _plate_order(place: tuple[str, str]) -> tuple[str, int, str]:
 
 
 def _consensus(counts: np.ndarray, experiments: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (plates,) and (classes,) group numbers, -1 where nothing tells.
+    """Return the group of each plate and of each class, -1 if unknown.
 
     Args:
         counts: (plates, classes) wells.
         experiments: (plates,) names.
     """
     plate_group = np.full(len(counts), -1)
-    while (plate_group < 0).any():  # once, unless some experiments share no class with the others
+    while (
+        plate_group < 0
+    ).any():  # once, unless some experiments share not classes with the others
         open_plates = plate_group < 0
         wells = {
             e: (counts[(experiments == e) & open_plates] > 0).sum()

@@ -1,5 +1,4 @@
-"""The functions of Recursion's rxrx-io, with its signatures and results, on local files and without
-TensorFlow.
+"""Offer rxrx-io's functions, with the same signatures, without TensorFlow.
 
 The original reads a public bucket; here `base_path` is a folder on disk, by default `data/rxrx1`. A
 simulated copy's images may be smaller than 512x512: the arrays then have its size.
@@ -64,8 +63,7 @@ def channel_paths(
 def load_images_as_tensor(
     image_paths: Sequence[str | Path], dtype: DTypeLike = np.uint8
 ) -> np.ndarray:
-    """Gray PNGs of one size as one array, (H, W, len(image_paths)) of `dtype`; the values are not
-    scaled.
+    """Read gray PNGs of one size into an array (H, W, len(image_paths)); values are not scaled.
 
     Raises:
         ImageError: a file is missing or damaged, or differs in size from the first.

@@ -153,7 +153,7 @@ def labels_are_text(root: Path | str) -> bool:
 
 
 def read_placeholders(path: Path) -> pd.DataFrame:
-    """Read a sample submission: columns id_code, sirna (int64 where all are numbers).
+    """Read a sample submission: columns id_code, sirna (int64 if all are numbers).
 
     Raises:
         InputError: the file is not a table, lacks a column, or has an empty or repeated id; the

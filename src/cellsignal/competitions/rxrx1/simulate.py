@@ -1,4 +1,4 @@
-"""Simulated RxRx1 in Kaggle's layout: class groups on rotating plates, batch effects."""
+"""Simulate RxRx1 in Kaggle's layout, with rotating class groups and batch effects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

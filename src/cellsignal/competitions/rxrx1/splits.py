@@ -82,7 +82,7 @@ def public_experiments(experiments: pd.Series) -> set[str]:
 
 
 def wilds_parts(samples: pd.DataFrame) -> pd.Series:
-    """Return the part of `WILDS` that each sample belongs to, treatments and controls alike.
+    """Return the part of `WILDS` that each sample belongs to, controls included.
 
     A training site that is neither 1 nor 2 belongs to none: "".
     """

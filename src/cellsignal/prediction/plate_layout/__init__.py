@@ -1,1 +1,1 @@
-"""What the layout of a plate says of its wells: groups of classes, assignment, repeats."""
+"""Use the layout of plates: groups of classes, assignment, repeats."""

@@ -1,4 +1,4 @@
-"""Apply what the plates' layouts say to merged scores, as an entry's `submit` section asks."""
+"""Apply the plate-layout steps of the `submit` section to merged scores."""
 
 from dataclasses import replace
 
@@ -31,7 +31,7 @@ def predict_labels(
 def use_repeats(
     entry: Entry, targets: Targets, groups: PlateGroups | None
 ) -> tuple[Targets, list[Repeat]]:
-    """Find repeated layouts; with `repeats: use` add to the scores what they say.
+    """Find repeated layouts; with `repeats: use` add their evidence to the scores.
 
     Every labelled training experiment but the one itself is compared, held-out ones too: a layout
     is not an image, and on the test set all of them are known.

@@ -1,5 +1,4 @@
-"""What a plate's class group tells about its wells: which classes are possible, and that each
-stands there once.
+"""Use a plate's class group: only its classes are possible, each of them once.
 
 Three ways to use it, by what they assume: `restrict` takes the best class of the group in each
 well, `assign` gives each class to one well at most (a linear sum assignment a plate), `soften` does

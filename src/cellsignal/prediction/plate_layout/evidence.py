@@ -27,7 +27,8 @@ class Evidence:
     Attributes:
         total: (B, G) sums over the wells of the log-probability of each group.
         squares: (B, G, G) sums over the wells of the squared difference of the log-probabilities of
-        two groups. wells: their number.
+            two groups.
+        wells: their number.
     """
 
     total: np.ndarray
@@ -36,8 +37,9 @@ class Evidence:
 
 
 def score_spread(block: np.ndarray) -> float:
-    """Return the spread of one plate's (n, K) scores: half the range of the middle half of a
-    well's, by the median well.
+    """Return the spread of a plate's (n, K) scores, by its median well.
+
+    A well's spread is half the range of the middle half of its scores.
 
     Where most scores are equal it is their standard deviation about the means of wells; 0 if all
     are.
@@ -54,7 +56,7 @@ def score_spread(block: np.ndarray) -> float:
 def experiment_evidence(
     blocks: Sequence[np.ndarray], class_group: np.ndarray, spread: float
 ) -> list[Evidence]:
-    """Return what the scores of each plate of an experiment say about its group.
+    """Return the evidence for each group in the scores of each plate of an experiment.
 
     A well's log-probability of a group is log((1 - e) p + e / G), p being the softmax mass of the
     group's classes, G the number of groups and e = `OUTLIER`. The mixture bounds each well between
@@ -84,8 +86,7 @@ def _transpose(block: np.ndarray, spread: float) -> np.ndarray:
 
 
 def _sort_wells(values: np.ndarray) -> np.ndarray:
-    """The wells of (K, n) scores in the order of the sum of their squares, and of the scores
-    themselves where that is equal.
+    """Sort the wells of (K, n) scores by the sum of their squares, then by the scores.
 
     So that nothing that is computed from a plate, to the last bit, depends on the order of its
     rows.
@@ -115,8 +116,7 @@ def _median_of_sorted(values: np.ndarray) -> np.ndarray:
 
 
 def _plate_effects(halves: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """(P, K) what each plate adds to each class in all of its wells, as far as both halves of its
-    wells show it.
+    """Return each plate's effect on each class, (P, K), as far as two halves of its wells agree.
 
     Whatever a plate as a whole does to a class or to a whole group (its staining, a look it shares
     with training plates) would add up over the wells and outweigh them, and as a class stands on a
@@ -136,9 +136,7 @@ def _plate_effects(halves: np.ndarray, member: np.ndarray) -> np.ndarray:
 
 
 def _reproduced(halves: np.ndarray) -> np.ndarray:
-    """(P, m) the mean of two halves (P, 2, m), times the share of its variance that they have in
-    common.
-    """
+    """Average two halves (P, 2, m), times the share of variance they have in common: (P, m)."""
     both = halves.mean(axis=1)
     variance = (both**2).mean()
     common = (halves[:, 0] * halves[:, 1]).mean()
@@ -146,8 +144,9 @@ def _reproduced(halves: np.ndarray) -> np.ndarray:
 
 
 def _evidence(values: np.ndarray, effect: np.ndarray, member: np.ndarray) -> Evidence:
-    """The evidence of one plate's (K, n) scores, less the (K,) effect of the plate; `values` are
-    used up.
+    """Return the evidence of a plate's (K, n) scores, minus the (K,) plate effect.
+
+    `values` are overwritten.
     """
     values -= effect[:, None].astype(values.dtype)
     values -= values.max(axis=0)
@@ -167,8 +166,7 @@ def _evidence(values: np.ndarray, effect: np.ndarray, member: np.ndarray) -> Evi
 
 
 def layout_posteriors(likelihoods: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[int]]:
-    """Return how probable each layout of each experiment is, and each experiment's likeliest
-    sharpness.
+    """Return the probability of each layout per experiment, and the likeliest sharpness.
 
     All layouts of an experiment are as likely beforehand. How common each sharpness is among the
     experiments is learnt from all of them by EM, each sharpness counting as seen 1 / B times

@@ -37,7 +37,7 @@ NEGLIGIBLE = 1e-6  # probability below which a group is left out
 
 @dataclass(frozen=True)
 class GroupBelief:
-    """How probable each group is on a plate whose group is not certain.
+    """Probability of each group, for plates whose group is not certain.
 
     Attributes:
         probability: (G,) float, summing to 1.
@@ -54,20 +54,19 @@ class PlateGroupInference:
 
     Attributes:
         plate_group: (experiment, plate) -> group, given or reported; without the plates of refused
-        experiments. confidence: experiment -> z of the best layout against the one that it beats
-        least clearly: over the n wells of
-            the plates that the two give different groups, the sum of the differences of their
-            log-probabilities over the root of n times their variance. It has no unit and is 0 for a
-            tie, infinite where there was no alternative. Only experiments with something to infer.
-            (To the sum of squares about the mean the mean square is added once, so that n wells
-            that all say the same have z = n, not infinity.)
+            experiments.
+        confidence: experiment -> z of the best layout against the one that it beats least clearly:
+            over the n wells of the plates that the two give different groups, the sum of the
+            differences of their log-probabilities over the root of n times their variance. It has
+            no unit and is 0 for a tie, infinite where there was no alternative. Only experiments
+            with something to infer. (To the sum of squares about the mean the mean square is added
+            once, so that n wells that all say the same have z = n, not infinity.)
         refused: the part of `confidence` that lies below what was asked for.
         beliefs: (experiment, plate) -> what predictions are made with, on every plate: the group
-        where it is given or its
-            probability is 1 to within `NEGLIGIBLE`, else a `GroupBelief`.
+            where it is given or its probability is 1 to within `NEGLIGIBLE`, else a `GroupBelief`.
         layouts: experiment -> the layouts that were compared, in words.
         temperature: experiment -> what its scores are divided by before a softmax, as the plates
-        themselves show it.
+            themselves show it.
     """
 
     plate_group: dict[Plate, int]
@@ -213,7 +212,7 @@ def _least_z(current: _Experiment, likelihood: np.ndarray, best: int, index: int
 
 
 def _belief(probability: np.ndarray, temperature: float) -> int | GroupBelief:
-    """The group where it is certain, else how probable each is."""
+    """Return the group if it is certain, else the probability of each."""
     kept = np.where(probability > NEGLIGIBLE, probability, 0.0)
     if (kept > 0).sum() == 1:
         return int(kept.argmax())

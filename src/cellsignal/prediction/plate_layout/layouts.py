@@ -1,5 +1,6 @@
-"""Which groups of classes the plates of an experiment can hold together, read from the training
-layouts.
+"""Find the possible layouts of an experiment's plates from the training layouts.
+
+A layout says which group of classes each plate holds.
 
 A layout says which group each plate of an experiment holds. Where the known layouts are all cyclic
 rotations of one order (RxRx1's are), only the rotations of it are candidates; else every way to
@@ -31,8 +32,7 @@ def plate_order(plates: Iterable) -> list:
 def find_rotations(
     plate_group: Mapping[Plate, int], n_groups: int
 ) -> tuple[list[str], np.ndarray] | None:
-    """Return the plates' names in order and the layouts, where all known layouts are rotations of
-    one order.
+    """Return the plate names and all rotations, if the known layouts rotate one order.
 
     Only layouts that hold every group once count. Had they been dealt at random, n of them would
     all be rotations of the first with the chance (1 / (n_groups - 1)!) ^ (n - 1); above `ACCIDENT`
@@ -77,7 +77,7 @@ def candidate_layouts(
     rotations: tuple[list[str], np.ndarray] | None,
     given: Mapping[str, int],
 ) -> tuple[np.ndarray | None, str]:
-    """Return the layouts that an experiment's plates can have, and what they are.
+    """Return the possible layouts of an experiment's plates, and a name for them.
 
     Plates are matched to `rotations` by name; where an experiment names its plates otherwise, in
     order if it has as many. Without rotations, or where none agrees with the given groups, each
@@ -120,8 +120,9 @@ def candidate_layouts(
 
 @lru_cache(maxsize=64)
 def _deal(plates: int, capacity: tuple[int, ...]) -> np.ndarray | None:
-    """(L, plates) all ways to deal groups that serve at most `capacity` plates each; None if they
-    are too many.
+    """Return all ways to give plates groups, each used `capacity` times at most: (L, plates).
+
+    None if there are too many.
     """
     dealt = np.empty((1, 0), dtype=np.int16)
     for _ in range(plates):

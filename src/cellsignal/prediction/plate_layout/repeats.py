@@ -1,5 +1,6 @@
-"""Test experiments that repeat the plate layout of a training experiment, found in the predictions,
-with a stated false-alarm rate.
+"""Find test experiments that repeat a training experiment's plate layout.
+
+The search is in the predictions, with a known false-alarm rate.
 
 Layouts are meant to be drawn anew for every experiment. Where one was used twice, the labels of the
 first tell those of the second: in RxRx1 one test experiment repeats a training one, well for well,
@@ -58,8 +59,9 @@ def find_repeats(
     class_group: np.ndarray,
     alarm: float = 0.01,
 ) -> list[Repeat]:
-    """Compare the predictions of each experiment with the layout of every other labelled one, in
-    every rotation of its plates.
+    """Compare each experiment's predictions with the layouts of all other labelled ones.
+
+    Every rotation of the plates is tried.
 
     A well agrees if, among the classes of the layout's group there, its likeliest class is the
     layout's. If the two layouts are unrelated, each plate of the labelled one is as good as
@@ -117,7 +119,7 @@ def find_repeats(
 def _count_agreeing(
     predicted: np.ndarray, layout: np.ndarray, class_group: np.ndarray
 ) -> tuple[int, int]:
-    """Count the wells whose prediction agrees with a layout, and those that both have.
+    """Count the wells whose prediction agrees with a layout, and the wells in both.
 
     Args:
         predicted: (G, P, W) the likeliest class of each group, -1 where there is no well.
@@ -136,8 +138,7 @@ def add_evidence(
     repeats: Sequence[Repeat],
     temperature: Mapping[str, float] = {},
 ) -> np.ndarray:
-    """Scores with what the repeated layouts say added: log-likelihoods, so that prediction and
-    layout each have a voice.
+    """Add the evidence of repeated layouts to the scores, as log-likelihoods.
 
     A well is taken to hold what its layout says with chance r, else any class of that plate alike;
     so the layout's class gains log(1 + n r / (1 - r)) nats among the plate's n classes. r is
@@ -192,7 +193,7 @@ def _refuse_not_finite(scores: np.ndarray, wells: pd.DataFrame) -> None:
 
 
 def _grid(rows: pd.DataFrame, values: np.ndarray, address: dict[str, int]) -> np.ndarray:
-    """(P, W) values by plate in order and well, -1 where there is none."""
+    """Arrange values by plate in order and well, (P, W); -1 where a well is missing."""
     place = {name: number for number, name in enumerate(plate_order(rows.plate))}
     grid = np.full((len(place), len(address)), -1)
     grid[rows.plate.map(place).to_numpy(), rows.well.map(address).to_numpy()] = values

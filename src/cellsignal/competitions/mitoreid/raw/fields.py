@@ -141,7 +141,7 @@ def sharpness(plane: np.ndarray) -> float:
 
 
 def replace_blurred(values: np.ndarray, ratio: float, most_bad: int) -> np.ndarray | None:
-    """Return which frame each frame is taken from: itself, or the nearest good one if it is bad.
+    """Return the frame to use for each frame: itself, or the nearest sharp one if it is blurred.
 
     A frame is bad whose sharpness is more than `ratio` times below the field's median (out of
     focus) or above it (lit dirt, a jolt). The authors' program measures against the field's *least*

@@ -149,7 +149,7 @@ def measure(out: Path | str) -> dict[str, Any]:
 
 
 def _destination(out: Path, library: str | None, part: str) -> tuple[Path, str]:
-    """Return where the drugs' folders go, and what this part is called in `processing`."""
+    """Return the folder for the drugs' folders, and this part's name in `processing`."""
     if part not in (*PARTS, NOVEL):
         raise InputError(f"part: {part!r} is not one of {', '.join((*PARTS, NOVEL))}")
     if part == NOVEL:
@@ -282,7 +282,7 @@ def _find_cells(
 
 
 def _fingerprint(folder: Path, settings: Settings) -> str:
-    """Return a hash of what a field's tracks depend on: its files and the settings."""
+    """Return a hash of the files and settings that a field's tracks depend on."""
     states = [(path.name, path.stat()) for path in folder.iterdir()]
     files = sorted((name, state.st_size, state.st_mtime_ns) for name, state in states)
     return digest([files, asdict(settings)])

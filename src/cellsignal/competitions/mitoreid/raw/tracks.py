@@ -1,4 +1,4 @@
-"""The same cell through time: which cells a frame has, which they are in the next, and pictures.
+"""Find cells in each frame, link them over time, and write their pictures.
 
 The pictures of a cell are cut out, faded at the cell's edge, and written in the published layout.
 """
@@ -156,7 +156,7 @@ def cut_track(
 
 
 def _window(plane: np.ndarray, corner: np.ndarray, length: int) -> np.ndarray:
-    """Return a square of a plane from `corner` (row, column), 0 where it leaves the plane."""
+    """Cut a square at `corner` (row, column) from a plane; 0 outside the plane."""
     window = np.zeros((length, length), plane.dtype)
     first = np.maximum(corner, 0)
     last = np.maximum(corner + length, 0)
@@ -167,7 +167,7 @@ def _window(plane: np.ndarray, corner: np.ndarray, length: int) -> np.ndarray:
 
 
 def write_track(folder: Path, clip: np.ndarray) -> np.ndarray:
-    """Write a clip as `folder`/1.jpg, 2.jpg ..., and return what a reader of them will see.
+    """Write a clip as `folder`/1.jpg, 2.jpg ...; return it as decoded from the JPEGs.
 
     The blue of a JPEG is w1, green w2 and red w3, as in the published files. The colours are not
     subsampled: they are three stains, not a picture.
