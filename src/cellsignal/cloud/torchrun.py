@@ -52,11 +52,11 @@ def status_of(codes: Iterable[int]) -> int:
     traceback); a signal comes last, torchrun's own SIGTERM to the others after it.
     """
     codes = list(codes)
-    own = [code for code in codes if code > 0]
-    for known in (BAD_INPUT, OUT_OF_TIME):
-        if known in own:
-            return known
-    return min(own, default=128 - max(codes))
+    own_codes = [code for code in codes if code > 0]
+    for status in (BAD_INPUT, OUT_OF_TIME):
+        if status in own_codes:
+            return status
+    return min(own_codes, default=128 - max(codes))
 
 
 def _in_words(code: int) -> str:

@@ -11,7 +11,7 @@ from cellsignal.common.tables import read_table, refuse_rows
 from cellsignal.competitions.submissions import SUBMISSION, read_rows
 from cellsignal.competitions.task import BOARDS
 
-# columns of answers that are no class
+# columns of answers that are not classes
 BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
 
@@ -47,7 +47,7 @@ def read_class_answers(path: Path, id_column: str) -> pd.DataFrame:
         refuse_rows(path, frame, ~frame[column].isin(["0", "1"]), column, "is neither 0 nor 1")
     if "leaderboard" in beside:
         wrong = ~frame.leaderboard.isin(BOARDS)
-        refuse_rows(path, frame, wrong, "leaderboard", f"is none of {BOARDS}")
+        refuse_rows(path, frame, wrong, "leaderboard", f"is not one of {BOARDS}")
         beside.remove("leaderboard")
     else:
         frame = frame.assign(leaderboard="private").astype({"leaderboard": object})
@@ -59,7 +59,7 @@ def read_class_scores(path: Path, id_column: str, classes: Sequence[str]) -> pd.
     """Read a submission: ids as text and a float64 column for each class, in their order.
 
     Raises:
-        InvalidSubmission: see `read_rows`, or a score that is no finite number; names the line.
+        InvalidSubmission: see `read_rows`, or a score that is not a finite number; names the line.
     """
     frame = read_rows(path, id_column, classes)
     scores = {}
@@ -70,7 +70,7 @@ def read_class_scores(path: Path, id_column: str, classes: Sequence[str]) -> pd.
         wrong = ~np.isfinite(values)
         if wrong.any():
             line = int(wrong.idxmax())
-            what = f"{text[line]!r} is no finite number" if text[line] else "is empty"
+            what = f"{text[line]!r} is not a finite number" if text[line] else "is empty"
             raise InvalidSubmission(
                 f"{path}: {column} in line {line}: {what} ({wrong.sum()} such lines)"
             )
@@ -93,6 +93,6 @@ def check_scores(
         value, first_id = submission[classes[column]].iloc[row], submission[id_column].iloc[row]
         shown = repr(value) if isinstance(value, str) else str(value)
         raise InvalidSubmission(
-            f"{name}: {len(wrong)} scores are no finite number, first {classes[column]!r} of "
+            f"{name}: {len(wrong)} scores are not finite numbers, first {classes[column]!r} of "
             f"{first_id!r}: {shown}"
         )

@@ -208,7 +208,7 @@ class MultiLabel(Task):
 
         Raises:
             InvalidSubmission: an id of the sample submission has no scores, or the reverse; a score
-                that is no finite number.
+                that is not a finite number.
         """
         classes, ids = self.competition.classes(root), self.competition.id_column
         frame = pd.DataFrame(np.asarray(scores), columns=list(classes))
@@ -316,7 +316,7 @@ class MultiLabel(Task):
         names = answer_classes(answers, self.competition.id_column)
         unknown = [name for name in names if name not in classes]
         if unknown:
-            raise InputError(f"{path}: column {unknown[0]!r} is no class of {root}")
+            raise InputError(f"{path}: column {unknown[0]!r} is not a class of {root}")
 
     def check_names(self, submission, answers, root, path, name) -> None:
         """Nothing to do: `read_submission` checks the columns."""

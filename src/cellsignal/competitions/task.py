@@ -71,8 +71,8 @@ class Task(ABC):
         for stage in config.stages:
             if stage.drop_predicted_controls is not None and config.data.controls == "ignore":
                 raise InputError(
-                    f"stages.{stage.name}.drop_predicted_controls: negative controls are not classes; "
-                    "write data.controls: train"
+                    f"stages.{stage.name}.drop_predicted_controls: negative controls are not "
+                    "classes; write data.controls: train"
                 )
             self.check_monitor(stage)
             self.of_stage(stage).check_losses(stage)

@@ -1,4 +1,4 @@
-"""Check augmentations and give the shape of what they return, whichever way they act."""
+"""Check augmentations, and compute the shape of images after them."""
 
 from collections.abc import Sequence
 

@@ -174,7 +174,10 @@ def _numbers(seed: int, epoch: int, samples: int, numbers: int) -> np.ndarray:
 
 
 def _scratch(store: Store) -> np.ndarray:
-    """Return this thread's buffer for one stored image; a new one would cost more than filling it."""
+    """Return this thread's buffer for one stored image.
+
+    It is reused: a new one would cost more than filling it.
+    """
     if getattr(_local, "scratch", None) is None or _local.scratch.shape != store.shape:
         _local.scratch = np.empty(store.shape, np.uint8)
     return _local.scratch

@@ -191,14 +191,14 @@ def nearest_indices(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _numbers(a: augment.Augmentation, stains: int) -> int:
     match a:
         case augment.GainBias():
-            own = 2 * stains
+            count = 2 * stains
         case augment.CoarseDropout():
-            own = 1 + 4 * a.holes[1]
+            count = 1 + 4 * a.holes[1]
         case augment.ChannelDropout():
-            own = 1 + stains
+            count = 1 + stains
         case _:
-            own = geometry.STEPS[type(a)][0]
-    return own + hasattr(a, "p")
+            count = geometry.STEPS[type(a)][0]
+    return count + hasattr(a, "p")
 
 
 def _split(u: np.ndarray, counts: list[int]) -> list[np.ndarray]:

@@ -201,16 +201,16 @@ def _perspective(a: augment.Perspective, u: np.ndarray, h: np.ndarray, w: np.nda
     )
     size = ax * by - bx * ay
     g, k = (s * by - bx * t) / size, (ax * t - s * ay) / size
-    one = np.ones(len(u))
+    ones = np.ones(len(u))
     columns = [
         p[:, 1] - p[:, 0] + g[:, None] * p[:, 1],
         p[:, 3] - p[:, 0] + k[:, None] * p[:, 3],
         p[:, 0],
     ]
     square = np.stack(
-        [np.column_stack([c, last]) for c, last in zip(columns, (g, k, one), strict=True)], axis=2
+        [np.column_stack([c, last]) for c, last in zip(columns, (g, k, ones), strict=True)], axis=2
     )
-    zoom = np.stack([longest[0] / w**2, longest[1] / h**2, one], axis=1)
+    zoom = np.stack([longest[0] / w**2, longest[1] / h**2, ones], axis=1)
     return square * zoom[:, None], h, w
 
 
@@ -258,10 +258,10 @@ def indices(
     """See `draws.nearest_indices`."""
     swapped = matrix[:, 0, 0] == 0
     axes = []
-    for axis, own in ((1, np.arange(output[0])), (0, np.arange(output[1]))):
+    for axis, positions in ((1, np.arange(output[0])), (0, np.arange(output[1]))):
         # which input coordinate moves along this output axis
         row = np.where(swapped, 1 - axis, axis)
         slope, start = (matrix[np.arange(len(matrix)), row, k][:, None] for k in (axis, 2))
         last = np.where(swapped, input[axis], input[1 - axis])[:, None] - 1
-        axes.append(np.clip(np.floor(own * slope + start + 0.5), 0, last).astype(np.int64))
+        axes.append(np.clip(np.floor(positions * slope + start + 0.5), 0, last).astype(np.int64))
     return (*axes, swapped)

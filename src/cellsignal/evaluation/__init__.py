@@ -1,1 +1,1 @@
-"""Score predictions: metrics, plate assignment, scores by slice, leaderboard and figures. No torch."""
+"""Score predictions: metrics, plate assignment, slices, leaderboard, figures. No torch!!."""

@@ -72,7 +72,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class _Query:
-    """Row `row` ranks rows `positives` among rows `negatives`; its AP counts for `group`."""
+    """One query: `row` ranks `positives` among `negatives`; its AP counts for `group`."""
 
     row: int
     group: str

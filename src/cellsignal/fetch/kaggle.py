@@ -67,7 +67,10 @@ def kaggle_client(retries: bool = False):
 
 
 def _quiet_class(base: type, retries: bool) -> type:
-    """Add timeouts and errors of failed uploads to a client class; `retries` keeps its retries."""
+    """Add timeouts, and errors for failed uploads, to a client class.
+
+    `retries` keeps the client's retries.
+    """
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
@@ -113,7 +116,10 @@ def quiet() -> Iterator[None]:
 
 
 def redact(text: str) -> str:
-    """Write `text` on one line without secrets of Kaggle, headers or URLs."""
+    """Remove Kaggle secrets, authorisation headers and secrets in URLs from a text.
+
+    The result is one line.
+    """
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     text = _HEADER.sub(r"\1 ***", text)

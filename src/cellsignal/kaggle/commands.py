@@ -22,8 +22,8 @@ def add_kaggle_commands(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--parallel", type=int, default=2, help=parallel)
     keep = "fetch every step's whole output, weights too"
     job.add_argument("--keep", action="store_true", help=keep)
-    told = add("status", status, "how far a job (its YAML) or one kernel (user/name) is")
-    told.add_argument("what")
+    status_parser = add("status", status, "how far a job (its YAML) or one kernel (user/name) is")
+    status_parser.add_argument("what")
     data = add("wheels", wheels, "make the data set of what Kaggle's image lacks")
     data.add_argument("dataset", help="OWNER/SLUG")
     data.add_argument("--out", type=Path, default=WHEELS)
@@ -41,7 +41,7 @@ def add_kaggle_commands(parser: argparse.ArgumentParser) -> None:
     every = "how often Kaggle is asked (default 60)"
     for sub in (fetch, job):
         sub.add_argument("--every", type=float, default=60.0, metavar="SECONDS", help=every)
-    for sub in (told, job):
+    for sub in (status_parser, job):
         sub.add_argument("--out", type=Path, default=KERNELS, help=f"folder of jobs ({KERNELS})")
 
 

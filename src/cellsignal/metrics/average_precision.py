@@ -45,17 +45,17 @@ def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
 
     truth, scores = np.asarray(truth, dtype=float), np.asarray(scores, dtype=float)
     assert truth.shape == scores.shape and truth.ndim == 2, (truth.shape, scores.shape)
-    found = []
+    values = []
     for true, score in zip(truth.T, scores.T, strict=True):
         known = ~np.isnan(true)
         if len(np.unique(true[known])) == 2:
-            found.append(average_precision_score(true[known], score[known]))
-    if not found:
+            values.append(average_precision_score(true[known], score[known]))
+    if not values:
         raise InputError(
             f"none of the {truth.shape[1]} classes has both a positive and a negative; there is "
             "nothing to rank"
         )
-    return float(np.mean(found))
+    return float(np.mean(values))
 
 
 def average_precision_table(
@@ -97,21 +97,21 @@ def average_precision_table(
     )
     figures = np.full((len(classes), 2, draws + 1), np.nan)
     rows = []
-    for at, name in enumerate(classes):
-        known = ~np.isnan(truth[:, at])
-        true, cluster = truth[known, at] == 1, codes[known]
+    for column, name in enumerate(classes):
+        known = ~np.isnan(truth[:, column])
+        true, cluster = truth[known, column] == 1, codes[known]
         if true.any() and not true.all():
-            figures[at] = weighted_ranking(true, scores[known, at], cluster, times)
-        held = [len(np.unique(cluster[part])) for part in (true, ~true)]
+            figures[column] = weighted_ranking(true, scores[known, column], cluster, times)
+        clusters_held = [len(np.unique(cluster[part])) for part in (true, ~true)]
         share = true.mean() if len(true) else np.nan
         rows.append(
             (
                 name,
                 int(true.sum()),
                 len(true),
-                held[0],
+                clusters_held[0],
                 share,
-                *_row(figures[at], share, min(held) > 1),
+                *_row(figures[column], share, min(clusters_held) > 1),
             )
         )
     tested = ~np.isnan(figures[:, 0, 0])
@@ -162,11 +162,11 @@ def _row(figures: np.ndarray, prevalence: float, interval: bool) -> tuple[float,
     )
 
 
-def _interval(replicates: np.ndarray, told: bool) -> tuple[float, float]:
-    found = replicates[~np.isnan(replicates)]
-    if not told or not len(found):
+def _interval(replicates: np.ndarray, has_interval: bool) -> tuple[float, float]:
+    finite = replicates[~np.isnan(replicates)]
+    if not has_interval or not len(finite):
         return np.nan, np.nan
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.percentile(finite, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -211,8 +211,8 @@ def weighted_ranking(
     marked = np.unique(place[truth])  # the G places with positives, best first
     # segment 2 g holds what lies between the marked places g - 1 and g, segment 2 g + 1 the place g
     # itself
-    at = np.searchsorted(marked, place)
-    segment = 2 * at + (marked[np.minimum(at, len(marked) - 1)] == place)
+    next_marked = np.searchsorted(marked, place)
+    segment = 2 * next_marked + (marked[np.minimum(next_marked, len(marked) - 1)] == place)
     shape = (2 * len(marked) + 1, len(times))
     counts = [_counts(segment[part], cluster[part], shape) for part in (truth, ~truth)]
     counts[0] = counts[0][1::2]

@@ -24,11 +24,11 @@ def average_precisions(ranked_match: Iterable[np.ndarray]) -> np.ndarray:
     Returns:
         (Q,) float64; NaN for a query without a match.
     """
-    found = []
+    values = []
     for match in ranked_match:
         places = np.flatnonzero(np.asarray(match, bool)) + 1
-        found.append((np.arange(1, len(places) + 1) / places).mean() if len(places) else np.nan)
-    return np.array(found, dtype=np.float64)
+        values.append((np.arange(1, len(places) + 1) / places).mean() if len(places) else np.nan)
+    return np.array(values, dtype=np.float64)
 
 
 def chance_average_precision(n: int, matches: int) -> float:
@@ -65,13 +65,13 @@ def ranked_matches(
     """Return each query's list as (n,) bool, best first: whether the track matches. All arguments
     are ids with spaces between, one text a query.
     """
-    found = []
+    lists = []
     for ranking, wanted, out in zip(rankings, matches, left_out, strict=True):
         wanted, out = set(wanted.split()), set(out.split())
-        found.append(
+        lists.append(
             np.array([name in wanted for name in ranking.split() if name not in out], dtype=bool)
         )
-    return found
+    return lists
 
 
 def ranking_score(

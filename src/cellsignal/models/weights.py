@@ -51,17 +51,17 @@ def load_weights(
             reverse; another shape. Where names do not fit, it says which names the file has.
     """
     tensors = read_weights(path)
-    own = network.state_dict()
-    state = strip_names(tensors, own.keys(), path)
+    network_state = network.state_dict()
+    state = strip_names(tensors, network_state.keys(), path)
     if adapt is not None:
         state = adapt(state)
     for layer in stem:
-        _adapt_layer(state, own, f"{layer}.weight", path)
-    left_out = _drop_other_head(state, own, head, path)
+        _adapt_layer(state, network_state, f"{layer}.weight", path)
+    left_out = _drop_other_head(state, network_state, head, path)
     # old files lack the counters of BatchNorm
-    optional = left_out | {key for key in own if key.endswith("num_batches_tracked")}
-    missing = [key for key in own if key not in state and key not in optional]
-    unexpected = [key for key in state if key not in own]
+    optional = left_out | {key for key in network_state if key.endswith("num_batches_tracked")}
+    missing = [key for key in network_state if key not in state and key not in optional]
+    unexpected = [key for key in state if key not in network_state]
     for keys, problem in (
         (missing, f"lacks {len(missing)} of the network's weights"),
         (unexpected, f"has weights that the network has not, {len(unexpected)} of them"),
@@ -69,26 +69,28 @@ def load_weights(
         if keys:
             raise InputError(f"{path}: {problem}: {', '.join(keys[:3])}; {describe_names(tensors)}")
     for key, value in state.items():
-        _check_values(path, key, value, own[key])
+        _check_values(path, key, value, network_state[key])
     network.load_state_dict(state, strict=False)
 
 
-def _adapt_layer(state: State, own: State, name: str, path: Path) -> None:
+def _adapt_layer(state: State, network_state: State, name: str, path: Path) -> None:
     """Adapt a first layer's weights, in place, to the network's number of channels."""
-    if name not in state or name not in own or state[name].ndim != 4:
+    if name not in state or name not in network_state or state[name].ndim != 4:
         return
-    channels, given = own[name].shape[1], state[name].shape[1]
+    channels, given = network_state[name].shape[1], state[name].shape[1]
     if channels != given:
         _log.info("%s: %s adapted from %d to %d channels", path, name, given, channels)
         state[name] = adapt_stem(state[name], channels)
 
 
-def _drop_other_head(state: State, own: State, head: tuple[str, ...], path: Path) -> set[str]:
+def _drop_other_head(
+    state: State, network_state: State, head: tuple[str, ...], path: Path
+) -> set[str]:
     """Drop a head for another number of classes, in place, and return the keys left out."""
-    keys = {key for key in own if key.rpartition(".")[0] in head}
+    keys = {key for key in network_state if key.rpartition(".")[0] in head}
     if any(key not in state for key in keys):
         reason = "there is none beside the other weights"
-    elif any(state[key].shape != own[key].shape for key in keys):
+    elif any(state[key].shape != network_state[key].shape for key in keys):
         reason = "it is not one for this number of classes"
     else:
         return set()

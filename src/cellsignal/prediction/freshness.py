@@ -25,7 +25,7 @@ MADE_FROM = "made_from"  # key of `about`
 
 
 def config_inputs(config: Config, stage_index: int) -> dict[str, Any]:
-    """Return the parts of a config that decide a stage's predictions and embeddings."""
+    """Return the config keys that decide the bytes of a stage's predictions and embeddings."""
     tree = config.model_dump(mode="json")
     return {
         "predict": tree["predict"],

@@ -78,9 +78,8 @@ def read_sources(
         sources.sections[str(word)] = configs[0].submit.model_dump(mode="json")
     if changes and not sources.configs:
         raise InputError(
-            f"--set {changes[0]}: would do nothing, as no config is named; --set "
-            f"{SECTION}KEY=VALUE "
-            "changes how predictions files are merged"
+            f"--set {changes[0]}: would do nothing, as no config is named; "
+            f"--set {SECTION}KEY=VALUE changes how predictions files are merged"
         )
     return sources
 

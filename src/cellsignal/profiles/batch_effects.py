@@ -1,4 +1,4 @@
-"""Take out of well profiles what their plate or experiment adds to every well.
+"""Remove plate and experiment effects from well profiles.
 
 What a batch adds is learnt from reference wells. The reference is the caller's choice: the negative
 controls (what the field's methods assume; RxRx1 has about one a plate), all control wells (RxRx1:
@@ -253,7 +253,7 @@ def _fewest(samples: pd.DataFrame, by: Unit, reference: Reference) -> str:
 def _units(
     samples: pd.DataFrame, by: Unit, reference: Reference, least: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows of each unit's wells and of its (at least `least`) reference wells."""
+    """Yield each unit's rows and its reference rows; raise if there are fewer than `least`."""
     is_reference = _is_reference(samples, reference)
     for rows in samples.groupby(unit_columns(by), sort=True).indices.values():
         chosen = rows[is_reference[rows]]

@@ -1,4 +1,4 @@
-"""Classify clips by hand-made features over time: what a 3-D network must beat.
+"""Classify clips by hand-made features over time, as a baseline for 3-D networks.
 
 The IPP baseline of the MitoReID paper (Li et al., Nat Comput Sci 2024): the features of
 `image_features.clip_features` at every time point, z-scored, given to a random forest, a linear

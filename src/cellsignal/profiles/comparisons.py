@@ -260,7 +260,7 @@ def treatment_table(config: Config) -> str:
 
 
 def _head(config: Config, profiles: Profiles, source: Source, done: str) -> list[str]:
-    """Lines that say what a table was made from.
+    """Write lines on the sources of a table.
 
     Args:
         profiles: after normalisation.

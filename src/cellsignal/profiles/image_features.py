@@ -1,4 +1,4 @@
-"""Measure hand-made features of images and of clips: what a network must beat.
+"""Measure hand-made features of images and of clips, as a baseline for networks.
 
 `image_features` are a few numbers a channel. `clip_features` are what a biologist would name,
 measured in every frame: areas, shapes, objects, intensity, texture, skeleton, place in the cell,
@@ -122,7 +122,7 @@ def cell_mask(frame: np.ndarray) -> np.ndarray:
 
 
 def _shape(mask: np.ndarray) -> list[float]:
-    """Area, perimeter, eccentricity and solidity of all of a mask as one region."""
+    """Measure area, perimeter, eccentricity and solidity of a mask as one region."""
     from skimage.measure import regionprops
 
     regions = regionprops(mask.astype(np.uint8))
@@ -136,7 +136,7 @@ def _shape(mask: np.ndarray) -> list[float]:
 
 
 def _channel(plane: np.ndarray, mask: np.ndarray, ring: np.ndarray, top: int) -> list[float]:
-    """All of `CHANNEL` but the last two, movement."""
+    """Measure all features of `CHANNEL` but the last two, of movement."""
     from skimage.morphology import skeletonize
 
     inside = plane[mask].astype(np.float64)
@@ -203,7 +203,9 @@ def _sizes_and_eccentricities(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _texture(plane: np.ndarray, mask: np.ndarray, top: int) -> list[float]:
-    """Contrast, homogeneity and correlation of neighbours (Haralick, IEEE SMC 3, 1973).
+    """Measure contrast, homogeneity and correlation of neighbours in the cell (Haralick 1973).
+
+    IEEE SMC 3: 16 levels up to `top`, mean over four directions.
 
     16 levels up to `top`, mean over four directions.
     """

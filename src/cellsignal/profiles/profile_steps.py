@@ -55,7 +55,7 @@ class Profiles:
 def choose_steps(
     profiles: Profiles, steps: Sequence[Step] | None, default: Sequence[Step]
 ) -> tuple[Step, ...]:
-    """Return the steps as given; where None, `default`, or none for normalised profiles."""
+    """Return the steps; if None, `default`, or no step for normalised profiles."""
     if steps is not None:
         return tuple(steps)
     return () if profiles.normalised else tuple(default)
@@ -64,7 +64,7 @@ def choose_steps(
 def steps_text(
     profiles: Profiles, steps: Sequence[Step], chosen: bool, by: Unit, reference: Reference
 ) -> str:
-    """Say in a line what was done to the profiles.
+    """Write one line on the steps that were applied.
 
     Args:
         profiles: as they were before.
@@ -188,7 +188,7 @@ def _select_features(profiles: Profiles) -> Profiles:
 
 
 def _keep_features(profiles: Profiles, x: np.ndarray, keep: np.ndarray, note: str) -> Profiles:
-    """The features of the mask `keep`; `note` is added where some are dropped."""
+    """Keep the features of the mask `keep`; add `note` if some are dropped."""
     names = tuple(name for name, kept in zip(profiles.features, keep, strict=True) if kept)
     notes = profiles.notes if keep.all() else (*profiles.notes, note)
     x = np.ascontiguousarray(x[:, keep], np.float32)

@@ -181,7 +181,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _cell_text(cell: object) -> str:
-    """An identifier as text; 7.0, a whole number beside an empty cell, is 7; none is ""."""
+    """Write an identifier as text: 7.0 becomes 7, a missing one ""."""
     if pd.isna(cell):
         return ""
     if isinstance(cell, bytes):
@@ -192,7 +192,7 @@ def _cell_text(cell: object) -> str:
 def _match_wells(
     title: str, keys: pd.DataFrame, wells: pd.DataFrame, unmatched: float
 ) -> np.ndarray:
-    """(N,) position among `wells` of each row, -1 where it is of none."""
+    """Return each row's position among `wells`, (N,), -1 if it is not one of them."""
     if keys.empty:
         raise InputError(f"{title}: has no row")
     plates = wells.plate.astype(str).str.strip()
@@ -233,7 +233,7 @@ def _examples(keys: pd.DataFrame) -> str:
 
 
 def _usable(title: str, numbers: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """The finite columns that vary (all finite ones where none does), the others by reason."""
+    """Return the finite columns that vary (or all finite ones), and the others by reason."""
     values = numbers.to_numpy()
     finite = (np.isfinite(values) & (np.abs(values) < np.finfo(np.float32).max)).all(axis=0)
     if not finite.any():

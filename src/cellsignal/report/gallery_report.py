@@ -174,7 +174,7 @@ def _score(ranking: _Ranking, space: Space, answers: pd.DataFrame) -> str:
 def _score_protocols(
     distance: np.ndarray, query: pd.DataFrame, gallery: pd.DataFrame, seen: dict[str, set[str]]
 ) -> tuple[dict[str, ReId], list[str]]:
-    """Figures by protocol, and lines on what they are worth and why one is missing."""
+    """Return metrics by protocol, and notes on them and on missing ones."""
     figures = {"published": reid(distance, query, gallery, "published")}
     notes = [seen_text(seen, query)]
     try:
@@ -222,7 +222,7 @@ def _draw(
 
 
 def _name_unseen(ranking: _Ranking, truth: dict[str, str], pictures: int) -> str:
-    """Name the mechanisms of compounds that have none; "" where there is no such compound.
+    """List the predicted mechanisms of unlabelled compounds; "" if there are none.
 
     Writes a CSV of tracks, one of compounds, and pictures under the run's folder.
     """

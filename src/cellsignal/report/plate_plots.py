@@ -28,7 +28,7 @@ _DARK = "#0E0E10", "#F2F2F2"  # paper and ink of a montage
 def plate_map(
     path: Path | str, wells: pd.DataFrame, *, value: str = "value", title: str = ""
 ) -> None:
-    """Draw 384-well plates as small multiples, a row an experiment (two where there are many).
+    """Draw 384-well plates as small multiples, one row per experiment (two if it has many).
 
     Args:
         wells: columns experiment, plate, well ("B02") and `value`: one of "correct", "wrong",

@@ -101,7 +101,7 @@ def _draw_stage(axes, logs: pd.DataFrame, score: str, colours: dict[str, str]) -
 
 
 def _draw_folds(axis, rows: pd.DataFrame, column: str, colour: str, **style) -> None:
-    """A thin line a fold and the mean over the folds, thick; a dot where there is one epoch."""
+    """Draw a thin line per fold and the thick mean; dots if there is only one epoch."""
     rows = rows.dropna(subset=[column]).sort_values("epoch")
     for _, fold in rows.groupby("fold", sort=False):
         axis.plot(fold.epoch, fold[column], color=colour, lw=0.7, alpha=0.4, **style)
@@ -237,7 +237,7 @@ def _draw_bars(axis, counts: pd.DataFrame) -> None:
 
 
 def _draw_ranks(axis, counts: pd.DataFrame) -> None:
-    """A line a part, each over the classes in its own order.
+    """Draw a line per part, each with its own order of classes.
 
     Logarithmic where the largest class has over fifty times the median.
     """

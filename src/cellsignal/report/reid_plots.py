@@ -176,8 +176,8 @@ def nearest_tracks_picture(
             frames (change over time stays; brightness of two tracks cannot be compared).
 
     Raises:
-        InputError: there is no neighbour, the captions do not fit, or an array is not a clip with as
-            many frames as the query.
+        InputError: there is no neighbour, the captions do not fit, or an array is not a clip with
+            as many frames as the query.
     """
     clips = [query_frames, *neighbours_frames]
     fits = matches is None or len(matches) == len(clips) - 1

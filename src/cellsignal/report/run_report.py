@@ -62,7 +62,7 @@ def write_report(
 
 
 def _draw_outcomes(config: Config, entry: Entry, store: Store, truth: Truth | None) -> list[Path]:
-    """Confusion matrix, and plate map where wells have addresses of a 384-well plate."""
+    """Draw the confusion matrix, and a plate map if wells have 384-well addresses."""
     part, wells_of = ("oof", "out-of-fold wells") if truth is None else ("test", "test wells")
     groups = entry.competition.plate_groups(store.samples)
     final = with_part(entry.final(), part)
@@ -99,7 +99,7 @@ def label_counts(config: Config, samples: pd.DataFrame, classes: Sequence[str]) 
 
 
 def embedding_picture(config: Config, path: Path) -> Path:
-    """Draw the held-out samples (all, where none is held out) of an embeddings file by t-SNE.
+    """Draw the held-out samples of an embeddings file by t-SNE; all if none is held out.
 
     Colours are classes, or cell types where a sample has several classes.
     """
@@ -130,7 +130,7 @@ def training_logs(config: Config) -> pd.DataFrame:
 
 
 def example_images(store: Store) -> dict[str, np.ndarray]:
-    """Read one (C, H, W) uint8 image a cell type: an untreated well where there is one."""
+    """Read one (C, H, W) uint8 image per cell type, of an untreated well if possible."""
     samples = store.samples.assign(treated=store.samples.role != "negative_control")
     samples = samples.sort_values("treated", kind="stable")
     images = {}

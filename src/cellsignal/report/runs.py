@@ -85,7 +85,7 @@ def _row(name: str, folder: Path) -> tuple[str, ...]:
 
 
 def run_state(config: Config, folder: Path) -> str:
-    """Return how far a run is: running, empty, finished, or where it stopped."""
+    """Return the state of a run: running, empty, finished, or where it stopped."""
     if is_worked_in(folder):
         return RUNNING
     jobs = _expected_jobs(config, folder)
@@ -159,7 +159,7 @@ def read_out_of_fold(configs: list[Config]) -> OutOfFold:
 
 
 def _samples(config: Config) -> pd.DataFrame | None:
-    """Return the samples of a config's store, or of its raw data; None where neither is here."""
+    """Return the samples of a config's store, or of its raw data; None if neither exists."""
     if (config.data.store / "store.json").is_file():
         return Store.open(config.data.store).samples
     try:

@@ -1,4 +1,4 @@
-"""What the simulators of the competitions share.
+"""Simulation code that the competitions share.
 
 Cells are drawn, not copied; how much stains differ between experiments and plates is what was
 measured on real plates (`calibration`), so that a split which ignores batches flatters here as it

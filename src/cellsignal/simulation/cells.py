@@ -153,7 +153,7 @@ def _cells(look: Look, width: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def _places(look: Look, width: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the centres of the cells: a jittered grid, emptied where a slow random field is low."""
+    """Draw the cell centres: a jittered grid, with holes where a slow random field is low."""
     wanted = max(1, rng.poisson(look.density * (width / 512.0) ** 2))
     filled = 1 - 0.45 * min(look.clumping, 1.0)
     side = math.ceil(math.sqrt(wanted / filled))
@@ -253,7 +253,7 @@ def _threads(v: np.ndarray, phase: np.ndarray, middle: np.ndarray, pixel: float)
 def _body(
     cell: np.ndarray, distance: np.ndarray, reach: np.ndarray, pixel: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return where cytoplasm is (0..1, soft), and where its border is (0..1)."""
+    """Return masks of the cytoplasm (0..1, soft) and of its border (0..1)."""
     inside = reach - distance
     body = np.clip(inside / max(1.0, 6.0 / pixel) + 0.5, 0, 1)
     number = cell.astype(np.float32)
@@ -283,7 +283,7 @@ def _noise(size: int, widths: tuple[float, ...], rng: np.random.Generator) -> li
 
 
 def _blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Blur an image; wide blurs are done on a reduced image, where they cost little."""
+    """Blur an image; wide blurs use a reduced image to save time."""
     step = int(min(8, sigma // 3, image.shape[0] // 16))
     if step <= 1:
         return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)

@@ -1,4 +1,4 @@
-"""Write simulated files, in parallel; their bytes depend on the seed alone."""
+"""Write simulated files in parallel; their bytes depend only on the seed."""
 
 import difflib
 import functools

@@ -1,4 +1,4 @@
-"""What a knock-down does to cells: each class has a vector of effects.
+"""Draw the effects of knock-downs on cells: one vector per class.
 
 Effects live on the logarithms of `Look`'s fields, in units of `SCALES`, so that 0 is the untreated
 look and effects add. The parts that make the task hard are here as well: knock-downs of unequal
@@ -61,8 +61,8 @@ def effect(seed: int, label: int, cell_type: str) -> np.ndarray:
     rng = generator(seed, "class", label)
     common = rng.normal(size=N_EFFECTS) * (rng.random(N_EFFECTS) < 0.5) * np.sqrt(2.0)
     strength = STRENGTH * np.exp(0.3 * rng.normal())
-    own = generator(seed, "class", label, cell_type).normal(size=N_EFFECTS)
-    return strength * (np.sqrt(1 - CELL_TYPE_SHARE) * common + np.sqrt(CELL_TYPE_SHARE) * own)
+    specific = generator(seed, "class", label, cell_type).normal(size=N_EFFECTS)
+    return strength * (np.sqrt(1 - CELL_TYPE_SHARE) * common + np.sqrt(CELL_TYPE_SHARE) * specific)
 
 
 def experiment_response(seed: int, experiment: str) -> tuple[np.ndarray, np.ndarray]:

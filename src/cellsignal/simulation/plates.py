@@ -1,4 +1,4 @@
-"""Where wells stand on a plate, and what a batch does to its pictures.
+"""Place wells on plates, and draw plates with batch effects.
 
 A plate's gain and offset are chosen once, from some of its sites, so that its pixel mean and SD
 land near the values drawn for it. They are never fitted image by image: a bright well stays bright.

@@ -69,7 +69,7 @@ def bench_plate_groups(root: Path | str, seeds: int = 3, every: int = 3) -> pd.D
 def _one_draw(
     wells: pd.DataFrame, groups: "PlateGroups", signal: float, rng: np.random.Generator
 ) -> list[dict]:
-    """The measures of one draw of the noise, one dict a kind of logits."""
+    """Return the measures of one draw of the noise, one dict per kind of logits."""
     label = wells.label.to_numpy(int)
     names = wells.experiment.to_numpy(str), wells.plate.to_numpy(str)
     noise = rng.standard_normal((len(label), len(groups.class_group)), dtype=np.float32)

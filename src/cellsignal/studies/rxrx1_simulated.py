@@ -111,7 +111,7 @@ class Runs:
 
     @cached_property
     def truth(self) -> Truth:
-        """The truth of the test wells."""
+        """Return the truth of the test wells."""
         classes = self.competition.classes(self.root)
         return self.competition.task.truth(self.competition.answers(self.answers), classes)
 
@@ -162,7 +162,7 @@ class Runs:
 def train_and_predict(
     runs: Runs, wanted: Sequence[tuple[Variant, int, int]], processes: int
 ) -> None:
-    """Train and predict (variant, seed, views), so many at a time; finished ones are left."""
+    """Train and predict (variant, seed, views), several at a time; skip finished ones."""
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_train_one, runs.load(*row)) for row in wanted]
         for number, job in enumerate(jobs, 1):
@@ -206,7 +206,7 @@ def _training_table(runs: Runs) -> str:
 
 
 def _predicting_table(runs: Runs) -> str:
-    """Sites, views, ensembles and assignment, of the reference and of the final recipe."""
+    """Write the gains of sites, views, ensembles and assignment, for reference and final recipe."""
     recipes = {"reference": reference(), "final": FINAL}
     header = [f"{name}, {title}" for name in recipes for title in ASSIGNMENTS.values()]
     lines = [_line(("test wells", *header)), "|---" * 9 + "|"]
@@ -234,7 +234,7 @@ def _predicting_table(runs: Runs) -> str:
 
 
 def _final_table(runs: Runs) -> str:
-    """What share of the baseline's error the final recipe takes away, predicted in the same way."""
+    """Write the share of the baseline's error that the final recipe removes."""
     header = ("predicted with", "plain two stages", "final recipe", "gain")
     lines = [_line((*header, "share of the error that is gone")), "|---" * 5 + "|"]
     for title, options in (("one view", _ONE_VIEW), ("8 views", _DIHEDRAL)):

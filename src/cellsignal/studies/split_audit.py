@@ -1,4 +1,4 @@
-"""Measure how much a random split of images or wells flatters: docs/results/split_audit.md.
+"""Measure how much a random split inflates scores: docs/results/split_audit.md.
 
 One classifier, three kinds of images that it did not train on: other sites of wells that it trained
 on, held-out wells of experiments that it trained on, and experiments that it has never seen. What
@@ -115,7 +115,7 @@ def audit_split(
 def _rounds(
     samples: pd.DataFrame, rounds: int, seed: int
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """(N,) bool of what each round trains on, and of what it holds out by kind.
+    """Yield the (N,) masks of each round: training rows, and held-out rows by kind.
 
     A round that holds nothing out is passed over: there are fewer experiments than rounds.
     """
@@ -136,7 +136,7 @@ def _rounds(
 def _deal(
     samples: pd.DataFrame, by: str, unit: str, rounds: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """(N,) round of each row: the units of each value of `by`, shuffled, dealt in turn."""
+    """Deal the units of each value of `by` to rounds, shuffled, in turn: (N,) round of each row."""
     round_of: dict[str, int] = {}
     for start, (_, rows) in enumerate(samples.groupby(by, sort=True)):
         units = rng.permutation(np.sort(rows[unit].unique().astype(str)))

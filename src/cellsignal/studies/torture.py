@@ -52,7 +52,7 @@ _PATIENCE = 120.0  # seconds that a run may take beyond ten times the undisturbe
 
 @dataclass
 class Result:
-    """What was done to the runs.
+    """Counts of what was done to the runs.
 
     Attributes:
         kills: phase -> how many runs were killed in it.

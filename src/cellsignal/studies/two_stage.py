@@ -62,7 +62,7 @@ BOTH = {"label_smoothing": 0.1, "amp": "bf16"}
 
 @dataclass(frozen=True)
 class Bench:
-    """What both protocols share.
+    """Data and settings that both protocols share.
 
     Attributes:
         root, store, answers: a simulated copy, its store and its test answers.
@@ -308,7 +308,7 @@ def _outcome(
 
 
 def _answers(bench: Bench, competition: Competition, target_id: np.ndarray) -> np.ndarray:
-    """(T,) text: the true classes of test targets, as a submission writes them."""
+    """Return the true classes of test targets, (T,) text, as a submission writes them."""
     answers = competition.answers(bench.answers).set_index(competition.id_column)
     truth = answers[competition.target_column].astype(str)
     missing = ~np.isin(target_id.astype(str), truth.index.to_numpy(dtype=str))

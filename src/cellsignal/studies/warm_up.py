@@ -29,7 +29,7 @@ Split = Literal["image", "writer"]
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What the seeds of one split score.
+    """Scores of the seeds of one split.
 
     Attributes:
         correct: (S, N) bool, seeds x test images.

@@ -100,5 +100,5 @@ def ramp(config: MeanTeacher, epoch: float) -> float:
 
 
 def random_view(generator: torch.Generator) -> str:
-    """Draw one of the dihedral views."""
+    """Draw one of the eight dihedral views."""
     return DIHEDRAL[int(torch.randint(len(DIHEDRAL), (), generator=generator))]

@@ -1,4 +1,4 @@
-"""Estimates how long what a training does next will take, so that it stops in time."""
+"""Estimate how long the next part of a training takes, so that it stops in time."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ _ENOUGH = 20  # measured batches before an epoch is estimated
 
 
 class Budget:
-    """Measures batches, saves and images without a step, and estimates what comes before a save.
+    """Measures the seconds of batches, saves and images, and estimates those up to a save.
 
     A batch counts with its share of an update. An image without a step passes the network for
     validation, BatchNorm statistics or pseudo-labels. Estimates take high quantiles of the recent
@@ -56,7 +56,7 @@ class Budget:
 
     @contextmanager
     def measure(self, part: str, number: int = 1) -> Iterator[None]:
-        """Measure `number` of a part; an error is not a measurement."""
+        """Measure the seconds of `number` units of a part; after an error nothing is recorded."""
         started = time.perf_counter()
         yield
         self._recorded_at = time.perf_counter()
@@ -116,7 +116,7 @@ class Budget:
         return batches + self._images(images) + self._save()
 
     def estimate_next_save(self, epoch: int, batch: int) -> tuple[str, float | None]:
-        """Name what comes before the next moment at which all is saved, and estimate its seconds.
+        """Name the work up to the next save, and estimate its seconds.
 
         None for the seconds before this call has made progress: something must be tried, or
         commands with a short budget would never get on.

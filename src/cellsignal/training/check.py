@@ -55,7 +55,7 @@ def check_jobs(jobs: Sequence[Job], ranks: Ranks) -> None:
 
 
 def check_model_section(config: Config) -> None:
-    """Check what needs no store: the network's name and options, its file of weights, TTA views.
+    """Check the model section without a store: network, options, weights file, TTA views.
 
     Raises:
         InputError: no such network, option or view; no such file, where no training has begun
@@ -70,7 +70,7 @@ def check_model_section(config: Config) -> None:
 
 
 def _check_stages_have_samples(jobs: Sequence[Job]) -> None:
-    """Refuse a stage that trains on test samples where no job has any."""
+    """Raise if a stage trains on test samples and no job has any."""
     for index, stage in enumerate(jobs[0].config.stages):
         stage_jobs = [job for job in jobs if job.stage_index == index]
         keys = ["pseudo_labels"] if stage.pseudo_labels is not None else []
@@ -174,7 +174,7 @@ def _follow(job: Job, model: nn.Module, size: int, shape: tuple[int, int], purpo
 
 @contextmanager
 def _explaining(problem: str) -> Iterator[None]:
-    """Turn the errors of a network's library, each of which has its own, into one line."""
+    """Turn the errors of a network's library, each with its own classes, into one line."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, never unpickled, refused where they belong to another training.
+"""Write checkpoints atomically, and read them without pickle.
 
 A training's `last.pt` has the one before it beside it, as `last.previous.pt`, until its stage is
 finished: where `last.pt` is damaged the training resumes from that.
@@ -97,7 +97,7 @@ def has_checkpoint(path: Path) -> bool:
 
 
 def load_last(path: Path) -> tuple[dict[str, Any], Path]:
-    """Read the checkpoint at `path`; where it is damaged or lost, warn and read the previous one.
+    """Read the checkpoint at `path`; if it is damaged or lost, warn and read the previous one.
 
     Returns:
         The state and the file it is from.
@@ -141,7 +141,7 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path)
 
 
 def start_from(job: Job, model: nn.Module, image_size: int) -> None:
-    """Load the weights of the stage before; its heads only where the class space is the same.
+    """Load the previous stage's weights; its heads only if the class space is the same.
 
     Raises:
         InputError: it is of another config, was trained on other folds, or is not finished.
@@ -183,7 +183,7 @@ def _head_names(job: Job, image_size: int) -> set[str]:
 
 
 def state_of_rank(state: dict[str, Any], ranks: Ranks, path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds of this process alone.
+    """Return the part of a checkpoint that belongs to this process.
 
     Raises:
         InputError: it is of another number of processes, or of a CPU where this is a GPU.

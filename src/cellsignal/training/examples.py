@@ -57,7 +57,7 @@ class Examples:
 
     @property
     def labels(self) -> np.ndarray:
-        """(n,) int64, what the batch samplers take for an image's label; -1 where it is unknown."""
+        """Return the label of each image for the batch samplers, (n,) int64; -1 if unknown."""
         return self.job.task.batch_labels(self.encoded)
 
     def set_pseudo_labels(self, frame: pd.DataFrame) -> None:
@@ -129,5 +129,5 @@ class Examples:
 
 
 def soft_labels(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Return (B, K) float32 one-hot of (B,) int64; a row of zeros where the label is -1."""
+    """Encode (B,) int64 labels as (B, K) float32 one-hot; a row of zeros for the label -1."""
     return (labels[:, None] == torch.arange(classes, device=labels.device)).float()

@@ -35,7 +35,7 @@ MADE = ("fold*/*/*/*.pt", "full/*/*/*.pt", "predictions/*.npz", "embeddings/*.np
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """Return what a checkpoint must agree in with the job that goes on from it."""
+    """Return the facts in which a checkpoint and the job that resumes from it must agree."""
     samples = job.store.samples.iloc[job.train]
     columns = ["sample_id"]
     if not job.stage.self_supervised:
@@ -121,7 +121,7 @@ def check_config(state: dict[str, Any], config: Config, path: Path) -> None:
 
 
 def refuse_other_run(folder: Path, config: Config) -> None:
-    """Refuse a run folder of another config; one in which nothing was made yet is taken over.
+    """Raise if a run folder belongs to another config; an empty one is taken over.
 
     Raises:
         InputError: names the keys that differ.

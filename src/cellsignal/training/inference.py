@@ -1,4 +1,4 @@
-"""Images through a model: standardised, in every view, BatchNorm adapted to a unit where asked.
+"""Run images through a model, in every view, with BatchNorm adapted if configured.
 
 The trainer's validation, its pseudo-labels and every prediction come through here, so that what was
 validated is what predicts. Each image is read from the store once: its bytes stay on the device
@@ -136,7 +136,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Pass:
-    """What is computed of every image: `forward` of one of its views, (B, width)."""
+    """A computation for every image: `forward` of one of its views, (B, width)."""
 
     forward: Callable[..., torch.Tensor]
     width: int

@@ -1,4 +1,4 @@
-"""A job: one model to train, of one stage and fold, from which weights, into which folder."""
+"""Define a job: one model to train, of one stage and fold, with its weights and folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ class Job:
         return self.competition.task.of_stage(self.stage)
 
     def encode_targets(self, positions: np.ndarray) -> np.ndarray:
-        """Return what the network learns of samples: (n,) int64 outputs, or (n, K) labels.
+        """Return the training targets of samples: (n,) int64 outputs, or (n, K) labels.
 
         By label or by compound, as the stage's target is; -1 or NaN where it is not known.
         """
@@ -106,12 +106,18 @@ class Job:
 
     @property
     def class_space(self) -> str:
-        """What the outputs stand for; stages hand each other their heads where it is the same."""
+        """The classes of the outputs.
+
+        A stage starts from the previous stage's head if they are the same.
+        """
         return "label" if self.stage.target == "label" else f"compound {digest(self.compounds)}"
 
     @property
     def scored(self) -> np.ndarray:
-        """Positions of the samples that validate the stage; none without labels to predict."""
+        """Positions of the samples that validate the stage.
+
+        Empty if the stage has no labels to predict.
+        """
         has_labels = self.stage.target == "label" and self.stage.self_supervised is None
         return self.valid if has_labels else self.valid[:0]
 

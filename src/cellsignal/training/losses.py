@@ -1,4 +1,4 @@
-"""Losses: the cross-entropies, and a registry of what a stage may add to them.
+"""Define cross-entropies, and register the losses that a stage may add.
 
 A loss of one's own: a section with a `weight` and its field in config/stage.py, and a class here
 with `@register_loss("<field>")`.
@@ -41,7 +41,7 @@ def register_loss(field: str) -> Callable[[type], type]:
 
 
 class Loss(nn.Module):
-    """What the trainer asks of any loss, beside calling it."""
+    """Methods that the trainer calls on every loss."""
 
     # whether a batch may give a parameter of the loss no gradient
     leaves_parameters_out = False
@@ -55,7 +55,7 @@ class Loss(nn.Module):
 
 
 class AddedLoss(Loss):
-    """Base of what a stage may add to its cross-entropy.
+    """Base class of the losses that a stage may add to its cross-entropy.
 
     Args:
         config: its section of the stage; `weight` times the loss is added.
@@ -113,7 +113,7 @@ class SoftCrossEntropy(nn.Module):
 
     @staticmethod
     def class_weights(targets: np.ndarray, classes: int, stage: Stage) -> torch.Tensor | None:
-        """Return the weights that a stage gives the classes, from (N,) training labels."""
+        """Compute the class weights of a stage, from (N,) training labels."""
         return class_weights(targets, classes, stage.class_weights)
 
 
@@ -145,7 +145,7 @@ class BinaryCrossEntropy(nn.Module):
 
     @staticmethod
     def class_weights(targets: np.ndarray, classes: int, stage: Stage) -> torch.Tensor | None:
-        """Return the weights that a stage gives positives, from (N, K) training labels."""
+        """Compute the weights of positives of a stage, from (N, K) training labels."""
         return positive_weights(targets, stage.class_weights, stage.positive_weight)
 
 

@@ -1,4 +1,4 @@
-"""Optimiser, learning rate and number format of a stage: what turns a loss into a step.
+"""Build the optimiser, learning-rate schedule and mixed precision of a stage.
 
 N processes that take one batch each make the step that one process makes of N accumulated
 batches: the mean of the batches' gradients, each batch standardised by itself.

@@ -168,7 +168,7 @@ def _controls(
 
 
 def _of_compounds(job: Job, kept: np.ndarray) -> Job:
-    """Give the job an output for each training compound, unlabelled ones too where configured.
+    """Give the job one output per training compound, unlabelled ones too if configured.
 
     Args:
         kept: (N,) bool, the samples that the config uses, of the job's cell type.

@@ -93,7 +93,7 @@ def read_pseudo_labels(job: Job, epoch: int, digest: str) -> pd.DataFrame:
 
 
 def check_clean(frame: pd.DataFrame, allowed: Collection[str]) -> None:
-    """Make sure that every pseudo-labelled well is one of `allowed`, the test treatments.
+    """Raise if a pseudo-labelled well is not one of `allowed`, the test treatments.
 
     Raises:
         InputError: some are not; a validation well must never train.

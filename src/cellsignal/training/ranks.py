@@ -1,4 +1,4 @@
-"""One training on several GPUs or machines: what a process needs of the others.
+"""Let several processes train together: gather, sum and share their values.
 
 `torchrun` starts the processes and says in the environment who is who; accelerate starts the
 process group (NCCL between GPUs, gloo between CPUs). Every method but the properties is a
@@ -89,7 +89,7 @@ class Ranks:
         ]
 
     def share(self, value: Any) -> Any:
-        """Return rank 0's small value on all processes; what the others give is not looked at."""
+        """Return rank 0's small value on all processes; the values of the others are ignored."""
         return self.gather(value if self.first else None)[0]
 
     def stack(self, values: torch.Tensor) -> torch.Tensor:
@@ -143,7 +143,7 @@ class Ranks:
             )
 
     def close(self) -> None:
-        """Leave the process group, when all is done; not after an error, where it could wait."""
+        """Leave the process group at the end; not after an error, where it could hang."""
         if self.world > 1:
             self.barrier()
             torch.distributed.destroy_process_group()

@@ -67,7 +67,7 @@ def _write_about(config: Config, ranks: Ranks) -> None:
 
 
 def check_before_packing(config: Config) -> None:
-    """Check what needs no store, so that a mistake shows before the images are packed.
+    """Check the config without a store, so that a mistake shows before the packing.
 
     Raises:
         InputError: a run folder of another config, or what `check_model_section` refuses.

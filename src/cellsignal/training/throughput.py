@@ -1,4 +1,4 @@
-"""The record of an epoch: its figures, how fast it went, and how long it waited for data."""
+"""Record an epoch: its metrics, its speed, and its time waiting for data."""
 
 import functools
 import logging
@@ -57,7 +57,7 @@ class EpochSpeed:
 
     @property
     def of_peak(self) -> float | None:
-        """Share of the matmul peak; None where it or the step's cost is not known."""
+        """Share of the matmul peak; None if it or the cost of a step is unknown."""
         if not self.peak or self.flops_per_image is None:
             return None
         return self.images_per_s * self.flops_per_image / self.peak
@@ -76,7 +76,7 @@ class EpochSpeed:
         return ", ".join(parts)
 
     def columns(self, processes: int) -> dict[str, Any]:
-        """Return the figures of a row of the log; None where this call trained no image."""
+        """Return the speed columns of a row of the log; None if this call trained no image."""
         if not self.images:
             return dict.fromkeys(("images_per_s", "waiting", "of_peak"))
         return {
@@ -145,7 +145,7 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Measure the context's time, in which the iterator gives the next batch."""
+        """Measure the time in the context, in which the iterator gives the next batch."""
         requested = self._event() if self._on_gpu else time.perf_counter()
         try:
             yield

@@ -28,7 +28,7 @@ _AT_ONCE = 1 << 24  # distances in memory at a time
 
 
 class Validation:
-    """The validation of a job, and which of its figures the stage follows.
+    """Computes the validation metrics of a job, and names the monitored one.
 
     Images are read when first needed, and kept where `data.cache_gib` allows.
 
@@ -106,7 +106,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What validation targets are sought in: themselves, and a few training samples of each class.
+    """Gallery for validation: the targets themselves, and a few training samples per class.
 
     Attributes:
         positions: (G,) in `job.store.samples`: the validation samples, then the others.

@@ -64,8 +64,8 @@ TOP_DOSES = [0.3, 1.0, 3.0, 10.0, 30.0]  # micromolar
 
 def compound_effect(seed: int, moa: str, compound: str) -> np.ndarray:
     """Return the full effect of a compound, (N_EFFECTS,) units: its mechanism's and its own."""
-    own = generator(seed, "compound", compound).normal(size=N_EFFECTS)
-    return TWELVE[moa] + COMPOUND_SPREAD * own
+    specific = generator(seed, "compound", compound).normal(size=N_EFFECTS)
+    return TWELVE[moa] + COMPOUND_SPREAD * specific
 
 
 def batch_response(seed: int, batch: str) -> tuple[np.ndarray, np.ndarray]:

@@ -89,8 +89,8 @@ def read_moa(root: Path) -> pd.DataFrame:
         One row a treatment, sorted: treatment ("compound@dose"), compound, dose (micromolar), moa.
 
     Raises:
-        InputError: a file or column is missing; a cell is empty; a dose is not a number; a treatment
-            is listed twice.
+        InputError: a file or column is missing; a cell is empty; a dose is not a number; a
+            treatment is listed twice.
     """
     path = Path(root) / MOA_CSV
     cells = read_table(path, MOA_COLUMNS, any_row=True)

@@ -160,8 +160,8 @@ def _evidence(values: np.ndarray, effect: np.ndarray, member: np.ndarray) -> Evi
             np.maximum(odds, FLOOR, out=odds)
         mass = (weights @ odds).astype(np.float64)
         logs[number] = np.log((1 - OUTLIER) * mass / mass.sum(axis=0) + OUTLIER / len(member))
-    own = (logs**2).sum(axis=2)
-    squares = own[:, :, None] + own[:, None, :] - 2 * logs @ logs.transpose(0, 2, 1)
+    norms = (logs**2).sum(axis=2)
+    squares = norms[:, :, None] + norms[:, None, :] - 2 * logs @ logs.transpose(0, 2, 1)
     return Evidence(logs.sum(axis=2), np.maximum(squares, 0), values.shape[1])
 
 

@@ -240,7 +240,7 @@ def read_plate_groups(
     table = read_table(path, ("experiment", "plate", "group"), filled=())
     if table.empty:
         raise InputError(f"{path}: has a header but no rows, so it gives no group")
-    found: dict[Plate, int] = {}
+    plate_group: dict[Plate, int] = {}
     holder: dict[tuple[str, int], str] = {}
     for row, batch, name, text in zip(
         table.index, table.experiment, table.plate, table.group, strict=True
@@ -250,9 +250,9 @@ def read_plate_groups(
             raise InputError(f"{where} is not in the data")
         if not text.isdecimal() or int(text) >= groups.n_groups:
             raise InputError(f"{where}: group {text!r} is not one of 0..{groups.n_groups - 1}")
-        if here in found:
+        if here in plate_group:
             raise InputError(f"{where} stands there twice")
-        group = found[here] = int(text)
+        group = plate_group[here] = int(text)
         if (other := holder.setdefault((batch, group), name)) != name:
             raise InputError(f"{where} and plate {other} are both given group {group}")
         if groups.plate_group.get(here, group) != group:
@@ -260,7 +260,7 @@ def read_plate_groups(
                 f"{where} holds group {groups.plate_group[here]} by its training labels, not "
                 f"{group}"
             )
-    return found
+    return plate_group
 
 
 def check_shapes(

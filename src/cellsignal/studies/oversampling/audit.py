@@ -43,7 +43,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class OversamplingAudit:
-    """What one classifier scored in one order, the validation rows of all rounds taken together.
+    """Score of one classifier in one order of the steps, over the validation rows of all rounds.
 
     Attributes:
         order: a key of `ORDERS`.
@@ -190,7 +190,7 @@ def _estimate(values: np.ndarray, unit: np.ndarray) -> Estimate:
 def measure_positions(
     samples: pd.DataFrame, rounds: Iterable[list[Deal]], content: np.ndarray
 ) -> list[OversamplingAudit]:
-    """Score what the wells' positions alone give away; nothing where addresses are not A01."""
+    """Score the wells' positions alone; return nothing if addresses are not such as A01."""
     address, label = well_positions(samples), samples.label.to_numpy(dtype=int)
     if address is None:
         return []
@@ -202,7 +202,7 @@ def measure_positions(
 
 
 def oversampling_text(audits: list[OversamplingAudit]) -> str:
-    """Format the table for a terminal, with a line on each order: what it lets through."""
+    """Format the table for a terminal, with a line on what leaks in each order."""
     header = ("order", "data", "classifier", "accuracy", "balanced", "copy in train")
     lines = [(*header, "well in train", "largest class", "validated on")]
     for a in audits:

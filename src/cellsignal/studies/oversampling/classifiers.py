@@ -83,7 +83,7 @@ class ImageData:
 
 
 def image_classifiers(data: ImageData, samples: pd.DataFrame, metric: str) -> dict[str, Predict]:
-    """Return name -> what predicts a deal's validation rows from images.
+    """Return name -> function that predicts a deal's validation rows from images.
 
     Args:
         metric: of the nearest neighbour.

@@ -117,7 +117,7 @@ def _stratified(
 
 
 def _some_wells(samples: pd.DataFrame, share: float, rng: np.random.Generator) -> list[str]:
-    """A share of the wells of each class, at least one, never all; none of a class with one."""
+    """Choose a share of each class's wells: at least one, never all, none if it has one."""
     chosen: list[str] = []
     for _, rows in samples.groupby("label", sort=True):
         wells = np.sort(rows.well_id.unique().astype(str))

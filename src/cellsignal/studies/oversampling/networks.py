@@ -61,12 +61,12 @@ class NoiseStore:
 
     @property
     def mean(self) -> np.ndarray:
-        """(N, C) float32, of uniform bytes."""
+        """Return (N, C) float32 of uniform bytes."""
         return np.full_like(self.like.mean, 255 / 2)
 
     @property
     def sd(self) -> np.ndarray:
-        """(N, C) float32, of uniform bytes."""
+        """Return (N, C) float32 of uniform bytes."""
         return np.full_like(self.like.sd, ((256**2 - 1) / 12) ** 0.5)
 
     def read(
@@ -128,13 +128,13 @@ def bench_oversampling(
 
 
 def _class_names(store: Store, labels: np.ndarray) -> list[str]:
-    """Names of labels; beyond the treatments' classes stand the controls'."""
+    """Return the names of labels: the treatments' classes, then the controls'."""
     known = store.source["classes"]
     return [known[label] if label < len(known) else f"control_{label}" for label in labels]
 
 
 def _stage(config: Config, epochs: int | None) -> Stage:
-    """The first stage, for one model and fixed epochs, without test wells or validation."""
+    """Return the first stage for one model and fixed epochs, with no test wells or validation."""
     fixed = {"per": "all", "early_stopping": None, "pseudo_labels": None, "monitor": "loss"}
     stage = config.stages[0].model_dump(mode="json") | fixed
     return Stage.model_validate(stage | {"epochs": epochs or stage["epochs"]})
@@ -143,7 +143,7 @@ def _stage(config: Config, epochs: int | None) -> Stage:
 def _job(
     config: Config, stage: Stage, store: Store, classes: tuple[str, ...], deal: Deal, data: str
 ) -> Job:
-    """A training on the deal's rows, repeats and all.
+    """Make the job that trains on the deal's rows, repeats included.
 
     It has no validation part: the trainer's own is by target, the course's figure by image.
     """
@@ -179,7 +179,7 @@ def _job(
 
 
 def _train_and_predict(job: Job, deal: Deal) -> np.ndarray:
-    """(V,) the label predicted for each row of `deal.valid`; a finished training is used again."""
+    """Predict a label for each row of `deal.valid`, (V,); a finished training is reused."""
     images, back = np.unique(deal.valid, return_inverse=True)
     train = f"{len(deal.train)} training rows ({len(np.unique(deal.train))} images)"
     log.info("%s: %s, %d validation rows", job.config.name, train, len(deal.valid))

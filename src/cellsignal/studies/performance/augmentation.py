@@ -88,7 +88,7 @@ def augment_text(table: pd.DataFrame) -> str:
 def _time_in_turn(
     augmenters: dict[str, Augmenter], images: np.ndarray, rounds: int
 ) -> dict[str, np.ndarray]:
-    """Seconds of each round; one more round first is not counted."""
+    """Return the seconds of each round; a warm-up round is not counted."""
     seconds = {name: np.empty(rounds) for name in augmenters}
     for number in range(-1, rounds):
         for name, augmenter in augmenters.items():
@@ -100,7 +100,7 @@ def _time_in_turn(
 
 
 def _augmenters(augmentations: tuple, images: np.ndarray) -> dict[str, Augmenter]:
-    """Name -> what augments all images, with a seed."""
+    """Return name -> function that augments all images with a seed."""
     transform = Transform(augmentations, CHANNELS)
     recipe = Recipe(augmentations, CHANNELS, images.shape[2:])
     shift = images.mean((2, 3), dtype=np.float32)

@@ -91,7 +91,7 @@ def batch_size_text(tried: pd.DataFrame) -> str:
 
 
 def _try(job: Job, side: int, size: int, steps: int, ranks: Ranks) -> dict:
-    """Some training steps on `size` random images of the size that the stage trains on."""
+    """Run some training steps on `size` random images of the stage's training size."""
     device = ranks.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

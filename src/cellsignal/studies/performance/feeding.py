@@ -216,7 +216,7 @@ def _device() -> torch.device:
 def _build_stepper(
     backbone: str, channels: int, size: int, batch: int, device: torch.device
 ) -> tuple[Stepper, float]:
-    """What trains, and the FLOPs of one image's training step."""
+    """Build the stepper, and count the FLOPs of one image's training step."""
     stage = Stage(name="bench", epochs=1, batch_size=batch, amp="auto")
     model = build_model(Model(backbone=backbone), channels, CLASSES, size, initial_weights=False)
     model.to(device, memory_format=torch.channels_last)
@@ -266,7 +266,7 @@ def _time_all(batches: Iterator) -> float:
 def _rates(
     ways: dict[str, Callable], time_way: Callable[..., float], sites: int, rounds: int
 ) -> pd.DataFrame:
-    """Sites a second of each way and the ratio to the first; medians of the rounds.
+    """Return the sites per second of each method and the ratio to the first, as medians.
 
     One round before the first is not counted.
     """

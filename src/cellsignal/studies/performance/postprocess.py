@@ -96,8 +96,7 @@ def bench_postprocess(views: int = 1, signal: float = 3.0, seed: int = 0) -> pd.
 
 
 def bench_plate_assignment(rounds: int = 9, signal: float = 3.0, seed: int = 0) -> pd.DataFrame:
-    """Time group inference and assignment, each against one `scipy.optimize.linear_sum_assignment`
-    a plate on the same wells and classes.
+    """Time group inference and assignment against bare `linear_sum_assignment` per plate.
 
     The bare calls get each plate's wells x classes of its group, float32, cut out and contiguous
     beforehand. The three take turns.
@@ -122,8 +121,8 @@ def bench_plate_assignment(rounds: int = 9, signal: float = 3.0, seed: int = 0) 
         inferred = infer_plate_groups(scores, experiment, plate, groups).plate_group
         labels = assign(scores, experiment, plate, groups.class_group, inferred)
         blocks = [
-            scores[np.ix_(at, np.flatnonzero(groups.class_group == inferred[name]))]
-            for name, at in plates_of(experiment, plate)
+            scores[np.ix_(members, np.flatnonzero(groups.class_group == inferred[name]))]
+            for name, members in plates_of(experiment, plate)
         ]
         assert all(block.flags.c_contiguous for block in blocks)
         with threadpool_limits(1):  # else waiting threads would count as time
@@ -146,7 +145,7 @@ def bench_plate_assignment(rounds: int = 9, signal: float = 3.0, seed: int = 0) 
 
 
 def postprocess_text(steps: pd.DataFrame, plates: pd.DataFrame) -> str:
-    """The tables of `bench_postprocess` and `bench_plate_assignment` for a terminal."""
+    """Format the tables of `bench_postprocess` and `bench_plate_assignment` for a terminal."""
 
     def text(frame: pd.DataFrame) -> str:
         return frame.to_string(index=False, float_format=lambda x: f"{x:.3f}", na_rep="")
@@ -156,20 +155,18 @@ def postprocess_text(steps: pd.DataFrame, plates: pd.DataFrame) -> str:
 
 
 def _take_turns(rounds: int, *functions: Callable[[], object]) -> np.ndarray:
-    """(rounds, functions) seconds of this process's CPU time."""
+    """Time the functions in turn: (rounds, functions) seconds of this process's CPU time."""
     seconds = np.zeros((rounds, len(functions)))
     for row in seconds:
-        for at, function in enumerate(functions):
+        for column, function in enumerate(functions):
             started = time.process_time()
             function()
-            row[at] = time.process_time() - started
+            row[column] = time.process_time() - started
     return seconds
 
 
 def _scores(label: np.ndarray, signal: float, seed: int) -> np.ndarray:
-    """(N, K) float32 log-probabilities of wells: the mean of two sites' N(0, 1) noise, and the
-    signal.
-    """
+    """Draw (N, K) float32 log-probabilities of wells: a signal and the noise of two sites."""
     rng = np.random.default_rng(seed)
     scores = np.empty((len(label), CLASSES_AND_CONTROLS[0]), np.float32)
     for start in range(0, len(label), 4096):  # in parts, for the sake of memory
@@ -185,7 +182,7 @@ def _groups(wells: pd.DataFrame) -> PlateGroups:
 
 
 def _wells(seed: int, splits: Sequence[str] = ("test",)) -> pd.DataFrame:
-    """The treatment wells of the real layout, drawn."""
+    """Draw the treatment wells in the real layout."""
     classes, controls = CLASSES_AND_CONTROLS
     wells = plate_maps(seed, classes, controls, 1, REAL_TRAIN_EXPERIMENTS, REAL_TEST_EXPERIMENTS)
     wells = wells[wells.split.isin(splits) & (wells.well_type == "treatment")].reset_index(
@@ -223,5 +220,5 @@ def _write_predictions(path: Path, views: int, signal: float, seed: int) -> None
 
 
 def _peak() -> int:
-    """The process's peak resident memory so far, bytes."""
+    """Return the peak resident memory of the process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -111,8 +111,8 @@ def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> 
     table = pd.DataFrame(rates[1:])
     rows = []
     for workers in ("process", "thread"):
-        one, two = table[workers, 1], table[workers, 2]
-        medians = {"one": one.median(), "two": two.median(), "ratio": (two / one).median()}
+        one, double = table[workers, 1], table[workers, 2]
+        medians = {"one": one.median(), "two": double.median(), "ratio": (double / one).median()}
         rows.append({"workers": workers, **medians})
     return pd.DataFrame(rows)
 
@@ -252,7 +252,7 @@ def _samples(sites: Sites, root: str) -> pd.DataFrame:
 
 
 def _bytes(path: Path) -> int:
-    """Of all files that hold pixels."""
+    """Return the bytes of all files that hold pixels."""
     return sum(
         file.stat().st_size
         for file in path.rglob("*")
@@ -267,7 +267,7 @@ def _bytes(path: Path) -> int:
 def _in_turn(
     functions: Sequence[Callable[[int], object] | None], sites: int, rounds: int
 ) -> list[float]:
-    """The median milliseconds of a site; the first round is not counted.
+    """Return the median milliseconds per site; the first round is not counted.
 
     A function's turn is all sites one after another, as a loader reads.
     """
@@ -313,6 +313,6 @@ def _threads(path: str, count: int, reads: int) -> float:
 
 
 def _rate(spans: list[tuple[float, float]], reads: int) -> float:
-    """Sites a second of workers that read `reads` each."""
+    """Return the sites per second of workers that read `reads` sites each."""
     begins, ends = zip(*spans, strict=True)
     return reads * len(spans) / (max(ends) - min(begins))

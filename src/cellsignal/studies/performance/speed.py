@@ -35,7 +35,9 @@ STORE, RAW = "cellsignal store, zstd, 512 px", "cellsignal store, raw, 256 px"
 
 
 def bench_speed(root: Path | None, workers: int = 2) -> str:
-    """Measure everything but the variants of the training step (`study step`).
+    """Measure everything but the variants of the training step (`cellsignal study step`).
+
+    On one thread where the tables say so.
 
     Args:
         root: RxRx1's folder, of which the first sites that are there are used; None simulates some.
@@ -43,21 +45,23 @@ def bench_speed(root: Path | None, workers: int = 2) -> str:
     Returns:
         Markdown: the machine, the promises, and the tables behind them.
     """
-    with plates(root) as found:
+    with plates(root) as sample:
         sites = [
-            tuple(str(found.root / name) for name in names) for names in found.store.samples.files
+            tuple(str(sample.root / name) for name in names) for names in sample.store.samples.files
         ]
         cv2.setNumThreads(1)
         reading = bench_reading(sites[:24])
         processes = bench_reading_processes(sites[:24])
         augmenting = bench_augment()
-        batches = bench_batches(found, workers)
-        epochs = bench_epoch(found, workers=workers)
+        batches = bench_batches(sample, workers)
+        epochs = bench_epoch(sample, workers=workers)
         gpu = torch.cuda.is_available()
         backbones, sizes = (
             (("resnet50", "densenet161"), (256, 512)) if gpu else (("resnet10t",), (64, 128))
         )
-        fed = bench_fed(found, backbones, sizes, 64 if gpu else 32, workers, steps=30 if gpu else 6)
+        fed = bench_fed(
+            sample, backbones, sizes, 64 if gpu else 32, workers, steps=30 if gpu else 6
+        )
     assigned = bench_plate_assignment()
     tables = {
         "Promises": promises(reading, processes, augmenting, batches, epochs, assigned),
@@ -70,7 +74,7 @@ def bench_speed(root: Path | None, workers: int = 2) -> str:
         "Group inference and assignment": table(assigned),
     }
     source = "simulated sites" if root is None else "real sites"
-    head = f"{machine()}. {len(sites)} {source} of {found.store.shape[1]} px."
+    head = f"{machine()}. {len(sites)} {source} of {sample.store.shape[1]} px."
     return "\n\n".join([head, *(f"## {title}\n\n{text}" for title, text in tables.items())]) + "\n"
 
 

@@ -158,7 +158,7 @@ def _random_batch(
 def _measure(
     network: Callable[[], torch.nn.Module], inputs: _Batch, compiled: bool, rounds: int, steps: int
 ) -> list[dict]:
-    """A row for each variant; without images_per_s where it could not be made."""
+    """Measure each variant, one row each; without images_per_s if it could not run."""
     device = inputs.images.device
     rows = [{"variant": variant.name} for variant in VARIANTS]
     ready: dict[int, Step] = {}
@@ -192,7 +192,7 @@ def _measure(
 def _start(
     variant: Variant, network: Callable[[], torch.nn.Module], inputs: _Batch, row: dict
 ) -> Step:
-    """The variant's step, warm; writes time and memory of the start into `row`."""
+    """Make and warm up the variant's step; write its time and memory of the start into `row`."""
     device = inputs.images.device
     before = _allocated(device)
     step, owned = _make(variant, network(), inputs)
@@ -203,7 +203,7 @@ def _start(
 
 
 def _lacking(variant: Variant, device: torch.device, compiled: bool) -> str | None:
-    """Why the variant is left out here."""
+    """Return why a variant cannot run on this machine, or None."""
     on_gpu = device.type == "cuda"
     if variant.bf16 and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         return "the GPU has no bf16"
@@ -278,7 +278,7 @@ def _step_memory(
     device: torch.device,
     variant: Variant,
 ) -> float:
-    """The most bytes that one step takes, with the `held` bytes of the variant between steps.
+    """Return the peak bytes of one step, plus the `held` bytes of the variant between steps.
 
     On a GPU the allocator's own count, work space included; on a CPU the sum of all live tensors.
     NaN where neither sees it: in a CUDA graph, which has a pool of its own, and in compiled code on
