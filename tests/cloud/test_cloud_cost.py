@@ -274,7 +274,7 @@ def test_every_config_has_a_cost_before_anything_is_downloaded(path, monkeypatch
     monkeypatch.chdir(REPOSITORY)
     config = load_config(path, ["data.root=none", "data.store=none"])
     cost = cost_of(config)
-    assert cost.note.startswith("There is no data at none") and config.competition in cost.note
+    assert cost.note.startswith("none has no data") and config.competition in cost.note
     for gpu in GPUS:
         assert 0 < cost.images_per_s(gpu, 0.35) <= gpu.cores / IMAGE_S
         assert 0.1 < cost.seconds(gpu, 0.35) < 1e7

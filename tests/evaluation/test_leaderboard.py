@@ -213,7 +213,7 @@ def test_the_ends_of_the_range_of_scores_are_scores(tmp_path):
         with pytest.raises(InputError, match=r"overall.*lies outside 0 \.\. 1"):
             read_leaderboard(path)
     path.write_text(text.replace(",a,submission,", ",a,guess,"))
-    with pytest.raises(InputError, match=r"kind.*is none of submission, control, out of fold"):
+    with pytest.raises(InputError, match=r"kind.*is not one of submission, control, out of fold"):
         read_leaderboard(path)
 
 
