@@ -116,5 +116,5 @@ def test_scores_of_queries_stand_in_their_order(monkeypatch):
     np.testing.assert_array_equal(found, scores[[2, 0]])
     assert label.tolist() == [0, 2] and calls == [(["last"], "test", "target")]
     wrong = query.assign(label=["m0", "x"])
-    with pytest.raises(InputError, match="answers: 'x' of 'q0' is none of the 3 mechanisms"):
+    with pytest.raises(InputError, match="answers: 'x' of 'q0' is not one of the 3 mechanisms"):
         class_scores(config, competition, wrong)
