@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from cellsignal.common.errors import InputError
 from cellsignal.config import augment
 from cellsignal.data import transforms
-from cellsignal.data.augmentation import output_shape, try_albumentations
+from cellsignal.data.augmentation import check, output_shape, stain_codes, try_albumentations
 from cellsignal.data.draws import needs_albumentations
 from cellsignal.data.transforms import Transform, on_bytes, through_albumentations
 
@@ -90,7 +90,7 @@ def test_six_channels_are_all_changed(tree):
 @pytest.mark.parametrize(
     "tree, message",
     [
-        ({"albumentations": "HueSaturationValue"}, "cannot take images of 6 channels"),
+        ({"albumentations": "HueSaturationValue"}, "of 6 channels and 20x24 pixels"),
         ({"albumentations": "RandomSnow"}, "cannot take images of 6 channels"),
         ({"albumentations": "ToFloat"}, "makes float32 .* of uint8 images"),
         ({"albumentations": "Normalize"}, "cannot take images of 6|makes float32"),
@@ -138,6 +138,61 @@ def test_its_output_shape_is_seen_before_training():
         InputError, match=r"albumentations: RandomCrop: .* come out as 7x9 and 20x24"
     ):
         output_shape(read(crop | {"p": 0.5}), (24, 20), 6)
+
+
+EDGES = [  # name, key, what is accepted at the edge, what is refused beyond it
+    ("channel_dropout", "channels", [1, 2], [3, 4]),
+    ("coarse_dropout", "size", [(0.0, 0.5), (0.5, 0.99)], [(-0.1, 0.5), (0.5, 1.0)]),
+    ("coarse_dropout", "holes", [(1, 1), (1, 2)], [(0, 1), (2, 1)]),
+    ("affine", "scale", [(0.01, 1.0), (1.0, 1.0)], [(0.0, 1.0), (1.0, 0.9)]),
+    ("random_resized_crop", "scale", [(0.0, 1.0)], [(-0.1, 1.0), (0.0, 1.1)]),
+    ("random_resized_crop", "ratio", [(0.1, 0.1)], [(0.0, 1.0)]),
+    ("perspective", "scale", [(0.0, 0.1)], [(-0.1, 0.1)]),
+]
+
+
+@pytest.mark.parametrize(("name", "key", "accepted", "refused"), EDGES)
+def test_parameters_are_refused_beyond_their_edges(name, key, accepted, refused):
+    for value in accepted:
+        check(read({"name": name, key: value})[0], 3)
+    for value in refused:
+        with pytest.raises(InputError, match=f"{name}: {key}"):
+            check(read({"name": name, key: value})[0], 3)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([("transpose", {"p": 0.0})], (24, 20)),
+        ([("transpose", {"p": 1.0})], (20, 24)),
+        ([("transpose", {"p": 0.5}), ("random_crop", {"size": 20})], (20, 20)),
+        ([("rotate90", {}), ("square_crop_resize", {})], (20, 20)),
+        ([("random_resized_crop", {"size": 9})], (9, 9)),
+        ([("random_resized_crop", {}), ("affine", {})], (24, 20)),
+    ],
+)
+def test_shapes_follow_the_steps(steps, expected):
+    steps = read(*({"name": name, **more} for name, more in steps))
+    assert output_shape(steps, (24, 20), 3) == expected
+    assert output_shape(steps, (24, 20), 3, center_crop=min(expected)) == (min(expected),) * 2
+    with pytest.raises(InputError, match=r"center_crop: .* exceeds the image"):
+        output_shape(steps, (24, 20), 3, center_crop=min(expected) + 1)
+
+
+def test_shapes_that_no_batch_can_hold_are_named_by_what_makes_them():
+    with pytest.raises(
+        InputError, match=r"^transpose: images of 20x24 pixels come out as 24x20 and"
+    ):
+        output_shape(read({"name": "affine"}, {"name": "transpose"}), (24, 20), 3)
+    with pytest.raises(InputError, match="random_crop: size 21 exceeds the image, 20x24 pixels"):
+        output_shape(read({"name": "random_crop", "size": 21}), (24, 20), 3)
+
+
+def test_planes_of_a_stain_have_one_number():
+    assert stain_codes(3, None).tolist() == [0, 1, 2]
+    assert stain_codes(5, [7, 2, 7, 7, 4]).tolist() == [0, 1, 0, 0, 2]
+    with pytest.raises(AssertionError):
+        stain_codes(3, [0, 1])
 
 
 def test_it_takes_the_path_of_albumentations():

@@ -161,6 +161,15 @@ def test_another_version_of_the_code_packs_all_anew(root, packed, monkeypatch, c
         renew(root, packed)
 
 
+@pytest.mark.parametrize(("number", "told"), [(5, "a3, a4"), (6, "a3, a4 and 1 more")])
+def test_five_changed_inputs_are_named_and_the_others_counted(root, packed, caplog, number, told):
+    info = json.loads((packed / "store.json").read_text())
+    info["made_from"] |= {f"a{i}": 0 for i in range(number)}
+    (packed / "store.json").write_text(json.dumps(info))
+    assert renew(root, packed) == []
+    assert f"changed: a0, a1, a2, {told}. 0 of 12 sites are to be packed" in caplog.text
+
+
 def test_a_store_of_before_stamps_is_taken_over(root, packed, tmp_path, caplog):
     shutil.rmtree(packed / "stamp")
     info = json.loads((packed / "store.json").read_text())
@@ -385,7 +394,7 @@ def test_pack_holds_no_image_of_two_calibrations(competition_id, whole, tmp_path
 
 
 def test_without_stamps_a_second_call_reads_nothing(root, tmp_path):
-    """`pack` alone knows no files to watch: what it is given to read from is taken to be the same."""
+    """`pack` alone knows no files to watch: its source is taken to be the same."""
     more = {"channels": COMPETITION.channels, "source": {}, "shape": (16, 20)}
     pack(tiny_samples(), functools.partial(COMPETITION.read, root), tmp_path / "out", **more)
     rewrite(root / tiny_samples().files[2][0], 3)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from cellsignal.config.stage import Optimizer, Schedule
-from cellsignal.training import optim
+from cellsignal.config.stage import Optimizer, Schedule, Stage
+from cellsignal.training import losses, optim
 from cellsignal.training.optim import LearningRate, autocast, build_optimizer, compute_dtype
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -57,6 +57,80 @@ def test_cosine_is_the_textbook_formula():
     found = rates(Schedule(name="cosine", min_lr_ratio=0.1))
     expected = [2.0 * (0.1 + 0.9 * (1 + math.cos(math.pi * i / 20)) / 2) for i in range(20)]
     assert found == pytest.approx(expected)
+
+
+def test_cosine_of_more_epochs_than_the_stage_has_begins_after_the_warm_up():
+    schedule = Schedule(name="cosine", warmup_epochs=1, over_epochs=6, min_lr_ratio=0.25)
+    warm = [2 * (i + 1) / 6 for i in range(5)]
+    cosine = [2 * (0.25 + 0.75 * (1 + math.cos(math.pi * i / 25)) / 2) for i in range(15)]
+    assert rates(schedule) == pytest.approx(warm + cosine)
+    # a stage that is all warm-up ends it at the least rate, and goes no lower
+    short = rates(Schedule(name="cosine", warmup_epochs=1, over_epochs=1, min_lr_ratio=0.25))
+    assert short[5:7] == pytest.approx([2.0, 0.5]) and short[-1] == pytest.approx(0.5)
+
+
+def test_a_rate_goes_no_further_than_its_stage_and_reads_older_states():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    rate = LearningRate(
+        optimizer, SimpleNamespace(schedule=Schedule(name="cosine"), epochs=2), 5, True
+    )
+    rate.step(99)
+    assert rate.state_dict()["position"] == 10
+    rate.load_state_dict({"plateau": {"bad": 1}, "torch": {"last_epoch": 7}})
+    assert rate.state_dict() == {
+        "position": 7,
+        "plateau": {"best": -math.inf, "bad": 1, "scale": 1.0},
+    }
+
+
+def test_running_statistics_become_the_mean_of_the_processes():
+    mine, others = [torch.tensor([1.0, 3.0]), torch.tensor([[5.0]])], torch.tensor([3.0, 0.0, 1.0])
+    us = SimpleNamespace(world=2, add_up=lambda values: values.add_(others))
+    optim._average(mine, us)
+    assert mine[0].tolist() == [2.0, 1.5] and mine[1].tolist() == [[3.0]]
+
+
+def stepper(world=1, **more) -> optim.Stepper:
+    """Of a linear network, a running mean and a loss that learns a number by SGD of its own."""
+    model, loss = nn.Linear(2, 1, bias=False), losses.Loss()
+    nn.init.ones_(model.weight)
+    model.register_buffer("running_mean", torch.tensor([4.0]))
+    model.outputs = lambda images: SimpleNamespace(logits=model(images))
+    loss.scale = nn.Parameter(torch.ones(1))
+    loss.forward = lambda outputs, targets, labels: (loss.scale * outputs.logits).sum()
+    loss.parameter_groups = lambda: [{"params": [loss.scale], "lr": 0.5}]
+    sgd = Optimizer(name="sgd", lr=0.1, momentum=0, nesterov=False, weight_decay=0)
+    stage = Stage(name="a", epochs=1, optimizer=sgd, amp="off", **more)
+    ranks = SimpleNamespace(
+        world=world,
+        device=CPU,
+        wrap=lambda module, unused: module,
+        add_up=lambda values: values.add_(2.0),
+    )
+    return optim.Stepper(model, loss, stage, ranks)
+
+
+def test_a_step_moves_the_network_and_what_the_loss_learns_each_at_its_rate():
+    made = stepper()
+    value, logits = made.forward(torch.tensor([[3.0, 4.0]]), None, None)
+    made.backward(value)
+    made.update()
+    assert (value.item(), logits.item()) == (7.0, 7.0)
+    assert made.model.weight.tolist() == [[pytest.approx(0.7), pytest.approx(0.6)]]
+    assert made.loss.scale.item() == pytest.approx(1 - 0.5 * 7)
+    assert made.model.weight.grad is None and made.loss.scale.grad is None
+    assert made.model.running_mean.item() == 4
+    made.update()  # nothing was learnt since
+    assert made.loss.scale.item() == pytest.approx(1 - 0.5 * 7)
+
+
+def test_gradients_are_clipped_and_running_statistics_shared():
+    made = stepper(world=2, clip_norm=1.0)
+    made.backward(made.forward(torch.tensor([[3.0, 4.0]]), None, None)[0])
+    made.update()
+    moved = torch.tensor([[0.94, 0.92]])  # a gradient of norm 5 becomes one of norm 1
+    torch.testing.assert_close(made.model.weight.data, moved, rtol=0, atol=1e-5)
+    assert made.model.running_mean.item() == 3  # (4 + 2) / 2
 
 
 def test_warm_up_rises_linearly_then_the_schedule_begins():

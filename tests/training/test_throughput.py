@@ -1,8 +1,10 @@
 """The clock against hand-computed cases, and on a make-believe GPU that keeps its own queue."""
 
+import logging
 import math
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -177,6 +179,49 @@ def test_the_line():
         EpochSpeed(7, 2.0, 0.0, flops_per_image=1e9).of_peak is None
         and EpochSpeed(7, 2.0, 0.0, peak=1e9).of_peak is None
     )
+
+
+def test_columns_are_rounded_and_of_all_processes():
+    speed = EpochSpeed(10, 3.0, 1.0, flops_per_image=1e9, peak=9e9)
+    assert speed.columns(2) == {"images_per_s": 6.7, "waiting": 0.3333, "of_peak": 0.3704}
+    assert EpochSpeed(10, 3.0, 1.0).columns(1)["of_peak"] is None
+    assert set(EpochSpeed(0, 3.0, 1.0).columns(2).values()) == {None}
+    assert EpochSpeed(200, 2.0, 0.0).line().startswith("100 images/s, ")
+    assert EpochSpeed(199, 2.0, 0.0).line().startswith("99.5 images/s, ")
+
+
+def test_an_epoch_is_logged_with_its_figures(tmp_path, caplog):
+    job = SimpleNamespace(title="job", folder=tmp_path, stage=SimpleNamespace(epochs=4))
+    row = {"epoch": 2, "train_loss": 0.512345, "valid_loss": None, "images_per_s": 3.0}
+    with caplog.at_level(logging.INFO), throughput.EpochLog(job, [row]) as log:
+        log.add(row, EpochSpeed(6, 2.0, 0.0), 30.0)
+        log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0)
+    words = "job epoch 2/4 train_loss 0.5123 (3.0 images/s, waiting for data 0.0 %)"
+    assert [record.message for record in caplog.records] == [f"{words} 30 s left", words]
+    assert pd.read_csv(tmp_path / "log.csv").train_loss.tolist() == [0.512345]
+    before = (tmp_path / "log.csv").stat().st_mtime_ns
+    with throughput.EpochLog(job, [row], writes=False) as log:
+        log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0)
+    assert log.board is None and (tmp_path / "log.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(("system", "held"), [("darwin", 5000), ("linux", 5000 * 1024)])
+def test_the_most_memory_held_is_in_the_units_of_the_system(monkeypatch, system, held):
+    usage = SimpleNamespace(
+        RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=5000 + who)
+    )
+    monkeypatch.setattr(throughput, "resource", usage)
+    monkeypatch.setattr(throughput, "sys", SimpleNamespace(platform=system))
+    assert throughput._resident_peak() == held
+
+
+def test_a_product_on_a_cpu_takes_the_best_of_three_after_the_first(monkeypatch):
+    clock = iter([0, 1, 10, 18, 20, 26, 30, 37])  # 1 s, then 8, 6 and 7
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    a, b, out = throughput._matrices(8, CPU, torch.float32)
+    assert throughput._cpu_seconds(a, b, out) == 6 and next(clock, None) is None
+    torch.testing.assert_close(out, a @ b)
+    assert a.shape == b.shape == (8, 8) and not torch.equal(a, b)
 
 
 def test_an_epoch_without_steps():
