@@ -157,6 +157,8 @@ def test_the_text_by_hand():
         ["NSC", "c", "n", "b", "m", "0.964"],
     ]
     assert flush_right(wrong) == ["cosine"]
+    right = not_same_compound(x[[0, 2]], wells.iloc[[0, 2]].reset_index(drop=True))
+    assert right.accuracy.value == 1 and "wrong under" not in match_text([right])
 
 
 def test_a_class_of_one_compound_is_wrong_and_a_lone_compound_has_no_candidate():

@@ -91,7 +91,7 @@ def test_towards_infinity_every_class_is_as_likely():
 
 
 def test_by_hand():
-    """Two wells, two classes: p / (1 - p) = exp(half the difference of the two matchings' totals)."""
+    """Two wells, two classes: p / (1 - p) = exp(half the difference of the matchings' totals)."""
     p = soft(np.array([[1.0, 0.0], [0.5, 0.0]]))
     assert p[0, 0] == pytest.approx(1 / (1 + np.exp(-0.25)), abs=1e-3)
 

@@ -103,7 +103,7 @@ def test_what_is_not_finite_is_neither_written_nor_read(tmp_path, value):
     logits[4, 1] = value
     with pytest.raises(
         InputError,
-        match=r"new\.npz: view 'identity': sample 's4' has a value that is not a finite number \(1 such samples\)",
+        match=r"new\.npz: view 'identity': sample 's4' has a value .* number \(1 such samples\)",
     ):
         write(tmp_path / "new.npz", logits)
     assert not (tmp_path / "new.npz").exists()

@@ -158,7 +158,7 @@ def test_plates_are_ordered_by_number():
 
 
 def small_repeat():
-    """Two experiments of one layout: (scores, wells, train, class_group), as sure as they may be."""
+    """Return scores, wells, train and class_group of two experiments of one layout."""
     label = np.tile(np.arange(80), 2)
     train = pd.DataFrame(
         {
