@@ -152,17 +152,36 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _run_tests(name: str, path: Path, tree: ast.Module, files: list[Path]) -> None:
-    """In a process of its own: exit 0 if all tests pass, else the status of pytest."""
+    """In a process of its own: exit 0 if all tests pass, else the status of pytest.
+
+    The first file alone, then the others. Slow tests run where the first file has no others.
+    """
     quiet = os.open(os.devnull, os.O_WRONLY)
+    options = ["-x", "-q", "-p", "no:cacheprovider"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     if not os.environ.get("MUTATION_SHOW"):
         os.dup2(quiet, 1)
         os.dup2(quiet, 2)
+        options.append("--tb=no")
     sys.meta_path.insert(0, _Changed(name, path, tree))
     import pytest
+    from hypothesis import Phase, settings
 
-    options = ["-x", "-q", "-p", "no:cacheprovider"]  # as `make test`: without the slow ones
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    os._exit(int(pytest.main([*options, *(str(f) for f in files)])))
+    # a failing example is not made smaller, nor kept for the runs of unchanged code
+    phases = [Phase.explicit, Phase.generate]
+    settings.register_profile("change", phases=phases, database=None, deadline=None)
+    settings.load_profile("change")
+
+    def run(paths: list[Path], marks: str) -> int:
+        return int(pytest.main([*options, "-m", marks, *map(str, paths)]))
+
+    none = pytest.ExitCode.NO_TESTS_COLLECTED
+    status = run(files[:1], "not slow and not torture")
+    if status == none:
+        status = run(files[:1], "not torture")
+    if status in (0, none) and files[1:]:
+        status = run(files[1:], "not slow and not torture")
+    os._exit(0 if status == none else status)
 
 
 def survives(
@@ -211,14 +230,13 @@ def main() -> int:
         del sys.modules[name]
     part, parts = (int(number) for number in arguments.part.split("/"))
     drawn = draw(arguments.rooms, arguments.sample, arguments.seed)[part - 1 :: parts]
-    files = sorted({file for name, _ in drawn for file in tests_of(name)})
-    name = drawn[0][0]
-    path = modules()[name]
-    unchanged = ast.parse(path.read_text(encoding="utf-8"))
-    control = "survived" if arguments.no_control else survives(name, path, unchanged, files, 3600)
-    if control != "survived":
-        print("a test fails without any change; MUTATION_SHOW=1 shows which")
-        return 1
+    controls = [] if arguments.no_control else sorted({name for name, _ in drawn if tests_of(name)})
+    for name in controls:
+        path = modules()[name]
+        unchanged = ast.parse(path.read_text(encoding="utf-8"))
+        if survives(name, path, unchanged, tests_of(name), timeout=3600) != "survived":
+            print(f"{name}: a test fails without any change; MUTATION_SHOW=1 shows which")
+            return 1
     rows = []
     started = time.monotonic()
     for number, (name, position) in enumerate(drawn, 1):
