@@ -132,9 +132,9 @@ def test_without_test_samples_the_verb_that_scores_is_named():
     competition = SimpleNamespace(protocol=parts.__getitem__)
     refuse_without_test([member(part="oof"), member()], competition)
     for facts, verb in (
-        ({}, "`cellsignal oof`"),
-        ({"protocol": "plain"}, "`cellsignal oof`"),
-        ({"protocol": "wilds"}, "`cellsignal protocol` scores them by 'wilds'"),
+        ({}, "`cellsignal score` prints"),
+        ({"protocol": "plain"}, "`cellsignal score` prints"),
+        ({"protocol": "wilds"}, "`cellsignal score --answers` scores them by 'wilds'"),
     ):
         members = [member(part="oof", **facts), member(part="oof")]
         with pytest.raises(InputError, match=verb):

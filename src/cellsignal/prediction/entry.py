@@ -209,7 +209,7 @@ def refuse_without_test(members: Sequence[Predictions], competition: Competition
     name = members[0].about.get("protocol")
     scored = "`cellsignal score` prints their out-of-fold score"
     if name and competition.protocol(name).parts:
-        scored = f"`cellsignal protocol` scores them by {name!r}"
+        scored = f"`cellsignal score --answers` scores them by {name!r}"
     raise InputError(
         f"{members[0].path}: no test predictions, so there is nothing to submit; {scored}"
     )
