@@ -31,7 +31,7 @@ from cellsignal.common.stopping import Stop
 from cellsignal.competitions.base import Competition
 from cellsignal.data import renewal
 from cellsignal.data import store_files as stored
-from cellsignal.data.codec import layout_of
+from cellsignal.data.codec import Layout, layout_of
 from cellsignal.data.filling import (
     ADVICE,
     Making,
@@ -60,7 +60,7 @@ def prepare(
     workers: int = 0,
     codec: Literal["auto", "zstd", "raw"] = "auto",
 ) -> PackReport:
-    """Pack a competition's samples into the store `out`, or bring it up to date.
+    """Pack a competition's samples into a store, or bring a store up to date.
 
     What is measured of whole plates is kept in the store's folder `calibration`. See `pack`.
 
@@ -108,39 +108,27 @@ def pack(
     stamp: Stamp = stamp_nothing,
     made_from: dict[str, Any] | None = None,
 ) -> PackReport:
-    """Pack samples into a store, go on with an unfinished one, or bring a complete one up to date.
+    """Pack samples into a store, resume an unfinished one, or bring a complete one up to date.
 
-    Sites skipped earlier are tried again, so mending their files and calling again completes a
-    store. Where packed sites are no longer as their sources say, a new store is made in the old
-    one's folder and takes its place when it is whole (see `renewal`); a log line says what has
-    changed.
+    Sites skipped earlier are tried again. Where packed sites are no longer as their sources say, a
+    new store is made in the old one's folder and takes its place when it is whole (see `renewal`).
 
     Args:
-        samples: a samples table.
         read: from a sample's files to (C, H, W) uint8; must pickle where workers > 0.
-        out: the store's folder, or a link to one: absent, empty, or a store of the same source,
-            channels, size and codec.
-        channels: the channels' names.
-        size: resize to size x size pixels (area average when shrinking, bilinear when enlarging);
-            None keeps the size.
-        bad_site: a site that cannot be read is left out and listed ("skip"), or ends the packing
-            ("refuse"); what is packed by then is kept.
-        workers: processes; 0 packs in this one.
-        source: what the samples come from; must equal the store's when going on, but for `classes`.
-        shape: (height, width) of the images; None takes those of the first readable one.
-        codec: how the pixels are stored (see `codec`); "auto" is raw up to 256 x 256 pixels, zstd
-            above.
-        stamp: from a sample's files and plate to the state of its source (see `stamps`).
-        made_from: what else decides the pixels, by name: is kept in `store.json`, and named when it
-            has changed. The stamps must change with it.
+        out: absent, empty, or a store of the same source, channels, size and codec; or a link.
+        size: resize to size x size pixels (area average, bilinear up); None keeps the size.
+        bad_site: a site that cannot be read is left out and listed, or ends the packing.
+        source: what the samples come from; must equal the store's, but for `classes`.
+        shape: (height, width) of the images; None takes that of the first readable one.
+        codec: "auto" is raw up to 256 x 256 pixels, zstd above (see `codec`).
+        stamp: from a sample's files and plate to the state of its source (see `renewal`).
+        made_from: what else decides the pixels, by name; the stamps must change with it.
 
     Raises:
-        ImageError: a bad site, with bad_site="refuse".
+        ImageError: a bad site, with bad_site="refuse"; what is packed is kept.
         InputError: `out` is something else, the disk is full, no site is readable, another process
-        packs into `out`, or
-            packed sites would be lost.
-        Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); what is packed is
-        kept.
+            packs into `out`, or packed sites would be lost.
+        Interrupted: stopped by a signal or the time budget; what is packed is kept.
     """
     out = Path(out).absolute()
     text = stored.samples_text(samples)
@@ -149,27 +137,39 @@ def pack(
         raise InputError(f"{out}: there are no samples to pack")
     if size is not None:
         shape = (size, size)
-    elif shape is None:
-        shape = (
-            stored.read_info(out)["shape"]
-            if (out / stored.INFO).is_file()
-            else _first_shape(samples, read, bad_site)
-        )
+    shape = shape or _stored_shape(out) or _first_shape(samples, read, bad_site)
     layout = layout_of(codec, (len(channels), *shape))
-    info = {
+    info = _describe(source, channels, layout, size, len(samples), text, made_from or {})
+    return _pack_locked(out, Making(info, layout, text, samples, read, stamp, bad_site, workers))
+
+
+def _describe(
+    source: dict[str, Any],
+    channels: tuple[str, ...],
+    layout: Layout,
+    size: int | None,
+    n_samples: int,
+    samples_text: str,
+    made_from: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the description of a store that is not complete."""
+    return {
         "format": stored.FORMAT,
         "cellsignal": __version__,
         "source": dict(source),
         "channels": list(channels),
-        "shape": list(shape),
+        "shape": list(layout.shape[1:]),
         "codec": layout.codec,
         "size": size,
-        "n": len(samples),
-        "samples_sha256": digest(text),
-        "made_from": {"packing": renewal.PACKING, **(made_from or {})},
+        "n": n_samples,
+        "samples_sha256": digest(samples_text),
+        "made_from": {"packing": renewal.PACKING, **made_from},
         "complete": False,
     }
-    making = Making(info, layout, text, samples, read, stamp, bad_site, workers)
+
+
+def _pack_locked(out: Path, making: Making) -> PackReport:
+    """Pack into a folder that no other process packs into meanwhile."""
     with refuse_unwritable(out, ADVICE):
         _check_place(out)
         _create_folder(out)
@@ -177,9 +177,8 @@ def pack(
             try:
                 return _bring_up_to_date(out, making, stop)
             finally:
-                stop.raise_if_signalled(
-                    str(out)
-                )  # also where the worker processes died of the signal
+                # also where the worker processes died of the signal
+                stop.raise_if_signalled(str(out))
 
 
 def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
@@ -216,6 +215,11 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
         return report
     shutil.rmtree(out / stored.NEXT, ignore_errors=True)
     return finish_rows(out, making, plan.kept, stop)
+
+
+def _stored_shape(out: Path) -> tuple[int, int] | None:
+    """Return the (height, width) of the store's images; None where there is no store yet."""
+    return stored.read_info(out)["shape"] if (out / stored.INFO).is_file() else None
 
 
 def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ anywhere and on any number of workers.
 """
 
 import logging
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -171,20 +172,17 @@ def identity_batches(
     rank: int = 0,
     world: int = 1,
 ) -> list[list[tuple[int, int]]]:
-    """Make batches of `identities` classes x `images` images each (P x K, arXiv:1703.07737).
+    """Draw an epoch's batches of `identities` classes with `images` images each (P x K).
 
-    There are at least as many draws as samples.
-
-    Every class is drawn equally often, at most once a batch. All images of a class come before any
-    of them comes again, and what comes again has an epoch number of its own, so that it is
-    augmented anew.
+    At least as many images as samples. Every class is drawn equally often, at most once a batch,
+    all its images before one comes again, which has an epoch number of its own, so that it is
+    augmented anew. Source: arXiv:1703.07737.
 
     Args:
         labels: (n,) int; samples of -1 are left out.
 
     Returns:
-        Batches of (epoch number, index) keys, a class's images side by side: rank's of `world`;
-        equally many for each.
+        Batches of (epoch number, index), a class's images side by side; as many for every rank.
 
     Raises:
         InputError: fewer classes than `identities`, or not one batch for each rank.
@@ -192,18 +190,16 @@ def identity_batches(
     labels = np.asarray(labels)
     members = {label: np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])}
     if len(members) < identities:
-        raise InputError(
-            f"batches.identities: {identities} classes a batch, the training samples have "
-            f"{len(members)}"
-        )
-    rng = np.random.default_rng([seed, epoch])
-    number = -(-sum(map(len, members.values())) // (identities * images))
+        known = f"the training samples have {len(members)}"
+        raise InputError(f"batches.identities: {identities} classes a batch, {known}")
+    number = math.ceil(sum(map(len, members.values())) / (identities * images))
     if number < world:
         raise InputError(
             f"batches: {len(labels)} samples make no batch of {identities} x {images} for each of "
             f"{world} processes"
         )
-    drawn = {label: 0 for label in members}
+    rng = np.random.default_rng([seed, epoch])
+    drawn = dict.fromkeys(members, 0)
     orders = {label: rng.permutation(mine) for label, mine in members.items()}
     batches = []
     for together in _distinct_turns(np.array(list(members)), identities, number, rng):

@@ -100,60 +100,47 @@ def out_of_fold_entry(
         made_from: hash of its predictions.
         truth: the out-of-fold targets and their labels, the answers that it was scored against.
     """
-    blank = {
-        f"{board}{part}": np.nan
-        for board in ("public", "private")
-        for part in ("", "_low", "_high")
-    }
-    return {
-        "competition": competition.id,
-        "name": name,
-        "kind": OUT_OF_FOLD,
-        "submission": "",
-        "submission_sha256": made_from,
-        "overall": figure.value,
-        "overall_low": figure.low,
-        "overall_high": figure.high,
-        "overall_n": figure.total,
-        **blank,
-        "public_n": 0,
-        "private_n": 0,
-        "answers_sha256": frame_sha256(truth),
-        "note": "out of fold: no test samples",
-        **_now(),
-    }
-
-
-def _now() -> dict[str, str]:
-    return {
-        "scored_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git_commit": git_commit() or "",
-    }
+    columns = ["value", "low", "high", "n"]
+    scores = pd.DataFrame([(figure.value, figure.low, figure.high, figure.total)], columns=columns)
+    scores.index = ["overall"]
+    note = "out of fold: no test samples"
+    return _row(competition, name, OUT_OF_FOLD, ("", made_from), scores, truth, note)
 
 
 def _entry(
     competition, name: str, kind: str, source: tuple[str, str], submission, answers, note: str
 ) -> dict[str, Any]:
-    """Make one row; slices that the answers do not know are NaN, with n = 0.
+    """Score a submission and make its row.
 
     Args:
         source: the submission's path and hash.
     """
     task = competition.task
     scores = task.score_table(submission, answers).drop_duplicates("slice").set_index("slice")
-    entry = {
-        "competition": competition.id,
-        "name": name,
-        "kind": kind,
-        "submission": source[0],
-        "submission_sha256": source[1],
-    }
-    columns = {"": task.score_column, "_low": "low", "_high": "high"}
+    scores = scores.rename(columns={task.score_column: "value"})
+    return _row(competition, name, kind, source, scores, answers, note)
+
+
+def _row(
+    competition, name: str, kind: str, source: tuple[str, str], scores: pd.DataFrame, answers, note
+) -> dict[str, Any]:
+    """Make one row; slices that the answers do not know are NaN, with n = 0.
+
+    Args:
+        scores: columns value, low, high and n, by slice.
+    """
+    row = {"competition": competition.id, "name": name, "kind": kind}
+    row |= {"submission": source[0], "submission_sha256": source[1]}
     for board in BOARDS:
-        for part, column in columns.items():
-            entry[board + part] = float(scores[column].get(board, np.nan))
-        entry[f"{board}_n"] = int(scores.n.get(board, 0))
-    return entry | {"answers_sha256": frame_sha256(answers), "note": note, **_now()}
+        for part, column in {"": "value", "_low": "low", "_high": "high"}.items():
+            row[board + part] = float(scores[column].get(board, np.nan))
+        row[f"{board}_n"] = int(scores.n.get(board, 0))
+    return row | {
+        "answers_sha256": frame_sha256(answers),
+        "note": note,
+        "scored_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git_commit": git_commit() or "",
+    }
 
 
 def append_entry(path: Path | str, entry: dict[str, Any]) -> bool:
@@ -261,15 +248,10 @@ def leaderboard_table(path: Path | str, competition: "Competition") -> pd.DataFr
     keys = keys.sort_values(list(keys.columns), kind="stable", na_position="last")
     table = table.loc[keys.index]
     entered = keys[table.kind == "submission"]
-    ranks = pd.Series(pd.NA, index=table.index, dtype="Int64")
-    for _, group in entered.groupby("answers"):
-        places = pd.Series(np.arange(1, len(group) + 1), index=group.index)
-        ranks.loc[group.index] = (
-            places.groupby([group.private.fillna(np.inf), group.overall])
-            .transform("min")
-            .astype("Int64")
-        )
-    table.insert(0, "rank", ranks)
+    place = entered.groupby("answers").cumcount() + 1
+    equal = [entered.answers, entered.private.fillna(np.inf), entered.overall]
+    ranks = place.groupby(equal).transform("min").astype("Int64")
+    table.insert(0, "rank", ranks.reindex(table.index))
     return table.reset_index(drop=True)
 
 

@@ -18,15 +18,8 @@ if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
 
 COLUMNS = (
-    "part",
-    "correct",
-    "n",
-    "experiments",
-    "accuracy",
-    "low",
-    "high",
-    "cluster_low",
-    "cluster_high",
+    *("part", "correct", "n", "experiments"),
+    *("accuracy", "low", "high", "cluster_low", "cluster_high"),
 )
 _SEED = 0  # of the bootstrap, so that scoring the same predictions twice prints the same interval
 
@@ -73,7 +66,7 @@ def true_labels(
 def protocol_scores(
     part, experiment, target_id, labels_true, labels_predicted, parts: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Accuracy of each part, every sample (site) for itself.
+    """Score each part of a protocol, every sample (site) for itself.
 
     `low` and `high` are the 95 % Wilson interval, which takes the two sites of a well as
     independent though they are not: it is too narrow. `cluster_low` and `cluster_high` resample
@@ -90,8 +83,7 @@ def protocol_scores(
         The columns `COLUMNS`, one row a part.
 
     Raises:
-        InputError: the lengths differ, a part has no sample, or a sample that is scored has no true
-        label.
+        InputError: the lengths differ, a part has no sample, or a scored sample no true label.
     """
     part, experiment, target_id = (
         np.asarray(values, dtype=object) for values in (part, experiment, target_id)
@@ -116,18 +108,9 @@ def protocol_scores(
         correct = (true == predicted)[inside]
         figure = Accuracy.of(int(correct.sum()), len(correct))
         clusters = experiment[inside]
-        rows.append(
-            (
-                name,
-                figure.correct,
-                figure.total,
-                len(set(clusters)),
-                figure.value,
-                figure.low,
-                figure.high,
-                *clustered_interval(correct, clusters, _SEED),
-            )
-        )
+        counts = (figure.correct, figure.total, len(set(clusters)))
+        interval = (figure.low, figure.high, *clustered_interval(correct, clusters, _SEED))
+        rows.append((name, *counts, figure.value, *interval))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -142,19 +125,9 @@ def protocol_text(scores: pd.DataFrame, published: dict[str, int] | None = None)
     for row in scores.itertuples():
         expected = (published or {}).get(row.part, row.n)
         note = "" if expected == row.n else f"published: {expected:,} ({row.n - expected:+,})"
-        cluster = (
-            "" if np.isnan(row.cluster_low) else f"{row.cluster_low:.4f} .. {row.cluster_high:.4f}"
-        )
-        interval = f"{row.low:.4f} .. {row.high:.4f}"
-        lines.append(
-            (
-                row.part,
-                f"{row.accuracy:.4f}",
-                interval,
-                cluster,
-                f"{row.experiments}",
-                f"{row.n:,}",
-                note,
-            )
-        )
+        intervals = [f"{row.low:.4f} .. {row.high:.4f}", ""]
+        if not np.isnan(row.cluster_low):
+            intervals[1] = f"{row.cluster_low:.4f} .. {row.cluster_high:.4f}"
+        counts = (f"{row.experiments}", f"{row.n:,}")
+        lines.append((row.part, f"{row.accuracy:.4f}", *intervals, *counts, note))
     return aligned(lines, right={1, 4, 5})

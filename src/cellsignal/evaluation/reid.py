@@ -167,14 +167,7 @@ def reid(
             query with a match.
     """
     distance = np.asarray(distance, np.float64)
-    if distance.shape != (len(query), len(gallery)):
-        raise InputError(
-            f"distances {distance.shape} do not fit {len(query)} queries and {len(gallery)} "
-            "gallery tracks"
-        )
-    missing = np.isnan(distance).any(axis=1)
-    if missing.any():
-        raise InputError(f"query {int(missing.argmax())}: a distance is not a number")
+    _check_distance(distance, query, gallery)
     queries = zip(*_columns(query, "query"), strict=True)
     gallery_label, gallery_compound, gallery_library = _columns(gallery, "gallery")
     order = random_order(distance, _TIE_SEED)
@@ -258,6 +251,17 @@ def classified(logits: np.ndarray, query: pd.DataFrame, seed: int = 0) -> Classi
         int(table.roc_auc[1:].notna().sum()),
         n_classes,
     )
+
+
+def _check_distance(distance: np.ndarray, query: pd.DataFrame, gallery: pd.DataFrame) -> None:
+    if distance.shape != (len(query), len(gallery)):
+        raise InputError(
+            f"distances {distance.shape} do not fit {len(query)} queries and {len(gallery)} "
+            "gallery tracks"
+        )
+    missing = np.isnan(distance).any(axis=1)
+    if missing.any():
+        raise InputError(f"query {int(missing.argmax())}: a distance is not a number")
 
 
 def _columns(

@@ -1,5 +1,6 @@
 """Run the retrieval tasks on all parts of a data set, each beside its position-only baseline."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,12 +64,7 @@ def measure(
         label: what the profiles are of, for the rows made from them.
     """
     kinds = {label: np.asarray(x), "position only": position_profiles(wells)}
-    parts = {"all wells": np.arange(len(wells))}
-    if within:
-        parts = wells.groupby(list(within)).indices
-    for name, rows in parts.items():
-        # pandas gives one column's name bare
-        place = ", ".join(map(str, name if isinstance(name, tuple) else (name,)))
+    for place, rows in _parts(wells, within):
         medians: dict[str | None, Medians] = {}
         for modality, chosen in _modalities(wells.iloc[rows]):
             part = wells.iloc[rows[chosen]].reset_index(drop=True)
@@ -79,10 +75,9 @@ def measure(
                 for kind, profiles in values.items()
             }
             if "replicates" in tasks:
-                for kind, result in retrieved.items():
-                    yield Measured(where, "replicates", kind, result)
-                result = _attempt(controls_by_position, values[label], part, null)
-                yield Measured(where, "replicates", "controls by position", result)
+                by_position = _attempt(controls_by_position, values[label], part, null)
+                figures = retrieved | {"controls by position": by_position}
+                yield from (Measured(where, "replicates", *figure) for figure in figures.items())
             kept = _kept_wells(part, retrieved[label] if replicable else None)
             if kept.any():
                 medians[modality] = {
@@ -94,10 +89,20 @@ def measure(
                     result = _match_targets(medians, [modality], kind, null)
                     yield Measured(where, "targets", kind, result)
         if "compound_gene" in tasks:
-            for gene in [gene for gene in GENES if gene in set(wells.modality.iloc[rows])]:
-                for kind in kinds:
-                    result = _match_targets(medians, ["compound", gene], kind, null)
-                    yield Measured(f"{place}, compound and {gene}", "compound_gene", kind, result)
+            genes = [gene for gene in GENES if gene in set(wells.modality.iloc[rows])]
+            for gene, kind in itertools.product(genes, kinds):
+                result = _match_targets(medians, ["compound", gene], kind, null)
+                yield Measured(f"{place}, compound and {gene}", "compound_gene", kind, result)
+
+
+def _parts(wells: pd.DataFrame, within: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the parts that share their values of the columns `within`: name and rows."""
+    if not within:
+        yield "all wells", np.arange(len(wells))
+        return
+    for values, rows in wells.groupby(list(within)).indices.items():
+        # pandas gives one column's value bare
+        yield ", ".join(map(str, values if isinstance(values, tuple) else (values,))), rows
 
 
 def _modalities(wells: pd.DataFrame) -> Iterator[tuple[str | None, np.ndarray]]:

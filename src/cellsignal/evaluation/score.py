@@ -82,13 +82,11 @@ def match_answers(
     Args:
         column: of the ids.
         sample: the sample submission; None where the raw data are not at hand.
-        path, answers_file: of the submission and the answers, for messages.
 
     Raises:
-        InvalidSubmission: an id of the submission is doubled, or is not in the test set; an
-            answered id is missing.
-        InputError: the answers are of none of the submission's ids, of ids that are not in the test
-            set, or (without `sample`) of a part of them.
+        InvalidSubmission: an id is doubled or not in the test set, or an answered id is missing.
+        InputError: the answers are for none of the ids, for ids that are not in the test set, or
+            (without `sample`) for a part of them.
     """
     ids, answered = submission[column], answers[column]
     is_answered = ids.isin(set(answered))
@@ -108,15 +106,12 @@ def match_answers(
         return submission.reset_index(drop=True), ""
     surplus = answered[~answered.isin(set(sample[column]))]
     if len(surplus):
-        raise InputError(
-            f"{answers_file}: {len(surplus)} ids that the sample submission of --root has "
-            f"not, first {surplus.iloc[0]!r}"
-        )
+        problem = f"{len(surplus)} ids that the sample submission of --root has not"
+        raise InputError(f"{answers_file}: {problem}, first {surplus.iloc[0]!r}")
     expected = sample[sample[column].isin(set(ids) | set(answered))]
     check_submission_ids(submission, expected, column, str(path))
-    note = ""
-    if len(answers) < len(sample):
-        note = f"{len(answers)} of {len(sample)} ids answered and scored"
+    is_part = len(answers) < len(sample)
+    note = f"{len(answers)} of {len(sample)} ids answered and scored" if is_part else ""
     if len(ids) < len(sample):
         note += f"; the submission has {len(ids)} of them"
     return submission[is_answered].reset_index(drop=True), note

@@ -30,9 +30,7 @@ _CELLS = 4_000_000  # numbers in one array of the bootstrap at a time
 
 
 def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Return scikit-learn's average precision, averaged over classes with both outcomes.
-
-    A class counts if it has a positive and a negative.
+    """Average scikit-learn's average precision over classes with a positive and a negative.
 
     Args:
         truth: (N, K) bool, or float with NaN where it is not known; those are left out.
@@ -66,28 +64,22 @@ def average_precision_table(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return average precision and ROC AUC per class and their mean, with 95 % intervals.
-
-    Intervals are percentiles of a bootstrap over clusters.
+    """Score every class and their mean, with 95 % percentile intervals over clusters.
 
     Args:
-        truth: (N, K) bool, or float with NaN where it is not known (`targets.label_matrix`): left
-            out, never negative.
+        truth: (N, K) bool, or float with NaN where it is not known: left out, never negative.
         scores: (N, K) finite, higher is likelier; only the order within a class counts.
         clusters: (N,) what is resampled whole, usually the compound.
         draws: replicates of the bootstrap.
 
     Returns:
-        Columns `COLUMNS`: the macro average first, then the classes in their order. `n` and
-        `positives` are rows whose truth is known. A class without a positive or without a negative
-        has NaN for its figures and is left out of the average, whose `n` and `positives` count rows
-        known for and positive of any class, `prevalence` and `ratio` average over classes.
-        Intervals are NaN where fewer than two clusters hold positives, or negatives: they say
-        nothing about others.
+        Columns `COLUMNS`: the macro average first, then the classes in their order. A class without
+        a positive or without a negative has NaN for its figures and is left out of the average,
+        whose `n` and `positives` count rows known for, and positive of, any class. Intervals are
+        NaN where fewer than two clusters hold positives, or negatives.
 
     Raises:
-        InputError: shapes that disagree, a cluster that is missing, or a score that is not a finite
-        number.
+        InputError: shapes that disagree, a missing cluster, or a score that is not finite.
     """
     truth, scores, codes, count = _checked(truth, scores, classes, clusters)
     times = np.empty((count, draws + 1), np.float32)
@@ -97,28 +89,18 @@ def average_precision_table(
     )
     figures = np.full((len(classes), 2, draws + 1), np.nan)
     rows = []
-    for column, name in enumerate(classes):
-        known = ~np.isnan(truth[:, column])
-        true, cluster = truth[known, column] == 1, codes[known]
+    for number, name in enumerate(classes):
+        known = ~np.isnan(truth[:, number])
+        true, cluster = truth[known, number] == 1, codes[known]
         if true.any() and not true.all():
-            figures[column] = weighted_ranking(true, scores[known, column], cluster, times)
-        clusters_held = [len(np.unique(cluster[part])) for part in (true, ~true)]
+            figures[number] = weighted_ranking(true, scores[known, number], cluster, times)
+        n_clusters = [len(np.unique(cluster[part])) for part in (true, ~true)]
         share = true.mean() if len(true) else np.nan
-        rows.append(
-            (
-                name,
-                int(true.sum()),
-                len(true),
-                clusters_held[0],
-                share,
-                *_row(figures[column], share, min(clusters_held) > 1),
-            )
-        )
+        counts = (int(true.sum()), len(true), n_clusters[0])
+        rows.append((name, *counts, share, *_row(figures[number], share, min(n_clusters) > 1)))
     tested = ~np.isnan(figures[:, 0, 0])
-    table = pd.DataFrame(
-        [_macro(truth, codes, rows, figures, tested), *rows], columns=list(COLUMNS)
-    )
-    return table
+    macro = _macro(truth, codes, rows, figures, tested)
+    return pd.DataFrame([macro, *rows], columns=list(COLUMNS))
 
 
 def _checked(truth, scores, classes, clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -150,16 +132,10 @@ def _checked(truth, scores, classes, clusters) -> tuple[np.ndarray, np.ndarray, 
 
 def _row(figures: np.ndarray, prevalence: float, interval: bool) -> tuple[float, ...]:
     """Return the values of a row from (2, 1 + draws) average precisions and ROC AUCs."""
-    (ap, *ap_ends), (auc, *auc_ends) = (
-        (values[0], *_interval(values[1:], interval)) for values in figures
-    )
-    return (
-        float(ap),
-        *ap_ends,
-        float(ap / prevalence) if prevalence else np.nan,
-        float(auc),
-        *auc_ends,
-    )
+    ap, auc = figures[:, 0]
+    ap_interval, auc_interval = (_interval(values[1:], interval) for values in figures)
+    ratio = float(ap / prevalence) if prevalence else np.nan
+    return float(ap), *ap_interval, ratio, float(auc), *auc_interval
 
 
 def _interval(replicates: np.ndarray, has_interval: bool) -> tuple[float, float]:
@@ -260,35 +236,14 @@ def average_precision_text(table: pd.DataFrame, top: int | None = None) -> str:
     shown = pd.concat(
         [table[table["class"] == MACRO], classes.head(len(classes) if top is None else top)]
     )
-    lines = [
-        (
-            "class",
-            "AP",
-            "95 % interval",
-            "prevalence",
-            "x prevalence",
-            "ROC AUC",
-            "95 % interval",
-            "positives",
-            "compounds",
-            "n",
-        )
-    ]
+    header = ("class", "AP", "95 % interval", "prevalence", "x prevalence", "ROC AUC")
+    lines = [(*header, "95 % interval", "positives", "compounds", "n")]
     for row in shown.itertuples(index=False):
-        lines.append(
-            (
-                row[0],
-                _number(row.average_precision),
-                _range(row.low, row.high),
-                _number(row.prevalence),
-                _number(row.ratio, 2),
-                _number(row.roc_auc),
-                _range(row.roc_auc_low, row.roc_auc_high),
-                f"{row.positives:,}",
-                f"{row.positive_compounds:,}",
-                f"{row.n:,}",
-            )
-        )
+        precision = (_number(row.average_precision), _range(row.low, row.high))
+        prevalence = (_number(row.prevalence), _number(row.ratio, 2))
+        auc = (_number(row.roc_auc), _range(row.roc_auc_low, row.roc_auc_high))
+        counts = (f"{row.positives:,}", f"{row.positive_compounds:,}", f"{row.n:,}")
+        lines.append((row[0], *precision, *prevalence, *auc, *counts))
     good, tested = good_classes(table)
     left = [f"{len(classes) - top} more classes"] if top is not None and top < len(classes) else []
     untested = (

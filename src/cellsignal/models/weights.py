@@ -177,10 +177,8 @@ def strip_names(tensors: State, names: Collection[str], path: Path) -> State:
         )
     aside = [name for name, short in shortened.items() if not short.startswith(prefix)]
     if aside:
-        count, shown = len(aside), ", ".join(aside[:3])
-        _log.info(
-            "%s: %d tensors are left aside that are not under %r: %s", path, count, prefix, shown
-        )
+        counted = f"{len(aside)} tensors are left aside that are not under {prefix!r}"
+        _log.info("%s: %s: %s", path, counted, ", ".join(aside[:3]))
     state = {match: tensors[name] for match, name in places[prefix].items()}
     known = {*places[prefix].values(), *aside}
     unknown = {

@@ -71,8 +71,7 @@ def merge(
     total /= weight_sum[:, None]
     to_scores = task.scores_of_logits if transform is None else task.scores_of_probabilities
     scores = to_scores(total)
-    if pool == "well":
-        scores = scores[unit_of_target]
+    scores = scores[unit_of_target] if pool == "well" else scores
     refuse_not_finite(scores, facts["target_id"])
     return Targets(**facts, scores=scores)
 

@@ -84,36 +84,31 @@ def tvn(
 ) -> np.ndarray:
     """Apply typical variation normalisation: shrink what varies among reference wells.
 
-    All wells are centred and whitened by the principal axes of all reference wells (Ando, McLean &
-    Berndl 2017, doi:10.1101/161422). Then each unit is centred on its reference wells, and their
-    covariance C aligned to that of all of them, T: z (C + r)^-1/2 (T + r)^1/2 (CORAL: Sun, Feng &
-    Saenko 2016, arXiv:1511.05547). A unit has fewer reference wells than features, so C alone
-    cannot be inverted: r holds the axes that the unit says nothing about.
+    All wells are centred and whitened by the principal axes of all reference wells (Ando et al.
+    2017, doi:10.1101/161422). Then each unit is centred on its reference wells, and their
+    covariance C aligned to that of all of them, T: z (C + r)^-1/2 (T + r)^1/2 (CORAL: Sun et al.
+    2016, arXiv:1511.05547). Where a unit has fewer reference wells than features, r > 0 is needed.
 
     Args:
-        regularisation: r, in units of the mean variance of a feature among the reference wells; the
-            same share is added to each variance before whitening. With 0 both steps are exact, and
-            need more reference wells than features in each unit.
+        regularisation: r, in units of the mean variance of a feature among the reference wells; it
+            is added to each variance before whitening too. With 0 both steps are exact.
 
     Returns:
         (N, D) float32, along the principal axes of the reference, largest variance first.
 
     Raises:
-        InputError: a unit (named) has less than two reference wells; or regularisation 0 with a
-            reference that does not span all features.
+        InputError: a unit has less than two reference wells, or they do not span all features.
     """
     x = _check_finite("tvn", x, samples)
     chosen = np.flatnonzero(_is_reference(samples, reference))
     units = list(_units(samples, by, reference, 2))
     mean = x[chosen].mean(0)
     try:
-        variance, axes = np.linalg.eigh(np.cov(x[chosen], rowvar=False).reshape(x.shape[1], -1))
+        variance, axes = _principal_axes(x[chosen])
     except np.linalg.LinAlgError as error:
-        raise InputError(
-            f"tvn: the covariance of {len(chosen)} reference wells cannot be decomposed "
-            f"({error}); fewest: {_fewest(samples, by, reference)}"
-        ) from None
-    variance, axes = np.maximum(variance[::-1], 0), axes[:, ::-1]
+        problem = f"the covariance of {len(chosen)} reference wells cannot be decomposed ({error})"
+        fewest = _fewest(samples, by, reference)
+        raise InputError(f"tvn: {problem}; fewest: {fewest}") from None
     if variance[0] == 0:
         raise InputError(f"tvn: the {reference} wells do not differ in any feature")
     if regularisation == 0 and variance[-1] <= variance[0] * len(variance) * np.finfo(x.dtype).eps:
@@ -126,8 +121,8 @@ def tvn(
     ridge = regularisation * target.mean()
     out = np.empty(x.shape, np.float32)
     for rows, chosen in units:
-        unit = _unit_name(samples, rows, by)
-        aligned = _inverse_root(white[rows] - white[chosen].mean(0), white[chosen], ridge, unit)
+        name, centred = _unit_name(samples, rows, by), white[rows] - white[chosen].mean(0)
+        aligned = _inverse_root(centred, white[chosen], ridge, name)
         out[rows] = aligned * np.sqrt(target + ridge)
     return out
 
@@ -152,6 +147,16 @@ def _inverse_root(z: np.ndarray, reference: np.ndarray, ridge: float, unit: str)
     inside = z @ axes.T
     scaled = (inside / np.sqrt(sd**2 + ridge)) @ axes
     return scaled if ridge == 0 else scaled + (z - inside @ axes) / np.sqrt(ridge)
+
+
+def _principal_axes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return variances (D,), largest first, and axes (D, D) in columns.
+
+    Raises:
+        numpy.linalg.LinAlgError: the covariance cannot be decomposed.
+    """
+    variance, axes = np.linalg.eigh(np.cov(x, rowvar=False).reshape(x.shape[1], -1))
+    return np.maximum(variance[::-1], 0), axes[:, ::-1]
 
 
 def sphere(
@@ -191,17 +196,7 @@ def sphere(
             f"sphere: {len(chosen)} {reference} wells in all, and they must differ; {fewest}"
         )
     fitted = pd.DataFrame(x[np.ix_(chosen, varies)])
-    width = fitted.shape[1]
-    rank = np.linalg.matrix_rank(fitted - fitted.mean())
-    if regularisation == 0 and rank < width:
-        raise InputError(
-            f"sphere: the {reference} wells do not vary in all {width} features; regularise"
-        )
-    if rank < min(len(chosen) - 1, width):
-        raise InputError(
-            f"sphere: the {len(chosen)} {reference} wells span {rank} dimensions, too few for "
-            f"{width} features; {fewest}. Leave the step out, or use tvn"
-        )
+    _check_span(fitted, f"{reference} wells", regularisation, fewest)
     unit = fitted.var(ddof=1).mean() if method in ("ZCA", "PCA") else 1.0
     epsilon = np.sqrt(regularisation * unit * (len(chosen) - 1))
     try:
@@ -238,6 +233,19 @@ def _check_finite(step: str, x: np.ndarray, samples: pd.DataFrame) -> np.ndarray
             f"({int(bad.any(axis=0).sum())} such features)"
         )
     return x
+
+
+def _check_span(fitted: pd.DataFrame, wells: str, regularisation: float, fewest: str) -> None:
+    """Refuse wells (W, D) that span too few dimensions to be sphered."""
+    count, width = fitted.shape
+    rank = np.linalg.matrix_rank(fitted - fitted.mean())
+    if regularisation == 0 and rank < width:
+        raise InputError(f"sphere: the {wells} do not vary in all {width} features; regularise")
+    if rank < min(count - 1, width):
+        raise InputError(
+            f"sphere: the {count} {wells} span {rank} dimensions, too few for {width} features; "
+            f"{fewest}. Leave the step out, or use tvn"
+        )
 
 
 def _unit_name(samples: pd.DataFrame, rows: np.ndarray, by: Unit) -> str:

@@ -158,10 +158,8 @@ def ipp_table(
 
     Args:
         features: (N, T, F) of all tracks, `read_features`.
-        label: (N,) class of each, known for training and test tracks alike.
-        drug: (N,) text.
-        train, test: (N,) bool without a track in both; the published parts, or folds of whole
-            drugs.
+        label, drug: (N,) int and text, known for training and test tracks alike.
+        train, test: (N,) bool; the published parts, or folds of whole drugs.
         classes: the K names.
         times: "each" (features at every time point) and "mean" (their means over time).
         draws: replicates of the bootstraps over the drugs of the test tracks.
@@ -173,8 +171,7 @@ def ipp_table(
         drugs that also trained.
 
     Raises:
-        InputError: an empty part, a track in both, a training or test track without label or drug,
-            training tracks of one class.
+        InputError: an empty part, a track in both, a track without label or drug, one class.
     """
     label, drug = np.asarray(label), np.asarray(drug, dtype=object)
     train, test = np.asarray(train, bool), np.asarray(test, bool)

@@ -131,41 +131,41 @@ def retrieval_table(
     Args:
         tasks: None measures what the data set allows, and says what it does not.
         normalise: None is `RETRIEVE_STEPS`, or no step for profiles that say they are normalised.
-        within: columns of the wells; what differs in them (cell lines, time points) is measured
-            apart.
-        replicable: match targets and genes among treatments whose replicates were retrieved, as
-            published.
+        within: columns of the wells, such as cell_type; wells that differ are measured apart.
+        replicable: match targets among treatments whose replicates were retrieved, as published.
         out: a CSV of every group of every row.
         null: see `evaluation.retrieval_null.Null`.
 
     Raises:
-        InputError: a task asked for cannot be measured, or see `load_profiles` and
-            `normalise_profiles`.
+        InputError: a task cannot be measured, or see `load_profiles` and `normalise_profiles`.
     """
     if null_size < LEAST_NULL:
-        raise InputError(
-            f"--null-size {null_size}: at least {LEAST_NULL}; of fewer random orders no p is "
-            "below .05"
-        )
+        reason = f"at least {LEAST_NULL}; of fewer random orders no p is below .05"
+        raise InputError(f"--null-size {null_size}: {reason}")
     loaded = load_profiles(config, source, features, unmatched)
     _check_within(loaded.wells, within)
     steps = choose_steps(loaded, normalise, RETRIEVE_STEPS)
     profiles = normalise_profiles(loaded, steps, by, reference)
-    x, wells, label = profiles.x, profiles.wells, profiles.label
+    data, label = (profiles.x, profiles.wells), profiles.label
     with TemporaryDirectory() as cache:
         orders = Null(null_size, seed, Path(cache), null)
-        figures = list(measure(x, wells, tasks or TASKS, orders, within, replicable, label))
+        figures = list(measure(*data, tasks or TASKS, orders, within, replicable, label))
     lines, tables, notes = _retrieval_rows(figures, label, strict=tasks is not None)
-    unmeasured = set(tasks or ()) - {task for table in tables for task in table.task}
-    if unmeasured or not tables:
-        why = notes[0].replace(": not measured", "") if notes else NO_GENES
-        raise InputError(f"{', '.join(sorted(unmeasured or TASKS))}: nothing was measured: {why}")
+    _refuse_unmeasured(set(tasks or ()), tables, notes)
     if out is not None:
         write_csv(out, pd.concat(tables, ignore_index=True))
     done = steps_text(loaded, steps, normalise is not None, by, reference)
     text = aligned(lines, right={3, 4, 5, 6, 7, 8})
     notes += [GAIN_NOTE, NULL_NOTES[null]]
     return "\n".join([*_head(config, profiles, source, done), "", text, "", *notes])
+
+
+def _refuse_unmeasured(tasks: set[Task], tables: list[pd.DataFrame], notes: list[str]) -> None:
+    """Refuse to go on where a task, or every one, has no figure."""
+    unmeasured = tasks - {task for table in tables for task in table.task}
+    if unmeasured or not tables:
+        why = notes[0].replace(": not measured", "") if notes else NO_GENES
+        raise InputError(f"{', '.join(sorted(unmeasured or TASKS))}: nothing was measured: {why}")
 
 
 def _retrieval_rows(

@@ -16,7 +16,12 @@ _INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*|index|level_\d+|__index_level_\d+__)
 def choose_features(
     path: Path, columns: Sequence[str], features: Sequence[str]
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """The feature columns of a table, and the others by reason."""
+    """Return the feature columns of a table, and the others by reason.
+
+    Args:
+        features: names of columns, prefixes of names, or files with a name on each line, the first
+            of these that fits; by default `COMPARTMENTS`.
+    """
     metadata = [name for name in columns if name.startswith("Metadata_")]
     others = [name for name in columns if not name.startswith("Metadata_")]
     if features:

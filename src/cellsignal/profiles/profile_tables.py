@@ -61,10 +61,9 @@ def read_profiles(
 
     Args:
         paths: .csv, .tsv (or either with .gz) or .parquet files with Metadata_Plate and
-            Metadata_Well, of the same features; where they differ the common ones are taken.
+            Metadata_Well; of their features the common ones are taken.
         wells: the data set's wells, one row each, with well_id, plate and well.
-        features: names of columns, prefixes of names, or files with a name on each line, the first
-            of these that fits; by default `feature_columns.COMPARTMENTS`.
+        features: see `feature_columns.choose_features`.
         unmatched: largest share of rows whose wells the data set does not have.
 
     Raises:
@@ -86,15 +85,12 @@ def read_profiles(
     if not used.any():
         raise InputError(f"{source}: every row lacks more than half of the {len(common)} features")
     values, unusable = _usable(source, numbers[used])
-    x, rows = average(
-        values.to_numpy(), wells.iloc[place[used]].reset_index(drop=True), ["well_id"]
-    )
-    reasons = [part.left_out for part in parts]
-    left_out = _merge_reasons([*reasons, {"not in every table": differing}, unusable])
-    notes = [
-        _feature_note(title, values.shape[1], left_out),
-        _well_note(title, keys, place >= 0, rows, wells),
-    ]
+    used_wells = wells.iloc[place[used]].reset_index(drop=True)
+    x, rows = average(values.to_numpy(), used_wells, ["well_id"])
+    reasons = [*(part.left_out for part in parts), {"not in every table": differing}, unusable]
+    left_out = _merge_reasons(reasons)
+    notes = [_feature_note(title, values.shape[1], left_out)]
+    notes.append(_well_note(title, keys, place >= 0, rows, wells))
     if empty.any():
         notes.append(
             f"{title}: {int(empty.sum())} rows left out that lack more than half of the features "

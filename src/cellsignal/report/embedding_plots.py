@@ -80,19 +80,17 @@ def reid_tsne(
     The classes with most queries are coloured, the others grey.
 
     Args:
-        query, gallery: (Q, D) and (G, D) embeddings, scaled to length one here; of more than 5,000
-            together some are drawn.
+        query, gallery: (Q, D) and (G, D) embeddings; of more than 5,000 together some are drawn.
         query_labels, gallery_labels: int, indices into `names`.
         top: so many classes get colours.
 
     Raises:
         InputError: fewer than three tracks, a value that is not finite, or labels that do not fit.
     """
-    if np.ndim(query) != 2 or np.ndim(gallery) != 2 or np.shape(query)[1] != np.shape(gallery)[1]:
-        raise InputError(
-            f"t-SNE: query {np.shape(query)} and gallery {np.shape(gallery)} embeddings do not "
-            "fit together"
-        )
+    query, gallery = np.asarray(query), np.asarray(gallery)
+    if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
+        shapes = f"query {query.shape} and gallery {gallery.shape} embeddings"
+        raise InputError(f"t-SNE: {shapes} do not fit together")
     points = np.concatenate([query, gallery]).astype(np.float64)
     labels = np.concatenate([query_labels, gallery_labels]).astype(int)
     _check_points(points, labels, len(names))
@@ -104,21 +102,25 @@ def reid_tsne(
     places = tsne(points / length, seed)
     others = ~np.isin(labels, largest)
     size = float(np.clip(8000 / len(labels), 6, 36))  # points squared
-    parts = [(others, OTHER, MUTED, 1)]
-    for number, label in enumerate(largest):
-        parts.append((labels == label, COLOURS[number % len(COLOURS)], INK, 2))
     with styled_figure(7.6, 5.6, **_NO_AXES) as figure:
         axis = figure.subplots()
-        for mask, colour, edge, order in parts:
-            points, stars = places[mask & is_query], places[mask & ~is_query]
-            axis.scatter(*points.T, s=size, color=colour, lw=0, alpha=0.85, zorder=order)
-            look = {"s": 2.4 * size, "marker": "*", "ec": edge, "lw": 0.4, "zorder": order + 1}
-            axis.scatter(*stars.T, color=colour, **look)
+        _scatter_tracks(axis, places, is_query, others, size, color=OTHER, edge=MUTED, order=1)
+        for number, label in enumerate(largest):
+            look = {"color": COLOURS[number % len(COLOURS)], "edge": INK, "order": 2}
+            _scatter_tracks(axis, places, is_query, labels == label, size, **look)
         _set_plane(axis, title)
         counts = int(is_query.sum()), int((~is_query).sum())
         handles = _track_handles([names[label] for label in largest], *counts, others.any())
         figure.legend(handles=handles, loc="outside right upper")
         save(figure, path)
+
+
+def _scatter_tracks(axis, places, is_query, mask, size, *, color, edge, order) -> None:
+    """Draw the tracks of a mask, query tracks as points and gallery tracks as stars."""
+    points, stars = places[mask & is_query], places[mask & ~is_query]
+    axis.scatter(*points.T, s=size, color=color, lw=0, alpha=0.85, zorder=order)
+    look = {"s": 2.4 * size, "marker": "*", "ec": edge, "lw": 0.4, "zorder": order + 1}
+    axis.scatter(*stars.T, color=color, **look)
 
 
 def _track_handles(names: Sequence[str], queries: int, gallery: int, others: bool) -> list:

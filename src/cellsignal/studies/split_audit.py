@@ -65,10 +65,9 @@ def audit_split(
 ) -> SplitAudit:
     """Score the same classifiers on siblings, held-out wells and unseen experiments.
 
-    The experiments of each cell type, the wells of each class, and the images of each class are
-    dealt to the rounds. A round holds out its experiments; of the others its wells; of the other
-    wells its images; it trains on what is left. So an image is scored once as unseen, at most once
-    as seen and at most once as a sibling.
+    The experiments of each cell type, the wells and the images of each class are dealt to the
+    rounds. A round holds out its experiments; of the others its wells; of the other wells its
+    images. So an image is scored once as unseen, at most once as seen and as a sibling.
 
     Args:
         samples: labelled samples of a store (columns of the samples table and `row`).
@@ -80,11 +79,9 @@ def audit_split(
     from sklearn.preprocessing import LabelBinarizer
 
     chosen = samples[(samples.role == wells) & samples.label.notna()].reset_index(drop=True)
-    if chosen.empty or chosen.experiment.nunique() < 2:
-        raise InputError(
-            f"audit: needs labelled {wells} wells of at least two experiments; there are "
-            f"{len(chosen)} samples"
-        )
+    if chosen.experiment.nunique() < 2:
+        needed = f"needs labelled {wells} wells of at least two experiments"
+        raise InputError(f"audit: {needed}; there are {len(chosen)} samples")
     features = np.stack([image_features(read(int(row))) for row in chosen.row])
     if standardised:
         features = _standardise_by_plate(features, chosen)
@@ -94,10 +91,8 @@ def audit_split(
     for train, held_out in _rounds(chosen, rounds, seed):
         n_classes = len(np.unique(label[train]))
         if train.sum() <= n_classes:
-            raise InputError(
-                f"audit: {int(train.sum())} {wells} images of {n_classes} classes are left to "
-                "train on; more images than classes are needed"
-            )
+            left = f"{int(train.sum())} {wells} images of {n_classes} classes are left to train on"
+            raise InputError(f"audit: {left}; more images than classes are needed")
         model = fit_discriminant(features[train], label[train])
         for kind, mask in held_out.items():
             mask = mask & np.isin(label, model.classes_)

@@ -5,7 +5,7 @@ compounds have no annotation, and the wells of test compounds stand beside the o
 plates.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -100,32 +100,26 @@ def simulate_bbbc021_full(
     Raises:
         InputError: an argument out of its range, or `out` holds something else.
     """
-    out = Path(out)
-    sizes = _Sizes(
-        compounds_per_class,
-        test_compounds_per_class,
-        doses,
-        replicates,
-        controls,
-        weeks,
-        sites,
-        size,
-        classes,
-    )
+    arguments = locals()
+    sizes = _Sizes(**{field.name: arguments[field.name] for field in fields(_Sizes)})
     _check(sizes)
+    _simulate_plates(Path(out), seed, sizes, workers)
+
+
+def _simulate_plates(out: Path, seed: int, sizes: _Sizes, workers: int) -> None:
     settings = {"competition": "bbbc021_full", "seed": seed, **vars(sizes)}
     claim_folder(out, answers_path(out), settings)
     treated = _treatments(seed, sizes)
     wells = pd.concat(
-        [_place(seed, week, treated[treated.week == week], sizes) for week in range(weeks)],
+        [_place(seed, week, treated[treated.week == week], sizes) for week in range(sizes.weeks)],
         ignore_index=True,
     )
-    table = _image_table(seed, wells, sites)
+    table = _image_table(seed, wells, sizes.sites)
     plates = [
         (rows, table.loc[table.Image_Metadata_Plate_DAPI == plate])
         for plate, rows in wells.groupby("plate", sort=False)
     ]
-    run_jobs(partial(_draw_plate, out=out, seed=seed, size=size), plates, len(table), workers)
+    run_jobs(partial(_draw_plate, out=out, seed=seed, size=sizes.size), plates, len(table), workers)
     _write_tables(out, answers_path(out), wells, table)
 
 

@@ -129,11 +129,10 @@ def soften(
 ) -> np.ndarray:
     """Return log-probabilities that know that each class occurs once on a plate.
 
-    Of all matrices over the wells and the group's classes of a plate whose rows sum to 1 and whose
-    columns sum to at most 1, it is the one that maximises score + temperature x entropy (Sinkhorn &
-    Knopp 1967; Cuturi, NeurIPS 2013). Where a plate holds fewer wells than its group has classes,
-    one more row without preferences takes the absent ones. Towards temperature 0 it becomes
-    `assign`; towards infinity every class is as likely.
+    Of all matrices over a plate's wells and its group's classes whose rows sum to 1 and whose
+    columns sum to at most 1, it maximises score + temperature x entropy (Sinkhorn & Knopp 1967;
+    Cuturi, NeurIPS 2013). Where a plate holds fewer wells than its group has classes, one more row
+    takes the absent ones. Towards temperature 0 it becomes `assign`.
 
     Args:
         plate_group: as in `assign`. A plate without one gets the log-softmax of scores /
@@ -166,18 +165,20 @@ def soften(
             values, error = _sinkhorn(block[:, classes].astype(np.float64) / temperature)
             soft[np.ix_(rows, classes)] = np.maximum(values + np.log(probability), IMPOSSIBLE)
             errors[f"{batch} plate {name}"] = max(error, errors.get(f"{batch} plate {name}", 0.0))
+    _warn_of_loose_sums(errors)
+    return soft
+
+
+def _warn_of_loose_sums(errors: Mapping[str, float]) -> None:
+    """Warn of plates whose sums are off by more than `TOLERANCE`."""
     loose = [name for name, error in errors.items() if error > TOLERANCE]
     if loose:
         worst = max(loose, key=errors.__getitem__)
         log.warning(
             "Sinkhorn stopped after %d rounds on %d plates, worst %s: sums are off by up to %.1e; "
             "a higher temperature converges",
-            ROUNDS,
-            len(loose),
-            worst,
-            errors[worst],
+            *(ROUNDS, len(loose), worst, errors[worst]),
         )
-    return soft
 
 
 def _sinkhorn(values: np.ndarray) -> tuple[np.ndarray, float]:

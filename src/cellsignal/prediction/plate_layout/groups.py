@@ -101,63 +101,64 @@ def infer_plate_groups(
     """Find the group of each plate from scores alone.
 
     The candidate layouts of an experiment come from those of the other experiments in
-    `groups.plate_group` (see `plate_layouts`); its own entries there are not looked at, so held-out
-    labels cannot leak in. Multiplying the scores of an experiment by a positive number, or adding
-    one to all scores of a well, changes nothing (see `layout_evidence`).
+    `groups.plate_group`; its own entries there are not looked at, so held-out labels cannot leak
+    in. Multiplying the scores of an experiment by a positive number, or adding one to all scores of
+    a well, changes nothing.
 
     Args:
         scores: (N, K) float, one row a well, treatments' classes only.
-        experiment: (N,) names.
-        plate: (N,) names, unique within an experiment.
-        groups: the class groups.
+        experiment, plate: (N,) names; those of plates are unique within an experiment.
         given: groups of some plates, taken as they are; the other plates share what is left.
-        least_confidence: an experiment below it is refused: its plates have beliefs, but no group
-        is reported of them.
+        least_confidence: an experiment below it is refused: its plates have beliefs, but no group.
 
     Raises:
         InputError: shapes that do not fit, or a score that is not finite.
     """
     experiment, plate = check_shapes(scores, experiment, plate, groups.class_group)
     given = given or {}
-    rows_of: dict[str, dict[str, np.ndarray]] = {}
-    for (batch, name), rows in plates_of(experiment, plate):
-        rows_of.setdefault(batch, {})[name] = rows
     result = PlateGroupInference({}, {})
-    for batch, by_plate in rows_of.items():
-        fixed = {
-            (batch, name): int(given[batch, name]) for name in by_plate if (batch, name) in given
-        }
-        result.plate_group.update(fixed)
-        result.beliefs.update(fixed)
-        for name, rows in by_plate.items():
-            plate_scores(scores, rows, batch, name)  # finite, also where nothing is to be inferred
+    rows_of: dict[str, dict[str, np.ndarray]] = {}
+    for key, rows in plates_of(experiment, plate):
+        rows_of.setdefault(key[0], {})[key[1]] = rows
+        plate_scores(scores, rows, *key)  # finite, also where nothing is to be inferred
+        if key in given:
+            result.plate_group[key] = result.beliefs[key] = int(given[key])
     opened = [
         _open_experiment(scores, batch, by_plate, groups, given)
         for batch, by_plate in rows_of.items()
         if any((batch, name) not in given for name in by_plate)
     ]
     likelihoods = [_likelihoods(current) for current in opened]
-    posteriors, sharpness = layout_posteriors(likelihoods)
-    for current, likelihood, posterior, index in zip(
-        opened, likelihoods, posteriors, sharpness, strict=True
-    ):
-        best = int(posterior.argmax())
-        confidence = result.confidence[current.name] = _least_z(current, likelihood, best, index)
-        result.layouts[current.name] = current.described
-        temperature = result.temperature[current.name] = current.spread / float(SHARPNESS[index])
+    parts = zip(opened, likelihoods, *layout_posteriors(likelihoods), strict=True)
+    for current, likelihood, posterior, index in parts:
+        confidence = _least_z(current, likelihood, int(posterior.argmax()), index)
         if confidence < least_confidence:
             result.refused[current.name] = confidence
-        for place, name in enumerate(current.plates):
-            key = (current.name, name)
-            if key in given:
-                continue
-            if confidence >= least_confidence:
-                result.plate_group[key] = int(current.layouts[best, place])
-            probability = np.bincount(
-                current.layouts[:, place], weights=posterior, minlength=groups.n_groups
-            )
-            result.beliefs[key] = _belief(probability, temperature)
+        result.confidence[current.name] = confidence
+        result.layouts[current.name] = current.described
+        result.temperature[current.name] = current.spread / float(SHARPNESS[index])
+        _add_plates(result, current, posterior, groups.n_groups, given)
     return result
+
+
+def _add_plates(
+    result: PlateGroupInference,
+    current: _Experiment,
+    posterior: np.ndarray,
+    n_groups: int,
+    given: Mapping[Plate, int],
+) -> None:
+    """Add what the layouts' probabilities say of an experiment's plates to `result`."""
+    best = current.layouts[posterior.argmax()]
+    for place, name in enumerate(current.plates):
+        key = (current.name, name)
+        if key in given:
+            continue
+        if current.name not in result.refused:
+            result.plate_group[key] = int(best[place])
+        groups = current.layouts[:, place]
+        probability = np.bincount(groups, weights=posterior, minlength=n_groups)
+        result.beliefs[key] = _belief(probability, result.temperature[current.name])
 
 
 def _open_experiment(
@@ -222,7 +223,7 @@ def _belief(probability: np.ndarray, temperature: float) -> int | GroupBelief:
 def read_plate_groups(
     path: Path | str, plates: set[Plate], groups: "PlateGroups"
 ) -> dict[Plate, int]:
-    """Groups given by a person: a CSV with the columns experiment, plate, group.
+    """Read groups given by a person: a CSV with the columns experiment, plate, group.
 
     Groups are numbered as in `groups`, which is also how a submission's provenance names them.
 
@@ -231,36 +232,33 @@ def read_plate_groups(
 
     Raises:
         InputError: no such file, not a CSV, a missing column, an unknown plate, a group out of
-        range, a plate twice, a
-            group on two plates of an experiment, or one that the training labels contradict. It
-            names the row.
+            range, a plate twice, a group on two plates of an experiment, or one that the training
+            labels contradict. It names the row.
     """
     from cellsignal.common.tables import read_table
 
-    table = read_table(path, ("experiment", "plate", "group"), filled=())
+    columns = ["experiment", "plate", "group"]
+    table = read_table(path, columns, filled=())
     if table.empty:
         raise InputError(f"{path}: has a header but no rows, so it gives no group")
-    plate_group: dict[Plate, int] = {}
-    holder: dict[tuple[str, int], str] = {}
-    for row, batch, name, text in zip(
-        table.index, table.experiment, table.plate, table.group, strict=True
-    ):
-        here, where = (batch, name), f"{path}: row {row}: {batch} plate {name}"
-        if here not in plates:
+    group_of: dict[Plate, int] = {}
+    plate_of: dict[tuple[str, int], str] = {}
+    for row, batch, name, text in table[columns].itertuples(name=None):
+        plate, where = (batch, name), f"{path}: row {row}: {batch} plate {name}"
+        if plate not in plates:
             raise InputError(f"{where} is not in the data")
         if not text.isdecimal() or int(text) >= groups.n_groups:
             raise InputError(f"{where}: group {text!r} is not one of 0..{groups.n_groups - 1}")
-        if here in plate_group:
+        if plate in group_of:
             raise InputError(f"{where} stands there twice")
-        group = plate_group[here] = int(text)
-        if (other := holder.setdefault((batch, group), name)) != name:
+        group = group_of[plate] = int(text)
+        other = plate_of.setdefault((batch, group), name)
+        if other != name:
             raise InputError(f"{where} and plate {other} are both given group {group}")
-        if groups.plate_group.get(here, group) != group:
-            raise InputError(
-                f"{where} holds group {groups.plate_group[here]} by its training labels, not "
-                f"{group}"
-            )
-    return plate_group
+        trained = groups.plate_group.get(plate, group)
+        if trained != group:
+            raise InputError(f"{where} holds group {trained} by its training labels, not {group}")
+    return group_of
 
 
 def check_shapes(

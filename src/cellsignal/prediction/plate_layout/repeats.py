@@ -1,10 +1,17 @@
-"""Find test experiments that repeat a training experiment's plate layout.
+"""Find test experiments that repeat the plate layout of a training experiment.
 
-The search is in the predictions, with a known false-alarm rate.
+They are found in the predictions, with a stated false-alarm rate. Layouts are meant to be drawn
+anew for every experiment. Where one was used twice, the labels of the first tell those of the
+second: in RxRx1 one test experiment repeats a training one, well for well, some plates on. Nothing
+here knows which.
 
-Layouts are meant to be drawn anew for every experiment. Where one was used twice, the labels of the
-first tell those of the second: in RxRx1 one test experiment repeats a training one, well for well,
-some plates on. Nothing here knows which.
+A well agrees if, among the classes of the layout's group there, its likeliest class is the
+layout's. If the two layouts are unrelated, each plate of the labelled one is as good as shuffled:
+the number of agreeing wells H over P plates then has factorial moments of at most P^h (those of a
+Poisson variable of mean P; a class can agree in as many wells as are predicted to be it, and equal
+numbers are the worst case), and so P(H >= h) <= E[C(H, h)] <= P^h / h!. That holds for any
+predictions, however biased. Bonferroni over all comparisons of the call. With 18 experiments of
+four plates against 33, 19 agreeing wells of 1,100 are an alarm at 1 %.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +38,7 @@ class Repeat:
         offset: the i-th plate of `test` is the (i + offset)-th of `train`, counted round.
         agree: wells whose predicted class is the one in that place of `train`.
         wells: wells that both have.
-        p: upper bound of the chance that unrelated layouts agree so often in any of the comparisons
-        made.
+        p: upper bound of the chance that unrelated layouts agree so often in any comparison made.
     """
 
     test: str
@@ -59,25 +65,14 @@ def find_repeats(
     class_group: np.ndarray,
     alarm: float = 0.01,
 ) -> list[Repeat]:
-    """Compare each experiment's predictions with the layouts of all other labelled ones.
+    """Compare each experiment's predictions with the layout of every other labelled one.
 
-    Every rotation of the plates is tried.
-
-    A well agrees if, among the classes of the layout's group there, its likeliest class is the
-    layout's. If the two layouts are unrelated, each plate of the labelled one is as good as
-    shuffled: the number of agreeing wells H over P plates then has factorial moments of at most P^h
-    (those of a Poisson variable of mean P; a class can agree in as many wells as are predicted to
-    be it, and equal numbers are the worst case), and so P(H >= h) <= E[C(H, h)] <= P^h / h!. That
-    holds for any predictions, however biased. Bonferroni over all comparisons of the call. With 18
-    experiments of four plates against 33, 19 agreeing wells of 1,100 are an alarm at 1 %.
+    In every rotation of its plates; see the module for the bound.
 
     Args:
         scores: (N, K) float, higher is likelier.
         wells: N rows with experiment, plate, well; of the rows of one well the first counts.
-        train: labelled wells: experiment, plate, well, label; a class at most once on a plate. An
-        experiment is not
-            compared with itself, nor with one of another number of plates.
-        class_group: (K,) int.
+        train: labelled wells: experiment, plate, well, label; a class at most once on a plate.
         alarm: the chance that a call reports anything where nothing repeats.
 
     Returns:
@@ -86,10 +81,9 @@ def find_repeats(
     Raises:
         InputError: shapes that do not fit, or a score that is not finite.
     """
-    if len(wells) != len(scores) or scores.shape[1] != len(class_group):
-        raise InputError(
-            f"{len(wells)} wells and {len(class_group)} classes, but scores are {scores.shape}"
-        )
+    if scores.shape != (len(wells), len(class_group)):
+        expected = f"{len(wells)} wells and {len(class_group)} classes"
+        raise InputError(f"{expected}, but scores are {scores.shape}")
     wells = wells[["experiment", "plate", "well"]].reset_index(drop=True)
     _refuse_not_finite(scores, wells)
     first = wells.drop_duplicates()
@@ -107,10 +101,10 @@ def find_repeats(
             if name == test or labels.shape != predicted.shape[1:]:
                 continue
             for offset in range(len(labels)):
-                layout = np.roll(labels, -offset, axis=0)
-                agree, shared = _count_agreeing(predicted, layout, class_group)
-                p = _tail(agree, len(labels))
-                comparisons.append(Repeat(str(test), str(name), offset, agree, shared, p))
+                rotated = np.roll(labels, -offset, axis=0)
+                counts = _count_agreeing(predicted, rotated, class_group)
+                p = _tail(counts[0], len(labels))
+                comparisons.append(Repeat(str(test), str(name), offset, *counts, p))
     repeats = [replace(r, p=min(1.0, r.p * len(comparisons))) for r in comparisons]
     repeats = [repeat for repeat in repeats if repeat.p <= alarm]
     return sorted(repeats, key=lambda repeat: (repeat.test, repeat.p, -repeat.agree))
@@ -138,7 +132,7 @@ def add_evidence(
     repeats: Sequence[Repeat],
     temperature: Mapping[str, float] = {},
 ) -> np.ndarray:
-    """Add the evidence of repeated layouts to the scores, as log-likelihoods.
+    """Add what the repeated layouts say to the scores, as log-likelihoods.
 
     A well is taken to hold what its layout says with chance r, else any class of that plate alike;
     so the layout's class gains log(1 + n r / (1 - r)) nats among the plate's n classes. r is
@@ -149,8 +143,7 @@ def add_evidence(
         scores: (N, K) float, logits but for `temperature`.
         wells, train: as in `find_repeats`.
         repeats: the first of each test experiment is used.
-        temperature: experiment -> what its scores are divided by to be logits of the right
-        sureness, where that is not 1.
+        temperature: experiment -> what its scores are divided by to be calibrated logits; else 1.
 
     Returns:
         (N, K), a copy of the type of `scores`.

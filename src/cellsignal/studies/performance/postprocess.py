@@ -46,53 +46,45 @@ def bench_postprocess(views: int = 1, signal: float = 3.0, seed: int = 0) -> pd.
     """
     with tempfile.TemporaryDirectory() as folder:
         path, wells, rows = Path(folder) / "test.npz", _wells(seed), []
-        writer = multiprocessing.get_context("spawn").Process(
-            target=_write_predictions, args=(path, views, signal, seed)
-        )
-        # in a process of its own, so that this one's peak memory is that of the steps
-        writer.start()
-        writer.join()
-        assert writer.exitcode == 0
+        _write_predictions_apart(path, views, signal, seed)
 
-        def step(name: str, function, labels=None):
+        def step(name: str, function: Callable, *arguments):
             started = time.perf_counter()
-            result = function()
-            seconds = time.perf_counter() - started
-            right = np.nan if labels is None else float((labels(result) == truth).mean())
-            rows.append((name, seconds, right, _peak() / 2**30))
+            result = function(*arguments)
+            rows.append({"step": name, "seconds": time.perf_counter() - started})
+            rows[-1]["peak_gib"] = _peak() / 2**30
             return result
 
         truth = wells.sort_values("id_code").sirna.to_numpy()
-        member = step("open the predictions file", lambda: load_predictions(path))
-        targets = step(
-            f"merge 2 sites x {views} views",
-            lambda: merge([member], "test", RxRx1().task),
-            lambda t: t.scores.argmax(1),
-        )
+        member = step("open the predictions file", load_predictions, path)
+        task = RxRx1().task
+        targets = step(f"merge 2 sites x {views} views", merge, [member], "test", task)
+        rows[-1]["accuracy"] = float((targets.scores.argmax(1) == truth).mean())
         groups = _groups(wells)
-        inferred = step(
-            "infer plate groups",
-            lambda: infer_plate_groups(targets.scores, targets.experiment, targets.plate, groups),
-        )
-        labels = step(
-            "assign 72 plates",
-            lambda: assign(
-                targets.scores,
-                targets.experiment,
-                targets.plate,
-                groups.class_group,
-                inferred.plate_group,
-            ),
-            lambda x: x,
-        )
-        step(
-            "write the submission",
-            lambda: pd.DataFrame({"id_code": targets.target_id, "sirna": labels}).to_csv(
-                Path(folder) / "s.csv", index=False
-            ),
-        )
-    rows.append(("all", sum(row[1] for row in rows), np.nan, max(row[3] for row in rows)))
-    return pd.DataFrame(rows, columns=["step", "seconds", "accuracy", "peak_gib"])
+        data = (targets.scores, targets.experiment, targets.plate)
+        inferred = step("infer plate groups", infer_plate_groups, *data, groups)
+        layout = (groups.class_group, inferred.plate_group)
+        labels = step("assign 72 plates", assign, *data, *layout)
+        rows[-1]["accuracy"] = float((labels == truth).mean())
+        submission = {"id_code": targets.target_id, "sirna": labels}
+        step("write the submission", _write_csv, submission, Path(folder) / "s.csv")
+    table = pd.DataFrame(rows)
+    all_steps = {"step": "all", "seconds": table.seconds.sum(), "peak_gib": table.peak_gib.max()}
+    table = pd.concat([table, pd.DataFrame([all_steps])], ignore_index=True)
+    return table[["step", "seconds", "accuracy", "peak_gib"]]
+
+
+def _write_csv(columns: dict[str, np.ndarray], path: Path) -> None:
+    pd.DataFrame(columns).to_csv(path, index=False)
+
+
+def _write_predictions_apart(path: Path, views: int, signal: float, seed: int) -> None:
+    """Write predictions in another process, so that this one's peak memory is that of the steps."""
+    arguments = (path, views, signal, seed)
+    writer = multiprocessing.get_context("spawn").Process(target=_write_predictions, args=arguments)
+    writer.start()
+    writer.join()
+    assert writer.exitcode == 0
 
 
 def bench_plate_assignment(rounds: int = 9, signal: float = 3.0, seed: int = 0) -> pd.DataFrame:

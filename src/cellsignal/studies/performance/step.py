@@ -85,17 +85,14 @@ def bench_step(
 
     Args:
         config: the network; its weights are random.
-        sizes: of the images, pixels a side.
-        compiled: also with torch.compile, which takes up to minutes to start.
+        sizes: pixels a side of the images.
+        compiled: also with torch.compile, which takes minutes to start.
         rounds, steps: each round makes `steps` steps of every variant; medians are over rounds.
-        device: CUDA where there is one.
 
     Returns:
-        A row for each size and variant: size, batch, variant, images_per_s, ratio (to the size's
-        first variant: the median of the rounds' ratios), of_peak (share of the matmul rate in the
-        variant's dtype), peak_gib (most memory that the variant's tensors take in a step, weights
-        and optimiser included), start_s (the first three steps, in which torch.compile works), note
-        (why a row has no figures, or empty).
+        A row for each size and variant: size, batch, variant, images_per_s, ratio (median over the
+        rounds, to the size's first variant), of_peak (share of the matmul rate in the variant's
+        dtype), peak_gib (most memory in a step), start_s (first three steps), note (why none).
 
     Raises:
         InputError: no such backbone, or a batch of one image.
@@ -114,8 +111,8 @@ def bench_step(
         for row, variant in zip(rows, VARIANTS, strict=True):
             if "images_per_s" in row:
                 peak = device_peak(device, torch.bfloat16 if variant.bf16 else torch.float32)
-                work = training_flops(flops, variant.checkpointed)
-                row["of_peak"] = row["images_per_s"] * work / peak
+                flops_per_image = training_flops(flops, variant.checkpointed)
+                row["of_peak"] = row["images_per_s"] * flops_per_image / peak
         tables.append(pd.DataFrame(rows).assign(size=size, batch=batch))
         if compiled:
             torch.compiler.reset()  # the next size is compiled for itself
