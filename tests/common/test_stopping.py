@@ -1,6 +1,4 @@
-"""Signals, stop files, preemption notices and time budgets: what ends long work, and how it is
-told.
-"""
+"""Signals, stop files, preemption notices and time budgets end long work."""
 
 import logging
 import os
@@ -16,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cellsignal.cli import main
-from cellsignal.common import stopping
+from cellsignal.common import preemption, stopping
 from cellsignal.common.errors import OUT_OF_TIME, InputError, Interrupted, OutOfTime
+from cellsignal.common.preemption import METADATA_URL, PREEMPTION
 from cellsignal.common.stopping import (
     DEADLINE,
-    METADATA_URL,
-    PREEMPTION,
     STOP_FILE,
     Pace,
     Stop,
@@ -295,7 +292,7 @@ def service(monkeypatch):
     thread.start()
     monkeypatch.setenv(METADATA_URL, f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # a proxy is not asked
-    monkeypatch.setattr(stopping, "_POLL_S", 0.01)
+    monkeypatch.setattr(preemption, "_POLL_S", 0.01)
     yield server
     server.shutdown()
     server.server_close()
@@ -332,7 +329,7 @@ def test_a_service_that_fails_is_told_of_once_and_asked_on(cloud, service, monke
 def test_no_service_at_all_changes_nothing(monkeypatch, caplog):
     monkeypatch.setenv(PREEMPTION, "aws")
     monkeypatch.setenv(METADATA_URL, "http://127.0.0.1:1")
-    monkeypatch.setattr(stopping, "_POLL_S", 0.01)
+    monkeypatch.setattr(preemption, "_POLL_S", 0.01)
     with caplog.at_level(logging.WARNING), Stop() as stop:
         wait_for(lambda: caplog.records)
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Stop on a signal, a stop file, a preemption notice, or at the end of the time budget.
+"""Stop in time and on request: signals, a stop file, preemption notices, a time budget.
 
 Long work holds a `Stop` and asks it after each save for `stop_status`; several processes take the
 largest status of all. Work measures how long its parts take (`Pace`), so that the time to the next
@@ -8,37 +8,28 @@ Environment:
     CELLSIGNAL_DEADLINE: when to be done, in seconds since the epoch. `--max-hours` sets it where it
         is not set; child processes inherit it.
     CELLSIGNAL_STOP_FILE: a path; a file there acts as SIGTERM.
-    CELLSIGNAL_PREEMPTION: aws or gcp; a preemption notice of the machine's metadata service acts as
-        SIGTERM.
-    CELLSIGNAL_METADATA_URL: another address of that service.
+    CELLSIGNAL_PREEMPTION: see `preemption`.
 """
 
 import contextlib
-import logging
 import math
 import os
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from http.client import HTTPException
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from urllib import error as url_errors
-from urllib import request
 
 from cellsignal.common.errors import OUT_OF_TIME, InputError, Interrupted, OutOfTime
+from cellsignal.common.preemption import NOTICES, PREEMPTION, wait_for_notice
 
-log = logging.getLogger(__name__)
-DEADLINE, STOP_FILE, PREEMPTION, METADATA_URL = (
-    f"CELLSIGNAL_{name}" for name in ("DEADLINE", "STOP_FILE", "PREEMPTION", "METADATA_URL")
-)
+DEADLINE, STOP_FILE = "CELLSIGNAL_DEADLINE", "CELLSIGNAL_STOP_FILE"
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1  # the last: Slurm's --signal=USR1@300
 _LONGER = 1.25  # what was measured may take this much longer
 # left for the end of the process: share of the budget, least and most seconds
 _RESERVE = 0.01, 0.5, 60.0
-_POLL_S, _TIMEOUT_S = 5.0, 2.0  # of the metadata service
 
 
 # the budget
@@ -260,88 +251,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.{1 if seconds < 10 else 0}f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-# preemption notices
-# --------------------------------------------------------------------------------------------------
-
-
-class _NoRedirect(request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-def _ask_service(url: str, headers: dict[str, str], method: str = "GET") -> str:
-    """Return a metadata service's answer, at most 64 KiB, without a proxy or redirects."""
-    opener = request.build_opener(request.ProxyHandler({}), _NoRedirect)
-    with opener.open(
-        request.Request(url, headers=headers, method=method), timeout=_TIMEOUT_S
-    ) as answer:
-        return answer.read(1 << 16).decode("utf-8", "replace")
-
-
-def _aws_notice(base: str) -> bool:
-    """Return whether AWS will take this spot machine back within two minutes.
-
-    `instance-action` answers with other than 404 then:
-        https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html;
-    IMDSv2 needs a token first.
-    """
-    token = _ask_service(
-        f"{base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"}, "PUT"
-    )
-    try:
-        return bool(
-            _ask_service(
-                f"{base}/latest/meta-data/spot/instance-action",
-                {"X-aws-ec2-metadata-token": token.strip()},
-            )
-        )
-    except url_errors.HTTPError as answer:
-        if answer.code == 404:
-            return False
-        raise
-
-
-def _gcp_notice(base: str) -> bool:
-    """Return whether a preemption comes in thirty seconds.
-
-    https://cloud.google.com/compute/docs/instances/create-use-preemptible
-    """
-    return (
-        _ask_service(
-            f"{base}/computeMetadata/v1/instance/preempted", {"Metadata-Flavor": "Google"}
-        ).strip()
-        == "TRUE"
-    )
-
-
-NOTICES: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "aws": ("http://169.254.169.254", _aws_notice),
-    "gcp": ("http://metadata.google.internal", _gcp_notice),
-}
-
-
-def wait_for_notice(cloud: str, ended: threading.Event) -> bool:
-    """Wait for a preemption notice (True), or until `ended` is set (False).
-
-    The first failure is logged, the others are passed over.
-    """
-    base, has_notice = NOTICES[cloud]
-    base = os.environ.get(METADATA_URL, base).rstrip("/")
-    is_logged = False
-    while not ended.is_set():
-        try:
-            if has_notice(base):
-                return True
-        except (OSError, ValueError, HTTPException) as error:  # urllib's own errors are OSErrors
-            if not is_logged:
-                log.warning(
-                    "preemption notices of %s: %s does not answer (%s); asking on",
-                    cloud,
-                    base,
-                    error,
-                )
-                is_logged = True
-        ended.wait(_POLL_S)
-    return False

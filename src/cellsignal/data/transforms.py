@@ -110,7 +110,7 @@ class Transform:
 
         Args:
             image: (H, W, C) uint8, any H and W. It is not changed; without augmentations it is
-                given back as it is.
+                returned as it is.
             rng: the only source of randomness.
 
         Returns:
@@ -120,10 +120,8 @@ class Transform:
         Raises:
             InputError: a crop larger than the image.
         """
-        assert image.dtype == np.uint8 and image.shape[2:] == (self.channels,), (
-            image.dtype,
-            image.shape,
-        )
+        assert image.dtype == np.uint8, image.dtype
+        assert image.shape[2:] == (self.channels,), image.shape
         if not self._steps:
             return image
         # albumentations draws from both kinds of generator
@@ -133,13 +131,10 @@ class Transform:
         return image
 
     def signal(self, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Gain and bias: x * a + b, with a ~ N(1, gain) and b ~ N(0, bias) drawn for each stain of
-        the image.
+        """Apply gain and bias: x * a + b, a ~ N(1, gain) and b ~ N(0, bias) for each stain.
 
         Args:
-            x: (C, h, w) float32, normalised: a channel's SD is 1, and `bias` is in units of it. It
-                is not changed.
-            rng: the only source of randomness.
+            x: (C, h, w) float32, normalised: a channel's SD is 1, the unit of `bias`. Not changed.
 
         Returns:
             (C, h, w) float32.

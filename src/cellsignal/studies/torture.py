@@ -11,12 +11,9 @@ import logging
 import multiprocessing
 import os
 import re
-import resource
-import runpy
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -29,11 +26,12 @@ import numpy as np
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_text
 from cellsignal.studies.torture_run import (
-    COMMANDS,
     CONFIG,
     NAME,
     PHASES,
     SEED,
+    execute_run,
+    import_all,
     outcome,
     phase_of,
     whole_checkpoints,
@@ -81,7 +79,7 @@ def bench_torture(folder: Path, kills: int = 50, fills: int = 20, seed: int = 0)
     folder = Path(folder).resolve()
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty")
-    _import_all()
+    import_all()
     rng, result = np.random.default_rng(seed), Result()
     _in_child(_simulate, folder / "raw")
     reference = _create_run(folder, "undisturbed")
@@ -227,14 +225,12 @@ def _check_same(place: Path, wanted: dict[str, str]) -> None:
     names = sorted(wanted.keys() | result.keys())
     different = [name for name in names if wanted.get(name) != result.get(name)]
     if different:
-        raise InputError(
-            f"{place}: ended in other bytes than the undisturbed run: {', '.join(different)}"
-        )
+        names = ", ".join(different)
+        raise InputError(f"{place}: ended in other bytes than the undisturbed run: {names}")
     left = [path for path in place.rglob("*.tmp") if path.is_file()]
     if left:
-        raise InputError(
-            f"{place}: {len(left)} half-written files were left behind, first {left[0]}"
-        )
+        first = left[0]
+        raise InputError(f"{place}: {len(left)} half-written files were left behind, first {first}")
 
 
 def _finish_run(place: Path, seconds: float) -> None:
@@ -253,21 +249,9 @@ def _finish_run(place: Path, seconds: float) -> None:
 _FORK = multiprocessing.get_context("fork")
 
 
-def _import_all() -> None:
-    """Import what a run imports, so that forked processes need not."""
-    import cellsignal.data.pack
-    import cellsignal.models.torchvision_cpu
-    import cellsignal.pipeline
-    import cellsignal.prediction.submit
-    import cellsignal.report.run_report
-    import cellsignal.training.run
-
-    cellsignal.models.torchvision_cpu.import_timm()
-
-
 def _start(place: Path, largest_file: int | None = None) -> Any:
     """Start `COMMANDS` in `place`, in a new process group; the output goes to <place>.log."""
-    child = _FORK.Process(target=_run, args=(place, largest_file))
+    child = _FORK.Process(target=execute_run, args=(place, largest_file))
     child.start()
     return child
 
@@ -283,38 +267,8 @@ def _kill(child: Any) -> None:
 def _writes(place: Path, process: int) -> bool:
     """Return whether a half-written file of the process exists."""
     # os.walk ignores folders that vanish meanwhile
-    return any(
-        f"-{process}." in name and name.endswith(".tmp")
-        for _, _, files in os.walk(place)
-        for name in files
-    )
-
-
-def _run(place: Path, largest_file: int | None) -> None:
-    import torch
-
-    os.setsid()
-    with open(place.with_suffix(".log"), "ab", buffering=0) as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    # the parent may have replaced them
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    os.chdir(place)
-    torch.set_num_threads(1)
-    if largest_file is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    os._exit(next((status for words in COMMANDS if (status := _command(words))), 0))
-
-
-def _command(words: tuple[str, ...]) -> int:
-    """Run `python -m cellsignal` with these arguments in this process."""
-    sys.argv = ["cellsignal", *words]
-    try:
-        runpy.run_module("cellsignal", run_name="__main__")
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    names = (name for _, _, files in os.walk(place) for name in files)
+    return any(f"-{process}." in name and name.endswith(".tmp") for name in names)
 
 
 def _simulate(root: Path) -> None:

@@ -1,7 +1,12 @@
-"""Describe the small whole run that is tortured, and read its state from its files."""
+"""Execute the small whole run that is tortured, and read its state from its files."""
 
 import hashlib
 import json
+import os
+import resource
+import runpy
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +47,50 @@ predict: {tta: 8, batch_size: 4}
 """
 
 
+def import_all() -> None:
+    """Import what a run imports, so that forked ones need not."""
+    import cellsignal.data.pack
+    import cellsignal.models.torchvision_cpu
+    import cellsignal.pipeline
+    import cellsignal.prediction.submit
+    import cellsignal.report.run_report
+    import cellsignal.training.run
+
+    cellsignal.models.torchvision_cpu.import_timm()
+
+
+def execute_run(place: Path, largest_file: int | None) -> None:
+    """Execute `COMMANDS` in `place`, then end this process with their status.
+
+    Args:
+        largest_file: bytes; the limit of a file's size, where it stands for a full disk.
+    """
+    import torch
+
+    os.setsid()
+    with open(place.with_suffix(".log"), "ab", buffering=0) as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    # the parent may have replaced them
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    os.chdir(place)
+    torch.set_num_threads(1)
+    if largest_file is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    os._exit(next((status for words in COMMANDS if (status := _command(words))), 0))
+
+
+def _command(words: tuple[str, ...]) -> int:
+    """Execute `python -m cellsignal` with these words in this process; return its status."""
+    sys.argv = ["cellsignal", *words]
+    try:
+        runpy.run_module("cellsignal", run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
 def outcome(place: Path) -> dict[str, str]:
     """Return name -> digest of all that a finished run consists of.
 
@@ -68,12 +117,9 @@ def outcome(place: Path) -> dict[str, str]:
                 for part, name, tensor in tensors
             )
         )
+        timed = {"images_per_s", "waiting", "of_peak"}
         rows = [
-            {
-                key: value
-                for key, value in row.items()
-                if key not in ("images_per_s", "waiting", "of_peak")
-            }
+            {key: value for key, value in row.items() if key not in timed}
             for row in state["progress"]["history"]
         ]
         digests[f"history of {path.relative_to(place)}"] = _digest(json.dumps(rows).encode())

@@ -39,24 +39,12 @@ log = logging.getLogger(__name__)
 
 WELLS_HELD_OUT = 0.05
 # the recipe of configs/rxrx1/demo.yaml
-AUGMENT = (
-    {"name": "horizontal_flip"},
-    {"name": "transpose"},
-    {"name": "rotate90"},
-    {"name": "gain_bias", "gain": 0.1, "bias": 0.1},
-)
-FIRST = {
-    "name": "all",
-    "batch_size": 32,
-    "optimizer": {"lr": 4e-3, "weight_decay": 0.05},
-    "schedule": {"name": "onecycle"},
-}
-SECOND = {
-    "name": "cell_type",
-    "per": "cell_type",
-    "batch_size": 16,
-    "optimizer": {"lr": 1e-3, "weight_decay": 0.05},
-}
+FLIPS = tuple({"name": name} for name in ("horizontal_flip", "transpose", "rotate90"))
+AUGMENT = (*FLIPS, {"name": "gain_bias", "gain": 0.1, "bias": 0.1})
+FIRST = {"name": "all", "batch_size": 32, "schedule": {"name": "onecycle"}}
+FIRST["optimizer"] = {"lr": 4e-3, "weight_decay": 0.05}
+SECOND = {"name": "cell_type", "per": "cell_type", "batch_size": 16}
+SECOND["optimizer"] = {"lr": 1e-3, "weight_decay": 0.05}
 BOTH = {"label_smoothing": 0.1, "amp": "bf16"}
 
 
@@ -203,23 +191,14 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
         experiment = np.concatenate([outcome.experiment for outcome in chosen])
         low, high = clustered_interval(correct, experiment, seed=0)
         gain = test[key] - test.get((protocol, stage - 1), np.nan)
-        rows.append(
-            {
-                "protocol": protocol,
-                "stage": stage,
-                "validation": validation.mean(),
-                "validation_sd": _sd(validation),
-                "wells": sum(outcome.validation.total for outcome in chosen),
-                "test": test[key].mean(),
-                "test_sd": _sd(test[key]),
-                "low": low,
-                "high": high,
-                "test_gain": gain.mean(),
-                "test_gain_sd": _sd(gain),
-                "flattery": (validation - test[key]).mean(),
-                "reused": np.mean([outcome.reused for outcome in chosen]),
-            }
-        )
+        row = {"protocol": protocol, "stage": stage}
+        row |= {"validation": validation.mean(), "validation_sd": _sd(validation)}
+        row["wells"] = sum(outcome.validation.total for outcome in chosen)
+        row |= {"test": test[key].mean(), "test_sd": _sd(test[key]), "low": low, "high": high}
+        row |= {"test_gain": gain.mean(), "test_gain_sd": _sd(gain)}
+        row["flattery"] = (validation - test[key]).mean()
+        row["reused"] = np.mean([outcome.reused for outcome in chosen])
+        rows.append(row)
     return pd.DataFrame(rows)
 
 

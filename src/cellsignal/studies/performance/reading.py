@@ -119,19 +119,17 @@ def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> 
 
 def reading_text(table: pd.DataFrame) -> str:
     """Write the table of `bench_reading` in Markdown."""
-    lines = [
-        "| reader | ms a site | x skimage | x cv2 | disk / PNG | ms to encode |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = ["| reader | ms a site | x skimage | x cv2 | disk / PNG | ms to encode |"]
+    lines.append("|---|---|---|---|---|---|")
     formats = {"ms": ".3g", "x_skimage": ".3g", "x_cv2": ".3g", "disk": ".2f", "encode_ms": ".3g"}
     for row in table.to_dict("records"):
         if np.isnan(row["ms"]):
             lines.append(f"| {row['reader']}: not installed | | | | | |")
             continue
-        cells = [
-            "" if np.isnan(row[name]) else format(row[name], form) for name, form in formats.items()
-        ]
-        lines.append(f"| {' | '.join([row['reader'], *cells])} |")
+        cells = [row["reader"]]
+        for name, form in formats.items():
+            cells.append("" if np.isnan(row[name]) else format(row[name], form))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -174,14 +172,8 @@ def _skimage(sites: Sites) -> Callable[[int], object] | None:
 
 def _through_zarr(name: str, codec, images: list[np.ndarray], path: Path) -> Reader:
     shape = images[0].shape
-    array = zarr.create_array(
-        path,
-        shape=(len(images), *shape),
-        chunks=(1, *shape),
-        dtype="uint8",
-        filters=None,
-        compressors=codec,
-    )
+    layout = {"shape": (len(images), *shape), "chunks": (1, *shape), "dtype": "uint8"}
+    array = zarr.create_array(path, **layout, filters=None, compressors=codec)
     for i, image in enumerate(images):
         array[i] = image
     array = zarr.open_array(path, mode="r")
@@ -194,12 +186,8 @@ def _plain_zstd(level: int, images: list[np.ndarray], path: Path) -> Reader:
         (path / str(i)).write_bytes(compress(image, level, True))
     out = np.empty_like(images[0])
     read = lambda i: decompress((path / str(i)).read_bytes(), out)  # noqa: E731
-    return Reader(
-        f"a file a site, zstd {level}",
-        read,
-        _bytes(path),
-        lambda i: compress(images[i], level, True),
-    )
+    make = lambda i: compress(images[i], level, True)  # noqa: E731
+    return Reader(f"a file a site, zstd {level}", read, _bytes(path), make)
 
 
 def _store(
@@ -228,13 +216,11 @@ def _store(
 def _packed(sites: Sites, path: Path, codec: str, size: int | None) -> Store:
     channels = tuple(f"channel {number}" for number in range(1, len(sites[0]) + 1))
     source = {"competition": "reading benchmark", "root": ""}
-    root = os.path.commonpath(
-        [os.path.dirname(os.path.abspath(file)) for files in sites for file in files]
-    )
+    folders = {os.path.dirname(os.path.abspath(file)) for files in sites for file in files}
+    root = os.path.commonpath(folders)
     read = functools.partial(_imread_under, root)
-    pack(
-        _samples(sites, root), read, path, channels=channels, size=size, source=source, codec=codec
-    )
+    options = {"channels": channels, "size": size, "source": source, "codec": codec}
+    pack(_samples(sites, root), read, path, **options)
     return Store.open(path)
 
 
@@ -252,12 +238,9 @@ def _samples(sites: Sites, root: str) -> pd.DataFrame:
 
 
 def _bytes(path: Path) -> int:
-    """Return the bytes of all files that hold pixels."""
-    return sum(
-        file.stat().st_size
-        for file in path.rglob("*")
-        if file.is_file() and file.name != "zarr.json"
-    )
+    """Count the bytes of all files that hold pixels."""
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != "zarr.json"]
+    return sum(file.stat().st_size for file in files)
 
 
 # the clock
