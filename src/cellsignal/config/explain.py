@@ -16,9 +16,13 @@ _LONGEST = 60  # characters of a wrong value that are shown
 _WORDS = {
     "tuple_type": "needs a list, such as [1, 2]",
     "too_short": "needs at least one item",
+    "int_type": "needs a whole number",
+    "float_type": "needs a number",
     "model_type": "needs keys, such as {key: value}",
     "model_attributes_type": "needs keys, such as {key: value}",
 }
+# keys of earlier versions, and what to do about them
+_REMOVED = {"betas": "adam's betas are 0.9 and 0.999 now; remove the key"}
 
 
 def describe(error: ValidationError) -> str:
@@ -52,6 +56,8 @@ def did_you_mean(word: Any, names: Iterable[str]) -> str:
 def _line(item: Any) -> str:
     path = ".".join(map(str, item["loc"]))
     kind, value = item["type"], item["input"]
+    if kind == "extra_forbidden" and item["loc"][-1] in _REMOVED:
+        return f"unknown key {path}: {_REMOVED[item['loc'][-1]]}"
     if kind == "extra_forbidden":
         name = _near_key(item) or _key_elsewhere(item["loc"][-1])
         return f"unknown key {path}" + (f" (did you mean {name!r}?)" if name else "")

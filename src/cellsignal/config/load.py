@@ -11,12 +11,12 @@ from cellsignal.common.errors import InputError
 from cellsignal.config.explain import describe, did_you_mean
 from cellsignal.config.schema import Config
 
-# sections of one key that earlier versions wrote out, and that key
+# sections of one key that earlier versions wrote out: that key and its default
 _FLATTENED = {
-    "focal": "gamma",
-    "swa": "start",
-    "early_stopping": "patience",
-    "drop_predicted_controls": "after_epochs",
+    "focal": {"gamma": 2.0},
+    "swa": {"start": 0.75},
+    "early_stopping": {"patience": 5},
+    "drop_predicted_controls": {"after_epochs": None},
 }
 
 
@@ -31,7 +31,7 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
     for override in overrides:
         _set(tree, override)
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(upgrade_recorded(tree))
     except ValidationError as error:
         raise InputError(f"{path}: {describe(error)}") from None
 
@@ -42,22 +42,26 @@ def dump_config(config: Config) -> str:
 
 
 def upgrade_recorded(tree: dict[str, Any]) -> dict[str, Any]:
-    """Rewrite a config that an earlier version recorded in today's keys.
+    """Rewrite a config of an earlier version in today's keys.
 
     A removed key goes only where it had its default, which is what happens without it. With another
     value it stays, and is then refused as unknown.
     """
     tree = copy.deepcopy(tree)
-    for stage in tree.get("stages", ()):
+    stages = tree.get("stages")
+    for stage in stages if isinstance(stages, list) else ():
+        if not isinstance(stage, dict):
+            continue  # refused by the schema
         early_stopping = stage.get("early_stopping")  # a number in today's configs
         if isinstance(early_stopping, dict) and early_stopping.get("min_delta") == 0:
             del early_stopping["min_delta"]
-        for key, inner in _FLATTENED.items():
+        for key, defaults in _FLATTENED.items():
             section = stage.get(key)
-            if isinstance(section, dict) and set(section) == {inner}:
-                stage[key] = section[inner]
-        if list(stage.get("optimizer", {}).get("betas", ())) == [0.9, 0.999]:
-            del stage["optimizer"]["betas"]
+            if isinstance(section, dict) and set(section) <= set(defaults):
+                (stage[key],) = (defaults | section).values()
+        optimizer = stage.get("optimizer")
+        if isinstance(optimizer, dict) and optimizer.get("betas") in ([0.9, 0.999], (0.9, 0.999)):
+            del optimizer["betas"]
     return tree
 
 
@@ -171,8 +175,10 @@ def _merge(base: Any, over: Any, where: str) -> Any:
 def _set(tree: dict[str, Any], override: str) -> None:
     """Change one key, by its path of keys and of items' names or numbers."""
     path, equals, text = override.partition("=")
-    if not equals or not path:
+    if not equals or "" in path.split("."):
         raise InputError(f"--set {override}: write key.path=value")
+    if path == "base":
+        raise InputError(f"--set {override}: write base: in the config file itself")
     try:
         value = _parse(text)
     except yaml.YAMLError:
@@ -196,7 +202,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 def _index(items: list[Any], part: str, where: str) -> int:
     """Return the index of the item that `part` names: its number, or its `name`."""
-    if part.isdigit() and int(part) < len(items):
+    if part.isascii() and part.isdigit() and int(part) < len(items):
         return int(part)
     names = [str(item.get("name")) for item in items if isinstance(item, dict)]
     if names.count(part) > 1:

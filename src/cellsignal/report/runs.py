@@ -58,30 +58,34 @@ class OutOfFold:
 def list_runs(runs: Path = RUNS) -> str:
     """Return a table of the runs in a folder: one row for each seed."""
     lines = [("run", "state", "out of fold", "95 % interval", "last change", "size")]
+    problems = []
     for name in run_names(runs):
         for folder in sorted((runs / name).glob("seed*")):
             if (folder / "config.yaml").is_file():
-                lines.append(_row(name, folder))
+                row, problem = _row(name, folder)
+                lines.append(row)
+                problems += [problem] if problem else []
     if len(lines) == 1:
         return f"{runs}: no runs"
-    return aligned(lines, right={2, 5})
+    return "\n".join([aligned(lines, right={2, 5}), *problems])
 
 
-def _row(name: str, folder: Path) -> tuple[str, ...]:
+def _row(name: str, folder: Path) -> tuple[tuple[str, ...], str]:
+    """Return the row of one seed, and why its config cannot be read, if so."""
     files = [path.stat() for path in folder.rglob("*") if path.is_file()]
     changed = datetime.fromtimestamp(max(file.st_mtime for file in files))
     end = (f"{changed:%Y-%m-%d %H:%M}", _size(sum(file.st_size for file in files)))
     title = f"{name}/{folder.name}"
     try:
         config = load_config(folder / "config.yaml")
-    except InputError:
-        return title, "of another version", "", "", *end
+    except InputError as error:
+        return (title, "unreadable", "", "", *end), str(error)
     state = run_state(config, folder)
     try:
         value, low, high = read_out_of_fold([config]).score()
     except InputError:  # nothing predicted, or by another state of the run
-        return title, state, "", "", *end
-    return title, state, f"{value:.4f}", _range(low, high), *end
+        return (title, state, "", "", *end), ""
+    return (title, state, f"{value:.4f}", _range(low, high), *end), ""
 
 
 def run_state(config: Config, folder: Path) -> str:
