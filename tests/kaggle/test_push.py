@@ -254,10 +254,10 @@ def test_a_folder_with_a_placeholder_owner_is_not_pushed(tmp_path, changes):
     "content, said",
     [
         (None, "neither"),
-        ("{", "no JSON"),
-        ("[]", "no JSON"),
-        ('{"id": "x"}', "no slug"),
-        ('{"id": "../../etc/x"}', "no slug"),
+        ("{", "is not JSON"),
+        ("[]", "is not JSON"),
+        ('{"id": "x"}', "is not a slug"),
+        ('{"id": "../../etc/x"}', "is not a slug"),
     ],
 )
 def test_a_folder_that_is_none_is_refused(tmp_path, content, said):

@@ -131,7 +131,7 @@ def test_an_interrupted_epoch_goes_on_with_the_pseudo_labels_it_began_with_or_no
     frame = pseudo_labels.read(job.folder, 0)
     frame.loc[0, "target_id"] = job.store.samples.target_id.iloc[job.valid[0]]
     path = pseudo_labels.write(job.folder, 0, frame, {})
-    with pytest.raises(InputError, match="no test treatments"):
+    with pytest.raises(InputError, match="not test treatments"):
         pseudo_labels.read_pseudo_labels(job, 0, sha256(path))
 
 
