@@ -235,7 +235,7 @@ def test_one_gpu_needs_no_torchrun(tmp_path):
     [
         (("slurm", CONFIG, "--time", "soon"), "--time soon"),
         (("slurm", CONFIG, "--nodes", "0"), "--nodes"),
-        (("slurm", CONFIG, "--partition", "a b"), "no name"),
+        (("slurm", CONFIG, "--partition", "a b"), "is not a name"),
         (("torchrun", CONFIG, "--endpoint", ":29500"), "--endpoint"),
         (("torchrun", CONFIG, "--endpoint", "a", "--nodes", "0"), "--nodes 0"),
     ],

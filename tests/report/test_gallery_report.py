@@ -271,7 +271,7 @@ def test_a_mechanism_that_is_no_class_is_named(ranked, tmp_path, capsys):
         "ranked.csv",
         cwd=space.folder,
     )
-    assert "'other'" in said and "none of the 3 mechanisms" in said
+    assert "'other'" in said and "is not one of the 3 mechanisms" in said
 
 
 def test_the_answers_a_release_tells_are_written_once(simulated, tmp_path, capsys):

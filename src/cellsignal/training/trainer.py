@@ -306,7 +306,10 @@ class Trainer:
         return row
 
     def _update_best(self, figure: float) -> None:
-        """Save `best.pt` if the monitored metric is better, else count a bad epoch."""
+        """Save `best.pt` if the monitored metric is better, else count a bad epoch.
+
+        The learning-rate schedule sees the metric, too.
+        """
         progress, sign = self.progress, 1 if self.validation.higher_is_better else -1
         self.schedule.epoch_end(figure)
         if progress["best"] is None or sign * (figure - progress["best"]) > 0:
