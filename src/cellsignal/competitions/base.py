@@ -1,5 +1,4 @@
-"""Define `Competition`, the interface that every data set implements. Everything downstream knows
-only this.
+"""Define `Competition`, which every data set implements; all downstream knows only this.
 
 A competition is a folder in `competitions/` with a class registered by `@register`. Its numbers
 (how many classes, which wells are controls) stand in that folder and nowhere else; code elsewhere
@@ -18,7 +17,7 @@ import pandas as pd
 
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.calibration import Calibrates
-from cellsignal.competitions.published import Published
+from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import path_of
 from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.competitions.task import Task
@@ -29,13 +28,11 @@ SHAPE_SAMPLES = 25  # how many samples' images `root_shape` asks
 
 @dataclass(frozen=True)
 class PlateGroups:
-    """Classes fall into groups; each plate holds one group, each class once: a linear assignment
-    problem.
+    """Groups of classes; each plate holds the classes of one group, each once.
 
     Attributes:
         class_group: (K,) int, the group of each class.
-        plate_group: (experiment, plate) -> group, for the plates where it is known (from training
-        labels only).
+        plate_group: (experiment, plate) -> group, where training labels tell it.
     """
 
     class_group: np.ndarray
@@ -44,37 +41,6 @@ class PlateGroups:
     @property
     def n_groups(self) -> int:
         return int(self.class_group.max()) + 1
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One way the field measures itself on these images.
-
-    Attributes:
-        group: the samples column that a fold must not split.
-        by_site: every sample is scored by itself; else what shares a `target_id` is.
-        controls_are_classes: control wells are trained on and scored as further classes.
-        assignment: the layout of the plates may be used.
-        parts: where the protocol itself says what trains and what is scored: name and published
-        number of samples of each.
-    """
-
-    id: str
-    title: str
-    group: str
-    note: str
-    by_site: bool = False
-    controls_are_classes: bool = False
-    assignment: bool = False
-    parts: tuple[tuple[str, int], ...] = ()
-
-    @property
-    def summary(self) -> str:
-        """The facts in one sentence, then the note."""
-        unit = "site" if self.by_site else "id"
-        classes = "controls are classes" if self.controls_are_classes else "controls are not scored"
-        layout = "the plate layout may be used" if self.assignment else "no plate assignment"
-        return f"Scored by {unit}; {classes}; {layout}; no {self.group} is split. {self.note}"
 
 
 class Competition(Calibrates, ABC):

@@ -1,4 +1,4 @@
-"""Read tables with one column a class: scores of a submission, and the true classes."""
+"""Read and check tables with one column a class: scores of a submission, and true classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,13 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import read_table, refuse_rows
-from cellsignal.competitions.submissions import SUBMISSION, read_rows
-from cellsignal.competitions.task import BOARDS
+from cellsignal.competitions.submissions import (
+    SUBMISSION,
+    check_columns,
+    check_submission_ids,
+    read_rows,
+)
+from cellsignal.competitions.targets import BOARDS
 
 # columns of answers that are not classes
 BESIDE = ("leaderboard", "compound", "treatment", "experiment", "plate", "cell_type")
@@ -76,6 +81,33 @@ def read_class_scores(path: Path, id_column: str, classes: Sequence[str]) -> pd.
             )
         scores[column] = values
     return pd.DataFrame({id_column: frame[id_column], **scores}).reset_index(drop=True)
+
+
+def check_column_order(submission: pd.DataFrame, id_column: str, classes: Sequence[str]) -> None:
+    """Refuse a submission whose columns are not the id and the classes, in their order."""
+    check_columns(submission.columns, id_column, classes)
+    moved = submission.columns[submission.columns != [id_column, *classes]]
+    if len(moved):
+        raise InvalidSubmission(
+            f"submission: columns are not in the order of the classes, first {moved[0]!r}"
+        )
+
+
+def truth_and_scores(
+    submission: pd.DataFrame, answers: pd.DataFrame, id_column: str, name: str = SUBMISSION
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return truth (N, K) bool, scores (N, K) and classes, as the answers order them.
+
+    Raises:
+        InvalidSubmission: other columns or ids than those of the answers, or a score that is no
+            finite number.
+    """
+    classes = answer_classes(answers, id_column)
+    check_columns(submission.columns, id_column, classes, name)
+    check_submission_ids(submission, answers, id_column, name)
+    check_scores(submission, classes, id_column, name)
+    scores = submission.set_index(id_column).loc[answers[id_column], list(classes)]
+    return answers[list(classes)].to_numpy(bool), scores.to_numpy(np.float64), classes
 
 
 def check_scores(

@@ -1,8 +1,7 @@
 """Any number of classes an id, none included: a score for every class, ranked against the truth.
 
-A submission is the id and one column a class, in the order of the classes, of finite numbers of any
-scale: higher is likelier. Only the order of a class's scores counts, so logits, log-probabilities
-and probabilities score the same.
+A submission is the id and one column a class, in the order of the classes, of finite numbers:
+higher is likelier. Only the order counts, so logits and probabilities score the same.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,19 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import InputError, InvalidSubmission
+from cellsignal.common.errors import InputError
 from cellsignal.common.tables import aligned
-from cellsignal.competitions import submissions
-from cellsignal.competitions.balance import balance_table
-from cellsignal.competitions.class_columns import (
-    answer_classes,
-    check_scores,
-    read_class_answers,
-    read_class_scores,
-)
+from cellsignal.competitions import class_columns, submissions
+from cellsignal.competitions.folds import balance_table
 from cellsignal.competitions.single_label import SEED, SingleLabel
-from cellsignal.competitions.targets import Targets, Truth, label_matrix, sum_by_target
-from cellsignal.competitions.task import Runs, Task, resampled_column, slices_of
+from cellsignal.competitions.targets import Targets, Truth, label_matrix, slices_of, sum_by_target
+from cellsignal.competitions.task import Runs, Task
 from cellsignal.metrics.accuracy import Score, bootstrap_interval
 from cellsignal.metrics.average_precision import (
     average_precision_table,
@@ -54,9 +47,8 @@ class MultiLabel(Task):
     def check_config(self, config) -> None:
         super().check_config(config)
         if config.data.controls != "ignore":
-            raise InputError(
-                f"data.controls: {self.competition.id} has no classes of its control wells"
-            )
+            problem = f"{self.competition.id} has no classes of its control wells"
+            raise InputError(f"data.controls: {problem}")
 
     def check_monitor(self, stage) -> None:
         super().check_monitor(stage)
@@ -86,15 +78,13 @@ class MultiLabel(Task):
 
     def check_targets(self, targets: np.ndarray, validation: np.ndarray, title: str) -> None:
         if not (targets == 1).any():
-            raise InputError(
-                f"{title}: none of the {len(targets)} training samples has any of the "
-                f"{targets.shape[1]} classes"
-            )
+            samples = f"none of the {len(targets)} training samples"
+            raise InputError(f"{title}: {samples} has any of the {targets.shape[1]} classes")
         testable = (validation == 1).any(axis=0) & (validation == 0).any(axis=0)
         if len(validation) and not testable.any():
+            samples = f"the {len(validation)} validation samples"
             raise InputError(
-                f"{title}: no class has both a positive and a negative among the "
-                f"{len(validation)} validation samples"
+                f"{title}: no class has both a positive and a negative among {samples}"
             )
 
     def validation_scores(
@@ -134,7 +124,7 @@ class MultiLabel(Task):
         ids = answers[self.competition.id_column].to_numpy(object)
         group = self.competition.fold_groups[0]
         cluster = answers[group].to_numpy(object) if group in answers.columns else ids
-        values = answers[list(answer_classes(answers, self.competition.id_column))]
+        values = answers[list(class_columns.answer_classes(answers, self.competition.id_column))]
         return Truth(ids, values.to_numpy(float), cluster)
 
     def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
@@ -150,9 +140,8 @@ class MultiLabel(Task):
     ) -> tuple[Score, float]:
         table = average_precision_table(truth.values, scores, classes, truth.cluster, STEP_DRAWS)
         macro = table.iloc[0]
-        score = Score(
-            macro.average_precision, macro.low, macro.high, int(macro.n), "average precision"
-        )
+        interval = (macro.low, macro.high, int(macro.n))
+        score = Score(macro.average_precision, *interval, "average precision")
         return score, float(macro.prevalence)
 
     def clustered_score(
@@ -207,62 +196,40 @@ class MultiLabel(Task):
         """Write scores (T, K) as a submission, in the sample submission's order.
 
         Raises:
-            InvalidSubmission: an id of the sample submission has no scores, or the reverse; a score
-                that is not a finite number.
+            InvalidSubmission: ids that are not the sample submission's; a score that is not finite.
         """
         classes, ids = self.competition.classes(root), self.competition.id_column
         frame = pd.DataFrame(np.asarray(scores), columns=list(classes))
         frame.insert(0, ids, pd.Series(list(target_ids), dtype=object))
         frame = submissions.in_sample_order(frame, self.competition.sample_submission(root), ids)
-        check_scores(frame, classes, ids)
+        class_columns.check_scores(frame, classes, ids)
         return frame
 
     def placeholders(self, target_ids: Iterable[str], classes: Sequence[str]) -> pd.DataFrame:
         """Make a submission that says nothing: 0.5 for every class of every id."""
-        ids = pd.Series(list(target_ids), dtype=object)
-        frame = pd.DataFrame(0.5, index=ids.index, columns=list(classes))
-        frame.insert(0, self.competition.id_column, ids)
-        return frame
+        ids = pd.DataFrame({self.competition.id_column: list(target_ids)}, dtype=object)
+        return ids.join(pd.DataFrame(0.5, index=ids.index, columns=list(classes)))
 
     def read_submission(self, path: Path | str, answers: pd.DataFrame) -> pd.DataFrame:
-        """Read ids as text and a float64 column for each class of the answers, in their order."""
-        ids = self.competition.id_column
-        classes = answer_classes(answers, ids)
-        return read_class_scores(Path(path), ids, classes)
+        classes = class_columns.answer_classes(answers, self.competition.id_column)
+        return class_columns.read_class_scores(Path(path), self.competition.id_column, classes)
 
     def check_submission(
         self, submission: pd.DataFrame, sample: pd.DataFrame, classes: Sequence[str]
     ) -> None:
         ids = self.competition.id_column
-        submissions.check_columns(submission.columns, ids, classes)
-        moved = submission.columns[submission.columns != [ids, *classes]]
-        if len(moved):
-            raise InvalidSubmission(
-                f"submission: columns are not in the order of the classes, first {moved[0]!r}"
-            )
+        class_columns.check_column_order(submission, ids, classes)
         submissions.check_submission_ids(submission, sample, ids)
         submissions.check_order(submission, sample, ids)
-        check_scores(submission, classes, ids)
+        class_columns.check_scores(submission, classes, ids)
 
     def read_answers(self, path: Path) -> pd.DataFrame:
-        """Read the true classes of the test ids; see `read_class_answers`."""
-        return read_class_answers(path, self.competition.id_column)
+        return class_columns.read_class_answers(path, self.competition.id_column)
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
-        truth, scores, _ = self._truth_and_scores(submission, answers, submissions.SUBMISSION)
-        return macro_average_precision(truth, scores)
-
-    def _truth_and_scores(
-        self, submission: pd.DataFrame, answers: pd.DataFrame, name: str
-    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Return truth (N, K) bool, scores (N, K) and classes, as the answers order them."""
         ids = self.competition.id_column
-        classes = answer_classes(answers, ids)
-        submissions.check_columns(submission.columns, ids, classes, name)
-        submissions.check_submission_ids(submission, answers, ids, name)
-        check_scores(submission, classes, ids, name)
-        scores = submission.set_index(ids).loc[answers[ids], list(classes)]
-        return answers[list(classes)].to_numpy(bool), scores.to_numpy(np.float64), classes
+        truth, scores, _ = class_columns.truth_and_scores(submission, answers, ids)
+        return macro_average_precision(truth, scores)
 
     def score_table(
         self,
@@ -271,22 +238,20 @@ class MultiLabel(Task):
         name: str = submissions.SUBMISSION,
         draws: int = 1000,
     ) -> pd.DataFrame:
-        """Average precision overall, by leaderboard, cell type and class.
+        """Compute average precision overall, by leaderboard, cell type and class.
 
         All rows but those of classes are macro averages over the classes that the slice holds both
         with and without. `low` and `high` are the 95 % interval of a bootstrap over what
         `resampled` names; single ids make it too narrow where they share a compound.
-
-        Args:
-            draws: replicates of the bootstrap.
 
         Returns:
             Columns `COLUMNS`; NaN where nothing can be ranked or resampled.
         """
         if answers.empty:
             raise InputError("answers: there are none")
-        truth, scores, classes = self._truth_and_scores(submission, answers, name)
-        resampled = resampled_column(self.competition, answers)
+        ids = self.competition.id_column
+        truth, scores, classes = class_columns.truth_and_scores(submission, answers, ids, name)
+        resampled = self.resampled_column(answers)
         cluster = answers[resampled].to_numpy(object)
         parts = []
         for kind, slice_name, inside in slices_of(answers, self.slices):
@@ -300,8 +265,9 @@ class MultiLabel(Task):
         return table[list(COLUMNS)].astype({"positives": "int64", "n": "int64"})
 
     def table_text(self, table: pd.DataFrame) -> str:
-        head = ("slice", "name", "AP", "95 % interval", "prevalence", "ROC AUC", "positives", "n")
-        lines = [head]
+        lines = [
+            ("slice", "name", "AP", "95 % interval", "prevalence", "ROC AUC", "positives", "n")
+        ]
         for row in table.to_dict("records"):
             numbers = [row[name] for name in ("average_precision", "prevalence", "roc_auc")]
             score, prevalence, auc = ("" if np.isnan(n) else f"{n:.4f}" for n in numbers)
@@ -313,7 +279,7 @@ class MultiLabel(Task):
 
     def check_answers(self, answers: pd.DataFrame, root: Path, path: Path) -> None:
         classes = set(self.competition.classes(root))
-        names = answer_classes(answers, self.competition.id_column)
+        names = class_columns.answer_classes(answers, self.competition.id_column)
         unknown = [name for name in names if name not in classes]
         if unknown:
             raise InputError(f"{path}: column {unknown[0]!r} is not a class of {root}")

@@ -10,8 +10,7 @@ from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import submissions
 from cellsignal.competitions.single_label import SEED, SingleLabel
-from cellsignal.competitions.targets import Truth
-from cellsignal.competitions.task import resampled_column, slices_of
+from cellsignal.competitions.targets import Truth, slices_of
 from cellsignal.metrics.accuracy import clustered_interval
 from cellsignal.metrics.ranking import (
     average_precisions,
@@ -139,7 +138,7 @@ class Ranking(SingleLabel):
         """
         matches, precision = self._matches_and_precisions(submission, answers, name)
         first = np.array([len(match) > 0 and bool(match[0]) for match in matches])
-        cluster = answers[resampled_column(self.competition, answers)].to_numpy()
+        cluster = answers[self.resampled_column(answers)].to_numpy()
         rows = []
         for kind, slice_name, inside in slices_of(answers, self.slices):
             scored = inside & ~np.isnan(precision)

@@ -9,14 +9,12 @@ import pandas as pd
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import submissions
-from cellsignal.competitions.targets import Targets, Truth, sum_by_target
-from cellsignal.competitions.task import Runs, Task, resampled_column, slices_of
+from cellsignal.competitions.targets import Targets, Truth, slices_of, sum_by_target
+from cellsignal.competitions.task import Runs, Task
 from cellsignal.metrics.accuracy import Accuracy, accuracy, clustered_interval
 
-COLUMNS = (
-    *("slice", "name", "correct", "n", "accuracy", "low", "high"),
-    *("cluster_low", "cluster_high"),
-)
+_INTERVALS = ("low", "high", "cluster_low", "cluster_high")
+COLUMNS = ("slice", "name", "correct", "n", "accuracy", *_INTERVALS)
 SEED = 0  # of the bootstrap: scoring a file twice prints the same interval
 
 
@@ -168,15 +166,11 @@ class SingleLabel(Task):
         Raises:
             InvalidSubmission: an id of the sample submission has no prediction, or the reverse.
         """
+        ids, target = self.competition.id_column, self.competition.target_column
         names = np.asarray(self.competition.classes(root), dtype=object)
-        columns = {
-            self.competition.id_column: list(target_ids),
-            self.competition.target_column: names[np.asarray(list(labels), dtype=int)],
-        }
+        columns = {ids: list(target_ids), target: names[np.asarray(list(labels), dtype=int)]}
         sample = self.competition.sample_submission(root)
-        return submissions.in_sample_order(
-            pd.DataFrame(columns), sample, self.competition.id_column
-        )
+        return submissions.in_sample_order(pd.DataFrame(columns), sample, ids)
 
     def read_submission(self, path: Path | str, answers: pd.DataFrame) -> pd.DataFrame:
         """Read a submission: ids as text, targets as int64 if they are whole numbers, else text."""
@@ -190,10 +184,8 @@ class SingleLabel(Task):
             frame[column] = target.astype("int64")
         elif whole.any() or numeric.any():
             line = int((~whole).idxmax())
-            raise InvalidSubmission(
-                f"{path}: {target[line]!r} in line {line} is not a whole number, as {column} must "
-                "be"
-            )
+            problem = f"{target[line]!r} in line {line} is not a whole number"
+            raise InvalidSubmission(f"{path}: {problem}, as {column} must be")
         return frame.reset_index(drop=True)
 
     def check_submission(
@@ -209,9 +201,8 @@ class SingleLabel(Task):
         self, submission: pd.DataFrame, sample: pd.DataFrame, classes: Sequence[str]
     ) -> None:
         """Refuse targets that are not classes."""
-        submissions.check_submission_targets(
-            submission, classes, self.competition.id_column, self.competition.target_column
-        )
+        ids, target = self.competition.id_column, self.competition.target_column
+        submissions.check_submission_targets(submission, classes, ids, target)
 
     def score(self, submission: pd.DataFrame, answers: pd.DataFrame) -> float:
         return float(self._correct(submission, answers, submissions.SUBMISSION).mean())
@@ -226,21 +217,19 @@ class SingleLabel(Task):
         missing = submission[target].isna()
         if missing.any():
             first = submission[ids][missing].iloc[0]
-            raise InvalidSubmission(
-                f"{name}: {missing.sum()} targets are missing, first that of {first!r}"
-            )
+            problem = f"{missing.sum()} targets are missing, first that of {first!r}"
+            raise InvalidSubmission(f"{name}: {problem}")
         if answers.empty or answers[target].isna().any():
             number = int(answers[target].isna().sum())
-            raise InputError(
-                f"answers: {number} targets are missing" if number else "answers: there are none"
-            )
+            problem = f"{number} targets are missing" if number else "there are none"
+            raise InputError(f"answers: {problem}")
         predicted = submission.set_index(ids)[target].loc[answers[ids]].astype(str).to_numpy()
         return predicted == answers[target].astype(str).to_numpy()
 
     def score_table(
         self, submission: pd.DataFrame, answers: pd.DataFrame, name: str = submissions.SUBMISSION
     ) -> pd.DataFrame:
-        """Accuracy overall, by leaderboard, cell type, experiment and plate.
+        """Compute accuracy overall, by leaderboard, cell type, experiment and plate.
 
         `low` and `high` are the 95 % Wilson interval, ids taken as independent. `cluster_low` and
         `cluster_high` resample the first fold group that the answers have, else experiments; NaN
@@ -250,7 +239,7 @@ class SingleLabel(Task):
             Columns `COLUMNS`; a plate is named experiment/plate.
         """
         correct = self._correct(submission, answers, name)
-        resampled = resampled_column(self.competition, answers)
+        resampled = self.resampled_column(answers)
         cluster = answers[resampled].to_numpy()
         if {"experiment", "plate"} <= set(answers.columns):
             plate = answers.experiment.astype(str) + "/" + answers.plate.astype(str)
@@ -282,10 +271,8 @@ class SingleLabel(Task):
         unknown = answers[~spelt.isin(known)]
         if len(unknown):
             first = unknown.iloc[0]
-            raise InputError(
-                f"{path}: {len(unknown)} targets are not classes of {root}, first "
-                f"{str(first[target])!r} of {first[ids]!r}"
-            )
+            example = f"first {str(first[target])!r} of {first[ids]!r}"
+            raise InputError(f"{path}: {len(unknown)} targets are not classes of {root}, {example}")
 
     def check_names(
         self, submission: pd.DataFrame, answers: pd.DataFrame, root: Path | None, path: Path, name

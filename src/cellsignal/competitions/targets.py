@@ -1,12 +1,14 @@
-"""Hold merged predictions and their truth, one row per target, for a task to score."""
+"""Hold merged predictions, their truth and its slices, one row per target, for a task to score."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+
+BOARDS = ("public", "private")
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,19 @@ def label_matrix(samples: pd.DataFrame, classes: int) -> np.ndarray:
     for row, labels in zip(np.flatnonzero(known), samples["labels"].to_numpy()[known], strict=True):
         matrix[row, list(labels)] = 1
     return matrix
+
+
+def slices_of(
+    answers: pd.DataFrame, columns: Iterable[str]
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield the slices of answers: kind, name and (N,) bool; all, by leaderboard, by column."""
+    yield "overall", "overall", np.ones(len(answers), bool)
+    for column in ("leaderboard", *columns):
+        if column not in answers.columns:
+            continue
+        values = answers[column]
+        names = BOARDS if column == "leaderboard" else sorted(values.dropna().unique(), key=str)
+        for name in names:
+            inside = values.eq(name).to_numpy(bool)
+            if inside.any():
+                yield name if column == "leaderboard" else column, str(name), inside

@@ -5,7 +5,7 @@ scores them. No code elsewhere asks which kind a competition is; a new kind is a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.targets import Targets, Truth
+from cellsignal.competitions.targets import BOARDS, Targets, Truth
 from cellsignal.metrics.accuracy import Score
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
     from cellsignal.config.stage import Stage
 
-BOARDS = ("public", "private")
 Runs = dict[str, dict[Literal["target", "well"], Targets]]  # run -> its targets, pooled or not
 
 
@@ -254,6 +253,11 @@ class Task(ABC):
             InvalidSubmission: ids that are missing, doubled or unknown, or a wrong target.
         """
 
+    def resampled_column(self, answers: pd.DataFrame) -> str:
+        """Name what intervals resample: a fold group, else experiments, else single ids."""
+        columns = (*self.competition.fold_groups, "experiment", self.competition.id_column)
+        return next(column for column in columns if column in answers.columns)
+
     @abstractmethod
     def table_text(self, table: pd.DataFrame) -> str:
         """Print a score table."""
@@ -294,25 +298,3 @@ class Task(ABC):
     def folds_text(self, folds: pd.DataFrame, classes: Sequence[str]) -> str:
         """Return a table of classes per fold, for samples with several labels; else ""."""
         return ""
-
-
-def slices_of(
-    answers: pd.DataFrame, columns: Iterable[str]
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield the slices of answers: kind, name and (N,) bool; all, by leaderboard, by column."""
-    yield "overall", "overall", np.ones(len(answers), bool)
-    for column in ("leaderboard", *columns):
-        if column not in answers.columns:
-            continue
-        values = answers[column]
-        names = BOARDS if column == "leaderboard" else sorted(values.dropna().unique(), key=str)
-        for name in names:
-            inside = values.eq(name).to_numpy(bool)
-            if inside.any():
-                yield name if column == "leaderboard" else column, str(name), inside
-
-
-def resampled_column(competition: AnyCompetition, answers: pd.DataFrame) -> str:
-    """Name the column that intervals resample: a fold group, else experiments, else single ids."""
-    columns = (*competition.fold_groups, "experiment", competition.id_column)
-    return next(column for column in columns if column in answers.columns)

@@ -59,15 +59,13 @@ class Transform:
 
     `image` applies all but `gain_bias` in the order written; `signal` applies `gain_bias`, which is
     defined on normalised values and so always comes after normalisation, wherever it is written.
-    Can be sent to worker processes.
 
     Args:
         augmentations: () for none.
         channels: C.
         stain: (C,) int, the stain of each plane of a clip: all planes of one are dropped and lit
             together. None: each channel is its own.
-        frame: (C,) int, the frame of each plane: those of one are blurred together by `frame_blur`.
-            None: there is one frame.
+        frame: (C,) int, the frame of each plane, blurred together by `frame_blur`. None: all one.
         shape: (H, W) of the images, where all are alike: then every sample must come out in one
             shape, as batches need.
 
@@ -75,8 +73,8 @@ class Transform:
         output: (h, w) of every sample; None where `shape` is not given.
 
     Raises:
-        InputError: a parameter that cannot work, such as dropping all channels, a crop larger than
-            `shape`, or several output shapes; the message names the augmentation.
+        InputError: a parameter that cannot work, such as dropping all channels or a crop larger
+            than `shape`; the message names the augmentation.
     """
 
     def __init__(
@@ -109,13 +107,11 @@ class Transform:
         """Augment one image.
 
         Args:
-            image: (H, W, C) uint8, any H and W. It is not changed; without augmentations it is
-                returned as it is.
+            image: (H, W, C) uint8, not changed; without augmentations it is returned as it is.
             rng: the only source of randomness.
 
         Returns:
-            (h, w, C) uint8. h and w are H and W unless a crop or, for images that are not square, a
-            quarter turn or transposition changes them.
+            (h, w, C) uint8; h and w are H and W unless a crop or a quarter turn changes them.
 
         Raises:
             InputError: a crop larger than the image.

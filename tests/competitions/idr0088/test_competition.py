@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellsignal.common.errors import ImageError, InputError
-from cellsignal.competitions.balance import balance, balance_table
+from cellsignal.competitions.folds import balance, balance_table
 from cellsignal.competitions.idr0088 import Idr0088Gpcr, Idr0088Moa
 from cellsignal.competitions.idr0088.__main__ import main
 from cellsignal.competitions.idr0088.images import read_images

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.competitions import get_competition
-from cellsignal.competitions.balance import balance, balance_table
+from cellsignal.competitions.folds import balance, balance_table
 from cellsignal.competitions.idr0088.metadata import (
     FILE,
     channel_meaning,

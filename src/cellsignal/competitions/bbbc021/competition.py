@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
-from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.bbbc021.simulate import simulate_bbbc021
-from cellsignal.competitions.published import Published
+from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.competitions.submissions import check_sample_ids
 from cellsignal.images import read_png8

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.tables import read_table
-from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.bbbc021 import planes
 from cellsignal.competitions.bbbc021.competition import CELL_TYPE, CITATION, HOMEPAGE
 from cellsignal.competitions.bbbc021.download import download
@@ -35,7 +35,7 @@ from cellsignal.competitions.bbbc021.simulate_full import simulate_bbbc021_full
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.folds import NEVER, labelled
-from cellsignal.competitions.published import Published
+from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import check_samples
 
 LEAVE_ONE_COMPOUND_OUT = "leave_one_compound_out"

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import numbers, read_choices, texts
 from cellsignal.competitions.cpjump1 import metadata
 from cellsignal.competitions.cpjump1.images import join_fields, measure_plates, read_field
-from cellsignal.competitions.published import Published
+from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import check_samples
 
 log = logging.getLogger(__name__)

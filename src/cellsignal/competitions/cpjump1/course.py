@@ -9,12 +9,12 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
-from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.calibration import find_calibration
 from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.cpjump1.images import measure_plates, read_field
 from cellsignal.competitions.cpjump1.metadata import CHANNELS, keys_of, read_answers, stated
-from cellsignal.competitions.published import Published
+from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import Places, check_samples, origins, refuse_misstated
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
 from cellsignal.competitions import get_competition
-from cellsignal.competitions.balance import balance_table
+from cellsignal.competitions.folds import balance_table
 from cellsignal.competitions.idr0088.metadata import FILE
 from cellsignal.competitions.idr0088.moa import FOLDS, deal_compounds
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.base import Competition, Protocol, register
+from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.mitoreid import metadata
 from cellsignal.competitions.mitoreid.images import FILES, FRAMES, STAINS, read_track
 from cellsignal.competitions.mitoreid.metadata import CONTROL, FILE
-from cellsignal.competitions.published import Published
+from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.ranking import Ranking
 from cellsignal.competitions.samples import check_samples, path_of
 from cellsignal.metrics.ranking import match_masks

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.base import Competition, PlateGroups, Protocol, register
+from cellsignal.competitions.base import Competition, PlateGroups, register
 from cellsignal.competitions.choices import read_choices
-from cellsignal.competitions.published import Published
+from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.rxrx1 import groups, splits
 from cellsignal.competitions.rxrx1.download import download
 from cellsignal.competitions.rxrx1.metadata import (

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.base import PlateGroups, Protocol
+from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.folds import labelled
+from cellsignal.competitions.published import Protocol
 from cellsignal.competitions.rxrx1.groups import assignments
 
 KAGGLE = Protocol(

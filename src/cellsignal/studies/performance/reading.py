@@ -158,8 +158,9 @@ def _readers(
             yield from _store(sites, images, folder, codec, size, rng)
 
 
-def _imread(files: Sequence[str]) -> np.ndarray:
-    return np.stack([cv2.imread(file, cv2.IMREAD_UNCHANGED) for file in files])
+def _imread(files: Sequence[str], folder: str = "") -> np.ndarray:
+    paths = [os.path.join(folder, file) for file in files]
+    return np.stack([cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths])
 
 
 def _skimage(sites: Sites) -> Callable[[int], object] | None:
@@ -218,14 +219,10 @@ def _packed(sites: Sites, path: Path, codec: str, size: int | None) -> Store:
     source = {"competition": "reading benchmark", "root": ""}
     folders = {os.path.dirname(os.path.abspath(file)) for files in sites for file in files}
     root = os.path.commonpath(folders)
-    read = functools.partial(_imread_under, root)
+    read = functools.partial(_imread, folder=root)
     options = {"channels": channels, "size": size, "source": source, "codec": codec}
     pack(_samples(sites, root), read, path, **options)
     return Store.open(path)
-
-
-def _imread_under(root: str, files: Sequence[str]) -> np.ndarray:
-    return _imread([os.path.join(root, file) for file in files])
 
 
 def _samples(sites: Sites, root: str) -> pd.DataFrame:
