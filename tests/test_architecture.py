@@ -18,6 +18,7 @@ from house import (
     circles,
     import_graph,
     imports,
+    long_functions,
     modules,
     room_of,
     upward_imports,
@@ -172,11 +173,19 @@ def test_the_numbers_of_rxrx1_stand_in_its_folder_alone():
     ), found
 
 
+LONGEST = {"cellsignal.training.trainer": 450}  # lines, where one story needs more than 300
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_are_short_and_say_why_they_exist(path):
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 480
+    assert len(text.splitlines()) <= LONGEST.get(name_of(path), 300)
     assert ast.get_docstring(ast.parse(text)), f"{path}: no docstring"
+
+
+def test_functions_are_short():
+    """No more than 50 lines, signature and docstring included."""
+    assert long_functions() == []
 
 
 TABLE_READERS = {

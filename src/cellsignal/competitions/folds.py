@@ -208,7 +208,7 @@ def _fold_numbers(splits, count: int) -> np.ndarray:
 
 
 def balance(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Count the samples of each class in each fold.
+    """Count the compounds of each class in each fold.
 
     Args:
         table: a fold table; `label` is class numbers joined by "+", empty for none.

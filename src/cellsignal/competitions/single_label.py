@@ -148,9 +148,8 @@ class SingleLabel(Task):
         for unit, rows in seeds.groupby("by", sort=True):
             values = [figure.value for figure in rows.accuracy]
             if len(values) > 1:
-                deviation = f"SD {np.std(values, ddof=1):.4f}"
-                mean = f"{np.mean(values):.4f}"
-                lines.append((f"mean of {len(values)} runs", unit, mean, deviation, "", ""))
+                cells = (f"{np.mean(values):.4f}", f"SD {np.std(values, ddof=1):.4f}", "", "")
+                lines.append((f"mean of {len(values)} runs", unit, *cells))
         return aligned(lines, right={2, 5})
 
     def format_predictions(

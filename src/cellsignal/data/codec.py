@@ -54,15 +54,8 @@ BLOCK = 2**17  # bytes of the pixels of a frame, at most
 PERIOD = 16  # rows, at most
 RAW_UP_TO = 256 * 256  # pixels of a channel
 CHECKSUM = 4  # bytes
-FEW_MATCHES = {
-    "strategy": 1,
-    "min_match": 7,
-    "hash_log": 6,
-    "window_log": 17,
-    "chain_log": 6,
-    "search_log": 1,
-    "target_length": 0,
-}
+FEW_MATCHES = {"strategy": 1, "min_match": 7, "search_log": 1, "target_length": 0}
+FEW_MATCHES |= {"hash_log": 6, "window_log": 17, "chain_log": 6}
 
 _local = threading.local()
 

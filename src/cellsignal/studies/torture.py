@@ -229,8 +229,7 @@ def _check_same(place: Path, wanted: dict[str, str]) -> None:
         raise InputError(f"{place}: ended in other bytes than the undisturbed run: {names}")
     left = [path for path in place.rglob("*.tmp") if path.is_file()]
     if left:
-        first = left[0]
-        raise InputError(f"{place}: {len(left)} half-written files were left behind, first {first}")
+        raise InputError(f"{place}: {len(left)} half-written files were left behind: {left[0]}")
 
 
 def _finish_run(place: Path, seconds: float) -> None:

@@ -146,8 +146,7 @@ class Trainer:
         """Train to the end of the stage.
 
         Raises:
-            Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the state is
-                saved and the same command resumes.
+            Interrupted: stopped by a signal or the time budget; the same command resumes.
             InputError: the folder's checkpoints are damaged or belong to another config or
                 training; the loss is not finite; the disk is full.
         """
