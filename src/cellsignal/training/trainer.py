@@ -108,18 +108,17 @@ class Trainer:
         self.status = 0  # exit status with which all processes stop (`Stop.stop_status`); 0: go on
 
     def _build_model(self) -> torch.nn.Module:
-        job, channels, types = self.job, len(self.job.channels), len(self.job.cell_types)
+        job, config = self.job, self.job.config.model
+        channels, types = len(job.channels), len(job.cell_types)
         fresh = job.init is None and not has_checkpoint(job.folder / "last.pt")
         side = self.training.image_size
-        model = build_model(
-            job.config.model, channels, job.outputs, side, types, initial_weights=fresh
-        )
+        model = build_model(config, channels, job.outputs, side, types, initial_weights=fresh)
         model.to(self.device, memory_format=torch.channels_last)
         self.flops = forward_flops(model, channels, self.training.output, types)
         if self.stage.gradient_checkpointing:
             images = torch.zeros(2, channels, *self.training.output, device=self.device)
             inputs = [images.contiguous(memory_format=torch.channels_last)]
-            if job.config.model.cell_type_vector:
+            if config.cell_type_vector:
                 inputs.append(torch.zeros(2, types, device=self.device))
             checkpoint_activations(model, tuple(inputs))
         if job.init is not None:
@@ -322,9 +321,8 @@ class Trainer:
         patience, bad = self.stage.early_stopping, self.progress["bad_epochs"]
         if patience is None or bad < patience:
             return False
-        log.info(
-            "%s: no better %s for %d epochs, stopped early", self.job.title, self.stage.monitor, bad
-        )
+        title, monitor = self.job.title, self.stage.monitor
+        log.info("%s: no better %s for %d epochs, stopped early", title, monitor, bad)
         return True
 
     def _recompute_statistics(self) -> None:
@@ -428,8 +426,7 @@ class Trainer:
         """Restore a checkpoint of the same job, read from `path`.
 
         Raises:
-            InputError: it belongs to another config or training, or another number of processes
-                wrote it.
+            InputError: another config, training or number of processes wrote it.
         """
         check_config(state, self.job.config, path)
         check_belongs(self.job, state, path)
