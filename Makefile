@@ -74,8 +74,10 @@ runs/rxrx1_ablation_folds.csv: stores/rxrx1_ablation.zarr/store.json
 clean-demo:
 	rm -rf data/rxrx1_demo data/rxrx1_demo.answers.csv stores/rxrx1_demo.zarr runs/rxrx1_demo submissions/rxrx1_demo.csv submissions/rxrx1_demo.json
 
+# all tests that are not slow, and the lines of each room that they execute
 test: .venv/.ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m slipcover --source src/cellsignal --json --out .coverage.json -m pytest -n 2 --dist worksteal
+	$(BIN)/python tests/coverage_table.py .coverage.json
 
 # whole audits and benchmarks in small, which `make test` leaves out
 test-slow: .venv/.ready

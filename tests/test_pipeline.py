@@ -173,6 +173,7 @@ def test_a_run_that_has_begun_does_not_ask_for_its_weights_again(trained, tmp_pa
             check_model_section(config)
 
 
+@pytest.mark.slow
 def test_a_run_replaces_its_own_submission_and_no_other(trained, tmp_path, capsys, caplog):
     space = trained("bbbc021").copy(tmp_path / "space")
     out = space.folder / "submissions" / "tiny.csv"

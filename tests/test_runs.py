@@ -143,6 +143,7 @@ def test_a_run_that_goes_on_is_running_and_not_deleted(two_runs, tmp_path, capsy
     assert (space.run_folder / "config.yaml").is_file() and not is_worked_in(space.run_folder)
 
 
+@pytest.mark.slow
 def test_training_says_that_it_goes_on(two_runs, tmp_path):
     space = two_runs.copy(tmp_path / "space")
     words = ["train", "config.yaml", "--set", "name=long", "--set", "stages.0.epochs=5000"]

@@ -81,7 +81,7 @@ def write(path, table):
 EIGHT = [f"A-{i:02d}" for i in range(1, 6)] + [f"B-{i:02d}" for i in range(1, 4)]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     n_splits=st.integers(2, 5),
