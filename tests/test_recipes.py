@@ -327,11 +327,11 @@ def test_second_place_as_published():
         "previous",
     )
     for stage in config.stages:
-        assert (stage.batches.unit, stage.batches.unique_labels) == ("plate", True)
+        assert (stage.batches.unit, stage.batches.labels) == ("plate", "unique")
         assert (stage.margin.name, stage.margin.scale, stage.margin.margin) == ("arcface", 30, 0.1)
         assert stage.mean_teacher is not None and stage.ema
     assert config.normalization.by == "plate" and config.predict.adapt == "plate"
-    assert (second.optimizer.name, second.optimizer.lr) == ("sgd", 0.1)
+    assert (second.optimizer.name, second.optimizer.lr) == ("nesterov", 0.1)
     found = learning_rates(config, 1)
     assert (
         found[0] == pytest.approx(0.1)

@@ -27,7 +27,7 @@ OPS = {
     "coarse_dropout": a.CoarseDropout(name="coarse_dropout", p=0.8, holes=(2, 5), size=(0.1, 0.4)),
     "channel_dropout": a.ChannelDropout(name="channel_dropout", p=0.8, channels=2),
 }
-BLUR, SALT = a.Blur(name="blur"), a.SaltAndPepper(name="salt_and_pepper")
+BLUR = a.Blur(name="blur")
 
 
 def uniform(recipe: Recipe, n: int, seed: int = 0) -> np.ndarray:
@@ -46,7 +46,6 @@ def uniform(recipe: Recipe, n: int, seed: int = 0) -> np.ndarray:
             None,
         ),
         ((OPS["affine"], BLUR), "blur is only there"),
-        ((SALT,), "salt_and_pepper is only there"),
         ((OPS["affine"], a.FrameBlur(name="frame_blur")), "frame_blur is only there"),
         (
             (OPS["coarse_dropout"], OPS["channel_dropout"], OPS["transpose"]),
@@ -68,7 +67,7 @@ def test_every_augmentation_can_be_drawn_or_says_why_not():
         option.model_fields["name"].annotation.__args__[0]
         for option in a.Augmentation.__args__[0].__args__
     }
-    assert names == {*OPS, "blur", "frame_blur", "salt_and_pepper", "albumentations"} and all(
+    assert names == {*OPS, "blur", "frame_blur", "albumentations"} and all(
         needs_albumentations((op,)) is None for op in OPS.values()
     )
 

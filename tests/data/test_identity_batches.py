@@ -99,6 +99,6 @@ def test_any_two_classes_meet():
 
 def test_too_few_classes_are_named():
     with pytest.raises(
-        InputError, match=r"batches\.identities: 4 classes a batch, the training samples have 3"
+        InputError, match=r"batches\.images: 4 classes a batch, the training samples have 3"
     ):
         identity_batches(np.array([0, 1, 1, 2, -1]), 4, 2, 0, 0)

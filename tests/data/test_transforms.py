@@ -24,7 +24,6 @@ ALWAYS = {
     "random_resized_crop": a.RandomResizedCrop(name="random_resized_crop"),
     "square_crop_resize": a.SquareCropResize(name="square_crop_resize"),
     "perspective": a.Perspective(name="perspective", p=1),
-    "salt_and_pepper": a.SaltAndPepper(name="salt_and_pepper", p=1),
     "blur": a.Blur(name="blur", p=1),
     "frame_blur": a.FrameBlur(name="frame_blur", p=1),
     "coarse_dropout": a.CoarseDropout(name="coarse_dropout", p=1),
@@ -287,7 +286,9 @@ def test_perspective_moves_little_and_leaves_no_black():
 
 def test_salt_and_pepper_sets_the_fraction_asked_for():
     image = noise(50, 40)  # has neither 0 nor 255
-    noisy = a.SaltAndPepper(name="salt_and_pepper", p=1, amount=(0.05, 0.1))
+    noisy = a.Albumentations(
+        name="albumentations", transform="SaltAndPepper", parameters={"amount": [0.05, 0.1]}, p=1
+    )
     for out in draws(Transform((noisy,), 6), image, 20):
         salt, pepper = (out == 255).all(2), (out == 0).all(2)
         assert 0.05 - 0.001 <= (salt | pepper).mean() <= 0.1
@@ -410,7 +411,6 @@ def test_signal_without_gain_bias_is_the_identity():
         (a.CoarseDropout(name="coarse_dropout", size=(0.1, 1.0)), 3, "coarse_dropout: size"),
         (a.Blur(name="blur", sigma=(2.0, 1.0)), 3, "blur: sigma .* descend"),
         (a.Affine(name="affine", scale=(1.1, 0.9)), 3, "affine: scale .* descend"),
-        (a.SaltAndPepper(name="salt_and_pepper", amount=(0.5, 1.5)), 3, "salt_and_pepper:"),
     ],
 )
 def test_impossible_parameters_are_named(augmentation, channels, message):

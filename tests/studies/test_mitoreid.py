@@ -30,12 +30,12 @@ def reference(place, **more) -> Config:
     metric = {
         "label_smoothing": 0.1,
         "batch_size": 4,
-        "batches": {"identities": 2, "images": 2},
+        "batches": {"images": 2},
         "triplet": {"mining": "hard"},
         "center": {"lr": 0.05},
     }
     stages = [
-        stage("drugs", target="compound", unlabelled=True, epochs=1, **metric),
+        stage("drugs", target="any_compound", epochs=1, **metric),
         stage("mechanisms", init="previous", epochs=2, **metric),
     ]
     return Config.model_validate(

@@ -55,7 +55,7 @@ def test_controls_stay_with_their_cell_type(plates, tmp_path):
 @pytest.mark.parametrize("unit", ["cell_type", "experiment", "plate"])
 def test_batches_are_of_one_unit_with_each_label_once(plates, tmp_path, unit):
     job = jobs_of(
-        make_config(plates, tmp_path, [stage(batches={"unit": unit, "unique_labels": True})])
+        make_config(plates, tmp_path, [stage(batches={"unit": unit, "labels": "unique"})])
     )[0]
     examples, codes = Examples(job), unit_codes(job.store.samples, unit)
     for epoch in (0, 1):

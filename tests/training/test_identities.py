@@ -204,23 +204,19 @@ def test_what_is_taken_for_a_control_drops_out_and_controls_do_not():
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        ({"batches": {"identities": 4, "images": 4}}, "batch_size: 32 is not the 4 x 4"),
-        ({"batches": {"identities": 8}}, "identities and images need each other"),
+        ({"batches": {"images": 5}}, "batch_size: 32 does not hold 2 or more classes of"),
+        ({"batches": {"images": 32}}, "batch_size: 32 does not hold 2 or more classes of"),
+        ({"batches": {"images": 4, "unit": "plate"}}, "leave unit and labels out"),
+        ({"batches": {"images": 4, "labels": "balanced"}}, "leave unit and labels out"),
+        ({"batches": {"images": 4, "labels": "unique"}}, "leave unit and labels out"),
+        ({"batches": {"labels": "balanced", "unit": "plate"}}, "leave unit out"),
         (
-            {"batches": {"identities": 8, "images": 4, "unit": "plate"}},
-            "leave unit, unique_labels and balanced out",
-        ),
-        (
-            {"batches": {"identities": 8, "images": 4, "balanced": True}},
-            "leave unit, unique_labels and balanced out",
-        ),
-        (
-            {"batches": {"identities": 8, "images": 4, "unique_labels": True}},
-            "leave unit, unique_labels and balanced out",
+            {"schedule": {"name": "onecycle", "warmup_epochs": 2}},
+            "schedule.warmup_epochs: 2 leaves onecycle none of 2 epochs",
         ),
         (
             {
-                "batches": {"identities": 8, "images": 4},
+                "batches": {"images": 4},
                 "ema": 0.9,
                 "mean_teacher": {"unlabelled": "test"},
             },
@@ -259,12 +255,12 @@ def test_controls_can_drop_out_only_where_they_are_a_class(plates, tmp_path):
 
 IDENTITIES = {
     "batch_size": 12,
-    "batches": {"identities": 4, "images": 3},
+    "batches": {"images": 3},
     "triplet": {"mining": "hard", "normalised": False, "weight": 1.0, "margin": 0.3},
     "center": {"lr": 0.05},
     "drop_predicted_controls": 1,
     "label_smoothing": 0.1,
-    "optimizer": {"name": "sgd", "lr": 0.01, "nesterov": True, "weight_decay": 1e-3},
+    "optimizer": {"name": "nesterov", "lr": 0.01, "weight_decay": 1e-3},
     "schedule": {"name": "constant"},
 }
 

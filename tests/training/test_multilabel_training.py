@@ -111,7 +111,7 @@ def test_label_matrix_tells_unknown_from_none():
         ("monitor", "accuracy", "monitor"),
         ("triplet", {}, "triplet"),
         ("center", {}, "center"),
-        ("batches", {"unique_labels": True}, "unique_labels"),
+        ("batches", {"labels": "unique"}, "labels: unique"),
         ("pseudo_labels", {}, "pseudo_labels"),
     ],
 )

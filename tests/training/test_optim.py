@@ -99,7 +99,7 @@ def stepper(world=1, **more) -> optim.Stepper:
     loss.scale = nn.Parameter(torch.ones(1))
     loss.forward = lambda outputs, targets, labels: (loss.scale * outputs.logits).sum()
     loss.parameter_groups = lambda: [{"params": [loss.scale], "lr": 0.5}]
-    sgd = Optimizer(name="sgd", lr=0.1, momentum=0, nesterov=False, weight_decay=0)
+    sgd = Optimizer(name="sgd", lr=0.1, momentum=0, weight_decay=0)
     stage = Stage(name="a", epochs=1, optimizer=sgd, amp="off", **more)
     ranks = SimpleNamespace(
         world=world,
@@ -147,7 +147,7 @@ def test_exponential_is_torchs():
         expected += [optimizer.param_groups[0]["lr"]] * 5
         optimizer.step()
         oracle.step()
-    assert rates(Schedule(name="exponential", gamma=0.95)) == pytest.approx(expected)
+    assert rates(Schedule(name="exponential", factor=0.95)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -167,7 +167,7 @@ def test_plateau_is_torchs(higher):
 
 
 def test_onecycle_rises_to_the_peak_and_falls_to_almost_nothing():
-    found = rates(Schedule(name="onecycle", pct_start=0.25), epochs=8)
+    found = rates(Schedule(name="onecycle", warmup_epochs=2), epochs=8)
     assert (
         max(found) == pytest.approx(2.0, rel=0.01)
         and found.index(max(found)) in range(8, 12)
@@ -186,7 +186,7 @@ def test_onecycle_is_torchs():
         optimizer.step()
         oracle.step()
     # to the bit: trainings come out as before
-    assert rates(Schedule(name="onecycle", pct_start=0.3), epochs=8) == expected
+    assert rates(Schedule(name="onecycle", warmup_epochs=2.4), epochs=8) == expected
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 4, 9])

@@ -225,7 +225,7 @@ def test_labels_are_never_looked_at(textures, tmp_path):
         ({"label_smoothing": 0.1}, "label_smoothing"),
         ({"triplet": {}}, "triplet"),
         ({"class_weights": "sqrt"}, "class_weights"),
-        ({"batches": {"balanced": True}}, "batches.balanced"),
+        ({"batches": {"labels": "balanced"}}, "batches.labels"),
         ({"augment": []}, "augment"),
         ({"batch_size": 1}, "batch_size"),
     ],

@@ -163,7 +163,7 @@ VARIANTS = {
         "schedule": {"name": "cosine", "warmup_epochs": 0.5},
     },
     "plates": {
-        "batches": {"unit": "plate", "unique_labels": True},
+        "batches": {"unit": "plate", "labels": "unique"},
         "swa": 0.3,
         "epochs": 3,
         "triplet": {},

@@ -58,8 +58,8 @@ class MultiLabel(Task):
     def check_losses(self, stage) -> None:
         parts = ("margin", "triplet", "center", "pseudo_labels", "mean_teacher")
         keys = [name for name in parts if getattr(stage, name) is not None]
-        batches = ("unique_labels", "identities")
-        keys += [f"batches.{name}" for name in batches if getattr(stage.batches, name)]
+        keys += ["batches.labels: unique"] if stage.batches.labels == "unique" else []
+        keys += ["batches.images"] if stage.batches.images is not None else []
         if keys:
             self.require_one_label(f"stages.{stage.name}.{keys[0]}")
 

@@ -110,15 +110,6 @@ class Perspective(Augment):
     """Range of the corners' SD, as a fraction of the side."""
 
 
-class SaltAndPepper(Augment):
-    """Set pixels to black or white, the same ones in all channels and frames."""
-
-    name: Literal["salt_and_pepper"]
-    p: Chance = 0.3
-    amount: tuple[float, float] = (0.001, 0.01)
-    """Range of the fraction of pixels."""
-
-
 class GainBias(Augment):
     """Change the light: each channel times a ~ N(1, gain), plus b ~ N(0, bias), after
     normalisation. All frames of a clip are lit alike.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from cellsignal.config.schema import Config
 from cellsignal.config.strict import sections_in, tag_of
+from cellsignal.config.upgrade import REMOVED, REMOVED_AUGMENTATIONS
 
 _LONGEST = 60  # characters of a wrong value that are shown
 # pydantic's kinds of error, in a user's words
@@ -21,8 +22,6 @@ _WORDS = {
     "model_type": "needs keys, such as {key: value}",
     "model_attributes_type": "needs keys, such as {key: value}",
 }
-# keys of earlier versions, and what to do about them
-_REMOVED = {"betas": "adam's betas are 0.9 and 0.999 now; remove the key"}
 
 
 def describe(error: ValidationError) -> str:
@@ -56,13 +55,15 @@ def did_you_mean(word: Any, names: Iterable[str]) -> str:
 def _line(item: Any) -> str:
     path = ".".join(map(str, item["loc"]))
     kind, value = item["type"], item["input"]
-    if kind == "extra_forbidden" and item["loc"][-1] in _REMOVED:
-        return f"unknown key {path}: {_REMOVED[item['loc'][-1]]}"
+    if kind == "extra_forbidden" and item["loc"][-1] in REMOVED:
+        return f"unknown key {path}: {REMOVED[item['loc'][-1]]}"
     if kind == "extra_forbidden":
         name = _near_key(item) or _key_elsewhere(item["loc"][-1])
         return f"unknown key {path}" + (f" (did you mean {name!r}?)" if name else "")
     if kind == "union_tag_invalid":
         tag, names = item["ctx"]["tag"], _words(item["ctx"]["expected_tags"])
+        if tag in REMOVED_AUGMENTATIONS:
+            return f"{path}.name: {tag} is gone; write {REMOVED_AUGMENTATIONS[tag]}"
         hint = did_you_mean(tag, names) or " (docs/config.md lists them)"
         return f"{path}.name: there is no {tag!r}{hint}"
     if kind == "union_tag_not_found":

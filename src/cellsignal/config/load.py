@@ -10,14 +10,7 @@ from pydantic import ValidationError
 from cellsignal.common.errors import InputError
 from cellsignal.config.explain import describe, did_you_mean
 from cellsignal.config.schema import Config
-
-# sections of one key that earlier versions wrote out: that key and its default
-_FLATTENED = {
-    "focal": {"gamma": 2.0},
-    "swa": {"start": 0.75},
-    "early_stopping": {"patience": 5},
-    "drop_predicted_controls": {"after_epochs": None},
-}
+from cellsignal.config.upgrade import upgrade_recorded
 
 
 def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -> Config:
@@ -39,30 +32,6 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
 def dump_config(config: Config) -> str:
     """Write the resolved config as YAML, every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def upgrade_recorded(tree: dict[str, Any]) -> dict[str, Any]:
-    """Rewrite a config of an earlier version in today's keys.
-
-    A removed key goes only where it had its default, which is what happens without it. With another
-    value it stays, and is then refused as unknown.
-    """
-    tree = copy.deepcopy(tree)
-    stages = tree.get("stages")
-    for stage in stages if isinstance(stages, list) else ():
-        if not isinstance(stage, dict):
-            continue  # refused by the schema
-        early_stopping = stage.get("early_stopping")  # a number in today's configs
-        if isinstance(early_stopping, dict) and early_stopping.get("min_delta") == 0:
-            del early_stopping["min_delta"]
-        for key, defaults in _FLATTENED.items():
-            section = stage.get(key)
-            if isinstance(section, dict) and set(section) <= set(defaults):
-                (stage[key],) = (defaults | section).values()
-        optimizer = stage.get("optimizer")
-        if isinstance(optimizer, dict) and optimizer.get("betas") in ([0.9, 0.999], (0.9, 0.999)):
-            del optimizer["betas"]
-    return tree
 
 
 def config_differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -28,7 +28,7 @@ class Margin(Strict):
 class Triplet(Strict):
     """Triplet loss on the embedding, of triplets within the batch.
 
-    Batches with `unique_labels` have none; those of `identities` x `images` have many.
+    Batches with `labels: unique` have none; those of `batches.images` have many.
     """
 
     weight: float = Field(0.1, gt=0)

@@ -40,9 +40,9 @@ class Data(Strict):
     """A job's images are kept as bytes on the GPU where they need no more GiB."""
     pipeline: Literal["auto", "warp", "albumentations"] = "auto"
     """warp augments whole batches on the device (on a CPU, image by image in reading threads);
-    albumentations augments in worker processes, which blur, frame_blur, salt_and_pepper and the
-    like need; auto is warp where it can do all that a stage lists. The two draw alike but not the
-    same numbers."""
+    albumentations augments in worker processes, which blur, frame_blur and transforms named as in
+    albumentations need; auto is warp where it can do all that a stage lists. The two draw alike but
+    not the same numbers."""
 
 
 class Folds(Strict):

@@ -1,6 +1,6 @@
 """One training stage of a config: batches, optimiser, schedule, averaging, pseudo-labels."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,26 +26,29 @@ _NEEDS_LABELS = (
 )
 
 
+# schedule -> what it multiplies the rate by, where no `factor` is given
+FACTORS = {"plateau": 0.1, "exponential": 0.95}
+
+
 class Optimizer(Strict):
     """The optimiser of the network."""
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Which optimiser; adam and adamw have betas .9 and .999."""
+    name: Literal["adamw", "adam", "sgd", "nesterov"] = "adamw"
+    """Which optimiser; adam and adamw have betas .9 and .999, nesterov is sgd with Nesterov's form
+    of momentum."""
     lr: float = Field(1e-3, gt=0)
     """Learning rate, of which the schedule takes a part."""
     weight_decay: float = Field(0.01, ge=0)
-    """Decay of the weights: decoupled for adamw, an L2 term for adam and sgd."""
+    """Decay of the weights: decoupled for adamw, an L2 term for the others."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of sgd."""
-    nesterov: bool = False
-    """Nesterov's form of sgd's momentum."""
+    """Momentum of sgd and nesterov."""
     decay_all: bool = False
     """Whether biases and norms decay too."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> "Optimizer":
-        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise ValueError("nesterov needs name: sgd and a momentum above 0")
+        if self.name == "nesterov" and self.momentum == 0:
+            raise ValueError("name: nesterov needs a momentum above 0; without one write name: sgd")
         return self
 
 
@@ -53,61 +56,55 @@ class Schedule(Strict):
     """The learning rate over a stage. Warm-up is linear from 0 and comes before the schedule."""
 
     name: Literal["constant", "cosine", "onecycle", "plateau", "exponential"] = "cosine"
-    """Which curve; onecycle has its own warm-up."""
+    """Which curve."""
     warmup_epochs: float = Field(0.0, ge=0)
-    """Epochs of warm-up."""
+    """Epochs of warm-up; in onecycle those in which the rate rises, 0: a fifth of the stage."""
     min_lr_ratio: float = Field(0.0, ge=0, le=1)
     """cosine: the share of lr at its end."""
     over_epochs: int | None = Field(None, ge=1)
     """cosine: its length, where the stage ends before it; none: the stage's epochs."""
-    pct_start: float = Field(0.2, gt=0, lt=1)
-    """onecycle: the share of the steps in which the rate rises."""
-    factor: float = Field(0.1, gt=0, lt=1)
-    """plateau: what the rate is multiplied by."""
+    factor: float | None = Field(None, gt=0, le=1)
+    """What the rate is multiplied by: in plateau when the figure no longer gets better (none: 0.1),
+    in exponential after each epoch (none: 0.95)."""
     patience: int = Field(2, ge=0)
-    """plateau: epochs without a better monitored figure before that."""
-    gamma: float = Field(0.95, gt=0, le=1)
-    """exponential: what the rate is multiplied by after each epoch."""
+    """plateau: epochs without a better monitored figure before the rate falls."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_factor(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or tree.get("factor") is not None:
+            return tree
+        factor = FACTORS.get(str(tree.get("name")).strip().casefold())
+        return tree if factor is None else tree | {"factor": factor}
 
     @model_validator(mode="after")
     def _name_has_these_keys(self) -> "Schedule":
-        if self.name == "onecycle" and self.warmup_epochs:
-            raise ValueError("onecycle has its own warm-up (pct_start); leave warmup_epochs out")
         if self.over_epochs is not None and self.name != "cosine":
             raise ValueError(f"over_epochs needs name: cosine, not {self.name}")
         return self
 
 
 class Batches(Strict):
-    """Which samples share a batch. Only one of `unit`, `balanced` and `identities` can be set."""
+    """Which samples share a batch. `images` goes with no other key, `labels: balanced` with no
+    `unit`."""
 
     unit: Literal["mixed", "cell_type", "experiment", "plate"] = "mixed"
     """Draw each batch from one cell type, experiment or plate, so that BatchNorm sees that unit
     alone (RxRx1, 2nd, 5th and 44th place); mixed: from the whole stage."""
-    unique_labels: bool = False
-    """No label twice in a batch: two sites of a well never meet."""
-    balanced: bool = False
-    """Draw every class equally often, as many images an epoch as without. Rare images come several
-    times, each time augmented anew. With several labels an image, "none of them" is a class."""
-    identities: int | None = Field(None, ge=2)
-    """Classes in every batch, as triplets need them (P x K, arXiv:1703.07737); needs `images`."""
+    labels: Literal["any", "unique", "balanced"] = "any"
+    """unique: no label twice in a batch, so that two sites of a well never meet. balanced: every
+    class equally often, as many images an epoch as without; rare images come several times, each
+    time augmented anew. With several labels an image, "none of them" is a class."""
     images: int | None = Field(None, ge=1)
-    """Images of each class in every batch; `batch_size` is `identities` x `images`."""
+    """Images of each class in every batch, as triplets need them (P x K, arXiv:1703.07737);
+    `batch_size` is a multiple of it, at least twice as many."""
 
     @model_validator(mode="after")
     def _one_way_of_drawing(self) -> "Batches":
-        restricted = self.unit != "mixed" or self.unique_labels
-        if self.balanced and restricted:
-            raise ValueError(
-                "balanced draws from the whole stage; leave unit and unique_labels out"
-            )
-        if (self.identities is None) != (self.images is None):
-            raise ValueError("identities and images need each other")
-        if self.identities is not None and (restricted or self.balanced):
-            raise ValueError(
-                "identities x images draws from the whole stage; leave unit, unique_labels and "
-                "balanced out"
-            )
+        if self.labels == "balanced" and self.unit != "mixed":
+            raise ValueError("labels: balanced draws from the whole stage; leave unit out")
+        if self.images is not None and (self.unit != "mixed" or self.labels != "any"):
+            raise ValueError("images: draws from the whole stage; leave unit and labels out")
         return self
 
 
@@ -136,12 +133,10 @@ class Stage(Strict):
     """all: train one model; cell_type: one for each cell type."""
     init: Literal["scratch", "previous"] = "scratch"
     """previous: start from the stage before, of the same fold."""
-    target: Literal["label", "compound"] = "label"
+    target: Literal["label", "compound", "any_compound"] = "label"
     """compound: tell the training compounds apart, as a start for the next stage, which takes all
-    weights but the heads'. Such a stage has no validation and makes no predictions, only
-    embeddings."""
-    unlabelled: bool = False
-    """With target: compound, train also on images that have a compound and no label."""
+    weights but the heads'; any_compound: also those of images without a label. Such a stage has no
+    validation and makes no predictions, only embeddings."""
     epochs: int = Field(ge=1)
     """How often the training samples are seen."""
     batch_size: int = Field(32, ge=1)
@@ -246,27 +241,32 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _targets_and_batches_fit(self) -> "Stage":
-        batches, teacher = self.batches, self.mean_teacher
-        if batches.identities is not None:
-            if batches.identities * batches.images != self.batch_size:
+        images, teacher = self.batches.images, self.mean_teacher
+        if images is not None:
+            if self.batch_size % images or self.batch_size < 2 * images:
                 raise ValueError(
-                    f"batch_size: {self.batch_size} is not the {batches.identities} x "
-                    f"{batches.images} of batches.identities and batches.images"
+                    f"batch_size: {self.batch_size} does not hold 2 or more classes of "
+                    f"batches.images: {images} each"
                 )
             if teacher is not None and teacher.unlabelled != "none":
                 raise ValueError(
-                    "batches.identities: unlabelled images have none; leave "
+                    "batches.images: unlabelled images have no class; leave "
                     "mean_teacher.unlabelled out"
                 )
-        if self.unlabelled and self.target != "compound":
+        if self.target != "label" and self.pseudo_labels is not None:
             raise ValueError(
-                "unlabelled: images without a label can train with target: compound alone"
+                f"pseudo_labels name classes; a stage with target: {self.target} has none"
             )
-        if self.target == "compound" and self.pseudo_labels is not None:
-            raise ValueError("pseudo_labels name classes; a stage with target: compound has none")
-        if self.target == "compound" and self.positive_weight is not None:
+        if self.target != "label" and self.positive_weight is not None:
             raise ValueError(
-                "positive_weight is for several labels an image; with target: compound it has one"
+                "positive_weight is for several labels an image; with target: "
+                f"{self.target} it has one"
+            )
+        schedule = self.schedule
+        if schedule.name == "onecycle" and schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs: {schedule.warmup_epochs:g} leaves onecycle none of "
+                f"{self.epochs} epochs to fall"
             )
         return self
 

@@ -191,7 +191,7 @@ def identity_batches(
     members = {label: np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0])}
     if len(members) < identities:
         known = f"the training samples have {len(members)}"
-        raise InputError(f"batches.identities: {identities} classes a batch, {known}")
+        raise InputError(f"batches.images: {identities} classes a batch, {known}")
     number = math.ceil(sum(map(len, members.values())) / (identities * images))
     if number < world:
         raise InputError(

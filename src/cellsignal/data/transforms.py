@@ -219,11 +219,6 @@ def perspective(a: augment.Perspective, size: Size) -> Any:
     return import_albumentations().Perspective(scale=a.scale, keep_size=True, **_MIRRORED, p=a.p)
 
 
-@through_albumentations(augment.SaltAndPepper)
-def salt_and_pepper(a: augment.SaltAndPepper, size: Size) -> Any:
-    return import_albumentations().SaltAndPepper(amount=a.amount, p=a.p)
-
-
 @through_albumentations(augment.Blur)
 def blur(a: augment.Blur, size: Size) -> Any:
     # 0: the kernel's size follows sigma

@@ -139,7 +139,7 @@ class Timelapse:
         self.reference, self.answers = load_config(config), answers
         self.seeds, self.processes = tuple(seeds), processes
         stages = self.reference.stages
-        if len(stages) != 2 or stages[0].target != "compound":
+        if len(stages) != 2 or stages[0].target == "label":
             raise InputError(f"{config}: needs two stages, the first with target: compound")
         competition, root = get_competition(self.reference.competition), self.reference.data.root
         competition.task.require_ranking(str(config))

@@ -76,9 +76,10 @@ class Examples:
         labels = self.labels
         used = np.flatnonzero((labels >= 0) | self.consistent)
         order: Iterable[list[tuple[int, int]]]
-        if batches.identities is not None:
-            order = identity_batches(labels[used], batches.identities, batches.images, *place)
-        elif batches.balanced:
+        if batches.images is not None:
+            identities = stage.batch_size // batches.images
+            order = identity_batches(labels[used], identities, batches.images, *place)
+        elif batches.labels == "balanced":
             groups = job.task.balance_groups(self.encoded[used], job.outputs)
             order = balanced_batches(groups, stage.batch_size, *place)
         else:
@@ -90,7 +91,7 @@ class Examples:
                 stage.batch_size,
                 seed,
                 epoch,
-                unique_labels=batches.unique_labels,
+                unique_labels=batches.labels == "unique",
                 rank=rank,
                 world=world,
             )

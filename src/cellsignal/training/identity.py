@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.config import Config, config_differences
-from cellsignal.config.load import upgrade_recorded
+from cellsignal.config.upgrade import upgrade_recorded
 from cellsignal.training.job import Job, fold_name
 
 log = logging.getLogger(__name__)

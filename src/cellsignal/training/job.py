@@ -95,7 +95,7 @@ class Job:
         By label or by compound, as the stage's target is; -1 or NaN where it is not known.
         """
         samples = self.store.samples.iloc[positions]
-        if self.stage.target == "compound":
+        if self.stage.target != "label":
             return pd.Index(self.compounds).get_indexer(samples.compound).astype(np.int64)
         return self.task.encode_targets(samples, self.outputs)
 

@@ -22,6 +22,7 @@ from cellsignal.training.ranks import Ranks
 log = logging.getLogger(__name__)
 # as torch's OneCycleLR: peak / 25 at the start, the 10,000th of that at the end
 ONECYCLE_START, ONECYCLE_END = 25, 1e4
+ONECYCLE_RISE = 0.2  # share of the steps, where a config names no warm-up
 
 
 def compute_dtype(amp: Literal["auto", "off", "bf16", "fp16"], device: torch.device) -> torch.dtype:
@@ -73,9 +74,10 @@ def build_optimizer(
     others = [p for p in parameters if p.ndim <= 1 and not config.decay_all]
     decays = ((decayed, config.weight_decay), (others, 0.0))
     groups = [{"params": group, "weight_decay": decay} for group, decay in decays if group]
-    if config.name == "sgd":
+    if config.name in ("sgd", "nesterov"):
+        nesterov = config.name == "nesterov"
         return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+            groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=fused
         )
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.lr, fused=fused)
@@ -268,13 +270,14 @@ class LearningRate:
             low = self.schedule.min_lr_ratio
             return low + (1 - low) * (1 + math.cos(math.pi * share)) / 2
         if self.schedule.name == "exponential":
-            return self.schedule.gamma ** (step // self.steps_per_epoch)
+            return self.schedule.factor ** (step // self.steps_per_epoch)
         return self.plateau["scale"]
 
     def _onecycle(self, peak: float, step: float) -> float:
         """Return the rate of torch's OneCycleLR of one step more than the stage has."""
         # the peak comes after the first step
-        rise = max(self.schedule.pct_start, 2 / (self.total + 1))
+        share = self.schedule.warmup_epochs / self.epochs or ONECYCLE_RISE
+        rise = max(share, 2 / (self.total + 1))
         top = rise * (self.total + 1) - 1
         start = peak / ONECYCLE_START
         if step <= top:

@@ -177,13 +177,13 @@ def _of_compounds(job: Job, kept: np.ndarray) -> Job:
         InputError: a training sample without a compound, or all of one.
     """
     samples, stage, store = job.store.samples, job.stage, job.config.data.store
-    if stage.unlabelled:
+    if stage.target == "any_compound":
         more = samples.label.isna() & samples["compound"].notna() & (samples.role == "reference")
         more = kept & without_labels(job) & more.to_numpy()
         if job.key == "all" and not more.any():
             raise InputError(
-                f"stages.{stage.name}.unlabelled: {store} has no image with a compound and without "
-                "a label; leave it out"
+                f"stages.{stage.name}.target: any_compound: {store} has no image with a compound "
+                "and without a label; write compound"
             )
         job = replace(job, train=np.union1d(job.train, np.flatnonzero(more)))
     train = samples.iloc[job.train]

@@ -84,7 +84,7 @@ def test_one_drug_in_four_is_kept_and_the_others_are_dealt(root):
 def test_no_drug_trains_and_steers_or_is_tested(root):
     pretrained, classified, full, _ = planned(
         root,
-        stage(name="drugs", target="compound", unlabelled=True),
+        stage(name="drugs", target="any_compound"),
         stage(name="classes", init="previous"),
     )
     kept = read_folds(root.parent / "folds.csv", classified.store.samples).test
@@ -117,8 +117,6 @@ def test_images_without_labels_are_the_training_tracks(root):
     assert set(samples["compound"]) == set(job.store.samples["compound"][without_labels(job)])
 
 
-def test_there_is_no_other_named_table_and_labels_need_their_images(root):
+def test_there_is_no_other_named_table(root):
     with pytest.raises(InputError, match="no fold table called 'old_drugs'"):
         COMPETITION.named_folds("old_drugs", Store.open(root.parent / "store.zarr").samples)
-    with pytest.raises(ValueError, match="unlabelled: images without a label"):
-        planned(root, stage(name="a", unlabelled=True))
