@@ -44,6 +44,12 @@ WITHOUT_TORCH = (
 # they import what needs torch inside the function that needs it
 LAZY = ("cli", "commands", "pipeline", "profiles")
 TORCH_ROOMS = ("training", "models")
+# whatever may import from the source
+READERS = [
+    path
+    for folder in (SOURCE, REPOSITORY / "tests", REPOSITORY / "inference")
+    for path in sorted(folder.rglob("*.py"))
+]
 
 
 def name_of(path: Path) -> str:
@@ -107,6 +113,66 @@ print("torch" in sys.modules, file=sys.stderr)
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == "False", done.stderr
+
+
+def names_in(path: Path) -> set[str]:
+    """Names that a module defines or imports at its top level, also below `if`, `try` or `with`."""
+    names: set[str] = set()
+    pending = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names.update(alias.asname or alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        pending += ast.iter_child_nodes(node)
+    return names
+
+
+def unresolved_imports(path: Path, known: dict[str, Path], defined: dict[str, set[str]]) -> list:
+    """Imports of this package, also inside functions, of modules or names that do not exist."""
+    missing = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        pairs = []
+        if isinstance(node, ast.ImportFrom):
+            pairs = [(node.module or "", alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            pairs = [(alias.name, None) for alias in node.names]
+        for module, name in pairs:
+            if module.split(".")[0] != "cellsignal" or f"{module}.{name}" in known:
+                continue
+            if module not in known or (name is not None and name not in defined[module]):
+                missing.append(f"{path.name}: line {node.lineno}: {module}: {name}")
+    return missing
+
+
+def test_every_imported_name_exists():
+    """By reading the source: an import inside a function is else seen only when it runs."""
+    known = modules()
+    defined = {name: names_in(path) for name, path in known.items()}
+    assert [line for path in READERS for line in unresolved_imports(path, known, defined)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("from cellsignal.common.files import write_csv", 0),
+        ("from cellsignal.common import files", 0),
+        ("def f():\n    from cellsignal.common.files import write_cvs", 1),
+        ("def f():\n    from cellsignal.common.flies import write_csv", 1),
+        ("import cellsignal.common.flies", 1),
+        ("from cellsignal.data.feed import np, nothing", 1),
+    ],
+)
+def test_an_import_of_what_is_not_there_is_seen(text, missing, tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    known = modules()
+    defined = {name: names_in(known[name]) for name in known}
+    assert len(unresolved_imports(path, known, defined)) == missing
 
 
 FORBIDDEN = {

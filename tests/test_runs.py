@@ -14,7 +14,7 @@ import yaml
 from helpers import cellsignal, contents, error_line, replace
 from sklearn.metrics import accuracy_score
 
-from cellsignal.common.locks import is_worked_in, work_in
+from cellsignal.common.files import is_worked_in, work_in
 from cellsignal.config import load_config
 from cellsignal.prediction.container import load_predictions
 from cellsignal.report.runs import read_out_of_fold, run_state

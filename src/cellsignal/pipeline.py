@@ -4,8 +4,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellsignal.common.files import digest, sha256
-from cellsignal.common.locks import work_in
+from cellsignal.common.files import digest, sha256, work_in
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.folds import bring_folds_up_to_date

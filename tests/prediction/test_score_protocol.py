@@ -14,7 +14,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import answers_path
 from cellsignal.config import dump_config
 from cellsignal.prediction.container import load_predictions
-from cellsignal.prediction.protocol import score_protocol
+from cellsignal.prediction.sources import score_protocol
 from cellsignal.training.plan import jobs_of
 
 pytestmark = pytest.mark.slow

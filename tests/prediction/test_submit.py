@@ -14,8 +14,7 @@ from cellsignal.competitions.base import answers_path
 from cellsignal.competitions.targets import Truth
 from cellsignal.config.schema import Submit
 from cellsignal.prediction.container import save_predictions
-from cellsignal.prediction.entry import open_entry
-from cellsignal.prediction.oof import merge_runs, out_of_fold_text
+from cellsignal.prediction.entry import merge_runs, open_entry, out_of_fold_text
 from cellsignal.prediction.plate_layout.apply import predict_labels
 from cellsignal.prediction.steps import ladder
 from cellsignal.prediction.submit import make_submission

@@ -1,11 +1,14 @@
-"""The options of every command that takes a config: `--set`, `--seeds`, a run in its place."""
+"""The options of every command that takes a config: `--set`, `--seeds`, a run in its place.
+
+Also the choices that `--set` makes for a download.
+"""
 
 import argparse
 import difflib
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cellsignal.common.errors import InputError
 
@@ -177,3 +180,44 @@ def run_names(runs: Path = RUNS) -> list[str]:
 def _seed_number(path: Path) -> tuple[int, str]:
     number = path.parent.name.removeprefix("seed")
     return int(number) if number.isdigit() else -1, number
+
+
+# choices of a download
+# --------------------------------------------------------------------------------------------------
+
+
+def texts(word: str) -> tuple[str, ...]:
+    """Split "BR1,BR2" into ("BR1", "BR2")."""
+    return tuple(part.strip() for part in word.split(",") if part.strip())
+
+
+def numbers(word: str) -> tuple[int, ...] | None:
+    """Split "1,2" into (1, 2); "all" gives None."""
+    return None if word == "all" else tuple(int(part) for part in texts(word))
+
+
+def flag(word: str) -> bool:
+    """Read "true" or "false"."""
+    return {"true": True, "false": False}[word]
+
+
+def read_choices(
+    competition_id: str, words: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]]
+) -> dict[str, Any]:
+    """Return the words as the values that a download takes.
+
+    Raises:
+        InputError: a choice that there is not, or a word that is not one of its kind.
+    """
+    choices = {}
+    for name, word in words.items():
+        if name not in kinds:
+            known = ", ".join(kinds) or "none"
+            raise InputError(f"download {competition_id}: no choice {name!r}; there is {known}")
+        try:
+            choices[name] = kinds[name](word)
+        except (ValueError, KeyError):
+            raise InputError(
+                f"download {competition_id}: {name}={word!r} is not what it takes"
+            ) from None
+    return choices

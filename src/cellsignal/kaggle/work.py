@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import digest, write_json
-from cellsignal.common.locks import hold_alone
+from cellsignal.common.files import digest, hold_alone, write_json
 from cellsignal.kaggle.api import Kaggle
 from cellsignal.kaggle.build import build
 from cellsignal.kaggle.job import KernelJob, Step, job_config, slug, steps

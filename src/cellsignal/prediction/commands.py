@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.locks import work_in
+from cellsignal.common.files import work_in
 from cellsignal.config.options import (
     YAML,
     add_budget,

@@ -17,6 +17,7 @@ from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.targets import Targets
+from cellsignal.competitions.task import Runs
 from cellsignal.config.schema import Submit
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.merge import Part, merge
@@ -230,3 +231,34 @@ def refuse_missing_ids(target_ids: Iterable[str], competition: Competition, root
             "`cellsignal prepare` left out a damaged or missing image, mend it, then prepare and "
             "predict again"
         )
+
+
+# out of fold
+# --------------------------------------------------------------------------------------------------
+
+
+def out_of_fold_text(entry: Entry) -> str:
+    """Print the out-of-fold scores of an entry's runs and of all of them merged.
+
+    Two units: the target (what a submission names) and the well (its targets pooled). Wilson's
+    interval takes units as independent; the clustered one resamples whole fold groups (experiments,
+    compounds) and is the one to quote for new experiments or compounds.
+    """
+    samples = entry.samples.drop_duplicates("target_id").set_index("target_id")
+    fold_group = entry.members[0].about["fold_group"]
+    task = entry.competition.task
+    return task.out_of_fold_text(merge_runs(entry), samples, fold_group, entry.classes)
+
+
+def merge_runs(entry: Entry) -> Runs:
+    """Merge each run and, if there are several, all of them; by target and by well."""
+    members = {run: entry.final(run) for run in entry.runs}
+    if len(members) > 1:
+        members[f"all {len(members)} merged"] = entry.final()
+    return {
+        run: {
+            "target": entry.merge(final, "oof", pool="target"),
+            "well": entry.merge(final, "oof", pool="well"),
+        }
+        for run, final in members.items()
+    }

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.locks import is_worked_in
+from cellsignal.common.files import is_worked_in
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.targets import Targets

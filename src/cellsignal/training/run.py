@@ -4,8 +4,7 @@ import logging
 
 import torch
 
-from cellsignal.common.files import provenance, write_json, write_text
-from cellsignal.common.locks import work_in
+from cellsignal.common.files import provenance, work_in, write_json, write_text
 from cellsignal.common.stopping import Stop
 from cellsignal.config import Config, dump_config
 from cellsignal.training.check import check_jobs, check_model_section

@@ -10,8 +10,7 @@ import pytest
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.bbbc021.mechanisms import SIX
-from cellsignal.competitions.bbbc021.simulate import simulate_bbbc021
+from cellsignal.competitions.bbbc021.simulate import SIX, simulate_bbbc021
 from cellsignal.images import read_png8
 
 SMALL = dict(compounds_per_class=2, test_compounds_per_class=1, doses=1, replicates=2, size=48)

@@ -13,7 +13,7 @@ import tifffile
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.bbbc021.mechanisms import TWELVE
+from cellsignal.competitions.bbbc021.simulate import TWELVE
 from cellsignal.competitions.bbbc021.simulate_full import simulate_bbbc021_full
 
 SMALL = {

@@ -16,10 +16,10 @@ from scipy.ndimage import gaussian_filter
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.mitoreid.images import read_track
+from cellsignal.competitions.mitoreid.raw import Settings
 from cellsignal.competitions.mitoreid.raw import process as driver
 from cellsignal.competitions.mitoreid.raw.__main__ import main
 from cellsignal.competitions.mitoreid.raw.process import measure, process
-from cellsignal.competitions.mitoreid.raw.settings import Settings
 
 pytestmark = pytest.mark.slow
 

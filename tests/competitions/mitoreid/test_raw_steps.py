@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, laplace
 
 from cellsignal.common.errors import ImageError, InputError
+from cellsignal.competitions.mitoreid.raw import Settings
 from cellsignal.competitions.mitoreid.raw import segment as segmentation
 from cellsignal.competitions.mitoreid.raw.fields import (
     drug_of,
@@ -25,7 +26,6 @@ from cellsignal.competitions.mitoreid.raw.fields import (
     without_background,
 )
 from cellsignal.competitions.mitoreid.raw.segment import segment
-from cellsignal.competitions.mitoreid.raw.settings import Settings
 from cellsignal.competitions.mitoreid.raw.tracks import (
     choose_cells,
     cut_track,

@@ -33,10 +33,10 @@ from cellsignal.competitions.bbbc021.metadata import (
 )
 from cellsignal.competitions.bbbc021.simulate_full import simulate_bbbc021_full
 from cellsignal.competitions.calibration import find_calibration
-from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.folds import NEVER, labelled
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import check_samples
+from cellsignal.config.options import read_choices, texts
 
 LEAVE_ONE_COMPOUND_OUT = "leave_one_compound_out"
 

@@ -15,7 +15,8 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv, write_text
 from cellsignal.competitions.base import answers_path
-from cellsignal.competitions.bbbc021.mechanisms import (
+from cellsignal.competitions.bbbc021.metadata import CONTROL, IMAGE_CSV, MOA_CSV
+from cellsignal.competitions.bbbc021.simulate import (
     LOWEST_DOSE,
     TOP_DOSES,
     TWELVE,
@@ -23,7 +24,6 @@ from cellsignal.competitions.bbbc021.mechanisms import (
     compound_effect,
     plate_brightness,
 )
-from cellsignal.competitions.bbbc021.metadata import CONTROL, IMAGE_CSV, MOA_CSV
 from cellsignal.simulation.cells import STAINS
 from cellsignal.simulation.output import (
     check_sizes,

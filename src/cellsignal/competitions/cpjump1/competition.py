@@ -10,11 +10,11 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.calibration import find_calibration
-from cellsignal.competitions.choices import numbers, read_choices, texts
 from cellsignal.competitions.cpjump1 import metadata
 from cellsignal.competitions.cpjump1.images import join_fields, measure_plates, read_field
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import check_samples
+from cellsignal.config.options import numbers, read_choices, texts
 
 log = logging.getLogger(__name__)
 

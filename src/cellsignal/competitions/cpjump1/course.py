@@ -11,11 +11,11 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.calibration import find_calibration
-from cellsignal.competitions.choices import read_choices, texts
 from cellsignal.competitions.cpjump1.images import measure_plates, read_field
 from cellsignal.competitions.cpjump1.metadata import CHANNELS, keys_of, read_answers, stated
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import Places, check_samples, origins, refuse_misstated
+from cellsignal.config.options import read_choices, texts
 
 log = logging.getLogger(__name__)
 

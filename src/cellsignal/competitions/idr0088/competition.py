@@ -9,11 +9,11 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import refuse_rows
 from cellsignal.competitions.base import Competition, register
-from cellsignal.competitions.choices import flag, numbers, read_choices, texts
 from cellsignal.competitions.idr0088 import images, metadata, moa
 from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import check_samples, origins
+from cellsignal.config.options import flag, numbers, read_choices, texts
 
 CONTROL = "DMSO"
 

@@ -14,7 +14,6 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import Competition, PlateGroups, register
-from cellsignal.competitions.choices import read_choices
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.rxrx1 import groups, splits
 from cellsignal.competitions.rxrx1.download import download
@@ -31,6 +30,7 @@ from cellsignal.competitions.rxrx1.metadata import (
 from cellsignal.competitions.rxrx1.simulate import simulate_rxrx1
 from cellsignal.competitions.samples import check_samples
 from cellsignal.competitions.submissions import check_sample_ids
+from cellsignal.config.options import read_choices
 from cellsignal.images import read_png8
 
 _FILE = re.compile(

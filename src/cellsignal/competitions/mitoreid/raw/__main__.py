@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.mitoreid.metadata import NOVEL, PARTS
+from cellsignal.competitions.mitoreid.raw import METHODS, Settings
 from cellsignal.competitions.mitoreid.raw.process import process
-from cellsignal.competitions.mitoreid.raw.settings import METHODS, Settings
 
 
 def main(words: Sequence[str] | None = None) -> int:

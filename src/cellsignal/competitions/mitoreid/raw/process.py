@@ -27,9 +27,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, write_csv, write_json
 from cellsignal.competitions.mitoreid.images import STAINS
 from cellsignal.competitions.mitoreid.metadata import NOVEL, PARTS
-from cellsignal.competitions.mitoreid.raw import fields, tracks
+from cellsignal.competitions.mitoreid.raw import CELL, NUCLEUS, Settings, fields, tracks
 from cellsignal.competitions.mitoreid.raw.segment import segment
-from cellsignal.competitions.mitoreid.raw.settings import CELL, NUCLEUS, Settings
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.mitoreid.raw.settings import METHODS
+from cellsignal.competitions.mitoreid.raw import METHODS
 
 # a cell's diameter in the shrunk plane that is segmented, in pixels; Cellpose itself works at 30
 _WORKING = 60

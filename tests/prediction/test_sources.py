@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score
 
 from cellsignal.common.errors import InputError
 from cellsignal.prediction.container import load_predictions, save_predictions
-from cellsignal.prediction.protocol import score_protocol
+from cellsignal.prediction.sources import score_protocol
 
 PARTS = ("id_test", "ood_validation", "ood_test")
 CLASSES = ["0", "1", "2", "control_3"]
