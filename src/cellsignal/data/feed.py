@@ -113,6 +113,11 @@ def _from_processes(dataset, batches, workers: int, device: torch.device) -> Ite
         with contextlib.suppress(InputError):
             time.sleep(0.2)  # torch's signal handler tells of the death wherever the program is
         raise InputError(DIED) from None
+    finally:
+        # The workers ignore SIGTERM. While a traceback kept the iterator alive, they would wait for
+        # work for ever and Python for them as it ends.
+        if workers:
+            batches_ahead._shutdown_workers()
 
 
 def _from_the_device(dataset: SiteDataset, batches) -> Iterator[Batch]:
