@@ -197,6 +197,20 @@ def test_a_journal_torn_twice_loses_only_the_torn_lines(root, tmp_path, undistur
     assert content(out) == undisturbed
 
 
+def test_a_kill_while_the_very_first_file_is_written(root, tmp_path, undisturbed, monkeypatch):
+    """Found by `make torture`: only a temporary file was in the folder."""
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(os, "replace", lambda *paths: os._exit(9))
+        pack_tiny(root, tmp_path / "out")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (left,) = (tmp_path / "out").iterdir()
+    assert left.name.startswith(".store.json.")
+    pack_tiny(root, tmp_path / "out")
+    assert content(tmp_path / "out") == undisturbed
+    assert not left.exists()
+
+
 @pytest.mark.parametrize("step", ["create_arrays", "write_arrays"])
 def test_a_kill_while_making_or_completing_the_store(
     root, tmp_path, undisturbed, monkeypatch, step

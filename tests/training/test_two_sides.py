@@ -59,13 +59,10 @@ def start(folder: Path, words: list[str]) -> subprocess.Popen:
         "config.yaml",
     ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "CELLSIGNAL_PATIENCE_MINUTES": str(PATIENCE / 60)}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr").open("a"),
-    )
+    with (folder / "stderr").open("a") as errors:
+        return subprocess.Popen(
+            command, cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=errors
+        )
 
 
 def ended(process: subprocess.Popen, folder: Path) -> int:

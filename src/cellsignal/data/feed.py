@@ -19,13 +19,7 @@ import numpy as np
 import torch
 
 from cellsignal.common.errors import InputError
-from cellsignal.data.dataset import (
-    DIED,
-    Key,
-    SiteDataset,
-    loader,
-    raise_input_error_at_death,
-)
+from cellsignal.data.dataset import DIED, Key, SiteDataset, loader, raise_input_error_at_death
 from cellsignal.data.draws import Draws
 from cellsignal.data.normalization import standardize
 from cellsignal.data.transforms import Transform

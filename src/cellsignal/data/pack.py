@@ -17,6 +17,7 @@ import fcntl
 import functools
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ from cellsignal.data.sites import Read, read_site
 ELSEWHERE = "pack into another folder or delete it"
 # what an empty folder may hold: measured before the store is made, and a disk's own
 EMPTY = {stored.CALIBRATION, "lost+found"}
+# a store's first file, of which a killed process had not written all
+UNFINISHED = re.compile(rf"\.{re.escape(stored.INFO)}\..+\.tmp")
 log = logging.getLogger(__name__)
 
 
@@ -250,7 +253,8 @@ def _check_place(out: Path) -> None:
                 )
         return
     if not out.is_dir() or not (
-        (out / stored.INFO).exists() or {path.name for path in out.iterdir()} <= EMPTY
+        (out / stored.INFO).exists()
+        or all(path.name in EMPTY or UNFINISHED.fullmatch(path.name) for path in out.iterdir())
     ):
         raise InputError(f"{out}: is neither empty nor a store; {ELSEWHERE}")
 
