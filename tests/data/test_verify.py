@@ -331,7 +331,7 @@ def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
     shape = competition.root_shape(root)
     competition = competition.calibrate(root, tmp_path / "calibration")
     read = functools.partial(competition.read, root, shape=shape)
-    options = {"channels": competition.channels, "shape": shape, "source": {}}
+    options = {"channels": competition.channels_of(root), "shape": shape, "source": {}}
     report = pack(subset, read, tmp_path / "store", **options)
     bad_ids = set(samples.sample_id[named])
     assert {sample_id for sample_id, _ in report.skipped} == bad_ids
@@ -362,7 +362,7 @@ def test_an_exception_that_read_was_not_made_for_ends_nothing(
 
     competition = competition.calibrate(root, tmp_path / "calibration")
     shape = competition.root_shape(root)
-    options = {"channels": competition.channels, "shape": shape, "source": {}}
+    options = {"channels": competition.channels_of(root), "shape": shape, "source": {}}
     report = pack(
         samples,
         functools.partial(competition.read, root, shape=shape),
@@ -398,7 +398,11 @@ def test_a_plate_of_surprises_alone_ends_nothing(simulated, tmp_path, name, work
 
     calibrated = competition.calibrate(root, tmp_path / "calibration", workers)
     read = functools.partial(calibrated.read, root, shape=calibrated.root_shape(root))
-    options = {"channels": competition.channels, "shape": calibrated.root_shape(root), "source": {}}
+    options = {
+        "channels": competition.channels_of(root),
+        "shape": calibrated.root_shape(root),
+        "source": {},
+    }
     report = pack(samples, read, tmp_path / "store", **options)
     skipped = {sample_id for sample_id, _ in report.skipped}
     assert skipped >= set(samples.sample_id[mine])

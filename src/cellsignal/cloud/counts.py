@@ -117,7 +117,7 @@ def _tables(config: Config, competition: Competition) -> SimpleNamespace:
             classes=tuple(store.source["classes"]),
         )
     samples = competition.samples(data.root)
-    channels = tuple(competition.channels)
+    channels = competition.channels_of(data.root)
     shape = (data.size, data.size) if data.size else _shape(config, competition)
     return SimpleNamespace(
         samples=samples,

@@ -48,6 +48,7 @@ class Competition(Calibrates, ABC):
 
     id: ClassVar[str]
     title: ClassVar[str]
+    # empty where the data's own description names them; see `channels_of`
     channels: ClassVar[tuple[str, ...]]
     # of a clip: its planes are stored channel by channel, each with all its frames in order
     frames: ClassVar[int] = 1
@@ -77,6 +78,14 @@ class Competition(Calibrates, ABC):
     def task(self) -> Task:
         """What the competition asks of an id; see `task.Task`."""
         return self.task_class(self)
+
+    def channels_of(self, root: Path) -> tuple[str, ...]:
+        """Return the names of the channels of the data under `root`, in order."""
+        return self.channels
+
+    def fold_group(self, root: Path) -> str:
+        """Return the samples column that folds of the data under `root` group by by default."""
+        return self.fold_groups[0]
 
     @abstractmethod
     def samples(self, root: Path) -> pd.DataFrame:

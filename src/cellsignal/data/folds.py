@@ -115,7 +115,7 @@ def _make_fold_table(
     competition = get_competition(competition_id)
     if group is None:
         named = named or competition.default_folds
-        group = competition.fold_groups[0]
+        group = competition.fold_group(root)
     if group not in competition.fold_groups:
         groups = ", ".join(competition.fold_groups)
         raise InputError(f"--group {group}: {competition_id} has the fold groups {groups}")

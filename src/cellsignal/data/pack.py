@@ -81,7 +81,7 @@ def prepare(
         samples,
         functools.partial(competition.read, root, shape=shape),
         out,
-        channels=competition.channels,
+        channels=competition.channels_of(root),
         size=size,
         bad_site=bad_site,
         workers=workers,

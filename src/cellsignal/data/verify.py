@@ -75,7 +75,8 @@ def _list_problems(
     samples = competition.samples(root)
     competition.require_classes(root)
     competition.sample_submission(root)  # held to the test set, where it is a file
-    refuse_misstated(samples, Places(root, samples), competition.channels, competition.stated)
+    channels = competition.channels_of(root)
+    refuse_misstated(samples, Places(root, samples), channels, competition.stated)
     competition = competition.calibrate(root, calibration, workers)
     check = functools.partial(_check_site, competition, root, competition.root_shape(root))
     sites = list(zip(samples.sample_id, samples.files, strict=True))
@@ -193,7 +194,8 @@ def _check_channels(
     for names, image in images.items():
         for channel in np.flatnonzero(channel_statistics(image)[1] == 0):
             name = names[channel] if len(files) > 1 else files[0]
-            title = competition.channels[files.index(name) if len(files) > 1 else channel]
+            number = files.index(name) if len(files) > 1 else channel
+            title = competition.channels_of(root)[number]
             detail = f"every pixel of channel {title} is {image[channel, 0, 0]}"
             problems.append(Problem("flat", name, detail, sample_id))
             flat.add(name)
@@ -215,8 +217,9 @@ def _check_clip(
     except ImageError as error:
         return [_problem_of(error, root, sample_id)], []
     problems = []
+    channels = competition.channels_of(root)
     for plane in np.flatnonzero(channel_statistics(clip)[1] == 0):
-        detail = f"every pixel of channel {competition.channels[plane]} is {clip[plane, 0, 0]}"
+        detail = f"every pixel of channel {channels[plane]} is {clip[plane, 0, 0]}"
         problems.append(Problem("flat", frames[plane % competition.frames], detail, sample_id))
     flat = {problem.path for problem in problems}
     return problems, _hash_files(root, [name for name in frames if name not in flat], sample_id)

@@ -1,0 +1,153 @@
+"""Read platemaps: what each well of a plate got."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import MISSING, is_well, normalise_wells, read_sheet, read_table
+from cellsignal.competitions.plates.description import FILE, Description, nearest, parse_condition
+
+WELL_NAMES = ("well", "well_position", "Metadata_Well", "Well", "well_id")
+PLATE_NAMES = ("plate", "Metadata_Plate", "Plate", "barcode", "Assay_Plate_Barcode")
+_COLUMN_KEYS = ("label", "compound", "concentration", "batch", "cell_type")
+_CONDITIONS = ("negative_controls", "positive_controls", "hidden")
+
+
+def read_any_table(path: Path) -> pd.DataFrame:
+    """Read a CSV, TSV or XLSX (its first sheet) as text cells.
+
+    Raises:
+        InputError: no such file, or it is damaged; see `tables.read_table`.
+    """
+    if path.suffix.lower() == ".xlsx":
+        return read_sheet(path, _first_sheet(path))
+    delimiter = "\t" if path.suffix.lower() in (".tsv", ".txt") else None
+    return read_table(path, any_row=True, delimiter=delimiter)
+
+
+def _first_sheet(path: Path) -> str:
+    try:
+        with pd.ExcelFile(path, engine="openpyxl") as book:
+            return book.sheet_names[0]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # of damaged bytes zipfile and openpyxl raise anything
+        why = " ".join(str(error).split())[:100]
+        raise InputError(f"{path}: is not a readable xlsx file ({why})") from None
+
+
+def read_platemaps(root: Path, description: Description, plates: list[str]) -> pd.DataFrame:
+    """Return what every well of the plates got, one row a well.
+
+    Args:
+        plates: names of the plates that have images.
+
+    Returns:
+        Columns plate, well, label, compound, concentration, batch, cell_type (text; "" where the
+        description names no such column), and is_negative_controls, is_positive_controls,
+        is_hidden (bool).
+
+    Raises:
+        InputError: a column that is not there, a doubled well, a condition that matches no well.
+    """
+    root, source = Path(root), description.platemap
+    if isinstance(source, dict):
+        parts = [
+            _read_one(root / file, description, plate, plates)
+            for plate, file in source.items()
+            if plate in plates
+        ]
+        if not parts:
+            listed = ", ".join(source)
+            raise InputError(
+                f"{root / FILE}: platemap: names the plates {listed}; the images are of "
+                f"{', '.join(plates)}"
+            )
+        table = pd.concat(parts, ignore_index=True)
+    else:
+        table = _read_one(root / source, description, None, plates)
+    for key in _CONDITIONS:
+        text = getattr(description, key)
+        if text and not table[f"is_{key}"].any():
+            raise InputError(f"{root / FILE}: {key}: no well of the platemap has {text!r}")
+    return table
+
+
+def _read_one(
+    path: Path, description: Description, plate: str | None, plates: list[str]
+) -> pd.DataFrame:
+    table = read_any_table(path)
+    well_column = _find(path, table, "well", description.well, WELL_NAMES)
+    wells = normalise_wells(table[well_column])
+    wrong = ~wells.map(is_well).astype(bool)
+    if wrong.any():
+        row = table.index[wrong][0]
+        raise InputError(f"{path}: row {row}: {well_column} {wells[row]!r} is not a well")
+    made = pd.DataFrame({"well": wells})
+    for key in _COLUMN_KEYS:
+        column = getattr(description, key)
+        if column is not None:
+            _require(path, table, key, column)
+        cells = table[column] if column is not None else pd.Series("", index=table.index)
+        made[key] = cells.where(~cells.isin(MISSING), "")
+    for key in _CONDITIONS:
+        made[f"is_{key}"] = _matches(path, table, key, getattr(description, key))
+    if plate is not None:
+        parts = [made.assign(plate=plate)]
+    else:
+        parts = _of_plates(path, table, made, description, plates)
+    made = pd.concat(parts)
+    doubled = made.duplicated(["plate", "well"])
+    if doubled.any():
+        row = made[doubled].iloc[0]
+        raise InputError(
+            f"{path}: row {made.index[doubled][0]}: well {row.well} of plate {row.plate} stands "
+            "twice"
+        )
+    return made.reset_index(drop=True)
+
+
+def _of_plates(
+    path: Path,
+    table: pd.DataFrame,
+    made: pd.DataFrame,
+    description: Description,
+    plates: list[str],
+) -> list[pd.DataFrame]:
+    """Give the rows their plate: by a column, or each row to every plate."""
+    names = [name for name in (description.plate, *PLATE_NAMES) if name in table]
+    if not names:
+        if description.plate != "plate":
+            _require(path, table, "plate", description.plate)
+        return [made.assign(plate=plate) for plate in plates]
+    made = made.assign(plate=table[names[0]])
+    if not set(made.plate) & set(plates):
+        raise InputError(
+            f"{path}: {names[0]}: names the plates {', '.join(sorted(set(made.plate))[:5])}; the "
+            f"images are of {', '.join(plates[:5])}"
+        )
+    return [made]
+
+
+def _find(path: Path, table: pd.DataFrame, key: str, column: str, usual: tuple[str, ...]) -> str:
+    """Return the column of a key, or one of its usual names where the default is not there."""
+    for name in (column, *(usual if column == usual[0] else ())):
+        if name in table:
+            return name
+    _require(path, table, key, column)
+    raise AssertionError
+
+
+def _require(path: Path, table: pd.DataFrame, key: str, column: str) -> None:
+    if column not in table:
+        hint = nearest(column, list(table.columns))
+        raise InputError(f"{path}: has no column {column!r}, which {FILE} gives as {key}{hint}")
+
+
+def _matches(path: Path, table: pd.DataFrame, key: str, text: str | None) -> pd.Series:
+    if text is None:
+        return pd.Series(False, index=table.index)
+    condition = parse_condition(text)
+    _require(path, table, key, condition.column)
+    return table[condition.column].isin(condition.values)
