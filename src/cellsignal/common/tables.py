@@ -74,7 +74,7 @@ def read_table(
 
 def read_sheet(
     path: Path | str,
-    sheet: str,
+    sheet: str | None = None,
     columns: Sequence[str] = (),
     *,
     filled: Collection[str] | None = None,
@@ -82,7 +82,7 @@ def read_sheet(
     missing: Collection[str] = MISSING,
     error: type[InputError] = InputError,
 ) -> pd.DataFrame:
-    """Read a sheet of an Excel workbook as a table of text cells, as `read_table` gives it.
+    """Read a sheet of an Excel workbook (by default the first) as `read_table` reads a table.
 
     A whole number is written without a decimal point, whichever way the workbook keeps it. Cells
     that a row lacks are "".
@@ -91,9 +91,9 @@ def read_sheet(
         InputError: No such file, no workbook, no such sheet, or what `read_table` refuses. Names
         the sheet and the row.
     """
-    name = f"{path}: sheet {sheet!r}"
     try:
         with pd.ExcelFile(path, engine="openpyxl") as book:
+            sheet = book.sheet_names[0] if sheet is None else sheet
             if sheet not in book.sheet_names:
                 raise error(f"{path}: no sheet {sheet!r}; it has {_shown(book.sheet_names)}")
             cells = pd.read_excel(
@@ -112,6 +112,7 @@ def read_sheet(
     except Exception as failure:
         why = " ".join(str(failure).split())[:100]
         raise error(f"{path}: is not a readable xlsx file ({why})") from None
+    name = f"{path}: sheet {sheet!r}"
     frame = with_header(name, cells.map(_cell_text).astype(object), error)
     return _check(name, frame, columns, filled, unique, missing, error)
 

@@ -91,6 +91,10 @@ class Competition(Calibrates, ABC):
     def samples(self, root: Path) -> pd.DataFrame:
         """Return the samples table of all under `root`, checked by `check_samples`."""
 
+    def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
+        """Return (reason, name) of the files and wells that are not in the samples table."""
+        return ()
+
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:
         """Return the K classes a submission may name, in label order, as it writes them."""

@@ -31,6 +31,8 @@ def add_data_commands(add: Callable) -> None:
     sub.add_argument("competition")
     sub.add_argument("--out", type=Path, help="folder (default data/<competition>)")
     add_set(sub, "what of it: the competition's README lists its choices")
+    _add_init(add("init", init, "describe a folder of your own plates in a plates.yaml"))
+    _add_samples(add("samples", samples, "show the samples table of a competition"))
     _add_simulate(add("simulate", simulate, "write a simulated copy of a competition"))
     sub = add("verify", verify, "read every image and row; list everything that is wrong")
     sub.add_argument("competition", help="its id")
@@ -39,6 +41,21 @@ def add_data_commands(add: Callable) -> None:
     sub = add("prepare", prepare, "pack the images of a config into its store")
     add_budget(add_config_options(sub))
     _add_folds(add("folds", folds, "make a fold table"))
+
+
+def _add_init(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, help="folder of the images")
+    pattern = "how files are named, as '{plate}/{well}_s{site}_w{channel}.tif'"
+    parser.add_argument("--pattern", help=pattern)
+    parser.add_argument("--platemap", type=Path, help="CSV, TSV or XLSX with a row for each well")
+    parser.add_argument("--force", action="store_true", help="replace a plates.yaml")
+
+
+def _add_samples(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("competition", help="its id")
+    parser.add_argument("--root", type=Path, required=True, help="folder of the raw data")
+    parser.add_argument("--out", type=Path, help="CSV of the whole table")
+    parser.add_argument("--picture", type=Path, help="PNG of one site of each of four labels")
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +101,48 @@ def download(arguments: argparse.Namespace) -> str:
     out = arguments.out or Path("data") / arguments.competition
     get_competition(arguments.competition).download(out, **parse_pairs(arguments.set, "--set"))
     return f"cellsignal verify {arguments.competition} --root {out}"
+
+
+def init(arguments: argparse.Namespace) -> str:
+    from cellsignal.competitions.plates.init import look_into, write_description
+
+    found = look_into(arguments.folder, arguments.pattern, arguments.platemap)
+    path = write_description(arguments.folder, found.text, arguments.force)
+    planes = found.planes
+    print(f"{found.layout.title}\n{len(planes)} files understood, {len(found.left_out)} not")
+    if found.left_out:
+        print(f"  the first of these: {found.left_out[0][1]}")
+    columns = ["plate", "well", "site", "channel", "z"]
+    print(planes.groupby("plate")[columns[1:]].nunique().to_string())
+    print(f"\n{path}\n{found.text}", end="")
+    return f"cellsignal samples plates --root {arguments.folder}"
+
+
+def samples(arguments: argparse.Namespace) -> str:
+    from cellsignal.common.files import write_csv
+    from cellsignal.competitions import get_competition
+    from cellsignal.data.preview import montage_images, preview_text
+
+    competition, root = get_competition(arguments.competition), arguments.root
+    table = competition.samples(root)
+    left_out = competition.left_out(root)
+    print(preview_text(table, competition.classes(root), left_out))
+    if arguments.out is not None:
+        write_csv(arguments.out, table.assign(files=table.files.str.join(" ")))
+        print(f"\n{arguments.out}")
+    if arguments.out is not None and left_out:
+        import pandas as pd
+
+        path = arguments.out.with_suffix(".left_out.csv")
+        write_csv(path, pd.DataFrame(left_out, columns=["reason", "name"]))
+        print(path)
+    if arguments.picture is not None:
+        from cellsignal.report.plate_plots import channel_montage
+
+        images = montage_images(competition, root, table)
+        channel_montage(arguments.picture, images, competition.channels_of(root))
+        print(arguments.picture)
+    return f"cellsignal verify {arguments.competition} --root {root}"
 
 
 def simulate(arguments: argparse.Namespace) -> str:

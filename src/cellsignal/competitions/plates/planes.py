@@ -34,10 +34,12 @@ class Sites:
         rows: columns batch, plate, well, site (int), label (or None), files (tuple, an entry a
             channel in the order of the description, or one for all).
         left_out: (reason, name) of each file or site that is not in `rows`.
+        imaged: `<plate>_<well>` of every well with an image, also one that is left out.
     """
 
     rows: pd.DataFrame
     left_out: tuple[tuple[str, str], ...]
+    imaged: frozenset[str]
 
 
 def list_images(folder: Path) -> list[str]:
@@ -140,7 +142,8 @@ def join_sites(root: Path, description: Description) -> Sites:
         left_out += unnamed
     _refuse_doubled(root, planes)
     rows, incomplete = _join(planes, description, layout)
-    return Sites(rows, tuple(left_out + incomplete))
+    imaged = frozenset(planes.plate + "_" + planes.well)
+    return Sites(rows, tuple(left_out + incomplete), imaged)
 
 
 def _keep_channels(

@@ -21,20 +21,9 @@ def read_any_table(path: Path) -> pd.DataFrame:
         InputError: no such file, or it is damaged; see `tables.read_table`.
     """
     if path.suffix.lower() == ".xlsx":
-        return read_sheet(path, _first_sheet(path))
+        return read_sheet(path)
     delimiter = "\t" if path.suffix.lower() in (".tsv", ".txt") else None
     return read_table(path, any_row=True, delimiter=delimiter)
-
-
-def _first_sheet(path: Path) -> str:
-    try:
-        with pd.ExcelFile(path, engine="openpyxl") as book:
-            return book.sheet_names[0]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # of damaged bytes zipfile and openpyxl raise anything
-        why = " ".join(str(error).split())[:100]
-        raise InputError(f"{path}: is not a readable xlsx file ({why})") from None
 
 
 def read_platemaps(root: Path, description: Description, plates: list[str]) -> pd.DataFrame:

@@ -45,7 +45,7 @@ _INDEX = """<?xml version="1.0" encoding="utf-8"?>
 _ENTRY = '    <Entry ChannelID="{number}"><ChannelName>{name}</ChannelName></Entry>'
 _DESCRIPTION = """images:
   layout: phenix
-  channels: {{{channels}}}
+  channels: {DNA: "1", ER: "2", Actin: "3"}
 platemap: platemaps.csv
 label: moa
 compound: compound
@@ -115,8 +115,7 @@ def simulate_plates(
     output.run_jobs(draw, jobs, len(platemap) * sites, workers)
     write_csv(out / "platemaps.csv", platemap.drop(columns=["truth", "got"]))
     write_csv(answers_path(out), answers)
-    channels = ", ".join(f'{name}: "{number}"' for number, name in enumerate(CHANNELS, 1))
-    write_text(out / FILE, _DESCRIPTION.format(channels=channels))
+    write_text(out / FILE, _DESCRIPTION)
 
 
 def _make_platemap(seed: int, sizes: SimpleNamespace) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,0 +1,194 @@
+"""Write a `plates.yaml` from what lies in a folder of images, and say what is in it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from cellsignal.common.errors import ImageError, InputError
+from cellsignal.common.files import write_text
+from cellsignal.common.tables import normalise_wells
+from cellsignal.competitions.plates.description import FILE
+from cellsignal.competitions.plates.layouts import Layout, parse_pattern
+from cellsignal.competitions.plates.pixels import read_tiff_series
+from cellsignal.competitions.plates.planes import list_images, read_planes, recognise_layout
+from cellsignal.competitions.plates.platemap import PLATE_NAMES, WELL_NAMES, read_any_table
+from cellsignal.images import decode_image, read_bytes
+
+TABLES = (".csv", ".tsv", ".xlsx")
+LABEL_NAMES = ("label", "moa", "Metadata_moa", "compound", "Metadata_Compound", "treatment")
+LABEL_NAMES += ("gene", "Metadata_pert_iname", "pert_iname", "Metadata_broad_sample")
+_TEMPLATE = """# What these images are. Written by `cellsignal init`; every key: docs/own_plates.md.
+images:
+  root: .
+  {naming}
+  channels: {{{channels}}}  # name: as the files write it, in this order
+  z: max  # or mean, or the number of one plane
+  bits: {bits}
+  window: [0.1, 99.9]  # percentiles of a plate and channel that become 0 and 255
+  window_wells: all  # or controls
+{wells}folds: {folds}  # what a fold must not split: plate, batch, compound or well
+"""
+_WELLS = """platemap: {platemap}  # a row for each well
+well: {well}
+{plate}label: {label}  # the column that is to be predicted
+# compound: COLUMN
+# batch: COLUMN
+# cell_type: COLUMN
+# negative_controls: COLUMN = VALUE
+# hidden: COLUMN = VALUE  # the wells of the test
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `init` found in a folder.
+
+    Attributes:
+        planes: see `planes.read_planes`.
+        left_out: (reason, name) of files that were not understood.
+        text: the YAML.
+    """
+
+    layout: Layout
+    planes: pd.DataFrame
+    left_out: tuple[tuple[str, str], ...]
+    text: str
+
+
+def look_into(folder: Path, pattern: str | None, platemap: Path | None) -> Found:
+    """Recognise the images of a folder and write down what is known of them.
+
+    Raises:
+        InputError: no folder, no image, no layout that fits, or a damaged first image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder")
+    names = list_images(folder)
+    if not names:
+        raise InputError(f"{folder}: holds no image (.tif, .tiff, .png, .jpg)")
+    try:
+        layout = (
+            parse_pattern(pattern) if pattern else recognise_layout(names, folder.resolve().name)[0]
+        )
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    planes, left_out = read_planes(folder, layout)
+    if planes.empty:
+        raise InputError(f"{folder}: no image fits {pattern!r}; first {names[0]!r}")
+    bits, count = _look_at_image(folder / planes.file[0], layout)
+    channels = _channel_names(folder, planes, layout, count)
+    wells, has_plates = _describe_wells(folder, planes, platemap)
+    by_plate = has_plates and planes.plate.nunique() > 1
+    text = _TEMPLATE.format(
+        naming=f"pattern: {pattern!r}" if pattern else f"layout: {layout.name}  # {layout.title}",
+        channels=", ".join(f'{name}: "{value}"' for name, value in channels.items()),
+        bits=bits,
+        wells=wells,
+        folds="plate" if by_plate else "well",
+    )
+    return Found(layout, planes, tuple(left_out), text)
+
+
+def write_description(folder: Path, text: str, force: bool) -> Path:
+    """Write `plates.yaml`.
+
+    Raises:
+        InputError: there is one already, and `force` is not given.
+    """
+    path = Path(folder) / FILE
+    if path.exists() and not force:
+        raise InputError(f"{path}: is there already; --force writes it anew")
+    write_text(path, text)
+    return path
+
+
+def _look_at_image(path: Path, layout: Layout) -> tuple[int, int]:
+    """Return the bits a pixel of an image, and how many channels it holds."""
+    if layout.whole_channels and path.suffix.lower() in (".tif", ".tiff"):
+        stack, axes = read_tiff_series(path)
+        if stack.dtype.name not in ("uint8", "uint16"):
+            detail = f"pixels of type {stack.dtype}, uint8 or uint16 expected"
+            raise ImageError(path, "wrong_depth", detail)
+        return 8 * stack.dtype.itemsize, stack.shape[axes.index("C")] if "C" in axes else 1
+    image = decode_image(path, read_bytes(path), depths=(8, 16), channels=(1, 3))
+    return 8 * image.dtype.itemsize, 1 if image.ndim == 2 else 3
+
+
+def _channel_names(
+    folder: Path, planes: pd.DataFrame, layout: Layout, count: int
+) -> dict[str, str]:
+    if layout.whole_channels:
+        is_rgb = count == 3 and not planes.file[0].lower().endswith((".tif", ".tiff"))
+        names = ("red", "green", "blue") if is_rgb else [f"ch{n + 1}" for n in range(count)]
+        return {name: str(number) for number, name in enumerate(names, 1)}
+    values = sorted(planes.channel.unique(), key=lambda text: (len(text), text))
+    known = _index_names(folder) if layout.name == "phenix" else {}
+    names = [known.get(value) or _plain_name(value) for value in values]
+    if len(set(names)) < len(names):
+        names = [_plain_name(value) for value in values]
+    return dict(zip(names, values, strict=True))
+
+
+def _plain_name(value: str) -> str:
+    text = re.sub(r"[^A-Za-z0-9_]+", "_", value.split(" - ")[0]).strip("_")
+    return f"ch{text}" if not text or text.isdigit() else text
+
+
+def _index_names(folder: Path) -> dict[str, str]:
+    """Return {channel number: name} of the first Phenix index file, where there is one."""
+    for path in sorted(folder.rglob("Index*.xml")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        pattern = r'<Entry ChannelID="(\d+)">.*?<ChannelName>([^<]*)</ChannelName>'
+        return {
+            number: re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")
+            for number, name in re.findall(pattern, text, re.DOTALL)
+        }
+    return {}
+
+
+def _describe_wells(folder: Path, planes: pd.DataFrame, platemap: Path | None) -> tuple[str, bool]:
+    """Return the lines on the platemap, and whether the images lie in plates."""
+    if platemap is None and planes.label.notna().all():
+        return "# the label of an image is its folder; with a platemap: platemap, label\n", False
+    if platemap is None:
+        platemap = _find_platemap(folder)
+    if platemap is None:
+        lines = _WELLS.format(platemap="FILE.csv", well="well", plate="", label="COLUMN")
+        return lines, True
+    table = read_any_table(platemap)
+    path = Path(platemap).resolve()
+    shown = path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path
+    columns = list(table.columns)
+    well = next((name for name in WELL_NAMES if name in columns), None) or _well_like(table)
+    if well is None:
+        raise InputError(f"{platemap}: no column holds wells (A01); it has {', '.join(columns)}")
+    plate = next((name for name in PLATE_NAMES if name in columns), None)
+    label = next((name for name in LABEL_NAMES if name in columns), "COLUMN")
+    plate_line = f"plate: {plate}\n" if plate else ""
+    return _WELLS.format(platemap=shown, well=well, plate=plate_line, label=label), True
+
+
+def _find_platemap(folder: Path) -> Path | None:
+    """Return the only table of wells in the folder; None if there is none or several."""
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLES]
+    fitting = []
+    for path in paths:
+        try:
+            table = read_any_table(path)
+        except InputError:
+            continue
+        if _well_like(table) is not None:
+            fitting.append(path)
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _well_like(table: pd.DataFrame) -> str | None:
+    """Return the first column whose cells all are wells."""
+    for name in table.columns:
+        cells = table[name]
+        if len(cells) and normalise_wells(cells).str.fullmatch(r"[A-Z]{1,2}\d\d").all():
+            return name
+    return None

@@ -1,0 +1,164 @@
+"""Join the sites of the images with what their wells got: the samples table."""
+
+import functools
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.competitions.plates.description import FILE, Description, read_description
+from cellsignal.competitions.plates.planes import Sites, join_sites
+from cellsignal.competitions.plates.platemap import read_platemaps
+from cellsignal.competitions.samples import check_samples
+
+log = logging.getLogger(__name__)
+
+
+class Rows:
+    """The sites of a root with what their wells got, and the names of the classes."""
+
+    def __init__(self, frame: pd.DataFrame, left_out: list[tuple[str, str]]):
+        self.frame = frame
+        self.left_out = tuple(left_out)
+        treated = frame[(frame.role == "treatment") & (frame.split == "train")]
+        self.classes = tuple(sorted(treated.label_name.unique()))
+        controls = frame[frame.role == "positive_control"]
+        self.positive = tuple(sorted(controls.label_name.unique()))
+
+
+def read_samples(root: Path) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]:
+    """Return the samples table of a root, and the (reason, name) of all that was left out.
+
+    Raises:
+        InputError: see `planes.join_sites` and `platemap.read_platemaps`; no well has both images
+            and a place in the platemap.
+    """
+    root = Path(root)
+    rows = read_rows(root)
+    frame, number_of = rows.frame, {name: i for i, name in enumerate(rows.classes + rows.positive)}
+    label = frame.label_name.map(number_of)
+    label = label.where(frame.role != "negative_control", len(number_of))
+    is_hidden = (frame.split == "test") & (frame.role == "treatment")
+    compound = frame["compound"].where(frame["compound"] != "", frame.label_name)
+    dose = frame.concentration.where(frame.concentration == "", "@" + frame.concentration)
+    samples = pd.DataFrame(
+        {
+            "sample_id": frame.well_id + "_s" + frame.site.astype(str),
+            "target_id": frame.well_id,
+            "well_id": frame.well_id,
+            "experiment": frame.experiment,
+            "plate": frame.plate,
+            "well": frame.well,
+            "site": frame.site,
+            "cell_type": frame.cell_type.where(frame.cell_type != "", "cells"),
+            "label": label.where(~is_hidden),
+            "role": frame.role,
+            "compound": compound.where(~is_hidden, None),
+            "treatment": (compound + dose).where(~is_hidden, None),
+            "split": frame.split,
+            "files": frame.files,
+        }
+    )
+    return check_samples(samples, root), rows.left_out
+
+
+def read_rows(root: Path) -> Rows:
+    description = read_description(root)
+    sites = join_sites(root, description)
+    rows, left_out = sites.rows, list(sites.left_out)
+    if rows.empty:
+        raise InputError(f"{root}: no site has all channels; {left_out[0][1]}: {left_out[0][0]}")
+    if description.platemap is None:
+        frame = _by_folder(root, rows, description)
+    else:
+        frame = _join_platemap(root, sites, description, left_out)
+    frame["role"] = "treatment"
+    frame.loc[frame.is_positive_controls, "role"] = "positive_control"
+    frame.loc[frame.is_negative_controls, "role"] = "negative_control"
+    frame["split"] = np.where(frame.is_hidden & (frame.role == "treatment"), "test", "train")
+    is_unlabelled = (frame.label_name == "") & (frame.role != "negative_control")
+    is_unlabelled &= frame.split == "train"
+    wells = frame.well_id[is_unlabelled].drop_duplicates()
+    left_out += [("a well without a label", name) for name in wells]
+    frame = frame[~is_unlabelled].sort_values(["well_id", "site"], ignore_index=True)
+    if frame.empty:
+        raise InputError(f"{root}: no well of the platemap has a label and images")
+    _warn_of_single_wells(root, frame)
+    return Rows(frame, left_out)
+
+
+def _by_folder(root: Path, rows: pd.DataFrame, description: Description) -> pd.DataFrame:
+    """Take the label from the image's folder, where there is no platemap."""
+    if rows.label.isna().any():
+        naming = description.images.layout or "the pattern"
+        raise InputError(
+            f"{root / FILE}: platemap: is not given, and {naming} says no label of an image"
+        )
+    empty = dict.fromkeys(("compound", "concentration", "cell_type"), "")
+    flags = dict.fromkeys(("is_negative_controls", "is_positive_controls", "is_hidden"), False)
+    for key in ("negative_controls", "positive_controls", "hidden"):
+        if getattr(description, key):
+            raise InputError(f"{root / FILE}: {key}: needs a platemap")
+    frame = rows.rename(columns={"label": "label_name"}).assign(**empty, **flags)
+    return _named(frame.assign(platemap_batch=""))
+
+
+def _join_platemap(
+    root: Path, sites: Sites, description: Description, left_out: list[tuple[str, str]]
+) -> pd.DataFrame:
+    """Add what each well got; list wells that only the images or only the platemap know."""
+    rows = sites.rows
+    plates = sorted(rows.plate.unique())
+    table = read_platemaps(root, description, plates)
+    table = table.rename(columns={"label": "label_name", "batch": "platemap_batch"})
+    frame = rows.drop(columns="label").merge(table, on=["plate", "well"], how="left")
+    unknown = frame.label_name.isna()
+    names = (frame.plate + "_" + frame.well)[unknown].drop_duplicates()
+    left_out += [("a well with images that no platemap has", name) for name in names]
+    listed = table.plate + "_" + table.well
+    left_out += [
+        ("a well of the platemap without images", name)
+        for name in listed
+        if name not in sites.imaged
+    ]
+    if unknown.all():
+        raise InputError(
+            f"{root}: no well with images is in the platemap; first image of plate "
+            f"{rows.plate.iloc[0]}, well {rows.well.iloc[0]}"
+        )
+    return _named(frame[~unknown].reset_index(drop=True))
+
+
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add experiment and well_id."""
+    batch = frame.platemap_batch.where(frame.platemap_batch != "", frame.batch)
+    frame["experiment"] = batch.where(batch != "", "batch1")
+    frame["well_id"] = plate_keys(frame, batch_column="batch") + "_" + frame.well
+    return frame.astype(
+        {key: bool for key in ("is_negative_controls", "is_positive_controls", "is_hidden")}
+    )
+
+
+def plate_keys(frame: pd.DataFrame, batch_column: str | None = None) -> pd.Series:
+    """Return what names a plate among all: its name, after the batch that its path says, if any."""
+    if batch_column is None:
+        return frame.well_id.str.rpartition("_")[0]
+    batch = frame[batch_column]
+    return (batch + "_").where(batch != "", "") + frame.plate
+
+
+def _warn_of_single_wells(root: Path, frame: pd.DataFrame) -> None:
+    treated = frame[(frame.role == "treatment") & (frame.split == "train")]
+    counts = treated.groupby("label_name").well_id.nunique()
+    single = counts.index[counts == 1]
+    if len(single):
+        shown = f"{len(single)} of {len(counts)} labels have one well and can't be validated"
+        warn_once(f"{root}: {shown}, first {single[0]}")
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Log a warning; a second time the same text is not logged again."""
+    log.warning(text)

@@ -1,0 +1,76 @@
+"""Show what a samples table holds, before anything is packed."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from cellsignal.common.errors import ImageError
+from cellsignal.competitions.base import Competition
+
+SHOWN = 12  # plates and labels that are listed
+MONTAGE = 4  # rows of the picture
+
+
+def preview_text(
+    table: pd.DataFrame, classes: Sequence[str], left_out: Sequence[tuple[str, str]]
+) -> str:
+    """Count a samples table by plate and by label, and what was left out by reason."""
+    wells = table.drop_duplicates("well_id")
+    lines = [
+        f"{len(table)} sites of {len(wells)} wells on {_plates(table)} plates, "
+        f"{table.experiment.nunique()} batches, {table.cell_type.nunique()} cell types",
+        "",
+    ]
+    plates = table.groupby(["experiment", "plate"], sort=True)
+    counts = plates.well_id.nunique().rename("wells").to_frame()
+    counts["sites"] = plates.size()
+    for role in ("treatment", "positive_control", "negative_control"):
+        of_role = wells[(wells.role == role) & (wells.split == "train")]
+        counts[role] = of_role.groupby(["experiment", "plate"]).size()
+    test = wells[(wells.split == "test") & (wells.role == "treatment")]
+    counts["test"] = test.groupby(["experiment", "plate"]).size()
+    counts = counts.fillna(0).astype(int).reset_index()
+    lines += [counts.head(SHOWN).to_string(index=False)]
+    lines += [f"... and {len(counts) - SHOWN} plates more"] * (len(counts) > SHOWN)
+    treated = wells[(wells.role == "treatment") & (wells.split == "train")]
+    number = treated.label.dropna().astype(int).value_counts()
+    if len(number):
+        lines += ["", f"{len(classes)} labels, {number.min()} to {number.max()} wells each:"]
+        shown = sorted(number.index)[:SHOWN]
+        lines += [f"  {classes[label]}: {number[label]}" for label in shown]
+        lines += ["  ..."] * (len(number) > SHOWN)
+    reasons = Counter(reason for reason, _ in left_out)
+    lines += ["", "left out: " + ("" if reasons else "nothing")]
+    for reason, count in reasons.items():
+        first = next(name for why, name in left_out if why == reason)
+        lines.append(f"  {count}: {reason}; first {first}")
+    return "\n".join(lines)
+
+
+def _plates(table: pd.DataFrame) -> int:
+    return len(table[["experiment", "plate"]].drop_duplicates())
+
+
+def montage_images(competition: Competition, root: Path, table: pd.DataFrame) -> dict:
+    """Read one site of each of up to four labels: {name: (C, H, W) uint8}.
+
+    Raises:
+        ImageError: none of them can be read.
+    """
+    rows = table.sort_values(["role", "label", "sample_id"]).drop_duplicates(["role", "label"])
+    images, failure = {}, None
+    with TemporaryDirectory(prefix="cellsignal-") as folder:
+        competition = competition.calibrate(root, Path(folder))
+        for row in rows.itertuples():
+            try:
+                images[row.sample_id] = competition.read(root, row.files)
+            except ImageError as error:
+                failure = error
+            if len(images) == MONTAGE:
+                break
+    if not images and failure is not None:
+        raise failure
+    return images

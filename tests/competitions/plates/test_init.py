@@ -1,0 +1,165 @@
+"""`cellsignal init` on folders as microscopes write them, and on real Opera Phenix planes."""
+
+import shutil
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import yaml
+from helpers import cellsignal, error_line
+
+from cellsignal.competitions.plates.competition import Plates
+from cellsignal.competitions.plates.description import read_description
+
+WELLS = ["B02", "B03", "C02", "C03"]
+GUID = "0A1B2C3D-0011-4F00-9D1C-AABBCCDDEEFF"
+NAMES = {
+    "phenix": lambda p, w, s, c: (
+        f"{p}__2024-01-01T10_00_00-Measurement 1/Images/"
+        f"r{ord(w[0]) - 64:02d}c{w[1:]}f{s:02d}p01-ch{c}sk1fk1fl1.tiff"
+    ),
+    "imagexpress": lambda p, w, s, c: f"{p}/TimePoint_1/scr_{w}_s{s}_w{c}{GUID}.TIF",
+    "cellvoyager": lambda p, w, s, c: f"{p}/ap_{w}_T0001F{s:03d}L01A01Z01C{c:02d}.tif",
+    "incell": lambda p, w, s, c: f"{p}/{w[0]} - {int(w[1:])}(fld {s} wv DYE{c} - DYE{c}).tif",
+    "rxrx1": lambda p, w, s, c: f"HUVEC-01/Plate{p[1:]}/{w}_s{s}_w{c}.png",
+}
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        assert cv2.imwrite(str(path), image.astype(np.uint8))
+    else:
+        tifffile.imwrite(path, image.astype(np.uint16))
+
+
+def make(folder, name):
+    rng = np.random.default_rng(0)
+    for plate in ("P1", "P2"):
+        for well in WELLS:
+            for site in (1, 2):
+                for channel in (1, 2):
+                    path = folder / NAMES[name](plate, well, site, channel)
+                    write(path, rng.integers(0, 255, (16, 16)))
+    rows = [f"{well},{'drug' if well[0] == 'B' else 'other'}" for well in WELLS]
+    (folder / "map.csv").write_text("well,compound\n" + "\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_layout_becomes_a_samples_table(name, tmp_path, capsys):
+    make(tmp_path / "raw", name)
+    assert cellsignal("init", tmp_path / "raw", cwd=tmp_path) == 0
+    text = (tmp_path / "raw/plates.yaml").read_text()
+    assert text.count("\n") <= 25 and text in capsys.readouterr().out
+    description = read_description(tmp_path / "raw")
+    assert description.images.layout == name and description.label == "compound"
+    samples = Plates().samples(tmp_path / "raw")
+    assert len(samples) == 16 and samples.well_id.nunique() == 8
+    assert sorted(set(samples.well)) == WELLS and set(samples.site) == {1, 2}
+    assert Plates().classes(tmp_path / "raw") == ("drug", "other")
+    assert samples.files.map(len).eq(2).all()
+    assert Plates().left_out(tmp_path / "raw") == ()
+    words = ("verify", "plates", "--root", tmp_path / "raw", "--workers", 0)
+    assert cellsignal(*words, cwd=tmp_path) == 0
+
+
+@pytest.mark.parametrize("axes", ["CYX", "ZCYX", "CZYX"])
+def test_files_of_several_pages(axes, tmp_path):
+    """OME-TIFFs say their axes; stacks become their maximum."""
+    sizes = {"C": 3, "Z": 2, "Y": 16, "X": 16}
+    rng, raw = np.random.default_rng(0), tmp_path / "raw" / "P1"
+    raw.mkdir(parents=True)
+    stacks = {}
+    for well in WELLS:
+        stacks[well] = rng.integers(0, 999, [sizes[axis] for axis in axes]).astype(np.uint16)
+        tifffile.imwrite(raw / f"{well}.ome.tif", stacks[well], metadata={"axes": axes})
+    (tmp_path / "raw/map.csv").write_text("well,moa\nB02,a\nB03,b\nC02,a\nC03,b\n")
+    assert cellsignal("init", tmp_path / "raw", cwd=tmp_path) == 0
+    images = read_description(tmp_path / "raw").images
+    assert images.channels == {"ch1": "1", "ch2": "2", "ch3": "3"} and images.bits == 16
+    from cellsignal.competitions.plates.pixels import read_site
+
+    stack = stacks["C02"]
+    expected = stack.max(axes.index("Z")) if "Z" in axes else stack
+    assert np.array_equal(read_site(tmp_path / "raw", ("P1/C02.ome.tif",), images), expected)
+
+
+def test_one_folder_a_class_of_rgb(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("actin", "dmso"):
+        for number in range(3):
+            path = tmp_path / "raw" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+    assert cellsignal("init", tmp_path / "raw", cwd=tmp_path) == 0
+    samples = Plates().samples(tmp_path / "raw")
+    assert Plates().classes(tmp_path / "raw") == ("actin", "dmso")
+    assert samples.well_id.nunique() == 6 and samples.plate.nunique() == 1
+    image = Plates().read(tmp_path / "raw", samples.files.iloc[0])
+    direct = cv2.imread(str(tmp_path / "raw" / samples.files.iloc[0][0]))
+    assert np.array_equal(image, direct[:, :, ::-1].transpose(2, 0, 1))
+
+
+def test_channel_names_of_the_phenix_index(simulated, tmp_path):
+    root = shutil.copytree(simulated("plates"), tmp_path / "raw")
+    assert "is there already; --force" in refused(tmp_path, root)
+    assert cellsignal("init", root, "--force", cwd=tmp_path) == 0
+    assert read_description(root).channel_names == ("DNA", "ER", "Actin")
+    tree = yaml.safe_load((root / "plates.yaml").read_text())
+    assert (tree["platemap"], tree["label"], tree["folds"]) == ("platemaps.csv", "moa", "plate")
+
+
+def refused(cwd, *words):
+    from cellsignal.competitions.plates.init import look_into, write_description
+
+    with pytest.raises(Exception) as caught:
+        write_description(words[0], look_into(words[0], None, None).text, False)
+    return str(caught.value)
+
+
+def test_a_folder_without_images_is_one_line(tmp_path, capsys):
+    assert "holds no image" in error_line(capsys, "init", tmp_path, cwd=tmp_path)
+    (tmp_path / "a.png").write_bytes(b"")
+    assert "no layout is recognised" in error_line(capsys, "init", tmp_path, cwd=tmp_path)
+    assert "no such folder" in error_line(capsys, "init", tmp_path / "none", cwd=tmp_path)
+
+
+@pytest.mark.real_data
+def test_real_opera_phenix_planes(real_data, tmp_path):
+    root = tmp_path / "raw"
+    shutil.copytree(real_data / "cpjump1_images", root)
+    rows = "AMG900,N9,AMG900\nDMSO,D14,DMSO\nFK-866,L9,FK-866\n"
+    (root / "map.csv").write_text("plate,well,compound\n" + rows)
+    assert cellsignal("init", root, cwd=tmp_path) == 0
+    samples = Plates().samples(root)
+    assert samples.well.to_list() == ["N09", "D14", "L09"] and set(samples.site) == {5}
+    reader = Plates().calibrate(root, tmp_path / "calibration")
+    image = reader.read(root, samples.files.iloc[0])
+    assert image.shape == (5, 1080, 1080)
+    # a tenth of a percent of the pixels lies at or below the window, as much at or above it
+    assert (image == 255).mean(axis=(1, 2)) == pytest.approx(0.001, abs=0.0015)
+
+
+def test_a_platemap_may_be_a_workbook(simulated, tmp_path):
+    root = shutil.copytree(simulated("plates"), tmp_path / "raw")
+    before = Plates().samples(root)
+    table = pd.read_csv(root / "platemaps.csv", dtype=str, keep_default_na=False)
+    table.to_excel(root / "platemaps.xlsx", index=False)
+    (root / "platemaps.csv").unlink()
+    text = (root / "plates.yaml").read_text()
+    (root / "plates.yaml").write_text(text.replace("platemaps.csv", "platemaps.xlsx"))
+    pd.testing.assert_frame_equal(Plates().samples(root), before)
+
+
+def test_one_platemap_file_a_plate(simulated, tmp_path):
+    root = shutil.copytree(simulated("plates"), tmp_path / "raw")
+    before = Plates().samples(root)
+    table = pd.read_csv(root / "platemaps.csv", dtype=str, keep_default_na=False)
+    for plate, part in table.groupby("plate"):
+        part.drop(columns="plate").to_csv(root / f"{plate}.tsv", index=False, sep="\t")
+    names = ", ".join(f"{plate}: {plate}.tsv" for plate in table.plate.unique())
+    text = (root / "plates.yaml").read_text()
+    (root / "plates.yaml").write_text(text.replace("platemaps.csv", f"{{{names}}}"))
+    pd.testing.assert_frame_equal(Plates().samples(root), before)
