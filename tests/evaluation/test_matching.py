@@ -11,12 +11,11 @@ from scipy.spatial.distance import cosine
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.matching import (
-    match_text,
-    moa_table,
     not_same_compound,
     not_same_compound_or_batch,
     treatment_profiles,
 )
+from cellsignal.evaluation.matching_text import match_text, moa_table
 
 
 def table(rows) -> pd.DataFrame:

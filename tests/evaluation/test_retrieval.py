@@ -12,12 +12,12 @@ from scipy.stats import false_discovery_control
 from sklearn.metrics import average_precision_score
 
 from cellsignal.common.errors import InputError
+from cellsignal.evaluation.baselines import position_profiles
 from cellsignal.evaluation.retrieval import (
     Retrieval,
     compound_gene_matching,
     controls_by_position,
     expected_ap,
-    position_profiles,
     replicate_retrieval,
     target_matching,
 )
@@ -326,7 +326,7 @@ def test_measure_takes_each_cell_line_and_modality_apart_and_the_baseline_beside
     assert lines == [
         (where, "replicates")
         for where in ("A549, compound", "A549, crispr", "U2OS, compound")
-        for _ in range(3)
+        for _ in range(4)
     ]
     one_line, few = ((wells.cell_type == cell).to_numpy() for cell in ("A549", "U2OS"))
     rows = list(measure(x[one_line], wells[one_line].reset_index(drop=True), null=Null(200)))

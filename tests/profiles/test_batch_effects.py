@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pycytominer.operations import Spherize
 from scipy.linalg import fractional_matrix_power
 from scipy.special import log_softmax
+from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import StandardScaler
 
@@ -359,3 +360,14 @@ def test_a_collapsed_space_votes_as_the_classes_are_frequent(metric):
     np.testing.assert_allclose(
         np.exp(found), np.tile((5 * np.array([1, 2, 3]) / 6 + 1 / 3) / 6, (5, 1)), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3])
+def test_tvn_drops_the_axes_that_hold_the_last_of_the_variance(share):
+    frame = plates()
+    x = embeddings(frame, d=6)
+    control = (frame.role != "treatment").to_numpy()
+    ratio = PCA().fit(x[control]).explained_variance_ratio_
+    width = 6 - max(n for n in range(6) if ratio[6 - n :].sum() <= share)
+    assert tvn(x, frame, drop_variance=share).shape == (len(frame), width)
+    np.testing.assert_array_equal(tvn(x, frame, drop_variance=0.0), tvn(x, frame))

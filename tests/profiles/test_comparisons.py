@@ -15,12 +15,22 @@ from cellsignal.config import load_config
 from cellsignal.evaluation.retrieval import TASKS
 from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.embeddings import save_embeddings
-from cellsignal.profiles.comparisons import match_table, retrieval_table, treatment_table
+from cellsignal.profiles import comparisons
 from cellsignal.profiles.profile_steps import Profiles, normalise_profiles
 from cellsignal.profiles.sources import load_profiles
+from cellsignal.profiles.treatments import treatment_table
 
 MOAS = ("actin", "tubulin")
 COMPOUNDS = {"a1": 0, "a2": 0, "a3": 0, "t1": 1, "t2": 1, "t3": 1}
+
+
+def match_table(config, source="plain", *arguments, **options):
+    return comparisons.match_table(load_profiles(config, source), *arguments, **options)
+
+
+def retrieval_table(config, source="plain", *arguments, features=(), **options):
+    loaded = load_profiles(config, source, features)
+    return comparisons.retrieval_table(loaded, *arguments, **options)
 
 
 class Screen:
@@ -151,7 +161,7 @@ def test_matching_and_its_normalisation(config, tmp_path):
         {
             line.split()[0]: line.split()[1]
             for line in text.split("\nmoa")[0].splitlines()
-            if line.startswith("NSC")
+            if line.startswith(("NSC ", "NSCB "))
         }
         for text in (raw, whitened)
     ]
@@ -218,11 +228,12 @@ def test_retrieval_table_writes_every_group(config, tmp_path):
         and images.retrieved.all()
         and images["where"].eq("MCF7, compound").all()
     )
-    assert {"cellprofiler", "position only", "controls by position"} == set(groups.profiles)
+    kinds = {"cellprofiler", "position only", "shuffled labels", "controls by position"}
+    assert kinds == set(groups.profiles)
     assert set(groups.group[groups.task == "targets"]) == {"ACTB", "TUBA", "TUBB"}
     lines = [line.split() for line in text.splitlines() if line.startswith("MCF7, compound")]
     assert (
-        [line[2] for line in lines][:3] == ["replicates"] * 3
+        [line[2] for line in lines][:4] == ["replicates"] * 4
         and "position only" in text
         and "random" in text
     )

@@ -19,11 +19,11 @@ each query a p value (random orders with a strictly greater AP) and takes the me
 the group's queries. On four real plates of CPJUMP1 they are 187/306 and 203/306 of the same AP.
 
 Replicates often stand in one position of every plate, so each task has two controls: the same task
-with profiles that say nothing but the position (`position_profiles`), and how often negative
+with profiles that say nothing but the position (`baselines`), and how often negative
 controls in one position retrieve each other (`controls_by_position`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +43,7 @@ from cellsignal.metrics.accuracy import Accuracy
 
 Task = Literal["replicates", "targets", "compound_gene"]
 TASKS: tuple[Task, ...] = ("replicates", "targets", "compound_gene")
-_WELL = r"^([A-Z]{1,2})(\d{1,2})$"
+_BLOCK = 256  # queries whose cosines to all rows are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -191,22 +191,6 @@ def compound_gene_matching(
     return _retrieve("compound and gene", np.asarray(x), queries, null)
 
 
-def position_profiles(wells: pd.DataFrame) -> np.ndarray:
-    """Return profiles of nothing but the position: row and column, one-hot. (W, D) float32.
-
-    Raises:
-        InputError: an address that is not a plate position such as C07.
-    """
-    parts = wells.well.astype(str).str.upper().str.extract(_WELL)
-    wrong = parts.isna().any(axis=1)
-    if wrong.any():
-        raise InputError(
-            f"position: well {wells.well[wrong].iloc[0]!r} is not an address such as C07"
-        )
-    columns = (parts[0], parts[1].astype(int))
-    return np.hstack([pd.get_dummies(column).to_numpy(np.float32) for column in columns])
-
-
 def _plate_codes(wells: pd.DataFrame) -> np.ndarray:
     return wells.groupby(["experiment", "plate"], sort=False).ngroup().to_numpy()
 
@@ -266,17 +250,25 @@ def _retrieve(task: str, x: np.ndarray, queries: Iterable[_Query], null: Null) -
     queries = [query for query in queries if len(query.negatives)]
     if not queries:
         raise InputError(f"{task}: no profile has both positives and negatives among {len(x)}")
-    unit = unit_vectors(x)
     rows = []
-    for query in queries:
+    for query, cosine in _cosines(unit_vectors(x), queries):
         ranked = np.concatenate([query.positives, query.negatives])
         positive = np.arange(len(ranked)) < len(query.positives)
-        distance = chord(unit[ranked] @ unit[query.row])
+        distance = chord(cosine[ranked])
         precision = expected_average_precision(distance, positive, CHORD_TOLERANCE)
         tied = has_mixed_tie(distance, positive, CHORD_TOLERANCE)
         rows.append((query.group, precision, len(query.positives), len(ranked), tied))
     columns = ["group", "average_precision", "n_pos_pairs", "n_total_pairs", "tied"]
     return _summarise(pd.DataFrame(rows, columns=columns), null)
+
+
+def _cosines(unit: np.ndarray, queries: Sequence[_Query]) -> Iterator[tuple[_Query, np.ndarray]]:
+    """Yield each query with the cosines (W,) of its row to all rows, a block at a time."""
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK]
+        rows, place = np.unique([query.row for query in block], return_inverse=True)
+        cosines = unit[rows] @ unit.T
+        yield from zip(block, cosines[place], strict=True)
 
 
 def _summarise(scores: pd.DataFrame, null: Null) -> Retrieval:

@@ -1,4 +1,4 @@
-"""Run the retrieval tasks on all parts of a data set, each beside its position-only baseline."""
+"""Run the retrieval tasks on all parts of a data set, each beside its baselines."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.evaluation.baselines import baseline_profiles
 from cellsignal.evaluation.matching import treatment_profiles
 from cellsignal.evaluation.retrieval import (
     TASKS,
@@ -16,7 +17,6 @@ from cellsignal.evaluation.retrieval import (
     Task,
     compound_gene_matching,
     controls_by_position,
-    position_profiles,
     replicate_retrieval,
     target_matching,
 )
@@ -34,8 +34,8 @@ class Measured:
     Attributes:
         where: the values of the columns it was measured within, and the modality.
         task: "replicates", "targets" or "compound_gene".
-        profiles: what the profiles are of, the `label` of `measure`; "position only", the same task
-            with `position_profiles`; or "controls by position".
+        profiles: what the profiles are of, the `label` of `measure`; a name of `baselines`, the
+            same task with those profiles; or "controls by position".
         result: the figure, or why there is none.
     """
 
@@ -63,7 +63,7 @@ def measure(
             as published; for the baseline the same ones.
         label: what the profiles are of, for the rows made from them.
     """
-    kinds = {label: np.asarray(x), "position only": position_profiles(wells)}
+    kinds = {label: np.asarray(x), **baseline_profiles(x, wells)}
     for place, rows in _parts(wells, within):
         medians: dict[str | None, Medians] = {}
         for modality, chosen in _modalities(wells.iloc[rows]):

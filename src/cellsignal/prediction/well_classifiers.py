@@ -4,6 +4,8 @@ Classification fits on the training wells of an embeddings file's fold alone, an
 predictions file.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -100,12 +102,7 @@ def classify_wells(embeddings: Embeddings, how: Classification) -> tuple[pd.Data
         train = (wells.part == "train").to_numpy()
         query = wells.part.isin(_CLASSIFIED).to_numpy()
         data = (x[train], wells.label.to_numpy()[train], x[query], n_classes)
-        if how.method == "linear":
-            well_scores = linear_scores(*data)
-        elif how.method == "knn":
-            well_scores = neighbour_scores(*data, how.metric, how.k)
-        else:
-            well_scores = centre_scores(*data, how.metric)
+        well_scores = scores_of(how.method, how.metric, how.k)(*data)
         places = pd.MultiIndex.from_frame(wells.loc[query, ["well_id", "part"]])
         tables.append(targets)
         wanted = pd.MultiIndex.from_frame(targets[["well_id", "part"]])
@@ -113,6 +110,15 @@ def classify_wells(embeddings: Embeddings, how: Classification) -> tuple[pd.Data
     if not tables:
         raise InputError(f"{embeddings.path}: has neither out-of-fold nor test wells to classify")
     return pd.concat(tables, ignore_index=True), np.concatenate(scores)
+
+
+def scores_of(method: str, metric: Metric, k: int) -> Callable[..., np.ndarray]:
+    """Return the function of training wells, labels, queries and classes that scores queries."""
+    if method == "linear":
+        return linear_scores
+    if method == "knn":
+        return functools.partial(neighbour_scores, metric=metric, k=k)
+    return functools.partial(centre_scores, metric=metric)
 
 
 def centre_scores(

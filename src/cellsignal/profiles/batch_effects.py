@@ -69,7 +69,7 @@ def centre(
     """
     x = _check_finite("standardise" if scale else "centre", x, samples)
     out = np.empty(x.shape, np.float32)
-    for rows, chosen in _units(samples, by, reference, 2 if scale else 1):
+    for rows, chosen in reference_units(samples, by, reference, 2 if scale else 1):
         sd = x[chosen].std(0, ddof=1) if scale else 1.0
         out[rows] = (x[rows] - x[chosen].mean(0)) / np.where(sd == 0, 1.0, sd)
     return out
@@ -81,6 +81,7 @@ def tvn(
     by: Unit = "plate",
     reference: Reference = "controls",
     regularisation: float = 0.5,
+    drop_variance: float = 0.0,
 ) -> np.ndarray:
     """Apply typical variation normalisation: shrink what varies among reference wells.
 
@@ -92,6 +93,8 @@ def tvn(
     Args:
         regularisation: r, in units of the mean variance of a feature among the reference wells; it
             is added to each variance before whitening too. With 0 both steps are exact.
+        drop_variance: share of the reference's variance; the smallest principal axes that hold no
+            more of it together are dropped.
 
     Returns:
         (N, D) float32, along the principal axes of the reference, largest variance first.
@@ -101,7 +104,7 @@ def tvn(
     """
     x = _check_finite("tvn", x, samples)
     chosen = np.flatnonzero(_is_reference(samples, reference))
-    units = list(_units(samples, by, reference, 2))
+    units = list(reference_units(samples, by, reference, 2))
     mean = x[chosen].mean(0)
     try:
         variance, axes = _principal_axes(x[chosen])
@@ -109,22 +112,39 @@ def tvn(
         problem = f"the covariance of {len(chosen)} reference wells cannot be decomposed ({error})"
         fewest = _fewest(samples, by, reference)
         raise InputError(f"tvn: {problem}; fewest: {fewest}") from None
-    if variance[0] == 0:
-        raise InputError(f"tvn: the {reference} wells do not differ in any feature")
-    if regularisation == 0 and variance[-1] <= variance[0] * len(variance) * np.finfo(x.dtype).eps:
-        raise InputError(
-            f"tvn: the {reference} wells do not vary in all {x.shape[1]} features; regularise"
-        )
+    variance, axes = _chosen_axes(variance, axes, reference, regularisation, drop_variance)
     floored = variance + regularisation * variance.mean()
     white = (x - mean) @ (axes / np.sqrt(floored))
     target = variance / floored  # the whitened reference's covariance is this diagonal
     ridge = regularisation * target.mean()
-    out = np.empty(x.shape, np.float32)
+    out = np.empty(white.shape, np.float32)
     for rows, chosen in units:
         name, centred = _unit_name(samples, rows, by), white[rows] - white[chosen].mean(0)
         aligned = _inverse_root(centred, white[chosen], ridge, name)
         out[rows] = aligned * np.sqrt(target + ridge)
     return out
+
+
+def _chosen_axes(
+    variance: np.ndarray,
+    axes: np.ndarray,
+    reference: Reference,
+    regularisation: float,
+    drop_variance: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The principal axes that `tvn` keeps, and their variances."""
+    if variance[0] == 0:
+        raise InputError(f"tvn: the {reference} wells do not differ in any feature")
+    kept = np.cumsum(variance[::-1])[::-1] > drop_variance * variance.sum()
+    variance, axes = variance[kept], axes[:, kept]
+    if (
+        regularisation == 0
+        and variance[-1] <= variance[0] * len(variance) * np.finfo(variance.dtype).eps
+    ):
+        raise InputError(
+            f"tvn: the {reference} wells do not vary in all {len(variance)} features; regularise"
+        )
+    return variance, axes
 
 
 def _inverse_root(z: np.ndarray, reference: np.ndarray, ridge: float, unit: str) -> np.ndarray:
@@ -254,11 +274,11 @@ def _unit_name(samples: pd.DataFrame, rows: np.ndarray, by: Unit) -> str:
 
 def _fewest(samples: pd.DataFrame, by: Unit, reference: Reference) -> str:
     """The unit with the fewest reference wells, and how many it has."""
-    rows, chosen = min(_units(samples, by, reference, 0), key=lambda unit: len(unit[1]))
+    rows, chosen = min(reference_units(samples, by, reference, 0), key=lambda unit: len(unit[1]))
     return f"{_unit_name(samples, rows, by)} with {len(chosen)} reference wells"
 
 
-def _units(
+def reference_units(
     samples: pd.DataFrame, by: Unit, reference: Reference, least: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield each unit's rows and its reference rows; raise if there are fewer than `least`."""

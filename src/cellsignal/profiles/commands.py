@@ -13,9 +13,16 @@ from cellsignal.config.options import (
     configs_of,
     next_command,
 )
-
-STEPS = ("standardize", "mad_robustize", "feature_select", "spherize", "tvn")
-REFERENCES = ["negative_controls", "controls", "all"]
+from cellsignal.profiles.profile_steps import STEPS
+from cellsignal.profiles.table_options import (
+    REFERENCES,
+    add_profile_sources,
+    add_protocol_options,
+    add_step_options,
+    check_source,
+    read_profiles,
+    step_arguments,
+)
 
 
 def add_profile_commands(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +47,21 @@ def add_profile_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_classify(parser: argparse.ArgumentParser) -> None:
-    add_config_options(parser)
+    add_profile_sources(parser)
+    text = "of --table: what is predicted (default moa)"
+    parser.add_argument("--label", choices=["moa", "treatment", "compound"], help=text)
+    parser.add_argument(
+        "--held-out",
+        choices=["compound", "treatment", "plate", "experiment", "well_id"],
+        help="of --table: no well is classified by wells of the same one (default compound for "
+        "moa, plate for others)",
+    )
+    text = "of --table, in this order (default none for tables that say they are normalised)"
+    parser.add_argument("--steps", nargs="*", choices=STEPS, help=text)
+    add_step_options(parser)
+    parser.add_argument(
+        "--out", type=Path, help="of --table: CSV of every well; a picture beside it"
+    )
     parser.add_argument(
         "--method",
         choices=["centre", "knn", "linear"],
@@ -52,8 +73,7 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--normalise",
         choices=["none", "centre", "standardise", "tvn", "sphere"],
-        default="centre",
-        help="how the batch is taken out of the embeddings (default centre)",
+        help="how the batch is taken out of a config's embeddings (default centre)",
     )
     by = "the unit that is normalised (default plate)"
     parser.add_argument("--by", choices=["plate", "experiment"], help=by)
@@ -64,51 +84,15 @@ def _add_classify(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_profiles(parser: argparse.ArgumentParser, steps: list[str]) -> None:
-    add_config_options(parser)
-    parser.add_argument(
-        "--source",
-        nargs="+",
-        default=["plain"],
-        metavar="FILE",
-        help="embeddings .npz, or .csv, .tsv or .parquet tables of well profiles "
-        "(default: plain image features)",
-    )
-    parser.add_argument(
-        "--features",
-        nargs="+",
-        default=[],
-        metavar="PREFIX",
-        help="columns of a table that are features: names, prefixes, or a file with a name on each "
-        "line (default: Cells_ Cytoplasm_ Nuclei_)",
-    )
-    parser.add_argument(
-        "--unmatched",
-        type=float,
-        default=0.05,
-        metavar="SHARE",
-        help="rows of a table whose wells the data set may lack (default .05)",
-    )
-    parser.add_argument(
-        "--normalise",
-        nargs="*",
-        choices=STEPS,
-        help=f"in this order, or none (default {' '.join(steps)}; nothing for tables that say they "
-        "are normalised)",
-    )
-    by = "the unit that is normalised"
-    parser.add_argument("--by", choices=["plate", "experiment"], default="plate", help=by)
-    parser.add_argument("--reference", choices=REFERENCES, default=REFERENCES[0])
-
-
 def _add_match(add: Callable) -> None:
     sub = add("match", match, "name treatments by their nearest profile: NSC and NSCB")
-    _add_profiles(sub, ["tvn"])
+    add_protocol_options(sub, ["tvn"])
+    sub.add_argument("--out", type=Path, help="CSV of every treatment; a picture beside it")
 
 
 def _add_retrieve(add: Callable) -> None:
     parser = add("retrieve", retrieve, "retrieve replicates, targets and genes among profiles")
-    _add_profiles(parser, ["mad_robustize", "feature_select", "spherize"])
+    add_protocol_options(parser, ["mad_robustize", "feature_select", "spherize"])
     parser.add_argument(
         "--tasks",
         nargs="+",
@@ -132,7 +116,9 @@ def _add_retrieve(add: Callable) -> None:
     )
     matched = "match all, not those alone whose replicates were retrieved"
     parser.add_argument("--all-treatments", action="store_true", help=matched)
-    parser.add_argument("--out", type=Path, help="CSV of every treatment's figures")
+    parser.add_argument(
+        "--out", type=Path, help="CSV of every treatment's figures; a picture beside it"
+    )
 
 
 def _add_rank(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +132,13 @@ def _add_rank(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=int, default=8, help=pictures)
 
 
-def classify(arguments: argparse.Namespace) -> str:
+def classify(arguments: argparse.Namespace) -> str | None:
+    check_source(arguments)
+    if arguments.table:
+        return _classify_tables(arguments)
+    for option in ("label", "held_out", "steps", "out"):
+        if getattr(arguments, option) is not None:
+            raise InputError(f"--{option.replace('_', '-')}: is an option of --table")
     from cellsignal.prediction.container import load_predictions
     from cellsignal.prediction.sources import out_of_fold_table, read_sources
     from cellsignal.prediction.well_classifiers import Classification
@@ -169,60 +161,71 @@ def _classification(arguments: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in values.items() if value is not None}
     if given["method"] != "knn" and "k" in given:
         raise InputError("--k: only --method knn has neighbours")
-    if given["normalise"] == "none" and given.keys() & {"by", "reference"}:
+    if given.get("normalise") == "none" and given.keys() & {"by", "reference"}:
         raise InputError("--by and --reference say how to normalise, and --normalise is none")
     if given.get("k", 1) < 1:
         raise InputError(f"--k: at least 1, not {given['k']}")
     return given
 
 
-def match(arguments: argparse.Namespace) -> str:
+def _classify_tables(arguments: argparse.Namespace) -> None:
+    from cellsignal.profiles.table_classifiers import classify_table
+
+    if arguments.normalise is not None:
+        raise InputError("--normalise: is of a config's embeddings; with --table give --steps")
+    arguments.normalise, arguments.unmatched = arguments.steps, 0
+    how = _classification(arguments)
+    label = arguments.label or "moa"
+    text = classify_table(
+        read_profiles(arguments),
+        label,
+        arguments.held_out or ("compound" if label == "moa" else "plate"),
+        how["method"],
+        how["metric"],
+        how.get("k", 5),
+        **step_arguments(arguments),
+    )
+    print(text)
+    _draw(arguments)
+
+
+def _draw(arguments: argparse.Namespace) -> None:
+    """Draw the figures beside the CSV that `--out` names."""
+    from cellsignal.report.profile_plots import profiles_plot
+
+    if arguments.out is not None:
+        picture = arguments.out.with_suffix(".png")
+        profiles_plot(arguments.out, picture)
+        print(f"\n{arguments.out}, {picture}")
+
+
+def match(arguments: argparse.Namespace) -> str | None:
     from cellsignal.profiles.comparisons import match_table
 
-    _check_share(arguments)
-    table = match_table(
-        config_of(arguments),
-        arguments.source,
-        arguments.normalise,
-        arguments.by,
-        arguments.reference,
-        features=arguments.features,
-        unmatched=arguments.unmatched,
-    )
-    print(table)
-    return next_command("profiles retrieve", arguments)
+    print(match_table(read_profiles(arguments), **step_arguments(arguments)))
+    _draw(arguments)
+    return None if arguments.table else next_command("profiles retrieve", arguments)
 
 
-def retrieve(arguments: argparse.Namespace) -> str:
+def retrieve(arguments: argparse.Namespace) -> str | None:
     from cellsignal.profiles.comparisons import retrieval_table
 
-    _check_share(arguments)
     table = retrieval_table(
-        config_of(arguments),
-        arguments.source,
+        read_profiles(arguments),
         arguments.tasks,
-        arguments.normalise,
-        arguments.by,
-        arguments.reference,
         null_size=arguments.null_size,
         within=arguments.within,
         replicable=not arguments.all_treatments,
-        out=arguments.out,
         null=arguments.null,
-        features=arguments.features,
-        unmatched=arguments.unmatched,
+        **step_arguments(arguments),
     )
     print(table)
-    return next_command("profiles match", arguments)
-
-
-def _check_share(arguments: argparse.Namespace) -> None:
-    if not 0 <= arguments.unmatched <= 1:
-        raise InputError(f"--unmatched: a share from 0 to 1, not {arguments.unmatched:g}")
+    _draw(arguments)
+    return None if arguments.table else next_command("profiles match", arguments)
 
 
 def treatments(arguments: argparse.Namespace) -> str:
-    from cellsignal.profiles.comparisons import treatment_table
+    from cellsignal.profiles.treatments import treatment_table
 
     print("\n\n".join(treatment_table(config) for config in configs_of(arguments)))
     return next_command("submit", arguments)

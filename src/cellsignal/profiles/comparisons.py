@@ -1,10 +1,11 @@
 """Compare well profiles: match mechanisms, retrieve replicates and targets, count treatments.
 
-From a config to the tables of the profile protocols, as text. The protocols themselves are in
+From profiles to the tables of the profile protocols, as text. The protocols themselves are in
 `evaluation.matching`, `evaluation.retrieval` and `profiles.treatments`.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,14 +15,14 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
 from cellsignal.common.tables import aligned
-from cellsignal.common.ties import duplicates_notes, listed
-from cellsignal.config import Config
+from cellsignal.common.ties import duplicates_notes
+from cellsignal.evaluation.baselines import SHUFFLED, baseline_profiles, shuffled_mechanisms
 from cellsignal.evaluation.matching import (
     Matches,
-    match_text,
     not_same_compound,
     not_same_compound_or_batch,
 )
+from cellsignal.evaluation.matching_text import match_text
 from cellsignal.evaluation.retrieval import TASKS, Retrieval, Task
 from cellsignal.evaluation.retrieval_null import NULL_SIZE, Null, NullKind
 from cellsignal.evaluation.retrieval_tasks import Measured, measure
@@ -33,9 +34,7 @@ from cellsignal.profiles.profile_steps import (
     normalise_profiles,
     steps_text,
 )
-from cellsignal.profiles.profile_tables import UNMATCHED
-from cellsignal.profiles.sources import COLUMNS, Source, load_profiles, source_names
-from cellsignal.profiles.treatments import predict_treatments, treatments_text
+from cellsignal.profiles.sources import COLUMNS
 
 MATCH_STEPS: tuple[Step, ...] = ("tvn",)
 RETRIEVE_STEPS: tuple[Step, ...] = ("mad_robustize", "feature_select", "spherize")
@@ -53,40 +52,38 @@ RETRIEVAL_HEADER = (
     *("retrieved, q < .05", "of groups", "95 % interval"),
 )
 GAIN_NOTE = (
-    "random: expected mAP of a random order; gain: mAP less that; position only: the same task "
-    "with profiles of nothing but row and column"
+    "random: expected mAP of a random order; gain: mAP less that; position only, cell count only: "
+    "the same task with profiles of nothing but row and column, or the number of cells; shuffled "
+    "labels: with the treated wells of each plate exchanged"
 )
 
 
 def match_table(
-    config: Config,
-    source: Source = "plain",
+    loaded: Profiles,
     normalise: Sequence[Step] | None = None,
     by: Unit = "plate",
     reference: Reference = "negative_controls",
     *,
-    features: Sequence[str] = (),
-    unmatched: float = UNMATCHED,
+    drop_variance: float = 0.0,
+    position_reference: Reference = "all",
+    out: Path | None = None,
 ) -> str:
-    """Return NSC and NSCB of a data set's treatments as text.
+    """Return NSC and NSCB of treatments beside the baselines, as text.
 
     Treatments that trained no network also get rows of their own.
 
     Args:
+        loaded: see `sources`.
         normalise: None is `MATCH_STEPS`, or no step for profiles that say they are normalised.
+        drop_variance, position_reference: see `normalise_profiles`.
+        out: a CSV of every treatment of every row.
 
     Raises:
-        InputError: the data set names no mechanisms, nothing can be compared, or see
-            `load_profiles` and `normalise_profiles`.
+        InputError: no mechanism is known, nothing can be compared, or see `normalise_profiles`.
     """
-    loaded = load_profiles(config, source, features, unmatched)
     steps = choose_steps(loaded, normalise, MATCH_STEPS)
-    profiles = normalise_profiles(loaded, steps, by, reference)
-    matches, notes = [not_same_compound(profiles.x, profiles.wells)], []
-    try:
-        matches.append(not_same_compound_or_batch(profiles.x, profiles.wells))
-    except InputError as error:  # all in one batch: NSC still stands
-        notes.append(str(error))
+    profiles = normalise_profiles(loaded, steps, by, reference, drop_variance, position_reference)
+    matches, notes = _matches(profiles.x, profiles.wells)
     empty = [match.protocol for match in matches if not match.table.candidates.any()]
     reason = "no treatment has another to be compared with"
     if len(empty) == len(matches):
@@ -95,8 +92,35 @@ def match_table(
     notes += [f"{protocol}: not given, {reason}" for protocol in empty]
     if profiles.trained:
         matches += _untrained_matches(matches, profiles.trained)
+    baselines = _baseline_matches(profiles, {match.protocol for match in matches})
+    if out is not None:
+        named = [match.table.assign(protocol=match.protocol) for match in (*matches, *baselines)]
+        write_csv(out, pd.concat(named, ignore_index=True))
     done = steps_text(loaded, steps, normalise is not None, by, reference)
-    return "\n".join([*_head(config, profiles, source, done), *notes, "", match_text(matches)])
+    text = match_text(matches, baselines)
+    return "\n".join([*head_lines(profiles, done), *notes, "", text])
+
+
+def _matches(x: np.ndarray, wells: pd.DataFrame) -> tuple[list[Matches], list[str]]:
+    """NSC, and NSCB or why there is none."""
+    matches = [not_same_compound(x, wells)]
+    try:
+        return [*matches, not_same_compound_or_batch(x, wells)], []
+    except InputError as error:  # all in one batch: NSC still stands
+        return matches, [str(error)]
+
+
+def _baseline_matches(profiles: Profiles, protocols: set[str]) -> list[Matches]:
+    """The same protocols with profiles of position and of cell count, and shuffled mechanisms."""
+    kinds = baseline_profiles(profiles.x, profiles.wells)
+    data = {name: (x, profiles.wells) for name, x in kinds.items()}
+    data[SHUFFLED] = (profiles.x, shuffled_mechanisms(profiles.wells))
+    return [
+        replace(match, protocol=f"{match.protocol}, {name}")
+        for name, arrays in data.items()
+        for match in _matches(*arrays)[0]
+        if match.protocol in protocols
+    ]
 
 
 def _untrained_matches(matches: Iterable[Matches], trained: frozenset[str]) -> list[Matches]:
@@ -110,8 +134,7 @@ def _untrained_matches(matches: Iterable[Matches], trained: frozenset[str]) -> l
 
 
 def retrieval_table(
-    config: Config,
-    source: Source = "plain",
+    loaded: Profiles,
     tasks: Sequence[Task] | None = None,
     normalise: Sequence[Step] | None = None,
     by: Unit = "plate",
@@ -123,29 +146,30 @@ def retrieval_table(
     out: Path | None = None,
     *,
     null: NullKind = "copairs",
-    features: Sequence[str] = (),
-    unmatched: float = UNMATCHED,
+    drop_variance: float = 0.0,
+    position_reference: Reference = "all",
 ) -> str:
-    """Return mAP of replicates, targets, compound and gene beside position alone, as text.
+    """Return mAP of replicates, targets, compound and gene beside the baselines, as text.
 
     Args:
+        loaded: see `sources`.
         tasks: None measures what the data set allows, and says what it does not.
         normalise: None is `RETRIEVE_STEPS`, or no step for profiles that say they are normalised.
         within: columns of the wells, such as cell_type; wells that differ are measured apart.
         replicable: match targets among treatments whose replicates were retrieved, as published.
         out: a CSV of every group of every row.
         null: see `evaluation.retrieval_null.Null`.
+        drop_variance, position_reference: see `normalise_profiles`.
 
     Raises:
-        InputError: a task cannot be measured, or see `load_profiles` and `normalise_profiles`.
+        InputError: a task cannot be measured, or see `normalise_profiles`.
     """
     if null_size < LEAST_NULL:
         reason = f"at least {LEAST_NULL}; of fewer random orders no p is below .05"
         raise InputError(f"--null-size {null_size}: {reason}")
-    loaded = load_profiles(config, source, features, unmatched)
     _check_within(loaded.wells, within)
     steps = choose_steps(loaded, normalise, RETRIEVE_STEPS)
-    profiles = normalise_profiles(loaded, steps, by, reference)
+    profiles = normalise_profiles(loaded, steps, by, reference, drop_variance, position_reference)
     data, label = (profiles.x, profiles.wells), profiles.label
     with TemporaryDirectory() as cache:
         orders = Null(null_size, seed, Path(cache), null)
@@ -157,7 +181,7 @@ def retrieval_table(
     done = steps_text(loaded, steps, normalise is not None, by, reference)
     text = aligned(lines, right={3, 4, 5, 6, 7, 8})
     notes += [GAIN_NOTE, NULL_NOTES[null]]
-    return "\n".join([*_head(config, profiles, source, done), "", text, "", *notes])
+    return "\n".join([*head_lines(profiles, done), "", text, "", *notes])
 
 
 def _refuse_unmeasured(tasks: set[Task], tables: list[pd.DataFrame], notes: list[str]) -> None:
@@ -223,50 +247,13 @@ def _check_within(wells: pd.DataFrame, within: Sequence[str]) -> None:
             )
 
 
-def treatment_table(config: Config) -> str:
-    """Count the treatments that are right out of fold, as Kensert et al. do.
-
-    Reads `<run folder>/predictions/*.npz`; views and repeated images are averaged first.
-
-    Raises:
-        InputError: no predictions, several labels a sample, or samples that name no treatment.
-    """
-    from cellsignal.prediction.entry import open_entry
-    from cellsignal.prediction.freshness import config_predictions
-
-    files = config_predictions(config, all_seeds=False)
-    entry = open_entry(files, config.submit, root=config.data.root)
-    entry.competition.task.require_one_label("treatments")
-    parts = []
-    for member in entry.final():
-        rows = np.flatnonzero(member.ids["part"] == "oof")
-        views = [member.logits(view)[rows].astype(np.float32) for view in member.views]
-        mean = sum(entry.competition.task.probabilities(logits) for logits in views) / len(views)
-        parts.append(pd.DataFrame(mean, index=member.ids["sample_id"][rows]))
-    probabilities = pd.concat(parts).groupby(level=0, sort=True).mean()
-    samples = entry.samples.set_index("sample_id")
-    treated = samples[samples.label.notna() & (samples.role == "treatment")]
-    if treated.treatment.isna().all():
-        raise InputError(f"treatments: the samples of {entry.competition.id} name no treatment")
-    counted = predict_treatments(probabilities.to_numpy(), samples.loc[probabilities.index])
-    text = treatments_text(counted, tuple(entry.competition.classes(entry.root)))
-    missing = sorted(set(treated.treatment.dropna()) - set(counted.table.treatment))
-    if missing:
-        text += (
-            f"\n\n{len(missing)} treatments have no out-of-fold prediction and are not counted, "
-            f"first {missing[0]}"
-        )
-    return text
-
-
-def _head(config: Config, profiles: Profiles, source: Source, done: str) -> list[str]:
-    """Write lines on the sources of a table.
+def head_lines(profiles: Profiles, done: str) -> list[str]:
+    """Write lines on the profiles of a table.
 
     Args:
         profiles: after normalisation.
         done: what was done to them, see `profile_steps.steps_text`.
     """
-    names = listed(Path(name).name for name in source_names(source))
-    shape = f"{len(profiles.wells):,} wells, {profiles.x.shape[1]} features"
-    first = f"{config.competition}: {shape} of {names}; {done}"
+    shape = f"{len(profiles.wells):,} wells, {profiles.x.shape[1]} features of {profiles.files}"
+    first = f"{profiles.data_set}: {shape}; {done}" if profiles.data_set else f"{shape}; {done}"
     return [first, *profiles.notes, *duplicates_notes(profiles.x, "wells")]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,10 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import listed
 from cellsignal.profiles.batch_effects import Reference, Unit, sphere, tvn, unit_columns
+from cellsignal.profiles.position_effects import subtract_position
 
-Step = Literal["standardize", "mad_robustize", "feature_select", "spherize", "tvn"]
+Step = Literal["standardize", "mad_robustize", "feature_select", "spherize", "tvn", "well_position"]
+STEPS: tuple[Step, ...] = get_args(Step)
 SELECTION = ["variance_threshold", "correlation_threshold", "drop_outliers", "blocklist"]
 _BY_UNIT = ("standardize", "mad_robustize")
 _QUERIES = {
@@ -41,6 +43,8 @@ class Profiles:
         label: what they are profiles of, in tables: "images", "embeddings", "cellprofiler", or a
             file's name.
         normalised: what says that they are normalised; "" where they are not.
+        data_set: the competition; "" for tables alone.
+        files: where they come from.
     """
 
     x: np.ndarray
@@ -50,6 +54,8 @@ class Profiles:
     notes: tuple[str, ...] = ()
     label: str = "images"
     normalised: str = ""
+    data_set: str = ""
+    files: str = ""
 
 
 def choose_steps(
@@ -103,6 +109,8 @@ def normalise_profiles(
     steps: Sequence[Step],
     by: Unit = "plate",
     reference: Reference = "negative_controls",
+    drop_variance: float = 0.0,
+    position_reference: Reference = "all",
 ) -> Profiles:
     """Apply the steps in their order; roles are read, labels never.
 
@@ -111,6 +119,9 @@ def normalise_profiles(
             reference wells; features that become larger than 1e6 (their reference wells do not
             vary) are dropped. `feature_select`: pycytominer's `SELECTION`. `spherize`:
             `batch_effects.sphere` on all reference wells. `tvn`: `batch_effects.tvn`.
+            `well_position`: `position_effects.subtract_position` by plate.
+        drop_variance: of `tvn`.
+        position_reference: the wells that `well_position` learns a plate's rows and columns from.
 
     Raises:
         InputError: an unknown step, a value that is not finite, a unit with too few reference wells
@@ -125,14 +136,20 @@ def normalise_profiles(
             "not a finite number"
         )
     for step in steps:
-        profiles = _apply_step(profiles, step, by, reference)
+        if step == "well_position":
+            x = subtract_position(profiles.x, profiles.wells, position_reference)
+            profiles = replace(profiles, x=x)
+        else:
+            profiles = _apply_step(profiles, step, by, reference, drop_variance)
         if not profiles.x.shape[1]:
             why = f" ({profiles.notes[-1]})" if profiles.notes else ""
             raise InputError(f"normalise: {step} leaves no feature{why}")
     return profiles
 
 
-def _apply_step(profiles: Profiles, step: Step, by: Unit, reference: Reference) -> Profiles:
+def _apply_step(
+    profiles: Profiles, step: Step, by: Unit, reference: Reference, drop_variance: float
+) -> Profiles:
     if step in _BY_UNIT:
         return _standardise_units(profiles, step, by, reference)
     if step == "feature_select":
@@ -140,12 +157,9 @@ def _apply_step(profiles: Profiles, step: Step, by: Unit, reference: Reference) 
     if step == "spherize":
         return replace(profiles, x=sphere(profiles.x, profiles.wells, reference))
     if step == "tvn":
-        x = tvn(profiles.x, profiles.wells, by, reference)
+        x = tvn(profiles.x, profiles.wells, by, reference, drop_variance=drop_variance)
         return replace(profiles, x=x, features=tuple(f"tvn{n}" for n in range(x.shape[1])))
-    raise InputError(
-        f"normalise: {step!r} is not one of standardize, mad_robustize, feature_select, spherize, "
-        "tvn"
-    )
+    raise InputError(f"normalise: {step!r} is not one of {', '.join(STEPS)}")
 
 
 def _standardise_units(profiles: Profiles, method: str, by: Unit, reference: Reference) -> Profiles:

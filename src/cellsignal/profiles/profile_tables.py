@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.tables import MISSING, normalise_well, read_table
+from cellsignal.common.tables import normalise_well
 from cellsignal.common.ties import listed
 from cellsignal.evaluation.matching import average
-from cellsignal.profiles.feature_columns import choose_features
+from cellsignal.profiles.table_files import TablePart, read_part
 
 UNMATCHED = 0.05  # share of a table's rows that may be of wells that the data set has not
-PLATE, WELL = "Metadata_Plate", "Metadata_Well"
 HALF_EMPTY = 0.5  # a row that lacks more of the features is of a well without cells
 _NORMALISED = re.compile(
     r"(?<!un)(?<!un[-_])(?<!not[-_ ])(?<!non[-_])(?<!non)"
@@ -69,7 +68,18 @@ def read_profiles(
     Raises:
         InputError: no readable table; no feature; too many rows of unknown wells. Names the file.
     """
-    parts = [_read_part(Path(path), features) for path in paths]
+    parts = [read_part(Path(path), features) for path in paths]
+    return join_parts(parts, wells, unmatched, not features)
+
+
+def join_parts(
+    parts: Sequence[TablePart], wells: pd.DataFrame, unmatched: float, compartments: bool
+) -> ProfileTable:
+    """Return the profiles of wells from files that were read; see `read_profiles`.
+
+    Args:
+        compartments: whether the features are CellProfiler's.
+    """
     title = listed((part.path.name for part in parts), 2)
     source = str(parts[0].path) if len(parts) == 1 else title
     sets = [set(part.numbers.columns) for part in parts]
@@ -99,90 +109,7 @@ def read_profiles(
     if "constant" not in unusable and not np.ptp(values.to_numpy(), axis=0).any():
         notes.append(f"{title}: every feature is constant, so no profile differs from another")
     normalised = _normalised_words([part.path for part in parts])
-    return ProfileTable(x, rows, tuple(values.columns), tuple(notes), normalised, not features)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One file.
-
-    Attributes:
-        numbers: its feature columns.
-        keys: plate and well of each row.
-        left_out: other columns by reason.
-    """
-
-    path: Path
-    numbers: pd.DataFrame
-    keys: pd.DataFrame
-    left_out: dict[str, list[str]]
-
-
-def _read_part(path: Path, features: Sequence[str]) -> _Part:
-    frame = _read_parquet(path) if path.suffix == ".parquet" else read_table(path, (PLATE, WELL))
-    names, left_out = choose_features(path, frame.columns, features)
-    numbers = pd.DataFrame({name: _to_numbers(frame[name]) for name in names})
-    filled = ~frame[names].isin(MISSING) & frame[names].notna()
-    is_text = (numbers.isna() & filled).any()
-    texts = [name for name in names if is_text[name]]
-    if features and texts:
-        row = numbers.index[numbers[texts[0]].isna()][0]
-        raise InputError(
-            f"{path}: row {row}: feature {texts[0]} is {frame.at[row, texts[0]]!r}, not a number"
-        )
-    if len(texts) == len(names):
-        row = frame.index[0]
-        raise InputError(
-            f"{path}: none of the {len(names)} features is a column of numbers; "
-            f"row {row}: {texts[0]} is {frame.at[row, texts[0]]!r}"
-        )
-    left_out["not numbers"] = texts
-    keys = pd.DataFrame({"plate": frame[PLATE], "well": frame[WELL].map(normalise_well)})
-    return _Part(path, numbers.drop(columns=texts), keys, left_out)
-
-
-def _to_numbers(cells: pd.Series) -> pd.Series:
-    """Convert cells to float64; NaN if a cell is not a number, and for all cells of dates."""
-    if pd.api.types.is_datetime64_any_dtype(cells) or pd.api.types.is_timedelta64_dtype(cells):
-        return pd.Series(np.nan, cells.index)
-    return pd.to_numeric(cells, errors="coerce").astype(np.float64)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    """As `read_table` reads a CSV: plates and wells are stripped text, and rows count from 2."""
-    try:
-        frame = pd.read_parquet(path)
-    except ImportError:
-        raise InputError(
-            f"{path}: reading parquet needs pyarrow (pip install pyarrow); a .csv does not"
-        ) from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's errors of damage are ValueErrors
-        reason = str(error).splitlines()[0][:100]
-        raise InputError(f"{path}: not a readable table ({reason})") from None
-    # plate and well may be the index
-    kept = [name for name in frame.index.names if name is not None and name not in frame]
-    frame = frame.reset_index(kept).reset_index(drop=True)
-    frame.columns = [str(name) for name in frame.columns]
-    frame.index = pd.RangeIndex(2, len(frame) + 2, name="row")
-    for column in (PLATE, WELL):
-        if column not in frame:
-            raise InputError(f"{path}: no column {column!r}, which says where a profile is from")
-        frame[column] = frame[column].map(_cell_text).astype(object)
-        empty = frame.index[frame[column].isin(MISSING)]
-        if len(empty):
-            raise InputError(f"{path}: row {empty[0]}: {column} is empty")
-    return frame
-
-
-def _cell_text(cell: object) -> str:
-    """Write an identifier as text: 7.0 becomes 7, a missing one ""."""
-    if pd.isna(cell):
-        return ""
-    if isinstance(cell, bytes):
-        return cell.decode("utf-8", "replace").strip()
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+    return ProfileTable(x, rows, tuple(values.columns), tuple(notes), normalised, compartments)
 
 
 def _match_wells(

@@ -1,11 +1,12 @@
-"""Load well profiles of a config's data set from images, an embeddings file or tables.
+"""Load well profiles, of a config's data set or of tables alone.
 
-Three sources: plain image features of the store (`plain`: a baseline without a network), an
-embeddings file (`cellsignal embed`), or tables of well profiles with Metadata_Plate and
-Metadata_Well (CellProfiler, pycytominer).
+Of a config there are three sources: plain image features of the store (`plain`: a baseline without
+a network), an embeddings file (`cellsignal embed`), or tables of well profiles with Metadata_Plate
+and Metadata_Well (CellProfiler, pycytominer). Tables alone say in their metadata columns what a
+well is. All become one `Profiles`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,20 @@ import pandas as pd
 from tqdm import tqdm
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.ties import listed
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.evaluation.matching import average
 from cellsignal.profiles.image_features import image_features
+from cellsignal.profiles.metadata_columns import add_annotations, find_column, make_wells
 from cellsignal.profiles.profile_steps import Profiles, looks_normalised
-from cellsignal.profiles.profile_tables import UNMATCHED, read_profiles
+from cellsignal.profiles.profile_tables import (
+    UNMATCHED,
+    ProfileTable,
+    join_parts,
+    read_profiles,
+)
+from cellsignal.profiles.table_files import read_part
 
 COLUMNS = ["well_id", "experiment", "plate", "well", "role", "compound", "treatment", "cell_type"]
 Source = Path | str | Sequence[Path | str]
@@ -55,7 +64,57 @@ def load_profiles(
         profiles = _table_profiles([Path(name) for name in names], wells, features, unmatched)
     facts = _treatment_facts(competition.treatments(root), root)
     wells = profiles.wells[COLUMNS].merge(facts, on="treatment", how="left", validate="many_to_one")
-    return replace(profiles, wells=wells.astype(object).where(wells.notna(), None))
+    files = listed(Path(name).name for name in names)
+    return replace(profiles, wells=_with_none(wells), data_set=config.competition, files=files)
+
+
+def load_tables(
+    paths: Sequence[Path],
+    columns: Mapping[str, str] | None = None,
+    controls: Mapping[str, str] | None = None,
+    *,
+    features: Sequence[str] = (),
+    batch_pattern: str | None = None,
+    annotations: Path | None = None,
+) -> Profiles:
+    """Load well profiles of tables that say themselves what each well is.
+
+    Args:
+        paths: .csv, .tsv (or either with .gz), .parquet or .h5ad files.
+        columns: meaning -> column, see `metadata_columns.USUAL`; others are found by usual names.
+        controls: column -> value of the negative controls; by default a control type or DMSO.
+        features: see `profile_tables.read_profiles`.
+        batch_pattern: regular expression whose match in the plate's name is the batch.
+        annotations: a table with more metadata columns, joined by treatment or compound.
+
+    Raises:
+        InputError: no readable table, a column that is missing, or a cell that is wrong; names the
+            file, and the row or the nearest column.
+    """
+    named = dict(columns or {})
+
+    def find_keys(path: Path, names: Sequence[str]) -> tuple[str, str]:
+        plate, well = (find_column(path, names, word, named) for word in ("plate", "well"))
+        assert plate is not None and well is not None
+        return plate, well
+
+    parts = [read_part(Path(path), features, find_keys) for path in paths]
+    if annotations is not None:
+        parts = [add_annotations(part, annotations, named) for part in parts]
+    wells = make_wells(parts, named, controls or {}, batch_pattern)
+    profiles = _profiles_of(
+        join_parts(parts, wells, 0.0, not features), [part.path for part in parts]
+    )
+    files = listed(part.path.name for part in parts)
+    notes = profiles.notes
+    if not (profiles.wells.role == "negative_control").any():
+        notes += ("no well is a negative control; --controls COLUMN=VALUE names them",)
+    return replace(profiles, wells=_with_none(profiles.wells), files=files, notes=notes)
+
+
+def _with_none(wells: pd.DataFrame) -> pd.DataFrame:
+    """The wells with None for what is unknown."""
+    return wells.astype(object).where(wells.notna(), None)
 
 
 def source_names(source: Source) -> list[str]:
@@ -116,7 +175,10 @@ def _embedding_profiles(path: Path, samples: pd.DataFrame) -> Profiles:
 def _table_profiles(
     paths: Sequence[Path], wells: pd.DataFrame, features: Sequence[str], unmatched: float
 ) -> Profiles:
-    table = read_profiles(paths, wells, features, unmatched)
+    return _profiles_of(read_profiles(paths, wells, features, unmatched), paths)
+
+
+def _profiles_of(table: ProfileTable, paths: Sequence[Path]) -> Profiles:
     by_name = f"a file's name says {table.named_normalised!r}" if table.named_normalised else ""
     by_values = looks_normalised(table.x, table.wells)
     if by_name and not by_values:

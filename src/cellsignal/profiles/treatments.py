@@ -14,6 +14,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import aligned
 from cellsignal.common.ties import draw_one, tied_best
+from cellsignal.config import Config
 from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 
 
@@ -107,3 +108,39 @@ def treatments_text(result: TreatmentPredictions, classes: tuple[str, ...]) -> s
         count = f"{tied} of {len(table)} treatments"
         parts.append(f"{count} have several classes of the largest median; one was drawn")
     return "\n\n".join(parts)
+
+
+def treatment_table(config: Config) -> str:
+    """Count the treatments that are right out of fold, as Kensert et al. do.
+
+    Reads `<run folder>/predictions/*.npz`; views and repeated images are averaged first.
+
+    Raises:
+        InputError: no predictions, several labels a sample, or samples that name no treatment.
+    """
+    from cellsignal.prediction.entry import open_entry
+    from cellsignal.prediction.freshness import config_predictions
+
+    files = config_predictions(config, all_seeds=False)
+    entry = open_entry(files, config.submit, root=config.data.root)
+    entry.competition.task.require_one_label("treatments")
+    parts = []
+    for member in entry.final():
+        rows = np.flatnonzero(member.ids["part"] == "oof")
+        views = [member.logits(view)[rows].astype(np.float32) for view in member.views]
+        mean = sum(entry.competition.task.probabilities(logits) for logits in views) / len(views)
+        parts.append(pd.DataFrame(mean, index=member.ids["sample_id"][rows]))
+    probabilities = pd.concat(parts).groupby(level=0, sort=True).mean()
+    samples = entry.samples.set_index("sample_id")
+    treated = samples[samples.label.notna() & (samples.role == "treatment")]
+    if treated.treatment.isna().all():
+        raise InputError(f"treatments: the samples of {entry.competition.id} name no treatment")
+    counted = predict_treatments(probabilities.to_numpy(), samples.loc[probabilities.index])
+    text = treatments_text(counted, tuple(entry.competition.classes(entry.root)))
+    missing = sorted(set(treated.treatment.dropna()) - set(counted.table.treatment))
+    if missing:
+        text += (
+            f"\n\n{len(missing)} treatments have no out-of-fold prediction and are not counted, "
+            f"first {missing[0]}"
+        )
+    return text
