@@ -91,6 +91,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("competition", "edge"), CASES)
 def test_every_verb_ends_well_or_in_a_line(
     simulated, tmp_path, monkeypatch, capsys, competition, edge

@@ -28,7 +28,7 @@ def test_a_clips_picture_shows_three_frames_of_each_channel():
     )
 
 
-@pytest.mark.parametrize("competition", ["rxrx1", "bbbc021"])
+@pytest.mark.parametrize("competition", [pytest.param("rxrx1", marks=pytest.mark.slow), "bbbc021"])
 def test_run_goes_from_a_trained_state_to_leaderboard_and_pictures(
     trained, tmp_path, capsys, competition
 ):
@@ -100,6 +100,7 @@ def without_test(plates, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_without_test_samples_ends_with_its_out_of_fold_score(without_test, capsys):
     assert cellsignal("run", "config.yaml", cwd=without_test) == 0
     out = capsys.readouterr().out

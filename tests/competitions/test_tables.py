@@ -206,6 +206,7 @@ def test_an_empty_cell_is_named_by_its_row_in_the_file(name, table, column, copy
     assert re.search(rf"\brow {at + 1}: {re.escape(column)} is empty", message), message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, table", [(name, table) for name, tables in TABLES.items() for table in tables]
 )

@@ -33,6 +33,7 @@ def emptied(root: Path, place: Path, tables: list[Path]) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", competition_ids())
 def test_each_table_with_its_header_alone_is_no_traceback(simulated, tmp_path, name):
     """All is said in one line, or the table can be done without and the rest, with its classes, is

@@ -65,6 +65,7 @@ def truth(rows) -> dict[str, set[str]]:
     return dict(found)
 
 
+@pytest.mark.slow
 def test_the_published_counts(path):
     table = read_annotation(path)
     assert (
@@ -217,6 +218,7 @@ def test_committed_folds_hold_whole_compounds_out(path, task):
     ]
 
 
+@pytest.mark.slow
 def test_samples_of_the_real_table(path, rows, tmp_path):
     """Wells of a known compound, of its salt without a MoA, of an unlabelled one and of DMSO, by an
     `images.csv`.
