@@ -811,9 +811,7 @@ def test_download_without_credentials_says_where_they_go(tmp_path):
 
 
 def test_download_of_what_cannot_be_fetched_says_where_it_is(tmp_path, capsys):
-    assert "https://bbbc.broadinstitute.org" in error_line(
-        capsys, "download", "bbbc021", cwd=tmp_path
-    )
+    assert "https://github.com" in error_line(capsys, "download", "mitoreid", cwd=tmp_path)
 
 
 def test_the_tiny_config_is_what_the_schema_takes(tmp_path):

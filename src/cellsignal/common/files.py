@@ -143,6 +143,18 @@ def write_csv(path: Path | str, frame) -> None:
         frame.to_csv(temporary, index=False)
 
 
+def describe_folder(folder: Path | str, shown: int = 5) -> str:
+    """Return what is in a folder in a few words: "there is a, b and 3 more", for errors."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return "there is no such folder"
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if not names:
+        return "it is empty"
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"there is {', '.join(names[:shown])}{more}"
+
+
 def sha256(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, as hex."""
     with open(path, "rb") as file:

@@ -1,29 +1,40 @@
-"""The six-class subset of BBBC021 as a competition.
+"""The six-class subset of BBBC021 as a competition, in either of two layouts.
 
-Layout under the root: `train.csv` (image_id, plate_id, well_id, compound, concentration_uM, moa),
-`test.csv` (image_id, plate_id, well_id), `images/{image_id}.png`, `sample_submission.csv`
-(image_id, moa).
+1. The course's tables: `train.csv` (image_id, plate_id, well_id, compound, concentration_uM, moa),
+   `test.csv` (image_id, plate_id, well_id), `images/{image_id}.png`, `sample_submission.csv`
+   (image_id, moa).
+2. The lab's archive (`lab_archive.py`): a folder of PNGs for each mechanism, all of them labelled.
 """
 
+import logging
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import describe_folder
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, register
+from cellsignal.competitions.bbbc021 import lab_archive
+from cellsignal.competitions.bbbc021.lab_download import download_lab_archive
 from cellsignal.competitions.bbbc021.simulate import simulate_bbbc021
+from cellsignal.competitions.folds import make_folds
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import check_samples, origins
 from cellsignal.competitions.submissions import check_sample_ids
+from cellsignal.config.options import read_choices
 from cellsignal.images import read_png8
+
+log = logging.getLogger(__name__)
 
 COLUMNS = {
     "train.csv": ("image_id", "plate_id", "well_id", "compound", "concentration_uM", "moa"),
     "test.csv": ("image_id", "plate_id", "well_id"),
 }
 CELL_TYPE = "MCF7"
+BY_IMAGE, LAB_FOLDS = "image", 4  # the lab's split: a quarter of the images validates
 CITATION = (
     "Caie et al., Mol Cancer Ther 9:1913 (2010); Ljosa et al., Nat Methods 9:637 (2012); BBBC021v1"
 )
@@ -68,7 +79,14 @@ class Bbbc021(Competition):
         "size": 32,
     }
 
+    def fold_group(self, root: Path) -> str:
+        """Return `compound`; of the lab's archive, which does not name compounds, `well_id`."""
+        return super().fold_group(root) if find_lab_folder(root) is None else "well_id"
+
     def samples(self, root: Path) -> pd.DataFrame:
+        folder = find_lab_folder(root)
+        if folder is not None:
+            return self._lab_samples(root, folder)
         train = _read_images(root, "train.csv").assign(split="train")
         test = _read_images(root, "test.csv").assign(split="test")
         images = pd.concat([train, test], ignore_index=True)
@@ -93,7 +111,36 @@ class Bbbc021(Competition):
         )
         return check_samples(frame, root, self.channels, self.stated)
 
+    def _lab_samples(self, root: Path, folder: Path) -> pd.DataFrame:
+        images, _ = lab_archive.read_archive(root, folder)
+        label_of = {name: label for label, name in enumerate(self.classes(root))}
+        frame = pd.DataFrame(
+            {
+                "sample_id": images.image_id,
+                "target_id": images.image_id,
+                "well_id": images.well_id,
+                "experiment": lab_archive.FOLDER,
+                "plate": lab_archive.FOLDER,
+                "well": images.well_id,
+                "site": images.site,
+                "cell_type": CELL_TYPE,
+                "label": images.moa.map(label_of),
+                "role": "treatment",
+                "compound": None,
+                "split": "train",
+                "files": images.files,
+                "origin": images.origin,
+            }
+        )
+        return check_samples(frame, root, self.channels, self.stated)
+
+    def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
+        folder = find_lab_folder(root)
+        return () if folder is None else lab_archive.read_archive(root, folder)[1]
+
     def classes(self, root: Path) -> tuple[str, ...]:
+        if find_lab_folder(root) is not None:
+            return tuple(sorted(moa for moa, _ in lab_archive.MECHANISMS.values()))
         return tuple(sorted(_read_images(root, "train.csv").moa.unique()))
 
     def read(
@@ -109,7 +156,12 @@ class Bbbc021(Competition):
         return self.image_shape
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
-        """Return the release's, or else the ids of `test.csv` with the first class."""
+        """Return the release's, or else the ids of `test.csv` with the first class.
+
+        The lab's archive has no test images, so it is empty there.
+        """
+        if find_lab_folder(root) is not None:
+            return pd.DataFrame(columns=[self.id_column, self.target_column], dtype=object)
         path = Path(root) / "sample_submission.csv"
         columns = [self.id_column, self.target_column]
         test = _read_images(root, "test.csv").image_id
@@ -143,10 +195,50 @@ class Bbbc021(Competition):
                 "well_id",
                 "Sites of a well stay together; compounds are shared, so it flatters.",
             ),
+            Protocol(
+                BY_IMAGE,
+                "images dealt at random (the lab, 2019)",
+                "sample_id",
+                "A quarter of the images validates, as in the lab: sites of one well stand on both "
+                f"sides, so it flatters. `cellsignal folds {self.id} --named {BY_IMAGE}` makes the "
+                "four folds.",
+                by_site=True,
+            ),
         )
+
+    def named_folds(self, name: str, samples: pd.DataFrame) -> pd.DataFrame:
+        """Make `image`: the images dealt to four folds, whichever well they are of."""
+        if name != BY_IMAGE:
+            return super().named_folds(name, samples)
+        return make_folds(samples, "sample_id", LAB_FOLDS)
+
+    def download(self, out: Path, **choices: str) -> None:
+        """Fetch the lab's archive, 660 labelled images; the course's tables are not published."""
+        read_choices(self.id, choices, {})
+        if (Path(out) / "train.csv").is_file():
+            log.info("%s: has the course's train.csv; nothing is fetched", out)
+            return
+        download_lab_archive(Path(out))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
         simulate_bbbc021(out, seed, **size)
+
+
+def find_lab_folder(root: Path) -> Path | None:
+    """Return the lab's folder under the root; None if the course's tables are there.
+
+    Raises:
+        InputError: the root has neither.
+    """
+    root = Path(root)
+    if any((root / name).is_file() for name in COLUMNS):
+        return None
+    folder = lab_archive.find_archive(root)
+    if folder is None:
+        raise InputError(
+            f"{root}: neither train.csv nor a folder {lab_archive.FOLDER}; {describe_folder(root)}"
+        )
+    return folder
 
 
 def _read_images(root: Path, name: str) -> pd.DataFrame:

@@ -49,13 +49,13 @@ def download(
         image table or differs from an earlier download, an unknown plate, or a full disk.
     """
     out = Path(out)
-    record = _read_record(out)
+    record = read_record(out)
     with contextlib.nullcontext(fetcher) if fetcher else Fetcher() as fetch:
         for name in (IMAGE_CSV, MOA_CSV):
             url = f"{host}/{name}"
             path = fetch.file(url, out / name, sha256=record.get(name, {}).get("sha256"))
             if name not in record:
-                _note(out, record, name, url, path)
+                note_download(out, record, name, url, path)
         fields, _ = read_annotated(out)
         known = list(dict.fromkeys(fields.plate))
         unknown = sorted(set(plates or ()) - set(known))
@@ -109,7 +109,7 @@ def _fetch_plate(
             f"first {missing[0]}"
         )
     sizes = {file: (out / file).stat().st_size for file in names}
-    _note(out, record, name, url, archive, files=sizes)
+    note_download(out, record, name, url, archive, files=sizes)
     archive.unlink()
 
 
@@ -140,12 +140,16 @@ def _is_there(path: Path, size: int | None) -> bool:
     return path.is_file() and (state.st_size == size if size is not None else state.st_size > 0)
 
 
-def _note(out: Path, record: dict[str, Any], name: str, url: str, path: Path, **more: Any) -> None:
+def note_download(
+    out: Path, record: dict[str, Any], name: str, url: str, path: Path, **more: Any
+) -> None:
+    """Note a download's address, size and SHA-256 in `downloads.json`."""
     record[name] = {"url": url, "bytes": path.stat().st_size, "sha256": sha256(path), **more}
     write_json(out / RECORD, record)
 
 
-def _read_record(out: Path) -> dict[str, Any]:
+def read_record(out: Path) -> dict[str, Any]:
+    """Return what earlier downloads have noted in a folder."""
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
