@@ -4,16 +4,26 @@ cellsignal.cloud.torchrun --nproc_per_node 4 -m cellsignal train CONFIG`.
 torchrun itself ends with 1 whatever happened. Who starts it again must know whether the time was up
 (75: the same command goes on), the input was bad (2: it would be so again), a signal came (128 + n:
 state saved), or a process died (then going on from the last checkpoint is worth a try).
+
+torchrun asks the machine where all meet again and again, without a time limit. If that machine
+freezes or its network is cut, torchrun would wait forever, and not notice that its own processes
+gave up. A thread notices it and ends the command.
 """
 
+import contextlib
 import logging
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterable, Sequence
 
 from cellsignal.common.errors import OUT_OF_TIME
 
 BAD_INPUT = 2
+# seconds that torchrun may leave an ended process unnoticed; it takes up to 30 to end the others
+_UNNOTICED = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -27,6 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
 
     arguments = run.parse_args(sys.argv[1:] if words is None else list(words))
+    threading.Thread(target=_end_if_stuck, daemon=True).start()
     try:
         run.run(arguments)
     except ChildFailedError as error:
@@ -57,6 +68,29 @@ def status_of(codes: Iterable[int]) -> int:
         if status in own_codes:
             return status
     return min(own_codes, default=128 - max(codes))
+
+
+def _end_if_stuck() -> None:
+    """End this command, and all that it started, once torchrun overlooks a process that ended."""
+    import psutil
+
+    this, since = psutil.Process(), {}
+    while True:
+        time.sleep(1.0)
+        ended = [child for child in this.children() if child.status() == psutil.STATUS_ZOMBIE]
+        since = {child.pid: since.get(child.pid, time.monotonic()) for child in ended}
+        stuck = [pid for pid, first in since.items() if time.monotonic() - first > _UNNOTICED]
+        if not stuck:
+            continue
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in stuck]
+        for child in this.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        log.warning(
+            "the machine where all meet does not answer; %s",
+            "; ".join(f"a process {_in_words(code)}" for code in codes),
+        )
+        os._exit(status_of(codes))
 
 
 def _in_words(code: int) -> str:
