@@ -126,10 +126,18 @@ def not_same_compound(x: np.ndarray, wells: pd.DataFrame) -> Matches:
     Raises:
         InputError: see `treatment_profiles`; no row has a MoA.
     """
+    return _match("NSC", *nsc_similarity(x, wells), left_out=())
+
+
+def nsc_similarity(x: np.ndarray, wells: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return minus the distances (T, T) of treatments, -inf in pairs that NSC does not compare.
+
+    The table has a row a treatment, see `treatment_profiles`.
+    """
     profiles, table = treatment_profiles(*_with_moa(x, wells))
     similarity = _similarity(profiles, profiles)
     similarity[_same(table["compound"])] = -np.inf
-    return _match("NSC", similarity, table, left_out=())
+    return similarity, table
 
 
 def not_same_compound_or_batch(
@@ -142,6 +150,20 @@ def not_same_compound_or_batch(
     Args:
         batch: column of `wells`: what was made together (a week, an experiment).
     """
+    similarity, table = nscb_similarity(x, wells, batch)
+    return _match("NSCB", similarity, table, single_batch_classes(table))
+
+
+def single_batch_classes(table: pd.DataFrame) -> tuple[str, ...]:
+    """Return the mechanisms that stand in one batch alone, which NSCB does not score."""
+    batches_of_moa = table.groupby("moa").batches.agg(lambda sets: len(set().union(*sets)))
+    return tuple(batches_of_moa.index[batches_of_moa == 1])
+
+
+def nscb_similarity(
+    x: np.ndarray, wells: pd.DataFrame, batch: str = "experiment"
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return minus the distances (T, T) of treatments as `nsc_similarity`, by NSCB."""
     x, wells = _average_wells(*_with_moa(x, wells), batch)
     profiles, table = _median_profiles(x, wells, batch)
     similarity = _similarity(profiles, profiles)
@@ -160,9 +182,7 @@ def not_same_compound_or_batch(
                 left = np.median(x[outside], axis=0)
                 nearness = _similarity(left[None], profiles[b : b + 1])[0, 0]
                 similarity[a, b] = similarity[b, a] = nearness
-    batches_of_moa = table.groupby("moa").batches.agg(lambda sets: len(set().union(*sets)))
-    left_out = tuple(batches_of_moa.index[batches_of_moa == 1])
-    return _match("NSCB", similarity, table, left_out)
+    return similarity, table
 
 
 def _with_moa(x: np.ndarray, wells: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:

@@ -84,13 +84,16 @@ class _Query:
 # --------------------------------------------------------------------------------------------------
 
 
-def replicate_retrieval(x: np.ndarray, wells: pd.DataFrame, null: Null = DEFAULT_NULL) -> Retrieval:
+def replicate_retrieval(
+    x: np.ndarray, wells: pd.DataFrame, null: Null = DEFAULT_NULL, other_positions: bool = False
+) -> Retrieval:
     """Rank for each well the other wells of its treatment among its plate's negative controls.
 
     Args:
         x: (W, D) one row a well.
         wells: W rows with experiment, plate, role and treatment. Negative controls are never a
-            group; rows without treatment are left out.
+            group; rows without treatment are left out. With `other_positions` also well.
+        other_positions: rank only the treatment's wells in other positions.
 
     Raises:
         InputError: no treatment has two wells, or a query's plate has no negative control (the
@@ -110,10 +113,13 @@ def replicate_retrieval(x: np.ndarray, wells: pd.DataFrame, null: Null = DEFAULT
     treated = np.flatnonzero(~control)
     controls = {code: np.flatnonzero(control & (plate == code)) for code in np.unique(plate)}
     treatment = wells.treatment.to_numpy(object)
+    position = wells.well.to_numpy(object) if other_positions else treatment
     wells_of = wells[~control].groupby("treatment").indices
     queries = []
     for row in treated:
         same = treated[wells_of[treatment[row]]]
+        if other_positions:
+            same = same[position[same] != position[row]]
         queries.append(_Query(row, treatment[row], same[same != row], controls[plate[row]]))
     return _retrieve("replicates", x, queries, null)
 

@@ -107,6 +107,14 @@ def _add_postprocessing(add: Callable) -> None:
     sub.add_argument("--seeds", type=int, default=3, help="draws of the noise")
     text = "predict each EVERY-th training experiment"
     sub.add_argument("--every", type=int, default=3, help=text)
+    text = "replicates, targets, position and mechanisms of real CellProfiler profiles"
+    sub = add("profiles", profiles, text)
+    text = "profiles of CPJUMP1's replicate compound plates"
+    sub.add_argument("--cpjump1", type=Path, nargs="+", required=True, help=text)
+    text = "JUMP-Target-1_compound_metadata.tsv"
+    sub.add_argument("--annotations", type=Path, required=True, help=text)
+    sub.add_argument("--bbbc021", type=Path, required=True, help="profiles of BBBC021")
+    _add_out(sub)
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
@@ -262,6 +270,13 @@ def plate_groups(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.plate_groups import bench_plate_groups, plate_groups_text
 
     print(plate_groups_text(bench_plate_groups(arguments.root, arguments.seeds, arguments.every)))
+
+
+def profiles(arguments: argparse.Namespace) -> None:
+    from cellsignal.studies.profiles import profiles_page
+
+    page = profiles_page(arguments.cpjump1, arguments.annotations, arguments.bbbc021)
+    _show(page, arguments.out)
 
 
 def torture(arguments: argparse.Namespace) -> None:
