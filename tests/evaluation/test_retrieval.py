@@ -3,8 +3,6 @@ real JUMP-Target platemaps.
 """
 
 import itertools
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -467,25 +465,3 @@ def test_replicates_in_other_positions_by_sklearn():
     assert set(table.index) == {f"t{n:02d}" for n in range(6, 12)} == set(expected)
     for name, scores in expected.items():
         assert table.mean_average_precision[name] == pytest.approx(np.mean(scores), abs=1e-9)
-
-
-def test_9216_wells_of_1000_features_in_a_minute_and_two_gigabytes():
-    program = """
-import resource, time
-import numpy as np, pandas as pd
-from cellsignal.evaluation.retrieval import replicate_retrieval
-from cellsignal.evaluation.retrieval_null import Null
-number = np.arange(24 * 384)
-place = number % 384
-treatment = np.where(place < 64, "DMSO", np.char.add("t", (place + 320 * (number // 384 % 6)).astype(str)))
-role = np.where(place < 64, "negative_control", "treatment")
-wells = pd.DataFrame({"experiment": "e", "plate": number // 384, "role": role, "treatment": treatment})
-x = np.random.default_rng(0).normal(size=(len(wells), 1000)).astype(np.float32)
-start = time.monotonic()
-result = replicate_retrieval(x, wells, Null(100_000))
-print(result.queries, time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    queries, seconds, kilobytes = map(float, done.stdout.split())
-    assert queries == 24 * 320 and seconds < 60 and kilobytes < 2e6

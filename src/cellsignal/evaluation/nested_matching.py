@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.ties import tied_best
+from cellsignal.common.ties import CHORD_TOLERANCE, tied_best
 from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 
 
@@ -71,6 +71,6 @@ def match_nested(
 def _right(similarity: np.ndarray, moa: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
     """Share of each row's nearest columns with its mechanism (N,); 0 where none is compared."""
     truth = moa if truth is None else truth
-    nearest = tied_best(similarity)
+    nearest = tied_best(similarity, CHORD_TOLERANCE)
     same = nearest & (truth[:, None] == moa)
     return same.sum(axis=1) / np.maximum(nearest.sum(axis=1), 1)

@@ -273,7 +273,7 @@ def plate_groups(arguments: argparse.Namespace) -> None:
 
 
 def profiles(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.profiles import profiles_page
+    from cellsignal.studies.profiles.page import profiles_page
 
     page = profiles_page(arguments.cpjump1, arguments.annotations, arguments.bbbc021)
     _show(page, arguments.out)

@@ -1,0 +1,1 @@
+"""Measure the protocols on real CellProfiler profiles: docs/results/profiles.md."""
