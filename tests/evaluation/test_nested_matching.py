@@ -40,7 +40,7 @@ def neighbour_is_right(x, table, train, row) -> bool:
 @pytest.mark.parametrize("seed", range(3))
 def test_each_compound_is_matched_by_the_way_that_is_best_for_the_others(seed):
     table, ways = screen(seed=seed)
-    found = match_nested(distances(table, ways), table)
+    nested = match_nested(distances(table, ways), table)
     compound = table["compound"]
     for row in range(len(table)):
         outside = compound != compound[row]
@@ -52,14 +52,14 @@ def test_each_compound_is_matched_by_the_way_that_is_best_for_the_others(seed):
             for name, x in ways.items()
         }
         way = max(totals, key=totals.get)
-        assert found.table.way[row] == way
-        assert found.table.right[row] == neighbour_is_right(ways[way], table, outside, row)
-    assert found.accuracy.correct == found.table.right.sum()
+        assert nested.table.way[row] == way
+        assert nested.table.right[row] == neighbour_is_right(ways[way], table, outside, row)
+    assert nested.accuracy.correct == nested.table.right.sum()
     each = {
         n: sum(neighbour_is_right(x, table, compound != compound[r], r) for r in table.index)
         for n, x in ways.items()
     }
-    assert found.each == each
+    assert nested.each == each
 
 
 def test_a_way_that_knows_one_compound_alone_is_not_chosen_for_it():
@@ -67,11 +67,11 @@ def test_a_way_that_knows_one_compound_alone_is_not_chosen_for_it():
     cheat = np.random.default_rng(9).normal(size=(len(table), 3))
     mine = (table["compound"] == "c0").to_numpy()
     cheat[mine] = cheat[table.index[(table.moa == "m0") & ~mine][0]]
-    found = match_nested(distances(table, {**ways, "cheat": cheat}), table)
-    assert "cheat" not in set(found.table.way)
+    nested = match_nested(distances(table, {**ways, "cheat": cheat}), table)
+    assert "cheat" not in set(nested.table.way)
 
 
 def test_left_out_classes_are_neighbours_but_not_scored():
     table, ways = screen()
-    found = match_nested(distances(table, ways), table, ("m0",))
-    assert set(found.table.moa) == {"m1", "m2"} and found.accuracy.total == len(found.table)
+    nested = match_nested(distances(table, ways), table, ("m0",))
+    assert set(nested.table.moa) == {"m1", "m2"} and nested.accuracy.total == len(nested.table)

@@ -97,9 +97,10 @@ def _choices(protocol: str, nested: NestedMatch, aim: int) -> str:
     best = max(nested.each, key=lambda name: nested.each[name])
     verdict = "is met" if correct >= aim else "is missed"
     return (
-        f"- {protocol}: the aim of {aim}/{total} {verdict} ({correct}/{total}). Chosen among "
-        f"{len(nested.each)} ways, with the number of compounds: {chosen}. The best way chosen by "
-        f"the scored treatments themselves is no result: {nested.each[best]:.0f}/{total} ({best})."
+        f"- {protocol}: {aim}/{total}, the aim set beforehand, {verdict} ({correct}/{total}). "
+        f"Chosen among {len(nested.each)} ways, with the number of compounds: {chosen}. "
+        "The best way chosen by the scored treatments themselves is no result: "
+        f"{nested.each[best]:.0f}/{total} ({best})."
     )
 
 
