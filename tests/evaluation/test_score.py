@@ -134,7 +134,10 @@ def test_no_row_is_noted_before_the_last_check(case, tmp_path, capsys):
     assert line.startswith("short.csv: ") and f"1 ids missing, first {part[0]!r}" in line
     case.write_answers(tmp_path / "none.csv", [stray])
     line = error_line(capsys, "score", "sample.csv", "--answers", "none.csv", *words, cwd=tmp_path)
-    assert line.startswith(f"none.csv: answers none of the {len(ids)} ids of sample.csv")
+    assert line == (
+        f"none.csv: answers none of the {len(ids)} ids of sample.csv, first {ids[0]!r}; "
+        f"its first is {stray!r}"
+    )
     assert not (tmp_path / "board.csv").exists()
 
 

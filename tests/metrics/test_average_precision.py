@@ -239,6 +239,8 @@ def test_good_classes_and_the_text():
     assert lines[-1].startswith(
         f"{good_classes(table)[0]} of 3 classes at ROC AUC >= 0.9; 1 without both"
     )
+    scored = table.iloc[:-1]
+    assert "without both" not in average_precision_text(scored)
     assert flush_right("\n".join(lines[:-1])) == [
         "AP",
         "prevalence",

@@ -90,6 +90,8 @@ def test_without_a_label_an_image_takes_part_only_for_consistency(plates, tmp_pa
         assert pseudo.labels[i] == dict(zip(wells, [5, 6, 7], strict=True))[pseudo.target_id[i]]
     pseudo.set_pseudo_labels(pd.DataFrame({"target_id": wells[:1], "label": [0]}))
     assert (pseudo.labels[len(job.train) :] >= 0).sum() == 2
+    unnamed = pseudo.target_id[len(job.train) :] != wells[0]
+    assert (pseudo.labels[len(job.train) :][unnamed] == -1).all()
 
 
 def test_soft_labels_of_the_unlabelled_are_zero():

@@ -15,6 +15,7 @@ from torch import nn
 
 from cellsignal import __version__
 from cellsignal.common.errors import InputError
+from cellsignal.training import ranks as ranks_module
 from cellsignal.training.ranks import this_process
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -165,3 +166,20 @@ def test_the_package_starts_as_a_module():
         [sys.executable, "-m", "cellsignal", "--version"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.strip()) == (0, __version__), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("minutes", "seconds"), [(None, 1800), ("", 1800), ("10", 600), ("0.05", 3)]
+)
+def test_how_long_a_process_waits_is_told_by_the_environment(minutes, seconds, monkeypatch):
+    monkeypatch.delenv("CELLSIGNAL_PATIENCE_MINUTES", raising=False)
+    if minutes is not None:
+        monkeypatch.setenv("CELLSIGNAL_PATIENCE_MINUTES", minutes)
+    assert ranks_module._patience().total_seconds() == seconds
+
+
+@pytest.mark.parametrize("minutes", ["soon", "0", "-1", "nan", "inf", "1e300"])
+def test_no_patience_is_refused(minutes, monkeypatch):
+    monkeypatch.setenv("CELLSIGNAL_PATIENCE_MINUTES", minutes)
+    with pytest.raises(InputError, match="CELLSIGNAL_PATIENCE_MINUTES"):
+        ranks_module._patience()

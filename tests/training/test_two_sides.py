@@ -18,8 +18,6 @@ import yaml
 from tiny import make_config, stage
 
 from cellsignal.cloud.plan import rendezvous
-from cellsignal.common.errors import InputError
-from cellsignal.training import ranks as ranks_module
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.plan import jobs_of
 
@@ -180,20 +178,3 @@ def test_a_machine_that_is_lost_ends_the_other_which_then_goes_on(
         -3000:
     ]
     assert same_weights(made, undisturbed)
-
-
-@pytest.mark.parametrize(
-    ("minutes", "seconds"), [(None, 1800), ("", 1800), ("10", 600), ("0.05", 3)]
-)
-def test_how_long_a_process_waits_is_told_by_the_environment(minutes, seconds, monkeypatch):
-    monkeypatch.delenv("CELLSIGNAL_PATIENCE_MINUTES", raising=False)
-    if minutes is not None:
-        monkeypatch.setenv("CELLSIGNAL_PATIENCE_MINUTES", minutes)
-    assert ranks_module._patience().total_seconds() == seconds
-
-
-@pytest.mark.parametrize("minutes", ["soon", "0", "-1", "nan", "inf", "1e300"])
-def test_no_patience_is_refused(minutes, monkeypatch):
-    monkeypatch.setenv("CELLSIGNAL_PATIENCE_MINUTES", minutes)
-    with pytest.raises(InputError, match="CELLSIGNAL_PATIENCE_MINUTES"):
-        ranks_module._patience()
