@@ -13,9 +13,8 @@ from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions import calibration
 from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.plates.description import FILE, FOLD_GROUPS, read_description
-from cellsignal.competitions.plates.layouts import parse_path
 from cellsignal.competitions.plates.pixels import VERSION, measure_plate, read_as_bytes
-from cellsignal.competitions.plates.planes import layout_of, parse_entry
+from cellsignal.competitions.plates.planes import parse_entry, plate_of
 from cellsignal.competitions.plates.wells import plate_keys, read_rows, read_samples, warn_once
 
 
@@ -110,9 +109,7 @@ class Plates(Competition):
         images = read_description(root).images
         measured = None
         if images.bits == 16:
-            inside = Path(files[0]).relative_to(images.root).as_posix().partition("#")[0]
-            facts = parse_path(layout_of(images), inside, (root / images.root).resolve().name)
-            plate = f"{facts['batch']}_{facts['plate']}" if "batch" in facts else facts["plate"]
+            plate = plate_of(root, images, files[0])
             measured = calibration.find_calibration(self.calibration, self.id, plate)
         return read_as_bytes(root, files, images, measured, shape)
 

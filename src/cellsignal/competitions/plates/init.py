@@ -9,16 +9,23 @@ import pandas as pd
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.common.files import write_text
 from cellsignal.common.tables import normalise_wells
+from cellsignal.competitions.plates import load_data
 from cellsignal.competitions.plates.description import FILE
 from cellsignal.competitions.plates.layouts import Layout, parse_pattern
 from cellsignal.competitions.plates.pixels import read_tiff_series
-from cellsignal.competitions.plates.planes import list_images, read_planes, recognise_layout
-from cellsignal.competitions.plates.platemap import PLATE_NAMES, WELL_NAMES, read_any_table
+from cellsignal.competitions.plates.planes import list_images, read_planes, recognise_folder
+from cellsignal.competitions.plates.platemap import (
+    PLATE_NAMES,
+    WELL_NAMES,
+    platemaps_of,
+    read_any_table,
+)
 from cellsignal.images import decode_image, read_bytes
 
 TABLES = (".csv", ".tsv", ".xlsx")
 LABEL_NAMES = ("label", "moa", "Metadata_moa", "compound", "Metadata_Compound", "treatment")
 LABEL_NAMES += ("gene", "Metadata_pert_iname", "pert_iname", "Metadata_broad_sample")
+LABEL_NAMES += ("broad_sample",)
 _TEMPLATE = """# What these images are. Written by `cellsignal init`; every key: docs/own_plates.md.
 images:
   root: .
@@ -70,9 +77,7 @@ def look_into(folder: Path, pattern: str | None, platemap: Path | None) -> Found
     if not names:
         raise InputError(f"{folder}: holds no image (.tif, .tiff, .png, .jpg)")
     try:
-        layout = (
-            parse_pattern(pattern) if pattern else recognise_layout(names, folder.resolve().name)[0]
-        )
+        layout = parse_pattern(pattern) if pattern else recognise_folder(folder, names)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     planes, left_out = read_planes(folder, layout)
@@ -126,6 +131,9 @@ def _channel_names(
         return {name: str(number) for number, name in enumerate(names, 1)}
     values = sorted(planes.channel.unique(), key=lambda text: (len(text), text))
     known = _index_names(folder) if layout.name == "phenix" else {}
+    if layout.name == load_data.NAME:
+        values = list(planes.channel.unique())  # in the order of the table's columns
+        known = {value: load_data.channel_name(value) for value in values}
     names = [known.get(value) or _plain_name(value) for value in values]
     if len(set(names)) < len(names):
         names = [_plain_name(value) for value in values]
@@ -158,7 +166,8 @@ def _describe_wells(folder: Path, planes: pd.DataFrame, platemap: Path | None) -
     if platemap is None:
         lines = _WELLS.format(platemap="FILE.csv", well="well", plate="", label="COLUMN")
         return lines, True
-    table = read_any_table(platemap)
+    files = platemaps_of(folder, Path(platemap).resolve())
+    table = read_any_table(next(iter(files.values())) if isinstance(files, dict) else platemap)
     path = Path(platemap).resolve()
     shown = path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path
     columns = list(table.columns)
@@ -172,8 +181,12 @@ def _describe_wells(folder: Path, planes: pd.DataFrame, platemap: Path | None) -
 
 
 def _find_platemap(folder: Path) -> Path | None:
-    """Return the only table of wells in the folder; None if there is none or several."""
+    """Return the folder's only table of wells, or its only `barcode_platemap.csv`; else None."""
+    by_barcode = sorted(folder.rglob("barcode_platemap.csv"))
+    if len(by_barcode) == 1:
+        return by_barcode[0]
     paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in TABLES]
+    paths = [path for path in paths if not path.name.startswith(load_data.NAME)]
     fitting = []
     for path in paths:
         try:

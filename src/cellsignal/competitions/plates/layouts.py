@@ -94,6 +94,11 @@ LAYOUTS = (
         r"(?:[^/]*_)?(?P<well>[A-Z]{1,2}\d\d)(?:_(?:s|f|site)?(?P<site>\d+))?(?:\.ome)?" + _IMAGE,
     ),
     Layout(
+        "load_data",
+        "Cell Painting Gallery: load_data.csv says which file is what",
+        re.compile(r"(?!)(?P<channel>)"),  # no path by itself says it; see load_data.py
+    ),
+    Layout(
         "class_folders",
         "one folder a class: CLASS/image.png",
         re.compile(r"(?:.*/)?(?P<label>[^/]+)/(?P<image>[^/]+)" + _IMAGE),

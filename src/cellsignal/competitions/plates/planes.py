@@ -4,6 +4,7 @@ An entry of `files` is a path relative to the root, and behind "#" what else bel
 `a_z1.tif#max:a_z2.tif|a_z3.tif` is the maximum of three files of one folder.
 """
 
+import functools
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.competitions.plates import load_data
 from cellsignal.competitions.plates.description import FILE, Description, Images
 from cellsignal.competitions.plates.layouts import (
     LAYOUTS,
@@ -59,6 +61,17 @@ def list_images(folder: Path) -> list[str]:
     return sorted(names)
 
 
+def recognise_folder(folder: Path, names: list[str]) -> Layout:
+    """Return the layout of a folder: that of its `load_data.csv` if some of its files are there.
+
+    Raises:
+        InputError: see `recognise_layout`.
+    """
+    if load_data.find_tables(folder) and load_data.read_planes(folder, names)[0]:
+        return get_layout(load_data.NAME)
+    return recognise_layout(names, Path(folder).resolve().name)[0]
+
+
 def recognise_layout(names: list[str], root_name: str) -> tuple[Layout, int]:
     """Return the layout that understands most of the images, and how many it does.
 
@@ -98,8 +111,11 @@ def read_planes(folder: Path, layout: Layout) -> tuple[pd.DataFrame, list[tuple[
         Columns file, batch, plate, well, site, channel, z, time, label: text.
     """
     folder = Path(folder)
-    rows, left_out = [], []
-    for name in list_images(folder):
+    rows, left_out, names = [], [], list_images(folder)
+    if layout.name == load_data.NAME:
+        rows, left_out = load_data.read_planes(folder, names)
+        names = []
+    for name in names:
         facts = parse_path(layout, name, folder.resolve().name)
         if facts is None:
             left_out.append(("file name not understood", name))
@@ -144,6 +160,23 @@ def join_sites(root: Path, description: Description) -> Sites:
     rows, incomplete = _join(planes, description, layout)
     imaged = frozenset(planes.plate + "_" + planes.well)
     return Sites(rows, tuple(left_out + incomplete), imaged)
+
+
+def plate_of(root: Path, images: Images, entry: str) -> str:
+    """Return the plate of an entry of `files`, after the batch that its path says, if any."""
+    folder = root / images.root
+    name = Path(parse_entry(entry)[1][0]).relative_to(images.root).as_posix()
+    layout = layout_of(images)
+    if layout.name == load_data.NAME:
+        return _plates_of_files(folder)[name]
+    facts = parse_path(layout, name, folder.resolve().name)
+    return f"{facts['batch']}_{facts['plate']}" if "batch" in facts else facts["plate"]
+
+
+@functools.lru_cache(maxsize=4)
+def _plates_of_files(folder: Path) -> dict[str, str]:
+    rows, _ = load_data.read_planes(folder, list_images(folder))
+    return {row["file"]: "_".join(filter(None, (row.get("batch"), row["plate"]))) for row in rows}
 
 
 def _keep_channels(

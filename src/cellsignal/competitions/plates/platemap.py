@@ -8,6 +8,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.tables import MISSING, is_well, normalise_wells, read_sheet, read_table
 from cellsignal.competitions.plates.description import FILE, Description, nearest, parse_condition
 
+BARCODES = ("Assay_Plate_Barcode", "Plate_Map_Name")  # columns of barcode_platemap.csv
 WELL_NAMES = ("well", "well_position", "Metadata_Well", "Well", "well_id")
 PLATE_NAMES = ("plate", "Metadata_Plate", "Plate", "barcode", "Assay_Plate_Barcode")
 _COLUMN_KEYS = ("label", "compound", "concentration", "batch", "cell_type")
@@ -40,7 +41,7 @@ def read_platemaps(root: Path, description: Description, plates: list[str]) -> p
     Raises:
         InputError: a column that is not there, a doubled well, a condition that matches no well.
     """
-    root, source = Path(root), description.platemap
+    root, source = Path(root), platemaps_of(Path(root), description.platemap)
     if isinstance(source, dict):
         parts = [
             _read_one(root / file, description, plate, plates)
@@ -61,6 +62,27 @@ def read_platemaps(root: Path, description: Description, plates: list[str]) -> p
         if text and not table[f"is_{key}"].any():
             raise InputError(f"{root / FILE}: {key}: no well of the platemap has {text!r}")
     return table
+
+
+def platemaps_of(root: Path, source: Path | dict[str, Path]) -> Path | dict[str, Path]:
+    """Return {plate: file} of a table that names a platemap for each barcode; else the source.
+
+    The platemaps lie in the folder `platemap` beside it, as the Cell Painting Gallery keeps them.
+
+    Raises:
+        InputError: one of them is not there, or the table has no row.
+    """
+    if isinstance(source, dict):
+        return source
+    table = read_any_table(root / source)
+    if not set(BARCODES) <= set(table):
+        return source
+    folder = source.parent / "platemap"
+    files = {path.stem: folder / path.name for path in sorted((root / folder).glob("*.*"))}
+    for row, name in table[BARCODES[1]].items():
+        if name not in files:
+            raise InputError(f"{root / source}: row {row}: there is no {root / folder / name}.txt")
+    return {barcode: files[name] for barcode, name in table[list(BARCODES)].itertuples(index=False)}
 
 
 def _read_one(
