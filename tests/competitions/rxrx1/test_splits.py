@@ -88,7 +88,7 @@ def test_one_test_experiment_a_cell_type_leaves_no_validation():
         (RxRx1, "wild", r"protocol: rxrx1 has kaggle, wells, wilds, not 'wild'"),
         (RxRx1, "kaggle", r"protocol: 'kaggle' of rxrx1 has no parts"),
         (Bbbc021, "compound", r"protocol: 'compound' of bbbc021 has no parts"),
-        (Bbbc021, "wilds", r"protocol: bbbc021 has compound, well, not 'wilds'"),
+        (Bbbc021, "wilds", r"protocol: bbbc021 has compound, well, image, not 'wilds'"),
     ],
 )
 def test_protocols_without_parts_are_refused_in_one_line(competition, protocol_id, message):
