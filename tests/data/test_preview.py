@@ -1,0 +1,75 @@
+"""Counts of a samples table, against a table that is counted by hand."""
+
+import pandas as pd
+
+from cellsignal.data.preview import SHOWN, preview_text
+
+COLUMNS = ["experiment", "plate", "well", "site", "cell_type", "role", "split", "label"]
+
+
+def table(rows) -> pd.DataFrame:
+    """A samples table of (experiment, plate, well, site, cell type, role, split, label)."""
+    samples = pd.DataFrame(rows, columns=COLUMNS)
+    return samples.assign(well_id=samples.experiment + "_" + samples.plate + "_" + samples.well)
+
+
+def test_wells_are_counted_by_plate_role_and_label():
+    text = preview_text(
+        table(
+            [
+                ("e1", "p1", "A01", 1, "HUVEC", "treatment", "train", 0),
+                ("e1", "p1", "A01", 2, "HUVEC", "treatment", "train", 0),
+                ("e1", "p1", "A02", 1, "HUVEC", "treatment", "train", 0),
+                ("e1", "p1", "A03", 1, "HUVEC", "treatment", "train", 1),
+                ("e1", "p1", "A04", 1, "HUVEC", "positive_control", "train", 2),
+                ("e1", "p2", "A01", 1, "HUVEC", "negative_control", "train", None),
+                ("e2", "p1", "A01", 1, "RPE", "treatment", "test", None),
+                ("e2", "p1", "A02", 1, "RPE", "treatment", "test", None),
+                ("e2", "p1", "A03", 1, "RPE", "positive_control", "test", 2),
+            ]
+        ),
+        ["red", "blue", "green"],
+        [("no platemap row", "e1/B01"), ("no platemap row", "e1/B02"), ("empty", "x.tif")],
+    )
+    lines = text.splitlines()
+    assert lines[0] == "9 sites of 8 wells on 3 plates, 2 batches, 2 cell types"
+    names = ["experiment", "plate", "wells", "sites"]
+    names += ["treatment", "positive_control", "negative_control", "test"]
+    assert lines[2].split() == names
+    assert [line.split() for line in lines[3:6]] == [
+        ["e1", "p1", "4", "5", "3", "1", "0", "0"],
+        ["e1", "p2", "1", "1", "0", "0", "1", "0"],
+        ["e2", "p1", "3", "3", "0", "0", "0", "2"],
+    ]
+    # green is a control's label alone: it is no label that is asked for
+    assert lines[6:] == [
+        "",
+        "3 labels, 1 to 2 wells each:",
+        "  red: 2",
+        "  blue: 1",
+        "",
+        "left out: ",
+        "  2: no platemap row; first e1/B01",
+        "  1: empty; first x.tif",
+    ]
+
+
+def test_long_tables_are_cut_and_say_so():
+    def text(count):
+        rows = [
+            ("e1", f"p{n:02d}", "A01", 1, "HUVEC", "treatment", "train", n) for n in range(count)
+        ]
+        return preview_text(table(rows), [f"label {n}" for n in range(count)], [])
+
+    whole, cut = text(SHOWN), text(SHOWN + 2)
+    assert "more" not in whole and "..." not in whole and f"label {SHOWN - 1}: 1" in whole
+    assert "... and 2 plates more" in cut and "\n  ...\n" in cut
+    assert f"p{SHOWN - 1:02d}" in cut and f"p{SHOWN:02d}" not in cut
+    assert f"label {SHOWN}: 1" not in cut and cut.endswith("left out: nothing")
+
+
+def test_a_table_without_labels_lists_none():
+    text = preview_text(
+        table([("e1", "p1", "A01", 1, "HUVEC", "treatment", "test", None)]), ["red"], []
+    )
+    assert "labels" not in text
