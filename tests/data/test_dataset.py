@@ -7,7 +7,7 @@ import pytest
 import torch
 from arrays import Arrays
 
-from cellsignal.config.augment import Affine, GainBias, Rotate90
+from cellsignal.config.augment import Affine, GainBias, RandomCrop, Rotate90
 from cellsignal.data.dataset import SiteDataset, loader, read_rows
 from cellsignal.data.draws import Recipe
 from cellsignal.data.samplers import in_order
@@ -49,6 +49,20 @@ def test_the_chosen_rows_and_channels_are_read(store, cache_gib):
     assert np.array_equal(some.read(0, out=out), store.images[7][[2, 0]]) and np.array_equal(
         out, store.images[7][[2, 0]]
     )
+
+
+@pytest.mark.parametrize("augmentations", [(), (RandomCrop(name="random_crop", size=6),)])
+def test_the_size_of_an_image_is_known_before_it_is_read(store, augmentations):
+    side = (6, 6) if augmentations else (8, 5)
+    wide = Arrays(store.images[..., : 8 if augmentations else 5])
+    shape = wide.images.shape[2:]
+    for augmentation in (
+        Recipe(augmentations, 3, shape),
+        Transform(augmentations, 3),
+        Transform(augmentations, 3, shape=shape),
+    ):
+        dataset = make(wide, augmentation)
+        assert (dataset.output, dataset.image_size) == (side, side[1])
 
 
 def test_only_the_rows_asked_for_need_to_be_right(store):

@@ -143,6 +143,24 @@ def test_random_resized_crop_is_the_first_of_ten_windows_that_fits(shape, size):
         assert matrix[0, 1] == matrix[1, 0] == 0 and matrix[2].tolist() == [0, 0, 1]
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (2, 3)])
+def test_random_resized_crop_of_the_smallest_images_is_at_least_a_pixel(shape):
+    """Areas that round to no pixel are drawn again."""
+    crop = a.RandomResizedCrop(
+        name="random_resized_crop", size=4, scale=(0.01, 1.0), ratio=(0.3, 3.0)
+    )
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        numbers = rng.random(22)
+        numbers[: rng.integers(0, 11)] = 0.0
+        matrix, *_ = step(crop, *numbers, shape=shape)
+        top, left, tall, wide = crop_window(crop, numbers, *shape)
+        window = [[left - 0.5, top - 0.5], [left + wide - 0.5, top + tall - 0.5]]
+        np.testing.assert_allclose(
+            places(matrix, np.array([[-0.5, -0.5], [3.5, 3.5]])), window, atol=1e-9
+        )
+
+
 @pytest.mark.parametrize("shape", [(30, 40), (3, 4)])
 def test_perspective_maps_the_image_to_the_four_corners_drawn(shape):
     perspective = a.Perspective(name="perspective", scale=(0.1, 0.9))

@@ -14,6 +14,7 @@ from cellsignal.metrics.accuracy import (
     Accuracy,
     accuracy,
     balanced_accuracy,
+    bootstrap_interval,
     clustered_interval,
     wilson_interval,
 )
@@ -104,6 +105,28 @@ def test_clustered_interval_of_one_cluster_is_unknown_and_repeats():
         clustered_interval([True, True], np.array(["a", None], dtype=object), seed=0)
     with pytest.raises(InputError, match="2 outcomes but 1"):
         clustered_interval([True, True], ["a"], seed=0)
+
+
+def test_bootstrap_interval_of_the_mean_is_that_of_the_clusters():
+    rng = np.random.default_rng(1)
+    cluster = np.sort(rng.integers(0, 12, 600))
+    correct = rng.random(600) < rng.random(12)[cluster]
+    interval = bootstrap_interval(lambda rows: correct[rows].mean(), cluster, seed=0, n=4000)
+    assert interval == pytest.approx(clustered_interval(correct, cluster, seed=2), abs=0.02)
+
+
+def test_bootstrap_interval_leaves_out_what_has_no_score():
+    def score(rows):
+        """The rows of cluster b alone have none."""
+        if (rows >= 2).all():
+            raise InputError("no score")
+        return float(len(rows))
+
+    # a has two rows, b three; of the draws aa, ab, ba, bb the last has no score: 4, 5, 5
+    low, high = bootstrap_interval(score, ["a", "a", "b", "b", "b"], seed=0, n=500)
+    assert (low, high) == (4.0, 5.0)
+    with_none = bootstrap_interval(lambda rows: score(np.array([4])), ["a"], seed=0, n=3)
+    assert all(math.isnan(end) for end in with_none)
 
 
 def test_balanced_accuracy_is_sklearns():

@@ -116,9 +116,7 @@ def test_a_stage_for_each_cell_type_has_a_job_for_each_that_trains(tmp_path):
         ("all", [2, 3, 4, 6, 7, 9], [0, 1, 2, 4, 9], 4),
     ],
 )
-def test_controls_train_as_configured_and_have_outputs(
-    tmp_path, controls, first, second, outputs
-):
+def test_controls_train_as_configured_and_have_outputs(tmp_path, controls, first, second, outputs):
     jobs = plan(tmp_path, controls=controls)
     assert [job.train.tolist() for job in jobs] == [first, second]
     assert [job.valid.tolist() for job in jobs] == [[0, 1], [3, 6, 7]]

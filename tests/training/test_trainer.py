@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -378,6 +379,33 @@ def test_accumulated_small_batches_are_one_large_batch(plates, tmp_path, monkeyp
     train(b)
     for name, value in weights(a.run_folder).items():
         assert torch.allclose(value, weights(b.run_folder)[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(("minutes", "saves"), [(1e6, 0), (1e-9, 2)])
+def test_an_epoch_can_be_saved_after_each_update_and_is_when_it_is_due(
+    plates, tmp_path, monkeypatch, minutes, saves
+):
+    """5 batches, 2 an update: it is asked after 2, 4 and at the end, where the epoch is saved."""
+    config = make(
+        plates,
+        tmp_path,
+        [stage(batch_size=4, accumulation=2, epochs=1, augment=[], checkpoint_minutes=minutes)],
+        folds={"file": plates / "folds.csv", "use": [0]},
+    )
+    (job,) = jobs_of(config)
+    asked, saved = [], []
+    trainer = Trainer(replace(job, train=job.train[:20]), ALONE, Stop())
+    check, save = Trainer._check, Trainer._save
+    monkeypatch.setattr(
+        Trainer, "_check", lambda self: [asked.append(self.progress["batch"]), check(self)]
+    )
+    monkeypatch.setattr(
+        Trainer, "_save", lambda self: [saved.append(self.progress["batch"]), save(self)]
+    )
+    trainer.run()
+    assert asked == [2, 4, 5]
+    assert [batch for batch in saved if batch in (2, 4)] == [2, 4][:saves]
+    assert saved[-1] == 0 and load_checkpoint(job.folder / "last.pt")["progress"]["epoch"] == 1
 
 
 def test_ema_is_the_brute_force_average_of_weights_and_buffers(plates, tmp_path, monkeypatch):

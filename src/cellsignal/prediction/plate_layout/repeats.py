@@ -201,8 +201,8 @@ def _best_of_group(scores: np.ndarray, rows: np.ndarray, class_group: np.ndarray
 
 
 def _tail(agree: int, plates: int) -> float:
-    """Upper bound of the chance of at least so many agreeing wells on unrelated plates."""
-    return float(np.exp(min(0.0, agree * log(plates) - lgamma(agree + 1))))
+    """Upper bound of the chance of at least so many agreeing wells on unrelated plates; may be > 1."""
+    return float(np.exp(agree * log(plates) - lgamma(agree + 1)))
 
 
 def _gain(block: np.ndarray, of_layout: np.ndarray) -> float:
