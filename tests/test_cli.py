@@ -4,13 +4,11 @@ import argparse
 import contextlib
 import shlex
 
-import pandas as pd
 import pytest
 from helpers import error_line, tiny_config
 
 from cellsignal.cli import build_parser, main
 from cellsignal.config.options import find_configs, read_configs
-from cellsignal.data.commands import folds_text
 
 GROUPS = {"runs", "profiles", "study", "kaggle", "cloud"}
 OLD = ("audit", "bench", "classify", "kernel", "match", "oof", "protocol", "rank", "retrieve")
@@ -178,24 +176,6 @@ def test_the_next_command_is_not_among_the_results(trained, capsys, monkeypatch)
     assert "next:" not in out and err.splitlines()[-1] == "next: cellsignal submit config.yaml"
     assert main(["-q", "score", "config.yaml"]) == 0
     assert "next:" not in capsys.readouterr().err
-
-
-# fold tables
-# --------------------------------------------------------------------------------------------------
-
-
-def test_a_long_fold_table_is_printed_in_25_lines():
-    rows = [
-        (fold, f"compound{fold}_{number}", 3) for fold in (-2, -1, 0, 1) for number in range(40)
-    ]
-    table = pd.DataFrame(rows, columns=["fold", "compound", "n"])
-    text = folds_text(table)
-    assert len(text.splitlines()) <= 25
-    lines = [line.split() for line in text.splitlines()]
-    assert lines[0][:4] == ["fold", "compounds", "rows", "n"]
-    assert lines[-1] == ["1", "40", "40", "120", "compound1_0"]
-    assert "kept for the test" in text and "in training alone" in text
-    assert "compound0_3" in folds_text(table[table.fold == 0].head(10))
 
 
 def test_a_config_without_a_fold_table_is_sent_to_folds(trained, tmp_path, capsys, monkeypatch):

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cellsignal.data.sites import channel_statistics, resized
+from cellsignal.common.errors import ImageError, InputError
+from cellsignal.data.sites import channel_statistics, read_site, resized
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (2, 16, 20), dtype=np.uint8)
 
@@ -42,3 +43,49 @@ def test_statistics_are_of_each_channel():
     np.testing.assert_allclose(mean, [7, 7.5])
     np.testing.assert_allclose(sd, [0, np.sqrt((16**2 - 1) / 12)])
     assert sd[0] == 0
+
+
+def raiser(error: BaseException):
+    """A reader that raises."""
+
+    def read(files):
+        raise error
+
+    return read
+
+
+def test_a_site_that_was_read_is_returned_as_it_is():
+    assert read_site(lambda files: IMAGE, ("a.png", "b.png")) is IMAGE
+
+
+@pytest.mark.parametrize("image", [IMAGE[0], IMAGE.astype(np.uint16), IMAGE[0].astype(float)])
+def test_an_array_that_is_no_image_is_a_fault_of_the_first_file(image):
+    with pytest.raises(ImageError, match=r"^a\.png: cannot be read \(AssertionError") as caught:
+        read_site(lambda files: image, ("a.png", "b.png"))
+    assert (caught.value.path, caught.value.kind) == ("a.png", "corrupt")
+
+
+@pytest.mark.parametrize(
+    ("error", "path", "detail"),
+    [
+        (PermissionError(13, "Permission denied", "b.png"), "b.png", "Permission denied"),
+        (OSError("no such device"), "a.png", "no such device"),
+        (ValueError("two\n lines"), "a.png", "ValueError: two lines"),
+        (RuntimeError("x" * 300), "a.png", f"RuntimeError: {'x' * 100}"),
+    ],
+)
+def test_any_fault_of_a_reader_names_a_file_in_one_line(error, path, detail):
+    with pytest.raises(ImageError) as caught:
+        read_site(raiser(error), ("a.png", "b.png"))
+    assert str(caught.value) == f"{path}: cannot be read ({detail})"
+    assert caught.value.kind == "corrupt"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InputError("calibration.json: damaged"), MemoryError(), ImageError("c.png", "empty", "dark")],
+)
+def test_what_is_no_fault_of_the_files_passes(error):
+    with pytest.raises(type(error)) as caught:
+        read_site(raiser(error), ("a.png",))
+    assert caught.value is error

@@ -160,6 +160,15 @@ def test_the_text_by_hand():
     assert right.accuracy.value == 1 and "wrong under" not in match_text([right])
 
 
+def test_a_single_wrong_treatment_is_listed():
+    wells = table([("a", "A", "m", "w"), ("b", "B", "m", "w"), ("c", "C", "n", "w")])
+    x = np.array([[1, 0], [1, 0.1], [0, 1.0]])
+    *_, wrong = match_text([not_same_compound(x, wells)]).split("\n\n")
+    # cosine of b and c: .1 / sqrt(1.01)
+    assert wrong.splitlines()[2].split() == ["NSC", "c", "n", "b", "m", "0.100"]
+    assert len(wrong.splitlines()) == 3
+
+
 def test_a_class_of_one_compound_is_wrong_and_a_lone_compound_has_no_candidate():
     wells = table([("a", "A", "m", "w"), ("b", "B", "n", "w"), ("c", "C", "n", "w")])
     found = not_same_compound(np.eye(3), wells).table.set_index("treatment")

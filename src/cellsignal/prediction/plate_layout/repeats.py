@@ -201,7 +201,7 @@ def _best_of_group(scores: np.ndarray, rows: np.ndarray, class_group: np.ndarray
 
 
 def _tail(agree: int, plates: int) -> float:
-    """Upper bound of the chance of at least so many agreeing wells on unrelated plates; may be > 1."""
+    """Bound the chance that so many wells agree on unrelated plates; it may exceed 1."""
     return float(np.exp(agree * log(plates) - lgamma(agree + 1)))
 
 
