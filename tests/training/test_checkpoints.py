@@ -233,6 +233,21 @@ def test_a_stage_before_that_is_damaged_is_not_finished(plates, tmp_path, monkey
         Trainer(second, ALONE, Stop())
 
 
+@pytest.mark.parametrize("key", ["fold", "held_out"])
+def test_a_stage_that_held_out_something_else_is_refused(plates, tmp_path, key):
+    """Its training wells could be validated by the stage that starts from it."""
+    stages = [stage(**ONE), stage("second", init="previous", epochs=1)]
+    first, second = jobs_of(make_config(plates, tmp_path, stages))
+    state = Trainer(first, ALONE, Stop()).state_dict()
+    state["progress"]["finished"] = True
+    second.init.parent.mkdir(parents=True)
+    save_checkpoint(second.init, state)
+    Trainer(second, ALONE, Stop())
+    save_checkpoint(second.init, state | {key: {"fold": 1, "held_out": ["HUVEC-01"]}[key]})
+    with pytest.raises(InputError, match=r"last\.pt: was trained on other folds"):
+        Trainer(second, ALONE, Stop())
+
+
 @pytest.mark.parametrize("finished", [False, True])
 @pytest.mark.slow
 def test_a_checkpoint_of_another_config_is_refused_and_what_differs_named(

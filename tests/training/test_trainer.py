@@ -1,5 +1,6 @@
 """The trainer on a tiny simulated competition: stages, leakage, and resume to the bit."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -394,6 +396,9 @@ def test_an_epoch_can_be_saved_after_each_update_and_is_when_it_is_due(
     )
     (job,) = jobs_of(config)
     asked, saved = [], []
+    seconds = itertools.count(1e9)  # the machine has run for thirty years
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr(trainer_module, "time", clock)
     trainer = Trainer(replace(job, train=job.train[:20]), ALONE, Stop())
     check, save = Trainer._check, Trainer._save
     monkeypatch.setattr(
