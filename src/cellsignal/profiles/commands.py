@@ -1,6 +1,7 @@
 """`cellsignal profiles`: embeddings and well profiles, and what is done with them."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from cellsignal.config.options import (
 from cellsignal.profiles.profile_steps import STEPS
 from cellsignal.profiles.table_options import (
     REFERENCES,
+    add_export_options,
     add_profile_sources,
     add_protocol_options,
     add_step_options,
     check_source,
+    export_table,
     read_profiles,
     step_arguments,
 )
@@ -32,6 +35,7 @@ def add_profile_commands(parser: argparse.ArgumentParser) -> None:
     _add_classify(add("classify", classify, text))
     _add_match(add)
     _add_retrieve(add)
+    add_export_options(add("export", export, "write profiles as one parquet or AnnData file"))
     text = "count treatments right out of fold: medians over images, then over wells"
     add_config_options(add("treatments", treatments, text))
     text = "classify clips by hand-made features over time"
@@ -232,6 +236,11 @@ def retrieve(arguments: argparse.Namespace) -> str | None:
     print(table)
     _draw(arguments)
     return None if arguments.table else next_command("profiles match", arguments)
+
+
+def export(arguments: argparse.Namespace) -> str:
+    print(export_table(arguments))
+    return shlex.join(["cellsignal", "profiles", "retrieve", "--table", str(arguments.out)])
 
 
 def treatments(arguments: argparse.Namespace) -> str:

@@ -14,11 +14,15 @@ _INDEX = re.compile(r"(Unnamed: \d+(\.\d+)*|index|level_\d+|__index_level_\d+__)
 
 
 def choose_features(
-    path: Path, columns: Sequence[str], features: Sequence[str]
+    path: Path,
+    columns: Sequence[str],
+    features: Sequence[str],
+    own: Sequence[str] | None = None,
 ) -> tuple[list[str], dict[str, list[str]]]:
     """Return the feature columns of a table, and the others by reason.
 
     Args:
+        own: the features that the file itself names, by default taken; None where it names none.
         features: names of columns, prefixes of names, or files with a name on each line, the first
             of these that fits; by default `COMPARTMENTS`.
     """
@@ -26,10 +30,10 @@ def choose_features(
     others = [name for name in columns if not name.startswith("Metadata_")]
     if features:
         chosen = _named_features(path, others, features)
+    elif own is not None:
+        chosen = list(own)
     else:
-        chosen = [
-            name for name in others if name.startswith(COMPARTMENTS) and not _COUNTER.search(name)
-        ]
+        chosen = [name for name in others if name.startswith(COMPARTMENTS) and not is_counter(name)]
     if not chosen:
         raise InputError(
             f"{path}: no column starts with {', '.join(COMPARTMENTS)}; name the features with "
@@ -48,6 +52,11 @@ def choose_features(
             reason = "not asked for" if features else "of no compartment"
         left_out.setdefault(reason, []).append(name)
     return chosen, left_out
+
+
+def is_counter(name: str) -> bool:
+    """Return whether a column counts images, tables or objects, and measures nothing."""
+    return _COUNTER.search(name) is not None
 
 
 def _named_features(path: Path, columns: Sequence[str], features: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import MISSING, read_table
 from cellsignal.common.ties import listed
+from cellsignal.competitions.samples import ROLES
 from cellsignal.profiles.table_files import TablePart, cell_text
 
 # what a column says -> its usual names, the first that a table has is taken
@@ -177,6 +178,8 @@ def _roles(
 ) -> np.ndarray:
     """negative_control, positive_control or treatment of each row."""
     lower = cells["control"].fillna("").str.lower() if "control" in cells else None
+    if part.record and not controls and lower is not None and lower.isin(ROLES).all():
+        return lower.to_numpy(object)
     positive = np.zeros(len(names), bool)
     if lower is not None:
         positive = lower.str.startswith("pos").to_numpy()

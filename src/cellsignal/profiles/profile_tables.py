@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.tables import normalise_well
 from cellsignal.common.ties import listed
 from cellsignal.evaluation.matching import average
+from cellsignal.profiles.feature_columns import COMPARTMENTS
 from cellsignal.profiles.table_files import TablePart, read_part
 
 UNMATCHED = 0.05  # share of a table's rows that may be of wells that the data set has not
@@ -26,6 +28,22 @@ _NORMALISED = re.compile(
     r"(normali[sz]ed|mad_?robusti[sz]ed?|standardi[sz]ed|spheri[sz]ed?|spherized)",
     re.IGNORECASE,
 )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What exported files say of their profiles.
+
+    Attributes:
+        label, normalised: as of `Profiles`; "" unless all files are exported ones that say so.
+        trained: as of `Profiles`, of all files together.
+        notes: of all files.
+    """
+
+    label: str = ""
+    normalised: str = ""
+    trained: frozenset[str] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,6 +58,7 @@ class ProfileTable:
         named_normalised: the words of a file's name that say that the profiles are normalised; ""
             where none does.
         compartments: whether the features are CellProfiler's.
+        record: what exported files say of their profiles, see `merge_records`.
     """
 
     x: np.ndarray
@@ -48,6 +67,7 @@ class ProfileTable:
     notes: tuple[str, ...]
     named_normalised: str
     compartments: bool
+    record: Record
 
 
 def read_profiles(
@@ -78,7 +98,7 @@ def join_parts(
     """Return the profiles of wells from files that were read; see `read_profiles`.
 
     Args:
-        compartments: whether the features are CellProfiler's.
+        compartments: whether the features were chosen as CellProfiler's.
     """
     title = listed((part.path.name for part in parts), 2)
     source = str(parts[0].path) if len(parts) == 1 else title
@@ -109,7 +129,27 @@ def join_parts(
     if "constant" not in unusable and not np.ptp(values.to_numpy(), axis=0).any():
         notes.append(f"{title}: every feature is constant, so no profile differs from another")
     normalised = _normalised_words([part.path for part in parts])
-    return ProfileTable(x, rows, tuple(values.columns), tuple(notes), normalised, compartments)
+    record = merge_records([part.record for part in parts])
+    notes = [*record.notes, *notes]
+    compartments = compartments and all(name.startswith(COMPARTMENTS) for name in values.columns)
+    features = tuple(values.columns)
+    return ProfileTable(x, rows, features, tuple(notes), normalised, compartments, record)
+
+
+def merge_records(records: Sequence[dict[str, Any]]) -> Record:
+    """Return what the records of several files say together; an empty one says nothing."""
+    facts = [record["profiles"] for record in records if record]
+    trained = [names for fact in facts if (names := fact["trained"]) is not None]
+    notes = dict.fromkeys(note for fact in facts for note in fact["notes"])
+    labels = {fact["label"] for fact in facts}
+    normalised = [fact["normalised"] for fact in facts]
+    of_all = len(facts) == len(records)
+    return Record(
+        label=labels.pop() if of_all and len(labels) == 1 else "",
+        normalised=normalised[0] if of_all and all(normalised) else "",
+        trained=frozenset().union(*trained) if trained else None,
+        notes=tuple(notes),
+    )
 
 
 def _match_wells(

@@ -44,7 +44,7 @@ def load_profiles(
 
     Args:
         source: `plain`, an embeddings .npz, or one or several tables (.csv, .csv.gz, .tsv,
-            .parquet).
+            .parquet, .h5ad).
         features: of tables: see `profile_tables.read_profiles`.
         unmatched: of tables: largest share of rows whose wells the data set does not have.
 
@@ -180,9 +180,10 @@ def _table_profiles(
 
 def _profiles_of(table: ProfileTable, paths: Sequence[Path]) -> Profiles:
     by_name = f"a file's name says {table.named_normalised!r}" if table.named_normalised else ""
-    by_values = looks_normalised(table.x, table.wells)
+    by_values, record = looks_normalised(table.x, table.wells), table.record
     if by_name and not by_values:
         by_name += ", though its values do not look it"
-    label = "cellprofiler" if table.compartments else paths[0].name
-    normalised = by_name or by_values
-    return Profiles(table.x, table.wells, table.features, None, table.notes, label, normalised)
+    label = record.label or ("cellprofiler" if table.compartments else paths[0].name)
+    normalised = record.normalised or by_name or by_values
+    facts = (record.trained, table.notes, label, normalised)
+    return Profiles(table.x, table.wells, table.features, *facts)

@@ -1,8 +1,9 @@
 """Read files of well profiles: CSV, TSV, parquet or AnnData, each as numbers and metadata."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,12 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import MISSING, normalise_well, read_table
 from cellsignal.profiles.feature_columns import choose_features
+from cellsignal.profiles.stored_tables import (
+    PACKAGES,
+    StoredTable,
+    read_stored,
+    refuse_other_suffix,
+)
 
 PLATE, WELL = "Metadata_Plate", "Metadata_Well"
 # a file and its columns -> the columns that hold plate and well
@@ -25,6 +32,7 @@ class TablePart:
         keys: plate and well of each row.
         left_out: other columns by reason.
         metadata: all columns that are no feature, the index the row in the file.
+        record: of an exported file: what it was made from, see `table_export`.
     """
 
     path: Path
@@ -32,6 +40,7 @@ class TablePart:
     keys: pd.DataFrame
     left_out: dict[str, list[str]]
     metadata: pd.DataFrame
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def read_part(path: Path, features: Sequence[str], find_keys: FindKeys | None = None) -> TablePart:
@@ -44,11 +53,12 @@ def read_part(path: Path, features: Sequence[str], find_keys: FindKeys | None = 
     Raises:
         InputError: no readable table, no feature, or a row without plate or well.
     """
-    frame = read_frame(path, () if find_keys else (PLATE, WELL))
+    table = read_frame(path, () if find_keys else (PLATE, WELL))
+    frame = table.frame
     plate, well = find_keys(path, list(frame.columns)) if find_keys else (PLATE, WELL)
     for column in (plate, well):
         refuse_empty(path, frame, column)
-    names, left_out = choose_features(path, frame.columns, features)
+    names, left_out = choose_features(path, frame.columns, features, table.features)
     numbers = pd.DataFrame({name: _to_numbers(frame[name]) for name in names})
     filled = ~frame[names].isin(MISSING) & frame[names].notna()
     is_text = (numbers.isna() & filled).any()
@@ -68,20 +78,20 @@ def read_part(path: Path, features: Sequence[str], find_keys: FindKeys | None = 
     keys = pd.DataFrame({"plate": frame[plate].map(cell_text), "well": frame[well].map(cell_text)})
     keys["well"] = keys.well.map(normalise_well)
     metadata = frame.drop(columns=[name for name in names if name not in texts])
-    return TablePart(path, numbers.drop(columns=texts), keys, left_out, metadata)
+    return TablePart(path, numbers.drop(columns=texts), keys, left_out, metadata, table.record)
 
 
-def read_frame(path: Path, required: Sequence[str] = ()) -> pd.DataFrame:
+def read_frame(path: Path, required: Sequence[str] = ()) -> StoredTable:
     """Read a .csv, .tsv (or either with .gz), .parquet or .h5ad; rows count from 2.
 
     Raises:
         InputError: no readable table, or a column that is `required` is missing. Names the file.
     """
-    if path.suffix == ".parquet":
-        return _clean(path, _read_parquet(path), required)
-    if path.suffix == ".h5ad":
-        return _clean(path, _read_h5ad(path), required)
-    return read_table(path, required)
+    if path.suffix in PACKAGES:
+        table = read_stored(path)
+        return replace(table, frame=_clean(path, table.frame, required))
+    refuse_other_suffix(path)
+    return StoredTable(read_table(path, required), None, {})
 
 
 def refuse_empty(path: Path, frame: pd.DataFrame, column: str) -> None:
@@ -98,40 +108,6 @@ def _to_numbers(cells: pd.Series) -> pd.Series:
     return pd.to_numeric(cells, errors="coerce").astype(np.float64)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except ImportError:
-        raise InputError(
-            f"{path}: reading parquet needs pyarrow (pip install pyarrow); a .csv does not"
-        ) from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's errors of damage are ValueErrors
-        reason = str(error).splitlines()[0][:100]
-        raise InputError(f"{path}: not a readable table ({reason})") from None
-
-
-def _read_h5ad(path: Path) -> pd.DataFrame:
-    """The columns of obs, then those of X, named by var."""
-    try:
-        import anndata
-    except ImportError:
-        raise InputError(
-            f"{path}: reading .h5ad needs anndata (pip install anndata); a .csv does not"
-        ) from None
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    try:
-        data = anndata.read_h5ad(path)
-    except Exception as error:  # of damaged bytes h5py and anndata raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise InputError(f"{path}: not a readable table ({reason})") from None
-    x = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
-    values = pd.DataFrame(x, columns=data.var_names.astype(str))
-    return pd.concat([data.obs.astype(object).reset_index(drop=True), values], axis=1)
-
-
 def _clean(path: Path, frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
     """As `read_table` reads a CSV: metadata are stripped text, and rows count from 2."""
     # plate and well may be the index
@@ -143,15 +119,28 @@ def _clean(path: Path, frame: pd.DataFrame, required: Sequence[str]) -> pd.DataF
         if column not in frame:
             raise InputError(f"{path}: no column {column!r}, which says where a profile is from")
     for column in frame.columns:
-        if column in required or column.startswith("Metadata_"):
+        is_metadata = column in required or column.startswith("Metadata_")
+        is_object = frame[column].dtype == object
+        if is_metadata or (is_object and frame[column].map(_is_nested).any()):
             frame[column] = frame[column].map(cell_text).astype(object)
+        elif isinstance(frame[column].dtype, pd.CategoricalDtype):
+            frame[column] = frame[column].astype(object)
     return frame
 
 
+def _is_nested(cell: object) -> bool:
+    return isinstance(cell, list | tuple | np.ndarray | dict)
+
+
 def cell_text(cell: object) -> str:
-    """Write an identifier as text: 7.0 becomes 7, a missing one ""."""
+    """Write an identifier as text: 7.0 becomes 7, a missing one "", a list its items between |."""
+    if isinstance(cell, list | tuple | np.ndarray):
+        return "|".join(cell_text(item) for item in cell)
+    if isinstance(cell, dict):
+        return str(cell)
     if pd.isna(cell):
         return ""
     if isinstance(cell, bytes):
         return cell.decode("utf-8", "replace").strip()
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+    is_whole = isinstance(cell, float | np.floating) and float(cell).is_integer()
+    return str(int(cell)) if is_whole else str(cell).strip()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal.common.errors import InputError
-from cellsignal.config.options import add_changes, config_of, parse_pairs
+from cellsignal.config.options import add_changes, config_of, find_configs, parse_pairs
 from cellsignal.profiles.metadata_columns import USUAL
 from cellsignal.profiles.profile_steps import STEPS, Profiles
 
@@ -85,7 +85,7 @@ def add_protocol_options(parser: argparse.ArgumentParser, steps: list[str]) -> N
         nargs="+",
         default=["plain"],
         metavar="FILE",
-        help="embeddings .npz, or .csv, .tsv or .parquet tables of well profiles "
+        help="embeddings .npz, or .csv, .tsv, .parquet or .h5ad tables of well profiles "
         "(default: plain image features)",
     )
     parser.add_argument(
@@ -101,11 +101,20 @@ def add_protocol_options(parser: argparse.ArgumentParser, steps: list[str]) -> N
         nargs="*",
         choices=STEPS,
         help=f"in this order, or none (default {' '.join(steps)}; nothing for tables that say they "
-        "are normalised)",
+        "are normalised)"
+        if steps
+        else "in this order (default none)",
     )
     by = "the unit that is normalised"
     parser.add_argument("--by", choices=["plate", "experiment"], default="plate", help=by)
     parser.add_argument("--reference", choices=REFERENCES, default=REFERENCES[0])
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of writing profiles as a file."""
+    add_protocol_options(parser, [])
+    text = ".parquet, or .h5ad of AnnData (the extras pyarrow and anndata)"
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=text)
 
 
 def step_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -164,3 +173,27 @@ def check_source(arguments: argparse.Namespace) -> None:
         for option in ("columns", "controls", "batch_pattern", "annotations"):
             if getattr(arguments, option):
                 raise InputError(f"--{option.replace('_', '-')}: is an option of --table")
+
+
+def export_table(arguments: argparse.Namespace) -> str:
+    """Write the profiles that the arguments name after their steps; return what was written."""
+    from cellsignal.profiles.table_export import check_out, export_profiles, file_inputs
+
+    check_source(arguments)
+    inputs = list(arguments.table or [])
+    if arguments.config:
+        configs = find_configs(arguments.config)
+        store = config_of(arguments).data.store
+        inputs = [
+            *configs,
+            *([Path(store) / "store.json"] if arguments.source == ["plain"] else []),
+        ]
+        inputs += arguments.source
+    inputs = file_inputs([*inputs, arguments.annotations, *arguments.features])
+    check_out(arguments.out, inputs)
+    names = ("config", "set", "seeds", "source", "unmatched", "columns", "controls")
+    names = (*names, "batch_pattern", "features", "by", "reference", "drop_variance")
+    options = {name: getattr(arguments, name) for name in (*names, "position_reference")}
+    steps = step_arguments(arguments)
+    steps["steps"] = steps.pop("normalise") or ()
+    return export_profiles(read_profiles(arguments), inputs=inputs, options=options, **steps)
