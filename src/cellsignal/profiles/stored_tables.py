@@ -197,7 +197,7 @@ def _read_h5ad(path: Path, anndata: ModuleType) -> StoredTable:
 def _obs_columns(obs: pd.DataFrame) -> pd.DataFrame:
     """The columns of obs and its names as metadata."""
     index = "obs_names" if obs.index.name in _NO_NAMES else str(obs.index.name)
-    frame = pd.DataFrame({str(name): column.astype(object) for name, column in obs.items()})
+    frame = pd.DataFrame({str(name): column for name, column in obs.items()}, obs.index)
     frame = frame.reset_index(drop=True)
     if index not in frame:
         frame[index] = obs.index.astype(object)
@@ -222,7 +222,7 @@ def _write_h5ad(
     var = pd.DataFrame(index=values.columns.astype(object))
     x = values.to_numpy(np.float32)
     obs = metadata.copy()
-    for name in obs.columns[obs.dtypes == object]:
+    for name in obs.select_dtypes(object).columns:
         obs[name] = pd.Categorical(obs[name], pd.Index(sorted(set(obs[name])), dtype=object))
     data = anndata.AnnData(X=x, obs=obs, var=var, uns={RECORD: text})
     plain = {"allow_write_nullable_strings": False}  # which older readers and R can read

@@ -122,10 +122,17 @@ def _clean(path: Path, frame: pd.DataFrame, required: Sequence[str]) -> pd.DataF
         is_metadata = column in required or column.startswith("Metadata_")
         is_object = frame[column].dtype == object
         if is_metadata or (is_object and frame[column].map(_is_nested).any()):
-            frame[column] = frame[column].map(cell_text).astype(object)
+            frame[column] = _shortest(frame[column]).map(cell_text).astype(object)
         elif isinstance(frame[column].dtype, pd.CategoricalDtype):
             frame[column] = frame[column].astype(object)
     return frame
+
+
+def _shortest(cells: pd.Series) -> pd.Series:
+    """The cells; of float32 those float64 that are written alike, as 0.1 is."""
+    if cells.dtype in (np.float16, np.float32):
+        return cells.map(lambda cell: float(str(np.asarray(cell, cells.dtype)[()])))
+    return cells
 
 
 def _is_nested(cell: object) -> bool:

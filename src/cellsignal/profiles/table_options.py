@@ -180,16 +180,7 @@ def export_table(arguments: argparse.Namespace) -> str:
     from cellsignal.profiles.table_export import check_out, export_profiles, file_inputs
 
     check_source(arguments)
-    inputs = list(arguments.table or [])
-    if arguments.config:
-        configs = find_configs(arguments.config)
-        store = config_of(arguments).data.store
-        inputs = [
-            *configs,
-            *([Path(store) / "store.json"] if arguments.source == ["plain"] else []),
-        ]
-        inputs += arguments.source
-    inputs = file_inputs([*inputs, arguments.annotations, *arguments.features])
+    inputs = file_inputs([*_sources(arguments), arguments.annotations, *arguments.features])
     check_out(arguments.out, inputs)
     names = ("config", "set", "seeds", "source", "unmatched", "columns", "controls")
     names = (*names, "batch_pattern", "features", "by", "reference", "drop_variance")
@@ -197,3 +188,14 @@ def export_table(arguments: argparse.Namespace) -> str:
     steps = step_arguments(arguments)
     steps["steps"] = steps.pop("normalise") or ()
     return export_profiles(read_profiles(arguments), inputs=inputs, options=options, **steps)
+
+
+def _sources(arguments: argparse.Namespace) -> list[Path | str]:
+    """The tables; or the config, and its sources or the store whose images are described."""
+    if arguments.table:
+        return arguments.table
+    configs = find_configs(arguments.config)
+    seed = f"seed{arguments.seeds[0]}" if arguments.seeds else ""
+    config = next((path for path in configs if path.parent.name == seed), configs[0])
+    store = Path(config_of(arguments).data.store) / "store.json"
+    return [config, *([store] if arguments.source == ["plain"] else arguments.source)]
