@@ -11,6 +11,7 @@ from scipy import sparse
 
 from cellsignal.cli import main
 from cellsignal.common.errors import InputError
+from cellsignal.profiles.profile_tables import read_profiles
 from cellsignal.profiles.sources import load_tables
 from cellsignal.profiles.stored_tables import RECORD, load_package, read_stored
 
@@ -88,6 +89,16 @@ def test_as_pycytominer_writes_numbers_of_metadata_are_in_x(tmp_path):
     assert list(profiles.wells.treatment) == ["DMSO@0", "007@0.1", "DMSO@0", "007@3"]
     assert list(profiles.wells["count"]) == [50, 60, 70, 80]
     np.testing.assert_array_equal(profiles.x, expected.x)
+
+
+@needs_anndata
+def test_an_anndata_is_a_source_of_a_data_set(tmp_path):
+    wells = pd.DataFrame({"plate": ["0013", "0012"], "well": ["A2", "a01"], "experiment": "e"})
+    wells = wells.assign(well_id=["second", "first"], role="treatment")
+    path = write_h5ad(tmp_path / "t.h5ad")
+    found = read_profiles([path], wells, unmatched=0.5)
+    assert list(found.wells.well_id) == ["first", "second"] and not found.compartments
+    np.testing.assert_array_equal(found.x, X[[0, 3]])
 
 
 @needs_anndata

@@ -12,10 +12,11 @@ import pytest
 from cellsignal import __version__
 from cellsignal.cli import main
 from cellsignal.common.errors import InputError
+from cellsignal.config import load_config
 from cellsignal.profiles import stored_tables
 from cellsignal.profiles.comparisons import match_table, retrieval_table
 from cellsignal.profiles.profile_steps import Profiles
-from cellsignal.profiles.sources import load_tables
+from cellsignal.profiles.sources import load_profiles, load_tables
 from cellsignal.profiles.stored_tables import read_stored
 from cellsignal.profiles.table_classifiers import classify_table
 from cellsignal.profiles.table_export import export_profiles
@@ -178,6 +179,33 @@ def test_plates_of_one_name_in_several_experiments_stay_apart(tmp_path, suffix):
     assert list(read.wells.moa) == [None, "m", "m", "m"]
     assert read.features == profiles().features and read.label == "embeddings"
     np.testing.assert_array_equal(read.x, profiles().x)
+
+
+@needs_pyarrow
+def test_the_compound_stands_for_a_treatment_that_a_data_set_lacks(tmp_path):
+    """As RxRx1's siRNAs: a table takes the compound, and the export says so."""
+    changes = {"treatment": [None] * 4, "compound": ["c", None, "3", "3"]}
+    text = export_profiles(profiles(**changes), tmp_path / "t.parquet", [], {})
+    assert "3 wells have no treatment: in the file it is their compound" in text
+    wells = load_tables([tmp_path / "t.parquet"]).wells
+    assert list(wells.treatment) == list(wells["compound"]) == ["c", None, "3", "3"]
+
+
+@needs_pyarrow
+def test_profiles_of_a_config_are_exported(prepared, tmp_path, monkeypatch):
+    space = prepared("cpjump1")
+    monkeypatch.chdir(space.folder)
+    config, out = space.folder / "config.yaml", tmp_path / "t.parquet"
+    assert main(["-q", "profiles", "export", str(config), "--out", str(out)]) == 0
+    expected, read = load_profiles(load_config(config)), load_tables([out])
+    np.testing.assert_array_equal(read.x, expected.x)
+    for column in ("well_id", "experiment", "role", "treatment", "cell_type"):
+        assert list(read.wells[column]) == list(expected.wells[column]), column
+    compound = expected.wells["compound"].fillna(expected.wells.treatment)  # as NSC takes it
+    assert list(read.wells["compound"]) == list(compound)
+    record = read_stored(out).record
+    assert [path.rsplit("/", 1)[1] for path in record["inputs"]] == ["config.yaml", "store.json"]
+    assert record["data_set"] == "cpjump1" and record["options"]["source"] == ["plain"]
 
 
 @needs_pyarrow

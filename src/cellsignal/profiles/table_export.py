@@ -74,6 +74,9 @@ def export_profiles(
     """
     profiles = normalise_profiles(loaded, steps, by, reference, drop_variance, position_reference)
     wells, notes = _distinct_plates(profiles.wells)
+    bare = wells.treatment.isna() & wells["compound"].notna()
+    if bare.any():
+        notes.append(f"{bare.sum()} wells have no treatment: in the file it is their compound")
     metadata = _metadata(wells)
     applied = [step for step in steps if step in _NORMALISING]
     facts = {

@@ -182,9 +182,10 @@ def export_table(arguments: argparse.Namespace) -> str:
     check_source(arguments)
     inputs = file_inputs([*_sources(arguments), arguments.annotations, *arguments.features])
     check_out(arguments.out, inputs)
-    names = ("config", "set", "seeds", "source", "unmatched", "columns", "controls")
-    names = (*names, "batch_pattern", "features", "by", "reference", "drop_variance")
-    options = {name: getattr(arguments, name) for name in (*names, "position_reference")}
+    of_config = ("config", "set", "seeds", "source", "unmatched")
+    names = ("columns", "controls", "batch_pattern") if arguments.table else of_config
+    names = (*names, "features", "by", "reference", "drop_variance", "position_reference")
+    options = {name: getattr(arguments, name) for name in names}
     steps = step_arguments(arguments)
     steps["steps"] = steps.pop("normalise") or ()
     return export_profiles(read_profiles(arguments), inputs=inputs, options=options, **steps)
