@@ -17,6 +17,7 @@ import pandas as pd
 
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.calibration import Calibrates
+from cellsignal.competitions.pairing import images_without_row
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import path_of
 from cellsignal.competitions.single_label import SingleLabel
@@ -92,8 +93,12 @@ class Competition(Calibrates, ABC):
         """Return the samples table of all under `root`, checked by `check_samples`."""
 
     def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
-        """Return (reason, name) of the files and wells that are not in the samples table."""
-        return ()
+        """Return (reason, name) of the files and wells that are not in the samples table.
+
+        By default these are the image files under `root` that no sample names.
+        """
+        names = images_without_row(root, self.samples(root), self.image_files)
+        return tuple(("image without a row", name) for name in names)
 
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:

@@ -121,12 +121,14 @@ def init(arguments: argparse.Namespace) -> str:
 def samples(arguments: argparse.Namespace) -> str:
     from cellsignal.common.files import write_csv
     from cellsignal.competitions import get_competition
+    from cellsignal.competitions.pairing import rows_without_images
     from cellsignal.data.preview import montage_images, preview_text
 
     competition, root = get_competition(arguments.competition), arguments.root
     table = competition.samples(root)
     left_out = competition.left_out(root)
-    print(preview_text(table, competition.classes(root), left_out))
+    without_images = rows_without_images(root, table, competition.image_files)
+    print(preview_text(table, competition.classes(root), left_out, without_images))
     if arguments.out is not None:
         write_csv(arguments.out, table.assign(files=table.files.str.join(" ")))
         print(f"\n{arguments.out}")

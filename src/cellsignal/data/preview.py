@@ -15,9 +15,17 @@ MONTAGE = 4  # rows of the picture
 
 
 def preview_text(
-    table: pd.DataFrame, classes: Sequence[str], left_out: Sequence[tuple[str, str]]
+    table: pd.DataFrame,
+    classes: Sequence[str],
+    left_out: Sequence[tuple[str, str]],
+    without_images: Sequence[str],
 ) -> str:
-    """Count a samples table by plate and by label, and what was left out by reason."""
+    """Count a samples table by plate and by label, what was left out and what has no image.
+
+    Args:
+        left_out: (reason, name) of what is not in the table.
+        without_images: sample_id of the rows that have no image.
+    """
     wells = table.drop_duplicates("well_id")
     lines = [
         f"{len(table)} sites of {len(wells)} wells on {_plates(table)} plates, "
@@ -47,6 +55,8 @@ def preview_text(
     for reason, count in reasons.items():
         first = next(name for why, name in left_out if why == reason)
         lines.append(f"  {count}: {reason}; first {first}")
+    if without_images:
+        lines.append(f"rows without images: {len(without_images)}; first {without_images[0]}")
     return "\n".join(lines)
 
 

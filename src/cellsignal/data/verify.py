@@ -17,11 +17,11 @@ import numpy as np
 
 from cellsignal.common.errors import ImageError
 from cellsignal.competitions.base import Competition
+from cellsignal.competitions.pairing import images_without_row
 from cellsignal.competitions.samples import Places, path_of, refuse_misstated
 from cellsignal.data.sites import channel_statistics, in_processes, read_site
 
 WARNINGS = ("empty", "flat", "identical", "image_without_row")  # usable, but look at it
-IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,9 @@ def _list_problems(
     first_with: dict[bytes, tuple[str, str]] = {}
     for of_site, hashes in in_processes(check, sites, workers, "verifying"):
         problems += of_site + _find_copies(hashes, first_with, competition.frames > 1)
-    frames = (path for files in samples.files for path in competition.image_files(files))
-    named = {os.path.normpath(path_of(path)) for path in frames}
     problems += [
         Problem("image_without_row", path, "no row of the metadata names it")
-        for path in _images_under(root)
-        if path not in named
+        for path in images_without_row(root, samples, competition.image_files)
     ]
     return sorted(
         set(problems), key=lambda p: (not p.is_error, p.kind, p.path, p.sample_id or "", p.detail)
@@ -247,20 +244,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def _images_under(root: Path) -> list[str]:
-    """Every image file under `root`, relative to it; hidden folders are left out."""
-    images = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = os.path.relpath(folder, root)
-        images += [
-            os.path.normpath(os.path.join(relative, name))
-            for name in names
-            if name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-    return images
 
 
 def _plural(count: int, noun: str) -> str:

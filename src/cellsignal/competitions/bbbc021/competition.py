@@ -136,7 +136,9 @@ class Bbbc021(Competition):
 
     def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
         folder = find_lab_folder(root)
-        return () if folder is None else lab_archive.read_archive(root, folder)[1]
+        if folder is None:
+            return super().left_out(root)
+        return lab_archive.read_archive(root, folder)[1]
 
     def classes(self, root: Path) -> tuple[str, ...]:
         if find_lab_folder(root) is not None:

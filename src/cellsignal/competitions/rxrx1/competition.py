@@ -17,8 +17,8 @@ from cellsignal.competitions.base import Competition, PlateGroups, register
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.rxrx1 import groups, splits
 from cellsignal.competitions.rxrx1.download import download
+from cellsignal.competitions.rxrx1.layouts import CHANNELS, KAGGLE, SITE_FILE, find_layout
 from cellsignal.competitions.rxrx1.metadata import (
-    CHANNELS,
     image_files,
     labels_are_text,
     parse_labels,
@@ -34,7 +34,8 @@ from cellsignal.config.options import read_choices
 from cellsignal.images import read_png8
 
 _FILE = re.compile(
-    r"(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/(?P<well>[A-P]\d\d)_s(?P<site>\d)_w(?P<channel>\d)\.png$"
+    r"(?P<experiment>[^/]+)/Plate(?P<plate>\d+)/(?P<well>[A-P]\d\d)_s(?P<site>\d)"
+    r"(_w(?P<channel>\d))?\.png$"
 )
 N_CLASSES = 1108
 N_POSITIVE_CONTROLS = 30
@@ -100,6 +101,10 @@ class RxRx1(Competition):
         "test_experiments": 1,
     }
 
+    def channels_of(self, root: Path) -> tuple[str, ...]:
+        """Return all six; the first three of WILDS' folder, whose images have no more."""
+        return self.channels[: find_layout(root).channels]
+
     def samples(self, root: Path) -> pd.DataFrame:
         sites = read_sites(root)
         known = (sites.split == "train") & (sites.role == "treatment")
@@ -129,10 +134,12 @@ class RxRx1(Competition):
         return tuple(f"{prefix}{label}" for label in range(number))
 
     def stated(self, name: str) -> dict[str, str]:
-        """Parse a name such as `HUVEC-01/Plate1/B03_s1_w2.png`."""
+        """Parse a name such as `HUVEC-01/Plate1/B03_s1_w2.png`, or WILDS' `.../B03_s1.png`."""
         match = _FILE.search(name)
         if match is None:
             return {}
+        if match["channel"] is None:
+            return {key: value for key, value in match.groupdict().items() if key != "channel"}
         number = int(match["channel"])
         channel = self.channels[number - 1] if 1 <= number <= CHANNELS else f"w{number}"
         return match.groupdict() | {"channel": channel}
@@ -140,6 +147,9 @@ class RxRx1(Competition):
     def read(
         self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
     ) -> np.ndarray:
+        if len(files) == 1:  # WILDS' RGB
+            image = read_png8(Path(root) / files[0], shape, channels=3)
+            return np.ascontiguousarray(image.transpose(2, 0, 1))
         first = read_png8(Path(root) / files[0], shape)
         rest = [read_png8(Path(root) / file, first.shape) for file in files[1:]]
         return np.stack([first, *rest])
@@ -148,7 +158,7 @@ class RxRx1(Competition):
         wells = read_wells(root)
         test = wells.id_code[(wells.split == "test") & (wells.role == "treatment")]
         test = test.reset_index(drop=True)
-        path = Path(root) / "sample_submission.csv"
+        path = find_layout(root).folder / "sample_submission.csv"
         if not path.is_file():
             placeholder = "sirna_0" if labels_are_text(root) else 0
             return pd.DataFrame({self.id_column: test, self.target_column: placeholder})
@@ -182,6 +192,19 @@ class RxRx1(Competition):
         )
         public = frame.experiment.isin(splits.public_experiments(frame.experiment))
         return frame.assign(leaderboard=np.where(public, "public", "private"))
+
+    def published_answers(self, root: Path) -> pd.DataFrame:
+        """Return the test treatments' labels of rxrx.ai's or WILDS' metadata.csv.
+
+        Columns id_code and sirna.
+        """
+        layout = find_layout(root)
+        if layout.name == KAGGLE:
+            raise InputError(
+                f"{layout.folder}: Kaggle's tables tell no answers; rxrx.ai's {SITE_FILE} does"
+            )
+        truth = read_answers(layout.folder / SITE_FILE)
+        return truth.rename(columns={"id_code": self.id_column, "label": self.target_column})
 
     def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame:
         """Write targets as digits, such as "250", whichever release they come from."""

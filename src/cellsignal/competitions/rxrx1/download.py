@@ -15,7 +15,8 @@ import zipfile
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.rxrx1.metadata import KAGGLE_FILES, image_files, read_sites
+from cellsignal.competitions.rxrx1.layouts import KAGGLE_FILES
+from cellsignal.competitions.rxrx1.metadata import image_files, read_sites
 from cellsignal.fetch.archives import file_sizes, unzip
 from cellsignal.fetch.finished import FinishedDownloads
 from cellsignal.fetch.kaggle import CREDENTIALS, kaggle_client, redact

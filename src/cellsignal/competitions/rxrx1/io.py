@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike
 
-from cellsignal.competitions.rxrx1.metadata import CHANNELS, read_sites
+from cellsignal.competitions.rxrx1.layouts import CHANNELS
+from cellsignal.competitions.rxrx1.metadata import read_sites
 from cellsignal.images import read_png8
 
 DEFAULT_BASE_PATH = os.path.join("data", "rxrx1")

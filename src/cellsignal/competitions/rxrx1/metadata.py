@@ -1,10 +1,11 @@
-"""Read the three releases of RxRx1's metadata into one table of wells.
+"""Read the releases of RxRx1's metadata into one table of wells.
 
 1. The Kaggle CSVs (train, test, train_controls, test_controls) with integer `sirna`.
 2. A later release of the same files with text labels: `sirna_250`, and `UNTREATED` for the negative
    control.
 3. rxrx.ai's `metadata.csv`, one row a site, which also holds the labels of the test treatments.
    Those are answers: `read_wells` drops them, only `read_answers` returns them.
+4. WILDS' `metadata.csv`: the same columns; `dataset` is `val` or `test` in the test experiments.
 
 A text label becomes the number at its end, so labels are the same in every release. `UNTREATED`
 becomes the negative control's label of the integer release: the highest positive control's plus 1.
@@ -18,14 +19,13 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import normalise_wells, parse_integers, read_table, refuse_rows
+from cellsignal.competitions.rxrx1.layouts import KAGGLE, KAGGLE_FILES, SITE_FILE, find_layout
+from cellsignal.competitions.rxrx1.splits import public_experiments
 
 log = logging.getLogger(__name__)
 
 SITES = (1, 2)
-CHANNELS = 6
 UNTREATED = ("UNTREATED", "EMPTY")
-KAGGLE_FILES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv")
-SITE_FILE = "metadata.csv"
 
 _PLACE = ["id_code", "experiment", "plate", "well"]
 _SITE_COLUMNS = [
@@ -41,6 +41,9 @@ _SITE_COLUMNS = [
 ]
 _ADDRESS = r"[A-P](?:0[1-9]|1[0-9]|2[0-4])"  # 16 rows by 24 columns
 _ROLES = ("treatment", "positive_control", "negative_control")
+# a metadata.csv's `dataset` -> the split; `val` and `id_test` are WILDS'
+_SPLITS = {"train": "train", "id_test": "train", "val": "test", "test": "test"}
+_ID_TEST_SITE = 2
 _PENDING = -1  # the label of UNTREATED until all files are read
 
 
@@ -55,17 +58,14 @@ def read_wells(root: Path | str) -> pd.DataFrame:
         InputError: a file or column is missing, or a row is wrong; the message names the file and
         the row.
     """
-    root = Path(root)
-    if any((root / name).is_file() for name in KAGGLE_FILES):
-        wells = _read_kaggle(root)
-    elif (root / SITE_FILE).is_file():
-        wells = _wells_of_sites(_read_site_file(root / SITE_FILE), root / SITE_FILE)
-        wells.loc[(wells.split == "test") & (wells.role == "treatment"), "label"] = pd.NA
+    layout = find_layout(root)
+    if layout.name == KAGGLE:
+        wells = _read_kaggle(layout.folder)
     else:
-        raise InputError(
-            f"{root}: no RxRx1 metadata here: neither {KAGGLE_FILES[0]} nor {SITE_FILE}"
-        )
-    _check_labels(wells, root)
+        path = layout.folder / SITE_FILE
+        wells = _wells_of_sites(_read_site_file(path), path)
+        wells.loc[(wells.split == "test") & (wells.role == "treatment"), "label"] = pd.NA
+    _check_labels(wells, layout.folder)
     return wells.astype({"role": object, "split": object})
 
 
@@ -74,13 +74,13 @@ def read_sites(root: Path | str) -> pd.DataFrame:
 
     Kaggle's CSVs list wells only, so every well gets both sites; metadata.csv lists the sites.
     """
-    root = Path(root)
+    layout = find_layout(root)
     wells = read_wells(root)
-    if any((root / name).is_file() for name in KAGGLE_FILES):
+    if layout.name == KAGGLE:
         sites = wells.loc[wells.index.repeat(len(SITES))].reset_index(drop=True)
         sites["site"] = np.tile(SITES, len(wells))
         return sites
-    rows = _read_site_file(root / SITE_FILE)[["well_id", "site"]].rename(
+    rows = _read_site_file(layout.folder / SITE_FILE)[["well_id", "site"]].rename(
         columns={"well_id": "id_code"}
     )
     return wells.merge(rows, on="id_code", how="left").sort_values(
@@ -89,17 +89,13 @@ def read_sites(root: Path | str) -> pd.DataFrame:
 
 
 def image_files(root: Path | str, sites: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return the six PNGs of each site of `read_sites`, relative to the root.
-
-    rxrx.ai's archive keeps train and test together in `images/`.
-    """
-    folder = sites.split
-    if (Path(root) / "images").is_dir():
-        folder = "images"
+    """Return the PNGs of each site of `read_sites`, relative to the root: six, or WILDS' one."""
+    layout = find_layout(root)
+    folder = sites.split if layout.name == KAGGLE else "images"
     plate = sites.plate.astype(str)
     site = sites.site.astype(str)
     stem = folder + "/" + sites.experiment + "/Plate" + plate + "/" + sites.well + "_s" + site
-    return [tuple(f"{name}_w{channel}.png" for channel in range(1, CHANNELS + 1)) for name in stem]
+    return [layout.image_names(layout.prefix + name) for name in stem]
 
 
 def read_answers(path: Path | str) -> pd.DataFrame:
@@ -144,10 +140,10 @@ def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Seri
 
 def labels_are_text(root: Path | str) -> bool:
     """Return whether labels are text such as `sirna_250`, from the first table that exists."""
-    root = Path(root)
+    folder = find_layout(root).folder
     for name in ("sample_submission.csv", "train.csv"):
-        if (root / name).is_file():
-            head = read_table(root / name, rows=20)
+        if (folder / name).is_file():
+            head = read_table(folder / name, rows=20)
             return "sirna" in head.columns and bool(head.sirna.str.startswith("sirna_").any())
     return False
 
@@ -215,26 +211,41 @@ def _read_kaggle_file(path: Path) -> pd.DataFrame:
 
 def _read_site_file(path: Path) -> pd.DataFrame:
     frame = _check_place(path, read_table(path, _SITE_COLUMNS, any_row=True), "well_id")
-    refuse_rows(
-        path, frame, ~frame.dataset.isin(["train", "test"]), "dataset", "is neither train nor test"
-    )
+    unknown = ~frame.dataset.isin(list(_SPLITS))
+    refuse_rows(path, frame, unknown, "dataset", f"is none of {', '.join(_SPLITS)}")
     refuse_rows(path, frame, ~frame.well_type.isin(_ROLES), "well_type", "is unknown")
     site = parse_integers(path, frame, "site", low=1)
     doubled = frame.assign(site=site).duplicated(["well_id", "site"])
     refuse_rows(path, frame, doubled, "site", "occurs twice for its well")
-    frame["site"] = site
+    other_site = (frame.dataset == "id_test") & (site != _ID_TEST_SITE)
+    refuse_rows(path, frame, other_site, "dataset", f"is WILDS' name for sites {_ID_TEST_SITE}")
+    _check_validation(path, frame)
+    frame["site"], frame["split"] = site, frame.dataset.map(_SPLITS)
     frame["label"] = parse_labels(frame.sirna_id, path, frame.well_id)
     return frame
 
 
+def _check_validation(path: Path, frame: pd.DataFrame) -> None:
+    """Refuse a `val` that is not the experiments by which `splits.wilds_parts` deals the parts."""
+    test = frame.experiment[frame.dataset.isin(["val", "test"])]
+    validation = set(frame.experiment[frame.dataset == "val"])
+    first = public_experiments(test)
+    if validation and validation != first:
+        name = min(validation ^ first)
+        raise InputError(
+            f"{path}: {name} is {'not ' * (name in first)}'val'; WILDS' are the first of each cell "
+            f"type's test experiments, here {', '.join(sorted(first)) or 'none'}"
+        )
+
+
 def _wells_of_sites(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    columns = ["well_id", "experiment", "plate", "well", "label", "well_type", "dataset"]
+    columns = ["well_id", "experiment", "plate", "well", "label", "well_type", "split"]
     wells = frame[columns].drop_duplicates()
     disagree = wells.well_id.duplicated()
     refuse_rows(
         path, wells, disagree, "well_id", "has sites that disagree on label, well_type or dataset"
     )
-    wells = wells.rename(columns={"well_id": "id_code", "well_type": "role", "dataset": "split"})
+    wells = wells.rename(columns={"well_id": "id_code", "well_type": "role"})
     return wells.astype({"label": "Int64"}).reset_index(drop=True)
 
 

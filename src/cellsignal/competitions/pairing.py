@@ -1,0 +1,57 @@
+"""Pair the rows of a samples table with the image files under its root: what lacks the other?"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from cellsignal.competitions.samples import path_of
+
+IMAGE_SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+
+
+def images_without_row(
+    root: Path | str,
+    samples: pd.DataFrame,
+    image_files: Callable[[tuple[str, ...]], tuple[str, ...]],
+) -> list[str]:
+    """Return the image files under `root`, relative to it, that no sample names.
+
+    Args:
+        image_files: `Competition.image_files`.
+    """
+    named = {_normalised(name) for files in samples.files for name in image_files(files)}
+    return [name for name in images_under(root) if name not in named]
+
+
+def rows_without_images(
+    root: Path | str,
+    samples: pd.DataFrame,
+    image_files: Callable[[tuple[str, ...]], tuple[str, ...]],
+) -> list[str]:
+    """Return the sample_id of each sample of which no file is there. No image is opened."""
+    there = set(images_under(root))
+    return [
+        sample_id
+        for sample_id, files in zip(samples.sample_id, samples.files, strict=True)
+        if there.isdisjoint(map(_normalised, image_files(files)))
+    ]
+
+
+def images_under(root: Path | str) -> list[str]:
+    """Return every image file under `root`, relative to it; hidden folders are left out."""
+    images = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = os.path.relpath(folder, root)
+        images += [
+            os.path.normpath(os.path.join(relative, name))
+            for name in names
+            if name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+    return images
+
+
+def _normalised(name: str) -> str:
+    return os.path.normpath(path_of(name))
