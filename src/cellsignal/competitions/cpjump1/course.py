@@ -1,30 +1,26 @@
 """The course project on one CPJUMP1 plate: which of 50 compounds did a well get?"""
 
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import InputError
-from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.calibration import find_calibration
+from cellsignal.competitions.cpjump1.course_folder import read_images, state_names
 from cellsignal.competitions.cpjump1.images import measure_plates, read_field
-from cellsignal.competitions.cpjump1.metadata import CHANNELS, keys_of, read_answers, stated
+from cellsignal.competitions.cpjump1.metadata import read_answers
 from cellsignal.competitions.published import Protocol, Published
-from cellsignal.competitions.samples import Places, check_samples, origins, refuse_misstated
+from cellsignal.competitions.samples import check_samples
 from cellsignal.config.options import read_choices, texts
 
 log = logging.getLogger(__name__)
 
 N_CLASSES = 50
-SOLVENT = "DMSO"  # what a well without a name got
-_COLUMNS = ("FileName_OrigRNA", "Metadata_Well", "Metadata_Plate")
-_NAME = "Metadata_pert_iname"
 _CALIBRATION = "plate"
-SUFFIXES = (".tif", ".tiff")
 
 
 @register
@@ -35,7 +31,8 @@ class Cpjump1Course(Competition):
     Label: `Metadata_pert_iname`. DMSO (64 wells) is a class, as in the course, and so a treatment.
     Metadata: `metadata.csv` (FileName_OrigRNA in any case, Metadata_pert_iname, Metadata_Well,
     Metadata_Plate) and, if labels are hidden, `test.csv` with the same columns but the name. The
-    images are `images/r##c##f##*.tiff`; rows and files are joined by that key in their names.
+    images are `images/r##c##f##*.tiff`; rows and files are joined by that key in their names. Other
+    places that are found: see `course_folder`.
     Licence: CC0 1.0.
     Paper: as `Cpjump1`.
 
@@ -81,10 +78,13 @@ class Cpjump1Course(Competition):
         """Return one row an image of a class.
 
         Rows without a file, files without a row and rows of other classes are left out; a log line
-        counts them.
+        counts the first two, and `left_out` lists all.
         """
         root = Path(root)
-        table = _read_images(root)
+        table, left_out = read_images(root)
+        for reason, count in Counter(reason for reason, _ in left_out).items():
+            first = next(name for why, name in left_out if why == reason)
+            log.warning("%s: left out %d: %s, first %s", root, count, reason, first)
         label_of = {name: label for label, name in enumerate(_class_names(table))}
         table = table[(table.split == "test") | table.name.isin(label_of)].reset_index(drop=True)
         name = table.name.where(table.split == "train", None)
@@ -110,15 +110,21 @@ class Cpjump1Course(Competition):
         )
         return check_samples(frame, root, self.channels, self.stated)
 
+    def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
+        table, left_out = read_images(Path(root))
+        others = table[(table.split == "train") & ~table.name.isin(_class_names(table))]
+        reason = f"name is none of the {N_CLASSES} most frequent"
+        return (*left_out, *((reason, name) for (name,) in others.files))
+
     def classes(self, root: Path) -> tuple[str, ...]:
         """Return the 50 names with most images, or all if there are fewer, sorted.
 
         Of names with equally many images the first in the alphabet is taken.
         """
-        return _class_names(_read_images(Path(root)))
+        return _class_names(read_images(Path(root))[0])
 
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str]:
-        rows = _read_images(root)
+        rows, _ = read_images(Path(root))
         hashes = measure_plates(root, folder, {_CALIBRATION: rows.files.to_list()}, workers)
         return dict.fromkeys(rows.plate.unique(), hashes[_CALIBRATION])
 
@@ -130,7 +136,7 @@ class Cpjump1Course(Competition):
         )
 
     def stated(self, name: str) -> dict[str, str]:
-        return _stated(name)
+        return state_names(name)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         samples, classes = self.samples(root), self.classes(root)
@@ -165,88 +171,6 @@ class Cpjump1Course(Competition):
         from cellsignal.competitions.cpjump1.simulate import simulate_course
 
         simulate_course(Path(out), seed, **size)
-
-
-def _read_images(root: Path) -> pd.DataFrame:
-    """Return the rows that have a file, sorted by key.
-
-    Columns: key, plate, well, site, name, split, origin, files.
-    """
-    parts = [_read_rows(root / "metadata.csv", "train")]
-    if (root / "test.csv").is_file():
-        parts.append(_read_rows(root / "test.csv", "test"))
-    rows = pd.concat(parts, ignore_index=True)
-    doubled = rows.key.duplicated()
-    Places(root, rows).refuse(doubled, lambda row: f"another row has the key {rows.key[row]}, too")
-    plates = sorted(rows.plate.unique())
-    if len(plates) > 1:
-        names = ", ".join(plates[:3])
-        raise InputError(f"{root / 'metadata.csv'}: plates {names}; this competition has one plate")
-    file_of = _list_files(root)
-    has_file = rows.key.isin(set(file_of))
-    lists = {
-        "rows without a file": rows.key[~has_file].to_list(),
-        "files without a row": [file_of[key] for key in sorted(set(file_of) - set(rows.key))],
-    }
-    for what, names in lists.items():
-        if names:
-            log.warning("%s: %d %s were left out, first %s", root, len(names), what, names[0])
-    if not has_file.any():
-        first = rows.key.iloc[0] if len(rows) else "none"
-        raise InputError(
-            f"{root}: none of the rows of metadata.csv has a file in {root / 'images'}, first "
-            f"{first}"
-        )
-    rows = rows[has_file].sort_values("key", ignore_index=True)
-    return rows.assign(files=[(file_of[key],) for key in rows.key])
-
-
-def _read_rows(path: Path, split: str) -> pd.DataFrame:
-    is_train = split == "train"
-    columns = (*_COLUMNS, _NAME) if is_train else _COLUMNS
-    table = read_table(path, columns, filled=_COLUMNS, any_row=is_train)
-    keys, wells = keys_of(table.FileName_OrigRNA), normalise_wells(table.Metadata_Well)
-    refuse_rows(path, table, keys.isna(), "FileName_OrigRNA", "holds no key r..c..f..")
-    origin = origins(path.name, table)
-    files = [(name,) for name in table.FileName_OrigRNA]
-    stating = pd.DataFrame({"well": wells, "files": files, "origin": origin})
-    refuse_misstated(stating, Places(path.parent, stating), Cpjump1Course.channels, _stated)
-    return pd.DataFrame(
-        {
-            "key": keys,
-            "plate": table.Metadata_Plate,
-            "well": wells,
-            "site": keys.str[7:9].astype(int),
-            "name": table[_NAME].replace("", SOLVENT) if is_train else "",
-            "split": split,
-            "origin": origin,
-        }
-    )
-
-
-def _stated(name: str) -> dict[str, str]:
-    """Return `metadata.stated` with the channel as this competition calls it."""
-    facts = stated(name)
-    if facts.get("channel") in CHANNELS:
-        facts["channel"] = facts["channel"].lower()
-    return facts
-
-
-def _list_files(root: Path) -> dict[str, str]:
-    """Return key -> path relative to the root, for every file in `images/` that has a key."""
-    folder = root / "images"
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
-    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    name_of: dict[str, str] = {}
-    for name, key in zip(names, keys_of(pd.Series(names, dtype=str)), strict=True):
-        if pd.isna(key):
-            continue
-        if key in name_of:
-            both = f"{name_of[key]} and {name}"
-            raise InputError(f"{folder}: {both} have the same key; keep one channel and one plane")
-        name_of[key] = name
-    return {key: f"images/{name}" for key, name in name_of.items()}
 
 
 def _class_names(table: pd.DataFrame) -> tuple[str, ...]:
