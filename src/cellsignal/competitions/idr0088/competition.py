@@ -9,7 +9,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import refuse_rows
 from cellsignal.competitions.base import Competition, register
-from cellsignal.competitions.idr0088 import images, metadata, moa
+from cellsignal.competitions.idr0088 import bootcamp, images, metadata, moa
 from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import check_samples, origins
@@ -23,7 +23,8 @@ class Idr0088(Competition):
 
     Input: fields of 1,176 compounds at .3, 1, 3 and 9 uM in 15 reporter lines (3 cell lines x 5
     pairs of tagged proteins). Three channels: nuclei/cytoplasm and two proteins, which depend on
-    the line. `images.csv` and the 8-bit gray PNGs are as `download` writes them.
+    the line. `images.csv` and the 8-bit gray PNGs are as `download` writes them. Or the pictures
+    and the CSV of the bootcamp project: see `bootcamp`.
     Label: the mechanisms of action (MoA) of the compound, as `moa.csv` reads them.
     Metadata: the annotation (see `metadata`): plate, well, line, compound, dose.
     Licence: CC BY-NC 4.0.
@@ -55,6 +56,7 @@ class Idr0088(Competition):
         "size": 32,
     }
     rule: ClassVar[moa.ClassRule]  # makes the classes of the MoAs of all compounds
+    asked_group: ClassVar[str | None] = None  # the one class among the bootcamp project's groups
 
     def known_compounds(self, annotation: Path) -> tuple[pd.DataFrame, tuple[str, ...]]:
         """Return the compounds with a known MoA, and the classes; no images are needed.
@@ -69,6 +71,8 @@ class Idr0088(Competition):
         return known[["compound", "name", "moa", "labels", "n"]], tuple(classes)
 
     def classes(self, root: Path) -> tuple[str, ...]:
+        if bootcamp.is_bootcamp(root):
+            return tuple(bootcamp.label_drugs(root, self.asked_group)[2])
         return tuple(moa.label_compounds(metadata.find_annotation(root), type(self).rule)[1])
 
     def channel_meaning(self, root: Path) -> pd.DataFrame:
@@ -81,6 +85,9 @@ class Idr0088(Competition):
         Wells of a compound with known MoA and control wells are `train`, others `test`.
         """
         root = Path(root)
+        if bootcamp.is_bootcamp(root):
+            frame = bootcamp.make_samples(root, self.asked_group)
+            return check_samples(frame, root, self.channels, self.stated)
         path = metadata.find_annotation(root)
         fields = images.read_images(root / images.IMAGES)
         annotation = metadata.read_annotation(path)
@@ -120,11 +127,14 @@ class Idr0088(Competition):
         )
         return check_samples(frame, root, self.channels, self.stated)
 
-    stated = staticmethod(images.stated)
+    def stated(self, name: str) -> dict[str, str]:
+        return images.stated(name) or bootcamp.stated(name)
 
     def read(
         self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
     ) -> np.ndarray:
+        if len(files) == 1:
+            return bootcamp.read_picture(Path(root) / files[0], shape)
         return images.read_planes(Path(root), files, shape)
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
@@ -136,7 +146,19 @@ class Idr0088(Competition):
         return self.task.read_answers(path)
 
     def treatments(self, root: Path) -> pd.DataFrame:
-        """Return the compounds with known MoA at each of their concentrations, and the control."""
+        """Return the compounds with known MoA at each of their concentrations, and the control.
+
+        The bootcamp project's table tells no concentrations.
+        """
+        columns = ["treatment", "compound", "role", "moa"]
+        control = pd.DataFrame([[CONTROL, CONTROL, "negative_control", None]], columns=columns)
+        if bootcamp.is_bootcamp(root):
+            known = bootcamp.label_drugs(root, self.asked_group)[1].dropna(subset="labels")
+            frame = known.assign(
+                treatment=known["compound"], role="treatment", moa=known.moa.map("; ".join)
+            )
+            parts = [frame[columns].astype(object), control.astype(object)]
+            return pd.concat(parts, ignore_index=True).assign(modality="compound")
         path = metadata.find_annotation(root)
         known, _ = self.known_compounds(path)
         doses = metadata.read_annotation(path)[["inchikey", "concentration"]].drop_duplicates()
@@ -144,8 +166,6 @@ class Idr0088(Competition):
         frame = known.merge(doses, left_on="compound", right_on="inchikey")
         frame = frame.sort_values(["compound", "concentration"]).assign(role="treatment")
         frame["treatment"] = frame["compound"] + frame.concentration.map("@{:g}".format)
-        columns = ["treatment", "compound", "role", "moa"]
-        control = pd.DataFrame([[CONTROL, CONTROL, "negative_control", None]], columns=columns)
         parts = [frame[columns].astype(object), control.astype(object)]
         return pd.concat(parts, ignore_index=True).assign(modality="compound")
 
@@ -222,6 +242,7 @@ class Idr0088Gpcr(Idr0088):
     title = "idr0088: GPCR agonists against the rest, unseen compounds"
     published = _published(classes=1)
     rule = staticmethod(moa.gpcr_classes)
+    asked_group = moa.GPCR_AGONIST
 
 
 @register

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import sha256
+from cellsignal.common.files import describe_folder, sha256
 from cellsignal.common.tables import normalise_wells, parse_numbers, read_table, refuse_rows
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,10 @@ def find_annotation(root: Path | str) -> Path:
     for name in (FILE, FILE.removesuffix(".zip")):
         if (Path(root) / name).is_file():
             return Path(root) / name
-    raise InputError(f"{Path(root) / FILE}: no such file, nor the CSV in it")
+    raise InputError(
+        f"{Path(root) / FILE}: no such file, nor the CSV in it, nor df_image_MoA.csv; "
+        f"{describe_folder(root)}"
+    )
 
 
 def read_annotation(path: Path | str) -> pd.DataFrame:
