@@ -11,9 +11,11 @@ from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.mitoreid import metadata
 from cellsignal.competitions.mitoreid.images import FILES, FRAMES, STAINS, read_track
 from cellsignal.competitions.mitoreid.metadata import CONTROL, FILE
+from cellsignal.competitions.mitoreid.release import find_release, unpack_release
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.ranking import Ranking
 from cellsignal.competitions.samples import check_samples, path_of
+from cellsignal.config.options import read_choices
 from cellsignal.metrics.ranking import match_masks
 
 CELL_TYPE = "cell"  # one line; the release does not name it
@@ -124,7 +126,7 @@ class MitoReID(Competition):
         return check_samples(frame, root)
 
     def classes(self, root: Path) -> tuple[str, ...]:
-        return metadata.read_annotation(Path(root) / FILE).moas
+        return metadata.read_annotation(find_release(root) / FILE).moas
 
     def read(
         self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
@@ -139,7 +141,7 @@ class MitoReID(Competition):
 
     def root_shape(self, root: Path) -> tuple[int, int]:
         """Return 128 x 128, to which tracks are scaled, or the size of a simulated copy."""
-        is_simulated = (Path(root) / "simulation.json").is_file()
+        is_simulated = (find_release(root) / "simulation.json").is_file()
         return super().root_shape(root) if is_simulated else SHAPE
 
     def gallery(self, root: Path) -> pd.DataFrame:
@@ -234,6 +236,14 @@ class MitoReID(Competition):
                 "match, so it flatters.",
             ),
         )
+
+    def download(self, out: Path, **choices: str) -> None:
+        """Unpack the authors' Mito.zip, which is not fetched: it lies on Google Drive.
+
+        Choices: zip (its path; `Mito.zip` in `out` otherwise).
+        """
+        chosen = read_choices(self.id, choices, {"zip": Path})
+        unpack_release(Path(out), chosen.get("zip"))
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
         from cellsignal.competitions.mitoreid.simulate import simulate_mitoreid

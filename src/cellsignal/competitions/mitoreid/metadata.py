@@ -1,6 +1,7 @@
 """Read MitoReID's tracks and annotation: the drug of a track, the mechanism of a drug.
 
-Tracks are folders: `l1..l3/{train,query,gallery,nc}/{drug}/{track}/` and `novel/{drug}/{track}/`.
+Tracks are folders: `l1..l3/{train,query,gallery,nc}/{drug}/{track}/` and `novel/{drug}/{track}/`,
+in the root or, as `Mito.zip` unpacks, in `Mito` below it.
 
 `annotation.xlsx` has two sheets; other columns are left alone. `FDA-list`: index (the drug's
 folder), moa_id, moa_choose (1 if the drug is one of the classified ones), common_moa (the name of
@@ -20,8 +21,9 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import read_sheet, read_table, refuse_rows
 from cellsignal.competitions.folds import TEST, labelled, make_folds
+from cellsignal.competitions.mitoreid.release import ANNOTATION, find_release, libraries_in
 
-FILE = "annotation.xlsx"
+FILE = ANNOTATION
 SHEETS = {"FDA-list": ("index", "moa_id", "moa_choose", "common_moa"), "Novel-list": ("index",)}
 CONTROL = "dmso"  # the solvent has a row and folders like a drug, in capitals or not
 UNKNOWN = ("", "nan", "unknown")
@@ -139,21 +141,25 @@ def list_tracks(root: Path) -> pd.DataFrame:
             white space (a ranking separates ids by spaces), or a folder that cannot be read.
     """
     root = Path(root)
-    libraries = [name for name in _folders(root) if re.fullmatch(r"l\d+", name)]
+    folder = find_release(root)
+    names = _folders(folder)
+    libraries = libraries_in(folder)
     if not libraries:
-        raise InputError(f"{root}: no library folder (l1, l2, l3); it has {_folders(root)[:5]}")
+        raise InputError(f"{folder}: no library folder (l1, l2, l3); it has {names[:5]}")
     rows = []
     for library in libraries:
-        for part in set(_folders(root / library)) & set(PARTS):
-            rows += _list_part(root, f"{library}/{part}", library, part)
-    if (root / NOVEL).is_dir():
-        rows += _list_part(root, NOVEL, NOVEL, NOVEL)
+        for part in set(_folders(folder / library)) & set(PARTS):
+            rows += _list_part(folder, f"{library}/{part}", library, part)
+    if (folder / NOVEL).is_dir():
+        rows += _list_part(folder, NOVEL, NOVEL, NOVEL)
     columns = ["sample_id", "library", "part", "drug", "path"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object).sort_values("path", ignore_index=True)
     for part in ("train", "query", "gallery"):
         if part not in set(frame.part):
             first = f"first looked for in {libraries[0]}/{part}"
             raise InputError(f"{root}: no track in any library's folder {part!r}, {first}")
+    if folder != root:
+        frame["path"] = f"{folder.name}/" + frame.path
     spaced = frame.path[frame.sample_id.str.contains(r"\s")]
     if len(spaced):
         why = "white space in the name of a drug or track; rename the folder"
@@ -178,13 +184,14 @@ def _folders(folder: Path) -> list[str]:
 
 def read_tracks(root: Path) -> tuple[pd.DataFrame, Annotation]:
     """Return every track, and the annotation that knows its drug."""
-    annotation = read_annotation(root / FILE)
+    path = find_release(root) / FILE
+    annotation = read_annotation(path)
     tracks = list_tracks(root)
     unknown = tracks[~tracks.drug.map(annotation.knows).astype(bool)]
     if len(unknown):
-        drug, path = unknown.drug.iloc[0], unknown.path.iloc[0]
+        drug, track = unknown.drug.iloc[0], unknown.path.iloc[0]
         count = f"({unknown.drug.nunique()} such drugs)"
-        raise InputError(f"{root / FILE}: has no row for drug {drug!r} of {path} {count}")
+        raise InputError(f"{path}: has no row for drug {drug!r} of {track} {count}")
     return tracks, annotation
 
 
@@ -203,8 +210,8 @@ def add_labels(tracks: pd.DataFrame, annotation: Annotation) -> pd.DataFrame:
 
 def part_of(samples: pd.DataFrame) -> pd.Series:
     """Return the part of each row of a samples table: train, query, gallery, nc or novel."""
-    folders = samples.files.map(lambda files: files[0].split("/")[:2])
-    return folders.map(lambda names: NOVEL if names[0] == NOVEL else names[1]).rename("part")
+    # part/drug/track/1.jpg, with a library before it unless it is novel
+    return samples.files.map(lambda files: files[0].split("/")[-4]).rename("part")
 
 
 # answers and folds
