@@ -7,6 +7,7 @@ BIN := .venv/bin
 
 .venv/.ready: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing requirements.txt into .venv: 2 GB, a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
@@ -35,7 +36,7 @@ quick-%: .venv/.ready
 	$(BIN)/cellsignal simulate $* --quick
 	$(BIN)/cellsignal run $$(grep -lx 'competition: $*' $(QUICK)) --answers data/$*_quick.answers.csv
 
-# by how much a random split of wells flatters: docs/results/split_audit.md
+# how optimistic a random split of wells is: docs/results/split_audit.md
 audit: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_audit --seed 1 --classes 24 --set controls=30 --set test_experiments=2
 	$(BIN)/cellsignal prepare configs/rxrx1/demo.yaml --set data.root=data/rxrx1_audit --set data.store=stores/rxrx1_audit.zarr

@@ -36,8 +36,8 @@ def indented_blocks(text):
 
 def by_hand():
     """The README's block of commands."""
-    (block,) = [b for b in indented_blocks(README) if b.startswith("cellsignal simulate")]
-    return block.splitlines()
+    (block,) = [b for b in indented_blocks(README) if "cellsignal simulate" in b]
+    return [line for line in block.splitlines() if line and not line.startswith("source ")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from helpers import cellsignal
 
 from cellsignal.cli import main
@@ -53,6 +54,15 @@ def test_samples_writes_what_is_asked_for_and_nothing_else(simulated, tmp_path, 
     expected = {"table.csv"} | ({"table.left_out.csv"} if left_out else set())
     assert {path.name for path in tmp_path.iterdir()} == expected
     assert capsys.readouterr().out.splitlines()[-1] == sorted(expected)[0]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_verify_names_the_config_that_reads_the_root(prepared, tmp_path, capsys, monkeypatch, own):
+    space = prepared("plates")
+    monkeypatch.chdir(space.folder if own else tmp_path)
+    assert main(["verify", "plates", "--root", str(space.root)]) == 0
+    expected = "config.yaml" if own else "CONFIG.yaml"
+    assert f"next: cellsignal prepare {expected}\n" in capsys.readouterr().err
 
 
 def test_prepare_asks_for_folds_only_where_there_are_none(prepared, tmp_path, capsys, monkeypatch):

@@ -206,7 +206,7 @@ DAMAGE = [
         lambda f: f[f.experiment != "B-03"],
         r"1 training values of experiment are missing, first 'B-03'",
     ),
-    (lambda f: pd.concat([f, f.iloc[[0]]]), r"row 10: experiment .* stands twice in its fold"),
+    (lambda f: pd.concat([f, f.iloc[[0]]]), r"row 10: experiment .* occurs twice in its fold"),
     (
         lambda f: pd.concat([f, f.iloc[[0]].assign(fold=-1)]),
         r"is never held out \(fold -1\) and in another fold",

@@ -367,10 +367,10 @@ def test_how_many_drugs_training_saw_is_told():
     told = seen_text({"first": {"a", "x"}, "second": {"x"}, "third": {"a", "c"}}, query)
     assert told.startswith(
         "Training saw the drugs of 3 of 4 queries (stage first, third), so every figure but those "
-        "of 'strict, new drugs' flatters"
+        "of 'strict, new drugs' is optimistic"
     )
     assert (
-        "4 of 4 queries (stage s), so every figure flatters; no query is of a new drug"
+        "4 of 4 queries (stage s), so every figure is optimistic; no query is of a new drug"
         in seen_text({"s": {"a", "b", "c"}}, query)
     )
     assert "drugs of 0 of 4 queries: the figures are about new drugs" in seen_text(

@@ -20,7 +20,7 @@ def test_chance_is_one_class_of_the_plates_group_or_of_all():
 
 
 def test_the_note_says_how_groups_came_about_and_how_many_are_right():
-    assert _group_note(PlateGroupInference({("b", "1"): 0}, {}), GROUPS) == "groups given"
+    assert _group_note(PlateGroupInference({("b", "1"): 0}, {}), GROUPS) == "plate groups given"
     inferred = PlateGroupInference(
         {("a", "1"): 0, ("a", "2"): 0, ("b", "1"): 1},
         {"a": 3.14159, "b": 12.0, "c": 5.0},
@@ -28,6 +28,6 @@ def test_the_note_says_how_groups_came_about_and_how_many_are_right():
         layouts={"a": "4 rotations", "b": "24 orders", "c": "4 rotations"},
     )
     assert _group_note(inferred, GROUPS) == (
-        "groups inferred among 24 orders, 4 rotations, least z 3.1, 1 of 3 experiments not sure, "
-        "1/2 plates right"
+        "plate groups inferred among 24 orders, 4 rotations, lowest z 3.1, "
+        "1 of 3 experiments not sure, 1/2 plates right"
     )

@@ -273,7 +273,7 @@ def test_embeddings_say_who_trained_the_network_and_score_the_others_apart(confi
         and len(found.wells) == Screen().samples("raw").well_id.nunique()
     )
     text = match_table(config, source)
-    assert "labels of 4 of the 6 treatments, which flatters them" in text
+    assert "labels of 4 of the 6 treatments, so these scores are optimistic" in text
     rows = {line[:30].split("  ")[0]: line for line in text.splitlines() if line.startswith("NSC")}
     assert (
         "6/6" in rows["NSC"]

@@ -34,14 +34,14 @@ def plates(batch: float, seed=0, experiments=8, classes=6, copies=4):
     return frame, images
 
 
-def test_without_batch_effects_a_random_split_does_not_flatter():
+def test_without_batch_effects_a_random_split_is_not_optimistic():
     frame, images = plates(batch=0.0)
     found = audit_split(frame, images.__getitem__, standardised=False)
     assert found.unseen.value > 2 * found.chance
     assert abs(found.seen.value - found.unseen.value) < 0.12
 
 
-def test_it_flatters_where_siblings_in_the_experiment_give_the_class_away():
+def test_it_is_optimistic_where_siblings_in_the_experiment_give_the_class_away():
     """A look that names the class in one experiment and misleads in the other: held-out wells are
     easy, the other experiment is not.
     """

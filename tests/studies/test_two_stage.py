@@ -188,10 +188,10 @@ def test_the_summary_of_figures_worked_by_hand():
     ]
     table = summary(made).set_index("stage")
     assert table.loc[
-        1, ["validation", "test", "flattery", "wells", "reused"]
+        1, ["validation", "test", "optimism", "wells", "reused"]
     ].tolist() == pytest.approx([0.6, 0.625, -0.025, 20, 0])
     assert table.loc[
-        2, ["validation", "test", "flattery", "wells", "reused"]
+        2, ["validation", "test", "optimism", "wells", "reused"]
     ].tolist() == pytest.approx([0.9, 0.5, 0.4, 20, 0.75])
     assert table.loc[[1, 2], "test_sd"].tolist() == pytest.approx([0.125 * 2**0.5, 0.25 * 2**0.5])
     assert (

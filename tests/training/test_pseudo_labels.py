@@ -336,10 +336,10 @@ HEADER = ",".join(COLUMNS)
         (f"{HEADER}\na,A,1,-1,0.5\n", "row 2: label '-1' is not a number"),
         (f"{HEADER}\na,A,1,2,0.5\nb,A,1,1.5,0.5\n", "row 3: label '1.5'"),
         (f"{HEADER}\na,A,1,2,nan\n", "row 2: confidence 'nan'"),
-        (f"{HEADER}\na,A,1,2,0.5\na,A,1,3,0.5\n", "row 3: target_id 'a' stands twice"),
+        (f"{HEADER}\na,A,1,2,0.5\na,A,1,3,0.5\n", "row 3: target_id 'a' occurs twice"),
         (
             f"{HEADER}\na,A,1,2,0.5\nb,A,1,2,0.5\n",
-            "row 3: experiment, plate, label 'A 1 2' stands twice",
+            "row 3: experiment, plate, label 'A 1 2' occurs twice",
         ),
     ],
 )

@@ -161,7 +161,7 @@ def test_control_wells_that_train_are_not_ranked(plates, tmp_path):
 
 @pytest.mark.slow
 def test_a_drug_is_not_its_own_answer(prepared, tmp_path):
-    """Folds of images: a drug stands on both sides."""
+    """Folds of images: a drug is in both parts."""
     space = prepared("bbbc021")
     samples = jobs_of(drugs(space, tmp_path))[0].store.samples
     names = samples.sample_id[samples.label.notna() & (samples.split == "train")]

@@ -102,6 +102,11 @@ def _describe_default(field: Any) -> str:
     return f"`{json.dumps(field.default)}`"
 
 
+def _plural(values: str) -> str:
+    """Write "whole number above 0" as "whole numbers above 0"."""
+    return values.replace("number", "numbers", 1)
+
+
 def _describe_values(annotation: Any, metadata: list[Any] = ()) -> str:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Literal:
@@ -111,9 +116,9 @@ def _describe_values(annotation: Any, metadata: list[Any] = ()) -> str:
     if origin is dict:
         return "keys and values"
     if origin is tuple and Ellipsis in inner:
-        return f"list of {_describe_values(inner[0])}"
+        return f"list of {_plural(_describe_values(inner[0]))}"
     if origin is tuple:
-        return f"{len(inner)} of {_describe_values(inner[0])}"
+        return f"{len(inner)} {_plural(_describe_values(inner[0]))}"
     if origin in (typing.Union, types.UnionType):
         kinds = [kind for kind in inner if kind is not type(None)]
         if len(kinds) == 1:

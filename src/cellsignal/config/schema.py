@@ -35,9 +35,9 @@ class Data(Strict):
     workers: int = Field(2, ge=0)
     """Processes (packing, albumentations) or threads (reading); 0: none."""
     cache_gib: float = Field(1.0, ge=0)
-    """A job's images are read once and kept in memory where they need no more GiB."""
+    """Cache a job's images in memory if they fit in this many GiB."""
     device_gib: float = Field(0.0, ge=0)
-    """A job's images are kept as bytes on the GPU where they need no more GiB."""
+    """Keep a job's images as bytes on the GPU if they fit in this many GiB."""
     pipeline: Literal["auto", "warp", "albumentations"] = "auto"
     """warp augments whole batches on the device (on a CPU, image by image in reading threads);
     albumentations augments in worker processes, which blur, frame_blur and transforms named as in
@@ -59,7 +59,7 @@ class Folds(Strict):
 class Normalization(Strict):
     """Which samples' pixel statistics standardise a sample: (x - mean) / sd per channel.
 
-    No label is ever looked at but the role of control wells.
+    Labels are not used, only the role of control wells.
     """
 
     by: Literal["none", "global", "experiment", "plate", "image"] = "plate"
@@ -125,7 +125,7 @@ class Predict(Strict):
     `none` (1 view), `half_turn` (2), `flips` (4), `d4` (8: flips and quarter turns), `d4_zoom` (16:
     each also zoomed), or its number of views."""
     checkpoint: Literal["last", "best"] = "last"
-    """best was picked on the validation wells, so out-of-fold figures of it flatter a little."""
+    """best was picked on the validation wells: its out-of-fold scores are a little optimistic."""
     batch_size: int = Field(64, ge=1)
     """Images in a batch."""
     center_crop: int | None = Field(None, gt=0)

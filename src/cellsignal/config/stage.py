@@ -37,7 +37,7 @@ class Optimizer(Strict):
     """Which optimiser; adam and adamw have betas .9 and .999, nesterov is sgd with Nesterov's form
     of momentum."""
     lr: float = Field(1e-3, gt=0)
-    """Learning rate, of which the schedule takes a part."""
+    """Peak learning rate; the schedule scales it."""
     weight_decay: float = Field(0.01, ge=0)
     """Decay of the weights: decoupled for adamw, an L2 term for the others."""
     momentum: float = Field(0.9, ge=0, lt=1)

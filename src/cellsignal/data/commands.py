@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -191,7 +192,6 @@ def verify(arguments: argparse.Namespace) -> str:
     from cellsignal.competitions import get_competition
     from cellsignal.data.verify import format_problems
     from cellsignal.data.verify import verify as find_problems
-    from cellsignal.simulation.output import MARKER
 
     root = arguments.root
     problems = find_problems(
@@ -201,8 +201,7 @@ def verify(arguments: argparse.Namespace) -> str:
     errors = sum(problem.is_error for problem in problems)
     if errors:
         raise InputError(f"{root}: {errors} error{'' if errors == 1 else 's'}, listed above")
-    out = f" --out runs/{root.name}_folds.csv" if (root / MARKER).is_file() else ""
-    return f"cellsignal folds {arguments.competition} --root {root}{out}"
+    return f"cellsignal prepare {_config_reading(root, arguments.competition)}"
 
 
 def prepare(arguments: argparse.Namespace) -> str:
@@ -257,6 +256,20 @@ def folds_text(table: "pd.DataFrame") -> str:
     summary["first"] = folds[group].first()
     summary = summary.rename(index={-1: "in training alone", -2: "kept for the test"})
     return summary.head(SHOWN).reset_index().to_string(index=False)
+
+
+def _config_reading(root: Path, competition: str) -> str:
+    """Return a config of this folder or a committed one that reads a root, or a placeholder."""
+    reading = re.compile(rf"\broot: {re.escape(str(root))}/?[,}}\s]")
+    paths = [
+        *sorted(Path().glob("*.yaml")),
+        *sorted(Path("configs").glob(f"{competition}*/*.yaml")),
+    ]
+    for path in paths:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if f"competition: {competition}\n" in text and reading.search(text):
+            return str(path)
+    return "CONFIG.yaml"
 
 
 def _config_for(competition: str, folds_file: Path) -> str:

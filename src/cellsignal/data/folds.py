@@ -237,7 +237,7 @@ def read_fold_rows(path: Path) -> pd.DataFrame:
 
 def _check_rows(path: Path, rows: pd.DataFrame, group: str) -> None:
     doubled = rows.duplicated(["fold", group])
-    refuse_rows(path, rows, doubled, group, "stands twice in its fold")
+    refuse_rows(path, rows, doubled, group, "occurs twice in its fold")
     for fold, words in ((NEVER, "never held out"), (TEST, "kept for the test")):
         inside = rows.fold == fold
         both = set(rows[group][inside]) & set(rows[group][~inside])

@@ -88,5 +88,5 @@ def seen_text(seen: Mapping[str, Collection[str]], query: pd.DataFrame) -> str:
     stages = [name for name, drugs in seen.items() if query["compound"].isin(set(drugs)).any()]
     start += f" (stage {', '.join(stages)}), so every figure"
     if known.all():
-        return f"{start} flatters; no query is of a new drug."
-    return f"{start} but those of '{NEW_DRUGS}' flatters."
+        return f"{start} is optimistic; no query is of a new drug."
+    return f"{start} but those of '{NEW_DRUGS}' is optimistic."

@@ -117,10 +117,11 @@ def _chance(targets: Targets, inferred: PlateGroupInference, groups: PlateGroups
 
 def _group_note(inferred: PlateGroupInference, groups: PlateGroups) -> str:
     """Write how the plate groups were inferred, and how many of the known ones are right."""
-    note = "groups given"
+    note = "plate groups given"
     if inferred.confidence:
         layouts = ", ".join(sorted(set(inferred.layouts.values())))
-        note = f"groups inferred among {layouts}, least z {min(inferred.confidence.values()):.1f}"
+        lowest = min(inferred.confidence.values())
+        note = f"plate groups inferred among {layouts}, lowest z {lowest:.1f}"
     if inferred.refused:
         note += f", {len(inferred.refused)} of {len(inferred.confidence)} experiments not sure"
     known = inferred.plate_group.keys() & groups.plate_group.keys()

@@ -49,7 +49,7 @@ def make_submission(
     if any(m.about.get("settings", {}).get("checkpoint") == "best" for m in entry.members):
         log.warning(
             "predict.checkpoint: best was picked on the out-of-fold targets; their scores below "
-            "flatter"
+            "are optimistic"
         )
     steps = ladder(entry, "oof", groups)
     targets = entry.merge(entry.final(), "test", pool=entry.how.pool)

@@ -166,7 +166,8 @@ def _embedding_profiles(path: Path, samples: pd.DataFrame) -> Profiles:
     trained_on = "all labelled treatments" if fold is None else f"fold {fold}"
     note = (
         f"{path.name}: the network was trained ({trained_on}) on wells and labels of "
-        f"{len(trained & treatments)} of the {len(treatments)} treatments, which flatters them"
+        f"{len(trained & treatments)} of the {len(treatments)} treatments, so these scores are "
+        "optimistic"
     )
     names = tuple(f"embedding{number}" for number in range(x.shape[1]))
     return Profiles(x, wells, names, trained, (note,), "embeddings")

@@ -37,9 +37,9 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_audits(add: Callable) -> None:
-    text = "by how much a random split of wells flatters, on a config's store"
+    text = "how optimistic a random split of wells is, on a config's store"
     add_config_options(add("split-audit", split_audit, text))
-    text = "by how much oversampling before the split flatters, on a config's store and on noise"
+    text = "how optimistic oversampling before the split is, on a config's store and on noise"
     sub = add_config_options(add("oversampling", oversampling, text))
     text = "the most frequent ones, or all (default 50)"
     sub.add_argument("--classes", type=number_or_all, default=50, help=text)

@@ -177,7 +177,7 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     Returns:
         Columns protocol, stage, validation and its SD over the seeds, wells (validated on, all
         seeds), test and its SD, low and high (95 %, bootstrap over test experiments, seeds pooled),
-        test_gain (over the stage before, NaN in the first) and its SD, flattery (validation -
+        test_gain (over the stage before, NaN in the first) and its SD, optimism (validation -
         test), reused.
     """
     rows, test = [], {}
@@ -196,7 +196,7 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
         row["wells"] = sum(outcome.validation.total for outcome in chosen)
         row |= {"test": test[key].mean(), "test_sd": _sd(test[key]), "low": low, "high": high}
         row |= {"test_gain": gain.mean(), "test_gain_sd": _sd(gain)}
-        row["flattery"] = (validation - test[key]).mean()
+        row["optimism"] = (validation - test[key]).mean()
         row["reused"] = np.mean([outcome.reused for outcome in chosen])
         rows.append(row)
     return pd.DataFrame(rows)
@@ -205,12 +205,12 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
 def summary_text(table: pd.DataFrame) -> str:
     """Format the table for a terminal."""
     header = ("protocol", "stage", "validation (SD)", "test (SD)", "95 % over experiments")
-    lines = [(*header, "stage gained (SD)", "flattery", "reused")]
+    lines = [(*header, "stage gained (SD)", "optimism", "reused")]
     for row in table.itertuples():
         validation = f"{row.validation:.3f} ({row.validation_sd:.3f})"
         test = (f"{row.test:.3f} ({row.test_sd:.3f})", f"{row.low:.3f} .. {row.high:.3f}")
         gain = "" if pd.isna(row.test_gain) else f"{row.test_gain:+.3f} ({row.test_gain_sd:.3f})"
-        end = (gain, f"{row.flattery:+.3f}", f"{row.reused:.0%}")
+        end = (gain, f"{row.optimism:+.3f}", f"{row.reused:.0%}")
         lines.append((row.protocol, str(row.stage), validation, *test, *end))
     return aligned(lines, right={1, 7})
 

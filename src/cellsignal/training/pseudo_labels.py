@@ -271,7 +271,7 @@ def read(folder: Path, epoch: int) -> pd.DataFrame:
             row = int(doubled.idxmax())
             raise InputError(
                 f"{path}: row {row}: {', '.join(columns)} {' '.join(frame.loc[row, columns])!r} "
-                "stands twice"
+                "occurs twice"
             )
     types = {name: object if kind is str else kind for name, kind in COLUMNS.items()}
     frame = frame.reset_index(drop=True).astype(types)

@@ -1,8 +1,8 @@
 """The training of one job: build, train an epoch, validate, save.
 
-A resumed training ends in the same bits as one that was never stopped. It can stop after any step,
-and one process gives the same result as several. With a time budget it stops early if the work up
-to the next save would take longer than the time left.
+It can stop after any update. On a CPU, a resumed training ends in the same bits as one that was
+never stopped; N processes give the result of one with N times the accumulation. With a time budget
+it stops early if the work up to the next save would take longer than the time left.
 
 Everything that decides the next weights is in `Trainer.state_dict`. Data order and augmentation
 need no state: they are functions of (seed, epoch, index). Each of N processes takes every Nth
@@ -49,7 +49,7 @@ from cellsignal.training.throughput import Clock, EpochLog, EpochSpeed, device_p
 from cellsignal.training.validation import Validation
 
 log = logging.getLogger(__name__)
-# updates between two checks on a GPU or with several processes, where a check makes the host wait
+# updates between two checks on a GPU or with several processes: a check synchronises them
 CHECK_EVERY = 8
 
 
@@ -89,7 +89,7 @@ class Trainer:
         self.loss = self._build_loss().to(self.device)
         self.average = Average(self.stage, self.model)
         self.stepper = Stepper(self.model, self.loss, self.stage, ranks)
-        # without pseudo-labels, which a later epoch may add
+        # pseudo-labels that later epochs add are not counted here
         updates_per_epoch = math.ceil(len(self.examples.batches(0)) / self.stage.accumulation)
         self.schedule = LearningRate(
             self.stepper.optimizer, self.stage, updates_per_epoch, self.validation.higher_is_better
@@ -100,7 +100,7 @@ class Trainer:
         # sum over the images that this process has seen in the epoch
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.progress = _start_progress()
-        # updates between two checks; a single process on a CPU never waits and checks after each
+        # a single process on a CPU never waits and checks after each update
         self.check_every = 1 if self.device.type == "cpu" and ranks.world == 1 else CHECK_EVERY
         images = len(self.examples.positions), self.validation.images
         self.budget = Budget(job, self.model, ranks.world, self.check_every, *images)
@@ -196,8 +196,8 @@ class Trainer:
     def train_epoch(self) -> EpochSpeed:
         """Train on the remaining batches of the epoch."""
         self.model.train()
-        progress, dropping = self.progress, self.stage.drop_predicted_controls
-        self.loss.dropping = dropping is not None and progress["epoch"] >= dropping
+        progress, first = self.progress, self.stage.drop_predicted_controls
+        self.loss.dropping = first is not None and progress["epoch"] >= first
         order = self.examples.batches(progress["epoch"])
         bar = tqdm(
             desc=f"{self.job.title} epoch {progress['epoch'] + 1}/{self.stage.epochs}",
@@ -217,8 +217,8 @@ class Trainer:
                 updated = self._train_batch(batch, len(order))
                 clock.step_done(len(batch.index))
                 bar.update()
-                within = updated and progress["batch"] < len(order)
-                if within and progress["updates"] % self.check_every == 0:
+                is_mid_epoch = updated and progress["batch"] < len(order)
+                if is_mid_epoch and progress["updates"] % self.check_every == 0:
                     self._check()
         speed = clock.speed(training_flops(self.flops, self.stage.gradient_checkpointing), peak)
         self._check()
@@ -322,7 +322,7 @@ class Trainer:
         if patience is None or bad < patience:
             return False
         title, monitor = self.job.title, self.stage.monitor
-        log.info("%s: no better %s for %d epochs, stopped early", title, monitor, bad)
+        log.info("%s: %s has not improved for %d validations, stopping early", title, monitor, bad)
         return True
 
     def _recompute_statistics(self) -> None:
@@ -354,7 +354,7 @@ class Trainer:
             self.saved_at = time.monotonic()
 
     def _agree_to_save(self, due: bool) -> bool:
-        """Return whether all must save: rank 0 says it is due, or any process has to stop."""
+        """Gather `status` from all processes; return whether all must save, as due or to stop."""
         epoch, batch = self.progress["epoch"], self.progress["batch"]
         status = self.stop.stop_status(self.budget.estimate_next_save(epoch, batch)[1])
         statuses, dues = zip(*self.ranks.gather([status, due]), strict=True)

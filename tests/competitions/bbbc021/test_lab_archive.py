@@ -102,7 +102,7 @@ def test_folds_are_by_well_unless_the_labs_split_is_named(root, tmp_path):
         train, valid = by_image.training(samples, fold), by_image.validation(samples, fold)
         assert valid.sum() == len(samples) / 4
         assert set(samples.well_id[train]) & set(samples.well_id[valid]), "it splits wells"
-    assert "flatters" in COMPETITION.protocol("image").note
+    assert "optimistic" in COMPETITION.protocol("image").note
 
 
 def test_other_files_are_left_out_and_named(root):

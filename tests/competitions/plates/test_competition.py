@@ -188,7 +188,7 @@ def control_that_matches_nothing(root):
 
 def doubled_well(root):
     change_map(root, lambda table: pd.concat([table, table.head(1)]))
-    return r"well \w\d\d of plate P001 stands twice"
+    return r"well \w\d\d of plate P001 occurs twice"
 
 
 def no_well(root):

@@ -195,14 +195,14 @@ class Bbbc021(Competition):
                 "well",
                 "well held out",
                 "well_id",
-                "Sites of a well stay together; compounds are shared, so it flatters.",
+                "Sites of a well stay together; compounds are shared, so it is optimistic.",
             ),
             Protocol(
                 BY_IMAGE,
                 "images dealt at random (the lab, 2019)",
                 "sample_id",
-                "A quarter of the images validates, as in the lab: sites of one well stand on both "
-                f"sides, so it flatters. `cellsignal folds {self.id} --named {BY_IMAGE}` makes the "
+                "A quarter of the images validates, as in the lab: sites of one well are in both "
+                f"parts, so it is optimistic. `cellsignal folds {self.id} --named {BY_IMAGE}` makes the "
                 "four folds.",
                 by_site=True,
             ),

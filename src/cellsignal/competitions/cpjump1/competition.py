@@ -193,7 +193,7 @@ class Cpjump1(Competition):
         return rows[columns].sort_values(["fold", "plate"], ignore_index=True)
 
     def protocols(self) -> tuple[Protocol, ...]:
-        note = f"The plate itself is in training, so it flatters. {_POSITION}"
+        note = f"The plate itself is in training, so it is optimistic. {_POSITION}"
         return (
             Protocol("plate", "replicate plates held out", "plate", _POSITION),
             Protocol("well", "wells held out", "well_id", note),

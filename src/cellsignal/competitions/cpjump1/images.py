@@ -128,7 +128,7 @@ def _read_load_data(root: Path, path: Path) -> tuple[pd.DataFrame, pd.DataFrame,
     refuse_rows(path, table, no_site, "Metadata_Site", "is not a site number")
     row = wells.str[0].map(lambda letter: f"r{ord(letter) - 64:02d}")
     keys = row + "c" + wells.str[1:] + "f" + sites.str.zfill(2)
-    refuse_rows(path, table, keys.duplicated(), "Metadata_Site", "of this well stands twice")
+    refuse_rows(path, table, keys.duplicated(), "Metadata_Site", "of this well occurs twice")
     for column in named:
         other_key = metadata.keys_of(table[column]) != keys
         refuse_rows(path, table, other_key, column, "is not a file of the row's well and site")

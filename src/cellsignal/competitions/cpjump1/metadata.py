@@ -98,7 +98,7 @@ def read_plates(root: Path) -> pd.DataFrame:
     known = table.Perturbation.isin(MODALITIES)
     refuse_rows(path, table, ~known, "Perturbation", f"is not one of {', '.join(MODALITIES)}")
     doubled = table.duplicated(["Batch", "Assay_Plate_Barcode"])
-    refuse_rows(path, table, doubled, "Assay_Plate_Barcode", "stands twice in its batch")
+    refuse_rows(path, table, doubled, "Assay_Plate_Barcode", "occurs twice in its batch")
     return table[list(columns)].rename(columns=columns).set_index(["batch", "plate"])
 
 
@@ -161,7 +161,7 @@ def read_layout(root: Path, batch: str, platemap: str, modality: str) -> pd.Data
         Columns well, treatment ("?" if it is hidden), compound, role, targets, modality.
 
     Raises:
-        InputError: no such platemap, a well that is not an address or stands twice, or a treatment
+        InputError: no such platemap, a well that is not an address or occurs twice, or a treatment
             that its metadata table does not have.
     """
     stem = Path(root) / PLATEMAPS / batch / "platemap" / platemap
@@ -176,7 +176,7 @@ def read_layout(root: Path, batch: str, platemap: str, modality: str) -> pd.Data
     table = read_table(path, columns, filled=columns[:1], any_row=True, delimiter="\t")
     wells = normalise_wells(table.well_position)
     refuse_rows(path, table, ~wells.str.fullmatch(WELL), "well_position", NO_WELL)
-    refuse_rows(path, table, wells.duplicated(), "well_position", "stands twice")
+    refuse_rows(path, table, wells.duplicated(), "well_position", "occurs twice")
     blank = "DMSO" if modality == "compound" else "untreated"
     table["broad_sample"] = table.broad_sample.replace({"": blank, "NA": blank})
     unknown = ~table.broad_sample.isin({blank, HIDDEN, *known.treatment})
@@ -249,7 +249,7 @@ def read_answers(path: Path, id_column: str, target_column: str) -> pd.DataFrame
     ids = table[id_column].where(parts[0] == "", parts[0] + "_" + normalise_wells(parts[2]))
     is_wrong = ~ids.str.fullmatch(r".+_[A-P]\d\d")
     refuse_rows(path, table, is_wrong, id_column, "is not <plate>_<well>")
-    refuse_rows(path, table, ids.duplicated(), id_column, "stands twice")
+    refuse_rows(path, table, ids.duplicated(), id_column, "occurs twice")
     answers = pd.DataFrame({id_column: ids, target_column: table[target_column]})
     answers = answers.assign(leaderboard="private", plate=parts[0])
     if "cell_type" in table:

@@ -196,8 +196,8 @@ class Idr0088(Competition):
                 "well",
                 "well held out",
                 "well_id",
-                "Doses, replicates and reporter lines of a compound are on both sides, so it "
-                "flatters.",
+                "Doses, replicates and reporter lines of a compound are in both parts, so it "
+                "is optimistic.",
             ),
         )
 

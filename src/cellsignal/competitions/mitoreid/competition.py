@@ -233,7 +233,7 @@ class MitoReID(Competition):
                 "tracks split at random (Li 2024)",
                 "well_id",
                 "Cells of one well train and are asked, and the same drug of another library is a "
-                "match, so it flatters.",
+                "match, so it is optimistic.",
             ),
         )
 

@@ -131,7 +131,7 @@ class Plates(Competition):
         table = read_table(path, (self.id_column, self.target_column), any_row=True)
         parts = table[self.id_column].str.rpartition("_")
         ids = parts[0] + parts[1] + normalise_wells(parts[2])
-        refuse_rows(path, table, ids.duplicated(), self.id_column, "stands twice")
+        refuse_rows(path, table, ids.duplicated(), self.id_column, "occurs twice")
         answers = pd.DataFrame({self.id_column: ids, self.target_column: table.label})
         answers = answers.assign(leaderboard="private", plate=parts[0])
         if "cell_type" in table:

@@ -105,7 +105,7 @@ def write_description(folder: Path, text: str, force: bool) -> Path:
     """
     path = Path(folder) / FILE
     if path.exists() and not force:
-        raise InputError(f"{path}: is there already; --force writes it anew")
+        raise InputError(f"{path}: already exists; --force overwrites it")
     write_text(path, text)
     return path
 

@@ -24,7 +24,7 @@ RANDOM_WELLS = Protocol(
     "wells",
     "random wells",
     "well_id",
-    "Wells held out at random: their batches are in training, so it flatters. Kept to "
+    "Wells held out at random: their batches are in training, so it is optimistic. Kept to "
     "measure by how much.",
     assignment=True,
 )
@@ -137,7 +137,7 @@ def deal_experiments(names: Collection[str], seed: int = SPLIT_SEED) -> list[lis
 
     Cell types come in alphabetical order. The experiments of one are sorted, shuffled by
     `random.Random(seed)`, whose stream goes on from the cell type before, and dealt from the first
-    on; those of U2OS stand twice in the list.
+    on; those of U2OS occur twice in the list.
 
     Raises:
         InputError: a cell type with more or fewer experiments than the folds hold out.

@@ -1,7 +1,7 @@
 """Measure what oversampling before the split does to a figure: docs/results/oversampling.md.
 
 A course's protocol balances the classes by random copies and then splits at random, so that copies
-of one image stand on both sides and whatever can memorise is right. Here the same classifiers are
+of one image are in both parts and whatever can memorise is right. Here the same classifiers are
 run on the same images dealt in other orders, on noise under the same labels, where every figure
 above chance is the protocol's own, and on the wells' positions alone. A classifier that sees
 nothing but row and column of the well shows what position gives away: where a class has one well,

@@ -156,7 +156,7 @@ def plain_steps(
     scale: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Augment as one would first write it with numpy: each step makes a new array.
+    """Augment naively with numpy: each step makes a new array; gain and bias are always applied.
 
     (C, S, S) uint8 -> (C, S, S) float32.
     """
