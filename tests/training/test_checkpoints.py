@@ -41,6 +41,16 @@ def spoil(path: Path) -> None:
     path.write_bytes(data)
 
 
+def test_either_of_the_two_files_is_a_checkpoint(tmp_path):
+    path = tmp_path / "last.pt"
+    assert not has_checkpoint(path)
+    for name in (previous_of(path), path):
+        name.write_bytes(b"x")
+        assert has_checkpoint(path)
+    previous_of(path).unlink()
+    assert has_checkpoint(path)
+
+
 @pytest.mark.slow
 def test_the_one_before_is_kept(tmp_path):
     last = tmp_path / "last.pt"

@@ -9,10 +9,18 @@ import pytest
 import torch
 from tiny import make_config, stage
 
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.targets import sum_by_target
+from cellsignal.data.draws import Recipe
+from cellsignal.data.transforms import Transform
 from cellsignal.models.backbones import build_model
 from cellsignal.training import inference
-from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
+from cellsignal.training.inference import (
+    pixel_statistics,
+    plan_reading,
+    predict_with,
+    site_dataset,
+)
 from cellsignal.training.job import unit_codes
 from cellsignal.training.plan import jobs_of
 
@@ -177,3 +185,28 @@ def test_a_network_without_batch_norm_is_not_confused_by_adaptation(plates, tmp_
         monkeypatch.setattr(inference, "HELD_GIB", held)
         found = predict_with(wide, Means(), plan_reading(job, pixels, job.valid))["identity"]
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "augment", "kind"),
+    [
+        ("auto", [{"name": "rotate90"}], Recipe),
+        ("auto", [{"name": "rotate90"}, {"name": "blur"}], Transform),
+        ("warp", [{"name": "rotate90"}], Recipe),
+        ("albumentations", [{"name": "rotate90"}], Transform),
+        ("warp", [{"name": "blur"}], None),
+    ],
+)
+def test_the_pipeline_is_the_configured_one_and_can_do_what_the_stage_lists(
+    plates, tmp_path, pipeline, augment, kind
+):
+    config = make_config(
+        plates, tmp_path / "runs", [stage(augment=augment)], data={"pipeline": pipeline}
+    )
+    job = jobs_of(config)[0]
+    pixels = pixel_statistics(job.config, job.store, job.train)
+    if kind is None:
+        with pytest.raises(InputError, match=r"data\.pipeline: warp cannot make stage 'all'"):
+            site_dataset(job, job.train, pixels, job.stage.augment)
+    else:
+        assert type(site_dataset(job, job.train, pixels, job.stage.augment).augmentation) is kind

@@ -202,8 +202,8 @@ class Bbbc021(Competition):
                 "images dealt at random (the lab, 2019)",
                 "sample_id",
                 "A quarter of the images validates, as in the lab: sites of one well are in both "
-                f"parts, so it is optimistic. `cellsignal folds {self.id} --named {BY_IMAGE}` makes "
-                "the four folds.",
+                "parts, so it is optimistic. "
+                f"`cellsignal folds {self.id} --named {BY_IMAGE}` makes the four folds.",
                 by_site=True,
             ),
         )
