@@ -10,9 +10,19 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import listed
 from cellsignal.profiles.batch_effects import Reference, Unit, sphere, tvn, unit_columns
+from cellsignal.profiles.optional_steps import combat, harmony
 from cellsignal.profiles.position_effects import subtract_position
 
-Step = Literal["standardize", "mad_robustize", "feature_select", "spherize", "tvn", "well_position"]
+Step = Literal[
+    "standardize",
+    "mad_robustize",
+    "feature_select",
+    "spherize",
+    "tvn",
+    "well_position",
+    "combat",
+    "harmony",
+]
 STEPS: tuple[Step, ...] = get_args(Step)
 SELECTION = ["variance_threshold", "correlation_threshold", "drop_outliers", "blocklist"]
 _BY_UNIT = ("standardize", "mad_robustize")
@@ -82,6 +92,7 @@ def steps_text(
         return "no normalisation, as asked" if chosen else f"no normalisation: {state}"
     details = dict.fromkeys((*_BY_UNIT, "tvn"), f" (by {by}, on {reference})")
     details["spherize"] = f" (on {reference})"
+    details |= dict.fromkeys(("combat", "harmony"), f" (by {by})")
     text = " > ".join(name + details.get(name, "") for name in steps)
     return f"{text}, though {state}" if profiles.normalised else text
 
@@ -119,7 +130,8 @@ def normalise_profiles(
             reference wells; features that become larger than 1e6 (their reference wells do not
             vary) are dropped. `feature_select`: pycytominer's `SELECTION`. `spherize`:
             `batch_effects.sphere` on all reference wells. `tvn`: `batch_effects.tvn`.
-            `well_position`: `position_effects.subtract_position` by plate.
+            `well_position`: `position_effects.subtract_position` by plate. `combat`, `harmony`: see
+            `optional_steps`.
         drop_variance: of `tvn`.
         position_reference: the wells that `well_position` learns a plate's rows and columns from.
 
@@ -159,6 +171,11 @@ def _apply_step(
     if step == "tvn":
         x = tvn(profiles.x, profiles.wells, by, reference, drop_variance=drop_variance)
         return replace(profiles, x=x, features=tuple(f"tvn{n}" for n in range(x.shape[1])))
+    if step == "combat":
+        return replace(profiles, x=combat(profiles.x, profiles.wells, by))
+    if step == "harmony":
+        x = harmony(profiles.x, profiles.wells, by)
+        return replace(profiles, x=x, features=tuple(f"harmony{n}" for n in range(x.shape[1])))
     raise InputError(f"normalise: {step!r} is not one of {', '.join(STEPS)}")
 
 

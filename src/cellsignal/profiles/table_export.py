@@ -34,7 +34,7 @@ COLUMNS = {
     "modality": "Metadata_Modality",
     "count": "Metadata_Object_Count",
 }
-_NORMALISING = ("standardize", "mad_robustize", "spherize", "tvn")
+_NORMALISING = ("standardize", "mad_robustize", "spherize", "tvn", "combat", "harmony")
 
 
 def check_out(out: Path, inputs: Sequence[Path]) -> None:
