@@ -26,6 +26,13 @@ def answer_classes(answers: pd.DataFrame, id_column: str) -> tuple[str, ...]:
     return tuple(column for column in answers.columns if column not in (id_column, *BESIDE))
 
 
+def require_classes(answers: pd.DataFrame, classes: Sequence[str]) -> None:
+    """Refuse answers that lack the column of a class."""
+    lacking = [name for name in classes if name not in answers.columns]
+    if lacking:
+        raise InputError(f"answers: no column of the class {lacking[0]!r} (0 or 1 in each row)")
+
+
 def read_class_answers(path: Path, id_column: str) -> pd.DataFrame:
     """Read the true classes of the test ids, for scoring alone.
 

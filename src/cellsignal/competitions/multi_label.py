@@ -124,8 +124,8 @@ class MultiLabel(Task):
         ids = answers[self.competition.id_column].to_numpy(object)
         group = self.competition.fold_groups[0]
         cluster = answers[group].to_numpy(object) if group in answers.columns else ids
-        values = answers[list(class_columns.answer_classes(answers, self.competition.id_column))]
-        return Truth(ids, values.to_numpy(float), cluster)
+        class_columns.require_classes(answers, classes)
+        return Truth(ids, answers[list(classes)].to_numpy(float), cluster)
 
     def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
         cluster = samples[self.competition.fold_groups[0]].loc[targets.target_id]

@@ -44,7 +44,8 @@ def preview_text(
     lines += [counts.head(SHOWN).to_string(index=False)]
     lines += [f"... and {len(counts) - SHOWN} plates more"] * (len(counts) > SHOWN)
     treated = wells[(wells.role == "treatment") & (wells.split == "train")]
-    number = treated.label.dropna().astype(int).value_counts()
+    several = treated["labels"].dropna().explode().dropna()
+    number = pd.concat([treated.label.dropna(), several]).astype(int).value_counts()
     if len(number):
         lines += ["", f"{len(classes)} labels, {number.min()} to {number.max()} wells each:"]
         shown = sorted(number.index)[:SHOWN]
@@ -70,7 +71,9 @@ def montage_images(competition: Competition, root: Path, table: pd.DataFrame) ->
     Raises:
         ImageError: none of them can be read.
     """
-    rows = table.sort_values(["role", "label", "sample_id"]).drop_duplicates(["role", "label"])
+    kinds = ["role", "label", "several"]
+    rows = table.assign(several=table["labels"].map(str)).sort_values([*kinds, "sample_id"])
+    rows = rows.drop_duplicates(kinds)
     images, failure = {}, None
     with TemporaryDirectory(prefix="cellsignal-") as folder:
         competition = competition.calibrate(root, Path(folder))

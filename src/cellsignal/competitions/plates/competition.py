@@ -12,7 +12,15 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions import calibration
 from cellsignal.competitions.base import Competition, register
-from cellsignal.competitions.plates.description import FILE, FOLD_GROUPS, read_description
+from cellsignal.competitions.multi_label import MultiLabel
+from cellsignal.competitions.plates.description import (
+    FILE,
+    FOLD_GROUPS,
+    MULTI_LABEL,
+    SINGLE_LABEL,
+    Description,
+    read_description,
+)
 from cellsignal.competitions.plates.pixels import VERSION, measure_plate, read_as_bytes
 from cellsignal.competitions.plates.planes import parse_entry, plate_of
 from cellsignal.competitions.plates.wells import plate_keys, read_rows, read_samples, warn_once
@@ -51,17 +59,35 @@ class Plates(Competition):
         "size": 32,
     }
 
+    described_task: ClassVar = SINGLE_LABEL
+
+    def description(self, root: Path) -> Description:
+        """Return what `plates.yaml` says.
+
+        Raises:
+            InputError: see `read_description`; its task is that of another competition.
+        """
+        description = read_description(root)
+        if description.task != self.described_task:
+            other = "plates" if description.task == SINGLE_LABEL else "plates_multi_label"
+            raise InputError(
+                f"{Path(root) / FILE}: task: {description.task} is that of the competition "
+                f"{other}; write {other} in place of {self.id}"
+            )
+        return description
+
     def channels_of(self, root: Path) -> tuple[str, ...]:
-        return read_description(root).channel_names
+        return self.description(root).channel_names
 
     def fold_group(self, root: Path) -> str:
-        return read_description(root).fold_group
+        return self.description(root).fold_group
 
     def samples(self, root: Path) -> pd.DataFrame:
         """Return one row a site of every well that the platemap gives a label or a role.
 
         A log line counts what was left out; `left_out` lists it.
         """
+        self.description(root)
         frame, left_out = read_samples(Path(root))
         for reason, count in Counter(reason for reason, _ in left_out).items():
             first = next(name for why, name in left_out if why == reason)
@@ -69,15 +95,17 @@ class Plates(Competition):
         return frame
 
     def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
+        self.description(root)
         return read_samples(Path(root))[1]
 
     def classes(self, root: Path) -> tuple[str, ...]:
         """Return the labels of the treated wells that are not hidden, sorted."""
+        self.description(root)
         return read_rows(Path(root)).classes
 
     def measure_plates(self, root: Path, folder: Path, workers: int) -> dict[str, str] | None:
         root = Path(root)
-        images = read_description(root).images
+        images = self.description(root).images
         if images.bits == 8:
             return None
         samples = read_samples(root)[0]
@@ -106,7 +134,7 @@ class Plates(Competition):
         self, root: Path, files: tuple[str, ...], shape: tuple[int, int] | None = None
     ) -> np.ndarray:
         root = Path(root)
-        images = read_description(root).images
+        images = self.description(root).images
         measured = None
         if images.bits == 16:
             plate = plate_of(root, images, files[0])
@@ -117,10 +145,13 @@ class Plates(Competition):
         return tuple(name for entry in files for name in parse_entry(entry)[1])
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
-        samples, classes = self.samples(root), self.classes(root)
-        hidden = samples.well_id[(samples.split == "test") & (samples.role == "treatment")]
-        columns = {self.id_column: sorted(hidden.unique()), self.target_column: classes[0]}
+        columns = {self.id_column: self._hidden(root), self.target_column: self.classes(root)[0]}
         return pd.DataFrame(columns, dtype=object)
+
+    def _hidden(self, root: Path) -> list[str]:
+        samples = self.samples(root)
+        is_hidden = (samples.split == "test") & (samples.role == "treatment")
+        return sorted(samples.well_id[is_hidden].unique())
 
     def answers(self, path: Path) -> pd.DataFrame:
         """Read a CSV with well_id (`<plate>_<well>`) and label, and cell_type if known.
@@ -129,16 +160,50 @@ class Plates(Competition):
         """
         path = Path(path)
         table = read_table(path, (self.id_column, self.target_column), any_row=True)
-        parts = table[self.id_column].str.rpartition("_")
-        ids = parts[0] + parts[1] + normalise_wells(parts[2])
-        refuse_rows(path, table, ids.duplicated(), self.id_column, "occurs twice")
-        answers = pd.DataFrame({self.id_column: ids, self.target_column: table.label})
-        answers = answers.assign(leaderboard="private", plate=parts[0])
+        answers = self._with_plate(path, table[[self.id_column, self.target_column]])
+        answers = answers.assign(leaderboard="private")
         if "cell_type" in table:
             answers["cell_type"] = table.cell_type
         return answers.reset_index(drop=True)
+
+    def _with_plate(self, path: Path, table: pd.DataFrame) -> pd.DataFrame:
+        """Write the wells of answers as A01, and add their plate."""
+        parts = table[self.id_column].str.rpartition("_")
+        ids = parts[0] + parts[1] + normalise_wells(parts[2])
+        refuse_rows(path, table, ids.duplicated(), self.id_column, "occurs twice")
+        return table.assign(**{self.id_column: ids, "plate": parts[0]})
 
     def simulate(self, out: Path, seed: int, **size: int) -> None:
         from cellsignal.competitions.plates.simulate import simulate_plates
 
         simulate_plates(Path(out), seed, **size)
+
+
+@register
+class PlatesMultiLabel(Plates):
+    """Your own plates, whose wells have any number of labels: `task: multi_label`.
+
+    Label: a column of the platemap whose cells hold several, or a column of 0 and 1 for each.
+    """
+
+    id = "plates_multi_label"
+    title = "Your own plates, any number of labels a well"
+    target_column = "labels"
+    metric = "macro average precision"
+    task_class = MultiLabel
+    described_task: ClassVar = MULTI_LABEL
+    quick_simulation: ClassVar = {"labels": 2}
+    tiny_simulation: ClassVar = {**Plates.tiny_simulation, "labels": 2}
+
+    def sample_submission(self, root: Path) -> pd.DataFrame:
+        return self.task.placeholders(self._hidden(root), self.classes(root))
+
+    def answers(self, path: Path) -> pd.DataFrame:
+        """Read a CSV with well_id (`<plate>_<well>`) and a column of 0 and 1 for each label.
+
+        Every row is `private` where the file has no column `leaderboard`. There is no `plate` where
+        all wells are of one: intervals then resample wells.
+        """
+        answers = self.task.read_answers(Path(path)).drop(columns="plate", errors="ignore")
+        answers = self._with_plate(Path(path), answers)
+        return answers if answers.plate.nunique() > 1 else answers.drop(columns="plate")

@@ -19,6 +19,7 @@ from cellsignal.config.strict import Strict
 
 FILE = "plates.yaml"
 FOLD_GROUPS = ("plate", "experiment", "compound", "well_id")
+SINGLE_LABEL, MULTI_LABEL = "single_label", "multi_label"
 _GROUP_OF = {"plate": "plate", "batch": "experiment", "compound": "compound", "well": "well_id"}
 
 
@@ -93,6 +94,13 @@ class Description(Strict):
     plate: str = "plate"
     label: str = "label"
     """What is to be predicted."""
+    task: Literal["single_label", "multi_label"] = "single_label"
+    """Whether a well has one label, or any number of them."""
+    label_separator: str = Field("|", min_length=1)
+    """What stands between the labels of a cell, with `task: multi_label`."""
+    label_columns: tuple[str, ...] | None = Field(None, min_length=1)
+    """In place of `label`, with `task: multi_label`: columns of 0 and 1, each called as its
+    label."""
     compound: str | None = None
     """What must not cross folds, with `folds: compound`; without it the label."""
     concentration: str | None = None
@@ -105,6 +113,16 @@ class Description(Strict):
     """`COLUMN = VALUE` of the wells that are the test."""
     folds: Literal["plate", "batch", "compound", "well"] = "plate"
     """What a fold must not split."""
+
+    @model_validator(mode="after")
+    def _labels_fit_the_task(self) -> "Description":
+        if self.label_columns and self.task != MULTI_LABEL:
+            raise ValueError("label_columns: needs task: multi_label")
+        if self.label_columns and "label" in self.model_fields_set:
+            raise ValueError("give either label or label_columns")
+        if self.label_columns and len(set(self.label_columns)) < len(self.label_columns):
+            raise ValueError("label_columns: names a column twice")
+        return self
 
     @property
     def fold_group(self) -> str:

@@ -26,6 +26,7 @@ TABLES = (".csv", ".tsv", ".xlsx")
 LABEL_NAMES = ("label", "moa", "Metadata_moa", "compound", "Metadata_Compound", "treatment")
 LABEL_NAMES += ("gene", "Metadata_pert_iname", "pert_iname", "Metadata_broad_sample")
 LABEL_NAMES += ("broad_sample",)
+SEPARATORS = ("|", ";")  # between the labels of a cell, where there are several
 _TEMPLATE = """# What these images are. Written by `cellsignal init`; every key: docs/own_plates.md.
 images:
   root: .
@@ -40,7 +41,7 @@ images:
 _WELLS = """platemap: {platemap}  # a row for each well
 well: {well}
 {plate}label: {label}  # the column that is to be predicted
-# compound: COLUMN
+{task}# compound: COLUMN
 # batch: COLUMN
 # cell_type: COLUMN
 # negative_controls: COLUMN = VALUE
@@ -164,7 +165,7 @@ def _describe_wells(folder: Path, planes: pd.DataFrame, platemap: Path | None) -
     if platemap is None:
         platemap = _find_platemap(folder)
     if platemap is None:
-        lines = _WELLS.format(platemap="FILE.csv", well="well", plate="", label="COLUMN")
+        lines = _WELLS.format(platemap="FILE.csv", well="well", plate="", label="COLUMN", task="")
         return lines, True
     files = platemaps_of(folder, Path(platemap).resolve())
     table = read_any_table(next(iter(files.values())) if isinstance(files, dict) else platemap)
@@ -177,7 +178,22 @@ def _describe_wells(folder: Path, planes: pd.DataFrame, platemap: Path | None) -
     plate = next((name for name in PLATE_NAMES if name in columns), None)
     label = next((name for name in LABEL_NAMES if name in columns), "COLUMN")
     plate_line = f"plate: {plate}\n" if plate else ""
-    return _WELLS.format(platemap=shown, well=well, plate=plate_line, label=label), True
+    task = _task_hint(table[label]) if label in table else ""
+    lines = _WELLS.format(platemap=shown, well=well, plate=plate_line, label=label, task=task)
+    return lines, True
+
+
+def _task_hint(cells: pd.Series) -> str:
+    """Return the lines that make cells such as "A|B" several labels, commented out; "" if none."""
+    for separator in SEPARATORS:
+        several = cells[cells.str.contains(separator, regex=False)]
+        if len(several):
+            shown = several.iloc[0] if len(several.iloc[0]) <= 40 else f"A{separator}B"
+            return (
+                f"# task: multi_label  # {shown!r}: several labels; competition: "
+                f'plates_multi_label\n# label_separator: "{separator}"\n'
+            )
+    return ""
 
 
 def _find_platemap(folder: Path) -> Path | None:

@@ -6,12 +6,13 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import MISSING, is_well, normalise_wells, read_sheet, read_table
-from cellsignal.competitions.plates.description import FILE, Description, nearest, parse_condition
+from cellsignal.competitions.plates.description import FILE, Description, parse_condition
+from cellsignal.competitions.plates.labels import read_labels, require_column
 
 BARCODES = ("Assay_Plate_Barcode", "Plate_Map_Name")  # columns of barcode_platemap.csv
 WELL_NAMES = ("well", "well_position", "Metadata_Well", "Well", "well_id")
 PLATE_NAMES = ("plate", "Metadata_Plate", "Plate", "barcode", "Assay_Plate_Barcode")
-_COLUMN_KEYS = ("label", "compound", "concentration", "batch", "cell_type")
+_COLUMN_KEYS = ("compound", "concentration", "batch", "cell_type")
 _CONDITIONS = ("negative_controls", "positive_controls", "hidden")
 
 
@@ -35,8 +36,8 @@ def read_platemaps(root: Path, description: Description, plates: list[str]) -> p
 
     Returns:
         Columns plate, well, label, compound, concentration, batch, cell_type (text; "" where the
-        description names no such column), and is_negative_controls, is_positive_controls,
-        is_hidden (bool).
+        description names no such column), labels (see `labels.read_labels`), and
+        is_negative_controls, is_positive_controls, is_hidden (bool).
 
     Raises:
         InputError: a column that is not there, a doubled well, a condition that matches no well.
@@ -96,10 +97,11 @@ def _read_one(
         row = table.index[wrong][0]
         raise InputError(f"{path}: row {row}: {well_column} {wells[row]!r} is not a well")
     made = pd.DataFrame({"well": wells})
+    made["label"], made["labels"] = read_labels(path, table, description)
     for key in _COLUMN_KEYS:
         column = getattr(description, key)
         if column is not None:
-            _require(path, table, key, column)
+            require_column(path, table, key, column)
         cells = table[column] if column is not None else pd.Series("", index=table.index)
         made[key] = cells.where(~cells.isin(MISSING), "")
     for key in _CONDITIONS:
@@ -130,7 +132,7 @@ def _of_plates(
     names = [name for name in (description.plate, *PLATE_NAMES) if name in table]
     if not names:
         if description.plate != "plate":
-            _require(path, table, "plate", description.plate)
+            require_column(path, table, "plate", description.plate)
         return [made.assign(plate=plate) for plate in plates]
     made = made.assign(plate=table[names[0]])
     if not set(made.plate) & set(plates):
@@ -146,19 +148,13 @@ def _find(path: Path, table: pd.DataFrame, key: str, column: str, usual: tuple[s
     for name in (column, *(usual if column == usual[0] else ())):
         if name in table:
             return name
-    _require(path, table, key, column)
+    require_column(path, table, key, column)
     raise AssertionError
-
-
-def _require(path: Path, table: pd.DataFrame, key: str, column: str) -> None:
-    if column not in table:
-        hint = nearest(column, list(table.columns))
-        raise InputError(f"{path}: has no column {column!r}, which {FILE} gives as {key}{hint}")
 
 
 def _matches(path: Path, table: pd.DataFrame, key: str, text: str | None) -> pd.Series:
     if text is None:
         return pd.Series(False, index=table.index)
     condition = parse_condition(text)
-    _require(path, table, key, condition.column)
+    require_column(path, table, key, condition.column)
     return table[condition.column].isin(condition.values)

@@ -34,6 +34,7 @@ _RANGES = {
     "plates": (1, None),
     "sites": (1, 99),
     "size": (16, None),
+    "labels": (1, 3),
 }
 _INDEX = """<?xml version="1.0" encoding="utf-8"?>
 <EvaluationInputData xmlns="http://www.perkinelmer.com/PEHH/HarmonyV5">
@@ -54,11 +55,12 @@ negative_controls: role = dmso
 hidden: role = test
 folds: plate
 """
+_TASK = 'task: multi_label\nlabel_separator: "|"\n'
 
 
 @dataclass(frozen=True)
 class PlateJob:
-    """One plate to draw: well, mechanism ("" for DMSO) and compound of each well."""
+    """One plate to draw: well, mechanisms ("" for DMSO) and compound of each well."""
 
     plate: str
     folder: Path
@@ -78,6 +80,7 @@ def simulate_plates(
     plates: int = 3,
     sites: int = 2,
     size: int = 64,
+    labels: int = 1,
     workers: int = 1,
 ) -> None:
     """Write simulated plates to `out`, and their answers beside it.
@@ -90,6 +93,7 @@ def simulate_plates(
         controls: DMSO wells of a plate.
         hidden: wells of each compound on the last plate that are the test.
         plates, sites, size: plates; fields a well; height and width in pixels.
+        labels: most mechanisms of a compound; above 1 the question has several labels a well.
         workers: processes that draw.
 
     Raises:
@@ -104,7 +108,9 @@ def simulate_plates(
             f"simulate plates: {needed} wells, more than the {len(WELLS)} of a plate; lower "
             "classes, compounds, replicates, hidden or controls"
         )
-    output.claim_folder(out, answers_path(out), {"competition": "plates", "seed": seed, **sizes})
+    output.claim_folder(
+        out, answers_path(out), {"competition": _id_of(numbers), "seed": seed, **sizes}
+    )
     platemap, answers = _make_platemap(seed, numbers)
     jobs = []
     for plate, part in platemap.groupby("plate"):
@@ -115,15 +121,19 @@ def simulate_plates(
     output.run_jobs(draw, jobs, len(platemap) * sites, workers)
     write_csv(out / "platemaps.csv", platemap.drop(columns=["truth", "got"]))
     write_csv(answers_path(out), answers)
-    write_text(out / FILE, _DESCRIPTION)
+    write_text(out / FILE, _DESCRIPTION + _TASK * (labels > 1))
+
+
+def _id_of(sizes: SimpleNamespace) -> str:
+    return "plates_multi_label" if sizes.labels > 1 else "plates"
 
 
 def _make_platemap(seed: int, sizes: SimpleNamespace) -> tuple[pd.DataFrame, pd.DataFrame]:
-    names = [
-        (f"moa {i + 1}", f"compound {i + 1}{chr(97 + k)}")
-        for i in range(sizes.classes)
-        for k in range(sizes.compounds)
-    ]
+    moas = [f"moa {i + 1}" for i in range(sizes.classes)]
+    names = []
+    for i, k in np.ndindex(sizes.classes, sizes.compounds):
+        several = {moas[(i + step) % sizes.classes] for step in range(1 + k % sizes.labels)}
+        names.append(("|".join(sorted(several)), f"compound {i + 1}{chr(97 + k)}"))
     rows = []
     for number in range(1, sizes.plates + 1):
         plate = f"P{number:03d}"
@@ -142,6 +152,8 @@ def _make_platemap(seed: int, sizes: SimpleNamespace) -> tuple[pd.DataFrame, pd.
     table = table.sort_values(["plate", "well"], ignore_index=True)
     test = table[table.role == "test"]
     answers = pd.DataFrame({"well_id": test.plate + "_" + test.well, "label": test.truth})
+    if sizes.labels > 1:
+        answers = answers[["well_id"]].join(test.truth.str.get_dummies("|"))
     return table, answers
 
 
@@ -160,7 +172,7 @@ def _draw(job: PlateJob, seed: int, sizes: SimpleNamespace) -> int:
     for well, moa, name in job.wells:
         effect = phenotypes.units()
         if moa:
-            effect = phenotypes.effect(seed, moa, "U2OS")
+            effect = sum(phenotypes.effect(seed, part, "U2OS") for part in moa.split("|"))
             effect = effect + _OWN * phenotypes.effect(seed, name, "U2OS")
         effect = phenotypes.well_effect(seed, effect, response, (job.plate,), well)
         looks[well] = phenotypes.look_of("U2OS", effect)

@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.plates.description import FILE, Description, read_description
+from cellsignal.competitions.plates.description import (
+    FILE,
+    MULTI_LABEL,
+    Description,
+    read_description,
+)
+from cellsignal.competitions.plates.labels import refuse_reserved
 from cellsignal.competitions.plates.planes import Sites, join_sites
 from cellsignal.competitions.plates.platemap import read_platemaps
 from cellsignal.competitions.samples import check_samples
@@ -19,11 +25,20 @@ log = logging.getLogger(__name__)
 class Rows:
     """The sites of a root with what their wells got, and the names of the classes."""
 
-    def __init__(self, frame: pd.DataFrame, left_out: list[tuple[str, str]]):
+    def __init__(
+        self, frame: pd.DataFrame, left_out: list[tuple[str, str]], description: Description
+    ):
         self.frame = frame
-        self.left_out = tuple(left_out)
         treated = frame[(frame.role == "treatment") & (frame.split == "train")]
-        self.classes = tuple(sorted(treated.label_name.unique()))
+        self.is_multi_label = description.task == MULTI_LABEL
+        names = treated["labels"].explode().dropna() if self.is_multi_label else treated.label_name
+        present = set(names)
+        columns = description.label_columns or ()
+        left_out = left_out + [
+            ("a label that no treated well has", name) for name in columns if name not in present
+        ]
+        self.left_out = tuple(left_out)
+        self.classes = tuple(name for name in columns or sorted(present) if name in present)
         controls = frame[frame.role == "positive_control"]
         self.positive = tuple(sorted(controls.label_name.unique()))
 
@@ -53,7 +68,8 @@ def read_samples(root: Path) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]
             "well": frame.well,
             "site": frame.site,
             "cell_type": frame.cell_type.where(frame.cell_type != "", "cells"),
-            "label": label.where(~is_hidden),
+            "label": None if rows.is_multi_label else label.where(~is_hidden),
+            "labels": _class_numbers(rows),
             "role": frame.role,
             "compound": compound.where(~is_hidden, None),
             "treatment": (compound + dose).where(~is_hidden, None),
@@ -64,7 +80,18 @@ def read_samples(root: Path) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]
     return check_samples(samples, root), rows.left_out
 
 
+def _class_numbers(rows: Rows) -> list[tuple[int, ...] | None]:
+    """Return the class numbers of the treated wells, where they may be several; else None."""
+    frame, number_of = rows.frame, {name: i for i, name in enumerate(rows.classes)}
+    is_known = (frame.role == "treatment") & (frame.split == "train") & rows.is_multi_label
+    return [
+        tuple(sorted(number_of[name] for name in names)) if known else None
+        for names, known in zip(frame["labels"], is_known, strict=True)
+    ]
+
+
 def read_rows(root: Path) -> Rows:
+    """Return the sites with what their wells got; see `read_samples`."""
     description = read_description(root)
     sites = join_sites(root, description)
     rows, left_out = sites.rows, list(sites.left_out)
@@ -85,8 +112,11 @@ def read_rows(root: Path) -> Rows:
     frame = frame[~is_unlabelled].sort_values(["well_id", "site"], ignore_index=True)
     if frame.empty:
         raise InputError(f"{root}: no well of the platemap has a label and images")
+    rows = Rows(frame, left_out, description)
+    if rows.is_multi_label:
+        refuse_reserved(root, rows.classes, "well_id")
     _warn_of_single_wells(root, frame)
-    return Rows(frame, left_out)
+    return rows
 
 
 def _by_folder(root: Path, rows: pd.DataFrame, description: Description) -> pd.DataFrame:
@@ -98,10 +128,12 @@ def _by_folder(root: Path, rows: pd.DataFrame, description: Description) -> pd.D
         )
     empty = dict.fromkeys(("compound", "concentration", "cell_type"), "")
     flags = dict.fromkeys(("is_negative_controls", "is_positive_controls", "is_hidden"), False)
+    if description.task == MULTI_LABEL:
+        raise InputError(f"{root / FILE}: task: {MULTI_LABEL} needs a platemap")
     for key in ("negative_controls", "positive_controls", "hidden"):
         if getattr(description, key):
             raise InputError(f"{root / FILE}: {key}: needs a platemap")
-    frame = rows.rename(columns={"label": "label_name"}).assign(**empty, **flags)
+    frame = rows.rename(columns={"label": "label_name"}).assign(**empty, **flags, labels=None)
     return _named(frame.assign(platemap_batch=""))
 
 
@@ -151,7 +183,8 @@ def plate_keys(frame: pd.DataFrame, batch_column: str | None = None) -> pd.Serie
 
 def _warn_of_single_wells(root: Path, frame: pd.DataFrame) -> None:
     treated = frame[(frame.role == "treatment") & (frame.split == "train")]
-    counts = treated.groupby("label_name").well_id.nunique()
+    names = treated["labels"].where(treated["labels"].notna(), treated.label_name)
+    counts = treated.assign(name=names).explode("name").groupby("name").well_id.nunique()
     single = counts.index[counts == 1]
     if len(single):
         shown = f"{len(single)} of {len(counts)} labels have one well and can't be validated"
