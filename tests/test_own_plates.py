@@ -28,7 +28,7 @@ def test_the_page_leads_from_a_folder_to_a_leaderboard(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "188 sites of 94 wells on 3 plates, 2 batches" in done.stdout
     assert "0 errors, 0 warnings" in done.stdout and "left out: nothing" in done.stdout
-    assert "5 labels, 12 to 24 wells each" in done.stdout, "several labels a well"
+    assert "5 labels, 18 to 18 wells each" in done.stdout, "several labels a well"
     assert "my_plates" in done.stdout[done.stdout.rindex("rank  name") :]
     for name in ("runs/my_samples.csv", "runs/my_plates.png", "submissions/my_plates.csv"):
         assert (tmp_path / name).stat().st_size > 0

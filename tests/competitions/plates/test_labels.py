@@ -233,3 +233,9 @@ def test_init_proposes_several_labels(root, tmp_path):
         .replace("# hidden: COLUMN = VALUE", "hidden: role = test")
     )
     assert PLATES.classes(root) == MOAS
+
+
+def test_a_simulation_has_several_labels(tmp_path, capsys):
+    words = ("simulate", PLATES.id, "--out", tmp_path / "data", "--set", "labels=1")
+    assert "labels: 2 or 3, got 1" in error_line(capsys, *words, cwd=tmp_path)
+    assert not (tmp_path / "data").exists()

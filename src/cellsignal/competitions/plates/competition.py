@@ -192,8 +192,6 @@ class PlatesMultiLabel(Plates):
     metric = "macro average precision"
     task_class = MultiLabel
     described_task: ClassVar = MULTI_LABEL
-    quick_simulation: ClassVar = {"labels": 2}
-    tiny_simulation: ClassVar = {**Plates.tiny_simulation, "labels": 2}
 
     def sample_submission(self, root: Path) -> pd.DataFrame:
         return self.task.placeholders(self._hidden(root), self.classes(root))
@@ -207,3 +205,9 @@ class PlatesMultiLabel(Plates):
         answers = self.task.read_answers(Path(path)).drop(columns="plate", errors="ignore")
         answers = self._with_plate(Path(path), answers)
         return answers if answers.plate.nunique() > 1 else answers.drop(columns="plate")
+
+    def simulate(self, out: Path, seed: int, **size: int) -> None:
+        size = {"labels": 2, **size}
+        if size["labels"] < 2:
+            raise InputError(f"simulate {self.id}: labels: 2 or 3, got {size['labels']}")
+        super().simulate(out, seed, **size)
