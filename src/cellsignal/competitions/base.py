@@ -157,7 +157,7 @@ class Competition(Calibrates, ABC):
             raise InputError(f"{root}: the metadata names no sample; there is nothing to read")
         for row in np.random.default_rng(0).permutation(len(files)):
             try:
-                shapes[image_size(root / path_of(files[row][0]))] += 1
+                shapes[self.image_shape_of(root, files[row])] += 1
             except ImageError:
                 continue
             if shapes.total() >= SHAPE_SAMPLES:
@@ -168,6 +168,10 @@ class Competition(Calibrates, ABC):
                 f"{files[0][0]}"
             )
         return shapes.most_common(1)[0][0]
+
+    def image_shape_of(self, root: Path, files: tuple[str, ...]) -> tuple[int, int]:
+        """Return the (height, width) of a sample's first file."""
+        return image_size(root / path_of(files[0]))
 
     @abstractmethod
     def sample_submission(self, root: Path) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from cellsignal.competitions.plates.description import (
     Description,
     read_description,
 )
-from cellsignal.competitions.plates.pixels import VERSION, measure_plate, read_as_bytes
+from cellsignal.competitions.plates.pixels import VERSION, measure_plate, read_as_bytes, read_site
 from cellsignal.competitions.plates.planes import parse_entry, plate_of
 from cellsignal.competitions.plates.wells import plate_keys, read_rows, read_samples, warn_once
 
@@ -140,6 +140,9 @@ class Plates(Competition):
             plate = plate_of(root, images, files[0])
             measured = calibration.find_calibration(self.calibration, self.id, plate)
         return read_as_bytes(root, files, images, measured, shape)
+
+    def image_shape_of(self, root: Path, files: tuple[str, ...]) -> tuple[int, int]:
+        return read_site(Path(root), files[:1], self.description(root).images).shape[1:]
 
     def image_files(self, files: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for entry in files for name in parse_entry(entry)[1])

@@ -1,5 +1,6 @@
 """Write a `plates.yaml` from what lies in a folder of images, and say what is in it."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import pandas as pd
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.common.files import write_text
 from cellsignal.common.tables import normalise_wells
-from cellsignal.competitions.plates import load_data
+from cellsignal.competitions.plates import load_data, ome_zarr
 from cellsignal.competitions.plates.description import FILE
 from cellsignal.competitions.plates.layouts import Layout, parse_pattern
 from cellsignal.competitions.plates.pixels import read_tiff_series
@@ -75,22 +76,25 @@ def look_into(folder: Path, pattern: str | None, platemap: Path | None) -> Found
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     names = list_images(folder)
-    if not names:
-        raise InputError(f"{folder}: holds no image (.tif, .tiff, .png, .jpg)")
     try:
         layout = parse_pattern(pattern) if pattern else recognise_folder(folder, names)
     except InputError as error:
-        raise InputError(f"{folder}: {error}") from None
+        shown = "" if str(error).startswith(str(folder)) else f"{folder}: "
+        raise InputError(f"{shown}{error}") from None
     planes, left_out = read_planes(folder, layout)
     if planes.empty:
-        raise InputError(f"{folder}: no image fits {pattern!r}; first {names[0]!r}")
-    bits, count = _look_at_image(folder / planes.file[0], layout)
+        lost = [f"{name}: {reason}" for reason, name in left_out]
+        where = f"first {[*lost, *map(repr, names), 'there is none'][0]}"
+        raise InputError(f"{folder}: no image fits {pattern or layout.title!r}; {where}")
+    bits, count = _look_at_image(folder, planes.file[0], layout)
     channels = _channel_names(folder, planes, layout, count)
     wells, has_plates = _describe_wells(folder, planes, platemap)
     by_plate = has_plates and planes.plate.nunique() > 1
     text = _TEMPLATE.format(
         naming=f"pattern: {pattern!r}" if pattern else f"layout: {layout.name}  # {layout.title}",
-        channels=", ".join(f'{name}: "{value}"' for name, value in channels.items()),
+        channels=", ".join(
+            f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in channels.items()
+        ),
         bits=bits,
         wells=wells,
         folds="plate" if by_plate else "well",
@@ -111,8 +115,11 @@ def write_description(folder: Path, text: str, force: bool) -> Path:
     return path
 
 
-def _look_at_image(path: Path, layout: Layout) -> tuple[int, int]:
+def _look_at_image(folder: Path, name: str, layout: Layout) -> tuple[int, int]:
     """Return the bits a pixel of an image, and how many channels it holds."""
+    if layout.name == ome_zarr.NAME:
+        return ome_zarr.bits_of(folder, name), 1
+    path = folder / name
     if layout.whole_channels and path.suffix.lower() in (".tif", ".tiff"):
         stack, axes = read_tiff_series(path)
         if stack.dtype.name not in ("uint8", "uint16"):
@@ -135,9 +142,13 @@ def _channel_names(
     if layout.name == load_data.NAME:
         values = list(planes.channel.unique())  # in the order of the table's columns
         known = {value: load_data.channel_name(value) for value in values}
+    if layout.name == ome_zarr.NAME:
+        values = list(planes.channel.unique())  # in the order of the array
     names = [known.get(value) or _plain_name(value) for value in values]
     if len(set(names)) < len(names):
         names = [_plain_name(value) for value in values]
+    if len(set(names)) < len(names):
+        names = [f"ch{number}" for number in range(1, len(values) + 1)]
     return dict(zip(names, values, strict=True))
 
 

@@ -99,6 +99,11 @@ LAYOUTS = (
         re.compile(r"(?!)(?P<channel>)"),  # no path by itself says it; see load_data.py
     ),
     Layout(
+        "ome_zarr",
+        "OME-Zarr plates, 0.4 or 0.5: PLATE.zarr/A/1/0",
+        re.compile(r"(?!)(?P<channel>)"),  # its metadata say it; see ome_zarr.py
+    ),
+    Layout(
         "class_folders",
         "one folder a class: CLASS/image.png",
         re.compile(r"(?:.*/)?(?P<label>[^/]+)/(?P<image>[^/]+)" + _IMAGE),

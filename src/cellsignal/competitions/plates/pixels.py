@@ -9,6 +9,7 @@ import numpy as np
 
 from cellsignal.common.errors import ImageError
 from cellsignal.competitions import calibration
+from cellsignal.competitions.plates import zarr_planes
 from cellsignal.competitions.plates.description import Images
 from cellsignal.competitions.plates.planes import layout_of, parse_entry
 from cellsignal.images import decode_image, read_bytes
@@ -40,6 +41,9 @@ def read_site(
 
 def _read_entry(root: Path, entry: str, bits: int, shape: tuple[int, int] | None) -> np.ndarray:
     """Read one plane, or the projection of its stack: (H, W)."""
+    if zarr_planes.is_plane(entry):
+        plane = zarr_planes.read_plane(root, entry, bits, shape)
+        return plane if plane.ndim == 2 else project(plane, zarr_planes.parse_plane(entry).how)
     how, names = parse_entry(entry)
     stack = []
     for name in names:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.plates import load_data
+from cellsignal.competitions.plates import load_data, ome_zarr, zarr_planes
 from cellsignal.competitions.plates.description import FILE, Description, Images
 from cellsignal.competitions.plates.layouts import (
     LAYOUTS,
@@ -47,11 +47,11 @@ class Sites:
 def list_images(folder: Path) -> list[str]:
     """Return the paths of all image files under a folder, relative to it, sorted.
 
-    Links to folders are followed; hidden files and folders are not read.
+    Links to folders are followed; hidden files and folders, and folders of zarr, are not read.
     """
     names = []
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [n for n in folders if not n.startswith(".") and not n.endswith(".zarr")]
         relative = Path(parent).relative_to(folder)
         names += [
             (relative / name).as_posix()
@@ -62,11 +62,17 @@ def list_images(folder: Path) -> list[str]:
 
 
 def recognise_folder(folder: Path, names: list[str]) -> Layout:
-    """Return the layout of a folder: that of its `load_data.csv` if some of its files are there.
+    """Return the layout of a folder.
+
+    It is that of its OME-Zarr plates, or of its `load_data.csv` if some of its files are there.
 
     Raises:
-        InputError: see `recognise_layout`.
+        InputError: no image; or see `recognise_layout`.
     """
+    if ome_zarr.find_plates(folder):
+        return get_layout(ome_zarr.NAME)
+    if not names:
+        raise InputError("holds no image (.tif, .tiff, .png, .jpg) and no OME-Zarr plate")
     if load_data.find_tables(folder) and load_data.read_planes(folder, names)[0]:
         return get_layout(load_data.NAME)
     return recognise_layout(names, Path(folder).resolve().name)[0]
@@ -114,6 +120,9 @@ def read_planes(folder: Path, layout: Layout) -> tuple[pd.DataFrame, list[tuple[
     rows, left_out, names = [], [], list_images(folder)
     if layout.name == load_data.NAME:
         rows, left_out = load_data.read_planes(folder, names)
+        names = []
+    elif layout.name == ome_zarr.NAME:
+        rows, left_out = ome_zarr.read_planes(folder)
         names = []
     for name in names:
         facts = parse_path(layout, name, folder.resolve().name)
@@ -169,6 +178,8 @@ def plate_of(root: Path, images: Images, entry: str) -> str:
     layout = layout_of(images)
     if layout.name == load_data.NAME:
         return _plates_of_files(folder)[name]
+    if layout.name == ome_zarr.NAME:
+        return ome_zarr.plate_of(folder, name)
     facts = parse_path(layout, name, folder.resolve().name)
     return f"{facts['batch']}_{facts['plate']}" if "batch" in facts else facts["plate"]
 
@@ -247,11 +258,16 @@ def _entry(files: tuple[str, ...], zs: tuple[int, ...], z: str | int) -> str | N
         return files[zs.index(z)] if z in zs else (files[0] if len(files) == 1 else None)
     if len(files) == 1:
         return files[0]
+    if zarr_planes.is_plane(files[0]):
+        return zarr_planes.stack_entry(files, z)
     return f"{files[0]}#{z}:" + "|".join(Path(name).name for name in files[1:])
 
 
 def parse_entry(entry: str) -> tuple[str, tuple[str, ...]]:
     """Return how the files of an entry are joined ("max", "mean" or ""), and all their paths."""
+    if zarr_planes.is_plane(entry):
+        plane = zarr_planes.parse_plane(entry)
+        return plane.how, plane.files()
     first, hash_sign, rest = entry.partition("#")
     if not hash_sign:
         return "", (first,)

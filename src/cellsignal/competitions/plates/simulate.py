@@ -102,12 +102,7 @@ def simulate_plates(
     sizes = {name: value for name, value in locals().items() if name in _RANGES}
     output.check_sizes("plates", sizes, _RANGES)
     numbers, out = SimpleNamespace(**sizes), Path(out)
-    needed = classes * compounds * (replicates + hidden) + controls
-    if needed > len(WELLS):
-        raise InputError(
-            f"simulate plates: {needed} wells, more than the {len(WELLS)} of a plate; lower "
-            "classes, compounds, replicates, hidden or controls"
-        )
+    _check_wells(numbers)
     output.claim_folder(
         out, answers_path(out), {"competition": _id_of(numbers), "seed": seed, **sizes}
     )
@@ -122,6 +117,15 @@ def simulate_plates(
     write_csv(out / "platemaps.csv", platemap.drop(columns=["truth", "got"]))
     write_csv(answers_path(out), answers)
     write_text(out / FILE, _DESCRIPTION + _TASK * (labels > 1))
+
+
+def _check_wells(sizes: SimpleNamespace) -> None:
+    needed = sizes.classes * sizes.compounds * (sizes.replicates + sizes.hidden) + sizes.controls
+    if needed > len(WELLS):
+        raise InputError(
+            f"simulate plates: {needed} wells, more than the {len(WELLS)} of a plate; lower "
+            "classes, compounds, replicates, hidden or controls"
+        )
 
 
 def _id_of(sizes: SimpleNamespace) -> str:
