@@ -1,10 +1,13 @@
 """The steps of `cellsignal run`, from raw images to the leaderboard."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellsignal.common.files import digest, sha256, work_in
+import pandas as pd
+
+from cellsignal.common.files import digest, sha256, work_in, write_csv
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.folds import bring_folds_up_to_date
@@ -76,6 +79,16 @@ def prepare(config: Config) -> None:
     ]
     _warn(flat, data.store / "store.json")
     log.info("%s: %d samples packed, %d left out", data.store, report.n_packed, len(skipped))
+    _keep_left_out(competition.left_out(data.root), data.store / "left_out.csv")
+
+
+def _keep_left_out(left_out: Sequence[tuple[str, str]], path: Path) -> None:
+    """Keep what is in no sample (files not understood, wells without a label) with the store."""
+    if not left_out:
+        path.unlink(missing_ok=True)
+        return
+    write_csv(path, pd.DataFrame(left_out, columns=["reason", "name"]))
+    log.warning("%d files, sites or wells are in no sample; %s lists them", len(left_out), path)
 
 
 def _warn(lines: list[str], full_list: Path) -> None:

@@ -106,13 +106,14 @@ def download(arguments: argparse.Namespace) -> str:
 
 def init(arguments: argparse.Namespace) -> str:
     from cellsignal.competitions.plates.init import look_into, write_description
+    from cellsignal.data.preview import left_out_lines
 
     found = look_into(arguments.folder, arguments.pattern, arguments.platemap)
     path = write_description(arguments.folder, found.text, arguments.force)
     planes = found.planes
-    print(f"{found.layout.title}\n{len(planes)} files understood, {len(found.left_out)} not")
-    if found.left_out:
-        print(f"  the first of these: {found.left_out[0][1]}")
+    what = "files" if found.layout.name != "ome_zarr" else "planes"
+    print(f"{found.layout.title}\n{len(planes)} {what} understood, {len(found.left_out)} not")
+    print("\n".join(left_out_lines(found.left_out)), end="\n" * bool(found.left_out))
     columns = ["plate", "well", "site", "channel", "z"]
     print(planes.groupby("plate")[columns[1:]].nunique().to_string())
     print(f"\n{path}\n{found.text}", end="")

@@ -51,14 +51,24 @@ def preview_text(
         shown = sorted(number.index)[:SHOWN]
         lines += [f"  {classes[label]}: {number[label]}" for label in shown]
         lines += ["  ..."] * (len(number) > SHOWN)
+        single = sorted(number.index[number == 1])
+        if single:
+            text = f"{len(single)} of {len(number)} labels have one well and can't be validated"
+            lines += [f"  {text}, first {classes[single[0]]}"]
     reasons = Counter(reason for reason, _ in left_out)
-    lines += ["", "left out: " + ("" if reasons else "nothing")]
-    for reason, count in reasons.items():
-        first = next(name for why, name in left_out if why == reason)
-        lines.append(f"  {count}: {reason}; first {first}")
+    lines += ["", "left out: " + ("" if reasons else "nothing"), *left_out_lines(left_out)]
     if without_images:
         lines.append(f"rows without images: {len(without_images)}; first {without_images[0]}")
     return "\n".join(lines)
+
+
+def left_out_lines(left_out: Sequence[tuple[str, str]]) -> list[str]:
+    """Count what was left out by reason, each with the first example."""
+    lines = []
+    for reason, count in Counter(reason for reason, _ in left_out).items():
+        first = next(name for why, name in left_out if why == reason)
+        lines.append(f"  {count}: {reason}; first {first}")
+    return lines
 
 
 def _plates(table: pd.DataFrame) -> int:

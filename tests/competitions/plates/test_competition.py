@@ -1,5 +1,6 @@
 """A user's own plates: what the table says, and faults planted one by one, each named in a line."""
 
+import re
 import shutil
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import tifffile
 import yaml
-from helpers import cellsignal, error_line
+from helpers import cellsignal, error_line, tiny_config
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.plates.competition import Plates
@@ -131,6 +132,14 @@ def well_without_label(root):
     return "a well without a label"
 
 
+def depth_that_differs(root):
+    """All sites get a second z plane, but one channel of one site does not."""
+    paths = sorted(root.rglob("*p01-*.tiff"))
+    for path in paths[1:]:
+        shutil.copy(path, str(path).replace("p01-", "p02-"))
+    return "not the 2 z planes that most sites have"
+
+
 def name_not_understood(root):
     shutil.copy(first_file(root), root / "snapshot.tiff")
     return "file name not understood"
@@ -143,6 +152,7 @@ def name_not_understood(root):
         well_not_in_the_platemap,
         well_without_images,
         well_without_label,
+        depth_that_differs,
         name_not_understood,
     ],
 )
@@ -235,7 +245,39 @@ def test_a_planted_fault_is_named_in_one_line(root, plant, tmp_path, capsys):
     why = plant(root)
     with pytest.raises(InputError, match=why):
         PLATES.samples(root)
-    assert str(root) in error_line(capsys, "samples", "plates", "--root", root, cwd=tmp_path)
+    line = error_line(capsys, "samples", "plates", "--root", root, cwd=tmp_path)
+    assert str(root) in line and re.search(why, line)
+    if plant is not no_description:  # every verb says it, before it writes anything
+        words = ("folds", "plates", "--root", root, "--out", tmp_path / "folds.csv")
+        assert error_line(capsys, *words, cwd=tmp_path) == line
+        assert not (tmp_path / "folds.csv").exists()
+
+
+def test_a_label_with_one_well_is_named(root, tmp_path, capsys, caplog):
+    """It trains and is never validated: it is counted, and stays a class."""
+    table = pd.read_csv(root / "platemaps.csv", dtype=str, keep_default_na=False)
+    row = table.index[table.role == "treatment"][0]
+    change_map(root, lambda table: table.assign(moa=table.moa.where(table.index != row, "rare")))
+    capsys.readouterr()
+    assert cellsignal("samples", "plates", "--root", root, cwd=tmp_path) == 0
+    named = "1 of 4 labels have one well and can't be validated, first rare"
+    assert named in capsys.readouterr().out and named in caplog.text
+    assert PLATES.classes(root) == ("moa 1", "moa 2", "moa 3", "rare")
+
+
+def test_what_was_left_out_is_kept_with_the_store(root, tmp_path, caplog):
+    path = first_file(root)
+    content = path.read_bytes()
+    plane_missing(root)
+    config = tiny_config("plates", root)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    assert cellsignal("prepare", "config.yaml", cwd=tmp_path) == 0
+    kept = pd.read_csv(tmp_path / "store/left_out.csv")
+    assert list(kept.itertuples(index=False, name=None)) == list(PLATES.left_out(root))
+    assert len(kept) == 1 and "1 files, sites or wells are in no sample" in caplog.text
+    path.write_bytes(content)  # and it goes when nothing is left out any more
+    assert cellsignal("prepare", "config.yaml", cwd=tmp_path) == 0
+    assert not (tmp_path / "store/left_out.csv").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another size", "another depth"])
