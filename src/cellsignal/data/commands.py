@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cellsignal.competitions.base import Competition
 
+_COUNTED = ["well", "site", "channel", "z"]  # of each plate, by init
 SHOWN = 15  # groups of a fold table that are printed
 
 
@@ -49,6 +50,8 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     pattern = "how files are named, as '{plate}/{well}_s{site}_w{channel}.tif'"
     parser.add_argument("--pattern", help=pattern)
     parser.add_argument("--platemap", type=Path, help="CSV, TSV or XLSX with a row for each well")
+    picture = "PNG of a few sites (default runs/<folder>.init.png)"
+    parser.add_argument("--picture", type=Path, help=picture)
     parser.add_argument("--force", action="store_true", help="replace a plates.yaml")
 
 
@@ -105,19 +108,33 @@ def download(arguments: argparse.Namespace) -> str:
 
 
 def init(arguments: argparse.Namespace) -> str:
+    from cellsignal.competitions.plates.first_look import look_at_sites
     from cellsignal.competitions.plates.init import look_into, write_description
     from cellsignal.data.preview import left_out_lines
+    from cellsignal.report.plate_plots import channel_montage
 
     found = look_into(arguments.folder, arguments.pattern, arguments.platemap)
     path = write_description(arguments.folder, found.text, arguments.force)
     planes = found.planes
     what = "files" if found.layout.name != "ome_zarr" else "planes"
     print(f"{found.layout.title}\n{len(planes)} {what} understood, {len(found.left_out)} not")
-    print("\n".join(left_out_lines(found.left_out)), end="\n" * bool(found.left_out))
-    columns = ["plate", "well", "site", "channel", "z"]
-    print(planes.groupby("plate")[columns[1:]].nunique().to_string())
+    look = look_at_sites(arguments.folder)
+    lines = left_out_lines(look.left_out or found.left_out)
+    print("\n".join([*lines, planes.groupby("plate")[_COUNTED].nunique().to_string()]))
+    if look.images:
+        picture = arguments.picture or _first_picture(arguments.folder.resolve())
+        channel_montage(picture, look.images, list(found.channels))
+        print(f"\n{picture}")
+    else:
+        print(f"\nno picture: {look.problem}")
     print(f"\n{path}\n{found.text}", end="")
     return f"cellsignal samples plates --root {arguments.folder}"
+
+
+def _first_picture(folder: Path) -> Path:
+    """Return where `init` draws: never among the images."""
+    parent = folder.parent if Path.cwd().is_relative_to(folder) else Path("runs")
+    return parent / f"{folder.name}.init.png"
 
 
 def samples(arguments: argparse.Namespace) -> str:

@@ -102,6 +102,41 @@ def test_one_folder_a_class_of_rgb(tmp_path):
     assert np.array_equal(image, direct[:, :, ::-1].transpose(2, 0, 1))
 
 
+def test_the_first_look(tmp_path, capsys):
+    """A picture of wells far from each other, and what lacks, without any platemap."""
+    from cellsignal.competitions.plates.first_look import look_at_sites
+
+    root = tmp_path / "raw"
+    make(root, "phenix")
+    (root / "map.csv").unlink()
+    path = next(root.glob("P2__*/Images/r03c03f01*ch2*"))
+    path.unlink()
+    assert cellsignal("init", root, cwd=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "31 files understood, 0 not" in out and "runs/raw.init.png" in out
+    assert "1: no file of channel 2; first plate P2 well C03 site 1" in out
+    assert cv2.imread(str(tmp_path / "runs/raw.init.png")).std() > 10
+    images = look_at_sites(root).images
+    # evenly over the 8 wells; of C03 the site that is whole
+    assert list(images) == ["P1_B02_s1", "P1_C02_s1", "P2_B03_s1", "P2_C03_s2"]
+    assert {image.shape for image in images.values()} == {(2, 16, 16)}
+    low, high = images["P1_B02_s1"].min(), images["P1_B02_s1"].max()
+    assert (low, high) == (0, 255), "the window of the plate's shown sites"
+    assert cellsignal("init", ".", "--force", cwd=root) == 0  # not among the images
+    assert (tmp_path / "raw.init.png").is_file() and not list(root.rglob("*.png"))
+
+
+def test_no_picture_says_why(tmp_path, capsys):
+    root = tmp_path / "raw"
+    make(root, "imagexpress")
+    for path in root.glob("P2/*/*_w2*"):
+        path.unlink()
+    assert cellsignal("init", root, cwd=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "no picture: " in out and "plate P2 has no file of channel '2'" in out
+    assert not (tmp_path / "runs").exists() and (root / "plates.yaml").is_file()
+
+
 def test_channel_names_of_the_phenix_index(simulated, tmp_path):
     root = shutil.copytree(simulated("plates"), tmp_path / "raw")
     assert "is there already; --force" in refused(tmp_path, root)

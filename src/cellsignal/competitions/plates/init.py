@@ -57,12 +57,14 @@ class Found:
     Attributes:
         planes: see `planes.read_planes`.
         left_out: (reason, name) of files that were not understood.
+        channels: name of each channel, and how the files write it.
         text: the YAML.
     """
 
     layout: Layout
     planes: pd.DataFrame
     left_out: tuple[tuple[str, str], ...]
+    channels: dict[str, str]
     text: str
 
 
@@ -99,7 +101,7 @@ def look_into(folder: Path, pattern: str | None, platemap: Path | None) -> Found
         wells=wells,
         folds="plate" if by_plate else "well",
     )
-    return Found(layout, planes, tuple(left_out), text)
+    return Found(layout, planes, tuple(left_out), channels, text)
 
 
 def write_description(folder: Path, text: str, force: bool) -> Path:
