@@ -12,6 +12,7 @@ from helpers import cellsignal, error_line
 
 from cellsignal.competitions.plates.competition import Plates
 from cellsignal.competitions.plates.description import read_description
+from cellsignal.prediction.embeddings import load_embeddings
 
 WELLS = ["B02", "B03", "C02", "C03"]
 GUID = "0A1B2C3D-0011-4F00-9D1C-AABBCCDDEEFF"
@@ -84,6 +85,61 @@ def test_files_of_several_pages(axes, tmp_path):
     stack = stacks["C02"]
     expected = stack.max(axes.index("Z")) if "Z" in axes else stack
     assert np.array_equal(read_site(tmp_path / "raw", ("P1/C02.ome.tif",), images), expected)
+
+
+@pytest.mark.parametrize("kind", ["OME-TIFF", "pages", "RGB"])
+def test_verify_reads_files_of_all_channels(kind, tmp_path, capsys):
+    """Three channels a file: axes by OME, pages without metadata, colours of a PNG."""
+    rng, raw = np.random.default_rng(0), tmp_path / "raw" / "P1"
+    raw.mkdir(parents=True)
+    images = {}
+    for well in WELLS:
+        images[well] = rng.integers(0, 255, (3, 16, 16)).astype(np.uint8)
+        if kind == "RGB":
+            assert cv2.imwrite(str(raw / f"{well}_s1.png"), images[well].transpose(1, 2, 0))
+        elif kind == "pages":
+            with tifffile.TiffWriter(raw / f"{well}_s1.tif") as file:
+                for page in images[well]:
+                    file.write(page, photometric="minisblack", metadata=None)
+        else:
+            tifffile.imwrite(raw / f"{well}.ome.tif", images[well], metadata={"axes": "CYX"})
+    (tmp_path / "raw/map.csv").write_text("well,moa\nB02,a\nB03,b\nC02,a\nC03,b\n")
+    assert cellsignal("init", tmp_path / "raw", cwd=tmp_path) == 0
+    samples = Plates().samples(tmp_path / "raw").set_index("well")
+    read = Plates().read(tmp_path / "raw", samples.files["C02"])
+    # OpenCV writes blue first
+    expected = images["C02"][::-1] if kind == "RGB" else images["C02"]
+    assert np.array_equal(read, expected)
+    capsys.readouterr()
+    words = ("verify", "plates", "--root", tmp_path / "raw", "--workers", 0)
+    assert cellsignal(*words, cwd=tmp_path) == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
+
+
+def test_a_pattern_of_the_users_own(tmp_path, capsys):
+    root = tmp_path / "raw"
+    rng = np.random.default_rng(0)
+    for plate in ("P1", "P2"):
+        for well in WELLS:
+            for channel in ("dapi", "gfp"):
+                name = f"day1/{plate}-scan/{well}/f3_{channel}.tif"
+                write(root / name, rng.integers(0, 999, (16, 16)))
+    rows = [f"{well},{'ab'[i % 2]}" for i, well in enumerate(WELLS)]
+    (root / "map.csv").write_text("well,moa\n" + "\n".join(rows) + "\n")
+    pattern = "{plate}-scan/{well}/f{site}_{channel}.tif"
+    assert cellsignal("init", root, "--pattern", pattern, cwd=tmp_path) == 0
+    images = read_description(root).images
+    assert (images.layout, images.pattern) == (None, pattern)
+    assert images.channels == {"dapi": "dapi", "gfp": "gfp"}
+    samples = Plates().samples(root)
+    assert len(samples) == 8 and set(samples.plate) == {"P1", "P2"} and set(samples.site) == {3}
+    words = ("verify", "plates", "--root", root, "--workers", 0)
+    assert cellsignal(*words, cwd=tmp_path) == 0
+    words = ("init", root, "--force", "--pattern", "{plate}/{well}_{channel}.png")
+    line = error_line(capsys, *words, cwd=tmp_path)
+    assert (
+        "no image fits '{plate}/{well}_{channel}.png'; first day1/P1-scan/B02/f3_dapi.tif" in line
+    )
 
 
 def test_one_folder_a_class_of_rgb(tmp_path):
@@ -175,6 +231,47 @@ def test_real_opera_phenix_planes(real_data, tmp_path):
     assert image.shape == (5, 1080, 1080)
     # a tenth of a percent of the pixels lies at or below the window, as much at or above it
     assert (image == 255).mean(axis=(1, 2)) == pytest.approx(0.001, abs=0.0015)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_three_real_wells_go_as_far_as_embeddings(real_data, tmp_path, capsys):
+    """`init`, `samples`, `verify`, `prepare`, `folds`, `train` and `embed` of one real plate."""
+    root = tmp_path / "raw"
+    (root / "BR00116991").mkdir(parents=True)
+    for path in sorted((real_data / "cpjump1_images").glob("*/*.tiff")):
+        shutil.copy(path, root / "BR00116991")
+    (root / "map.csv").write_text("well,compound\nN9,drug\nD14,DMSO\nL9,drug\n")
+    assert cellsignal("init", root, cwd=tmp_path) == 0
+    picture = cv2.imread(str(tmp_path / "runs/raw.init.png"))
+    assert picture.shape[0] > 800 and picture.std() > 20, "three rows of cells"
+    first = {"name": "all", "epochs": 1, "batch_size": 3}
+    config = {
+        "name": "wells",
+        "competition": "plates",
+        "data": {"root": str(root), "store": "store", "size": 64, "workers": 0},
+        "folds": {"file": "folds.csv", "use": [], "full": True},
+        "normalization": {"by": "image"},
+        "model": {"backbone": "test_resnet", "layers": [1, 2], "frozen": True},
+        "stages": [first],
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    for words in (
+        ("samples", "plates", "--root", root, "--picture", "wells.png"),
+        ("verify", "plates", "--root", root, "--workers", 0),
+        ("prepare", "config.yaml"),
+        ("folds", "plates", "--root", root, "--splits", 2, "--out", "folds.csv"),
+        ("train", "config.yaml"),
+        ("embed", "config.yaml"),
+    ):
+        assert cellsignal(*words, cwd=tmp_path) == 0, words
+    out = capsys.readouterr().out
+    assert "3 sites of 3 wells on 1 plates" in out and "0 errors, 0 warnings" in out
+    assert cv2.imread(str(tmp_path / "wells.png")).std() > 20
+    (path,) = (tmp_path / "runs/wells/seed0/embeddings").glob("*.npz")
+    embeddings = load_embeddings(path)
+    assert sorted(embeddings.samples.well_id) == [f"BR00116991_{w}" for w in ("D14", "L09", "N09")]
+    assert np.isfinite(embeddings.values).all() and len(np.unique(embeddings.values, axis=0)) == 3
 
 
 def test_a_platemap_may_be_a_workbook(simulated, tmp_path):
