@@ -207,7 +207,7 @@ def _check_clip(
     site: tuple[str, tuple[str, ...]],
     frames: tuple[str, ...],
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
-    """Read a clip, of which the first frame that cannot be read is listed."""
+    """Read a clip, or planes of several files, of which the first fault is listed."""
     sample_id, files = site
     try:
         clip = read(files)
@@ -217,9 +217,17 @@ def _check_clip(
     channels = competition.channels_of(root)
     for plane in np.flatnonzero(channel_statistics(clip)[1] == 0):
         detail = f"every pixel of channel {channels[plane]} is {clip[plane, 0, 0]}"
-        problems.append(Problem("flat", frames[plane % competition.frames], detail, sample_id))
+        name = frames[plane % competition.frames]
+        if competition.frames == 1:
+            name = competition.image_files((files[plane],))[0]
+        problems.append(Problem("flat", name, detail, sample_id))
     flat = {problem.path for problem in problems}
-    return problems, _hash_files(root, [name for name in frames if name not in flat], sample_id)
+    if competition.frames > 1:
+        return problems, _hash_files(root, [name for name in frames if name not in flat], sample_id)
+    # parts of a plane may be alike (chunks of black, planes of a stack): not a whole plane
+    planes = [competition.image_files((entry,)) for entry in files]
+    whole = [_hash_plane(root, names, sample_id) for names in planes if names[0] not in flat]
+    return problems, whole
 
 
 def _problem_of(error: ImageError, root: Path, sample_id: str) -> Problem:
@@ -236,6 +244,13 @@ def _hash_files(root: Path, names: list[str], sample_id: str) -> list[tuple[str,
         )
         for name in names
     ]
+
+
+def _hash_plane(root: Path, names: tuple[str, ...], sample_id: str) -> tuple[str, str, bytes]:
+    """Hash the files of one plane together; it is called as its first file."""
+    contents = [content for _, _, content in _hash_files(root, list(names), sample_id)]
+    content = hashlib.blake2b(b"".join(contents), digest_size=16).digest()
+    return names[0], sample_id, content
 
 
 def _is_file(path: Path) -> bool:

@@ -180,6 +180,27 @@ def test_a_hole_in_a_shard_is_found(place, tmp_path, capsys):
     assert "P1.zarr/B/2/0/0/c/0/1/0/" in out and "[P1_B02_s1]" in out
 
 
+def test_alike_chunks_are_no_fault_and_alike_planes_are(root, tmp_path, capsys):
+    """Black tiles of one plane may have the same bytes; two channels may not."""
+    rng, field = np.random.default_rng(0), root / "P1.zarr/B/2/0/0"
+    pixels = rng.integers(1, 255, (1, 2, 2, 16, 16)).astype(np.uint16)
+    pixels[:, :, :, :10] = 0
+    put_array(field, "0.4", pixels, (1, 1, 1, 10, 10))
+    words = ("verify", "plates", "--root", root, "--workers", 0)
+    assert cellsignal(*words, cwd=tmp_path) == 0
+    pixels[:, 1] = pixels[:, 0]
+    put_array(field, "0.4", pixels, (1, 1, 1, 10, 10))
+    capsys.readouterr()
+    assert cellsignal(*words, cwd=tmp_path) == 2
+    out = capsys.readouterr().out
+    assert "error identical_channels: 1\n  P1.zarr/B/2/0/0/0/1/0/0/0: has the same bytes as " in out
+    pixels[:, 1] = 7
+    put_array(field, "0.4", pixels, (1, 1, 1, 10, 10))
+    assert cellsignal(*words, cwd=tmp_path) == 0
+    named = "P1.zarr/B/2/0/0/0/1/0/0/0: every pixel of channel Alexa_488 is "
+    assert named in capsys.readouterr().out
+
+
 def test_a_damaged_chunk_is_named_by_verify(root, tmp_path, capsys):
     path = root / "P1.zarr/B/2/0/0/0/0/0/0/0"
     path.write_bytes(path.read_bytes()[:10])
