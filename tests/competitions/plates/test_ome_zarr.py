@@ -357,6 +357,53 @@ def test_a_fault_is_one_line(root, plant, tmp_path, capsys):
         assert why in error_line(capsys, "init", root, "--force", cwd=tmp_path)
 
 
+def shard_after_another_codec(tree):
+    tree["codecs"].insert(0, {"name": "transpose", "configuration": {"order": [0, 1, 2, 3, 4]}})
+    return "codec 'sharding_indexed' is not read"
+
+
+def shard_in_a_shard(tree):
+    shard = tree["codecs"][0]["configuration"]
+    shard["codecs"] = [{"name": "sharding_indexed", "configuration": shard | {}}]
+    return "codec 'sharding_indexed' is not read"
+
+
+def packed_index(tree):
+    tree["codecs"][0]["configuration"]["index_codecs"] = [{"name": "bytes"}, {"name": "zstd"}]
+    return "shards with an index coded by bytes, zstd: are not read"
+
+
+def numbers_of_64_bits(tree):
+    tree["data_type"] = "float64"
+    return "pixels of type 'float64', uint8 or uint16 expected"
+
+
+def no_chunk_grid(tree):
+    del tree["chunk_grid"]
+    return "is no metadata of an array (KeyError: 'chunk_grid')"
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        shard_after_another_codec,
+        shard_in_a_shard,
+        packed_index,
+        numbers_of_64_bits,
+        no_chunk_grid,
+    ],
+)
+def test_an_array_of_version_3_that_is_not_read(plant, tmp_path, capsys):
+    """In whose shards a hole would not be seen, or that holds no pixels."""
+    root = tmp_path / "raw"
+    make_plate(root / "P1.zarr", "0.5", sites=1, shards=True)
+    write_map(root)
+    path, whys = root / "P1.zarr/B/2/0/0/zarr.json", []
+    set_metadata(path, lambda tree: whys.append(plant(tree)))
+    line = error_line(capsys, "init", root, cwd=tmp_path)
+    assert line.startswith(f"{path}: ") and whys[0] in line
+
+
 @pytest.mark.parametrize(("change", "why"), [("size", "wrong_size"), ("depth", "wrong_depth")])
 def test_verify_names_a_field_of_another_size_or_depth(root, change, why, tmp_path, capsys):
     side, kind = (20, np.uint16) if change == "size" else (16, np.uint8)

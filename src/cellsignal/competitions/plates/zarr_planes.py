@@ -22,7 +22,7 @@ _MARK = "#zarr:"
 _DEPTHS = {"|u1": 8, "<u1": 8, "<u2": 16, ">u2": 16, "uint8": 8, "uint16": 16}
 # codecs of numbers alone: none that makes objects (pickle, json) is run
 _NUMCODECS = ("blosc", "zstd", "zlib", "gzip", "lz4", "bz2", "lzma", "shuffle", "delta")
-_CODECS = ("bytes", "blosc", "zstd", "gzip", "crc32c", "transpose", "sharding_indexed")
+_CODECS = ("bytes", "blosc", "zstd", "gzip", "crc32c", "transpose")
 _CODECS += tuple(f"numcodecs.{name}" for name in _NUMCODECS)
 _NO_CHUNK = np.iinfo(np.uint64).max  # where a shard's index names no chunk
 
@@ -164,8 +164,9 @@ def _parse_v2(path: Path, tree: dict[str, Any]) -> ArrayFacts:
 
 
 def _parse_v3(path: Path, tree: dict[str, Any]) -> ArrayFacts:
-    codecs = tree["codecs"]
-    _check_codecs(path, [codec["name"] for codec in codecs], _CODECS)
+    codecs = [codec["name"] for codec in tree["codecs"]]
+    is_sharded = codecs == ["sharding_indexed"]  # whose index is looked into; elsewhere it is not
+    _check_codecs(path, codecs, ("sharding_indexed",) if is_sharded else _CODECS)
     grid, encoding = tree["chunk_grid"], tree["chunk_key_encoding"]
     if grid["name"] != "regular" or encoding["name"] not in ("default", "v2"):
         detail = f"chunk_grid {grid['name']!r}, chunk_key_encoding {encoding['name']!r}"
@@ -175,12 +176,12 @@ def _parse_v3(path: Path, tree: dict[str, Any]) -> ArrayFacts:
     key = f"c{separator}" if is_default else separator
     shape, chunks = tuple(tree["shape"]), tuple(grid["configuration"]["chunk_shape"])
     facts = ArrayFacts(shape, _bits(path, tree["data_type"]), chunks, key)
-    if codecs[0]["name"] != "sharding_indexed":
+    if not is_sharded:
         return facts
-    shard = codecs[0]["configuration"]
-    _check_codecs(path, [codec["name"] for codec in shard["codecs"]], _CODECS[:-1])
+    shard = tree["codecs"][0]["configuration"]
+    _check_codecs(path, [codec["name"] for codec in shard["codecs"]], _CODECS)
     names = [codec["name"] for codec in shard["index_codecs"]]
-    if len(codecs) > 1 or names not in (["bytes"], ["bytes", "crc32c"]):
+    if names not in (["bytes"], ["bytes", "crc32c"]):
         raise InputError(f"{path}: shards with an index coded by {', '.join(names)}: are not read")
     at_end = shard.get("index_location", "end") == "end"
     inner = tuple(shard["chunk_shape"])
