@@ -13,6 +13,10 @@ def test_rows_and_images_that_lack_each_other(tmp_path):
     samples = pd.DataFrame({"sample_id": ["one", "half", "none"], "files": files})
     assert images_without_row(tmp_path, samples, tuple) == ["a/2.PNG"]
     assert rows_without_images(tmp_path, samples, tuple) == ["none"]
+    (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.zarr/0.0").touch()  # a chunk has no suffix
+    chunk = pd.DataFrame({"sample_id": ["chunk"], "files": [("c.zarr/0.0",)]})
+    assert rows_without_images(tmp_path, chunk, tuple) == []
     stands_for_more = {"a/1.png#2": ("a/1.png", "a/2.PNG")}
     assert (
         images_without_row(tmp_path, samples, lambda names: stands_for_more.get(names[0], names))

@@ -6,7 +6,6 @@ counts what the samples table holds.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,15 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import ImageError, InputError
+from cellsignal.common.errors import InputError
 from cellsignal.competitions.calibration import Calibrates
 from cellsignal.competitions.pairing import images_without_row
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import path_of
+from cellsignal.competitions.shapes import most_common_shape
 from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.competitions.task import Task
 from cellsignal.images import image_size
-
-SHAPE_SAMPLES = 25  # how many samples' images `root_shape` asks
 
 
 @dataclass(frozen=True)
@@ -151,23 +149,8 @@ class Competition(Calibrates, ABC):
         Raises:
             InputError: there is no readable image.
         """
-        root, shapes = Path(root), Counter()
         files = self.samples(root).files.to_list()
-        if not files:
-            raise InputError(f"{root}: the metadata names no sample; there is nothing to read")
-        for row in np.random.default_rng(0).permutation(len(files)):
-            try:
-                shapes[self.image_shape_of(root, files[row])] += 1
-            except ImageError:
-                continue
-            if shapes.total() >= SHAPE_SAMPLES:
-                break
-        if not shapes:
-            raise InputError(
-                f"{root}: no readable image of the {len(files)} samples in the metadata, first "
-                f"{files[0][0]}"
-            )
-        return shapes.most_common(1)[0][0]
+        return most_common_shape(Path(root), files, self.image_shape_of)
 
     def image_shape_of(self, root: Path, files: tuple[str, ...]) -> tuple[int, int]:
         """Return the (height, width) of a sample's first file."""

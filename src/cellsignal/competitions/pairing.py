@@ -30,12 +30,19 @@ def rows_without_images(
     samples: pd.DataFrame,
     image_files: Callable[[tuple[str, ...]], tuple[str, ...]],
 ) -> list[str]:
-    """Return the sample_id of each sample of which no file is there. No image is opened."""
+    """Return the sample_id of each sample of which no file is there. No image is opened.
+
+    A file need not be called as an image is: a chunk of an array has no suffix.
+    """
     there = set(images_under(root))
+
+    def is_there(name: str) -> bool:
+        return name in there or os.path.isfile(os.path.join(root, name))
+
     return [
         sample_id
         for sample_id, files in zip(samples.sample_id, samples.files, strict=True)
-        if there.isdisjoint(map(_normalised, image_files(files)))
+        if not any(is_there(_normalised(name)) for name in image_files(files))
     ]
 
 
