@@ -30,7 +30,7 @@ def test_a_few_samples_are_asked(tmp_path):
 
 
 def test_without_an_image_there_is_no_size(tmp_path):
-    with pytest.raises(InputError, match="no readable image of the 2 samples .*, first damaged"):
+    with pytest.raises(InputError, match=r"no readable image of the 2 samples .*, first damaged"):
         most_common_shape(tmp_path, [("damaged",)] * 2, shape_of)
     with pytest.raises(InputError, match="names no sample"):
         most_common_shape(tmp_path, [], shape_of)
