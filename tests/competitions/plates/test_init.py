@@ -195,7 +195,7 @@ def test_no_picture_says_why(tmp_path, capsys):
 
 def test_channel_names_of_the_phenix_index(simulated, tmp_path):
     root = shutil.copytree(simulated("plates"), tmp_path / "raw")
-    assert "is there already; --force" in refused(tmp_path, root)
+    assert "already exists; --force" in refused(tmp_path, root)
     assert cellsignal("init", root, "--force", cwd=tmp_path) == 0
     assert read_description(root).channel_names == ("DNA", "ER", "Actin")
     tree = yaml.safe_load((root / "plates.yaml").read_text())

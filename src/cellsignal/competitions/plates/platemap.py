@@ -115,7 +115,7 @@ def _read_one(
     if doubled.any():
         row = made[doubled].iloc[0]
         raise InputError(
-            f"{path}: row {made.index[doubled][0]}: well {row.well} of plate {row.plate} stands "
+            f"{path}: row {made.index[doubled][0]}: well {row.well} of plate {row.plate} occurs "
             "twice"
         )
     return made.reset_index(drop=True)
