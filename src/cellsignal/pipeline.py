@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cellsignal.common.files import digest, sha256, work_in, write_csv
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import digest, sha256, work_in, write_text
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.folds import bring_folds_up_to_date
@@ -83,12 +84,25 @@ def prepare(config: Config) -> None:
 
 
 def _keep_left_out(left_out: Sequence[tuple[str, str]], path: Path) -> None:
-    """Keep what is in no sample (files not understood, wells without a label) with the store."""
-    if not left_out:
-        path.unlink(missing_ok=True)
+    """Keep what is in no sample (files not understood, wells without a label) with the store.
+
+    A store that is up to date may lie where nothing can be written.
+    """
+    if left_out:
+        log.warning("%d files, sites or wells are in no sample; %s lists them", len(left_out), path)
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    after = None
+    if left_out:
+        after = pd.DataFrame(left_out, columns=["reason", "name"]).to_csv(index=False)
+    if before == after:
         return
-    write_csv(path, pd.DataFrame(left_out, columns=["reason", "name"]))
-    log.warning("%d files, sites or wells are in no sample; %s lists them", len(left_out), path)
+    try:
+        if after is None:
+            path.unlink()
+        else:
+            write_text(path, after)
+    except (InputError, OSError) as error:
+        log.warning("%s: not brought up to date (%s)", path, error)
 
 
 def _warn(lines: list[str], full_list: Path) -> None:

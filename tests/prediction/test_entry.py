@@ -9,10 +9,12 @@ import pytest
 
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.config.schema import Submit
+from cellsignal.prediction import entry as entry_module
 from cellsignal.prediction.container import Predictions
 from cellsignal.prediction.entry import (
     Entry,
     has_test,
+    open_entry,
     refuse_doubles,
     refuse_missing_ids,
     refuse_other_classes,
@@ -80,6 +82,17 @@ def test_only_classes_of_controls_may_follow_those_of_the_data(classes, refused)
         return
     with pytest.raises(InputError, match=r"p\.npz: predicts other classes than root has"):
         refuse_other_classes(predictions, ("a", "b"), Path("root"))
+
+
+def test_files_of_two_competitions_or_none_are_refused(monkeypatch):
+    def load(path):
+        return member(str(path), competition=path.stem, model=path.stem)
+
+    monkeypatch.setattr(entry_module, "load_predictions", load)
+    with pytest.raises(InputError, match="of different competitions cannot be merged: a, b"):
+        open_entry([Path("b.npz"), Path("a.npz")], Submit())
+    with pytest.raises(InputError, match="no predictions files given"):
+        open_entry([], Submit())
 
 
 def test_one_model_is_not_counted_twice():
