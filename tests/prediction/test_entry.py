@@ -86,7 +86,7 @@ def test_only_classes_of_controls_may_follow_those_of_the_data(classes, refused)
 
 def test_files_of_two_competitions_or_none_are_refused(monkeypatch):
     def load(path):
-        return member(str(path), competition=path.stem, model=path.stem)
+        return member(str(path), competition=path.stem, run=path.stem)
 
     monkeypatch.setattr(entry_module, "load_predictions", load)
     with pytest.raises(InputError, match="of different competitions cannot be merged: a, b"):
