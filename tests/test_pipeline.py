@@ -5,6 +5,7 @@ import os
 import shutil
 
 import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -124,6 +125,15 @@ def test_a_run_without_test_samples_ends_with_its_out_of_fold_score(without_test
     assert "tiny, out of fold" in out and "no test samples: no submission" in out
     pictures = {path.stem for path in (without_test / "runs/tiny/seed0/report").glob("*.png")}
     assert {"learning_curves", "channels", "labels", "ladder_out_of_fold", "confusion"} <= pictures
+    wells = pd.read_csv(without_test / "runs/tiny/seed0/report/wells.csv", dtype={"plate": str})
+    assert wells.target_id.tolist() == list(targets.target_id)
+    assert wells.predicted.tolist() == [entry.classes[label] for label in labels]
+    assert wells.true.tolist() == [entry.classes[label] for label in targets.label]
+    assert wells.right.mean() == row.overall and wells.plate.tolist() == list(targets.plate)
+    shares = np.exp(targets.scores - np.logaddexp.reduce(targets.scores, axis=1)[:, None])
+    assert wells.probability.to_numpy() == pytest.approx(
+        shares[range(len(shares)), labels], abs=1e-4
+    )
     assert [
         path.name
         for path in (without_test / "submissions").iterdir()

@@ -430,7 +430,7 @@ def test_what_the_names_state_is_what_the_table_says(name, simulated):
             if "site" in stated:
                 assert int(stated["site"]) == row.site
     # files of the first two are all channels in one; of plates the table is made from the names
-    states = name not in ("bbbc021", "mitoreid", "plates")
+    states = name not in ("bbbc021", "mitoreid", "plates", "plates_multi_label")
     assert channels == (set(competition.channels) if states else {None})
 
 

@@ -5,12 +5,15 @@ import pandas as pd
 from cellsignal.data.preview import SHOWN, preview_text
 
 COLUMNS = ["experiment", "plate", "well", "site", "cell_type", "role", "split", "label"]
+SINGLE = "labels have one well and can't be validated, first"
 
 
 def table(rows) -> pd.DataFrame:
     """A samples table of (experiment, plate, well, site, cell type, role, split, label)."""
     samples = pd.DataFrame(rows, columns=COLUMNS)
-    return samples.assign(well_id=samples.experiment + "_" + samples.plate + "_" + samples.well)
+    return samples.assign(
+        labels=None, well_id=samples.experiment + "_" + samples.plate + "_" + samples.well
+    )
 
 
 def test_wells_are_counted_by_plate_role_and_label():
@@ -30,6 +33,7 @@ def test_wells_are_counted_by_plate_role_and_label():
         ),
         ["red", "blue", "green"],
         [("no platemap row", "e1/B01"), ("no platemap row", "e1/B02"), ("empty", "x.tif")],
+        ["gone.png"],
     )
     lines = text.splitlines()
     assert lines[0] == "9 sites of 8 wells on 3 plates, 2 batches, 2 cell types"
@@ -47,10 +51,12 @@ def test_wells_are_counted_by_plate_role_and_label():
         "3 labels, 1 to 2 wells each:",
         "  red: 2",
         "  blue: 1",
+        f"  1 of 2 {SINGLE} blue",
         "",
         "left out: ",
         "  2: no platemap row; first e1/B01",
         "  1: empty; first x.tif",
+        "rows without images: 1; first gone.png",
     ]
 
 
@@ -59,7 +65,7 @@ def test_long_tables_are_cut_and_say_so():
         rows = [
             ("e1", f"p{n:02d}", "A01", 1, "HUVEC", "treatment", "train", n) for n in range(count)
         ]
-        return preview_text(table(rows), [f"label {n}" for n in range(count)], [])
+        return preview_text(table(rows), [f"label {n}" for n in range(count)], [], [])
 
     whole, cut = text(SHOWN), text(SHOWN + 2)
     assert "more" not in whole and "..." not in whole and f"label {SHOWN - 1}: 1" in whole
@@ -70,6 +76,6 @@ def test_long_tables_are_cut_and_say_so():
 
 def test_a_table_without_labels_lists_none():
     text = preview_text(
-        table([("e1", "p1", "A01", 1, "HUVEC", "treatment", "test", None)]), ["red"], []
+        table([("e1", "p1", "A01", 1, "HUVEC", "treatment", "test", None)]), ["red"], [], []
     )
     assert "labels" not in text

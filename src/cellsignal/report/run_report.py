@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.files import write_csv
 from cellsignal.competitions.folds import labelled
 from cellsignal.competitions.targets import Targets, Truth
 from cellsignal.config import Config
@@ -75,7 +76,7 @@ def draw_classification(config: Config, files: Sequence[Path], method: str) -> l
 def _draw_outcomes(
     config: Config, entry: Entry, store: Store, truth: Truth | None, suffix: str = ""
 ) -> list[Path]:
-    """Draw the confusion matrix, and a plate map if wells have 384-well addresses."""
+    """Draw the confusion matrix and, of 384-well addresses, a plate map; list the wells."""
     part, wells_of = ("oof", "out-of-fold wells") if truth is None else ("test", "test wells")
     groups = entry.competition.plate_groups(store.samples)
     final = with_part(entry.final(), part)
@@ -93,6 +94,7 @@ def _draw_outcomes(
     confusion_matrix(
         written[0], true[counted], predicted[counted], entry.classes, group=group, title=title
     )
+    write_csv(folder / f"wells{suffix}.csv", outcome_table(entry, targets, predicted, true))
     wells = outcome_by_well(store.samples, targets, predicted == true)
     if len(wells) and wells.well.str.fullmatch(r"[A-P]\d\d").all():
         written.append(folder / f"plates{suffix}.png")
@@ -166,6 +168,28 @@ def shown_planes(planes: int, frames: int) -> list[int]:
         return list(range(planes))
     chosen = sorted({0, frames // 2, frames - 1})
     return [channel * frames + frame for channel in range(planes // frames) for frame in chosen]
+
+
+def outcome_table(
+    entry: Entry, targets: Targets, predicted: np.ndarray, true: np.ndarray
+) -> pd.DataFrame:
+    """Return what was predicted of each target, a row per target.
+
+    Columns target_id, experiment, plate, well, compound, true and predicted (class names; true is
+    empty where unknown), probability (softmax of the merged scores, not calibrated) and right.
+    """
+    names = np.array([*entry.classes, ""], dtype=object)
+    samples = entry.samples.drop_duplicates("target_id").set_index("target_id")
+    wells = samples.loc[targets.target_id, ["experiment", "plate", "well", "compound"]]
+    scores = targets.scores.astype(np.float64)
+    share = np.exp(scores - scores.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    return wells.reset_index().assign(
+        true=names[true],
+        predicted=names[predicted],
+        probability=share[np.arange(len(share)), predicted].round(4),
+        right=predicted == true,
+    )
 
 
 def outcome_by_well(samples: pd.DataFrame, targets: Targets, right: np.ndarray) -> pd.DataFrame:
