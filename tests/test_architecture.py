@@ -10,6 +10,7 @@ import sys
 import tokenize
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from house import (
     FLOOR,
@@ -237,6 +238,14 @@ def test_the_numbers_of_rxrx1_stand_in_its_folder_alone():
     assert found and all(
         path.is_relative_to(SOURCE / "competitions" / "rxrx1") for path in found
     ), found
+
+
+def test_no_text_is_cut_on_its_way_to_numpy():
+    """pandas' `to_numpy(str)` cuts names to one letter where a value is missing."""
+    cut = pd.Series([None, "HUVEC-01"], dtype="str").to_numpy(object).astype(str)
+    assert cut.tolist()[1] == "HUVEC-01"
+    found = [path for path in MODULES if re.search(r"to_numpy\((dtype=)?str\)", path.read_text())]
+    assert not found, "write .to_numpy(object).astype(str)"
 
 
 LONGEST = {"cellsignal.training.trainer": 450}  # lines, where one story needs more than 300

@@ -38,7 +38,7 @@ SAMPLES = pd.DataFrame(
 
 def member(name="p.npz", part="test", label=(0, 1, -1), samples=SAMPLES, **about) -> Predictions:
     columns = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type")
-    ids = {column: samples[column].to_numpy(str) for column in columns}
+    ids = {column: samples[column].to_numpy(object).astype(str) for column in columns}
     facts = {"classes": ["a", "b"], "run": "r/seed0", "stage": "all", "stage_index": 0, "fold": 0}
     return Predictions(
         path=Path(name),

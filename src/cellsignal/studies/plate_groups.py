@@ -71,7 +71,7 @@ def _one_draw(
 ) -> list[dict]:
     """Return the measures of one draw of the noise, one dict per kind of logits."""
     label = wells.label.to_numpy(int)
-    names = wells.experiment.to_numpy(str), wells.plate.to_numpy(str)
+    names = wells.experiment.to_numpy(object).astype(str), wells.plate.to_numpy(object).astype(str)
     noise = rng.standard_normal((len(label), len(groups.class_group)), dtype=np.float32)
     noise[np.arange(len(label)), label] += signal
     noise *= signal

@@ -290,10 +290,10 @@ def _answers(bench: Bench, competition: Competition, target_id: np.ndarray) -> n
     """Return the true classes of test targets, (T,) text, as a submission writes them."""
     answers = competition.answers(bench.answers).set_index(competition.id_column)
     truth = answers[competition.target_column].astype(str)
-    missing = ~np.isin(target_id.astype(str), truth.index.to_numpy(dtype=str))
+    missing = ~np.isin(target_id.astype(str), truth.index.to_numpy(object).astype(str))
     if missing.any():
         raise InputError(
             f"{bench.answers}: has no answer for {int(missing.sum())} test ids, first "
             f"{target_id[missing][0]!r}"
         )
-    return truth.loc[target_id].to_numpy(dtype=str)
+    return truth.loc[target_id].to_numpy(object).astype(str)

@@ -179,7 +179,7 @@ def protocol_parts(
         raise InputError(
             f"data.controls: the protocol {protocol.id!r} scores control wells; write train or all"
         )
-    return competition.protocol_parts(protocol.id, samples).to_numpy(dtype=str)
+    return competition.protocol_parts(protocol.id, samples).to_numpy(object).astype(str)
 
 
 def kept_samples(config: Config, store: Store) -> np.ndarray:

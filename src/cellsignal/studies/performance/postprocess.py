@@ -108,7 +108,10 @@ def bench_plate_assignment(rounds: int = 9, signal: float = 3.0, seed: int = 0) 
         ("all 51 experiments", ("train", "test")),
     ):
         wells = _wells(seed, splits).sort_values("id_code", ignore_index=True)
-        experiment, plate = wells.experiment.to_numpy(str), wells.plate.to_numpy(str)
+        experiment, plate = (
+            wells.experiment.to_numpy(object).astype(str),
+            wells.plate.to_numpy(object).astype(str),
+        )
         scores, groups = _scores(wells.sirna.to_numpy(), signal, seed), _groups(wells)
         inferred = infer_plate_groups(scores, experiment, plate, groups).plate_group
         labels = assign(scores, experiment, plate, groups.class_group, inferred)
