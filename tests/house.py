@@ -29,6 +29,7 @@ FLOOR = {
     "prediction": 4,
     "profiles": 4,
     "report": 5,
+    "audit": 5,
     "pipeline": 6,
     "studies": 6,
     "kaggle": 6,

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from cellsignal import __version__
+from cellsignal.audit.commands import add_audit_command
 from cellsignal.cloud.commands import add_cloud_commands
 from cellsignal.common.errors import InputError, Interrupted
 from cellsignal.common.stopping import time_budget
@@ -33,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
     Returns:
-        0; 2 for bad input or a full disk, with one line on stderr; 128 + signal when stopped; 75
-        when the time budget (`--max-hours`) is used up. Finished work is always saved.
+        0; 1 if an audit failed; 2 for bad input or a full disk, with one line on stderr; 128 +
+        signal when stopped; 75 when the time budget (`--max-hours`) is used up. Finished work is
+        always saved.
     """
     arguments = build_parser().parse_args(argv)
     logging.basicConfig(
@@ -57,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         print(str(error), file=sys.stderr)
         return error.status
+    if isinstance(following, int):
+        return following
     if following and not arguments.quiet:
         print(f"next: {following}", file=sys.stderr)
     return 0
@@ -98,6 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_profile_commands(
         add("profiles", None, "embeddings and well profiles: match, retrieve, ...")
     )
+    text = "look for leaks between what trains and what is scored; status 1 if there are"
+    add_audit_command(add("audit", None, text))
     add_study_commands(add("study", None, "audits, benchmarks and ablations of docs/results"))
     add_kaggle_commands(add("kaggle", None, "a config as a chain of Kaggle kernels"))
     add_cloud_commands(add("cloud", None, "task files for other machines, and what they cost"))

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 YAML = (".yaml", ".yml")
-Command = Callable[[argparse.Namespace], str | None]
+Command = Callable[[argparse.Namespace], str | int | None]
 
 
 def command_group(parser: argparse.ArgumentParser, metavar: str, required: bool = True) -> Callable:
     """Return a function (name, command, text) that adds a command under a parser.
 
-    A command is called with the parsed arguments, and returns the command to give next, if any.
+    A command is called with the parsed arguments, and returns the command to give next, if any,
+    or an exit status.
 
     Args:
         required: One of the commands must be given.
