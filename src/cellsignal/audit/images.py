@@ -26,7 +26,8 @@ def check_images(audited: Audited, pictures: Pictures | None, left_out: int = 0)
     samples = audited.samples
     content, blank = image_codes(audited.store, samples)
     findings = [_identical_anywhere(samples, content, blank)]
-    pairs = near_pairs(pictures)
+    store_row = samples["row"].to_numpy()
+    pairs = near_pairs(pictures, lambda row: audited.store.read(int(store_row[row])))
     equal = content[pairs["first"].astype(int)] == content[pairs["second"].astype(int)]
     pairs = pairs[~equal].reset_index(drop=True)
     for part in audited.parts:

@@ -64,14 +64,46 @@ def check_ladder(audited: Audited, pictures: Pictures | None, rows: np.ndarray) 
         return findings + [not_applicable(check, reason) for check in checks]
     features = np.stack([pictures.features[int(row)] for row in rows])
     samples = audited.samples.iloc[rows].reset_index(drop=True)
-    findings += _climb(samples, features)
-    place = pd.Series(np.arange(len(rows)), index=rows)
     content = image_codes(audited.store, audited.samples)[0][rows]
+    place = pd.Series(np.arange(len(rows)), index=rows)
+    sides = {}
     for part in audited.validations:
-        sides = [place.loc[side[np.isin(side, rows)]].to_numpy(int) for side in _sides(part)]
-        if min(map(len, sides)):
-            findings += _controls(part.name, samples, features, content, *sides)
+        both = [place.loc[side[np.isin(side, rows)]].to_numpy(int) for side in _sides(part)]
+        if min(map(len, both)):
+            sides[part.name] = both
+    findings += _climb(samples, features)
+    findings.append(_as_split(samples, features, list(sides.values())))
+    for name, (train, held) in sides.items():
+        findings += _controls(name, samples, features, content, train, held)
     return findings
+
+
+def _as_split(
+    samples: pd.DataFrame, features: np.ndarray, sides: list[list[np.ndarray]]
+) -> Finding:
+    """Score the ladder's model, and its nearest neighbour, on the audited parts as they are."""
+    label, unit = samples.label.to_numpy(int), _interval_unit(samples)
+    texts = []
+    for title, predict in (("discriminant", discriminant), ("nearest neighbour", nearest)):
+        right, units = [], []
+        for train, held in sides:
+            predicted = predict(features[train], label[train], features[held])
+            right.append((predicted == label[held]).astype(float))
+            units.append(unit[held])
+        if right:
+            texts.append(f"{title} {accuracy_of(*map(np.concatenate, (right, units)))[1]}")
+    if not texts:
+        return not_applicable("ladder", "no part has images of the ladder", "as split")
+    held = sum(len(held) for _, held in sides)
+    return passed("ladder", "as split", f"the audited parts: {', '.join(texts)}", held)
+
+
+def _interval_unit(samples: pd.DataFrame) -> np.ndarray:
+    """Return the unit of the intervals: the coarsest of which there are several."""
+    for name in COARSEST:
+        if samples[name].nunique() > 1:
+            return samples[name].to_numpy(str)
+    return samples.sample_id.to_numpy(str)
 
 
 def _sides(part: Part) -> tuple[np.ndarray, np.ndarray]:
@@ -83,10 +115,7 @@ def _climb(samples: pd.DataFrame, features: np.ndarray) -> list[Finding]:
     right: dict[str, np.ndarray] = {}
     findings, names = [], {"image": samples.sample_id}
     names |= {rung: unit_names(samples, f"{rung}s") for rung in RUNGS[1:]}
-    interval_unit = next(
-        (samples[name].to_numpy(str) for name in COARSEST if samples[name].nunique() > 1),
-        samples.sample_id.to_numpy(str),
-    )
+    interval_unit = _interval_unit(samples)
     for rung in RUNGS:
         reason = _unfit(names[rung], label)
         if reason is None:

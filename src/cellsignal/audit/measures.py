@@ -1,5 +1,6 @@
 """Cheap models and the intervals of what they score, for adversarial validation and the ladder."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -38,7 +39,9 @@ def discriminant(train: np.ndarray, label: np.ndarray, held: np.ndarray) -> np.n
     model = LinearDiscriminantAnalysis(
         solver="lsqr", shrinkage=0.1, priors=np.full(len(names), 1 / len(names))
     )
-    model.fit((train - middle) / scale, code)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
+        model.fit((train - middle) / scale, code)
     return names[model.predict((held - middle) / scale)]
 
 

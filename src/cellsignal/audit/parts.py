@@ -99,7 +99,9 @@ def read_audited(config: Config, split: Path | None = None, answers: Path | None
     samples = _add_answers(samples, competition, answers)
     if config.data.sites is not None:
         samples = samples[samples.site.isin(config.data.sites)].reset_index(drop=True)
-    default = competition.fold_group(config.data.root)
+    # of a store whose raw files are elsewhere: what the class says
+    root = config.data.root
+    default = competition.fold_group(root) if root.is_dir() else competition.fold_groups[0]
     folds = None
     if split is None:
         if not config.folds.file.is_file():

@@ -3,8 +3,11 @@
 Each image is read once and shrunk to 16 x 16 pixels a channel. The mean of all images (uneven
 illumination) is taken off, so that what is left is this image's own. A difference hash (64 bits:
 is a pixel darker than its right neighbour?) names candidates, in all eight turns and flips; the
-correlation of the small images confirms them. Found are copies that were saved anew, brightened,
-blurred, turned or flipped; not copies that were moved by more than a few per cent of their width.
+correlation of the small images confirms them, where it is higher than unrelated images of this
+store reach: how alike these are is measured on random pairs. Last, both are read again at 64 x 64:
+what the small images do not hold, the fine detail, must agree as well, which it never does in
+another image. Found are copies that were saved anew, brightened, blurred, turned or flipped; not
+copies that were moved by more than a few per cent of their width.
 """
 
 from collections.abc import Callable
@@ -19,7 +22,10 @@ from cellsignal.profiles.image_features import image_features
 SIDE, BITS = 16, 64
 MOST_PLANES = 8  # clips: planes beyond it are averaged in groups
 DISTANCE = 12  # bits in which candidates may differ; unrelated images differ in half
-CORRELATION = 0.8  # unrelated images: below .5
+CORRELATION = 0.8  # at least
+ALARM = 1e-6  # chance that any of all pairs is named where none is a copy
+_RANDOM_PAIRS = 20_000
+DETAIL, FINE = 0.15, 64  # least correlation of the fine detail, and its side in pixels
 BLANK = 0.5  # grey levels of SD; below it an image shows nothing
 _BLOCK = 4096
 
@@ -74,16 +80,14 @@ def shrink(image: np.ndarray) -> np.ndarray:
     if len(image) > MOST_PLANES:
         planes = np.array_split(image, MOST_PLANES)
         image = np.stack([part.mean(axis=0) for part in planes])
-    return np.stack(
-        [
-            cv2.resize(plane.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-            for plane in image
-        ]
-    )
+    return np.stack([_resize(plane, SIDE) for plane in image])
 
 
-def near_pairs(pictures: Pictures) -> pd.DataFrame:
+def near_pairs(pictures: Pictures, read: Callable[[int], np.ndarray]) -> pd.DataFrame:
     """Find pairs of images that nearly equal each other, in any turn or flip.
+
+    Args:
+        read: position in the samples -> (C, H, W) uint8.
 
     Returns:
         Columns first, second (positions in the samples, first < second) and correlation.
@@ -94,18 +98,64 @@ def near_pairs(pictures: Pictures) -> pd.DataFrame:
         return pd.DataFrame({name: [] for name in columns})
     own = _standardise(pictures.small[shown])
     own = _standardise(own - own.mean(axis=0))
-    hashes = dhash(own)
+    hashes, least = dhash(own), least_correlation(own)
+    rows = pictures.rows[shown]
     best: dict[tuple[int, int], float] = {}
     for orientation in range(8):
         turned = turn(own, orientation)
         for first, second in _candidates(hashes, dhash(turned)):
             value = float((own[first] * turned[second]).mean())
-            if value >= CORRELATION:
-                pair = (int(min(first, second)), int(max(first, second)))
-                best[pair] = max(value, best.get(pair, 0.0))
-    rows = pictures.rows[shown]
-    pairs = [(rows[a], rows[b], value) for (a, b), value in sorted(best.items())]
+            pair = (int(rows[min(first, second)]), int(rows[max(first, second)]))
+            if value < max(least, best.get(pair, 0.0)):
+                continue
+            if _detail_agrees(read(int(rows[first])), read(int(rows[second])), orientation):
+                best[pair] = value
+    pairs = [(*pair, value) for pair, value in sorted(best.items())]
     return pd.DataFrame(pairs, columns=columns)
+
+
+def _detail_agrees(first: np.ndarray, second: np.ndarray, orientation: int) -> bool:
+    """Return whether what two images hold beyond their small versions agrees, or is nothing."""
+    side = min(FINE, *first.shape[1:])
+    if side < 1.5 * SIDE:
+        return True  # there is no finer detail
+    details = []
+    for image in (first, turn(second, orientation)):
+        fine = np.stack([_resize(plane, side) for plane in image])
+        coarse = np.stack([_resize(_resize(plane, SIDE), side, cv2.INTER_LINEAR) for plane in fine])
+        details.append(_standardise(fine - coarse))
+    return float((details[0] * details[1]).mean()) >= DETAIL
+
+
+def _resize(plane: np.ndarray, side: int, interpolation: int = cv2.INTER_AREA) -> np.ndarray:
+    values = np.ascontiguousarray(plane, dtype=np.float32)
+    return cv2.resize(values, (side, side), interpolation=interpolation)
+
+
+def least_correlation(own: np.ndarray, seed: int = 0) -> float:
+    """Return the correlation from which on two images are taken for copies.
+
+    Fisher's z of unrelated pairs is taken as normal, with the wider of its SD and what its 99.9 %
+    quantile tells (heavier tails); all pairs in all eight turns are allowed for.
+
+    Args:
+        own: (N, P, 16, 16) standardised images.
+    """
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(seed)
+    first, second = rng.integers(len(own), size=(2, _RANDOM_PAIRS))
+    first, second = first[first != second], second[first != second]
+    values = np.concatenate(
+        [
+            (own[first[start::64]] * own[second[start::64]]).mean(axis=(1, 2, 3))
+            for start in range(64)
+        ]
+    )
+    z = np.abs(np.arctanh(np.clip(values, -0.999, 0.999)))
+    spread = max(float(np.sqrt(np.square(z).mean())), float(np.quantile(z, 0.999)) / 3.29)
+    comparisons = 8 * len(own) * (len(own) - 1) / 2
+    return max(CORRELATION, float(np.tanh(norm.isf(ALARM / comparisons) * spread)))
 
 
 def turn(images: np.ndarray, orientation: int) -> np.ndarray:
@@ -124,10 +174,16 @@ def _standardise(small: np.ndarray) -> np.ndarray:
 def dhash(small: np.ndarray) -> np.ndarray:
     """Return the (N, 64) difference hash, as -1 and 1, of (N, P, 16, 16) standardised images."""
     gray = small.mean(axis=1)
-    rows = gray.reshape(len(gray), 8, 2, SIDE).mean(axis=2)  # (N, 8, 16)
-    columns = np.stack([rows[..., (SIDE - 1) * k // 8 : (SIDE - 1) * k // 8 + 2] for k in range(9)])
-    grid = columns.mean(axis=-1).transpose(1, 2, 0)  # (N, 8, 9)
+    grid = _averages(8) @ gray @ _averages(9).T  # (N, 8, 9)
     return np.where(np.diff(grid, axis=2) > 0, 1, -1).reshape(len(gray), BITS).astype(np.float32)
+
+
+def _averages(cells: int) -> np.ndarray:
+    """Return (cells, 16) weights that average 16 pixels to so many cells of equal width."""
+    edges = np.linspace(0, SIDE, cells + 1)
+    pixel = np.arange(SIDE)
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return (np.clip(overlap, 0, None) * cells / SIDE).astype(np.float32)
 
 
 def _candidates(left: np.ndarray, right: np.ndarray):
