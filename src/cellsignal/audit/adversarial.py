@@ -17,6 +17,7 @@ from cellsignal.audit.measures import (
     grouped_folds,
     permuted,
     store_features,
+    texts,
 )
 from cellsignal.audit.parts import Audited, Part, without_repeats
 from cellsignal.metrics.accuracy import bootstrap_interval
@@ -55,7 +56,7 @@ def _unit_of(audited: Audited, part: Part) -> tuple[str, np.ndarray] | None:
             names = samples.experiment.astype(str) + " " + names
         sides = [set(names.iloc[rows]) for rows in (part.train, part.held)]
         if min(map(len, sides)) >= LEAST_UNITS and not sides[0] & sides[1]:
-            return column, names.to_numpy(str)
+            return column, texts(names)
     return None
 
 

@@ -20,6 +20,7 @@ from cellsignal.audit.measures import (
     guessing,
     nearest,
     permuted,
+    texts,
 )
 from cellsignal.audit.parts import Audited, Part
 from cellsignal.audit.pictures import Pictures
@@ -102,8 +103,8 @@ def _interval_unit(samples: pd.DataFrame) -> np.ndarray:
     """Return the unit of the intervals: the coarsest of which there are several."""
     for name in COARSEST:
         if samples[name].nunique() > 1:
-            return samples[name].to_numpy(str)
-    return samples.sample_id.to_numpy(str)
+            return texts(samples[name])
+    return texts(samples.sample_id)
 
 
 def _sides(part: Part) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +120,7 @@ def _climb(samples: pd.DataFrame, features: np.ndarray) -> list[Finding]:
     for rung in RUNGS:
         reason = _unfit(names[rung], label)
         if reason is None:
-            right[rung] = _out_of_fold(features, label, names[rung].to_numpy(str))
+            right[rung] = _out_of_fold(features, label, texts(names[rung]))
         else:
             findings.append(not_applicable("ladder", f"{rung}s held out: {reason}", rung))
     rungs = list(right)
@@ -134,7 +135,7 @@ def _unfit(names: pd.Series, label: np.ndarray) -> str | None:
         return "some have no name"
     if names.nunique() < 2:
         return "there is one"
-    units_of_class = pd.Series(names.to_numpy(str)).groupby(label).nunique()
+    units_of_class = pd.Series(texts(names)).groupby(label).nunique()
     single = float((units_of_class == 1).mean())
     return f"{single:.0%} of the classes are of one" if single > 0.5 else None
 
@@ -177,7 +178,7 @@ def _controls(
     held: np.ndarray,
 ) -> list[Finding]:
     """Run noise and shuffled labels through one part, `ROUNDS` times each."""
-    label, well = samples.label.to_numpy(int), samples.well_id.to_numpy(str)
+    label, well = samples.label.to_numpy(int), texts(samples.well_id)
     findings = []
     for check, advice in (
         ("control: noise images", "copies of images lie on both sides: see the checks above"),
@@ -232,7 +233,7 @@ def _position_alone(audited: Audited, part: Part) -> Finding:
     predicted = held.well.map(most).fillna(commonest).to_numpy(int)
     true = held.label.to_numpy(int)
     right, chance = (predicted == true).astype(float), guessing(predicted, true)
-    _, text = accuracy_of(right, held.well_id.to_numpy(str))
+    _, text = accuracy_of(right, texts(held.well_id))
     message = f"scores {text}, guessing {chance:.3f}: the commonest training class of the address"
     p = binom.sf(int(right.sum()) - 1, len(held), min(chance, 1.0))
     if p > 1e-4 or right.mean() < 1.5 * chance:

@@ -19,6 +19,11 @@ def store_features(
     return features, [f"{what} of {name}" for what in ("mean", "SD") for name in channels]
 
 
+def texts(names: pd.Series) -> np.ndarray:
+    """Return a column as an array of text; `to_numpy(str)` may cut names off."""
+    return np.array([str(name) for name in names])
+
+
 def grouped_folds(group: np.ndarray, splits: int, seed: int) -> Iterator[tuple]:
     """Yield (train, held) positions; whole groups are held out, dealt at random."""
     names, code = np.unique(group.astype(str), return_inverse=True)

@@ -27,7 +27,7 @@ from cellsignal.data.store_files import INFO
 LEVELS = {"sample_id": 0, "site": 0, "well_id": 1, "well": 1, "plate": 2, "experiment": 3}
 LEVELS["cell_type"] = 4
 SPLIT_PARTS = ("train", "valid", "test")
-Kind = Literal["validation", "test", "selection"]
+Kind = Literal["validation", "test", "selection", "published"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Part:
 
     Attributes:
         name: such as "fold 0".
-        kind: what is held out: "validation" or "test"; "selection" compares validation with test.
+        kind: what is held out: "validation" or "test"; "selection" compares validation with test;
+            "published" is a part that the field's own protocol scores.
         train, held: positions in the samples; repeated where an image is used several times.
     """
 
@@ -144,6 +145,11 @@ def _add_answers(
     if answers is None:
         return samples.assign(answer="")
     table = competition.answers(answers)
+    if competition.target_column not in table.columns:
+        raise InputError(
+            f"--answers {answers}: only answers of one class say anything about layouts; those of "
+            f"{competition.id} are of several"
+        )
     truth = dict(zip(table[competition.id_column], table[competition.target_column], strict=True))
     target = samples.target_id.map(truth).where(samples.split == "test")
     if target.isna().all():
@@ -174,7 +180,7 @@ def _protocol_parts(config: Config, competition: Competition, samples: pd.DataFr
     train = np.flatnonzero((names == "train") & labelled(samples))
     others = sorted(set(names) - {"train", ""})
     return [
-        Part(f"{config.protocol} {name}", "test", train, np.flatnonzero(names == name))
+        Part(f"{config.protocol} {name}", "published", train, np.flatnonzero(names == name))
         for name in others
     ]
 

@@ -66,6 +66,7 @@ def read_pictures(
     shrunk = set(rows.tolist())
     for position in sorted(shrunk | wanted):
         image = read(int(store_row[position]))
+        image = few_planes(image)
         if position in wanted:
             features[position] = image_features(image)
         if position in shrunk:
@@ -74,12 +75,16 @@ def read_pictures(
     return Pictures(np.array(sorted(shrunk), int), np.stack(small), np.array(blank), features)
 
 
+def few_planes(image: np.ndarray) -> np.ndarray:
+    """Return (P, H, W) uint8 of a (C, H, W) image; of clips, planes are averaged in groups."""
+    if len(image) <= MOST_PLANES:
+        return image
+    groups = np.array_split(image, MOST_PLANES)
+    return np.stack([np.round(planes.mean(axis=0)).astype(np.uint8) for planes in groups])
+
+
 def shrink(image: np.ndarray) -> np.ndarray:
-    """Return (P, 16, 16) float32 of a (C, H, W) image; planes beyond `MOST_PLANES` are averaged."""
-    planes = [image]
-    if len(image) > MOST_PLANES:
-        planes = np.array_split(image, MOST_PLANES)
-        image = np.stack([part.mean(axis=0) for part in planes])
+    """Return (P, 16, 16) float32 of a (P, H, W) image."""
     return np.stack([_resize(plane, SIDE) for plane in image])
 
 

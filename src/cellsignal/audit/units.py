@@ -61,6 +61,9 @@ def _shared(audited: Audited, part: Part, unit: str) -> Finding:
 def _judge(audited: Audited, part: Part, unit: str) -> tuple[Severity, str, str]:
     """Return severity, reason and advice for units on both sides of a part."""
     command = f"`cellsignal folds {audited.competition.id}"
+    if part.kind == "published" and (unit == "wells" or promises(audited.default_group, unit)):
+        advice = f"the published protocol is made so: its score says nothing of unseen {unit}"
+        return "warn", "as the protocol wants", advice
     if unit == "wells":
         advice = f"deal whole wells: {command} --group well_id`"
         return "fail", "images of one well show the same cells and treatment", advice
