@@ -1,0 +1,85 @@
+"""Near-duplicates: which changes of an image are seen, and that other images are not taken for it."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from cellsignal.audit.pictures import few_planes, near_pairs, read_pictures, turn
+
+
+def cells(rng, side=96, planes=3):
+    """Textured images, as of fields full of cells."""
+    noise = rng.normal(size=(planes, side, side)).astype(np.float32)
+    image = sum(
+        np.stack([cv2.GaussianBlur(plane, (0, 0), sigma) for plane in noise]) * sigma
+        for sigma in (1.0, 3.0, 8.0)
+    )
+    return np.clip(60 + 25 * image, 0, 255).astype(np.uint8)
+
+
+def jpeg(image):
+    return np.stack(
+        [
+            cv2.imdecode(cv2.imencode(".jpg", plane, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 0)
+            for plane in image
+        ]
+    )
+
+
+def half_size(image):
+    side = image.shape[1]
+    return np.stack(
+        [cv2.resize(cv2.resize(plane, (side // 2, side // 2)), (side, side)) for plane in image]
+    )
+
+
+CHANGES = {
+    "brighter": lambda i: np.clip(i * 1.3 + 10, 0, 255),
+    "turned": lambda i: turn(i, 1),
+    "flipped and turned": lambda i: turn(i, 6),
+    "saved as a poor JPEG": jpeg,
+    "half the size and back": half_size,
+    "noise": lambda i: i + np.random.default_rng(9).normal(0, 12, i.shape),
+    "moved by one pixel": lambda i: np.roll(i, 1, axis=2),
+}
+
+
+def pairs_of(images):
+    images = [np.clip(image, 0, 255).astype(np.uint8) for image in images]
+    frame = pd.DataFrame({"row": range(len(images))})
+    rows = np.arange(len(images))
+    pictures = read_pictures(frame, images.__getitem__, rows, rows[:0])
+    return near_pairs(pictures, images.__getitem__)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_is_found_and_nothing_else(change):
+    rng = np.random.default_rng(0)
+    images = [cells(rng) for _ in range(60)]
+    images[41] = CHANGES[change](images[7])
+    found = pairs_of(images)
+    assert found[["first", "second"]].to_numpy().tolist() == [[7, 41]]
+    assert found.correlation.iloc[0] > 0.8
+
+
+def test_the_same_shading_makes_no_copy():
+    """Uneven illumination is in all images alike, and far stronger than the cells."""
+    rng, shade = np.random.default_rng(1), np.linspace(0, 150, 96)
+    assert pairs_of([cells(rng) * 0.3 + shade for _ in range(60)]).empty
+
+
+def test_blank_images_are_nobodys_copy():
+    rng = np.random.default_rng(2)
+    blank = np.full((3, 96, 96), 17, np.uint8)
+    assert pairs_of([cells(rng), blank, blank.copy(), cells(rng)]).empty
+
+
+def test_one_image_alone():
+    assert pairs_of([cells(np.random.default_rng(3))]).empty
+
+
+def test_planes_of_a_clip_are_averaged():
+    clip = np.arange(32, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    assert few_planes(clip).shape == (8, 4, 4)
+    assert few_planes(clip)[0, 0, 0] == 2 and few_planes(clip[:8]).shape == (8, 4, 4)
