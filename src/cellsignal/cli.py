@@ -94,6 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-q", "--quiet", action="store_true", help="only results and warnings")
     add = command_group(parser, "command")
     add_data_commands(add)
+    text = "look for leaks between what trains and what is scored"
+    add_audit_command(add("audit", None, text))
     sub = add("train", train, "train every fold and stage of a config; resumes")
     add_budget(add_config_options(sub))
     add_prediction_commands(add)
@@ -102,8 +104,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_profile_commands(
         add("profiles", None, "embeddings and well profiles: match, retrieve, ...")
     )
-    text = "look for leaks between what trains and what is scored; status 1 if there are"
-    add_audit_command(add("audit", None, text))
     add_study_commands(add("study", None, "audits, benchmarks and ablations of docs/results"))
     add_kaggle_commands(add("kaggle", None, "a config as a chain of Kaggle kernels"))
     add_cloud_commands(add("cloud", None, "task files for other machines, and what they cost"))

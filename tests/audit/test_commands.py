@@ -121,25 +121,37 @@ def test_parts_that_passed_alike_share_a_line():
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.real_data
-@pytest.mark.parametrize(
-    ("recipe", "root", "folds"),
-    [
-        ("rxrx1/two_stage_resnet50", "rxrx1", "rxrx1"),
-        ("rxrx1/first_place_densenet161", "rxrx1", "rxrx1_first_place"),
-        ("bbbc021/resnet10", "bbbc021/subset", "bbbc021"),
-        ("bbbc021/resnet10", "bbbc021/subset", "bbbc021_well"),
-        ("bbbc021_full/kensert_resnet50", "bbbc021", "bbbc021_full"),
-    ],
+REAL = (
+    ("rxrx1/two_stage_resnet50", "rxrx1", "rxrx1", "[3]"),
+    ("rxrx1/first_place_densenet161", "rxrx1", "rxrx1_first_place", "[0]"),
+    ("bbbc021/resnet10", "bbbc021/subset", "bbbc021", "null"),
+    ("bbbc021/resnet10", "bbbc021/subset", "bbbc021_well", "null"),
+    ("bbbc021_full/kensert_resnet50", "bbbc021", "bbbc021_full", "[0, 1]"),
 )
-def test_the_projects_own_folds_pass(real_data, recipe, root, folds, tmp_path, capsys):
-    words = [f"data.root={real_data / root}", f"folds.file={REPOSITORY}/folds/{folds}.csv"]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("recipe", "root", "folds", "use"), REAL)
+def test_the_projects_own_folds_pass(real_data, recipe, root, folds, use, tmp_path, capsys):
+    _audit_own_folds(real_data / root, recipe, folds, use, tmp_path, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize(("recipe", "root", "folds", "use"), REAL)
+def test_all_of_the_projects_own_folds_pass(real_data, recipe, root, folds, use, tmp_path, capsys):
+    _audit_own_folds(real_data / root, recipe, folds, "null", tmp_path, capsys)
+
+
+def _audit_own_folds(root, recipe, folds, use, tmp_path, capsys):
+    words = [f"data.root={root}", f"folds.file={REPOSITORY}/folds/{folds}.csv", f"folds.use={use}"]
     words = [word for change in words for word in ("--set", change)]
     status = cellsignal("audit", REPOSITORY / f"configs/{recipe}.yaml", *words, cwd=tmp_path)
     out = capsys.readouterr().out
     assert status == 0 and "PASS: 0 fail" in out and "needs images" in out
     # known of the real plates: HUVEC-07 is RPE-03, one plate on
-    assert ("HUVEC-07 1 repeats RPE-03 2: 277 of 277 wells" in out) == (folds == "rxrx1")
+    known = folds.startswith("rxrx1") and use != "[0]"
+    assert ("HUVEC-07 1 repeats RPE-03 2: 277 of 277 wells" in out) == known
 
 
 @pytest.mark.parametrize("name", ["idr0088_moa", "idr0088_gpcr"])

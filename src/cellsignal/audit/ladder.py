@@ -25,7 +25,7 @@ from cellsignal.audit.measures import (
 from cellsignal.audit.parts import Audited, Part
 from cellsignal.audit.pictures import Pictures
 from cellsignal.audit.units import unit_names
-from cellsignal.metrics.accuracy import clustered_interval
+from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 
 RUNGS = ("image", "well", "plate", "experiment", "compound")
 COARSEST = ("experiment", "plate", "well_id")  # unit of intervals: the first with several values
@@ -233,7 +233,7 @@ def _position_alone(audited: Audited, part: Part) -> Finding:
     predicted = held.well.map(most).fillna(commonest).to_numpy(int)
     true = held.label.to_numpy(int)
     right, chance = (predicted == true).astype(float), guessing(predicted, true)
-    _, text = accuracy_of(right, texts(held.well_id))
+    text = Accuracy.of(int(right.sum()), len(right)).format()
     message = f"scores {text}, guessing {chance:.3f}: the commonest training class of the address"
     p = binom.sf(int(right.sum()) - 1, len(held), min(chance, 1.0))
     if p > 1e-4 or right.mean() < 1.5 * chance:

@@ -26,7 +26,7 @@ def texts(names: pd.Series) -> np.ndarray:
 
 def grouped_folds(group: np.ndarray, splits: int, seed: int) -> Iterator[tuple]:
     """Yield (train, held) positions; whole groups are held out, dealt at random."""
-    names, code = np.unique(group.astype(str), return_inverse=True)
+    names, code = np.unique(group, return_inverse=True)
     number = np.random.default_rng(seed).permutation(len(names)) % min(splits, len(names))
     for fold in range(int(number.max()) + 1):
         held = number[code] == fold
@@ -92,5 +92,5 @@ def area_under_curve(score: np.ndarray, positive: np.ndarray) -> float:
 
 def permuted(values: np.ndarray, unit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Exchange values between whole units: the rows of a unit keep one value, its first."""
-    _, first, code = np.unique(unit.astype(str), return_index=True, return_inverse=True)
+    _, first, code = np.unique(unit, return_index=True, return_inverse=True)
     return values[first][rng.permutation(len(first))][code]
