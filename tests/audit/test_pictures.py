@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.audit.pictures import few_planes, near_pairs, read_pictures, turn
+from cellsignal.competitions import get_competition
 
 
 def cells(rng, side=96, planes=3):
@@ -61,6 +62,18 @@ def test_a_changed_copy_is_found_and_nothing_else(change):
     found = pairs_of(images)
     assert found[["first", "second"]].to_numpy().tolist() == [[7, 41]]
     assert found.correlation.iloc[0] > 0.8
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("change", CHANGES)
+def test_copies_of_real_images(real_data, change):
+    root = real_data / "bbbc021" / "subset"
+    competition = get_competition("bbbc021")
+    files = competition.samples(root).files.iloc[::11]
+    images = [competition.read(root, names) for names in files]
+    assert len(images) == 60
+    images[41] = CHANGES[change](images[7])
+    assert pairs_of(images)[["first", "second"]].to_numpy().tolist() == [[7, 41]]
 
 
 def test_the_same_shading_makes_no_copy():

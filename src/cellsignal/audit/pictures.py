@@ -10,18 +10,19 @@ another image. Found are copies that were saved anew, brightened, blurred, turne
 copies that were moved by more than a few per cent of their width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from cellsignal.profiles.image_features import image_features
 
 SIDE, BITS = 16, 64
 MOST_PLANES = 8  # clips: planes beyond it are averaged in groups
-DISTANCE = 12  # bits in which candidates may differ; unrelated images differ in half
+DISTANCE = 14  # bits in which candidates may differ; unrelated images differ in half
 CORRELATION = 0.8  # at least
 ALARM = 1e-6  # chance that any of all pairs is named where none is a copy
 _RANDOM_PAIRS = 20_000
@@ -64,7 +65,8 @@ def read_pictures(
     store_row, wanted = samples["row"].to_numpy(), set(featured.tolist())
     small, blank, features = [], [], {}
     shrunk = set(rows.tolist())
-    for position in sorted(shrunk | wanted):
+    positions = sorted(shrunk | wanted)
+    for position in tqdm(positions, desc="reading images", unit="image", disable=None):
         image = read(int(store_row[position]))
         image = few_planes(image)
         if position in wanted:
@@ -110,7 +112,7 @@ def near_pairs(pictures: Pictures, read: Callable[[int], np.ndarray]) -> pd.Data
         turned = turn(own, orientation)
         for first, second in _candidates(hashes, dhash(turned)):
             value = float((own[first] * turned[second]).mean())
-            pair = (int(rows[min(first, second)]), int(rows[max(first, second)]))
+            pair = (int(rows[first]), int(rows[second]))
             if value < max(least, best.get(pair, 0.0)):
                 continue
             if _detail_agrees(read(int(rows[first])), read(int(rows[second])), orientation):
@@ -191,12 +193,15 @@ def _averages(cells: int) -> np.ndarray:
     return (np.clip(overlap, 0, None) * cells / SIDE).astype(np.float32)
 
 
-def _candidates(left: np.ndarray, right: np.ndarray):
-    """Yield index pairs (i < j for unturned, any i != j else) whose hashes nearly agree."""
+def _candidates(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield index pairs i < j whose hashes nearly agree.
+
+    The turns are closed under inversion, so the pair (j, i) is met in another one.
+    """
     least = BITS - 2 * DISTANCE
     for top in range(0, len(left), _BLOCK):
-        for start in range(0, len(right), _BLOCK):
+        for start in range(top, len(right), _BLOCK):
             agree = left[top : top + _BLOCK] @ right[start : start + _BLOCK].T
             for i, j in np.argwhere(agree >= least):
-                if top + i != start + j:
-                    yield top + i, start + j
+                if top + i < start + j:
+                    yield int(top + i), int(start + j)
