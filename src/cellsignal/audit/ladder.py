@@ -2,36 +2,35 @@
 
 Linear discriminants on plain image features are scored on held-out images, wells, plates,
 experiments and compounds: the same rows each time, of classes drawn whole. What a rung scores above
-the next is what that kind of leak would promise and not keep. Then two controls go through the
-audited parts themselves and must score as guessing does: noise in place of the images, and labels
-that were exchanged between wells. They fail where copies, or wells, lie on both sides.
+the next is what that kind of leak would promise and not keep. Then the audited parts are scored as
+they are, by the same model and a nearest neighbour, and held to what the competition's own folds
+promise: the price of their leaks, if they have any.
 """
 
 import numpy as np
 import pandas as pd
 
+from cellsignal.audit.controls import NAMES, position_alone, run_controls
 from cellsignal.audit.findings import Finding, not_applicable, passed
 from cellsignal.audit.images import image_codes
 from cellsignal.audit.measures import (
     SPLITS,
+    Predict,
     accuracy_of,
     discriminant,
     grouped_folds,
-    guessing,
     nearest,
-    permuted,
     texts,
 )
-from cellsignal.audit.parts import Audited, Part
+from cellsignal.audit.parts import Audited
 from cellsignal.audit.pictures import Pictures
 from cellsignal.audit.units import unit_names
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import clustered_interval
 
 RUNGS = ("image", "well", "plate", "experiment", "compound")
 COARSEST = ("experiment", "plate", "well_id")  # unit of intervals: the first with several values
-ROUNDS = 5
-ALARM = 1e-5  # chance that a control of a clean part fails
-_NOISE_FEATURES = 20
+# samples column that the competition's folds hold out -> rung
+PROMISED = {"experiment": "experiment", "plate": "plate", "compound": "compound"}
 
 
 def ladder_rows(audited: Audited, most: int, seed: int = 0) -> np.ndarray:
@@ -56,8 +55,8 @@ def check_ladder(audited: Audited, pictures: Pictures | None, rows: np.ndarray) 
         pictures: holds the features of `rows`.
         rows: of `ladder_rows`.
     """
-    findings = [_position_alone(audited, part) for part in audited.validations]
-    checks = ("ladder", "control: noise images", "control: shuffled labels")
+    findings = [position_alone(audited.samples, part) for part in audited.validations]
+    checks = ("ladder", *NAMES)
     if audited.store is None or pictures is None:
         return findings + [not_applicable(check, audited.no_store) for check in checks]
     if not len(rows):
@@ -69,34 +68,66 @@ def check_ladder(audited: Audited, pictures: Pictures | None, rows: np.ndarray) 
     place = pd.Series(np.arange(len(rows)), index=rows)
     sides = {}
     for part in audited.validations:
-        both = [place.loc[side[np.isin(side, rows)]].to_numpy(int) for side in _sides(part)]
+        both = [
+            place.loc[side[np.isin(side, rows)]].to_numpy(int) for side in (part.train, part.held)
+        ]
         if min(map(len, both)):
             sides[part.name] = both
     findings += _climb(samples, features)
-    findings.append(_as_split(samples, features, list(sides.values())))
+    promised = PROMISED.get(audited.default_group, "well")
+    findings.append(_as_split(samples, features, list(sides.values()), promised))
     for name, (train, held) in sides.items():
-        findings += _controls(name, samples, features, content, train, held)
+        findings += run_controls(name, samples, features, content, train, held)
     return findings
 
 
 def _as_split(
-    samples: pd.DataFrame, features: np.ndarray, sides: list[list[np.ndarray]]
+    samples: pd.DataFrame,
+    features: np.ndarray,
+    sides: list[list[np.ndarray]],
+    promised: str,
 ) -> Finding:
-    """Score the ladder's model, and its nearest neighbour, on the audited parts as they are."""
+    """Score two models on the audited parts as they are, and on the same rows as is promised.
+
+    Args:
+        sides: training and held-out rows of each part, with repeats.
+        promised: the rung that the competition's own folds stand on.
+    """
     label, unit = samples.label.to_numpy(int), _interval_unit(samples)
-    texts = []
-    for title, predict in (("discriminant", discriminant), ("nearest neighbour", nearest)):
-        right, units = [], []
-        for train, held in sides:
-            predicted = predict(features[train], label[train], features[held])
-            right.append((predicted == label[held]).astype(float))
-            units.append(unit[held])
-        if right:
-            texts.append(f"{title} {accuracy_of(*map(np.concatenate, (right, units)))[1]}")
-    if not texts:
+    sides = [(train, held[np.isin(label[held], label[train])]) for train, held in sides]
+    rows = np.concatenate([held for _, held in sides]) if sides else np.empty(0, int)
+    if not len(rows):
         return not_applicable("ladder", "no part has images of the ladder", "as split")
-    held = sum(len(held) for _, held in sides)
-    return passed("ladder", "as split", f"the audited parts: {', '.join(texts)}", held)
+    names = _rung_names(samples, promised)
+    unfit, words = _unfit(names, label), []
+    for title, predict in (("discriminant", discriminant), ("nearest neighbour", nearest)):
+        right = np.concatenate(
+            [
+                predict(features[train], label[train], features[held]) == label[held]
+                for train, held in sides
+                if len(held)
+            ]
+        ).astype(float)
+        text = f"{title} {accuracy_of(right, unit[rows])[1]}"
+        if unfit is None:
+            kept = _out_of_fold(features, label, texts(names), predict)[rows]
+            text += _difference(right, kept, unit[rows], promised)
+        words.append(text)
+    return passed("ladder", "as split", f"the audited parts: {'; '.join(words)}", len(rows))
+
+
+def _difference(right: np.ndarray, other: np.ndarray, unit: np.ndarray, rung: str) -> str:
+    """Say what is scored above another rung on the same rows: the price, with its interval."""
+    both = np.isfinite(right) & np.isfinite(other)
+    if len(set(unit[both])) < 2:
+        return ""
+    difference = right[both] - other[both]
+    low, high = clustered_interval(difference, unit[both], seed=0)
+    return f", {difference.mean():+.3f} [{low:.2f}, {high:.2f}] over {rung}s held out"
+
+
+def _rung_names(samples: pd.DataFrame, rung: str) -> pd.Series:
+    return samples.sample_id if rung == "image" else unit_names(samples, f"{rung}s")
 
 
 def _interval_unit(samples: pd.DataFrame) -> np.ndarray:
@@ -107,20 +138,16 @@ def _interval_unit(samples: pd.DataFrame) -> np.ndarray:
     return texts(samples.sample_id)
 
 
-def _sides(part: Part) -> tuple[np.ndarray, np.ndarray]:
-    return part.train, part.held
-
-
 def _climb(samples: pd.DataFrame, features: np.ndarray) -> list[Finding]:
     label = samples.label.to_numpy(int)
     right: dict[str, np.ndarray] = {}
-    findings, names = [], {"image": samples.sample_id}
-    names |= {rung: unit_names(samples, f"{rung}s") for rung in RUNGS[1:]}
+    findings = []
     interval_unit = _interval_unit(samples)
     for rung in RUNGS:
-        reason = _unfit(names[rung], label)
+        names = _rung_names(samples, rung)
+        reason = _unfit(names, label)
         if reason is None:
-            right[rung] = _out_of_fold(features, label, texts(names[rung]))
+            right[rung] = _out_of_fold(features, label, texts(names))
         else:
             findings.append(not_applicable("ladder", f"{rung}s held out: {reason}", rung))
     rungs = list(right)
@@ -140,13 +167,15 @@ def _unfit(names: pd.Series, label: np.ndarray) -> str | None:
     return f"{single:.0%} of the classes are of one" if single > 0.5 else None
 
 
-def _out_of_fold(features: np.ndarray, label: np.ndarray, unit: np.ndarray) -> np.ndarray:
+def _out_of_fold(
+    features: np.ndarray, label: np.ndarray, unit: np.ndarray, predict: Predict = discriminant
+) -> np.ndarray:
     """Return (N,) 1 where the held-out prediction is right, NaN where training lacks the class."""
     right = np.full(len(label), np.nan)
     for train, held in grouped_folds(unit, SPLITS, seed=0):
         known = held[np.isin(label[held], label[train])]
         if len(known):
-            predicted = discriminant(features[train], label[train], features[known])
+            predicted = predict(features[train], label[train], features[known])
             right[known] = predicted == label[known]
     return right
 
@@ -162,81 +191,5 @@ def _rung(
     _, text = accuracy_of(right[rung][scored], unit[scored])
     message = f"{rung}s held out: accuracy {text}; chance {1 / len(np.unique(label)):.3f}"
     if following is not None:
-        both = scored & np.isfinite(right[following])
-        difference = right[rung][both] - right[following][both]
-        low, high = clustered_interval(difference, unit[both], seed=0)
-        message += f"; {difference.mean():+.3f} [{low:.2f}, {high:.2f}] over {following}s held out"
+        message += _difference(right[rung], right[following], unit, following)
     return passed("ladder", rung, message, int(scored.sum()))
-
-
-def _controls(
-    name: str,
-    samples: pd.DataFrame,
-    features: np.ndarray,
-    content: np.ndarray,
-    train: np.ndarray,
-    held: np.ndarray,
-) -> list[Finding]:
-    """Run noise and shuffled labels through one part, `ROUNDS` times each."""
-    label, well = samples.label.to_numpy(int), texts(samples.well_id)
-    findings = []
-    for check, advice in (
-        ("control: noise images", "copies of images lie on both sides: see the checks above"),
-        ("control: shuffled labels", "images of one well lie on both sides: hold whole wells out"),
-    ):
-        true, predicted = [], []
-        for seed in range(ROUNDS):
-            rng = np.random.default_rng(seed)
-            x, y = features, label
-            if check.endswith("images"):
-                x = rng.normal(size=(content.max() + 1, _NOISE_FEATURES))[content]
-            else:
-                y = permuted(label, well, rng)
-            true.append(y[held])
-            predicted.append(nearest(x[train], y[train], x[held]))
-        findings.append(
-            _judge_control(check, name, *map(np.concatenate, (true, predicted)), well[held], advice)
-        )
-    return findings
-
-
-def _judge_control(
-    check: str, name: str, true: np.ndarray, predicted: np.ndarray, well: np.ndarray, advice: str
-) -> Finding:
-    """Fail a control that scores more than guessing, counted in wells, not in images."""
-    from scipy.stats import binom
-
-    right, chance = (true == predicted).astype(float), guessing(predicted, true)
-    units = len(np.unique(well)) * ROUNDS
-    _, text = accuracy_of(right, np.tile(well, ROUNDS))
-    message = f"scores {text}, guessing {chance:.3f} ({ROUNDS} rounds)"
-    if binom.sf(round(right.mean() * units) - 1, units, min(chance, 1.0)) > ALARM:
-        return passed(check, name, message, len(true))
-    message += ": the split itself gives labels away"
-    return Finding(check, name, "fail", int(right.sum()), message, (), advice)
-
-
-def _position_alone(audited: Audited, part: Part) -> Finding:
-    """Score what the well's address alone says: the commonest training class of that address."""
-    from scipy.stats import binom
-
-    check = "position alone"
-    wells = audited.samples[["well_id", "well", "label"]]
-    sides = [wells.iloc[np.unique(rows)] for rows in _sides(part)]
-    train, held = (side.dropna(subset=["label"]).drop_duplicates("well_id") for side in sides)
-    if not len(held) or not train.well.isin(set(held.well)).any():
-        return not_applicable(
-            check, "no labelled held-out well has a training one's address", part.name
-        )
-    most = train.groupby("well").label.agg(lambda labels: labels.astype(int).mode().iloc[0])
-    commonest = train.label.astype(int).mode().iloc[0]
-    predicted = held.well.map(most).fillna(commonest).to_numpy(int)
-    true = held.label.to_numpy(int)
-    right, chance = (predicted == true).astype(float), guessing(predicted, true)
-    text = Accuracy.of(int(right.sum()), len(right)).format()
-    message = f"scores {text}, guessing {chance:.3f}: the commonest training class of the address"
-    p = binom.sf(int(right.sum()) - 1, len(held), min(chance, 1.0))
-    if p > 1e-4 or right.mean() < 1.5 * chance:
-        return passed(check, part.name, message, len(held))
-    advice = "report this beside the score; only what exceeds it is the cells'"
-    return Finding(check, part.name, "warn", int(right.sum()), message, (), advice)

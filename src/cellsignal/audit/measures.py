@@ -1,7 +1,7 @@
 """Cheap models and the intervals of what they score, for adversarial validation and the ladder."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,8 @@ import pandas as pd
 from cellsignal.metrics.accuracy import Accuracy, clustered_interval
 
 SPLITS = 3
+# training features, training labels, features -> predicted labels
+Predict = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def store_features(
