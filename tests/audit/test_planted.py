@@ -1,11 +1,27 @@
 """Every planted leak is found by the check that is meant to; clean sets raise no alarm."""
 
+import contextlib
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import cellsignal
-from planted import LEAKS, Leak, PlateSet, clean_set
+from planted import (
+    LEAKS,
+    NAMES,
+    Leak,
+    PlateSet,
+    clean_set,
+    oversampled_first,
+    shared_wells_that_look_alike,
+)
+
+from cellsignal.audit.layouts import check_layouts
+from cellsignal.audit.parts import read_audited
+from cellsignal.config import load_config
 
 CLEAN = (("rxrx1", "experiment"), ("cpjump1", "plate"), ("bbbc021", "compound"))
 
@@ -47,3 +63,41 @@ def test_a_clean_set_raises_no_alarm(seed, tmp_path):
 @pytest.mark.parametrize("seed", range(3, 20))
 def test_twenty_clean_sets_raise_no_alarm(seed, tmp_path):
     assert alarms(seed, tmp_path) == []
+
+
+@pytest.mark.parametrize("plant", [oversampled_first, shared_wells_that_look_alike])
+def test_the_price_is_more_than_nothing(plant, tmp_path):
+    """A nearest neighbour scores more under the leak than with experiments held out."""
+    plates = clean_set(5)
+    plant(plates)
+    findings = findings_of(plates, tmp_path)[1]
+    (as_split,) = [f for f in findings if (f["check"], f["part"]) == ("ladder", "as split")]
+    price = re.search(r"neighbour \S+ \[.*?\] \(\S+\), \+(\S+) \[(\S+),", as_split["message"])
+    assert float(price[1]) > 0.1 and float(price[2]) > 0
+
+
+def test_a_clean_split_has_no_price(tmp_path):
+    findings = findings_of(clean_set(5), tmp_path)[1]
+    (as_split,) = [f for f in findings if (f["check"], f["part"]) == ("ladder", "as split")]
+    low, high = re.search(r"neighbour .*, [+-]\S+ \[(\S+), (\S+)\]", as_split["message"]).groups()
+    assert float(low) <= 0.05 and float(high) >= -0.05
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_repeated_layout_of_the_test_is_seen_in_its_answers(repeated, tmp_path):
+    plates = clean_set(3, wells=24, experiments=4, sites=1)
+    samples, test = plates.samples, plates.rows(split="test")
+    rng = np.random.default_rng(0)
+    samples["answer"] = ""
+    samples.loc[test, "answer"] = [NAMES[k] for k in rng.permutation(len(test)) % 12]
+    if repeated:
+        ours = plates.rows(experiment=samples.experiment[test[0]], plate="1")
+        theirs = plates.rows(experiment=samples.experiment[0], plate="2")
+        samples.loc[ours, "well"] = samples.well[theirs].to_numpy()
+        samples.loc[ours, "answer"] = [NAMES[label] for label in samples.label[theirs]]
+    plates.write(tmp_path)
+    with contextlib.chdir(tmp_path):
+        audited = read_audited(load_config(tmp_path / "config.yaml"))
+    assert (audited.samples.answer == "").all()
+    findings = check_layouts(replace(audited, samples=samples.assign(row=range(len(samples)))))
+    assert {f.part: f.severity for f in findings}["test"] == ("warn" if repeated else "pass")
