@@ -67,7 +67,7 @@ def _judge(audited: Audited, part: Part, unit: str) -> tuple[Severity, str, str]
     if unit == "wells":
         advice = f"deal whole wells: {command} --group well_id`"
         return "fail", "images of one well show the same cells and treatment", advice
-    if part.kind == "validation" and audited.folds is None:
+    if part.kind in ("validation", "test") and audited.folds is None:
         group = "a split table"
         if promises(audited.default_group, unit):
             advice = f"deal whole {unit}: {command} --group {audited.default_group}`"
