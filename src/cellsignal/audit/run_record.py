@@ -43,7 +43,7 @@ def _pseudo_labels(audited: Audited, part: Part, folder: Path) -> list[Finding]:
     held = set(samples.well_id.iloc[part.held].astype(str))
     test = (samples.split == "test") & (samples.role == "treatment")
     allowed = set(target[test])
-    touching, outside, foreign = [], [], []
+    touching, outside, foreign, unknown = [], [], [], []
     for file in files:
         table = read_table(file, ["target_id", "label"])
         for name in table.target_id:
@@ -52,7 +52,9 @@ def _pseudo_labels(audited: Audited, part: Part, folder: Path) -> list[Finding]:
             elif name not in allowed:
                 outside.append(f"{file.name}: {name}")
         made_by = _read_json(file.with_suffix(".json")).get("fold")
-        if made_by is not None and str(made_by) != part.name.replace(" ", ""):
+        if made_by is None:
+            unknown.append(file.name)
+        elif str(made_by) != part.name.replace(" ", ""):
             foreign.append(f"{file.name}: by {made_by}")
     findings = []
     for found, words, advice in (
@@ -66,6 +68,11 @@ def _pseudo_labels(audited: Audited, part: Part, folder: Path) -> list[Finding]:
             findings.append(
                 Finding(check, part.name, "fail", len(found), message, examples, advice)
             )
+    if unknown:
+        message = f"{len(unknown)} files have no .json that says which fold's model made them"
+        findings.append(
+            Finding(check, part.name, "warn", len(unknown), message, tuple(unknown[:5]), _OWN)
+        )
     words = f"{len(files)} files, test wells alone, by the fold's own model"
     return findings or [passed(check, part.name, words, len(files))]
 
