@@ -263,6 +263,12 @@ def oversampled_first(s: PlateSet) -> None:
     s.words += ["--split", "split.csv"]
 
 
+def oversampled_into_the_test(s: PlateSet) -> None:
+    """A split table without validation rows."""
+    oversampled_first(s)
+    s.tables["split.csv"] = s.tables["split.csv"].replace({"part": {"valid": "test"}})
+
+
 def selected_on_the_test(s: PlateSet) -> None:
     train = s.samples[s.samples.split == "train"]
     names = sorted(train.experiment.unique())
@@ -379,6 +385,8 @@ LEAKS = (
     Leak(two_names_of_an_experiment, "spelling of units", "warn"),
     Leak(oversampled_first, "oversampling before the split", "fail"),
     Leak(oversampled_first, "control: noise images", "fail"),
+    Leak(oversampled_into_the_test, "oversampling before the split", "fail"),
+    Leak(oversampled_into_the_test, "control: noise images", "fail"),
     Leak(selected_on_the_test, "selection and test on the same rows", "fail"),
     Leak(pseudo_labels_of_validation, "pseudo-labels", "fail"),
     Leak(pseudo_labels_of_another_fold, "pseudo-labels", "fail"),

@@ -77,8 +77,9 @@ class Audited:
 
     @property
     def validations(self) -> list[Part]:
-        """The parts that hold validation rows out."""
-        return [part for part in self.parts if part.kind == "validation"]
+        """The parts that hold labelled rows out: validation, and a split table's test."""
+        kinds = ("validation",) if self.folds else ("validation", "test")
+        return [part for part in self.parts if part.kind in kinds]
 
 
 def read_audited(config: Config, split: Path | None = None, answers: Path | None = None) -> Audited:
