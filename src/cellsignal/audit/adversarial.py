@@ -23,7 +23,7 @@ from cellsignal.audit.parts import Audited, Part, without_repeats
 from cellsignal.metrics.accuracy import bootstrap_interval
 
 LEAST_AREA = 0.7  # below it the parts differ too little to matter
-DRAWS = 399  # random deals, none of which may score as much: p at most 1/400
+DRAWS = 999  # random deals, none of which may score as much: p at most 1/1000
 LEAST_UNITS = 3  # of each side
 RIDGE = 0.01
 _MOST_ROWS = 1000  # of each side
@@ -43,9 +43,10 @@ def check_adversarial(audited: Audited, seed: int = 0) -> list[Finding]:
 
 
 def _unit_of(audited: Audited, part: Part) -> tuple[str, np.ndarray] | None:
-    """Return the coarsest unit of which both sides have enough, and each sample's unit.
+    """Return the unit that was dealt to the sides, and each sample's; None where too few were.
 
-    In a fold it is what was dealt; for the test, experiments, plates or wells.
+    In a fold it is the group; else the coarsest that no two sides share. Finer ones would not do:
+    plates of one experiment are alike.
     """
     samples = audited.samples
     columns = ["experiment", "plate", "well_id"]
@@ -56,8 +57,8 @@ def _unit_of(audited: Audited, part: Part) -> tuple[str, np.ndarray] | None:
         if column == "plate":
             names = samples.experiment.astype(str) + " " + names
         sides = [set(names.iloc[rows]) for rows in (part.train, part.held)]
-        if min(map(len, sides)) >= LEAST_UNITS and not sides[0] & sides[1]:
-            return column, texts(names)
+        if not sides[0] & sides[1]:
+            return (column, texts(names)) if min(map(len, sides)) >= LEAST_UNITS else None
     return None
 
 
