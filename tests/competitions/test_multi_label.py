@@ -281,8 +281,8 @@ def competition_of(seed=0, wells=3):
 
 def test_every_slice_against_sklearn():
     answers, submission = competition_of()
-    table = TASK.score_table(submission, answers, draws=100)
-    assert list(table.columns) == list(COLUMNS) and (table.resampled == "compound").all()
+    table = TASK.score_table(submission, answers)
+    assert list(table.columns) == list(COLUMNS) and (table.unit == "compound").all()
     assert list(zip(table["slice"], table["name"], strict=True)) == [
         ("overall", "overall"),
         ("public", "public"),
@@ -321,42 +321,43 @@ def test_every_slice_against_sklearn():
         )
         assert rows.positives[name] == answers[name].sum()
     expected = average_precision_table(
-        answers[list("abc")], submission[list("abc")], "abc", answers.compound, draws=100
+        answers[list("abc")], submission[list("abc")], "abc", answers.compound
     )
     assert (rows.low["overall"], rows.high["overall"]) == (expected.low[0], expected.high[0])
     lines = TASK.table_text(table).splitlines()
     assert (
         len(lines) == 2 + len(table) + 1
-        and lines[-1] == "intervals resample by compound"
+        and lines[-1] == "95 % intervals over compounds; none with fewer than 3 of them"
         and "cell_type  A549" in lines[5]
     )
 
 
 def test_truth_scores_one_and_order_does_not_matter():
     answers, submission = competition_of()
-    truth = TASK.score_table(answers[["id", *"abc"]], answers, draws=20)
+    truth = TASK.score_table(answers[["id", *"abc"]], answers)
     assert (
         (truth.average_precision == 1).all()
         and (truth.roc_auc == 1).all()
-        and (truth.low == 1).all()
+        and (truth.low < 1).all()
+        and (truth.high == 1).all()
     )
-    straight = TASK.score_table(submission, answers, draws=20)
+    straight = TASK.score_table(submission, answers)
     mixed = submission.sample(frac=1, random_state=1)[["c", "id", "a", "b"]]
-    pd.testing.assert_frame_equal(TASK.score_table(mixed, answers, draws=20), straight)
+    pd.testing.assert_frame_equal(TASK.score_table(mixed, answers), straight)
     monotone = submission.assign(**{c: np.exp(3 * submission[c]) for c in "abc"})
-    pd.testing.assert_frame_equal(TASK.score_table(monotone, answers, draws=20), straight)
+    pd.testing.assert_frame_equal(TASK.score_table(monotone, answers), straight)
 
 
-def test_what_is_resampled_is_said():
+def test_the_unit_of_intervals_is_said():
     answers, submission = competition_of()
     for known, name in (
         ({"experiment": "E1"}, "experiment"),
         ({"experiment": "E1", "plate": "P"}, "plate"),
         ({}, "id"),
     ):
-        table = TASK.score_table(submission, answers[["id", *"abc"]].assign(**known), draws=20)
-        assert set(table.resampled) == {name} and set(table["slice"]) == {"overall", "class"}
-        assert table.low.isna().all() == (name != "id"), "one cluster says nothing about others"
+        table = TASK.score_table(submission, answers[["id", *"abc"]].assign(**known))
+        assert set(table.unit) == {name} and set(table["slice"]) == {"overall", "class"}
+        assert table.low.isna().all() and set(table.units) == {int(name != "id")}
 
 
 def test_score_refuses_what_the_answers_do_not_know():

@@ -8,7 +8,8 @@ from sklearn.metrics import accuracy_score
 
 from cellsignal.common.errors import InvalidSubmission
 from cellsignal.competitions.single_label import COLUMNS, SingleLabel
-from cellsignal.metrics.accuracy import clustered_interval, wilson_interval
+from cellsignal.metrics.accuracy import wilson_interval
+from cellsignal.metrics.intervals import mean_interval
 
 TASK = SingleLabel(
     SimpleNamespace(
@@ -72,7 +73,7 @@ def test_every_slice_against_sklearn():
         assert row.accuracy == pytest.approx(
             accuracy_score(answers["class"][inside], submission["class"][inside])
         )
-        assert row.n == inside.sum() and (row.low, row.high) == pytest.approx(
+        assert row.n == inside.sum() and (row.wilson_low, row.wilson_high) == pytest.approx(
             wilson_interval(row.correct, row.n)
         )
     for kind in ("cell_type", "experiment", "plate"):
@@ -80,16 +81,17 @@ def test_every_slice_against_sklearn():
         assert (part.correct.sum(), part.n.sum()) == (by_name.correct.iloc[0], 200)
 
 
-def test_clustered_interval_over_experiments():
+def test_intervals_are_over_experiments():
     answers = answers_table()
     submission = submission_for(answers)
     table = TASK.score_table(submission, answers).set_index(["slice", "name"])
     right = (submission["class"] == answers["class"]).to_numpy()
-    expected = clustered_interval(right, answers.experiment, seed=0)
+    expected = mean_interval(right, answers.experiment)
     overall = table.loc[("overall", "overall")]
-    assert (overall.cluster_low, overall.cluster_high) == expected
-    assert math.isnan(table.loc[("public", "public")].cluster_low)
-    assert math.isnan(table.loc[("experiment", "RPE-1")].cluster_high)
+    assert (overall.low, overall.high) == expected
+    assert (overall.unit, overall.units) == ("experiment", answers.experiment.nunique())
+    assert math.isnan(table.loc[("public", "public")].low)
+    assert math.isnan(table.loc[("experiment", "RPE-1")].high)
 
 
 def test_row_order_and_number_types_do_not_matter():
@@ -105,7 +107,10 @@ def test_row_order_and_number_types_do_not_matter():
 def test_answers_without_a_break_down_give_one_row():
     answers = answers_table()
     table = TASK.score_table(submission_for(answers), answers[["id", "class"]])
-    assert table["slice"].tolist() == ["overall"] and math.isnan(table.cluster_low[0])
+    assert table["slice"].tolist() == ["overall"] and math.isnan(table.low[0])
+    assert table.units[0] == 0 and TASK.table_text(table).endswith(
+        "no interval: the answers name no experiment, plate or compound"
+    )
 
 
 def test_score_refuses_wrong_ids_and_missing_targets():

@@ -16,10 +16,10 @@ from cellsignal.evaluation.leaderboard import (
     frame_sha256,
     leaderboard_competitions,
     leaderboard_table,
-    leaderboard_text,
     read_leaderboard,
     submission_entry,
 )
+from cellsignal.evaluation.leaderboard_text import leaderboard_text
 
 COMPETITION = SimpleNamespace(
     comparable=lambda frame, name: frame,
@@ -40,7 +40,7 @@ def answers_table(n=40):
             "id": [f"w{i}" for i in range(n)],
             "class": rng.integers(1, 5, n),
             "leaderboard": board,
-            "experiment": "E",
+            "experiment": np.array([*"EFG"])[np.arange(n) % 3],
         }
     )
 
@@ -70,6 +70,7 @@ def test_entry_holds_scores_and_hashes(tmp_path):
     )
     assert (entry["overall_n"], entry["public_n"], entry["private_n"]) == (40, 10, 30)
     assert entry["public_low"] < 0.8 < entry["public_high"]
+    assert (entry["unit"], entry["public_units"], entry["private_units"]) == ("experiment", 3, 3)
     assert entry["submission_sha256"] == sha256(tmp_path / "a.csv")
     assert entry["answers_sha256"] == frame_sha256(
         answers.sample(frac=1, random_state=0)[answers.columns[::-1]]
@@ -178,6 +179,7 @@ def row_by_hand(**changed):
         **{"competition": "toy", "name": "a", "kind": "submission", "submission": "a.csv"},
         **{"submission_sha256": "0123456789abcdef", "answers_sha256": "fedcba9876543210"},
         **{"note": "", "scored_at": "2024-05-06T07:08:09+00:00", "git_commit": ""},
+        **{"unit": "plate", "overall_units": 12, "public_units": 1, "private_units": 9},
     }
     return scores | texts | changed
 
@@ -190,12 +192,12 @@ def test_text_by_hand(tmp_path):
     assert leaderboard_competitions(path) == ("toy",)
     text = leaderboard_text(leaderboard_table(path, COMPETITION))
     cells = [line.split() for line in text.splitlines()[2:]]
-    private = ["0.75000", "0.1250", "..", "0.8750", "30"]
+    private = ["0.75000", "0.1250", "..", "0.8750", "9", "plates", "30"]
     last = ["0.50000", "0.62500", "2024-05-06"]
     assert cells == [
         ["1", "a", *private, *last],
         ["1", "b", *private, *last],
-        ["3", "c", "0.5000", "..", "0.7500", "4,000", *last],
+        ["3", "c", "0.5000", "..", "0.7500", "12", "plates", "4,000", *last],
     ]
     assert flush_right(text) == ["rank", "n", "public"]
     others = row_by_hand(answers_sha256="0" * 64)
@@ -246,3 +248,14 @@ def test_two_processes_lose_no_row(tmp_path):
     for worker in workers:
         worker.join(30)
     assert sorted(leaderboard_table(path, COMPETITION).name.astype(int)) == list(range(16))
+
+
+def test_a_leaderboard_of_before_has_no_units(tmp_path):
+    path = board_of(tmp_path, row_by_hand())
+    old = pd.read_csv(path, dtype=str).drop(columns=[n for n in COLUMNS if n.endswith("unit")])
+    old = old.drop(columns=[n for n in COLUMNS if n.endswith("_units")])
+    old.to_csv(path, index=False)
+    table = leaderboard_table(path, COMPETITION)
+    assert table.unit.tolist() == [""] and "0.1250 .. 0.8750" in leaderboard_text(table)
+    assert append_entry(path, row_by_hand(submission_sha256="b"))
+    assert read_leaderboard(path).private_units.tolist()[1] == 9

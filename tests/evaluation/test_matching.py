@@ -286,7 +286,7 @@ def test_103_and_92_treatments_of_the_real_screen(real_data):
     assert counts.loc["Kinase inhibitors"].to_list() == ["5/5", ""] and counts.loc[
         "Microtubule stabilizers"
     ].to_list() == ["9/9", "9/9"]
-    assert f"{nsc.accuracy.low:.3f}" == "0.964" and nsc.cluster_low == 1.0
+    assert f"{nsc.accuracy.low:.3f}" == "0.964" and f"{nsc.cluster_low:.3f}" == "0.908"  # 38 of 38
     few = nsc.of(wells.treatment[wells["compound"] == "taxol"], "NSC, taxol")
     assert few.accuracy.total == 3 and np.isnan(few.cluster_low)
 

@@ -11,10 +11,10 @@ from cellsignal.evaluation.leaderboard import (
     COLUMNS,
     append_entry,
     leaderboard_table,
-    leaderboard_text,
     out_of_fold_entry,
     read_leaderboard,
 )
+from cellsignal.evaluation.leaderboard_text import leaderboard_text
 from cellsignal.evaluation.score import show_leaderboard
 from cellsignal.evaluation.standing import check_place, check_replacing, runs_of
 from cellsignal.metrics.accuracy import Accuracy

@@ -1,4 +1,3 @@
-import math
 import subprocess
 import sys
 
@@ -14,8 +13,6 @@ from cellsignal.metrics.accuracy import (
     Accuracy,
     accuracy,
     balanced_accuracy,
-    bootstrap_interval,
-    clustered_interval,
     wilson_interval,
 )
 
@@ -53,80 +50,6 @@ def test_accuracy_refuses_what_it_cannot_score(true, predicted):
 def test_wilson_refuses_impossible_counts(correct, total):
     with pytest.raises(InputError):
         wilson_interval(correct, total)
-
-
-def test_clustered_interval_is_exact_for_two_clusters():
-    # four equally likely draws of two clusters: 0, .5, .5, 1 -> the 2.5 and 97.5 percentiles are 0
-    # and 1
-    correct, cluster = np.array([1] * 10 + [0] * 10, bool), ["a"] * 10 + ["b"] * 10
-    assert clustered_interval(correct, cluster, seed=0) == (0.0, 1.0)
-
-
-def test_clustered_interval_weighs_clusters_by_their_wells():
-    # drawing a twice gives 1, b twice 0, one of each 30/40: plain means of clusters would give .5
-    correct = np.array([1] * 30 + [0] * 10, bool)
-    cluster = np.array([0] * 30 + [1] * 10)
-    low, high = clustered_interval(correct, cluster, seed=3)
-    assert (low, high) == (0.0, 1.0)
-    three = np.repeat(
-        [0, 1, 2], [998, 1, 1]
-    )  # the large cluster is missed by (2/3)^3 of the draws, and else decides alone
-    low, high = clustered_interval(three == 0, three, seed=3)
-    assert low == 0.0 and high > 0.998
-
-
-def test_clustered_interval_against_a_plain_loop():
-    rng = np.random.default_rng(1)
-    cluster = rng.integers(0, 12, 600)
-    correct = rng.random(600) < rng.random(12)[cluster]
-    draws = []
-    for _ in range(6000):
-        wells = np.concatenate([np.flatnonzero(cluster == c) for c in rng.integers(0, 12, 12)])
-        draws.append(correct[wells].mean())
-    assert clustered_interval(correct, cluster, seed=2, n=6000) == pytest.approx(
-        np.percentile(draws, [2.5, 97.5]), abs=0.02
-    )
-
-
-def test_clustered_interval_is_wilsons_when_each_well_is_its_own_cluster():
-    correct = np.arange(1000) % 4 != 0
-    assert clustered_interval(correct, np.arange(1000), seed=0) == pytest.approx(
-        wilson_interval(750, 1000), abs=0.004
-    )
-
-
-def test_clustered_interval_of_one_cluster_is_unknown_and_repeats():
-    assert all(math.isnan(end) for end in clustered_interval([True, False], ["a", "a"], seed=0))
-    correct, cluster = np.arange(40) % 3 == 0, np.arange(40) // 5
-    assert clustered_interval(correct, cluster, seed=7) == clustered_interval(
-        correct, cluster, seed=7
-    )
-    with pytest.raises(InputError, match="outcome 1"):
-        clustered_interval([True, True], np.array(["a", None], dtype=object), seed=0)
-    with pytest.raises(InputError, match="2 outcomes but 1"):
-        clustered_interval([True, True], ["a"], seed=0)
-
-
-def test_bootstrap_interval_of_the_mean_is_that_of_the_clusters():
-    rng = np.random.default_rng(1)
-    cluster = np.sort(rng.integers(0, 12, 600))
-    correct = rng.random(600) < rng.random(12)[cluster]
-    interval = bootstrap_interval(lambda rows: correct[rows].mean(), cluster, seed=0, n=4000)
-    assert interval == pytest.approx(clustered_interval(correct, cluster, seed=2), abs=0.02)
-
-
-def test_bootstrap_interval_leaves_out_what_has_no_score():
-    def score(rows):
-        """The rows of cluster b alone have none."""
-        if (rows >= 2).all():
-            raise InputError("no score")
-        return float(len(rows))
-
-    # a has two rows, b three; of the draws aa, ab, ba, bb the last has no score: 4, 5, 5
-    low, high = bootstrap_interval(score, ["a", "a", "b", "b", "b"], seed=0, n=500)
-    assert (low, high) == (4.0, 5.0)
-    with_none = bootstrap_interval(lambda rows: score(np.array([4])), ["a"], seed=0, n=3)
-    assert all(math.isnan(end) for end in with_none)
 
 
 def test_balanced_accuracy_is_sklearns():

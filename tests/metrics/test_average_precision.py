@@ -17,8 +17,10 @@ from cellsignal.metrics.average_precision import (
     average_precision_text,
     good_classes,
     macro_average_precision,
+    macro_leave_out_scores,
     weighted_ranking,
 )
+from cellsignal.metrics.intervals import jackknife_interval
 
 
 def screen(compounds=60, wells=6, classes=3, share=0.2, signal=1.5, noise=1.0, seed=0):
@@ -69,28 +71,22 @@ def test_weighted_figures_are_sklearns(seed, rows, clusters, values):
 
 def test_many_draws_in_pieces_are_the_same(monkeypatch):
     truth, scores, compound = screen()
-    whole = average_precision_table(truth, scores, "abc", compound, draws=50)
+    whole = average_precision_table(truth, scores, "abc", compound)
     monkeypatch.setattr("cellsignal.metrics.average_precision._CELLS", 700)
-    pd.testing.assert_frame_equal(
-        average_precision_table(truth, scores, "abc", compound, draws=50), whole
-    )
+    pd.testing.assert_frame_equal(average_precision_table(truth, scores, "abc", compound), whole)
 
 
 def test_every_row_of_the_table_against_brute_force():
     truth, scores, compound = screen()
-    table = average_precision_table(truth, scores, ["a", "b", "c"], compound, draws=40, seed=3)
+    table = average_precision_table(truth, scores, ["a", "b", "c"], compound)
     assert table["class"].tolist() == [MACRO, "a", "b", "c"]
     names = pd.unique(compound)
-    draws = np.random.default_rng(3).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=40
-    )
-    replicates = np.full((40, 3, 2), np.nan)
-    for i, draw in enumerate(draws):
-        weight = pd.Series(draw, index=names)[compound].to_numpy()
+    without = np.full((len(names), 3, 2), np.nan)
+    for i, name in enumerate(names):
+        kept = compound != name
         for k in range(3):
-            replicates[i, k] = [
-                f(truth[:, k], scores[:, k], sample_weight=weight)
-                for f in (average_precision_score, roc_auc_score)
+            without[i, k] = [
+                f(truth[kept, k], scores[kept, k]) for f in (average_precision_score, roc_auc_score)
             ]
     for k in range(3):
         row = table.iloc[k + 1]
@@ -103,17 +99,22 @@ def test_every_row_of_the_table_against_brute_force():
         )
         assert row.roc_auc == pytest.approx(roc_auc_score(truth[:, k], scores[:, k]))
         assert row.ratio == pytest.approx(row.average_precision / truth[:, k].mean())
+        share = np.array([truth[compound == name, k].sum() for name in names]) / row.positives
         assert (row.low, row.high) == pytest.approx(
-            tuple(np.percentile(replicates[:, k, 0], [2.5, 97.5]))
+            jackknife_interval(row.average_precision, without[:, k, 0], share)
         )
         assert (row.roc_auc_low, row.roc_auc_high) == pytest.approx(
-            tuple(np.percentile(replicates[:, k, 1], [2.5, 97.5]))
+            jackknife_interval(row.roc_auc, without[:, k, 1], share)
         )
     macro = table.iloc[0]
     assert macro.average_precision == pytest.approx(macro_average_precision(truth, scores))
-    assert (macro.low, macro.high) == pytest.approx(
-        tuple(np.percentile(replicates[:, :, 0].mean(1), [2.5, 97.5]))
-    )
+    share = np.array([truth[compound == name].sum() for name in names]) / truth.sum()
+    ends = jackknife_interval(macro.average_precision, without[:, :, 0].mean(1), share)
+    assert (macro.low, macro.high) == pytest.approx(ends)
+    value, dropped, shares = macro_leave_out_scores(truth, scores, compound)
+    assert value == pytest.approx(macro.average_precision)
+    np.testing.assert_allclose(dropped, without[:, :, 0].mean(1))
+    np.testing.assert_allclose(shares, share)
     assert (macro.positives, macro.positive_compounds) == (
         truth.any(1).sum(),
         truth[::6].any(1).sum(),
@@ -123,7 +124,7 @@ def test_every_row_of_the_table_against_brute_force():
 def test_guessing_scores_the_prevalence():
     truth, _, compound = screen(compounds=400, share=0.1)
     scores = np.random.default_rng(1).normal(size=truth.shape)
-    table = average_precision_table(truth, scores, "abc", compound, draws=20)
+    table = average_precision_table(truth, scores, "abc", compound)
     np.testing.assert_allclose(table.average_precision, table.prevalence, atol=0.02)
     np.testing.assert_allclose(table.roc_auc, 0.5, atol=0.05)
     np.testing.assert_allclose(table.ratio, 1, atol=0.2)
@@ -131,7 +132,7 @@ def test_guessing_scores_the_prevalence():
 
 def test_equal_scores_are_one_place():
     truth, _, compound = screen()
-    table = average_precision_table(truth, np.full(truth.shape, 0.5), "abc", compound, draws=20)
+    table = average_precision_table(truth, np.full(truth.shape, 0.5), "abc", compound)
     np.testing.assert_allclose(table.average_precision, table.prevalence)
     assert (table.roc_auc == 0.5).all()
 
@@ -154,7 +155,7 @@ def test_the_interval_mostly_holds_the_truth():
     inside = 0
     for seed in range(1, 101):
         truth, scores, compound = screen(compounds=150, wells=2, classes=1, seed=seed)
-        row = average_precision_table(truth, scores, "a", compound, draws=200).iloc[1]
+        row = average_precision_table(truth, scores, "a", compound).iloc[1]
         inside += row.low <= population <= row.high
     assert 0.86 * 100 <= inside < 100
 
@@ -162,7 +163,7 @@ def test_the_interval_mostly_holds_the_truth():
 def test_a_class_without_positives_or_negatives_is_no_part_of_the_average():
     truth, scores, compound = screen()
     truth[:, 1], truth[:, 2] = False, True
-    table = average_precision_table(truth, scores, "abc", compound, draws=50).set_index("class")
+    table = average_precision_table(truth, scores, "abc", compound).set_index("class")
     assert (
         table.loc["b"].isna().sum() == 7
         and table.loc["b", "prevalence"] == 0
@@ -171,14 +172,14 @@ def test_a_class_without_positives_or_negatives_is_no_part_of_the_average():
     assert math.isnan(table.average_precision["c"]) and table.prevalence["c"] == 1
     for column in ("average_precision", "low", "high", "ratio", "roc_auc", "prevalence"):
         assert table.loc[MACRO, column] == pytest.approx(table.loc["a", column])
-    none = average_precision_table(np.zeros_like(truth), scores, "abc", compound, draws=5)
+    none = average_precision_table(np.zeros_like(truth), scores, "abc", compound)
     assert none.average_precision.isna().all() and none.n.tolist() == [360] * 4
 
 
 def test_one_positive_compound_has_no_interval():
     truth, scores, compound = screen(classes=2)
     truth[:, 0] = compound == "7"
-    table = average_precision_table(truth, scores, "ab", compound, draws=50).set_index("class")
+    table = average_precision_table(truth, scores, "ab", compound).set_index("class")
     assert table.loc["a", "positive_compounds"] == 1 and not math.isnan(
         table.loc["a", "average_precision"]
     )
@@ -191,7 +192,7 @@ def test_unknown_truth_is_left_out_and_never_negative():
     known = np.arange(len(truth)) % 6 < 4
     holes = np.where(known[:, None], truth, np.nan)
     holed, short = (
-        average_precision_table(*parts, "abc", c, draws=100)
+        average_precision_table(*parts, "abc", c)
         for *parts, c in ((holes, scores, compound), (truth[known], scores[known], compound[known]))
     )
     pd.testing.assert_frame_equal(holed, short)
@@ -200,7 +201,7 @@ def test_unknown_truth_is_left_out_and_never_negative():
     )
     one = truth.astype(float)
     one[:, 0] = holes[:, 0]  # unknown for one class alone
-    assert average_precision_table(one, scores, "abc", compound, draws=5).n.tolist() == [
+    assert average_precision_table(one, scores, "abc", compound).n.tolist() == [
         360,
         240,
         360,
@@ -227,7 +228,7 @@ def test_table_refuses_what_cannot_be_scored():
 def test_good_classes_and_the_text():
     truth, scores, compound = screen(classes=4)
     scores[:, 0], truth[:, 3] = truth[:, 0], False
-    table = average_precision_table(truth, scores, ["found", "b", "c", "empty"], compound, draws=20)
+    table = average_precision_table(truth, scores, ["found", "b", "c", "empty"], compound)
     auc = table.roc_auc[2:4]
     assert good_classes(table) == (1 + (auc >= 0.9).sum(), 3) and good_classes(table, 0.0) == (3, 3)
     lines = average_precision_text(table).splitlines()

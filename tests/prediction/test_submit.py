@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import answers_path
+from cellsignal.competitions.out_of_fold import out_of_fold_accuracy
 from cellsignal.competitions.targets import Truth
 from cellsignal.config.schema import Submit
 from cellsignal.prediction.container import save_predictions
@@ -409,12 +410,12 @@ def test_seeds_are_runs_that_are_merged_out_of_fold(plates, tmp_path):
     ]
     entry = open_entry(files, Submit())
     samples = entry.samples.drop_duplicates("target_id").set_index("target_id")
-    table = entry.competition.task.out_of_fold(merge_runs(entry), samples, "experiment")
+    table = out_of_fold_accuracy(merge_runs(entry), samples, "experiment")
     assert list(table.run[::2]) == ["r/seed0", "r/seed1", "r/seed2", "all 3 merged"]
     values = table.accuracy.map(lambda accuracy: accuracy.value)
     single = values[0:6:2]
     assert values[6] > single.max()
-    assert ((table.cluster_low <= values) & (values <= table.cluster_high)).all()
+    assert ((table.low <= values) & (values <= table.high)).all()
     text = out_of_fold_text(entry)
     assert f"{single.mean():.4f}" in text and "mean of 3 runs" in text
 

@@ -311,7 +311,6 @@ def test_an_event_in_time_is_found_at_time_points_and_lost_in_the_mean():
         ("early", "late"),
         ("linear SVM",),
         ("each", "mean"),
-        draws=50,
     )
     assert table.time.tolist() == ["", "each", "mean"]
     assert table.accuracy[1] == 1 and table.accuracy[2] <= 0.75
@@ -325,7 +324,7 @@ def test_accuracy_and_auc_are_sklearns(classes):
     scores /= scores.sum(1, keepdims=True)
     drugs = np.arange(len(truth)) // 4
     share, right, n, low, high, drug_low, drug_high, auc, auc_low, auc_high, tested, count = (
-        score_row(scores, truth, drugs, "abcd"[:classes], draws=200)
+        score_row(scores, truth, drugs, "abcd"[:classes])
     )
     assert share == right / n == accuracy_score(truth, scores.argmax(1))
     expected = roc_auc_score(np.eye(classes)[truth], scores, average="macro")
@@ -337,7 +336,7 @@ def test_accuracy_and_auc_are_sklearns(classes):
 def test_a_class_without_test_tracks_is_left_out_of_the_auc():
     truth = np.array([0, 0, 1, 1])
     scores = np.array([[3, 1, 9], [2, 0, 9], [1, 2, 9], [2.5, 5, 9.0]])
-    row = score_row(scores, truth, np.arange(4), "abc", draws=50)
+    row = score_row(scores, truth, np.arange(4), "abc")
     assert row[:3] == (0, 0, 4) and row[7] == pytest.approx((3 / 4 + 1) / 2) and row[10] == 2
 
 
@@ -354,8 +353,8 @@ def test_known_drugs_promise_what_new_drugs_do_not_keep():
     names = np.array([f"d{d}" for d in drug], dtype=object)
     by_track, by_drug = np.arange(len(drug)) % 3 == 0, drug % 3 == 0
     classes = ("a", "b", "c", "d")
-    leaky = ipp_table(features, label, names, ~by_track, by_track, classes, ("MLP",), draws=50)
-    strict = ipp_table(features, label, names, ~by_drug, by_drug, classes, ("MLP",), draws=50)
+    leaky = ipp_table(features, label, names, ~by_track, by_track, classes, ("MLP",))
+    strict = ipp_table(features, label, names, ~by_drug, by_drug, classes, ("MLP",))
     assert list(strict.columns) == list(COLUMNS) and strict.classifier.tolist() == [LARGEST, "MLP"]
     assert leaky.accuracy[1] > 0.9 and strict.accuracy[1] < 0.5
     assert (
@@ -379,12 +378,11 @@ def test_the_table_is_repeatable_and_ignores_tracks_in_neither_part():
     x, label, drug, _ = tracks()
     train, test = np.arange(len(x)) % 3 == 0, np.arange(len(x)) % 3 == 1
     arguments = (drug, train, test, ("a", "b", "c"), ("linear SVM", "MLP"))
-    first = ipp_table(x, label, *arguments, draws=50)
+    first = ipp_table(x, label, *arguments)
     again = ipp_table(
         np.where((train | test)[:, None, None], x, -99),
         np.where(train | test, label, np.nan),
         *arguments,
-        draws=50,
     )
     assert first.equals(again) and (first.accuracy[1:] > 0.9).all()
 

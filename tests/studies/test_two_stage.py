@@ -18,7 +18,8 @@ from cellsignal.common.files import write_csv
 from cellsignal.config import load_config
 from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval
 from cellsignal.studies.two_stage import (
     Bench,
     Outcome,
@@ -172,7 +173,13 @@ def test_outcomes_are_what_files_and_answers_say(bench, outcomes):
 def outcome(protocol, stage, seed, valid, test, reused=0.0):
     correct = np.array([True] * test + [False] * (8 - test))
     return Outcome(
-        protocol, stage, seed, Accuracy.of(valid, 10), correct, np.array(["A", "B"] * 4), reused
+        protocol,
+        stage,
+        seed,
+        Accuracy.of(valid, 10),
+        correct,
+        np.array(["A", "B", "C", "D"] * 2),
+        reused,
     )
 
 
@@ -200,7 +207,7 @@ def test_the_summary_of_figures_worked_by_hand():
         and table.test_gain_sd[2] == pytest.approx(0.125 * 2**0.5)
     )
     both = np.concatenate([made[0].correct, made[3].correct])
-    assert (table.low[1], table.high[1]) == clustered_interval(both, ["A", "B"] * 8, seed=0)
+    assert (table.low[1], table.high[1]) == mean_interval(both, ["A", "B", "C", "D"] * 4)
     assert summary_text(summary(made)).splitlines()[3].split()[-3:] == ["(0.177)", "+0.400", "75%"]
 
 

@@ -14,22 +14,30 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import class_columns, submissions
 from cellsignal.competitions.folds import balance_table
-from cellsignal.competitions.single_label import SEED, SingleLabel
-from cellsignal.competitions.targets import Targets, Truth, label_matrix, slices_of, sum_by_target
-from cellsignal.competitions.task import Runs, Task
-from cellsignal.metrics.accuracy import Score, bootstrap_interval
+from cellsignal.competitions.out_of_fold import out_of_fold_precision_text
+from cellsignal.competitions.single_label import SingleLabel
+from cellsignal.competitions.targets import (
+    Runs,
+    Targets,
+    Truth,
+    label_matrix,
+    slices_of,
+    sum_by_target,
+)
+from cellsignal.competitions.task import Task
+from cellsignal.competitions.units import interval_note, over_text
+from cellsignal.metrics.accuracy import Score
 from cellsignal.metrics.average_precision import (
     average_precision_table,
-    average_precision_text,
     macro_average_precision,
+    macro_leave_out_scores,
 )
+from cellsignal.metrics.intervals import NO_INTERVAL, jackknife_interval, range_text
 
 COLUMNS = (
     *("slice", "name", "positives", "n", "prevalence"),
-    *("average_precision", "low", "high", "roc_auc", "resampled"),
+    *("average_precision", "low", "high", "roc_auc", "unit", "units"),
 )
-STEP_DRAWS = 200  # of the bootstrap, for each step of post-processing
-CLASSES_SHOWN = 20  # of an out-of-fold table
 
 
 class MultiLabel(Task):
@@ -122,14 +130,13 @@ class MultiLabel(Task):
 
     def truth(self, answers: pd.DataFrame, classes: Sequence[str]) -> Truth:
         ids = answers[self.competition.id_column].to_numpy(object)
-        group = self.competition.fold_groups[0]
-        cluster = answers[group].to_numpy(object) if group in answers.columns else ids
         class_columns.require_classes(answers, classes)
-        return Truth(ids, answers[list(classes)].to_numpy(float), cluster)
+        return Truth(ids, answers[list(classes)].to_numpy(float), *self.units_of(answers))
 
     def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
-        cluster = samples[self.competition.fold_groups[0]].loc[targets.target_id]
-        return Truth(targets.target_id, targets.labels, cluster.to_numpy(object))
+        unit = self.resampled_column(samples.reset_index())
+        units = samples[unit].loc[targets.target_id].to_numpy(object)
+        return Truth(targets.target_id, targets.labels, units, unit)
 
     def truth_table(self, targets: Targets) -> pd.DataFrame:
         frame = pd.DataFrame({"target_id": targets.target_id, "label": targets.label})
@@ -138,22 +145,22 @@ class MultiLabel(Task):
     def evaluate(
         self, scores: np.ndarray, truth: Truth, classes: Sequence[str]
     ) -> tuple[Score, float]:
-        table = average_precision_table(truth.values, scores, classes, truth.cluster, STEP_DRAWS)
+        table = average_precision_table(truth.values, scores, classes, truth.cluster)
         macro = table.iloc[0]
-        interval = (macro.low, macro.high, int(macro.n))
-        score = Score(macro.average_precision, *interval, "average precision")
+        ends = (macro.low, macro.high) if truth.unit else NO_INTERVAL
+        over = (truth.unit, len(pd.unique(truth.cluster)))
+        figures = (macro.average_precision, *ends, int(macro.n))
+        score = Score(*figures, "average precision", *over)
         return score, float(macro.prevalence)
 
     def clustered_score(
         self, targets: Targets, cluster: np.ndarray, other: Targets | None = None
     ) -> tuple[float, float, float]:
-        def score(rows: np.ndarray | slice) -> float:
-            value = macro_average_precision(targets.labels[rows], targets.scores[rows])
-            if other is not None:
-                value -= macro_average_precision(other.labels[rows], other.scores[rows])
-            return value
-
-        return score(slice(None)), *bootstrap_interval(score, cluster, SEED, STEP_DRAWS)
+        value, without, share = macro_leave_out_scores(targets.labels, targets.scores, cluster)
+        if other is not None:
+            less = macro_leave_out_scores(other.labels, other.scores, cluster)
+            value, without = value - less[0], without - less[1]
+        return value, *jackknife_interval(value, without, share, bounded=other is None)
 
     def chance(self, samples: pd.DataFrame, classes: int) -> float:
         """Return the mean over the classes of their share of the samples."""
@@ -162,28 +169,9 @@ class MultiLabel(Task):
     def out_of_fold_text(
         self, runs: Runs, samples: pd.DataFrame, fold_group: str, classes: Sequence[str]
     ) -> str:
-        """Print the macro average precision of each run, then the classes of the last.
-
-        Intervals resample the competition's first fold group (compounds).
-        """
-        tables = {}
-        for run, pools in runs.items():
-            truth = self.truth_of_targets(pools["target"], samples)
-            scores = pools["target"].scores
-            tables[run] = average_precision_table(truth.values, scores, classes, truth.cluster)
-        last = list(tables)[-1]
-        text = f"{last}, by class\n\n{average_precision_text(tables[last], CLASSES_SHOWN)}"
-        single_runs = list(tables)[:-1]
-        if not single_runs:
-            return text
-        lines = [("run", "average precision", "95 % interval", "prevalence", "ROC AUC", "targets")]
-        for run in single_runs:
-            macro = tables[run].iloc[0]
-            numbers = [macro.average_precision, macro.prevalence, macro.roc_auc]
-            score, prevalence, auc = (f"{number:.4f}" for number in numbers)
-            interval = f"{macro.low:.3f} .. {macro.high:.3f}"
-            lines.append((run, score, interval, prevalence, auc, f"{macro.n:,}"))
-        return f"{aligned(lines, right={1, 3, 4, 5})}\n\n{text}"
+        truths = {run: self.truth_of_targets(of["target"], samples) for run, of in runs.items()}
+        scores = {run: pools["target"].scores for run, pools in runs.items()}
+        return out_of_fold_precision_text(truths, scores, classes)
 
     def format_predictions(
         self, target_ids: Iterable[str], scores: np.ndarray, root: Path
@@ -236,46 +224,44 @@ class MultiLabel(Task):
         submission: pd.DataFrame,
         answers: pd.DataFrame,
         name: str = submissions.SUBMISSION,
-        draws: int = 1000,
     ) -> pd.DataFrame:
         """Compute average precision overall, by leaderboard, cell type and class.
 
         All rows but those of classes are macro averages over the classes that the slice holds both
-        with and without. `low` and `high` are the 95 % interval of a bootstrap over what
-        `resampled` names; single ids make it too narrow where they share a compound.
+        with and without. `low` and `high` are the 95 % interval over `units` of the `unit`.
 
         Returns:
-            Columns `COLUMNS`; NaN where nothing can be ranked or resampled.
+            Columns `COLUMNS`; NaN where nothing can be ranked, or units are too few.
         """
         if answers.empty:
             raise InputError("answers: there are none")
         ids = self.competition.id_column
         truth, scores, classes = class_columns.truth_and_scores(submission, answers, ids, name)
-        resampled = self.resampled_column(answers)
-        cluster = answers[resampled].to_numpy(object)
+        unit = self.resampled_column(answers)
+        units = answers[unit].to_numpy(object)
         parts = []
         for kind, slice_name, inside in slices_of(answers, self.slices):
-            table = average_precision_table(
-                truth[inside], scores[inside], classes, cluster[inside], draws, SEED
-            )
-            parts.append(table[:1].assign(slice=kind, name=slice_name))
+            table = average_precision_table(truth[inside], scores[inside], classes, units[inside])
+            count = len(set(units[inside]))
+            parts.append(table[:1].assign(slice=kind, name=slice_name, units=count))
             if kind == "overall":
-                of_classes = table[1:].assign(slice="class", name=table["class"][1:])
-        table = pd.concat([*parts, of_classes], ignore_index=True).assign(resampled=resampled)
+                of_classes = table[1:].assign(slice="class", name=table["class"][1:], units=count)
+        table = pd.concat([*parts, of_classes], ignore_index=True).assign(unit=unit)
+        if unit == ids:
+            table["low"], table["high"] = NO_INTERVAL
+            table["units"] = 0
         return table[list(COLUMNS)].astype({"positives": "int64", "n": "int64"})
 
     def table_text(self, table: pd.DataFrame) -> str:
-        lines = [
-            ("slice", "name", "AP", "95 % interval", "prevalence", "ROC AUC", "positives", "n")
-        ]
+        head = ("slice", "name", "AP", "95 % interval", "over", "prevalence", "ROC AUC")
+        lines = [(*head, "positives", "n")]
         for row in table.to_dict("records"):
             numbers = [row[name] for name in ("average_precision", "prevalence", "roc_auc")]
             score, prevalence, auc = ("" if np.isnan(n) else f"{n:.4f}" for n in numbers)
-            interval = "" if np.isnan(row["low"]) else f"{row['low']:.4f} .. {row['high']:.4f}"
+            ends = (range_text(row["low"], row["high"]), over_text(row["unit"], row["units"]))
             counts = (f"{row['positives']:,}", f"{row['n']:,}")
-            lines.append((row["slice"], row["name"], score, interval, prevalence, auc, *counts))
-        text = aligned(lines, right={2, 4, 5, 6, 7})
-        return f"{text}\nintervals resample by {table.resampled.iloc[0]}"
+            lines.append((row["slice"], row["name"], score, *ends, prevalence, auc, *counts))
+        return f"{aligned(lines, right={2, 5, 6, 7, 8})}\n{interval_note(table)}"
 
     def check_answers(self, answers: pd.DataFrame, root: Path, path: Path) -> None:
         classes = set(self.competition.classes(root))

@@ -9,16 +9,20 @@ import pandas as pd
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import submissions
-from cellsignal.competitions.single_label import SEED, SingleLabel
+from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.competitions.targets import Truth, slices_of
-from cellsignal.metrics.accuracy import clustered_interval
+from cellsignal.competitions.units import interval_note, over_text, unit_interval
+from cellsignal.metrics.intervals import range_text
 from cellsignal.metrics.ranking import (
     average_precisions,
     order_by_class,
     ranked_matches,
 )
 
-COLUMNS = ("slice", "name", "n", "skipped", "average_precision", "low", "high", "rank1")
+COLUMNS = (
+    *("slice", "name", "n", "skipped", "average_precision", "low", "high", "unit", "units"),
+    "rank1",
+)
 
 
 class Ranking(SingleLabel):
@@ -39,7 +43,7 @@ class Ranking(SingleLabel):
     def truth(self, answers: pd.DataFrame, classes: Sequence[str]) -> Truth:
         ids = answers[self.competition.id_column].to_numpy(object)
         labels = answers.moa.map(list(classes).index).to_numpy(np.int64)
-        return Truth(ids, labels, ids)
+        return Truth(ids, labels, *self.units_of(answers))
 
     def format_predictions(
         self, target_ids: Iterable[str], scores: np.ndarray, root: Path
@@ -134,29 +138,34 @@ class Ranking(SingleLabel):
 
         Returns:
             Columns `COLUMNS`. `n` queries have a match, `skipped` have none. `low` and `high` are
-            the 95 % interval of a bootstrap over compounds, NaN where there is one alone.
+            the 95 % interval over `units` of the `unit`, NaN where there are too few.
         """
         matches, precision = self._matches_and_precisions(submission, answers, name)
         first = np.array([len(match) > 0 and bool(match[0]) for match in matches])
-        cluster = answers[self.resampled_column(answers)].to_numpy()
+        unit = self.resampled_column(answers)
+        units = answers[unit].to_numpy()
         rows = []
         for kind, slice_name, inside in slices_of(answers, self.slices):
             scored = inside & ~np.isnan(precision)
             if scored.any():
-                low, high = clustered_interval(precision[scored], cluster[scored], SEED)
+                interval = unit_interval(
+                    precision[scored], unit, units[scored], self.competition.id_column
+                )
                 counts = (int(scored.sum()), int((inside & ~scored).sum()))
-                figures = (precision[scored].mean(), low, high, first[scored].mean())
+                figures = (precision[scored].mean(), *interval, first[scored].mean())
                 rows.append((kind, slice_name, *counts, *figures))
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def table_text(self, table: pd.DataFrame) -> str:
-        lines = [("slice", "name", "mAP", "95 % interval", "rank 1", "queries", "without a match")]
+        head = ("slice", "name", "mAP", "95 % interval", "over", "rank 1", "queries")
+        lines = [(*head, "without a match")]
         for row in table.to_dict("records"):
-            interval = "" if np.isnan(row["low"]) else f"{row['low']:.4f} .. {row['high']:.4f}"
+            over = over_text(row["unit"], row["units"])
+            interval = (range_text(row["low"], row["high"]), over)
             score, rank1 = f"{row['average_precision']:.4f}", f"{row['rank1']:.4f}"
             counts = (f"{row['n']:,}", f"{row['skipped']:,}")
-            lines.append((row["slice"], row["name"], score, interval, rank1, *counts))
-        return aligned(lines, right={2, 4, 5, 6}) + "\nintervals resample the queries' compounds"
+            lines.append((row["slice"], row["name"], score, *interval, rank1, *counts))
+        return f"{aligned(lines, right={2, 5, 6, 7})}\n{interval_note(table)}"
 
     def check_answers(self, answers: pd.DataFrame, root: Path, path: Path) -> None:
         target = self.competition.target_column

@@ -1,6 +1,7 @@
 """One class an id, scored by accuracy."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import pandas as pd
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import submissions
-from cellsignal.competitions.targets import Targets, Truth, slices_of, sum_by_target
-from cellsignal.competitions.task import Runs, Task
-from cellsignal.metrics.accuracy import Accuracy, accuracy, clustered_interval
+from cellsignal.competitions.out_of_fold import out_of_fold_accuracy, out_of_fold_accuracy_text
+from cellsignal.competitions.targets import Runs, Targets, Truth, slices_of, sum_by_target
+from cellsignal.competitions.task import Task
+from cellsignal.competitions.units import interval_note, over_text, unit_interval
+from cellsignal.metrics.accuracy import Accuracy, accuracy
+from cellsignal.metrics.intervals import mean_interval, range_text
 
-_INTERVALS = ("low", "high", "cluster_low", "cluster_high")
+_INTERVALS = ("low", "high", "unit", "units", "wilson_low", "wilson_high")
 COLUMNS = ("slice", "name", "correct", "n", "accuracy", *_INTERVALS)
-SEED = 0  # of the bootstrap: scoring a file twice prints the same interval
 
 
 class SingleLabel(Task):
@@ -89,10 +92,12 @@ class SingleLabel(Task):
             raise InputError(
                 f"answers: {answers[target].iloc[row]!r} of {ids[row]!r} is not a class"
             )
-        return Truth(ids, label.to_numpy(np.int64), ids)
+        return Truth(ids, label.to_numpy(np.int64), *self.units_of(answers))
 
     def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
-        return Truth(targets.target_id, targets.label, targets.target_id)
+        unit = self.resampled_column(samples.reset_index())
+        units = samples[unit].loc[targets.target_id].to_numpy(object)
+        return Truth(targets.target_id, targets.label, units, unit)
 
     def truth_table(self, targets: Targets) -> pd.DataFrame:
         return pd.DataFrame({"target_id": targets.target_id, "label": targets.label})
@@ -100,7 +105,16 @@ class SingleLabel(Task):
     def evaluate(
         self, scores: np.ndarray, truth: Truth, classes: Sequence[str]
     ) -> tuple[Accuracy, float]:
-        return accuracy(truth.values, scores.argmax(1)), 1 / scores.shape[1]
+        return self.evaluate_labels(scores.argmax(1), truth), 1 / scores.shape[1]
+
+    def evaluate_labels(self, labels: np.ndarray, truth: Truth) -> Accuracy:
+        """Score (T,) predicted labels; the interval is over the truth's units, if it has any."""
+        figure = accuracy(truth.values, labels)
+        if not truth.unit:
+            return figure
+        low, high = mean_interval(truth.values == labels, truth.cluster)
+        count = len(pd.unique(truth.cluster))
+        return replace(figure, low=low, high=high, unit=truth.unit, units=count)
 
     def clustered_score(
         self, targets: Targets, cluster: np.ndarray, other: Targets | None = None
@@ -111,46 +125,16 @@ class SingleLabel(Task):
             right_other = other.scores.argmax(1) == other.label
             score -= right_other.mean()
             right -= right_other
-        return float(score), *clustered_interval(right, cluster, SEED)
+        return float(score), *mean_interval(right, cluster, bounded=other is None)
 
     def chance(self, samples: pd.DataFrame, classes: int) -> float:
         return 1 / classes
 
-    def out_of_fold(self, runs: Runs, samples: pd.DataFrame, fold_group: str) -> pd.DataFrame:
-        """Return the out-of-fold accuracy of runs, by target and by well; a well counts once.
-
-        Returns:
-            Columns run, by, accuracy (`Accuracy`), cluster_low, cluster_high.
-        """
-        rows = []
-        for run, pools in runs.items():
-            for unit, targets in pools.items():
-                ids = {"target": targets.target_id, "well": targets.well_id}[unit]
-                _, first = np.unique(ids, return_index=True)
-                correct = (targets.scores.argmax(1) == targets.label)[first]
-                cluster = samples[fold_group].loc[targets.target_id].to_numpy()[first]
-                figure = Accuracy.of(int(correct.sum()), len(correct))
-                rows.append((run, unit, figure, *clustered_interval(correct, cluster, SEED)))
-        return pd.DataFrame(rows, columns=["run", "by", "accuracy", "cluster_low", "cluster_high"])
-
     def out_of_fold_text(
         self, runs: Runs, samples: pd.DataFrame, fold_group: str, classes: Sequence[str]
     ) -> str:
-        table = self.out_of_fold(runs, samples, fold_group)
-        lines = [("run", "by", "accuracy", "95 % interval", "over groups", "right")]
-        for row in table.itertuples():
-            figure = row.accuracy
-            interval = f"{figure.low:.3f} .. {figure.high:.3f}"
-            clustered = f"{row.cluster_low:.3f} .. {row.cluster_high:.3f}"
-            right = f"{figure.correct}/{figure.total}"
-            lines.append((row.run, row.by, f"{figure.value:.4f}", interval, clustered, right))
-        for unit, rows in table[table.run.str.contains("/seed")].groupby("by", sort=True):
-            values = [figure.value for figure in rows.accuracy]
-            if len(values) > 1:
-                cells = (f"{np.mean(values):.4f}", f"SD {np.std(values, ddof=1):.4f}", "", "")
-                lines.append((f"mean of {len(values)} runs", unit, *cells))
-        lines.append(("chance", "", f"{self.chance(samples, len(classes)):.4f}", "", "", ""))
-        return aligned(lines, right={2, 5})
+        table = out_of_fold_accuracy(runs, samples, fold_group)
+        return out_of_fold_accuracy_text(table, fold_group, self.chance(samples, len(classes)))
 
     def format_predictions(
         self, target_ids: Iterable[str], scores: np.ndarray, root: Path
@@ -230,16 +214,16 @@ class SingleLabel(Task):
     ) -> pd.DataFrame:
         """Compute accuracy overall, by leaderboard, cell type, experiment and plate.
 
-        `low` and `high` are the 95 % Wilson interval, ids taken as independent. `cluster_low` and
-        `cluster_high` resample the first fold group that the answers have, else experiments; NaN
-        where a slice has one of them alone.
+        `low` and `high` are the 95 % interval over `units` of the `unit` that the competition
+        names (`resampled_column`); NaN where a slice has too few. `wilson_low` and `wilson_high`
+        take the ids as independent.
 
         Returns:
             Columns `COLUMNS`; a plate is named experiment/plate.
         """
-        correct = self._correct(submission, answers, name)
-        resampled = self.resampled_column(answers)
-        cluster = answers[resampled].to_numpy()
+        ids, correct = self.competition.id_column, self._correct(submission, answers, name)
+        unit = self.resampled_column(answers)
+        units = answers[unit].to_numpy()
         if {"experiment", "plate"} <= set(answers.columns):
             plate = answers.experiment.astype(str) + "/" + answers.plate.astype(str)
             answers = answers.assign(plate=plate)
@@ -248,20 +232,21 @@ class SingleLabel(Task):
         rows = []
         for kind, slice_name, inside in slices_of(answers, self.slices):
             figure = Accuracy.of(int(correct[inside].sum()), int(inside.sum()))
-            clustered = (np.nan, np.nan)
-            if resampled != self.competition.id_column:
-                clustered = clustered_interval(correct[inside], cluster[inside], SEED)
-            numbers = (figure.correct, figure.total, figure.value, figure.low, figure.high)
-            rows.append((kind, slice_name, *numbers, *clustered))
+            numbers = (figure.correct, figure.total, figure.value)
+            interval = unit_interval(correct[inside], unit, units[inside], ids)
+            ends = (*interval, figure.low, figure.high)
+            rows.append((kind, slice_name, *numbers, *ends))
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
     def table_text(self, table: pd.DataFrame) -> str:
-        lines = [("slice", "name", "accuracy", "95 % interval", "right")]
+        lines = [("slice", "name", "accuracy", "95 % interval", "over", "Wilson", "right")]
         for row in table.to_dict("records"):
-            interval = f"{row['low']:.4f} .. {row['high']:.4f}"
+            ends = (range_text(row["low"], row["high"]), over_text(row["unit"], row["units"]))
+            wilson = range_text(row["wilson_low"], row["wilson_high"])
             right = f"{row['correct']}/{row['n']}"
-            lines.append((row["slice"], row["name"], f"{row['accuracy']:.4f}", interval, right))
-        return aligned(lines, right={2, 4})
+            score = f"{row['accuracy']:.4f}"
+            lines.append((row["slice"], row["name"], score, *ends, wilson, right))
+        return f"{aligned(lines, right={2, 6})}\n{interval_note(table)}"
 
     def check_answers(self, answers: pd.DataFrame, root: Path, path: Path) -> None:
         ids, target = self.competition.id_column, self.competition.target_column

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,9 @@ class Targets:
     labels: np.ndarray | None = None
 
 
+Runs = dict[str, dict[Literal["target", "well"], Targets]]  # run -> its targets, pooled or not
+
+
 @dataclass(frozen=True)
 class Truth:
     """What is true of each target.
@@ -39,12 +44,14 @@ class Truth:
     Attributes:
         target_id: (M,) text, each once.
         values: (M,) int labels; (M, K) of 1, 0 and NaN where several classes may be true.
-        cluster: (M,) what the bootstrap resamples as a whole, such as the compound.
+        cluster: (M,) the unit of each, such as its compound.
+        unit: what the units are, such as "compound"; "" if each target is one.
     """
 
     target_id: np.ndarray
     values: np.ndarray
     cluster: np.ndarray
+    unit: str = ""
 
     def of(self, target_id: Sequence[str]) -> "Truth":
         """Return the rows of some targets, in their order.
@@ -59,7 +66,7 @@ class Truth:
                 f"answers: {int((rows < 0).sum())} of {len(rows)} targets are not answered, first "
                 f"{first!r}; give answers of the whole test set"
             )
-        return Truth(self.target_id[rows], self.values[rows], self.cluster[rows])
+        return Truth(self.target_id[rows], self.values[rows], self.cluster[rows], self.unit)
 
 
 def sum_by_target(
@@ -107,3 +114,18 @@ def slices_of(
             inside = values.eq(name).to_numpy(bool)
             if inside.any():
                 yield name if column == "leaderboard" else column, str(name), inside
+
+
+class AnyCompetition(Protocol):
+    """The part of `base.Competition` that a task uses."""
+
+    id: str
+    id_column: str
+    target_column: str
+    fold_groups: tuple[str, ...]
+
+    def classes(self, root: Path) -> tuple[str, ...]: ...
+
+    def sample_submission(self, root: Path) -> pd.DataFrame: ...
+
+    def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame: ...

@@ -7,35 +7,18 @@ scores them. No code elsewhere asks which kind a competition is; a new kind is a
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.competitions.targets import BOARDS, Targets, Truth
+from cellsignal.competitions.targets import BOARDS, AnyCompetition, Runs, Targets, Truth
 from cellsignal.metrics.accuracy import Score
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
     from cellsignal.config.stage import Stage
-
-Runs = dict[str, dict[Literal["target", "well"], Targets]]  # run -> its targets, pooled or not
-
-
-class AnyCompetition(Protocol):
-    """The part of `base.Competition` that a task uses."""
-
-    id: str
-    id_column: str
-    target_column: str
-    fold_groups: tuple[str, ...]
-
-    def classes(self, root: Path) -> tuple[str, ...]: ...
-
-    def sample_submission(self, root: Path) -> pd.DataFrame: ...
-
-    def comparable(self, frame: pd.DataFrame, name: str) -> pd.DataFrame: ...
 
 
 class Task(ABC):
@@ -175,7 +158,7 @@ class Task(ABC):
         """Score targets that know their truth; or by how much they are above `other`.
 
         Args:
-            cluster: (T,) what the bootstrap resamples as a whole.
+            cluster: (T,) the unit of each, such as its experiment.
             other: other predictions of the same targets, in the same order.
 
         Returns:
@@ -247,16 +230,26 @@ class Task(ABC):
             name: the submission's, for messages.
 
         Returns:
-            Columns slice, name, n, `score_column`, low, high and others of the task.
+            Columns slice, name, n, `score_column`, low and high (the 95 % interval over units),
+            unit, units (their number) and others of the task.
 
         Raises:
             InvalidSubmission: ids that are missing, doubled or unknown, or a wrong target.
         """
 
     def resampled_column(self, answers: pd.DataFrame) -> str:
-        """Name what intervals resample: a fold group, else experiments, else single ids."""
-        columns = (*self.competition.fold_groups, "experiment", self.competition.id_column)
+        """Name the unit of intervals: a fold group, else experiments or plates; never a well.
+
+        Answers that name none give the column of the ids: there is then no interval.
+        """
+        groups = [name for name in self.competition.fold_groups if name != "well_id"]
+        columns = (*groups, "experiment", "plate", self.competition.id_column)
         return next(column for column in columns if column in answers.columns)
+
+    def units_of(self, answers: pd.DataFrame) -> tuple[np.ndarray, str]:
+        """Return the unit of each answer, and what the units are; "" if each answer is one."""
+        unit = self.resampled_column(answers)
+        return answers[unit].to_numpy(object), "" if unit == self.competition.id_column else unit
 
     @abstractmethod
     def table_text(self, table: pd.DataFrame) -> str:

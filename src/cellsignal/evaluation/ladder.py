@@ -12,6 +12,7 @@ import pandas as pd
 
 from cellsignal.common.tables import aligned
 from cellsignal.metrics.accuracy import Score
+from cellsignal.metrics.intervals import interval_words, range_text
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,22 @@ def ladder_text(steps: Sequence[Step]) -> str:
     lines = [("step", metric_of(steps), "95 % interval", "n", "gain", "chance", "note")]
     for row in ladder_table(steps).itertuples():
         gain = "" if pd.isna(row.gain) else f"{row.gain:+.4f}"
-        interval = f"{row.low:.4f} .. {row.high:.4f}"
+        interval = range_text(row.low, row.high)
         chance = f"{row.chance:.4f}"
         lines.append((row.step, f"{row.score:.4f}", interval, f"{row.n:,}", gain, chance, row.note))
-    return aligned(lines, right={1, 3, 4, 5})
+    return "\n".join([aligned(lines, right={1, 3, 4, 5}), *_over(steps)])
+
+
+def _over(steps: Sequence[Step]) -> list[str]:
+    """Say in a line what the intervals are over."""
+    if not steps:
+        return []
+    score = steps[-1].score
+    if not score.unit:
+        return [
+            "Wilson's intervals: they take targets as independent, which wells of a plate are not"
+        ]
+    return [interval_words(score.unit, score.units)]
 
 
 def metric_of(steps: Sequence[Step]) -> str:

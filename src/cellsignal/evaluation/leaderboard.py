@@ -10,7 +10,7 @@ was scored keeps its row, marked by its hash.
 import contextlib
 import fcntl
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import git_commit, sha256, write_csv
-from cellsignal.common.tables import aligned, parse_numbers, read_table, refuse_rows
+from cellsignal.common.tables import parse_numbers, read_table, refuse_rows
 from cellsignal.metrics.accuracy import Score
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ COLUMNS = (
     *("competition", "name", "kind", "submission", "submission_sha256"),
     *(f"{board}{part}" for board in BOARDS for part in ("", "_low", "_high", "_n")),
     *("answers_sha256", "note", "scored_at", "git_commit"),
+    *("unit", *(f"{board}_units" for board in BOARDS)),  # what intervals are over
 )
+_ADDED = ("unit", *(f"{board}_units" for board in BOARDS))  # files of before lack them
 _KEY = ["competition", "kind", "submission_sha256", "answers_sha256"]
 _TEXT = [column for column in COLUMNS if not column.startswith(BOARDS)]
 
@@ -100,8 +102,9 @@ def out_of_fold_entry(
         made_from: hash of its predictions.
         truth: the out-of-fold targets and their labels, the answers that it was scored against.
     """
-    columns = ["value", "low", "high", "n"]
-    scores = pd.DataFrame([(figure.value, figure.low, figure.high, figure.total)], columns=columns)
+    numbers = (figure.value, figure.low, figure.high, figure.total, figure.unit, figure.units)
+    columns = ["value", "low", "high", "n", "unit", "units"]
+    scores = pd.DataFrame([numbers], columns=columns)
     scores.index = ["overall"]
     note = "out of fold: no test samples"
     return _row(competition, name, OUT_OF_FOLD, ("", made_from), scores, truth, note)
@@ -127,7 +130,7 @@ def _row(
     """Make one row; slices that the answers do not know are NaN, with n = 0.
 
     Args:
-        scores: columns value, low, high and n, by slice.
+        scores: columns value, low, high, n, unit and units, by slice.
     """
     row = {"competition": competition.id, "name": name, "kind": kind}
     row |= {"submission": source[0], "submission_sha256": source[1]}
@@ -135,7 +138,9 @@ def _row(
         for part, column in {"": "value", "_low": "low", "_high": "high"}.items():
             row[board + part] = float(scores[column].get(board, np.nan))
         row[f"{board}_n"] = int(scores.n.get(board, 0))
+        row[f"{board}_units"] = int(scores.units.get(board, 0))
     return row | {
+        "unit": scores.unit.iloc[0] if scores.units.iloc[0] else "",
         "answers_sha256": frame_sha256(answers),
         "note": note,
         "scored_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -188,7 +193,9 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
-        table = read_table(path, COLUMNS, filled=())
+        table = read_table(path, [name for name in COLUMNS if name not in _ADDED], filled=())
+        for column in _ADDED:
+            table[column] = table.get(column, pd.Series("", index=table.index))
         for column in COLUMNS:
             if column not in _TEXT:
                 empty = table[column] == ""
@@ -263,37 +270,3 @@ def _notes_of_replaced(table: pd.DataFrame) -> pd.Series:
     )
     marks = "replaced since; sha256 " + table.submission_sha256.str[:12]
     return table.note.where(~replaced, (table.note + "; " + marks).str.removeprefix("; "))
-
-
-def leaderboard_text(table: pd.DataFrame) -> str:
-    """Print a leaderboard table, a block for each set of answers; controls are in brackets."""
-    if table.empty:
-        return "no submission scored yet"
-    blocks = []
-    for answers, block in table.groupby("answers_sha256", sort=False):
-        head = [f"answers {answers[:12]}"] if table.answers_sha256.nunique() > 1 else []
-        blocks.append("\n".join([*head, _block(block)]))
-    return "\n\n".join(blocks)
-
-
-def _block(table: pd.DataFrame) -> str:
-    """Print one block; interval and n are of the private score, or else of the overall one."""
-    lines: Sequence[tuple[str, ...]] = [
-        ("rank", "name", "private", "95 % interval", "n", "public", "overall", "scored", "note")
-    ]
-    for row in table.itertuples():
-        name = {"control": f"({row.name})", OUT_OF_FOLD: f"{row.name}, out of fold"}.get(
-            row.kind, row.name
-        )
-        board = "overall" if pd.isna(row.private) else "private"
-        low, high, n = (getattr(row, f"{board}_{part}") for part in ("low", "high", "n"))
-        scores = [
-            "" if pd.isna(value) else f"{value:.5f}"
-            for value in (row.private, row.public, row.overall)
-        ]
-        rank = "" if pd.isna(row.rank) else str(row.rank)
-        interval = "" if pd.isna(low) else f"{low:.4f} .. {high:.4f}"
-        lines.append(
-            (rank, name, scores[0], interval, f"{n:,}", *scores[1:], row.scored_at[:10], row.note)
-        )
-    return aligned(lines, right={0, 2, 4, 5, 6})

@@ -22,7 +22,8 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import CHORD_TOLERANCE, chord, draw_one, tied_best, unit_vectors
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval
 
 _SEED = 0  # of the draws among equally near treatments
 
@@ -40,7 +41,7 @@ class Matches:
             there are none `neighbour` and `predicted` are None and the treatment counts as wrong.
         left_out: classes that are not scored (their treatments are still neighbours of others).
         accuracy: right treatments, with Wilson's interval.
-        cluster_low, cluster_high: 95 % interval from a bootstrap over compounds, the one to quote
+        cluster_low, cluster_high: 95 % interval over compounds, the one to quote
             for other compounds: doses of one stand or fall together.
         chance: expected accuracy if the neighbour were drawn at random from the candidates.
     """
@@ -261,6 +262,6 @@ def _score(protocol: str, table: pd.DataFrame) -> Matches:
     if not len(table):
         raise InputError(f"{protocol}: no treatment is left to score")
     table = table.reset_index(drop=True)
-    interval = clustered_interval(table.right, table["compound"], seed=0)
+    interval = mean_interval(table.right, table["compound"])
     accuracy = Accuracy.of(int(table.right.sum()), len(table))
     return Matches(protocol, table, (), accuracy, *interval, float(table.chance.mean()))

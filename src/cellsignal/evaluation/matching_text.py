@@ -6,6 +6,7 @@ import pandas as pd
 
 from cellsignal.common.tables import aligned
 from cellsignal.evaluation.matching import Matches
+from cellsignal.metrics.intervals import plural, range_text
 
 NSCB_NOTE = (
     "NSCB: a treatment on many batches (taxol) is compared on its wells outside the other's "
@@ -30,7 +31,8 @@ def match_text(matches: Sequence[Matches], baselines: Sequence[Matches] = ()) ->
 
     Of `baselines` only the counts and the intervals.
     """
-    header = ("protocol", "right", "accuracy", "95 % interval", "over compounds", "chance")
+    over = f"95 % over {plural('compound', matches[0].table['compound'].nunique())}"
+    header = ("protocol", "right", "accuracy", "Wilson 95 %", over, "chance")
     lines = [(*header, "not scored")]
     wrong = [("wrong under", "treatment", "MoA", "neighbour", "its MoA", "cosine")]
     notes = []
@@ -63,6 +65,6 @@ def match_text(matches: Sequence[Matches], baselines: Sequence[Matches] = ()) ->
 def _figures(match: Matches) -> tuple[str, ...]:
     a = match.accuracy
     share = (f"{a.correct}/{a.total}", f"{a.value:.3f}", f"{a.low:.3f} .. {a.high:.3f}")
-    over_compounds = f"{match.cluster_low:.3f} .. {match.cluster_high:.3f}"
+    over_compounds = range_text(match.cluster_low, match.cluster_high, 3)
     left_out = ", ".join(match.left_out)
     return (match.protocol, *share, over_compounds, f"{match.chance:.3f}", left_out)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.ties import CHORD_TOLERANCE, tied_best
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class NestedMatch:
         table: one row a scored treatment: treatment, compound, moa, way (the one chosen for its
             compound), right (the share of its nearest neighbours, several if tied, that are right).
         accuracy: treatments right, with Wilson's interval; shares are rounded in the sum.
-        cluster_low, cluster_high: 95 % interval from a bootstrap over compounds.
+        cluster_low, cluster_high: 95 % interval over compounds.
         each: treatments right by each way, chosen beforehand.
     """
 
@@ -62,7 +63,7 @@ def match_nested(
         right[rows], ways[rows] = full[way][rows], way
     chosen = table.loc[scored, ["treatment", "compound", "moa"]].reset_index(drop=True)
     chosen = chosen.assign(way=ways[scored], right=right[scored])
-    interval = clustered_interval(chosen.right, chosen["compound"], seed=0)
+    interval = mean_interval(chosen.right, chosen["compound"])
     accuracy = Accuracy.of(round(chosen.right.sum()), len(chosen))
     each = {name: float(full[name][scored].sum()) for name in names}
     return NestedMatch(chosen, accuracy, *interval, each)

@@ -12,7 +12,8 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import aligned
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval, range_text
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
@@ -21,7 +22,6 @@ COLUMNS = (
     *("part", "correct", "n", "experiments"),
     *("accuracy", "low", "high", "cluster_low", "cluster_high"),
 )
-_SEED = 0  # of the bootstrap, so that scoring the same predictions twice prints the same interval
 
 
 def true_labels(
@@ -69,8 +69,8 @@ def protocol_scores(
     """Score each part of a protocol, every sample (site) for itself.
 
     `low` and `high` are the 95 % Wilson interval, which takes the two sites of a well as
-    independent though they are not: it is too narrow. `cluster_low` and `cluster_high` resample
-    whole experiments; NaN where a part has only one.
+    independent though they are not: it is too narrow. `cluster_low` and `cluster_high` take
+    experiments as the units; NaN where a part has too few (`intervals.LEAST_UNITS`).
 
     Args:
         part: (N,) text, `Competition.protocol_parts`; "" is not scored.
@@ -109,7 +109,7 @@ def protocol_scores(
         figure = Accuracy.of(int(correct.sum()), len(correct))
         clusters = experiment[inside]
         counts = (figure.correct, figure.total, len(set(clusters)))
-        interval = (figure.low, figure.high, *clustered_interval(correct, clusters, _SEED))
+        interval = (figure.low, figure.high, *mean_interval(correct, clusters))
         rows.append((name, *counts, figure.value, *interval))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -121,13 +121,11 @@ def protocol_text(scores: pd.DataFrame, published: dict[str, int] | None = None)
         scores: of `protocol_scores`.
         published: part -> number of samples, `dict(Protocol.parts)`.
     """
-    lines = [("part", "accuracy", "95 % interval", "by experiment", "experiments", "n", "note")]
+    lines = [("part", "accuracy", "Wilson 95 %", "95 % over", "experiments", "n", "note")]
     for row in scores.itertuples():
         expected = (published or {}).get(row.part, row.n)
         note = "" if expected == row.n else f"published: {expected:,} ({row.n - expected:+,})"
-        intervals = [f"{row.low:.4f} .. {row.high:.4f}", ""]
-        if not np.isnan(row.cluster_low):
-            intervals[1] = f"{row.cluster_low:.4f} .. {row.cluster_high:.4f}"
+        intervals = (range_text(row.low, row.high), range_text(row.cluster_low, row.cluster_high))
         counts = (f"{row.experiments}", f"{row.n:,}")
         lines.append((row.part, f"{row.accuracy:.4f}", *intervals, *counts, note))
     return aligned(lines, right={1, 4, 5})

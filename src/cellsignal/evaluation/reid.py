@@ -15,7 +15,7 @@ with a match among the first k (CMC), mAP the mean of the average precision over
 Equal distances count as a random order (`common.ties`): AP is its mean over the orders of ties, and
 the rank of the first match is that of one order, drawn with a seed. So a model that gives every
 track one embedding scores chance. Wilson's interval takes tracks as independent, which tracks of
-one drug are not; the interval over drugs resamples whole drugs and is the one for a claim about
+one drug are not; the interval over drugs takes drugs as the units and is the one for a claim about
 other drugs.
 """
 
@@ -35,8 +35,9 @@ from cellsignal.common.ties import (
     unit_vectors,
 )
 from cellsignal.evaluation.retrieval import expected_ap
-from cellsignal.metrics.accuracy import Accuracy, Score, accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy, Score, accuracy
 from cellsignal.metrics.average_precision import MACRO, average_precision_table
+from cellsignal.metrics.intervals import mean_interval
 
 Protocol = Literal["published", "strict"]
 NEW_DRUGS = "strict, new drugs"
@@ -54,15 +55,13 @@ class ReId:
             library, `length` (gallery tracks that it ranks), `matches` among them, `first` (rank of
             the first match, from 1; ties drawn) and `average_precision` (expected, of ties).
         skipped: queries without a match.
-        mean_average_precision: with its interval over drugs (NaN where there is one drug).
-        seed: of the intervals over drugs.
+        mean_average_precision: with its interval over drugs (NaN where there are too few drugs).
     """
 
     protocol: str
     queries: pd.DataFrame
     skipped: int
     mean_average_precision: Score
-    seed: int
 
     @property
     def cmc(self) -> np.ndarray:
@@ -76,7 +75,7 @@ class ReId:
 
     def rank_over_drugs(self, k: int) -> tuple[float, float]:
         """Return the 95 % interval of rank-k over drugs."""
-        return clustered_interval(self.queries["first"] <= k, self.queries.compound, self.seed)
+        return mean_interval(self.queries["first"] <= k, self.queries.compound)
 
     def random_rank(self, k: int) -> float:
         """Return the rank-k expected of a random order: k draws without replacement a query."""
@@ -152,7 +151,6 @@ def reid(
     query: pd.DataFrame,
     gallery: pd.DataFrame,
     protocol: Protocol = "published",
-    seed: int = 0,
 ) -> ReId:
     """Score a ranking of the gallery.
 
@@ -160,7 +158,6 @@ def reid(
         distance: (Q, G), less is nearer; see `cosine_distances`.
         query, gallery: Q and G rows with label (MoA), compound (drug) and library (`experiment` in
             the samples table).
-        seed: of the intervals over drugs.
 
     Raises:
         InputError: shapes that do not fit, an empty cell, a distance that is not a number, or no
@@ -190,9 +187,9 @@ def reid(
         )
     columns = ["query", *_COLUMNS, "length", "matches", "first", "average_precision"]
     scored = pd.DataFrame(rows, columns=columns)
-    interval = clustered_interval(scored.average_precision, scored.compound, seed)
+    interval = mean_interval(scored.average_precision, scored.compound)
     mean = Score(float(scored.average_precision.mean()), *interval, len(scored))
-    return ReId(protocol, scored, len(query) - len(scored), mean, seed)
+    return ReId(protocol, scored, len(query) - len(scored), mean)
 
 
 def reid_new_drugs(
@@ -200,7 +197,6 @@ def reid_new_drugs(
     query: pd.DataFrame,
     gallery: pd.DataFrame,
     seen: Collection[str],
-    seed: int = 0,
 ) -> ReId | None:
     """Score the queries whose compound is not in `seen`, strictly; None if there are none.
 
@@ -213,12 +209,12 @@ def reid_new_drugs(
     new = np.flatnonzero(~query["compound"].isin(set(seen)).to_numpy())
     if not len(new):
         return None
-    scored = reid(np.asarray(distance)[new], query.iloc[new], gallery, "strict", seed)
+    scored = reid(np.asarray(distance)[new], query.iloc[new], gallery, "strict")
     queries = scored.queries.assign(query=new[scored.queries["query"]])
     return replace(scored, protocol=NEW_DRUGS, queries=queries)
 
 
-def classified(logits: np.ndarray, query: pd.DataFrame, seed: int = 0) -> Classified:
+def classified(logits: np.ndarray, query: pd.DataFrame) -> Classified:
     """Score a classifier of the queries: accuracy and macro one-vs-rest AUC.
 
     Args:
@@ -241,12 +237,12 @@ def classified(logits: np.ndarray, query: pd.DataFrame, seed: int = 0) -> Classi
     compound = query.compound.to_numpy(object)
     truth = label[:, None] == np.arange(n_classes)
     classes = [str(k) for k in range(n_classes)]
-    table = average_precision_table(truth, softmax(logits, axis=1), classes, compound, seed=seed)
+    table = average_precision_table(truth, softmax(logits, axis=1), classes, compound)
     mean = table[table["class"] == MACRO].iloc[0]
     predicted = draw_one(tied_best(logits), _TIE_SEED)
     return Classified(
         accuracy(label, predicted),
-        clustered_interval(label == predicted, compound, seed),
+        mean_interval(label == predicted, compound),
         Score(float(mean.roc_auc), float(mean.roc_auc_low), float(mean.roc_auc_high), len(label)),
         int(table.roc_auc[1:].notna().sum()),
         n_classes,

@@ -14,9 +14,9 @@ from cellsignal.evaluation.leaderboard import (
     control_entries,
     leaderboard_competitions,
     leaderboard_table,
-    leaderboard_text,
     submission_entry,
 )
+from cellsignal.evaluation.leaderboard_text import leaderboard_text
 
 
 def score(

@@ -1,19 +1,16 @@
 """Compute accuracy, always with its 95 % interval.
 
 Two intervals, because they answer two questions. Wilson's takes wells as independent: the noise of
-these very experiments. The clustered one resamples whole experiments (or compounds): what another
-draw of experiments would have given. Wells of one experiment share its staining, its cells and its
-day, so the clustered interval is usually the wider and the honest one for a claim about new
-experiments.
+these very experiments. The one over units (`metrics.intervals`) tells what another draw of
+experiments or compounds would have given. It is usually the wider, and the one for a claim about
+new experiments.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-import pandas as pd
 
 from cellsignal.common.errors import InputError
 
@@ -26,6 +23,8 @@ class Score:
         value, low, high: the score and the ends of its interval.
         total: number of what was scored.
         metric: what it is, such as "average precision".
+        unit, units: what the interval is over, such as "experiment", and their number; "" takes
+            what was scored as independent.
     """
 
     value: float
@@ -33,6 +32,8 @@ class Score:
     high: float
     total: int
     metric: str = "score"
+    unit: str = ""
+    units: int = 0
 
     @property
     def counted(self) -> str:
@@ -42,8 +43,8 @@ class Score:
     def format(self, digits: int = 3) -> str:
         """Format as "0.873 [0.85, 0.89] (141)": the interval has one decimal less."""
         near = max(digits - 1, 1)
-        interval = f"[{self.low:.{near}f}, {self.high:.{near}f}]"
-        return f"{self.value:.{digits}f} {interval} ({self.counted})"
+        interval = "" if math.isnan(self.low) else f" [{self.low:.{near}f}, {self.high:.{near}f}]"
+        return f"{self.value:.{digits}f}{interval} ({self.counted})"
 
     def __str__(self) -> str:
         return self.format()
@@ -72,7 +73,7 @@ class Accuracy(Score):
 
 
 def wilson_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share (JASA 22, 1927), without continuity correction!!.
+    """Return Wilson's 95 % interval of a share (JASA 22, 1927), without continuity correction.
 
     Raises:
         InputError: `total` is not positive or `correct` lies outside 0..total.
@@ -107,72 +108,6 @@ def accuracy(true, predicted) -> Accuracy:
     if not len(true):
         raise InputError("no predictions to score")
     return Accuracy.of(int((true == predicted).sum()), len(true))
-
-
-def clustered_interval(correct, cluster, seed: int, n: int = 2000) -> tuple[float, float]:
-    """Return the 95 % interval of a mean, by a bootstrap over whole clusters.
-
-    Each of `n` replicates draws as many clusters as there are, with replacement, and takes the mean
-    over their wells. With fewer than about ten clusters the percentile bootstrap is somewhat too
-    narrow; it is then a lower bound on the doubt.
-
-    Args:
-        correct: (N,) whether the prediction was right, for the interval of an accuracy; or any
-        number a well, such as the
-            difference between two models (right or wrong) on it, for a paired comparison.
-        cluster: (N,) the experiment, compound or plate of each.
-        seed: of the random generator; the same seed gives the same interval.
-
-    Returns:
-        (low, high); (nan, nan) where there is only one cluster, which says nothing about others.
-
-    Raises:
-        InputError: the lengths differ, or a cluster is missing (NaN or None).
-    """
-    correct = np.asarray(correct, dtype=float)
-    codes, names = pd.factorize(np.asarray(cluster))
-    if len(codes) != len(correct):
-        raise InputError(f"{len(correct)} outcomes but {len(codes)} clusters")
-    if (codes < 0).any():
-        raise InputError(f"the cluster of outcome {int(np.argmax(codes < 0))} is missing")
-    if len(names) < 2:
-        return math.nan, math.nan
-    right, all_ = np.bincount(codes, weights=correct), np.bincount(codes)
-    times = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=n
-    )
-    low, high = np.percentile((times @ right) / (times @ all_), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def bootstrap_interval(
-    score: Callable[[np.ndarray], float], cluster, seed: int, n: int
-) -> tuple[float, float]:
-    """Return the 95 % interval of any score, by a bootstrap over whole clusters.
-
-    Replicates that cannot be scored are left out.
-
-    Args:
-        score: rows -> score; raises InputError where it has none.
-        cluster: (N,) the experiment or compound of each row.
-
-    Returns:
-        (low, high); (nan, nan) where no replicate has a score.
-    """
-    codes, names = pd.factorize(np.asarray(cluster))
-    members = [np.flatnonzero(codes == code) for code in range(len(names))]
-    generator = np.random.default_rng(seed)
-    values = []
-    for _ in range(n):
-        drawn = generator.integers(len(names), size=len(names))
-        try:
-            values.append(score(np.concatenate([members[code] for code in drawn])))
-        except InputError:
-            continue
-    if not values:
-        return math.nan, math.nan
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def balanced_accuracy(true, predicted) -> float:

@@ -3,13 +3,12 @@
 Average precision means nothing without its prevalence: guessing scores the prevalence (Cox et al.,
 Sci Rep 10:13262, 2020, count mechanisms by ROC AUC instead, 41 of 83 at 0.9 or more; both stand
 here). Wells, doses and replicates of a compound are one draw from the compounds that could have
-been screened, so the bootstrap resamples whole compounds, the same ones for all classes, and a
-class that a replicate draws no positive of is left out of that replicate.
+been screened, so the interval comes from leaving out whole compounds in turn, the same ones for all
+classes (`intervals.jackknife_interval`). A class that is left without a positive is left out of
+that average. How often such intervals hold the truth: docs/results/coverage.md.
 
-Few positive compounds make the intervals too narrow. On simulated scores (two wells a compound, 300
-samples) the 95 % interval of average precision held the true value in 92 to 93 % of samples with 30
-to 60 positive compounds and in 87 to 90 % with 6 to 10; that of ROC AUC in 93 % and in 64 to 85 %.
-With so few, average precision itself comes out too high (mean .23 for a true .17 at six of 300).
+With few positive compounds average precision itself comes out too high (mean .23 for a true .17 at
+six of 300), which no interval around it mends.
 """
 
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import aligned
+from cellsignal.metrics.intervals import jackknife_groups, jackknife_interval, range_text
 
 GOOD_AUC = 0.9  # Cox et al. 2020 count the mechanisms that reach it
 MACRO = "macro average"
@@ -26,7 +26,10 @@ COLUMNS = (
     *("class", "positives", "n", "positive_compounds", "prevalence"),
     *("average_precision", "low", "high", "ratio", "roc_auc", "roc_auc_low", "roc_auc_high"),
 )
-_CELLS = 4_000_000  # numbers in one array of the bootstrap at a time
+_CELLS = 4_000_000  # numbers in one array at a time
+_NOTHING_TO_RANK = (
+    "none of the {} classes has both a positive and a negative; there is nothing to rank"
+)
 
 
 def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
@@ -49,10 +52,7 @@ def macro_average_precision(truth: np.ndarray, scores: np.ndarray) -> float:
         if len(np.unique(true[known])) == 2:
             values.append(average_precision_score(true[known], score[known]))
     if not values:
-        raise InputError(
-            f"none of the {truth.shape[1]} classes has both a positive and a negative; there is "
-            "nothing to rank"
-        )
+        raise InputError(_NOTHING_TO_RANK.format(truth.shape[1]))
     return float(np.mean(values))
 
 
@@ -61,46 +61,95 @@ def average_precision_table(
     scores: np.ndarray,
     classes: Sequence[str],
     clusters: np.ndarray,
-    draws: int = 1000,
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """Score every class and their mean, with 95 % percentile intervals over clusters.
+    """Score every class and their mean, with 95 % intervals over clusters.
 
     Args:
         truth: (N, K) bool, or float with NaN where it is not known: left out, never negative.
         scores: (N, K) finite, higher is likelier; only the order within a class counts.
-        clusters: (N,) what is resampled whole, usually the compound.
-        draws: replicates of the bootstrap.
+        clusters: (N,) the unit of each row, usually the compound.
 
     Returns:
         Columns `COLUMNS`: the macro average first, then the classes in their order. A class without
         a positive or without a negative has NaN for its figures and is left out of the average,
         whose `n` and `positives` count rows known for, and positive of, any class. Intervals are
-        NaN where fewer than two clusters hold positives, or negatives.
+        NaN where fewer than `intervals.LEAST_UNITS` clusters hold positives, or negatives.
 
     Raises:
         InputError: shapes that disagree, a missing cluster, or a score that is not finite.
     """
     truth, scores, codes, count = _checked(truth, scores, classes, clusters)
-    times = np.empty((count, draws + 1), np.float32)
-    times[:, 0] = 1  # the data themselves, then the replicates
-    times[:, 1:] = (
-        np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).T
-    )
-    figures = np.full((len(classes), 2, draws + 1), np.nan)
+    group, n_groups = jackknife_groups(codes, count)
+    figures = leave_out_rankings(truth, scores, group, n_groups)
     rows = []
     for number, name in enumerate(classes):
         known = ~np.isnan(truth[:, number])
         true, cluster = truth[known, number] == 1, codes[known]
-        if true.any() and not true.all():
-            figures[number] = weighted_ranking(true, scores[known, number], cluster, times)
         n_clusters = [len(np.unique(cluster[part])) for part in (true, ~true)]
-        share = true.mean() if len(true) else np.nan
+        rarer = true if n_clusters[0] <= n_clusters[1] else ~true
+        share = np.bincount(group[known][rarer], minlength=n_groups) / max(rarer.sum(), 1)
+        prevalence = true.mean() if len(true) else np.nan
         counts = (int(true.sum()), len(true), n_clusters[0])
-        rows.append((name, *counts, share, *_row(figures[number], share, min(n_clusters) > 1)))
-    tested = ~np.isnan(figures[:, 0, 0])
-    macro = _macro(truth, codes, rows, figures, tested)
+        rows.append((name, *counts, prevalence, *_row(figures[number], prevalence, share)))
+    macro = _macro(truth, codes, rows, figures, group)
     return pd.DataFrame([macro, *rows], columns=list(COLUMNS))
+
+
+def leave_out_rankings(
+    truth: np.ndarray, scores: np.ndarray, group: np.ndarray, n_groups: int
+) -> np.ndarray:
+    """Return average precision and ROC AUC of each class, of all rows and without each group.
+
+    Args:
+        truth, scores: (N, K), as `average_precision_table` takes them.
+        group: (N,) int below `n_groups`.
+
+    Returns:
+        (K, 2, 1 + n_groups), NaN where a class has not both positives and negatives.
+    """
+    times = np.ones((n_groups, 1 + n_groups), np.float32)
+    times[np.arange(n_groups), 1 + np.arange(n_groups)] = 0
+    figures = np.full((truth.shape[1], 2, 1 + n_groups), np.nan)
+    for number in range(truth.shape[1]):
+        known = ~np.isnan(truth[:, number])
+        true = truth[known, number] == 1
+        if true.any() and not true.all():
+            figures[number] = weighted_ranking(true, scores[known, number], group[known], times)
+    return figures
+
+
+def macro_leave_out(figures: np.ndarray) -> np.ndarray:
+    """Average (K, ...) figures over the classes that have one; NaN where none has."""
+    number = (~np.isnan(figures)).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(number > 0, np.nansum(figures, axis=0) / number, np.nan)
+
+
+def macro_leave_out_scores(
+    truth: np.ndarray, scores: np.ndarray, clusters: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the macro average precision, without each unit, and the units' shares.
+
+    Returns:
+        The score of all rows, (J,) without each unit, (J,) its share of all positives: what
+        `intervals.jackknife_interval` takes.
+
+    Raises:
+        InputError: as `average_precision_table`, or no class has a positive and a negative.
+    """
+    classes = range(truth.shape[1])
+    truth, scores, codes, count = _checked(truth, scores, classes, clusters)
+    group, n_groups = jackknife_groups(codes, count)
+    values = macro_leave_out(leave_out_rankings(truth, scores, group, n_groups)[:, 0])
+    if np.isnan(values[0]):
+        raise InputError(_NOTHING_TO_RANK.format(truth.shape[1]))
+    return float(values[0]), values[1:], positive_share(truth, group, n_groups)
+
+
+def positive_share(truth: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
+    """Return the share of all positives that each group holds."""
+    positives = np.bincount(group, weights=(truth == 1).sum(axis=1), minlength=n_groups)
+    return positives / max(positives.sum(), 1)
 
 
 def _checked(truth, scores, classes, clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -130,36 +179,26 @@ def _checked(truth, scores, classes, clusters) -> tuple[np.ndarray, np.ndarray, 
     return truth, scores, codes, len(names)
 
 
-def _row(figures: np.ndarray, prevalence: float, interval: bool) -> tuple[float, ...]:
-    """Return the values of a row from (2, 1 + draws) average precisions and ROC AUCs."""
+def _row(figures: np.ndarray, prevalence: float, share: np.ndarray) -> tuple[float, ...]:
+    """Return the values of a row from (2, 1 + groups) average precisions and ROC AUCs."""
     ap, auc = figures[:, 0]
-    ap_interval, auc_interval = (_interval(values[1:], interval) for values in figures)
+    intervals = [jackknife_interval(float(values[0]), values[1:], share) for values in figures]
     ratio = float(ap / prevalence) if prevalence else np.nan
-    return float(ap), *ap_interval, ratio, float(auc), *auc_interval
-
-
-def _interval(replicates: np.ndarray, has_interval: bool) -> tuple[float, float]:
-    finite = replicates[~np.isnan(replicates)]
-    if not has_interval or not len(finite):
-        return np.nan, np.nan
-    low, high = np.percentile(finite, [2.5, 97.5])
-    return float(low), float(high)
+    return float(ap), *intervals[0], ratio, float(auc), *intervals[1]
 
 
 def _macro(
-    truth: np.ndarray, codes: np.ndarray, rows: list[tuple], figures: np.ndarray, tested: np.ndarray
+    truth: np.ndarray, codes: np.ndarray, rows: list[tuple], figures: np.ndarray, group: np.ndarray
 ) -> tuple:
-    """Return the macro-average row; each replicate averages the classes it can test."""
+    """Return the macro-average row."""
     known, positive = ~np.isnan(truth).all(axis=1), (truth == 1).any(axis=1)
     counts = (MACRO, int(positive.sum()), int(known.sum()), len(np.unique(codes[positive])))
+    tested = ~np.isnan(figures[:, 0, 0])
     if not tested.any():
         return *counts, *[np.nan] * (len(COLUMNS) - len(counts))
     table = pd.DataFrame(rows, columns=list(COLUMNS))[tested]
-    inside = figures[tested]
-    number = (~np.isnan(inside)).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(number > 0, np.nansum(inside, axis=0) / number, np.nan)
-    ap, low, high, _, *auc = _row(mean, 1.0, bool(table.low.notna().any()))
+    share = positive_share(truth[:, tested], group, figures.shape[2] - 1)
+    ap, low, high, _, *auc = _row(macro_leave_out(figures[tested]), 1.0, share)
     return *counts, float(table.prevalence.mean()), ap, low, high, float(table.ratio.mean()), *auc
 
 
@@ -239,9 +278,9 @@ def average_precision_text(table: pd.DataFrame, top: int | None = None) -> str:
     header = ("class", "AP", "95 % interval", "prevalence", "x prevalence", "ROC AUC")
     lines = [(*header, "95 % interval", "positives", "compounds", "n")]
     for row in shown.itertuples(index=False):
-        precision = (_number(row.average_precision), _range(row.low, row.high))
+        precision = (_number(row.average_precision), range_text(row.low, row.high, 3))
         prevalence = (_number(row.prevalence), _number(row.ratio, 2))
-        auc = (_number(row.roc_auc), _range(row.roc_auc_low, row.roc_auc_high))
+        auc = (_number(row.roc_auc), range_text(row.roc_auc_low, row.roc_auc_high, 3))
         counts = (f"{row.positives:,}", f"{row.positive_compounds:,}", f"{row.n:,}")
         lines.append((row[0], *precision, *prevalence, *auc, *counts))
     good, tested = good_classes(table)
@@ -257,7 +296,3 @@ def average_precision_text(table: pd.DataFrame, top: int | None = None) -> str:
 
 def _number(value: float, digits: int = 4) -> str:
     return "" if np.isnan(value) else f"{value:.{digits}f}"
-
-
-def _range(low: float, high: float) -> str:
-    return "" if np.isnan(low) else f"{low:.3f} .. {high:.3f}"

@@ -16,8 +16,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError, InvalidSubmission
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
-from cellsignal.competitions.targets import Targets
-from cellsignal.competitions.task import Runs
+from cellsignal.competitions.targets import Runs, Targets
 from cellsignal.config.schema import Submit
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.merge import Part, merge

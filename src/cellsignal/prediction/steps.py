@@ -5,7 +5,6 @@ import numpy as np
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.targets import Targets, Truth
 from cellsignal.evaluation.ladder import Step
-from cellsignal.metrics.accuracy import accuracy
 from cellsignal.prediction.container import Predictions
 from cellsignal.prediction.entry import Entry, with_part
 from cellsignal.prediction.merge import Part
@@ -83,12 +82,13 @@ def _layout_steps(
 
     The assignment that is not configured is scored in a note: it would be no further step.
     """
-    true, steps = truth_of(entry, targets, truth).values, []
+    task, steps = entry.competition.task, []
+    truth = truth_of(entry, targets, truth)
     if entry.how.repeats == "use":
         targets, repeats = use_repeats(entry, targets, groups)
         if repeats:
             note = "; ".join(f"{repeat.test} repeats {repeat.train}" for repeat in repeats)
-            score = accuracy(true, targets.scores.argmax(1))
+            score = task.evaluate_labels(targets.scores.argmax(1), truth)
             steps.append(Step("+ repeated layouts", score, 1 / len(groups.class_group), note))
     kind = entry.how.assignment
     if kind == "none":
@@ -97,7 +97,8 @@ def _layout_steps(
     chance = _chance(targets, inferred, groups)
     kinds = ("groups",) if kind == "groups" else ("groups", "hungarian", "sinkhorn")
     scores = {
-        name: accuracy(true, assign_by(name, entry, targets, groups, inferred)) for name in kinds
+        name: task.evaluate_labels(assign_by(name, entry, targets, groups, inferred), truth)
+        for name in kinds
     }
     steps.append(Step("+ plate groups", scores["groups"], chance, _group_note(inferred, groups)))
     if kind != "groups":

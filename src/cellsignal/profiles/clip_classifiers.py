@@ -21,8 +21,9 @@ from cellsignal.competitions.folds import labelled
 from cellsignal.config import Config
 from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
 from cellsignal.metrics.average_precision import average_precision_table
+from cellsignal.metrics.intervals import mean_interval
 from cellsignal.profiles.image_features import read_features
 
 CLASSIFIERS = ("random forest", "linear SVM", "MLP")
@@ -152,7 +153,6 @@ def ipp_table(
     classifiers: Sequence[str] = CLASSIFIERS,
     times: Sequence[Time] = ("each",),
     seed: int = 0,
-    draws: int = 1000,
 ) -> pd.DataFrame:
     """Fit on the training tracks and score the test tracks, beside naming the largest class.
 
@@ -162,12 +162,11 @@ def ipp_table(
         train, test: (N,) bool; the published parts, or folds of whole drugs.
         classes: the K names.
         times: "each" (features at every time point) and "mean" (their means over time).
-        draws: replicates of the bootstraps over the drugs of the test tracks.
 
     Returns:
         Columns `COLUMNS`. accuracy has Wilson's interval (low, high) and one over drugs; auc is one
         against the rest, macro over the classes that the test tracks hold (classes_tested),
-        interval over drugs: NaN where no class with two drugs allows one. shared_drugs are test
+        interval over drugs: NaN where too few drugs allow one. shared_drugs are test
         drugs that also trained.
 
     Raises:
@@ -188,8 +187,7 @@ def ipp_table(
     drugs = drug[test]
     parts = (len(set(drugs) & set(drug[train])), int(train.sum()))
     rows = [
-        (*key, *score_row(values, truth, drugs, classes, seed, draws), *parts)
-        for key, values in scores.items()
+        (*key, *score_row(values, truth, drugs, classes), *parts) for key, values in scores.items()
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -217,18 +215,16 @@ def score_row(
     truth: np.ndarray,
     drugs: np.ndarray,
     classes: Sequence[str],
-    seed: int = 0,
-    draws: int = 1000,
 ) -> tuple:
     """Return accuracy and macro AUC of (Q, K) scores: `COLUMNS` from accuracy to drugs."""
     right = scores.argmax(1) == truth
     share = Accuracy.of(int(right.sum()), len(right))
     one_hot = np.eye(len(classes))[truth]
-    table = average_precision_table(one_hot, scores, classes, drugs, draws, seed)
+    table = average_precision_table(one_hot, scores, classes, drugs)
     macro, tested = table.iloc[0], int(table.roc_auc[1:].notna().sum())
     return (
         *(share.value, share.correct, share.total, share.low, share.high),
-        *clustered_interval(right, drugs, seed),
+        *mean_interval(right, drugs),
         *(macro.roc_auc, macro.roc_auc_low, macro.roc_auc_high),
         tested,
         len(set(drugs)),

@@ -12,7 +12,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_csv
 from cellsignal.common.tables import aligned
 from cellsignal.evaluation.baselines import SHUFFLED, baseline_profiles, shuffled_mechanisms
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval, plural, range_text
 from cellsignal.profiles.batch_effects import Reference, Unit
 from cellsignal.profiles.comparisons import head_lines
 from cellsignal.profiles.profile_steps import (
@@ -37,7 +38,7 @@ class Classified:
         table: one row a well: well_id, label, group (what was held out), predicted (None where no
             well of its class stands outside its group), right.
         accuracy: right wells of those with a prediction, with Wilson's interval.
-        cluster_low, cluster_high: 95 % interval from a bootstrap over the groups.
+        cluster_low, cluster_high: 95 % interval over the groups.
         balanced: mean of the classes' shares.
     """
 
@@ -88,7 +89,7 @@ def classify_held_out(
         }
     )
     scored_table = table[some]
-    interval = clustered_interval(scored_table.right, scored_table.group, seed=0)
+    interval = mean_interval(scored_table.right, scored_table.group)
     accuracy = Accuracy.of(int(right.sum()), int(some.sum()))
     balanced = float(scored_table.groupby("label").right.mean().mean())
     return Classified(table, accuracy, *interval, balanced)
@@ -110,15 +111,15 @@ def classification_figures(
 
 def classification_text(figures: dict[str, Classified], label: str, held_out: str) -> str:
     """Show the figures, and each class of the profiles themselves."""
-    header = ("profiles", "wells right", "share", "95 % interval", "over groups", "balanced")
-    lines = [header]
+    first = next(iter(figures.values())).table
+    scored = first[first.predicted.notna()]
+    over = f"95 % over {plural(held_out, scored.group.nunique())}"
+    lines = [("profiles", "wells right", "share", "Wilson 95 %", over, "balanced")]
     for name, figure in figures.items():
         a = figure.accuracy
         share = (f"{a.correct}/{a.total}", f"{a.value:.3f}", f"{a.low:.3f} .. {a.high:.3f}")
-        over = f"{figure.cluster_low:.3f} .. {figure.cluster_high:.3f}"
-        lines.append((name, *share, over, f"{figure.balanced:.3f}"))
-    first = next(iter(figures.values())).table
-    scored = first[first.predicted.notna()]
+        ends = range_text(figure.cluster_low, figure.cluster_high, 3)
+        lines.append((name, *share, ends, f"{figure.balanced:.3f}"))
     by_class = [(label, "right")]
     for name, rows in scored.groupby("label"):
         by_class.append((str(name), f"{int(rows.right.sum())}/{len(rows)}"))

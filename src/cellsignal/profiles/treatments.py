@@ -15,7 +15,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.tables import aligned
 from cellsignal.common.ties import draw_one, tied_best
 from cellsignal.config import Config
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval, plural, range_text
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TreatmentPredictions:
             numbers), tied (classes of the largest median), right, wells and images (how many were
             predicted).
         accuracy: right treatments, with Wilson's interval.
-        cluster_low, cluster_high: 95 % interval from a bootstrap over compounds.
+        cluster_low, cluster_high: 95 % interval over compounds.
     """
 
     table: pd.DataFrame
@@ -81,7 +82,7 @@ def predict_treatments(probabilities: np.ndarray, samples: pd.DataFrame) -> Trea
     table["predicted"], table["tied"] = draw_one(largest), largest.sum(axis=1)
     table["right"] = table.predicted == table.label
     compound = table["compound"].fillna(table.treatment)
-    interval = clustered_interval(table.right, compound, seed=0)
+    interval = mean_interval(table.right, compound)
     return TreatmentPredictions(table, Accuracy.of(int(table.right.sum()), len(table)), *interval)
 
 
@@ -90,10 +91,11 @@ def treatments_text(result: TreatmentPredictions, classes: tuple[str, ...]) -> s
     a, table = result.accuracy, result.table
     figures = (
         *(f"{a.correct}/{a.total}", f"{a.value:.3f}", f"{a.low:.3f} .. {a.high:.3f}"),
-        f"{result.cluster_low:.3f} .. {result.cluster_high:.3f}",
+        range_text(result.cluster_low, result.cluster_high, 3),
         *(f"{table.wells.sum():,}", f"{table.images.sum():,}"),
     )
-    header = ("treatments right", "share", "95 % interval", "over compounds", "wells", "images")
+    over = f"95 % over {plural('compound', table['compound'].fillna(table.treatment).nunique())}"
+    header = ("treatments right", "share", "Wilson 95 %", over, "wells", "images")
     by_class = [("class", "treatments", "right")]
     for label, rows in table.groupby("label"):
         by_class.append((classes[label], str(len(rows)), str(int(rows.right.sum()))))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.ladder import Step, metric_of
+from cellsignal.metrics.intervals import interval_words
 from cellsignal.report.figure_style import (
     BLUE,
     COLOURS,
@@ -152,7 +153,9 @@ def ladder_plot(
         axis.set_yticks(range(len(steps)), [step.name for step in steps])
         axis.set(ylim=(len(steps) - 0.4, -0.6), xlim=(-0.01, 1.01), title=title)
         total = f"n = {steps[-1].score.total:,}"
-        axis.set_xlabel(f"{metric_of(steps)} with 95 % interval, {total};   ▎chance")
+        last = steps[-1].score
+        over = interval_words(last.unit, last.units) if last.unit else "95 % Wilson interval"
+        axis.set_xlabel(f"{metric_of(steps)}, {over}, {total};   ▎chance")
         axis.grid(axis="x")
         axis.tick_params(axis="y", length=0, labelsize=9)
         axis.spines["left"].set_visible(False)

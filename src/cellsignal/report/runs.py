@@ -18,6 +18,7 @@ from cellsignal.config import Config, config_differences, load_config
 from cellsignal.config.options import RUNS, read_configs, run_names
 from cellsignal.data.folds import read_fold_rows
 from cellsignal.data.store import Store
+from cellsignal.metrics.intervals import interval_words, range_text
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.freshness import config_predictions
 from cellsignal.prediction.merge import merge
@@ -176,7 +177,7 @@ def compare_runs(first: str, second: str) -> str:
     """Return the settings in which two runs differ, and the difference of their scores.
 
     The scores are those of the targets that both predicted out of fold; the interval of their
-    paired difference resamples whole fold groups.
+    paired difference is over fold groups.
 
     Args:
         first, second: Names of runs, their folders, or configs.
@@ -199,7 +200,8 @@ def compare_runs(first: str, second: str) -> str:
         value, low, high = run.score()
         lines.append((word, f"{value:.4f}", _range(low, high)))
     value, low, high = a.task.clustered_score(b.targets, a.cluster, a.targets)
-    lines.append((f"{second} - {first}", f"{value:+.4f}", f"{low:+.4f} .. {high:+.4f}"))
+    ends = range_text(low, high, sign="+") or "none"
+    lines.append((f"{second} - {first}", f"{value:+.4f}", ends))
     return "\n".join(
         [
             f"settings that differ ({first} -> {second}):",
@@ -208,7 +210,7 @@ def compare_runs(first: str, second: str) -> str:
             aligned(lines, right={1}),
             "",
             f"on the {len(common):,} targets that both predicted out of fold (of {sizes}); "
-            f"intervals over the {len(set(a.cluster)):,} groups of {a.group}",
+            f"{interval_words(a.group, len(set(a.cluster)))}",
         ]
     )
 
@@ -259,4 +261,4 @@ def _size(count: float) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return "one group" if np.isnan(low) else f"{low:.4f} .. {high:.4f}"
+    return "too few groups" if np.isnan(low) else f"{low:.4f} .. {high:.4f}"

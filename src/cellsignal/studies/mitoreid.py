@@ -23,8 +23,8 @@ from cellsignal.competitions import get_competition
 from cellsignal.config import Config, load_config
 from cellsignal.data.store import Store
 from cellsignal.evaluation.reid import reid
-from cellsignal.metrics.accuracy import clustered_interval
 from cellsignal.metrics.average_precision import average_precision_table
+from cellsignal.metrics.intervals import mean_interval
 from cellsignal.prediction.embeddings import embed, load_embeddings
 from cellsignal.prediction.gallery import class_scores, distances, scoring_tables, seen_compounds
 from cellsignal.prediction.predict import predict
@@ -116,12 +116,12 @@ class Scored:
 
     def interval(self, name: str) -> tuple[float, float]:
         """Return the 95 % interval over drugs; all seeds and tracks of a drug stay together."""
-        return clustered_interval(self.figures[name].mean(0), self.drug, seed=0)
+        return mean_interval(self.figures[name].mean(0), self.drug)
 
     def gain(self, other: "Scored", name: str) -> tuple[float, float, float]:
         """Return the gain over `other` on the same queries, with its 95 % interval over drugs."""
         difference = self.figures[name].mean(0) - other.figures[name].mean(0)
-        return float(difference.mean()), *clustered_interval(difference, self.drug, seed=0)
+        return float(difference.mean()), *mean_interval(difference, self.drug, bounded=False)
 
 
 class Timelapse:
@@ -246,7 +246,7 @@ class Timelapse:
         from scipy.special import softmax
 
         truth, shares = np.eye(len(self.classes))[label], softmax(scores, axis=1)
-        table = average_precision_table(truth, shares, self.classes, self.drugs[rows], 2)
+        table = average_precision_table(truth, shares, self.classes, self.drugs[rows])
         return float(table.iloc[0].roc_auc)
 
     def _scored(self, rows: list[dict[str, np.ndarray]], aucs: list[float], part: str) -> Scored:

@@ -23,7 +23,7 @@ from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.competitions.targets import Truth
 from cellsignal.config import Config, load_config
 from cellsignal.data.views import DIHEDRAL
-from cellsignal.metrics.accuracy import clustered_interval
+from cellsignal.metrics.intervals import mean_interval
 from cellsignal.prediction.entry import Entry, open_entry
 from cellsignal.prediction.merge import Part
 from cellsignal.prediction.plate_layout.apply import predict_labels
@@ -73,13 +73,13 @@ class Outcome:
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % interval over experiments; all seeds of a well stay together."""
-        return clustered_interval(self.right.mean(0), self.experiment, seed=0)
+        return mean_interval(self.right.mean(0), self.experiment)
 
     def gain(self, other: "Outcome") -> tuple[float, float, float]:
         """Return the gain over `other` on the same wells, with its 95 % interval."""
         assert (self.experiment == other.experiment).all()
         difference = self.right.mean(0) - other.right.mean(0)
-        return float(difference.mean()), *clustered_interval(difference, self.experiment, seed=0)
+        return float(difference.mean()), *mean_interval(difference, self.experiment, bounded=False)
 
 
 class Runs:

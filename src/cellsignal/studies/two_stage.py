@@ -28,7 +28,8 @@ from cellsignal.competitions.folds import NEVER, labelled, make_folds
 from cellsignal.config import Config
 from cellsignal.data.folds import read_folds
 from cellsignal.data.store import Store
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.merge import merge
 from cellsignal.prediction.predict import predict
@@ -189,7 +190,7 @@ def summary(outcomes: Sequence[Outcome]) -> pd.DataFrame:
         test[key] = np.array([outcome.correct.mean() for outcome in chosen])
         correct = np.concatenate([outcome.correct for outcome in chosen])
         experiment = np.concatenate([outcome.experiment for outcome in chosen])
-        low, high = clustered_interval(correct, experiment, seed=0)
+        low, high = mean_interval(correct, experiment)
         gain = test[key] - test.get((protocol, stage - 1), np.nan)
         row = {"protocol": protocol, "stage": stage}
         row |= {"validation": validation.mean(), "validation_sd": _sd(validation)}

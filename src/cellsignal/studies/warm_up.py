@@ -18,7 +18,8 @@ from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import aligned
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval
 
 EPOCHS, BATCH, RATE = 15, 64, 3e-3
 TEST_SHARE = 0.2
@@ -131,7 +132,7 @@ def _trained(images: torch.Tensor, label: torch.Tensor, seed: int, epochs: int) 
 def warm_up_text(results: Sequence[WarmUp]) -> str:
     """Show a line a seed with Wilson's interval; a split's mean and SD over the seeds.
 
-    The mean has the interval of a bootstrap over the test images.
+    The mean has the interval over the test images (digits, each a draw of its own).
     """
     lines = [("split by", "seed", "accuracy on the test images", "trained on")]
     for result in results:
@@ -140,7 +141,7 @@ def warm_up_text(results: Sequence[WarmUp]) -> str:
             lines.append((result.split, str(seed), share, f"{result.trained_on:,}"))
         each = result.correct.mean(axis=1)
         images = np.tile(np.arange(result.correct.shape[1]), len(result.seeds))
-        low, high = clustered_interval(result.correct.reshape(-1), images, seed=0)
+        low, high = mean_interval(result.correct.reshape(-1), images)
         spread = f" (SD {each.std(ddof=1):.3f})" if len(each) > 1 else ""
         mean = f"{each.mean():.3f} [{low:.2f}, {high:.2f}]{spread}"
         lines.append((result.split, "mean", mean, ""))

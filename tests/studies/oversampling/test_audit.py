@@ -80,7 +80,7 @@ def test_the_platemap_has_the_structure_that_is_tested(real_data):
 @pytest.mark.parametrize("data", ["images", "noise"])
 def test_copies_across_the_split_make_noise_score_98_percent(course, data):
     before, after, by_well = (row(course, order, data) for order in ("before", "after", "by well"))
-    assert before.accuracy.value > 0.98 and before.balanced.low > 0.95 and before.copies > 0.97
+    assert before.accuracy.value > 0.98 and before.balanced.low > 0.8 and before.copies > 0.97
     assert (after.copies, after.same_well, by_well.copies, by_well.same_well) == (0, 1, 0, 0)
     # about half of the images, and of the answers, are DMSO
     assert 0.15 < after.accuracy.value < 0.3 and after.balanced.value < 0.05

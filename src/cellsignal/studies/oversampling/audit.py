@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.tables import aligned
-from cellsignal.metrics.accuracy import clustered_interval, wilson_interval
+from cellsignal.metrics.accuracy import wilson_interval
+from cellsignal.metrics.intervals import mean_interval
 from cellsignal.studies.oversampling.classifiers import (
     SIDE,
     ImageData,
@@ -180,7 +181,7 @@ def estimates(true: np.ndarray, right: np.ndarray, well: np.ndarray) -> tuple[Es
 
 
 def _estimate(values: np.ndarray, unit: np.ndarray) -> Estimate:
-    low, high = clustered_interval(values, unit, seed=0)
+    low, high = mean_interval(values, unit)
     if not low < high:
         units = len(np.unique(unit))
         low, high = wilson_interval(round(values.mean() * units), units)

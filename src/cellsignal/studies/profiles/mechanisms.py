@@ -16,6 +16,7 @@ from cellsignal.evaluation.matching import (
     single_batch_classes,
 )
 from cellsignal.evaluation.nested_matching import NestedMatch, match_nested
+from cellsignal.metrics.intervals import range_text
 from cellsignal.profiles.batch_effects import centre, sphere, tvn
 from cellsignal.profiles.position_effects import subtract_position
 from cellsignal.profiles.profile_steps import Profiles
@@ -75,7 +76,7 @@ def _shuffled(
 
 def _figures(match: Matches | NestedMatch) -> tuple[str, ...]:
     a = match.accuracy
-    over = f"{match.cluster_low:.3f} .. {match.cluster_high:.3f}"
+    over = range_text(match.cluster_low, match.cluster_high, 3)
     return (
         f"{a.correct}/{a.total}",
         f"{a.value:.3f}",
