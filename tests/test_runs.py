@@ -86,15 +86,15 @@ def test_a_comparison_pairs_the_targets_of_two_runs(two_runs, capsys):
     )
     value, low, high = map(float, difference.groups())
     assert value == pytest.approx(second - first, abs=1e-4) and low <= value <= high
-    assert "groups of experiment" in out
+    assert "95 % interval over 4 experiments" in out
     same = printed(capsys, "runs", "compare", "tiny", "config.yaml", cwd=two_runs.folder)
-    assert re.search(r"^config.yaml - tiny +\+0.0000 +\+0.0000 \.\. \+0.0000", same, re.M)
+    assert re.search(r"^config.yaml - tiny +\+0.0000 +none", same, re.M)
 
 
 def test_several_labels_are_compared_by_average_precision(trained, capsys):
     folder = trained("idr0088_gpcr").folder
     out = printed(capsys, "runs", "compare", "tiny", "config.yaml", cwd=folder)
-    assert re.search(r"^config.yaml - tiny +\+0.0000 +\+0.0000 \.\. \+0.0000", out, re.M)
+    assert re.search(r"^config.yaml - tiny +\+0.0000 +none", out, re.M)
     state = run_state(load_config(folder / "config.yaml"), trained("idr0088_gpcr").run_folder)
     assert state == "finished"
 

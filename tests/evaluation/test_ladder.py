@@ -22,7 +22,11 @@ def test_table_holds_the_gain_over_the_step_before():
 
 def test_text_has_a_line_a_step():
     lines = ladder_text(STEPS).splitlines()
-    assert len(lines) == 5 and lines[3].startswith("plate groups    0.7500")
+    assert (
+        len(lines) == 6
+        and lines[5].startswith("Wilson's intervals")
+        and lines[3].startswith("plate groups    0.7500")
+    )
     assert "+0.2500" in lines[3] and "-0.0300" in lines[4] and lines[3].endswith("sure")
     assert flush_right(ladder_text(STEPS)) == ["accuracy", "n", "gain"]
 

@@ -64,9 +64,7 @@ def _over(steps: Sequence[Step]) -> list[str]:
         return []
     score = steps[-1].score
     if not score.unit:
-        return [
-            "Wilson's intervals: they take targets as independent, which wells of a plate are not"
-        ]
+        return ["Wilson's intervals: they take targets as independent; wells of a plate are not"]
     return [interval_words(score.unit, score.units)]
 
 
