@@ -56,13 +56,13 @@ def test_degrees_of_freedom_against_matrices():
 
 
 def test_the_end_beside_the_outlying_unit_is_moved_out():
-    """By half of Johnson's g (1 / 6 + t^2 / 3) standard errors, of g the estimate's skewness."""
+    """By Johnson's g (1 / 6 + t^2 / 3) standard errors, of g the estimate's skewness."""
     influence, share = np.array([0.02, -0.005, -0.005, -0.004, -0.006]), np.full(5, 0.2)
     low, high = influence_interval(0.1, influence, share, bounded=False)
     error, quantile = math.sqrt((influence**2).sum() / 0.8), t(4).ppf(0.975)
     g = (influence**3).sum() / (influence**2).sum() ** 1.5
     assert (0.1 - low) / error == pytest.approx(quantile)
-    assert (high - 0.1) / error == pytest.approx(quantile + g / 2 * (1 / 6 + quantile**2 / 3))
+    assert (high - 0.1) / error == pytest.approx(quantile + g * (1 / 6 + quantile**2 / 3))
     mirrored = influence_interval(-0.1, -influence, share, bounded=False)
     assert mirrored == pytest.approx((-high, -low))
 

@@ -33,6 +33,7 @@ from cellsignal.metrics.average_precision import (
     macro_leave_out_scores,
 )
 from cellsignal.metrics.intervals import NO_INTERVAL, jackknife_interval, range_text
+from cellsignal.metrics.paired import Paired, compare_macro
 
 COLUMNS = (
     *("slice", "name", "positives", "n", "prevalence"),
@@ -218,6 +219,19 @@ class MultiLabel(Task):
         ids = self.competition.id_column
         truth, scores, _ = class_columns.truth_and_scores(submission, answers, ids)
         return macro_average_precision(truth, scores)
+
+    def compare(
+        self,
+        first: pd.DataFrame,
+        second: pd.DataFrame,
+        answers: pd.DataFrame,
+        names: tuple[str, str],
+    ) -> Paired:
+        ids = self.competition.id_column
+        truth, scores, _ = class_columns.truth_and_scores(first, answers, ids, names[0])
+        _, others, _ = class_columns.truth_and_scores(second, answers, ids, names[1])
+        units, unit = self.units_of(answers)
+        return compare_macro(truth, scores, others, units if unit else None)
 
     def score_table(
         self,

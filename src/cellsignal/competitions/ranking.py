@@ -131,6 +131,11 @@ class Ranking(SingleLabel):
         _, precisions = self._matches_and_precisions(submission, answers, submissions.SUBMISSION)
         return float(np.nanmean(precisions))
 
+    def _scores_of_ids(
+        self, submission: pd.DataFrame, answers: pd.DataFrame, name: str
+    ) -> np.ndarray:
+        return self._matches_and_precisions(submission, answers, name)[1]
+
     def score_table(
         self, submission: pd.DataFrame, answers: pd.DataFrame, name: str = submissions.SUBMISSION
     ) -> pd.DataFrame:

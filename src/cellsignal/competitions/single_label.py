@@ -16,6 +16,7 @@ from cellsignal.competitions.task import Task
 from cellsignal.competitions.units import interval_note, over_text, unit_interval
 from cellsignal.metrics.accuracy import Accuracy, accuracy
 from cellsignal.metrics.intervals import mean_interval, range_text
+from cellsignal.metrics.paired import Paired, compare_means
 
 _INTERVALS = ("low", "high", "unit", "units", "wilson_low", "wilson_high")
 COLUMNS = ("slice", "name", "correct", "n", "accuracy", *_INTERVALS)
@@ -208,6 +209,26 @@ class SingleLabel(Task):
             raise InputError(f"answers: {problem}")
         predicted = submission.set_index(ids)[target].loc[answers[ids]].astype(str).to_numpy()
         return predicted == answers[target].astype(str).to_numpy()
+
+    def _scores_of_ids(
+        self, submission: pd.DataFrame, answers: pd.DataFrame, name: str
+    ) -> np.ndarray:
+        """Return the score of each answered id, (N,) in 0 .. 1; NaN where there is none."""
+        return self._correct(submission, answers, name).astype(float)
+
+    def compare(
+        self,
+        first: pd.DataFrame,
+        second: pd.DataFrame,
+        answers: pd.DataFrame,
+        names: tuple[str, str],
+    ) -> Paired:
+        pair = zip((first, second), names, strict=True)
+        scores = [self._scores_of_ids(frame, answers, name) for frame, name in pair]
+        scored = ~np.isnan(scores[0])
+        units, unit = self.units_of(answers)
+        scores = [values[scored] for values in scores]
+        return compare_means(*scores, units[scored] if unit else None)
 
     def score_table(
         self, submission: pd.DataFrame, answers: pd.DataFrame, name: str = submissions.SUBMISSION

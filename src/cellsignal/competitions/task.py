@@ -15,6 +15,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.targets import BOARDS, AnyCompetition, Runs, Targets, Truth
 from cellsignal.metrics.accuracy import Score
+from cellsignal.metrics.paired import Paired
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -235,6 +236,23 @@ class Task(ABC):
 
         Raises:
             InvalidSubmission: ids that are missing, doubled or unknown, or a wrong target.
+        """
+
+    @abstractmethod
+    def compare(
+        self,
+        first: pd.DataFrame,
+        second: pd.DataFrame,
+        answers: pd.DataFrame,
+        names: tuple[str, str],
+    ) -> Paired:
+        """Compare two submissions on the answered ids, which must be those of both.
+
+        Args:
+            names: the submissions', for messages.
+
+        Raises:
+            InvalidSubmission: as `score_table`.
         """
 
     def resampled_column(self, answers: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from cellsignal.evaluation.leaderboard import (
     submission_entry,
 )
 from cellsignal.evaluation.leaderboard_text import leaderboard_text
+from cellsignal.metrics.paired import paired_text
 
 
 def score(
@@ -64,6 +65,37 @@ def score(
     if note:
         print(f"{answers_file}: {note}")
     return table
+
+
+def compare(
+    path: Path,
+    other: Path,
+    answers_file: Path,
+    competition: Competition,
+    root: Path | None = None,
+) -> str:
+    """Compare two submissions on the same answers; return the difference, its interval and test.
+
+    Nothing is noted on a leaderboard.
+
+    Raises:
+        InputError: as `score`, or the submissions answer different ids.
+    """
+    task, ids = competition.task, competition.id_column
+    answers = competition.answers(answers_file)
+    sample = None if root is None else competition.sample_submission(root)
+    if root is not None:
+        task.check_answers(answers, root, answers_file)
+    frames = []
+    for file in (path, other):
+        frame = task.read_submission(file, answers)
+        frame, note = match_answers(frame, answers, ids, sample, file, answers_file)
+        task.check_names(frame, answers, root, answers_file, str(file))
+        frames.append(frame)
+    paired = task.compare(*frames, answers, (str(path), str(other)))
+    metric = task.score_column.replace("_", " ")
+    text = paired_text(paired, (str(path), str(other)), metric, task.resampled_column(answers))
+    return f"{text}\n{answers_file}: {note}" if note else text
 
 
 def match_answers(

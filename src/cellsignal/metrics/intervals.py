@@ -9,9 +9,8 @@ units; `cellsignal study coverage` measures how often it holds the truth (docs/s
 - Student's quantile for their degrees of freedom: J - 1 for J units of one size, less where few
   units hold most of the wells;
 - scores in 0 .. 1 on the scale log(p / (1 - p)), so that no end lies outside;
-- the end on the side of the outlying units is moved out by half of Johnson's correction for
-  skewness (JASA 73, 1978); the other is not moved in. The whole of it trusts the skewness of few
-  units too much.
+- the end on the side of the outlying units is moved out by Johnson's correction for skewness (JASA
+  73, 1978), by half of it where the scale has taken skewness out; the other is not moved in.
 
 Fewer than `LEAST_UNITS` units have no interval. The percentile bootstrap over units holds the truth
 too seldom with few units, and stands in docs/results/coverage.md for comparison alone.
@@ -29,7 +28,7 @@ from cellsignal.metrics.accuracy import wilson_interval
 
 LEVEL = 0.95
 LEAST_UNITS = 3
-SKEWNESS_PART = 0.5  # of Johnson's correction
+SKEWNESS_PART = {True: 0.5, False: 1.0}  # of Johnson's correction: bounded scores, differences
 MOST_GROUPS = 400  # of a jackknife: more units are dealt to so many groups
 EXACT_UNITS = 12  # up to so many units all sign flips are counted
 FLIPS = 20_000  # else so many are drawn
@@ -133,7 +132,7 @@ def influence_interval(
     quantile = float(stdtrit(degrees_of_freedom(share), 0.5 + LEVEL / 2))
     error = math.sqrt(variance)
     skewness = float((influence**3).sum() / (influence**2).sum() ** 1.5)
-    shift = SKEWNESS_PART * skewness * (1 / 6 + quantile**2 / 3)
+    shift = SKEWNESS_PART[bounded] * skewness * (1 / 6 + quantile**2 / 3)
     ends = quantile + max(-shift, 0.0), -quantile - max(shift, 0.0)
     if not bounded:
         return value - error * ends[0], value - error * ends[1]

@@ -76,6 +76,8 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     answers += "protocol has parts of its own (wilds)"
     parser.add_argument("--answers", type=Path, help=answers)
     parser.add_argument("--competition", help="its id (default: told by the columns)")
+    against = "another submission: the paired difference, its interval and a test over units"
+    parser.add_argument("--against", type=Path, metavar="CSV", help=against)
     root = "folder of the raw data: scores its sample submission as a control"
     parser.add_argument("--root", type=Path, help=root)
     parser.add_argument("--name", help="name on the leaderboard (default: the file's)")
@@ -138,17 +140,22 @@ def _weights(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def score(arguments: argparse.Namespace) -> str:
-    from cellsignal.evaluation.score import find_competition
+    from cellsignal.evaluation.score import compare, find_competition
     from cellsignal.evaluation.score import score as score_file
 
     path = Path(arguments.sources[0])
     if path.suffix in (*YAML, ".npz") or not (path.suffix or path.is_file()):
+        if arguments.against is not None:
+            raise InputError("--against: compares submissions (.csv); `runs compare` compares runs")
         return _score_protocol(arguments) if arguments.answers else _score_out_of_fold(arguments)
     if len(arguments.sources) > 1:
         raise InputError(f"{arguments.sources[1]}: give one submission at a time")
     if arguments.answers is None:
         raise InputError(f"{path}: a submission is scored by --answers CSV")
     competition = find_competition(path, arguments.competition)
+    if arguments.against is not None:
+        print(compare(path, arguments.against, arguments.answers, competition, arguments.root))
+        return f"cellsignal leaderboard {competition.id}"
     table = score_file(
         path,
         arguments.answers,

@@ -26,6 +26,11 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     _add_ablations(add)
     _add_speed(add)
     _add_postprocessing(add)
+    text = "how often the 95 % intervals hold the truth, by simulation"
+    sub = add("coverage", coverage, text)
+    sub.add_argument("--simulations", type=int, default=2000, help="of each case")
+    sub.add_argument("--seed", type=int, default=0)
+    _add_out(sub)
     text = "kill a small run at random times and fill its disk; all must end in the same bytes"
     sub = add("torture", torture, text)
     sub.add_argument("--kills", type=int, default=50)
@@ -277,6 +282,12 @@ def profiles(arguments: argparse.Namespace) -> None:
 
     page = profiles_page(arguments.cpjump1, arguments.annotations, arguments.bbbc021)
     _show(page, arguments.out)
+
+
+def coverage(arguments: argparse.Namespace) -> None:
+    from cellsignal.studies.coverage_page import measured_page
+
+    _show(measured_page(arguments.simulations, arguments.seed), arguments.out)
 
 
 def torture(arguments: argparse.Namespace) -> None:
