@@ -220,3 +220,31 @@ def test_the_competition_is_told_by_columns_of_a_readable_table(tmp_path, capsys
         assert message in error_line(
             capsys, "score", "s.csv", "--answers", "none.csv", cwd=tmp_path
         )
+
+
+def test_two_submissions_of_every_competition_are_compared(case, tmp_path, capsys):
+    """The truth against the sample submission; the same file against itself."""
+    answers, root = answers_path(case.root), case.root
+    task, ids = case.competition.task, case.competition.id_column
+    sample = case.competition.sample_submission(root)
+    truth = case.competition.answers(answers)[list(sample.columns)]
+    truth = truth.set_index(ids).loc[sample[ids]].reset_index()
+    truth.to_csv(tmp_path / "truth.csv", index=False)
+    command = ["score", "truth.csv", "--answers", answers, "--root", root]
+    command += ["--competition", case.competition.id]
+    capsys.readouterr()
+    assert cellsignal(*command, "--against", "sample.csv", cwd=tmp_path) == 0
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if line.startswith("difference"))
+    paired = task.compare(truth, sample, case.competition.answers(answers), ("a", "b"))
+    assert line.split()[1] == f"{paired.difference:+.4f}" and paired.first == 1
+    test = "sign flips of whole" if paired.units else "no test without units"
+    assert test in out and (paired.units > 0) == (case.competition.id != "bbbc021")
+    assert not (tmp_path / "submissions").exists()  # nothing is noted
+    assert cellsignal(*command, "--against", "truth.csv", cwd=tmp_path) == 0
+    assert "+0.0000  (no interval: " in capsys.readouterr().out
+
+
+def test_runs_are_not_compared_with_a_submission(tmp_path, capsys):
+    command = ("score", "a.yaml", "--against", "b.csv")
+    assert "runs compare" in error_line(capsys, *command, cwd=tmp_path)

@@ -220,13 +220,7 @@ class MultiLabel(Task):
         truth, scores, _ = class_columns.truth_and_scores(submission, answers, ids)
         return macro_average_precision(truth, scores)
 
-    def compare(
-        self,
-        first: pd.DataFrame,
-        second: pd.DataFrame,
-        answers: pd.DataFrame,
-        names: tuple[str, str],
-    ) -> Paired:
+    def compare(self, first, second, answers, names) -> Paired:
         ids = self.competition.id_column
         truth, scores, _ = class_columns.truth_and_scores(first, answers, ids, names[0])
         _, others, _ = class_columns.truth_and_scores(second, answers, ids, names[1])

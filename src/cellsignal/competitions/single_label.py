@@ -216,13 +216,7 @@ class SingleLabel(Task):
         """Return the score of each answered id, (N,) in 0 .. 1; NaN where there is none."""
         return self._correct(submission, answers, name).astype(float)
 
-    def compare(
-        self,
-        first: pd.DataFrame,
-        second: pd.DataFrame,
-        answers: pd.DataFrame,
-        names: tuple[str, str],
-    ) -> Paired:
+    def compare(self, first, second, answers, names) -> Paired:
         pair = zip((first, second), names, strict=True)
         scores = [self._scores_of_ids(frame, answers, name) for frame, name in pair]
         scored = ~np.isnan(scores[0])

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.targets import BOARDS, AnyCompetition, Runs, Targets, Truth
+from cellsignal.competitions.units import OverUnits
 from cellsignal.metrics.accuracy import Score
 from cellsignal.metrics.paired import Paired
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from cellsignal.config.stage import Stage
 
 
-class Task(ABC):
+class Task(OverUnits, ABC):
     """What a competition asks of an id.
 
     Attributes:
@@ -239,35 +240,16 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def compare(
-        self,
-        first: pd.DataFrame,
-        second: pd.DataFrame,
-        answers: pd.DataFrame,
-        names: tuple[str, str],
-    ) -> Paired:
+    def compare(self, first, second, answers, names: tuple[str, str]) -> Paired:
         """Compare two submissions on the answered ids, which must be those of both.
 
         Args:
+            first, second, answers: as `score_table` takes them.
             names: the submissions', for messages.
 
         Raises:
             InvalidSubmission: as `score_table`.
         """
-
-    def resampled_column(self, answers: pd.DataFrame) -> str:
-        """Name the unit of intervals: a fold group, else experiments or plates; never a well.
-
-        Answers that name none give the column of the ids: there is then no interval.
-        """
-        groups = [name for name in self.competition.fold_groups if name != "well_id"]
-        columns = (*groups, "experiment", "plate", self.competition.id_column)
-        return next(column for column in columns if column in answers.columns)
-
-    def units_of(self, answers: pd.DataFrame) -> tuple[np.ndarray, str]:
-        """Return the unit of each answer, and what the units are; "" if each answer is one."""
-        unit = self.resampled_column(answers)
-        return answers[unit].to_numpy(object), "" if unit == self.competition.id_column else unit
 
     @abstractmethod
     def table_text(self, table: pd.DataFrame) -> str:

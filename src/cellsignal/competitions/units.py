@@ -3,7 +3,28 @@
 import numpy as np
 import pandas as pd
 
+from cellsignal.competitions.targets import AnyCompetition
 from cellsignal.metrics.intervals import LEAST_UNITS, NO_INTERVAL, mean_interval, plural
+
+
+class OverUnits:
+    """The part of a task that names the unit of its intervals."""
+
+    competition: AnyCompetition
+
+    def resampled_column(self, answers: pd.DataFrame) -> str:
+        """Name the unit of intervals: a fold group, else experiments or plates; never a well.
+
+        Answers that name none give the column of the ids: there is then no interval.
+        """
+        groups = [name for name in self.competition.fold_groups if name != "well_id"]
+        columns = (*groups, "experiment", "plate", self.competition.id_column)
+        return next(column for column in columns if column in answers.columns)
+
+    def units_of(self, answers: pd.DataFrame) -> tuple[np.ndarray, str]:
+        """Return the unit of each answer, and what the units are; "" if each answer is one."""
+        unit = self.resampled_column(answers)
+        return answers[unit].to_numpy(object), "" if unit == self.competition.id_column else unit
 
 
 def unit_interval(

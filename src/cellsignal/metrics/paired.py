@@ -8,8 +8,10 @@ from cellsignal.metrics.average_precision import macro_leave_out_scores
 from cellsignal.metrics.intervals import (
     EXACT_UNITS,
     FLIPS,
+    LEAST_UNITS,
     NO_INTERVAL,
     Units,
+    interval_words,
     jackknife_interval,
     least_p,
     mean_interval,
@@ -121,9 +123,9 @@ def _interval_words(paired: Paired, unit: str) -> str:
         return f"{ends} (95 % interval over {plural(unit, paired.units)})"
     if not paired.units:
         return "(no interval: the answers name no experiment, plate or compound)"
-    if not paired.differing:
-        return f"(no interval: the same in all {plural(unit, paired.units)})"
-    return f"(no interval: {plural(unit, paired.units)} are too few or the same)"
+    if paired.units < LEAST_UNITS:
+        return f"({interval_words(unit, paired.units)})"
+    return f"(no interval: the same in all {plural(unit, paired.units)})"
 
 
 def _test_words(paired: Paired, unit: str) -> str:
@@ -136,5 +138,5 @@ def _test_words(paired: Paired, unit: str) -> str:
     words = f"p = {paired.p:.4f} by sign flips of whole {plural(unit, 2)[2:]} ({how}"
     least = least_p(paired.differing) if paired.differing else 1.0
     if least > 0.05:
-        words += f"; {plural(unit, paired.differing)} that differ cannot give less than {least:.4f}"
+        words += f"; {plural(unit, paired.differing)} cannot give less than {least:.4f}"
     return f"{words})"
