@@ -26,7 +26,9 @@ def score(monkeypatch, tmp_path):
 
     def kind_of(*words, answers=None):
         try:
-            return commands.score(Namespace(sources=words, answers=answers, competition=None))
+            return commands.score(
+                Namespace(sources=words, answers=answers, competition=None, against=None)
+            )
         except FileScored:
             return "submission"
 

@@ -13,6 +13,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import class_columns, submissions
+from cellsignal.competitions.confidence import class_confidences
 from cellsignal.competitions.folds import balance_table
 from cellsignal.competitions.out_of_fold import out_of_fold_precision_text
 from cellsignal.competitions.single_label import SingleLabel
@@ -153,6 +154,9 @@ class MultiLabel(Task):
         figures = (macro.average_precision, *ends, int(macro.n))
         score = Score(*figures, "average precision", *over)
         return score, float(macro.prevalence)
+
+    def confidences(self, probability, labels, classes) -> pd.DataFrame:
+        return class_confidences(probability, classes)
 
     def clustered_score(
         self, targets: Targets, cluster: np.ndarray, other: Targets | None = None

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.competitions.confidence import label_confidences
 from cellsignal.competitions.targets import BOARDS, AnyCompetition, Runs, Targets, Truth
 from cellsignal.competitions.units import OverUnits
 from cellsignal.metrics.accuracy import Score
@@ -124,6 +125,10 @@ class Task(OverUnits, ABC):
     @abstractmethod
     def scores_of_logits(self, mean: np.ndarray) -> np.ndarray:
         """Turn mean logits (T, K) into scores of targets."""
+
+    def confidences(self, probability: np.ndarray, labels: np.ndarray, classes) -> pd.DataFrame:
+        """Return how sure each predicted label is: `confidence.label_confidences` says how."""
+        return label_confidences(probability, labels, classes)
 
     # scores of merged predictions
 

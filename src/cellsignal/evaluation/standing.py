@@ -74,18 +74,31 @@ def check_place(file: Path, columns: tuple[str, ...], force: bool) -> None:
         )
     if force:
         return
-    if file.is_file():
-        with open(file, encoding="utf-8", errors="replace") as lines:
-            header = lines.readline().strip().lstrip("\ufeff")
-        if header and header != ",".join(columns):
-            raise InputError(
-                f"{file}: already exists and is not a submission; give --out another name, or "
-                "--force"
-            )
+    check_header(file, columns, force, "a submission")
     if beside.is_file() and runs_of(file) is None:
         raise InputError(
             f"{beside}: already exists and is not a provenance file; give --out another name, or "
             "--force"
+        )
+
+
+def check_header(file: Path, columns: tuple[str, ...], force: bool, what: str) -> None:
+    """Refuse to write a table over a file that has other columns.
+
+    Args:
+        what: the table, for the message.
+        force: write it all the same.
+
+    Raises:
+        InputError: the file has other columns.
+    """
+    if force or not file.is_file():
+        return
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        header = lines.readline().strip().lstrip("\ufeff")
+    if header and header != ",".join(columns):
+        raise InputError(
+            f"{file}: already exists and is not {what}; give --out another name, or --force"
         )
 
 

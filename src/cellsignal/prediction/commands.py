@@ -63,6 +63,8 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     )
     force = "replace a submission that stands on the leaderboard"
     parser.add_argument("--force", action="store_true", help=force)
+    text = "write each row's calibrated probability and confidence to <out>.probabilities.csv"
+    parser.add_argument("--probabilities", action="store_true", help=text)
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +111,7 @@ def submit(arguments: argparse.Namespace) -> str:
     from cellsignal.common.stopping import Stop
     from cellsignal.competitions.base import answers_path
     from cellsignal.evaluation.ladder import ladder_text
+    from cellsignal.prediction.probabilities import probabilities_path
     from cellsignal.prediction.sources import read_sources, submit_sources
 
     Stop().check("submit", saved="predictions")
@@ -122,7 +125,10 @@ def submit(arguments: argparse.Namespace) -> str:
         changed={key: value for key, value in options.items() if value is not None},
         leaderboard=arguments.leaderboard,
         force=arguments.force,
+        probabilities=arguments.probabilities,
     )
+    if arguments.probabilities:
+        print(probabilities_path(out))
     print(f"{ladder_text(steps)}\n\n{out}" if steps else out)
     answers = answers_path(entry.root.absolute())
     if answers.is_file():

@@ -23,6 +23,7 @@ from cellsignal.prediction.entry import Entry, open_entry, out_of_fold_text, ref
 from cellsignal.prediction.freshness import config_predictions
 from cellsignal.prediction.merge import refuse_not_finite
 from cellsignal.prediction.merge_options import choose_section, weights_text
+from cellsignal.prediction.probabilities import out_of_fold_reliability
 from cellsignal.prediction.submit import make_submission
 
 SECTION = "submit."
@@ -106,6 +107,7 @@ def submit_sources(
     changed: dict[str, Any] | None = None,
     leaderboard: Path = LEADERBOARD,
     force: bool = False,
+    probabilities: bool = False,
 ) -> tuple[Path, list[Step], Entry]:
     """Merge predictions into a submission, and print how they are merged.
 
@@ -118,6 +120,7 @@ def submit_sources(
             predictions were made on.
         changed: Keys of the `submit` section to set otherwise.
         leaderboard, force: A submission that stands there is replaced only with `force`.
+        probabilities: Write the rows' probabilities beside it.
 
     Returns:
         The CSV's path, the out-of-fold ladder, and what was merged.
@@ -134,14 +137,15 @@ def submit_sources(
     print(f"merged by {whose}")
     if len(entry.runs) > 1:
         print(weights_text(entry.weights))
-    return out, make_submission(entry, out, leaderboard=leaderboard, force=force), entry
+    options = {"leaderboard": leaderboard, "force": force, "probabilities": probabilities}
+    return out, make_submission(entry, out, **options), entry
 
 
 def out_of_fold_table(sources: Sources, root: Path | None = None) -> str:
     """Return the out-of-fold scores of every run, and of all merged, as text."""
     how, _ = choose_section(sources.sections, sources.changed, keys=("merge",))
     entry = open_entry(sources.files, how, root=sources.root(root))
-    return out_of_fold_text(entry)
+    return f"{out_of_fold_text(entry)}\n\n{out_of_fold_reliability(entry)}".rstrip("\n")
 
 
 def protocol_table(config: Config, answers_file: Path) -> str:

@@ -11,7 +11,8 @@ from cellsignal.common.files import provenance, write_json, write_text
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.targets import Targets
 from cellsignal.evaluation.ladder import Step
-from cellsignal.evaluation.standing import check_place, check_replacing
+from cellsignal.evaluation.standing import check_header, check_place, check_replacing
+from cellsignal.metrics.reliability import temperatures_text
 from cellsignal.prediction.entry import Entry, refuse_missing_ids, refuse_without_test
 from cellsignal.prediction.plate_layout.apply import (
     assign_labels,
@@ -20,19 +21,31 @@ from cellsignal.prediction.plate_layout.apply import (
 )
 from cellsignal.prediction.plate_layout.groups import PlateGroupInference
 from cellsignal.prediction.plate_layout.repeats import Repeat
+from cellsignal.prediction.probabilities import (
+    about_probabilities,
+    calibrate,
+    confidence_table,
+    probabilities_path,
+)
 from cellsignal.prediction.steps import ladder
 
 log = logging.getLogger(__name__)
 
 
 def make_submission(
-    entry: Entry, out: Path, *, leaderboard: Path | None = None, force: bool = False
+    entry: Entry,
+    out: Path,
+    *,
+    leaderboard: Path | None = None,
+    force: bool = False,
+    probabilities: bool = False,
 ) -> list[Step]:
     """Write the submission to `out` (.csv) and its provenance beside it (.json).
 
     Args:
         leaderboard: a submission that stands on it is not replaced by another (None: any file is).
         force: replace it all the same.
+        probabilities: write the rows' confidences beside it (.probabilities.csv).
 
     Returns:
         The out-of-fold steps.
@@ -46,17 +59,11 @@ def make_submission(
     refuse_without_test(entry.final(), competition)
     groups = competition.plate_groups(entry.samples)
     refuse_idle_options(entry.how, groups, competition)
-    if any(m.about.get("settings", {}).get("checkpoint") == "best" for m in entry.members):
-        log.warning(
-            "predict.checkpoint: best was picked on the out-of-fold targets; their scores below "
-            "are optimistic"
-        )
+    _warn_of_best(entry)
     steps = ladder(entry, "oof", groups)
     targets = entry.merge(entry.final(), "test", pool=entry.how.pool)
     targets, repeats = use_repeats(entry, targets, groups)
-    for repeat in repeats:
-        used = "" if entry.how.repeats == "use" else " (submit.repeats: use would add its labels)"
-        log.warning("%s%s", repeat, used)
+    _warn_of_repeats(entry, repeats)
     refuse_missing_ids(targets.target_id, competition, root)
     submission, inferred = format_targets(entry, targets, groups)
     sample, classes = competition.sample_submission(root), competition.classes(root)
@@ -65,13 +72,55 @@ def make_submission(
     check_place(out, tuple(submission.columns), force)
     if leaderboard is not None:
         check_replacing(leaderboard, competition.id, out, text, force)
-    write_text(out, text)
     about = _about(entry, steps, repeats) | _about_groups(inferred)
-    files = [*(member.path for member in entry.members), *filter(None, [entry.how.groups])]
-    inputs = {str(path): path for path in files}
+    if probabilities:
+        about["probabilities"] = _write_probabilities(entry, targets, groups, out, force)
+    _warn_of_old(probabilities_path(out), probabilities)
+    write_text(out, text)
+    inputs = _inputs(entry)
     write_json(out.with_suffix(".json"), provenance(inputs, rows=len(submission), **about))
     log.info("%s: %d rows", out, len(submission))
     return steps
+
+
+def _warn_of_repeats(entry: Entry, repeats: list[Repeat]) -> None:
+    used = "" if entry.how.repeats == "use" else " (submit.repeats: use would add its labels)"
+    for repeat in repeats:
+        log.warning("%s%s", repeat, used)
+
+
+def _inputs(entry: Entry) -> dict[str, Path]:
+    files = [*(member.path for member in entry.members), *filter(None, [entry.how.groups])]
+    return {str(path): path for path in files}
+
+
+def _warn_of_old(file: Path, written: bool) -> None:
+    """Warn of probabilities of an earlier submission."""
+    if not written and file.is_file():
+        log.warning("%s: is of an earlier submission; --probabilities renews it", file)
+
+
+def _warn_of_best(entry: Entry) -> None:
+    """Warn of checkpoints that were picked on the targets of the out-of-fold scores."""
+    if any(m.about.get("settings", {}).get("checkpoint") == "best" for m in entry.members):
+        log.warning(
+            "predict.checkpoint: best was picked on the out-of-fold targets; their scores below "
+            "are optimistic"
+        )
+
+
+def _write_probabilities(
+    entry: Entry, targets: Targets, groups: PlateGroups | None, out: Path, force: bool
+) -> dict[str, Any]:
+    """Write the probabilities of a submission's rows beside it; return their provenance."""
+    file = probabilities_path(out)
+    calibrated = calibrate(entry, targets, groups)
+    table = confidence_table(entry, targets, groups, calibrated)
+    check_header(file, tuple(table.columns), force, "the probabilities of a submission")
+    write_text(file, table.to_csv(index=False, float_format="%.6g"))
+    temperatures = temperatures_text(calibrated.temperatures)
+    log.info("%s: %d rows, temperature %s", file, len(table), temperatures)
+    return about_probabilities(file, calibrated)
 
 
 def format_targets(

@@ -1,0 +1,232 @@
+"""Calibrated probabilities of merged predictions, and a confidence for each submitted row.
+
+The temperature is fitted on out-of-fold targets, which their model did not train on. Out of fold
+one fold's model predicts a target, in the test set the mean of all folds: means are less sure than
+they might be, so test probabilities tend to be somewhat too low.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.competitions.base import PlateGroups
+from cellsignal.competitions.submissions import in_sample_order
+from cellsignal.competitions.targets import Targets
+from cellsignal.metrics.reliability import (
+    Fitted,
+    Reliability,
+    cross_fit,
+    fit_temperature,
+    reliability_text,
+    sharpened,
+)
+from cellsignal.prediction.entry import Entry, with_part
+from cellsignal.prediction.plate_layout.apply import assign_labels, infer_groups, use_repeats
+from cellsignal.prediction.plate_layout.marginals import assignment_marginals, group_probabilities
+from cellsignal.prediction.steps import truth_of
+
+SOFTMAX = "softmax over all classes"
+GROUPS = "softmax over the classes that the plate may hold, weighed by how probable its group is"
+ASSIGNED = (
+    "share of the plate's assignments that give the well this class, each class once (belief "
+    "propagation)"
+)
+SIGMOID = "each class by itself"
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Probabilities of test targets.
+
+    Attributes:
+        probability: (T, K), classes as the entry's.
+        temperatures: fitted on all out-of-fold targets: of the scores, and of the assignment.
+        meaning: what the probabilities are.
+        reliability: of halves fitted and tested apart; None where there is one fold group alone.
+    """
+
+    probability: np.ndarray
+    temperatures: tuple[float, ...]
+    meaning: str
+    reliability: Reliability | None
+
+
+class Calibrator:
+    """Turns merged scores into probabilities as `submit.assignment` uses the plates.
+
+    Args:
+        groups: `Competition.plate_groups`.
+        by_layout: use the plates' layout; False takes the scores alone.
+    """
+
+    def __init__(self, entry: Entry, groups: PlateGroups | None, by_layout: bool = True):
+        self.entry, self.groups = entry, groups
+        uses = by_layout and groups is not None and entry.how.assignment != "none"
+        self.kind = entry.how.assignment if uses else "none"
+
+    @property
+    def meaning(self) -> str:
+        """What the probabilities are, in words."""
+        if self.kind != "none":
+            return GROUPS if self.kind == "groups" else ASSIGNED
+        one_label = self.entry.competition.task.loss_family == "cross_entropy"
+        return SOFTMAX if one_label else SIGMOID
+
+    def beliefs(self, targets: Targets) -> dict:
+        """Return how probable each group of the targets' plates is, where layouts are used."""
+        if self.kind == "none":
+            return {}
+        return infer_groups(self.entry, targets, self.groups).beliefs
+
+    def probabilities(
+        self, targets: Targets, temperatures: tuple, beliefs: dict, once: bool = True
+    ) -> np.ndarray:
+        """Return the (T, K) probabilities of targets; of whole plates where layouts are used.
+
+        Args:
+            temperatures: of the scores, then of the assignment where there is one.
+            beliefs: of the targets' plates.
+            once: each class occurs once on a plate, where the assignment says so.
+        """
+        scores, temperature = targets.scores.astype(np.float64), temperatures[0]
+        if self.kind == "none":
+            return self.entry.competition.task.probabilities(scores / temperature)
+        plates = (targets.experiment, targets.plate, self.groups.class_group, beliefs)
+        if self.kind == "groups" or not once:
+            return group_probabilities(scores, *plates, temperature)
+        return sharpened(assignment_marginals(scores, *plates, temperature), temperatures[1])
+
+    def out_of_fold(self) -> Targets:
+        """Merge the out-of-fold predictions whose truth is known.
+
+        Raises:
+            InputError: there are none.
+        """
+        if not with_part(self.entry.final(), "oof"):
+            raise InputError(
+                f"{self.entry.members[0].path}: no out-of-fold predictions to fit a temperature on"
+            )
+        targets = self.entry.merge(self.entry.final(), "oof", pool=self.entry.how.pool)
+        if self.kind != "none":
+            targets, _ = use_repeats(self.entry, targets, self.groups)
+        return targets
+
+    def measure(self) -> tuple[Fitted, Reliability | None, str]:
+        """Fit on all out-of-fold targets, and on halves of them that are tested on the other half.
+
+        Returns:
+            What all targets give (its `predict` is for them alone), the halves' reliability (None
+            with one fold group alone), and the unit of the halves.
+        """
+        targets = self.out_of_fold()
+        truth = np.asarray(truth_of(self.entry, targets, None).values)
+        unit = self.entry.members[0].about.get("fold_group", "experiment")
+        samples = self.entry.samples.drop_duplicates("target_id").set_index("target_id")
+        units = samples[unit].loc[targets.target_id].to_numpy(object)
+        known = truth >= 0 if truth.ndim == 1 else ~np.isnan(truth).all(axis=1)
+        beliefs = self.beliefs(targets)
+        targets, truth, units = rows_of(targets, known), truth[known], units[known]
+
+        def fit(rows: np.ndarray) -> Fitted:
+            return self.fit(targets, truth, beliefs, rows)
+
+        def as_predicted(rows: np.ndarray) -> np.ndarray:
+            return self.probabilities(rows_of(targets, rows), (1.0, 1.0), beliefs)
+
+        fitted = fit(np.arange(len(truth)))
+        if len(pd.unique(units)) < 2:
+            return fitted, None, unit
+        return fitted, cross_fit(fit, as_predicted, truth, units), unit
+
+    def fit(self, targets: Targets, truth: np.ndarray, beliefs: dict, rows: np.ndarray) -> Fitted:
+        """Fit the temperature of the scores on some rows, then that of the assignment.
+
+        The first is fitted on the softmax of each well, which is what it is about. Assigning each
+        class once makes wells of a plate depend on each other, and errors that they share make it
+        too sure; the second takes that back.
+        """
+
+        def of_scores(chosen: np.ndarray, temperature: float) -> np.ndarray:
+            temperatures = (temperature, 1.0)
+            return self.probabilities(rows_of(targets, chosen), temperatures, beliefs, once=False)
+
+        temperatures: tuple[float, ...] = (fit_temperature(of_scores, truth, rows),)
+        if self.kind in ("hungarian", "sinkhorn"):
+            assigned = self.probabilities(rows_of(targets, rows), (*temperatures, 1.0), beliefs)
+            place = np.full(len(truth), -1)
+            place[rows] = np.arange(len(rows))
+            second = fit_temperature(lambda r, t: sharpened(assigned[place[r]], t), truth, rows)
+            temperatures = (*temperatures, second)
+
+        def predict(chosen: np.ndarray) -> np.ndarray:
+            return self.probabilities(rows_of(targets, chosen), temperatures, beliefs)
+
+        return Fitted(temperatures, predict)
+
+
+def rows_of(targets: Targets, rows: np.ndarray) -> Targets:
+    """Return some rows of targets: indices or a mask."""
+    columns = {
+        name: None if values is None else values[rows] for name, values in vars(targets).items()
+    }
+    return replace(targets, **columns)
+
+
+def calibrate(entry: Entry, targets: Targets, groups: PlateGroups | None) -> Calibrated:
+    """Return the calibrated probabilities of test targets.
+
+    Args:
+        targets: merged, with the evidence of repeats if it is used.
+
+    Raises:
+        InputError: no out-of-fold predictions.
+    """
+    calibrator = Calibrator(entry, groups)
+    fitted, reliability, _ = calibrator.measure()
+    beliefs = calibrator.beliefs(targets)
+    probability = calibrator.probabilities(targets, fitted.temperatures, beliefs)
+    return Calibrated(probability, fitted.temperatures, calibrator.meaning, reliability)
+
+
+def confidence_table(
+    entry: Entry, targets: Targets, groups: PlateGroups | None, calibrated: Calibrated
+) -> pd.DataFrame:
+    """Return the confidence of each row of a submission, in its order; see `Task.confidences`."""
+    competition, ids = entry.competition, entry.competition.id_column
+    labels, _ = assign_labels(entry, targets, groups)
+    table = competition.task.confidences(calibrated.probability, labels, entry.classes)
+    table.insert(0, ids, targets.target_id)
+    return in_sample_order(table, competition.sample_submission(entry.root), ids)
+
+
+def about_probabilities(file: Path, calibrated: Calibrated) -> dict:
+    """Return the provenance of a submission's probabilities."""
+    about = {
+        "file": str(file),
+        "meaning": calibrated.meaning,
+        "temperatures": calibrated.temperatures,
+        "reliability": None,
+    }
+    if calibrated.reliability is not None:
+        about["reliability"] = asdict(calibrated.reliability) | {
+            "table": calibrated.reliability.table.to_dict("records")
+        }
+    return about
+
+
+def probabilities_path(submission: Path) -> Path:
+    """Return the path of a submission's probabilities, beside it."""
+    return submission.with_suffix(".probabilities.csv")
+
+
+def out_of_fold_reliability(entry: Entry) -> str:
+    """Print how reliable the merged out-of-fold probabilities are; "" with one fold group alone."""
+    calibrator = Calibrator(entry, None, by_layout=False)
+    _, reliability, unit = calibrator.measure()
+    if reliability is None:
+        return ""
+    what = f"probabilities of all runs merged ({calibrator.meaning})"
+    return reliability_text(reliability, unit, what)
