@@ -158,14 +158,12 @@ class MultiLabel(Task):
     def confidences(self, probability, labels, classes) -> pd.DataFrame:
         return class_confidences(probability, classes)
 
-    def clustered_score(
-        self, targets: Targets, cluster: np.ndarray, other: Targets | None = None
-    ) -> tuple[float, float, float]:
+    def clustered_score(self, targets: Targets, cluster: np.ndarray) -> tuple[float, float, float]:
         value, without, share = macro_leave_out_scores(targets.labels, targets.scores, cluster)
-        if other is not None:
-            less = macro_leave_out_scores(other.labels, other.scores, cluster)
-            value, without = value - less[0], without - less[1]
-        return value, *jackknife_interval(value, without, share, bounded=other is None)
+        return value, *jackknife_interval(value, without, share)
+
+    def compare_targets(self, first: Targets, second: Targets, cluster: np.ndarray) -> Paired:
+        return compare_macro(first.labels, first.scores, second.scores, cluster)
 
     def chance(self, samples: pd.DataFrame, classes: int) -> float:
         """Return the mean over the classes of their share of the samples."""

@@ -117,16 +117,13 @@ class SingleLabel(Task):
         count = len(pd.unique(truth.cluster))
         return replace(figure, low=low, high=high, unit=truth.unit, units=count)
 
-    def clustered_score(
-        self, targets: Targets, cluster: np.ndarray, other: Targets | None = None
-    ) -> tuple[float, float, float]:
-        right = (targets.scores.argmax(1) == targets.label).astype(float)
-        score = right.mean()
-        if other is not None:
-            right_other = other.scores.argmax(1) == other.label
-            score -= right_other.mean()
-            right -= right_other
-        return float(score), *mean_interval(right, cluster, bounded=other is None)
+    def clustered_score(self, targets: Targets, cluster: np.ndarray) -> tuple[float, float, float]:
+        right = targets.scores.argmax(1) == targets.label
+        return float(right.mean()), *mean_interval(right, cluster)
+
+    def compare_targets(self, first: Targets, second: Targets, cluster: np.ndarray) -> Paired:
+        right = [targets.scores.argmax(1) == targets.label for targets in (first, second)]
+        return compare_means(*right, cluster)
 
     def chance(self, samples: pd.DataFrame, classes: int) -> float:
         return 1 / classes

@@ -159,18 +159,16 @@ class Task(OverUnits, ABC):
         """
 
     @abstractmethod
-    def clustered_score(
-        self, targets: Targets, cluster: np.ndarray, other: Targets | None = None
-    ) -> tuple[float, float, float]:
-        """Score targets that know their truth; or by how much they are above `other`.
+    def clustered_score(self, targets: Targets, cluster: np.ndarray) -> tuple[float, float, float]:
+        """Score targets that know their truth; return the score and its 95 % interval.
 
         Args:
             cluster: (T,) the unit of each, such as its experiment.
-            other: other predictions of the same targets, in the same order.
-
-        Returns:
-            The score, or the paired difference, and its 95 % interval.
         """
+
+    @abstractmethod
+    def compare_targets(self, first: Targets, second: Targets, cluster: np.ndarray) -> Paired:
+        """Compare two predictions of the same targets, in the same order."""
 
     @abstractmethod
     def chance(self, samples: pd.DataFrame, classes: int) -> float:

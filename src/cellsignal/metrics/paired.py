@@ -112,7 +112,7 @@ def paired_text(paired: Paired, names: tuple[str, str], metric: str, unit: str) 
         f"{names[1]:<{width}}  {paired.second:.4f}",
         f"{'difference':<{width}}  {paired.difference:+.4f}  {_interval_words(paired, unit)}",
         "",
-        f"{metric} of {paired.total:,} targets that both answer; {_test_words(paired, unit)}",
+        f"{metric} of {paired.total:,} targets that both answer; {sign_flip_words(paired, unit)}",
     ]
     return "\n".join(lines)
 
@@ -128,7 +128,7 @@ def _interval_words(paired: Paired, unit: str) -> str:
     return f"(no interval: the same in all {plural(unit, paired.units)})"
 
 
-def _test_words(paired: Paired, unit: str) -> str:
+def sign_flip_words(paired: Paired, unit: str) -> str:
     """Say the p-value, how it was counted, and the least that so many units can give."""
     if not paired.units:
         return "no test without units"

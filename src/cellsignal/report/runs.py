@@ -19,6 +19,7 @@ from cellsignal.config.options import RUNS, read_configs, run_names
 from cellsignal.data.folds import read_fold_rows
 from cellsignal.data.store import Store
 from cellsignal.metrics.intervals import interval_words, range_text
+from cellsignal.metrics.paired import sign_flip_words
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.freshness import config_predictions
 from cellsignal.prediction.merge import merge
@@ -199,9 +200,9 @@ def compare_runs(first: str, second: str) -> str:
     for word, run in ((first, a), (second, b)):
         value, low, high = run.score()
         lines.append((word, f"{value:.4f}", _range(low, high)))
-    value, low, high = a.task.clustered_score(b.targets, a.cluster, a.targets)
-    ends = range_text(low, high, sign="+") or "none"
-    lines.append((f"{second} - {first}", f"{value:+.4f}", ends))
+    paired = a.task.compare_targets(b.targets, a.targets, a.cluster)
+    ends = range_text(paired.low, paired.high, sign="+") or "none"
+    lines.append((f"{second} - {first}", f"{paired.difference:+.4f}", ends))
     return "\n".join(
         [
             f"settings that differ ({first} -> {second}):",
@@ -210,7 +211,7 @@ def compare_runs(first: str, second: str) -> str:
             aligned(lines, right={1}),
             "",
             f"on the {len(common):,} targets that both predicted out of fold (of {sizes}); "
-            f"{interval_words(a.group, len(set(a.cluster)))}",
+            f"{interval_words(a.group, paired.units)}; {sign_flip_words(paired, a.group)}",
         ]
     )
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.metrics.intervals import LEAST_UNITS
+from cellsignal.studies.assigned_probabilities import assigned_probabilities
 from cellsignal.studies.coverage import BAND, BOOTSTRAP_DRAWS, UNITS, Coverage, measure_coverage
 from cellsignal.studies.performance.speed import machine, table
 
@@ -26,6 +27,16 @@ experiments. Fewer than {least} units get no interval.
 """
 
 
+ASSIGNED = """## Probabilities after plate assignment
+
+`submit --probabilities` states them. *right*: share of the labels (each class once a plate) that
+are right; beside each way, the mean probability that it states for these labels and its expected
+calibration error, of which *floor* would be there without any fault. *propagation* sums over
+assignments by belief propagation; *fitted* also has the second temperature, fitted on other plates.
+Shared errors: SD of what all wells of a plate add to a class, in SDs of a well's own noise.
+"""
+
+
 def measured_page(runs: int, seed: int) -> str:
     """Measure every case and return the page.
 
@@ -35,8 +46,9 @@ def measured_page(runs: int, seed: int) -> str:
     if runs < 1:
         raise InputError(f"--simulations: {runs} is not above 0")
     start = perf_counter()
-    rows = measure_coverage(runs, seed)
-    return coverage_page(rows, runs, seed, perf_counter() - start)
+    rows, assigned = measure_coverage(runs, seed), assigned_probabilities(seed)
+    page = coverage_page(rows, runs, seed, perf_counter() - start)
+    return f"{page}\n{ASSIGNED}\n{table(assigned)}\n"
 
 
 def coverage_page(rows: Sequence[Coverage], runs: int, seed: int, seconds: float) -> str:
