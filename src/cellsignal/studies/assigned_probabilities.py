@@ -21,10 +21,10 @@ from cellsignal.prediction.plate_layout.marginals import marginals
 
 # wells (and classes) of a plate, signal, SD of what the wells of a plate share, plates
 PLATES = (
-    (277, 2.0, 0.0, 8),
-    (277, 2.75, 0.0, 8),
-    (277, 3.5, 0.0, 8),
-    (277, 3.5, 1.0, 8),
+    (280, 2.0, 0.0, 8),
+    (280, 2.75, 0.0, 8),
+    (280, 3.5, 0.0, 8),
+    (280, 3.5, 1.0, 8),
     (20, 2.0, 0.0, 60),
     (20, 2.5, 0.0, 60),
     (20, 2.5, 1.0, 60),
