@@ -285,7 +285,7 @@ def profiles(arguments: argparse.Namespace) -> None:
 
 
 def coverage(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.coverage_page import measured_page
+    from cellsignal.studies.coverage.page import measured_page
 
     _show(measured_page(arguments.simulations, arguments.seed), arguments.out)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from cellsignal.cli import main
-from cellsignal.studies.coverage import (
+from cellsignal.studies.coverage.page import coverage_page
+from cellsignal.studies.coverage.simulated_units import (
     CASES,
     Coverage,
     bootstrap_ends,
@@ -16,7 +17,6 @@ from cellsignal.studies.coverage import (
     measure_macro,
     of_ends,
 )
-from cellsignal.studies.coverage_page import coverage_page
 
 
 @pytest.mark.parametrize("draw", [draw_accuracy, draw_precision])

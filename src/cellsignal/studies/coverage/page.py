@@ -9,8 +9,14 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.metrics.intervals import LEAST_UNITS
-from cellsignal.studies.assigned_probabilities import assigned_probabilities
-from cellsignal.studies.coverage import BAND, BOOTSTRAP_DRAWS, UNITS, Coverage, measure_coverage
+from cellsignal.studies.coverage.assigned_probabilities import assigned_probabilities
+from cellsignal.studies.coverage.simulated_units import (
+    BAND,
+    BOOTSTRAP_DRAWS,
+    UNITS,
+    Coverage,
+    measure_coverage,
+)
 from cellsignal.studies.performance.speed import machine, table
 
 HEAD = """# How often the 95 % intervals hold the truth

@@ -1,6 +1,6 @@
 import numpy as np
 
-from cellsignal.studies import assigned_probabilities as study
+from cellsignal.studies.coverage import assigned_probabilities as study
 
 
 def test_propagation_comes_true_where_softmax_and_sinkhorn_do_not(monkeypatch):
