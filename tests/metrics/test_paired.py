@@ -69,6 +69,7 @@ def test_equal_models_and_missing_units_say_so():
     assert same.p == 1 and math.isnan(same.low) and same.differing == 0
     text = paired_text(same, ("a.csv", "b.csv"), "accuracy", "experiment")
     assert "+0.0000  (no interval: the same in all 8 experiments)" in text
+    assert text.endswith("nothing to test: no unit differs")
     bare = compare_means(first, ~first, None)
     text = paired_text(bare, ("a.csv", "b.csv"), "accuracy", "id")
     assert "the answers name no experiment" in text and "no test without units" in text

@@ -130,6 +130,13 @@ def test_the_text_says_what_was_tested():
     assert f"{result.log_loss:.4f}" in text and "300 targets" in text
 
 
+def test_few_rows_that_are_all_right_claim_no_certainty():
+    scores = np.log(np.tile([0.9, 0.05, 0.05], (60, 1)))
+    truth, rows = np.zeros(60, int), np.arange(60)
+    fitted = fit_temperature(predictor(scores), truth, rows)
+    assert 0.2 < fitted < 0.9 and 0.95 < predictor(scores)(rows, fitted)[0, 0] < 0.9999
+
+
 def test_sharpening_is_a_power():
     probability = np.array([[0.5, 0.3, 0.2]])
     power = probability**2 / (probability**2).sum()

@@ -132,11 +132,13 @@ def sign_flip_words(paired: Paired, unit: str) -> str:
     """Say the p-value, how it was counted, and the least that so many units can give."""
     if not paired.units:
         return "no test without units"
+    if not paired.differing:
+        return "nothing to test: no unit differs"
     how = f"all {2**paired.differing:,} flips counted"
     if paired.differing > EXACT_UNITS:
         how = f"{FLIPS:,} flips drawn"
     words = f"p = {paired.p:.4f} by sign flips of whole {plural(unit, 2)[2:]} ({how}"
-    least = least_p(paired.differing) if paired.differing else 1.0
+    least = least_p(paired.differing)
     if least > 0.05:
         words += f"; {plural(unit, paired.differing)} cannot give less than {least:.4f}"
     return f"{words})"

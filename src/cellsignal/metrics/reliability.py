@@ -113,6 +113,9 @@ def calibration_error(stated: np.ndarray, right: np.ndarray) -> float:
 def fit_temperature(predict: Predict, truth: np.ndarray, rows: np.ndarray) -> float:
     """Return the temperature of the least log loss on some rows.
 
+    The loss has a weak prior, log temperature ~ N(0, 1): where all few rows are right, the least
+    loss alone would claim certainty.
+
     Raises:
         InputError: no row.
     """
@@ -121,11 +124,12 @@ def fit_temperature(predict: Predict, truth: np.ndarray, rows: np.ndarray) -> fl
     if not len(rows):
         raise InputError("temperature: no out-of-fold prediction with a known label to fit it on")
 
-    def loss(log_temperature: float) -> float:
-        return log_loss(predict(rows, math.exp(log_temperature)), truth[rows])
+    def penalized(log_temperature: float) -> float:
+        loss = log_loss(predict(rows, math.exp(log_temperature)), truth[rows])
+        return loss + log_temperature**2 / (2 * len(rows))
 
     bounds = (math.log(LEAST), math.log(MOST))
-    return math.exp(minimize_scalar(loss, bounds=bounds, options={"xatol": 0.01}).x)
+    return math.exp(minimize_scalar(penalized, bounds=bounds, options={"xatol": 0.01}).x)
 
 
 def split_units(unit, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
