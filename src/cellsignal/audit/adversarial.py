@@ -20,7 +20,7 @@ from cellsignal.audit.measures import (
     texts,
 )
 from cellsignal.audit.parts import Audited, Part, without_repeats
-from cellsignal.metrics.accuracy import bootstrap_interval
+from cellsignal.metrics.intervals import jackknife, jackknife_interval
 
 LEAST_AREA = 0.7  # below it the parts differ too little to matter
 DRAWS = 999  # random deals, none of which may score as much: p at most 1/1000
@@ -80,9 +80,11 @@ def _tell_apart(
     held = np.isin(rows, part.held)
     x, group = features[rows], np.unique(units[rows], return_inverse=True)[1]
     area, score = _cross_validated(x, held, group, seed)
-    low, high = bootstrap_interval(
-        lambda chosen: _area_or_half(score[chosen], held[chosen]), group, seed, 300
+    _, without = jackknife(
+        lambda chosen: _area_or_half(score[chosen], held[chosen]), group, len(group)
     )
+    share = np.full(len(without), 1 / len(without))
+    low, high = jackknife_interval(area, without, share)
     single = [area_under_curve(column_, held) for column_ in x.T]
     telling = sorted(range(len(single)), key=lambda k: -abs(single[k] - 0.5))[:3]
     words = "; ".join(f"{names[k]} {max(single[k], 1 - single[k]):.2f}" for k in telling)

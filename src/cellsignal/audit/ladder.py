@@ -25,7 +25,7 @@ from cellsignal.audit.measures import (
 from cellsignal.audit.parts import Audited
 from cellsignal.audit.pictures import Pictures
 from cellsignal.audit.units import unit_names
-from cellsignal.metrics.accuracy import clustered_interval
+from cellsignal.metrics.intervals import mean_interval, range_text
 
 RUNGS = ("image", "well", "plate", "experiment", "compound")
 COARSEST = ("experiment", "plate", "well_id")  # unit of intervals: the first with several values
@@ -122,8 +122,9 @@ def _difference(right: np.ndarray, other: np.ndarray, unit: np.ndarray, rung: st
     if len(set(unit[both])) < 2:
         return ""
     difference = right[both] - other[both]
-    low, high = clustered_interval(difference, unit[both], seed=0)
-    return f", {difference.mean():+.3f} [{low:.2f}, {high:.2f}] over {rung}s held out"
+    ends = range_text(*mean_interval(difference, unit[both], bounded=False), 2)
+    interval = f" [{ends.replace(' .. ', ', ')}]" if ends else ""
+    return f", {difference.mean():+.3f}{interval} over {rung}s held out"
 
 
 def _rung_names(samples: pd.DataFrame, rung: str) -> pd.Series:

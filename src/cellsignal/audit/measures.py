@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pandas as pd
 
-from cellsignal.metrics.accuracy import Accuracy, clustered_interval
+from cellsignal.metrics.accuracy import Accuracy
+from cellsignal.metrics.intervals import mean_interval
 
 SPLITS = 3
 # training features, training labels, features -> predicted labels
@@ -64,10 +65,10 @@ def nearest(train: np.ndarray, label: np.ndarray, held: np.ndarray) -> np.ndarra
 def accuracy_of(right: np.ndarray, unit: np.ndarray) -> tuple[Accuracy, str]:
     """Return the accuracy of some rows with its 95 % interval over units, and its text.
 
-    A bootstrap over units; where there are fewer than two, or all are alike, Wilson's interval of
-    as many predictions as there are units.
+    Where there are too few units, or all are alike, Wilson's interval of as many predictions as
+    there are units.
     """
-    low, high = clustered_interval(right, unit, seed=0)
+    low, high = mean_interval(right, unit)
     units = len(pd.unique(pd.Series(unit)))
     value = float(right.mean())
     if not low < high:
