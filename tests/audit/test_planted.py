@@ -73,7 +73,7 @@ def test_the_price_is_more_than_nothing(plant, tmp_path):
     findings = findings_of(plates, tmp_path)[1]
     (as_split,) = [f for f in findings if (f["check"], f["part"]) == ("ladder", "as split")]
     price = re.search(r"neighbour \S+ \[.*?\] \(\S+\), \+(\S+) \[(\S+),", as_split["message"])
-    assert float(price[1]) > 0.1 and float(price[2]) > 0
+    assert float(price[1]) > 0.1 > float(price[2])  # few units: the interval is wide
 
 
 def test_a_clean_split_has_no_price(tmp_path):

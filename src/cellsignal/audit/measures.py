@@ -23,7 +23,7 @@ def store_features(
 
 
 def texts(names: pd.Series) -> np.ndarray:
-    """Return a column as an array of text; `to_numpy(str)` may cut names off."""
+    """Return a column as an array of text, whole names where some are missing."""
     return np.array([str(name) for name in names])
 
 

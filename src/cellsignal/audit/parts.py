@@ -177,7 +177,7 @@ def _protocol_parts(config: Config, competition: Competition, samples: pd.DataFr
     """Return the parts of a protocol that says itself what trains and what is scored."""
     if config.protocol is None or not competition.protocol(config.protocol).parts:
         return []
-    names = competition.protocol_parts(config.protocol, samples).to_numpy(dtype=str)
+    names = competition.protocol_parts(config.protocol, samples).to_numpy(object).astype(str)
     train = np.flatnonzero((names == "train") & labelled(samples))
     others = sorted(set(names) - {"train", ""})
     return [
