@@ -24,7 +24,7 @@ from cellsignal.data.commands import add_data_commands
 from cellsignal.kaggle.commands import add_kaggle_commands
 from cellsignal.prediction.commands import add_prediction_commands
 from cellsignal.profiles.commands import add_profile_commands
-from cellsignal.report.commands import add_runs_commands
+from cellsignal.report.commands import add_report_commands, add_runs_commands
 from cellsignal.studies.commands import add_study_commands
 
 BAD_INPUT = 2
@@ -100,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_budget(add_config_options(sub))
     add_prediction_commands(add)
     _add_run(add)
+    add_report_commands(add)
     add_runs_commands(add("runs", None, "list, compare and delete runs"))
     add_profile_commands(
         add("profiles", None, "embeddings and well profiles: match, retrieve, ...")

@@ -53,7 +53,7 @@ def test_confused_classes_stand_together_within_their_group():
     for a, b in pairs:
         share[a, b] = share[b, a] = 0.5
     group = np.arange(12) % 2
-    order = confusion._confusion_order(share, group)
+    order = confusion.confusion_order(share, group)
     assert sorted(order) == list(range(12)) and group[order].tolist() == [0] * 6 + [1] * 6
     place = np.argsort(order)
     assert all(abs(place[a] - place[b]) == 1 for a, b in pairs)

@@ -1,10 +1,21 @@
-"""`cellsignal runs`: list, compare and delete runs."""
+"""The commands `report` and `runs`: pages of runs; list, compare and delete them."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.options import RUNS, command_group, run_names
+
+
+def add_report_commands(add: Callable) -> None:
+    """Add the parsers of the pages, each one HTML file."""
+    text = "one HTML page of a run, or of several side by side; at any time"
+    sub = add("report", report, text)
+    what = "a run, its config or folder, or a submission (.csv)"
+    sub.add_argument("runs", nargs="+", metavar="RUN", help=what)
+    sub.add_argument("--answers", type=Path, help="true test labels: shows the test score")
+    sub.add_argument("--out", type=Path, help="the page (default: in the folder of the run)")
 
 
 def add_runs_commands(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +30,12 @@ def add_runs_commands(parser: argparse.ArgumentParser) -> None:
     sub = add("delete", delete, "remove the folder of a run, with its weights and predictions")
     sub.add_argument("name", help="a run, or one of its seeds: NAME or NAME/seed0")
     sub.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from cellsignal.report.html.writer import write_html_report
+
+    print(write_html_report(arguments.runs, arguments.answers, arguments.out))
 
 
 def list_runs(arguments: argparse.Namespace) -> str | None:

@@ -9,7 +9,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.metrics.accuracy import accuracy, balanced_accuracy
 from cellsignal.report.figure_style import INK, MUTED, save, styled_figure
 
-_MANY = 30  # classes from which on it is drawn without names and counts
+MANY = 30  # classes from which on it is drawn without names and counts
 
 
 def confusion_matrix(
@@ -42,7 +42,7 @@ def confusion_matrix(
     counts = np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     balanced = f"balanced accuracy {balanced_accuracy(true, predicted):.3f}"
-    many = k > _MANY
+    many = k > MANY
     # inches
     side = 6.6 if many else min(max(0.6 * k, 3.6), 11)
     names = 0.0 if many else 0.075 * max(map(len, class_names))
@@ -93,7 +93,7 @@ def _draw_many(axis, share: np.ndarray, group):
 
     # its yellow would not show on white
     shades = ListedColormap(colormaps["viridis_r"](np.linspace(0.15, 1, 256)))
-    order = _confusion_order(share, group)
+    order = confusion_order(share, group)
     share = share[np.ix_(order, order)]
     rows, columns = np.nonzero(share)
     ascending = np.argsort(share[rows, columns], kind="stable")
@@ -110,8 +110,8 @@ def _draw_many(axis, share: np.ndarray, group):
     return picture
 
 
-def _confusion_order(share: np.ndarray, group) -> np.ndarray:
-    """(K,) class order: by group, then by the leaves of a tree over 1 - mutual confusion."""
+def confusion_order(share: np.ndarray, group) -> np.ndarray:
+    """Return the class order (K,): by group, then by the leaves of a tree of mutual confusion."""
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
 

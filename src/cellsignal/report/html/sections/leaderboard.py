@@ -1,0 +1,69 @@
+"""The rows of the local leaderboard, those of this run marked."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.evaluation.leaderboard import LEADERBOARD, OUT_OF_FOLD, leaderboard_table
+from cellsignal.evaluation.standing import runs_of
+from cellsignal.report.html.page import interval_text, table
+from cellsignal.report.html.view import RunView
+
+SHOWN = 40
+HEAD = ("rank", "name", "private", "95 % interval", "n", "public", "overall", "scored", "note")
+
+
+def leaderboard(view: RunView) -> str:
+    """Return the rows of the run's competition."""
+    if not LEADERBOARD.is_file():
+        raise InputError(
+            f"no leaderboard in {LEADERBOARD}: `cellsignal score SUBMISSION --answers CSV`"
+        )
+    rows = leaderboard_table(LEADERBOARD, view.competition)
+    if rows.empty:
+        raise InputError(f"{LEADERBOARD}: no row of {view.competition.id} yet")
+    blocks = []
+    for _, block in rows.groupby("answers_sha256", sort=False):
+        lines = block.head(SHOWN).to_dict("records")
+        marked = [number for number, row in enumerate(lines) if _is_of(view, row)]
+        caption = f"scored against answers {block.answers_sha256.iloc[0][:12]}"
+        if len(block) > SHOWN:
+            caption += f"; {len(block) - SHOWN} more rows: `cellsignal leaderboard`"
+        cells = [_cells(row) for row in lines]
+        blocks.append(table(HEAD, cells, numeric={0, 2, 4, 5, 6}, marked=marked, caption=caption))
+    return "".join(blocks)
+
+
+def _cells(row: dict) -> tuple[str, ...]:
+    board = "overall" if pd.isna(row["private"]) else "private"
+    names = {"control": f"({row['name']})", OUT_OF_FOLD: f"{row['name']}, out of fold"}
+    figures = [
+        "" if pd.isna(row[name]) else f"{row[name]:.5f}"
+        for name in ("private", "public", "overall")
+    ]
+    rank = "" if pd.isna(row["rank"]) else str(row["rank"])
+    interval = interval_text(row[f"{board}_low"], row[f"{board}_high"])
+    name = names.get(row["kind"], row["name"])
+    return (
+        rank,
+        name,
+        figures[0],
+        interval,
+        f"{row[f'{board}_n']:,}",
+        *figures[1:],
+        row["scored_at"][:10],
+        row["note"],
+    )
+
+
+def _is_of(view: RunView, row: dict) -> bool:
+    """Whether a row is of this run: by its submission's runs, or by its name out of fold."""
+    if row["kind"] == OUT_OF_FOLD:
+        return row["name"] == view.title
+    if row["kind"] != "submission" or not row["submission"]:
+        return False
+    if view.record is not None:
+        return Path(row["submission"]).resolve() == Path(view.word).resolve()
+    runs = runs_of(Path(row["submission"])) or []
+    return bool(runs) and {run.partition("/")[0] for run in runs} == {view.title}

@@ -1,0 +1,151 @@
+"""What other commands left in the run folder: baselines, the leak audit, plate quality.
+
+Each writes a .json or .csv there (and maybe pictures) whose name begins with the word below; what
+lies there is shown as it is.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.tables import read_table
+from cellsignal.report.html.drawing import smaller
+from cellsignal.report.html.page import (
+    Raw,
+    choices,
+    escape,
+    figure,
+    heading,
+    paragraph,
+    preformatted,
+    table,
+    tag,
+)
+from cellsignal.report.html.view import RunView
+
+SHOWN = 200  # rows of a table
+SCORES = ("score", "accuracy", "value", "average_precision", "mean_average_precision", "mAP")
+SEVERITY = "severity"
+
+
+def audit(view: RunView) -> str:
+    """Return the findings of `cellsignal audit`."""
+    return _content(view, "audit", f"`cellsignal audit {view.command} --out {_place(view)}`")
+
+
+def quality(view: RunView) -> str:
+    """Return the measures of `cellsignal qc`."""
+    return _content(view, "qc", f"`cellsignal qc {view.command}`")
+
+
+def baselines(view: RunView) -> str:
+    """Return the scores of `cellsignal baseline`."""
+    return _content(view, "baseline", f"`cellsignal baseline {view.command}`")
+
+
+def best_baseline(view: RunView) -> tuple[str, float] | None:
+    """Return the name and score of the highest baseline, where any was measured."""
+    best: tuple[str, float] | None = None
+    for path in _files(view, "baseline"):
+        if path.suffix not in (".csv", ".json"):
+            continue
+        for row in _rows(path):
+            column = next((name for name in SCORES if name in row), None)
+            try:
+                value = float(row[column]) if column is not None else None
+            except (TypeError, ValueError):
+                continue
+            name = str(next(iter(row.values())))
+            if value is not None and (best is None or value > best[1]):
+                best = (name, value)
+    return best
+
+
+def _place(view: RunView) -> Path:
+    folder = view.folders[0] if view.folders else Path("runs") / view.title
+    return folder / "audit.json"
+
+
+def _files(view: RunView, word: str) -> list[Path]:
+    """Return the files of a word, of each seed and of the run."""
+    folders = dict.fromkeys([*view.folders, *(folder.parent for folder in view.folders)])
+    return sorted(
+        path
+        for folder in folders
+        for place in (folder, folder / word)
+        if place.is_dir()
+        for path in place.glob(f"{word}*")
+        if path.suffix in (".json", ".csv", ".png", ".txt")
+    )
+
+
+def _content(view: RunView, word: str, command: str) -> str:
+    files = _files(view, word)
+    if not files:
+        raise InputError(f"not measured: {command}")
+    return choices([(path.name, _of_file(path)) for path in files])
+
+
+def _of_file(path: Path) -> str:
+    if path.suffix == ".png":
+        return figure(smaller(path.read_bytes()), f"{path.stem}, a picture of that command")
+    if path.suffix == ".txt":
+        return preformatted(path.read_text(encoding="utf-8", errors="replace"))
+    rows = _rows(path)
+    head = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_cell(name, row.get(name, "")) for name in head] for row in rows[:SHOWN]]
+    more = f"; the first {SHOWN} of {len(rows):,} rows" if len(rows) > SHOWN else ""
+    text = _facts(path) + table(head, cells, caption=f"{path}{more}")
+    return text if rows else paragraph(f"{path}: has no rows")
+
+
+def _cell(name: str, value: Any) -> str | Raw:
+    if name == SEVERITY:
+        return tag(str(value), str(value).replace("_", " "))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return "; ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a table, or of the first list of rows in a JSON file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if path.suffix == ".csv":
+        return read_table(path).to_dict("records")
+    content = _json(path)
+    lists = [content] if isinstance(content, list) else list(content.values())
+    for value in lists:
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            return value
+    return []
+
+
+def _json(path: Path) -> dict[str, Any] | list[Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not JSON ({error})") from None
+    if not isinstance(content, dict | list):
+        raise InputError(f"{path}: holds neither facts nor a list")
+    return content
+
+
+def _facts(path: Path) -> str:
+    """Return the plain facts of a JSON file, such as the verdict of an audit."""
+    content = _json(path) if path.suffix == ".json" else []
+    if not isinstance(content, dict):
+        return ""
+    lines: Sequence[str] = [
+        f"{escape(name.replace('_', ' '))}: {escape(value)}"
+        for name, value in content.items()
+        if isinstance(value, str | int | float) and len(str(value)) < 200
+    ]
+    verdict = heading("passed" if content["passed"] else "failed") if "passed" in content else ""
+    return f"{verdict}<p>{'; '.join(lines)}</p>"

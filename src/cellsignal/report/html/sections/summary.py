@@ -1,0 +1,119 @@
+"""The first section: what was done, how good it is, how sure that is, what would be cheating."""
+
+import numpy as np
+
+from cellsignal.common.errors import InputError
+from cellsignal.report.html.page import cards, escape, folded, missing, paragraph
+from cellsignal.report.html.sections.results_files import best_baseline
+from cellsignal.report.html.view import RunView
+from cellsignal.report.runs import run_state
+
+
+def summary(view: RunView) -> str:
+    """Return the summary; what lacks is a line in it."""
+    parts = [paragraph(text) for text in _what_was_done(view)]
+    try:
+        parts.append(_scores(view))
+    except InputError as error:
+        parts += [_from_training(view), missing(str(error))]
+    return "".join(parts) + folded("What would be cheating", _cheating(view), is_open=True)
+
+
+def _what_was_done(view: RunView) -> list[str]:
+    competition = view.competition
+    text = [f"{competition.title}. Scored by {competition.metric}."]
+    if view.record is not None:
+        runs = view.record["runs"]
+        text.append(f"A submission, merged from {len(runs)} runs: {', '.join(runs)}.")
+    if not view.configs:
+        return text
+    config = view.config
+    stages = ", then ".join(
+        f"{stage.name!r} ({stage.epochs} epochs"
+        + (", a model for each cell type)" if stage.per == "cell_type" else ")")
+        for stage in config.stages
+    )
+    text.append(
+        f"Network: {config.model.backbone}. Trained in {len(config.stages)} stages: {stages}."
+        if len(config.stages) > 1
+        else f"Network: {config.model.backbone}. Trained in the stage {stages}."
+    )
+    states = [
+        f"seed {config.seed}: {run_state(config, config.run_folder)}"
+        for config in view.configs
+        if config.run_folder.is_dir()
+    ]
+    text.append(f"State: {'; '.join(states) or 'not begun'}.")
+    return text
+
+
+def _scores(view: RunView) -> str:
+    """The cards, and the sentences that say how to read them."""
+    group, items = view.fold_group, []
+    baseline = best_baseline(view)
+    for part, outcome in view.outcomes.items():
+        value, low, high = outcome.clustered(group)
+        units = view.samples_of(outcome)[group].nunique()
+        count = f"{len(outcome.targets.target_id):,} {view.unit} of {units} {group}s"
+        interval = "too few groups for an interval"
+        if np.isfinite([low, high]).all():
+            interval = f"95 % interval {low:.3f} to {high:.3f}"
+        name = "Test score" if part == "test" else "Out-of-fold score"
+        items.append((name, f"{value:.3f}", f"{interval}; {count}"))
+    chance = f"{view.chance:.3f}"
+    steps = next((rungs for rungs in view.ladders.values() if rungs), [])
+    more = "guessing blindly"
+    if steps and not np.isclose(steps[-1].chance, view.chance):
+        more += f"; {steps[-1].chance:.3f} where the class group of a plate is known"
+    items.append(("Chance", chance, more))
+    if baseline is None:
+        items.append(("Best baseline", "–", f"`cellsignal baseline {view.command}` measures them"))
+    else:
+        items.append(("Best baseline", f"{baseline[1]:.3f}", baseline[0]))
+    return cards(items) + paragraph(
+        "Out of fold: each well is predicted by a model that trained on no well of its "
+        f"{group}. The interval is for another draw of {group}s, not of wells: wells of one "
+        f"{group} share its day, its cells and its staining. It says nothing of another laboratory "
+        "or microscope."
+    )
+
+
+def _from_training(view: RunView) -> str:
+    """The last validation scores, where nothing is predicted yet."""
+    try:
+        logs = view.logs
+    except InputError:
+        return ""
+    column = f"valid_{view.task.monitored}"
+    if column not in logs or logs[column].isna().all():
+        return ""
+    last = logs.dropna(subset=[column])
+    last = last[last.stage == last.stage.iloc[-1]].groupby(["run", "fold", "model"]).tail(1)
+    value = last[column].mean()
+    name = view.task.monitored.replace("_", " ")
+    more = f"mean of {len(last)} trainings of stage {last.stage.iloc[0]!r}; not the score"
+    return cards([(f"Validation {name}", f"{value:.3f}", more)])
+
+
+def _cheating(view: RunView) -> str:
+    group = view.fold_group
+    items = [
+        f"A random split of wells: wells of one {group} look alike, so it promises what a new "
+        f"{group} does not keep. Here whole {group}s are held out.",
+        "Copying rare classes before the split: copies of one image would train and validate.",
+        "Choosing a recipe, an epoch or a step on the rows that the quoted score is of. "
+        "`predict.checkpoint: best` is such a choice, and is named under each figure that it "
+        "touches.",
+        "A second stage or pseudo-labels that have seen the validation wells.",
+        "Answers by position: where a plate's layout repeats, row and column alone tell the "
+        "class. Compare the baselines by position.",
+    ]
+    chosen = [config.name for config in view.configs if config.predict.checkpoint == "best"]
+    if chosen:
+        items.insert(
+            0,
+            f"Note: {chosen[0]} predicts with its best checkpoint, which was chosen on "
+            "the validation wells: its out-of-fold scores are a little optimistic.",
+        )
+    lines = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return f"<ul>{lines}</ul>"
