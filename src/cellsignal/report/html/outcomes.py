@@ -1,18 +1,19 @@
 """Merged predictions beside their truth: what is right, where, and how sure it was."""
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.targets import Targets, Truth
-from cellsignal.metrics.accuracy import Score
+from cellsignal.metrics.accuracy import Score, accuracy
 from cellsignal.prediction.entry import Entry, with_part
 from cellsignal.prediction.plate_layout.apply import predict_labels
 from cellsignal.prediction.steps import truth_of
 
-PARTS = {"test": "test wells, which no model has seen", "oof": "out of fold"}
+PARTS = {"test": "test set", "oof": "out of fold"}
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,23 @@ class Outcome:
         """(T,) bool: whether the final label is the true one."""
         return self.predicted == self.truth.values
 
-    def score(self, chosen: np.ndarray | None = None) -> tuple[Score, float]:
-        """Score merged predictions before the plate layout: the score, and chance.
+    @cached_property
+    def merged_right(self) -> np.ndarray:
+        """(T,) bool: whether the merged predictions are right, before the plate layout."""
+        return self.targets.scores.argmax(axis=1) == self.truth.values
+
+    def score(self, chosen: np.ndarray) -> Score:
+        """Score the merged predictions of some targets, before the plate layout.
 
         Args:
-            chosen: (T,) bool; by default all.
+            chosen: (T,) bool.
         """
-        chosen = np.ones(len(self.targets.target_id), bool) if chosen is None else chosen
+        if self.predicted is not None:
+            right = self.merged_right[chosen]
+            return accuracy(np.ones(len(right), bool), right)
         truth = Truth(*(getattr(self.truth, field.name)[chosen] for field in fields(Truth)))
         task = self.entry.competition.task
-        return task.evaluate(self.targets.scores[chosen], truth, self.classes)
+        return task.evaluate(self.targets.scores[chosen], truth, self.classes)[0]
 
     @property
     def final_targets(self) -> Targets:

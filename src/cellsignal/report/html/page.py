@@ -46,14 +46,28 @@ def escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
+def phrase(text: str) -> str:
+    """Return plain text as HTML; what stands between backticks is code."""
+    parts = escape(text).split("`")
+    if len(parts) % 2 == 0:  # a backtick alone is a letter
+        return "`".join(parts)
+    return "".join(f"<code>{part}</code>" if n % 2 else part for n, part in enumerate(parts))
+
+
 def paragraph(text: str) -> str:
     """Return plain text as a paragraph."""
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{phrase(text)}</p>"
+
+
+def listed(items: Iterable[str]) -> str:
+    """Return plain texts as a list."""
+    lines = "".join(f"<li>{phrase(item)}</li>" for item in items)
+    return f"<ul>{lines}</ul>"
 
 
 def missing(text: str) -> str:
     """Return the line that says what makes a part that is not there."""
-    return f'<p class="missing">{escape(text)}</p>'
+    return f'<p class="missing">{phrase(text)}</p>'
 
 
 def heading(text: str) -> str:
@@ -87,7 +101,7 @@ def cards(items: Iterable[tuple[str, str, str]]) -> str:
     """Return figures as large numbers: (name, value, what to know about it), plain text."""
     boxes = [
         f'<div class="card"><div class="name">{escape(name)}</div>'
-        f'<div class="value">{escape(value)}</div><div class="more">{escape(more)}</div></div>'
+        f'<div class="value">{escape(value)}</div><div class="more">{phrase(more)}</div></div>'
         for name, value, more in items
     ]
     return f'<div class="cards">{"".join(boxes)}</div>'
@@ -100,10 +114,12 @@ def table(
     numeric: Collection[int] = (),
     marked: Collection[int] = (),
     caption: str = "",
+    style: str = "",
 ) -> str:
-    """Return a table of text; `raw` cells are HTML.
+    """Return a table of text; `Raw` cells are HTML.
 
     Args:
+        style: "facts" breaks long words, as hashes and paths are.
         numeric: columns that are right-aligned.
         marked: rows with a coloured ground.
     """
@@ -113,8 +129,8 @@ def table(
         cells = "".join(_cell("td", value, place in numeric) for place, value in enumerate(row))
         lines.append(f'<tr class="mine">{cells}</tr>' if number in marked else f"<tr>{cells}</tr>")
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    body = "".join(lines)
-    return f'<div class="scroll" tabindex="0"><table>{title}{body}</tbody></table></div>'
+    body, kind = "".join(lines), f' class="{style}"' if style else ""
+    return f'<div class="scroll" tabindex="0"><table{kind}>{title}{body}</tbody></table></div>'
 
 
 @dataclass(frozen=True)
@@ -154,7 +170,7 @@ def figure(picture: bytes, alt: str, caption: str = "", width: int | None = None
     kind = _KINDS[picture[:4]]
     text = base64.b64encode(picture).decode("ascii")
     style = "" if width is None else f' style="width:{width}px"'
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    below = f"<figcaption>{phrase(caption)}</figcaption>" if caption else ""
     source = f"data:image/{kind};base64,{text}"
     return f'<figure><img src="{source}" alt="{escape(alt)}"{style}>{below}</figure>'
 
@@ -206,7 +222,7 @@ def page(title: str, lead: str, sections: Sequence[Section], made: str = "") -> 
         f'<title>{escape(title)}</title>\n<link rel="icon" href="data:,">\n'
         f"<style>{CSS}</style>\n</head>\n<body>\n<header>\n<h1>{escape(title)}</h1>\n"
         f'<p class="lead">{escape(lead)}</p>\n<nav aria-label="Sections">{links}</nav>\n</header>\n'
-        f"<main>\n{body}\n</main>\n<footer>{escape(made)}</footer>\n"
+        f"<main>\n{body}\n</main>\n<footer>{phrase(made)}</footer>\n"
         f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 

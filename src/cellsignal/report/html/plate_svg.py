@@ -6,7 +6,7 @@ from cellsignal.report.html.page import escape
 from cellsignal.report.plate_plots import COLUMNS, ROWS
 
 _WHITE, _BLUE = np.array([255, 255, 255]), np.array([8, 69, 148])
-UNUSED = "#f0f0f0"
+UNUSED = "#c4c4c4"
 STEP, TOP, LEFT = 20, 18, 18  # pixels of a well, of the numbers above and the letters beside
 
 
@@ -37,14 +37,15 @@ def plate_svg(share: np.ndarray, count: np.ndarray, alt: str, caption: str) -> s
         for column in range(COLUMNS):
             value, x = share[row, column], LEFT + STEP * column
             known = np.isfinite(value)
-            fill = shade(value, low, high)[0] if known else UNUSED
             name = f"{letter}{column + 1:02d}"
             text = f"{name}: {value:.2f} of {count[row, column]}" if known else f"{name}: unused"
-            parts.append(
-                f'<rect x="{x + 1}" y="{y + 1}" width="18" height="18" rx="4" fill="{fill}" '
-                f'stroke="#c9c9c9" stroke-width=".6"><title>{text}</title></rect>'
-            )
-    scale = f"white {low:.2f}, blue {high:.2f}, grey unused"
+            shape = f'circle cx="{x + 10}" cy="{y + 10}" r="2.5" fill="{UNUSED}"'
+            if known:
+                fill = shade(value, low, high)[0]
+                shape = f'rect x="{x + 1}" y="{y + 1}" width="18" height="18" rx="4" fill="{fill}"'
+                shape += ' stroke="#b5b5b5" stroke-width=".6"'
+            parts.append(f"<{shape}><title>{text}</title></{shape.split()[0]}>")
+    scale = f"white {low:.2f}, blue {high:.2f}, a dot unused"
     drawn = "".join(parts)
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" width="{round(1.5 * width)}" role="img" '

@@ -34,11 +34,14 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 tr.mine td{background:#e8f2f9}
 td.bar{min-width:9rem;width:40%;padding-top:.45rem}
 td.bar svg{display:block;width:100%;height:1rem}
+td:last-child:not(.n):not(.bar):not(.heat){min-width:9rem}
+table.facts{overflow-wrap:anywhere}table.facts td:first-child{min-width:6.5rem}
 td.heat{text-align:center;font-variant-numeric:tabular-nums;min-width:3.4rem}
 .tag{display:inline-block;border-radius:4px;padding:0 .45em;font-size:.85rem;color:#fff;
  background:#5f5f5f;white-space:nowrap}
 .tag.fail{background:var(--bad)}.tag.warn{background:#8a6100}.tag.pass{background:#00694d}
-figure{margin:.8rem 0}
+figure{margin:.8rem 0;overflow-x:auto}
+figure img.can{cursor:zoom-in}figure img.full{max-width:none;width:auto!important;cursor:zoom-out}
 figure img,figure>svg{max-width:100%;height:auto;display:block}
 figcaption{font-size:.9rem;color:var(--muted);max-width:75ch;margin-top:.3rem}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(22rem,100%),1fr));gap:12px}
@@ -56,7 +59,8 @@ button[aria-pressed=true]{background:var(--blue);border-color:var(--blue);color:
 .matrix .read{min-height:3em;font-size:.92rem;font-variant-numeric:tabular-nums}
 .run{border:2px solid var(--line);border-radius:8px;padding:0 1rem;margin:1rem 0}
 footer{color:var(--muted);font-size:.85rem;padding-block:1rem 2rem}
-@media (max-width:500px){h1{font-size:1.4rem}th,td{padding:.25rem .4rem}td.bar{min-width:5rem}
+@media (max-width:500px){h1{font-size:1.4rem}th,td{padding:.25rem .4rem}td.bar{min-width:4rem}
+ table{font-size:.82rem}
  .run{padding:0 .5rem}}
 @media print{nav,.buttons,button{display:none!important}body{font-size:11pt}
  main,header,footer{max-width:none;padding:0}figure,tr,.card{break-inside:avoid}
@@ -83,6 +87,11 @@ for (const box of document.querySelectorAll('.choices')) {
   });
   box.prepend(row);
   show(0);
+}
+for (const image of document.querySelectorAll('figure > img')) {
+  const mark = () => image.classList.toggle('can', image.naturalWidth > image.clientWidth + 20);
+  image.addEventListener('pointerenter', mark);
+  image.addEventListener('click', () => { mark(); image.classList.toggle('full'); });
 }
 addEventListener('beforeprint', () => document.querySelectorAll('details')
   .forEach(part => { part.open = true; }));

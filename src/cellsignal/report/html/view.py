@@ -131,6 +131,15 @@ class RunView:
             raise InputError(f"{store}: is not here; `cellsignal prepare {self.command}` makes it")
         return Store.open(store)
 
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """The samples table: of the predictions' raw data, else of the store.
+
+        Raises:
+            InputError: neither is here.
+        """
+        return self._entry.samples if isinstance(self._entry, Entry) else self.store.samples
+
     # predictions
 
     @property

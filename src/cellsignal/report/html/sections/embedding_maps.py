@@ -18,7 +18,7 @@ from cellsignal.report.html.drawing import plot
 from cellsignal.report.html.page import choices, figure, paragraph, table
 from cellsignal.report.html.view import RunView
 
-MOST = 2000  # wells on all maps together
+MOST = 1500  # wells on all maps together
 PANELS = 4  # models with a panel of their own
 NAMED = 10  # values with a colour of their own
 CONTROLS = 8  # control wells of a plate that correction needs; else all its wells serve

@@ -42,7 +42,7 @@ def _of_run(view: RunView, config) -> str:
     ]
     for name, item in record.get("inputs", {}).items():
         rows.append((f"{name}: {item.get('path', '')}", f"SHA-256 {item.get('sha256', '')}"))
-    return table(HEAD, rows) + folded("Config", preformatted(dump_config(config)))
+    return table(HEAD, rows, style="facts") + folded("Config", preformatted(dump_config(config)))
 
 
 def _training_time(config) -> str:
@@ -74,7 +74,7 @@ def _of_submission(record: dict[str, Any]) -> str:
         ("merged", record["merge"]),
         ("weights", record["weights"]),
     ]
-    return table(HEAD, rows)
+    return table(HEAD, rows, style="facts")
 
 
 def _predictions(view: RunView) -> str:
@@ -98,7 +98,7 @@ def _predictions(view: RunView) -> str:
             )
         )
     head = ("predictions", "run", "commit", "written", "SHA-256 of store and checkpoints")
-    return folded(f"{len(rows)} files of predictions", table(head, rows))
+    return folded(f"{len(rows)} files of predictions", table(head, rows, style="facts"))
 
 
 def _read(path: Path) -> dict[str, Any]:

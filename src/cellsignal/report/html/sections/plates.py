@@ -19,7 +19,7 @@ from cellsignal.report.html.page import (
 from cellsignal.report.html.plate_svg import COLUMNS, ROWS, plate_svg, shade
 from cellsignal.report.html.view import RunView
 from cellsignal.report.plate_plots import plate_map
-from cellsignal.report.run_report import PLATES_SHOWN, outcome_by_well
+from cellsignal.report.run_report import outcome_by_well
 
 WELL = r"[A-P](0[1-9]|1\d|2[0-4])"  # of a 384-well plate
 
@@ -36,7 +36,8 @@ def _of_part(view: RunView, outcome: Outcome) -> str:
     wells = view.samples_of(outcome).well
     if not wells.str.fullmatch(WELL).all():
         return by_plate + paragraph("Wells have no addresses of a 384-well plate: no map of them.")
-    return heading("By position") + _by_position(outcome, wells) + by_plate + _maps(view, outcome)
+    maps = _maps(view, outcome) if outcome is view.outcome else ""
+    return heading("By position") + _by_position(outcome, wells) + by_plate + maps
 
 
 def _by_plate(outcome: Outcome) -> str:
@@ -106,6 +107,7 @@ def _maps(view: RunView, outcome: Outcome) -> str:
     treated = wells.outcome.isin(["correct", "wrong"]).sum()
     alt = f"Maps of {len(shown)} plates: {right} of {treated} treated wells have the right label."
     picture = drawn(lambda path: plate_map(path, wells, value="outcome"))
+    total = len(plates_of(outcome))
     title = f"Well by well: {len(shown)} plates"
-    title += f", the first {PLATES_SHOWN}" if len(shown) == PLATES_SHOWN else ""
+    title += f", the first of {total}" if len(shown) < total else ""
     return folded(title, figure(picture, alt))

@@ -50,7 +50,7 @@ def _of_part(outcome: Outcome) -> str:
     error = calibration_error(confidence, right)
     pictures: list[bytes] = []
     with plot(5.2, 5.6, pictures) as figure_:
-        _draw(figure_, confidence, right, f"{outcome.name}: calibration error {error:.3f}")
+        _draw(figure_, confidence, right, f"Calibration error {error:.3f}")
     mean, share = confidence.mean(), right.mean()
     which = "surer than it should be" if mean > share else "less sure than it could be"
     text = f"mean stated probability {mean:.3f}, share that is right {share:.3f} ({which})"
@@ -72,7 +72,7 @@ def _draw(figure_, confidence: np.ndarray, right: np.ndarray, title: str) -> Non
         stated, true, low, high = np.array(points).T
         axis.vlines(stated, low, high, color=BLUE, alpha=0.4, lw=4)
         axis.plot(stated, true, "o-", color=BLUE, ms=6, lw=1.2)
-    axis.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right", title=title)
+    axis.set(xlim=(0, 1), ylim=(-0.02, 1.02), ylabel="share that is right", title=title)
     axis.grid()
     below.hist(confidence, bins=np.linspace(0, 1, BINS + 1), color=BLUE, alpha=0.6, ec="white")
     below.set(xlabel="stated probability", ylabel="count")

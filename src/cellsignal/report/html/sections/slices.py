@@ -39,17 +39,18 @@ def _of_part(view: RunView, outcome: Outcome) -> str:
 
 
 def _by(outcome: Outcome, name: str, values: np.ndarray, chance: float) -> str:
-    rows = []
+    rows, metric = [], "score"
     for value in sorted(set(values)):
         chosen = values == value
         if chosen.sum() < LEAST:
             continue
-        score, _ = outcome.score(chosen)
+        score = outcome.score(chosen)
         if np.isfinite(score.value):
+            metric = score.metric
             drawn = bar(score.value, score.low, score.high, chance)
             interval = interval_text(score.low, score.high)
             rows.append((value, drawn, f"{score.value:.3f}", interval, f"{chosen.sum():,}"))
-    head = (name, "", outcome.score()[0].metric, "95 % interval", "n")
+    head = (name, "", metric, "95 % interval", "n")
     return table(head, rows, numeric={2, 4})
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cellsignal.common.errors import InputError
-from cellsignal.report.html.page import cards, escape, folded, missing, paragraph
+from cellsignal.report.html.page import cards, folded, listed, missing, paragraph
 from cellsignal.report.html.sections.results_files import best_baseline
 from cellsignal.report.html.view import RunView
 from cellsignal.report.runs import run_state
@@ -21,7 +21,7 @@ def summary(view: RunView) -> str:
 
 def _what_was_done(view: RunView) -> list[str]:
     competition = view.competition
-    text = [f"{competition.title}. Scored by {competition.metric}."]
+    text = [f"{competition.title}. {_data(view)}Scored by {competition.metric}."]
     if view.record is not None:
         runs = view.record["runs"]
         text.append(f"A submission, merged from {len(runs)} runs: {', '.join(runs)}.")
@@ -33,11 +33,7 @@ def _what_was_done(view: RunView) -> list[str]:
         + (", a model for each cell type)" if stage.per == "cell_type" else ")")
         for stage in config.stages
     )
-    text.append(
-        f"Network: {config.model.backbone}. Trained in {len(config.stages)} stages: {stages}."
-        if len(config.stages) > 1
-        else f"Network: {config.model.backbone}. Trained in the stage {stages}."
-    )
+    text.append(f"Network: {config.model.backbone}. Trained on {stages}.")
     states = [
         f"seed {config.seed}: {run_state(config, config.run_folder)}"
         for config in view.configs
@@ -45,6 +41,21 @@ def _what_was_done(view: RunView) -> list[str]:
     ]
     text.append(f"State: {'; '.join(states) or 'not begun'}.")
     return text
+
+
+def _data(view: RunView) -> str:
+    """Count what the data set holds, if it is here."""
+    try:
+        samples = view.samples
+    except InputError:
+        return ""
+    wells = samples[samples.role == "treatment"].drop_duplicates("well_id")
+    train, test = wells[wells.split == "train"], wells[wells.split == "test"]
+    kinds = samples.cell_type.nunique()
+    text = f"{len(train):,} labelled wells of {train.experiment.nunique()} experiments"
+    if len(test):
+        text += f", {len(test):,} test wells of {test.experiment.nunique()} others"
+    return f"{text}; {kinds} cell type{'s' if kinds > 1 else ''}. "
 
 
 def _scores(view: RunView) -> str:
@@ -115,5 +126,4 @@ def _cheating(view: RunView) -> str:
             f"Note: {chosen[0]} predicts with its best checkpoint, which was chosen on "
             "the validation wells: its out-of-fold scores are a little optimistic.",
         )
-    lines = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return f"<ul>{lines}</ul>"
+    return listed(items)

@@ -25,7 +25,8 @@ def training(view: RunView) -> str:
             f"learning rate by epoch for the stages {stages}; the validation score of the last "
             f"training{value}."
         )
-        parts.append((run, figure(drawn(draw), alt)))
+        width = 820 if logs.stage.nunique() > 1 else 520
+        parts.append((run, figure(drawn(draw), alt, width=width)))
     note = "Thin lines are folds, the thick line is their mean; dashes are training, the full "
     note += "line is validation. A validation loss that rises while training falls is overfitting."
     running = [paragraph("The run is going on: this is its state when the page was made.")]
