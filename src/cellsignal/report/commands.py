@@ -16,6 +16,15 @@ def add_report_commands(add: Callable) -> None:
     sub.add_argument("runs", nargs="+", metavar="RUN", help=what)
     sub.add_argument("--answers", type=Path, help="true test labels: shows the test score")
     sub.add_argument("--out", type=Path, help="the page (default: in the folder of the run)")
+    text = "one HTML page of a data set, before any training"
+    sub = add("explore", explore, text)
+    sub.add_argument("competition", help="its id")
+    sub.add_argument("--root", type=Path, required=True, help="folder of the raw data")
+    config = "draw its augmentations; read its store, if there is one, in place of the files"
+    sub.add_argument("--config", help=config)
+    most = "images that are read to measure brightness (default 400)"
+    sub.add_argument("--images", type=int, default=400, metavar="N", help=most)
+    sub.add_argument("--out", type=Path, help="the page (default: ROOT.explore.html)")
 
 
 def add_runs_commands(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +45,22 @@ def report(arguments: argparse.Namespace) -> None:
     from cellsignal.report.html.writer import write_html_report
 
     print(write_html_report(arguments.runs, arguments.answers, arguments.out))
+
+
+def explore(arguments: argparse.Namespace) -> str:
+    from cellsignal.config.options import read_configs
+    from cellsignal.report.html.explore.writer import write_exploration
+
+    if arguments.images < 1:
+        raise InputError(f"--images {arguments.images}: at least 1")
+    config = read_configs(arguments.config)[0] if arguments.config else None
+    competition, root = arguments.competition, arguments.root
+    print(
+        write_exploration(
+            competition, root, config=config, most=arguments.images, out=arguments.out
+        )
+    )
+    return f"cellsignal verify {competition} --root {root}"
 
 
 def list_runs(arguments: argparse.Namespace) -> str | None:

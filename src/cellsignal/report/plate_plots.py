@@ -159,7 +159,7 @@ def channel_montage(
             raise InputError(
                 f"channel montage: {name!r} is {image.shape}, not ({n_channels}, H, W)"
             )
-    tints = np.asarray(_channel_colours(n_channels), dtype=float)
+    tints = np.asarray(channel_colours(n_channels), dtype=float)
     limits = [_contrast([image[c] for image in images.values()]) for c in range(n_channels)]
     style = {"figure_facecolor": _DARK[0], "text_color": _DARK[1], "axes_labelcolor": _DARK[1]}
     size = 1.9 * (n_channels + 1) + 0.4, 1.86 * len(images) + 0.72
@@ -169,7 +169,7 @@ def channel_montage(
         for row, (name, image) in zip(axes, images.items(), strict=True):
             for axis, plane, (low, high) in zip(row[:-1], image, limits, strict=True):
                 axis.imshow(plane, cmap="gray", vmin=low, vmax=high, interpolation="antialiased")
-            row[-1].imshow(_composite(image, tints), interpolation="antialiased")
+            row[-1].imshow(composite(image, tints), interpolation="antialiased")
             row[0].set_ylabel(name, size=10, weight="bold", labelpad=6)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
@@ -189,7 +189,8 @@ def _write_under_title(axis, text: str) -> None:
     axis.annotate(text, (0.5, 1), (0, 4), xycoords="axes fraction", **look)
 
 
-def _channel_colours(n: int) -> Sequence[tuple[float, float, float]]:
+def channel_colours(n: int) -> Sequence[tuple[float, float, float]]:
+    """Return the colour of each of n channels in a composite."""
     from colorsys import hsv_to_rgb
 
     return _COMPOSITE.get(n) or tuple(hsv_to_rgb(number / n, 0.85, 1.0) for number in range(n))
@@ -202,12 +203,23 @@ def _contrast(planes: Sequence[np.ndarray], percentile: float = LOW) -> tuple[fl
     return float(low), float(max(high, low + 1))
 
 
-def _composite(image: np.ndarray, tints: np.ndarray) -> np.ndarray:
-    """(H, W, 3) in [0, 1]; more than three channels are dimmed so that the sum stays clear."""
+def composite_limits(image: np.ndarray) -> list[tuple[float, float]]:
+    """Return the grey levels of each channel that a composite draws black and white."""
+    return [_contrast([plane], 20) for plane in image]
+
+
+def composite(image: np.ndarray, tints: np.ndarray, limits=None) -> np.ndarray:
+    """Return (H, W, 3) in [0, 1]; more than three channels are dimmed so that the sum stays clear.
+
+    Args:
+        image: (C, H, W).
+        tints: (C, 3) of `channel_colours`.
+        limits: (C, 2) grey levels that are drawn black and white; by default the image's own.
+    """
     strength = 1.0 if len(image) <= 3 else 0.7
     dark = np.ones((*image[0].shape, 3), dtype=np.float32)
-    for plane, tint in zip(image, tints, strict=True):
-        low, high = _contrast([plane], 20)
+    limits = composite_limits(image) if limits is None else limits
+    for plane, tint, (low, high) in zip(image, tints, limits, strict=True):
         level = np.clip((plane.astype(np.float32) - low) / (high - low), 0, 1)
         dark *= 1 - strength * level[..., None] * tint.astype(np.float32)
     return 1 - dark

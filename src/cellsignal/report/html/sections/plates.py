@@ -1,6 +1,5 @@
 """Plates and well positions: the share of right labels by plate, and at each place of a plate."""
 
-import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
@@ -16,7 +15,14 @@ from cellsignal.report.html.page import (
     paragraph,
     table,
 )
-from cellsignal.report.html.plate_svg import COLUMNS, ROWS, plate_svg, shade
+from cellsignal.report.html.plate_svg import (
+    Spot,
+    format_of,
+    places_of,
+    plate_svg,
+    row_name,
+    shade,
+)
 from cellsignal.report.html.view import RunView
 from cellsignal.report.plate_plots import plate_map
 from cellsignal.report.run_report import outcome_by_well
@@ -33,11 +39,11 @@ def plates(view: RunView) -> str | None:
 
 def _of_part(view: RunView, outcome: Outcome) -> str:
     by_plate = heading("By plate") + _by_plate(outcome)
-    wells = view.samples_of(outcome).well
-    if not wells.str.fullmatch(WELL).all():
-        return by_plate + paragraph("Wells have no addresses of a 384-well plate: no map of them.")
+    places = places_of(view.samples_of(outcome).well)
+    if places is None:
+        return by_plate + paragraph("Wells have no addresses such as B02: no map of them.")
     maps = _maps(view, outcome) if outcome is view.outcome else ""
-    return heading("By position") + _by_position(outcome, wells) + by_plate + maps
+    return heading("By position") + _by_position(outcome, places) + by_plate + maps
 
 
 def _by_plate(outcome: Outcome) -> str:
@@ -66,31 +72,38 @@ def _heat(value: float, n: int, low: float, high: float) -> Raw:
     return Raw(escape(f"{value:.2f}"), style)
 
 
-def _by_position(outcome: Outcome, wells: pd.Series) -> str:
+def _by_position(outcome: Outcome, places: pd.DataFrame) -> str:
     """The share of right labels at each place, over all plates."""
-    frame = pd.DataFrame({"well": wells.to_numpy(), "right": outcome.right})
-    by_well = frame.groupby("well").right.agg(["mean", "size"])
-    row = by_well.index.str[0].map(ord) - ord("A")
-    column = by_well.index.str[1:].astype(int) - 1
-    share, count = np.full((ROWS, COLUMNS), np.nan), np.zeros((ROWS, COLUMNS), int)
-    share[row, column], count[row, column] = by_well["mean"], by_well["size"]
-    used = np.isfinite(share)
-    rows, columns = np.flatnonzero(used.any(1)), np.flatnonzero(used.any(0))
-    edge = np.zeros_like(used)
-    edge[[rows[0], rows[-1]], :] = edge[:, [columns[0], columns[-1]]] = True
-    sums = share * count
-    text = []
-    for name, mask in (("outermost used wells", used & edge), ("inner wells", used & ~edge)):
-        if mask.any():
-            text.append(
-                f"{name} {sums[mask].sum() / count[mask].sum():.3f} (n = {count[mask].sum():,})"
-            )
+    by_place = places.assign(right=outcome.right).groupby(["row", "column"]).right
+    table_ = by_place.agg(["mean", "size"]).reset_index()
+    low, high = float(table_["mean"].min()), float(table_["mean"].max())
+    spots = {
+        (row, column): Spot(
+            shade(share, low, high)[0], f"{row_name(row)}{column + 1:02d}: {share:.2f} of {n}"
+        )
+        for row, column, share, n in table_.itertuples(index=False)
+    }
+    text = "; ".join(_edge_texts(table_))
     caption = (
-        f"Share of right final labels at each place, over all plates: {'; '.join(text)}. A place "
-        "with few wells varies by chance alone."
+        f"Share of right final labels at each place, over all plates: {text}. A place with few "
+        f"wells varies by chance alone. White is {low:.2f}, blue {high:.2f}; dots are unused."
     )
-    alt = f"Heat map of a 384-well plate: share of right labels by position; {'; '.join(text)}."
-    return plate_svg(share, count, alt, caption)
+    alt = f"Heat map of a plate: share of right labels by position; {text}."
+    return plate_svg(spots, format_of(places), alt, caption)
+
+
+def _edge_texts(table_: pd.DataFrame) -> list[str]:
+    """Compare the outermost used wells with the others."""
+    row, column = table_["row"], table_["column"]
+    edge = (row == row.min()) | (row == row.max())
+    edge |= (column == column.min()) | (column == column.max())
+    text = []
+    for name, part in (("outermost used wells", table_[edge]), ("inner wells", table_[~edge])):
+        if len(part):
+            n = part["size"].sum()
+            share = (part["mean"] * part["size"]).sum() / n
+            text.append(f"{name} {share:.3f} (n = {n:,})")
+    return text
 
 
 def _maps(view: RunView, outcome: Outcome) -> str:

@@ -1,0 +1,117 @@
+"""Channel montages in the standard colours, and what augmentation does to an image."""
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.config.augment import Augmentation
+from cellsignal.report.figure_style import MUTED
+from cellsignal.report.html.drawing import drawn
+from cellsignal.report.html.explore.look import Look
+from cellsignal.report.html.page import choices, escape, figure, paragraph
+from cellsignal.report.plate_plots import (
+    channel_colours,
+    channel_montage,
+    composite,
+    composite_limits,
+)
+from cellsignal.report.run_report import shown_planes
+
+ROWS = 8  # wells of the montage
+DRAWS = 7  # augmented copies of an image
+
+
+def montages(look: Look) -> str:
+    """Return one control and one treated well of each cell type, channel by channel."""
+    rows = _chosen(look.wells)
+    images = look.images(rows)
+    planes = shown_planes(len(look.channels), look.competition.frames)
+    named = {}
+    for row in rows.itertuples():
+        if row.sample_id in images:
+            kind = "control" if row.role == "negative_control" else row.role.replace("_", " ")
+            named[f"{row.cell_type} {kind}\n{row.experiment[-14:]} {row.well}"] = images[
+                row.sample_id
+            ][planes]
+    channels = [look.channels[plane] for plane in planes]
+    picture = drawn(lambda path: channel_montage(path, named, channels), photo=True)
+    names = "; ".join(name.replace("\n", ", ") for name in named)
+    alt = f"Channel montage, a row a well, a column a channel and a colour composite: {names}."
+    note = "A channel has one contrast for all rows: brightness may be compared down a column."
+    return figure(picture, alt, note)
+
+
+def _chosen(wells: pd.DataFrame) -> pd.DataFrame:
+    """Return a negative control and a treated well of each cell type."""
+    rows = wells[wells.role.isin(["negative_control", "treatment"])]
+    rows = rows.sort_values(["cell_type", "role", "experiment", "plate", "well"])
+    return rows.drop_duplicates(["cell_type", "role"]).head(ROWS)
+
+
+def augmentation(look: Look) -> str | None:
+    """Return an image and augmented copies of it, for each stage of the config."""
+    if look.config is None:
+        raise InputError("not drawn: `--config CONFIG` shows what its augmentations do")
+    image = _one_image(look)
+    parts = []
+    for stage in look.config.stages:
+        picture = _draw_stage(look, image, stage.augment, look.config.seed)
+        steps = [escape(step.model_dump(exclude_none=True)) for step in stage.augment]
+        words = ", ".join(step.title for step in stage.augment) or "none"
+        alt = f"An image and {DRAWS} augmented copies of it, stage {stage.name}: {words}."
+        listed = "".join(f"<li><code>{step}</code></li>" for step in steps)
+        parts.append((f"stage {stage.name}", f"{figure(picture, alt)}<ul>{listed}</ul>"))
+    note = (
+        "The first picture is the image as it is stored. All have its contrast, so that changes of "
+        "brightness show. Drawn by the path through worker processes; the batch warp draws alike."
+    )
+    return choices(parts) + paragraph(note)
+
+
+def _one_image(look: Look) -> np.ndarray:
+    """Return an image of the config's size, from the store or from the files."""
+    if look.store is not None:
+        samples = look.store.samples
+        rows = samples[samples.role == "treatment"]
+        return look.store.read(int((rows if len(rows) else samples).row.iloc[0]))
+    import cv2
+
+    rows = look.samples[look.samples.role == "treatment"].head(1)
+    image = next(iter(look.images(rows).values()))
+    size = look.config.data.size if look.config is not None else None
+    if size is None:
+        return image
+    return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in image])
+
+
+def _draw_stage(look: Look, image: np.ndarray, steps: tuple[Augmentation, ...], seed: int) -> bytes:
+    """Draw the composites of the image and of its copies side by side."""
+    from cellsignal.data.transforms import Transform
+    from cellsignal.report.figure_style import save, styled_figure
+
+    frames = look.competition.frames
+    stain, frame = np.divmod(np.arange(len(image)), frames)
+    transform = Transform(steps, len(image), stain, frame)
+    shown = np.arange(0, len(image), frames)  # of a clip the first frame
+    mean, sd = image.mean((1, 2), keepdims=True), image.std((1, 2), keepdims=True) + 1e-6
+    copies = [image]
+    for number in range(DRAWS):
+        rng = np.random.default_rng([seed, number])
+        moved = transform.image(image.transpose(1, 2, 0), rng).transpose(2, 0, 1)
+        signal = transform.signal(((moved - mean) / sd).astype(np.float32), rng)
+        copies.append(np.clip(signal * sd + mean, 0, 255))
+    tints = np.asarray(channel_colours(len(shown)), float)
+    limits = composite_limits(image[shown])
+
+    def draw(path) -> None:
+        with styled_figure(7.4, 4.1) as figure_:
+            axes = figure_.subplots(2, 4)
+            for number, (axis, copy) in enumerate(zip(axes.flat, copies, strict=True)):
+                axis.imshow(composite(copy[shown], tints, limits))
+                axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
+                title = "as stored" if not number else f"copy {number}"
+                axis.set_title(title, size=8, weight="normal", color=MUTED)
+            save(figure_, path, dpi=150)
+
+    return drawn(draw, photo=True)
