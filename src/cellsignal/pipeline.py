@@ -29,10 +29,11 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
     """Prepare, make folds, train, predict, submit, score and report; each step resumes.
 
     What can be checked without a store is checked first. A run without test samples ends with its
-    out-of-fold score on the leaderboard.
+    out-of-fold score on the leaderboard. The last line names one HTML file that shows all of it.
     """
     from cellsignal.prediction.entry import has_test, open_entry
     from cellsignal.prediction.predict import predict
+    from cellsignal.report.html.writer import write_html_report
     from cellsignal.report.run_report import write_report
     from cellsignal.training.run import check_before_packing, train
 
@@ -57,6 +58,8 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
         print()
         for picture in write_report(config, entry, steps, truth):
             print(f"picture: {picture}")
+    answers = answers_file if truth is not None else None
+    print(f"report: {write_html_report([str(config.run_folder)], answers)}")
 
 
 def prepare(config: Config) -> None:

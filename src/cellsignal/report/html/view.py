@@ -198,9 +198,7 @@ class RunView:
             InputError: nothing that can be scored was predicted.
         """
         if not self.parts:
-            raise InputError(
-                "nothing to score: no out-of-fold predictions, and no --answers of the test set"
-            )
+            raise InputError(self._why_nothing_to_score())
         return {part: make_outcome(self.entry, part, self.truth) for part in self.parts}
 
     @cached_property
@@ -209,6 +207,15 @@ class RunView:
         groups = self.competition.plate_groups(self.entry.samples)
         truths = {"test": self.truth, "oof": None}
         return {part: ladder(self.entry, part, groups, truths[part]) for part in self.parts}
+
+    def _why_nothing_to_score(self) -> str:
+        protocol = self.config.protocol
+        if protocol is not None and self.competition.protocol(protocol).parts:
+            command = f"cellsignal score {self.command} --answers CSV"
+            return f"protocol {protocol}: its parts are scored by `{command}`"
+        if has_test(self.entry.final()):
+            return "only test wells are predicted: `--answers CSV` shows their score"
+        return "no well is predicted out of fold, and there is no test set"
 
     @property
     def outcome(self) -> Outcome:

@@ -22,9 +22,10 @@ def intensity(look: Look) -> str:
         _figure_by_plate(frame, names, what)
         + _figure_of_map(frame, len(names))
         + table(
-            ("share of the variance of brightness that is between", *names),
+            ("between", *names),
             _shares(frame, len(names)),
             numeric=range(1, len(names) + 1),
+            caption="share of the variance of an image's brightness that is between units",
         )
         + paragraph(
             "A channel whose brightness is mostly between experiments or plates tells a network "

@@ -9,6 +9,7 @@ from cellsignal.report.html.page import cards, figure, folded, paragraph, table
 from cellsignal.report.plots import label_distribution
 
 SHOWN = 60  # experiments that are listed at once
+ALIKE = 12  # classes of one size from which on their picture is folded
 
 
 def overview(look: Look) -> str:
@@ -21,7 +22,7 @@ def overview(look: Look) -> str:
         (
             "Cell types",
             f"{wells.cell_type.nunique()}",
-            ", ".join(sorted(set(wells.cell_type)))[:90],
+            _some(sorted(set(wells.cell_type))),
         ),
         ("Classes", f"{len(look.classes):,}", f"scored by {look.competition.metric}"),
     ]
@@ -59,6 +60,11 @@ def overview(look: Look) -> str:
     return paragraph(text) + cards(items) + listed
 
 
+def _some(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def labels(look: Look) -> str:
     """Return how many wells each class has, by cell type."""
     from cellsignal.competitions.folds import labelled
@@ -77,13 +83,16 @@ def labels(look: Look) -> str:
     if not total.sum():
         return paragraph("No well has a label.")
     ratio = total.max() / max(total[total > 0].min(), 1)
-    text = (
-        f"{len(look.classes):,} classes; {total.min():,.0f} to {total.max():,.0f} labelled wells "
-        f"each, {total.median():,.0f} in the middle."
-    )
+    each = f"{total.min():,.0f} to {total.max():,.0f} labelled wells each (median "
+    each += f"{total.median():,.0f})"
+    if total.min() == total.max():
+        each = f"{total.max():,.0f} labelled wells each"
+    text = f"{len(look.classes):,} classes; {each}."
     if ratio > 3:
         text += f" The largest class has {ratio:.0f} times the wells of the smallest: compare a "
         text += "score with always answering the largest."
     draw = lambda path: label_distribution(path, frame, what="wells", title="Labels")  # noqa: E731
     alt = f"Label distribution by cell type: {text}"
-    return paragraph(text) + figure(drawn(draw), alt, width=760)
+    picture = figure(drawn(draw), alt, width=760)
+    same = total.min() == total.max() and len(total) > ALIKE
+    return paragraph(text) + (folded("Class by class", picture) if same else picture)

@@ -8,7 +8,7 @@ from cellsignal.config.augment import Augmentation
 from cellsignal.report.figure_style import MUTED
 from cellsignal.report.html.drawing import drawn
 from cellsignal.report.html.explore.look import Look
-from cellsignal.report.html.page import choices, escape, figure, paragraph
+from cellsignal.report.html.page import choices, figure, listed, paragraph
 from cellsignal.report.plate_plots import (
     channel_colours,
     channel_montage,
@@ -56,16 +56,20 @@ def augmentation(look: Look) -> str | None:
     parts = []
     for stage in look.config.stages:
         picture = _draw_stage(look, image, stage.augment, look.config.seed)
-        steps = [escape(step.model_dump(exclude_none=True)) for step in stage.augment]
         words = ", ".join(step.title for step in stage.augment) or "none"
         alt = f"An image and {DRAWS} augmented copies of it, stage {stage.name}: {words}."
-        listed = "".join(f"<li><code>{step}</code></li>" for step in steps)
-        parts.append((f"stage {stage.name}", f"{figure(picture, alt)}<ul>{listed}</ul>"))
+        steps = listed(f"{step.title}: {_settings(step)}" for step in stage.augment)
+        parts.append((f"stage {stage.name}", figure(picture, alt) + steps))
     note = (
         "The first picture is the image as it is stored. All have its contrast, so that changes of "
         "brightness show. Drawn by the path through worker processes; the batch warp draws alike."
     )
     return choices(parts) + paragraph(note)
+
+
+def _settings(step: Augmentation) -> str:
+    values = step.model_dump(mode="json", exclude_none=True)
+    return ", ".join(f"{name} {value}" for name, value in values.items() if name != "name")
 
 
 def _one_image(look: Look) -> np.ndarray:
