@@ -32,7 +32,7 @@ def test_the_scores_are_those_of_the_submission_and_of_the_answers(submitted):
     submission = pd.read_csv(submitted.folder / "submissions" / "tiny.csv").sort_values("id_code")
     answers = pd.read_csv(submitted.answers).sort_values("id_code")
     expected = accuracy_score(answers.sirna, submission.sirna)
-    assert card(page, "Test score") == pytest.approx(expected, abs=5.1e-4)
+    assert card(page, "Test accuracy") == pytest.approx(expected, abs=5.1e-4)
     assert all(title in page.text for title in TITLES)
     assert card(page, "Chance") == pytest.approx(1 / 8)
     assert "What would be cheating" in page.text and "tiny" in page.text
@@ -50,7 +50,7 @@ def test_without_answers_the_page_lies_with_the_run_and_shows_what_is_out_of_fol
     path = submitted.folder / capsys.readouterr().out.strip()
     assert path == submitted.run_folder / "report" / "report.html"
     page = read_page(path)
-    assert "Test score" not in page.text and "Out-of-fold score" in page.text
+    assert "Test accuracy" not in page.text and "Out-of-fold accuracy" in page.text
     assert "going on" not in page.text
 
 
@@ -61,7 +61,7 @@ def test_a_run_that_is_trained_alone_has_curves_and_lines_for_the_rest(prepared,
         page = report(space, "tiny")
     assert "The run is going on" in page.text and "seed 0: running" in page.text
     assert "no predictions yet: cellsignal predict tiny" in page.text
-    assert "Validation accuracy" in page.text and "Out-of-fold score" not in page.text
+    assert "Validation accuracy" in page.text and "Out-of-fold accuracy" not in page.text
     assert any(alt.startswith("Learning curves of tiny/seed0") for alt in page.alts)
     space = prepared("rxrx1").copy(tmp_path / "fresh")
     page = report(space, "config.yaml")
@@ -77,7 +77,7 @@ def test_predictions_of_another_config_are_refused_in_a_line(submitted, tmp_path
         )
     )
     page = report(space, "other.yaml")
-    assert "was made with predict.tta" in page.text and "Out-of-fold score" not in page.text
+    assert "was made with predict.tta" in page.text and "Out-of-fold accuracy" not in page.text
 
 
 @pytest.mark.slow

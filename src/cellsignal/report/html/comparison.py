@@ -12,8 +12,10 @@ from cellsignal.report.html.page import (
     interval_text,
     missing,
     paragraph,
+    plural,
     preformatted,
     table,
+    unit_name,
 )
 from cellsignal.report.html.view import RunView
 
@@ -53,7 +55,7 @@ def _differences(views: list[RunView]) -> str:
             lacking += missing(f"{view.title} - {first.title}: {error}")
     head = ("difference", "part", "on", "value", "95 % interval", "")
     note = (
-        f"On the targets that both predicted; the interval is over whole {first.fold_group}s. "
+        f"On the targets that both predicted; the interval is over whole {plural(unit_name(first.fold_group))}. "
         "Where it holds 0 these runs cannot be told apart. Of many runs compared, the best looks "
         "better than it is."
     )

@@ -78,16 +78,31 @@ class Outcome:
         says_right = np.tile(np.array([0, 1], np.float32), (len(self.right), 1))
         return replace(self.targets, scores=says_right, label=self.right.astype(int))
 
+    def units(self, by: str) -> tuple[str, np.ndarray]:
+        """Return the column that intervals are over, and the unit of each target, (T,).
+
+        Test compounds, which a competition may hide, are in the answers alone; where they are not
+        known either the unit is the experiment.
+
+        Args:
+            by: a column of the samples table.
+        """
+        samples = self.entry.samples.drop_duplicates("target_id").set_index("target_id")
+        unit = samples[by].loc[self.targets.target_id].to_numpy(object)
+        if pd.isna(unit).any():
+            unit = np.asarray(self.truth.cluster, object)
+        if pd.isna(unit).any() or np.array_equal(unit, self.targets.target_id):
+            return "experiment", self.targets.experiment
+        return by, unit
+
     def clustered(self, by: str, other: "Outcome | None" = None) -> tuple[float, float, float]:
         """Return the final score and its 95 % interval over units; or how far `other` is above it.
 
         Args:
-            by: a column of the samples table.
+            by: as for `units`.
             other: an outcome of the same targets, in the same order.
         """
-        samples = self.entry.samples.drop_duplicates("target_id").set_index("target_id")
-        unit = samples[by].loc[self.targets.target_id].to_numpy(object)
-        task = self.entry.competition.task
+        (_, unit), task = self.units(by), self.entry.competition.task
         if other is None:
             return task.clustered_score(self.final_targets, unit)
         return task.clustered_score(other.final_targets, unit, self.final_targets)

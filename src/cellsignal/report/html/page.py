@@ -46,6 +46,21 @@ def escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
+def plural(word: str) -> str:
+    """Return the plural of a word of this field."""
+    return word if word.endswith("s") else f"{word}s"
+
+
+def counted(number: int, word: str) -> str:
+    """Return "1 plate" or "1,108 plates"."""
+    return f"{number:,} {word if number == 1 else plural(word)}"
+
+
+def unit_name(column: str) -> str:
+    """Return what a column of the samples table is of, in words: "well_id" is of wells."""
+    return column.removesuffix("_id").replace("_", " ")
+
+
 def phrase(text: str) -> str:
     """Return plain text as HTML; what stands between backticks is code."""
     parts = escape(text).split("`")
@@ -128,9 +143,9 @@ def table(
     for number, row in enumerate(rows):
         cells = "".join(_cell("td", value, place in numeric) for place, value in enumerate(row))
         lines.append(f'<tr class="mine">{cells}</tr>' if number in marked else f"<tr>{cells}</tr>")
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f'<p class="caption">{phrase(caption)}</p>' if caption else ""
     body, kind = "".join(lines), f' class="{style}"' if style else ""
-    return f'<div class="scroll" tabindex="0"><table{kind}>{title}{body}</tbody></table></div>'
+    return f'{title}<div class="scroll" tabindex="0"><table{kind}>{body}</tbody></table></div>'
 
 
 @dataclass(frozen=True)

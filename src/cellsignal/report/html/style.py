@@ -27,7 +27,7 @@ section section{border:0;padding:.6rem 0}
 .card .more{font-size:.88rem}
 .scroll{overflow-x:auto;margin:.6rem 0;overscroll-behavior-x:contain}
 table{border-collapse:collapse;font-size:.9rem;overflow-wrap:normal}
-caption{text-align:left;color:var(--muted);font-size:.88rem;padding:.2rem 0}
+.caption{color:var(--muted);font-size:.88rem;margin:.6rem 0 -.3rem}
 th,td{padding:.25rem .6rem;text-align:left;vertical-align:top;border-bottom:1px solid #ececec}
 th{font-weight:600;border-bottom:1px solid #bbb;white-space:nowrap}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}

@@ -238,9 +238,14 @@ class RunView:
 
     @property
     def unit(self) -> str:
-        """What is counted, in words: wells, or the targets of a submission."""
+        """What is counted, in one word: well, or target of a submission."""
         wells = self.outcome.targets.well_id
-        return "wells" if len(set(wells)) == len(wells) else "targets"
+        return "well" if len(set(wells)) == len(wells) else "target"
+
+    @property
+    def metric(self) -> str:
+        """What the scores of the page are, such as "accuracy"."""
+        return self.task.monitored.replace("_", " ")
 
     @cached_property
     def chance(self) -> float:

@@ -8,6 +8,7 @@ from cellsignal.report.html.drawing import plot
 from cellsignal.report.html.explore.look import Look
 from cellsignal.report.html.page import figure, paragraph, table
 
+LETTERS = 80  # of all names on an axis that stand upright
 NAMED = 8  # values with a colour of their own
 UNITS = ("cell_type", "experiment", "plate")
 
@@ -77,9 +78,9 @@ def _figure_by_plate(frame: pd.DataFrame, names: tuple[str, ...], what: str) -> 
             axis.tick_params(labelsize=7)
         middles = [places.mean() for places in edges]
         shown = slice(None, None, -(-len(middles) // 36))
-        axes[-1].set_xticks(
-            middles[shown], [_short(name) for name in experiments[shown]], rotation=90, size=6.5
-        )
+        names_shown = [_short(name) for name in experiments[shown]]
+        turn = 90 if sum(map(len, names_shown)) > LETTERS else 0
+        axes[-1].set_xticks(middles[shown], names_shown, rotation=turn, size=6.5)
         axes[-1].tick_params(length=0)
         axes[-1].set_xlim(-0.7, plates.max() + 0.7)
         figure_.supylabel("mean grey level of an image", size=8.5)

@@ -67,7 +67,7 @@ def _by_class(look: Look, wells: pd.DataFrame, places: pd.DataFrame) -> str:
     shades = colormaps["turbo"]
     spots, seen = {}, set()
     for place, well in zip(_keys(places), wells.itertuples(), strict=True):
-        label = well.label
+        label = _label(well)
         if pd.isna(label) or not 0 <= label < len(look.classes):
             spots[place] = Spot("#ffffff", f"{well.well}: {KINDS[_kind(well.role, well.split)][1]}")
             continue
@@ -77,6 +77,8 @@ def _by_class(look: Look, wells: pd.DataFrame, places: pd.DataFrame) -> str:
     first = wells.iloc[0]
     alt = f"Layout of {first.experiment} plate {first.plate} by class: {len(seen)} classes."
     caption = f"By class: {len(seen)} classes, the colour runs with their number; white has none."
+    if wells.label.isna().all():
+        caption += " Of several classes the first."
     return plate_svg(spots, format_of(places), alt, caption, width=1.06)
 
 
@@ -85,8 +87,15 @@ def _keys(places: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def _named(look: Look, well) -> str:
-    known = pd.notna(well.label) and 0 <= well.label < len(look.classes)
-    return f", class {look.classes[int(well.label)]}" if known else ""
+    labels = [well.label] if pd.notna(well.label) else getattr(well, "labels", None) or ()
+    names = [look.classes[int(label)] for label in labels if 0 <= label < len(look.classes)]
+    return f", {', '.join(names)}" if names else ""
+
+
+def _label(well) -> float:
+    """Return the label of a well; where it may have several, the first."""
+    labels = getattr(well, "labels", None) or ()
+    return float(labels[0]) if pd.isna(well.label) and len(labels) else well.label
 
 
 def _legend(wells: pd.DataFrame) -> str:

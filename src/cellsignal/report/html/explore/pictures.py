@@ -18,6 +18,7 @@ from cellsignal.report.plate_plots import (
 from cellsignal.report.run_report import shown_planes
 
 ROWS = 8  # wells of the montage
+LETTERS = 18  # of a line beside a row of the montage
 DRAWS = 7  # augmented copies of an image
 
 
@@ -30,15 +31,19 @@ def montages(look: Look) -> str:
     for row in rows.itertuples():
         if row.sample_id in images:
             kind = "control" if row.role == "negative_control" else row.role.replace("_", " ")
-            named[f"{row.cell_type} {kind}\n{row.experiment[-14:]} {row.well}"] = images[
-                row.sample_id
-            ][planes]
+            lines = (row.cell_type, kind, f"{row.experiment} {row.well}")
+            name = "\n".join(_short(line) for line in lines)
+            named[name] = images[row.sample_id][planes]
     channels = [look.channels[plane] for plane in planes]
     picture = drawn(lambda path: channel_montage(path, named, channels), photo=True)
     names = "; ".join(name.replace("\n", ", ") for name in named)
     alt = f"Channel montage, a row a well, a column a channel and a colour composite: {names}."
     note = "A channel has one contrast for all rows: brightness may be compared down a column."
     return figure(picture, alt, note)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LETTERS else f"…{text[1 - LETTERS :]}"
 
 
 def _chosen(wells: pd.DataFrame) -> pd.DataFrame:

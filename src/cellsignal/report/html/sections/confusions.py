@@ -34,7 +34,7 @@ def confusions(view: RunView) -> str | None:
         f"{outcome.right.mean():.3f} of {len(true):,} labels are right (the diagonal)."
     )
     content = figure(drawn(draw), alt, _caption(many, group), width=760)
-    content += folded(f"The {PAIRS} pairs that are confused most", _pairs(outcome))
+    content += folded("The pairs that are confused most", _pairs(outcome))
     if many:
         content += folded("Zoom into the matrix", _matrix(outcome, group))
     return content

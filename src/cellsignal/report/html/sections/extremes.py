@@ -60,7 +60,7 @@ def _add_pair(view: RunView, images: dict, names: list[str], place: int, confide
     first = rows.sort_values("site").iloc[0]
     true = outcome.classes[int(outcome.truth.values[place])]
     said = outcome.classes[int(outcome.predicted[place])]
-    where = f"{first.experiment} plate {first.plate} {first.well}"
+    where = f"{first.experiment} {_plate(first.plate)} {first.well}"
     verdict = "right" if true == said else f"predicted {said}"
     names.append(f"{where}: true {true}, {verdict}, stated probability {confidence:.2f}")
     images[f"{first.experiment}\n{first.plate} {first.well}"] = store.read(int(first.row))
@@ -70,6 +70,10 @@ def _add_pair(view: RunView, images: dict, names: list[str], place: int, confide
         while name in images:
             name += " "
         images[name] = store.read(int(control.row))
+
+
+def _plate(name: str) -> str:
+    return name if name.lower().startswith("plate") else f"plate {name}"
 
 
 def _control(samples: pd.DataFrame, first: pd.Series) -> pd.Series | None:

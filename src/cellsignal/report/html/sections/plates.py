@@ -27,6 +27,7 @@ from cellsignal.report.html.view import RunView
 from cellsignal.report.plate_plots import plate_map
 from cellsignal.report.run_report import outcome_by_well
 
+MOST = 12  # plates of an experiment that stand side by side
 WELL = r"[A-P](0[1-9]|1\d|2[0-4])"  # of a 384-well plate
 
 
@@ -50,7 +51,8 @@ def _by_plate(outcome: Outcome) -> str:
     """A row an experiment, a cell a plate."""
     frame = plates_of(outcome)
     names = sorted(frame.plate.unique(), key=lambda name: (len(name), name))
-    if len(names) > 12:
+    shared = frame.groupby("plate").size().median() > 1
+    if len(names) > MOST or not shared:
         rows = [(r.experiment, r.plate, f"{r.right:.3f}", r.n) for r in frame.itertuples()]
         return table(("experiment", "plate", "right", "n"), rows, numeric={2, 3})
     cells = {(r.experiment, r.plate): r for r in frame.itertuples()}
@@ -63,7 +65,11 @@ def _by_plate(outcome: Outcome) -> str:
             row.append("" if found is None else _heat(found.right, found.n, low, high))
         rows.append(row)
     caption = f"share of right final labels, from {low:.2f} (white) to {high:.2f} (blue)"
-    return table(("experiment", *(f"plate {name}" for name in names)), rows, caption=caption)
+    return table(("experiment", *map(_plate_name, names)), rows, caption=caption)
+
+
+def _plate_name(name: str) -> str:
+    return name if name.lower().startswith("plate") else f"plate {name}"
 
 
 def _heat(value: float, n: int, low: float, high: float) -> Raw:

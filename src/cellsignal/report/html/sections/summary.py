@@ -3,10 +3,25 @@
 import numpy as np
 
 from cellsignal.common.errors import InputError
-from cellsignal.report.html.page import cards, folded, listed, missing, paragraph
+from cellsignal.report.html.page import (
+    cards,
+    counted,
+    folded,
+    listed,
+    missing,
+    paragraph,
+    plural,
+    unit_name,
+)
 from cellsignal.report.html.sections.results_files import best_baseline
 from cellsignal.report.html.view import RunView
 from cellsignal.report.runs import run_state
+
+# why wells of one unit are alike
+ALIKE = {
+    "experiment": ": they share its day, its cells and its staining",
+    "plate": ": they share its day, its cells and its staining",
+}
 
 
 def summary(view: RunView) -> str:
@@ -51,42 +66,53 @@ def _data(view: RunView) -> str:
         return ""
     wells = samples[samples.role == "treatment"].drop_duplicates("well_id")
     train, test = wells[wells.split == "train"], wells[wells.split == "test"]
-    kinds = samples.cell_type.nunique()
-    text = f"{len(train):,} labelled wells of {train.experiment.nunique()} experiments"
+    text = f"{counted(len(train), 'labelled well')} of "
+    text += counted(train.experiment.nunique(), "experiment")
     if len(test):
-        text += f", {len(test):,} test wells of {test.experiment.nunique()} others"
-    return f"{text}; {kinds} cell type{'s' if kinds > 1 else ''}. "
+        others = set(test.experiment).isdisjoint(train.experiment)
+        words = "other experiment" if others else "experiment"
+        text += (
+            f", {counted(len(test), 'test well')} of {counted(test.experiment.nunique(), words)}"
+        )
+    return f"{text}; {counted(samples.cell_type.nunique(), 'cell type')}. "
 
 
 def _scores(view: RunView) -> str:
     """The cards, and the sentences that say how to read them."""
-    group, items = view.fold_group, []
-    baseline = best_baseline(view)
-    for part, outcome in view.outcomes.items():
-        value, low, high = outcome.clustered(group)
-        units = view.samples_of(outcome)[group].nunique()
-        count = f"{len(outcome.targets.target_id):,} {view.unit} of {units} {group}s"
-        interval = "too few groups for an interval"
-        if np.isfinite([low, high]).all():
-            interval = f"95 % interval {low:.3f} to {high:.3f}"
-        name = "Test score" if part == "test" else "Out-of-fold score"
-        items.append((name, f"{value:.3f}", f"{interval}; {count}"))
-    chance = f"{view.chance:.3f}"
-    steps = next((rungs for rungs in view.ladders.values() if rungs), [])
+    items = [_score_card(view, part) for part in view.outcomes]
     more = "guessing blindly"
-    if steps and not np.isclose(steps[-1].chance, view.chance):
+    steps = next((rungs for rungs in view.ladders.values() if rungs), [])
+    if steps and view.outcome.groups is not None and steps[-1].chance > 1.1 * view.chance:
         more += f"; {steps[-1].chance:.3f} where the class group of a plate is known"
-    items.append(("Chance", chance, more))
+    items.append(("Chance", f"{view.chance:.3f}", more))
+    baseline = best_baseline(view)
     if baseline is None:
         items.append(("Best baseline", "–", f"`cellsignal baseline {view.command}` measures them"))
     else:
         items.append(("Best baseline", f"{baseline[1]:.3f}", baseline[0]))
-    return cards(items) + paragraph(
-        "Out of fold: each well is predicted by a model that trained on no well of its "
-        f"{group}. The interval is for another draw of {group}s, not of wells: wells of one "
-        f"{group} share its day, its cells and its staining. It says nothing of another laboratory "
-        "or microscope."
+    text, group = "", unit_name(view.fold_group)
+    if view.metric not in view.competition.metric:
+        text = f"The competition's own metric, {view.competition.metric}, is on the leaderboard. "
+    text += (
+        f"Out of fold: each well is predicted by a model that trained on no well of its {group}. "
+        "An interval is for another draw of what its card counts, not of wells: wells of one "
+        f"{group} are alike{ALIKE.get(group, '')}. It says nothing of another laboratory or "
+        "microscope."
     )
+    return cards(items) + paragraph(text)
+
+
+def _score_card(view: RunView, part: str) -> tuple[str, str, str]:
+    """The final score of a part: name, figure, and what it is of."""
+    outcome = view.outcomes[part]
+    value, low, high = outcome.clustered(view.fold_group)
+    by, units = outcome.units(view.fold_group)
+    interval = f"too few {plural(unit_name(by))} for an interval"
+    if np.isfinite([low, high]).all():
+        interval = f"95 % interval {low:.3f} to {high:.3f}"
+    name = f"{'Test' if part == 'test' else 'Out-of-fold'} {view.metric}"
+    size = counted(len(outcome.targets.target_id), view.unit)
+    return name, f"{value:.3f}", f"{interval}; {size} of {counted(len(set(units)), unit_name(by))}"
 
 
 def _from_training(view: RunView) -> str:
@@ -101,16 +127,15 @@ def _from_training(view: RunView) -> str:
     last = logs.dropna(subset=[column])
     last = last[last.stage == last.stage.iloc[-1]].groupby(["run", "fold", "model"]).tail(1)
     value = last[column].mean()
-    name = view.task.monitored.replace("_", " ")
     more = f"mean of {len(last)} trainings of stage {last.stage.iloc[0]!r}; not the score"
-    return cards([(f"Validation {name}", f"{value:.3f}", more)])
+    return cards([(f"Validation {view.metric}", f"{value:.3f}", more)])
 
 
 def _cheating(view: RunView) -> str:
-    group = view.fold_group
+    group = unit_name(view.fold_group)
     items = [
         f"A random split of wells: wells of one {group} look alike, so it promises what a new "
-        f"{group} does not keep. Here whole {group}s are held out.",
+        f"{group} does not keep. Here whole {plural(group)} are held out.",
         "Copying rare classes before the split: copies of one image would train and validate.",
         "Choosing a recipe, an epoch or a step on the rows that the quoted score is of. "
         "`predict.checkpoint: best` is such a choice, and is named under each figure that it "
