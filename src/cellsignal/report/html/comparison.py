@@ -4,15 +4,16 @@ import numpy as np
 
 from cellsignal.common.errors import InputError
 from cellsignal.config import config_differences
+from cellsignal.report.html.outcomes import Outcome
 from cellsignal.report.html.page import (
     Section,
     bar,
+    counted,
     folded,
     heading,
     interval_text,
     missing,
     paragraph,
-    plural,
     preformatted,
     table,
     unit_name,
@@ -40,10 +41,16 @@ def _scores(views: list[RunView]) -> str:
             value, low, high = outcome.clustered(view.fold_group)
             name = "test" if part == "test" else "out of fold"
             drawn = bar(value, low, high, view.chance)
-            n = f"{len(outcome.targets.target_id):,}"
-            rows.append((view.title, name, drawn, f"{value:.4f}", interval_text(low, high), n))
-    head = ("run", "part", "", "score", "95 % interval", "n")
+            n, units = f"{len(outcome.targets.target_id):,}", _units(view, outcome)
+            interval = interval_text(low, high)
+            rows.append((view.title, name, drawn, f"{value:.4f}", interval, n, units))
+    head = ("run", "part", "", "score", "95 % interval", "n", "units")
     return (table(head, rows, numeric={3, 5}) if rows else "") + lacking
+
+
+def _units(view: RunView, outcome: Outcome) -> str:
+    by, units = outcome.units(view.fold_group)
+    return counted(len(set(units)), unit_name(by))
 
 
 def _differences(views: list[RunView]) -> str:
@@ -53,11 +60,11 @@ def _differences(views: list[RunView]) -> str:
             rows += _paired(first, view)
         except InputError as error:
             lacking += missing(f"{view.title} - {first.title}: {error}")
-    head = ("difference", "part", "on", "value", "95 % interval", "")
+    head = ("difference", "part", "on", "value", "95 % interval", "units", "")
     note = (
-        f"On the targets that both predicted; the interval is over whole {plural(unit_name(first.fold_group))}. "
-        "Where it holds 0 these runs cannot be told apart. Of many runs compared, the best looks "
-        "better than it is."
+        "On the targets that both predicted; an interval is for another draw of units. Where it "
+        "holds 0 these runs cannot be told apart. Of many runs compared, the best looks better "
+        "than it is."
     )
     return (table(head, rows, numeric={2, 3}) if rows else "") + lacking + paragraph(note)
 
@@ -81,7 +88,8 @@ def _paired(first: RunView, other: RunView) -> list[tuple]:
             verdict = "differ" if low > 0 or high < 0 else "cannot be told apart"
         name, interval = "test" if part == "test" else "out of fold", interval_text(low, high)
         title = f"{other.title} − {first.title}"
-        rows.append((title, name, f"{len(common):,}", f"{value:+.4f}", interval, verdict))
+        n, units = f"{len(common):,}", _units(first, kept_a)
+        rows.append((title, name, n, f"{value:+.4f}", interval, units, verdict))
     return rows
 
 
