@@ -37,10 +37,11 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(arguments.out):
         answers = make_run(root, arguments.margin)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         path = write_html_report(["full"], answers)
         seconds, size = time.perf_counter() - started, path.stat().st_size / 1e6
-        print(f"{os.getcwd()}/{path}: {seconds:.1f} s, {size:.1f} MB")
+        used = time.process_time() - used
+        print(f"{os.getcwd()}/{path}: {seconds:.1f} s ({used:.1f} s of CPU), {size:.1f} MB")
 
 
 def make_run(root: Path, margin: float) -> Path:

@@ -52,16 +52,17 @@ def embedding_maps(view: RunView) -> str:
     maps, reference = _make_maps(wells, values)
     name, plane = _projection()
     maps = [_laid_out(item, plane) for item in maps]
+    total = f"{sum(len(item.wells) for item in maps):,}"
     parts = []
     for column in COLOURINGS:
         pictures = [_picture(maps, state, column, classes) for state in STATES]
         drawn = [
-            figure(picture, f"{name} of {len(wells):,} wells {state}, coloured by {_word(column)}.")
+            figure(picture, f"{name} of {total} wells {state}, coloured by {_word(column)}.")
             for state, picture in zip(STATES, pictures, strict=True)
         ]
         parts.append((_word(column), f'<div class="pair">{"".join(drawn)}</div>'))
     note = (
-        f"{name} of {len(wells):,} {kind} wells of {files[0].name}; near points are alike, the "
+        f"{name} of {total} {kind} wells of {files[0].name}; near points are alike, the "
         f"distance of far groups means nothing. Correction: each feature is centred and scaled by "
         f"plate on {reference}. A good map has labels together and experiments mixed."
     )

@@ -70,10 +70,8 @@ def _data(view: RunView) -> str:
     text += counted(train.experiment.nunique(), "experiment")
     if len(test):
         others = set(test.experiment).isdisjoint(train.experiment)
-        words = "other experiment" if others else "experiment"
-        text += (
-            f", {counted(len(test), 'test well')} of {counted(test.experiment.nunique(), words)}"
-        )
+        where = counted(test.experiment.nunique(), f"{'other ' * others}experiment")
+        text += f", {counted(len(test), 'test well')} of {where}"
     return f"{text}; {counted(samples.cell_type.nunique(), 'cell type')}. "
 
 
