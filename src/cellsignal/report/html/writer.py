@@ -1,5 +1,6 @@
 """Write the report of one or several runs as one HTML file."""
 
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import git_commit, limited_name
 from cellsignal.config.options import RUNS
 from cellsignal.report.html.comparison import comparison
-from cellsignal.report.html.page import Section, section_html, write_page
+from cellsignal.report.html.page import Section, escape, section_html, write_page
 from cellsignal.report.html.sections.registry import make_sections
 from cellsignal.report.html.view import RunView
 
@@ -43,7 +44,8 @@ def write_html_report(
     if len(views) > 1:
         sections = [comparison(views), *map(_one_of_several, views, range(len(views)))]
     commit = git_commit()
-    made = f"Made by `cellsignal report {' '.join(words)}`"
+    given = [] if answers_file is None else ["--answers", str(answers_file)]
+    made = f"Made by `{shlex.join(['cellsignal', 'report', *words, *given])}`"
     made += f", commit {commit[:12]}." if commit else "."
     return write_page(out or _default_path(views), title, lead, sections, made)
 
@@ -52,7 +54,9 @@ def _one_of_several(view: RunView, number: int) -> Section:
     """Return all sections of a run as one, folded."""
     parts = make_sections(view, prefix=f"run{number + 1}-")
     inner = "".join(section_html(part, level=3) for part in parts)
-    content = f'<details class="run"><summary>All about {view.title}</summary>{inner}</details>'
+    content = (
+        f'<details class="run"><summary>All about {escape(view.title)}</summary>{inner}</details>'
+    )
     return Section(view.title, content, f"run{number + 1}")
 
 

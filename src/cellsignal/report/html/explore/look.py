@@ -11,6 +11,7 @@ import pandas as pd
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
+from cellsignal.competitions.samples import path_of
 from cellsignal.config import Config
 from cellsignal.data.store import Store
 
@@ -54,6 +55,13 @@ class Look:
     def wells(self) -> pd.DataFrame:
         """One row a well."""
         return self.samples.drop_duplicates("well_id").reset_index(drop=True)
+
+    @cached_property
+    def present(self) -> pd.DataFrame:
+        """The rows of the samples table whose first image file is there; all if none is."""
+        first = [self.competition.image_files(files)[0] for files in self.samples.files]
+        there = np.array([(self.root / path_of(name)).exists() for name in first], bool)
+        return self.samples[there].reset_index(drop=True) if there.any() else self.samples
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -122,7 +130,7 @@ class Look:
 
     def _drawn(self) -> pd.DataFrame:
         """Draw up to `most` images, as many of each plate."""
-        plates = self.samples.groupby(["experiment", "plate"], sort=True)
+        plates = self.present.groupby(["experiment", "plate"], sort=True)
         each = max(1, self.most // plates.ngroups)
         drawn = plates.sample(frac=1, random_state=SEED).groupby(["experiment", "plate"])
         rows = drawn.head(each)

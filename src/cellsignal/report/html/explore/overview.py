@@ -14,10 +14,10 @@ ALIKE = 12  # classes of one size from which on their picture is folded
 
 def overview(look: Look) -> str:
     """Return the counts of the data set, and a row for each experiment."""
-    wells, samples = look.wells, look.samples
+    wells = look.wells
     plates = len(wells[["experiment", "plate"]].drop_duplicates())
     items = [
-        ("Wells", f"{len(wells):,}", f"{len(samples):,} images of {len(look.channels)} channels"),
+        ("Wells", f"{len(wells):,}", _image_text(look)),
         ("Experiments", f"{wells.experiment.nunique():,}", f"{plates:,} plates"),
         (
             "Cell types",
@@ -58,6 +58,12 @@ def overview(look: Look) -> str:
     about = look.competition
     text = f"{about.title}. Licence: {about.licence}. {about.citation}."
     return paragraph(text) + cards(items) + listed
+
+
+def _image_text(look: Look) -> str:
+    count, present = len(look.samples), len(look.present)
+    text = f"{count:,} images of {len(look.channels)} channels"
+    return text if present == count else f"{text}; {present:,} of them are here"
 
 
 def _some(names: list[str], most: int = 6) -> str:

@@ -24,7 +24,7 @@ DRAWS = 7  # augmented copies of an image
 
 def montages(look: Look) -> str:
     """Return one control and one treated well of each cell type, channel by channel."""
-    rows = _chosen(look.wells)
+    rows = _chosen(look.present)
     images = look.images(rows)
     planes = shown_planes(len(look.channels), look.competition.frames)
     named = {}
@@ -46,9 +46,10 @@ def _short(text: str) -> str:
     return text if len(text) <= LETTERS else f"…{text[1 - LETTERS :]}"
 
 
-def _chosen(wells: pd.DataFrame) -> pd.DataFrame:
-    """Return a negative control and a treated well of each cell type."""
-    rows = wells[wells.role.isin(["negative_control", "treatment"])]
+def _chosen(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return an image of a negative control and of a treated well of each cell type."""
+    rows = samples[samples.role.isin(["negative_control", "treatment"])]
+    rows = samples if rows.empty else rows
     rows = rows.sort_values(["cell_type", "role", "experiment", "plate", "well"])
     return rows.drop_duplicates(["cell_type", "role"]).head(ROWS)
 
@@ -85,7 +86,8 @@ def _one_image(look: Look) -> np.ndarray:
         return look.store.read(int((rows if len(rows) else samples).row.iloc[0]))
     import cv2
 
-    rows = look.samples[look.samples.role == "treatment"].head(1)
+    treated = look.present[look.present.role == "treatment"]
+    rows = (treated if len(treated) else look.present).head(1)
     image = next(iter(look.images(rows).values()))
     size = look.config.data.size if look.config is not None else None
     if size is None:
