@@ -54,6 +54,7 @@ code{font-size:.9em;background:var(--soft);padding:0 .25em}
 button{font:inherit;font-size:.92rem;padding:.3rem .8rem;border:1px solid #aaa;border-radius:6px;
  background:#fff;color:var(--ink);cursor:pointer}
 button[aria-pressed=true]{background:var(--blue);border-color:var(--blue);color:#fff}
+.live h3.choice{display:none}
 .matrix .view{overflow:auto;max-height:min(80vh,46rem);border:1px solid var(--line)}
 .matrix img{image-rendering:pixelated;width:100%;height:auto;display:block;cursor:crosshair}
 .matrix .read{min-height:3em;font-size:.92rem;font-variant-numeric:tabular-nums}
@@ -62,9 +63,10 @@ footer{color:var(--muted);font-size:.85rem;padding-block:1rem 2rem}
 @media (max-width:500px){h1{font-size:1.4rem}th,td{padding:.25rem .4rem}td.bar{min-width:4rem}
  table{font-size:.82rem}
  .run{padding:0 .5rem}}
-@media print{nav,.buttons,button{display:none!important}body{font-size:11pt}
+@media print{nav,.buttons,button,.matrix{display:none!important}h2,h3{break-after:avoid}
+ .live h3.choice{display:block}body{font-size:11pt}
  main,header,footer{max-width:none;padding:0}figure,tr,.card{break-inside:avoid}
- .scroll,pre,.matrix .view{overflow:visible;max-height:none}pre{white-space:pre-wrap}
+ .scroll,pre,figure{overflow:visible}pre{white-space:pre-wrap}
  *{print-color-adjust:exact;-webkit-print-color-adjust:exact}[hidden]{display:block!important}}
 """
 
@@ -83,9 +85,9 @@ for (const box of document.querySelectorAll('.choices')) {
     button.textContent = part.dataset.name;
     button.addEventListener('click', () => show(i));
     row.append(button);
-    part.querySelector('h3.choice')?.remove();
   });
   box.prepend(row);
+  box.classList.add('live');
   show(0);
 }
 for (const image of document.querySelectorAll('figure > img')) {
