@@ -53,6 +53,11 @@ class Truth:
     cluster: np.ndarray
     unit: str = ""
 
+    def take(self, rows: np.ndarray) -> "Truth":
+        """Return some rows, by number or mask."""
+        arrays = (self.target_id[rows], self.values[rows], self.cluster[rows])
+        return Truth(*arrays, self.unit)
+
     def of(self, target_id: Sequence[str]) -> "Truth":
         """Return the rows of some targets, in their order.
 
@@ -66,7 +71,7 @@ class Truth:
                 f"answers: {int((rows < 0).sum())} of {len(rows)} targets are not answered, first "
                 f"{first!r}; give answers of the whole test set"
             )
-        return Truth(self.target_id[rows], self.values[rows], self.cluster[rows], self.unit)
+        return self.take(rows)
 
 
 def sum_by_target(

@@ -1,6 +1,6 @@
 """Merged predictions beside their truth: what is right, where, and how sure it was."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -63,7 +63,7 @@ class Outcome:
         if self.predicted is not None:
             right = self.merged_right[chosen]
             return accuracy(np.ones(len(right), bool), right)
-        truth = Truth(*(getattr(self.truth, field.name)[chosen] for field in fields(Truth)))
+        truth = self.truth.take(chosen)
         task = self.entry.competition.task
         return task.evaluate(self.targets.scores[chosen], truth, self.classes)[0]
 
@@ -105,7 +105,8 @@ class Outcome:
         (_, unit), task = self.units(by), self.entry.competition.task
         if other is None:
             return task.clustered_score(self.final_targets, unit)
-        return task.clustered_score(other.final_targets, unit, self.final_targets)
+        paired = task.compare_targets(other.final_targets, self.final_targets, unit)
+        return paired.difference, paired.low, paired.high
 
     def kept(self, target_ids: np.ndarray) -> "Outcome":
         """Return the rows of these targets, in their order."""
@@ -152,7 +153,7 @@ def make_outcome(entry: Entry, part: str, truth: Truth | None) -> Outcome:
     return Outcome(
         part=part,
         targets=Targets(**columns),
-        truth=Truth(*(getattr(known, field.name)[counted] for field in fields(Truth))),
+        truth=known.take(counted),
         predicted=None if predicted is None else predicted[counted],
         groups=groups,
         classes=entry.classes,
