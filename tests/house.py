@@ -28,6 +28,8 @@ FLOOR = {
     "training": 4,
     "prediction": 4,
     "profiles": 4,
+    "quality": 4,
+    "baselines": 4,
     "report": 5,
     "audit": 5,
     "pipeline": 6,

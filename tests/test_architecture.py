@@ -38,12 +38,14 @@ WITHOUT_TORCH = (
     "competitions",
     "evaluation",
     "profiles",
+    "quality",
+    "baselines",
     "cli",
     "commands",
     "pipeline",
 )
 # they import what needs torch inside the function that needs it
-LAZY = ("cli", "commands", "pipeline", "profiles")
+LAZY = ("cli", "commands", "pipeline", "profiles", "baselines")
 TORCH_ROOMS = ("training", "models")
 # whatever may import from the source
 READERS = [

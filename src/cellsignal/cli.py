@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cellsignal import __version__
 from cellsignal.audit.commands import add_audit_command
+from cellsignal.baselines.commands import add_baseline_commands
 from cellsignal.cloud.commands import add_cloud_commands
 from cellsignal.common.errors import InputError, Interrupted
 from cellsignal.common.stopping import time_budget
@@ -24,6 +25,7 @@ from cellsignal.data.commands import add_data_commands
 from cellsignal.kaggle.commands import add_kaggle_commands
 from cellsignal.prediction.commands import add_prediction_commands
 from cellsignal.profiles.commands import add_profile_commands
+from cellsignal.quality.commands import add_quality_commands
 from cellsignal.report.commands import add_report_commands, add_runs_commands
 from cellsignal.studies.commands import add_study_commands
 
@@ -96,6 +98,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_data_commands(add)
     text = "look for leaks between what trains and what is scored"
     add_audit_command(add("audit", None, text))
+    add_quality_commands(add)
+    add_baseline_commands(add)
     sub = add("train", train, "train every fold and stage of a config; resumes")
     add_budget(add_config_options(sub))
     add_prediction_commands(add)

@@ -55,6 +55,7 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
             steps, truth = _submit_run(config, entry, answers_file)
         else:
             steps, truth = _finish_without_test(config, entry, answers_file), None
+        _print_baselines(config, entry)
         print()
         for picture in write_report(config, entry, steps, truth):
             print(f"picture: {picture}")
@@ -155,6 +156,21 @@ def _submission_file(config: Config, runs: list[str]) -> tuple[Path, bool]:
     if out.is_file() and runs_of(out) not in (None, runs):
         out = out.with_stem(f"{config.name}_seed{config.seed}")
     return out, runs_of(out) == runs
+
+
+def _print_baselines(config: Config, entry: "Entry") -> None:
+    """Measure the baselines that read no pixel, and say whether the run beats all that there are.
+
+    A run that predicts nothing out of fold is not compared.
+    """
+    from cellsignal.baselines.comparison import baselines_of_run
+    from cellsignal.baselines.measuring import LIGHT
+    from cellsignal.prediction.entry import with_part
+
+    if not with_part(entry.final(), "oof"):
+        return
+    text = baselines_of_run(config, LIGHT, entry, LEADERBOARD)
+    print(f"\nBaselines (`cellsignal baseline` measures all)\n\n{text}")
 
 
 def _print_out_of_fold(steps: list[Step], end: str) -> None:

@@ -1,4 +1,4 @@
-"""`cellsignal profiles baseline`: hand-made features of clips, on queries and on held-out drugs."""
+"""`cellsignal baseline --over-time`: hand-made features of clips, on queries and on held-out drugs."""
 
 import pytest
 from helpers import cellsignal, error_line
@@ -9,12 +9,13 @@ def test_it_scores_queries_and_held_out_drugs(prepared, capsys):
     space = prepared("mitoreid")
     for words in (["--answers", space.answers], []):
         capsys.readouterr()
-        assert cellsignal("profiles", "baseline", "config.yaml", *words, cwd=space.folder) == 0
+        words = ("config.yaml", "--over-time", *words)
+        assert cellsignal("baseline", *words, cwd=space.folder) == 0
         printed = capsys.readouterr().out
         assert "random forest" in printed and "mean" in printed
 
 
 def test_stills_are_refused(prepared, capsys):
     assert "stills" in error_line(
-        capsys, "profiles", "baseline", "config.yaml", cwd=prepared("bbbc021").folder
+        capsys, "baseline", "config.yaml", "--over-time", cwd=prepared("bbbc021").folder
     )

@@ -13,6 +13,8 @@ from cellsignal.training.job import (
     cell_type_vectors,
     fold_name,
     kept_samples,
+    left_out_samples,
+    predictable_samples,
     protocol_parts,
     unit_codes,
     without_labels,
@@ -47,7 +49,10 @@ def make(tmp_path, stage=0, fold=1, key="all", samples=SAMPLES, **more) -> Job:
         stages=stages,
         protocol=more.get("protocol"),
         data=SimpleNamespace(
-            channels=more.get("channels"), sites=more.get("sites"), controls="ignore"
+            channels=more.get("channels"),
+            sites=more.get("sites"),
+            exclude=more.get("exclude"),
+            controls="ignore",
         ),
         model=SimpleNamespace(cell_type_vector=more.get("vector", True)),
     )
@@ -150,6 +155,23 @@ def test_chosen_channels_and_sites(tmp_path):
     assert job.channels.tolist() == [2, 0] and make(tmp_path).channels.tolist() == [0, 1, 2]
     assert kept_samples(job.config, job.store).tolist() == [False, True] * 3
     assert kept_samples(make(tmp_path).config, job.store).all()
+
+
+def test_what_is_left_out_is_not_kept_but_can_be_predicted(tmp_path):
+    path = tmp_path / "exclude.csv"
+    path.write_text("sample_id\ns1\ns4\n")
+    samples = SAMPLES.assign(sample_id=[f"s{row}" for row in range(len(SAMPLES))])
+    job = make(tmp_path, exclude=path, sites=(2,), samples=samples)
+    assert left_out_samples(job.config, job.store).tolist() == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert kept_samples(job.config, job.store).tolist() == [False] * 3 + [True, False, True]
+    assert predictable_samples(job.config, job.store).tolist() == [False, True] * 3
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def plan(tmp_path, stages=(("all", "label"),), samples=SAMPLES, classes=("k", "l
             store="store.zarr",
             channels=more.get("channels"),
             sites=None,
+            exclude=None,
             controls=more.get("controls", "ignore"),
         ),
         folds=SimpleNamespace(file="folds.csv", use=more.get("use"), full=more.get("full", False)),

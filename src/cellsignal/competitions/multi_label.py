@@ -100,11 +100,7 @@ class MultiLabel(Task):
     def validation_scores(
         self, logits: np.ndarray, samples: pd.DataFrame, classes: int
     ) -> tuple[float, float]:
-        """Return binary cross-entropy by sample, and macro average precision of mean logits.
-
-        Raises:
-            InputError: no class has both a positive and a negative among the samples.
-        """
+        """Return binary cross-entropy by sample, and macro average precision of mean logits."""
         from scipy.special import log_expit
 
         truth = label_matrix(samples, classes).astype(float)
@@ -154,6 +150,9 @@ class MultiLabel(Task):
         figures = (macro.average_precision, *ends, int(macro.n))
         score = Score(*figures, "average precision", *over)
         return score, float(macro.prevalence)
+
+    def point_score(self, targets: Targets) -> float:
+        return macro_average_precision(targets.labels, targets.scores)
 
     def confidences(self, probability, labels, classes) -> pd.DataFrame:
         return class_confidences(probability, classes)

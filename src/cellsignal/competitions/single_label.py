@@ -108,6 +108,9 @@ class SingleLabel(Task):
     ) -> tuple[Accuracy, float]:
         return self.evaluate_labels(scores.argmax(1), truth), 1 / scores.shape[1]
 
+    def point_score(self, targets: Targets) -> float:
+        return float((targets.scores.argmax(1) == targets.label).mean())
+
     def evaluate_labels(self, labels: np.ndarray, truth: Truth) -> Accuracy:
         """Score (T,) predicted labels; the interval is over the truth's units, if it has any."""
         figure = accuracy(truth.values, labels)

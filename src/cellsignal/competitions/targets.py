@@ -1,7 +1,7 @@
 """Hold merged predictions, their truth and its slices, one row per target, for a task to score."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -72,6 +72,13 @@ class Truth:
                 f"{first!r}; give answers of the whole test set"
             )
         return self.take(rows)
+
+
+def subset(targets: Targets, rows: np.ndarray) -> Targets:
+    """Return some rows of targets, in their order; a row may come twice."""
+    values = {field.name: getattr(targets, field.name) for field in fields(targets)}
+    chosen = {name: value[rows] for name, value in values.items() if value is not None}
+    return replace(targets, **chosen)
 
 
 def sum_by_target(

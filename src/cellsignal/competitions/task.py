@@ -48,11 +48,7 @@ class Task(OverUnits, ABC):
     # training
 
     def check_config(self, config: "Config") -> None:
-        """Refuse stages that need other labels than the competition has.
-
-        Raises:
-            InputError: names the key.
-        """
+        """Refuse, by its key, a stage that needs other labels than the competition has."""
         for stage in config.stages:
             if stage.drop_predicted_controls is not None and config.data.controls == "ignore":
                 raise InputError(
@@ -157,6 +153,10 @@ class Task(OverUnits, ABC):
         Returns:
             The score with its interval, and what blind guessing would score.
         """
+
+    @abstractmethod
+    def point_score(self, targets: Targets) -> float:
+        """Score targets that know their truth; raise InputError where they cannot be scored."""
 
     @abstractmethod
     def clustered_score(self, targets: Targets, cluster: np.ndarray) -> tuple[float, float, float]:

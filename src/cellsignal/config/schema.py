@@ -32,6 +32,10 @@ class Data(Strict):
     """Make the control wells further classes of the training: those of the training experiments, or
     of all, test included (their labels are part of every plate's design). They are not validated
     on, nor predicted but for a protocol that scores them."""
+    exclude: Path | None = None
+    """CSV of samples (sample_id), wells (well_id; experiment, plate, well) or plates (experiment,
+    plate) that neither train nor validate, as `cellsignal qc` writes it. Test samples on it are
+    predicted all the same: a submission needs them. Pixel statistics still see all wells."""
     workers: int = Field(2, ge=0)
     """Processes (packing, albumentations) or threads (reading); 0: none."""
     cache_gib: float = Field(1.0, ge=0)

@@ -3,8 +3,8 @@
 A row is known by what was scored against what (hashes), so scoring a file twice leaves one row. The
 sample submission and the truth go through the same path as any submission; the truth must stand at
 the best possible score and the sample near chance. A run without test samples has a row of its
-out-of-fold score, of the kind "out of fold" and without a rank. A file that was replaced since it
-was scored keeps its row, marked by its hash.
+out-of-fold score, without a rank, and so have the baselines of a run. A file that was replaced
+since it was scored keeps its row, marked by its hash.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 LEADERBOARD = Path("submissions/leaderboard.csv")
 OUT_OF_FOLD = "out of fold"  # the kind of a row
-KINDS = ("submission", "control", OUT_OF_FOLD)
+BASELINE = "baseline"  # the same: out of fold
+KINDS = ("submission", "control", OUT_OF_FOLD, BASELINE)
 BOARDS = ("overall", "public", "private")
 COLUMNS = (
     *("competition", "name", "kind", "submission", "submission_sha256"),
@@ -95,8 +96,9 @@ def out_of_fold_entry(
     figure: Score,
     made_from: str,
     truth: pd.DataFrame,
+    kind: str = OUT_OF_FOLD,
 ) -> dict[str, Any]:
-    """Make the row of a run without test samples: its out-of-fold score.
+    """Make the row of an out-of-fold score: of a run without test samples, or of a baseline.
 
     Args:
         made_from: hash of its predictions.
@@ -106,8 +108,8 @@ def out_of_fold_entry(
     columns = ["value", "low", "high", "n", "unit", "units"]
     scores = pd.DataFrame([numbers], columns=columns)
     scores.index = ["overall"]
-    note = "out of fold: no test samples"
-    return _row(competition, name, OUT_OF_FOLD, ("", made_from), scores, truth, note)
+    note = "out of fold: no test samples" if kind == OUT_OF_FOLD else "baseline, out of fold"
+    return _row(competition, name, kind, ("", made_from), scores, truth, note)
 
 
 def _entry(

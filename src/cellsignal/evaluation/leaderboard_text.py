@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from cellsignal.common.tables import aligned
-from cellsignal.evaluation.leaderboard import OUT_OF_FOLD
+from cellsignal.evaluation.leaderboard import BASELINE, OUT_OF_FOLD
 from cellsignal.metrics.intervals import plural, range_text
 
 
 def leaderboard_text(table: pd.DataFrame) -> str:
-    """Print a leaderboard table, a block for each set of answers; controls are in brackets."""
+    """Print a leaderboard table, a block for each set of answers; (controls), [baselines]."""
     if table.empty:
         return "no submission scored yet"
     blocks = []
@@ -37,9 +37,8 @@ def _block(table: pd.DataFrame) -> str:
         )
     ]
     for row in table.itertuples():
-        name = {"control": f"({row.name})", OUT_OF_FOLD: f"{row.name}, out of fold"}.get(
-            row.kind, row.name
-        )
+        forms = {"control": "({})", OUT_OF_FOLD: "{}, out of fold", BASELINE: "[{}]"}
+        name = forms.get(row.kind, "{}").format(row.name)
         board = "overall" if pd.isna(row.private) else "private"
         low, high, n = (getattr(row, f"{board}_{part}") for part in ("low", "high", "n"))
         scores = [

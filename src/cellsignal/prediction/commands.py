@@ -175,10 +175,14 @@ def score(arguments: argparse.Namespace) -> str:
 
 
 def _score_out_of_fold(arguments: argparse.Namespace) -> str:
-    from cellsignal.prediction.sources import out_of_fold_table, read_sources
+    from cellsignal.baselines.comparison import kept_comparison
+    from cellsignal.prediction.sources import out_of_fold_entry, out_of_fold_table, read_sources
 
     sources = read_sources(arguments.sources, arguments.set, arguments.seeds)
-    print(out_of_fold_table(sources, arguments.root))
+    entry = out_of_fold_entry(sources, arguments.root)
+    print(out_of_fold_table(entry))
+    if sources.configs:
+        print(f"\n{kept_comparison(sources.configs[0], entry)}")
     return next_command("submit", arguments)
 
 

@@ -35,7 +35,7 @@ from cellsignal.prediction.predict import (
     trained_model,
 )
 from cellsignal.training.checkpoints import load_checkpoint
-from cellsignal.training.job import Job, fold_name, kept_samples
+from cellsignal.training.job import Job, fold_name, predictable_samples
 from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import this_process
 
@@ -99,7 +99,7 @@ def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray], s
     first, samples = jobs[0], jobs[0].store.samples
     path = config.run_folder / "embeddings" / f"{fold_name(first.fold)}_{first.stage.name}.npz"
     checkpoints = {job.key: checkpoint_path(config, job) for job in jobs}
-    chosen = np.flatnonzero(kept_samples(config, first.store))
+    chosen = np.flatnonzero(predictable_samples(config, first.store))
     part = _parts(jobs, samples)
     stage = (config, first.stage_index, first.store)
     sample_ids = samples.sample_id.iloc[chosen]
@@ -135,6 +135,7 @@ def _embed_fold(config: Config, jobs: list[Job], known: dict[str, np.ndarray], s
 def _parts(jobs: list[Job], samples: pd.DataFrame) -> np.ndarray:
     """Return "train", "oof" or "test" for the jobs' treatments, else "none": (n,) text."""
     part = np.full(len(samples), "none", object)
+    part[(samples.split == "test").to_numpy()] = "test"  # also those that `data.exclude` lists
     for job in jobs:
         for name, positions in (("train", job.train), ("oof", job.valid), ("test", job.test)):
             part[positions] = name

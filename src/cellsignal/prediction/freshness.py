@@ -26,15 +26,21 @@ MADE_FROM = "made_from"  # key of `about`
 
 def config_inputs(config: Config, stage_index: int) -> dict[str, Any]:
     """Return the config keys that decide the bytes of a stage's predictions and embeddings."""
-    tree = config.model_dump(mode="json")
+    tree, names = config.model_dump(mode="json"), ("channels", "controls", "sites", "size")
     return {
         "predict": tree["predict"],
         "protocol": config.protocol,
         "normalization": tree["normalization"],
-        "data": {name: tree["data"][name] for name in ("channels", "controls", "sites", "size")},
+        "data": {name: tree["data"][name] for name in names}
+        | ({} if config.data.exclude is None else {"exclude": _hash_of(config.data.exclude)}),
         "model": tree["model"],
         "amp": tree["stages"][stage_index]["amp"],
     }
+
+
+def _hash_of(file: Path) -> str:
+    """Return the hash of a list that the config names; jobs say it if there is no such file."""
+    return sha256(file) if file.is_file() else "missing"
 
 
 def store_inputs(store: Store) -> dict[str, str]:

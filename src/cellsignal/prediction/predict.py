@@ -32,7 +32,7 @@ from cellsignal.prediction.pieces import in_pieces, pieces_of, remove_pieces
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.identity import check_belongs, check_config
 from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
-from cellsignal.training.job import Job, fold_name, kept_samples, protocol_parts
+from cellsignal.training.job import Job, fold_name, predictable_samples, protocol_parts
 from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import this_process
 
@@ -155,7 +155,7 @@ def _choose_samples(
         chosen = np.flatnonzero(~np.isin(parts, ("", "train")))
         controls = (f"control_{label}" for label in range(len(first.classes), first.outputs))
         return chosen, parts[chosen], (*first.classes, *controls)
-    kept = kept_samples(config, first.store) & (samples.role == "treatment").to_numpy()
+    kept = predictable_samples(config, first.store) & (samples.role == "treatment").to_numpy()
     held_out = np.concatenate([job.valid for job in jobs])
     test = np.flatnonzero((samples.split == "test").to_numpy() & kept)
     part = np.repeat(["oof", "test"], [len(held_out), len(test)])

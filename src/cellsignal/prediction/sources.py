@@ -141,11 +141,15 @@ def submit_sources(
     return out, make_submission(entry, out, **options), entry
 
 
-def out_of_fold_table(sources: Sources, root: Path | None = None) -> str:
-    """Return the out-of-fold scores of every run, and of all merged, as text."""
-    how, _ = choose_section(sources.sections, sources.changed, keys=("merge",))
-    entry = open_entry(sources.files, how, root=sources.root(root))
+def out_of_fold_table(entry: Entry) -> str:
+    """Return the out-of-fold scores of every run, and of all merged, and how reliable they are."""
     return f"{out_of_fold_text(entry)}\n\n{out_of_fold_reliability(entry)}".rstrip("\n")
+
+
+def out_of_fold_entry(sources: Sources, root: Path | None = None) -> Entry:
+    """Return the predictions of sources as they are merged for an out-of-fold score."""
+    how, _ = choose_section(sources.sections, sources.changed, keys=("merge",))
+    return open_entry(sources.files, how, root=sources.root(root))
 
 
 def protocol_table(config: Config, answers_file: Path) -> str:

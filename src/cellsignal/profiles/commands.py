@@ -10,7 +10,6 @@ from cellsignal.common.errors import InputError
 from cellsignal.config.options import (
     add_config_options,
     command_group,
-    config_of,
     configs_of,
     next_command,
 )
@@ -38,10 +37,6 @@ def add_profile_commands(parser: argparse.ArgumentParser) -> None:
     add_export_options(add("export", export, "write profiles as one parquet or AnnData file"))
     text = "count treatments right out of fold: medians over images, then over wells"
     add_config_options(add("treatments", treatments, text))
-    text = "classify clips by hand-made features over time"
-    sub = add_config_options(add("baseline", baseline, text))
-    text = "test on the queries (default: on the drugs that fold 0 holds out)"
-    sub.add_argument("--answers", type=Path, help=text)
     text = "rank a gallery by embeddings: a submission, its figures, names for unseen compounds"
     _add_rank(add("rank", rank, text))
     sub = add("answers", answers, "write the answers that a release itself holds, for scoring")
@@ -144,7 +139,7 @@ def classify(arguments: argparse.Namespace) -> str | None:
         if getattr(arguments, option) is not None:
             raise InputError(f"--{option.replace('_', '-')}: is an option of --table")
     from cellsignal.prediction.container import load_predictions
-    from cellsignal.prediction.sources import out_of_fold_table, read_sources
+    from cellsignal.prediction.sources import out_of_fold_entry, out_of_fold_table, read_sources
     from cellsignal.prediction.well_classifiers import Classification
     from cellsignal.prediction.well_classifiers import classify as classify_config
 
@@ -161,7 +156,8 @@ def classify(arguments: argparse.Namespace) -> str | None:
     parts = {path: set(load_predictions(path).ids["part"]) for path in files}
     held_out = [path for path in files if "oof" in parts[path]]
     if held_out:
-        print(f"\n{out_of_fold_table(read_sources(held_out), config.data.root)}")
+        entry = out_of_fold_entry(read_sources(held_out), config.data.root)
+        print(f"\n{out_of_fold_table(entry)}")
     for picture in pictures:
         print(f"picture: {picture}")
     if not any("test" in found for found in parts.values()):
@@ -248,13 +244,6 @@ def treatments(arguments: argparse.Namespace) -> str:
 
     print("\n\n".join(treatment_table(config) for config in configs_of(arguments)))
     return next_command("submit", arguments)
-
-
-def baseline(arguments: argparse.Namespace) -> str:
-    from cellsignal.profiles.clip_classifiers import baseline as measure
-
-    print(measure(config_of(arguments), arguments.answers))
-    return next_command("train", arguments)
 
 
 def rank(arguments: argparse.Namespace) -> str | None:

@@ -22,7 +22,7 @@ from cellsignal.models.backbones import build_model, check_backbone
 from cellsignal.training.checkpoints import has_checkpoint
 from cellsignal.training.examples import Examples
 from cellsignal.training.inference import output_shapes, pixel_statistics
-from cellsignal.training.job import Job, kept_samples, unit_codes
+from cellsignal.training.job import Job, predictable_samples, unit_codes
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.self_supervised import TwoViews
 from cellsignal.training.validation import draw_gallery
@@ -124,7 +124,7 @@ def _smallest_unit(job: Job) -> int:
     predicted = np.concatenate([job.scored, job.test])
     if codes is None or not len(predicted):
         return 0
-    counts = np.bincount(codes[kept_samples(config, job.store)], minlength=codes.max() + 1)
+    counts = np.bincount(codes[predictable_samples(config, job.store)], minlength=codes.max() + 1)
     counts = counts[np.unique(codes[predicted])]
     batches = np.ceil(counts / config.predict.batch_size).astype(int)
     return int((counts // batches).min())

@@ -27,7 +27,7 @@ from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
 from cellsignal.data.views import apply_view
 from cellsignal.models.batch_norm import unit_statistics
-from cellsignal.training.job import Job, cell_type_vectors, kept_samples, unit_codes
+from cellsignal.training.job import Job, cell_type_vectors, predictable_samples, unit_codes
 from cellsignal.training.optim import autocast
 from cellsignal.training.ranks import ALONE, Ranks
 
@@ -156,7 +156,7 @@ def plan_reading(job: Job, pixels: Pixels, chosen: np.ndarray, ranks: Ranks = AL
         positions = np.concatenate([chosen[:0], *dealt])
         units = [Unit([], in_order(len(positions), size))]
     else:
-        kept = kept_samples(job.config, job.store)
+        kept = predictable_samples(job.config, job.store)
         my_codes = np.unique(codes[chosen])[ranks.rank :: ranks.world]
         positions = np.flatnonzero(kept & np.isin(codes, my_codes))
         index = np.full(len(codes), -1)

@@ -15,6 +15,7 @@ from cellsignal.competitions.base import Competition
 from cellsignal.competitions.task import Task
 from cellsignal.config import Config
 from cellsignal.config.stage import Stage
+from cellsignal.data.exclusions import read_exclusions
 from cellsignal.data.folds import FoldTable
 from cellsignal.data.store import Store
 
@@ -183,10 +184,22 @@ def protocol_parts(
 
 
 def kept_samples(config: Config, store: Store) -> np.ndarray:
-    """Return the mask of the store's samples that the config uses (`data.sites`)."""
+    """Return the mask of the samples that may train or validate (`data.sites`, `data.exclude`)."""
+    return predictable_samples(config, store) & ~left_out_samples(config, store)
+
+
+def predictable_samples(config: Config, store: Store) -> np.ndarray:
+    """Return the mask of the store's samples that the config reads (`data.sites`)."""
     if config.data.sites is None:
         return np.ones(len(store.samples), bool)
     return store.samples.site.isin(config.data.sites).to_numpy()
+
+
+def left_out_samples(config: Config, store: Store) -> np.ndarray:
+    """Return the mask of the samples that `data.exclude` lists."""
+    if config.data.exclude is None:
+        return np.zeros(len(store.samples), bool)
+    return read_exclusions(config.data.exclude, store.samples)
 
 
 def unit_codes(

@@ -14,7 +14,13 @@ from cellsignal.config import Config
 from cellsignal.data.folds import FoldTable, read_folds
 from cellsignal.data.store import Store
 from cellsignal.training.identity import refuse_other_run
-from cellsignal.training.job import Job, kept_samples, protocol_parts, without_labels
+from cellsignal.training.job import (
+    Job,
+    kept_samples,
+    left_out_samples,
+    protocol_parts,
+    without_labels,
+)
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +60,7 @@ def jobs_of(config: Config) -> list[Job]:
             f"{config.folds.file}`"
         )
     folds = read_folds(config.folds.file, store.samples)
+    _report_left_out(config, store)
     return plan_jobs(config, competition, store, tuple(store.source["classes"]), folds)
 
 
@@ -98,6 +105,22 @@ def plan_jobs(
                     )
                 jobs.append(job if stage.target == "label" else _of_compounds(job, kept & of_key))
     return jobs
+
+
+def _report_left_out(config: Config, store: Store) -> None:
+    """Log how many samples `data.exclude` leaves out, and of what."""
+    if config.data.exclude is None:
+        return
+    samples = store.samples[left_out_samples(config, store)]
+    is_test = (samples.split == "test") & (samples.role == "treatment")
+    log.info(
+        "%s: %d samples of %d wells neither train nor validate; %d of them are of the test set and "
+        "are predicted all the same",
+        config.data.exclude,
+        len(samples),
+        samples.well_id.nunique(),
+        int(is_test.sum()),
+    )
 
 
 def _check_folds_and_channels(config: Config, store: Store, folds: FoldTable) -> None:

@@ -1,0 +1,1 @@
+"""How good the images of plates are: focus, light, cells, positions, controls."""
