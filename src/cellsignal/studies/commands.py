@@ -26,7 +26,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     _add_ablations(add)
     _add_speed(add)
     _add_postprocessing(add)
-    text = "how often the 95 % intervals hold the truth, by simulation"
+    text = "how often the 95-percent intervals hold the truth, by simulation"
     sub = add("coverage", coverage, text)
     sub.add_argument("--simulations", type=int, default=2000, help="of each case")
     sub.add_argument("--seed", type=int, default=0)
