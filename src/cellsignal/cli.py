@@ -26,7 +26,11 @@ from cellsignal.kaggle.commands import add_kaggle_commands
 from cellsignal.prediction.commands import add_prediction_commands
 from cellsignal.profiles.commands import add_profile_commands
 from cellsignal.quality.commands import add_quality_commands
-from cellsignal.report.commands import add_report_commands, add_runs_commands
+from cellsignal.report.commands import (
+    add_explore_command,
+    add_report_commands,
+    add_runs_commands,
+)
 from cellsignal.studies.commands import add_study_commands
 
 BAD_INPUT = 2
@@ -96,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-q", "--quiet", action="store_true", help="only results and warnings")
     add = command_group(parser, "command")
     add_data_commands(add)
+    add_explore_command(add)
     text = "look for leaks between what trains and what is scored"
     add_audit_command(add("audit", None, text))
     add_quality_commands(add)

@@ -9,13 +9,17 @@ from cellsignal.config.options import RUNS, command_group, run_names
 
 
 def add_report_commands(add: Callable) -> None:
-    """Add the parsers of the pages, each one HTML file."""
+    """Add the parser of the page of runs."""
     text = "one HTML page of a run, or of several side by side; at any time"
     sub = add("report", report, text)
     what = "a run, its config or folder, or a submission (.csv)"
     sub.add_argument("runs", nargs="+", metavar="RUN", help=what)
     sub.add_argument("--answers", type=Path, help="true test labels: shows the test score")
     sub.add_argument("--out", type=Path, help="the page (default: in the folder of the run)")
+
+
+def add_explore_command(add: Callable) -> None:
+    """Add the parser of the page of a data set."""
     text = "one HTML page of a data set, before any training"
     sub = add("explore", explore, text)
     sub.add_argument("competition", help="its id")

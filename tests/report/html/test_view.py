@@ -94,6 +94,10 @@ def test_results_of_other_commands_are_shown_as_they_lie_there(
     (tmp_path / "seed0" / "audit.json").write_text(json.dumps(content))
     rows = "name,accuracy\nposition only,0.31\nmajority,0.125\n"
     (tmp_path / "baselines.csv").write_text(rows)
+    (tmp_path / "baselines.json").write_text('{"baselines": [{"name": "x", "score": 0.9}]}')
+    (tmp_path / "seed0" / "qc").mkdir()
+    (tmp_path / "seed0" / "qc" / "plates.csv").write_text("plate,focus\nP1,0.5\n")
+    assert "P1" in quality(view)
     (tmp_path / "seed0" / "qc.json").write_text("not json")
     text = Page(audit(view)).text
     assert "shared <wells>" in text and "failed" in text and "a; b" in text

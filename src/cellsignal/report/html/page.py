@@ -48,7 +48,7 @@ def escape(value: Any) -> str:
 
 def plural(word: str) -> str:
     """Return the plural of a word of this field."""
-    return word if word.endswith("s") else f"{word}s"
+    return f"{word}es" if word.endswith("s") else f"{word}s"
 
 
 def counted(number: int, word: str) -> str:

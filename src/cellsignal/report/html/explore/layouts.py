@@ -4,7 +4,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.report.html.explore.look import Look
-from cellsignal.report.html.page import choices, escape, paragraph
+from cellsignal.report.html.page import choices, counted, escape, paragraph
 from cellsignal.report.html.plate_svg import Spot, format_of, places_of, plate_svg
 
 PLATES = 6  # that are shown
@@ -75,8 +75,11 @@ def _by_class(look: Look, wells: pd.DataFrame, places: pd.DataFrame) -> str:
         colour = to_hex(shades(0.05 + 0.9 * int(label) / max(len(look.classes) - 1, 1)))
         spots[place] = Spot(colour, f"{well.well}{_named(look, well)}")
     first = wells.iloc[0]
-    alt = f"Layout of {first.experiment} plate {first.plate} by class: {len(seen)} classes."
-    caption = f"By class: {len(seen)} classes, the colour runs with their number; white has none."
+    alt = (
+        f"Layout of {first.experiment} plate {first.plate} by class: {counted(len(seen), 'class')}."
+    )
+    caption = f"By class: {counted(len(seen), 'class')}, the colour runs with their number; white "
+    caption += "has none."
     if wells.label.isna().all():
         caption += " Of several classes the first."
     return plate_svg(spots, format_of(places), alt, caption, width=1.06)

@@ -5,7 +5,7 @@ import pandas as pd
 
 from cellsignal.report.html.drawing import drawn
 from cellsignal.report.html.explore.look import Look
-from cellsignal.report.html.page import cards, figure, folded, paragraph, table
+from cellsignal.report.html.page import cards, counted, figure, folded, paragraph, table
 from cellsignal.report.plots import label_distribution
 
 SHOWN = 60  # experiments that are listed at once
@@ -92,8 +92,8 @@ def labels(look: Look) -> str:
     each = f"{total.min():,.0f} to {total.max():,.0f} labelled wells each (median "
     each += f"{total.median():,.0f})"
     if total.min() == total.max():
-        each = f"{total.max():,.0f} labelled wells each"
-    text = f"{len(look.classes):,} classes; {each}."
+        each = f"{counted(int(total.max()), 'labelled well')} each"
+    text = f"{counted(len(look.classes), 'class')}; {each}."
     if ratio > 3:
         text += f" The largest class has {ratio:.0f} times the wells of the smallest: compare a "
         text += "score with always answering the largest."

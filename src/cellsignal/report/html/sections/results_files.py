@@ -1,13 +1,15 @@
 """What other commands left in the run folder: baselines, the leak audit, plate quality.
 
-Each writes a .json or .csv there (and maybe pictures) whose name begins with the word below; what
-lies there is shown as it is.
+Each writes a .json or .csv there (and maybe pictures) whose name begins with the word below, or
+that lies in a folder of that name; it is shown as it is.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import read_table
@@ -32,12 +34,15 @@ SEVERITY = "severity"
 
 def audit(view: RunView) -> str:
     """Return the findings of `cellsignal audit`."""
-    return _content(view, "audit", f"`cellsignal audit {view.command} --out {_place(view)}`")
+    return _content(
+        view, "audit", f"`cellsignal audit {view.command} --out {_folder(view) / 'audit.json'}`"
+    )
 
 
 def quality(view: RunView) -> str:
     """Return the measures of `cellsignal qc`."""
-    return _content(view, "qc", f"`cellsignal qc {view.command}`")
+    out = _folder(view) / "qc"
+    return _content(view, "qc", f"`cellsignal qc {view.command} --out {out}`")
 
 
 def baselines(view: RunView) -> str:
@@ -58,27 +63,30 @@ def best_baseline(view: RunView) -> tuple[str, float] | None:
             except (TypeError, ValueError):
                 continue
             name = str(next(iter(row.values())))
-            if value is not None and (best is None or value > best[1]):
+            if value is not None and np.isfinite(value) and (best is None or value > best[1]):
                 best = (name, value)
     return best
 
 
-def _place(view: RunView) -> Path:
-    folder = view.folders[0] if view.folders else Path("runs") / view.title
-    return folder / "audit.json"
+def _folder(view: RunView) -> Path:
+    return view.folders[0] if view.folders else Path("runs") / view.title
 
 
 def _files(view: RunView, word: str) -> list[Path]:
-    """Return the files of a word, of each seed and of the run."""
+    """Return the files of a word, of each seed and of the run: those whose name begins with it,
+    and all in a folder of that name.
+
+    Of a table in both forms the .csv is taken.
+    """
     folders = dict.fromkeys([*view.folders, *(folder.parent for folder in view.folders)])
-    return sorted(
+    paths = sorted(
         path
         for folder in folders
-        for place in (folder, folder / word)
-        if place.is_dir()
-        for path in place.glob(f"{word}*")
+        for pattern in (f"{word}*", f"{word}/*")
+        for path in folder.glob(pattern)
         if path.suffix in (".json", ".csv", ".png", ".txt")
     )
+    return [p for p in paths if p.suffix != ".json" or p.with_suffix(".csv") not in paths]
 
 
 def _content(view: RunView, word: str, command: str) -> str:
@@ -97,8 +105,9 @@ def _of_file(path: Path) -> str:
     head = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_cell(name, row.get(name, "")) for name in head] for row in rows[:SHOWN]]
     more = f"; the first {SHOWN} of {len(rows):,} rows" if len(rows) > SHOWN else ""
-    text = _facts(path) + table(head, cells, caption=f"{path}{more}")
-    return text if rows else paragraph(f"{path}: has no rows")
+    if not rows:
+        return _facts(path) or paragraph(f"{path}: has no rows")
+    return _facts(path) + table(head, cells, caption=f"{path}{more}")
 
 
 def _cell(name: str, value: Any) -> str | Raw:
