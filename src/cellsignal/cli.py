@@ -124,8 +124,8 @@ def _add_run(add: Callable) -> None:
     sub = add("run", run, "all of it, from prepare to score and report; resumes")
     add_budget(add_config_options(sub))
     sub.add_argument("--answers", type=Path, help="true test labels, for scoring alone")
-    splits = "folds, where the fold table is made"
-    sub.add_argument("--splits", type=int, default=3, help=splits)
+    splits = "folds, where the fold table is made (default 3, or one a group if fewer)"
+    sub.add_argument("--splits", type=int, help=splits)
 
 
 def train(arguments: argparse.Namespace) -> str:

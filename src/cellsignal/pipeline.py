@@ -11,7 +11,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, sha256, work_in, write_text
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
-from cellsignal.data.folds import bring_folds_up_to_date
+from cellsignal.data.folds import bring_folds_up_to_date, read_fold_rows
+from cellsignal.data.preview import left_out_lines, single_label_lines
 from cellsignal.evaluation.ladder import Step, ladder_text
 from cellsignal.evaluation.leaderboard import LEADERBOARD, append_entry, out_of_fold_entry
 from cellsignal.evaluation.score import score, show_leaderboard
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 SHOWN = 20  # warnings of one kind that are printed
 
 
-def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> None:
+def run_all(config: Config, answers_file: Path | None, *, splits: int | None = None) -> None:
     """Prepare, make folds, train, predict, submit, score and report; each step resumes.
 
     What can be checked without a store is checked first. A run without test samples ends with its
@@ -40,7 +41,6 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
     check_before_packing(config)
     if answers_file is not None:
         get_competition(config.competition).answers(answers_file)  # refused now if unreadable
-    prepare(config)
     bring_folds_up_to_date(
         competition_id=config.competition,
         root=config.data.root,
@@ -48,6 +48,8 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
         splits=splits,
         seed=config.seed,
     )
+    _check_folds_in_use(config)
+    prepare(config)
     train(config)
     with work_in(config.run_folder):
         entry = open_entry(predict(config), config.submit, root=config.data.root)
@@ -61,6 +63,15 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int = 3) -> No
             print(f"picture: {picture}")
     answers = answers_file if truth is not None else None
     print(f"report: {write_html_report([str(config.run_folder)], answers)}")
+
+
+def _check_folds_in_use(config: Config) -> None:
+    folds = {int(fold) for fold in read_fold_rows(config.folds.file).fold if fold >= 0}
+    unknown = [fold for fold in config.folds.use or () if fold not in folds]
+    if unknown:
+        raise InputError(
+            f"folds.use: {config.folds.file} has the folds {sorted(folds)}, not {unknown[0]}"
+        )
 
 
 def prepare(config: Config) -> None:
@@ -83,17 +94,29 @@ def prepare(config: Config) -> None:
         f"{sample_id}: channel {channel} has zero variance" for sample_id, channel in report.flat
     ]
     _warn(flat, data.store / "store.json")
-    log.info("%s: %d samples packed, %d left out", data.store, report.n_packed, len(skipped))
-    _keep_left_out(competition.left_out(data.root), data.store / "left_out.csv")
+    samples, left_out = competition.samples(data.root), competition.left_out(data.root)
+    lines = [f"left out {line.strip()}" for line in left_out_lines(left_out)]
+    lines += competition.notes(data.root)
+    for line in [*lines, *single_label_lines(samples, competition.classes(data.root))]:
+        log.warning("%s: %s", data.root, line)
+    unread = [("an image that cannot be used: " + why, name) for name, why in report.skipped]
+    _keep_left_out([*unread, *left_out], data.store / "left_out.csv")
+    log.info(
+        "%s: %d samples packed; left out: %d sites whose images cannot be used, %d other files, "
+        "sites or wells%s",
+        data.store,
+        report.n_packed,
+        len(unread),
+        len(left_out),
+        "; left_out.csv there lists them" if unread or left_out else "",
+    )
 
 
 def _keep_left_out(left_out: Sequence[tuple[str, str]], path: Path) -> None:
-    """Keep what is in no sample (files not understood, wells without a label) with the store.
+    """Keep what is not in the store, or in no sample (a well without a label), with the store.
 
     A store that is up to date may lie where nothing can be written.
     """
-    if left_out:
-        log.warning("%d files, sites or wells are in no sample; %s lists them", len(left_out), path)
     before = path.read_text(encoding="utf-8") if path.is_file() else None
     after = None
     if left_out:

@@ -60,6 +60,8 @@ class Competition(Calibrates, ABC):
     target_column: ClassVar[str]
     # samples columns that folds may group by; the first is the default
     fold_groups: ClassVar[tuple[str, ...]]
+    # what users call a fold group that is not called as its column
+    group_words: ClassVar[Mapping[str, str]] = {}
     # the table of `named_folds` that is made where no other is asked for
     default_folds: ClassVar[str | None] = None
     metric: ClassVar[str]
@@ -97,6 +99,10 @@ class Competition(Calibrates, ABC):
         """
         names = images_without_row(root, self.samples(root), self.image_files)
         return tuple(("image without a row", name) for name in names)
+
+    def notes(self, root: Path) -> tuple[str, ...]:
+        """Return lines on what of the data under `root` may not be as its owner thinks."""
+        return ()
 
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 Fold -1 means never held out, fold -2 kept for the test. `data.folds` writes and reads the tables.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -33,6 +34,9 @@ def make_folds(
     n_splits: int = 5,
     seed: int = 0,
     plate_groups: PlateGroups | None = None,
+    *,
+    fewer: bool = False,
+    word: str = "",
 ) -> pd.DataFrame:
     """Deal the groups of the labelled training treatments to folds, whole, as evenly as can be.
 
@@ -44,6 +48,8 @@ def make_folds(
 
     Args:
         group: a samples column.
+        fewer: make one fold a group where there are fewer groups than folds, if they are two.
+        word: what the user calls the group, where it isn't called as the column.
 
     Returns:
         Columns fold, <group>, cell_type, then `label` (several joined by "+") or `assignment` where
@@ -52,23 +58,22 @@ def make_folds(
     Raises:
         InputError: no such column, an empty group name, or fewer groups than folds.
     """
+    count_folds = functools.partial(_count_folds, word or group, n_splits, fewer)
     train = _training_samples(samples, group, n_splits)
     rows = _describe_groups(train, group, plate_groups)
     rows["fold"] = NEVER
     if "labels" in rows.columns:
-        _check_group_count(len(rows), group, n_splits)
         classes = rows["labels"].str.get_dummies("+").to_numpy(dtype=int)
-        rows["fold"] = _deal_evenly(classes, n_splits, seed)
+        rows["fold"] = _deal_evenly(classes, count_folds(len(rows)), seed)
         # a column `labels` says another thing in a fold table: see `data.folds.DERIVED`
         rows = rows.rename(columns={"labels": "label"}).replace({"label": {NO_CLASS: ""}})
     elif "label" in rows.columns:
         dealt = ~_holds_class_alone(train, rows, group)
-        _check_group_count(dealt.sum(), group, n_splits)
-        rows.loc[dealt, "fold"] = _deal(rows.loc[dealt, ["label"]], n_splits, seed)
+        number = count_folds(int(dealt.sum()))
+        rows.loc[dealt, "fold"] = _deal(rows.loc[dealt, ["label"]], number, seed)
     else:
-        _check_group_count(len(rows), group, n_splits)
         strata = [name for name in ("cell_type", "assignment") if name in rows.columns]
-        rows["fold"] = _deal(rows[strata].astype(str), n_splits, seed)
+        rows["fold"] = _deal(rows[strata].astype(str), count_folds(len(rows)), seed)
     known = [name for name in ("cell_type", "label", "assignment", "n") if name in rows.columns]
     if group == "cell_type":
         known.remove("cell_type")
@@ -94,11 +99,17 @@ def _training_samples(samples: pd.DataFrame, group: str, n_splits: int) -> pd.Da
     return train
 
 
-def _check_group_count(count: int, group: str, n_splits: int) -> None:
+def _count_folds(word: str, n_splits: int, fewer: bool, count: int) -> int:
+    """Return the number of folds that `count` groups are dealt to."""
+    if fewer and 2 <= count < n_splits:
+        log.info("folds: %d values of %s can be held out: %d folds", count, word, count)
+        return count
     if count < n_splits:
         raise InputError(
-            f"folds: {count} values of {group} can be held out, too few for {n_splits} folds"
+            f"folds: {count} value{'' if count == 1 else 's'} of {word} can be held out, too few "
+            f"for {2 if fewer else n_splits} folds"
         )
+    return n_splits
 
 
 def _describe_groups(

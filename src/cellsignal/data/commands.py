@@ -79,7 +79,8 @@ def _add_folds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="CSV (default folds/<competition>.csv)")
     group = "what a fold must not split (default: the competition's first)"
     parser.add_argument("--group", help=group)
-    parser.add_argument("--splits", type=int, default=5)
+    splits = "number of folds (default 5, or one a group if fewer)"
+    parser.add_argument("--splits", type=int, help=splits)
     parser.add_argument("--named", help="a published table instead, e.g. first_place")
     force = "replace a file that holds another table"
     parser.add_argument("--force", action="store_true", help=force)
@@ -147,7 +148,8 @@ def samples(arguments: argparse.Namespace) -> str:
     table = competition.samples(root)
     left_out = competition.left_out(root)
     without_images = rows_without_images(root, table, competition.image_files)
-    print(preview_text(table, competition.classes(root), left_out, without_images))
+    classes, notes = competition.classes(root), competition.notes(root)
+    print(preview_text(table, classes, left_out, without_images, notes))
     if arguments.out is not None:
         write_csv(arguments.out, table.assign(files=table.files.str.join(" ")))
         print(f"\n{arguments.out}")
@@ -252,6 +254,8 @@ def folds(arguments: argparse.Namespace) -> str:
         force=arguments.force,
     )
     print(f"{folds_text(table)}\n\n{out}")
+    for note in competition.notes(arguments.root):
+        print(f"note: {note}")
     balance = competition.task.folds_text(table, competition.classes(arguments.root))
     if balance:
         print(f"\n{balance}")

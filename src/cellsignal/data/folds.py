@@ -22,6 +22,7 @@ from cellsignal.simulation.output import MARKER
 
 log = logging.getLogger(__name__)
 
+SPLITS, RUN_SPLITS = 5, 3  # folds that `folds` and `run` make by default
 # in a column `labels`: a group without training labels that may stand in the table all the same
 DERIVED = "derived"
 
@@ -84,7 +85,7 @@ def make_folds_file(
     out: Path,
     *,
     group: str | None = None,
-    splits: int = 5,
+    splits: int | None = None,
     seed: int = 0,
     named: str | None = None,
     force: bool = False,
@@ -94,12 +95,13 @@ def make_folds_file(
     Without a name and a group it is the competition's default.
 
     Args:
+        splits: None makes five, or one a group where there are fewer groups.
         force: replace a file that holds another table.
 
     Raises:
         InputError: `out` holds another table, and `force` is not given.
     """
-    table = _make_fold_table(competition_id, root, group, splits, seed, named)
+    table = _make_fold_table(competition_id, root, group, splits, seed, named, SPLITS)
     if out.exists() and not force and _file_text(out) != _table_text(table):
         raise InputError(
             f"{out}: holds another table; give --out for a file of its own, or --force to replace "
@@ -110,7 +112,13 @@ def make_folds_file(
 
 
 def _make_fold_table(
-    competition_id: str, root: Path, group: str | None, splits: int, seed: int, named: str | None
+    competition_id: str,
+    root: Path,
+    group: str | None,
+    splits: int | None,
+    seed: int,
+    named: str | None,
+    default: int,
 ) -> pd.DataFrame:
     competition = get_competition(competition_id)
     if group is None:
@@ -123,7 +131,15 @@ def _make_fold_table(
     competition.require_classes(root)
     if named is not None:
         return competition.named_folds(named, samples)
-    return make_folds(samples, group, splits, seed, plate_groups=competition.plate_groups(samples))
+    return make_folds(
+        samples,
+        group,
+        default if splits is None else splits,
+        seed,
+        plate_groups=competition.plate_groups(samples),
+        fewer=splits is None,
+        word=competition.group_words.get(group, group),
+    )
 
 
 def default_folds_file(competition_id: str, root: Path) -> Path:
@@ -141,10 +157,11 @@ def default_folds_file(competition_id: str, root: Path) -> Path:
 
 
 def bring_folds_up_to_date(
-    competition_id: str, root: Path, out: Path, *, splits: int, seed: int
+    competition_id: str, root: Path, out: Path, *, splits: int | None, seed: int
 ) -> None:
     """Make a fold table if it is missing, or if `run` made it and would now make another.
 
+    With `splits` None these are three folds, or one a group where there are fewer groups.
     What it is made from is noted beside it (`<file>.made_by_run.json`). A table that somebody else
     made, or changed since, is left alone.
     """
@@ -152,11 +169,11 @@ def bring_folds_up_to_date(
     note = _read_note(note_path)
     if out.is_file() and note.get("sha256") != sha256(out):
         return
-    table = _make_fold_table(competition_id, root, None, splits, seed, None)
+    table = _make_fold_table(competition_id, root, None, splits, seed, None, RUN_SPLITS)
     if out.is_file() and _file_text(out) == _table_text(table):
         return
     samples = get_competition(competition_id).samples(root).drop(columns="files")
-    made_from = {"splits": splits, "seed": seed, "samples": digest(samples.to_csv())}
+    made_from = {"splits": splits or RUN_SPLITS, "seed": seed, "samples": digest(samples.to_csv())}
     if out.is_file():
         changed = changed_inputs(note.get("made_from"), made_from) or ["the code"]
         log.warning("%s: is made anew; changed: %s", out, ", ".join(changed))

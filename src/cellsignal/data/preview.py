@@ -18,13 +18,15 @@ def preview_text(
     table: pd.DataFrame,
     classes: Sequence[str],
     left_out: Sequence[tuple[str, str]],
-    without_images: Sequence[str],
+    without_images: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """Count a samples table by plate and by label, what was left out and what has no image.
 
     Args:
         left_out: (reason, name) of what is not in the table.
         without_images: sample_id of the rows that have no image.
+        notes: `Competition.notes`.
     """
     wells = table.drop_duplicates("well_id")
     lines = [
@@ -35,7 +37,10 @@ def preview_text(
     plates = table.groupby(["experiment", "plate"], sort=True)
     counts = plates.well_id.nunique().rename("wells").to_frame()
     counts["sites"] = plates.size()
-    for role in ("treatment", "positive_control", "negative_control"):
+    roles = ("treatment", "positive_control", "negative_control")
+    if (wells.role == "reference").any():
+        roles += ("reference",)
+    for role in roles:
         of_role = wells[(wells.role == role) & (wells.split == "train")]
         counts[role] = of_role.groupby(["experiment", "plate"]).size()
     test = wells[(wells.split == "test") & (wells.role == "treatment")]
@@ -43,23 +48,36 @@ def preview_text(
     counts = counts.fillna(0).astype(int).reset_index()
     lines += [counts.head(SHOWN).to_string(index=False)]
     lines += [f"... and {len(counts) - SHOWN} plates more"] * (len(counts) > SHOWN)
-    treated = wells[(wells.role == "treatment") & (wells.split == "train")]
-    several = treated["labels"].dropna().explode().dropna()
-    number = pd.concat([treated.label.dropna(), several]).astype(int).value_counts()
+    number = _wells_of_labels(wells)
     if len(number):
         lines += ["", f"{len(classes)} labels, {number.min()} to {number.max()} wells each:"]
         shown = sorted(number.index)[:SHOWN]
         lines += [f"  {classes[label]}: {number[label]}" for label in shown]
         lines += ["  ..."] * (len(number) > SHOWN)
-        single = sorted(number.index[number == 1])
-        if single:
-            text = f"{len(single)} of {len(number)} labels have one well and can't be validated"
-            lines += [f"  {text}, first {classes[single[0]]}"]
+        lines += [f"  {line}" for line in single_label_lines(wells, classes)]
     reasons = Counter(reason for reason, _ in left_out)
     lines += ["", "left out: " + ("" if reasons else "nothing"), *left_out_lines(left_out)]
     if without_images:
         lines.append(f"rows without images: {len(without_images)}; first {without_images[0]}")
+    lines += ["", *(f"note: {note}" for note in notes)] if notes else []
     return "\n".join(lines)
+
+
+def single_label_lines(samples: pd.DataFrame, classes: Sequence[str]) -> list[str]:
+    """Return a line that counts the labels with one well, if there are any."""
+    number = _wells_of_labels(samples.drop_duplicates("well_id"))
+    single = sorted(number.index[number == 1])
+    if not single:
+        return []
+    text = f"{len(single)} of {len(number)} labels have one well and can't be validated"
+    return [f"{text}, first {classes[single[0]]}"]
+
+
+def _wells_of_labels(wells: pd.DataFrame) -> pd.Series:
+    """Count the treated wells of each class number that training may use."""
+    treated = wells[(wells.role == "treatment") & (wells.split == "train")]
+    several = treated["labels"].dropna().explode().dropna()
+    return pd.concat([treated.label.dropna(), several]).astype(int).value_counts()
 
 
 def left_out_lines(left_out: Sequence[tuple[str, str]]) -> list[str]:

@@ -1,7 +1,6 @@
 """A folder of plates as a competition, by its `plates.yaml`."""
 
 import functools
-from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +15,7 @@ from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.plates.description import (
     FILE,
     FOLD_GROUPS,
+    GROUP_WORDS,
     MULTI_LABEL,
     SINGLE_LABEL,
     Description,
@@ -23,7 +23,7 @@ from cellsignal.competitions.plates.description import (
 )
 from cellsignal.competitions.plates.pixels import VERSION, measure_plate, read_as_bytes, read_site
 from cellsignal.competitions.plates.planes import parse_entry, plate_of
-from cellsignal.competitions.plates.wells import plate_keys, read_rows, read_samples, warn_once
+from cellsignal.competitions.plates.wells import plate_keys, read_rows, read_samples
 
 
 @register
@@ -43,6 +43,7 @@ class Plates(Competition):
     id_column = "well_id"
     target_column = "label"
     fold_groups = FOLD_GROUPS
+    group_words: ClassVar = GROUP_WORDS
     metric = "accuracy"
     licence = "that of your data"
     citation = "your own plates"
@@ -85,18 +86,18 @@ class Plates(Competition):
     def samples(self, root: Path) -> pd.DataFrame:
         """Return one row a site of every well that the platemap gives a label or a role.
 
-        A log line counts what was left out; `left_out` lists it.
+        `left_out` lists the others, `notes` says what looks odd.
         """
         self.description(root)
-        frame, left_out = read_samples(Path(root))
-        for reason, count in Counter(reason for reason, _ in left_out).items():
-            first = next(name for why, name in left_out if why == reason)
-            warn_once(f"{root}: left out {count}: {reason}; first {first}")
-        return frame
+        return read_samples(Path(root))[0]
 
     def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
         self.description(root)
         return read_samples(Path(root))[1]
+
+    def notes(self, root: Path) -> tuple[str, ...]:
+        self.description(root)
+        return read_rows(Path(root)).notes
 
     def classes(self, root: Path) -> tuple[str, ...]:
         """Return the labels of the treated wells that are not hidden, sorted."""

@@ -21,6 +21,7 @@ FILE = "plates.yaml"
 FOLD_GROUPS = ("plate", "experiment", "compound", "well_id")
 SINGLE_LABEL, MULTI_LABEL = "single_label", "multi_label"
 _GROUP_OF = {"plate": "plate", "batch": "experiment", "compound": "compound", "well": "well_id"}
+GROUP_WORDS = {column: word for word, column in _GROUP_OF.items()}
 
 
 @dataclass(frozen=True)

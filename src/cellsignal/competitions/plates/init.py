@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.common.files import write_text
@@ -18,6 +19,7 @@ from cellsignal.competitions.plates.planes import list_images, read_planes, reco
 from cellsignal.competitions.plates.platemap import (
     PLATE_NAMES,
     WELL_NAMES,
+    column_of_plates,
     platemaps_of,
     read_any_table,
 )
@@ -26,7 +28,7 @@ from cellsignal.images import decode_image, read_bytes
 TABLES = (".csv", ".tsv", ".xlsx")
 LABEL_NAMES = ("label", "moa", "Metadata_moa", "compound", "Metadata_Compound", "treatment")
 LABEL_NAMES += ("gene", "Metadata_pert_iname", "pert_iname", "Metadata_broad_sample")
-LABEL_NAMES += ("broad_sample",)
+LABEL_NAMES += ("broad_sample", "mechanism", "mechanism of action", "drug")
 SEPARATORS = ("|", ";")  # between the labels of a cell, where there are several
 _TEMPLATE = """# What these images are. Written by `cellsignal init`; every key: docs/own_plates.md.
 images:
@@ -39,9 +41,10 @@ images:
   window_wells: all  # or controls
 {wells}folds: {folds}  # what a fold must not split: plate, batch, compound or well
 """
-_WELLS = """platemap: {platemap}  # a row for each well
+_WELLS = """platemap: {platemap}  # a row for each well{columns}
 well: {well}
-{plate}label: {label}  # the column that is to be predicted
+{plate}  # which rows are whose; without it every plate has the same layout
+label: {label}  # the column that is to be predicted
 {task}# compound: COLUMN
 # batch: COLUMN
 # cell_type: COLUMN
@@ -178,22 +181,49 @@ def _describe_wells(folder: Path, planes: pd.DataFrame, platemap: Path | None) -
     if platemap is None:
         platemap = _find_platemap(folder)
     if platemap is None:
-        lines = _WELLS.format(platemap="FILE.csv", well="well", plate="", label="COLUMN", task="")
-        return lines, True
+        return _wells_lines("FILE.csv", "well", None, "COLUMN"), True
     files = platemaps_of(folder, Path(platemap).resolve())
     table = read_any_table(next(iter(files.values())) if isinstance(files, dict) else platemap)
     path = Path(platemap).resolve()
     shown = path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path
     columns = list(table.columns)
-    well = next((name for name in WELL_NAMES if name in columns), None) or _well_like(table)
+    plates = set(planes.plate)
+    plate = column_of_plates(table, plates) if not all(map(str.isdigit, plates)) else None
+    plate = plate or next((name for name in PLATE_NAMES if name in columns), None)
+    others = table.drop(columns=plate or [])  # a plate called P001 looks like well P01
+    well = next((name for name in WELL_NAMES if name in others), None) or _well_like(others)
     if well is None:
         raise InputError(f"{platemap}: no column holds wells (A01); it has {', '.join(columns)}")
-    plate = next((name for name in PLATE_NAMES if name in columns), None)
-    label = next((name for name in LABEL_NAMES if name in columns), "COLUMN")
-    plate_line = f"plate: {plate}\n" if plate else ""
+    usual = {name.lower(): name for name in reversed(columns)}
+    label = next((usual[name.lower()] for name in LABEL_NAMES if name.lower() in usual), "COLUMN")
     task = _task_hint(table[label]) if label in table else ""
-    lines = _WELLS.format(platemap=shown, well=well, plate=plate_line, label=label, task=task)
-    return lines, True
+    return _wells_lines(str(shown), well, plate, label, columns, task), True
+
+
+def _wells_lines(
+    platemap: str,
+    well: str,
+    plate: str | None,
+    label: str,
+    columns: list[str] | None = None,
+    task: str = "",
+) -> str:
+    """Write the lines on the wells; with `plate` None its key is a comment."""
+    shown = [" ".join(name.split()) for name in columns or ()]
+    listed = f"; its columns: {', '.join(shown)}" if shown else ""
+    return _WELLS.format(
+        platemap=_yaml(platemap),
+        columns=listed,
+        well=_yaml(well),
+        plate=f"plate: {_yaml(plate)}" if plate else "# plate: COLUMN",
+        label=_yaml(label),
+        task=task,
+    )
+
+
+def _yaml(text: str) -> str:
+    """Write a text as YAML reads it back, in quotes only where it must."""
+    return yaml.safe_dump(text, allow_unicode=True, width=10**6).removesuffix("\n...\n").strip()
 
 
 def _task_hint(cells: pd.Series) -> str:

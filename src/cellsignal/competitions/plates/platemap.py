@@ -1,11 +1,13 @@
 """Read platemaps: what each well of a plate got."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import MISSING, is_well, normalise_wells, read_sheet, read_table
+from cellsignal.competitions.plates.conditions import KEYS, explain_values, match_condition
 from cellsignal.competitions.plates.description import FILE, Description, parse_condition
 from cellsignal.competitions.plates.labels import read_labels, require_column
 
@@ -13,7 +15,6 @@ BARCODES = ("Assay_Plate_Barcode", "Plate_Map_Name")  # columns of barcode_plate
 WELL_NAMES = ("well", "well_position", "Metadata_Well", "Well", "well_id")
 PLATE_NAMES = ("plate", "Metadata_Plate", "Plate", "barcode", "Assay_Plate_Barcode")
 _COLUMN_KEYS = ("compound", "concentration", "batch", "cell_type")
-_CONDITIONS = ("negative_controls", "positive_controls", "hidden")
 
 
 def read_any_table(path: Path) -> pd.DataFrame:
@@ -37,7 +38,8 @@ def read_platemaps(root: Path, description: Description, plates: list[str]) -> p
     Returns:
         Columns plate, well, label, compound, concentration, batch, cell_type (text; "" where the
         description names no such column), labels (see `labels.read_labels`), and
-        is_negative_controls, is_positive_controls, is_hidden (bool).
+        is_negative_controls, is_positive_controls, is_hidden (bool), with the cell that
+        each of these conditions looks at (cell_negative_controls, ...).
 
     Raises:
         InputError: a column that is not there, a doubled well, a condition that matches no well.
@@ -56,13 +58,29 @@ def read_platemaps(root: Path, description: Description, plates: list[str]) -> p
                 f"{', '.join(plates)}"
             )
         table = pd.concat(parts, ignore_index=True)
+        files = [root / file for plate, file in source.items() if plate in plates]
     else:
         table = _read_one(root / source, description, None, plates)
-    for key in _CONDITIONS:
-        text = getattr(description, key)
-        if text and not table[f"is_{key}"].any():
-            raise InputError(f"{root / FILE}: {key}: no well of the platemap has {text!r}")
+        files = [root / source]
+    _refuse_unmatched(root, files, table, description)
     return table
+
+
+def _refuse_unmatched(
+    root: Path, files: list[Path], table: pd.DataFrame, description: Description
+) -> None:
+    """Refuse a condition of which a value stands nowhere in its column; say where it stands."""
+    for key in KEYS:
+        text = getattr(description, key)
+        condition = parse_condition(text) if text else None
+        held = set(table[f"cell_{key}"])
+        absent = [value for value in condition.values if value not in held] if text else []
+        if absent:
+            cells = pd.concat([read_any_table(path) for path in dict.fromkeys(files)]).fillna("")
+            raise InputError(
+                f"{root / FILE}: {key}: no well of the platemap has "
+                f"'{condition.column} = {absent[0]}'; {explain_values(cells, condition, absent)}"
+            )
 
 
 def platemaps_of(root: Path, source: Path | dict[str, Path]) -> Path | dict[str, Path]:
@@ -104,8 +122,10 @@ def _read_one(
             require_column(path, table, key, column)
         cells = table[column] if column is not None else pd.Series("", index=table.index)
         made[key] = cells.where(~cells.isin(MISSING), "")
-    for key in _CONDITIONS:
-        made[f"is_{key}"] = _matches(path, table, key, getattr(description, key))
+    for key in KEYS:
+        made[f"cell_{key}"], made[f"is_{key}"] = match_condition(
+            path, table, key, getattr(description, key)
+        )
     if plate is not None:
         parts = [made.assign(plate=plate)]
     else:
@@ -114,9 +134,14 @@ def _read_one(
     doubled = made.duplicated(["plate", "well"])
     if doubled.any():
         row = made[doubled].iloc[0]
+        hint = ""
+        if plate is None and _plate_column(table, description) is None:
+            holding = column_of_plates(table, plates)
+            hint = f"; if the table holds several plates, say plate: COLUMN in {FILE}"
+            hint += f"; {holding!r} holds the plates' names" if holding else ""
         raise InputError(
             f"{path}: row {made.index[doubled][0]}: well {row.well} of plate {row.plate} occurs "
-            "twice"
+            f"twice{hint}"
         )
     return made.reset_index(drop=True)
 
@@ -129,18 +154,42 @@ def _of_plates(
     plates: list[str],
 ) -> list[pd.DataFrame]:
     """Give the rows their plate: by a column, or each row to every plate."""
-    names = [name for name in (description.plate, *PLATE_NAMES) if name in table]
-    if not names:
+    column = _plate_column(table, description)
+    if column is None:
         if description.plate != "plate":
             require_column(path, table, "plate", description.plate)
+        holding = column_of_plates(table, plates)
+        # plates called 1, 2, ... may stand in a column of doses: there a doubled well is awaited
+        if holding and not all(plate.isdigit() for plate in plates):
+            raise InputError(
+                f"{path}: if the table holds several plates, say plate: COLUMN in {FILE}; "
+                f"{holding!r} holds the plates' names"
+            )
         return [made.assign(plate=plate) for plate in plates]
-    made = made.assign(plate=table[names[0]])
+    made = made.assign(plate=table[column])
     if not set(made.plate) & set(plates):
         raise InputError(
-            f"{path}: {names[0]}: names the plates {', '.join(sorted(set(made.plate))[:5])}; the "
-            f"images are of {', '.join(plates[:5])}"
+            f"{path}: {column}: names the plates {', '.join(sorted(set(made.plate))[:5])}; the "
+            f"images are of {', '.join(plates[:5])}{_other_column(table, column, plates)}"
         )
     return [made]
+
+
+def _plate_column(table: pd.DataFrame, description: Description) -> str | None:
+    usual = PLATE_NAMES if description.plate == PLATE_NAMES[0] else ()
+    return next((name for name in (description.plate, *usual) if name in table), None)
+
+
+def column_of_plates(table: pd.DataFrame, plates: Collection[str]) -> str | None:
+    """Return the column that names most of the plates of the images, if any does."""
+    counts = {name: len(set(table[name]) & set(plates)) for name in table}
+    best = max(counts, key=counts.get, default=None)
+    return best if best is not None and counts[best] else None
+
+
+def _other_column(table: pd.DataFrame, column: str, plates: list[str]) -> str:
+    holding = column_of_plates(table, plates)
+    return f"; {holding!r} holds the plates' names" if holding not in (None, column) else ""
 
 
 def _find(path: Path, table: pd.DataFrame, key: str, column: str, usual: tuple[str, ...]) -> str:
@@ -150,11 +199,3 @@ def _find(path: Path, table: pd.DataFrame, key: str, column: str, usual: tuple[s
             return name
     require_column(path, table, key, column)
     raise AssertionError
-
-
-def _matches(path: Path, table: pd.DataFrame, key: str, text: str | None) -> pd.Series:
-    if text is None:
-        return pd.Series(False, index=table.index)
-    condition = parse_condition(text)
-    require_column(path, table, key, condition.column)
-    return table[condition.column].isin(condition.values)

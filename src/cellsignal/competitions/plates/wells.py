@@ -1,7 +1,5 @@
 """Join the sites of the images with what their wells got: the samples table."""
 
-import functools
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +13,28 @@ from cellsignal.competitions.plates.description import (
     read_description,
 )
 from cellsignal.competitions.plates.labels import refuse_reserved
+from cellsignal.competitions.plates.notes import NO_BATCH, note_wells
 from cellsignal.competitions.plates.planes import Sites, join_sites
 from cellsignal.competitions.plates.platemap import read_platemaps
 from cellsignal.competitions.samples import check_samples
 
-log = logging.getLogger(__name__)
-
 
 class Rows:
-    """The sites of a root with what their wells got, and the names of the classes."""
+    """The sites of a root with what their wells got, and the names of the classes.
+
+    Attributes:
+        notes: lines on what may not be as the user thinks.
+    """
 
     def __init__(
-        self, frame: pd.DataFrame, left_out: list[tuple[str, str]], description: Description
+        self,
+        frame: pd.DataFrame,
+        left_out: list[tuple[str, str]],
+        description: Description,
+        notes: list[str],
     ):
-        self.frame = frame
+        self.frame, self.description = frame, description
+        self.notes = (*notes, *note_wells(frame, description))
         treated = frame[(frame.role == "treatment") & (frame.split == "train")]
         self.is_multi_label = description.task == MULTI_LABEL
         names = treated["labels"].explode().dropna() if self.is_multi_label else treated.label_name
@@ -55,8 +61,9 @@ def read_samples(root: Path) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]
     frame, number_of = rows.frame, {name: i for i, name in enumerate(rows.classes + rows.positive)}
     label = frame.label_name.map(number_of)
     label = label.where(frame.role != "negative_control", len(number_of))
+    label = label.where(frame.role != "reference")
     is_hidden = (frame.split == "test") & (frame.role == "treatment")
-    compound = frame["compound"].where(frame["compound"] != "", frame.label_name)
+    compound = frame.label_name if rows.description.compound is None else frame["compound"]
     dose = frame.concentration.where(frame.concentration == "", "@" + frame.concentration)
     samples = pd.DataFrame(
         {
@@ -72,7 +79,7 @@ def read_samples(root: Path) -> tuple[pd.DataFrame, tuple[tuple[str, str], ...]]
             "labels": _class_numbers(rows),
             "role": frame.role,
             "compound": compound.where(~is_hidden, None),
-            "treatment": (compound + dose).where(~is_hidden, None),
+            "treatment": (compound + dose).where(~is_hidden & (compound != ""), None),
             "split": frame.split,
             "files": frame.files,
         }
@@ -94,13 +101,13 @@ def read_rows(root: Path) -> Rows:
     """Return the sites with what their wells got; see `read_samples`."""
     description = read_description(root)
     sites = join_sites(root, description)
-    rows, left_out = sites.rows, list(sites.left_out)
+    rows, left_out, notes = sites.rows, list(sites.left_out), []
     if rows.empty:
         raise InputError(f"{root}: no site has all channels; {left_out[0][1]}: {left_out[0][0]}")
     if description.platemap is None:
         frame = _by_folder(root, rows, description)
     else:
-        frame = _join_platemap(root, sites, description, left_out)
+        frame = _join_platemap(root, sites, description, left_out, notes)
     frame["role"] = "treatment"
     frame.loc[frame.is_positive_controls, "role"] = "positive_control"
     frame.loc[frame.is_negative_controls, "role"] = "negative_control"
@@ -112,11 +119,39 @@ def read_rows(root: Path) -> Rows:
     frame = frame[~is_unlabelled].sort_values(["well_id", "site"], ignore_index=True)
     if frame.empty:
         raise InputError(f"{root}: no well of the platemap has a label and images")
-    rows = Rows(frame, left_out, description)
+    frame = _take_from_folds(root, frame, description, notes)
+    rows = Rows(frame, left_out, description, notes)
     if rows.is_multi_label:
         refuse_reserved(root, rows.classes, "well_id")
-    _warn_of_single_wells(root, frame)
     return rows
+
+
+def _take_from_folds(
+    root: Path, frame: pd.DataFrame, description: Description, notes: list[str]
+) -> pd.DataFrame:
+    """Take the label from treated wells of which nobody knows what a fold must not part them from.
+
+    They stay in the table, and with it in the store, as `reference`: whichever key `folds` names.
+    """
+    key = description.folds
+    column = getattr(description, key, None)
+    if key not in ("compound", "batch") or column is None:
+        return frame
+    is_unknown = frame["compound"] == "" if key == "compound" else frame.experiment == NO_BATCH
+    is_unknown &= (frame.role == "treatment") & (frame.split == "train")
+    wells = frame.well_id[is_unknown].drop_duplicates()
+    if wells.empty:
+        return frame
+    frame.loc[is_unknown, "role"] = "reference"
+    if not ((frame.role == "treatment") & (frame.split == "train")).any():
+        raise InputError(
+            f"{root / FILE}: folds: {key}: no labelled well has a {key} in column {column!r}"
+        )
+    notes.append(
+        f"{len(wells)} labelled wells have no {key} (column {column!r} is empty there), so with "
+        f"folds: {key} they are neither trained on nor validated; first {wells.iloc[0]}"
+    )
+    return frame
 
 
 def _by_folder(root: Path, rows: pd.DataFrame, description: Description) -> pd.DataFrame:
@@ -130,15 +165,20 @@ def _by_folder(root: Path, rows: pd.DataFrame, description: Description) -> pd.D
     flags = dict.fromkeys(("is_negative_controls", "is_positive_controls", "is_hidden"), False)
     if description.task == MULTI_LABEL:
         raise InputError(f"{root / FILE}: task: {MULTI_LABEL} needs a platemap")
-    for key in ("negative_controls", "positive_controls", "hidden"):
+    keys = ("negative_controls", "positive_controls", "hidden")
+    for key in (*keys, "compound", "concentration", "batch", "cell_type"):
         if getattr(description, key):
             raise InputError(f"{root / FILE}: {key}: needs a platemap")
     frame = rows.rename(columns={"label": "label_name"}).assign(**empty, **flags, labels=None)
-    return _named(frame.assign(platemap_batch=""))
+    return _named(frame.assign(platemap_batch=""), "batch1")
 
 
 def _join_platemap(
-    root: Path, sites: Sites, description: Description, left_out: list[tuple[str, str]]
+    root: Path,
+    sites: Sites,
+    description: Description,
+    left_out: list[tuple[str, str]],
+    notes: list[str],
 ) -> pd.DataFrame:
     """Add what each well got; list wells that only the images or only the platemap know."""
     rows = sites.rows
@@ -147,6 +187,7 @@ def _join_platemap(
     table = table.rename(columns={"label": "label_name", "batch": "platemap_batch"})
     frame = rows.drop(columns="label").merge(table, on=["plate", "well"], how="left")
     unknown = frame.label_name.isna()
+    notes += _note_plates(frame, table, description)
     names = (frame.plate + "_" + frame.well)[unknown].drop_duplicates()
     left_out += [("a well with images that no platemap has", name) for name in names]
     listed = table.plate + "_" + table.well
@@ -160,13 +201,40 @@ def _join_platemap(
             f"{root}: no well with images is in the platemap; first image of plate "
             f"{rows.plate.iloc[0]}, well {rows.well.iloc[0]}"
         )
-    return _named(frame[~unknown].reset_index(drop=True))
+    default = "batch1" if description.batch is None else NO_BATCH
+    return _named(frame[~unknown].reset_index(drop=True), default)
 
 
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add experiment and well_id."""
+def _note_plates(frame: pd.DataFrame, table: pd.DataFrame, description: Description) -> list[str]:
+    """Return a line for each plate that only the images or only the platemap know."""
+    source, imaged = description.platemap, frame.drop_duplicates(["plate", "well"]).groupby("plate")
+    listed = dict(table.groupby("plate").well.nunique())
+    name = FILE if isinstance(source, dict) else Path(source).name
+    counts = imaged.well.nunique()
+    absent = [plate for plate in counts.index if plate not in listed]
+    known = ", ".join(sorted(plate for plate in listed if plate))
+    lines = [
+        f"plate {plate} ({counts[plate]} wells) is in no row of {name}; the file has {known}"
+        for plate in absent
+    ]
+    if "" in listed:
+        lines.append(f"{listed.pop('')} wells of {name} have no plate")
+    there = ", ".join(counts.index)
+    return lines + [
+        f"plate {plate} of {name} ({wells} wells) has no images; there are {there}"
+        for plate, wells in sorted(listed.items())
+        if plate not in counts
+    ]
+
+
+def _named(frame: pd.DataFrame, default: str) -> pd.DataFrame:
+    """Add experiment and well_id.
+
+    Args:
+        default: the batch of wells for which neither the platemap nor the path says one.
+    """
     batch = frame.platemap_batch.where(frame.platemap_batch != "", frame.batch)
-    frame["experiment"] = batch.where(batch != "", "batch1")
+    frame["experiment"] = batch.where(batch != "", default)
     frame["well_id"] = plate_keys(frame, batch_column="batch") + "_" + frame.well
     return frame.astype(
         {key: bool for key in ("is_negative_controls", "is_positive_controls", "is_hidden")}
@@ -179,19 +247,3 @@ def plate_keys(frame: pd.DataFrame, batch_column: str | None = None) -> pd.Serie
         return frame.well_id.str.rpartition("_")[0]
     batch = frame[batch_column]
     return (batch + "_").where(batch != "", "") + frame.plate
-
-
-def _warn_of_single_wells(root: Path, frame: pd.DataFrame) -> None:
-    treated = frame[(frame.role == "treatment") & (frame.split == "train")]
-    names = treated["labels"].where(treated["labels"].notna(), treated.label_name)
-    counts = treated.assign(name=names).explode("name").groupby("name").well_id.nunique()
-    single = counts.index[counts == 1]
-    if len(single):
-        shown = f"{len(single)} of {len(counts)} labels have one well and can't be validated"
-        warn_once(f"{root}: {shown}, first {single[0]}")
-
-
-@functools.cache
-def warn_once(text: str) -> None:
-    """Log a warning; a second time the same text is not logged again."""
-    log.warning(text)
