@@ -16,7 +16,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.calibration import Calibrates
-from cellsignal.competitions.pairing import images_without_row
+from cellsignal.competitions.pairing import Pairs
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.samples import path_of
 from cellsignal.competitions.shapes import most_common_shape
@@ -42,7 +42,7 @@ class PlateGroups:
         return int(self.class_group.max()) + 1
 
 
-class Competition(Calibrates, ABC):
+class Competition(Calibrates, Pairs, ABC):
     """Base class of a data set: its facts are class attributes, its files are read by methods."""
 
     id: ClassVar[str]
@@ -71,6 +71,8 @@ class Competition(Calibrates, ABC):
     licence: ClassVar[str]
     citation: ClassVar[str]
     homepage: ClassVar[str]
+    # the next step of a user who has data and no config
+    config_help: ClassVar[str] = "write a config (docs/config.md)"
     # parameters of `simulate`: for the folder's quick config, and for the smallest useful copy
     quick_simulation: ClassVar[Mapping[str, int]] = {}
     tiny_simulation: ClassVar[Mapping[str, int]]
@@ -91,18 +93,6 @@ class Competition(Calibrates, ABC):
     @abstractmethod
     def samples(self, root: Path) -> pd.DataFrame:
         """Return the samples table of all under `root`, checked by `check_samples`."""
-
-    def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
-        """Return (reason, name) of the files and wells that are not in the samples table.
-
-        By default these are the image files under `root` that no sample names.
-        """
-        names = images_without_row(root, self.samples(root), self.image_files)
-        return tuple(("image without a row", name) for name in names)
-
-    def notes(self, root: Path) -> tuple[str, ...]:
-        """Return lines on what of the data under `root` may not be as its owner thinks."""
-        return ()
 
     @abstractmethod
     def classes(self, root: Path) -> tuple[str, ...]:
@@ -160,7 +150,7 @@ class Competition(Calibrates, ABC):
 
     def image_shape_of(self, root: Path, files: tuple[str, ...]) -> tuple[int, int]:
         """Return the (height, width) of a sample's first file."""
-        return image_size(root / path_of(files[0]))
+        return image_size(self.images_folder(root) / path_of(files[0]))
 
     @abstractmethod
     def sample_submission(self, root: Path) -> pd.DataFrame:

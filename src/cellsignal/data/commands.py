@@ -18,12 +18,9 @@ from cellsignal.config.options import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from cellsignal.competitions.base import Competition
 
 _COUNTED = ["well", "site", "channel", "z"]  # of each plate, by init
-SHOWN = 15  # groups of a fold table that are printed
 
 
 def add_data_commands(add: Callable) -> None:
@@ -50,6 +47,8 @@ def _add_init(parser: argparse.ArgumentParser) -> None:
     pattern = "how files are named, as '{plate}/{well}_s{site}_w{channel}.tif'"
     parser.add_argument("--pattern", help=pattern)
     parser.add_argument("--platemap", type=Path, help="CSV, TSV or XLSX with a row for each well")
+    out = "folder of plates.yaml, where the images' is a share that others write (default: theirs)"
+    parser.add_argument("--out", type=Path, help=out)
     picture = "PNG of a few sites (default runs/<folder>.init.png)"
     parser.add_argument("--picture", type=Path, help=picture)
     parser.add_argument("--force", action="store_true", help="replace a plates.yaml")
@@ -114,12 +113,13 @@ def init(arguments: argparse.Namespace) -> str:
     from cellsignal.data.preview import left_out_lines
     from cellsignal.report.plate_plots import channel_montage
 
-    found = look_into(arguments.folder, arguments.pattern, arguments.platemap)
-    path = write_description(arguments.folder, found.text, arguments.force)
+    out = arguments.out or arguments.folder
+    found = look_into(arguments.folder, arguments.pattern, arguments.platemap, out)
+    path = write_description(out, found.text, arguments.force)
     planes = found.planes
     what = "files" if found.layout.name != "ome_zarr" else "planes"
     print(f"{found.layout.title}\n{len(planes)} {what} understood, {len(found.left_out)} not")
-    look = look_at_sites(arguments.folder)
+    look = look_at_sites(out)
     lines = left_out_lines(look.left_out or found.left_out)
     print("\n".join([*lines, planes.groupby("plate")[_COUNTED].nunique().to_string()]))
     if look.images:
@@ -129,7 +129,7 @@ def init(arguments: argparse.Namespace) -> str:
     else:
         print(f"\nno picture: {look.problem}")
     print(f"\n{path}\n{found.text}", end="")
-    return f"cellsignal samples plates --root {arguments.folder}"
+    return f"cellsignal samples plates --root {out}"
 
 
 def _first_picture(folder: Path) -> Path:
@@ -147,7 +147,9 @@ def samples(arguments: argparse.Namespace) -> str:
     competition, root = get_competition(arguments.competition), arguments.root
     table = competition.samples(root)
     left_out = competition.left_out(root)
-    without_images = rows_without_images(root, table, competition.image_files)
+    without_images = rows_without_images(
+        competition.images_folder(root), table, competition.image_files
+    )
     classes, notes = competition.classes(root), competition.notes(root)
     print(preview_text(table, classes, left_out, without_images, notes))
     if arguments.out is not None:
@@ -221,7 +223,9 @@ def verify(arguments: argparse.Namespace) -> str:
     errors = sum(problem.is_error for problem in problems)
     if errors:
         raise InputError(f"{root}: {errors} error{'' if errors == 1 else 's'}, listed above")
-    return f"cellsignal prepare {_config_reading(root, arguments.competition)}"
+    config = _config_reading(root, arguments.competition)
+    help_text = get_competition(arguments.competition).config_help
+    return help_text if config is None else f"cellsignal prepare {config}"
 
 
 def prepare(arguments: argparse.Namespace) -> str:
@@ -240,6 +244,7 @@ def prepare(arguments: argparse.Namespace) -> str:
 def folds(arguments: argparse.Namespace) -> str:
     from cellsignal.competitions import get_competition
     from cellsignal.data.folds import default_folds_file, make_folds_file
+    from cellsignal.data.folds_text import folds_text
 
     competition = get_competition(arguments.competition)
     out = arguments.out or default_folds_file(arguments.competition, arguments.root)
@@ -259,29 +264,13 @@ def folds(arguments: argparse.Namespace) -> str:
     balance = competition.task.folds_text(table, competition.classes(arguments.root))
     if balance:
         print(f"\n{balance}")
-    return f"cellsignal run {_config_for(arguments.competition, out)}"
+    config = _config_for(arguments.competition, out)
+    config = config or _config_reading(arguments.root, arguments.competition)
+    return competition.config_help if config is None else f"cellsignal run {config}"
 
 
-def folds_text(table: "pd.DataFrame") -> str:
-    """Return a fold table in at most 25 lines: its folds, and its rows if they are few.
-
-    The second column is the fold group. Fold -1 is never held out, -2 is kept for the test.
-    """
-    if len(table) <= SHOWN:
-        return table.to_string(index=False)
-    group = table.columns[1]
-    folds = table.groupby("fold", sort=True)
-    summary = folds[group].nunique().rename(f"{group}s").to_frame()
-    summary["rows"] = folds.size()
-    if "n" in table:
-        summary["n"] = folds["n"].sum()
-    summary["first"] = folds[group].first()
-    summary = summary.rename(index={-1: "in training alone", -2: "kept for the test"})
-    return summary.head(SHOWN).reset_index().to_string(index=False)
-
-
-def _config_reading(root: Path, competition: str) -> str:
-    """Return a config of this folder or a committed one that reads a root, or a placeholder."""
+def _config_reading(root: Path, competition: str) -> str | None:
+    """Return a config of this folder, or a committed one, that reads a root; None without one."""
     reading = re.compile(rf"\broot: {re.escape(str(root))}/?[,}}\s]")
     paths = [
         *sorted(Path().glob("*.yaml")),
@@ -291,11 +280,11 @@ def _config_reading(root: Path, competition: str) -> str:
         text = path.read_text(encoding="utf-8", errors="replace")
         if f"competition: {competition}\n" in text and reading.search(text):
             return str(path)
-    return "CONFIG.yaml"
+    return None
 
 
-def _config_for(competition: str, folds_file: Path) -> str:
+def _config_for(competition: str, folds_file: Path) -> str | None:
     """Return the first committed config that reads a fold table, or any of the competition."""
     paths = sorted(Path("configs").glob(f"{competition}*/*.yaml"))
     reading = [path for path in paths if str(folds_file) in path.read_text(encoding="utf-8")]
-    return str(next(iter(reading or paths), "CONFIG.yaml"))
+    return next(map(str, reading or paths), None)

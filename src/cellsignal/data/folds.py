@@ -102,7 +102,7 @@ def make_folds_file(
         InputError: `out` holds another table, and `force` is not given.
     """
     table = _make_fold_table(competition_id, root, group, splits, seed, named, SPLITS)
-    if out.exists() and not force and _file_text(out) != _table_text(table):
+    if out.exists() and not force and not _holds(out, table):
         raise InputError(
             f"{out}: holds another table; give --out for a file of its own, or --force to replace "
             "it"
@@ -120,7 +120,7 @@ def _make_fold_table(
     named: str | None,
     default: int,
 ) -> pd.DataFrame:
-    competition = get_competition(competition_id)
+    competition, fewer = get_competition(competition_id), splits is None
     if group is None:
         named = named or competition.default_folds
         group = competition.fold_group(root)
@@ -131,15 +131,9 @@ def _make_fold_table(
     competition.require_classes(root)
     if named is not None:
         return competition.named_folds(named, samples)
-    return make_folds(
-        samples,
-        group,
-        default if splits is None else splits,
-        seed,
-        plate_groups=competition.plate_groups(samples),
-        fewer=splits is None,
-        word=competition.group_words.get(group, group),
-    )
+    count, groups = default if fewer else splits, competition.plate_groups(samples)
+    word = competition.group_words.get(group, group)
+    return make_folds(samples, group, count, seed, groups, fewer=fewer, word=word)
 
 
 def default_folds_file(competition_id: str, root: Path) -> Path:
@@ -170,7 +164,7 @@ def bring_folds_up_to_date(
     if out.is_file() and note.get("sha256") != sha256(out):
         return
     table = _make_fold_table(competition_id, root, None, splits, seed, None, RUN_SPLITS)
-    if out.is_file() and _file_text(out) == _table_text(table):
+    if _holds(out, table):
         return
     samples = get_competition(competition_id).samples(root).drop(columns="files")
     made_from = {"splits": splits or RUN_SPLITS, "seed": seed, "samples": digest(samples.to_csv())}
@@ -189,16 +183,13 @@ def _read_note(path: Path) -> dict:
     return note if isinstance(note, dict) else {}
 
 
-def _table_text(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
-
-
-def _file_text(path: Path) -> str:
-    """Return a file's text with "\n" line ends; "" if it cannot be read."""
+def _holds(path: Path, table: pd.DataFrame) -> bool:
+    """Return whether a file holds a table, whatever its line ends."""
     try:
-        return path.read_text(encoding="utf-8").replace("\r\n", "\n")
+        text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError):
-        return ""
+        return False
+    return text == table.to_csv(index=False, lineterminator="\n")
 
 
 # reading

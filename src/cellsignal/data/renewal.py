@@ -52,10 +52,10 @@ def stamp_source(competition: Competition, root: Path, files: tuple[str, ...], p
         files: Of the samples table.
         plate: Of the samples table.
     """
-    states = []
+    states, folder = [], competition.images_folder(root)
     for name in competition.image_files(files):
         try:
-            state = os.stat(root / path_of(name))
+            state = os.stat(folder / path_of(name))
         except OSError:
             return UNKNOWN
         states.append((state.st_size, state.st_mtime_ns))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from cellsignal.common.errors import ImageError
 from cellsignal.competitions.base import Competition
@@ -21,6 +22,7 @@ from cellsignal.competitions.pairing import images_without_row
 from cellsignal.competitions.samples import Places, path_of, refuse_misstated
 from cellsignal.data.sites import channel_statistics, in_processes, read_site
 
+ADVICE = "; prepare will leave its site out: export or download it again"
 WARNINGS = ("empty", "flat", "identical", "image_without_row")  # usable, but look at it
 
 
@@ -36,7 +38,7 @@ class Problem:
             (too few cells, packing leaves it out), "flat" (a channel of one grey level),
             "identical" (two files with the same bytes; of one clip's frames only if all are the
             same: a cell may stand still), "image_without_row" (no sample names it).
-        path: the file, relative to the data's root.
+        path: the file, relative to `Competition.images_folder`.
         detail: what is wrong with it.
         sample_id: the sample it belongs to; None where there is none.
     """
@@ -78,19 +80,33 @@ def _list_problems(
     channels = competition.channels_of(root)
     refuse_misstated(samples, Places(root, samples), channels, competition.stated)
     competition = competition.calibrate(root, calibration, workers)
-    check = functools.partial(_check_site, competition, root, competition.root_shape(root))
+    places = root, competition.images_folder(root)
+    check = functools.partial(_check_site, competition, *places, competition.root_shape(root))
     sites = list(zip(samples.sample_id, samples.files, strict=True))
     problems: list[Problem] = []
     first_with: dict[bytes, tuple[str, str]] = {}
     for of_site, hashes in in_processes(check, sites, workers, "verifying"):
         problems += of_site + _find_copies(hashes, first_with, competition.frames > 1)
-    problems += [
-        Problem("image_without_row", path, "no row of the metadata names it")
-        for path in images_without_row(root, samples, competition.image_files)
-    ]
+    problems += _list_images_without_row(competition, root, samples)
     return sorted(
         set(problems), key=lambda p: (not p.is_error, p.kind, p.path, p.sample_id or "", p.detail)
     )
+
+
+def _list_images_without_row(
+    competition: Competition, root: Path, samples: pd.DataFrame
+) -> list[Problem]:
+    """List images that no sample names: those of a well or plate together, with the reason."""
+    folder = competition.images_folder(root)
+    names = images_without_row(folder, samples, competition.image_files)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, (group, why) in zip(names, competition.explain_images(root, names), strict=True):
+        groups.setdefault((group, why) if group else ("", why, name), []).append(name)
+    problems = []
+    for (group, why, *_), paths in groups.items():
+        of_group = f"{_plural(len(paths), 'image')} of {group}: " if group else ""
+        problems.append(Problem("image_without_row", min(paths), of_group + why))
+    return problems
 
 
 def _find_copies(
@@ -124,6 +140,7 @@ def format_problems(problems: list[Problem]) -> str:
             if problem.kind == kind:
                 lines.append(
                     f"  {problem.path}: {problem.detail}"
+                    + (ADVICE if kind in ("truncated", "corrupt") else "")
                     + (f" [{problem.sample_id}]" if problem.sample_id else "")
                 )
     return "\n".join(lines)
@@ -132,6 +149,7 @@ def format_problems(problems: list[Problem]) -> str:
 def _check_site(
     competition: Competition,
     root: Path,
+    folder: Path,
     shape: tuple[int, int] | None,
     site: tuple[str, tuple[str, ...]],
 ) -> tuple[list[Problem], list[tuple[str, str, bytes]]]:
@@ -144,7 +162,7 @@ def _check_site(
     frames = competition.image_files(files)
     read = functools.partial(read_site, functools.partial(competition.read, root, shape=shape))
     is_clip = frames != files  # files that stand for more
-    missing = [name for name in frames if not _is_file(root / path_of(name))]
+    missing = [name for name in frames if not _is_file(folder / path_of(name))]
     if len(missing) == len(frames):
         what = "frames" if is_clip else "files"
         detail = f"none of its {len(frames)} {what} is there"
@@ -156,13 +174,14 @@ def _check_site(
         detail += f"; {len(missing)} of {len(frames)} frames are missing"
     problems = [Problem("missing", name, detail, sample_id) for name in missing]
     if not is_clip:
-        return _check_channels(competition, root, read, sample_id, files, problems)
-    return (problems, []) if missing else _check_clip(competition, root, read, site, frames)
+        return _check_channels(competition, root, folder, read, sample_id, files, problems)
+    return (problems, []) if missing else _check_clip(competition, root, folder, read, site, frames)
 
 
 def _check_channels(
     competition: Competition,
     root: Path,
+    folder: Path,
     read: Callable[[tuple[str, ...]], np.ndarray],
     sample_id: str,
     files: tuple[str, ...],
@@ -184,9 +203,9 @@ def _check_channels(
         try:
             images[alone] = read(alone)
         except ImageError as error:
-            problems.append(Problem(error.kind, name, error.detail, sample_id))
+            problems.append(_problem_of(error, folder, sample_id, name))
     if of_all is not None and not problems:  # each file is sound alone, but they do not go together
-        problems.append(_problem_of(of_all, root, sample_id))
+        problems.append(_problem_of(of_all, folder, sample_id))
     flat: set[str] = set()
     for names, image in images.items():
         for channel in np.flatnonzero(channel_statistics(image)[1] == 0):
@@ -197,12 +216,13 @@ def _check_channels(
             problems.append(Problem("flat", name, detail, sample_id))
             flat.add(name)
     sound = {name for names in images for name in names} - flat
-    return problems, _hash_files(root, [name for name in files if name in sound], sample_id)
+    return problems, _hash_files(folder, [name for name in files if name in sound], sample_id)
 
 
 def _check_clip(
     competition: Competition,
     root: Path,
+    folder: Path,
     read: Callable[[tuple[str, ...]], np.ndarray],
     site: tuple[str, tuple[str, ...]],
     frames: tuple[str, ...],
@@ -212,7 +232,7 @@ def _check_clip(
     try:
         clip = read(files)
     except ImageError as error:
-        return [_problem_of(error, root, sample_id)], []
+        return [_problem_of(error, folder, sample_id)], []
     problems = []
     channels = competition.channels_of(root)
     for plane in np.flatnonzero(channel_statistics(clip)[1] == 0):
@@ -223,32 +243,37 @@ def _check_clip(
         problems.append(Problem("flat", name, detail, sample_id))
     flat = {problem.path for problem in problems}
     if competition.frames > 1:
-        return problems, _hash_files(root, [name for name in frames if name not in flat], sample_id)
+        return problems, _hash_files(
+            folder, [name for name in frames if name not in flat], sample_id
+        )
     # parts of a plane may be alike (chunks of black, planes of a stack): not a whole plane
     planes = [competition.image_files((entry,)) for entry in files]
-    whole = [_hash_plane(root, names, sample_id) for names in planes if names[0] not in flat]
+    whole = [_hash_plane(folder, names, sample_id) for names in planes if names[0] not in flat]
     return problems, whole
 
 
-def _problem_of(error: ImageError, root: Path, sample_id: str) -> Problem:
-    path = os.path.relpath(error.path, root) if os.path.isabs(error.path) else error.path
+def _problem_of(
+    error: ImageError, folder: Path, sample_id: str, path: str | None = None
+) -> Problem:
+    if path is None:
+        path = os.path.relpath(error.path, folder) if os.path.isabs(error.path) else error.path
     return Problem(error.kind, path, error.detail, sample_id)
 
 
-def _hash_files(root: Path, names: list[str], sample_id: str) -> list[tuple[str, str, bytes]]:
+def _hash_files(folder: Path, names: list[str], sample_id: str) -> list[tuple[str, str, bytes]]:
     return [
         (
             name,
             sample_id,
-            hashlib.blake2b((root / path_of(name)).read_bytes(), digest_size=16).digest(),
+            hashlib.blake2b((folder / path_of(name)).read_bytes(), digest_size=16).digest(),
         )
         for name in names
     ]
 
 
-def _hash_plane(root: Path, names: tuple[str, ...], sample_id: str) -> tuple[str, str, bytes]:
+def _hash_plane(folder: Path, names: tuple[str, ...], sample_id: str) -> tuple[str, str, bytes]:
     """Hash the files of one plane together; it is called as its first file."""
-    contents = [content for _, _, content in _hash_files(root, list(names), sample_id)]
+    contents = [content for _, _, content in _hash_files(folder, list(names), sample_id)]
     content = hashlib.blake2b(b"".join(contents), digest_size=16).digest()
     return names[0], sample_id, content
 

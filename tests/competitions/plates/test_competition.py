@@ -178,7 +178,7 @@ def test_what_is_left_out_is_counted(root, plant, tmp_path, capsys):
 def two_files_for_one_plane(root):
     path = first_file(root)
     shutil.copy(path, path.with_name(path.name.replace("fl1", "fl2")))
-    return r"two files for channel 2 of site 1, well \w\d\d, plate P001"
+    return r"two files for channel 2 of site 1, well \w\d\d, plate P001; move one away$"
 
 
 def channel_absent_on_one_plate(root):
@@ -214,7 +214,7 @@ def unknown_key(root):
 
 def condition_without_equals(root):
     change(root, hidden="role test")
-    return r"plates.yaml: hidden: .*is not \"COLUMN = VALUE\""
+    return r"plates.yaml: hidden: 'role test' is not \"COLUMN = VALUE\""
 
 
 def other_plates(root):

@@ -1,6 +1,7 @@
 """A folder of plates as a competition, by its `plates.yaml`."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,8 +23,13 @@ from cellsignal.competitions.plates.description import (
     read_description,
 )
 from cellsignal.competitions.plates.pixels import VERSION, measure_plate, read_as_bytes, read_site
-from cellsignal.competitions.plates.planes import parse_entry, plate_of
-from cellsignal.competitions.plates.wells import plate_keys, read_rows, read_samples
+from cellsignal.competitions.plates.planes import images_base, parse_entry, plate_of
+from cellsignal.competitions.plates.wells import (
+    explain_images,
+    plate_keys,
+    read_rows,
+    read_samples,
+)
 
 
 @register
@@ -48,6 +54,7 @@ class Plates(Competition):
     licence = "that of your data"
     citation = "your own plates"
     homepage = "https://github.com/cellsignal/cellsignal/blob/main/docs/own_plates.md"
+    config_help: ClassVar = "write a config (docs/own_plates.md, section 3)"
     quick_simulation: ClassVar = {}
     tiny_simulation: ClassVar = {
         "classes": 3,
@@ -80,6 +87,9 @@ class Plates(Competition):
     def channels_of(self, root: Path) -> tuple[str, ...]:
         return self.description(root).channel_names
 
+    def images_folder(self, root: Path) -> Path:
+        return images_base(Path(root), self.description(root).images)[0]
+
     def fold_group(self, root: Path) -> str:
         return self.description(root).fold_group
 
@@ -94,6 +104,10 @@ class Plates(Competition):
     def left_out(self, root: Path) -> tuple[tuple[str, str], ...]:
         self.description(root)
         return read_samples(Path(root))[1]
+
+    def explain_images(self, root: Path, names: Sequence[str]) -> list[tuple[str, str]]:
+        self.description(root)
+        return explain_images(read_rows(Path(root)), names)
 
     def notes(self, root: Path) -> tuple[str, ...]:
         self.description(root)
@@ -117,7 +131,7 @@ class Plates(Competition):
                     f"{root / FILE}: images.window_wells: controls, but no well is one; give "
                     "negative_controls"
                 )
-        jobs = {}
+        jobs, base = {}, self.images_folder(root)
         keys = plate_keys(samples)
         for plate, files in samples.groupby(keys).files:
             sites = tuple(files)
@@ -125,9 +139,9 @@ class Plates(Competition):
             made_from = {
                 "version": VERSION,
                 "images": images.model_dump(mode="json"),
-                **(calibration.describe_planes(root, names) or {}),
+                **(calibration.describe_planes(base, names) or {}),
             }
-            measure = functools.partial(measure_plate, root, plate, sites, images)
+            measure = functools.partial(measure_plate, base, plate, sites, images)
             jobs[plate] = calibration.PlateJob(made_from, measure)
         return calibration.measure_changed(folder, jobs, workers)
 
@@ -140,10 +154,11 @@ class Plates(Competition):
         if images.bits == 16:
             plate = plate_of(root, images, files[0])
             measured = calibration.find_calibration(self.calibration, self.id, plate)
-        return read_as_bytes(root, files, images, measured, shape)
+        return read_as_bytes(self.images_folder(root), files, images, measured, shape)
 
     def image_shape_of(self, root: Path, files: tuple[str, ...]) -> tuple[int, int]:
-        return read_site(Path(root), files[:1], self.description(root).images).shape[1:]
+        folder, images = self.images_folder(root), self.description(root).images
+        return read_site(folder, files[:1], images).shape[1:]
 
     def image_files(self, files: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(name for entry in files for name in parse_entry(entry)[1])

@@ -57,7 +57,7 @@ class Images(Strict):
     """Where the images are and what their names say."""
 
     root: Path = Path(".")
-    """Folder of the images, relative to `plates.yaml`."""
+    """Folder of the images, relative to `plates.yaml` or absolute."""
     layout: str | None = None
     """How files are named: a layout that `cellsignal init` knows."""
     pattern: str | None = None
@@ -172,7 +172,11 @@ def _read(path: Path, changed_at: int) -> Description:
         key = ".".join(str(part) for part in first["loc"])
         known = [*Description.model_fields, *Images.model_fields]
         hint = nearest(str(first["loc"][-1]), known) if first["type"] == "extra_forbidden" else ""
-        why = "unknown key" if hint or first["type"] == "extra_forbidden" else first["msg"]
+        why = (
+            "unknown key"
+            if hint or first["type"] == "extra_forbidden"
+            else first["msg"].removeprefix("Value error, ")
+        )
         raise InputError(f"{path}: {key or 'images'}: {why}{hint}") from None
 
 

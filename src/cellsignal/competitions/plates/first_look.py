@@ -9,7 +9,7 @@ import pandas as pd
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions.plates.description import Images, read_description
 from cellsignal.competitions.plates.pixels import measure_plate, read_site
-from cellsignal.competitions.plates.planes import join_sites
+from cellsignal.competitions.plates.planes import images_base, join_sites
 from cellsignal.images.intensity import to_uint8
 
 SHOWN = 4  # sites of the picture
@@ -39,24 +39,25 @@ def look_at_sites(root: Path) -> FirstLook:
         return FirstLook((), {}, str(error))
     wells = sites.rows.drop_duplicates(["batch", "plate", "well"], ignore_index=True)
     images, problem = {}, "no site has all channels"
+    folder, _ = images_base(root, description.images)
     chosen = np.linspace(0, len(wells) - 1, min(SHOWN, len(wells))).round().astype(int)
     for _, part in wells.iloc[chosen].groupby(["batch", "plate"], sort=False):
         try:
-            images |= _read(root, part, description.images)
+            images |= _read(folder, part, description.images)
         except ImageError as error:
             problem = str(error)
     return FirstLook(sites.left_out, images, "" if images else problem)
 
 
-def _read(root: Path, sites: pd.DataFrame, images: Images) -> dict[str, np.ndarray]:
+def _read(folder: Path, sites: pd.DataFrame, images: Images) -> dict[str, np.ndarray]:
     """Read sites of one plate, by the percentiles of these sites where they have 16 bits."""
     planes = {
-        f"{row.plate}_{row.well}_s{row.site}": read_site(root, row.files, images)
+        f"{row.plate}_{row.well}_s{row.site}": read_site(folder, row.files, images)
         for row in sites.itertuples()
     }
     if images.bits == 8:
         return planes
-    window = measure_plate(root, sites.plate.iloc[0], tuple(sites.files), images)
+    window = measure_plate(folder, sites.plate.iloc[0], tuple(sites.files), images)
     limits = list(zip(window["low"], window["high"], strict=True))
     return {
         name: np.stack(

@@ -32,7 +32,7 @@ LABEL_NAMES += ("broad_sample", "mechanism", "mechanism of action", "drug")
 SEPARATORS = ("|", ";")  # between the labels of a cell, where there are several
 _TEMPLATE = """# What these images are. Written by `cellsignal init`; every key: docs/own_plates.md.
 images:
-  root: .
+  root: {root}
   {naming}
   channels: {{{channels}}}  # name: as the files write it, in this order
   z: max  # or mean, or the number of one plane
@@ -71,13 +71,19 @@ class Found:
     text: str
 
 
-def look_into(folder: Path, pattern: str | None, platemap: Path | None) -> Found:
+def look_into(
+    folder: Path, pattern: str | None, platemap: Path | None, out: Path | None = None
+) -> Found:
     """Recognise the images of a folder and write down what is known of them.
+
+    Args:
+        out: the folder that `plates.yaml` is for; None is `folder`.
 
     Raises:
         InputError: no folder, no image, no layout that fits, or a damaged first image.
     """
     folder = Path(folder)
+    out = folder if out is None else Path(out)
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
     names = list_images(folder)
@@ -93,9 +99,10 @@ def look_into(folder: Path, pattern: str | None, platemap: Path | None) -> Found
         raise InputError(f"{folder}: no image fits {pattern or layout.title!r}; {where}")
     bits, count = _look_at_image(folder, planes.file[0], layout)
     channels = _channel_names(folder, planes, layout, count)
-    wells, has_plates = _describe_wells(folder, planes, platemap)
+    wells, has_plates = _describe_wells(folder, planes, platemap, out)
     by_plate = has_plates and planes.plate.nunique() > 1
     text = _TEMPLATE.format(
+        root=_yaml(_seen_from(out, folder)),
         naming=f"pattern: {pattern!r}" if pattern else f"layout: {layout.name}  # {layout.title}",
         channels=", ".join(
             f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in channels.items()
@@ -111,12 +118,15 @@ def write_description(folder: Path, text: str, force: bool) -> Path:
     """Write `plates.yaml`.
 
     Raises:
-        InputError: there is one already, and `force` is not given.
+        InputError: there is one already, and `force` is not given; or it cannot be written.
     """
     path = Path(folder) / FILE
     if path.exists() and not force:
         raise InputError(f"{path}: already exists; --force overwrites it")
-    write_text(path, text)
+    try:
+        write_text(path, text)
+    except InputError as error:
+        raise InputError(f"{error}; --out FOLDER writes it elsewhere") from None
     return path
 
 
@@ -174,18 +184,19 @@ def _index_names(folder: Path) -> dict[str, str]:
     return {}
 
 
-def _describe_wells(folder: Path, planes: pd.DataFrame, platemap: Path | None) -> tuple[str, bool]:
+def _describe_wells(
+    folder: Path, planes: pd.DataFrame, platemap: Path | None, out: Path
+) -> tuple[str, bool]:
     """Return the lines on the platemap, and whether the images lie in plates."""
     if platemap is None and planes.label.notna().all():
         return "# the label of an image is its folder; with a platemap: platemap, label\n", False
     if platemap is None:
-        platemap = _find_platemap(folder)
+        platemap = _find_platemap(folder) or (_find_platemap(out) if out.is_dir() else None)
     if platemap is None:
         return _wells_lines("FILE.csv", "well", None, "COLUMN"), True
     files = platemaps_of(folder, Path(platemap).resolve())
     table = read_any_table(next(iter(files.values())) if isinstance(files, dict) else platemap)
-    path = Path(platemap).resolve()
-    shown = path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path
+    shown = _seen_from(out, Path(platemap))
     columns = list(table.columns)
     plates = set(planes.plate)
     plate = column_of_plates(table, plates) if not all(map(str.isdigit, plates)) else None
@@ -197,7 +208,13 @@ def _describe_wells(folder: Path, planes: pd.DataFrame, platemap: Path | None) -
     usual = {name.lower(): name for name in reversed(columns)}
     label = next((usual[name.lower()] for name in LABEL_NAMES if name.lower() in usual), "COLUMN")
     task = _task_hint(table[label]) if label in table else ""
-    return _wells_lines(str(shown), well, plate, label, columns, task), True
+    return _wells_lines(shown, well, plate, label, columns, task), True
+
+
+def _seen_from(out: Path, path: Path) -> str:
+    """Write a path relative to a folder that it lies in, else in full."""
+    path, out = path.resolve(), out.resolve()
+    return (path.relative_to(out) if path.is_relative_to(out) else path).as_posix()
 
 
 def _wells_lines(

@@ -133,7 +133,8 @@ def measure_plate(
         try:
             planes = read_site(root, sites[number], images)
         except ImageError as error:
-            log.warning("window of plate %s: left out a site: %s", plate, error)
+            # whoever reads the site for itself names it
+            log.debug("window of plate %s: left out a site: %s", plate, error)
             continue
         step = max(1, planes.shape[1] // _PIXELS)
         for channel, plane in enumerate(planes):

@@ -36,12 +36,28 @@ class Sites:
         rows: columns batch, plate, well, site (int), label (or None), files (tuple, an entry a
             channel in the order of the description, or one for all).
         left_out: (reason, name) of each file or site that is not in `rows`.
-        imaged: `<plate>_<well>` of every well with an image, also one that is left out.
+        planes: columns file, batch ("" where there is none), plate, well, site: of every image that
+            belongs to a site, also to one that is left out.
     """
 
     rows: pd.DataFrame
     left_out: tuple[tuple[str, str], ...]
-    imaged: frozenset[str]
+    planes: pd.DataFrame
+
+    @property
+    def imaged(self) -> set[str]:
+        """`<plate>_<well>` of every well with an image, also one that is left out."""
+        return set(self.planes.plate + "_" + self.planes.well)
+
+
+def images_base(root: Path, images: Images) -> tuple[Path, str]:
+    """Return the folder that `files` are relative to, and what they begin with.
+
+    It is the root, if the images lie in it, else the folder of the images.
+    """
+    if images.root.is_absolute() or ".." in images.root.parts:
+        return Path(root) / images.root, ""
+    return Path(root), "" if images.root == Path(".") else f"{images.root.as_posix()}/"
 
 
 def list_images(folder: Path) -> list[str]:
@@ -158,23 +174,24 @@ def join_sites(root: Path, description: Description) -> Sites:
     other_time = planes.time.map(int) != int(first)
     left_out += [("another time point than the first", name) for name in planes.file[other_time]]
     planes = planes[~other_time]
-    prefix = "" if images.root == Path(".") else f"{images.root.as_posix()}/"
+    base, prefix = images_base(root, images)
+    left_out = [(reason, prefix + name) for reason, name in left_out]
     planes = planes.assign(file=prefix + planes.file)
     if layout.whole_channels:
         planes["channel"] = "all"
     else:
         planes, unnamed = _keep_channels(root, planes, images.channels)
         left_out += unnamed
-    _refuse_doubled(root, planes)
+    _refuse_doubled(base, planes)
     rows, incomplete = _join(planes, description, layout)
-    imaged = frozenset(planes.plate + "_" + planes.well)
-    return Sites(rows, tuple(left_out + incomplete), imaged)
+    planes = planes[["file", "batch", "plate", "well", "site"]].fillna({"batch": ""})
+    return Sites(rows, tuple(left_out + incomplete), planes)
 
 
 def plate_of(root: Path, images: Images, entry: str) -> str:
     """Return the plate of an entry of `files`, after the batch that its path says, if any."""
-    folder = root / images.root
-    name = Path(parse_entry(entry)[1][0]).relative_to(images.root).as_posix()
+    folder, prefix = root / images.root, images_base(root, images)[1]
+    name = parse_entry(entry)[1][0].removeprefix(prefix)
     layout = layout_of(images)
     if layout.name == load_data.NAME:
         return _plates_of_files(folder)[name]
@@ -208,7 +225,7 @@ def _keep_channels(
     return planes[is_named], others
 
 
-def _refuse_doubled(root: Path, planes: pd.DataFrame) -> None:
+def _refuse_doubled(folder: Path, planes: pd.DataFrame) -> None:
     keys = ["plate", "well", "site", "channel", "z"]
     keys += ["batch"] if planes.batch.notna().any() else []
     doubled = planes.duplicated(keys)
@@ -217,8 +234,8 @@ def _refuse_doubled(root: Path, planes: pd.DataFrame) -> None:
         same = (planes[keys] == row[keys]).all(axis=1)
         first = planes.file[same].iloc[0]
         raise InputError(
-            f"{root / first} and {root / row.file}: two files for channel {row.channel} of site "
-            f"{row.site}, well {row.well}, plate {row.plate}"
+            f"{folder / first} and {folder / row.file}: two files for channel {row.channel} of "
+            f"site {row.site}, well {row.well}, plate {row.plate}; move one away"
         )
 
 
@@ -236,7 +253,7 @@ def _join(
     most = Counter(zs for _, zs in stacks.values()).most_common(1)[0][0]
     rows, left_out = [], []
     for key, label in labels.items():
-        name = f"plate {key[1]} well {key[2]} site {key[3]}"
+        name = name_site(*key[1:])
         lacking = [channel for channel in wanted if (*key, channel) not in stacks]
         if lacking:
             left_out.append((f"no file of channel {lacking[0]}", name))
@@ -250,6 +267,11 @@ def _join(
         else:
             rows.append((*key, label, tuple(entries)))
     return pd.DataFrame(rows, columns=[*site_keys, "label", "files"]), left_out
+
+
+def name_site(plate: str, well: str, site: int) -> str:
+    """Return what a site is called where it is left out."""
+    return f"plate {plate} well {well} site {site}"
 
 
 def _entry(files: tuple[str, ...], zs: tuple[int, ...], z: str | int) -> str | None:

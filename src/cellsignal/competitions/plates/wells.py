@@ -1,11 +1,13 @@
 """Join the sites of the images with what their wells got: the samples table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.competitions.pairing import NO_ROW
 from cellsignal.competitions.plates.description import (
     FILE,
     MULTI_LABEL,
@@ -14,7 +16,7 @@ from cellsignal.competitions.plates.description import (
 )
 from cellsignal.competitions.plates.labels import refuse_reserved
 from cellsignal.competitions.plates.notes import NO_BATCH, note_wells
-from cellsignal.competitions.plates.planes import Sites, join_sites
+from cellsignal.competitions.plates.planes import Sites, join_sites, name_site
 from cellsignal.competitions.plates.platemap import read_platemaps
 from cellsignal.competitions.samples import check_samples
 
@@ -24,6 +26,7 @@ class Rows:
 
     Attributes:
         notes: lines on what may not be as the user thinks.
+        planes: see `planes.Sites`.
     """
 
     def __init__(
@@ -32,8 +35,9 @@ class Rows:
         left_out: list[tuple[str, str]],
         description: Description,
         notes: list[str],
+        planes: pd.DataFrame,
     ):
-        self.frame, self.description = frame, description
+        self.frame, self.description, self.planes = frame, description, planes
         self.notes = (*notes, *note_wells(frame, description))
         treated = frame[(frame.role == "treatment") & (frame.split == "train")]
         self.is_multi_label = description.task == MULTI_LABEL
@@ -120,10 +124,33 @@ def read_rows(root: Path) -> Rows:
     if frame.empty:
         raise InputError(f"{root}: no well of the platemap has a label and images")
     frame = _take_from_folds(root, frame, description, notes)
-    rows = Rows(frame, left_out, description, notes)
+    rows = Rows(frame, left_out, description, notes, sites.planes)
     if rows.is_multi_label:
         refuse_reserved(root, rows.classes, "well_id")
     return rows
+
+
+def explain_images(rows: Rows, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return for each image without a sample the well or plate it is of, and why; see `Pairs`."""
+    reason_of: dict[str, str] = {name: reason for reason, name in reversed(rows.left_out)}
+    planes = rows.planes.drop_duplicates("file").set_index("file")
+    plates_with_samples = set(rows.frame.plate)
+    explained = []
+    for name in names:
+        if name in reason_of or name not in planes.index:
+            explained.append(("", reason_of.get(name, NO_ROW)))
+            continue
+        plane = planes.loc[name]
+        well = f"{plane.plate}_{plane.well}"
+        batch = f"{plane.batch}_" if plane.batch else ""
+        keys = (name_site(plane.plate, plane.well, plane.site), well, batch + well)
+        group, reason = next(((key, reason_of[key]) for key in keys if key in reason_of), ("", ""))
+        if group != keys[0] and plane.plate not in plates_with_samples:
+            group = f"plate {plane.plate}"
+        elif group and group != keys[0]:
+            group = f"well {well}"
+        explained.append((group, reason or NO_ROW))
+    return explained
 
 
 def _take_from_folds(
