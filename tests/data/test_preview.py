@@ -1,8 +1,10 @@
 """Counts of a samples table, against a table that is counted by hand."""
 
 import pandas as pd
+import pytest
 
-from cellsignal.data.preview import SHOWN, preview_text
+from cellsignal.competitions import get_competition
+from cellsignal.data.preview import MONTAGE, SHOWN, montage_images, preview_text
 
 COLUMNS = ["experiment", "plate", "well", "site", "cell_type", "role", "split", "label"]
 SINGLE = "labels have one well and can't be validated, first"
@@ -79,3 +81,31 @@ def test_a_table_without_labels_lists_none():
         table([("e1", "p1", "A01", 1, "HUVEC", "treatment", "test", None)]), ["red"], [], []
     )
     assert "labels" not in text
+
+
+@pytest.mark.parametrize("name", ["plates", "plates_multi_label", "rxrx1"])
+def test_the_picture_shows_different_labels_and_a_control(simulated, name):
+    """Each row says what its well got; a label is shown once."""
+    competition, root = get_competition(name), simulated(name)
+    samples = competition.samples(root)
+    images = montage_images(competition, root, samples)
+    treated = samples[(samples.role == "treatment") & (samples.split == "train")]
+    labels = treated.label.astype(str) + treated["labels"].astype(str)
+    *shown, last = images
+    assert len(shown) == min(MONTAGE, labels.nunique())
+    assert last.startswith("control,\n")
+    classes, given = competition.classes(root), set()
+    for title in shown:
+        what, place = title.split(",\n")
+        wells = treated[treated.plate + " " + treated.well == place]
+        row = wells[[what.startswith(_name(row, classes)) for row in wells.itertuples()]].iloc[0]
+        given.add((row.label, row["labels"]) if row.notna()["label"] else row["labels"])
+        if name == "plates":
+            assert what == f"{classes[row.label]}, {row['compound']}"
+    assert len(given) == len(shown)
+
+
+def _name(row, classes):
+    if isinstance(row.labels, tuple):
+        return " | ".join(classes[label] for label in row.labels) or "no label"
+    return classes[row.label]

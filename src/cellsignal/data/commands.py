@@ -58,7 +58,9 @@ def _add_samples(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("competition", help="its id")
     parser.add_argument("--root", type=Path, required=True, help="folder of the raw data")
     parser.add_argument("--out", type=Path, help="CSV of the whole table")
-    parser.add_argument("--picture", type=Path, help="PNG of one site of each of four labels")
+    parser.add_argument(
+        "--picture", type=Path, help="PNG of one site of each of four labels, and a control"
+    )
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:

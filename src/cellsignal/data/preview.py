@@ -11,7 +11,9 @@ from cellsignal.common.errors import ImageError
 from cellsignal.competitions.base import Competition
 
 SHOWN = 12  # plates and labels that are listed
-MONTAGE = 4  # rows of the picture
+MONTAGE = 4  # labels of the picture; a control is added
+_TRIED = 5  # sites of a label that are tried until one can be read
+_LONGEST = 24  # letters of a name beside a row of the picture
 
 
 def preview_text(
@@ -94,24 +96,44 @@ def _plates(table: pd.DataFrame) -> int:
 
 
 def montage_images(competition: Competition, root: Path, table: pd.DataFrame) -> dict:
-    """Read one site of each of up to four labels: {name: (C, H, W) uint8}.
+    """Read a site of each of up to four labels, and of a control: {title: (C, H, W) uint8}.
 
     Raises:
         ImageError: none of them can be read.
     """
-    kinds = ["role", "label", "several"]
-    rows = table.assign(several=table["labels"].map(str)).sort_values([*kinds, "sample_id"])
-    rows = rows.drop_duplicates(kinds)
+    classes = competition.classes(root)
+    rows = table.sort_values("sample_id").assign(several=table["labels"].map(str))
+    is_treated = (rows.role == "treatment") & (rows.split == "train")
+    treated = rows[is_treated].sort_values(["label", "several", "sample_id"])
+    groups = [part for _, part in treated.groupby(["label", "several"], dropna=False)]
+    groups = groups or [rows[rows.role == "treatment"]]
     images, failure = {}, None
     with TemporaryDirectory(prefix="cellsignal-") as folder:
         competition = competition.calibrate(root, Path(folder))
-        for row in rows.itertuples():
-            try:
-                images[row.sample_id] = competition.read(root, row.files)
-            except ImageError as error:
-                failure = error
-            if len(images) == MONTAGE:
-                break
+        for group in [*groups, rows[rows.role.str.endswith("control")]]:
+            is_control = bool(len(group)) and group.role.iloc[0] != "treatment"
+            if len(images) == MONTAGE and not is_control:
+                continue
+            for row in group.head(_TRIED).itertuples():
+                try:
+                    images[_title(row, classes)] = competition.read(root, row.files)
+                    break
+                except ImageError as error:
+                    failure = error
     if not images and failure is not None:
         raise failure
     return images
+
+
+def _title(row: tuple, classes: Sequence[str]) -> str:
+    """Name a row of the picture by what its well got, and where it is."""
+    if row.role.endswith("control"):
+        names = ["control"]
+    elif isinstance(row.labels, tuple):
+        names = [" | ".join(classes[label] for label in row.labels) or "no label"]
+    else:
+        names = [classes[row.label] if pd.notna(row.label) else "no label"]
+    if row.role == "treatment" and pd.notna(row.compound) and row.compound != names[0]:
+        names.append(row.compound)
+    shown = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in names]
+    return f"{', '.join(map(str, shown))},\n{row.plate} {row.well}"

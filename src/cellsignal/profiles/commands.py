@@ -282,5 +282,5 @@ def answers(arguments: argparse.Namespace) -> str:
     if out.exists() and out.read_text(encoding="utf-8") != table.to_csv(index=False):
         raise InputError(f"{out}: exists and is another; give --out a new name, or move it away")
     write_csv(out, table)
-    print(f"{len(table)} rows of {competition.id}'s published answers: {out}")
+    print(f"{len(table)} answers, for scoring alone: {out}")
     return f"cellsignal leaderboard {competition.id}"

@@ -13,6 +13,7 @@ from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions import calibration
 from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.multi_label import MultiLabel
+from cellsignal.competitions.plates.answers import answers_of_platemap, require_answers_table
 from cellsignal.competitions.plates.description import (
     FILE,
     FOLD_GROUPS,
@@ -178,12 +179,18 @@ class Plates(Competition):
         Every row is `private`.
         """
         path = Path(path)
+        require_answers_table(path, self.id_column, self.target_column, self.target_column)
         table = read_table(path, (self.id_column, self.target_column), any_row=True)
         answers = self._with_plate(path, table[[self.id_column, self.target_column]])
         answers = answers.assign(leaderboard="private")
         if "cell_type" in table:
             answers["cell_type"] = table.cell_type
         return answers.reset_index(drop=True)
+
+    def published_answers(self, root: Path) -> pd.DataFrame:
+        """Return the labels that the platemap gives hidden wells; see `answers_of_platemap`."""
+        self.description(root)
+        return answers_of_platemap(Path(root))
 
     def _with_plate(self, path: Path, table: pd.DataFrame) -> pd.DataFrame:
         """Write the wells of answers as A01, and add their plate."""
@@ -221,6 +228,7 @@ class PlatesMultiLabel(Plates):
         Every row is `private` where the file has no column `leaderboard`. There is no `plate` where
         all wells are of one: intervals then resample wells.
         """
+        require_answers_table(Path(path), self.id_column, "", "one of 0 and 1 for each label")
         answers = self.task.read_answers(Path(path)).drop(columns="plate", errors="ignore")
         answers = self._with_plate(Path(path), answers)
         return answers if answers.plate.nunique() > 1 else answers.drop(columns="plate")
