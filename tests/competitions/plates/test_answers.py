@@ -82,7 +82,7 @@ def test_without_hidden_wells_there_is_nothing_to_answer(simulated, tmp_path):
 
 
 def test_a_platemap_is_no_answers(told, tmp_path, capsys):
-    competition, root, source = told
+    competition, root, _ = told
     sheet = tmp_path / "layout.xlsx"
     pd.read_csv(root / "platemaps.csv", dtype=str).to_excel(sheet, index=False)
     for path in (sheet, root / "platemaps.csv"):
