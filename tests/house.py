@@ -32,6 +32,7 @@ FLOOR = {
     "baselines": 4,
     "report": 5,
     "audit": 5,
+    "export": 5,
     "pipeline": 6,
     "studies": 6,
     "kaggle": 6,

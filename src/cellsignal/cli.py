@@ -22,6 +22,7 @@ from cellsignal.config.options import (
     next_command,
 )
 from cellsignal.data.commands import add_data_commands
+from cellsignal.export.commands import add_export_command
 from cellsignal.kaggle.commands import add_kaggle_commands
 from cellsignal.prediction.commands import add_prediction_commands
 from cellsignal.profiles.commands import add_profile_commands
@@ -110,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_prediction_commands(add)
     _add_run(add)
     add_report_commands(add)
+    add_export_command(add)
     add_runs_commands(add("runs", None, "list, compare and delete runs"))
     add_profile_commands(
         add("profiles", None, "embeddings and well profiles: match, retrieve, ...")

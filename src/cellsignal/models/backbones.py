@@ -151,7 +151,7 @@ class Classifier(nn.Module):
     def _pool(self, features: torch.Tensor, cell_type: torch.Tensor | None) -> torch.Tensor:
         embedding = self.backbone.forward_head(features, pre_logits=True)
         if self.cell_types:
-            expected = (len(embedding), self.cell_types)
+            expected = (embedding.shape[0], self.cell_types)
             if cell_type is None or cell_type.shape != expected:
                 given = "none" if cell_type is None else f"shape {tuple(cell_type.shape)}"
                 raise InputError(
