@@ -71,7 +71,8 @@ def choose_job(config: Config, fold: str | None, stage: str | None, key: str | N
     if key not in keys:
         given = "is not given" if key is None else f"{key!r} is none of them"
         raise InputError(
-            f"--key: stage {jobs[0].stage.name!r} has a model for each of {', '.join(keys)}; {given}"
+            f"--key: stage {jobs[0].stage.name!r} has a model for each of {', '.join(keys)}; "
+            f"{given}"
         )
     job = jobs[keys.index(key)]
     if job.stage.self_supervised is not None:
@@ -98,8 +99,8 @@ def open_chosen(job: Job) -> Chosen:
     adapt = job.config.predict.adapt
     if adapt != "none":
         raise InputError(
-            f"predict.adapt: {adapt} takes BatchNorm statistics of whole {adapt}s, which a model of "
-            "single images cannot; --set predict.adapt=none exports it with those of training"
+            f"predict.adapt: {adapt} takes BatchNorm statistics of whole {adapt}s, which a model "
+            "of single images cannot; --set predict.adapt=none exports it with those of training"
         )
     checkpoint = checkpoint_path(job.config, job)
     state = load_checkpoint(checkpoint)

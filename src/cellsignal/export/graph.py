@@ -114,13 +114,10 @@ class Inputs:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
-    def rows(self, count: int, size: tuple[int, int] | None = None) -> "Inputs":
-        """Return `count` of the rows, from the first on and again; their top left part of `size`."""
+    def rows(self, count: int) -> "Inputs":
+        """Return `count` rows: the first ones, and again from the first where there are fewer."""
         order = np.arange(count) % len(self.images)
-        height, width = size or self.images.shape[2:]
-        arrays = {name: value[order] for name, value in self.arrays.items()}
-        images = np.ascontiguousarray(arrays.pop("images")[:, :, :height, :width])
-        return Inputs(images, **arrays)
+        return Inputs(**{name: value[order] for name, value in self.arrays.items()})
 
 
 def run_eager(model: ExportedModel, inputs: Inputs) -> dict[str, np.ndarray]:

@@ -131,8 +131,8 @@ def check_written(
     worst = max(largest.values())
     if worst > TOLERANCE:
         raise InputError(
-            f"{final}: deleted: on images of {chosen.job.config.data.store} it differs from the run "
-            f"by {worst:.3g}, more than {TOLERANCE:g}"
+            f"{final}: deleted: on images of {chosen.job.config.data.store} it differs from the "
+            f"run by {worst:.3g}, more than {TOLERANCE:g}"
         )
     log.info("%s: within %.2g of the run on %d images", final, worst, len(chosen.positions))
     return {
