@@ -16,6 +16,7 @@ from cellsignal.config.options import (
     configs_of,
     next_command,
     parse_pairs,
+    texts,
 )
 
 LEADERBOARD = Path("submissions/leaderboard.csv")
@@ -25,6 +26,7 @@ def add_prediction_commands(add: Callable) -> None:
     """Add the parsers of the commands."""
     sub = add("predict", predict, "predict out-of-fold and test samples of a trained config")
     add_budget(add_config_options(sub))
+    _add_images(sub)
     sub = add("embed", embed, "save the embeddings of every sample of a trained config")
     add_budget(add_config_options(sub))
     add_submit(add("submit", submit, "merge predictions into a submission"))
@@ -33,6 +35,25 @@ def add_prediction_commands(add: Callable) -> None:
     sub = add("leaderboard", leaderboard, "print the local leaderboard")
     sub.add_argument("competition", nargs="?")
     sub.add_argument("--leaderboard", type=Path, default=LEADERBOARD)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `predict --images`, which names new images in place of the run's."""
+    group = parser.add_argument_group("new images (docs/export.md)")
+    group.add_argument("--images", type=Path, metavar="DIR", help="name the images of this folder")
+    group.add_argument("--out", type=Path, metavar="CSV", help="what is written (needed)")
+    group.add_argument("--by", choices=["well", "site"], help="a row each (default well)")
+    layout = "own: DIR has the metadata of the run's competition (default: file names say it)"
+    group.add_argument("--layout", choices=["own"], help=layout)
+    pattern = "of the files' paths, such as {plate}/{well}_s{site}_w{channel}.tif"
+    group.add_argument("--pattern", help=pattern)
+    channels = "channels as the files write them, in the run's order: w2,w1,..."
+    group.add_argument("--channels", metavar="LIST", help=channels)
+    controls = "control wells: A01,B12 (of every plate) or PLATE_A01"
+    group.add_argument("--controls", metavar="LIST", help=controls)
+    group.add_argument("--cell-type", metavar="NAME", help="of all images")
+    group.add_argument("--fold", metavar="K", help="this fold's model (default: all folds' mean)")
+    group.add_argument("--stage", metavar="NAME", help="this stage (default: the last)")
 
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
@@ -86,14 +107,37 @@ def add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--leaderboard", type=Path, default=LEADERBOARD)
 
 
-def predict(arguments: argparse.Namespace) -> str:
+_OF_IMAGES = ("out", "by", "layout", "pattern", "channels", "controls")
+_OF_IMAGES += ("cell_type", "fold", "stage")
+
+
+def predict(arguments: argparse.Namespace) -> str | None:
     from cellsignal.prediction.predict import predict as predict_config
 
+    if arguments.images is not None:
+        return _predict_images(arguments)
+    given = [name for name in _OF_IMAGES if getattr(arguments, name) is not None]
+    if given:
+        raise InputError(f"--{given[0].replace('_', '-')}: needs --images DIR")
     for config in configs_of(arguments):
         with work_in(config.run_folder):
             for path in predict_config(config):
                 print(path)
     return next_command("score", arguments)
+
+
+def _predict_images(arguments: argparse.Namespace) -> None:
+    from cellsignal.prediction.new_images import Request, predict_images
+
+    if arguments.out is None:
+        raise InputError("--images: give --out CSV, the file to write")
+    options = {name: getattr(arguments, name) for name in _OF_IMAGES}
+    options["channels"] = texts(options["channels"]) if options["channels"] else None
+    options["controls"] = texts(options["controls"] or "")
+    options["by"] = options["by"] or "well"
+    configs = configs_of(arguments)
+    with work_in(configs[0].run_folder):
+        print(predict_images(configs, Request(images=arguments.images, **options)))
 
 
 def embed(arguments: argparse.Namespace) -> str:

@@ -124,7 +124,7 @@ class Plates(Competition):
         images = self.description(root).images
         if images.bits == 8:
             return None
-        samples = read_samples(root)[0]
+        samples = self.samples(root)
         if images.window_wells == "controls":
             samples = samples[samples.role == "negative_control"]
             if samples.empty:
