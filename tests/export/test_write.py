@@ -279,3 +279,24 @@ def test_a_pickled_part_is_never_loaded(made, tmp_path):
             new.writestr(name, data)
     with pytest.raises(InputError, match="is pickled; it is not loaded"):
         formats.run_written("torch_export", other, sha256(other), [])
+
+
+def test_a_file_that_takes_its_own_size_alone_says_so(made, monkeypatch):
+    """Where no tracing is good for other sizes, the run's own is left."""
+    config = made("global", normalization={"by": "global"})
+    chosen = choosing.open_chosen(choosing.choose_job(config, None, None, None))
+    real = formats._trace
+
+    def refuse_any_size(model, example, any_size):
+        if any_size:
+            raise RuntimeError("Guard failed")
+        return real(model, example, any_size)
+
+    monkeypatch.setattr(formats, "_trace", refuse_any_size)
+    assert formats.other_size(chosen.model, chosen.inputs) == (56, 88)
+    program, other = formats.trace(chosen.model, chosen.inputs, (56, 88))
+    assert other is None
+    images = torch.from_numpy(chosen.inputs.images[:3])
+    with torch.inference_mode():
+        logits = program.module()(images=images)["logits"].numpy()
+    assert np.abs(logits - chosen.expected[:3]).max() < 1e-4

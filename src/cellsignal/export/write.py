@@ -81,11 +81,11 @@ def export_model(
 def _write_into(
     staging: Path, path: Path, chosen: Chosen, facts: dict[str, Any], name: str
 ) -> None:
-    other = other_size(chosen.model, chosen.inputs)
+    size = other_size(chosen.model, chosen.inputs)
+    program, other = trace(chosen.model, chosen.inputs, size)
+    facts = facts | {"any_size": other is not None}
     if other is not None:
         facts["inputs"]["images"]["shape"][2:] = ["height", "width"]
-    program, other = trace(chosen.model, chosen.inputs, other)
-    facts = facts | {"any_size": other is not None}
     file = staging / path.name
     WRITERS[name](program, file, json.dumps(facts, sort_keys=True))
     checked = check_written(name, file, path, chosen, other)
