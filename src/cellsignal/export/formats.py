@@ -82,34 +82,49 @@ def checked_inputs(inputs: Inputs, other: tuple[int, int] | None) -> list[Inputs
     return batches + [enlarged(batch, other) for batch in batches if other is not None]
 
 
-def trace(model: ExportedModel, inputs: Inputs, other: tuple[int, int] | None) -> ExportedProgram:
+def trace(
+    model: ExportedModel, inputs: Inputs, other: tuple[int, int] | None
+) -> tuple[ExportedProgram, tuple[int, int] | None]:
     """Trace the module for any number of images, and for any size if it has an `other` one.
 
     torch fixes what it cannot prove, and small images whose last maps are one pixel take part in
     that. So it is traced with larger images; where the file would then refuse the run's own size,
-    once more with its own images and without assumptions on sizes of 1.
+    with its own images and without assumptions on sizes of 1; at last for its own size alone.
+
+    Returns:
+        The program, and the other size that it takes; None if it takes the run's own alone.
 
     Raises:
         InputError: the network cannot be exported; says why.
     """
-    side = [max(TRACED_SIDE, length) for length in inputs.images.shape[2:]]
-    large = enlarged(inputs, (side[0], side[1] + 64)) if other is not None else inputs
+    height, width = (max(TRACED_SIDE, length) for length in inputs.images.shape[2:])
+    large = enlarged(inputs, (height, width + 64))
+    ways = [(inputs, False, None), (inputs, True, None)]
+    if other is not None:
+        ways = [(large, False, other), (inputs, True, other), *ways]
     reason = ""
-    for example, oblivious in ((large, False), (inputs, True)):
+    for example, oblivious, size in ways:
         try:
             with shape_config.patch(backed_size_oblivious=oblivious):
-                program = _trace(model, example.rows(2), other is not None)
+                program = _trace(model, example.rows(2), size is not None)
             run = program.module()
-            for batch in checked_inputs(inputs, other):
-                with torch.inference_mode():
+            with torch.inference_mode():
+                for batch in checked_inputs(inputs, size):
                     run(**_tensors(batch))
         except FAILURES as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = " ".join(lines[0].split())[:160]
+            reason = reason or " ".join(lines[0].split())[:160]
             log.debug("tracing failed", exc_info=True)
             continue
-        return program
+        if size != other:
+            log.warning("export: the file takes images of %dx%d pixels alone", *_reversed(inputs))
+        return program, size
     raise InputError(f"export: torch.export cannot trace this network ({reason})")
+
+
+def _reversed(inputs: Inputs) -> tuple[int, int]:
+    height, width = inputs.images.shape[2:]
+    return width, height
 
 
 def _trace(model: ExportedModel, example: Inputs, any_size: bool) -> ExportedProgram:
