@@ -1,0 +1,154 @@
+"""Choose the weights of a blend: hill climbing, or stacking with non-negative weights.
+
+A blend is the weighted mean of the members' logits, each divided by a temperature of its own, all
+divided by the blend's temperature: a logarithmic pool. Its log-loss is convex in the ratios of
+weight and temperature, so stacking has one optimum.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cellsignal.evaluation.blend_members import Members
+
+LEAST_WEIGHT = 1e-4  # a smaller share of a blend is none
+BAGS = 10
+STEPS = 30  # picks of a hill climb
+PATIENCE = 6  # picks without a better score before a climb stops
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How members are averaged.
+
+    Attributes:
+        weights: (M,) not negative, sum to 1.
+        temperatures: (M,) what each member's logits are divided by.
+        temperature: what the weighted mean is divided by.
+    """
+
+    weights: np.ndarray
+    temperatures: np.ndarray
+    temperature: float = 1.0
+
+    def merge(self, scores: np.ndarray) -> np.ndarray:
+        """Return the blended scores (T, K) of (M, T, K)."""
+        ratio = self.weights / self.temperatures / self.temperature
+        return np.tensordot(ratio, scores, axes=1)
+
+
+Choose = Callable[[Members], Blend]
+
+
+def equal_weights(members: Members) -> Blend:
+    """Weigh members as without a blend; no temperature."""
+    return Blend(members.equal, np.ones(len(members.names)))
+
+
+def calibrated_weights(members: Members) -> Blend:
+    """Weigh members as without a blend, each divided by its temperature."""
+    return _with_temperature(members, members.equal, members.temperatures)
+
+
+def best_member(members: Members) -> Blend:
+    """Take the member with the best score alone; the lower log-loss decides ties."""
+    temperatures = members.temperatures
+    scaled = members.scores / temperatures[:, None, None]
+    keys = [(members.quick_score(scores), -members.mean_loss(scores)) for scores in scaled]
+    best = max(range(len(keys)), key=keys.__getitem__)
+    return Blend(np.eye(len(keys))[best], temperatures)
+
+
+def stack(members: Members) -> Blend:
+    """Minimise the log-loss over non-negative weights; every unit weighs the same.
+
+    A member pays one T-th of its weight for T targets, about what a weight gains on pure noise: so
+    one that adds nothing gets none.
+    """
+    from scipy.optimize import minimize
+
+    count = len(members.names)
+    temperatures = members.temperatures
+    scaled = members.scores / temperatures[:, None, None]
+    start = _with_temperature(members, members.equal, temperatures)
+    row_weight, price = members.row_weight[:, None], 1 / len(members.unit)
+
+    def objective(ratio: np.ndarray) -> tuple[float, np.ndarray]:
+        losses, gradient = members.losses(np.tensordot(ratio, scaled, axes=1))
+        slope = np.tensordot(scaled, gradient * row_weight, axes=2)
+        return float(members.row_weight @ losses + price * ratio.sum()), slope + price
+
+    solved = minimize(
+        objective,
+        start.weights / start.temperature,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * count,
+        options={"ftol": 1e-10, "gtol": 1e-7},
+    )
+    ratio = solved.x
+    if ratio.sum() < 1e-6:  # no member knows anything
+        return start
+    weights = _without_crumbs(ratio / ratio.sum())
+    return _with_temperature(members, weights, temperatures)
+
+
+def hill_climb(members: Members, seed: int = 0) -> Blend:
+    """Pick members with replacement while the score rises, in bags; average the bags' shares.
+
+    Caruana et al. (ICML 2004). A bag sees about half of the members and two thirds of the units, so
+    that no single lucky member or unit decides; the lower log-loss decides between equal scores,
+    if it is lower by more than one T-th for T targets.
+    """
+    generator = np.random.default_rng(seed)
+    temperatures = members.temperatures
+    scaled = members.scores / temperatures[:, None, None]
+    count, units = len(members.names), np.unique(members.unit)
+    total = np.zeros(count)
+    for _ in range(BAGS):
+        chosen = np.flatnonzero(generator.random(count) < 0.5)
+        if len(chosen) < min(2, count):
+            chosen = np.sort(generator.permutation(count)[: min(2, count)])
+        kept = generator.permutation(units)[: max(1, round(2 * len(units) / 3))]
+        inside = np.isin(members.unit, kept)
+        total[chosen] += _climb(members.rows(inside), scaled[chosen][:, inside])
+    return _with_temperature(members, _without_crumbs(total / total.sum()), temperatures)
+
+
+def _climb(members: Members, scaled: np.ndarray) -> np.ndarray:
+    """Return the share of each member of a bag (M,), of the picks up to the best score."""
+    picks: list[int] = []
+    best_score, best_loss, best_length = -np.inf, np.inf, 0
+    total = np.zeros(scaled.shape[1:], scaled.dtype)
+    while len(picks) < STEPS and len(picks) - best_length < PATIENCE:
+        scores = [members.quick_score(total + member) for member in scaled]
+        near = np.flatnonzero(np.nan_to_num(scores) >= np.nan_to_num(scores).max() - 1e-12)
+        losses = [members.mean_loss((total + scaled[m]) / (len(picks) + 1)) for m in near]
+        pick = int(near[int(np.argmin(losses))])
+        picks.append(pick)
+        total = total + scaled[pick]
+        score, loss = float(np.nan_to_num(scores[pick])), min(losses)
+        is_lower = score >= best_score - 1e-12 and loss < best_loss - 1 / len(members.unit)
+        if score > best_score + 1e-12 or is_lower:
+            best_score, best_loss, best_length = score, loss, len(picks)
+    return np.bincount(picks[:best_length], minlength=len(scaled)) / best_length
+
+
+def _with_temperature(members: Members, weights: np.ndarray, temperatures: np.ndarray) -> Blend:
+    """Return a blend with the temperature that fits it."""
+    merged = Blend(weights, temperatures).merge(members.scores)
+    return Blend(weights, temperatures, members.fit_temperature(merged))
+
+
+def _without_crumbs(weights: np.ndarray) -> np.ndarray:
+    kept = np.where(weights < LEAST_WEIGHT, 0, weights)
+    return kept / kept.sum()
+
+
+METHODS: dict[str, Choose] = {
+    "stack": stack,
+    "hill": hill_climb,
+    "calibrate": calibrated_weights,
+    "equal": equal_weights,
+}
