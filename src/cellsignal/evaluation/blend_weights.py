@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cellsignal.evaluation.blend_members import Members
+from cellsignal.evaluation.blend_members import MOST_T, Members
 
 LEAST_WEIGHT = 1e-4  # a smaller share of a blend is none
 BAGS = 10
@@ -98,18 +98,20 @@ def hill_climb(members: Members, seed: int = 0) -> Blend:
     """Pick members with replacement while the score rises, in bags; average the bags' shares.
 
     Caruana et al. (ICML 2004). A bag sees about half of the members and two thirds of the units, so
-    that no single lucky member or unit decides; the lower log-loss decides between equal scores,
-    if it is lower by more than one T-th for T targets.
+    that no single lucky member or unit decides. Scores that differ by no more than two targets are
+    equal; between them the log-loss decides.
     """
     generator = np.random.default_rng(seed)
     temperatures = members.temperatures
     scaled = members.scores / temperatures[:, None, None]
-    count, units = len(members.names), np.unique(members.unit)
-    total = np.zeros(count)
+    candidates = np.flatnonzero(temperatures < 0.99 * MOST_T)  # the others know nothing
+    if not len(candidates):
+        return calibrated_weights(members)
+    units, total = np.unique(members.unit), np.zeros(len(members.names))
     for _ in range(BAGS):
-        chosen = np.flatnonzero(generator.random(count) < 0.5)
-        if len(chosen) < min(2, count):
-            chosen = np.sort(generator.permutation(count)[: min(2, count)])
+        order = generator.permutation(candidates)
+        size = min(max(2, generator.binomial(len(order), 0.5)), len(order))
+        chosen = np.sort(order[:size])
         kept = generator.permutation(units)[: max(1, round(2 * len(units) / 3))]
         inside = np.isin(members.unit, kept)
         total[chosen] += _climb(members.rows(inside), scaled[chosen][:, inside])
@@ -119,18 +121,19 @@ def hill_climb(members: Members, seed: int = 0) -> Blend:
 def _climb(members: Members, scaled: np.ndarray) -> np.ndarray:
     """Return the share of each member of a bag (M,), of the picks up to the best score."""
     picks: list[int] = []
+    least = 2 * float(members.row_weight.max())
     best_score, best_loss, best_length = -np.inf, np.inf, 0
     total = np.zeros(scaled.shape[1:], scaled.dtype)
     while len(picks) < STEPS and len(picks) - best_length < PATIENCE:
         scores = [members.quick_score(total + member) for member in scaled]
-        near = np.flatnonzero(np.nan_to_num(scores) >= np.nan_to_num(scores).max() - 1e-12)
+        near = np.flatnonzero(np.nan_to_num(scores) >= np.nan_to_num(scores).max() - least)
         losses = [members.mean_loss((total + scaled[m]) / (len(picks) + 1)) for m in near]
         pick = int(near[int(np.argmin(losses))])
         picks.append(pick)
         total = total + scaled[pick]
         score, loss = float(np.nan_to_num(scores[pick])), min(losses)
-        is_lower = score >= best_score - 1e-12 and loss < best_loss - 1 / len(members.unit)
-        if score > best_score + 1e-12 or is_lower:
+        is_lower = score >= best_score - least and loss < best_loss - least
+        if score > best_score + least or is_lower:
             best_score, best_loss, best_length = score, loss, len(picks)
     return np.bincount(picks[:best_length], minlength=len(scaled)) / best_length
 

@@ -30,6 +30,7 @@ def add_prediction_commands(add: Callable) -> None:
     sub = add("embed", embed, "save the embeddings of every sample of a trained config")
     add_budget(add_config_options(sub))
     add_submit(add("submit", submit, "merge predictions into a submission"))
+    add_blend(add("blend", blend, "choose weights of runs, and measure them nested"))
     text = "score a submission for the leaderboard; or runs, out of fold"
     add_score(add("score", score, text))
     sub = add("leaderboard", leaderboard, "print the local leaderboard")
@@ -68,6 +69,8 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
         metavar="RUN=NUMBER",
         help="weight of a run, or of all seeds of a run's name, in the mean (default 1)",
     )
+    file = "weights and temperatures of `cellsignal blend`, in place of --weight"
+    parser.add_argument("--blend", type=Path, metavar="JSON", help=file)
     parser.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
     merges = ["logits", "probabilities", "geometric"]
     parser.add_argument("--merge", choices=merges, help="how views, sites, models are averaged")
@@ -86,6 +89,25 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help=force)
     text = "write each row's calibrated probability and confidence to <out>.probabilities.csv"
     parser.add_argument("--probabilities", action="store_true", help=text)
+
+
+def add_blend(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `blend`."""
+    add_sources(parser)
+    kinds = ["stack", "hill", "calibrate", "equal"]
+    text = "least log-loss; hill climbing on the score; temperatures alone; nothing (default stack)"
+    parser.add_argument("--method", choices=kinds, default="stack", help=text)
+    text = "weigh each seed (default: the seeds of a run are one member)"
+    parser.add_argument("--by-seed", action="store_true", help=text)
+    text = "parts that units are dealt to; weights are measured on parts that did not choose"
+    parser.add_argument("--parts", type=int, default=10, help=f"{text} (default 10)")
+    text = "where the blend is written, for `submit --blend` (default blends/<runs>.json)"
+    parser.add_argument("--file", type=Path, metavar="JSON", help=text)
+    parser.add_argument("--out", type=Path, metavar="CSV", help="write the submission, too")
+    parser.add_argument("--root", type=Path, help="folder of the raw data, if not where it was")
+    parser.add_argument("--leaderboard", type=Path, default=LEADERBOARD)
+    force = "replace a submission that stands on the leaderboard"
+    parser.add_argument("--force", action="store_true", help=force)
 
 
 def add_score(parser: argparse.ArgumentParser) -> None:
@@ -160,6 +182,8 @@ def submit(arguments: argparse.Namespace) -> str:
 
     Stop().check("submit", saved="predictions")
     weights = _weights(arguments)
+    if weights and arguments.blend is not None:
+        raise InputError("--weight: --blend has weights of its own; give one of the two")
     options = {key: getattr(arguments, key) for key in ("merge", "pool", "assignment", "groups")}
     out, steps, entry = submit_sources(
         read_sources(arguments.sources, arguments.set, arguments.seeds),
@@ -170,6 +194,7 @@ def submit(arguments: argparse.Namespace) -> str:
         leaderboard=arguments.leaderboard,
         force=arguments.force,
         probabilities=arguments.probabilities,
+        blend=arguments.blend,
     )
     if arguments.probabilities:
         print(probabilities_path(out))
@@ -177,6 +202,31 @@ def submit(arguments: argparse.Namespace) -> str:
     answers = answers_path(entry.root.absolute())
     if answers.is_file():
         return f"cellsignal score {out} --answers {answers} --root {entry.root}"
+    return f"cellsignal leaderboard {entry.competition.id}"
+
+
+def blend(arguments: argparse.Namespace) -> str:
+    from cellsignal.evaluation.ladder import ladder_text
+    from cellsignal.prediction.blend import blend_sources
+    from cellsignal.prediction.sources import read_sources, submit_sources
+
+    sources = read_sources(arguments.sources, arguments.set, arguments.seeds)
+    file, text = blend_sources(
+        sources,
+        arguments.file,
+        method=arguments.method,
+        by_seed=arguments.by_seed,
+        parts=arguments.parts,
+        root=arguments.root,
+    )
+    print(f"{text}\n\n{file}")
+    if arguments.out is None:
+        return f"{next_command('submit', arguments)} --blend {file}"
+    options = {"root": arguments.root, "leaderboard": arguments.leaderboard}
+    out, steps, entry = submit_sources(
+        sources, arguments.out, **options, force=arguments.force, blend=file
+    )
+    print(f"\n{ladder_text(steps)}\n\n{out}")
     return f"cellsignal leaderboard {entry.competition.id}"
 
 

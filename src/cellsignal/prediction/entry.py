@@ -5,7 +5,7 @@ Predictions that do not belong together, or to the data, are refused in one line
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Entry:
         root: the raw data.
         weights: run -> weight.
         how: the `submit` section.
+        temperatures: run -> what its logits are divided by; 1 where there is none.
+        blend: what `cellsignal blend` chose the weights by; None without a blend.
     """
 
     competition: Competition
@@ -40,6 +42,8 @@ class Entry:
     members: tuple[Predictions, ...]
     weights: dict[str, float]
     how: Submit
+    temperatures: dict[str, float] = field(default_factory=dict)
+    blend: dict[str, Any] | None = None
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -72,7 +76,10 @@ class Entry:
     def merge(self, members: Sequence[Predictions], part: Part, **options: Any) -> Targets:
         """Merge members as the `submit` section says; `options` as for `merge`."""
         members = with_part(members, part)
-        weights = [self.weights.get(member.about["run"], 1.0) for member in members]
+        runs = [member.about["run"] for member in members]
+        weights = [self.weights.get(run, 1.0) for run in runs]
+        if self.temperatures:
+            options["temperatures"] = [self.temperatures[run] for run in runs]
         return merge(members, part, self.competition.task, self.how.merge, weights, **options)
 
 

@@ -33,6 +33,7 @@ def merge(
     pool: Literal["target", "well"] = "target",
     views: Iterable[str] | None = None,
     sites: Iterable[int] | None = None,
+    temperatures: Sequence[float] | None = None,
 ) -> Targets:
     """Merge the members' predictions of one part.
 
@@ -41,6 +42,8 @@ def merge(
         pool: `well` gives all targets of a well (sites that are targets of their own) the well's
             mean score.
         views, sites: only these; all by default. Of a member that has none of the views, its first.
+        temperatures: what each member's logits are divided by; 1 by default, and wherever
+            probabilities are averaged.
 
     Raises:
         InputError: members of other classes, wrong weights, no prediction of that part, or means
@@ -63,10 +66,14 @@ def merge(
     transform = task.probabilities if how == "probabilities" else None
     total = np.zeros((len(units), len(members[0].classes)), np.float32)
     weight_sum = np.zeros(len(units), np.float32)
-    for member, member_rows, weight in zip(members, rows, weights, strict=True):
+    assert temperatures is None or transform is None, "probabilities have no temperature"
+    temperatures = [1.0] * len(members) if temperatures is None else list(temperatures)
+    for member, member_rows, weight, temperature in zip(
+        members, rows, weights, temperatures, strict=True
+    ):
         if len(member_rows):
             unit = np.searchsorted(units, member.ids[key][member_rows])
-            _add_member(total, member, member_rows, unit, weight, views, transform)
+            _add_member(total, member, member_rows, unit, weight / temperature, views, transform)
             weight_sum[np.unique(unit)] += weight
     total /= weight_sum[:, None]
     to_scores = task.scores_of_logits if transform is None else task.scores_of_probabilities

@@ -119,6 +119,12 @@ def resolve_weights(weights: Mapping[str, float], runs: Sequence[str]) -> dict[s
     return resolved
 
 
-def weights_text(weights: Mapping[str, float]) -> str:
-    """The weights of runs in one line."""
-    return "weights: " + ", ".join(f"{run} {weight:g}" for run, weight in weights.items())
+def weights_text(
+    weights: Mapping[str, float], temperatures: Mapping[str, float] | None = None
+) -> str:
+    """The weights of runs, and their temperatures if there are any, in one line."""
+    words = "weights: " + ", ".join(f"{run} {weight:g}" for run, weight in weights.items())
+    if temperatures:
+        numbers = ", ".join(f"{run} {number:.3g}" for run, number in temperatures.items())
+        words += f"; temperatures: {numbers}"
+    return words

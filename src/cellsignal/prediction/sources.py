@@ -18,6 +18,7 @@ from cellsignal.config.options import parse_pairs, read_configs
 from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.leaderboard import LEADERBOARD
 from cellsignal.evaluation.protocol import protocol_scores, protocol_text, true_labels
+from cellsignal.prediction.blend_file import apply_blend
 from cellsignal.prediction.container import Predictions, load_predictions
 from cellsignal.prediction.entry import Entry, open_entry, out_of_fold_text, refuse_without_test
 from cellsignal.prediction.freshness import config_predictions
@@ -108,6 +109,7 @@ def submit_sources(
     leaderboard: Path = LEADERBOARD,
     force: bool = False,
     probabilities: bool = False,
+    blend: Path | None = None,
 ) -> tuple[Path, list[Step], Entry]:
     """Merge predictions into a submission, and print how they are merged.
 
@@ -121,6 +123,7 @@ def submit_sources(
         changed: Keys of the `submit` section to set otherwise.
         leaderboard, force: A submission that stands there is replaced only with `force`.
         probabilities: Write the rows' probabilities beside it.
+        blend: A file of `cellsignal blend`, in place of weights.
 
     Returns:
         The CSV's path, the out-of-fold ladder, and what was merged.
@@ -131,12 +134,14 @@ def submit_sources(
     how, whose = choose_section(sources.sections, sources.changed | (changed or {}))
     entry = open_entry(sources.files, how, weights or {}, sources.root(root))
     refuse_without_test(entry.final(), entry.competition)
+    names = dict.fromkeys(run.partition("/")[0] for run in entry.runs)
+    if blend is not None:
+        entry = apply_blend(entry, blend)
     if out is None:
-        names = dict.fromkeys(run.partition("/")[0] for run in entry.runs)
         out = Path("submissions") / f"{limited_name('+'.join(names))}.csv"
     print(f"merged by {whose}")
-    if len(entry.runs) > 1:
-        print(weights_text(entry.weights))
+    if len(entry.runs) > 1 or entry.temperatures:
+        print(weights_text(entry.weights, entry.temperatures))
     options = {"leaderboard": leaderboard, "force": force, "probabilities": probabilities}
     return out, make_submission(entry, out, **options), entry
 

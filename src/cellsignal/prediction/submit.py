@@ -13,6 +13,7 @@ from cellsignal.competitions.targets import Targets
 from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.standing import check_header, check_place, check_replacing
 from cellsignal.metrics.reliability import temperatures_text
+from cellsignal.prediction.blend_file import blend_warning
 from cellsignal.prediction.entry import Entry, refuse_missing_ids, refuse_without_test
 from cellsignal.prediction.plate_layout.apply import (
     assign_labels,
@@ -60,6 +61,8 @@ def make_submission(
     groups = competition.plate_groups(entry.samples)
     refuse_idle_options(entry.how, groups, competition)
     _warn_of_best(entry)
+    if entry.blend is not None:
+        log.warning("%s", blend_warning(entry.blend))
     steps = ladder(entry, "oof", groups)
     targets = entry.merge(entry.final(), "test", pool=entry.how.pool)
     targets, repeats = use_repeats(entry, targets, groups)
@@ -91,6 +94,7 @@ def _warn_of_repeats(entry: Entry, repeats: list[Repeat]) -> None:
 
 def _inputs(entry: Entry) -> dict[str, Path]:
     files = [*(member.path for member in entry.members), *filter(None, [entry.how.groups])]
+    files += [] if entry.blend is None else [Path(entry.blend["file"])]
     return {str(path): path for path in files}
 
 
@@ -154,7 +158,8 @@ def _about(entry: Entry, steps: list[Step], repeats: list[Repeat]) -> dict[str, 
         }
         for step in steps
     ]
-    return {
+    blend = {} if entry.blend is None else {"blend": entry.blend}
+    return blend | {
         "competition": entry.competition.id,
         "merge": entry.how.model_dump(),
         "weights": entry.weights,
