@@ -78,19 +78,59 @@ class Members:
     @cached_property
     def temperatures(self) -> np.ndarray:
         """(M,) what the logits of each member are best divided by."""
-        return np.array([self.fit_temperature(scores) for scores in self.scores])
+        return np.array([self.fit_temperature(scores)[0] for scores in self.scores])
 
-    def fit_temperature(self, scores: np.ndarray) -> float:
-        """Return the temperature of (T, K) scores with the least log-loss, within 0.01 .. 100."""
-        from scipy.optimize import minimize_scalar
-
-        solved = minimize_scalar(
-            lambda log_t: self.mean_loss(scores * np.exp(-log_t)),
-            bounds=(np.log(LEAST_T), np.log(MOST_T)),
-            method="bounded",
-            options={"xatol": 1e-4},
+    def fit_temperature(self, scores: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the temperature of (T, K) scores with the least log-loss, and its (K,) offsets."""
+        ratios, offsets = self.fit_ratios(
+            scores[None], np.ones(1), bounds=(1 / MOST_T, 1 / LEAST_T)
         )
-        return float(np.exp(solved.x))
+        return float(1 / ratios[0]), offsets
+
+    def fit_ratios(
+        self,
+        scores: np.ndarray,
+        start: np.ndarray,
+        price: float = 0.0,
+        bounds: tuple[float, float | None] = (0, None),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Minimise the log-loss of sum(ratios x scores) + offsets, in which it is convex.
+
+        Args:
+            scores: (M, T, K) of these targets.
+            start: (M,) ratios to start from.
+            price: what is added to the loss for each unit of ratio.
+            bounds: of a ratio.
+
+        Returns:
+            (M,) ratios; (K,) offsets, which are 0 where one class is true, and do not move the
+            ranking within a class where several may be.
+        """
+        from scipy.optimize import minimize
+
+        count = len(start)
+        free = self.scores.shape[2] if self.truth.ndim == 2 else 0
+        row_weight = self.row_weight[:, None]
+
+        def objective(values: np.ndarray) -> tuple[float, np.ndarray]:
+            ratios, offsets = values[:count], values[count:]
+            merged = np.tensordot(ratios, scores, axes=1)
+            losses, gradient = self.losses(merged + offsets if free else merged)
+            gradient *= row_weight
+            slope = np.tensordot(scores, gradient, axes=2) + price
+            loss = float(self.row_weight @ losses + price * ratios.sum())
+            return loss, np.concatenate([slope, gradient.sum(axis=0)[:free]])
+
+        solved = minimize(
+            objective,
+            np.concatenate([start, np.zeros(free)]),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[bounds] * count + [(None, None)] * free,
+            options={"ftol": 1e-10, "gtol": 1e-7, "maxiter": 500},
+        )
+        offsets = solved.x[count:] if free else np.zeros(self.scores.shape[2])
+        return solved.x[:count], offsets
 
     def quick_score(self, scores: np.ndarray) -> float:
         """Return the score that members are chosen by."""

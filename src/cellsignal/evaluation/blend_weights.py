@@ -26,16 +26,19 @@ class Blend:
         weights: (M,) not negative, sum to 1.
         temperatures: (M,) what each member's logits are divided by.
         temperature: what the weighted mean is divided by.
+        offsets: (K,) added to the classes last; 0 where one class is true. They calibrate, and
+            leave the ranking within a class as it is.
     """
 
     weights: np.ndarray
     temperatures: np.ndarray
     temperature: float = 1.0
+    offsets: np.ndarray | float = 0.0
 
     def merge(self, scores: np.ndarray) -> np.ndarray:
         """Return the blended scores (T, K) of (M, T, K)."""
         ratio = self.weights / self.temperatures / self.temperature
-        return np.tensordot(ratio, scores, axes=1)
+        return np.tensordot(ratio, scores, axes=1) + self.offsets
 
 
 Choose = Callable[[Members], Blend]
@@ -57,7 +60,7 @@ def best_member(members: Members) -> Blend:
     scaled = members.scores / temperatures[:, None, None]
     keys = [(members.quick_score(scores), -members.mean_loss(scores)) for scores in scaled]
     best = max(range(len(keys)), key=keys.__getitem__)
-    return Blend(np.eye(len(keys))[best], temperatures)
+    return _with_temperature(members, np.eye(len(keys))[best], temperatures)
 
 
 def stack(members: Members) -> Blend:
@@ -66,28 +69,11 @@ def stack(members: Members) -> Blend:
     A member pays one T-th of its weight for T targets, about what a weight gains on pure noise: so
     one that adds nothing gets none.
     """
-    from scipy.optimize import minimize
-
-    count = len(members.names)
     temperatures = members.temperatures
     scaled = members.scores / temperatures[:, None, None]
     start = _with_temperature(members, members.equal, temperatures)
-    row_weight, price = members.row_weight[:, None], 1 / len(members.unit)
-
-    def objective(ratio: np.ndarray) -> tuple[float, np.ndarray]:
-        losses, gradient = members.losses(np.tensordot(ratio, scaled, axes=1))
-        slope = np.tensordot(scaled, gradient * row_weight, axes=2)
-        return float(members.row_weight @ losses + price * ratio.sum()), slope + price
-
-    solved = minimize(
-        objective,
-        start.weights / start.temperature,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=[(0, None)] * count,
-        options={"ftol": 1e-10, "gtol": 1e-7},
-    )
-    ratio = solved.x
+    price = 1 / len(members.unit)
+    ratio, _ = members.fit_ratios(scaled, start.weights / start.temperature, price)
     if ratio.sum() < 1e-6:  # no member knows anything
         return start
     weights = _without_crumbs(ratio / ratio.sum())
@@ -141,7 +127,7 @@ def _climb(members: Members, scaled: np.ndarray) -> np.ndarray:
 def _with_temperature(members: Members, weights: np.ndarray, temperatures: np.ndarray) -> Blend:
     """Return a blend with the temperature that fits it."""
     merged = Blend(weights, temperatures).merge(members.scores)
-    return Blend(weights, temperatures, members.fit_temperature(merged))
+    return Blend(weights, temperatures, *members.fit_temperature(merged))
 
 
 def _without_crumbs(weights: np.ndarray) -> np.ndarray:

@@ -42,8 +42,7 @@ def merge(
         pool: `well` gives all targets of a well (sites that are targets of their own) the well's
             mean score.
         views, sites: only these; all by default. Of a member that has none of the views, its first.
-        temperatures: what each member's logits are divided by; 1 by default, and wherever
-            probabilities are averaged.
+        temperatures: what each member's logits are divided by, where logits are averaged.
 
     Raises:
         InputError: members of other classes, wrong weights, no prediction of that part, or means
@@ -51,6 +50,34 @@ def merge(
     """
     members = list(members)
     weights = [1.0] * len(members) if weights is None else list(weights)
+    rows = _rows_of_part(members, weights, part, sites)
+    facts = _facts_of_targets(members, rows)
+    key = {"target": "target_id", "well": "well_id"}[pool]
+    units, unit_of_target = np.unique(facts[key], return_inverse=True)
+    transform = task.probabilities if how == "probabilities" else None
+    total = np.zeros((len(units), len(members[0].classes)), np.float32)
+    weight_sum = np.zeros(len(units), np.float32)
+    ratios = _ratios(weights, temperatures)
+    for member, member_rows, weight, ratio in zip(members, rows, weights, ratios, strict=True):
+        if len(member_rows):
+            unit = np.searchsorted(units, member.ids[key][member_rows])
+            _add_member(total, member, member_rows, unit, ratio, views, transform)
+            weight_sum[np.unique(unit)] += weight
+    total /= weight_sum[:, None]
+    to_scores = task.scores_of_logits if transform is None else task.scores_of_probabilities
+    scores = to_scores(total)
+    scores = scores[unit_of_target] if pool == "well" else scores
+    refuse_not_finite(scores, facts["target_id"])
+    return Targets(**facts, scores=scores)
+
+
+def _rows_of_part(
+    members: Sequence[Predictions],
+    weights: Sequence[float],
+    part: Part,
+    sites: Iterable[int] | None,
+) -> list[np.ndarray]:
+    """Return the rows of each member that are of the part, after `merge`'s checks."""
     if len(weights) != len(members) or not all(0 < weight < np.inf for weight in weights):
         raise InputError(f"weights: {len(members)} positive numbers needed, got {weights}")
     for member in members:
@@ -60,27 +87,13 @@ def merge(
     if not sum(map(len, rows)):
         names = ", ".join(str(member.path) for member in members) or "predictions"
         raise InputError(f"{names}: no {part} predictions")
-    facts = _facts_of_targets(members, rows)
-    key = {"target": "target_id", "well": "well_id"}[pool]
-    units, unit_of_target = np.unique(facts[key], return_inverse=True)
-    transform = task.probabilities if how == "probabilities" else None
-    total = np.zeros((len(units), len(members[0].classes)), np.float32)
-    weight_sum = np.zeros(len(units), np.float32)
-    assert temperatures is None or transform is None, "probabilities have no temperature"
-    temperatures = [1.0] * len(members) if temperatures is None else list(temperatures)
-    for member, member_rows, weight, temperature in zip(
-        members, rows, weights, temperatures, strict=True
-    ):
-        if len(member_rows):
-            unit = np.searchsorted(units, member.ids[key][member_rows])
-            _add_member(total, member, member_rows, unit, weight / temperature, views, transform)
-            weight_sum[np.unique(unit)] += weight
-    total /= weight_sum[:, None]
-    to_scores = task.scores_of_logits if transform is None else task.scores_of_probabilities
-    scores = to_scores(total)
-    scores = scores[unit_of_target] if pool == "well" else scores
-    refuse_not_finite(scores, facts["target_id"])
-    return Targets(**facts, scores=scores)
+    return rows
+
+
+def _ratios(weights: Sequence[float], temperatures: Sequence[float] | None) -> list[float]:
+    """Return what each member's logits are multiplied by: its weight over its temperature."""
+    temperatures = [1.0] * len(weights) if temperatures is None else temperatures
+    return [w / t for w, t in zip(weights, temperatures, strict=True)]
 
 
 def refuse_not_finite(scores: np.ndarray, target_id: np.ndarray) -> None:
