@@ -14,6 +14,7 @@ from cellsignal.config.options import (
     config_of,
     next_command,
 )
+from cellsignal.studies.blend.page import add_blend_study
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -23,6 +24,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     """Add the parsers of the studies."""
     add = command_group(parser, "what")
     _add_audits(add)
+    add_blend_study(add)
     _add_ablations(add)
     _add_speed(add)
     _add_postprocessing(add)

@@ -5,14 +5,14 @@ errors correlate, hard targets that all miss, effects of whole units, models of 
 and calibration. So the truth is known: the same models on hundreds of fresh units.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cellsignal.evaluation.blend_members import Members, unit_losses, unit_scores
 from cellsignal.evaluation.blend_weights import Blend, equal_weights
-from cellsignal.evaluation.nested_blend import NAMES, NestedBlend, nest_blend
+from cellsignal.evaluation.nested_blend import WAYS, NestedBlend, nest_blend
 
 MODELS = 8
 FAMILIES = np.array([0, 0, 0, 0, 1, 1, 1, 2])
@@ -20,7 +20,6 @@ FRESH_UNITS = 200
 COMPETITIONS = 20
 PREVALENCE = 0.2  # of each class, where several may be true
 LOG_ODDS = np.log(1 / PREVALENCE - 1)
-METHODS = ("stack", "hill")
 LOSS = {True: "binary_cross_entropy", False: "cross_entropy"}
 METRIC = {True: "average_precision", False: "accuracy"}
 
@@ -56,13 +55,13 @@ class Outcome:
     Attributes:
         design: what was drawn.
         targets: their number.
-        nested: by method, what the targets at hand say.
-        fresh: by method, the true gain in score and in log-loss: on fresh units.
+        nested: what the targets at hand say.
+        fresh: by the name of a way, the true gain in score and in log-loss: on fresh units.
     """
 
     design: Design
     targets: int
-    nested: dict[str, NestedBlend]
+    nested: NestedBlend
     fresh: dict[str, tuple[float, float]]
 
 
@@ -135,11 +134,11 @@ def bench_noise(competitions: int = COMPETITIONS, seed: int = 0) -> Iterator[Out
 
 
 def measure(design: Design, generator: np.random.Generator) -> Outcome:
-    """Blend drawn targets by every method, and score the blends on fresh units."""
+    """Blend drawn targets by every way, and score the blends on fresh units."""
     members = draw_members(design, design.units, generator)
     fresh = draw_members(design, FRESH_UNITS, generator)
-    nested = {method: nest_blend(members, method, values=False) for method in METHODS}
-    gains = {method: fresh_gain(fresh, result.blend) for method, result in nested.items()}
+    nested = nest_blend(members, values=False)
+    gains = {name: fresh_gain(fresh, choose(members)) for name, choose in WAYS.items()}
     return Outcome(design, len(members.unit), nested, gains)
 
 
@@ -153,7 +152,7 @@ def fresh_gain(fresh: Members, blend: Blend) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Summary:
-    """How often a method won over many competitions.
+    """How often a way to blend won over many competitions.
 
     Attributes:
         total: number of competitions.
@@ -175,10 +174,10 @@ class Summary:
     fresh: float
 
 
-def summarise(outcomes: list[Outcome], method: str) -> Summary:
-    """Count the wins of a method."""
-    rows = [outcome.nested[method].row(NAMES[method]) for outcome in outcomes]
-    fresh = [outcome.fresh[method][0] for outcome in outcomes]
+def summarise(outcomes: Sequence[Outcome], way: str) -> Summary:
+    """Count the wins of a way to blend."""
+    rows = [outcome.nested.row(way) for outcome in outcomes]
+    fresh = [outcome.fresh[way][0] for outcome in outcomes]
     scores = [row.score for row in rows]
     return Summary(
         total=len(rows),

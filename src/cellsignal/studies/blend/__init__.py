@@ -1,0 +1,1 @@
+"""What blends are worth over simulated competitions: docs/results/blend.md."""
