@@ -179,7 +179,7 @@ def cross_fit(
     Args:
         part: (T,) int.
     """
-    merged = {name: np.zeros(members.scores.shape[1:]) for name in ways}
+    merged = {name: np.zeros(members.scores.shape[1:], np.float32) for name in ways}
     blends: dict[str, list[Blend]] = {name: [] for name in ways}
     for number in range(int(part.max()) + 1):
         inside = part == number
