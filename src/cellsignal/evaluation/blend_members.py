@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from cellsignal.metrics.accuracy import clustered_interval
 from cellsignal.metrics.average_precision import macro_average_precision
+from cellsignal.metrics.intervals import mean_interval
 from cellsignal.metrics.log_loss import LOG_LOSSES, QUICK_SCORES
 
 MOST_GROUPS = 100  # of the jackknife: more units are dealt to so many groups
@@ -179,8 +179,11 @@ def unit_scores(members: Members, scores: np.ndarray) -> np.ndarray:
 
 
 def unit_interval(parts: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of what units give, (J,); NaN with one unit."""
-    return clustered_interval(parts, np.arange(len(parts)), SEED)
+    """Return the 95 % interval of the mean of what units give, (J,) differences.
+
+    NaN with fewer units than an interval needs, or where all differ by the same.
+    """
+    return mean_interval(parts, np.arange(len(parts)), bounded=False)
 
 
 def _unit_means(unit: np.ndarray, values: np.ndarray) -> np.ndarray:

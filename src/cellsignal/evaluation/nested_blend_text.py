@@ -36,6 +36,8 @@ def verdict(nested: NestedBlend, metric: str, unit: str) -> str:
     if nested.method == "equal":
         return "equal weights: nothing was chosen"
     figures = f"{gain.change:+.4f} {metric} {range_text(gain)}".rstrip()
+    if math.isnan(gain.low) and gain.change == 0:
+        return f"{name}: {metric} is that of equal weights"
     if math.isnan(gain.low):
         return f"{name}: {figures}, without an interval: too few {unit}s to tell"
     if gain.low > 0:

@@ -60,9 +60,7 @@ def make_submission(
     refuse_without_test(entry.final(), competition)
     groups = competition.plate_groups(entry.samples)
     refuse_idle_options(entry.how, groups, competition)
-    _warn_of_best(entry)
-    if entry.blend is not None:
-        log.warning("%s", blend_warning(entry.blend))
+    _warn_of_chosen(entry)
     steps = ladder(entry, "oof", groups)
     targets = entry.merge(entry.final(), "test", pool=entry.how.pool)
     targets, repeats = use_repeats(entry, targets, groups)
@@ -104,8 +102,10 @@ def _warn_of_old(file: Path, written: bool) -> None:
         log.warning("%s: is of an earlier submission; --probabilities renews it", file)
 
 
-def _warn_of_best(entry: Entry) -> None:
-    """Warn of checkpoints that were picked on the targets of the out-of-fold scores."""
+def _warn_of_chosen(entry: Entry) -> None:
+    """Warn of checkpoints and weights that were chosen on the targets of out-of-fold scores."""
+    if entry.blend is not None:
+        log.warning("%s", blend_warning(entry.blend))
     if any(m.about.get("settings", {}).get("checkpoint") == "best" for m in entry.members):
         log.warning(
             "predict.checkpoint: best was picked on the out-of-fold targets; their scores below "

@@ -28,8 +28,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     _add_ablations(add)
     _add_speed(add)
     _add_postprocessing(add)
-    text = "how often the 95-percent intervals hold the truth, by simulation"
-    sub = add("coverage", coverage, text)
+    sub = add("coverage", coverage, "how often intervals hold the truth, by simulation")
     sub.add_argument("--simulations", type=int, default=2000, help="of each case")
     sub.add_argument("--seed", type=int, default=0)
     _add_out(sub)
@@ -72,8 +71,7 @@ def _add_ablations(add: Callable) -> None:
     sub = add("two-stage", two_stage, "two-stage training by a flawed protocol and a right one")
     for name in ("--root", "--store", "--answers"):
         sub.add_argument(name, type=Path, required=True, help="of a simulated copy that is packed")
-    text = "folder of the runs"
-    sub.add_argument("--runs", type=Path, default=Path("runs/two_stage"), help=text)
+    sub.add_argument("--runs", type=Path, default=Path("runs/two_stage"), help="folder of the runs")
     sub.add_argument("--backbone", default="resnet10t")
     sub.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     epochs = ("FIRST", "SECOND")
