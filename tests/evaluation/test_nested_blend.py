@@ -117,4 +117,5 @@ def test_the_verdict_says_worse_and_undecided():
     object.__setattr__(row.score, "high", 0.1)
     assert "no better than equal weights" in verdict(worse, "accuracy", "plate")
     object.__setattr__(row.score, "low", float("nan"))
+    object.__setattr__(row.score, "change", 0.01)
     assert "too few plates" in verdict(worse, "accuracy", "plate")
