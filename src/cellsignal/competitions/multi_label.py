@@ -132,8 +132,9 @@ class MultiLabel(Task):
         return Truth(ids, answers[list(classes)].to_numpy(float), *self.units_of(answers))
 
     def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
-        unit = self.resampled_column(samples.reset_index())
-        units = samples[unit].loc[targets.target_id].to_numpy(object)
+        rows = samples.loc[targets.target_id].reset_index()
+        unit = self.resampled_column(rows)
+        units = rows[unit].to_numpy(object)
         return Truth(targets.target_id, targets.labels, units, unit)
 
     def truth_table(self, targets: Targets) -> pd.DataFrame:

@@ -96,8 +96,9 @@ class SingleLabel(Task):
         return Truth(ids, label.to_numpy(np.int64), *self.units_of(answers))
 
     def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
-        unit = self.resampled_column(samples.reset_index())
-        units = samples[unit].loc[targets.target_id].to_numpy(object)
+        rows = samples.loc[targets.target_id].reset_index()
+        unit = self.resampled_column(rows)
+        units = rows[unit].to_numpy(object)
         return Truth(targets.target_id, targets.label, units, unit)
 
     def truth_table(self, targets: Targets) -> pd.DataFrame:

@@ -15,11 +15,13 @@ class OverUnits:
     def resampled_column(self, answers: pd.DataFrame) -> str:
         """Name the unit of intervals: a fold group, else experiments or plates; never a well.
 
-        Answers that name none give the column of the ids: there is then no interval.
+        A column with a missing value names no unit. Answers that name none give the column of the
+        ids: there is then no interval.
         """
         groups = [name for name in self.competition.fold_groups if name != "well_id"]
-        columns = (*groups, "experiment", "plate", self.competition.id_column)
-        return next(column for column in columns if column in answers.columns)
+        columns = (*groups, "experiment", "plate")
+        known = [name for name in columns if name in answers and answers[name].notna().all()]
+        return known[0] if known else self.competition.id_column
 
     def units_of(self, answers: pd.DataFrame) -> tuple[np.ndarray, str]:
         """Return the unit of each answer, and what the units are; "" if each answer is one."""
