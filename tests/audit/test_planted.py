@@ -23,6 +23,8 @@ from cellsignal.audit.layouts import check_layouts
 from cellsignal.audit.parts import read_audited
 from cellsignal.config import load_config
 
+pytestmark = pytest.mark.slow
+
 CLEAN = (("rxrx1", "experiment"), ("cpjump1", "plate"), ("bbbc021", "compound"))
 
 

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from helpers import cellsignal, error_line, replace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(trained, tmp_path):

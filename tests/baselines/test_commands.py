@@ -9,6 +9,8 @@ from helpers import cellsignal, contents, error_line, replace
 
 from cellsignal.prediction.container import load_predictions
 
+pytestmark = pytest.mark.slow
+
 LIGHT = ("--only", "chance", "majority", "position", "cells", "intensity", "--workers", "0")
 
 

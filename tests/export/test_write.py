@@ -18,6 +18,8 @@ from cellsignal.export.write import export_model
 from cellsignal.prediction.container import load_predictions
 from cellsignal.training.run import train
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["torch_export", pytest.param("onnx", marks=pytest.mark.slow)]
 
 # a network of one size is traced in a second

@@ -20,6 +20,8 @@ from cellsignal.prediction.container import save_predictions
 from cellsignal.prediction.entry import open_entry
 from cellsignal.prediction.sources import read_sources
 
+pytestmark = pytest.mark.slow
+
 UNIT = {"rxrx1": "experiment", "idr0088_moa": "compound", "mitoreid": "compound"}
 
 

@@ -18,6 +18,8 @@ from cellsignal.prediction.new_jobs import Request
 from cellsignal.prediction.predict import predict
 from cellsignal.training.run import train
 
+pytestmark = pytest.mark.slow
+
 
 def of_the_run(path, part, column="target_id"):
     """Probabilities of a predictions file by target: the mean of logits over views and sites."""

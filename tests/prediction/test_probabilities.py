@@ -16,6 +16,8 @@ from cellsignal.prediction.entry import open_entry
 from cellsignal.prediction.probabilities import out_of_fold_reliability, probabilities_path
 from cellsignal.prediction.submit import make_submission
 
+pytestmark = pytest.mark.slow
+
 SIGNAL, SURENESS = 2.4, 3.0  # of the logits; how much too sure they are
 
 

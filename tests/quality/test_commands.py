@@ -12,6 +12,8 @@ from cellsignal.config import load_config
 from cellsignal.prediction.container import load_predictions
 from cellsignal.training.plan import jobs_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def space(prepared, tmp_path_factory):

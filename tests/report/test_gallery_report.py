@@ -291,7 +291,7 @@ def test_the_answers_a_release_tells_are_written_once(simulated, tmp_path, capsy
         )
     mine = pd.read_csv(tmp_path / "mine.csv", dtype=str)
     pd.testing.assert_frame_equal(mine, own[own.part != "compound"].reset_index(drop=True))
-    assert f"{len(mine)} rows" in capsys.readouterr().out
+    assert f"{len(mine)} answers" in capsys.readouterr().out
     assert COMPETITION.answers(tmp_path / "mine.csv").equals(
         COMPETITION.answers(root.with_name(root.name + ".answers.csv"))
     )
@@ -299,8 +299,8 @@ def test_the_answers_a_release_tells_are_written_once(simulated, tmp_path, capsy
 
 
 def test_a_release_without_answers_says_so(tmp_path, capsys):
-    assert "rxrx1: its release tells no answers" in error_line(
-        capsys, "profiles", "answers", "rxrx1", "--root", tmp_path, cwd=tmp_path
+    assert "cpjump1: its release tells no answers" in error_line(
+        capsys, "profiles", "answers", "cpjump1", "--root", tmp_path, cwd=tmp_path
     )
     assert "no such" in error_line(
         capsys, "profiles", "answers", "mitoreid", "--root", tmp_path / "nowhere", cwd=tmp_path

@@ -165,7 +165,7 @@ def test_the_tables_have_every_row_and_every_step(timelapse):
 
 def test_a_gain_is_the_mean_difference_over_the_same_queries():
     one, other = (
-        Scored({"mAP": np.array(values)}, np.zeros(2), np.array(["a", "a", "b"]))
+        Scored({"mAP": np.array(values)}, np.zeros(2), np.array(["a", "b", "c"]))
         for values in ([[1, 0.5, 0], [1, 1, 1]], [[0, 0, 0], [0, 0, 1]])
     )
     gain, low, high = one.gain(other, "mAP")

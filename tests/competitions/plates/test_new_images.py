@@ -7,6 +7,8 @@ import pytest
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.plates.new_images import NewImages, describe_images, match_channels
 
+pytestmark = pytest.mark.slow
+
 RUN = ("DNA", "ER", "Actin")
 
 

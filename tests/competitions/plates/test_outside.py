@@ -15,6 +15,8 @@ from cellsignal.competitions.plates.competition import Plates
 from cellsignal.data.store import Store
 from cellsignal.data.verify import format_problems, verify
 
+pytestmark = pytest.mark.slow
+
 PLATES = Plates()
 
 

@@ -18,6 +18,8 @@ from cellsignal.report.html.sections.reliability import calibration_error, confi
 from cellsignal.report.html.sections.results_files import audit, baselines, best_baseline, quality
 from cellsignal.report.html.view import RunView
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def opened(submitted):

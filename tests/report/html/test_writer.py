@@ -13,6 +13,8 @@ from sklearn.metrics import accuracy_score
 from cellsignal.common.files import work_in
 from cellsignal.report.html.sections.registry import SECTIONS
 
+pytestmark = pytest.mark.slow
+
 TITLES = [title for title, _, _ in SECTIONS]
 
 

@@ -15,6 +15,8 @@ from cellsignal.report.html.explore.layouts import layouts
 from cellsignal.report.html.explore.look import Look
 from cellsignal.report.html.page import Section, page
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_page_counts_what_the_table_holds_and_draws_the_augmentation(prepared, tmp_path):
     space, out = prepared("rxrx1"), tmp_path / "page.html"

@@ -13,6 +13,8 @@ from cellsignal.prediction.embeddings import save_embeddings
 from cellsignal.report.html.page import Section, page
 from cellsignal.report.html.sections import embedding_maps as maps
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("a", "b", "c")
 
 
