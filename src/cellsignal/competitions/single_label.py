@@ -97,9 +97,7 @@ class SingleLabel(Task):
 
     def truth_of_targets(self, targets: Targets, samples: pd.DataFrame) -> Truth:
         rows = samples.loc[targets.target_id].reset_index()
-        unit = self.resampled_column(rows)
-        units = rows[unit].to_numpy(object)
-        return Truth(targets.target_id, targets.label, units, unit)
+        return Truth(targets.target_id, targets.label, *self.units_of(rows))
 
     def truth_table(self, targets: Targets) -> pd.DataFrame:
         return pd.DataFrame({"target_id": targets.target_id, "label": targets.label})

@@ -145,6 +145,7 @@ def test_a_fault_is_one_line(fault, root, tmp_path, capsys):
     assert FAULTS[fault] in error_line(capsys, "samples", "bbbc021", "--root", root, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_out_of_fold_score(root, tmp_path, capsys):
     """The steps of `make real` with a network of random weights: chance for images of noise."""
     stages = [{"name": "head", "epochs": 1, "batch_size": 16}]
