@@ -246,7 +246,11 @@ def test_no_text_is_cut_on_its_way_to_numpy():
     """pandas' `to_numpy(str)` cuts names to one letter where a value is missing."""
     cut = pd.Series([None, "HUVEC-01"], dtype="str").to_numpy(object).astype(str)
     assert cut.tolist()[1] == "HUVEC-01"
-    found = [path for path in MODULES if re.search(r"to_numpy\((dtype=)?str\)", path.read_text())]
+    found = [
+        path
+        for path in MODULES
+        if re.search(r"to_numpy\((dtype=)?(np\.)?str_?\)", path.read_text())
+    ]
     assert not found, "write .to_numpy(object).astype(str)"
 
 

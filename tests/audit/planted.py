@@ -397,5 +397,5 @@ LEAKS = (
     Leak(labels_of_the_test, "labels of the test", "warn"),
     Leak(repeated_layout, "repeated layouts", "warn", size=LARGER),
     Leak(half_a_repeated_layout, "repeated layouts", "warn", size=LARGER),
-    Leak(brighter_test, "told apart by intensity", "warn", size={"experiments": 15, "sites": 1}),
+    Leak(brighter_test, "adversarial validation", "warn", size={"experiments": 15, "sites": 1}),
 )

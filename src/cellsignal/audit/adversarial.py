@@ -31,7 +31,7 @@ _MOST_ROWS = 1000  # of each side
 
 def check_adversarial(audited: Audited, seed: int = 0) -> list[Finding]:
     """Try to tell each part's two sides apart by the store's pixel statistics."""
-    check = "told apart by intensity"
+    check = "adversarial validation"
     if audited.store is None:
         return [not_applicable(check, audited.no_store)]
     rows = audited.samples["row"].to_numpy()
@@ -69,7 +69,7 @@ def _tell_apart(
     names: list[str],
     seed: int,
 ) -> Finding:
-    check = "told apart by intensity"
+    check = "adversarial validation"
     unit = _unit_of(audited, part)
     if unit is None:
         reason = f"needs {LEAST_UNITS} units (what folds deal; experiments, plates or wells) a side"

@@ -68,8 +68,8 @@ def check_compounds(audited: Audited, annotation: Path | None = None) -> list[Fi
 
 
 def _compounds(audited: Audited, rows) -> set[str]:
-    found = set(audited.samples["compound"].iloc[rows].dropna().astype(str))
-    return {name for name in found if name.casefold() not in _EVERYWHERE}
+    names = set(audited.samples["compound"].iloc[rows].dropna().astype(str))
+    return {name for name in names if name.casefold() not in _EVERYWHERE}
 
 
 def _keys_and_names(

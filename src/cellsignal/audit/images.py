@@ -73,8 +73,8 @@ def _identical(samples: pd.DataFrame, part: Part, content: np.ndarray) -> Findin
     owner = {code: row for row, code in zip(train[::-1], content[train[::-1]], strict=True)}
     owner.pop(-1, None)
     held = np.unique(part.held)
-    found = [(row, owner[content[row]]) for row in held if content[row] in owner]
-    if not found:
+    copies = [(row, owner[content[row]]) for row in held if content[row] in owner]
+    if not copies:
         return passed(
             check, part.name, f"{len(held):,} held-out images, none equals a training one"
         )
@@ -83,9 +83,9 @@ def _identical(samples: pd.DataFrame, part: Part, content: np.ndarray) -> Findin
         check,
         part.name,
         "fail",
-        len(found),
-        f"{len(found)} held-out images equal a training image, pixel by pixel",
-        first_examples(f"{ids.iloc[row]} = {ids.iloc[other]}" for row, other in found[:5]),
+        len(copies),
+        f"{len(copies)} held-out images equal a training image, pixel by pixel",
+        first_examples(f"{ids.iloc[row]} = {ids.iloc[other]}" for row, other in copies[:5]),
         _ADVICE,
     )
 
@@ -98,11 +98,11 @@ def _near(samples: pd.DataFrame, part: Part, pairs: pd.DataFrame, left_out: int)
     more = f"; {left_out:,} images were not looked at (--images)" if left_out else ""
     if not across.any():
         return passed(check, part.name, f"no held-out image nearly equals a training one{more}")
-    found = pairs[across].sort_values("correlation", ascending=False)
+    copies = pairs[across].sort_values("correlation", ascending=False)
     ids = samples.sample_id
     words = [
         f"{ids.iloc[int(row['first'])]} ~ {ids.iloc[int(row['second'])]} ({row['correlation']:.2f})"
-        for _, row in found.head(5).iterrows()
+        for _, row in copies.head(5).iterrows()
     ]
-    message = f"{len(found)} pairs of a held-out and a training image are nearly equal{more}"
-    return Finding(check, part.name, "fail", len(found), message, first_examples(words), _ADVICE)
+    message = f"{len(copies)} pairs of a held-out and a training image are nearly equal{more}"
+    return Finding(check, part.name, "fail", len(copies), message, first_examples(words), _ADVICE)

@@ -62,7 +62,7 @@ def _wells(samples: pd.DataFrame, labels: pd.Series, rows: np.ndarray) -> pd.Dat
 def _repeats(part: Part, train: pd.DataFrame, held: pd.DataFrame) -> Finding:
     from scipy.stats import poisson
 
-    check, found, compared = "repeated layouts", [], 0
+    check, repeats, compared = "repeated layouts", [], 0
     wells = pd.concat([train, held])
     well_codes, label_codes = (sorted(set(wells[name])) for name in ("well", "label"))
     names, layouts = _grid(train, well_codes, label_codes)
@@ -77,16 +77,16 @@ def _repeats(part: Part, train: pd.DataFrame, held: pd.DataFrame) -> Finding:
             expected = _expected(layouts[row][inside], layout[inside])
             p = float(poisson.sf(agree[row] - 1, expected))
             words = f"{name} repeats {names[row]}: {agree[row]} of {inside.sum()} wells"
-            found.append((p, -int(agree[row]), name, words))
-    found = sorted(row for row in found if row[0] * compared <= ALARM)
+            repeats.append((p, -int(agree[row]), name, words))
+    repeats = sorted(row for row in repeats if row[0] * compared <= ALARM)
     if not compared:
         return not_applicable(check, "no two plates share enough labelled wells", part.name)
-    if not found:
+    if not repeats:
         return passed(check, part.name, f"{compared} pairs of plates, none agrees beyond chance")
-    plates = {row[2] for row in found}
+    plates = {row[2] for row in repeats}
     message = f"{len(plates)} of {len(held_names)} held-out plates repeat a training layout: a "
     message += "well's position tells its class"
-    examples = first_examples(row[3] for row in found)
+    examples = first_examples(row[3] for row in repeats)
     return Finding(check, part.name, "warn", len(plates), message, examples, _ADVICE)
 
 

@@ -53,8 +53,8 @@ def _shared_rows_of_selection(audited: Audited) -> list[Finding]:
         if both:
             message = f"{len(both)} wells of the test are validation wells, too"
             advice = "choose on validation wells, then score the test wells once"
-            found = Finding(check, part.name, "fail", len(both), message, tuple(both[:5]), advice)
-            findings.append(found)
+            finding = Finding(check, part.name, "fail", len(both), message, tuple(both[:5]), advice)
+            findings.append(finding)
         else:
             findings.append(passed(check, part.name, "no well is in both"))
     return findings
@@ -85,8 +85,8 @@ def _normalization(audited: Audited) -> list[Finding]:
             findings.append(passed(check, part.name, message, len(shared)))
             continue
         advice = f"fold by {audited.default_group}, or write `normalization.wells: controls`"
-        found = Finding(check, part.name, "warn", len(shared), message, tuple(shared[:5]), advice)
-        findings.append(found)
+        finding = Finding(check, part.name, "warn", len(shared), message, tuple(shared[:5]), advice)
+        findings.append(finding)
     return findings
 
 

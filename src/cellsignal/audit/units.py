@@ -14,7 +14,6 @@ UNITS = {
     "compounds": ("compound",),
 }
 LEVEL = {"wells": "well_id", "plates": "plate", "experiments": "experiment"}
-COARSER = {"wells": "well_id", "plates": "plate", "experiments": "experiment"}
 
 
 def check_units(audited: Audited) -> list[Finding]:

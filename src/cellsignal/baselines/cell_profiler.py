@@ -56,10 +56,10 @@ def nuclei_features(image: np.ndarray, nuclei: int) -> np.ndarray | None:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of nuclei too small for a measure
         for name, channel in jobs:
-            found = measures[name](labels, image[channel].astype(np.float32) / 255)
-            for key in sorted(found):
+            measured = measures[name](labels, image[channel].astype(np.float32) / 255)
+            for key in sorted(measured):
                 if not any(word in key.lower() for word in _PLACE):
-                    columns.append(np.asarray(found[key], np.float64).ravel())
+                    columns.append(np.asarray(measured[key], np.float64).ravel())
     number = labels.max()
     table = np.stack([column[:number] for column in columns])
     table = np.where(np.isfinite(table), table, np.nan)

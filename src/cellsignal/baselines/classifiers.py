@@ -47,7 +47,7 @@ def naive_bayes_scores(
     """
     member = one_hot(encoded, classes)
     scores = majority_scores(encoded, len(query[0]), classes).astype(np.float64)
-    for trained, asked in zip(columns, query, strict=True):
+    for trained, queried in zip(columns, query, strict=True):
         names, code = np.unique(trained, return_inverse=True)
         category = np.zeros((len(names), len(trained)))
         category[code, np.arange(len(trained))] = 1
@@ -58,8 +58,8 @@ def naive_bayes_scores(
             outside = 1 - member
             rest = (category @ outside + overall) / (outside.sum(axis=0) + _PSEUDO_COUNT)
         evidence = np.log(inside) - np.log(rest)
-        place = np.searchsorted(names, asked).clip(max=len(names) - 1)
-        known = names[place] == asked
+        place = np.searchsorted(names, queried).clip(max=len(names) - 1)
+        known = names[place] == queried
         scores[known] += evidence[place[known]]
     return scores
 

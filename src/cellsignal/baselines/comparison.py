@@ -68,7 +68,7 @@ def compare(
 
 
 def _known(problem: Problem, targets: Targets) -> Targets:
-    known = np.isin(targets.target_id, problem.samples.target_id.to_numpy(dtype=np.str_))
+    known = np.isin(targets.target_id, problem.samples.target_id.to_numpy(object).astype(str))
     return subset(targets, np.flatnonzero(known))
 
 

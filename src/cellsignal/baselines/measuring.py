@@ -257,4 +257,4 @@ def position_columns(samples: pd.DataFrame) -> list[np.ndarray]:
     parts = samples.well.astype(str).str.extract(_WELL).fillna("")
     well, plate = samples.well.astype(str), samples.plate.astype(str)
     columns = (parts[0], parts[1], well, plate, plate + " " + well)
-    return [column.to_numpy(dtype=np.str_) for column in columns]
+    return [column.to_numpy(object).astype(str) for column in columns]

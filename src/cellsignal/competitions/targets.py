@@ -75,7 +75,7 @@ class Truth:
 
 
 def subset(targets: Targets, rows: np.ndarray) -> Targets:
-    """Return some rows of targets, in their order; a row may come twice."""
+    """Return some rows of targets, by number (a row may come twice) or by mask."""
     values = {field.name: getattr(targets, field.name) for field in fields(targets)}
     chosen = {name: value[rows] for name, value in values.items() if value is not None}
     return replace(targets, **chosen)

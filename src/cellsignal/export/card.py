@@ -7,7 +7,7 @@ import numpy as np
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.folds import labelled
-from cellsignal.competitions.targets import Targets
+from cellsignal.competitions.targets import Targets, subset
 from cellsignal.export.chosen import Chosen
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.freshness import config_predictions
@@ -118,8 +118,7 @@ def _out_of_fold(job: Job) -> Targets:
     rows = targets.cell_type == job.key
     if not rows.any():
         raise InputError(f"no out-of-fold predictions of cell type {job.key}")
-    columns = {n: None if v is None else v[rows] for n, v in vars(targets).items()}
-    return Targets(**columns)
+    return subset(targets, rows)
 
 
 def _prior_score(chosen: Chosen, targets: Targets, samples) -> float:

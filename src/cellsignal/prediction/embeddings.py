@@ -197,7 +197,7 @@ def save_embeddings(
     path: Path, samples: pd.DataFrame, values: np.ndarray, about: dict[str, Any]
 ) -> None:
     """Write embeddings atomically as an uncompressed .npz; arguments as in `Embeddings`."""
-    arrays = {name: samples[name].to_numpy(dtype=np.str_) for name in TEXT}
+    arrays = {name: samples[name].to_numpy(object).astype(str) for name in TEXT}
     arrays |= {name: samples[name].to_numpy(dtype=np.int32) for name in ("site", "label")}
     save_arrays(path, arrays | {"values": values.astype(np.float16)}, about)
 

@@ -86,9 +86,9 @@ def require_controls(config: Config, samples: pd.DataFrame) -> None:
 
 def packing_name(job: Job, request: Request, matched: dict[str, str]) -> str:
     """Return the name of the folder of a request's packed images; others have others."""
-    asked = {key: str(value) for key, value in vars(request).items() if key not in ("fold", "by")}
+    options = {key: str(value) for key, value in vars(request).items() if key not in ("fold", "by")}
     size = job.config.data.size
-    packed = [asked, str(request.images.absolute()), matched, size, job.competition.id]
+    packed = [options, str(request.images.absolute()), matched, size, job.competition.id]
     return f".{request.out.name}.images-{digest(packed)[:12]}"
 
 

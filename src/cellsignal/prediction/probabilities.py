@@ -5,7 +5,8 @@ one fold's model predicts a target, in the test set the mean of all folds: means
 they might be, so test probabilities tend to be somewhat too low.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.submissions import in_sample_order
-from cellsignal.competitions.targets import Targets
+from cellsignal.competitions.targets import Targets, subset
 from cellsignal.metrics.reliability import (
     Fitted,
     Reliability,
@@ -52,6 +53,23 @@ class Calibrated:
     temperatures: tuple[float, ...]
     meaning: str
     reliability: Reliability | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """Out-of-fold targets whose truth is known.
+
+    Attributes:
+        truth: (T,) int, or (T, K) of 1, 0 and NaN.
+        unit, units: what the folds hold out whole, and (T,) that of each target.
+        beliefs: of the targets' plates, see `Calibrator.beliefs`.
+    """
+
+    targets: Targets
+    truth: np.ndarray
+    unit: str
+    units: np.ndarray
+    beliefs: dict
 
 
 class Calibrator:
@@ -114,32 +132,35 @@ class Calibrator:
             targets, _ = use_repeats(self.entry, targets, self.groups)
         return targets
 
-    def measure(self) -> tuple[Fitted, Reliability | None, str]:
-        """Fit on all out-of-fold targets, and on halves of them that are tested on the other half.
-
-        Returns:
-            What all targets give (its `predict` is for them alone), the halves' reliability (None
-            with one fold group alone), and the unit of the halves.
-        """
+    @cached_property
+    def known(self) -> "Known":
+        """The out-of-fold targets whose truth is known."""
         targets = self.out_of_fold()
         truth = np.asarray(truth_of(self.entry, targets, None).values)
         unit = self.entry.members[0].about.get("fold_group", "experiment")
         samples = self.entry.samples.drop_duplicates("target_id").set_index("target_id")
         units = samples[unit].loc[targets.target_id].to_numpy(object)
-        known = truth >= 0 if truth.ndim == 1 else ~np.isnan(truth).all(axis=1)
+        rows = truth >= 0 if truth.ndim == 1 else ~np.isnan(truth).all(axis=1)
         beliefs = self.beliefs(targets)
-        targets, truth, units = rows_of(targets, known), truth[known], units[known]
+        return Known(subset(targets, rows), truth[rows], unit, units[rows], beliefs)
 
-        def fit(rows: np.ndarray) -> Fitted:
-            return self.fit(targets, truth, beliefs, rows)
+    def fit_all(self) -> Fitted:
+        """Fit on all out-of-fold targets; its `predict` is for them alone."""
+        return self._fit_rows(np.arange(len(self.known.truth)))
+
+    def measure(self) -> Reliability | None:
+        """Fit on halves of the units and test on the other half; None with one unit alone."""
+        known = self.known
+        if len(pd.unique(known.units)) < 2:
+            return None
 
         def as_predicted(rows: np.ndarray) -> np.ndarray:
-            return self.probabilities(rows_of(targets, rows), (1.0, 1.0), beliefs)
+            return self.probabilities(subset(known.targets, rows), (1.0, 1.0), known.beliefs)
 
-        fitted = fit(np.arange(len(truth)))
-        if len(pd.unique(units)) < 2:
-            return fitted, None, unit
-        return fitted, cross_fit(fit, as_predicted, truth, units), unit
+        return cross_fit(self._fit_rows, as_predicted, known.truth, known.units)
+
+    def _fit_rows(self, rows: np.ndarray) -> Fitted:
+        return self.fit(self.known.targets, self.known.truth, self.known.beliefs, rows)
 
     def fit(self, targets: Targets, truth: np.ndarray, beliefs: dict, rows: np.ndarray) -> Fitted:
         """Fit the temperature of the scores on some rows, then that of the assignment.
@@ -151,28 +172,20 @@ class Calibrator:
 
         def of_scores(chosen: np.ndarray, temperature: float) -> np.ndarray:
             temperatures = (temperature, 1.0)
-            return self.probabilities(rows_of(targets, chosen), temperatures, beliefs, once=False)
+            return self.probabilities(subset(targets, chosen), temperatures, beliefs, once=False)
 
         temperatures: tuple[float, ...] = (fit_temperature(of_scores, truth, rows),)
         if self.kind in ("hungarian", "sinkhorn"):
-            assigned = self.probabilities(rows_of(targets, rows), (*temperatures, 1.0), beliefs)
+            assigned = self.probabilities(subset(targets, rows), (*temperatures, 1.0), beliefs)
             place = np.full(len(truth), -1)
             place[rows] = np.arange(len(rows))
             second = fit_temperature(lambda r, t: sharpened(assigned[place[r]], t), truth, rows)
             temperatures = (*temperatures, second)
 
         def predict(chosen: np.ndarray) -> np.ndarray:
-            return self.probabilities(rows_of(targets, chosen), temperatures, beliefs)
+            return self.probabilities(subset(targets, chosen), temperatures, beliefs)
 
         return Fitted(temperatures, predict)
-
-
-def rows_of(targets: Targets, rows: np.ndarray) -> Targets:
-    """Return some rows of targets: indices or a mask."""
-    columns = {
-        name: None if values is None else values[rows] for name, values in vars(targets).items()
-    }
-    return replace(targets, **columns)
 
 
 def calibrate(entry: Entry, targets: Targets, groups: PlateGroups | None) -> Calibrated:
@@ -185,10 +198,9 @@ def calibrate(entry: Entry, targets: Targets, groups: PlateGroups | None) -> Cal
         InputError: no out-of-fold predictions.
     """
     calibrator = Calibrator(entry, groups)
-    fitted, reliability, _ = calibrator.measure()
-    beliefs = calibrator.beliefs(targets)
-    probability = calibrator.probabilities(targets, fitted.temperatures, beliefs)
-    return Calibrated(probability, fitted.temperatures, calibrator.meaning, reliability)
+    temperatures, beliefs = calibrator.fit_all().temperatures, calibrator.beliefs(targets)
+    probability = calibrator.probabilities(targets, temperatures, beliefs)
+    return Calibrated(probability, temperatures, calibrator.meaning, calibrator.measure())
 
 
 def confidence_table(
@@ -225,8 +237,8 @@ def probabilities_path(submission: Path) -> Path:
 def out_of_fold_reliability(entry: Entry) -> str:
     """Print how reliable the merged out-of-fold probabilities are; "" with one fold group alone."""
     calibrator = Calibrator(entry, None, by_layout=False)
-    _, reliability, unit = calibrator.measure()
+    reliability = calibrator.measure()
     if reliability is None:
         return ""
     what = f"probabilities of all runs merged ({calibrator.meaning})"
-    return reliability_text(reliability, unit, what)
+    return reliability_text(reliability, calibrator.known.unit, what)

@@ -58,7 +58,7 @@ def confusion_matrix(
         axis.set(xlabel="predicted class", ylabel="true class")
         axis.set_title(f"{title}\n", pad=6)
         above = {"xycoords": "axes fraction", "textcoords": "offset points"}
-        heading = f"accuracy {share_right.format()}   {balanced}"
+        heading = f"accuracy {share_right.value:.3f} ({share_right.counted})   {balanced}"
         axis.annotate(heading, (0, 1), (0, 6), size=8, color=MUTED, **above)
         save(figure, path)
 

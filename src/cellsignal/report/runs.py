@@ -12,7 +12,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import is_worked_in
 from cellsignal.common.tables import aligned
 from cellsignal.competitions import get_competition
-from cellsignal.competitions.targets import Targets
+from cellsignal.competitions.targets import Targets, subset
 from cellsignal.competitions.task import Task
 from cellsignal.config import Config, config_differences, load_config
 from cellsignal.config.options import RUNS, read_configs, run_names
@@ -50,11 +50,7 @@ class OutOfFold:
     def kept(self, target_ids: np.ndarray) -> "OutOfFold":
         """Return the rows of these targets, in their order."""
         rows = pd.Index(self.targets.target_id).get_indexer(target_ids)
-        columns = {
-            name: None if values is None else values[rows]
-            for name, values in vars(self.targets).items()
-        }
-        return OutOfFold(self.task, Targets(**columns), self.cluster[rows], self.group)
+        return OutOfFold(self.task, subset(self.targets, rows), self.cluster[rows], self.group)
 
 
 def list_runs(runs: Path = RUNS) -> str:

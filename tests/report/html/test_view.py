@@ -70,6 +70,23 @@ def test_paired_differences_are_those_of_the_outcomes(opened):
     assert float(found[2]) == pytest.approx(right[1] - right[0], abs=5e-5)
 
 
+def test_baselines_are_shown_with_what_they_know_and_the_runs_difference(
+    opened, tmp_path, monkeypatch
+):
+    view = opened("tiny")
+    monkeypatch.setattr(type(view), "folders", [tmp_path / "seed0"])
+    (tmp_path / "seed0").mkdir()
+    head = "name,title,score,low,high,targets,reason,file,run_score,difference,difference_low,"
+    rows = "cells,the number of cells,0.25,0.10449,0.4,8,,b.npz,0.75,0.5,0.41234,0.6,beats it\n"
+    rows += "imagenet,,,,,,no weights,,,,,,\n"
+    (tmp_path / "seed0" / "baselines.csv").write_text(f"{head}difference_high,verdict\n{rows}")
+    cells = Page(baselines(view)).text.split("\n")
+    place = cells.index("cells")
+    shown = ["the number of cells", "0.250", "0.104 to 0.400", "0.750", "0.500", "0.412 to 0.600"]
+    assert cells[place + 1 : place + 8] == [*shown, "beats it"]
+    assert "not measured: no weights" in cells and "b.npz" not in cells
+
+
 def test_the_matrix_to_zoom_into_holds_every_well(opened, submitted):
     matrix = confusions._matrix(opened("tiny").outcomes["test"], None)
     data = json.loads(re.search(r'json">(.*?)</script>', matrix)[1])

@@ -141,8 +141,8 @@ def match_channels(
     if given is not None:
         unknown = [value for value in given if value not in channels.values()]
         if unknown:
-            there = ", ".join(channels.values())
-            raise InputError(f"--channels: {folder} has no channel {unknown[0]!r}; it has {there}")
+            listed = ", ".join(channels.values())
+            raise InputError(f"--channels: {folder} has no channel {unknown[0]!r}; it has {listed}")
         if len(given) != len(wanted) or len(set(given)) != len(given):
             raise InputError(f"--channels: names {len(given)} channels; the run sees {shown}")
         return dict(zip(wanted, given, strict=True)), "as given"

@@ -9,6 +9,7 @@ here it is a missing file.
 import functools
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -247,8 +248,10 @@ def _refuse_holes(
     end = size + 4 * facts.index_checksum
     numbers = itertools.product(*(range(a, b + 1) for a, b in plane.chunks))
     for shard, name in zip(numbers, plane.files(), strict=True):
-        data = (root / name).read_bytes()
-        text = (data[-end:] if facts.index_at_end else data)[:size]
+        with open(root / name, "rb") as file:
+            if facts.index_at_end:
+                file.seek(-end, os.SEEK_END)
+            text = file.read(size)
         offsets = np.frombuffer(text, "<u8").reshape(*grid, 2)[..., 0]
         part = []
         for axis, number in enumerate(shard):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.competitions.base import PlateGroups
-from cellsignal.competitions.targets import Targets, Truth
+from cellsignal.competitions.targets import Targets, Truth, subset
 from cellsignal.metrics.accuracy import Score, accuracy
 from cellsignal.prediction.entry import Entry, with_part
 from cellsignal.prediction.plate_layout.apply import predict_labels
@@ -111,13 +111,9 @@ class Outcome:
     def kept(self, target_ids: np.ndarray) -> "Outcome":
         """Return the rows of these targets, in their order."""
         rows = pd.Index(self.targets.target_id).get_indexer(target_ids)
-        columns = {
-            name: None if values is None else values[rows]
-            for name, values in vars(self.targets).items()
-        }
         return replace(
             self,
-            targets=Targets(**columns),
+            targets=subset(self.targets, rows),
             truth=self.truth.of(target_ids),
             predicted=None if self.predicted is None else self.predicted[rows],
         )
@@ -147,12 +143,9 @@ def make_outcome(entry: Entry, part: str, truth: Truth | None) -> Outcome:
     counted = np.arange(len(targets.target_id))
     if entry.how.pool == "well":  # the targets of a well share one prediction: it counts once
         counted = np.sort(np.unique(targets.well_id, return_index=True)[1])
-    columns = {
-        name: None if values is None else values[counted] for name, values in vars(targets).items()
-    }
     return Outcome(
         part=part,
-        targets=Targets(**columns),
+        targets=subset(targets, counted),
         truth=known.take(counted),
         predicted=None if predicted is None else predicted[counted],
         groups=groups,

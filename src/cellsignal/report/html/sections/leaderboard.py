@@ -43,7 +43,8 @@ def _cells(row: dict) -> tuple[str, ...]:
         for name in ("private", "public", "overall")
     ]
     rank = "" if pd.isna(row["rank"]) else str(row["rank"])
-    interval = interval_text(row[f"{board}_low"], row[f"{board}_high"])
+    low, high = row[f"{board}_low"], row[f"{board}_high"]
+    interval = "" if pd.isna(low) else interval_text(low, high)
     name = names.get(row["kind"], row["name"])
     return (
         rank,

@@ -30,6 +30,9 @@ from cellsignal.report.html.view import RunView
 SHOWN = 200  # rows of a table
 SCORES = ("score", "accuracy", "value", "average_precision", "mean_average_precision", "mAP")
 SEVERITY = "severity"
+# of the table that `cellsignal baseline` writes
+BASELINE_COLUMNS = ("name", "title", "reason", "score", "low", "high", "run_score", "difference")
+BASELINE_COLUMNS += ("difference_low", "difference_high", "verdict")
 
 
 def audit(view: RunView) -> str:
@@ -46,8 +49,38 @@ def quality(view: RunView) -> str:
 
 
 def baselines(view: RunView) -> str:
-    """Return the scores of `cellsignal baseline`."""
+    """Return the scores of `cellsignal baseline`, and whether the run beats them."""
     return _content(view, "baseline", f"`cellsignal baseline {view.command}`")
+
+
+def _baseline_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a table of baselines as a reader wants them."""
+    return [
+        {
+            "baseline": row["name"],
+            "knows": f"not measured: {row['reason']}" if row["reason"] else row["title"],
+            "score": _digits(row["score"]),
+            "95 % interval": _range(row["low"], row["high"]),
+            "run": _digits(row["run_score"]),
+            "run - baseline": _digits(row["difference"]),
+            "paired 95 % interval": _range(row["difference_low"], row["difference_high"]),
+            "the run": row["verdict"],
+        }
+        for row in rows
+    ]
+
+
+def _range(low: str, high: str) -> str:
+    return f"{_digits(low)} to {_digits(high)}" if low and high else ""
+
+
+def _digits(text: str) -> str:
+    """Return a number as text with three decimals, other text as it is."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return f"{value:.3f}" if np.isfinite(value) else ""
 
 
 def best_baseline(view: RunView) -> tuple[str, float] | None:
@@ -102,6 +135,8 @@ def _of_file(path: Path) -> str:
     if path.suffix == ".txt":
         return preformatted(path.read_text(encoding="utf-8", errors="replace"))
     rows = _rows(path)
+    if rows and set(BASELINE_COLUMNS) <= set(rows[0]):
+        rows = _baseline_rows(rows)
     head = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_cell(name, row.get(name, "")) for name in head] for row in rows[:SHOWN]]
     more = f"; the first {SHOWN} of {len(rows):,} rows" if len(rows) > SHOWN else ""

@@ -2,6 +2,7 @@
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.ladder import Step, metric_of
+from cellsignal.metrics.intervals import interval_words
 from cellsignal.report.html.outcomes import PARTS
 from cellsignal.report.html.page import bar, choices, interval_text, paragraph, table
 from cellsignal.report.html.view import RunView
@@ -14,8 +15,8 @@ def steps(view: RunView) -> str:
         raise InputError(f"nothing is predicted yet: `cellsignal predict {view.command}`")
     note = (
         "The grey tick is chance at that step: a step that makes the problem easier raises it, "
-        "too. Intervals here are for these wells, not for other experiments. Steps chosen because "
-        "they raise the out-of-fold score make it optimistic; the test score is not touched."
+        "too. Steps chosen because they raise the out-of-fold score make it optimistic; the test "
+        "score is not touched."
     )
     return choices(parts) + paragraph(note)
 
@@ -39,4 +40,7 @@ def _table(rungs: list[Step]) -> str:
         )
         before = value
     head = ("step", metric_of(rungs), "", "95 % interval", "gain", "chance", "note")
-    return table(head, rows, numeric={2, 4, 5}, caption=f"n = {rungs[-1].score.total:,}")
+    score = rungs[-1].score
+    over = interval_words(score.unit, score.units) if score.unit else "intervals of these wells"
+    caption = f"n = {score.total:,}; {over}"
+    return table(head, rows, numeric={2, 4, 5}, caption=caption)
