@@ -195,6 +195,7 @@ def test_answers_lie_outside_the_root_and_nothing_reads_them(competition, root, 
     )
 
 
+@pytest.mark.slow
 def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
     copies = []
     for seed in (0, 1):
@@ -488,6 +489,7 @@ def test_the_store_holds_what_the_files_hold(competition, root, prepared):
         )
 
 
+@pytest.mark.slow
 def test_training_held_out_what_the_folds_say(competition, trained):
     space = trained(competition.id)
     samples = competition.samples(space.root)
@@ -516,6 +518,7 @@ def test_training_held_out_what_the_folds_say(competition, trained):
             )
 
 
+@pytest.mark.slow
 def test_from_predictions_to_the_leaderboard(competition, trained, tmp_path, capsys):
     space = trained(competition.id).copy(tmp_path / "work")
     at = {"cwd": space.folder}
@@ -568,6 +571,7 @@ def test_what_needs_one_label_an_image_says_so(competition, trained, capsys, wor
     assert competition.id in line and "several" in line
 
 
+@pytest.mark.slow
 def test_everything_again_changes_nothing(competition, trained, tmp_path):
     space = trained(competition.id).copy(tmp_path / "work")
     before = contents(

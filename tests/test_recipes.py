@@ -93,6 +93,7 @@ def test_a_recipe_for_the_real_images_states_score_cost_and_that_it_was_not_run(
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, *OWN])
+@pytest.mark.slow
 def test_the_folds_of_a_recipe_hold_whole_experiments_out(name, real_samples):
     config = recipe(name)
     table = read_folds(REPOSITORY / config.folds.file, real_samples)

@@ -25,6 +25,7 @@ def clean(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_strict_fails_on_warnings(clean, capsys):
     words = ("audit", "config.yaml", "--set", "predict.checkpoint=best")
     assert cellsignal(*words, cwd=clean) == 0
@@ -54,6 +55,7 @@ def test_every_rung_of_the_ladder_is_measured(clean):
     assert all(f["severity"] == "pass" and f["count"] > 0 for f in rungs.values())
 
 
+@pytest.mark.slow
 def test_without_a_store_the_tables_are_checked(clean, capsys, prepared):
     space = prepared("rxrx1")
     words = ("audit", "config.yaml", "--set", "data.store=absent")
@@ -100,6 +102,7 @@ def test_bad_input_is_one_line(clean, capsys, words, said):
     assert said in error_line(capsys, "audit", "config.yaml", *words, cwd=clean)
 
 
+@pytest.mark.slow
 def test_the_price_of_shared_wells_is_shown(tmp_path, capsys):
     plates = clean_set(4)
     shared_wells(plates)
@@ -132,6 +135,7 @@ REAL = (
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(("recipe", "root", "folds", "use"), [REAL[0], REAL[3]])
+@pytest.mark.slow
 def test_the_projects_own_folds_pass(real_data, recipe, root, folds, use, tmp_path, capsys):
     _audit_own_folds(real_data / root, recipe, folds, use, tmp_path, capsys)
 

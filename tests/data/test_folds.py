@@ -298,6 +298,7 @@ def real_rxrx1(real_data):
     return samples, competition.plate_groups(samples)
 
 
+@pytest.mark.slow
 def test_the_committed_rxrx1_table_is_what_make_folds_gives(real_rxrx1, tmp_path):
     samples, groups = real_rxrx1
     committed = read_folds(FOLDS / "rxrx1.csv", samples)

@@ -93,6 +93,7 @@ def undisturbed(root, tmp_path):
     return content(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_store(root, tmp_path, undisturbed):
     report = pack_tiny(root, tmp_path / "out", workers=2)
     assert report == PackReport(12, (), ())
@@ -136,6 +137,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.slow
 def test_a_killed_packing_goes_on(root, tmp_path, undisturbed, workers):
     out, log, script = tmp_path / "out", tmp_path / "log", tmp_path / "killed.py"
     tests = str(Path(__file__).parent)

@@ -314,6 +314,7 @@ def surprise(path) -> None:
 
 
 @pytest.mark.parametrize("name", competition_ids())
+@pytest.mark.slow
 def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
     competition, root = get_competition(name), tmp_path / "root"
     shutil.copytree(simulated(name), root)
@@ -340,6 +341,7 @@ def test_one_surprising_image_ends_nothing(simulated, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", competition_ids())
+@pytest.mark.slow
 def test_an_exception_that_read_was_not_made_for_ends_nothing(
     simulated, tmp_path, name, monkeypatch, caplog
 ):

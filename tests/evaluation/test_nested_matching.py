@@ -38,6 +38,7 @@ def neighbour_is_right(x, table, train, row) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.slow
 def test_each_compound_is_matched_by_the_way_that_is_best_for_the_others(seed):
     table, ways = screen(seed=seed)
     nested = match_nested(distances(table, ways), table)

@@ -222,6 +222,7 @@ def test_the_competition_is_told_by_columns_of_a_readable_table(tmp_path, capsys
         )
 
 
+@pytest.mark.slow
 def test_two_submissions_of_every_competition_are_compared(case, tmp_path, capsys):
     """The truth against the sample submission; the same file against itself."""
     answers, root = answers_path(case.root), case.root

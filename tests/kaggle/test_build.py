@@ -249,6 +249,7 @@ def built(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_same_bytes_each_time_and_under_the_limit(built, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_KEY", KEY)
     first = built / "out" / "tiny-fold1-1"

@@ -17,6 +17,7 @@ def torchvision_is_broken() -> bool:
     return "torchvision::nms does not exist" in run("import torchvision").stderr
 
 
+@pytest.mark.slow
 def test_timm_imports_and_again():
     done = run(
         "from cellsignal.models.torchvision_cpu import import_timm\n"
@@ -47,6 +48,7 @@ def test_what_another_has_declared_is_left_alone():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_cuda_installation_keeps_its_own_error():
     if not torchvision_is_broken():
         pytest.skip("torchvision's compiled half loads here")

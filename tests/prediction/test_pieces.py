@@ -48,6 +48,7 @@ def spied(monkeypatch, fail_at=None):
     return calls
 
 
+@pytest.mark.slow
 def test_a_killed_prediction_goes_on_where_it_was(run, monkeypatch):
     calls = spied(monkeypatch)
     files = predict(run)

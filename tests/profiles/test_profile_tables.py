@@ -352,6 +352,7 @@ def test_real_wells_with_profiles_that_say_nothing_score_a_random_order(
     )
 
 
+@pytest.mark.slow
 def test_nscb_of_real_cellprofiler_profiles(real_data, tmp_path, monkeypatch, capsys):
     """BBBC021's profiles are normalised: left alone they name 68 of 92 treatments; normalised again
     65.

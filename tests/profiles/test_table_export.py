@@ -192,6 +192,7 @@ def test_the_compound_stands_for_a_treatment_that_a_data_set_lacks(tmp_path):
 
 
 @needs_pyarrow
+@pytest.mark.slow
 def test_profiles_of_a_config_are_exported(prepared, tmp_path, monkeypatch):
     space = prepared("cpjump1")
     monkeypatch.chdir(space.folder)

@@ -97,6 +97,7 @@ def test_the_way_to_a_store_and_folds_by_drug(folder, tmp_path):
     assert named["blocker 1"] == "Channel blocker" and len(named) == len(folds)
 
 
+@pytest.mark.slow
 def test_a_whole_folder_is_sound_and_what_lacks_the_other_is_counted(copy, capsys):
     assert cellsignal("verify", "idr0088_gpcr", "--root", copy, cwd=copy) == 0
     assert "0 errors, 0 warnings" in capsys.readouterr().out

@@ -92,6 +92,7 @@ def test_the_published_counts(path):
     )
 
 
+@pytest.mark.slow
 def test_compounds_are_joined_by_inchikey(path, truth):
     found = compounds(read_annotation(path))
     assert (

@@ -218,6 +218,7 @@ def test_a_folder_without_images_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_real_opera_phenix_planes(real_data, tmp_path):
     root = tmp_path / "raw"
     shutil.copytree(real_data / "cpjump1_images", root)

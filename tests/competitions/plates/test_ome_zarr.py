@@ -157,6 +157,7 @@ def test_a_plane_missing_in_a_stack(root):
 
 
 @pytest.mark.parametrize("place", ["first", "in the last shard"])
+@pytest.mark.slow
 def test_a_hole_in_a_shard_is_found(place, tmp_path, capsys):
     """A shard without one of its chunks, written as such: reading it would give zeros."""
     root = tmp_path / "raw"
@@ -180,6 +181,7 @@ def test_a_hole_in_a_shard_is_found(place, tmp_path, capsys):
     assert "P1.zarr/B/2/0/0/c/0/1/0/" in out and "[P1_B02_s1]" in out
 
 
+@pytest.mark.slow
 def test_alike_chunks_are_no_fault_and_alike_planes_are(root, tmp_path, capsys):
     """Black tiles of one plane may have the same bytes; two channels may not."""
     rng, field = np.random.default_rng(0), root / "P1.zarr/B/2/0/0"
@@ -417,6 +419,7 @@ def test_verify_names_a_field_of_another_size_or_depth(root, change, why, tmp_pa
     assert f"error {why}: 1" in out and "P2.zarr/C/3/1/0" in out
 
 
+@pytest.mark.slow
 def test_a_plate_is_packed_and_changes_are_seen(tmp_path):
     """From init to a store; a chunk that changes is packed anew."""
     from cellsignal.data.store import Store

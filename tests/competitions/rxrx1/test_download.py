@@ -161,6 +161,7 @@ def test_csvs_and_archives_arrive_in_their_places(kaggle, tmp_path):
 
 
 @pytest.mark.parametrize("harm", ["folder gone", "file gone", "file cut", "list gone", "old note"])
+@pytest.mark.slow
 def test_done_counts_only_while_its_files_are_there(kaggle, tmp_path, caplog, harm):
     kaggle.files["train.zip"] = zipped(
         {f"A/Plate1/B0{n}_s1_w1.png": b"train image" for n in range(2, 6)}
@@ -194,6 +195,7 @@ def test_done_counts_only_while_its_files_are_there(kaggle, tmp_path, caplog, ha
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.slow
 def test_an_old_note_counts_where_all_images_of_the_metadata_are_there(
     kaggle, tmp_path, simulated, caplog, whole, gone
 ):

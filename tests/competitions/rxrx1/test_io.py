@@ -171,6 +171,7 @@ def test_a_tensor_has_the_type_asked_for_and_the_same_values(root, dtype):
     assert np.array_equal(io.load_images_as_tensor(paths, dtype), image)
 
 
+@pytest.mark.slow
 def test_real_site_and_metadata(real_data):
     root = real_data / "rxrx1"
     image = io.load_site("train", "RPE-01", 3, "B02", 1, base_path=root)

@@ -128,6 +128,7 @@ def test_a_site_file_without_images_is_known_by_its_splits(copy):
 
 
 @pytest.mark.parametrize("name", list(HOMES))
+@pytest.mark.slow
 def test_whole_archives_are_sound(archives, name, tmp_path, capsys):
     root = archives[0] / name
     assert cellsignal("verify", "rxrx1", "--root", root, cwd=tmp_path) == 0

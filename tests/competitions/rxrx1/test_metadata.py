@@ -318,6 +318,7 @@ def test_answers_name_a_bad_row(tmp_path):
         read_answers(path)
 
 
+@pytest.mark.slow
 def test_real_counts_and_the_published_leaderboard(real_data, tmp_path):
     root = real_data / "rxrx1"
     counts = published_counts(root)

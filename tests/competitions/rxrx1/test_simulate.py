@@ -152,6 +152,7 @@ def test_published_size_can_be_expressed(real_data):
     assert 0 <= rows["train"] - len(real[0]) < 100  # the published tables lack a few wells
 
 
+@pytest.mark.slow
 def test_bytes_depend_on_the_seed_and_not_on_the_workers(root, tmp_path):
     first = _hashes(root)
     simulate_rxrx1(tmp_path / "rxrx1", 5, **SMALL, workers=2)

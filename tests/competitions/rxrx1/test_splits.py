@@ -19,6 +19,7 @@ def table(rows):
     return pd.DataFrame(rows, columns=["experiment", "split", "role", "site"])
 
 
+@pytest.mark.slow
 def test_the_real_counts_are_the_published_ones(real_data):
     samples = RxRx1().samples(real_data / "rxrx1")
     parts = RxRx1().protocol_parts("wilds", samples)

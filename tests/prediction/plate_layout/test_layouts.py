@@ -90,6 +90,7 @@ def test_plates_are_in_order_of_their_numbers():
     assert plate_order([10, 2, 1]) == [1, 2, 10]
 
 
+@pytest.mark.slow
 def test_the_real_layouts_are_rotations_of_one_order(real_data):
     competition = get_competition("rxrx1")
     held = competition.plate_groups(competition.samples(real_data / "rxrx1")).plate_group
