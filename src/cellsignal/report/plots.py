@@ -214,6 +214,7 @@ def label_distribution(
         else:
             _draw_bars(axis, counts)
             axis.set(xlabel=what)
+            axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(f"{title}: {len(counts):,} classes, {int(total.sum()):,} {what}")
         if counts.shape[1] > 1:
             shape = {"ncols": min(counts.shape[1] + 1, 7), "handlelength": 1.2}

@@ -53,7 +53,7 @@ class Plates(Competition):
     group_words: ClassVar = GROUP_WORDS
     metric = "accuracy"
     licence = "that of your data"
-    citation = "your own plates"
+    citation = "Images: yours"
     homepage = "https://github.com/cellsignal/cellsignal/blob/main/docs/own_plates.md"
     config_help: ClassVar = "write a config (docs/own_plates.md, section 3)"
     quick_simulation: ClassVar = {}

@@ -1,6 +1,7 @@
 """`cellsignal explore`: one page of a data set, whose counts are those of its table."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from pages import Page, read_page
 
 from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
-from cellsignal.report.html.explore.intensity import shares_between
+from cellsignal.report.html.explore.intensity import intensity, shares_between
 from cellsignal.report.html.explore.layouts import layouts
 from cellsignal.report.html.explore.look import Look
 from cellsignal.report.html.page import Section, page
@@ -67,6 +68,18 @@ def test_layouts_name_the_class_of_each_treated_well(simulated):
     ]
     treated = plate[plate.role == "treatment"]
     assert named == {row.well: look.classes[int(row.label)] for row in treated.itertuples()}
+
+
+@pytest.mark.parametrize("plates, rows", [(["1"] * 4, []), (["1", "1", "2", "2"], ["plates (2)"])])
+def test_only_units_that_differ_have_a_share_of_the_variance(plates, rows):
+    look = Look(get_competition("bbbc021"), Path("none"))
+    table = {"experiment": "e", "cell_type": "c", "role": "treatment", "plate": plates}
+    table |= {f"{name}{c}": np.arange(4.0) + c for name in ("mean", "sd") for c in range(3)}
+    look.intensities = pd.DataFrame(table)
+    seen = Page(page("t", "l", [Section("a", intensity(look), "a")]))
+    assert re.findall(r"(?:cell types|experiments|plates) \(\d+\)", seen.text) == rows
+    assert ("All images are of one plate" in seen.text) == (not rows)
+    assert len(seen.alts) == 1, "no map is coloured by what all images share"
 
 
 def test_shares_of_variance_between_units():

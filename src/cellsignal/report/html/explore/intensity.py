@@ -19,12 +19,16 @@ def intensity(look: Look) -> str:
     frame = frame.reset_index(drop=True)
     names = look.channels[:: look.competition.frames]
     what = "all images, from the store" if look.store is not None else f"{len(frame):,} images"
+    figures = _figure_by_plate(frame, names, what) + _figure_of_map(frame, len(names))
+    shares = _shares(frame, len(names))
+    if not shares:
+        note = "All images are of one plate: there is no batch effect between plates to see."
+        return figures + paragraph(note)
     return (
-        _figure_by_plate(frame, names, what)
-        + _figure_of_map(frame, len(names))
+        figures
         + table(
             ("between", *names),
-            _shares(frame, len(names)),
+            shares,
             numeric=range(1, len(names) + 1),
             caption="share of the variance of an image's brightness that is between units",
         )
@@ -50,6 +54,8 @@ def _shares(frame: pd.DataFrame, channels: int) -> list[list[str]]:
         groups = frame[unit]
         if unit == "plate":
             groups = frame.experiment + "/" + frame.plate
+        if groups.nunique() == 1:
+            continue
         shares = [shares_between(frame[f"mean{c}"].to_numpy(), groups) for c in range(channels)]
         name = f"{unit.replace('_', ' ')}s ({groups.nunique()})"
         rows.append([name, *(f"{share:.2f}" for share in shares)])
@@ -91,7 +97,7 @@ def _figure_by_plate(frame: pd.DataFrame, names: tuple[str, ...], what: str) -> 
 
 
 def _figure_of_map(frame: pd.DataFrame, channels: int) -> str:
-    """The first two principal components of log mean and log SD, by experiment and role."""
+    """The first two principal components of log mean and log SD, by what differs."""
     columns = [f"{name}{c}" for name in ("mean", "sd") for c in range(channels)]
     x = np.log1p(frame[columns].to_numpy(float))
     x = (x - x.mean(axis=0)) / np.maximum(x.std(axis=0), 1e-9)
@@ -101,6 +107,8 @@ def _figure_of_map(frame: pd.DataFrame, channels: int) -> str:
         places = np.hstack([places, np.zeros((len(places), 2 - places.shape[1]))])
     drawn = []
     for column in ("cell_type", "experiment", "role"):
+        if frame[column].nunique() == 1:
+            continue
         pictures: list[bytes] = []
         with plot(4.2, 4.2, pictures) as figure_:
             axis = figure_.subplots()
@@ -112,7 +120,7 @@ def _figure_of_map(frame: pd.DataFrame, channels: int) -> str:
             _add_legend(figure_, legend)
         alt = f"Images in the plane of their brightness, coloured by {column.replace('_', ' ')}."
         drawn.append(figure(pictures[0], alt))
-    return f'<div class="pair">{"".join(drawn)}</div>'
+    return f'<div class="pair">{"".join(drawn)}</div>' if drawn else ""
 
 
 def _colours(values: pd.Series) -> tuple[list[str], dict[str, str]]:

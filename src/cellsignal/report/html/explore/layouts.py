@@ -121,6 +121,8 @@ def _repeats(wells: pd.DataFrame) -> str:
         lambda part: hash(tuple(sorted(zip(part.well, part.label, strict=True)))),
         include_groups=False,
     )
+    if len(layout) == 1:
+        return ""
     shared = int(layout.duplicated(keep=False).sum())
     if not shared:
         return paragraph(f"No two of the {len(layout)} labelled plates have one layout.")

@@ -18,7 +18,7 @@ def overview(look: Look) -> str:
     plates = len(wells[["experiment", "plate"]].drop_duplicates())
     items = [
         ("Wells", f"{len(wells):,}", _image_text(look)),
-        ("Experiments", f"{wells.experiment.nunique():,}", f"{plates:,} plates"),
+        ("Experiments", f"{wells.experiment.nunique():,}", counted(plates, "plate")),
         (
             "Cell types",
             f"{wells.cell_type.nunique()}",
@@ -62,7 +62,7 @@ def overview(look: Look) -> str:
 
 def _image_text(look: Look) -> str:
     count, present = len(look.samples), len(look.present)
-    text = f"{count:,} images of {len(look.channels)} channels"
+    text = f"{counted(count, 'image')} of {len(look.channels)} channels"
     return text if present == count else f"{text}; {present:,} of them are here"
 
 

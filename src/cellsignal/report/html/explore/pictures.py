@@ -23,15 +23,14 @@ DRAWS = 7  # augmented copies of an image
 
 
 def montages(look: Look) -> str:
-    """Return one control and one treated well of each cell type, channel by channel."""
+    """Return a control and a treated well of each cell type, or few wells, channel by channel."""
     rows = _chosen(look.present)
     images = look.images(rows)
     planes = shown_planes(len(look.channels), look.competition.frames)
     named = {}
     for row in rows.itertuples():
         if row.sample_id in images:
-            kind = "control" if row.role == "negative_control" else row.role.replace("_", " ")
-            lines = (row.cell_type, kind, f"{row.experiment} {row.well}")
+            lines = (row.cell_type, _kind(look, row), f"{row.experiment} {row.well}")
             name = "\n".join(_short(line) for line in lines)
             named[name] = images[row.sample_id][planes]
     channels = [look.channels[plane] for plane in planes]
@@ -42,15 +41,24 @@ def montages(look: Look) -> str:
     return figure(picture, alt, note)
 
 
+def _kind(look: Look, row) -> str:
+    """Return the class of a treated well that has one label, else its role."""
+    if row.role == "treatment" and pd.notna(row.label) and 0 <= row.label < len(look.classes):
+        return look.classes[int(row.label)]
+    return "control" if row.role == "negative_control" else row.role.replace("_", " ")
+
+
 def _short(text: str) -> str:
     return text if len(text) <= LETTERS else f"…{text[1 - LETTERS :]}"
 
 
 def _chosen(samples: pd.DataFrame) -> pd.DataFrame:
-    """Return an image of a negative control and of a treated well of each cell type."""
+    """Return an image of a control and of a treated well of each cell type; of few wells all."""
     rows = samples[samples.role.isin(["negative_control", "treatment"])]
     rows = samples if rows.empty else rows
     rows = rows.sort_values(["cell_type", "role", "experiment", "plate", "well"])
+    if rows.well_id.nunique() <= ROWS // 2:
+        return rows.drop_duplicates("well_id")
     return rows.drop_duplicates(["cell_type", "role"]).head(ROWS)
 
 
