@@ -103,3 +103,20 @@ def test_a_repeated_layout_of_the_test_is_seen_in_its_answers(repeated, tmp_path
     assert (audited.samples.answer == "").all()
     findings = check_layouts(replace(audited, samples=samples.assign(row=range(len(samples)))))
     assert {f.part: f.severity for f in findings}["test"] == ("warn" if repeated else "pass")
+
+
+def test_what_is_excluded_neither_trains_nor_validates(tmp_path):
+    plates = clean_set(5)
+    gone = plates.samples.well_id.drop_duplicates().iloc[::7]
+    plates.tables["gone.csv"] = gone.to_frame()
+    plates.write(tmp_path)
+    changes = [f"data.store={tmp_path / 'store'}", f"folds.file={tmp_path / 'folds.csv'}"]
+    whole = read_audited(load_config(tmp_path / "config.yaml", changes))
+    changes += [f"data.exclude={tmp_path / 'gone.csv'}"]
+    without = read_audited(load_config(tmp_path / "config.yaml", changes))
+    is_gone = whole.samples.well_id.isin(gone).to_numpy()
+    for before, after in zip(whole.parts, without.parts, strict=True):
+        assert set(after.train) == set(before.train[~is_gone[before.train]])
+        test = before.kind == "test"  # predicted all the same
+        assert set(after.held) == set(before.held if test else before.held[~is_gone[before.held]])
+    assert is_gone[whole.parts[0].train].any() and is_gone[whole.parts[0].held].any()

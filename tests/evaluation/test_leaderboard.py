@@ -16,10 +16,12 @@ from cellsignal.evaluation.leaderboard import (
     frame_sha256,
     leaderboard_competitions,
     leaderboard_table,
+    out_of_fold_entry,
     read_leaderboard,
     submission_entry,
 )
 from cellsignal.evaluation.leaderboard_text import leaderboard_text
+from cellsignal.metrics.accuracy import Score
 
 COMPETITION = SimpleNamespace(
     comparable=lambda frame, name: frame,
@@ -259,3 +261,15 @@ def test_a_leaderboard_of_before_has_no_units(tmp_path):
     assert table.unit.tolist() == [""] and "0.1250 .. 0.8750" in leaderboard_text(table)
     assert append_entry(path, row_by_hand(submission_sha256="b"))
     assert read_leaderboard(path).private_units.tolist()[1] == 9
+
+
+def test_columns_without_a_value_are_not_printed(tmp_path):
+    answers = answers_table()
+    path = board_of(tmp_path, entry_with(tmp_path, "a", [1], answers))
+    assert "private" in leaderboard_text(leaderboard_table(path, COMPETITION)).splitlines()[0]
+    truth = pd.DataFrame({"id": ["a", "b"], "label": [0, 1]})
+    score = Score(0.5, 0.125, 0.875, 2)
+    path = board_of(tmp_path / "oof", out_of_fold_entry(COMPETITION, "run", score, "0" * 64, truth))
+    head, _line, row = leaderboard_text(leaderboard_table(path, COMPETITION)).splitlines()
+    assert head.split() == ["name", "95", "%", "interval", "n", "overall", "scored", "note"]
+    assert row.split()[:4] == ["run,", "out", "of", "fold"]

@@ -19,6 +19,7 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.folds import labelled
 from cellsignal.config.schema import Config
+from cellsignal.data.exclusions import read_exclusions
 from cellsignal.data.folds import FoldTable, read_folds
 from cellsignal.data.store import Store
 from cellsignal.data.store_files import INFO
@@ -99,8 +100,12 @@ def read_audited(config: Config, split: Path | None = None, answers: Path | None
     store, no_store = _open_store(config, competition)
     samples = store.samples if store else competition.samples(config.data.root)
     samples = _add_answers(samples, competition, answers)
+    used = np.ones(len(samples), bool)
+    if config.data.exclude is not None:
+        used = ~read_exclusions(config.data.exclude, samples)
     if config.data.sites is not None:
-        samples = samples[samples.site.isin(config.data.sites)].reset_index(drop=True)
+        kept = samples.site.isin(config.data.sites).to_numpy()
+        samples, used = samples[kept].reset_index(drop=True), used[kept]
     # of a store whose raw files are elsewhere: what the class says
     root = config.data.root
     default = competition.fold_group(root) if root.is_dir() else competition.fold_groups[0]
@@ -109,7 +114,7 @@ def read_audited(config: Config, split: Path | None = None, answers: Path | None
         if not config.folds.file.is_file():
             raise InputError(f"{config.folds.file}: there is no fold table; `cellsignal folds`")
         folds = read_folds(config.folds.file, samples)
-        parts = _fold_parts(config, folds, samples)
+        parts = _fold_parts(config, folds, samples, used)
         parts += _protocol_parts(config, competition, samples)
     else:
         parts = _split_parts(split, samples)
@@ -158,13 +163,16 @@ def _add_answers(
     return samples.assign(answer=target.map(lambda value: "" if pd.isna(value) else str(value)))
 
 
-def _fold_parts(config: Config, folds: FoldTable, samples: pd.DataFrame) -> list[Part]:
+def _fold_parts(
+    config: Config, folds: FoldTable, samples: pd.DataFrame, used: np.ndarray
+) -> list[Part]:
+    """Return the folds and the test; what `used` (N,) leaves out neither trains nor validates."""
     wanted = folds.folds if config.folds.use is None else config.folds.use
     parts = []
     for fold in wanted:
-        masks = folds.training(samples, fold), folds.validation(samples, fold)
+        masks = folds.training(samples, fold) & used, folds.validation(samples, fold) & used
         parts.append(Part(f"fold {fold}", "validation", *map(np.flatnonzero, masks)))
-    train = folds.training(samples, None)
+    train = folds.training(samples, None) & used
     kept = labelled(samples) & samples[folds.group].isin(folds.test).to_numpy()
     test = ((samples.split == "test") & (samples.role == "treatment")).to_numpy()
     for name, mask in (("kept for the test", kept), ("test", test)):

@@ -8,6 +8,8 @@ from cellsignal.common.tables import aligned
 from cellsignal.evaluation.leaderboard import BASELINE, OUT_OF_FOLD
 from cellsignal.metrics.intervals import plural, range_text
 
+NUMBERS = {0, 2, 5, 6, 7}  # columns that are aligned on the right
+
 
 def leaderboard_text(table: pd.DataFrame) -> str:
     """Print a leaderboard table, a block for each set of answers; (controls), [baselines]."""
@@ -21,7 +23,10 @@ def leaderboard_text(table: pd.DataFrame) -> str:
 
 
 def _block(table: pd.DataFrame) -> str:
-    """Print one block; interval and n are of the private score, or else of the overall one."""
+    """Print one block without its empty columns.
+
+    Interval and n are of the private score, or else of the overall one.
+    """
     lines: Sequence[tuple[str, ...]] = [
         (
             "rank",
@@ -50,4 +55,6 @@ def _block(table: pd.DataFrame) -> str:
         over = plural(row.unit, int(units)) if row.unit and units > 0 else ""
         cells = (range_text(low, high), over, f"{n:,}", *scores[1:], row.scored_at[:10], row.note)
         lines.append((rank, name, scores[0], *cells))
-    return aligned(lines, right={0, 2, 5, 6, 7})
+    shown = [column for column in range(len(lines[0])) if any(line[column] for line in lines[1:])]
+    right = {place for place, column in enumerate(shown) if column in NUMBERS}
+    return aligned([tuple(line[column] for column in shown) for line in lines], right=right)
