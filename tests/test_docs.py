@@ -1,15 +1,18 @@
 """What README.md and docs/ say: links lead somewhere, commands exist, the first config loads."""
 
+import inspect
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from house import REPOSITORY, SOURCE
 
 from cellsignal.cli import build_parser
+from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.config import load_config
 
 PAGES = sorted(
@@ -46,6 +49,18 @@ def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("competition_id", competition_ids())
+def test_each_competition_has_its_row(competition_id):
+    """Docs name its folder and its metric as the code has them."""
+    text = (REPOSITORY / "docs" / "competitions.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| \[{competition_id}\]\(\.\./(.*?)\) \|.*\|$", text, re.M)
+    competition = get_competition(competition_id)
+    folder = Path(inspect.getfile(type(competition))).parent
+    assert (REPOSITORY / row).parent == folder
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| [{competition_id}]")]
+    assert competition.metric in line
 
 
 def commands_of(text):
