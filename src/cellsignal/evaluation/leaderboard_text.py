@@ -1,6 +1,6 @@
 """Print a leaderboard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pandas as pd
 
@@ -8,7 +8,11 @@ from cellsignal.common.tables import aligned
 from cellsignal.evaluation.leaderboard import BASELINE, OUT_OF_FOLD
 from cellsignal.metrics.intervals import plural, range_text
 
-NUMBERS = {0, 2, 5, 6, 7}  # columns that are aligned on the right
+HEAD = (
+    *("rank", "name", "private", "95 % interval", "over"),
+    *("n", "public", "overall", "scored", "note"),
+)
+NUMBERS = {"rank", "private", "n", "public", "overall"}
 
 
 def leaderboard_text(table: pd.DataFrame) -> str:
@@ -23,38 +27,49 @@ def leaderboard_text(table: pd.DataFrame) -> str:
 
 
 def _block(table: pd.DataFrame) -> str:
-    """Print one block without its empty columns.
+    head, rows, numbers = printed_columns(table)
+    return aligned([head, *rows], right=numbers)
 
-    Interval and n are of the private score, or else of the overall one.
+
+def printed_columns(
+    table: pd.DataFrame, interval: Callable[[float, float], str] = range_text
+) -> tuple[tuple[str, ...], list[tuple[str, ...]], set[int]]:
+    """Return the columns of a leaderboard table that have a value, as text.
+
+    Interval and n are of the private score, or else of the overall one. Controls have no interval.
+
+    Args:
+        interval: writes the ends of an interval.
+
+    Returns:
+        The head, the rows, and the places of the columns of numbers.
     """
-    lines: Sequence[tuple[str, ...]] = [
-        (
-            "rank",
-            "name",
-            "private",
-            "95 % interval",
-            "over",
-            "n",
-            "public",
-            "overall",
-            "scored",
-            "note",
-        )
-    ]
-    for row in table.itertuples():
-        forms = {"control": "({})", OUT_OF_FOLD: "{}, out of fold", BASELINE: "[{}]"}
-        name = forms.get(row.kind, "{}").format(row.name)
-        board = "overall" if pd.isna(row.private) else "private"
-        low, high, n = (getattr(row, f"{board}_{part}") for part in ("low", "high", "n"))
-        scores = [
-            "" if pd.isna(value) else f"{value:.5f}"
-            for value in (row.private, row.public, row.overall)
-        ]
-        rank = "" if pd.isna(row.rank) else str(row.rank)
-        units = getattr(row, f"{board}_units")
-        over = plural(row.unit, int(units)) if row.unit and units > 0 else ""
-        cells = (range_text(low, high), over, f"{n:,}", *scores[1:], row.scored_at[:10], row.note)
-        lines.append((rank, name, scores[0], *cells))
-    shown = [column for column in range(len(lines[0])) if any(line[column] for line in lines[1:])]
-    right = {place for place, column in enumerate(shown) if column in NUMBERS}
-    return aligned([tuple(line[column] for column in shown) for line in lines], right=right)
+    rows = [_cells(row, interval) for row in table.itertuples()]
+    shown = [place for place in range(len(HEAD)) if any(row[place] for row in rows)]
+    numbers = {place for place, column in enumerate(shown) if HEAD[column] in NUMBERS}
+    head, *rows = (tuple(line[column] for column in shown) for line in (HEAD, *rows))
+    return head, rows, numbers
+
+
+def _cells(row, interval: Callable[[float, float], str]) -> tuple[str, ...]:
+    forms = {"control": "({})", OUT_OF_FOLD: "{}, out of fold", BASELINE: "[{}]"}
+    board = "overall" if pd.isna(row.private) else "private"
+    low, high, n = (getattr(row, f"{board}_{part}") for part in ("low", "high", "n"))
+    units = getattr(row, f"{board}_units")
+    if row.kind == "control":
+        low = high = float("nan")
+    private, public, overall = (
+        "" if pd.isna(value) else f"{value:.5f}" for value in (row.private, row.public, row.overall)
+    )
+    return (
+        "" if pd.isna(row.rank) else str(row.rank),
+        forms.get(row.kind, "{}").format(row.name),
+        private,
+        "" if pd.isna(low) else interval(low, high),
+        plural(row.unit, int(units)) if row.unit and units > 0 else "",
+        f"{n:,}",
+        public,
+        overall,
+        row.scored_at[:10],
+        row.note,
+    )

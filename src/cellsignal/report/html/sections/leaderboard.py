@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.leaderboard import LEADERBOARD, OUT_OF_FOLD, leaderboard_table
+from cellsignal.evaluation.leaderboard_text import printed_columns
 from cellsignal.evaluation.standing import runs_of
 from cellsignal.report.html.page import interval_text, table
 from cellsignal.report.html.view import RunView
 
 SHOWN = 40
-HEAD = ("rank", "name", "private", "95 % interval", "n", "public", "overall", "scored", "note")
 
 
 def leaderboard(view: RunView) -> str:
@@ -30,32 +28,9 @@ def leaderboard(view: RunView) -> str:
         caption = f"scored against answers {block.answers_sha256.iloc[0][:12]}"
         if len(block) > SHOWN:
             caption += f"; {len(block) - SHOWN} more rows: `cellsignal leaderboard`"
-        cells = [_cells(row) for row in lines]
-        blocks.append(table(HEAD, cells, numeric={0, 2, 4, 5, 6}, marked=marked, caption=caption))
+        head, cells, numbers = printed_columns(block.head(SHOWN), interval_text)
+        blocks.append(table(head, cells, numeric=numbers, marked=marked, caption=caption))
     return "".join(blocks)
-
-
-def _cells(row: dict) -> tuple[str, ...]:
-    board = "overall" if pd.isna(row["private"]) else "private"
-    names = {"control": f"({row['name']})", OUT_OF_FOLD: f"{row['name']}, out of fold"}
-    figures = [
-        "" if pd.isna(row[name]) else f"{row[name]:.5f}"
-        for name in ("private", "public", "overall")
-    ]
-    rank = "" if pd.isna(row["rank"]) else str(row["rank"])
-    low, high = row[f"{board}_low"], row[f"{board}_high"]
-    interval = "" if pd.isna(low) else interval_text(low, high)
-    name = names.get(row["kind"], row["name"])
-    return (
-        rank,
-        name,
-        figures[0],
-        interval,
-        f"{row[f'{board}_n']:,}",
-        *figures[1:],
-        row["scored_at"][:10],
-        row["note"],
-    )
 
 
 def _is_of(view: RunView, row: dict) -> bool:
