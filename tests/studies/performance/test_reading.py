@@ -22,7 +22,7 @@ def sites(simulated):
 def test_every_reader_reads_and_is_compared(sites):
     pytest.importorskip("skimage")
     table = reading.bench_reading(sites, rounds=1)
-    height = reading._imread(sites[0]).shape[1]
+    height = reading.cv2_read(sites[0]).shape[1]
     assert (
         table.reader[:2].tolist() == [reading.SKIMAGE, reading.CV2]
         and table.reader.is_unique
@@ -34,7 +34,7 @@ def test_every_reader_reads_and_is_compared(sites):
     parts = table.reader.str.contains("rows of it")
     assert (table.disk.isna() == parts).all() and (table.disk[:2] == 1).all()
     raw = table[table.reader == f"cellsignal store, raw, {height} px"].iloc[0]
-    pixels = len(sites) * reading._imread(sites[0]).size
+    pixels = len(sites) * reading.cv2_read(sites[0]).size
     png = sum(os.path.getsize(file) for site in sites for file in site)
     assert raw.disk == pytest.approx(pixels / png)
     text = reading.reading_text(table)

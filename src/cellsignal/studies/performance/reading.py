@@ -66,7 +66,7 @@ def bench_reading(sites: Sites, rounds: int = 10, seed: int = 0) -> pd.DataFrame
         fast as those two), disk (of the PNGs' bytes; NaN where only rows of a file listed above are
         read), encode_ms (median for one site). NaN ms: scikit-image is not installed.
     """
-    images = [_imread(files) for files in sites]
+    images = [cv2_read(files) for files in sites]
     png = sum(os.path.getsize(file) for files in sites for file in files)
     threads = numcodecs.blosc.set_nthreads(1)
     try:
@@ -95,7 +95,7 @@ def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> 
     """
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="cellsignal_reading_") as folder:
-        path = str(_packed(sites, Path(folder), "zstd", None).path)
+        path = str(packed(sites, Path(folder), "zstd", None).path)
         with (
             spawn.Pool(1, _start, (path, spawn.Barrier(1))) as single,
             spawn.Pool(2, _start, (path, spawn.Barrier(2))) as pair,
@@ -142,7 +142,7 @@ def _readers(
 ) -> Iterator[Reader]:
     png = sum(os.path.getsize(file) for files in sites for file in files)
     yield Reader(SKIMAGE, _skimage(sites), png)
-    yield Reader(CV2, lambda i: _imread(sites[i]), png)
+    yield Reader(CV2, lambda i: cv2_read(sites[i]), png)
     codecs = {
         "zstd 3": ZstdCodec(level=3),
         "blosc lz4": BloscCodec(cname="lz4", clevel=5, shuffle="noshuffle"),
@@ -158,7 +158,7 @@ def _readers(
             yield from _store(sites, images, folder, codec, size, rng)
 
 
-def _imread(files: Sequence[str], folder: str = "") -> np.ndarray:
+def cv2_read(files: Sequence[str], folder: str = "") -> np.ndarray:
     paths = [os.path.join(folder, file) for file in files]
     return np.stack([cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths])
 
@@ -199,7 +199,7 @@ def _store(
     size: int | None,
     rng: np.random.Generator,
 ) -> Iterator[Reader]:
-    store = _packed(sites, folder / f"{codec}{size}", codec, size)
+    store = packed(sites, folder / f"{codec}{size}", codec, size)
     height, out = store.shape[1], np.empty(store.shape, np.uint8)
     small = [resized(image, store.shape[1:]) for image in images]
     name = f"cellsignal store, {codec}, {height} px"
@@ -214,12 +214,12 @@ def _store(
         yield Reader(f"{name}: {part} rows of it", some)
 
 
-def _packed(sites: Sites, path: Path, codec: str, size: int | None) -> Store:
+def packed(sites: Sites, path: Path, codec: str, size: int | None) -> Store:
     channels = tuple(f"channel {number}" for number in range(1, len(sites[0]) + 1))
     source = {"competition": "reading benchmark", "root": ""}
     folders = {os.path.dirname(os.path.abspath(file)) for files in sites for file in files}
     root = os.path.commonpath(folders)
-    read = functools.partial(_imread, folder=root)
+    read = functools.partial(cv2_read, folder=root)
     options = {"channels": channels, "size": size, "source": source, "codec": codec}
     pack(_samples(sites, root), read, path, **options)
     return Store.open(path)
