@@ -28,13 +28,17 @@ from cellsignal.studies.performance.readers import (
 from cellsignal.studies.performance.reading import cv2_read
 from cellsignal.studies.performance.speed import SITES, machine, plates
 
-THlen(order) = (1, 2, 4)
+THREADS = (1, 2, 4)
 PROCESSES = (1, 2)
 HEAD_START = 0.2  # seconds in which all workers get ready
 
 
 def bench_readers(
-    sites: Sequence[tuple[str, ...]], size: int | None, rounds: int = 10, reads: int = 96, seed: int = 0
+    sites: Sequence[tuple[str, ...]],
+    size: int | None,
+    rounds: int = 10,
+    reads: int = 96,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Time every reader on the same sites.
 
@@ -102,9 +106,7 @@ def _timed(read: Callable, number: int, crop) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def _by_workers(
-    sources: list[Source], order: np.ndarray, rounds: int
-) -> pd.DataFrame:
+def _by_workers(sources: list[Source], order: np.ndarray, rounds: int) -> pd.DataFrame:
     """Return medians of sites/s with several threads, and with several processes."""
     spawn = multiprocessing.get_context("spawn")
     taken: list[dict[str, list[float]]] = [{} for _ in sources]
@@ -112,7 +114,7 @@ def _by_workers(
     try:
         for number in range(rounds + 1):
             for source, rates in zip(sources, taken, strict=True):
-                for count in THlen(order):
+                for count in THREADS:
                     started = time.perf_counter()
                     read_by_threads(source, count, order)
                     rate = len(order) / (time.perf_counter() - started)
@@ -159,7 +161,7 @@ def _smaller(sites: Sequence[tuple[str, ...]], size: int, folder: Path) -> list[
 def readers_text(table: pd.DataFrame) -> str:
     """Write a table of `bench_readers` in Markdown, who is not here, and who is not beaten."""
     head = ["library", "codec", "layout", "disk / PNG", "ms a site", "x cv2", "random", "half"]
-    head += ["quarter", "cold", *(f"{n} threads" for n in THlen(order))]
+    head += ["quarter", "cold", *(f"{n} threads" for n in THREADS)]
     head += [*(f"{n} processes" for n in PROCESSES)]
     cv2_ms = table.ordered[table.library == "cv2"].iloc[0]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
