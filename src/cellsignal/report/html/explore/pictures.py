@@ -53,13 +53,21 @@ def _short(text: str) -> str:
 
 
 def _chosen(samples: pd.DataFrame) -> pd.DataFrame:
-    """Return an image of a control and of a treated well of each cell type; of few wells all."""
+    """Return an image of a control and of a treated well of each cell type, and of some classes.
+
+    Of few wells all are returned.
+    """
     rows = samples[samples.role.isin(["negative_control", "treatment"])]
     rows = samples if rows.empty else rows
     rows = rows.sort_values(["cell_type", "role", "experiment", "plate", "well"])
     if rows.well_id.nunique() <= ROWS // 2:
         return rows.drop_duplicates("well_id")
-    return rows.drop_duplicates(["cell_type", "role"]).head(ROWS)
+    chosen = rows.drop_duplicates(["cell_type", "role"])
+    if len(chosen) < ROWS // 2:  # further classes
+        others = rows[rows.label.notna()].drop_duplicates("label")
+        chosen = pd.concat([chosen, others]).drop_duplicates("well_id")
+        chosen = chosen.head(ROWS // 2)
+    return chosen.head(ROWS)
 
 
 def augmentation(look: Look) -> str | None:

@@ -41,7 +41,8 @@ def confusions(view: RunView) -> str | None:
 
 
 def _caption(many: bool, group) -> str:
-    text = "Final labels, after the plate layout. A row is a true class, a column a predicted one."
+    layout = ", after the plate layout" if group is not None else ""
+    text = f"Final labels{layout}. A row is a true class, a column a predicted one."
     if many:
         text += " Classes are ordered by average-linkage clustering of their mutual confusion"
         text += ", within the plate groups." if group is not None else "."

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from cellsignal.common.errors import InputError
 from cellsignal.report.html.page import Section
+from cellsignal.report.html.sections.classified import classified
 from cellsignal.report.html.sections.confusions import confusions
 from cellsignal.report.html.sections.embedding_maps import embedding_maps
 from cellsignal.report.html.sections.extremes import extremes
@@ -30,6 +31,7 @@ SECTIONS: tuple[tuple[str, str, MakeHtml], ...] = (  # title, anchor, what makes
     ("What is confused with what", "confusion", confusions),
     ("Can its confidence be believed?", "reliability", reliability),
     ("Best and worst wells", "extremes", extremes),
+    ("Embeddings, classified", "classified", classified),
     ("Map of the embeddings", "embeddings", embedding_maps),
     ("Leak audit", "audit", audit),
     ("Plate quality", "quality", quality),

@@ -119,7 +119,9 @@ def _files(view: RunView, word: str) -> list[Path]:
         for path in folder.glob(pattern)
         if path.suffix in (".json", ".csv", ".png", ".txt")
     )
-    return [p for p in paths if p.suffix != ".json" or p.with_suffix(".csv") not in paths]
+    paths = [p for p in paths if p.suffix != ".json" or p.with_suffix(".csv") not in paths]
+    paths = [p for p in paths if p.suffix != ".csv" or len(read_table(p))]
+    return sorted(paths, key=lambda path: path.suffix != ".png")  # pictures first
 
 
 def _content(view: RunView, word: str, command: str) -> str:

@@ -13,6 +13,7 @@ from cellsignal.report.html.page import (
     plural,
     unit_name,
 )
+from cellsignal.report.html.sections.classified import classified_cards
 from cellsignal.report.html.sections.results_files import best_baseline
 from cellsignal.report.html.view import RunView
 from cellsignal.report.runs import run_state
@@ -49,6 +50,12 @@ def _what_was_done(view: RunView) -> list[str]:
         for stage in config.stages
     )
     text.append(f"Network: {config.model.backbone}. Trained on {stages}.")
+    if config.model.frozen:
+        text.append(
+            "The network is frozen: training fits its head alone. "
+            f"`cellsignal profiles classify {view.command}` classifies its embeddings, which "
+            "mostly scores higher."
+        )
     states = [
         f"seed {config.seed}: {run_state(config, config.run_folder)}"
         for config in view.configs
@@ -77,7 +84,7 @@ def _data(view: RunView) -> str:
 
 def _scores(view: RunView) -> str:
     """The cards, and the sentences that say how to read them."""
-    items = [_score_card(view, part) for part in view.outcomes]
+    items = [*classified_cards(view), *(_score_card(view, part) for part in view.outcomes)]
     more = "guessing blindly"
     steps = next((rungs for rungs in view.ladders.values() if rungs), [])
     if steps and view.outcome.groups is not None and steps[-1].chance > 1.1 * view.chance:
