@@ -35,6 +35,7 @@ FLOOR = {
     "export": 5,
     "pipeline": 6,
     "studies": 6,
+    "tuning": 6,
     "kaggle": 6,
     "cloud": 6,
     "commands": 7,

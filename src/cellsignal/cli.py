@@ -33,6 +33,7 @@ from cellsignal.report.commands import (
     add_runs_commands,
 )
 from cellsignal.studies.commands import add_study_commands
+from cellsignal.tuning.commands import add_tune_command
 
 BAD_INPUT = 2
 
@@ -110,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_budget(add_config_options(sub))
     add_prediction_commands(add)
     _add_run(add)
+    add_tune_command(add)
     add_report_commands(add)
     add_export_command(add)
     add_runs_commands(add("runs", None, "list, compare and delete runs"))

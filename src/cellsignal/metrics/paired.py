@@ -1,9 +1,11 @@
 """Compare two models on the same targets: difference, interval and sign-flip test over units."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from cellsignal.common.errors import InputError
 from cellsignal.metrics.average_precision import macro_leave_out_scores
 from cellsignal.metrics.intervals import (
     EXACT_UNITS,
@@ -12,6 +14,7 @@ from cellsignal.metrics.intervals import (
     NO_INTERVAL,
     Units,
     interval_words,
+    jackknife_groups,
     jackknife_interval,
     least_p,
     mean_interval,
@@ -92,6 +95,40 @@ def compare_macro(truth, first, second, unit) -> Paired:
     parts = np.where(np.isfinite(without), share * change + influence, 0.0)
     parts[np.abs(parts) < 1e-12] = 0
     return Paired(a, b, change, *ends, *_tested(parts), len(rows))
+
+
+def compare_scores(
+    score: Callable[[np.ndarray], tuple[float, float]], unit: np.ndarray, rows: int
+) -> Paired:
+    """Compare two models by any score, such as a mean over several trainings of each.
+
+    As in `compare_macro` a unit adds its jackknife pseudo-value, here weighed by its rows. For a
+    mean over rows this is `compare_means`.
+
+    Args:
+        score: rows (M,) -> the scores of both on these rows; raises InputError where there is none.
+        unit: (N,) the experiment, plate or compound of each row.
+        rows: N.
+
+    Raises:
+        InputError: as `score` of all rows, or a unit is missing.
+    """
+    units = Units.of(unit, rows)
+    codes, count = jackknife_groups(units.codes, len(units.size))
+    first, second = score(np.arange(rows))
+    change, without = first - second, np.full(count, np.nan)
+    for code in range(count if count > 1 else 0):
+        try:
+            a, b = score(np.flatnonzero(codes != code))
+        except InputError:
+            continue
+        without[code] = a - b
+    share = np.bincount(codes, minlength=count) / rows
+    ends = jackknife_interval(change, without, share, bounded=False)
+    influence = (1 - share) * (change - without)
+    parts = np.where(np.isfinite(without), share * change + influence, 0.0)
+    parts[np.abs(parts) < 1e-12] = 0
+    return Paired(first, second, change, *ends, *_tested(parts), rows)
 
 
 def _tested(parts: np.ndarray) -> tuple[float, int, int]:

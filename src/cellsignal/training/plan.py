@@ -36,6 +36,18 @@ def jobs_of(config: Config) -> list[Job]:
     """
     competition = get_competition(config.competition)
     refuse_other_run(config.run_folder, config)
+    store, folds = open_store_and_folds(config, competition)
+    _report_left_out(config, store)
+    return plan_jobs(config, competition, store, tuple(store.source["classes"]), folds)
+
+
+def open_store_and_folds(config: Config, competition: Competition) -> tuple[Store, FoldTable]:
+    """Open what a config trains on.
+
+    Raises:
+        InputError: store, folds and competition do not belong together, or are not there; names the
+            command that makes them.
+    """
     if not config.data.store.exists():
         raise InputError(
             f"{config.data.store}: there is no store; run `cellsignal prepare CONFIG` with this "
@@ -59,9 +71,7 @@ def jobs_of(config: Config) -> list[Job]:
             f"`cellsignal folds {competition.id} --root {config.data.root} --out "
             f"{config.folds.file}`"
         )
-    folds = read_folds(config.folds.file, store.samples)
-    _report_left_out(config, store)
-    return plan_jobs(config, competition, store, tuple(store.source["classes"]), folds)
+    return store, read_folds(config.folds.file, store.samples)
 
 
 def plan_jobs(
