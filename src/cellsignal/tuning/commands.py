@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cellsignal.config import Config
     from cellsignal.tuning.search import Search
 
+HALVING = 2  # of the trials with 1, 2, 4 ... folds, the best half goes on
+
 
 def add_tune_command(add: Callable) -> None:
     """Add the parser of the command."""
@@ -32,7 +34,7 @@ def add_tune_command(add: Callable) -> None:
     text = "trials at a time, each in a process with a GPU of its own (default 1)"
     sub.add_argument("--processes", type=int, default=1, metavar="N", help=text)
     text = "the best 1/N go on after 1, N, N*N ... folds; 0: all do (default 2)"
-    sub.add_argument("--halving", type=int, default=2, metavar="N", help=text)
+    sub.add_argument("--halving", type=int, default=HALVING, metavar="N", help=text)
     text = "folds to search on (default: all that are not left out)"
     sub.add_argument("--folds", type=int, nargs="+", metavar="K", help=text)
     text = "folds whose groups the search never sees; the winner is measured on them (default: "
@@ -83,19 +85,30 @@ def _run(search: "Search", config: "Config", table: Path, arguments: argparse.Na
     winner = search.folder / WINNER
     if winner.is_file():
         return f"cellsignal run {shlex.quote(str(winner))}"
+    return _next_search(arguments)
+
+
+def _next_search(arguments: argparse.Namespace) -> str:
+    """Return the command that goes on with twice the trials."""
     words = ["cellsignal", "tune", arguments.config, "--space", str(arguments.space)]
+    words += [word for change in arguments.set for word in ("--set", change)]
+    defaults = {"name": None, "folds": None, "left_out": None, "seed": 0, "halving": HALVING}
+    for name, default in defaults.items():
+        value = getattr(arguments, name)
+        if value != default:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join([*words, "--trials", str(2 * arguments.trials)])
 
 
 def _plan(arguments: argparse.Namespace, config: "Config") -> tuple["Search", Path]:
     """Check config, space and folds; return the search and the config's fold table."""
+    from cellsignal.config import dump_config
     from cellsignal.tuning.preparation import divide
     from cellsignal.tuning.search import Search
     from cellsignal.tuning.space import read_space
 
     with tempfile.TemporaryDirectory() as folder:
-        from cellsignal.config import dump_config
-
         base = Path(folder) / f"{config.name}.yaml"
         base.write_text(dump_config(config), encoding="utf-8")
         space = read_space(arguments.space, base)

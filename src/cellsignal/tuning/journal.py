@@ -107,10 +107,10 @@ def ask_for_trial(search: Search, study: "Study") -> "Trial | None":
 
 
 def distributions_of(search: Search) -> dict[str, Any]:
-    """Return the space as optuna's distributions."""
+    """Return the space as optuna's distributions, sorted: draws do not depend on the order."""
     optuna = load_optuna()
     distributions = {}
-    for key, part in search.space.items():
+    for key, part in sorted(search.space.items()):
         if isinstance(part, Choices):
             distributions[key] = optuna.distributions.CategoricalDistribution(part.texts)
         else:
