@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from cellsignal.common.errors import InputError
 from cellsignal.metrics.intervals import mean_interval
-from cellsignal.metrics.paired import compare_macro, compare_means, paired_text
+from cellsignal.metrics.paired import compare_macro, compare_means, compare_scores, paired_text
 
 
 def outcomes(seed=0, units=8, wells=30):
@@ -87,3 +88,33 @@ def test_the_least_p_is_said_where_it_is_large():
     first, second, unit = outcomes(units=20)
     text = paired_text(compare_means(first, second, unit), ("a", "b"), "accuracy", "plate")
     assert "95 % interval over 20 plates" in text and "20,000 flips drawn)" in text
+
+
+def test_any_score_is_compared_as_means_and_macro_precision_are():
+    generator = np.random.default_rng(5)
+    unit = np.repeat(np.arange(9), generator.integers(5, 30, 9))
+    n = len(unit)
+    first, second = generator.random(n) < 0.7, generator.random(n) < 0.5
+    by_rows = compare_scores(lambda rows: (first[rows].mean(), second[rows].mean()), unit, n)
+    expected = compare_means(first, second, unit)
+    assert dataclasses.astuple(by_rows) == pytest.approx(dataclasses.astuple(expected))
+    # two trainings of each model: the mean of their differences, by unit
+    third, fourth = generator.random(n) < 0.7, generator.random(n) < 0.5
+
+    def score(rows):
+        better = (first[rows].mean() + third[rows].mean()) / 2
+        return better, (second[rows].mean() + fourth[rows].mean()) / 2
+
+    both = compare_scores(score, unit, n)
+    stacked = compare_means(
+        np.concatenate([first, third]), np.concatenate([second, fourth]), np.tile(unit, 2)
+    )
+    assert (both.difference, both.low, both.high, both.p) == pytest.approx(
+        (stacked.difference, stacked.low, stacked.high, stacked.p)
+    )
+
+
+def test_a_score_without_units_enough_has_no_interval():
+    right = np.array([1.0, 0, 1, 1])
+    paired = compare_scores(lambda rows: (right[rows].mean(), 0.0), np.array(list("aaaa")), 4)
+    assert paired.difference == 0.75 and np.isnan(paired.low) and paired.units == 1

@@ -112,7 +112,9 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch
 
 def test_draws_depend_on_seed_and_number_and_stay_in_the_space(tmp_path, monkeypatch):
     Scores(monkeypatch)
-    searches = [make_search(tmp_path / str(k), seed=seed) for k, seed in enumerate((0, 0, 1))]
+    searches = [
+        make_search(tmp_path / str(k), seed=seed, trials=4) for k, seed in enumerate((0, 0, 1))
+    ]
     for search in searches:
         search_trials(search)
     first, same, other = ([params for params, _, _ in rows(search)] for search in searches)
