@@ -191,7 +191,9 @@ def test_columns_are_rounded_and_of_all_processes():
 
 
 def test_an_epoch_is_logged_with_its_figures(tmp_path, caplog):
-    job = SimpleNamespace(title="job", folder=tmp_path, stage=SimpleNamespace(epochs=4))
+    config = SimpleNamespace(name="run", tracking=(), model_dump=lambda mode: {})
+    stage = SimpleNamespace(epochs=4)
+    job = SimpleNamespace(title="job", folder=tmp_path, stage=stage, config=config)
     row = {"epoch": 2, "train_loss": 0.512345, "valid_loss": None, "images_per_s": 3.0}
     with caplog.at_level(logging.INFO), throughput.EpochLog(job, [row]) as log:
         log.add(row, EpochSpeed(6, 2.0, 0.0), 30.0)
@@ -202,7 +204,7 @@ def test_an_epoch_is_logged_with_its_figures(tmp_path, caplog):
     before = (tmp_path / "log.csv").stat().st_mtime_ns
     with throughput.EpochLog(job, [row], writes=False) as log:
         log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0)
-    assert log.board is None and (tmp_path / "log.csv").stat().st_mtime_ns == before
+    assert log.tracking is None and (tmp_path / "log.csv").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(("system", "held"), [("darwin", 5000), ("linux", 5000 * 1024)])

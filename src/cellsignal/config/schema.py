@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from cellsignal.config.stage import Stage
-from cellsignal.config.strict import LeastZ, Probability, Strict, Views
+from cellsignal.config.strict import LeastZ, Probability, Strict, Trackers, Views
 
 
 class Data(Strict):
@@ -177,6 +177,9 @@ class Config(Strict):
     """Root of every random draw."""
     runs: Path = Path("runs")
     """Folder of all runs; this one is in <runs>/<name>/seed<seed>."""
+    tracking: Trackers = ("tensorboard",)
+    """Programs that draw the curves of training, one or a list; none: only `log.csv`. mlflow, wandb
+    and trackio are extras; docs/tracking.md."""
     data: Data
     """Where the images are."""
     folds: Folds

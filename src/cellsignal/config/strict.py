@@ -8,11 +8,12 @@ YAML 1.1 reads a bare `off`, `no` or `false` as False, `on`, `yes` or `true` as 
 
 import types
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -59,6 +60,24 @@ def _read_views(value: Any) -> int | str | tuple[str, ...]:
 
 
 Views = Annotated[int | str | tuple[str, ...], PlainValidator(_read_views)]
+
+
+def _read_trackers(value: Any) -> Any:
+    """Read `tracking`: one name, a list of names, or none."""
+    if value is None or value is False:
+        return []
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        return [] if word in (*NO, *NOTHING) else [word]
+    if isinstance(value, list | tuple) and len(set(map(str, value))) < len(value):
+        raise ValueError("names one tracker twice")
+    return value
+
+
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...],
+    BeforeValidator(_read_trackers),
+]
 
 
 class Strict(BaseModel):

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 _FREE = (
     "runs",
     "seed",
+    "tracking",
     "data.root",
     "data.store",
     "data.workers",

@@ -13,6 +13,7 @@ from cellsignal.training.identity import check_belongs, check_config, refuse_oth
 from cellsignal.training.job import Job
 from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import Ranks, this_process
+from cellsignal.training.trackers import check_trackers
 from cellsignal.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ def train(config: Config) -> list[Job]:
         Interrupted: stopped by a signal or, as `OutOfTime`, by the time budget, with everything
             saved.
     """
+    check_trackers(config.tracking)
     jobs, ranks = jobs_of(config), this_process()
     check_jobs(jobs, ranks)
     ranks.same_everywhere(dump_config(config))
@@ -72,6 +74,7 @@ def check_before_packing(config: Config) -> None:
         InputError: a run folder of another config, or what `check_model_section` refuses.
     """
     refuse_other_run(config.run_folder, config)
+    check_trackers(config.tracking)
     check_model_section(config)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from cellsignal.common.files import write_csv
 from cellsignal.common.stopping import duration
 from cellsignal.training.job import Job
+from cellsignal.training.tracking import Tracking
 
 log = logging.getLogger(__name__)
 # a side; products between two events, so that launching the first is not felt
@@ -87,7 +87,7 @@ class EpochSpeed:
 
 
 class EpochLog:
-    """Writes a job's epochs to the log, to `log.csv` and to TensorBoard; use it as a context.
+    """Writes a job's epochs to the log, `log.csv` and the trackers; use it as a context.
 
     Args:
         history: the checkpoint's list of rows, shared and not copied.
@@ -95,17 +95,20 @@ class EpochLog:
     """
 
     def __init__(self, job: Job, history: list[dict[str, Any]], writes: bool = True):
-        self.job, self.history, self.board = job, history, None
+        self.job, self.history, self.tracking = job, history, None
         if writes:
-            folder = str(job.folder / "tensorboard")
-            self.board = SummaryWriter(folder, purge_step=len(history) + 1)
+            config = job.config.model_dump(mode="json")
+            places = (job.config.name, *job.folder.parts[-4:])
+            self.tracking = Tracking(
+                job.config.tracking, job.folder, "/".join(places), config, history
+            )
 
     def __enter__(self) -> "EpochLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.board is not None:
-            self.board.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.tracking is not None:
+            self.tracking.close(finished=kind is None)
 
     def add(self, row: dict[str, Any], speed: EpochSpeed, seconds_left: float) -> None:
         """Record the epoch of the history's last row."""
@@ -116,12 +119,11 @@ class EpochLog:
         place = f"{self.job.title} epoch {epoch}/{self.job.stage.epochs}"
         left = f" {duration(seconds_left)} left" if seconds_left else ""
         log.info("%s %s (%s)%s", place, figures, speed.line(), left)
-        if self.board is None:
+        if self.tracking is None:
             return
         # written whole, so that a resumed run has each epoch once
         write_csv(self.job.folder / "log.csv", pd.DataFrame(self.history))
-        for name, value in row.items():
-            self.board.add_scalar(name, value, epoch)
+        self.tracking.add({"epoch": epoch, **row})
 
 
 class Clock:
