@@ -1,8 +1,12 @@
 """Trackers get every epoch once, and never cost a training time or its end."""
 
+import contextlib
 import json
 import logging
 import os
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,8 +23,6 @@ from cellsignal.training.identity import what_differs
 from cellsignal.training.run import train
 from cellsignal.training.trackers import CLIENTS, Client, check_trackers
 from cellsignal.training.tracking import Tracking, read_note
-
-URI = "file:{}"
 
 
 class Recorder(Client):
@@ -194,7 +196,7 @@ def test_another_tracker_is_no_other_run(plates, tmp_path):
 def test_one_that_is_not_installed_is_refused_before_anything_trains(
     plates, tmp_path, monkeypatch, name
 ):
-    monkeypatch.setitem(__import__("sys").modules, name, None)
+    monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match=rf"install the extra {name}") as error:
         train(make_config(plates, tmp_path / "runs", tracking=[name]))
     assert "\n" not in str(error.value) and not (tmp_path / "runs").exists()
@@ -202,7 +204,7 @@ def test_one_that_is_not_installed_is_refused_before_anything_trains(
 
 def test_without_tensorboard_the_log_remains(plates, tmp_path, monkeypatch, caplog):
     for name in ("tensorboard", "torch.utils.tensorboard"):
-        monkeypatch.setitem(__import__("sys").modules, name, None)
+        monkeypatch.setitem(sys.modules, name, None)
     check_trackers(("tensorboard",))
     config = make_config(plates, tmp_path, [stage(epochs=1)])
     with caplog.at_level(logging.WARNING):
@@ -262,14 +264,17 @@ def test_tensorboard_has_each_epoch_once(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_has_one_run_of_a_resumed_training(tmp_path, monkeypatch, caplog):
-    pytest.importorskip("mlflow")
+@pytest.mark.parametrize("uri", ["file:{}", "sqlite:///{}"])
+def test_mlflow_has_one_run_of_a_resumed_training(tmp_path, monkeypatch, caplog, uri):
+    for package in ("mlflow", "sqlalchemy", "alembic"):
+        pytest.importorskip(package)
     from mlflow.tracking import MlflowClient
 
     for key in [key for key in os.environ if key.startswith("MLFLOW_")]:
         monkeypatch.delenv(key)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", URI.format(tmp_path / "mlflow"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(tmp_path / "mlflow"))
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setattr(CLIENTS["mlflow"], "patience", 60.0)
     with caplog.at_level(logging.WARNING):
         stop_and_resume(tmp_path / "job", "mlflow")
     assert not [r for r in caplog.records if r.getMessage().startswith("tracking")]
@@ -291,21 +296,32 @@ def test_mlflow_has_one_run_of_a_resumed_training(tmp_path, monkeypatch, caplog)
     assert len(client.search_runs([experiment.experiment_id])) == 2
 
 
+AWAY = """
+import logging, sys, time
+from pathlib import Path
+from cellsignal.training.tracking import Tracking
+from cellsignal.training.trackers import CLIENTS
+logging.basicConfig(format="%(name)s %(message)s")
+CLIENTS["mlflow"].patience = 1.0
+curves = Tracking(("mlflow",), Path(sys.argv[1]), "run", {}, [])
+started = time.monotonic()
+curves.add({"epoch": 1, "train_loss": 1.0})
+assert time.monotonic() - started < 1
+curves.close()
+print(time.monotonic() - started)
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_mlflow_whose_server_is_away_costs_seconds(tmp_path, monkeypatch, caplog):
+def test_mlflow_whose_server_is_away_costs_seconds_and_the_process_ends(tmp_path):
+    """In a process of its own: the client goes on asking in its thread."""
     pytest.importorskip("mlflow")
-    monkeypatch.setattr(tracking, "_hung", set())
-    monkeypatch.setattr(CLIENTS["mlflow"], "patience", 1.0)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    curves, started = begin(tmp_path), time.monotonic()
-    curves.add(row(1))
-    assert time.monotonic() - started < 1
-    with caplog.at_level(logging.WARNING):
-        curves.close()
-    assert time.monotonic() - started < 10
-    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("tracking")]
-    assert len(lines) == 1 and "1 of 1 epochs not sent" in lines[0]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    words = [sys.executable, "-c", AWAY, str(tmp_path)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and float(done.stdout) < 10, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("cellsignal")]
+    assert len(lines) == 1 and "mlflow: does not answer for 1 s; 1 of 1 epochs" in lines[0]
 
 
 @pytest.mark.slow
@@ -322,3 +338,25 @@ def test_wandb_offline_keeps_one_id(tmp_path, monkeypatch, caplog):
     assert folders and all(folder.name.endswith(id) for folder in folders)
     files = [file for folder in folders for file in folder.glob("*.wandb")]
     assert files and any(b"train_loss" in file.read_bytes() for file in files)
+
+
+@pytest.mark.slow
+def test_trackio_has_one_run_of_a_resumed_training(tmp_path):
+    """In a process of its own: its folder is fixed when it is imported."""
+    pytest.importorskip("trackio")
+    program = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from pathlib import Path
+from test_tracking import stop_and_resume
+stop_and_resume(Path("job"), "trackio")
+"""
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "data")}
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (file,) = (tmp_path / "data").glob("*.db")
+    with contextlib.closing(sqlite3.connect(file)) as base:
+        rows = base.execute("SELECT run_name, step, metrics FROM metrics").fetchall()
+    assert len({name for name, _, _ in rows}) == 1
+    losses = {step: json.loads(values)["train_loss"] for _, step, values in rows}
+    assert losses == pytest.approx({1: 1, 2: 1 / 2, 3: 1 / 3})

@@ -164,13 +164,13 @@ class Wandb(Client):
 
 
 class Trackio(Client):
-    """A run of trackio, which keeps its data in a folder of the user."""
+    """A run of trackio, which keeps its data in a folder of the user, and is found by its name."""
 
     package = "trackio"
 
     def __init__(self, folder, title, config, id):
         trackio = importlib.import_module("trackio")
-        self.id = id or title.replace("/", "-")
+        self.id = id or f"{title.replace('/', '-')}-{uuid.uuid4().hex[:8]}"
         self._run = trackio.init(
             project=os.environ.get("TRACKIO_PROJECT", PROJECT),
             name=self.id,
