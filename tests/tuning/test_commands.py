@@ -288,3 +288,34 @@ def test_a_time_budget_stops_with_status_75(workspace, tmp_path):
     assert not (folder / "runs/tiny_tune/winner.yaml").exists()
     lines = (folder / "runs/tiny_tune/journal.log").read_text().splitlines()
     assert all(isinstance(json.loads(line), dict) for line in lines)
+
+
+@pytest.mark.slow
+def test_several_labels_and_too_few_folds_to_leave_any_out(prepared, tmp_path, capsys):
+    """Two folds: the winner is measured on folds of another draw, which the text says."""
+    pytest.importorskip("optuna")
+    space = prepared("idr0088_gpcr").copy(tmp_path / "space")
+    (space.folder / "space.yaml").write_text("stages.all.optimizer.lr: {low: 1.0e-3, high: 3.0e-3}")
+    words = [*TUNE, "--trials", 3, "--halving", 0, "--confirm-seeds", 1]
+    words += ["--set", "stages.all.optimizer.lr=1.0e-6", "--set", "stages.cell_type.epochs=1"]
+    capsys.readouterr()
+    assert cellsignal(*words, cwd=space.folder) == 0
+    out = capsys.readouterr().out
+    folder = space.folder / "runs/tiny_tune"
+    facts = json.loads((folder / "gain.json").read_text())
+    assert not facts["units_left_out_of_the_search"]
+    old, fresh = (
+        pd.read_csv(file) for file in (space.folder / "folds.csv", folder / "fresh_folds.csv")
+    )
+    group = old.columns[1]
+    assert set(old[group]) == set(fresh[group])
+    parts = [{frozenset(g) for _, g in t.groupby("fold")[group]} for t in (old, fresh)]
+    assert parts[0] != parts[1]
+    table = pd.read_csv(folder / "trials.csv")
+    best = table[table.trial != "base"].score.max()
+    expected = best - table.score[table.trial == "base"].iloc[0]
+    assert facts["in_search_optimistic"]["difference"] == pytest.approx(expected, abs=1e-9)
+    assert expected > 0  # a rate a thousand times as high
+    assert "folds of another draw. Still a little optimistic" in out
+    run = f"tiny_trial{facts['trial']:03d}_confirm/seed1"
+    assert len(list(space.folder.glob(f"runs/{run}/fold*"))) == 2

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_quality_commands(add: Callable) -> None:
     """Add the parsers of the commands."""
-    sub = add("qc", qc, "measure the quality of plates; list wells and plates that stand out")
+    sub = add("qc", qc, "measure the quality of plates; list what stands out")
     sub.add_argument("source", help="a config, whose store is read; or a competition's id")
     root = "folder of the raw data: their images are read (needed with an id)"
     sub.add_argument("--root", type=Path, help=root)

@@ -1,6 +1,7 @@
 """The command `tune`: search settings, and measure the winner where it was not chosen."""
 
 import argparse
+import json
 import os
 import shlex
 import tempfile
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import hold_alone
-from cellsignal.config.options import add_budget, add_set, read_configs
+from cellsignal.config.options import add_budget, add_config_options, config_of
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -22,15 +23,16 @@ HALVING = 2  # of the trials with 1, 2, 4 ... folds, the best half goes on
 def add_tune_command(add: Callable) -> None:
     """Add the parser of the command."""
     sub = add("tune", tune, "search settings of a config; measures the winner again; resumes")
-    sub.add_argument("config", help="YAML of the experiment, or the name of its run")
-    add_set(sub, "change a key of the config that all trials start from")
+    add_config_options(sub)
     text = "YAML of what varies: key: {low, high, log, step} or {choices: [...]} (docs/tune.md)"
     sub.add_argument("--space", type=Path, required=True, metavar="YAML", help=text)
     text = "trials in all, those of earlier calls counted (default 20)"
     sub.add_argument("--trials", type=int, default=20, metavar="N", help=text)
     text = "start no trial when the trials have trained for so long, summed over processes"
     sub.add_argument("--hours", type=float, metavar="H", help=text)
-    sub.add_argument("--seed", type=int, default=0, help="of the drawn values (default 0)")
+    sub.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the drawn values (default 0)"
+    )
     text = "trials at a time, each in a process with a GPU of its own (default 1)"
     sub.add_argument("--processes", type=int, default=1, metavar="N", help=text)
     text = "the best 1/N go on after 1, N, N*N ... folds; 0: all do (default 2)"
@@ -54,9 +56,8 @@ def tune(arguments: argparse.Namespace) -> str:
 
     load_optuna()
     _refuse_numbers(arguments)
-    config = read_configs(arguments.config, arguments.set)[0]
-    if arguments.name is not None:
-        config = read_configs(arguments.config, [*arguments.set, f"name={arguments.name}"])[0]
+    named = [] if arguments.name is None else [f"name={json.dumps(arguments.name)}"]
+    config = config_of(argparse.Namespace(**vars(arguments) | {"set": [*arguments.set, *named]}))
     folder = search_folder(config.runs, config.name)
     search, table = _plan(arguments, config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,14 @@ def _next_search(arguments: argparse.Namespace) -> str:
     """Return the command that goes on with twice the trials."""
     words = ["cellsignal", "tune", arguments.config, "--space", str(arguments.space)]
     words += [word for change in arguments.set for word in ("--set", change)]
-    defaults = {"name": None, "folds": None, "left_out": None, "seed": 0, "halving": HALVING}
+    defaults = {
+        "name": None,
+        "folds": None,
+        "left_out": None,
+        "seeds": None,
+        "seed": 0,
+        "halving": HALVING,
+    }
     for name, default in defaults.items():
         value = getattr(arguments, name)
         if value != default:

@@ -32,7 +32,7 @@ def measure_gain(pairs: Sequence[tuple[Config, Config]]) -> tuple[Paired, list[f
     kept = [(base.kept(ids), winner.kept(ids)) for base, winner in runs]
     first = kept[0][0]
     for run in (run for pair in kept for run in pair):
-        if not np.array_equal(run.targets.label, first.targets.label):
+        if not _have_same_truth(run, first):
             raise InputError(
                 f"{pairs[0][1].name}: was predicted against other labels than its base"
             )
@@ -45,6 +45,13 @@ def measure_gain(pairs: Sequence[tuple[Config, Config]]) -> tuple[Paired, list[f
     every = np.arange(len(ids))
     by_seed = [_score(winner, every) - _score(base, every) for base, winner in kept]
     return paired, by_seed, first.group
+
+
+def _have_same_truth(run: OutOfFold, other: OutOfFold) -> bool:
+    if not np.array_equal(run.targets.label, other.targets.label):
+        return False
+    labels, others = run.targets.labels, other.targets.labels
+    return labels is None or np.array_equal(labels, others, equal_nan=True)
 
 
 def _score(run: OutOfFold, rows: np.ndarray) -> float:

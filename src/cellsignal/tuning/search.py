@@ -127,7 +127,7 @@ def save_search(search: Search, base: Config, table: Path) -> None:
         _refuse_other_search(folder, about, base)
     else:
         _refuse_other_runs(search)
-        write_text(folder / BASE, dump_config(base))
+    write_text(folder / BASE, dump_config(base))
     write_json(folder / ABOUT, about)
 
 
