@@ -15,6 +15,7 @@ from cellsignal.config.options import (
     next_command,
 )
 from cellsignal.studies.blend.page import add_blend_study
+from cellsignal.studies.gpu_check.commands import add_gpu_check_study
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -25,6 +26,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     add = command_group(parser, "what")
     _add_audits(add)
     add_blend_study(add)
+    add_gpu_check_study(add)
     _add_ablations(add)
     _add_speed(add)
     _add_postprocessing(add)

@@ -1,6 +1,7 @@
 """All trainings of a config: finished ones are skipped, an interrupted one resumes."""
 
 import logging
+import os
 
 import torch
 
@@ -34,7 +35,7 @@ def train(config: Config) -> list[Job]:
     if ranks.first:
         _write_about(config, ranks)
     ranks.barrier()
-    torch.backends.cudnn.benchmark = True  # batches are of one or two sizes
+    _choose_algorithms()
     with work_in(config.run_folder), Stop() as stop:
         for number, job in enumerate(jobs, 1):
             log.info(
@@ -52,6 +53,20 @@ def train(config: Config) -> list[Job]:
                 Trainer(job, ranks, stop).run()
         stop.raise_if_signalled(config.name)
     return jobs
+
+
+def _choose_algorithms() -> None:
+    """Let cuDNN take its fastest kernels, or with CELLSIGNAL_DETERMINISTIC=1 the same each time.
+
+    Then a training that was killed and resumed on a GPU ends in the same bits, as on a CPU.
+    """
+    deterministic = os.environ.get("CELLSIGNAL_DETERMINISTIC") == "1"
+    torch.backends.cudnn.benchmark = not deterministic  # batches are of one or two sizes
+    if deterministic:
+        # cuBLAS reads it when it is first used, and is not deterministic without it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def _write_about(config: Config, ranks: Ranks) -> None:
