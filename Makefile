@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo real quick audit oversampling timelapse ablation two-stage torture bench test test-slow lint clean-demo
+.PHONY: demo real quick audit oversampling timelapse ablation two-stage torture bench gpu-check gpu-wheels test test-slow lint clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -77,6 +77,15 @@ torture: .venv/.ready
 # how fast reading, augmenting, feeding, training and assigning are here: docs/results/performance.md (ROOT=data/rxrx1 for real images)
 bench: .venv/.ready
 	$(BIN)/cellsignal study speed $(if $(ROOT),--root $(ROOT)) --out runs/performance.md
+
+# all that runs on CUDA, and its speed, under 6 minutes: docs/results/gpu.md. Needs no .venv: python3 with torch, and wheels/ for what it lacks
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu-check:
+	PYTHONPATH=src:$$PYTHONPATH $(GPU_PYTHON) -m cellsignal.studies.gpu_check --page docs/results/gpu.md
+
+# the wheels of what a GPU image lacks (HAVE: its `pip list --format=freeze`), for Python 3.12 on Linux x86-64, without torch
+gpu-wheels: .venv/.ready
+	$(BIN)/python -m cellsignal.studies.gpu_check.wheels --out wheels $(if $(HAVE),--have $(HAVE))
 
 stores/rxrx1_ablation.zarr/store.json: .venv/.ready
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_ablation --seed 1 --classes 96 --set controls=8 --set train_experiments=4 --set test_experiments=2

@@ -96,11 +96,9 @@ def _add_speed(add: Callable) -> None:
     text = "torch.compile too, which takes minutes to start"
     sub.add_argument("--compile", action="store_true", help=text)
     _add_out(sub)
-    text = "which batch sizes of a config's stages fit here, and how fast they are"
-    sub = add_config_options(add("batch-size", batch_size, text))
+    sub = add_config_options(add("batch-size", batch_size, "which batches fit, and their speed"))
     sub.add_argument("--most", type=int, default=1024, help="largest size to try")
-    text = "where the time of a config's training epoch goes"
-    sub = add_config_options(add("profile", profile, text))
+    sub = add_config_options(add("profile", profile, "where the time of a training epoch goes"))
     sub.add_argument("--rows", type=int, default=15, help="operations to list")
 
 

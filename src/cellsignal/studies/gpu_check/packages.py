@@ -16,9 +16,9 @@ NEEDED = {
     "torch": ("torch", "2.6"),
     "numpy": ("numpy", "2.0"),
     "accelerate": ("accelerate", "1.0"),
-    "albumentations": ("albumentations", "2.0.8"),
     "cv2": ("opencv-python-headless", "4.10"),
     "google_crc32c": ("google-crc32c", "1.5"),
+    "iterstrat": ("iterative-stratification", "0.1.9"),
     "matplotlib": ("matplotlib", "3.9"),
     "numcodecs": ("numcodecs", "0.14"),
     "onnx": ("onnx", "1.17"),
@@ -34,7 +34,6 @@ NEEDED = {
     "sklearn": ("scikit-learn", "1.5"),
     "tensorboard": ("tensorboard", "2.17"),
     "threadpoolctl": ("threadpoolctl", "3.1"),
-    "tifffile": ("tifffile", "2024.7"),
     "timm": ("timm", "1.0.20"),
     "torchvision": ("torchvision", "0.21"),
     "tqdm": ("tqdm", "4.66"),
@@ -80,17 +79,18 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def wheels_to_use(folder: Path) -> list[Path]:
     """Choose the wheels of a folder whose package is not installed, or is too old."""
-    oldest = {_canonical(name): version for name, version in NEEDED.values()}
+    oldest = {canonical_name(name): version for name, version in NEEDED.values()}
     chosen = []
     for wheel in sorted(folder.glob("*.whl")):
-        name = _canonical(wheel.name.split("-")[0])
+        name = canonical_name(wheel.name.split("-")[0])
         version = version_of(name)
         if version is None or is_older(version, oldest.get(name, "0")):
             chosen.append(wheel)
     return chosen
 
 
-def _canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
+    """Return a distribution's name as indexes write it: lower case, with hyphens."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

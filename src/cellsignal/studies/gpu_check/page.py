@@ -113,14 +113,18 @@ def _cell(text: str) -> str:
 
 
 _HOW = """\
-`..._off` is a distance: of gradients and weights relative to their length, of logits relative to the largest, of pixels in grey levels (their limits are in the code
-of the check). `waiting` is the share of the time in which the device waited for data, `of the peak` the share of `matmul_peak`.
+`..._off` is a distance: of gradients and weights relative to their length, of logits relative
+to the largest, of pixels in grey levels (their limits are in the code of the check). `waiting` is
+the share of the time in which the device waited for data, `of the peak` the share of `matmul_peak`.
 
-The call takes at most its minutes (`--minutes`, 6): what does not fit any more is skipped, by name. Each check has a limit of its own and runs in a process that is
-ended when it hangs. `gpu_check.jsonl` holds the same as JSON lines, written after each check; `gpu_check.log` what the checks printed.
+The call takes at most its minutes (`--minutes`, 6): what does not fit any more is skipped, by name.
+Each check has a limit of its own and runs in a process that is ended when it hangs.
+`gpu_check.jsonl` holds the same as JSON lines, written after each check; `gpu_check.log` what the
+checks printed. The demo runs beside the checks, so its seconds are not those of the demo alone.
 
-On a machine that reaches no package index, collect the wheels of what its image lacks first, on one that does, with a list of what it has (`pip list --format=freeze`
-there; without the list all are taken):
+On a machine that reaches no package index, collect the wheels of what its image lacks first, on
+one that does, with a list of what it has (`pip list --format=freeze` there; without the list all
+are taken):
 
-    make gpu-wheels HAVE=image.txt      # for Python 3.12 on Linux x86-64, never torch; prints the size
+    make gpu-wheels HAVE=image.txt      # for Python 3.12 on Linux x86-64, never torch
     make gpu-check                      # uses wheels/ where a package is missing or too old"""

@@ -62,7 +62,16 @@ CHECKS = (
     _check("collectives", "processes", "a process group of one", 60, alone=True),
     _check("two_processes", "processes", "two processes train as one with accumulation", 75),
     _check("sites", "throughput", "512 px sites simulated and packed", 120, lane="beside"),
-    _check("demo", "demo", "configs/rxrx1/demo.yaml, score", 200, "matplotlib", lane="beside"),
+    _check(
+        "demo",
+        "demo",
+        "configs/rxrx1/demo.yaml, score",
+        200,
+        "matplotlib",
+        "skimage",
+        "iterstrat",
+        lane="beside",
+    ),
     _check("matmul_peak", "throughput", "dense matrix products", 30, lane="alone", least=15),
     _check(
         "batch_size", "throughput", "the batch-size finder ends at the memory", 45, lane="alone"

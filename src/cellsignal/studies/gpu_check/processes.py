@@ -159,10 +159,13 @@ def two_processes(room: Room) -> Figures:
     _finish(_start(room, files[0], *launcher), files[0])
     _finish(_start(room, files[1]), files[1])
     states = [_read(c.run_folder / "fold0" / "all" / "all" / "last.pt") for c in (pair, single)]
-    both = [
-        torch.cat([v.double().flatten() for v in state["model"].values() if v.is_floating_point()])
-        for state in states
-    ]
+    # BatchNorm's running statistics are averaged over processes, and follow batches in one
+    both = [torch.cat(_parameters(state["model"])) for state in states]
     off = distance(*both)
     require(off < 1e-2, f"weights differ by {off:.2g} of their length")
     return {"backend": "gloo" if room.dry else "nccl", "weights_off": off}
+
+
+def _parameters(state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    return [v.double().flatten() for name, v in state.items() if not name.endswith(buffers)]

@@ -177,7 +177,7 @@ def _make_or_skip(check: Check, worker: Worker, budget: Budget, missing: set[str
         kept = min(_KEPT_FOR_SPEED, budget.seconds / 3)
     left, fresh = budget.left, check.alone or worker.process is None
     seconds = min(check.seconds + (_STARTING if fresh else 0), left - kept)
-    if seconds < max(LEAST, check.least):
+    if left - kept < max(LEAST, check.least):
         text = f"no time: {max(0.0, left):.0f} s of {budget.seconds:.0f} s are left"
         if kept:
             text += f", of which {kept:.0f} s are kept for the throughput"

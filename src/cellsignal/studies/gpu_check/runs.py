@@ -156,8 +156,8 @@ def _last_row(job: Job) -> Figures:
     row = read_table(job.folder / "log.csv").iloc[-1]
     figures = {
         name: round(float(row[name]), 4)
-        for name in ("train_loss", "accuracy", "loss")
-        if name in row.index and str(row[name])
+        for name in row.index
+        if name.endswith(("loss", "accuracy")) and str(row[name])
     }
     bad = [name for name, value in figures.items() if not np.isfinite(value)]
     require(not bad, f"{job.title}: {bad} of the last epoch is not finite")
