@@ -74,20 +74,29 @@ def _check_folds_in_use(config: Config) -> None:
         )
 
 
-def prepare(config: Config) -> None:
-    """Pack the config's images into its store; log what was left out."""
-    from cellsignal.data.pack import prepare as pack_competition
+def prepare(config: Config, part: str | None = None, merge: int | None = None) -> None:
+    """Pack the config's images into its store; log what was left out.
+
+    Args:
+        part: pack this part alone ("3/51"), into a folder beside the store.
+        merge: make the store of so many parts.
+    """
+    from cellsignal.data import parts
 
     competition, data = get_competition(config.competition), config.data
-    report = pack_competition(
-        competition,
-        data.root,
-        data.store,
-        size=data.size,
-        bad_site=data.bad_site,
-        workers=data.workers,
-        codec=data.codec,
-    )
+    packing = parts.Packing(data.size, data.bad_site, data.workers, data.codec)
+    if part is not None:
+        one = parts.Part.parse(part)
+        report = parts.prepare_part(competition, data.root, data.store, one, packing)
+        _warn([f"left out {name}: {why}" for name, why in report.skipped], data.store)
+        log.info("%s: part %s, %d samples packed", data.store, one, report.n_packed)
+        return
+    if merge is not None:
+        if merge < 1:
+            raise InputError(f"--merge {merge}: the number of parts, 1 or more")
+        report = parts.merge_parts(competition, data.root, data.store, merge, packing)
+    else:
+        report = packing.prepare(competition, data.root, data.store)
     skipped = [f"left out {sample_id}: {message}" for sample_id, message in report.skipped]
     _warn(skipped, data.store / "store.json")
     flat = [

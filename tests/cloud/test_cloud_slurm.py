@@ -292,3 +292,77 @@ def test_several_machines_stop_at_the_first_failure_and_hand_its_status_on(
 )
 def test_one_status_for_several_processes(codes, status):
     assert status_of(codes) == status
+
+
+# packing in parts
+# --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packing(tmp_path) -> Path:
+    """The scripts of a config whose Python is a stand-in: it notes its words, waits, and ends with
+    $STATUS, or at SIGTERM with 143.
+    """
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/bash\necho "python $* deadline=${{CELLSIGNAL_DEADLINE:-none}}" >> {tmp_path}/called\n'
+        f"trap 'echo told >> {tmp_path}/called; exit 143' TERM\n"
+        'if [ -n "${SECONDS_TO_WAIT:-}" ]; then sleep "$SECONDS_TO_WAIT" & wait $!; fi\n'
+        'exit "${STATUS:-0}"\n'
+    )
+    python.chmod(0o755)
+    out = tmp_path / "slurm"
+    cloud("slurm", CONFIG, "--pack", 51, "--cpus", 4, "--python", python, "--out", out)
+    return out
+
+
+def test_a_task_packs_its_part(packing, programs, tmp_path):
+    for path in packing.iterdir():
+        assert subprocess.run(["bash", "-n", path]).returncode == 0, path
+    script = packing / "pack.sbatch"
+    assert "#SBATCH --array=1-51\n" in script.read_text() and "--gpus" not in script.read_text()
+    end = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_JOB_END_TIME": "1000"}
+    assert run(script, programs, **end) == 0
+    wanted = ["-m", "cellsignal", "prepare", CONFIG, "--set", "data.workers=4", "--part", "7/51"]
+    assert called(tmp_path) == [["python", *wanted, "deadline=700"]]
+    assert run(packing / "merge.sbatch", programs) == 0
+    assert called(tmp_path)[-1][-3:-1] == ["--merge", "51"]
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(2, False), (75, True), (1, False), (137, False)])
+def test_a_part_out_of_time_is_queued_again_and_a_bad_one_is_not(
+    packing, programs, tmp_path, status, requeued
+):
+    assert run(packing / "pack.sbatch", programs, STATUS=status) == status
+    words = [line[:2] for line in called(tmp_path)]
+    assert (["scontrol", "requeue"] in words) is requeued
+    if requeued:
+        end = {"STATUS": status, "SLURM_RESTART_COUNT": 100}
+        assert run(packing / "pack.sbatch", programs, **end) == 1
+
+
+def test_notice_before_the_limit_is_handed_on_to_the_packing(packing, programs, tmp_path):
+    job = subprocess.Popen(
+        ["bash", packing / "pack.sbatch"], env=environment(programs, SECONDS_TO_WAIT=30)
+    )
+    until = time.monotonic() + 20
+    while not (tmp_path / "called").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == 75
+    assert ["told"] in called(tmp_path) and called(tmp_path)[-1][:2] == ["scontrol", "requeue"]
+
+
+def test_packing_comes_first_and_each_waits_for_the_one_before(packing, programs, tmp_path):
+    assert run(packing / "launch.sh", programs) == 0
+    calls = called(tmp_path)
+    scripts = [Path(next(w for w in line if w.endswith(".sbatch"))).stem for line in calls]
+    assert scripts == ["pack", "merge", "folds", "submit"]
+    assert "--dependency=afterok:4711" not in calls[0]
+    assert all("--dependency=afterok:4711" in line for line in calls[1:])
+
+
+def test_no_number_of_parts_is_refused(tmp_path):
+    with pytest.raises(InputError, match="--pack 0: a number of parts from 1"):
+        cloud("slurm", CONFIG, "--pack", 0, "--out", tmp_path)

@@ -75,6 +75,8 @@ def _add_slurm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partition")
     parser.add_argument("--account")
     parser.add_argument("--python", default=".venv/bin/python", help="as all nodes see it")
+    text = "pack the store first, in so many parts of whole plates, one a task"
+    parser.add_argument("--pack", type=int, metavar="PARTS", help=text)
     parser.add_argument("--out", type=Path, required=True, help="folder of the scripts")
 
 
@@ -134,6 +136,7 @@ def tasks(arguments: argparse.Namespace) -> str:
 def slurm(arguments: argparse.Namespace) -> str:
     from cellsignal.cloud.plan import plan_work
     from cellsignal.cloud.slurm import Cluster, write_slurm
+    from cellsignal.cloud.slurm_pack import write_packing
 
     path = find_configs(arguments.config)[0]
     work = plan_work(path, arguments.set, arguments.folds, arguments.seeds)
@@ -147,7 +150,10 @@ def slurm(arguments: argparse.Namespace) -> str:
         arguments.account,
         arguments.python,
     )
-    print("\n".join(map(str, write_slurm(work, cluster, arguments.out))))
+    paths = write_slurm(work, cluster, arguments.out)
+    if arguments.pack is not None:
+        paths += write_packing(work, cluster, arguments.pack, arguments.out)
+    print("\n".join(map(str, dict.fromkeys(paths))))
     return str(arguments.out / "launch.sh")
 
 

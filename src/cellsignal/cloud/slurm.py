@@ -13,7 +13,7 @@ from cellsignal.common.errors import OUT_OF_TIME, InputError
 from cellsignal.common.files import write_text
 
 _TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{2}){1,2}|\d+-\d{1,2}|\d+")
-_MOST_STARTS = 100
+MOST_STARTS = 100
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def folds_script(work: Work, cluster: Cluster) -> str:
         "account": cluster.account,
     }
     return _FOLDS.format(
-        directives=_directives(directives) + "\n#SBATCH --requeue",
+        directives=directive_lines(directives) + "\n#SBATCH --requeue",
         meet=meet,
         cases=cases,
         program=program,
         config=shlex.quote(work.path.as_posix()),
         notice=cluster.notice,
-        most=_MOST_STARTS,
+        most=MOST_STARTS,
         out_of_time=OUT_OF_TIME,
         path=work.path,
     )
@@ -114,14 +114,15 @@ def submit_script(work: Work, cluster: Cluster) -> str:
     }
     words = shlex.join([work.path.as_posix(), "--out", work.submission.as_posix()])
     return f"""#!/usr/bin/env bash
-{_directives(directives)}
+{directive_lines(directives)}
 set -euo pipefail
 cd "${{SLURM_SUBMIT_DIR:?give this to sbatch, from the repository}}"
 {cluster.python} -m cellsignal submit {words}
 """
 
 
-def _directives(values: dict[str, object]) -> str:
+def directive_lines(values: dict[str, object]) -> str:
+    """Write a script's #SBATCH lines; None leaves one out."""
     return "\n".join(
         f"#SBATCH --{name}={value}" for name, value in values.items() if value is not None
     )

@@ -37,9 +37,14 @@ def add_data_commands(add: Callable) -> None:
     sub.add_argument("competition", help="its id")
     sub.add_argument("--root", type=Path, required=True, help="folder of the raw data")
     sub.add_argument("--workers", type=int, default=2)
-    sub = add("prepare", prepare, "pack the images of a config into its store")
-    add_budget(add_config_options(sub))
+    _add_prepare(add("prepare", prepare, "pack the images of a config into its store"))
     _add_folds(add("folds", folds, "make a fold table"))
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    group = add_budget(add_config_options(parser)).add_mutually_exclusive_group()
+    group.add_argument("--part", metavar="K/N", help="pack this part, some whole plates, by itself")
+    group.add_argument("--merge", type=int, metavar="N", help="make the store of its N parts")
 
 
 def _add_init(parser: argparse.ArgumentParser) -> None:
@@ -234,7 +239,10 @@ def prepare(arguments: argparse.Namespace) -> str:
     from cellsignal.pipeline import prepare as pack
 
     config = configs_of(arguments)[0]  # no seed changes a store
-    pack(config)
+    pack(config, arguments.part, arguments.merge)
+    if arguments.part is not None:
+        total = arguments.part.split("/")[1]
+        return next_command("prepare", arguments) + f" --merge {total}"
     if not config.folds.file.is_file():
         return (
             f"cellsignal folds {config.competition} --root {config.data.root} "

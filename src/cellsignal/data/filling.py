@@ -182,7 +182,7 @@ def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop
             _append_to_journal(out, packed, entries)
         elif not _retry_skipped(out, making, packed, entries, missing):
             return _report(entries, samples, info["channels"])
-    _complete(out, info, entries, samples)
+    complete(out, info, entries, samples)
     return _report(entries, samples, info["channels"])
 
 
@@ -250,7 +250,7 @@ def _until_stopped(
             stop.check(str(out), f"{n - todo + number} of {n} sites", "the next sites", seconds)
 
 
-def _complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.DataFrame) -> None:
+def complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.DataFrame) -> None:
     """Fold the journal into the arrays and declare the store complete."""
     n, channels = info["n"], len(info["channels"])
     arrays = {
