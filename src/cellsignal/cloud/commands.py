@@ -7,6 +7,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.config.options import (
     add_changes,
     add_config_options,
+    add_set,
     command_group,
     find_configs,
     is_file,
@@ -30,6 +31,9 @@ def add_cloud_commands(parser: argparse.ArgumentParser) -> None:
     text = "the machine where they meet"
     sub.add_argument("--endpoint", required=True, metavar="HOST[:PORT]", help=text)
     sub.add_argument("--python", default="python")
+    sub = add("scale", scale, "what large machines and data sets need: arithmetic, docs/scale.md")
+    add_set(sub, "an assumption, e.g. utilisation=0.3; the page lists them")
+    sub.add_argument("--out", type=Path, help="file of the page")
     _add_cost(add("cost", cost, "compute hours and price of configs on common GPUs"))
 
 
@@ -164,6 +168,16 @@ def torchrun(arguments: argparse.Namespace) -> None:
     work = plan_work(path, arguments.set, arguments.folds, arguments.seeds)
     nodes, processes = arguments.nodes, arguments.processes
     print(torchrun_script(work, nodes, processes, arguments.endpoint, arguments.python), end="")
+
+
+def scale(arguments: argparse.Namespace) -> None:
+    from cellsignal.cloud.scale import read_assumptions, scale_page
+    from cellsignal.common.files import write_text
+
+    page = scale_page(read_assumptions(arguments.set))
+    if arguments.out is not None:
+        write_text(arguments.out, page)
+    print(page, end="")
 
 
 def cost(arguments: argparse.Namespace) -> str:
