@@ -81,7 +81,9 @@ def test_a_failure_is_the_exit_status(tmp_path, monkeypatch, capsys):
     assert main(["--dry-run", "--out", str(tmp_path), "--wheels", str(tmp_path / "none")]) == 1
     rows = read_table(tmp_path / "gpu_check.jsonl")[1]
     assert [row.check for row in rows] == ["device", "amp"]  # in the order of the plan
-    assert "amp               fail        0.0 s: wrong" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "amp               fail        0.0 s: wrong" in said
+    assert "a dry run on the CPU (as asked): nothing that follows is a figure of a GPU" in said
 
 
 def test_without_torch_one_line(tmp_path, monkeypatch, capsys):

@@ -94,6 +94,9 @@ def _run_in(folder: Path, arguments: argparse.Namespace, started: float) -> int:
     if "torch" in missing:
         raise InputError("torch is not installed; gpu-check needs it and the standard library")
     kind = "cpu" if arguments.dry_run else _kind()
+    if kind == "cpu":
+        why = "as asked" if arguments.dry_run else "torch sees no CUDA device"
+        print(f"a dry run on the CPU ({why}): nothing that follows is a figure of a GPU")
     minutes = arguments.minutes or (6.0 if kind == "cuda" else 30.0)
     head = {
         "kind": kind,
