@@ -1,6 +1,5 @@
 """The command: a whole dry run has a verdict for each check; its page says that it is one."""
 
-import json
 import os
 import subprocess
 import sys
@@ -129,4 +128,4 @@ def test_a_whole_dry_run(tmp_path):
     assert skipped.pop("cuda_graphs") == "needs a GPU"
     assert set(skipped) <= {"compile", "export_onnx"}
     page = (tmp_path / "gpu.md").read_text()
-    assert "CPU dry run" in page and json.dumps(rows[0].figures)[:20] in page
+    assert "CPU dry run" in page and all(f"| {check.name} | " in page for check in CHECKS)
