@@ -27,7 +27,8 @@ USUAL = {
     "cell_type": ("Cell_Type", "Cell_Line"),
     "moa": ("moa",),
     "targets": ("target_list", "Targets", "Genes", "Gene", "Gene_Symbol"),
-    "modality": ("Modality", "Perturbation"),
+    "modality": ("Modality", "Perturbation", "Perturbation_Type"),
+    "gene": ("Gene", "Gene_Symbol", "Symbol"),
     "count": ("Object_Count", "Cell_Count", "Count_Cells", "Cells_Count", "Count"),
 }
 NEEDED = ("plate", "well", "treatment")
@@ -157,6 +158,7 @@ def _part_rows(
             "moa": cells.get("moa", empty).where(treated, None),
             "targets": [_genes(text) for text in targets.where(treated, None)],
             "modality": cells.get("modality", empty),
+            "gene": cells.get("gene", empty).where(treated, None),
             "count": _counts(part, cells.get("count", empty)),
         }
     )

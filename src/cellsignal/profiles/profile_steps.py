@@ -19,12 +19,14 @@ Step = Literal[
     "feature_select",
     "spherize",
     "tvn",
+    "pca",
     "well_position",
     "combat",
     "harmony",
 ]
 STEPS: tuple[Step, ...] = get_args(Step)
 SELECTION = ["variance_threshold", "correlation_threshold", "drop_outliers", "blocklist"]
+COMPONENTS = 128  # of `pca`, as EFAAR's benchmark takes
 _BY_UNIT = ("standardize", "mad_robustize")
 _QUERIES = {
     "negative_controls": "Metadata_role == 'negative_control'",
@@ -122,6 +124,7 @@ def normalise_profiles(
     reference: Reference = "negative_controls",
     drop_variance: float = 0.0,
     position_reference: Reference = "all",
+    components: int = COMPONENTS,
 ) -> Profiles:
     """Apply the steps in their order; roles are read, labels never.
 
@@ -129,11 +132,13 @@ def normalise_profiles(
         steps: `standardize`, `mad_robustize`: pycytominer's, by plate or experiment, on its
             reference wells; features that become larger than 1e6 (their reference wells do not
             vary) are dropped. `feature_select`: pycytominer's `SELECTION`. `spherize`:
-            `batch_effects.sphere` on all reference wells. `tvn`: `batch_effects.tvn`.
+            `batch_effects.sphere` on all reference wells. `tvn`: `batch_effects.tvn`. `pca`:
+            scikit-learn's, of all wells, without whitening.
             `well_position`: `position_effects.subtract_position` by plate. `combat`, `harmony`: see
             `optional_steps`.
         drop_variance: of `tvn`.
         position_reference: the wells that `well_position` learns a plate's rows and columns from.
+        components: of `pca`, at most.
 
     Raises:
         InputError: an unknown step, a value that is not finite, a unit with too few reference wells
@@ -151,6 +156,8 @@ def normalise_profiles(
         if step == "well_position":
             x = subtract_position(profiles.x, profiles.wells, position_reference)
             profiles = replace(profiles, x=x)
+        elif step == "pca":
+            profiles = _project(profiles, components)
         else:
             profiles = _apply_step(profiles, step, by, reference, drop_variance)
         if not profiles.x.shape[1]:
@@ -177,6 +184,18 @@ def _apply_step(
         x = harmony(profiles.x, profiles.wells, by)
         return replace(profiles, x=x, features=tuple(f"harmony{n}" for n in range(x.shape[1])))
     raise InputError(f"normalise: {step!r} is not one of {', '.join(STEPS)}")
+
+
+def _project(profiles: Profiles, components: int) -> Profiles:
+    """The first principal components of all wells."""
+    from sklearn.decomposition import PCA
+
+    if components < 1:
+        raise InputError(f"--components: at least 1, not {components}")
+    count = min(components, len(profiles.x), profiles.x.shape[1])
+    x = PCA(count, svd_solver="full").fit_transform(profiles.x.astype(np.float64))
+    features = tuple(f"pc{number}" for number in range(count))
+    return replace(profiles, x=x.astype(np.float32), features=features)
 
 
 def _standardise_units(profiles: Profiles, method: str, by: Unit, reference: Reference) -> Profiles:

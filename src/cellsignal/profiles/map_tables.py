@@ -1,0 +1,310 @@
+"""Run the map protocols: from profiles to tables of gene relations, replicates and targets."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_csv
+from cellsignal.common.tables import aligned
+from cellsignal.common.ties import listed
+from cellsignal.evaluation.baselines import SHUFFLED, shuffled_rows
+from cellsignal.evaluation.compound_genes import LARGEST, Activity, compound_gene_table
+from cellsignal.evaluation.consistency import SETS, replicate_consistency
+from cellsignal.evaluation.gene_relations import (
+    DRAWS,
+    THRESHOLDS,
+    Recall,
+    exchange_p,
+    exchanged_recalls,
+    recall_relations,
+)
+from cellsignal.metrics.intervals import mean_interval, range_text
+from cellsignal.profiles.comparisons import head_lines
+from cellsignal.profiles.gene_maps import (
+    RANDOM,
+    Aggregate,
+    GeneMap,
+    baseline_wells,
+    compound_doses,
+    gene_names,
+    make_gene_map,
+)
+from cellsignal.profiles.profile_steps import Profiles
+from cellsignal.profiles.relation_tables import RelationTable, refuse_unknown
+
+FEW_GENES = 20  # EFAAR's benchmark asks for as many
+EXCHANGED = "names exchanged"
+RELATION_HEADER = (
+    *("relations", "profiles", "genes", "pairs", "recall", "95 % over genes"),
+    *("95 % over parts", "similar", "opposite", "p"),
+)
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """How a map of genes is made from wells.
+
+    Attributes:
+        aggregate: of the wells of a gene.
+        dropped: genes that are left out.
+        least_wells: fewest wells of a gene.
+    """
+
+    aggregate: Aggregate = "mean"
+    dropped: Collection[str] = ()
+    least_wells: int = 1
+
+
+def relations_text(
+    profiles: Profiles,
+    done: str,
+    relations: Sequence[RelationTable],
+    how: MapOptions,
+    thresholds: tuple[float, float] = THRESHOLDS,
+    draws: int = DRAWS,
+    seed: int = 0,
+    out: Path | None = None,
+) -> str:
+    """Return the recall of known relations beside the baselines, as text.
+
+    Args:
+        profiles: after their steps.
+        done: what was done to them.
+        draws: exchanges of the genes' names.
+        out: a CSV of every known pair of the profiles themselves.
+
+    Raises:
+        InputError: see `make_gene_map`; no relation has both genes among the profiles.
+    """
+    made = _map(profiles, how)
+    maps = {profiles.label: made}
+    for name, x in baseline_wells(profiles.wells).items():
+        maps[name] = _map(replace(profiles, x=x), how)
+    noise = np.random.default_rng(seed).normal(size=made.x.shape)
+    maps[RANDOM] = replace(made, x=noise)
+    lines, tables, notes = [RELATION_HEADER], [], _map_notes(made, relations)
+    for table in relations:
+        pairs = table.among(made.genes)
+        if not len(pairs):
+            notes.append(f"{table.name}: none of its {len(table.pairs)} pairs is among the genes")
+            continue
+        for number, (name, genes) in enumerate(maps.items()):
+            recall = recall_relations(genes.x, pairs, thresholds)
+            exchanged = exchanged_recalls(genes.x, recall, draws, seed)
+            lines.append((table.name, name, *_recall_cells(recall, exchanged)))
+            if not number:
+                lines.append((table.name, EXCHANGED, *_exchanged_cells(recall, exchanged)))
+                tables.append(_pair_table(table.name, recall, made))
+    if not tables:
+        raise InputError(f"relations: {notes[-1]}; genes are such as {listed(made.genes)}")
+    if out is not None:
+        write_csv(out, pd.concat(tables, ignore_index=True))
+    notes += _recall_notes(thresholds, draws)
+    text = aligned(lines, right={2, 3, 4, 7, 8, 9})
+    return "\n".join([*head_lines(profiles, done), "", text, "", *notes])
+
+
+def _map(profiles: Profiles, how: MapOptions) -> GeneMap:
+    return make_gene_map(profiles, how.aggregate, how.dropped, how.least_wells)
+
+
+def _map_notes(made: GeneMap, relations: Sequence[RelationTable]) -> list[str]:
+    low, high = int(made.wells.min()), int(made.wells.max())
+    wells = f"{low}" if low == high else f"{low} to {high}"
+    notes = [f"a map of {len(made.genes):,} genes, {wells} wells each"]
+    if len(made.genes) < FEW_GENES:
+        notes.append(f"fewer than {FEW_GENES} genes: the published benchmark gives no figure")
+    total = sum(len(table.pairs) for table in relations)
+    inside = sum(len(table.among(made.genes)) for table in relations)
+    notes.append(f"{inside:,} of {total:,} known pairs have both genes among them")
+    return notes
+
+
+def _recall_cells(recall: Recall, exchanged: np.ndarray) -> tuple[str, ...]:
+    return (
+        f"{recall.genes:,}",
+        f"{len(recall.pairs):,}",
+        f"{recall.value:.3f}",
+        range_text(*recall.over_genes, 3),
+        range_text(*recall.over_parts, 3),
+        f"{(recall.side > 0).mean():.3f}",
+        f"{(recall.side < 0).mean():.3f}",
+        f"{exchange_p(recall.value, exchanged):.4f}",
+    )
+
+
+def _exchanged_cells(recall: Recall, exchanged: np.ndarray) -> tuple[str, ...]:
+    low, high = np.quantile(exchanged, [0.025, 0.975])
+    counts = (f"{recall.genes:,}", f"{len(recall.pairs):,}", f"{exchanged.mean():.3f}")
+    return (*counts, f"{low:.3f} .. {high:.3f} (of a draw)", "", "", "", "")
+
+
+def _pair_table(source: str, recall: Recall, made: GeneMap) -> pd.DataFrame:
+    names = np.array(made.genes, object)
+    sides = np.array(["opposite", "", "similar"], object)
+    return pd.DataFrame(
+        {
+            "relations": source,
+            "entity1": names[recall.pairs[:, 0]],
+            "entity2": names[recall.pairs[:, 1]],
+            "cosine": recall.cosine,
+            "rank": recall.rank,
+            "recalled": sides[recall.side + 1],
+        }
+    ).sort_values("cosine", ascending=False, kind="stable")
+
+
+def _recall_notes(thresholds: tuple[float, float], draws: int) -> list[str]:
+    low, high = thresholds
+    return [
+        f"recall: known pairs whose cosine is among the lowest {low:g} (opposite) or the highest "
+        f"{1 - high:g} (similar) of all pairs of genes; at random {low + 1 - high:g}",
+        f"{EXCHANGED}: mean and range of {draws} exchanges of the genes' names, the graph and all "
+        "profiles kept; p: the share of these that recall as much as each row",
+        "over genes: for other genes of the same complexes; over parts: for other complexes, given "
+        "where the relations fall into ten parts or more",
+    ]
+
+
+def consistency_text(
+    profiles: Profiles,
+    done: str,
+    batch: str | None = "experiment",
+    null: Collection[str] = (),
+    dropped: Collection[str] = (),
+    sets: int = SETS,
+    seed: int = 0,
+    out: Path | None = None,
+) -> str:
+    """Return how many perturbations have replicates that resemble each other, as text.
+
+    Args:
+        batch: column that random sets are matched by: experiment, plate, or None for none.
+        null: genes that do nothing, whose consistency is then the null.
+        dropped: genes that are left out.
+        out: a CSV of every perturbation of every row.
+
+    Raises:
+        InputError: see `replicate_consistency`.
+    """
+    wells = profiles.wells
+    names = gene_names(wells)
+    refuse_unknown(dropped, set(names.dropna()), "--drop-genes")
+    refuse_unknown(null, set(names.dropna()), "--null-genes")
+    keep = (names.notna() & ~names.isin(set(dropped))).to_numpy()
+    where = _batches(wells, batch)[keep]
+    kinds = {profiles.label: profiles.x, **baseline_wells(wells)}
+    kinds[SHUFFLED] = np.asarray(profiles.x)[shuffled_rows(wells, seed)]
+    header = ("profiles", "perturbations", "p < .05", "share", "95 %", "q < .05", "median cosine")
+    lines, tables = [header], []
+    for name, x in kinds.items():
+        treated = np.asarray(x)[keep]
+        drawn = null or None
+        table = replicate_consistency(treated, names[keep].to_numpy(), where, drawn, sets, seed)
+        lines.append((name, *_consistency_cells(table)))
+        tables.append(table.assign(profiles=name))
+    if out is not None:
+        write_csv(out, pd.concat(tables, ignore_index=True))
+    text = aligned(lines, right={1, 2, 3, 5, 6})
+    return "\n".join([*head_lines(profiles, done), "", text, "", _null_note(batch, null, sets)])
+
+
+def _batches(wells: pd.DataFrame, batch: str | None) -> np.ndarray:
+    if batch is None:
+        return np.full(len(wells), "all")
+    if batch == "plate":
+        return (wells.experiment.astype(str) + " " + wells.plate.astype(str)).to_numpy(object)
+    return wells.experiment.astype(str).to_numpy(object)
+
+
+def _consistency_cells(table: pd.DataFrame) -> tuple[str, ...]:
+    found = (table.p < 0.05).to_numpy()
+    low, high = mean_interval(found, table.perturbation)
+    return (
+        f"{len(table):,}",
+        f"{int(found.sum()):,}",
+        f"{found.mean():.3f}",
+        range_text(low, high, 3),
+        f"{int((table.q < 0.05).sum()):,}",
+        f"{table.cosine.median():.3f}",
+    )
+
+
+def _null_note(batch: str | None, null: Collection[str], sets: int) -> str:
+    if null:
+        return f"p: against the mean cosines of the {len(null)} genes of --null-genes"
+    matched = f"with as many wells of each {batch}" if batch else "from all treated wells"
+    return (
+        f"p: mean cosine of the replicates against {sets:,} random sets of treated wells, "
+        f"{matched}; at random .05 have p < .05. q: Benjamini and Hochberg's"
+    )
+
+
+def activity_text(
+    profiles: Profiles,
+    done: str,
+    interactions: pd.DataFrame,
+    options: MapOptions,
+    how: Activity,
+    out: Path | None = None,
+) -> str:
+    """Return how well compounds find their targets among the genes, as text.
+
+    Args:
+        interactions: see `relation_tables.read_interactions`.
+        options: of the map of genes.
+        out: a CSV of every compound and concentration of every row.
+
+    Raises:
+        InputError: no well of a compound, or see `compound_gene_table`.
+    """
+    made = _map(profiles, options)
+    x, doses = compound_doses(profiles)
+    header = ("concentration", "profiles", "compounds", "AP", "95 % over compounds", "chance")
+    lines, tables = [(*header, "median AP", "AUC")], []
+    for name, genes in _activity_maps(profiles.label, made, how.seed):
+        table = compound_gene_table(x, doses, genes, list(made.genes), interactions, how)
+        tables.append(table.assign(profiles=name))
+    frame = pd.concat(tables, ignore_index=True)
+    for level in sorted(frame.concentration.unique(), key=_dose_order):
+        for name, rows in frame[frame.concentration == level].groupby("profiles", sort=False):
+            interval = mean_interval(rows.ap, rows["compound"])
+            lines.append(
+                (
+                    level or "(none)",
+                    str(name),
+                    f"{len(rows):,}",
+                    f"{rows.ap.mean():.3f}",
+                    range_text(*interval, 3),
+                    f"{rows.chance.mean():.3f}",
+                    f"{rows.ap.median():.3f}",
+                    f"{rows.auc.mean():.3f}",
+                )
+            )
+    if out is not None:
+        write_csv(out, frame)
+    note = (
+        f"targets: {how.active:g} nM or less; others: {how.draws} draws of twice as many genes, "
+        f"{how.negatives} at least; by the absolute cosine. {LARGEST}: each gene's largest cosine "
+        "over the concentrations. chance: expected AP of a random order"
+    )
+    text = aligned(lines, right={2, 3, 5, 6, 7})
+    return "\n".join([*head_lines(profiles, done), "", text, "", note])
+
+
+def _activity_maps(label: str, made: GeneMap, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    yield label, made.x
+    yield EXCHANGED, made.x[rng.permutation(len(made.x))]
+    yield RANDOM, rng.normal(size=made.x.shape)
+
+
+def _dose_order(level: str) -> tuple[int, float, str]:
+    try:
+        return (0, float(level), level)
+    except ValueError:
+        return (1, 0.0, level)
