@@ -74,7 +74,9 @@ def _groups(names: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _against_null(unit: np.ndarray, groups: dict[str, np.ndarray], null: set[str]) -> list[tuple]:
-    cosine = {name: float(mean_cosine(unit[rows].sum(0), len(rows))) for name, rows in groups.items()}
+    cosine = {
+        name: float(mean_cosine(unit[rows].sum(0), len(rows))) for name, rows in groups.items()
+    }
     drawn = np.array([value for name, value in cosine.items() if name in null])
     if len(drawn) < LEAST_SETS:
         raise InputError(

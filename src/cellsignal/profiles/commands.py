@@ -13,6 +13,7 @@ from cellsignal.config.options import (
     configs_of,
     next_command,
 )
+from cellsignal.profiles.map_commands import add_map_commands
 from cellsignal.profiles.profile_steps import STEPS
 from cellsignal.profiles.table_options import (
     REFERENCES,
@@ -34,6 +35,7 @@ def add_profile_commands(parser: argparse.ArgumentParser) -> None:
     _add_classify(add("classify", classify, text))
     _add_match(add)
     _add_retrieve(add)
+    add_map_commands(add)
     add_export_options(add("export", export, "write profiles as one parquet or AnnData file"))
     text = "count treatments right out of fold: medians over images, then over wells"
     add_config_options(add("treatments", treatments, text))

@@ -33,6 +33,21 @@ class GeneMap:
     wells: np.ndarray
 
 
+@dataclass(frozen=True)
+class MapOptions:
+    """How a map of genes is made from wells.
+
+    Attributes:
+        aggregate: of the wells of a gene.
+        dropped: genes that are left out.
+        least_wells: fewest wells of a gene.
+    """
+
+    aggregate: Aggregate = "mean"
+    dropped: Collection[str] = ()
+    least_wells: int = 1
+
+
 def gene_names(wells: pd.DataFrame) -> pd.Series:
     """Return the gene of each treated well, None for others.
 
@@ -52,30 +67,21 @@ def gene_names(wells: pd.DataFrame) -> pd.Series:
     return names.where(treated & names.notna(), None).astype(object)
 
 
-def make_gene_map(
-    profiles: Profiles,
-    aggregate: Aggregate = "mean",
-    dropped: Collection[str] = (),
-    least_wells: int = 1,
-) -> GeneMap:
+def make_gene_map(profiles: Profiles, how: MapOptions) -> GeneMap:
     """Aggregate the wells of each gene.
-
-    Args:
-        dropped: genes that are left out.
-        least_wells: a gene of fewer wells is left out.
 
     Raises:
         InputError: no gene is left, or none of the dropped ones exists.
     """
     names = gene_names(profiles.wells)
-    refuse_unknown(dropped, set(names.dropna()), "--drop-genes")
-    names = names.where(~names.isin(set(dropped)), None)
+    refuse_unknown(how.dropped, set(names.dropna()), "--drop-genes")
+    names = names.where(~names.isin(set(how.dropped)), None)
     size = names.map(names.value_counts())
-    keep = (names.notna() & (size >= least_wells)).to_numpy()
+    keep = (names.notna() & (size >= how.least_wells)).to_numpy()
     if not keep.any():
-        raise InputError(f"relations: no gene has {least_wells} treated wells; see --columns gene")
+        raise InputError(f"no gene has {how.least_wells} treated wells; see --columns gene=NAME")
     frame = pd.DataFrame(np.asarray(profiles.x, np.float64)[keep]).groupby(names[keep].to_numpy())
-    made = frame.mean() if aggregate == "mean" else frame.median()
+    made = frame.mean() if how.aggregate == "mean" else frame.median()
     return GeneMap(made.to_numpy(), tuple(map(str, made.index)), frame.size().to_numpy())
 
 

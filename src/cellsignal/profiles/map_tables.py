@@ -1,7 +1,7 @@
 """Run the map protocols: from profiles to tables of gene relations, replicates and targets."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,8 @@ from cellsignal.metrics.intervals import mean_interval, range_text
 from cellsignal.profiles.comparisons import head_lines
 from cellsignal.profiles.gene_maps import (
     RANDOM,
-    Aggregate,
     GeneMap,
+    MapOptions,
     baseline_wells,
     compound_doses,
     gene_names,
@@ -42,21 +42,6 @@ RELATION_HEADER = (
     *("relations", "profiles", "genes", "pairs", "recall", "95 % over genes"),
     *("95 % over parts", "similar", "opposite", "p"),
 )
-
-
-@dataclass(frozen=True)
-class MapOptions:
-    """How a map of genes is made from wells.
-
-    Attributes:
-        aggregate: of the wells of a gene.
-        dropped: genes that are left out.
-        least_wells: fewest wells of a gene.
-    """
-
-    aggregate: Aggregate = "mean"
-    dropped: Collection[str] = ()
-    least_wells: int = 1
 
 
 def relations_text(
@@ -80,10 +65,10 @@ def relations_text(
     Raises:
         InputError: see `make_gene_map`; no relation has both genes among the profiles.
     """
-    made = _map(profiles, how)
+    made = make_gene_map(profiles, how)
     maps = {profiles.label: made}
     for name, x in baseline_wells(profiles.wells).items():
-        maps[name] = _map(replace(profiles, x=x), how)
+        maps[name] = make_gene_map(replace(profiles, x=x), how)
     noise = np.random.default_rng(seed).normal(size=made.x.shape)
     maps[RANDOM] = replace(made, x=noise)
     lines, tables, notes = [RELATION_HEADER], [], _map_notes(made, relations)
@@ -106,10 +91,6 @@ def relations_text(
     notes += _recall_notes(thresholds, draws)
     text = aligned(lines, right={2, 3, 4, 7, 8, 9})
     return "\n".join([*head_lines(profiles, done), "", text, "", *notes])
-
-
-def _map(profiles: Profiles, how: MapOptions) -> GeneMap:
-    return make_gene_map(profiles, how.aggregate, how.dropped, how.least_wells)
 
 
 def _map_notes(made: GeneMap, relations: Sequence[RelationTable]) -> list[str]:
@@ -262,7 +243,7 @@ def activity_text(
     Raises:
         InputError: no well of a compound, or see `compound_gene_table`.
     """
-    made = _map(profiles, options)
+    made = make_gene_map(profiles, options)
     x, doses = compound_doses(profiles)
     header = ("concentration", "profiles", "compounds", "AP", "95 % over compounds", "chance")
     lines, tables = [(*header, "median AP", "AUC")], []

@@ -1,0 +1,195 @@
+"""`cellsignal profiles relations`, `consistency` and `activity`: the protocols of gene maps."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from cellsignal.common.errors import InputError
+from cellsignal.evaluation.compound_genes import ACTIVE, DRAWS, INACTIVE, NEGATIVES, Activity
+from cellsignal.evaluation.consistency import SETS
+from cellsignal.evaluation.gene_relations import DRAWS as EXCHANGES
+from cellsignal.evaluation.gene_relations import THRESHOLDS
+from cellsignal.profiles.gene_maps import AGGREGATES, MapOptions
+from cellsignal.profiles.profile_steps import (
+    COMPONENTS,
+    Profiles,
+    Step,
+    choose_steps,
+    normalise_profiles,
+    steps_text,
+)
+from cellsignal.profiles.relation_tables import EFAAR, read_interactions, read_names, read_relations
+from cellsignal.profiles.table_options import (
+    add_protocol_options,
+    read_profiles,
+)
+
+STEPS: tuple[Step, ...] = ("pca", "standardize")  # as RxRx3-core's benchmark
+
+
+def add_map_commands(add: Callable) -> None:
+    """Add the parsers of the commands."""
+    _add_relations(add("relations", relations, "recall known relations of genes from a map"))
+    text = "test whether the replicates of a gene resemble each other"
+    _add_consistency(add("consistency", consistency, text))
+    _add_activity(add("activity", activity, "rank genes by their likeness to compounds"))
+
+
+def _add_relations(parser: argparse.ArgumentParser) -> None:
+    _add_map_options(parser)
+    parser.add_argument(
+        "--relations",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="tables with the columns entity1, entity2, or folders of them; "
+        f"{EFAAR}: those of the installed package efaar_benchmarking",
+    )
+    parser.add_argument(
+        "--thresholds",
+        nargs=2,
+        type=float,
+        default=list(THRESHOLDS),
+        metavar=("LOW", "HIGH"),
+        help="shares of all pairs below and above which a pair stands out (default .05 .95)",
+    )
+    text = f"exchanges of the genes' names (default {EXCHANGES})"
+    parser.add_argument("--draws", type=int, default=EXCHANGES, help=text)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="CSV of every known pair")
+
+
+def _add_consistency(parser: argparse.ArgumentParser) -> None:
+    _add_map_options(parser, aggregation=False)
+    parser.add_argument(
+        "--null-by",
+        choices=["experiment", "plate", "none"],
+        default="experiment",
+        help="random sets have as many wells of each as the replicates (default experiment)",
+    )
+    parser.add_argument(
+        "--null-genes",
+        nargs="+",
+        default=[],
+        metavar="GENE",
+        help="genes that do nothing, or a file of them: their consistency is the null, in place of "
+        "random sets",
+    )
+    text = f"random sets of each composition (default {SETS})"
+    parser.add_argument("--sets", type=int, default=SETS, help=text)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="CSV of every perturbation")
+
+
+def _add_activity(parser: argparse.ArgumentParser) -> None:
+    _add_map_options(parser)
+    parser.add_argument(
+        "--interactions",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="table with the columns treatment, gene_symbol, nM_value",
+    )
+    text = f"nM at or below which a gene is a target (default {ACTIVE:g})"
+    parser.add_argument("--active", type=float, default=ACTIVE, metavar="NM", help=text)
+    text = f"nM up to which a gene that is no target takes no part (default {INACTIVE:g})"
+    parser.add_argument("--inactive", type=float, default=INACTIVE, metavar="NM", help=text)
+    text = f"fewest other genes (default {NEGATIVES})"
+    parser.add_argument("--negatives", type=int, default=NEGATIVES, help=text)
+    text = f"draws of other genes (default {DRAWS})"
+    parser.add_argument("--draws", type=int, default=DRAWS, help=text)
+    text = "CSV of every compound and concentration"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+
+
+def _add_map_options(parser: argparse.ArgumentParser, aggregation: bool = True) -> None:
+    add_protocol_options(parser, list(STEPS))
+    text = f"of pca, at most (default {COMPONENTS})"
+    parser.add_argument("--components", type=int, default=COMPONENTS, help=text)
+    parser.add_argument(
+        "--drop-genes",
+        nargs="+",
+        default=[],
+        metavar="GENE",
+        help="genes that are left out, or a file with a name on each line",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    if aggregation:
+        text = "of the wells of a gene (default mean)"
+        parser.add_argument("--aggregate", choices=AGGREGATES, default="mean", help=text)
+        text = "a gene of fewer wells is left out (default 1)"
+        parser.add_argument("--least-wells", type=int, default=1, help=text)
+
+
+def relations(arguments: argparse.Namespace) -> None:
+    from cellsignal.profiles.map_tables import relations_text
+
+    low, high = arguments.thresholds
+    if not 0 <= low < high <= 1:
+        raise InputError(f"--thresholds {low:g} {high:g}: two shares from 0 to 1, the lower first")
+    _check_least(arguments, "draws", "least_wells")
+    tables = read_relations(arguments.relations)
+    profiles, done = _normalised(arguments)
+    how = _map_options(arguments)
+    options = {"draws": arguments.draws, "seed": arguments.seed, "out": arguments.out}
+    print(relations_text(profiles, done, tables, how, (low, high), **options))
+
+
+def consistency(arguments: argparse.Namespace) -> None:
+    from cellsignal.profiles.map_tables import consistency_text
+
+    profiles, done = _normalised(arguments)
+    batch = None if arguments.null_by == "none" else arguments.null_by
+    text = consistency_text(
+        profiles,
+        done,
+        batch,
+        read_names(arguments.null_genes, "--null-genes"),
+        read_names(arguments.drop_genes, "--drop-genes"),
+        arguments.sets,
+        arguments.seed,
+        arguments.out,
+    )
+    print(text)
+
+
+def activity(arguments: argparse.Namespace) -> None:
+    from cellsignal.profiles.map_tables import activity_text
+
+    _check_least(arguments, "draws", "negatives", "least_wells")
+    if not 0 < arguments.active <= arguments.inactive:
+        raise InputError(
+            f"--active {arguments.active:g}: above 0, and at most --inactive {arguments.inactive:g}"
+        )
+    table = read_interactions(arguments.interactions)
+    profiles, done = _normalised(arguments)
+    names = ("active", "inactive", "negatives", "draws", "seed")
+    how = Activity(**{name: getattr(arguments, name) for name in names})
+    print(activity_text(profiles, done, table, _map_options(arguments), how, arguments.out))
+
+
+def _normalised(arguments: argparse.Namespace) -> tuple[Profiles, str]:
+    """The profiles after their steps, and what was done to them."""
+    loaded = read_profiles(arguments)
+    steps = choose_steps(loaded, arguments.normalise, STEPS)
+    profiles = normalise_profiles(
+        loaded,
+        steps,
+        arguments.by,
+        arguments.reference,
+        arguments.drop_variance,
+        arguments.position_reference,
+        arguments.components,
+    )
+    chosen = arguments.normalise is not None
+    return profiles, steps_text(loaded, steps, chosen, arguments.by, arguments.reference)
+
+
+def _map_options(arguments: argparse.Namespace) -> MapOptions:
+    dropped = read_names(arguments.drop_genes, "--drop-genes")
+    return MapOptions(arguments.aggregate, dropped, arguments.least_wells)
+
+
+def _check_least(arguments: argparse.Namespace, *names: str) -> None:
+    for name in names:
+        if getattr(arguments, name) < 1:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option}: at least 1, not {getattr(arguments, name)}")
