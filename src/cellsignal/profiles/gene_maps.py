@@ -53,18 +53,19 @@ def gene_names(wells: pd.DataFrame) -> pd.Series:
 
     The column `gene`, where some well has one; else the treatment without a concentration, or the
     compound of a data set that names no treatments (RxRx1: the siRNA). Wells of
-    a `modality` that begins with "compound" or "chemical" have no gene.
+    a `modality` that begins with "compound" or "chemical" have no gene, nor have those whose `gene`
+    names several, as of a compound with several targets.
     """
     treated = wells.role != "negative_control"
     if "modality" in wells:
         chemical = wells.modality.fillna("").astype(str).str.lower()
         treated &= ~chemical.str.startswith((_COMPOUND, "chemical"))
     if "gene" in wells and wells.gene.notna().any():
-        names = wells.gene
+        names = wells.gene.where(~wells.gene.astype(str).str.contains("[|;]"), None)
     else:
         names = wells.treatment.where(wells.treatment.notna(), wells["compound"])
         names = names.map(lambda name: None if pd.isna(name) else str(name).rsplit("@", 1)[0])
-    return names.where(treated & names.notna(), None).astype(object)
+    return names.astype(object).where(treated & names.notna(), None)
 
 
 def make_gene_map(profiles: Profiles, how: MapOptions) -> GeneMap:

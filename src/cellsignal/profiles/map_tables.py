@@ -36,6 +36,7 @@ from cellsignal.profiles.gene_maps import (
 from cellsignal.profiles.profile_steps import Profiles
 from cellsignal.profiles.relation_tables import RelationTable, refuse_unknown
 
+NOISE_MAPS = 20
 FEW_GENES = 20  # EFAAR's benchmark asks for as many
 EXCHANGED = "names exchanged"
 RELATION_HEADER = (
@@ -69,8 +70,6 @@ def relations_text(
     maps = {profiles.label: made}
     for name, x in baseline_wells(profiles.wells).items():
         maps[name] = make_gene_map(replace(profiles, x=x), how)
-    noise = np.random.default_rng(seed).normal(size=made.x.shape)
-    maps[RANDOM] = replace(made, x=noise)
     lines, tables, notes = [RELATION_HEADER], [], _map_notes(made, relations)
     for table in relations:
         pairs = table.among(made.genes)
@@ -84,6 +83,8 @@ def relations_text(
             if not number:
                 lines.append((table.name, EXCHANGED, *_exchanged_cells(recall, exchanged)))
                 tables.append(_pair_table(table.name, recall, made))
+        noise = _noise_recalls(made.x.shape, pairs, thresholds, seed)
+        lines.append((table.name, RANDOM, *_exchanged_cells(recall, noise)))
     if not tables:
         raise InputError(f"relations: {notes[-1]}; genes are such as {listed(made.genes)}")
     if out is not None:
@@ -118,7 +119,17 @@ def _recall_cells(recall: Recall, exchanged: np.ndarray) -> tuple[str, ...]:
     )
 
 
+def _noise_recalls(
+    shape: tuple[int, int], pairs: np.ndarray, thresholds: tuple[float, float], seed: int
+) -> np.ndarray:
+    """The recall from maps of pure noise, (NOISE_MAPS,)."""
+    rng = np.random.default_rng(seed)
+    maps = (rng.normal(size=shape) for _ in range(NOISE_MAPS))
+    return np.array([recall_relations(x, pairs, thresholds).value for x in maps])
+
+
 def _exchanged_cells(recall: Recall, exchanged: np.ndarray) -> tuple[str, ...]:
+    """The mean and the range of 95 % of the draws."""
     low, high = np.quantile(exchanged, [0.025, 0.975])
     counts = (f"{recall.genes:,}", f"{len(recall.pairs):,}", f"{exchanged.mean():.3f}")
     return (*counts, f"{low:.3f} .. {high:.3f} (of a draw)", "", "", "", "")
@@ -146,6 +157,7 @@ def _recall_notes(thresholds: tuple[float, float], draws: int) -> list[str]:
         f"{1 - high:g} (similar) of all pairs of genes; at random {low + 1 - high:g}",
         f"{EXCHANGED}: mean and range of {draws} exchanges of the genes' names, the graph and all "
         "profiles kept; p: the share of these that recall as much as each row",
+        f"{RANDOM}: mean and range of {NOISE_MAPS} maps of noise",
         "over genes: for other genes of the same complexes; over parts: for other complexes, given "
         "where the relations fall into ten parts or more",
     ]

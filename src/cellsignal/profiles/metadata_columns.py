@@ -89,7 +89,7 @@ def make_wells(
     controls: Mapping[str, str],
     batch_pattern: str | None = None,
 ) -> pd.DataFrame:
-    """Return one row a well, as `sources.COLUMNS`, moa, targets, modality and count.
+    """Return one row a well, as `sources.COLUMNS`, moa, targets, modality, gene, count.
 
     Args:
         named: columns by meaning, see `find_column`.

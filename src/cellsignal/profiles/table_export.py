@@ -32,6 +32,7 @@ COLUMNS = {
     "moa": "Metadata_moa",
     "targets": "Metadata_Targets",
     "modality": "Metadata_Modality",
+    "gene": "Metadata_Gene",
     "count": "Metadata_Object_Count",
 }
 _NORMALISING = ("standardize", "mad_robustize", "spherize", "tvn", "combat", "harmony")
@@ -171,7 +172,7 @@ def _expected(wells: pd.DataFrame) -> dict[str, list[Any]]:
         "experiment": frame.experiment.map(str),
         "cell_type": frame.cell_type.fillna("all wells"),
     }
-    for name in ("moa", "modality"):
+    for name in ("moa", "modality", "gene"):
         if name in frame:
             columns[name] = frame[name] if name == "modality" else frame[name].where(treated, None)
     if "count" in frame:

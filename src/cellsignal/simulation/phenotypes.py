@@ -53,13 +53,24 @@ WELL_NOISE = 0.15
 LIMIT = 3.5  # units beyond which cells would no longer look like cells
 
 
-def effect(seed: int, label: int, cell_type: str) -> np.ndarray:
+def effect(
+    seed: int, label: int, cell_type: str, group: int | None = None, likeness: float = 0.0
+) -> np.ndarray:
     """Return the effect of a class on a cell type, (N_EFFECTS,) units.
 
     It is the same in every experiment and size of simulation.
+
+    Args:
+        group: the complex whose phenotype the class shares; None for none.
+        likeness: the share of the variance of a class's effect, but for what is of one cell type
+            alone, that all classes of its complex have in common.
     """
     rng = generator(seed, "class", label)
     common = rng.normal(size=N_EFFECTS) * (rng.random(N_EFFECTS) < 0.5) * np.sqrt(2.0)
+    if group is not None:
+        of_group = generator(seed, "complex", group)
+        shared = of_group.normal(size=N_EFFECTS) * (of_group.random(N_EFFECTS) < 0.5) * np.sqrt(2.0)
+        common = np.sqrt(likeness) * shared + np.sqrt(1 - likeness) * common
     strength = STRENGTH * np.exp(0.3 * rng.normal())
     specific = generator(seed, "class", label, cell_type).normal(size=N_EFFECTS)
     return strength * (np.sqrt(1 - CELL_TYPE_SHARE) * common + np.sqrt(CELL_TYPE_SHARE) * specific)

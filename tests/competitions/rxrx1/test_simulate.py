@@ -17,6 +17,7 @@ from cellsignal.competitions.rxrx1.simulate import (
     REAL_TEST_EXPERIMENTS,
     REAL_TRAIN_EXPERIMENTS,
     plate_maps,
+    relations_path,
     simulate_rxrx1,
 )
 from cellsignal.images import read_png8
@@ -226,3 +227,60 @@ def test_plates_of_one_experiment_look_more_alike_than_those_of_others(root):
     within = frame.groupby(level=0).std().mean(axis=None)
     between = frame.groupby(level=0).mean().std().mean()
     assert within < 0.5 * between
+
+
+def test_complexes_share_a_phenotype_and_their_pairs_are_written(tmp_path, root):
+    """The effects of a complex resemble each other; without complexes no byte changes."""
+    related = tmp_path / "rxrx1"
+    simulate_rxrx1(related, 5, **SMALL, complexes=2, complex_size=3)
+    pairs = pd.read_csv(relations_path(related))
+    expected = [(0, 1), (0, 2), (1, 2), (3, 4), (3, 5), (4, 5)]
+    assert list(pairs.itertuples(index=False, name=None)) == expected
+    assert not relations_path(root).exists()
+    before, after = _hashes(root), _hashes(related)
+    assert before["train.csv"] == after["train.csv"]
+    train = pd.read_csv(related / "train.csv")
+    changed = {
+        int(row.sirna)
+        for row in train.itertuples()
+        for name in [f"train/{row.experiment}/Plate{row.plate}/{row.well}_s1_w1.png"]
+        if before[name] != after[name]
+    }
+    assert changed >= set(range(6))
+
+
+def test_effects_of_one_complex_are_as_alike_as_asked():
+    from cellsignal.simulation.phenotypes import effect
+
+    def cosine(a, b):
+        return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+    def mean_cosine(likeness, second_group):
+        pairs = (
+            (
+                effect(0, 2 * k, "RPE", k, likeness),
+                effect(0, 2 * k + 1, "RPE", second_group(k), likeness),
+            )
+            for k in range(300)
+        )
+        return np.mean([cosine(a, b) for a, b in pairs])
+
+    # 15 % of an effect are of the cell type alone and shared by nobody
+    assert mean_cosine(0.8, lambda k: k) == pytest.approx(0.8 * 0.85, abs=0.04)
+    assert mean_cosine(0.8, lambda k: k + 1000) == pytest.approx(0, abs=0.04)
+    assert mean_cosine(0.0, lambda k: k) == pytest.approx(0, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"complexes": -1},
+        {"complexes": 3},
+        {"complexes": 1, "likeness": 101},
+        {"complexes": 1, "complex_size": 1},
+    ],
+)
+def test_impossible_complexes_are_refused(tmp_path, wrong):
+    with pytest.raises(InputError, match="simulate rxrx1: "):
+        simulate_rxrx1(tmp_path / "out", 0, **{**SMALL, **wrong})
+    assert not (tmp_path / "out").exists()

@@ -44,6 +44,26 @@ class _Sizes:
     sites: int
 
 
+@dataclass(frozen=True)
+class _Relations:
+    """Complexes of classes that look alike: class k is of complex k // complex_size, if any."""
+
+    complexes: int
+    complex_size: int
+    likeness: int
+
+    def group(self, label: int) -> int | None:
+        """The complex of a class."""
+        group = label // self.complex_size
+        return group if group < self.complexes else None
+
+    def pairs(self) -> pd.DataFrame:
+        """All pairs of classes of one complex: entity1, entity2."""
+        first, second = np.triu_indices(self.complexes * self.complex_size, 1)
+        same = first // self.complex_size == second // self.complex_size
+        return pd.DataFrame({"entity1": first[same], "entity2": second[same]})
+
+
 @simulator
 def simulate_rxrx1(
     out: Path | str,
@@ -56,6 +76,9 @@ def simulate_rxrx1(
     sites: int = 2,
     train_experiments: int | Mapping[str, int] = 3,
     test_experiments: int | Mapping[str, int] = 1,
+    complexes: int = 0,
+    complex_size: int = 3,
+    likeness: int = 80,
     workers: int = 1,
 ) -> None:
     """Write simulated plates in Kaggle's file layout, with the answers in a CSV beside them.
@@ -75,6 +98,11 @@ def simulate_rxrx1(
         sites: images per well.
         train_experiments, test_experiments: number for every cell type, or a mapping from cell type
             ("HEPG2", "HUVEC", "RPE", "U2OS") to number.
+        complexes: groups of classes whose phenotypes resemble each other, as of genes of one
+            protein complex; with some, the pairs are written beside the answers, to
+            `relations_path(out)`.
+        complex_size: classes of each complex, the first ones by number.
+        likeness: percent of the variance of their effects that they share.
         workers: number of processes.
 
     Raises:
@@ -82,18 +110,29 @@ def simulate_rxrx1(
     """
     out = Path(out)
     sizes = _Sizes(classes, controls, negatives, size, sites)
+    relations = _Relations(complexes, complex_size, likeness)
     _check_plate(sizes)
+    _check_relations(relations, classes)
     counts = {
         "train_experiments": _count_experiments(train_experiments, "train_experiments"),
         "test_experiments": _count_experiments(test_experiments, "test_experiments"),
     }
     settings = {"competition": "rxrx1", "seed": seed, **vars(sizes), **counts}
+    if complexes:
+        settings |= vars(relations)
     claim_folder(out, answers_path(out), settings)
     frame = plate_maps(seed, classes, controls, negatives, *counts.values())
     plates = [wells for _, wells in frame.groupby(["split", "experiment", "plate"], sort=False)]
-    draw = partial(_draw_plate, root=out, seed=seed, sizes=sizes)
+    draw = partial(_draw_plate, root=out, seed=seed, sizes=sizes, relations=relations)
     run_jobs(draw, plates, len(frame) * sites, workers)
+    if complexes:
+        write_csv(relations_path(out), relations.pairs())
     _write_tables(frame, out, answers_path(out))
+
+
+def relations_path(root: Path) -> Path:
+    """The file of the planted relations of a simulated root: <root>.relations.csv."""
+    return root.with_name(f"{root.name}.relations.csv")
 
 
 def plate_maps(
@@ -154,7 +193,9 @@ def _plate_wells(
     )
 
 
-def _draw_plate(wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes) -> int:
+def _draw_plate(
+    wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes, relations: _Relations
+) -> int:
     """Draw the images of one plate; return the number of sites."""
     first = wells.iloc[0]
     split, cell_type, experiment, number = first[["split", "cell_type", "experiment", "plate"]]
@@ -164,7 +205,10 @@ def _draw_plate(wells: pd.DataFrame, root: Path, seed: int, sizes: _Sizes) -> in
     sites = []
     for row in wells.itertuples():
         treated = row.well_type != "negative_control"
-        class_effect = effect(seed, row.sirna, cell_type) if treated else np.zeros(N_EFFECTS)
+        likeness, group = relations.likeness / 100, relations.group(row.sirna)
+        class_effect = np.zeros(N_EFFECTS)
+        if treated:
+            class_effect = effect(seed, row.sirna, cell_type, group, likeness)
         visible = well_effect(seed, class_effect, response, (experiment, number), row.well)
         look = look_of(cell_type, visible)
         for site in range(1, sizes.sites + 1):
@@ -207,6 +251,16 @@ def _check_plate(sizes: _Sizes) -> None:
         raise InputError(
             f"simulate rxrx1: {wells} wells do not fit on a plate of {len(WELLS)}; lower classes, "
             "controls or negatives"
+        )
+
+
+def _check_relations(relations: _Relations, classes: int) -> None:
+    ranges = {"complexes": (0, None), "complex_size": (2, None), "likeness": (0, 100)}
+    check_sizes("rxrx1", vars(relations), ranges)
+    if relations.complexes * relations.complex_size > classes:
+        raise InputError(
+            f"simulate rxrx1: {relations.complexes} complexes of {relations.complex_size} classes "
+            f"need more than the {classes} classes"
         )
 
 
