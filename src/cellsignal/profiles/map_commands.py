@@ -1,4 +1,4 @@
-"""`cellsignal profiles relations`, `consistency` and `activity`: the protocols of gene maps."""
+"""`cellsignal profiles relations`, `consistency`, `activity`, `probe`: protocols of embeddings."""
 
 import argparse
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from cellsignal.profiles.profile_steps import (
 )
 from cellsignal.profiles.relation_tables import EFAAR, read_interactions, read_names, read_relations
 from cellsignal.profiles.table_options import (
+    REFERENCES,
     add_protocol_options,
     read_profiles,
 )
@@ -33,6 +34,7 @@ def add_map_commands(add: Callable) -> None:
     text = "test whether the replicates of a gene resemble each other"
     _add_consistency(add("consistency", consistency, text))
     _add_activity(add("activity", activity, "rank genes by their likeness to compounds"))
+    _add_probe(add("probe", probe, "classify RxRx1's sites by WILDS' protocol from embeddings"))
 
 
 def _add_relations(parser: argparse.ArgumentParser) -> None:
@@ -100,6 +102,36 @@ def _add_activity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
 
 
+def _add_probe(parser: argparse.ArgumentParser) -> None:
+    text = "embeddings with a row a site: .csv, .tsv, .parquet, .h5ad"
+    parser.add_argument("--table", type=Path, required=True, metavar="FILE", help=text)
+    text = "RxRx1's or WILDS' metadata.csv, joined by site_id, where the table has no such columns"
+    parser.add_argument("--metadata", type=Path, metavar="FILE", help=text)
+    text = "columns that are features: names, prefixes, or a file of names"
+    parser.add_argument("--features", nargs="+", default=[], metavar="PREFIX", help=text)
+    parser.add_argument("--method", choices=["linear", "centre", "knn"], default="linear")
+    parser.add_argument(
+        "--strength",
+        nargs="+",
+        type=float,
+        default=[1.0],
+        metavar="C",
+        help="of the linear probe, the inverse of its penalty; of several the best on OOD "
+        "validation is taken (default 1)",
+    )
+    parser.add_argument(
+        "--normalise",
+        choices=["none", "centre", "standardise", "tvn", "sphere"],
+        default="none",
+        help="how the batch is taken out of the embeddings (default none)",
+    )
+    by = "the unit that is normalised (default experiment)"
+    parser.add_argument("--by", choices=["plate", "experiment"], default="experiment", help=by)
+    text = "the wells it is learnt from (default: all for centre and standardise, else controls)"
+    parser.add_argument("--reference", choices=REFERENCES, help=text)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="CSV of every site")
+
+
 def _add_map_options(parser: argparse.ArgumentParser, aggregation: bool = True) -> None:
     add_protocol_options(parser, list(STEPS))
     text = f"of pca, at most (default {COMPONENTS})"
@@ -164,6 +196,24 @@ def activity(arguments: argparse.Namespace) -> None:
     names = ("active", "inactive", "negatives", "draws", "seed")
     how = Activity(**{name: getattr(arguments, name) for name in names})
     print(activity_text(profiles, done, table, _map_options(arguments), how, arguments.out))
+
+
+def probe(arguments: argparse.Namespace) -> None:
+    from cellsignal.profiles.site_probe import probe_text, read_sites
+
+    if min(arguments.strength) <= 0:
+        raise InputError(f"--strength: above 0, not {min(arguments.strength):g}")
+    sites = read_sites(arguments.table, arguments.features, arguments.metadata)
+    text = probe_text(
+        sites,
+        arguments.method,
+        arguments.strength,
+        arguments.normalise,
+        arguments.by,
+        arguments.reference,
+        arguments.out,
+    )
+    print(text)
 
 
 def _normalised(arguments: argparse.Namespace) -> tuple[Profiles, str]:

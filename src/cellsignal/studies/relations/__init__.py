@@ -1,0 +1,1 @@
+"""Measure the recall of planted gene relations: docs/results/relations.md."""
