@@ -14,7 +14,7 @@ from cellsignal.profiles.relation_tables import refuse_unknown
 
 Aggregate = Literal["mean", "median"]
 AGGREGATES: tuple[Aggregate, ...] = ("mean", "median")
-RANDOM = "random profiles"
+RANDOM, EXCHANGED = "random profiles", "names exchanged"
 _COMPOUND = "compound"
 
 

@@ -184,7 +184,7 @@ def consistency(arguments: argparse.Namespace) -> None:
 
 
 def activity(arguments: argparse.Namespace) -> None:
-    from cellsignal.profiles.map_tables import activity_text
+    from cellsignal.profiles.compound_tables import activity_text
 
     _check_least(arguments, "draws", "negatives", "least_wells")
     if not 0 < arguments.active <= arguments.inactive:

@@ -1,6 +1,6 @@
-"""Run the map protocols: from profiles to tables of gene relations, replicates and targets."""
+"""Run the protocols of gene maps: from profiles to tables of relations and of replicates."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from cellsignal.common.files import write_csv
 from cellsignal.common.tables import aligned
 from cellsignal.common.ties import listed
 from cellsignal.evaluation.baselines import SHUFFLED, shuffled_rows
-from cellsignal.evaluation.compound_genes import LARGEST, Activity, compound_gene_table
 from cellsignal.evaluation.consistency import SETS, replicate_consistency
 from cellsignal.evaluation.gene_relations import (
     DRAWS,
@@ -25,11 +24,11 @@ from cellsignal.evaluation.gene_relations import (
 from cellsignal.metrics.intervals import mean_interval, range_text
 from cellsignal.profiles.comparisons import head_lines
 from cellsignal.profiles.gene_maps import (
+    EXCHANGED,
     RANDOM,
     GeneMap,
     MapOptions,
     baseline_wells,
-    compound_doses,
     gene_names,
     make_gene_map,
 )
@@ -38,7 +37,6 @@ from cellsignal.profiles.relation_tables import RelationTable, refuse_unknown
 
 NOISE_MAPS = 20
 FEW_GENES = 20  # EFAAR's benchmark asks for as many
-EXCHANGED = "names exchanged"
 RELATION_HEADER = (
     *("relations", "profiles", "genes", "pairs", "recall", "95 % over genes"),
     *("95 % over parts", "similar", "opposite", "p"),
@@ -235,69 +233,3 @@ def _null_note(batch: str | None, null: Collection[str], sets: int) -> str:
         f"p: mean cosine of the replicates against {sets:,} random sets of treated wells, "
         f"{matched}; at random .05 have p < .05. q: Benjamini and Hochberg's"
     )
-
-
-def activity_text(
-    profiles: Profiles,
-    done: str,
-    interactions: pd.DataFrame,
-    options: MapOptions,
-    how: Activity,
-    out: Path | None = None,
-) -> str:
-    """Return how well compounds find their targets among the genes, as text.
-
-    Args:
-        interactions: see `relation_tables.read_interactions`.
-        options: of the map of genes.
-        out: a CSV of every compound and concentration of every row.
-
-    Raises:
-        InputError: no well of a compound, or see `compound_gene_table`.
-    """
-    made = make_gene_map(profiles, options)
-    x, doses = compound_doses(profiles)
-    header = ("concentration", "profiles", "compounds", "AP", "95 % over compounds", "chance")
-    lines, tables = [(*header, "median AP", "AUC")], []
-    for name, genes in _activity_maps(profiles.label, made, how.seed):
-        table = compound_gene_table(x, doses, genes, list(made.genes), interactions, how)
-        tables.append(table.assign(profiles=name))
-    frame = pd.concat(tables, ignore_index=True)
-    for level in sorted(frame.concentration.unique(), key=_dose_order):
-        for name, rows in frame[frame.concentration == level].groupby("profiles", sort=False):
-            interval = mean_interval(rows.ap, rows["compound"])
-            lines.append(
-                (
-                    level or "(none)",
-                    str(name),
-                    f"{len(rows):,}",
-                    f"{rows.ap.mean():.3f}",
-                    range_text(*interval, 3),
-                    f"{rows.chance.mean():.3f}",
-                    f"{rows.ap.median():.3f}",
-                    f"{rows.auc.mean():.3f}",
-                )
-            )
-    if out is not None:
-        write_csv(out, frame)
-    note = (
-        f"targets: {how.active:g} nM or less; others: {how.draws} draws of twice as many genes, "
-        f"{how.negatives} at least; by the absolute cosine. {LARGEST}: each gene's largest cosine "
-        "over the concentrations. chance: expected AP of a random order"
-    )
-    text = aligned(lines, right={2, 3, 5, 6, 7})
-    return "\n".join([*head_lines(profiles, done), "", text, "", note])
-
-
-def _activity_maps(label: str, made: GeneMap, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    rng = np.random.default_rng(seed)
-    yield label, made.x
-    yield EXCHANGED, made.x[rng.permutation(len(made.x))]
-    yield RANDOM, rng.normal(size=made.x.shape)
-
-
-def _dose_order(level: str) -> tuple[int, float, str]:
-    try:
-        return (0, float(level), level)
-    except ValueError:
-        return (1, 0.0, level)

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING
 
 from cellsignal.common.errors import InputError
@@ -17,6 +17,7 @@ from cellsignal.config.options import (
 from cellsignal.studies.blend.page import add_blend_study
 from cellsignal.studies.gpu_check.commands import add_gpu_check_study
 from cellsignal.studies.relations.page import add_relations_study
+from cellsignal.studies.relations.command import add_relations_study
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -293,10 +294,8 @@ def coverage(arguments: argparse.Namespace) -> None:
 
 
 def torture(arguments: argparse.Namespace) -> None:
-    import tempfile
-
     from cellsignal.studies.torture import bench_torture, torture_text
 
-    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="cellsignal-torture-"))
+    folder = arguments.folder or Path(mkdtemp(prefix="cellsignal-torture-"))
     result = bench_torture(folder, arguments.kills, arguments.fills, arguments.seed)
     _show(torture_text(result) + "\n", arguments.out)

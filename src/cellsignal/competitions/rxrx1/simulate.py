@@ -84,8 +84,7 @@ def simulate_rxrx1(
     """Write simulated plates in Kaggle's file layout, with the answers in a CSV beside them.
 
     The answers go to `answers_path(out)`. The files depend on all arguments but `workers`. Tables
-    are written last, so a folder with `train.csv` is complete. The defaults make a small copy for
-    demonstrations (about 1,400 sites). For a copy as large as the real data pass the competition's
+    are written last, so a folder with `train.csv` is complete. For a copy as large as the real data pass the competition's
     numbers of classes and controls, size 512 and `REAL_*_EXPERIMENTS`.
 
     Args:
@@ -98,11 +97,8 @@ def simulate_rxrx1(
         sites: images per well.
         train_experiments, test_experiments: number for every cell type, or a mapping from cell type
             ("HEPG2", "HUVEC", "RPE", "U2OS") to number.
-        complexes: groups of classes whose phenotypes resemble each other, as of genes of one
-            protein complex; with some, the pairs are written beside the answers, to
-            `relations_path(out)`.
-        complex_size: classes of each complex, the first ones by number.
-        likeness: percent of the variance of their effects that they share.
+        complexes, complex_size, likeness: groups of classes (the first ones by number) that share
+            so many percent of the variance of their effects; pairs go to `relations_path(out)`.
         workers: number of processes.
 
     Raises:
@@ -111,15 +107,9 @@ def simulate_rxrx1(
     out = Path(out)
     sizes = _Sizes(classes, controls, negatives, size, sites)
     relations = _Relations(complexes, complex_size, likeness)
-    _check_plate(sizes)
-    _check_relations(relations, classes)
-    counts = {
-        "train_experiments": _count_experiments(train_experiments, "train_experiments"),
-        "test_experiments": _count_experiments(test_experiments, "test_experiments"),
-    }
+    counts = _checked_counts(sizes, relations, train_experiments, test_experiments)
     settings = {"competition": "rxrx1", "seed": seed, **vars(sizes), **counts}
-    if complexes:
-        settings |= vars(relations)
+    settings |= vars(relations) if complexes else {}
     claim_folder(out, answers_path(out), settings)
     frame = plate_maps(seed, classes, controls, negatives, *counts.values())
     plates = [wells for _, wells in frame.groupby(["split", "experiment", "plate"], sort=False)]
@@ -252,6 +242,21 @@ def _check_plate(sizes: _Sizes) -> None:
             f"simulate rxrx1: {wells} wells do not fit on a plate of {len(WELLS)}; lower classes, "
             "controls or negatives"
         )
+
+
+def _checked_counts(
+    sizes: _Sizes,
+    relations: _Relations,
+    train: int | Mapping[str, int],
+    test: int | Mapping[str, int],
+) -> dict[str, dict[str, int]]:
+    """The experiments of each split and cell type, after all arguments are checked."""
+    _check_plate(sizes)
+    _check_relations(relations, sizes.classes)
+    return {
+        "train_experiments": _count_experiments(train, "train_experiments"),
+        "test_experiments": _count_experiments(test, "test_experiments"),
+    }
 
 
 def _check_relations(relations: _Relations, classes: int) -> None:

@@ -1,16 +1,11 @@
 """Write the page docs/results/relations.md."""
 
-import argparse
 import math
-from collections.abc import Callable
-from pathlib import Path
 from time import process_time
 
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.errors import InputError
-from cellsignal.common.files import write_text
 from cellsignal.evaluation.gene_relations import (
     exchange_p,
     exchanged_recalls,
@@ -32,7 +27,7 @@ GENES, COMPLEXES, SIZE = 240, 40, 3
 EXPERIMENTS, CONTROLS = 4, 24
 LIKENESS = (0, 20, 40, 60, 80, 100)
 BAND = (0.93, 0.97)
-SIMULATIONS, DRAWS = 400, 999
+DRAWS = 999
 PAGE = """# Are known gene relations recalled from a map, and how sure is the figure?
 
 The code is `cellsignal.studies.relations`; the command writes this page.
@@ -47,9 +42,9 @@ The code is `cellsignal.studies.relations`; the command writes this page.
 {genes} simulated siRNAs of RxRx1 in {experiments} HUVEC experiments, {complexes} complexes of
 {size}; the profile of a well is the phenotype that the simulator gives it (with its efficiency, its
 experiment's response and noise), what a perfect network would see. Centred by experiment on
-{controls} untreated wells (but for one row), averaged by siRNA. *Likeness*: the share of the variance of
-an siRNA's common effect that its complex shares. Recall at 5 % and 95 % of all pairs, at random .1;
-p by {draws} exchanges of the names.
+{controls} untreated wells (but for one row), averaged by siRNA. *Likeness*: the share of the
+variance of an siRNA's common effect that its complex shares. Recall at 5 % and 95 % of all pairs,
+at random .1; p by {draws} exchanges of the names.
 
 {planted}
 
@@ -71,25 +66,6 @@ anew. Outside 93 .. 97 % **bold**.
   pairs fall into ten connected parts or more; CORUM, Reactome, SIGNOR and StringDB are mostly one
   part, so that their figures have the interval over genes alone.
 """
-
-
-def add_relations_study(add: Callable) -> None:
-    """Add the parser of the study."""
-    text = "recall of planted gene relations, and coverage of its intervals"
-    sub = add("relations", relations, text)
-    text = f"of each coverage (default {SIMULATIONS})"
-    sub.add_argument("--simulations", type=int, default=SIMULATIONS, help=text)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
-
-
-def relations(arguments: argparse.Namespace) -> None:
-    if arguments.simulations < 1:
-        raise InputError(f"--simulations: at least 1, not {arguments.simulations}")
-    page = relations_page(arguments.simulations, arguments.seed)
-    print(page)
-    if arguments.out is not None:
-        write_text(arguments.out, page)
 
 
 def relations_page(simulations: int, seed: int) -> str:
