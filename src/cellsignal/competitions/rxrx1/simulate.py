@@ -83,9 +83,9 @@ def simulate_rxrx1(
 ) -> None:
     """Write simulated plates in Kaggle's file layout, with the answers in a CSV beside them.
 
-    The answers go to `answers_path(out)`. The files depend on all arguments but `workers`. Tables
-    are written last, so a folder with `train.csv` is complete. For a copy as large as the real data pass the competition's
-    numbers of classes and controls, size 512 and `REAL_*_EXPERIMENTS`.
+    The answers go to `answers_path(out)`; tables are written last. The files depend on all
+    arguments but `workers`. For a copy as large as the real data pass the competition's numbers of
+    classes and controls, size 512 and `REAL_*_EXPERIMENTS`.
 
     Args:
         out: a folder that is new, empty, or holds the same simulation already.
