@@ -69,6 +69,20 @@ def test_cosine_of_more_epochs_than_the_stage_has_begins_after_the_warm_up():
     assert short[5:7] == pytest.approx([2.0, 0.5]) and short[-1] == pytest.approx(0.5)
 
 
+def test_cosine_restarts_as_torchs_schedule_of_warm_restarts():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 10, eta_min=0.2)
+    expected = []
+    for _ in range(20):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        torchs.step()
+    found = rates(Schedule(name="cosine", cycles=2, min_lr_ratio=0.1))
+    assert found == pytest.approx(expected)
+    warm = rates(Schedule(name="cosine", cycles=3, warmup_epochs=1))
+    assert warm[5::5] == pytest.approx([2.0] * 3) and warm[-1] < 0.25
+
+
 def test_a_rate_goes_no_further_than_its_stage_and_reads_older_states():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
     rate = LearningRate(

@@ -1,11 +1,12 @@
 """One training stage of a config: batches, optimiser, schedule, averaging, pseudo-labels."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from cellsignal.config.augment import Augmentation, Mix
 from cellsignal.config.losses import Center, Margin, MeanTeacher, SelfSupervised, Triplet
+from cellsignal.config.schedule import Optimizer, Schedule
 from cellsignal.config.strict import LeastZ, Probability, Strict
 
 # keys of a stage that a stage without labels cannot have
@@ -24,64 +25,6 @@ _NEEDS_LABELS = (
     "mean_teacher",
     "pseudo_labels",
 )
-
-
-# schedule -> what it multiplies the rate by, where no `factor` is given
-FACTORS = {"plateau": 0.1, "exponential": 0.95}
-
-
-class Optimizer(Strict):
-    """The optimiser of the network."""
-
-    name: Literal["adamw", "adam", "sgd", "nesterov"] = "adamw"
-    """Which optimiser; adam and adamw have betas .9 and .999, nesterov is sgd with Nesterov's form
-    of momentum."""
-    lr: float = Field(1e-3, gt=0)
-    """Peak learning rate; the schedule scales it."""
-    weight_decay: float = Field(0.01, ge=0)
-    """Decay of the weights: decoupled for adamw, an L2 term for the others."""
-    momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of sgd and nesterov."""
-    decay_all: bool = False
-    """Whether biases and norms decay too."""
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> "Optimizer":
-        if self.name == "nesterov" and self.momentum == 0:
-            raise ValueError("name: nesterov needs a momentum above 0; without one write name: sgd")
-        return self
-
-
-class Schedule(Strict):
-    """The learning rate over a stage. Warm-up is linear from 0 and comes before the schedule."""
-
-    name: Literal["constant", "cosine", "onecycle", "plateau", "exponential"] = "cosine"
-    """Which curve."""
-    warmup_epochs: float = Field(0.0, ge=0)
-    """Epochs of warm-up; in onecycle those in which the rate rises, 0: a fifth of the stage."""
-    min_lr_ratio: float = Field(0.0, ge=0, le=1)
-    """cosine: the share of lr at its end."""
-    over_epochs: int | None = Field(None, ge=1)
-    """cosine: its length, where the stage ends before it; none: the stage's epochs."""
-    factor: float | None = Field(None, gt=0, le=1)
-    """What the rate is multiplied by: in plateau when the figure no longer gets better (none: 0.1),
-    in exponential after each epoch (none: 0.95)."""
-    patience: int = Field(2, ge=0)
-    """plateau: epochs without a better monitored figure before the rate falls."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_factor(cls, tree: Any) -> Any:
-        if not isinstance(tree, dict) or tree.get("factor") is not None:
-            return tree
-        factor = FACTORS.get(str(tree.get("name")).strip().casefold())
-        return tree if factor is None else tree | {"factor": factor}
-
-    @model_validator(mode="after")
-    def _name_has_these_keys(self) -> "Schedule":
-        if self.over_epochs is not None and self.name != "cosine":
-            raise ValueError(f"over_epochs needs name: cosine, not {self.name}")
-        return self
 
 
 class Batches(Strict):
@@ -189,6 +132,10 @@ class Stage(Strict):
     swa: float | None = Field(None, ge=0, lt=1)
     """Stochastic weight averaging (arXiv:1803.05407): the mean of the weights at the end of each
     epoch, from this share of the epochs on. The averaged model validates and predicts."""
+    snapshots: Literal["cycles"] | tuple[int, ...] | None = None
+    """Keep the weights that would predict, at the end of each of the schedule's cycles
+    (arXiv:1704.00109) or of these epochs, counted from 1, as snapshot_<epoch>.pt; `cellsignal soup
+    --snapshots` makes runs of them or averages them."""
     bn_recompute: bool = False
     """Compute the averaged model's BatchNorm statistics anew from the training samples; swa always
     does."""
@@ -230,6 +177,7 @@ class Stage(Strict):
             raise ValueError(
                 "triplet and center need batches that are not mixed; give mix.p below 1"
             )
+        self._check_snapshots()
         late = {
             "pseudo_labels.start": self.pseudo_labels and self.pseudo_labels.start,
             "drop_predicted_controls": self.drop_predicted_controls,
@@ -269,6 +217,31 @@ class Stage(Strict):
                 f"{self.epochs} epochs to fall"
             )
         return self
+
+    @property
+    def cycle_epochs(self) -> float:
+        """The epochs of one of the schedule's cycles."""
+        return (self.epochs - self.schedule.warmup_epochs) / self.schedule.cycles
+
+    @property
+    def snapshot_epochs(self) -> tuple[int, ...]:
+        """The epochs, counted from 1, after which a snapshot is kept."""
+        if self.snapshots == "cycles":
+            warmup, cycles = self.schedule.warmup_epochs, self.schedule.cycles
+            return tuple(round(warmup + self.cycle_epochs * n) for n in range(1, cycles + 1))
+        return tuple(sorted(set(self.snapshots or ())))
+
+    def _check_snapshots(self) -> None:
+        if self.schedule.cycles > 1 and (self.cycle_epochs <= 0 or self.cycle_epochs % 1):
+            raise ValueError(
+                f"schedule.cycles: {self.epochs} epochs after {self.schedule.warmup_epochs:g} of "
+                f"warm-up are not {self.schedule.cycles} cycles of whole epochs"
+            )
+        if self.snapshots == "cycles" and self.schedule.cycles == 1:
+            raise ValueError("snapshots: cycles needs schedule.cycles above 1")
+        wrong = [epoch for epoch in self.snapshot_epochs if not 1 <= epoch <= self.epochs]
+        if wrong:
+            raise ValueError(f"snapshots: epoch {wrong[0]} is none of 1 .. {self.epochs}")
 
     def _check_without_labels(self) -> None:
         """Refuse the keys that a self-supervised stage cannot have."""

@@ -85,6 +85,10 @@ class Job:
         key = self.key if self.config.stages[before].per == "cell_type" else "all"
         return job_folder(self.config, before, key, self.fold) / "last.pt"
 
+    def snapshot(self, epoch: int) -> Path:
+        """Return the checkpoint that `snapshots` keeps after an epoch, counted from 1."""
+        return self.folder / f"snapshot_{epoch:04d}.pt"
+
     @property
     def task(self) -> Task:
         """What the stage solves: the competition's task, or the telling of compounds."""

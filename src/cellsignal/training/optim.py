@@ -266,7 +266,9 @@ class LearningRate:
             return (step + 1) / (warmup + 1)
         if self.schedule.name == "cosine":
             end = (self.schedule.over_epochs or self.epochs) * self.steps_per_epoch
-            share = min(1.0, (step - warmup) / max(1.0, end - warmup))
+            length = max(1.0, (end - warmup) / self.schedule.cycles)
+            done = (step - warmup) / length
+            share = done % 1 if step < end else min(1.0, done)
             low = self.schedule.min_lr_ratio
             return low + (1 - low) * (1 + math.cos(math.pi * share)) / 2
         if self.schedule.name == "exponential":

@@ -130,8 +130,7 @@ class Trainer:
         if self.stage.self_supervised is not None:
             return TwoViewLoss(self.stage.self_supervised, width)
         weights, controls = self.examples.weights(), self.examples.controls()
-        family = job.task.loss_family
-        return StageLoss(self.stage, weights, job.outputs, width, family, controls)
+        return StageLoss(self.stage, weights, job.outputs, width, job.task.loss_family, controls)
 
     @property
     def predictor(self) -> torch.nn.Module:
@@ -227,8 +226,7 @@ class Trainer:
     def _train_batch(self, batch: Batch, batches: int) -> bool:
         """Train on one of the epoch's batches; return whether it ended an update."""
         index, accumulation = self.progress["batch"], self.stage.accumulation
-        first = index // accumulation * accumulation
-        share_of_update = 1 / min(accumulation, batches - first)
+        share_of_update = 1 / min(accumulation, batches - index // accumulation * accumulation)
         ends_update = (index + 1) % accumulation == 0 or index + 1 == batches
         with self.stepper.exchange_gradients(ends_update):
             loss = self._batch_loss(batch, index / batches)
@@ -242,9 +240,8 @@ class Trainer:
         return ends_update
 
     def _batch_loss(self, batch: Batch, share_of_epoch: float) -> torch.Tensor:
-        images = batch.images
         targets, labels, cell_types = self.examples.targets(batch.index, self.device)
-        others = [] if cell_types is None else [cell_types]
+        images, others = batch.images, [] if cell_types is None else [cell_types]
         if self.stage.mix is not None:
             mixed = mix_batch(images, targets, self.stage.mix, self.generator, *others)
             images, targets, others = mixed.images, mixed.targets, mixed.others
@@ -293,7 +290,8 @@ class Trainer:
         }
         self.average.after_epoch(self.model, progress["epoch"])
         validates = self.job.validates_after(progress["epoch"])
-        predicts = validates or self.stage.pseudo_labels is not None
+        snapshot = row["epoch"] in self.stage.snapshot_epochs
+        predicts = validates or snapshot or self.stage.pseudo_labels is not None
         if self.average.needs_statistics and predicts:
             self._recompute_statistics()
         if len(self.job.scored) and validates:
@@ -301,6 +299,8 @@ class Trainer:
         if row[self.validation.monitored] is not None:
             self._update_best(row[self.validation.monitored])
         progress["history"].append(row)
+        if snapshot and self.ranks.first:
+            save_checkpoint(self.job.snapshot(row["epoch"]), self._weights_state())
         return row
 
     def _update_best(self, figure: float) -> None:
@@ -321,8 +321,8 @@ class Trainer:
         patience, bad = self.stage.early_stopping, self.progress["bad_epochs"]
         if patience is None or bad < patience:
             return False
-        title, monitor = self.job.title, self.stage.monitor
-        log.info("%s: %s has not improved for %d validations, stopping early", title, monitor, bad)
+        text = "%s: %s has not improved for %d validations, stopping early"
+        log.info(text, self.job.title, self.stage.monitor, bad)
         return True
 
     def _recompute_statistics(self) -> None:
@@ -446,5 +446,5 @@ class Trainer:
         self.generator.set_state(rank_state["own"])
         if rank_state["cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(rank_state["cuda"], self.device)
-        epoch, batch = self.progress["epoch"] + 1, self.progress["batch"]
-        log.info("%s: resumes in epoch %d at batch %d", self.job.title, epoch, batch)
+        place = self.progress["epoch"] + 1, self.progress["batch"]
+        log.info("%s: resumes in epoch %d at batch %d", self.job.title, *place)
