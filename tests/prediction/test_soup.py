@@ -1,0 +1,165 @@
+"""Soups of weights: bit for bit where members are the same, refused where they cannot be averaged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import cellsignal, error_line
+from tiny import make_config, stage
+
+from cellsignal.config import dump_config
+from cellsignal.prediction.container import load_predictions
+from cellsignal.prediction.soup import Kitchen
+from cellsignal.prediction.soup_members import average_weights, find_members
+from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.run import train
+
+
+def two_stages(**more) -> list[dict]:
+    schedule = {"name": "cosine"}
+    return [stage("base"), stage("fine", init="previous", schedule=schedule, **more)]
+
+
+def write(config, folder: Path) -> str:
+    path = folder / f"{config.name}.yaml"
+    path.write_text(dump_config(config))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory, plates):
+    """Two fine-tunings of one first stage (a, b), another seed's (c), and a's snapshots."""
+    folder = tmp_path_factory.mktemp("soup")
+    tuned = {"epochs": 2, "snapshots": (1, 2)}
+    made = {
+        "a": make_config(plates, folder / "runs", two_stages(**tuned), name="a"),
+        "b": make_config(
+            plates,
+            folder / "runs",
+            two_stages(optimizer={"name": "sgd", "lr": 0.02}, label_smoothing=0.1),
+            name="b",
+        ),
+        "c": make_config(plates, folder / "runs", two_stages(), name="c", seed=1),
+    }
+    for config in made.values():
+        train(config)
+        write(config, folder)
+    return folder
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(path)["model"]
+
+
+def last(folder: Path, name: str, seed: int = 0) -> Path:
+    return folder / "runs" / name / f"seed{seed}" / "fold0" / "fine" / "all" / "last.pt"
+
+
+def soup(folder: Path, *words) -> int:
+    return cellsignal("soup", *words, cwd=folder)
+
+
+def test_the_mean_is_taken_of_floats_in_double_precision():
+    first = {"w": torch.tensor([1.0, 1e8]), "n": torch.tensor(3)}
+    second = {"w": torch.tensor([3.0, 1.0]), "n": torch.tensor(9)}
+    mean, same = average_weights([first, second], ["x", "y"])
+    assert mean["w"].tolist() == [2.0, np.float32((1e8 + 1) / 2)] and int(mean["n"]) == 3
+    assert not same and average_weights([first, first], ["x", "y"])[1]
+
+
+def test_a_soup_of_the_same_weights_is_the_member_bit_for_bit(kitchen, plates):
+    """A copy of a run under another name."""
+    config = make_config(
+        plates, kitchen / "runs", two_stages(epochs=2, snapshots=(1, 2)), name="a2"
+    )
+    train(config)
+    write(config, kitchen)
+    assert soup(kitchen, "a.yaml", "a2.yaml", "--name", "same", "--method", "uniform") == 0
+    one, two = weights(last(kitchen, "a")), weights(last(kitchen, "same"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_soup_of_two_fine_tunings_is_their_mean_and_an_ordinary_run(kitchen, capsys):
+    assert soup(kitchen, "a.yaml", "b.yaml", "--name", "mixed", "--method", "uniform") == 0
+    text = capsys.readouterr().out
+    assert "uniform soup of 2" in text and "nested gain of the greedy soup" in text
+    a, b, mean = (weights(last(kitchen, name)) for name in ("a", "b", "mixed"))
+    for name, tensor in mean.items():
+        if tensor.is_floating_point() and "running" not in name:
+            torch.testing.assert_close(tensor, (a[name] + b[name]) / 2)
+    moved = [name for name in mean if "running_mean" in name]
+    assert any(not torch.allclose(mean[n], (a[n] + b[n]) / 2, atol=1e-6) for n in moved)
+    record = json.loads((kitchen / "runs/mixed/seed0/soup.json").read_text())
+    assert record["members"] == ["a/seed0", "b/seed0"] and record["different_starts"] is False
+    for verb in ("train", "predict"):  # nothing is left to train
+        assert cellsignal(verb, "runs/mixed/seed0/config.yaml", cwd=kitchen) == 0
+    made = load_predictions(kitchen / "runs/mixed/seed0/predictions/fold0_fine.npz")
+    assert {"oof", "test"} == set(made.ids["part"])
+    words = ("submit", "mixed", "--out", "mixed.csv", "--assignment", "none")
+    assert cellsignal(*words, cwd=kitchen) == 0
+
+
+def test_greedy_is_never_worse_than_the_best_member_on_its_own_units(kitchen):
+    from cellsignal.config import load_config
+
+    configs = [load_config(kitchen / f"{name}.yaml") for name in ("a", "b")]
+    bench = Kitchen(find_members(configs, snapshots=False))
+    alone = [bench.score([number]) for number in range(2)]
+    assert bench.score(bench.greedy()) >= max(alone)
+    nested = bench.nested()
+    assert 0 <= nested.member <= 1 and 0 <= nested.soup <= 1 and nested.unit == "experiment"
+
+
+def test_members_of_different_starts_are_refused_with_their_midpoint(kitchen, capsys):
+    line = error_line(capsys, "soup", "a.yaml", "c.yaml", "--name", "apart", cwd=kitchen)
+    assert "c/seed1: began with other weights than a/seed0" in line and "their mean 0." in line
+    assert not (kitchen / "runs" / "apart").exists()
+    words = ("a.yaml", "c.yaml", "--name", "apart", "--any-start", "--method", "uniform")
+    assert soup(kitchen, *words) == 0
+    assert "warning: c/seed1: began with other weights" in capsys.readouterr().out
+    record = json.loads((kitchen / "runs/apart/seed0/soup.json").read_text())
+    assert record["different_starts"] is True
+
+
+def test_snapshots_are_averaged_or_made_runs(kitchen, capsys):
+    assert soup(kitchen, "a.yaml", "--snapshots", "--name", "cycle", "--method", "uniform") == 0
+    assert "a/seed0@1" in capsys.readouterr().out
+    assert soup(kitchen, "a.yaml", "--snapshots", "--separate", "--name", "snap") == 0
+    parts = [weights(last(kitchen, name)) for name in ("snap_e1", "snap_e2")]
+    a = weights(last(kitchen, "a"))
+    assert all(torch.equal(a[name], parts[1][name]) for name in a)
+    assert not all(torch.equal(a[name], parts[0][name]) for name in a)
+    for name in ("snap_e1", "snap_e2"):
+        assert cellsignal("predict", name, cwd=kitchen) == 0
+    assert cellsignal("submit", "snap_e1", "snap_e2", "--out", "snap.csv", cwd=kitchen) == 0
+
+
+def test_a_soup_that_breaks_leaves_nothing(kitchen, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cellsignal.prediction.soup_run.write_json", fail)
+    words = ("a.yaml", "b.yaml", "--name", "broken", "--method", "uniform")
+    assert soup(kitchen, *words) == 130
+    assert not (kitchen / "runs" / "broken").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("a.yaml", "--name", "x"), "a/seed0: one member alone"),
+        (("a.yaml", "a.yaml", "--name", "x"), "a/seed0: is named twice"),
+        (("a.yaml", "b.yaml", "--name", "a"), "exists already; give another --name"),
+        (("a.yaml", "b.yaml", "--name", "x/y"), "is no name of a run"),
+        (("a.yaml", "wide.yaml", "--name", "x"), "its weights cannot be averaged"),
+        (("b.yaml", "--snapshots", "--name", "x"), "b/seed0: keeps no snapshots"),
+        (("a.yaml", "b.yaml", "--separate", "--name", "x"), "--separate: is of --snapshots"),
+    ],
+)
+def test_what_cannot_be_averaged_is_one_line(kitchen, plates, capsys, words, message):
+    model = {"backbone": "test_resnet", "cosine_head": True}
+    write(make_config(plates, kitchen / "runs", two_stages(), name="wide", model=model), kitchen)
+    line = error_line(capsys, "soup", *words, cwd=kitchen)
+    assert message in line and not (kitchen / "runs" / "x").exists()
