@@ -112,6 +112,7 @@ def test_greedy_is_never_worse_than_the_best_member_on_its_own_units(kitchen):
     assert 0 <= nested.member <= 1 and 0 <= nested.soup <= 1 and nested.unit == "experiment"
 
 
+@pytest.mark.slow
 def test_members_of_different_starts_are_refused_with_their_midpoint(kitchen, capsys):
     line = error_line(capsys, "soup", "a.yaml", "c.yaml", "--name", "apart", cwd=kitchen)
     assert "c/seed1: began with other weights than a/seed0" in line and "their mean 0." in line
@@ -123,6 +124,7 @@ def test_members_of_different_starts_are_refused_with_their_midpoint(kitchen, ca
     assert record["different_starts"] is True
 
 
+@pytest.mark.slow
 def test_snapshots_are_averaged_or_made_runs(kitchen, capsys):
     assert soup(kitchen, "a.yaml", "--snapshots", "--name", "cycle", "--method", "uniform") == 0
     assert "a/seed0@1" in capsys.readouterr().out
@@ -159,7 +161,7 @@ def test_a_soup_that_breaks_leaves_nothing(kitchen, monkeypatch):
     ],
 )
 def test_what_cannot_be_averaged_is_one_line(kitchen, plates, capsys, words, message):
-    model = {"backbone": "test_resnet", "cosine_head": True}
+    model = {"backbone": "test_resnet", "neck": 16}
     write(make_config(plates, kitchen / "runs", two_stages(), name="wide", model=model), kitchen)
     line = error_line(capsys, "soup", *words, cwd=kitchen)
     assert message in line and not (kitchen / "runs" / "x").exists()
