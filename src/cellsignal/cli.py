@@ -25,7 +25,6 @@ from cellsignal.data.commands import add_data_commands
 from cellsignal.export.commands import add_export_command
 from cellsignal.kaggle.commands import add_kaggle_commands
 from cellsignal.prediction.commands import add_prediction_commands
-from cellsignal.prediction.soup_command import add_soup_command
 from cellsignal.profiles.commands import add_profile_commands
 from cellsignal.quality.commands import add_quality_commands
 from cellsignal.report.commands import (
@@ -111,7 +110,6 @@ def build_parser() -> argparse.ArgumentParser:
     sub = add("train", train, "train every fold and stage of a config; resumes")
     add_budget(add_config_options(sub))
     add_prediction_commands(add)
-    add_soup_command(add)
     _add_run(add)
     add_tune_command(add)
     add_report_commands(add)

@@ -58,7 +58,7 @@ def last(folder: Path, name: str, seed: int = 0) -> Path:
 
 
 def soup(folder: Path, *words) -> int:
-    return cellsignal("soup", *words, cwd=folder)
+    return cellsignal("runs", "soup", *words, cwd=folder)
 
 
 def test_the_mean_is_taken_of_floats_in_double_precision():
@@ -114,7 +114,7 @@ def test_greedy_is_never_worse_than_the_best_member_on_its_own_units(kitchen):
 
 @pytest.mark.slow
 def test_members_of_different_starts_are_refused_with_their_midpoint(kitchen, capsys):
-    line = error_line(capsys, "soup", "a.yaml", "c.yaml", "--name", "apart", cwd=kitchen)
+    line = error_line(capsys, "runs", "soup", "a.yaml", "c.yaml", "--name", "apart", cwd=kitchen)
     assert "c/seed1: began with other weights than a/seed0" in line and "their mean 0." in line
     assert not (kitchen / "runs" / "apart").exists()
     words = ("a.yaml", "c.yaml", "--name", "apart", "--any-start", "--method", "uniform")
@@ -163,5 +163,5 @@ def test_a_soup_that_breaks_leaves_nothing(kitchen, monkeypatch):
 def test_what_cannot_be_averaged_is_one_line(kitchen, plates, capsys, words, message):
     model = {"backbone": "test_resnet", "neck": 16}
     write(make_config(plates, kitchen / "runs", two_stages(), name="wide", model=model), kitchen)
-    line = error_line(capsys, "soup", *words, cwd=kitchen)
+    line = error_line(capsys, "runs", "soup", *words, cwd=kitchen)
     assert message in line and not (kitchen / "runs" / "x").exists()

@@ -1,10 +1,10 @@
-"""`cellsignal soup`: its parser, which loads nothing that is not needed to start."""
+"""`cellsignal runs soup`: its parser, which loads nothing that is not needed to start."""
 
 import argparse
 from collections.abc import Callable
 
 from cellsignal.common.errors import InputError
-from cellsignal.config.options import add_changes, read_configs
+from cellsignal.config.options import add_changes, find_configs, read_configs
 
 
 def add_soup_command(add: Callable) -> None:
@@ -26,11 +26,11 @@ def add_soup_command(add: Callable) -> None:
 def soup(arguments: argparse.Namespace) -> str:
     from cellsignal.prediction.soup_run import make_soup, separate_runs
 
-    configs = [
-        config
-        for word in arguments.configs
-        for config in read_configs(word, arguments.set, arguments.seeds)
-    ]
+    configs = []
+    for word in arguments.configs:
+        paths = find_configs(word, arguments.runs)
+        for path in paths if arguments.seeds is None else paths[:1]:
+            configs += read_configs(str(path), arguments.set, arguments.seeds)
     if arguments.separate:
         if not arguments.snapshots:
             raise InputError("--separate: is of --snapshots")

@@ -1,4 +1,4 @@
-"""The commands `report` and `runs`: pages of runs; list, compare and delete them."""
+"""The commands `report` and `runs`: pages of runs; list, compare, average and delete them."""
 
 import argparse
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.options import RUNS, command_group, run_names
+from cellsignal.prediction.soup_command import add_soup_command
 
 
 def add_report_commands(add: Callable) -> None:
@@ -40,6 +41,7 @@ def add_runs_commands(parser: argparse.ArgumentParser) -> None:
     sub = add("compare", compare, text)
     sub.add_argument("first", help="name of a run, or a config")
     sub.add_argument("second")
+    add_soup_command(add)
     sub = add("delete", delete, "remove the folder of a run, with its weights and predictions")
     sub.add_argument("name", help="a run, or one of its seeds: NAME or NAME/seed0")
     sub.add_argument("--yes", action="store_true", help="do not ask")

@@ -83,9 +83,8 @@ def simulate_rxrx1(
 ) -> None:
     """Write simulated plates in Kaggle's file layout, with the answers in a CSV beside them.
 
-    The answers go to `answers_path(out)`; tables are written last. The files depend on all
-    arguments but `workers`. For a copy as large as the real data pass the competition's numbers of
-    classes and controls, size 512 and `REAL_*_EXPERIMENTS`.
+    The answers go to `answers_path(out)`; tables are written last. All arguments but `workers`
+    decide the bytes. For full size: the competition's numbers, `REAL_*_EXPERIMENTS`.
 
     Args:
         out: a folder that is new, empty, or holds the same simulation already.
@@ -95,10 +94,9 @@ def simulate_rxrx1(
         negatives: untreated wells on every plate, at least 1; their label follows the controls'.
         size: image height and width in pixels.
         sites: images per well.
-        train_experiments, test_experiments: number for every cell type, or a mapping from cell type
-            ("HEPG2", "HUVEC", "RPE", "U2OS") to number.
-        complexes, complex_size, likeness: groups of classes (the first ones by number) that share
-            so many percent of the variance of their effects; pairs go to `relations_path(out)`.
+        train_experiments, test_experiments: number for every cell type, or a mapping by cell type.
+        complexes, complex_size, likeness: groups of (the first) classes that share so many percent
+            of the variance of their effects; the pairs go to `relations_path(out)`.
         workers: number of processes.
 
     Raises:
@@ -108,16 +106,14 @@ def simulate_rxrx1(
     sizes = _Sizes(classes, controls, negatives, size, sites)
     relations = _Relations(complexes, complex_size, likeness)
     counts = _checked_counts(sizes, relations, train_experiments, test_experiments)
-    settings = {"competition": "rxrx1", "seed": seed, **vars(sizes), **counts}
-    settings |= vars(relations) if complexes else {}
+    planted = vars(relations) if complexes else {}
+    settings = {"competition": "rxrx1", "seed": seed, **vars(sizes), **counts, **planted}
     claim_folder(out, answers_path(out), settings)
     frame = plate_maps(seed, classes, controls, negatives, *counts.values())
     plates = [wells for _, wells in frame.groupby(["split", "experiment", "plate"], sort=False)]
     draw = partial(_draw_plate, root=out, seed=seed, sizes=sizes, relations=relations)
     run_jobs(draw, plates, len(frame) * sites, workers)
-    if complexes:
-        write_csv(relations_path(out), relations.pairs())
-    _write_tables(frame, out, answers_path(out))
+    _write_tables(frame, out, answers_path(out), relations)
 
 
 def relations_path(root: Path) -> Path:
@@ -214,7 +210,9 @@ def _draw_plate(
     return len(sites)
 
 
-def _write_tables(frame: pd.DataFrame, out: Path, answers: Path) -> None:
+def _write_tables(frame: pd.DataFrame, out: Path, answers: Path, relations: _Relations) -> None:
+    if relations.complexes:
+        write_csv(relations_path(out), relations.pairs())
     columns = ["id_code", "experiment", "plate", "well"]
     treated = frame.well_type == "treatment"
     train, test = frame.split == "train", frame.split == "test"
