@@ -12,7 +12,7 @@ from tiny import make_config, stage
 from cellsignal.config import dump_config
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.soup import Kitchen
-from cellsignal.prediction.soup_members import average_weights, find_members
+from cellsignal.prediction.soup_members import average_weights, find_members, weights_digest
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.run import train
 
@@ -67,6 +67,19 @@ def test_the_mean_is_taken_of_floats_in_double_precision():
     mean, same = average_weights([first, second], ["x", "y"])
     assert mean["w"].tolist() == [2.0, np.float32((1e8 + 1) / 2)] and int(mean["n"]) == 3
     assert not same and average_weights([first, first], ["x", "y"])[1]
+
+
+def test_a_digest_tells_names_shapes_and_values_apart():
+    kinds = [
+        {"w": torch.zeros(2)},
+        {"v": torch.zeros(2)},
+        {"w": torch.zeros(1, 2)},
+        {"w": torch.tensor([0.0, 1e-30])},
+        {"w": torch.zeros(2, dtype=torch.bfloat16)},
+        {"w": torch.tensor(0)},
+    ]
+    assert len({weights_digest(kind) for kind in kinds}) == len(kinds)
+    assert weights_digest(kinds[0]) == weights_digest({"w": torch.zeros(4)[::2]})
 
 
 def test_a_soup_of_the_same_weights_is_the_member_bit_for_bit(kitchen, plates):

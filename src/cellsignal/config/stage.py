@@ -134,8 +134,8 @@ class Stage(Strict):
     epoch, from this share of the epochs on. The averaged model validates and predicts."""
     snapshots: Literal["cycles"] | tuple[int, ...] | None = None
     """Keep the weights that would predict, at the end of each of the schedule's cycles
-    (arXiv:1704.00109) or of these epochs, counted from 1, as snapshot_<epoch>.pt; `cellsignal runs soup
-    --snapshots` makes runs of them or averages them."""
+    (arXiv:1704.00109) or of these epochs, counted from 1, as snapshot_<epoch>.pt;
+    `cellsignal runs soup --snapshots` makes runs of them or averages them."""
     bn_recompute: bool = False
     """Compute the averaged model's BatchNorm statistics anew from the training samples; swa always
     does."""

@@ -1,5 +1,6 @@
 """The trained models that a soup is made of: found, compared, and their weights averaged."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,12 +157,11 @@ def predicting(state: dict[str, Any]) -> Weights:
 
 def weights_digest(weights: Weights) -> str:
     """Return a hash of names, shapes and values."""
-    return digest(
-        [
-            (name, list(tensor.shape), digest(tensor.double().flatten().tolist()))
-            for name, tensor in weights.items()
-        ]
-    )
+    whole = hashlib.sha256()
+    for name, tensor in weights.items():
+        whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        whole.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return whole.hexdigest()
 
 
 def average_weights(weights: Sequence[Weights], titles: Sequence[str]) -> tuple[Weights, bool]:
