@@ -28,10 +28,8 @@ def write(config, folder: Path) -> str:
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def kitchen(tmp_path_factory, plates):
-    """Two fine-tunings of one first stage (a, b), another seed's (c), and a's snapshots."""
-    folder = tmp_path_factory.mktemp("soup")
+def write_configs(folder: Path, plates: Path) -> dict:
+    """Two fine-tunings of one first stage (a, b; a keeps snapshots), and another seed's (c)."""
     tuned = {"epochs": 2, "snapshots": (1, 2)}
     made = {
         "a": make_config(plates, folder / "runs", two_stages(**tuned), name="a"),
@@ -44,8 +42,16 @@ def kitchen(tmp_path_factory, plates):
         "c": make_config(plates, folder / "runs", two_stages(), name="c", seed=1),
     }
     for config in made.values():
-        train(config)
         write(config, folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory, plates):
+    """The three, trained."""
+    folder = tmp_path_factory.mktemp("soup")
+    for config in write_configs(folder, plates).values():
+        train(config)
     return folder
 
 
@@ -82,6 +88,7 @@ def test_a_digest_tells_names_shapes_and_values_apart():
     assert weights_digest(kinds[0]) == weights_digest({"w": torch.zeros(4)[::2]})
 
 
+@pytest.mark.slow
 def test_a_soup_of_the_same_weights_is_the_member_bit_for_bit(kitchen, plates):
     """A copy of a run under another name."""
     config = make_config(
@@ -94,6 +101,7 @@ def test_a_soup_of_the_same_weights_is_the_member_bit_for_bit(kitchen, plates):
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_soup_of_two_fine_tunings_is_their_mean_and_an_ordinary_run(kitchen, capsys):
     assert soup(kitchen, "a.yaml", "b.yaml", "--name", "mixed", "--method", "uniform") == 0
     text = capsys.readouterr().out
@@ -114,6 +122,7 @@ def test_a_soup_of_two_fine_tunings_is_their_mean_and_an_ordinary_run(kitchen, c
     assert cellsignal(*words, cwd=kitchen) == 0
 
 
+@pytest.mark.slow
 def test_greedy_is_never_worse_than_the_best_member_on_its_own_units(kitchen):
     from cellsignal.config import load_config
 
@@ -151,6 +160,7 @@ def test_snapshots_are_averaged_or_made_runs(kitchen, capsys):
     assert cellsignal("submit", "snap_e1", "snap_e2", "--out", "snap.csv", cwd=kitchen) == 0
 
 
+@pytest.mark.slow
 def test_a_soup_that_breaks_leaves_nothing(kitchen, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
@@ -173,8 +183,10 @@ def test_a_soup_that_breaks_leaves_nothing(kitchen, monkeypatch):
         (("a.yaml", "b.yaml", "--separate", "--name", "x"), "--separate: is of --snapshots"),
     ],
 )
-def test_what_cannot_be_averaged_is_one_line(kitchen, plates, capsys, words, message):
+def test_what_cannot_be_averaged_is_one_line(tmp_path, plates, capsys, words, message):
+    write_configs(tmp_path, plates)
+    (tmp_path / "runs" / "a" / "seed0").mkdir(parents=True)
     model = {"backbone": "test_resnet", "neck": 16}
-    write(make_config(plates, kitchen / "runs", two_stages(), name="wide", model=model), kitchen)
-    line = error_line(capsys, "runs", "soup", *words, cwd=kitchen)
-    assert message in line and not (kitchen / "runs" / "x").exists()
+    write(make_config(plates, tmp_path / "runs", two_stages(), name="wide", model=model), tmp_path)
+    line = error_line(capsys, "runs", "soup", *words, cwd=tmp_path)
+    assert message in line and not (tmp_path / "runs" / "x").exists()
