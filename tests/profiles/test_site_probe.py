@@ -77,7 +77,8 @@ def test_parts_are_wilds_and_figures_are_scikit_learns(folder):
         expected = (model.predict(x[own]) == rows.label[own]).mean()
         assert figures[part, "images"] == pytest.approx(expected, abs=1e-3)
     # site 2 of a well stands where its site 1 does, so position tells the well in distribution
-    assert figures["id_test", "position only"] > 0.6 > 0.3 > figures["ood_test", "position only"]
+    # out of distribution it tells the controls alone, which stand on a fixed grid
+    assert figures["id_test", "position only"] > 0.6 > 0.45 > figures["ood_test", "position only"]
     mean = np.mean([figures[f"ood_test, {name}", "images"] for name in TYPES])
     assert mean == pytest.approx(figures["ood_test", "images"], abs=1e-3)
 
