@@ -16,7 +16,6 @@ from cellsignal.config.options import (
 )
 from cellsignal.studies.blend.page import add_blend_study
 from cellsignal.studies.gpu_check.commands import add_gpu_check_study
-from cellsignal.studies.relations.page import add_relations_study
 from cellsignal.studies.relations.command import add_relations_study
 
 if TYPE_CHECKING:
