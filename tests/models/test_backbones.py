@@ -9,7 +9,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
 from cellsignal.models.backbones import build_model
 from cellsignal.models.torchvision_cpu import import_timm
-from cellsignal.models.weights import adapt_stem, read_weights
+from cellsignal.models.weights import read_weights
 
 TINY = "resnet10t"
 
@@ -152,32 +152,6 @@ def test_rgb_weights_see_a_repeated_image_as_before(rgb):
         assert torch.allclose(
             tiny(1, 10, weights=path)(gray), network(gray.expand(-1, 3, -1, -1)), atol=1e-4
         )
-
-
-def test_adapted_stem_follows_the_formula():
-    torch.manual_seed(0)
-    weight = torch.randn(4, 3, 5, 5)
-    five = adapt_stem(weight, 5)
-    for c in range(5):
-        assert torch.allclose(five[:, c], weight[:, c % 3] * 3 / 5)
-    x = torch.randn(64, 6, 20, 20)
-    ratio = torch.conv2d(x, adapt_stem(weight, 6)).std() / torch.conv2d(x[:, :3], weight).std()
-    assert 0.5 < ratio < 1  # independent channels: sqrt(3/6)
-    same = torch.ones(1, 5, 9, 9)
-    assert torch.conv2d(same, five).std() / torch.conv2d(
-        same[:, :3], weight
-    ).std() == pytest.approx(1, abs=0.5)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 6, 7])
-def test_local_files_are_adapted_as_timm_adapts_its_own(channels):
-    import_timm()
-    from timm.models import adapt_input_conv
-
-    weight = torch.randn(4, 3, 5, 5)
-    assert torch.allclose(
-        adapt_stem(weight, channels), adapt_input_conv(channels, weight), atol=1e-6
-    )
 
 
 def test_a_head_of_other_classes_is_left_out_and_logged(rgb, caplog):

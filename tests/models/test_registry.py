@@ -33,9 +33,10 @@ class Linear(nn.Module):
 
 @pytest.fixture
 def own(monkeypatch):
-    for name in ("registry", "backbones"):
+    for name in ("registry", "backbones", "timm_networks"):
         monkeypatch.setattr(f"cellsignal.models.{name}.NETWORKS", dict(NETWORKS))
-    monkeypatch.setattr("cellsignal.models.backbones.NETWORKS", registry.NETWORKS)
+    for name in ("backbones", "timm_networks"):
+        monkeypatch.setattr(f"cellsignal.models.{name}.NETWORKS", registry.NETWORKS)
 
     @register_network("linear", stem="stem", options=("base_width",))
     def build_linear(config, shape):

@@ -84,7 +84,8 @@ class Model(Strict):
 
     backbone: str = "resnet18"
     """A timm network (resnet18, densenet161, ...), `lenet` or `scratch_cnn`; for clips `resnet3d18`
-    or `resnet3d50`."""
+    or `resnet3d50`; for stains by name `channel_vit_{micro,tiny,small,base}_patch{8,16}` or
+    `open_phenom`, which serve data sets of other channels ([weights.md](weights.md))."""
     pretrained: bool = False
     """Start from ImageNet weights (timm's, from the hub); the RGB stem is adapted."""
     weights: Path | None = None
@@ -93,6 +94,12 @@ class Model(Strict):
     """Dropout before the head."""
     drop_path: Probability = 0.0
     """Stochastic depth, where the backbone has it."""
+    channel_dropout: Probability = 0.0
+    """channel_vit_*, open_phenom: probability that a training batch is seen with some of its
+    channels alone, how many and which drawn at random; the others add no tokens."""
+    dynamic_size: bool = False
+    """Vision transformers: take images of any size; the position embeddings, which are of the
+    training images' size, are resampled for others. false: images of that size alone."""
     cell_type_vector: bool = False
     """Append the cell type's one-hot vector to the pooled features."""
     neck: int | None = Field(None, gt=0)
@@ -132,6 +139,9 @@ class Predict(Strict):
     """best was picked on the validation wells: its out-of-fold scores are a little optimistic."""
     batch_size: int = Field(64, ge=1)
     """Images in a batch."""
+    channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
+    """channel_vit_*, open_phenom: numbers, from 1, of those of the training's channels that the
+    network looks at; none: all."""
     center_crop: int | None = Field(None, gt=0)
     """Side in pixels of the central square that is predicted; none: the whole image."""
     adapt: Literal["none", "cell_type", "experiment", "plate"] = "none"

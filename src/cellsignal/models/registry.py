@@ -13,6 +13,7 @@ from torch import nn
 
 from cellsignal.config.schema import Model
 from cellsignal.models.heads import Outputs
+from cellsignal.models.stems import State
 
 
 class Shape(NamedTuple):
@@ -22,6 +23,7 @@ class Shape(NamedTuple):
     classes: int
     image_size: int | None  # pixels a side
     cell_types: int
+    names: tuple[str, ...] = ()  # of the channels; empty where they are not known
 
 
 class Network(Protocol):
@@ -45,10 +47,12 @@ class Entry:
 
     Attributes:
         build: (config, shape, fetch) -> the network; `fetch`: with its published weights.
-        stem: names of the convolutions that see the image, adapted to weights of other channels.
+        stem: names of the layers that see the image, adapted to weights of other channels.
         head: names of the classifying layers, left out where the number of classes is another.
         options: fields of `Model` that it takes, beside those of every network (dropout, weights).
         finish: (network, config, shape) -> what is put on it after weights were loaded.
+        adapt: (network, entry, weights) -> the weights of a file under the network's names and in
+            its shapes, but for stem and head; None: the network's method `adapt_weights`, if any.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Entry:
     head: tuple[str, ...]
     options: frozenset[str]
     finish: Callable[[nn.Module, Model, Shape], nn.Module] | None = None
+    adapt: Callable[[nn.Module, "Entry", State], State] | None = None
 
 
 NETWORKS: dict[str, Entry] = {}
@@ -65,6 +70,8 @@ OPTIONS = frozenset(
     {
         "pretrained",
         "drop_path",
+        "dynamic_size",
+        "channel_dropout",
         "cell_type_vector",
         "neck",
         "cosine_head",
@@ -82,12 +89,13 @@ def register_network(
     stem: str | tuple[str, ...],
     head: tuple[str, ...] = ("head",),
     options: tuple[str, ...] = (),
+    finish: Callable[[nn.Module, Model, Shape], nn.Module] | None = None,
 ) -> Callable:
     """Return a decorator that adds a function (config, shape) -> network to `NETWORKS`.
 
     Args:
         names: what `model.backbone` calls it.
-        stem, head, options: see `Entry`.
+        stem, head, options, finish: see `Entry`.
     """
 
     def register(build: Callable[[Model, Shape], nn.Module]) -> Callable:
@@ -100,6 +108,7 @@ def register_network(
                 stems,
                 head,
                 frozenset(options),
+                finish,
             )
         return build
 

@@ -1,8 +1,7 @@
 """Weights from a local file, of safetensors or of .pth, which is read without running its code.
 
-RGB weights fit any number of channels: the first convolution's are repeated over the channels in
-turn and scaled, so that its outputs keep their size. A head for another number of classes is left
-out.
+They fit any number of channels (`stems.adapt_stem`), and vision transformers of another image size.
+A head for another number of classes is left out.
 """
 
 import logging
@@ -17,9 +16,10 @@ import torch
 from torch import nn
 
 from cellsignal.common.errors import InputError
+from cellsignal.models.published import rename
+from cellsignal.models.stems import State, adapt_layer
 
 _log = logging.getLogger(__name__)
-State = dict[str, torch.Tensor]
 # torch's, anywhere in a name
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # words in the keys of weights to predict with
@@ -34,30 +34,61 @@ def load_weights(
     stem: tuple[str, ...],
     head: tuple[str, ...],
     adapt: Callable[[State], State] | None = None,
+    channels: int | None = None,
 ) -> None:
     """Fill a network from a file.
 
     Args:
         network: changed in place.
-        path: .safetensors, or a .pth of tensors only, under any keys and prefixes (`strip_names`).
-        stem: names of the convolutions that see the image; adapted by `adapt_stem`.
-        head: names of the classifying layers; where their number of classes is another, the
-            network's own are kept.
-        adapt: makes the file's weights the network's own before they are compared (other names,
-            kernels of other axes).
+        path: .safetensors, or a .pth of tensors only, under any keys and prefixes (`strip_names`),
+            or under the names of other programs (`published.rename`).
+        stem, head, adapt, channels: see `fill_network`.
 
     Raises:
-        InputError: missing, unreadable or damaged file; keys that the network lacks, or the
-            reverse; another shape. Where names do not fit, it says which names the file has.
+        InputError: missing, unreadable or damaged file; what `fill_network` raises. Where names do
+            not fit, it says which names the file has.
     """
-    tensors = read_weights(path)
+    tensors = rename(read_weights(path))
+    state = strip_names(tensors, network.state_dict().keys(), path)
+    fill_network(network, state, str(path), stem, head, adapt, channels, describe_names(tensors))
+
+
+def fill_network(
+    network: nn.Module,
+    state: State,
+    source: str,
+    stem: tuple[str, ...],
+    head: tuple[str, ...],
+    adapt: Callable[[State], State] | None = None,
+    channels: int | None = None,
+    described: str = "",
+) -> None:
+    """Fill a network with weights of another number of channels or classes.
+
+    Args:
+        network: changed in place.
+        source: what the weights are from, for messages.
+        stem: names of the layers that see the image; adapted by `stems.adapt_stem`.
+        head: names of the classifying layers; where their number of classes is another, the
+            network's own are kept.
+        adapt: makes the weights the network's own before they are compared (other names, kernels of
+            other axes, positions of another image size).
+        channels: of the image; None: as many as the stem has inputs.
+        described: what names the source has.
+
+    Raises:
+        InputError: keys that the network lacks, or the reverse; another shape.
+    """
     network_state = network.state_dict()
-    state = strip_names(tensors, network_state.keys(), path)
     if adapt is not None:
         state = adapt(state)
     for layer in stem:
-        _adapt_layer(state, network_state, f"{layer}.weight", path)
-    left_out = _drop_other_head(state, network_state, head, path)
+        given = state.get(f"{layer}.weight")
+        adapt_layer(state, network_state, f"{layer}.weight", channels, source)
+        if state.get(f"{layer}.weight") is not given and _standardises(network, layer):
+            text = "%s: %s standardises its weights, so a gray image does not give what it gave"
+            _log.warning(text, source, layer)
+    left_out = _drop_other_head(state, network_state, head, source)
     # old files lack the counters of BatchNorm
     optional = left_out | {key for key in network_state if key.endswith("num_batches_tracked")}
     missing = [key for key in network_state if key not in state and key not in optional]
@@ -67,24 +98,20 @@ def load_weights(
         (unexpected, f"has weights that the network has not, {len(unexpected)} of them"),
     ):
         if keys:
-            raise InputError(f"{path}: {problem}: {', '.join(keys[:3])}; {describe_names(tensors)}")
+            shown = f"{problem}: {', '.join(keys[:3])}"
+            raise InputError(f"{source}: {shown}{described and '; '}{described}")
     for key, value in state.items():
-        _check_values(path, key, value, network_state[key])
+        _check_values(source, key, value, network_state[key])
     network.load_state_dict(state, strict=False)
 
 
-def _adapt_layer(state: State, network_state: State, name: str, path: Path) -> None:
-    """Adapt a first layer's weights, in place, to the network's number of channels."""
-    if name not in state or name not in network_state or state[name].ndim != 4:
-        return
-    channels, given = network_state[name].shape[1], state[name].shape[1]
-    if channels != given:
-        _log.info("%s: %s adapted from %d to %d channels", path, name, given, channels)
-        state[name] = adapt_stem(state[name], channels)
+def _standardises(network: nn.Module, layer: str) -> bool:
+    """Whether a convolution standardises its weights (timm's StdConv2d, ScaledStdConv2d)."""
+    return "Std" in type(network.get_submodule(layer)).__name__
 
 
 def _drop_other_head(
-    state: State, network_state: State, head: tuple[str, ...], path: Path
+    state: State, network_state: State, head: tuple[str, ...], source: str
 ) -> set[str]:
     """Drop a head for another number of classes, in place, and return the keys left out."""
     keys = {key for key in network_state if key.rpartition(".")[0] in head}
@@ -94,48 +121,30 @@ def _drop_other_head(
         reason = "it is not one for this number of classes"
     else:
         return set()
-    _log.info("%s: its head is left out, %s", path, reason)
+    _log.info("%s: its head is left out, %s", source, reason)
     for key in keys:
         state.pop(key, None)
     return keys
 
 
-def _check_values(path: Path, key: str, value: torch.Tensor, expected: torch.Tensor) -> None:
+def _check_values(source: str, key: str, value: torch.Tensor, expected: torch.Tensor) -> None:
     """Refuse weights of another shape, of whole numbers (quantised), without values, not finite."""
     if value.shape != expected.shape:
         raise InputError(
-            f"{path}: {key} has shape {tuple(value.shape)}, the network's has "
+            f"{source}: {key} has shape {tuple(value.shape)}, the network's has "
             f"{tuple(expected.shape)}"
         )
     if value.is_meta:
-        raise InputError(f"{path}: {key} has a shape and no values (a meta tensor)")
+        raise InputError(f"{source}: {key} has a shape and no values (a meta tensor)")
     if expected.is_floating_point() and not value.is_floating_point():
         raise InputError(
-            f"{path}: {key} has values of type {value.dtype}, the network's are {expected.dtype}"
+            f"{source}: {key} has values of type {value.dtype}, the network's are {expected.dtype}"
         )
     wrong = int((~torch.isfinite(value)).sum())
     if wrong:
         raise InputError(
-            f"{path}: {key} has {wrong} of {value.numel()} weights that are not finite numbers"
+            f"{source}: {key} has {wrong} of {value.numel()} weights that are not finite numbers"
         )
-
-
-def adapt_stem(weight: torch.Tensor, channels: int) -> torch.Tensor:
-    """Adapt first-layer weights to another number of channels.
-
-    w'[:, c] = w[:, c mod I] * I / C; for C = 1 the sum over I.
-
-    An image that repeats its I channels in turn gives the same output where C is a multiple of I
-    (or a gray one, where C = 1); otherwise outputs keep their size. It is what timm does to the
-    weights of its hub.
-
-    Args:
-        weight: (O, I, h, w); (O, channels, h, w) is returned.
-    """
-    inputs = weight.shape[1]
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
-    return weight[:, torch.arange(channels) % inputs] * (inputs / channels)
 
 
 def strip_names(tensors: State, names: Collection[str], path: Path) -> State:

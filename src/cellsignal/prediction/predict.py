@@ -19,7 +19,7 @@ from cellsignal.common.stopping import Stop
 from cellsignal.config import Config
 from cellsignal.config.schema import Model
 from cellsignal.data.views import tta_views
-from cellsignal.models.backbones import build_model
+from cellsignal.models.backbones import build_model, see_channels
 from cellsignal.prediction.container import (
     load_predictions,
     read_about,
@@ -256,6 +256,7 @@ def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
         )
     recipe = Model(**state["config"]["model"])
     shape = (len(job.channels), job.outputs, state["image_size"], len(job.cell_types))
-    model = build_model(recipe, *shape, initial_weights=False)
+    model = build_model(recipe, *shape, initial_weights=False, names=job.channel_names)
     model.load_state_dict(state["averaged"] or state["model"])
+    see_channels(model, job.config.predict.channels)
     return model.eval().to(this_process().device, memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cellsignal.common.errors import InputError
 from cellsignal.config import Config
 from cellsignal.data.views import tta_views
-from cellsignal.models.backbones import build_model, check_backbone
+from cellsignal.models.backbones import build_model, check_backbone, see_channels
 from cellsignal.training.checkpoints import has_checkpoint
 from cellsignal.training.examples import Examples
 from cellsignal.training.inference import output_shapes, pixel_statistics
@@ -155,9 +155,12 @@ def _check_model(
 
 def _build(job: Job, shape: tuple[int, int]) -> nn.Module:
     config, channels, types = job.config, len(job.channels), len(job.cell_types)
-    side, fresh = shape[1], job.init is None
+    side, fresh, names = shape[1], job.init is None, job.channel_names
+    sizes = (channels, job.outputs, side, types)
     with _explaining(f"{config.model.backbone} cannot be built for {_pixels(shape)}"):
-        return build_model(config.model, channels, job.outputs, side, types, initial_weights=fresh)
+        model = build_model(config.model, *sizes, initial_weights=fresh, names=names)
+    see_channels(model, config.predict.channels)
+    return model
 
 
 def _follow(job: Job, model: nn.Module, size: int, shape: tuple[int, int], purpose: str) -> None:

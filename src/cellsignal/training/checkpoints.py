@@ -174,6 +174,7 @@ def _head_names(job: Job, image_size: int) -> set[str]:
             image_size,
             len(job.cell_types),
             initial_weights=False,
+            names=job.channel_names,
         )
         return {name: tensor.shape for name, tensor in model.state_dict().items()}
 

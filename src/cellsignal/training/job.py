@@ -133,6 +133,11 @@ class Job:
         return np.arange(len(self.store.channels)) if chosen is None else np.array(chosen) - 1
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels that the model sees."""
+        return tuple(self.store.channels[index] for index in self.channels)
+
+    @property
     def cell_types(self) -> tuple[str, ...]:
         """The cell types of the whole store, in the order of the cell-type vector."""
         return tuple(sorted(self.store.samples.cell_type.unique()))

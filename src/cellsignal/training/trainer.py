@@ -108,11 +108,11 @@ class Trainer:
         self.status = 0  # exit status with which all processes stop (`Stop.stop_status`); 0: go on
 
     def _build_model(self) -> torch.nn.Module:
-        job, config = self.job, self.job.config.model
-        channels, types = len(job.channels), len(job.cell_types)
+        job, config, names = self.job, self.job.config.model, self.job.channel_names
+        channels, types, side = len(names), len(job.cell_types), self.training.image_size
         fresh = job.init is None and not has_checkpoint(job.folder / "last.pt")
-        side = self.training.image_size
-        model = build_model(config, channels, job.outputs, side, types, initial_weights=fresh)
+        shape = (channels, job.outputs, side, types)
+        model = build_model(config, *shape, initial_weights=fresh, names=names)
         model.to(self.device, memory_format=torch.channels_last)
         self.flops = forward_flops(model, channels, self.training.output, types)
         if self.stage.gradient_checkpointing:
@@ -387,7 +387,7 @@ class Trainer:
         job, averaged = self.job, self.average.module
         return {
             **identity(job),
-            "channels": [job.store.channels[index] for index in job.channels],
+            "channels": list(job.channel_names),
             "config": job.config.model_dump(mode="json"),
             "overall": [values.tolist() for values in self.pixels.overall],
             "progress": self.progress,
