@@ -41,7 +41,6 @@ def test_whole_multiples_and_one_channel_are_adapted_as_timm_adapts_its_own(chan
     weight = torch.randn(4, 3, 5, 5)
     adapted = adapt_stem(weight, channels)
     assert torch.allclose(adapted, adapt_input_conv(channels, weight), atol=1e-6)
-    assert channels == 1 or torch.equal(adapted[:, :3] * channels / 3, weight)
 
 
 @pytest.mark.parametrize(("inputs", "channels"), [(3, 5), (3, 4), (3, 2), (5, 6), (6, 5), (5, 1)])

@@ -94,9 +94,13 @@ class Model(Strict):
     """Dropout before the head."""
     drop_path: Probability = 0.0
     """Stochastic depth, where the backbone has it."""
+    channel_wise: Literal["none", "concat", "mean"] = "none"
+    """timm networks: look at each channel by itself, by one network of a single channel, and put
+    the features side by side (concat) or average them, each times a gate of its stain (mean). none:
+    the first layer sees all channels."""
     channel_dropout: Probability = 0.0
-    """channel_vit_*, open_phenom: probability that a training batch is seen with some of its
-    channels alone, how many and which drawn at random; the others add no tokens."""
+    """channel_vit_*, open_phenom, channel_wise: mean: probability that a training batch is seen
+    with some of its channels alone, how many and which drawn at random; the others are not read."""
     dynamic_size: bool = False
     """Vision transformers: take images of any size; the position embeddings, which are of the
     training images' size, are resampled for others. false: images of that size alone."""
@@ -140,8 +144,8 @@ class Predict(Strict):
     batch_size: int = Field(64, ge=1)
     """Images in a batch."""
     channels: tuple[PositiveInt, ...] | None = Field(None, min_length=1)
-    """channel_vit_*, open_phenom: numbers, from 1, of those of the training's channels that the
-    network looks at; none: all."""
+    """channel_vit_*, open_phenom, channel_wise: mean: numbers, from 1, of those of the training's
+    channels that the network looks at; none: all."""
     center_crop: int | None = Field(None, gt=0)
     """Side in pixels of the central square that is predicted; none: the whole image."""
     adapt: Literal["none", "cell_type", "experiment", "plate"] = "none"

@@ -66,7 +66,8 @@ def build_model(
         adapt = getattr(model, "adapt_weights", None)
         if entry.adapt is not None:
             adapt = partial(entry.adapt, model, entry)
-        load_weights(model, config.weights, entry.stem, entry.head, adapt, channels)
+        seen = channels if config.channel_wise == "none" else 1
+        load_weights(model, config.weights, entry.stem, entry.head, adapt, seen)
     if not config.pool_relu:
         _drop_pool_relu(model, config)
     if entry.finish is not None:
@@ -112,6 +113,9 @@ def check_backbone(config: Model) -> Entry:
         if is_default or (key == "pretrained" and config.weights is not None):
             continue
         raise InputError(f"model.{key}: {name} {_REASONS.get(key, 'has no such option')}")
+    takes_some = "channel_wise" not in entry.options or config.channel_wise == "mean"
+    if config.channel_dropout and not takes_some:
+        raise InputError(f"model.channel_dropout: {name} {_REASONS['channel_dropout']}")
     return entry
 
 

@@ -20,6 +20,7 @@ from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
+from cellsignal.models.channel_wise import ChannelSet
 from cellsignal.models.registry import Shape, register_network
 from cellsignal.models.stains import stains_of
 from cellsignal.models.stems import State
@@ -42,12 +43,10 @@ SIZES = {
 _OPTIONS = ("drop_path", "cell_type_vector", "neck", "cosine_head", "frozen", "channel_dropout")
 
 
-class ChannelViT(nn.Module):
+class ChannelViT(ChannelSet):
     """A timm vision transformer whose tokens are patches of single channels.
 
     Attributes:
-        stains: of the images' channels, in their order.
-        seen: indices of the channels that it looks at; None: all. Others add no tokens.
         num_features: D.
     """
 
@@ -57,14 +56,12 @@ class ChannelViT(nn.Module):
         It is made with `dynamic_img_size`, and a class token. Where it pools patches (`avg`) the
         last norm is left out.
         """
-        super().__init__()
+        super().__init__(stains, config.channel_dropout)
         self.patch_embed, self.blocks, self.norm = vit.patch_embed, vit.blocks, vit.norm
         self.cls_token, self.pos_embed = vit.cls_token, vit.pos_embed
         self.norm_pre, self.pos_drop = vit.norm_pre, vit.pos_drop
         self.pools_patches = vit.global_pool == "avg"
         self.num_features, self.grad_checkpointing = vit.num_features, False
-        self.stains, self.seen = tuple(stains), None
-        self.channel_dropout = config.channel_dropout
         self.channel_embed = nn.ParameterDict(
             {stain: torch.zeros(self.num_features) for stain in sorted(set(stains))}
         )
@@ -74,44 +71,13 @@ class ChannelViT(nn.Module):
         self.head_drop = nn.Dropout(config.dropout)
         self.reset_classifier(classes)
 
-    def see(self, channels: Sequence[int] | None) -> None:
-        """Look at some of the images' channels alone, from now on.
-
-        Args:
-            channels: indices into `stains`; None: all.
-
-        Raises:
-            InputError: none, one twice, or one that is not there.
-        """
-        if channels is not None:
-            channels = tuple(channels)
-            known = set(range(len(self.stains)))
-            if not channels or not set(channels) <= known or len(set(channels)) < len(channels):
-                raise InputError(
-                    f"channels {[index + 1 for index in channels]}: the network knows 1 to "
-                    f"{len(self.stains)} ({', '.join(self.stains)}), each to be given once"
-                )
-        self.seen = channels
-
-    def use_stains(self, stains: Sequence[str]) -> None:
-        """Take images of other stains from now on, all of which have an embedding.
-
-        Raises:
-            InputError: names the stains that have none.
-        """
-        unknown = [stain for stain in stains if stain not in self.channel_embed]
-        if unknown:
-            raise InputError(f"no embedding of the stains {', '.join(unknown)}")
-        self.stains, self.seen = tuple(stains), None
+    def known_stains(self) -> list[str]:
+        """Return the stains that have an embedding."""
+        return list(self.channel_embed)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, 1 + C x patches, D), C the number of channels that are looked at."""
-        if x.shape[1] != len(self.stains):
-            raise InputError(
-                f"the network takes images of {len(self.stains)} channels "
-                f"({', '.join(self.stains)}), got {x.shape[1]}"
-            )
-        x = self.pos_drop(self._tokens(x, self._chosen()))
+        """(B, C, H, W) -> (B, 1 + m x patches, D), m the number of channels that are looked at."""
+        x = self.pos_drop(self._tokens(*self.choose(x)))
         x = self.norm_pre(x)
         if self.grad_checkpointing and not torch.jit.is_scripting():
             from timm.models import checkpoint_seq
@@ -158,27 +124,9 @@ class ChannelViT(nn.Module):
         kept = {name: value for name, value in state.items() if name not in known}
         return kept | own | {name: known[name] for name in own if name in known}
 
-    def _chosen(self) -> list[int]:
-        """Return the channels to look at: in training, sometimes, a random set of them.
-
-        With the probability `channel_dropout` a batch is seen with m of the M channels, m drawn
-        evenly from 1 to M - 1 (hierarchical channel sampling, arXiv:2309.16108).
-        """
-        channels = list(range(len(self.stains)) if self.seen is None else self.seen)
-        if not self.training or not self.channel_dropout or len(channels) < 2:
-            return channels
-        if torch.rand(()).item() >= self.channel_dropout:
-            return channels
-        kept = int(torch.randint(1, len(channels), ()))
-        return [channels[place] for place in sorted(torch.randperm(len(channels))[:kept].tolist())]
-
     def _tokens(self, x: torch.Tensor, chosen: list[int]) -> torch.Tensor:
-        """Return the class token and the patches of the chosen channels, with all embeddings."""
-        names = list(self.channel_embed)
-        # all of them, so that in distributed training each has a gradient
-        table = torch.stack([self.channel_embed[name] for name in names])
-        embedding = table[[names.index(self.stains[index]) for index in chosen]]
-        x = x[:, chosen] if len(chosen) < x.shape[1] or chosen != sorted(chosen) else x
+        """Return the class token and the patches of the channels, with all embeddings added."""
+        embedding = self.rows(self.channel_embed, chosen)
         batch, channels = x.shape[:2]
         patches = self.patch_embed(x.flatten(0, 1).unsqueeze(1))  # (B * C, h, w, D)
         positions = _resampled(self.pos_embed, patches.shape[1:3])

@@ -72,6 +72,7 @@ OPTIONS = frozenset(
         "drop_path",
         "dynamic_size",
         "channel_dropout",
+        "channel_wise",
         "cell_type_vector",
         "neck",
         "cosine_head",

@@ -9,14 +9,16 @@ from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
+from cellsignal.models.channel_wise import ChannelBag, ChannelMean, width_of
 from cellsignal.models.heads import CosineHead, Outputs, PooledLayers, make_neck
 from cellsignal.models.registry import NETWORKS, OPTIONS, Entry, Shape
+from cellsignal.models.stains import stains_of
 from cellsignal.models.stems import State
 from cellsignal.models.torchvision_cpu import import_timm
 from cellsignal.models.weights import fill_network
 
 _log = logging.getLogger(__name__)
-TIMM_OPTIONS = OPTIONS - {"keep_time", "base_width", "bnneck", "channel_dropout"}
+TIMM_OPTIONS = OPTIONS - {"keep_time", "base_width", "bnneck"}
 
 
 class Classifier(nn.Module):
@@ -35,8 +37,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.cell_types = shape.cell_types if config.cell_type_vector else 0
-        pooled = getattr(backbone, "head_hidden_size", None) or backbone.num_features
-        pooled += self.cell_types
+        pooled = width_of(backbone) + self.cell_types
         self.width = config.neck or pooled
         self.neck = make_neck(pooled, config.neck) if config.neck else None
         self.dropout, self.head = None, None
@@ -94,6 +95,7 @@ class Classifier(nn.Module):
 
 def _has_own_head(config: Model) -> bool:
     needs_pooled = config.neck is not None or config.layers is not None
+    needs_pooled = needs_pooled or config.channel_wise != "none"
     return config.cell_type_vector or config.frozen or needs_pooled
 
 
@@ -125,8 +127,8 @@ def _build_timm(config: Model, shape: Shape, fetch: bool) -> nn.Module:
             raise InputError(f"model.pretrained: timm publishes no weights for {config.backbone}")
         source = _create(config, shape, pretrained=True)
         entry, name = timm_entry(config.backbone), f"timm's weights of {config.backbone}"
-        state, channels = source.state_dict(), shape.channels
-        fill_network(model, state, name, entry.stem, entry.head, channels=channels)
+        channels = shape.channels if config.channel_wise == "none" else 1
+        fill_network(model, source.state_dict(), name, entry.stem, entry.head, channels=channels)
     return model
 
 
@@ -142,7 +144,8 @@ def _create(config: Model, shape: Shape, pretrained: bool = False) -> nn.Module:
     if published is not None and published.fixed_input_size:
         options["img_size"] = shape.image_size
     if not pretrained:
-        options |= {"in_chans": shape.channels, "num_classes": shape.classes}
+        channels = shape.channels if config.channel_wise == "none" else 1
+        options |= {"in_chans": channels, "num_classes": shape.classes}
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError:
@@ -216,6 +219,11 @@ def finish_timm(model: nn.Module, config: Model, shape: Shape) -> Classifier:
     """Return a network with the methods of timm's, with the neck and heads of a config."""
     if config.layers is not None:
         model = PooledLayers(model, config.layers, config.backbone)
+    if config.channel_wise == "concat":
+        model = ChannelBag(model, shape.channels)
+    elif config.channel_wise == "mean":
+        stains = stains_of(shape.names or shape.channels)
+        model = ChannelMean(model, stains, config.channel_dropout)
     return Classifier(model, config, shape)
 
 

@@ -17,6 +17,7 @@ from cellsignal.config.options import (
 from cellsignal.studies.blend.page import add_blend_study
 from cellsignal.studies.gpu_check.commands import add_gpu_check_study
 from cellsignal.studies.relations.command import add_relations_study
+from cellsignal.studies.channels.page import add_channels_study
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -29,6 +30,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     add_blend_study(add)
     add_gpu_check_study(add)
     add_relations_study(add)
+    add_channels_study(add)
     _add_ablations(add)
     _add_speed(add)
     _add_postprocessing(add)
