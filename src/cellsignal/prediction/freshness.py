@@ -15,6 +15,8 @@ from cellsignal.common.files import changed_inputs, digest, flatten_dict, sha256
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.folds import labelled
 from cellsignal.config import Config
+from cellsignal.config.schema import Model, Predict
+from cellsignal.config.strict import Strict
 from cellsignal.data.folds import FoldTable, read_folds
 from cellsignal.data.store import Store
 from cellsignal.prediction.container import read_about, read_parts
@@ -22,19 +24,31 @@ from cellsignal.training.identity import refuse_other_run
 
 log = logging.getLogger(__name__)
 MADE_FROM = "made_from"  # key of `about`
+# keys of the config that the first predictions files do not have
+_LATER = {"channels", "channel_wise", "channel_dropout", "dynamic_size"}
 
 
 def config_inputs(config: Config, stage_index: int) -> dict[str, Any]:
     """Return the config keys that decide the bytes of a stage's predictions and embeddings."""
     tree, names = config.model_dump(mode="json"), ("channels", "controls", "sites", "size")
     return {
-        "predict": tree["predict"],
+        "predict": _without_defaults(tree["predict"], Predict),
         "protocol": config.protocol,
         "normalization": tree["normalization"],
         "data": {name: tree["data"][name] for name in names}
         | ({} if config.data.exclude is None else {"exclude": _hash_of(config.data.exclude)}),
-        "model": tree["model"],
+        "model": _without_defaults(tree["model"], Model),
         "amp": tree["stages"][stage_index]["amp"],
+    }
+
+
+def _without_defaults(section: dict[str, Any], schema: type[Strict]) -> dict[str, Any]:
+    """Leave out the keys that came after the first files, where they say what was done before."""
+    fields = schema.model_fields
+    return {
+        name: value
+        for name, value in section.items()
+        if name not in _LATER or value != fields[name].default
     }
 
 

@@ -41,17 +41,22 @@ VIT = {"backbone": "channel_vit_micro_patch8"}
 METHODS = {
     "cnn": Method("small ResNet, a stem for each set", CNN),
     "cnn_zeroed": Method("the same, channels set to zero in training", CNN, zeroed=0.5),
-    "mean_alone": Method("small ResNet by channel (mean), each set alone", MEAN),
-    "mean_joint": Method("small ResNet by channel (mean), both sets", MEAN, "joint"),
-    "mean_joint_dropout": Method(
-        "the same, channel dropout .5", {**MEAN, "channel_dropout": 0.5}, "joint"
-    ),
     "vit_alone": Method("ViT of stains, each set alone", VIT, lr=1e-3),
-    "vit_joint": Method("ViT of stains, both sets", VIT, "joint", lr=1e-3),
-    "vit_joint_dropout": Method(
-        "the same, channel dropout .5", {**VIT, "channel_dropout": 0.5}, "joint", lr=1e-3
+    "vit_joint": Method(
+        "ViT of stains, both sets, channel dropout .5",
+        {**VIT, "channel_dropout": 0.5},
+        "joint",
+        0,
+        1e-3,
     ),
-    "vit_first": Method("ViT of stains, first RxRx1, then BBBC021", VIT, "first", lr=1e-3),
+    "vit_first": Method(
+        "ViT of stains, RxRx1, then BBBC021 from its weights", VIT, "first", 0, 1e-3
+    ),
+    "mean_joint": Method(
+        "small ResNet by channel (mean), both sets, channel dropout .5",
+        {**MEAN, "channel_dropout": 0.5},
+        "joint",
+    ),
 }
 
 
