@@ -22,7 +22,7 @@ def changed(config, section: str, **keys):
 
 def logits_of(config) -> np.ndarray:
     (path,) = predict(config)
-    return load_predictions(path).logits
+    return load_predictions(path).logits("identity")
 
 
 @pytest.mark.slow

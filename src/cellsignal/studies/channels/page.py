@@ -64,7 +64,7 @@ def add_channels_study(add: Callable) -> None:
     text = "one network of stains for two simulated data sets against a network for each"
     sub = add("channels", channels, text)
     sub.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default 0 1 2)")
-    sub.add_argument("--epochs", type=int, default=20, help="of each set (default 20)")
+    sub.add_argument("--epochs", type=int, default=30, help="of each set (default 30)")
     text = "folder of the simulated images and of what is done (default runs/channels)"
     sub.add_argument("--work", type=Path, default=Path("runs/channels"), help=text)
     sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
