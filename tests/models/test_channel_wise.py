@@ -52,6 +52,30 @@ def test_mean_is_the_mean_of_the_channels_times_their_gates(gray):
         torch.testing.assert_close(model.embed(images), some)
 
 
+def test_gates_of_a_run_are_taken_by_the_stains_names(tmp_path):
+    """dna keeps its gate; er, which the run does not know, starts from the mean."""
+    first = build("mean")
+    with torch.no_grad():
+        for gate in first.backbone.channel_gate.values():
+            gate.uniform_()
+    averaged = {name: tensor + 1 for name, tensor in first.state_dict().items()}
+    for name, state in (
+        ("model", {"model": first.state_dict()}),
+        ("both", {"model": averaged, "averaged": first.state_dict()}),
+    ):
+        torch.save(state, tmp_path / f"{name}.pt")
+        second = build("mean", ("nuclei", "er"), weights=tmp_path / f"{name}.pt")
+        theirs, ours = first.backbone.channel_gate, second.backbone.channel_gate
+        assert torch.equal(ours["dna"], theirs["dna"])
+        torch.testing.assert_close(ours["er"], sum(theirs.values()) / 3)
+        conv = "backbone.network.layer2.0.conv1.weight"
+        assert torch.equal(second.state_dict()[conv], first.state_dict()[conv])
+    wrong = first.state_dict() | {"backbone.channel_gate.dna": torch.ones(7)}
+    torch.save(wrong, tmp_path / "wrong.pt")
+    with pytest.raises(InputError, match=r"wrong\.pt: the gate of dna has shape \(7,\)"):
+        build("mean", weights=tmp_path / "wrong.pt")
+
+
 @pytest.mark.parametrize("way", ["concat", "mean"])
 def test_rgb_weights_are_summed_for_the_one_channel(way, tmp_path):
     rgb = import_timm().create_model("test_resnet").state_dict()

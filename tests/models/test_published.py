@@ -84,14 +84,13 @@ def facebook_dinov2(registers: int = 0, chunks: int = 0) -> tuple[dict, nn.Modul
 
 
 @pytest.mark.parametrize(
-    ("name", "registers", "chunks"),
+    ("name", "registers", "chunks", "suffix"),
     [
-        ("vit_small_patch14_dinov2", 0, 0),
-        ("vit_small_patch14_reg4_dinov2", 4, 0),
-        ("vit_small_patch14_dinov2", 0, 4),
+        ("vit_small_patch14_dinov2", 0, 0, ".pth"),
+        ("vit_small_patch14_reg4_dinov2", 4, 0, ".safetensors"),
+        pytest.param("vit_small_patch14_dinov2", 0, 4, ".pth", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_facebooks_dinov2(tmp_path, name, registers, chunks, suffix):
     state, features = facebook_dinov2(registers, chunks)
     save(state, tmp_path / f"dinov2{suffix}")
@@ -256,8 +255,10 @@ class CaMae(nn.Module):
         return vit.blocks(tokens)[:, 1:].mean(1)
 
 
-@pytest.mark.parametrize("channels", [1, 6, 11])
-@pytest.mark.parametrize("container", ["", "state_dict"])
+@pytest.mark.parametrize(
+    ("channels", "container"),
+    [(1, "state_dict"), (6, ""), pytest.param(11, "", marks=pytest.mark.slow)],
+)
 def test_open_phenom(tmp_path, channels, container):
     reference = CaMae(64)
     randomise(reference)

@@ -20,7 +20,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.config.schema import Model
 from cellsignal.models.registry import NETWORKS, OPTIONS, Entry, Shape
 from cellsignal.models.timm_networks import timm_entry
-from cellsignal.models.weights import load_weights
+from cellsignal.models.weights import load_weights, read_weights
 
 # why a network has not an option, where "has no such option" says too little
 _REASONS = {
@@ -72,6 +72,8 @@ def build_model(
         _drop_pool_relu(model, config)
     if entry.finish is not None:
         model = entry.finish(model, config, shape)
+    if initial_weights and config.weights is not None and config.channel_wise == "mean":
+        model.backbone.take_gates(read_weights(config.weights), config.weights)
     if config.bn_momentum is not None:
         _set_bn_momentum(model, config)
     return model

@@ -7,11 +7,16 @@ channels.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from cellsignal.common.errors import InputError
+from cellsignal.models.stems import State
+from cellsignal.models.weights import strip_names
+
+_GATE = "channel_gate."
 
 
 class ChannelSet(nn.Module):
@@ -146,6 +151,32 @@ class ChannelMean(ChannelSet):
     def known_stains(self) -> list[str]:
         """Return the stains that have a gate."""
         return list(self.channel_gate)
+
+    def take_gates(self, tensors: State, path: Path) -> None:
+        """Take the gates of a run's weights; a stain that they do not know gets their mean.
+
+        Args:
+            tensors: of the file at `path`, by name; without gates nothing changes.
+
+        Raises:
+            InputError: gates of another width.
+        """
+        found = {name[name.rindex(_GATE) :] for name in tensors if f".{_GATE}" in f".{name}"}
+        if not found:
+            return
+        state = strip_names(tensors, found, path)
+        gates = {name.removeprefix(_GATE): state[name] for name in found}
+        wrong = [name for name, gate in gates.items() if gate.shape != (self.num_features,)]
+        if wrong:
+            shape = tuple(gates[wrong[0]].shape)
+            raise InputError(
+                f"{path}: the gate of {wrong[0]} has shape {shape}, the network's has "
+                f"{(self.num_features,)}"
+            )
+        mean = torch.stack(tuple(gates.values())).mean(0)
+        with torch.no_grad():
+            for stain, gate in self.channel_gate.items():
+                gate.copy_(gates.get(stain, mean))
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, D)."""
