@@ -86,7 +86,7 @@ def test_a_network_of_any_size_has_no_dynamic_one(name):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:torch.searchsorted")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # timm's own, in its resampling
 def test_relative_positions_of_a_swin_are_resampled_too(tmp_path):
     """Oracle: timm's own loading of the same weights."""
     timm, name = import_timm(), "swin_tiny_patch4_window7_224"
