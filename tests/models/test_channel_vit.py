@@ -175,6 +175,17 @@ def test_rgb_weights_of_timm_start_it(tmp_path):
         torch.testing.assert_close(model.embed(gray), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("repeats", [1, 4, 11])
+def test_positions_that_repeat_for_each_channel_are_taken_once(repeats):
+    """Four channels of 4 x 4 patches are as many as one of 8 x 8."""
+    model = build(("dna", "er"))
+    state, once = model.backbone.state_dict(), torch.randn(1, 16, 96)
+    first = torch.zeros(1, 1, 96)
+    state["pos_embed"] = torch.cat([first, once.repeat(1, repeats, 1)], 1)
+    adapted = model.backbone.adapt_weights(state)
+    assert torch.equal(adapted["pos_embed"], torch.cat([first, once], 1))
+
+
 def test_stains_can_be_changed_for_others_that_it_knows():
     model = build()
     model.backbone.use_stains(("actin", "dna"))

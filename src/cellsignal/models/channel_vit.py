@@ -141,7 +141,7 @@ class ChannelViT(ChannelSet):
         A number of patches that is no square is refused later, by its shape.
         """
         patches = given.shape[1] - 1
-        for repeats in range(1, 65):
+        for repeats in range(64, 0, -1):  # 4 channels of 8 x 8 are no 16 x 16
             side = round((patches / repeats) ** 0.5)
             if side * side * repeats != patches:
                 continue
