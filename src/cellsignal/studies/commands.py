@@ -15,9 +15,9 @@ from cellsignal.config.options import (
     next_command,
 )
 from cellsignal.studies.blend.page import add_blend_study
+from cellsignal.studies.channels.page import add_channels_study
 from cellsignal.studies.gpu_check.commands import add_gpu_check_study
 from cellsignal.studies.relations.command import add_relations_study
-from cellsignal.studies.channels.page import add_channels_study
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
