@@ -13,7 +13,7 @@ from cellsignal.config.options import (
     configs_of,
     next_command,
 )
-from cellsignal.profiles.profile_steps import STEPS
+from cellsignal.profiles.names import STEPS
 from cellsignal.profiles.table_options import (
     REFERENCES,
     add_export_options,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,20 +9,10 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import listed
 from cellsignal.profiles.batch_effects import Reference, Unit, sphere, tvn, unit_columns
+from cellsignal.profiles.names import Step
 from cellsignal.profiles.optional_steps import combat, harmony
 from cellsignal.profiles.position_effects import subtract_position
 
-Step = Literal[
-    "standardize",
-    "mad_robustize",
-    "feature_select",
-    "spherize",
-    "tvn",
-    "well_position",
-    "combat",
-    "harmony",
-]
-STEPS: tuple[Step, ...] = get_args(Step)
 SELECTION = ["variance_threshold", "correlation_threshold", "drop_outliers", "blocklist"]
 _BY_UNIT = ("standardize", "mad_robustize")
 _QUERIES = {

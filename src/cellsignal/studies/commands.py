@@ -14,7 +14,7 @@ from cellsignal.config.options import (
     config_of,
     next_command,
 )
-from cellsignal.studies.blend.page import add_blend_study
+from cellsignal.studies.blend.commands import add_blend_study
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
