@@ -13,7 +13,18 @@ from cellsignal.cli import build_parser, main
 from cellsignal.config.options import find_configs, read_configs
 
 GROUPS = {"runs", "profiles", "study", "kaggle", "cloud"}
-HEAVY = {"cv2", "matplotlib", "numpy", "pandas", "pydantic", "scipy", "sklearn", "torch", "yaml", "zarr"}
+HEAVY = {
+    "cv2",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "scipy",
+    "sklearn",
+    "torch",
+    "yaml",
+    "zarr",
+}
 OLD = ("bench", "classify", "kernel", "match", "oof", "protocol", "rank", "retrieve")
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import listed
 from cellsignal.profiles.batch_effects import Reference, Unit, sphere, tvn, unit_columns
-from cellsignal.profiles.names import Step
+from cellsignal.profiles.names import STEPS, Step
 from cellsignal.profiles.optional_steps import combat, harmony
 from cellsignal.profiles.position_effects import subtract_position
 
