@@ -196,8 +196,15 @@ def test_an_epoch_is_logged_with_its_figures(tmp_path, caplog):
     with caplog.at_level(logging.INFO), throughput.EpochLog(job, [row]) as log:
         log.add(row, EpochSpeed(6, 2.0, 0.0), 30.0)
         log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0)
+        log.add(row, EpochSpeed(6, 2.0, 0.0), 30.0, 60.0)
+        log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0, 60.0)
     words = "job epoch 2/4 train_loss 0.5123 (3.0 images/s, waiting for data 0.0 %)"
-    assert [record.message for record in caplog.records] == [f"{words} 30 s left", words]
+    assert [record.message.removeprefix(words) for record in caplog.records] == [
+        " 30 s left",
+        "",
+        " 30 s left, 60 s of all trainings",
+        " 60 s left of all trainings",
+    ]
     assert pd.read_csv(tmp_path / "log.csv").train_loss.tolist() == [0.512345]
     before = (tmp_path / "log.csv").stat().st_mtime_ns
     with throughput.EpochLog(job, [row], writes=False) as log:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.files import atomic_path, digest, open_arrays
+from cellsignal.common.progress import Progress
 from cellsignal.common.stopping import Pace, Stop
 from cellsignal.prediction.container import narrow
 from cellsignal.training.job import unit_codes
@@ -82,15 +83,18 @@ def in_pieces(
     if n_done and ranks.first:
         log.info("%s: resumes, %d of %d pieces are done", path, n_done, len(files))
     pace, write_seconds = Pace(), 0.0
-    for start in range(0, len(missing), ranks.world):
-        saved = f"{n_done + start} of {len(files)} pieces"
-        _stop_together(ranks, stop, path, saved, "the next piece", pace.high)
-        started = time.perf_counter()
-        if start + ranks.rank < len(missing):
-            number = missing[start + ranks.rank]
-            arrays = {name: narrow(values) for name, values in compute(places[number]).items()}
-            write_seconds += _write(files[number], arrays)
-        pace.add(time.perf_counter() - started)
+    sizes = [len(places[number]) for number in missing]
+    with Progress(f"predicting {path}", sum(sizes), "sample", leave=False) as progress:
+        for start in range(0, len(missing), ranks.world):
+            saved = f"{n_done + start} of {len(files)} pieces"
+            _stop_together(ranks, stop, path, saved, "the next piece", pace.high)
+            started = time.perf_counter()
+            if start + ranks.rank < len(missing):
+                number = missing[start + ranks.rank]
+                arrays = {name: narrow(values) for name, values in compute(places[number]).items()}
+                write_seconds += _write(files[number], arrays)
+            pace.add(time.perf_counter() - started)
+            progress.add(sum(sizes[start : start + ranks.world]))
     join_seconds = None
     if missing:  # every piece is read and written once more
         join_seconds = 2 * write_seconds * ranks.world * len(files) / len(missing)
