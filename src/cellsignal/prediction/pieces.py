@@ -77,11 +77,8 @@ def in_pieces(
     stop = stop or Stop()
     folder = pieces_folder(path) / digest(made_from)[:16]
     files = [folder / f"{number:04d}.npz" for number in range(len(places))]
-    missing = [number for number, file in enumerate(files) if _read(file) is None]
+    missing = _missing(path, files, ranks)
     n_done = len(files) - len(missing)
-    ranks.barrier()  # every process has looked before any writes
-    if n_done and ranks.first:
-        log.info("%s: resumes, %d of %d pieces are done", path, n_done, len(files))
     pace, write_seconds = Pace(), 0.0
     sizes = [len(places[number]) for number in missing]
     with Progress(f"predicting {path}", sum(sizes), "sample", leave=False) as progress:
@@ -102,6 +99,16 @@ def in_pieces(
     _stop_together(ranks, stop, path, saved, "putting them together", join_seconds)
     ranks.barrier()
     return _join(files, places) if ranks.first else None
+
+
+def _missing(path: Path, files: list[Path], ranks: Ranks) -> list[int]:
+    """Return the numbers of the pieces that do not exist yet, and log that there are others."""
+    missing = [number for number, file in enumerate(files) if _read(file) is None]
+    ranks.barrier()  # every process has looked before any writes
+    n_done = len(files) - len(missing)
+    if n_done and ranks.first:
+        log.info("%s: resumes, %d of %d pieces are done", path, n_done, len(files))
+    return missing
 
 
 def _stop_together(
