@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from cellsignal.common.files import write_csv
 from cellsignal.common.stopping import duration
@@ -87,7 +87,9 @@ class EpochSpeed:
 
 
 class EpochLog:
-    """Writes a job's epochs to the log, to `log.csv` and to TensorBoard; use it as a context.
+    """Writes a job's epochs to the log, to `log.csv` and, if installed, to TensorBoard.
+
+    Use it as a context.
 
     Args:
         history: the checkpoint's list of rows, shared and not copied.
@@ -95,10 +97,8 @@ class EpochLog:
     """
 
     def __init__(self, job: Job, history: list[dict[str, Any]], writes: bool = True):
-        self.job, self.history, self.board = job, history, None
-        if writes:
-            folder = str(job.folder / "tensorboard")
-            self.board = SummaryWriter(folder, purge_step=len(history) + 1)
+        self.job, self.history, self.writes = job, history, writes
+        self.board = open_board(job.folder / "tensorboard", len(history) + 1) if writes else None
 
     def __enter__(self) -> "EpochLog":
         return self
@@ -125,12 +125,21 @@ class EpochLog:
             left += f", {duration(all_left)} of all trainings" if left else ""
             left = left or f" {duration(all_left)} left of all trainings"
         log.info("%s %s (%s)%s", place, figures, speed.line(), left)
-        if self.board is None:
-            return
-        # written whole, so that a resumed run has each epoch once
-        write_csv(self.job.folder / "log.csv", pd.DataFrame(self.history))
-        for name, value in row.items():
-            self.board.add_scalar(name, value, epoch)
+        if self.writes:
+            # written whole, so that a resumed run has each epoch once
+            write_csv(self.job.folder / "log.csv", pd.DataFrame(self.history))
+        if self.board is not None:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, epoch)
+
+
+def open_board(folder: Path, epoch: int) -> Any:
+    """Return a writer of curves that go on at an epoch; None if TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=epoch)
 
 
 class Clock:
