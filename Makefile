@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo real quick audit oversampling timelapse ablation two-stage torture bench test test-slow lint clean-demo
+.PHONY: demo real quick audit oversampling timelapse ablation two-stage torture bench test test-slow lint check-pins clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -106,3 +106,7 @@ test-slow: .venv/.ready-tests
 lint: .venv/.ready-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# whether requirements.txt and tests/requirements.txt resolve on Python 3.11, 3.12 and 3.13; asks the package index
+check-pins: .venv/.ready-tests
+	$(BIN)/python tests/check_pins.py
