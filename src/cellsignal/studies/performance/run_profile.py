@@ -32,7 +32,9 @@ def bench_run(config: Config, answers: Path | None, splits: int | None) -> str:
     """Run a config from prepare to report under Python's profiler, and return a table.
 
     Seconds are CPU seconds of this process, all threads together; those of the processes that pack
-    are a row of their own. What is up to date is not made anew: remove it before.
+    are a row of their own. The profiler makes steps of many small calls dearer, up to four times
+    (the page, the pictures): compare a row with itself in another run. What is up to date is not
+    made anew: remove it before.
     """
     profiler = cProfile.Profile(time.process_time)
     started, children, wall = time.process_time(), _children(), time.monotonic()
