@@ -2,16 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo real quick audit oversampling timelapse ablation two-stage torture bench gpu-check gpu-wheels test test-slow lint clean-demo
+.PHONY: demo real quick audit oversampling timelapse ablation two-stage torture bench gpu-check gpu-wheels test test-slow lint check-pins clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing requirements.txt into .venv: 2 GB, a few minutes"
+	@echo "installing requirements.txt into .venv: 1.8 GB with the CPU build of torch, a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+# the extras and tools of the tests
+.venv/.ready-tests: .venv/.ready tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
 demo: .venv/.ready
+	@echo "simulating, training, scoring: some two minutes on two CPU cores; the log says how much is left"
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
 	$(BIN)/cellsignal run configs/rxrx1/demo.yaml --answers data/rxrx1_demo.answers.csv --splits 2
 
@@ -70,7 +76,7 @@ two-stage: .venv/.ready
 	$(BIN)/cellsignal study two-stage --root data/rxrx1_demo --store stores/rxrx1_demo.zarr --answers data/rxrx1_demo.answers.csv
 
 # a whole run killed 50 times and met by a full disk 20 times, each time to the same bytes; whole kernels without a network; processes and machines lost
-torture: .venv/.ready
+torture: .venv/.ready-tests
 	$(BIN)/python -m pytest -m torture
 	$(BIN)/cellsignal study torture --kills 50 --fills 20
 
@@ -99,14 +105,18 @@ clean-demo:
 	rm -rf data/rxrx1_demo data/rxrx1_demo.answers.csv stores/rxrx1_demo.zarr runs/rxrx1_demo submissions/rxrx1_demo.csv submissions/rxrx1_demo.json
 
 # all tests that are not slow, and the lines of each room that they execute
-test: .venv/.ready
+test: .venv/.ready-tests
 	$(BIN)/python -m slipcover --source src/cellsignal --json --out .coverage.json -m pytest -n 2 --dist worksteal
 	$(BIN)/python tests/coverage_table.py .coverage.json
 
 # whole audits and benchmarks in small, which `make test` leaves out
-test-slow: .venv/.ready
+test-slow: .venv/.ready-tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not torture"
 
-lint: .venv/.ready
+lint: .venv/.ready-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# whether requirements.txt and tests/requirements.txt resolve on Python 3.11, 3.12 and 3.13; asks the package index
+check-pins: .venv/.ready-tests
+	$(BIN)/python tests/check_pins.py

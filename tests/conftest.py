@@ -2,8 +2,11 @@
 only need plates.
 """
 
+import fcntl
 import functools
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,27 @@ def real_data() -> Path:
     return folder
 
 
+def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that the first test process to ask for it makes; others wait, and read it.
+
+    Without this every worker of pytest-xdist trains what all of them look at.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers
+    folder = base / "shared" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = folder.with_name(f"{folder.name}.made")
+    with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
     """competition id -> the root of its small simulated copy, made when first asked for. Read only:
@@ -34,10 +58,12 @@ def simulated(tmp_path_factory):
 
     @functools.cache
     def root_of(competition_id: str) -> Path:
-        root = tmp_path_factory.mktemp("simulated") / competition_id
         competition = get_competition(competition_id)
-        competition.simulate(root, 0, **competition.tiny_simulation)
-        return root
+
+        def make(folder: Path) -> None:
+            competition.simulate(folder / competition_id, 0, **competition.tiny_simulation)
+
+        return make_once(tmp_path_factory, f"simulated/{competition_id}", make) / competition_id
 
     return root_of
 
@@ -50,26 +76,15 @@ def prepared(tmp_path_factory, simulated):
     @functools.cache
     def workspace_of(competition_id: str) -> Workspace:
         root = simulated(competition_id)
-        space = Workspace(
-            competition_id, tmp_path_factory.mktemp("prepared") / competition_id, root
-        )
-        config = write_config(space.folder, competition_id, root)
-        assert cellsignal("prepare", config, cwd=space.folder) == 0
-        assert (
-            cellsignal(
-                "folds",
-                competition_id,
-                "--root",
-                root,
-                "--splits",
-                2,
-                "--out",
-                "folds.csv",
-                cwd=space.folder,
-            )
-            == 0
-        )
-        return space
+        folds = ["folds", competition_id, "--root", root, "--splits", 2, "--out", "folds.csv"]
+
+        def make(folder: Path) -> None:
+            config = write_config(folder, competition_id, root)
+            for words in (["prepare", config], folds):
+                assert cellsignal(*words, cwd=folder) == 0
+
+        folder = make_once(tmp_path_factory, f"prepared/{competition_id}", make)
+        return Workspace(competition_id, folder, root)
 
     return workspace_of
 
@@ -81,10 +96,16 @@ def trained(tmp_path_factory, prepared):
 
     @functools.cache
     def workspace_of(competition_id: str) -> Workspace:
-        space = prepared(competition_id).copy(tmp_path_factory.mktemp("trained") / competition_id)
-        for verb in ("train", "predict"):
-            assert cellsignal(verb, "config.yaml", cwd=space.folder) == 0
-        return space
+        space = prepared(competition_id)
+
+        def make(folder: Path) -> None:
+            folder.rmdir()
+            space.copy(folder)
+            for verb in ("train", "predict"):
+                assert cellsignal(verb, "config.yaml", cwd=folder) == 0
+
+        folder = make_once(tmp_path_factory, f"trained/{competition_id}", make)
+        return Workspace(competition_id, folder, space.root)
 
     return workspace_of
 
@@ -94,4 +115,4 @@ def plates(tmp_path_factory) -> Path:
     """A tiny simulated RxRx1 with its store and fold table (see `tiny`). Read only."""
     from tiny import make_plates
 
-    return make_plates(tmp_path_factory.mktemp("plates"))
+    return make_once(tmp_path_factory, "plates", make_plates)

@@ -3,6 +3,8 @@
 import argparse
 import contextlib
 import shlex
+import subprocess
+import sys
 
 import pytest
 from helpers import error_line, tiny_config
@@ -11,6 +13,18 @@ from cellsignal.cli import build_parser, main
 from cellsignal.config.options import find_configs, read_configs
 
 GROUPS = {"runs", "profiles", "study", "kaggle", "cloud"}
+HEAVY = {
+    "cv2",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "pydantic",
+    "scipy",
+    "sklearn",
+    "torch",
+    "yaml",
+    "zarr",
+}
 OLD = ("bench", "classify", "kernel", "match", "oof", "protocol", "rank", "retrieve")
 
 
@@ -185,3 +199,28 @@ def test_a_config_without_a_fold_table_is_sent_to_folds(trained, tmp_path, capsy
     following = next_of(capsys, "prepare", "config.yaml")
     assert following == f"folds rxrx1 --root {space.root} --out folds.csv"
     assert tiny_config("rxrx1", space.root)["folds"]["file"] == "folds.csv"
+
+
+def all_commands(parser: argparse.ArgumentParser, *before: str) -> list[tuple[str, ...]]:
+    """The words of every command and sub-command, groups included."""
+    found = []
+    for name, sub in commands(parser).items():
+        found += [(*before, name), *all_commands(sub, *before, name)]
+    return found
+
+
+def test_help_loads_no_large_package():
+    """In a process of its own, for every verb: waiting for --help is waiting for imports."""
+    words = [[], *map(list, all_commands(build_parser()))]
+    assert len(words) > 50
+    program = f"""
+import contextlib, io, sys
+from cellsignal.cli import main
+for words in {words!r}:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    assert out.getvalue().startswith("usage: cellsignal " + " ".join(words)), words
+print(sorted({{name.split(".")[0] for name in sys.modules}} & {HEAVY!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

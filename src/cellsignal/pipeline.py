@@ -9,6 +9,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, sha256, work_in, write_text
+from cellsignal.common.progress import Steps
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.folds import bring_folds_up_to_date, read_fold_rows
@@ -38,9 +39,11 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int | None = N
     from cellsignal.report.run_report import write_report
     from cellsignal.training.run import check_before_packing, train
 
+    steps = Steps("folds", "prepare", "train", "predict", "submit and score", "report")
     check_before_packing(config)
     if answers_file is not None:
         get_competition(config.competition).answers(answers_file)  # refused now if unreadable
+    steps.begin("folds")
     bring_folds_up_to_date(
         competition_id=config.competition,
         root=config.data.root,
@@ -49,20 +52,27 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int | None = N
         seed=config.seed,
     )
     _check_folds_in_use(config)
+    steps.begin("prepare")
     prepare(config)
+    steps.begin("train")
     train(config)
     with work_in(config.run_folder):
-        entry = open_entry(predict(config), config.submit, root=config.data.root)
+        steps.begin("predict")
+        files = predict(config)
+        steps.begin("submit and score")
+        entry = open_entry(files, config.submit, root=config.data.root)
         if has_test(entry.final()):
-            steps, truth = _submit_run(config, entry, answers_file)
+            ladders, truth = _submit_run(config, entry, answers_file)
         else:
-            steps, truth = _finish_without_test(config, entry, answers_file), None
+            ladders, truth = _finish_without_test(config, entry, answers_file), None
         _print_baselines(config, entry)
         print()
-        for picture in write_report(config, entry, steps, truth):
+        steps.begin("report")
+        for picture in write_report(config, entry, ladders, truth):
             print(f"picture: {picture}")
-    answers = answers_file if truth is not None else None
-    print(f"report: {write_html_report([str(config.run_folder)], answers)}")
+    page = write_html_report([str(config.run_folder)], answers_file if truth is not None else None)
+    steps.finish()
+    print(f"report: {page}")
 
 
 def _check_folds_in_use(config: Config) -> None:

@@ -195,10 +195,10 @@ def test_an_epoch_is_foretold_by_what_was_measured(plates, tmp_path, monkeypatch
 # --------------------------------------------------------------------------------------------------
 
 
-def by_hand(adapt="none", processes=2, **more) -> budget.Budget:
+def by_hand(adapt="none", processes=2, later=0.0, **more) -> budget.Budget:
     """A budget of 31 validation and 100 training images; it validates after each second epoch."""
     options = {"accumulation": 2, "batch_size": 4, "swa": None, "bn_recompute": False}
-    options |= {"pseudo_labels": None} | more
+    options |= {"pseudo_labels": None, "epochs": 5} | more
     job = SimpleNamespace(
         stage=SimpleNamespace(**options),
         config=SimpleNamespace(predict=SimpleNamespace(adapt=adapt)),
@@ -207,7 +207,7 @@ def by_hand(adapt="none", processes=2, **more) -> budget.Budget:
         validates_after=lambda epoch: epoch % 2 == 1,
     )
     model = torch.nn.Linear(1000, 250, bias=False)  # a million bytes
-    return budget.Budget(job, model, processes, 3, 100, 31)
+    return budget.Budget(job, model, processes, 3, 100, 31, later)
 
 
 LABELS = SimpleNamespace(start=2)
@@ -257,19 +257,59 @@ def test_estimates_take_the_slow_batches_and_what_was_not_measured_from_them():
     assert again.state_dict() == made.state_dict() and len(again.paces["batch"]) == 20
 
 
+def test_the_time_left_adds_up_the_epochs_to_come():
+    """An epoch of 7 s and a save of 2 s, every second one with 16 images of .5 s besides."""
+    made = by_hand(later=10)
+    made.start_epoch(0, 7)
+    for part, seconds in (("batch", 1.0), ("image", 0.5), ("save", 2.0)):
+        made.paces[part].add(seconds)
+    assert made.seconds_left(4) == (0.0, pytest.approx(10 * (3 * 9 + 2 * 17) / 5))
+    assert made.seconds_left(0) == (17 + 9 + 17 + 9, pytest.approx(52 + 122))
+
+
+def test_what_a_training_takes_is_said_after_its_first_steps(monkeypatch, caplog):
+    clock = Clock(monkeypatch, budget)
+    made = by_hand(later=10)
+    made.start_epoch(0, 8)
+    with caplog.at_level(logging.INFO):
+        for batch in range(1, 9):
+            clock.now += 1.0
+            made.record(0, batch, None)
+            assert len(caplog.records) == (batch >= 4)
+    # 5 epochs of 8 s and a save, two validations of 16 images at 1 s a batch of 4
+    assert caplog.records[0].message == "job: takes about 48 s, with the trainings to come 2.4 min"
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.3])
+def test_a_short_training_is_not_announced(monkeypatch, caplog, seconds):
+    clock = Clock(monkeypatch, budget)
+    made = by_hand(epochs=2)
+    made.start_epoch(0, 8)
+    with caplog.at_level(logging.INFO):
+        for batch in range(1, 9):
+            clock.now += seconds
+            made.record(0, batch, None)
+    assert caplog.records == []
+
+
+def fits(caplog) -> list[str]:
+    """The lines that say how many epochs fit."""
+    return [record.message for record in caplog.records if "epochs fit" in record.message]
+
+
 def test_batches_are_measured_between_updates_and_epochs_logged_once(monkeypatch, caplog):
     clock = Clock(monkeypatch, budget)
     made = by_hand(accumulation=1)
     made.start_epoch(10, 50)
     caplog.set_level(logging.INFO)
     for number in range(1, 21):
-        assert not caplog.records
+        assert not fits(caplog)
         clock.now += 3.0
         made.record(0, 10 + 2 * number, None if number == 1 else 600.0)
         made.record(0, 10 + 2 * number, None)  # no batch, no measurement
     assert made.paces["batch"].seconds() == [1.5] * 20 and made.made_progress
     made.record(0, 50, 600.0)
-    (line,) = [record.message for record in caplog.records]
+    (line,) = fits(caplog)
     assert line == "job: epoch 1 takes about 75 s; 10.0 min left: about 7.99 epochs fit"
 
 
@@ -281,7 +321,7 @@ def test_a_short_epoch_is_estimated_at_its_end(monkeypatch, caplog):
     for batch in (1, 2):
         clock.now += 60.0
         made.record(0, batch, -5.0)
-    (line,) = [record.message for record in caplog.records]
+    (line,) = fits(caplog)
     assert line.endswith("left: about 0 epochs fit")
     with made.measure("image", 4):
         clock.now += 8.0

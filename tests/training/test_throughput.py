@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -198,8 +199,15 @@ def test_an_epoch_is_logged_with_its_figures(tmp_path, caplog):
     with caplog.at_level(logging.INFO), throughput.EpochLog(job, [row]) as log:
         log.add(row, EpochSpeed(6, 2.0, 0.0), 30.0)
         log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0)
+        log.add(row, EpochSpeed(6, 2.0, 0.0), 30.0, 60.0)
+        log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0, 60.0)
     words = "job epoch 2/4 train_loss 0.5123 (3.0 images/s, waiting for data 0.0 %)"
-    assert [record.message for record in caplog.records] == [f"{words} 30 s left", words]
+    assert [record.message.removeprefix(words) for record in caplog.records] == [
+        " 30 s left",
+        "",
+        " 30 s left, 60 s of all trainings",
+        " 60 s left of all trainings",
+    ]
     assert pd.read_csv(tmp_path / "log.csv").train_loss.tolist() == [0.512345]
     before = (tmp_path / "log.csv").stat().st_mtime_ns
     with throughput.EpochLog(job, [row], writes=False) as log:
@@ -278,3 +286,13 @@ def test_the_peak_of_a_gpu_is_that_of_its_best_run(monkeypatch, gpu):
         2 * 8192**3 / 0.006
     )
     assert next(took, None) is None
+
+
+def test_without_tensorboard_the_log_is_written_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    job = SimpleNamespace(title="job", folder=tmp_path, stage=SimpleNamespace(epochs=4))
+    row = {"epoch": 2, "train_loss": 0.5}
+    with throughput.EpochLog(job, [row]) as log:
+        log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
+    assert pd.read_csv(tmp_path / "log.csv").train_loss.tolist() == [0.5]

@@ -1,6 +1,5 @@
 """Read one site's image, resize it and measure it; and run such work in processes."""
 
-import functools
 import logging
 import multiprocessing
 import os
@@ -12,9 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from cellsignal.common.errors import ImageError, InputError
+from cellsignal.common.progress import with_progress
 
 log = logging.getLogger(__name__)
 Read = Callable[[tuple[str, ...]], np.ndarray]
@@ -80,23 +79,22 @@ def channel_statistics(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def in_processes(function: Callable, items: list, workers: int, description: str) -> Iterator:
-    """The results of `function` over `items`, in order, with a progress bar. Close the iterator to
-    stop early.
+    """The results of `function` over `items`, in order, with progress. Close the iterator to stop
+    early.
 
     Processes are spawned, not forked: the parent may hold threads (OpenCV, zarr, torch). They end
     with it, even if it is killed.
     """
-    bar = functools.partial(tqdm, total=len(items), desc=description, unit="site", disable=None)
     if not workers or len(items) < 2:
-        yield from bar(map(function, items))
+        yield from with_progress(map(function, items), description, len(items), "site")
         return
     pool = ProcessPoolExecutor(
         min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start_worker
     )
     try:
-        yield from bar(
-            pool.map(function, items, chunksize=max(1, min(16, len(items) // (4 * workers))))
-        )
+        chunk = max(1, min(16, len(items) // (4 * workers)))
+        results = pool.map(function, items, chunksize=chunk)
+        yield from with_progress(results, description, len(items), "site")
     except BrokenProcessPool:
         raise InputError(
             f"{description}: a worker process died (out of memory?); use fewer workers and run "

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.optional import load_extra
+
 NullKind = Literal["copairs", "published"]
 NULL_SIZE = 100_000
 THRESHOLD = 0.05  # of q
@@ -57,13 +59,12 @@ DEFAULT_NULL = Null()
 
 def _test_by_copairs(scores: pd.DataFrame, null: Null) -> pd.DataFrame:
     """Test by copairs, quietly and without its cache in the user's home."""
-    from copairs.map import mean_average_precision
-
+    copairs = load_extra("copairs.map", "profiles", "p values of retrieval")
     # a column of copairs' that nothing here reads
     scores = scores.assign(normalized_average_precision=np.nan)
     options = {"progress_bar": False, "max_workers": 1}
     with _quiet_copairs(), tempfile.TemporaryDirectory() as folder:
-        table = mean_average_precision(
+        table = copairs.mean_average_precision(
             scores,
             ["group"],
             null.size,

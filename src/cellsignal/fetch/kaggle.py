@@ -91,11 +91,11 @@ def _quiet_class(base: type, retries: bool) -> type:
         def with_retry(self, function, *arguments, **options):
             return super().with_retry(function, *arguments, **options) if retries else function
 
-        def _upload_file(self, file_name, *arguments, **options):
-            uploaded = super()._upload_file(file_name, *arguments, **options)
-            if uploaded is None:
-                raise TemporaryError(f"the upload of {file_name} failed")
-            return uploaded
+        def _upload_blob(self, full_path, *arguments, **options):
+            token = super()._upload_blob(full_path, *arguments, **options)
+            if token is None:
+                raise TemporaryError(f"the upload of {Path(full_path).name} failed")
+            return token
 
     return Client
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.files import atomic_path, digest, open_arrays
+from cellsignal.common.progress import Progress
 from cellsignal.common.stopping import Pace, Stop
 from cellsignal.prediction.container import narrow
 from cellsignal.training.job import unit_codes
@@ -76,21 +77,21 @@ def in_pieces(
     stop = stop or Stop()
     folder = pieces_folder(path) / digest(made_from)[:16]
     files = [folder / f"{number:04d}.npz" for number in range(len(places))]
-    missing = [number for number, file in enumerate(files) if _read(file) is None]
+    missing = _missing(path, files, ranks)
     n_done = len(files) - len(missing)
-    ranks.barrier()  # every process has looked before any writes
-    if n_done and ranks.first:
-        log.info("%s: resumes, %d of %d pieces are done", path, n_done, len(files))
     pace, write_seconds = Pace(), 0.0
-    for start in range(0, len(missing), ranks.world):
-        saved = f"{n_done + start} of {len(files)} pieces"
-        _stop_together(ranks, stop, path, saved, "the next piece", pace.high)
-        started = time.perf_counter()
-        if start + ranks.rank < len(missing):
-            number = missing[start + ranks.rank]
-            arrays = {name: narrow(values) for name, values in compute(places[number]).items()}
-            write_seconds += _write(files[number], arrays)
-        pace.add(time.perf_counter() - started)
+    sizes = [len(places[number]) for number in missing]
+    with Progress(f"predicting {path}", sum(sizes), "sample", leave=False) as progress:
+        for start in range(0, len(missing), ranks.world):
+            saved = f"{n_done + start} of {len(files)} pieces"
+            _stop_together(ranks, stop, path, saved, "the next piece", pace.high)
+            started = time.perf_counter()
+            if start + ranks.rank < len(missing):
+                number = missing[start + ranks.rank]
+                arrays = {name: narrow(values) for name, values in compute(places[number]).items()}
+                write_seconds += _write(files[number], arrays)
+            pace.add(time.perf_counter() - started)
+            progress.add(sum(sizes[start : start + ranks.world]))
     join_seconds = None
     if missing:  # every piece is read and written once more
         join_seconds = 2 * write_seconds * ranks.world * len(files) / len(missing)
@@ -98,6 +99,16 @@ def in_pieces(
     _stop_together(ranks, stop, path, saved, "putting them together", join_seconds)
     ranks.barrier()
     return _join(files, places) if ranks.first else None
+
+
+def _missing(path: Path, files: list[Path], ranks: Ranks) -> list[int]:
+    """Return the numbers of the pieces that do not exist yet, and log that there are others."""
+    missing = [number for number, file in enumerate(files) if _read(file) is None]
+    ranks.barrier()  # every process has looked before any writes
+    n_done = len(files) - len(missing)
+    if n_done and ranks.first:
+        log.info("%s: resumes, %d of %d pieces are done", path, n_done, len(files))
+    return missing
 
 
 def _stop_together(

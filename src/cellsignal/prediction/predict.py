@@ -4,6 +4,7 @@ Out-of-fold wells are predicted by the models that did not train on them, test w
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import provenance
-from cellsignal.common.stopping import Stop
+from cellsignal.common.progress import SHORT
+from cellsignal.common.stopping import Stop, duration
 from cellsignal.config import Config
 from cellsignal.config.schema import Model
 from cellsignal.data.views import tta_views
@@ -67,10 +69,20 @@ def predict(config: Config) -> list[Path]:
             "stages: all have target: compound or self_supervised, which predicts no class; add a "
             "stage with labels, or use `cellsignal embed`"
         )
+    paths, started = [], time.monotonic()
     with Stop() as stop:
-        paths = [predict_stage(config, jobs, stop) for jobs in groups.values()]
+        for jobs in groups.values():
+            if len(paths):
+                left = (time.monotonic() - started) / len(paths) * (len(groups) - len(paths))
+                _log_time_left(len(paths), len(groups), left)
+            paths.append(predict_stage(config, jobs, stop))
         stop.raise_if_signalled(config.name)
     return paths
+
+
+def _log_time_left(done: int, files: int, seconds: float) -> None:
+    if seconds >= SHORT:
+        log.info("predicted %d of %d files, %s left", done, files, duration(seconds))
 
 
 def predictions_path(config: Config, fold: int | None, stage_index: int) -> Path:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.optional import load_extra
 
 Unit = Literal["plate", "experiment"]
 Reference = Literal["negative_controls", "controls", "all"]
@@ -200,8 +201,6 @@ def sphere(
     Raises:
         InputError: the reference is `all`, or its wells are too few or linearly dependent.
     """
-    from pycytominer.operations import Spherize
-
     if reference == "all":
         raise InputError(
             "sphere: is fitted on control wells, so the reference must be controls or "
@@ -220,7 +219,8 @@ def sphere(
     unit = fitted.var(ddof=1).mean() if method in ("ZCA", "PCA") else 1.0
     epsilon = np.sqrt(regularisation * unit * (len(chosen) - 1))
     try:
-        sphering = Spherize(epsilon, True, method, True).fit(fitted)
+        operations = load_extra("pycytominer.operations", "profiles", "spherize")
+        sphering = operations.Spherize(epsilon, True, method, True).fit(fitted)
     except ValueError as error:
         raise InputError(f"sphere: {' '.join(str(error).split())}") from None
     out = np.zeros(x.shape, np.float32)

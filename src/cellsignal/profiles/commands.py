@@ -14,7 +14,7 @@ from cellsignal.config.options import (
     next_command,
 )
 from cellsignal.profiles.map_commands import add_map_commands
-from cellsignal.profiles.profile_steps import STEPS
+from cellsignal.profiles.names import STEPS
 from cellsignal.profiles.table_options import (
     REFERENCES,
     add_export_options,

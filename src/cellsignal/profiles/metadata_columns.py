@@ -13,24 +13,9 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.tables import MISSING, read_table
 from cellsignal.common.ties import listed
 from cellsignal.competitions.samples import ROLES
+from cellsignal.profiles.names import USUAL
 from cellsignal.profiles.table_files import TablePart, cell_text
 
-# what a column says -> its usual names, the first that a table has is taken
-USUAL = {
-    "plate": ("Plate", "Assay_Plate_Barcode", "Barcode", "Plate_ID"),
-    "well": ("Well", "Well_Position", "Well_ID"),
-    "treatment": ("broad_sample", "Treatment", "JCP2022", "pert_iname", "Compound", "Gene"),
-    "compound": ("pert_iname", "Compound", "Compound_Name", "broad_sample"),
-    "concentration": ("Concentration", "mmoles_per_liter", "mg_per_ml", "Dose"),
-    "control": ("control_type", "pert_type"),
-    "batch": ("Batch", "Week", "Experiment"),
-    "cell_type": ("Cell_Type", "Cell_Line"),
-    "moa": ("moa",),
-    "targets": ("target_list", "Targets", "Genes", "Gene", "Gene_Symbol"),
-    "modality": ("Modality", "Perturbation", "Perturbation_Type"),
-    "gene": ("Gene", "Gene_Symbol", "Symbol"),
-    "count": ("Object_Count", "Cell_Count", "Count_Cells", "Cells_Count", "Count"),
-}
 NEEDED = ("plate", "well", "treatment")
 _NEGATIVE = ("negcon", "negative_control", "negative", "control_vehicle", "vehicle")
 _UNTREATED = ("dmso", "vehicle", "untreated", "mock", "empty")

@@ -2,29 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.optional import load_extra
 from cellsignal.common.ties import listed
 from cellsignal.profiles.batch_effects import Reference, Unit, sphere, tvn, unit_columns
+from cellsignal.profiles.names import STEPS, Step
 from cellsignal.profiles.optional_steps import combat, harmony
 from cellsignal.profiles.position_effects import subtract_position
 
-Step = Literal[
-    "standardize",
-    "mad_robustize",
-    "feature_select",
-    "spherize",
-    "tvn",
-    "pca",
-    "well_position",
-    "combat",
-    "harmony",
-]
-STEPS: tuple[Step, ...] = get_args(Step)
 SELECTION = ["variance_threshold", "correlation_threshold", "drop_outliers", "blocklist"]
 COMPONENTS = 128  # of `pca`, as EFAAR's benchmark takes
 _BY_UNIT = ("standardize", "mad_robustize")
@@ -199,8 +188,7 @@ def _project(profiles: Profiles, components: int) -> Profiles:
 
 
 def _standardise_units(profiles: Profiles, method: str, by: Unit, reference: Reference) -> Profiles:
-    from pycytominer import normalize
-
+    pycytominer = load_extra("pycytominer", "profiles", method)
     features, wells = list(profiles.features), profiles.wells
     frame = pd.DataFrame(profiles.x.astype(np.float64), columns=features)
     frame = frame.assign(Metadata_role=wells.role.to_numpy())
@@ -216,7 +204,8 @@ def _standardise_units(profiles: Profiles, method: str, by: Unit, reference: Ref
                 "least 2 needed; choose another reference"
             )
         metadata = {"meta_features": ["Metadata_role"], "samples": query}
-        out[rows] = normalize(part, features, method=method, **metadata)[features].to_numpy()
+        normalised = pycytominer.normalize(part, features, method=method, **metadata)
+        out[rows] = normalised[features].to_numpy()
     kept = (np.isfinite(out) & (np.abs(out) < _LARGEST)).all(axis=0)
     lost = list(np.array(features)[~kept])
     note = f"{len(lost)} features left out, whose reference wells do not vary ({listed(lost)})"
@@ -224,15 +213,14 @@ def _standardise_units(profiles: Profiles, method: str, by: Unit, reference: Ref
 
 
 def _select_features(profiles: Profiles) -> Profiles:
-    from pycytominer import feature_select
-
     names = list(profiles.features)
     frame = pd.DataFrame(profiles.x.astype(np.float64), columns=names)
     if not (np.var(frame.to_numpy(), axis=0) > _LEAST_VARIANCE).any():
         raise InputError(
             f"feature_select: none of the {len(names)} features varies among the {len(frame)} wells"
         )
-    kept = feature_select(frame, features=names, operation=SELECTION).columns
+    pycytominer = load_extra("pycytominer", "profiles", "feature_select")
+    kept = pycytominer.feature_select(frame, features=names, operation=SELECTION).columns
     note = f"feature_select: {len(kept)} of {len(names)} features kept"
     return _keep_features(profiles, profiles.x, np.isin(names, kept), note)
 

@@ -2,12 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.options import add_changes, config_of, find_configs, parse_pairs
-from cellsignal.profiles.metadata_columns import USUAL
-from cellsignal.profiles.profile_steps import STEPS, Profiles
+from cellsignal.profiles.names import STEPS, USUAL
+
+if TYPE_CHECKING:
+    from cellsignal.profiles.profile_steps import Profiles
 
 REFERENCES = ["negative_controls", "controls", "all"]
 
@@ -129,7 +131,7 @@ def step_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def read_tables(arguments: argparse.Namespace) -> Profiles:
+def read_tables(arguments: argparse.Namespace) -> "Profiles":
     """Load the profiles that `--table` names."""
     from cellsignal.profiles.sources import load_tables
 
@@ -147,7 +149,7 @@ def read_tables(arguments: argparse.Namespace) -> Profiles:
     )
 
 
-def read_profiles(arguments: argparse.Namespace) -> Profiles:
+def read_profiles(arguments: argparse.Namespace) -> "Profiles":
     """Load the profiles of a config's `--source`, or of `--table`."""
     from cellsignal.profiles.sources import load_profiles
 

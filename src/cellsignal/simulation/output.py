@@ -12,10 +12,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_json
+from cellsignal.common.progress import Progress
 
 MARKER = "simulation.json"
 
@@ -120,13 +120,13 @@ def run_jobs(draw: Callable[[Any], int], jobs: Iterable[Any], total: int, worker
     Args:
         draw: draws one job and returns how many of the `total` sites that were.
     """
-    with tqdm(total=total, desc="simulate", unit="site", disable=None) as bar:
+    with Progress("simulating", total, "site") as progress:
         if workers <= 1:
             for job in jobs:
-                bar.update(draw(job))
+                progress.add(draw(job))
             return
         with multiprocessing.get_context("spawn").Pool(
             workers, initializer=cv2.setNumThreads, initargs=(1,)
         ) as pool:
             for drawn in pool.imap_unordered(draw, jobs):
-                bar.update(drawn)
+                progress.add(drawn)

@@ -14,9 +14,10 @@ from cellsignal.config.options import (
     config_of,
     next_command,
 )
-from cellsignal.studies.blend.page import add_blend_study
+from cellsignal.studies.blend.commands import add_blend_study
 from cellsignal.studies.channels.page import add_channels_study
 from cellsignal.studies.gpu_check.commands import add_gpu_check_study
+from cellsignal.studies.profiles.commands import add_profiles_study
 from cellsignal.studies.relations.command import add_relations_study
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ def _add_speed(add: Callable) -> None:
     sub.add_argument("--most", type=int, default=1024, help="largest size to try")
     sub = add_config_options(add("profile", profile, "where the time of a training epoch goes"))
     sub.add_argument("--rows", type=int, default=15, help="operations to list")
+    text = "where the CPU time of a whole `cellsignal run` goes; runs it"
+    sub = add_config_options(add("run-profile", run_profile, text))
+    sub.add_argument("--answers", type=Path, help="true test labels, for scoring alone")
+    sub.add_argument("--splits", type=int, help="folds, where the fold table is made")
 
 
 def _add_postprocessing(add: Callable) -> None:
@@ -114,14 +119,7 @@ def _add_postprocessing(add: Callable) -> None:
     sub.add_argument("--seeds", type=int, default=3, help="draws of the noise")
     text = "predict each EVERY-th training experiment"
     sub.add_argument("--every", type=int, default=3, help=text)
-    text = "replicates, targets, position and mechanisms of real CellProfiler profiles"
-    sub = add("profiles", profiles, text)
-    text = "profiles of CPJUMP1's replicate compound plates"
-    sub.add_argument("--cpjump1", type=Path, nargs="+", required=True, help=text)
-    text = "JUMP-Target-1_compound_metadata.tsv"
-    sub.add_argument("--annotations", type=Path, required=True, help=text)
-    sub.add_argument("--bbbc021", type=Path, required=True, help="profiles of BBBC021")
-    _add_out(sub)
+    add_profiles_study(add)
 
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
@@ -263,6 +261,12 @@ def profile(arguments: argparse.Namespace) -> str:
     return next_command("study batch-size", arguments)
 
 
+def run_profile(arguments: argparse.Namespace) -> None:
+    from cellsignal.studies.performance.run_profile import bench_run
+
+    print(bench_run(config_of(arguments), arguments.answers, arguments.splits))
+
+
 def postprocess(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.performance.postprocess import (
         bench_plate_assignment,
@@ -277,13 +281,6 @@ def plate_groups(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.plate_groups import bench_plate_groups, plate_groups_text
 
     print(plate_groups_text(bench_plate_groups(arguments.root, arguments.seeds, arguments.every)))
-
-
-def profiles(arguments: argparse.Namespace) -> None:
-    from cellsignal.studies.profiles.page import profiles_page
-
-    page = profiles_page(arguments.cpjump1, arguments.annotations, arguments.bbbc021)
-    _show(page, arguments.out)
 
 
 def coverage(arguments: argparse.Namespace) -> None:

@@ -14,6 +14,9 @@ from cellsignal.training.job import Job
 log = logging.getLogger(__name__)
 _DISK = 50e6  # bytes/s of a save that was not measured yet: a slow disk
 _ENOUGH = 20  # measured batches before an epoch is estimated
+# measured batches and seconds before the first line about the time that all takes, and the least
+# seconds of all that are worth it
+_FIRST_BATCHES, _FIRST_SECONDS, _SHORT = 4, 1.5, 10.0
 
 
 class Budget:
@@ -30,6 +33,7 @@ class Budget:
     Args:
         check_every: updates between two moments at which the training can save.
         training_images, validation_images: of all processes together.
+        later: work of the trainings to come, in epochs of this one.
     """
 
     def __init__(
@@ -40,8 +44,9 @@ class Budget:
         check_every: int,
         training_images: int,
         validation_images: int,
+        later: float = 0.0,
     ):
-        self.job, self.stage, self.processes = job, job.stage, processes
+        self.job, self.stage, self.processes, self.later = job, job.stage, processes, later
         self.check_every = check_every
         self.training_images, self.validation_images = training_images, validation_images
         # BatchNorm statistics of a unit take one pass more
@@ -53,6 +58,7 @@ class Budget:
         self.paces = {part: Pace() for part in ("batch", "save", "image")}
         self.made_progress, self.batches, self._logged = False, 0, False
         self._recorded_at, self._recorded_batch = 0.0, 0
+        self._started_at, self._told = 0.0, False
 
     @contextmanager
     def measure(self, part: str, number: int = 1) -> Iterator[None]:
@@ -67,17 +73,20 @@ class Budget:
         """Begin or resume an epoch of `batches` batches at batch `batch`."""
         self.batches = batches
         self._recorded_at, self._recorded_batch = time.perf_counter(), batch
+        self._started_at = self._recorded_at
 
     def record(self, epoch: int, batch: int, seconds_left: float | None) -> None:
         """Measure the batches since the last call; call it after an update.
 
-        With a time budget it logs, once, how many epochs there is time for.
+        It logs, once, how long the training and those to come take; with a time budget also how
+        many epochs there is time for.
         """
         now = time.perf_counter()
         if batch > self._recorded_batch:
             self.paces["batch"].add((now - self._recorded_at) / (batch - self._recorded_batch))
             self.made_progress = True
         self._recorded_at, self._recorded_batch = now, batch
+        self._log_first_estimate(epoch, now)
         enough = len(self.paces["batch"]) >= _ENOUGH or batch == self.batches
         if seconds_left is None or self._logged or not (enough and self.made_progress):
             return
@@ -91,6 +100,17 @@ class Budget:
             left / max(seconds, 1e-9),
         )
         self._logged = True
+
+    def _log_first_estimate(self, epoch: int, now: float) -> None:
+        is_known = len(self.paces["batch"]) >= _FIRST_BATCHES
+        if self._told or not is_known or now - self._started_at < _FIRST_SECONDS:
+            return
+        self._told = True
+        here, everything = self.seconds_left(epoch - 1)
+        if everything < _SHORT:
+            return
+        others = f", with the trainings to come {duration(everything)}" if self.later else ""
+        log.info("%s: takes about %s%s", self.job.title, duration(here), others)
 
     def images_after(self, epoch: int) -> int:
         """Count the images without a step after an epoch's batches, in each process."""
@@ -114,6 +134,12 @@ class Budget:
         images = self.images_after(epoch) + self.images_to_label(epoch)
         batches = self.batches * (self.paces["batch"].median or 0.0)
         return batches + self._images(images) + self._save()
+
+    def seconds_left(self, epoch: int) -> tuple[float, float]:
+        """Estimate the seconds after an epoch: of the stage, and with the trainings to come."""
+        seconds = [self.estimate_epoch(number) for number in range(self.stage.epochs)]
+        here = sum(seconds[epoch + 1 :])
+        return here, here + self.later * sum(seconds) / len(seconds)
 
     def estimate_next_save(self, epoch: int, batch: int) -> tuple[str, float | None]:
         """Name the work up to the next save, and estimate its seconds.

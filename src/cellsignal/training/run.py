@@ -1,6 +1,7 @@
 """All trainings of a config: finished ones are skipped, an interrupted one resumes."""
 
 import logging
+import math
 import os
 
 import torch
@@ -11,6 +12,7 @@ from cellsignal.config import Config, dump_config
 from cellsignal.training.check import check_jobs, check_model_section
 from cellsignal.training.checkpoints import has_checkpoint, load_last
 from cellsignal.training.identity import check_belongs, check_config, refuse_other_run
+from cellsignal.training.inference import output_shapes
 from cellsignal.training.job import Job
 from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import Ranks, this_process
@@ -50,7 +52,7 @@ def train(config: Config) -> list[Job]:
                 status = max(ranks.gather(stop.stop_status()))
                 if status:
                     raise stop.make_exception(status, job.title, saved="all before it")
-                Trainer(job, ranks, stop).run()
+                Trainer(job, ranks, stop, _epochs_to_come(jobs[number:], job)).run()
         stop.raise_if_signalled(config.name)
     return jobs
 
@@ -67,6 +69,24 @@ def _choose_algorithms() -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.deterministic = True
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def _epochs_to_come(later: list[Job], job: Job) -> float:
+    """Return the work of later trainings that have not begun, in epochs of this one."""
+    begun = [has_checkpoint(other.folder / "last.pt") for other in later]
+    work = sum(_work(other) for other, has in zip(later, begun, strict=True) if not has)
+    return work * job.stage.epochs / max(_work(job), 1)
+
+
+def _work(job: Job) -> int:
+    """Estimate a training's work, by the pixels that pass the network; a step is three passes."""
+    stage = job.stage
+    training, predicted = (math.prod(shape) for shape in output_shapes(job))
+    views = 1 if stage.self_supervised is None else 2
+    passes = 1 if job.config.predict.adapt == "none" else 2
+    validations = sum(map(job.validates_after, range(stage.epochs)))
+    steps = 3 * views * stage.epochs * len(job.train) * training
+    return steps + validations * passes * len(job.scored) * predicted
 
 
 def _write_about(config: Config, ranks: Ranks) -> None:

@@ -110,14 +110,23 @@ class EpochLog:
         if self.tracking is not None:
             self.tracking.close(finished=kind is None)
 
-    def add(self, row: dict[str, Any], speed: EpochSpeed, seconds_left: float) -> None:
-        """Record the epoch of the history's last row."""
+    def add(
+        self, row: dict[str, Any], speed: EpochSpeed, seconds_left: float, all_left: float = 0.0
+    ) -> None:
+        """Record the epoch of the history's last row.
+
+        Args:
+            seconds_left: of the training; `all_left`: with the trainings to come.
+        """
         row = {name: value for name, value in row.items() if value is not None}
         epoch = row.pop("epoch")
         names = [name for name in row if name not in speed.columns(1)]
         figures = " ".join(f"{name} {row[name]:.4g}" for name in names)
         place = f"{self.job.title} epoch {epoch}/{self.job.stage.epochs}"
         left = f" {duration(seconds_left)} left" if seconds_left else ""
+        if all_left > seconds_left:
+            left += f", {duration(all_left)} of all trainings" if left else ""
+            left = left or f" {duration(all_left)} left of all trainings"
         log.info("%s %s (%s)%s", place, figures, speed.line(), left)
         if self.tracking is None:
             return

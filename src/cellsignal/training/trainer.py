@@ -68,12 +68,12 @@ def _start_progress() -> dict[str, Any]:
 
 
 class Trainer:
-    """Trains one job; `run()` starts it, or resumes from `last.pt` in the job's folder."""
+    """Trains one job: `run()`. `later` is the work of trainings to come, in this one's epochs."""
 
     # build
     # ----------------------------------------------------------------------------------------------
 
-    def __init__(self, job: Job, ranks: Ranks, stop: Stop):
+    def __init__(self, job: Job, ranks: Ranks, stop: Stop, later: float = 0.0):
         self.job, self.stage, self.stop = job, job.stage, stop
         self.ranks, self.device = ranks, ranks.device
         torch.manual_seed(job.seed)
@@ -103,7 +103,7 @@ class Trainer:
         # a single process on a CPU never waits and checks after each update
         self.check_every = 1 if self.device.type == "cpu" and ranks.world == 1 else CHECK_EVERY
         images = len(self.examples.positions), self.validation.images
-        self.budget = Budget(job, self.model, ranks.world, self.check_every, *images)
+        self.budget = Budget(job, self.model, ranks.world, self.check_every, *images, later)
         self.last_is_readable, self.saved_at = True, time.monotonic()
         self.status = 0  # exit status with which all processes stop (`Stop.stop_status`); 0: go on
 
@@ -163,9 +163,8 @@ class Trainer:
                 with self.budget.measure("image", self.budget.images_after(progress["epoch"])):
                     row = self._end_epoch(speed)
                 self.budget.made_progress = True
-                seconds = self.budget.estimate_epoch(progress["epoch"])
+                epoch_log.add(row, speed, *self.budget.seconds_left(progress["epoch"]))
                 self.next_epoch()
-                epoch_log.add(row, speed, (epochs - progress["epoch"]) * seconds)
                 if self._stopped_improving():
                     break
                 if progress["epoch"] < epochs:

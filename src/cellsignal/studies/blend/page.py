@@ -1,12 +1,9 @@
 """Write the page docs/results/blend.md."""
 
-import argparse
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from cellsignal.evaluation.nested_blend import NAMES, WAYS, Change
 from cellsignal.studies.blend.competitions import (
-    COMPETITIONS,
     Outcome,
     Summary,
     bench_blends,
@@ -66,27 +63,6 @@ Eight models that know nothing, six classes: every gain should be 0.
 - These are simulated logits. How models of real plates correlate is not known from them: the gain
   that `cellsignal blend` prints for the runs at hand is what counts.
 """
-
-
-def add_blend_study(add: Callable) -> None:
-    """Add the parser of the study."""
-    text = "what blends are worth in simulated competitions, nested and on fresh units"
-    sub = add("blend", blend, text)
-    sub.add_argument("--competitions", type=int, default=COMPETITIONS, help="(default 20)")
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
-
-
-def blend(arguments: argparse.Namespace) -> None:
-    from cellsignal.common.errors import InputError
-    from cellsignal.common.files import write_text
-
-    if arguments.competitions < 1:
-        raise InputError(f"--competitions {arguments.competitions}: at least 1")
-    text = blend_page(arguments.competitions, arguments.seed)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
 
 
 def blend_page(count: int, seed: int, more: Sequence[int] = MORE_SEEDS) -> str:

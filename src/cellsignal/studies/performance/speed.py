@@ -28,6 +28,7 @@ from cellsignal.studies.performance.reading import (
     bench_reading_processes,
     reading_text,
 )
+from cellsignal.studies.performance.starting import bench_starting
 
 SITES = 96  # read and trained on; more tell no more
 # as `reading` names them
@@ -63,6 +64,7 @@ def bench_speed(root: Path | None, workers: int = 2) -> str:
             sample, backbones, sizes, 64 if gpu else 32, workers, steps=30 if gpu else 6
         )
     assigned = bench_plate_assignment()
+    starting = bench_starting()
     tables = {
         "Promises": promises(reading, processes, augmenting, batches, epochs, assigned),
         "One site, one core": reading_text(reading),
@@ -72,6 +74,7 @@ def bench_speed(root: Path | None, workers: int = 2) -> str:
         f"A training epoch on 128 px crops, {workers} workers": table(epochs),
         "Training fed from the store, and from one batch in memory": table(fed),
         "Group inference and assignment": table(assigned),
+        "Starting a command": table(starting),
     }
     source = "simulated sites" if root is None else "real sites"
     head = f"{machine()}. {len(sites)} {source} of {sample.store.shape[1]} px."
