@@ -2,7 +2,6 @@
 
 import logging
 import math
-import sys
 from types import SimpleNamespace
 
 import pandas as pd
@@ -286,13 +285,3 @@ def test_the_peak_of_a_gpu_is_that_of_its_best_run(monkeypatch, gpu):
         2 * 8192**3 / 0.006
     )
     assert next(took, None) is None
-
-
-def test_without_tensorboard_the_log_is_written_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    job = SimpleNamespace(title="job", folder=tmp_path, stage=SimpleNamespace(epochs=4))
-    row = {"epoch": 2, "train_loss": 0.5}
-    with throughput.EpochLog(job, [row]) as log:
-        log.add(row, EpochSpeed(6, 2.0, 0.0), 0.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
-    assert pd.read_csv(tmp_path / "log.csv").train_loss.tolist() == [0.5]

@@ -15,11 +15,9 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import unit_vectors
+from cellsignal.evaluation.map_defaults import ACTIVE, DRAWS, INACTIVE, NEGATIVES
 from cellsignal.metrics.ranking import chance_average_precision
 
-ACTIVE, INACTIVE = 1000.0, 10_000.0  # nM
-NEGATIVES = 20
-DRAWS = 100
 LARGEST = "max"
 COLUMNS = ["compound", "concentration", "targets", "others", "ap", "auc", "chance"]
 

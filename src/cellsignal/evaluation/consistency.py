@@ -14,8 +14,8 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import unit_vectors
+from cellsignal.evaluation.map_defaults import SETS
 
-SETS = 5000  # as published
 LEAST_SETS = 20
 _BLOCK = 2_000_000  # numbers of profiles gathered at a time
 

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.ties import unit_vectors
+from cellsignal.evaluation.map_defaults import EXCHANGES, THRESHOLDS
 from cellsignal.metrics.intervals import (
     LEAST_UNITS,
     NO_INTERVAL,
@@ -23,8 +24,6 @@ from cellsignal.metrics.intervals import (
     mean_interval,
 )
 
-THRESHOLDS = (0.05, 0.95)  # as published
-DRAWS = 200  # exchanges of the genes' names
 LEAST_PARTS = 10
 _BLOCK, _PAIRS = 512, 8192  # genes and pairs at a time
 _DIGITS = 9  # cosines that are equal but for rounding are one
@@ -90,7 +89,7 @@ def recall_relations(
 
 
 def exchanged_recalls(
-    x: np.ndarray, recall: Recall, draws: int = DRAWS, seed: int = 0
+    x: np.ndarray, recall: Recall, draws: int = EXCHANGES, seed: int = 0
 ) -> np.ndarray:
     """Return the recall of the same relations with the genes' names exchanged. (draws,) float64.
 

@@ -2,18 +2,16 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.evaluation.baselines import COUNT, POSITION, count_profiles, position_profiles
+from cellsignal.profiles.names import Aggregate
 from cellsignal.profiles.profile_steps import Profiles
 from cellsignal.profiles.relation_tables import refuse_unknown
 
-Aggregate = Literal["mean", "median"]
-AGGREGATES: tuple[Aggregate, ...] = ("mean", "median")
 RANDOM, EXCHANGED = "random profiles", "names exchanged"
 _COMPOUND = "compound"
 

@@ -3,27 +3,28 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cellsignal.common.errors import InputError
-from cellsignal.evaluation.compound_genes import ACTIVE, DRAWS, INACTIVE, NEGATIVES, Activity
-from cellsignal.evaluation.consistency import SETS
-from cellsignal.evaluation.gene_relations import DRAWS as EXCHANGES
-from cellsignal.evaluation.gene_relations import THRESHOLDS
-from cellsignal.profiles.gene_maps import AGGREGATES, MapOptions
-from cellsignal.profiles.profile_steps import (
-    COMPONENTS,
-    Profiles,
-    Step,
-    choose_steps,
-    normalise_profiles,
-    steps_text,
+from cellsignal.evaluation.map_defaults import (
+    ACTIVE,
+    DRAWS,
+    EXCHANGES,
+    INACTIVE,
+    NEGATIVES,
+    SETS,
+    THRESHOLDS,
 )
-from cellsignal.profiles.relation_tables import EFAAR, read_interactions, read_names, read_relations
+from cellsignal.profiles.names import AGGREGATES, COMPONENTS, EFAAR, Step
 from cellsignal.profiles.table_options import (
     REFERENCES,
     add_protocol_options,
     read_profiles,
 )
+
+if TYPE_CHECKING:
+    from cellsignal.profiles.gene_maps import MapOptions
+    from cellsignal.profiles.profile_steps import Profiles
 
 STEPS: tuple[Step, ...] = ("pca", "standardize")  # as RxRx3-core's benchmark
 
@@ -153,6 +154,7 @@ def _add_map_options(parser: argparse.ArgumentParser, aggregation: bool = True) 
 
 def relations(arguments: argparse.Namespace) -> None:
     from cellsignal.profiles.map_tables import relations_text
+    from cellsignal.profiles.relation_tables import read_relations
 
     low, high = arguments.thresholds
     if not 0 <= low < high <= 1:
@@ -167,6 +169,7 @@ def relations(arguments: argparse.Namespace) -> None:
 
 def consistency(arguments: argparse.Namespace) -> None:
     from cellsignal.profiles.map_tables import consistency_text
+    from cellsignal.profiles.relation_tables import read_names
 
     profiles, done = _normalised(arguments)
     batch = None if arguments.null_by == "none" else arguments.null_by
@@ -184,7 +187,9 @@ def consistency(arguments: argparse.Namespace) -> None:
 
 
 def activity(arguments: argparse.Namespace) -> None:
+    from cellsignal.evaluation.compound_genes import Activity
     from cellsignal.profiles.compound_tables import activity_text
+    from cellsignal.profiles.relation_tables import read_interactions
 
     _check_least(arguments, "draws", "negatives", "least_wells")
     if not 0 < arguments.active <= arguments.inactive:
@@ -216,8 +221,10 @@ def probe(arguments: argparse.Namespace) -> None:
     print(text)
 
 
-def _normalised(arguments: argparse.Namespace) -> tuple[Profiles, str]:
+def _normalised(arguments: argparse.Namespace) -> tuple["Profiles", str]:
     """The profiles after their steps, and what was done to them."""
+    from cellsignal.profiles.profile_steps import choose_steps, normalise_profiles, steps_text
+
     loaded = read_profiles(arguments)
     steps = choose_steps(loaded, arguments.normalise, STEPS)
     profiles = normalise_profiles(
@@ -233,7 +240,10 @@ def _normalised(arguments: argparse.Namespace) -> tuple[Profiles, str]:
     return profiles, steps_text(loaded, steps, chosen, arguments.by, arguments.reference)
 
 
-def _map_options(arguments: argparse.Namespace) -> MapOptions:
+def _map_options(arguments: argparse.Namespace) -> "MapOptions":
+    from cellsignal.profiles.gene_maps import MapOptions
+    from cellsignal.profiles.relation_tables import read_names
+
     dropped = read_names(arguments.drop_genes, "--drop-genes")
     return MapOptions(arguments.aggregate, dropped, arguments.least_wells)
 

@@ -12,15 +12,14 @@ from cellsignal.common.files import write_csv
 from cellsignal.common.tables import aligned
 from cellsignal.common.ties import listed
 from cellsignal.evaluation.baselines import SHUFFLED, shuffled_rows
-from cellsignal.evaluation.consistency import SETS, replicate_consistency
+from cellsignal.evaluation.consistency import replicate_consistency
 from cellsignal.evaluation.gene_relations import (
-    DRAWS,
-    THRESHOLDS,
     Recall,
     exchange_p,
     exchanged_recalls,
     recall_relations,
 )
+from cellsignal.evaluation.map_defaults import EXCHANGES, SETS, THRESHOLDS
 from cellsignal.metrics.intervals import mean_interval, range_text
 from cellsignal.profiles.comparisons import head_lines
 from cellsignal.profiles.gene_maps import (
@@ -49,7 +48,7 @@ def relations_text(
     relations: Sequence[RelationTable],
     how: MapOptions,
     thresholds: tuple[float, float] = THRESHOLDS,
-    draws: int = DRAWS,
+    draws: int = EXCHANGES,
     seed: int = 0,
     out: Path | None = None,
 ) -> str:

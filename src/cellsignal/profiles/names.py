@@ -5,6 +5,10 @@ Nothing is imported here but the standard library, so that `--help` starts at on
 
 from typing import Literal, get_args
 
+Aggregate = Literal["mean", "median"]
+AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
+COMPONENTS = 128  # of the step `pca`, as EFAAR's benchmark takes
+EFAAR = "efaar"  # relation tables of the installed package
 Step = Literal[
     "standardize",
     "mad_robustize",

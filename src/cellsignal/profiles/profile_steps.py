@@ -10,12 +10,11 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.optional import load_extra
 from cellsignal.common.ties import listed
 from cellsignal.profiles.batch_effects import Reference, Unit, sphere, tvn, unit_columns
-from cellsignal.profiles.names import STEPS, Step
+from cellsignal.profiles.names import COMPONENTS, STEPS, Step
 from cellsignal.profiles.optional_steps import combat, harmony
 from cellsignal.profiles.position_effects import subtract_position
 
 SELECTION = ["variance_threshold", "correlation_threshold", "drop_outliers", "blocklist"]
-COMPONENTS = 128  # of `pca`, as EFAAR's benchmark takes
 _BY_UNIT = ("standardize", "mad_robustize")
 _QUERIES = {
     "negative_controls": "Metadata_role == 'negative_control'",

@@ -15,8 +15,8 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import read_table
 from cellsignal.common.ties import listed
+from cellsignal.profiles.names import EFAAR
 
-EFAAR = "efaar"  # the tables of the installed package
 PAIRS = (("entity1", "entity2"), ("gene1", "gene2"), ("source", "target"), ("a", "b"))
 SUFFIXES = (".txt", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 COMPOUND_COLUMNS = {

@@ -15,7 +15,7 @@ from cellsignal.config.options import (
     next_command,
 )
 from cellsignal.studies.blend.commands import add_blend_study
-from cellsignal.studies.channels.page import add_channels_study
+from cellsignal.studies.channels.commands import add_channels_study
 from cellsignal.studies.gpu_check.commands import add_gpu_check_study
 from cellsignal.studies.profiles.commands import add_profiles_study
 from cellsignal.studies.relations.command import add_relations_study

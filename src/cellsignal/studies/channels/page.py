@@ -1,6 +1,5 @@
 """Run the study and write the page docs/results/channels.md."""
 
-import argparse
 import json
 import logging
 import time
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_text
 from cellsignal.metrics.intervals import mean_interval, plural
 
@@ -57,30 +55,6 @@ Rows worse than the baseline beyond their interval: {lost}.
 
 {says}
 """
-
-
-def add_channels_study(add: Callable) -> None:
-    """Add the parser of the study."""
-    text = "one network of stains for two simulated data sets against a network for each"
-    sub = add("channels", channels, text)
-    sub.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default 0 1 2)")
-    sub.add_argument("--epochs", type=int, default=30, help="of each set (default 30)")
-    text = "folder of the simulated images and of what is done (default runs/channels)"
-    sub.add_argument("--work", type=Path, default=Path("runs/channels"), help=text)
-    sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
-
-
-def channels(arguments: argparse.Namespace) -> None:
-    """Run the study, as far as it is not done, and print its page."""
-    if arguments.epochs < 1:
-        raise InputError(f"--epochs {arguments.epochs}: at least 1")
-    if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise InputError(f"--seeds: one is given twice in {arguments.seeds}")
-    records = [measure(seed, arguments.epochs, arguments.work) for seed in arguments.seeds]
-    text = channels_page(records, arguments.seeds, arguments.epochs)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
 
 
 def measure(seed: int, epochs: int, work: Path) -> dict:
