@@ -14,7 +14,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from cellsignal.common.errors import InputError
-from cellsignal.models.batch_norm import recompute_statistics, unit_statistics
+from cellsignal.models.batch_norm import (
+    measure_offsets,
+    recompute_statistics,
+    unit_statistics,
+)
 from cellsignal.models.torchvision_cpu import import_timm
 
 
@@ -434,3 +438,72 @@ def test_no_image_on_any_process_is_refused_and_no_layer_asks_nobody():
         raise AssertionError("asked")
 
     recompute_statistics(nn.Linear(2, 2), [], pool=asked)
+
+
+def joined(*parts):
+    """Put the arguments of batches end to end."""
+    return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
+
+def test_offsets_of_one_layer_by_hand():
+    """Controls 0, 2 and trained images 3, 7: means 1 and 5, variances 1 and 4."""
+    layer = nn.BatchNorm1d(1, eps=0.0)
+    before = state_of(layer)
+    batch = torch.tensor([[0.0], [2.0], [3.0], [7.0]])
+    (offset,) = measure_offsets(layer, [(2, (batch,))]).values()
+    assert offset.shift.item() == pytest.approx(4) and offset.ratio.item() == pytest.approx(4)
+    assert_untouched(layer, before)
+    # controls of another plate: mean 10, variance 9 -> 10 + 4 x 3, 4 x 9
+    controls = torch.tensor([[7.0], [13.0]])
+    with unit_statistics(layer, [(controls,)], offsets={layer: offset}):
+        assert layer.running_mean.item() == pytest.approx(22)
+        assert layer.running_var.item() == pytest.approx(36)
+
+
+def test_offsets_are_averaged_over_units():
+    """Shifts 4 and 0, ratios 4 and 1: their mean, and their geometric mean."""
+    layer = nn.BatchNorm1d(1, eps=0.0)
+    first = torch.tensor([[0.0], [2.0], [3.0], [7.0]])
+    second = torch.tensor([[0.0], [2.0], [0.0], [2.0]])
+    (offset,) = measure_offsets(layer, [(2, (first,)), (2, (second,))]).values()
+    assert offset.shift.item() == pytest.approx(2) and offset.ratio.item() == pytest.approx(2)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "densenet121"])
+def test_controls_foretell_the_statistics_of_their_own_training_unit(name):
+    """Layer by layer, so that the deeper ones see activations standardised as in training."""
+    model, (controls, trained) = network(name), images(6, 9)
+    before = state_of(model)
+    offsets = measure_offsets(model, [(6, joined(controls, trained))])
+    assert_untouched(model, before)
+    with torch.no_grad():
+        with unit_statistics(model, [trained]):
+            expected, wanted = model(*trained), statistics(model)
+        with unit_statistics(model, [controls], offsets=offsets):
+            found = model(*trained)
+            assert_close(statistics(model), wanted, 1e-3)
+        with unit_statistics(model, [controls]):
+            plain = model(*trained)
+    assert torch.allclose(found, expected, atol=5e-3)
+    assert not torch.allclose(plain, expected, atol=0.1)
+    assert_untouched(model, before)
+
+
+def test_a_channel_that_says_nothing_has_no_infinite_offset():
+    layer = nn.BatchNorm1d(2)
+    batch = torch.tensor([[1.0, 0.0], [1.0, 2.0], [1.0, 3.0], [1.0, 7.0]])
+    (offset,) = measure_offsets(layer, [(2, (batch,))]).values()
+    assert offset.shift[0] == 0 and offset.ratio[0] == 1
+    with unit_statistics(layer, [(batch[:2],)], offsets={layer: offset}):
+        assert layer.running_var[0] == 0 and layer(batch).isfinite().all()
+
+
+def test_offsets_need_units_and_more_than_one_value():
+    model = network()
+    before = state_of(model)
+    with pytest.raises(InputError, match="not one unit to compare"):
+        measure_offsets(model, [])
+    with pytest.raises(InputError, match=r"neck\.0 sees one value a channel of 1 controls"):
+        measure_offsets(model, [(1, images(5)[0])])
+    assert_untouched(model, before)
+    assert measure_offsets(nn.Linear(2, 2), []) == {}

@@ -77,13 +77,17 @@ def test_your_own_plates_by_site_and_by_name_of_the_channels(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def controlled(plates, tmp_path_factory):
-    """A run that is standardised by the negative controls of each plate, and its predictions."""
+    """A run whose pixels and BatchNorm are standardised by the negative controls of each plate, and
+    its predictions.
+    """
     by = {"by": "plate", "wells": "negative_controls"}
+    adapted = {"adapt": "plate", "adapt_wells": "negative_controls"}
     config = make_config(
         plates,
         tmp_path_factory.mktemp("controlled"),
         [stage(epochs=1, amp="off")],
         normalization=by,
+        predict=adapted,
     )
     train(config)
     return config, predict(config)[0]
@@ -193,4 +197,11 @@ def test_controls_that_are_needed_are_asked_for(controlled, plates, tmp_path):
     config, _ = controlled
     with pytest.raises(InputError, match=r"^--controls: tiny is standardised by negative controls"):
         predict_images([config], Request(plates / "raw/test", tmp_path / "a.csv"))
+    assert list(tmp_path.iterdir()) == []
+    both = {"adapt": "plate", "adapt_wells": "controls"}
+    other = config.model_copy(update={"predict": config.predict.model_copy(update=both)})
+    samples = pd.read_csv(plates / "raw/test_controls.csv", dtype=str)
+    negative = tuple(samples[samples.well_type == "negative_control"].id_code)
+    with pytest.raises(InputError, match=r"these images have no positive control; write predict"):
+        predict_images([other], Request(plates / "raw/test", tmp_path / "a.csv", controls=negative))
     assert list(tmp_path.iterdir()) == []

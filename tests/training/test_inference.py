@@ -15,13 +15,14 @@ from cellsignal.data.draws import Recipe
 from cellsignal.data.transforms import Transform
 from cellsignal.models.backbones import build_model
 from cellsignal.training import inference
+from cellsignal.training.control_offsets import plan_offsets, unit_offsets
 from cellsignal.training.inference import (
     pixel_statistics,
     plan_reading,
     predict_with,
     site_dataset,
 )
-from cellsignal.training.job import unit_codes
+from cellsignal.training.job import Job, unit_codes
 from cellsignal.training.plan import jobs_of
 
 
@@ -75,6 +76,87 @@ def test_adapted_predictions_are_those_of_the_whole_unit_in_one_training_batch(
     roles = job.store.samples.role.to_numpy()[codes == codes[chosen[0]]]
     assert len(set(roles)) == 3
     assert not np.allclose(found["identity"], found["hflip"])
+
+
+@pytest.mark.parametrize("wells", ["controls", "negative_controls"])
+def test_statistics_of_controls_are_those_of_one_training_batch_of_controls(
+    plates, tmp_path, wells
+):
+    """Every layer by hand: its moments over the plate's control wells, in one batch."""
+    predict = {"adapt": "plate", "adapt_wells": wells, "batch_size": 512}
+    job, model, pixels = setting(plates, tmp_path, predict=predict)
+    chosen = job.valid[::7]
+    reading = plan_reading(job, pixels, chosen)
+    # no offset in any layer
+    found = predict_with(job, model, reading, offsets={})["identity"]
+    codes, roles = unit_codes(job.store.samples, "plate"), job.store.samples.role.to_numpy()
+    wanted = {"negative_control"} if wells == "negative_controls" else set(roles) - {"treatment"}
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    for code in np.unique(codes[chosen]):
+        controls = np.flatnonzero((codes == code) & np.isin(roles, list(wanted)))
+        assert len(controls) >= 2
+        model.load_state_dict(before, strict=False)
+        moments = biased_moments(model, images_of(job, pixels, controls))
+        mine = np.flatnonzero(codes[chosen] == code)
+        for layer, (mean, variance) in moments.items():
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_(variance)
+        with torch.no_grad():
+            expected = model.eval()(images_of(job, pixels, chosen[mine]))
+        np.testing.assert_allclose(found[mine], expected, rtol=1e-3, atol=2e-3)
+    model.load_state_dict(before, strict=False)
+
+
+def biased_moments(model, images) -> dict:
+    """Mean and biased variance of each layer's inputs in a training batch of these images."""
+    moments = {}
+
+    def keep(layer, inputs):
+        x = inputs[0].double().movedim(1, -1).flatten(0, -2)
+        moments[layer] = x.mean(0).float(), x.var(0, unbiased=False).float()
+
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
+    with torch.no_grad():
+        model.train()(images)
+    for hook in hooks:
+        hook.remove()
+    return moments
+
+
+def without_treatments(job, code, keep) -> Job:
+    """The job on a store whose plate `code` holds only the treatments at `keep`."""
+    samples = job.store.samples
+    mine = (unit_codes(samples, "plate") == code) & (samples.role == "treatment").to_numpy()
+    mine[keep] = False
+    store = object.__new__(type(job.store))
+    store.__dict__.update(job.store.__dict__)
+    store.__dict__["samples"] = samples[~mine].reset_index(drop=True)
+    return dataclasses.replace(job, store=store)
+
+
+@pytest.mark.parametrize("wells", ["all", "controls"])
+def test_other_treatments_of_the_plate_move_logits_only_where_they_are_counted(
+    plates, tmp_path, wells
+):
+    """The same well on its plate, and on the plate with two treatments alone."""
+    predict = {"adapt": "plate", "adapt_wells": wells, "batch_size": 512}
+    settings = {"predict": predict, "normalization": {"by": "image"}}
+    job, model, job_pixels = setting(plates, tmp_path, **settings)
+    code = unit_codes(job.store.samples, "plate")[job.valid[0]]
+    plate = unit_codes(job.store.samples, "plate") == code
+    treated = np.flatnonzero(plate & (job.store.samples.role == "treatment").to_numpy())
+    skewed = without_treatments(job, code, treated[:2])
+    logits = []
+    for each in (job, skewed):
+        pixels = pixel_statistics(each.config, each.store, each.train[:1])
+        ids = each.store.samples.sample_id
+        chosen = np.flatnonzero(ids.isin(job.store.samples.sample_id[treated[:2]]))
+        offsets = unit_offsets(job, model, plan_offsets(job, job_pixels))
+        reading = plan_reading(each, pixels, chosen)
+        logits.append(predict_with(each, model, reading, offsets=offsets)["identity"])
+    same = np.allclose(*logits, atol=1e-5)
+    assert same if wells == "controls" else not np.allclose(*logits, atol=1e-2)
 
 
 def test_without_adaptation_it_is_a_plain_forward_pass_in_the_order_asked_for(plates, tmp_path):

@@ -202,7 +202,7 @@ MORE = {
             "cosine_head": True,
             "bn_momentum": 0.05,
         },
-        "predict": {"adapt": "plate"},
+        "predict": {"adapt": "plate", "adapt_wells": "controls"},
     },
 }
 

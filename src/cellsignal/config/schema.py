@@ -152,6 +152,20 @@ class Predict(Strict):
     """AdaBN (arXiv:1603.04779): BatchNorm standardises each unit by statistics of that unit's own
     images, controls included, computed anew at validation and prediction; none keeps the running
     statistics of training. No label is looked at."""
+    adapt_wells: Literal["all", "controls", "negative_controls"] = "all"
+    """Wells of the unit whose images these statistics are of. With controls (positive and negative
+    ones) each layer takes what they foretell: their statistics, and how those of treatments
+    differed from them on training plates. What treatments a plate holds then moves nothing, which
+    plates of few wells or few classes need (docs/results/shift.md). A unit without such wells takes
+    its experiment's, then all of its own; it is logged."""
+
+    @model_validator(mode="after")
+    def _wells_need_a_unit(self) -> "Predict":
+        if self.adapt_wells != "all" and self.adapt == "none":
+            raise ValueError(
+                f"adapt_wells: {self.adapt_wells} needs adapt: plate, experiment or cell_type"
+            )
+        return self
 
 
 class Submit(Strict):

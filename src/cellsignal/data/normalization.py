@@ -11,6 +11,7 @@ stored; no pixel is read again, and no label is ever looked at, only the role of
 """
 
 import logging
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -99,17 +100,10 @@ def _pool_units(
         )
     columns = ["experiment", "plate"] if config.by == "plate" else ["experiment"]
     rows_of_unit = list(samples.groupby(columns, sort=False, dropna=False).indices.values())
-    experiment = samples.experiment.to_numpy()
     shift, scale = np.empty_like(mean), np.empty_like(mean)
-    from_experiment = from_unit = 0
-    for rows in rows_of_unit:
-        chosen = rows[counts[rows]]
-        if not len(chosen):
-            chosen = np.flatnonzero(counts & (experiment == experiment[rows[0]]))
-            from_experiment += len(chosen) > 0
-        if not len(chosen):
-            chosen = rows
-            from_unit += 1
+    experiment = samples.experiment.to_numpy()
+    references, from_experiment, from_unit = choose_references(rows_of_unit, counts, experiment)
+    for rows, chosen in zip(rows_of_unit, references, strict=True):
         shift[rows], scale[rows] = pool_statistics(mean[chosen], sd[chosen])
     if from_experiment or from_unit:
         log.warning(
@@ -124,6 +118,34 @@ def _pool_units(
             from_unit,
         )
     return shift, scale
+
+
+def choose_references(
+    rows_of_unit: Sequence[np.ndarray], counts: np.ndarray, experiment: np.ndarray
+) -> tuple[list[np.ndarray], int, int]:
+    """Return the rows that each unit's statistics are taken of, and how many units lack their own.
+
+    A unit without a row that counts takes those of its experiment; without those too, all its own.
+
+    Args:
+        rows_of_unit: the rows of each unit.
+        counts: (N,) bool, the rows that statistics may be taken of.
+        experiment: (N,) of each row.
+
+    Returns:
+        Rows for each unit; how many units take their experiment's; how many take all their own.
+    """
+    references, from_experiment, from_unit = [], 0, 0
+    for rows in rows_of_unit:
+        chosen = rows[counts[rows]]
+        if not len(chosen):
+            chosen = np.flatnonzero(counts & (experiment == experiment[rows[0]]))
+            from_experiment += len(chosen) > 0
+        if not len(chosen):
+            chosen = rows
+            from_unit += 1
+        references.append(chosen)
+    return references, from_experiment, from_unit
 
 
 def pool_statistics(mean: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ from cellsignal.prediction.predict import (
     stage_facts,
     trained_model,
 )
+from cellsignal.training.adaptation import warn_of_units
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.job import Job, fold_name, predictable_samples
 from cellsignal.training.plan import jobs_of
@@ -188,8 +189,11 @@ def _embed_samples(
             )
         return {"embedding": mean}
 
+    ranks = this_process()
+    if ranks.first:
+        warn_of_units(jobs[0], chosen)
     places = pieces_of(samples, chosen, predict_config.adapt, keys)
-    arrays = in_pieces(path, inputs, places, compute, this_process(), stop)
+    arrays = in_pieces(path, inputs, places, compute, ranks, stop)
     return None if arrays is None else arrays["embedding"]
 
 

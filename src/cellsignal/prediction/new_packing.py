@@ -10,7 +10,6 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.plates.new_images import NewImages, describe_images, match_channels
-from cellsignal.config import Config
 from cellsignal.data.filling import PackReport
 from cellsignal.data.normalization import CONTROL_ROLES
 from cellsignal.data.pack import pack
@@ -73,14 +72,33 @@ def new_samples(competition: Competition, request: Request) -> pd.DataFrame:
     return samples
 
 
-def require_controls(config: Config, samples: pd.DataFrame) -> None:
-    """Refuse images without the control wells that standardise the run's."""
-    wells = config.normalization.wells
-    if wells != "all" and not samples.role.isin(CONTROL_ROLES[wells]).any():
+def require_controls(job: Job, samples: pd.DataFrame) -> None:
+    """Refuse images without the control wells that standardise the run's.
+
+    Args:
+        job: one of the run's models.
+        samples: of the new images.
+    """
+    config = job.config
+    normalization, predict = config.normalization, config.predict
+    named = "name the control wells of these images, such as --controls A01,B12"
+    for key, wells, unit in (
+        ("normalization.wells", normalization.wells, normalization.by),
+        ("predict.adapt_wells", predict.adapt_wells, predict.adapt),
+    ):
+        if wells != "all" and not samples.role.isin(CONTROL_ROLES[wells]).any():
+            raise InputError(
+                f"--controls: {config.name} is standardised by {wells.replace('_', ' ')} of each "
+                f"{unit} ({key}); {named}"
+            )
+    # statistics of one kind of control foretell others than those of both
+    roles = {"positive_control", "negative_control"}
+    missing = sorted(roles & set(job.store.samples.role) - set(samples.role))
+    if predict.adapt_wells == "controls" and missing:
         raise InputError(
-            f"--controls: {config.name} is standardised by {wells.replace('_', ' ')} of each "
-            f"{config.normalization.by} (normalization.wells); name the control wells of these "
-            "images, such as --controls A01,B12"
+            f"--controls: {config.name} takes statistics of all controls (predict.adapt_wells: "
+            f"controls), and these images have no {missing[0].replace('_', ' ')}; write "
+            "predict.adapt_wells: negative_controls, or adapt: none"
         )
 
 

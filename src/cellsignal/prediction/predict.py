@@ -31,7 +31,9 @@ from cellsignal.prediction.container import (
 )
 from cellsignal.prediction.freshness import MADE_FROM, is_current, made_from
 from cellsignal.prediction.pieces import in_pieces, pieces_of, remove_pieces
+from cellsignal.training.adaptation import warn_of_units
 from cellsignal.training.checkpoints import load_checkpoint
+from cellsignal.training.control_offsets import plan_offsets, unit_offsets
 from cellsignal.training.identity import check_belongs, check_config
 from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
 from cellsignal.training.job import Job, fold_name, predictable_samples, protocol_parts
@@ -116,6 +118,8 @@ def predict_stage(config: Config, jobs: list[Job], stop: Stop) -> Path:
             refuse_non_finite(values, sample_ids[places], f"{checkpoints[key]}: view {view!r}")
         return {view: values[:, : len(classes)] for view, values in logits.items()}
 
+    if ranks.first:
+        warn_of_units(first, chosen)
     places = pieces_of(samples, chosen, config.predict.adapt, keys)
     logits = in_pieces(path, inputs, places, compute, ranks, stop)
     if not ranks.first:
@@ -227,12 +231,13 @@ def predictor_of(job: Job, state: dict[str, Any]) -> Predictor:
     model = trained_model(job, state)
     overall = tuple(np.asarray(values, np.float32) for values in state["overall"])
     pixels = pixel_statistics(job.config, job.store, overall=overall)
+    offsets = unit_offsets(job, model, plan_offsets(job, pixels))
 
     def predict_samples(
         chosen: np.ndarray, views: Sequence[str], embeddings: bool = False
     ) -> dict[str, np.ndarray]:
         reading = plan_reading(job, pixels, chosen)
-        return predict_with(job, model, reading, views, embeddings=embeddings)
+        return predict_with(job, model, reading, views, embeddings=embeddings, offsets=offsets)
 
     return predict_samples
 

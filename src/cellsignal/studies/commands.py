@@ -19,6 +19,7 @@ from cellsignal.studies.channels.commands import add_channels_study
 from cellsignal.studies.gpu_check.commands import add_gpu_check_study
 from cellsignal.studies.profiles.commands import add_profiles_study
 from cellsignal.studies.relations.command import add_relations_study
+from cellsignal.studies.shift.commands import add_shift_study
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -32,6 +33,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     add_gpu_check_study(add)
     add_relations_study(add)
     add_channels_study(add)
+    add_shift_study(add)
     _add_ablations(add)
     _add_speed(add)
     _add_postprocessing(add)
@@ -210,14 +212,8 @@ def timelapse(arguments: argparse.Namespace) -> None:
 def two_stage(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.two_stage import Bench, bench_two_stage, summary_text
 
-    bench = Bench(
-        arguments.root,
-        arguments.store,
-        arguments.answers,
-        arguments.runs,
-        tuple(arguments.epochs),
-        arguments.backbone,
-    )
+    paths = (arguments.root, arguments.store, arguments.answers, arguments.runs)
+    bench = Bench(*paths, tuple(arguments.epochs), arguments.backbone)
     print(summary_text(bench_two_stage(bench, arguments.seeds)))
 
 

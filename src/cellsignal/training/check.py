@@ -19,10 +19,11 @@ from cellsignal.common.errors import InputError
 from cellsignal.config import Config
 from cellsignal.data.views import tta_views
 from cellsignal.models.backbones import build_model, check_backbone, see_channels
+from cellsignal.training.adaptation import plan_comparison, smallest_batch, warn_of_units
 from cellsignal.training.checkpoints import has_checkpoint
 from cellsignal.training.examples import Examples
 from cellsignal.training.inference import output_shapes, pixel_statistics
-from cellsignal.training.job import Job, predictable_samples, unit_codes
+from cellsignal.training.job import Job
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.self_supervised import TwoViews
 from cellsignal.training.validation import draw_gallery
@@ -42,11 +43,17 @@ def check_jobs(jobs: Sequence[Job], ranks: Ranks) -> None:
     if not new:
         return
     pixel_statistics(new[0].config, new[0].store, new[0].train)
+    for job in new:
+        if job.config.predict.adapt_wells != "all" and len(job.scored) + len(job.test):
+            plan_comparison(job)
+    if ranks.first:
+        warn_of_units(new[0], np.unique(np.concatenate([job.scored for job in new])))
     _check_stages_have_samples(jobs)
     checked = set()
     for job in new:
         draw_gallery(job)
-        batch, unit = _check_examples(job, ranks), _smallest_unit(job)
+        batch = _check_examples(job, ranks)
+        unit = smallest_batch(job, np.concatenate([job.scored, job.test]))
         shapes = output_shapes(job)
         case = (job.stage_index, job.init is None, job.outputs, batch, unit, *shapes)
         if case not in checked:
@@ -115,19 +122,6 @@ def _check_examples(job: Job, ranks: Ranks) -> int:
         examples.controls()
     # of epoch 0 the sampler would tell what it leaves out
     return min(map(len, examples.batches(1)))
-
-
-def _smallest_unit(job: Job) -> int:
-    """Count the images in the smallest batch that `predict.adapt` sees; 0 without."""
-    config = job.config
-    codes = unit_codes(job.store.samples, config.predict.adapt)
-    predicted = np.concatenate([job.scored, job.test])
-    if codes is None or not len(predicted):
-        return 0
-    counts = np.bincount(codes[predictable_samples(config, job.store)], minlength=codes.max() + 1)
-    counts = counts[np.unique(codes[predicted])]
-    batches = np.ceil(counts / config.predict.batch_size).astype(int)
-    return int((counts // batches).min())
 
 
 def _check_model(

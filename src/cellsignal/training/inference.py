@@ -22,12 +22,12 @@ from cellsignal.data.dataset import GIB, SiteDataset
 from cellsignal.data.draws import Recipe, needs_albumentations
 from cellsignal.data.feed import Batch, feed_raw, standardize_batch
 from cellsignal.data.normalization import compute_shift_scale, pool_over_frames, pool_statistics
-from cellsignal.data.samplers import in_order
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
 from cellsignal.data.views import apply_view
-from cellsignal.models.batch_norm import unit_statistics
-from cellsignal.training.job import Job, cell_type_vectors, predictable_samples, unit_codes
+from cellsignal.models.batch_norm import Offsets, unit_statistics
+from cellsignal.training.adaptation import Unit, deal_units
+from cellsignal.training.job import Job, cell_type_vectors
 from cellsignal.training.optim import autocast
 from cellsignal.training.ranks import ALONE, Ranks
 
@@ -117,14 +117,6 @@ def _augmentation(job: Job, augmentations: tuple[Augmentation, ...] | None) -> R
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Batches, lists of dataset indices, that share BatchNorm statistics."""
-
-    statistics: list[list[int]]  # none without adaptation
-    predicted: list[list[int]]
-
-
-@dataclass(frozen=True)
 class Reading:
     """What `predict_with` reads, ready to be used again."""
 
@@ -149,22 +141,7 @@ def plan_reading(job: Job, pixels: Pixels, chosen: np.ndarray, ranks: Ranks = AL
     Args:
         chosen: (n,) positions in `job.store.samples`.
     """
-    size = job.config.predict.batch_size
-    codes = unit_codes(job.store.samples, job.config.predict.adapt)
-    if codes is None:
-        dealt = [chosen[batch] for batch in in_order(len(chosen), size)[ranks.rank :: ranks.world]]
-        positions = np.concatenate([chosen[:0], *dealt])
-        units = [Unit([], in_order(len(positions), size))]
-    else:
-        kept = predictable_samples(job.config, job.store)
-        my_codes = np.unique(codes[chosen])[ranks.rank :: ranks.world]
-        positions = np.flatnonzero(kept & np.isin(codes, my_codes))
-        index = np.full(len(codes), -1)
-        index[positions] = np.arange(len(positions))
-        units = []
-        for code in my_codes:
-            statistics = _spread(index[kept & (codes == code)], size)
-            units.append(Unit(statistics, _spread(index[chosen[codes[chosen] == code]], size)))
+    positions, units = deal_units(job, chosen, ranks)
     return Reading(chosen, positions, tuple(units), site_dataset(job, positions, pixels))
 
 
@@ -175,60 +152,67 @@ def predict_with(
     views: Sequence[str] = ("identity",),
     *,
     embeddings: bool = False,
+    offsets: Offsets | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, np.ndarray]:
     """Compute logits (or embeddings) of some samples.
 
     With `predict.adapt` each unit (cell type, experiment or plate) of the samples is predicted with
-    BatchNorm statistics of all the unit's kept images in the store, whatever their role: no label
-    is looked at, and what else is predicted changes nothing.
+    BatchNorm statistics of the unit's images in the store, those of all wells, or those that its
+    controls foretell (`predict.adapt_wells`): no label is looked at, and what else is predicted
+    changes nothing.
 
     Args:
         model: on its device; left in evaluation mode.
         reading: of `plan_reading`, for the same ranks; each process predicts its own share.
+        offsets: of `control_offsets.unit_offsets`, where statistics are of controls.
 
     Returns:
         view -> (n, K) float32, K = job.outputs; or (n, D). The same in every process.
     """
     forward, width = (model.embed, model.width) if embeddings else (model, job.outputs)
     passes = {view: Pass(forward, width, view) for view in views}
-    return _run_passes(job, model, reading, passes, ranks)
+    return _run_passes(job, model, reading, passes, offsets, ranks)
 
 
 def logits_and_embeddings(
-    job: Job, model: nn.Module, reading: Reading, ranks: Ranks = ALONE
+    job: Job,
+    model: nn.Module,
+    reading: Reading,
+    offsets: Offsets | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute (n, K) logits and (n, D) embeddings, reading each image once for both."""
     passes = {"logits": Pass(model, job.outputs), "embeddings": Pass(model.embed, model.width)}
-    results = _run_passes(job, model, reading, passes, ranks)
+    results = _run_passes(job, model, reading, passes, offsets, ranks)
     return results["logits"], results["embeddings"]
 
 
 @torch.inference_mode()
 def _run_passes(
-    job: Job, model: nn.Module, reading: Reading, passes: dict[str, Pass], ranks: Ranks
+    job: Job,
+    model: nn.Module,
+    reading: Reading,
+    passes: dict[str, Pass],
+    offsets: Offsets | None,
+    ranks: Ranks,
 ) -> dict[str, np.ndarray]:
     """Return name -> (n, width) float32; the first pass takes the units' statistics."""
+    assert offsets is not None or job.config.predict.adapt_wells == "all"
     device = next(model.parameters()).device
     model.eval()
     first = next(iter(passes.values())).forward
-    vectors, dataset = cell_type_vectors(job), reading.dataset
-
-    def inputs(batch: Batch) -> tuple[torch.Tensor, ...]:
-        index = batch.index
-        images = standardize_batch(batch.images, dataset.shift[index], dataset.scale[index])
-        if vectors is None:
-            return (images,)
-        return images, vectors[reading.positions[index]].to(device)
-
+    inputs = model_inputs(job, reading.dataset, reading.positions, device)
     # kept on the device: fetching each result would make it wait
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in passes}
     with autocast(job.stage.amp, device):
-        for statistics, predicted in _units(job, reading, device):
+        streams = _units(job, reading, device)
+        for of_unit, (statistics, predicted) in zip(reading.units, streams, strict=True):
             unit = (inputs(batch) for batch in statistics)
             adapted = nullcontext()
             if job.config.predict.adapt != "none":
-                adapted = unit_statistics(model, unit, forward=first)
+                added = offsets if of_unit.of_controls else None
+                adapted = unit_statistics(model, unit, forward=first, offsets=added)
             with adapted:
                 for _ in unit:
                     pass  # a model without BatchNorm has not looked at them
@@ -246,17 +230,39 @@ def _run_passes(
     }
 
 
+def model_inputs(
+    job: Job, dataset: SiteDataset, positions: np.ndarray, device: torch.device
+) -> Callable[[Batch], tuple[torch.Tensor, ...]]:
+    """Return what makes a model's arguments of a batch of the dataset's images."""
+    vectors = cell_type_vectors(job)
+
+    def inputs(batch: Batch) -> tuple[torch.Tensor, ...]:
+        index = batch.index
+        images = standardize_batch(batch.images, dataset.shift[index], dataset.scale[index])
+        if vectors is None:
+            return (images,)
+        return images, vectors[positions[index]].to(device)
+
+    return inputs
+
+
+def reading_workers(job: Job, dataset: SiteDataset, device: torch.device) -> int:
+    """Return how many threads read the images; none where they are kept in a CPU's memory."""
+    in_memory = dataset.kept is not None and device.type == "cpu"
+    return 0 if in_memory else job.config.data.workers
+
+
 def _units(
     job: Job, reading: Reading, device: torch.device
 ) -> Iterator[tuple[Iterator[Batch], Iterator[Batch]]]:
     """Yield each unit's batches for its statistics, to be used up first, and those to predict."""
     dataset, units = reading.dataset, reading.units
-    workers = 0 if dataset.kept is not None and device.type == "cpu" else job.config.data.workers
+    workers = reading_workers(job, dataset, device)
     image_bytes = dataset.shape[0] * np.prod(dataset.augmentation.input)
 
     def read_once(unit: Unit) -> bool:
         images = sum(map(len, unit.statistics))
-        return images > 0 and image_bytes * images <= HELD_GIB * GIB
+        return unit.holds_predicted and image_bytes * images <= HELD_GIB * GIB
 
     batches = []
     for unit in units:
@@ -281,12 +287,6 @@ def _batches_of(held: list[Batch], batches: list[list[int]]) -> Iterator[Batch]:
     for batch in batches:
         rows = order[np.searchsorted(index, batch, sorter=order)]
         yield Batch(images[torch.from_numpy(rows).to(images.device)], np.asarray(batch))
-
-
-def _spread(indices: np.ndarray, size: int) -> list[list[int]]:
-    """Make batches of nearly equal size, none above `size`, each spread over the whole unit."""
-    number = -(-len(indices) // size)
-    return [indices[first::number].tolist() for first in range(number)]
 
 
 def _in_order_of(

@@ -24,6 +24,7 @@ from cellsignal.competitions.base import PlateGroups
 from cellsignal.competitions.targets import sum_by_target
 from cellsignal.config.stage import PseudoLabels
 from cellsignal.prediction.plate_layout.groups import infer_plate_groups
+from cellsignal.training.control_offsets import plan_offsets, unit_offsets
 from cellsignal.training.inference import Pixels, plan_reading, predict_with
 from cellsignal.training.job import Job, fold_name
 from cellsignal.training.ranks import ALONE, Ranks
@@ -52,7 +53,9 @@ def draw_pseudo_labels(
     """
     samples, config = job.store.samples, job.stage.pseudo_labels
     reading = plan_reading(job, pixels, job.test, ranks)
-    logits = predict_with(job, model, reading, ranks=ranks)["identity"][:, : len(job.classes)]
+    offsets = unit_offsets(job, model, plan_offsets(job, pixels))
+    logits = predict_with(job, model, reading, offsets=offsets, ranks=ranks)["identity"]
+    logits = logits[:, : len(job.classes)]
     target_id = samples.target_id.to_numpy()[job.test].astype(str)
     targets, scores, first = sum_by_target(log_softmax(logits, axis=1), target_id)
     wells = samples.iloc[job.test[first]]

@@ -12,6 +12,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.ties import expected_average_precision
 from cellsignal.competitions.targets import sum_by_target
 from cellsignal.evaluation.reid import cosine_distances
+from cellsignal.training.control_offsets import Comparison, plan_offsets, unit_offsets
 from cellsignal.training.inference import (
     Pixels,
     Reading,
@@ -46,6 +47,7 @@ class Validation:
         self.positions = job.scored
         self.gallery = draw_gallery(job)
         self.reading: Reading | None = None
+        self.comparison: Comparison | None = None
         if self.gallery is None:
             return
         self.columns += ("valid_retrieval",)
@@ -88,10 +90,12 @@ class Validation:
         job, gallery = self.job, self.gallery
         if self.reading is None:
             self.reading = plan_reading(job, self.pixels, self.positions, self.ranks)
+            self.comparison = plan_offsets(job, self.pixels)
+        more = {"offsets": unit_offsets(job, model, self.comparison), "ranks": self.ranks}
         if gallery is None:
-            logits = predict_with(job, model, self.reading, ranks=self.ranks)["identity"]
+            logits = predict_with(job, model, self.reading, **more)["identity"]
         else:
-            logits, embeddings = logits_and_embeddings(job, model, self.reading, self.ranks)
+            logits, embeddings = logits_and_embeddings(job, model, self.reading, **more)
             logits = logits[: gallery.queries]
             if not np.isfinite(embeddings).all():
                 raise InputError(

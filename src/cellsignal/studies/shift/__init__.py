@@ -1,0 +1,1 @@
+"""Measure what batch effects and label shift do to methods: docs/results/shift.md."""
