@@ -15,7 +15,7 @@ from cellsignal.config.options import (
     next_command,
 )
 from cellsignal.studies.profiles.commands import add_profiles_study
-from cellsignal.studies.registered import add_registered_studies
+from cellsignal.studies.registered.commands import add_registered_studies
 
 if TYPE_CHECKING:
     from cellsignal.config import Config

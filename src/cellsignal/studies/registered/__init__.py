@@ -1,0 +1,1 @@
+"""The list of the studies whose folder holds their own parser."""
