@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo real quick audit oversampling timelapse ablation two-stage torture bench gpu-check gpu-wheels test test-slow lint check-pins clean-demo
+.PHONY: demo real quick audit oversampling pretraining timelapse ablation two-stage torture bench gpu-check gpu-wheels test test-slow lint check-pins clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -60,6 +60,14 @@ timelapse: .venv/.ready
 	$(BIN)/cellsignal prepare configs/mitoreid/ablation.yaml
 	$(BIN)/cellsignal folds mitoreid --root data/mitoreid_ablation --out runs/mitoreid_ablation_folds.csv
 	$(BIN)/cellsignal study timelapse configs/mitoreid/ablation.yaml --answers data/mitoreid_ablation.answers.csv --out runs/mitoreid_ablation.md
+
+# what self-supervised pretraining is worth with few labels, on simulated plates and on BBBC021's images (data/bbbc021): docs/results/pretraining.md
+pretraining: .venv/.ready data/weights/tf_efficientnet_lite0.safetensors
+	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_pretraining --seed 1 --classes 48 --set train_experiments=2 --set test_experiments=3
+	$(BIN)/cellsignal folds rxrx1 --root data/rxrx1_pretraining --splits 2 --seed 1 --out runs/rxrx1_pretraining_folds.csv
+	$(BIN)/cellsignal prepare configs/rxrx1/pretraining.yaml
+	$(BIN)/cellsignal prepare configs/bbbc021/pretraining.yaml
+	$(BIN)/cellsignal study pretraining configs/rxrx1/pretraining.yaml configs/bbbc021/pretraining.yaml --weights $(word 2,$^) --out runs/pretraining.md
 
 # what oversampling before the split does to a validation figure, on a simulated plate with the classes of the course's: docs/results/oversampling.md
 PLATE := --set data.root=data/cpjump1_course_plate --set data.store=stores/cpjump1_course_plate.zarr

@@ -154,11 +154,11 @@ def baseline_scores(
         InputError: the baseline cannot be measured here; the message says why.
     """
     if name == "majority":
-        return _out_of_fold(problem, None, _majority_scores)
+        return out_of_fold_scores(problem, None, _majority_scores)
     if name == "position":
-        return _out_of_fold(problem, None, _position_scores)
+        return out_of_fold_scores(problem, None, _position_scores)
     x = _features(problem, name, workers, weights)
-    return _out_of_fold(problem, with_plate_differences(x, problem.samples), _image_scores)
+    return out_of_fold_scores(problem, with_plate_differences(x, problem.samples), _image_scores)
 
 
 def _features(problem: Problem, name: str, workers: int, weights: Path | None) -> np.ndarray:
@@ -213,8 +213,10 @@ def _cell_profiler_features(problem: Problem, rows: np.ndarray, workers: int) ->
     return cached(file, problem.key(CELL_PROFILER), measure)["x"]
 
 
-def _out_of_fold(problem: Problem, x: np.ndarray | None, predict: Callable) -> np.ndarray:
+def out_of_fold_scores(problem: Problem, x: np.ndarray | None, predict: Callable) -> np.ndarray:
     """Fit on each fold's training units and score its validation samples, (n, K).
+
+    NaN where no fold holds a sample out.
 
     Args:
         x: (n, D) features, averaged over the samples of a unit; None where none are needed.

@@ -14,12 +14,8 @@ from cellsignal.config.options import (
     config_of,
     next_command,
 )
-from cellsignal.studies.blend.commands import add_blend_study
-from cellsignal.studies.channels.commands import add_channels_study
-from cellsignal.studies.gpu_check.commands import add_gpu_check_study
+from cellsignal.studies.parsers import add_studies_of_folders
 from cellsignal.studies.profiles.commands import add_profiles_study
-from cellsignal.studies.relations.command import add_relations_study
-from cellsignal.studies.shift.commands import add_shift_study
 
 if TYPE_CHECKING:
     from cellsignal.config import Config
@@ -29,11 +25,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     """Add the parsers of the studies."""
     add = command_group(parser, "what")
     _add_audits(add)
-    add_blend_study(add)
-    add_gpu_check_study(add)
-    add_relations_study(add)
-    add_channels_study(add)
-    add_shift_study(add)
+    add_studies_of_folders(add)
     _add_ablations(add)
     _add_speed(add)
     _add_postprocessing(add)

@@ -1,0 +1,1 @@
+"""What each change is worth on the real images of BBBC021, out of fold, by well."""

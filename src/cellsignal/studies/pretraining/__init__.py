@@ -1,0 +1,1 @@
+"""What self-supervised pretraining is worth with few labels: docs/results/pretraining.md."""
