@@ -56,9 +56,10 @@ def modules(source: Path = SOURCE) -> dict[str, Path]:
 def room_of(module: str) -> str:
     """The folder or file right below `cellsignal` that a module lies in.
 
-    The `commands` of every room are a part of the command line, and stand on a floor of their own.
+    The `commands` of every room, and the list of the studies' `parsers`, are a part of the command
+    line, and stand on a floor of their own.
     """
-    if module.endswith(".commands"):
+    if module.endswith((".commands", ".parsers")):
         return "commands"
     return module.split(".")[1] if "." in module else module
 
