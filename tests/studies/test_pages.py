@@ -17,6 +17,7 @@ MODULES = {"gpu": "gpu_check"}
 PARTS = {
     "mitoreid_tables": "mitoreid",
     "rxrx1_variants": "rxrx1_simulated",
+    "rxrx1_final": "rxrx1_simulated",
     "gpu_check": "gpu",
 }
 

@@ -61,6 +61,8 @@ def _add_audits(add: Callable) -> None:
 def _add_ablations(add: Callable) -> None:
     text = "what each part of the winning recipe is worth on simulated plates"
     sub = add_config_options(add("ablation", ablation, text))
+    text = "the final recipe and what came after it, alone"
+    sub.add_argument("--final", action="store_true", help=text)
     text = "what pretraining, time and metric losses are worth on simulated films"
     films = add_config_options(add("timelapse", timelapse, text))
     for parser in (sub, films):
@@ -178,15 +180,17 @@ def oversampling(arguments: argparse.Namespace) -> str:
 
 
 def ablation(arguments: argparse.Namespace) -> None:
+    from cellsignal.studies.rxrx1_final import final_runs, final_table
     from cellsignal.studies.rxrx1_simulated import Runs, table, train_and_predict
     from cellsignal.studies.rxrx1_variants import wanted_runs
 
     if arguments.seeds:
         raise InputError("--seeds: the rows of the ablation have seeds of their own")
+    wanted, make_table = (final_runs, final_table) if arguments.final else (wanted_runs, table)
     with TemporaryDirectory() as folder:
         runs = Runs(config_file_of(arguments, Path(folder)), arguments.answers)
-        train_and_predict(runs, wanted_runs(), arguments.processes)
-        _show(table(runs), arguments.out)
+        train_and_predict(runs, wanted(), arguments.processes)
+        _show(make_table(runs), arguments.out)
 
 
 def timelapse(arguments: argparse.Namespace) -> None:

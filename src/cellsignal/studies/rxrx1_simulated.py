@@ -48,7 +48,7 @@ ASSIGNMENTS = {
     "hungarian": "Hungarian",
     "sinkhorn": "Sinkhorn",
 }
-_ONE_VIEW, _DIHEDRAL = {"views": DIHEDRAL[:1]}, {"views": DIHEDRAL}
+ONE_VIEW, DIHEDRAL_VIEWS = {"views": DIHEDRAL[:1]}, {"views": DIHEDRAL}
 
 
 @dataclass(frozen=True)
@@ -192,15 +192,15 @@ def table(runs: Runs) -> str:
 def _training_table(runs: Runs) -> str:
     header = ("what", "validation", "test", "gain on test over the reference", "test, Hungarian")
     lines = [_line(header), "|---" * len(header) + "|"]
-    base = runs.outcome(reference(), "test", **_ONE_VIEW)
+    base = runs.outcome(reference(), "test", **ONE_VIEW)
     for section, variants in VARIANTS.items():
         lines.append(f"| **{section}** | | | | |")
         for variant in variants:
-            valid, test = (runs.outcome(variant, part, **_ONE_VIEW) for part in ("oof", "test"))
-            assigned = runs.outcome(variant, "test", "hungarian", **_ONE_VIEW)
-            gain = "" if variant.name == REFERENCE else _gain(test, base)
+            valid, test = (runs.outcome(variant, part, **ONE_VIEW) for part in ("oof", "test"))
+            assigned = runs.outcome(variant, "test", "hungarian", **ONE_VIEW)
+            gain = "" if variant.name == REFERENCE else gain_text(test, base)
             validation = f"{valid.accuracy:.3f} ({valid.seeds_sd:.3f})"
-            figures = (validation, _figure(test), gain, f"{assigned.accuracy:.3f}")
+            figures = (validation, figure_text(test), gain, f"{assigned.accuracy:.3f}")
             lines.append(_line((variant.title, *figures)))
     return "\n".join(lines)
 
@@ -211,12 +211,12 @@ def _predicting_table(runs: Runs) -> str:
     header = [f"{name}, {title}" for name in recipes for title in ASSIGNMENTS.values()]
     lines = [_line(("test wells", *header)), "|---" * 9 + "|"]
     rows = {
-        "one site, one view": {**_ONE_VIEW, "sites": (1,)},
-        "two sites, one view": _ONE_VIEW,
-        "two sites, 8 views": _DIHEDRAL,
+        "one site, one view": {**ONE_VIEW, "sites": (1,)},
+        "two sites, one view": ONE_VIEW,
+        "two sites, 8 views": DIHEDRAL_VIEWS,
         "two sites, 16 views": {},
-        "two sites, 8 views, ensemble of 3": {**_DIHEDRAL, "together": 3},
-        "two sites, 8 views, ensemble of 5": {**_DIHEDRAL, "together": 5},
+        "two sites, 8 views, ensemble of 3": {**DIHEDRAL_VIEWS, "together": 3},
+        "two sites, 8 views, ensemble of 5": {**DIHEDRAL_VIEWS, "together": 5},
     }
     for title, options in rows.items():
         seeds = ENSEMBLE_SEEDS[: options["together"]] if "together" in options else SEEDS
@@ -237,12 +237,17 @@ def _final_table(runs: Runs) -> str:
     """Write the share of the baseline's error that the final recipe removes."""
     header = ("predicted with", "plain two stages", "final recipe", "gain")
     lines = [_line((*header, "share of the error that is gone")), "|---" * 5 + "|"]
-    for title, options in (("one view", _ONE_VIEW), ("8 views", _DIHEDRAL)):
+    for title, options in (("one view", ONE_VIEW), ("8 views", DIHEDRAL_VIEWS)):
         for kind in ("none", "hungarian"):
             plain = runs.outcome(BASELINE, "test", kind, **options)
             final = runs.outcome(FINAL, "test", kind, **options)
             gone = (final.accuracy - plain.accuracy) / (1 - plain.accuracy)
-            figures = (_figure(plain), _figure(final), _gain(final, plain), f"{gone:.2f}")
+            figures = (
+                figure_text(plain),
+                figure_text(final),
+                gain_text(final, plain),
+                f"{gone:.2f}",
+            )
             lines.append(_line((f"{title}, {ASSIGNMENTS[kind]}", *figures)))
     return "\n".join(lines)
 
@@ -251,11 +256,11 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _figure(outcome: Outcome) -> str:
+def figure_text(outcome: Outcome) -> str:
     low, high = outcome.interval()
     return f"{outcome.accuracy:.3f} [{low:.2f}, {high:.2f}]"
 
 
-def _gain(outcome: Outcome, other: Outcome) -> str:
+def gain_text(outcome: Outcome, other: Outcome) -> str:
     gain, low, high = outcome.gain(other)
     return f"{gain:+.3f} [{low:+.3f}, {high:+.3f}]"
