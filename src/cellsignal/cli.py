@@ -14,6 +14,7 @@ from cellsignal.baselines.commands import add_baseline_commands
 from cellsignal.cloud.commands import add_cloud_commands
 from cellsignal.common.errors import InputError, Interrupted
 from cellsignal.common.stopping import time_budget
+from cellsignal.common.threads import share_processors
 from cellsignal.config.options import (
     add_budget,
     add_config_options,
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         always saved.
     """
     arguments = build_parser().parse_args(argv)
+    share_processors()
     logging.basicConfig(
         level=logging.WARNING if arguments.quiet else logging.INFO,
         format="%(asctime)s %(message)s",

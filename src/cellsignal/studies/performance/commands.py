@@ -1,4 +1,4 @@
-"""The parsers of the benchmarks of reading."""
+"""The parsers of the benchmarks of reading, and of runs that share a machine."""
 
 import argparse
 from collections.abc import Callable
@@ -22,3 +22,17 @@ def readers(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         write_text(arguments.out, text)
     print(text, end="")
+
+
+def add_neighbours_study(add: Callable) -> None:
+    """Add the parser of `cellsignal study neighbours`."""
+    sub = add("neighbours", neighbours, "two trainings side by side against one alone")
+    sub.add_argument("--seconds", type=float, default=10, help="of each training (default 10)")
+    sub.add_argument("--rounds", type=int, default=3, help="of all cases, in turn (default 3)")
+
+
+def neighbours(arguments: argparse.Namespace) -> None:
+    from cellsignal.studies.performance.neighbours import bench_neighbours
+    from cellsignal.studies.performance.speed import machine, table
+
+    print(f"{machine()}.\n\n{table(bench_neighbours(arguments.seconds, arguments.rounds))}")

@@ -1,0 +1,64 @@
+"""Threads share the machine by default; what the environment says already stays."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cellsignal.common import threads
+
+
+@pytest.mark.parametrize(
+    "files, limit",
+    [
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "350000 100000\n"}, 3),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "what\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({}, None),
+    ],
+)
+def test_the_limit_of_a_container(files, limit, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert threads.processor_limit(tmp_path) == limit
+
+
+def test_a_container_of_fewer_processors_gets_fewer_threads(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 64)
+    monkeypatch.setattr(threads, "processor_limit", lambda: 4)
+    threads.share_processors()
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("4", "PASSIVE")
+    monkeypatch.setattr(threads, "processor_limit", lambda: 2)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    threads.share_processors()
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("4", "ACTIVE")
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_without_a_limit_the_number_of_threads_is_left_to_torch(cores, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr(threads, "usable_cores", lambda: cores)
+    monkeypatch.setattr(threads, "processor_limit", lambda: None)
+    threads.share_processors()
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_command_sets_it_before_torch_is_loaded():
+    program = """
+import os, sys
+os.environ.pop("OMP_WAIT_POLICY", None)
+from cellsignal.cli import main
+main(["competitions"])
+print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split()[-2:] == ["False", "PASSIVE"], done.stderr
