@@ -41,7 +41,7 @@ KINDS = ("none", "hungarian")
 
 def final_runs() -> list[tuple[Variant, int, int]]:
     """Return (variant, seed, views) of all candidates."""
-    return [(variant, seed, 8) for seed in SEEDS for variant in CANDIDATES]
+    return [(variant, seed, 8) for variant in CANDIDATES for seed in SEEDS]
 
 
 def final_table(runs: Runs) -> str:
