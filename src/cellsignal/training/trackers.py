@@ -4,6 +4,7 @@ Each is a small class around the program's own client, imported where it is aske
 client sends its data is said by its own environment (MLFLOW_TRACKING_URI, WANDB_MODE, ...).
 """
 
+import functools
 import importlib
 import logging
 import os
@@ -197,21 +198,37 @@ CLIENTS: dict[str, type[Client]] = {
 def check_trackers(names: Sequence[str]) -> None:
     """Make sure that the programs a config asks for are installed.
 
-    TensorBoard is the default, so nobody may have asked for it: without it there is a warning.
+    TensorBoard is the default, so nobody may have asked for it: without it one line says so.
 
     Raises:
         InputError: another one is not installed; names the extra that installs it.
     """
     for name in names:
-        try:
-            importlib.import_module(CLIENTS[name].package)
-        except ImportError as error:
-            if name == "tensorboard":
-                continue
+        error = load_error(name)
+        if error and name == "tensorboard":
+            _say_once(
+                "tracking: no TensorBoard here (pip install tensorboard); "
+                "log.csv of each training has its figures"
+            )
+        elif error:
             raise InputError(
                 f"tracking: {name} cannot be loaded ({error}); install the extra {name} "
                 f'(pip install -e ".[{name}]"), or leave it out'
-            ) from None
+            )
+
+
+def load_error(name: str) -> str:
+    """Return why a tracker's package cannot be loaded; "" if it can."""
+    try:
+        importlib.import_module(CLIENTS[name].package)
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    log.info(text)
 
 
 def _lists_as_dicts(value: Any) -> Any:

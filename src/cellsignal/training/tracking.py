@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cellsignal.common.files import write_json
-from cellsignal.training.trackers import CLIENTS, Client
+from cellsignal.training.trackers import CLIENTS, Client, load_error
 
 log = logging.getLogger(__name__)
 QUEUED = 256  # epochs that wait to be sent; more are dropped
@@ -119,7 +119,7 @@ class Tracking:
     """The trackers of one training.
 
     Args:
-        names: of the trackers.
+        names: of the trackers; one whose package is not installed is left out.
         folder: of the job.
         title: such as "demo/seed0/fold1/all/all".
         config: the dumped config.
@@ -142,7 +142,7 @@ class Tracking:
                 len(history),
             )
             for name in names
-            if name not in _hung
+            if name not in _hung and not load_error(name)
         ]
         for row in history:
             self.add(row)
