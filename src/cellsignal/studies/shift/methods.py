@@ -51,11 +51,15 @@ METHODS = (
         "negatives", "plate batches, statistics of negative controls", "plate", "negative_controls"
     ),
     Method(
-        "controls_offset", "plate batches, statistics foretold by controls", "plate",
+        "controls_offset",
+        "plate batches, statistics foretold by controls",
+        "plate",
         "controls_offset",
     ),
     Method(
-        "negatives_offset", "plate batches, statistics foretold by negative controls", "plate",
+        "negatives_offset",
+        "plate batches, statistics foretold by negative controls",
+        "plate",
         "negative_controls_offset",
     ),
     Method("controls_trained", "trained and adapted by controls", "controls", "controls"),
@@ -72,21 +76,34 @@ METHODS = (
     Method("dann", "DANN over experiments", "dann", "running"),
     Method("coral", "CORAL between experiments", "coral", "running"),
     Method(
-        "standardise_asked", "ERM's embeddings, standardised by asked wells", "mixed",
+        "standardise_asked",
+        "ERM's embeddings, standardised by asked wells",
+        "mixed",
         "standardise_asked",
     ),
     Method(
-        "standardise_controls", "ERM's embeddings, standardised by controls", "mixed",
+        "standardise_controls",
+        "ERM's embeddings, standardised by controls",
+        "mixed",
         "standardise_controls",
     ),
     Method("tvn", "ERM's embeddings, TVN on controls", "mixed", "tvn"),
     Method("combat", "ERM's embeddings, ComBat-like on asked wells", "mixed", "combat"),
     Method("harmony", "ERM's embeddings, Harmony with asked wells", "mixed", "harmony"),
-    Method("untrained", "untrained network, standardised by controls", "untrained",
-           "standardise_controls"),
-    Method("hand_made", "hand-made features, standardised by controls", "untrained",
-           "standardise_controls", "hand_made"),
-)  # fmt: skip
+    Method(
+        "untrained",
+        "untrained network, standardised by controls",
+        "untrained",
+        "standardise_controls",
+    ),
+    Method(
+        "hand_made",
+        "hand-made features, standardised by controls",
+        "untrained",
+        "standardise_controls",
+        "hand_made",
+    ),
+)
 _CONTROLS = {
     "controls": ("positive_control", "negative_control"),
     "negative_controls": ("negative_control",),
