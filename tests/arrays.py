@@ -11,18 +11,18 @@ class Arrays:
     """What a dataset needs of a store. Rows of an image that were not asked for are garbage, as a
     store may leave them.
 
-    `reads` and `threads` note who read what; `broken` rows are damaged.
+    `reads` and `readers` note who read what; `broken` rows are damaged.
     """
 
     def __init__(self, images: np.ndarray, broken: set[int] = frozenset()):
         self.images = images
         self.shape = images.shape[1:]
         self.broken = broken
-        self.threads = set()
+        self.readers = set()
         self.reads = []
 
     def read(self, row, out=None, rows=None):
-        self.threads.add(threading.current_thread().name)
+        self.readers.add(threading.current_thread().name)
         self.reads.append(row)
         if row in self.broken:
             raise InputError(f"row {row} is damaged")
@@ -31,3 +31,6 @@ class Arrays:
         out[...] = 77
         out[:, top:bottom] = self.images[row][:, top:bottom]
         return out
+
+    def threads(self, workers):
+        return workers

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, sha256, work_in, write_text
+from cellsignal.common.places import RemoteFolder, local_folder
 from cellsignal.common.progress import Steps
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
@@ -53,7 +54,10 @@ def run_all(config: Config, answers_file: Path | None, *, splits: int | None = N
     )
     _check_folds_in_use(config)
     steps.begin("prepare")
-    prepare(config)
+    if isinstance(config.data.store, RemoteFolder):
+        log.info("%s: is remote and read as it is; nothing is packed", config.data.store)
+    else:
+        prepare(config)
     steps.begin("train")
     train(config)
     with work_in(config.run_folder):
@@ -90,40 +94,44 @@ def prepare(config: Config, part: str | None = None, merge: int | None = None) -
     Args:
         part: pack this part alone ("3/51"), into a folder beside the store.
         merge: make the store of so many parts.
+
+    Raises:
+        InputError: the config's store is remote.
     """
     from cellsignal.data import parts
 
     competition, data = get_competition(config.competition), config.data
+    store = local_folder(data.store)
     packing = parts.Packing(data.size, data.bad_site, data.workers, data.codec)
     if part is not None:
         one = parts.Part.parse(part)
-        report = parts.prepare_part(competition, data.root, data.store, one, packing)
-        _warn([f"left out {name}: {why}" for name, why in report.skipped], data.store)
-        log.info("%s: part %s, %d samples packed", data.store, one, report.n_packed)
+        report = parts.prepare_part(competition, data.root, store, one, packing)
+        _warn([f"left out {name}: {why}" for name, why in report.skipped], store)
+        log.info("%s: part %s, %d samples packed", store, one, report.n_packed)
         return
     if merge is not None:
         if merge < 1:
             raise InputError(f"--merge {merge}: the number of parts, 1 or more")
-        report = parts.merge_parts(competition, data.root, data.store, merge, packing)
+        report = parts.merge_parts(competition, data.root, store, merge, packing)
     else:
-        report = packing.prepare(competition, data.root, data.store)
+        report = packing.prepare(competition, data.root, store)
     skipped = [f"left out {sample_id}: {message}" for sample_id, message in report.skipped]
-    _warn(skipped, data.store / "store.json")
+    _warn(skipped, store / "store.json")
     flat = [
         f"{sample_id}: channel {channel} has zero variance" for sample_id, channel in report.flat
     ]
-    _warn(flat, data.store / "store.json")
+    _warn(flat, store / "store.json")
     samples, left_out = competition.samples(data.root), competition.left_out(data.root)
     lines = [f"left out {line.strip()}" for line in left_out_lines(left_out)]
     lines += competition.notes(data.root)
     for line in [*lines, *single_label_lines(samples, competition.classes(data.root))]:
         log.warning("%s: %s", data.root, line)
     unread = [("an image that cannot be used: " + why, name) for name, why in report.skipped]
-    _keep_left_out([*unread, *left_out], data.store / "left_out.csv")
+    _keep_left_out([*unread, *left_out], store / "left_out.csv")
     log.info(
         "%s: %d samples packed; left out: %d sites whose images cannot be used, %d other files, "
         "sites or wells%s",
-        data.store,
+        store,
         report.n_packed,
         len(unread),
         len(left_out),

@@ -18,10 +18,10 @@ from cellsignal.data.codec import (
     Layout,
     encode,
     layout_of,
-    read_file,
     row_delta,
     undo_row_delta,
 )
+from cellsignal.data.frames import read_file
 from cellsignal.data.store_files import array_options, is_laid_out
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -167,7 +167,7 @@ def test_threads_read_and_not_further_ahead_than_there_are_buffers(images):
     store = Arrays(images)
     stream = feed(make(images, (), store=store), [[(0, i)] for i in range(40)], 2, CPU)
     next(stream)
-    assert len(store.reads) <= SLOTS and all(name.startswith("reading") for name in store.threads)
+    assert len(store.reads) <= SLOTS and all(name.startswith("reading") for name in store.readers)
     stream.close()
     assert len(store.reads) <= SLOTS + 1
     assert not any(thread.name.startswith("reading") for thread in threading.enumerate())

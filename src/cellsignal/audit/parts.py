@@ -21,8 +21,7 @@ from cellsignal.competitions.folds import labelled
 from cellsignal.config.schema import Config
 from cellsignal.data.exclusions import read_exclusions
 from cellsignal.data.folds import FoldTable, read_folds
-from cellsignal.data.store import Store
-from cellsignal.data.store_files import INFO
+from cellsignal.data.store import Store, has_store
 
 # a coarser unit holds the finer ones
 LEVELS = {"sample_id": 0, "site": 0, "well_id": 1, "well": 1, "plate": 2, "experiment": 3}
@@ -133,7 +132,7 @@ def read_audited(config: Config, split: Path | None = None, answers: Path | None
 
 def _open_store(config: Config, competition: Competition) -> tuple[Store | None, str]:
     path = config.data.store
-    if not (path / INFO).is_file():
+    if not has_store(path):
         return None, f"needs images: there is no store {path}; make it with `cellsignal prepare`"
     store = Store.open(path)
     if store.source.get("competition") != competition.id:

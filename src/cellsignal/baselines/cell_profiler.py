@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cellsignal.baselines.features import open_store
+from cellsignal.common.places import Place
 from cellsignal.data.sites import in_processes
 from cellsignal.data.store import Store
 from cellsignal.quality.site_measures import bright_objects
@@ -78,11 +79,11 @@ def read_features(
         planes: of a stored image that are the channels.
         nuclei: which of them shows nuclei.
     """
-    measure = functools.partial(_measure_row, str(store.path), tuple(planes), nuclei)
+    measure = functools.partial(_measure_row, store.path, tuple(planes), nuclei)
     features = list(in_processes(measure, [int(row) for row in rows], workers, "cp_measure"))
     width = max((len(values) for values in features if values is not None), default=1)
     return np.stack([np.zeros(width) if values is None else values for values in features])
 
 
-def _measure_row(path: str, planes: tuple[int, ...], nuclei: int, row: int) -> np.ndarray | None:
+def _measure_row(path: Place, planes: tuple[int, ...], nuclei: int, row: int) -> np.ndarray | None:
     return nuclei_features(open_store(path).read(row)[list(planes)], nuclei)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from skimage.feature import graycomatrix, graycoprops
 
+from cellsignal.common.places import Place
 from cellsignal.data.sites import in_processes, resized
 from cellsignal.data.store import Store
 from cellsignal.profiles.image_features import clip_features, image_features
@@ -81,7 +82,7 @@ def read_image_features(
         nuclei: plane in which cells are counted; without it the numbers are NaN.
         classical: False returns (N, 0).
     """
-    measure = functools.partial(_measure_row, str(store.path), frames, nuclei, classical)
+    measure = functools.partial(_measure_row, store.path, frames, nuclei, classical)
     items = [int(row) for row in rows]
     results = list(in_processes(measure, items, workers, "image features"))
     counts, features = zip(*results, strict=True)
@@ -89,13 +90,13 @@ def read_image_features(
 
 
 @functools.lru_cache(maxsize=1)
-def open_store(path: str) -> Store:
+def open_store(path: Place) -> Store:
     """Open a store once in a process."""
     return Store.open(path)
 
 
 def _measure_row(
-    path: str, frames: int, nuclei: int | None, classical: bool, row: int
+    path: Place, frames: int, nuclei: int | None, classical: bool, row: int
 ) -> tuple[float, np.ndarray]:
     image = open_store(path).read(row)
     count = np.nan if nuclei is None else float(count_nuclei(image[nuclei]))

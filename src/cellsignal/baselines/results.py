@@ -21,6 +21,7 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.targets import Targets
 from cellsignal.competitions.task import Task
 from cellsignal.config import Config
+from cellsignal.data.store import info_file
 
 log = logging.getLogger(__name__)
 FILE = "baselines.json"
@@ -131,7 +132,7 @@ def _about(problem: Problem, name: str, key: str) -> dict:
     """Return the facts of a baseline's predictions file; it can be scored like any other."""
     config = problem.config
     return provenance(
-        {"folds": config.folds.file, "store": config.data.store / "store.json"},
+        {"folds": config.folds.file, "store": info_file(config.data.store)},
         classes=list(problem.store.source["classes"]),
         competition=problem.competition.id,
         run=f"baseline_{name}/seed{config.seed}",

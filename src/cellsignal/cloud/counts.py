@@ -70,8 +70,10 @@ def count_images(config: Config) -> Counts:
         InputError: the config or a table is wrong; a fold does not exist; the images have no
             published size and the config no `data.size`.
     """
+    from cellsignal.data.store import has_store
+
     competition, data = get_competition(config.competition), config.data
-    if (data.store / "store.json").is_file() or (data.root.is_dir() and any(data.root.iterdir())):
+    if has_store(data.store) or (data.root.is_dir() and any(data.root.iterdir())):
         return _count_tables(config, competition)
     return _count_published(config, competition)
 
@@ -105,10 +107,10 @@ def _of_job(job: "Job") -> JobCounts:
 
 def _tables(config: Config, competition: Competition) -> SimpleNamespace:
     """Return what `plan_jobs` reads from a store, made from the raw tables if there is none."""
-    from cellsignal.data.store import Store
+    from cellsignal.data.store import Store, has_store
 
     data = config.data
-    if (data.store / "store.json").is_file():
+    if has_store(data.store):
         store = Store.open(data.store)
         return SimpleNamespace(
             samples=store.samples,

@@ -118,7 +118,7 @@ def check_portable(work: Work) -> None:
         "folds.file": config.folds.file,
     }
     for key, place in places.items():
-        if place.is_absolute() or ".." in place.parts:
+        if not isinstance(place, Path) or place.is_absolute() or ".." in place.parts:
             raise InputError(
                 f"{work.path}: another machine has only the repository; {key}: give a relative "
                 f"path in it, not {place}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cellsignal.common.places import RemoteFolder
 from cellsignal.config.schema import Config
 from cellsignal.config.strict import Strict, sections_in, tag_of
 
@@ -50,6 +51,7 @@ stages: {all: {epochs: 60, augment: {rotate90: {p: 0.5}}}}
 from 0. `none` leaves a part out: `--set stages.all.mix=none`.
 """
 _NUMBERS = {int: "whole number", float: "number", str: "text", bool: "true, false", Path: "path"}
+_NUMBERS[RemoteFolder] = "URL"
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
 
 

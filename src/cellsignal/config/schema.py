@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from cellsignal.common.places import CACHE_GIB, REQUESTS, RemoteFolder
 from cellsignal.config.stage import Stage
-from cellsignal.config.strict import LeastZ, Probability, Strict, Trackers, Views
+from cellsignal.config.strict import LeastZ, Probability, StorePlace, Strict, Trackers, Views
 
 
 class Data(Strict):
@@ -14,8 +15,9 @@ class Data(Strict):
 
     root: Path
     """Folder of the data set."""
-    store: Path
-    """Folder of the store, which `prepare` makes."""
+    store: StorePlace
+    """Folder of the store, which `prepare` makes; or the URL of a copy of one on object storage,
+    for reading (`s3://bucket/store.zarr`; docs/cloud.md)."""
     size: int | None = Field(None, gt=0)
     """Side in pixels to which images are resized at packing; none keeps the files' size."""
     codec: Literal["auto", "zstd", "raw"] = "auto"
@@ -42,11 +44,24 @@ class Data(Strict):
     """Cache a job's images in memory if they fit in this many GiB."""
     device_gib: float = Field(0.0, ge=0)
     """Keep a job's images as bytes on the GPU if they fit in this many GiB."""
+    cache_disk_gib: float = Field(CACHE_GIB, ge=0)
+    """Remote stores: keep sites that were fetched on the local disk, up to so many GiB for all runs
+    of this machine together; in the folder CELLSIGNAL_CACHE, else ~/.cache/cellsignal."""
+    requests: PositiveInt = REQUESTS
+    """Remote stores: so many requests wait side by side (where `workers` is not 0): images/s that
+    the training needs x seconds that an answer takes."""
     pipeline: Literal["auto", "warp", "albumentations"] = "auto"
     """warp augments whole batches on the device (on a CPU, image by image in reading threads);
     albumentations augments in worker processes, which blur, frame_blur and transforms named as in
     albumentations need; auto is warp where it can do all that a stage lists. The two draw alike but
     not the same numbers."""
+
+    @model_validator(mode="after")
+    def _remote_stores_know_their_limits(self) -> "Data":
+        if isinstance(self.store, RemoteFolder):
+            place = RemoteFolder(self.store.url, self.cache_disk_gib, self.requests)
+            object.__setattr__(self, "store", place)
+        return self
 
 
 class Folds(Strict):

@@ -8,6 +8,7 @@ YAML 1.1 reads a bare `off`, `no` or `false` as False, `on`, `yes` or `true` as 
 
 import types
 import typing
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,15 +17,30 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     PlainValidator,
     model_validator,
 )
+
+from cellsignal.common.places import RemoteFolder, as_place
 
 NO = ("off", "no", "false")
 YES = ("on", "yes", "true")
 NOTHING = ("none", "null", "~")
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _read_place(value: Any) -> Any:
+    """Read a path, or a URL: `Path` would make `s3:/` of `s3://`."""
+    if isinstance(value, Path | RemoteFolder):
+        return value
+    if isinstance(value, str):
+        return as_place(value)
+    raise ValueError(f"takes a path or a URL, got {value!r}")
+
+
+StorePlace = Annotated[Path | RemoteFolder, PlainValidator(_read_place), PlainSerializer(str)]
 
 
 def _check_z(value: float) -> float:

@@ -1,6 +1,6 @@
 """Store the pixels of one site in a file: small, and readable in parts.
 
-Any zarr v3 reader can read the files.
+Any zarr v3 reader can read the files; `frames` is ours.
 
 - `raw`: the (C, H, W) bytes as they are: one uncompressed chunk. For small images, where reading is
   all and disk is cheap.
@@ -31,24 +31,14 @@ More additions and more frames also mean more waiting for the interpreter's lock
 side by side; hence 16, not 32, and 256, not 128.
 """
 
-import os
-import struct
-import threading
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import google_crc32c
 import numpy as np
 from zarr.abc.codec import ArrayArrayCodec
 from zarr.registry import register_codec
-from zstandard import (
-    ZstdCompressionParameters,
-    ZstdCompressor,
-    ZstdDecompressor,
-    ZstdError,
-    frame_content_size,
-)
+from zstandard import ZstdCompressionParameters, ZstdCompressor
 
 BLOCK = 2**17  # bytes of the pixels of a frame, at most
 PERIOD = 16  # rows, at most
@@ -56,8 +46,6 @@ RAW_UP_TO = 256 * 256  # pixels of a channel
 CHECKSUM = 4  # bytes
 FEW_MATCHES = {"strategy": 1, "min_match": 7, "search_log": 1, "target_length": 0}
 FEW_MATCHES |= {"hash_log": 6, "window_log": 17, "chain_log": 6}
-
-_local = threading.local()
 
 
 @dataclass(frozen=True)
@@ -137,129 +125,8 @@ def encode(image: np.ndarray, layout: Layout) -> bytes:
     return b"".join([*frames, _with_checksum(index.tobytes())])
 
 
-def read_file(
-    file: Path | str, layout: Layout, out: np.ndarray, rows: tuple[int, int] | None = None
-) -> None:
-    """Read an image's file into `out`, C-contiguous uint8 of `layout.shape`.
-
-    With `rows` (top, bottom) at least these rows are read.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is damaged. Raw files have no checksum: of them only the length is known to
-        be right.
-    """
-    with open(file, "rb", buffering=0) as source:
-        read = _read_raw if layout.codec == "raw" else _read_shard
-        read(source, layout, out, rows or (0, layout.shape[1]))
-
-
-def _read_raw(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int, int]) -> None:
-    channels, height, width = layout.shape
-    if (size := file.seek(0, os.SEEK_END)) != out.nbytes:
-        raise ValueError(f"{size} bytes, {out.nbytes} expected")
-    top, bottom = rows
-    parts = (
-        [(0, out)]
-        if rows == (0, height)
-        else [((c * height + top) * width, out[c, top:bottom]) for c in range(channels)]
-    )
-    for offset, part in parts:
-        _read_at(file, offset, part)
-
-
-def _read_shard(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int, int]) -> None:
-    """Read with few calls that release the interpreter's lock: those limit threads."""
-    # to make one takes a fifth of the time that decompressing a frame does
-    if not hasattr(_local, "decompressor"):
-        _local.decompressor = ZstdDecompressor()
-    decompress, size = _local.decompressor.stream_reader, os.fstat(file.fileno()).st_size
-    first, last = rows[0] // layout.band, -(-rows[1] // layout.band)
-    if whole := last - first == layout.bands:  # then all in one call
-        data, start = _scratch(size), 0
-        _read_at(file, 0, data)
-    index = _index(data if whole else file, layout, size)
-    wanted = [
-        (c, band, *index[c * layout.bands + band])
-        for band in range(first, last)
-        for c in range(len(out))
-    ]
-    if not whole:
-        start = min(offset for *_, offset, _ in wanted)
-        end = max(offset + length for *_, offset, length in wanted)
-        data = _scratch(end - start)
-        _read_at(file, start, data)
-    for channel, band, offset, length in wanted:
-        part = out[channel, band * layout.band : (band + 1) * layout.band]
-        try:
-            frame = _checked(data[offset - start : offset - start + length])
-            if (
-                frame_content_size(frame) != part.nbytes
-                or decompress(frame).readinto(part) != part.nbytes
-            ):
-                raise ValueError("it holds a band of another size")
-        except (ValueError, ZstdError) as error:
-            raise ValueError(
-                f"rows {band * layout.band} to {(band + 1) * layout.band} of channel "
-                f"{channel + 1}: {error}"
-            ) from None
-        # the band of all channels, while it is in the processor's cache
-        if channel == len(out) - 1:
-            undo_row_delta(out[:, band * layout.band : (band + 1) * layout.band], layout.period)
-
-
-def _read_at(file: BinaryIO, offset: int, into: np.ndarray) -> None:
-    view = memoryview(into.reshape(-1))
-    file.seek(offset)
-    while len(view):
-        count = file.readinto(view)
-        if not count:
-            raise ValueError("it ends early")
-        view = view[count:]
-
-
-def _scratch(size: int) -> np.ndarray:
-    """Return a (size,) uint8 buffer of this thread, reused from call to call."""
-    if not hasattr(_local, "buffer") or _local.buffer.size < size:
-        _local.buffer = np.empty(size + size // 4, np.uint8)
-    return _local.buffer[:size]
-
-
-def _index(source: BinaryIO | np.ndarray, layout: Layout, size: int) -> list[tuple[int, int]]:
-    """Return (offset, length) of each frame in bytes; raise if they do not fill the file.
-
-    `size` is the file's, in bytes; the file is open or already read.
-    """
-    frames = layout.shape[0] * layout.bands
-    length = 16 * frames + CHECKSUM
-    start = size - length
-    if start < 0:
-        raise ValueError(f"{size} bytes are too few")
-    data = (
-        source[start:]
-        if isinstance(source, np.ndarray)
-        else np.frombuffer(os.pread(source.fileno(), length, start), np.uint8)
-    )
-    try:
-        numbers = struct.unpack(f"<{2 * frames}Q", _checked(data))
-    except ValueError:
-        raise ValueError("truncated, or its index is damaged") from None
-    index = list(zip(numbers[::2], numbers[1::2], strict=True))
-    if sum(numbers[1::2]) != start or any(offset + length > start for offset, length in index):
-        raise ValueError("its index does not fit its length")
-    return index
-
-
 def _with_checksum(data: bytes) -> bytes:
     return b"".join([data, google_crc32c.value(data).to_bytes(CHECKSUM, "little")])
-
-
-def _checked(data: np.ndarray) -> np.ndarray:
-    """Check and remove the checksum of `_with_checksum`, without a copy."""
-    content, checksum = data[:-CHECKSUM], data[-CHECKSUM:]
-    if google_crc32c.value(content) != int.from_bytes(checksum.tobytes(), "little"):
-        raise ValueError("its checksum does not match")
-    return content
 
 
 @dataclass(frozen=True)

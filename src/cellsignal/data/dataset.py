@@ -47,7 +47,7 @@ def read_rows(
         else:
             images[position] = store.read(int(rows[position]), out=_scratch(store))[channels]
 
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(store.threads(4)) as pool:
         list(pool.map(fill, range(len(rows))))
     return images
 

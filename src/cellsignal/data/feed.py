@@ -268,6 +268,7 @@ def _filled(
             yield slot, index, draws
         return
     free, started = deque(slots), deque()
+    workers = dataset.store.threads(workers)
     pool = ThreadPoolExecutor(workers, "reading")
 
     def start() -> None:

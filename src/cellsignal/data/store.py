@@ -4,6 +4,9 @@
 where parts are asked for, and free of zarr's background thread, which a forked worker would lack.
 Damage on disk is an error when read, never a wrong picture: compressed pixels carry their own
 checksum, and a raw row is held to `checksum` the first time that it is read.
+
+A store may also lie on object storage (`s3://bucket/store.zarr`, see `remote`): same pixels, same
+checks.
 """
 
 import functools
@@ -23,9 +26,14 @@ import zarr
 from tqdm import tqdm
 
 from cellsignal.common.errors import InputError
-from cellsignal.data.codec import Layout, layout_of, read_file
+from cellsignal.common.places import Place, RemoteFolder, as_place
+from cellsignal.data.codec import Layout, layout_of
+from cellsignal.data.frames import read_file
+from cellsignal.data.remote import RemoteSites
+from cellsignal.data.remote_tables import fetch_tables, read_remote_info
 from cellsignal.data.store_files import (
     IMAGES,
+    INFO,
     PACKED,
     PENDING,
     chunk_path,
@@ -36,15 +44,51 @@ from cellsignal.data.store_files import (
 )
 
 REPAIR = "delete that file and run `cellsignal prepare` again to pack the site anew"
+REPAIR_REMOTE = "pack the site anew where the store was made, and copy its file again"
+
+
+def has_store(place: Place) -> bool:
+    """Return whether a store, complete or not, is there; of a remote one that costs a request.
+
+    Raises:
+        InputError: the remote place cannot be asked.
+    """
+    if isinstance(place, RemoteFolder):
+        return read_remote_info(place) is not None
+    return (place / INFO).is_file()
+
+
+def info_file(place: Place) -> Path:
+    """Return the local file that says what a store is; of a remote store the copy of it.
+
+    Raises:
+        InputError: the remote store cannot be read.
+    """
+    return (fetch_tables(place)[-1] if isinstance(place, RemoteFolder) else place) / INFO
+
+
+class LocalSites:
+    """Reads the sites of a local store into arrays."""
+
+    def __init__(self, path: Path, layout: Layout):
+        self.path, self.layout = path, layout
+
+    def name(self, row: int) -> str:
+        """Return the path of a site's file."""
+        return chunk_path(self.path, row)
+
+    def read(self, row: int, out: np.ndarray, rows: tuple[int, int] | None = None) -> None:
+        """Read a site, or at least its pixels' rows `rows`, as `frames.read_file`."""
+        read_file(chunk_path(self.path, row), self.layout, out, rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A complete store, opened for reading. Holds no open file: safe to fork and to pickle into
-    DataLoader workers.
+    """A complete store, opened for reading. Holds no file or connection that a fork would spoil:
+    safe to fork and to pickle into DataLoader workers.
 
     Attributes:
-        path: its folder, absolute.
+        path: its folder, absolute, or its URL.
         samples: the samples table of the packed rows, plus the int column `row`, their index in the
             arrays.
         mean, sd: (N, C) float32 by row, grey levels of the stored pixels; NaN in skipped rows.
@@ -52,18 +96,25 @@ class Store:
         info: what `store.json` says.
     """
 
-    path: Path
+    path: Place
     samples: pd.DataFrame
     mean: np.ndarray
     sd: np.ndarray
     checksum: np.ndarray
     info: dict[str, Any]
     _layout: Layout = field(init=False, repr=False)
+    _sites: LocalSites | RemoteSites = field(init=False, repr=False)
     # (N,) bool: raw rows known to be whole; threads and forked workers share it
     _seen: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_layout", layout_of(self.info["codec"], self.shape))
+        layout = layout_of(self.info["codec"], self.shape)
+        if isinstance(self.path, RemoteFolder):
+            sites = RemoteSites(self.path, layout, self.checksum, self.info)
+        else:
+            sites = LocalSites(self.path, layout)
+        object.__setattr__(self, "_layout", layout)
+        object.__setattr__(self, "_sites", sites)
         object.__setattr__(
             self, "_seen", np.frombuffer(mmap.mmap(-1, len(self.checksum)), np.bool_)
         )
@@ -72,14 +123,18 @@ class Store:
         return Store, (self.path, self.samples, self.mean, self.sd, self.checksum, self.info)
 
     @classmethod
-    def open(cls, path: Path | str) -> "Store":
-        """Open a complete store.
+    def open(cls, path: Place | str) -> "Store":
+        """Open a complete store: a folder, or a URL that fsspec knows (`remote`).
 
         Raises:
-            InputError: there is none, its packing is unfinished, it is damaged, or something else
-            made it.
+            InputError: there is none, its packing is unfinished, it is damaged, something else made
+            it, or it cannot be fetched.
         """
-        path = Path(path).absolute()
+        path = as_place(path)
+        if isinstance(path, RemoteFolder):
+            info, arrays, samples, _ = fetch_tables(path)
+            return cls._of(path, info, arrays, samples)
+        path = path.absolute()
         info = read_info(path)
         if not info["complete"]:
             packed = sum(entry["status"] != PENDING for entry in read_journal(path)[0].values())
@@ -87,8 +142,12 @@ class Store:
                 f"{path}: packing is unfinished, {info['n'] - packed} of {info['n']} sites are "
                 "missing; run `cellsignal prepare` with the same config to go on"
             )
-        arrays = read_arrays(path, info)
-        samples = read_samples(path, info)
+        return cls._of(path, info, read_arrays(path, info), read_samples(path, info))
+
+    @classmethod
+    def _of(
+        cls, path: Place, info: dict[str, Any], arrays: dict[str, np.ndarray], samples: pd.DataFrame
+    ) -> "Store":
         samples["row"] = np.arange(len(samples))
         samples = samples[arrays["status"] == PACKED].reset_index(drop=True)
         return cls(path, samples, arrays["mean"], arrays["sd"], arrays["checksum"], info)
@@ -131,7 +190,15 @@ class Store:
         """All images as a read-only zarr array (N, C, H, W) uint8; skipped rows are zeros. For one
         site use `read`.
         """
-        return zarr.open_array(self.path / IMAGES, mode="r")
+        return zarr.open_array(f"{self.path}/{IMAGES}", mode="r")
+
+    def threads(self, workers: int) -> int:
+        """Return how many threads should read: `workers`, or more where most of them wait for
+        requests; 0 stays 0.
+        """
+        if isinstance(self.path, RemoteFolder) and workers:
+            return max(workers, self.path.requests)
+        return workers
 
     def read(
         self, row: int, out: np.ndarray | None = None, rows: tuple[int, int] | None = None
@@ -162,15 +229,17 @@ class Store:
         return out
 
     def _fill(self, row: int, out: np.ndarray, rows: tuple[int, int] | None = None) -> None:
-        file = chunk_path(self.path, row)
+        file = self._sites.name(row)
         try:
-            read_file(file, self._layout, out, rows)
+            self._sites.read(row, out, rows)
         except FileNotFoundError:
             raise InputError(
                 f"{self.path}: row {row} holds no image ({file} is not there)"
             ) from None
+        except InputError:
+            raise
         except ValueError as error:
-            raise InputError(f"{file}: row {row} is damaged ({error}); {REPAIR}") from None
+            raise InputError(f"{file}: row {row} is damaged ({error}); {self._repair}") from None
 
     def check(self, rows: np.ndarray | None = None) -> list[tuple[int, str]]:
         """Read rows (None: all packed ones) and compare the pixels with their checksums.
@@ -179,7 +248,7 @@ class Store:
             (row, what is wrong) of every damaged row.
         """
         rows = (self.samples.row.to_numpy() if rows is None else np.asarray(rows)).tolist()
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(self.threads(min(4, os.cpu_count() or 1))) as pool:
             messages = pool.map(self._damage, rows)
             bar = tqdm(messages, total=len(rows), desc="checking", unit="site", disable=None)
             return [(row, message) for row, message in zip(rows, bar, strict=True) if message]
@@ -193,6 +262,9 @@ class Store:
         return None if zlib.crc32(image) == int(self.checksum[row]) else self._other_pixels(row)
 
     def _other_pixels(self, row: int) -> str:
-        return (
-            f"{chunk_path(self.path, row)}: row {row} holds other pixels than were packed; {REPAIR}"
-        )
+        file = self._sites.name(row)
+        return f"{file}: row {row} holds other pixels than were packed; {self._repair}"
+
+    @property
+    def _repair(self) -> str:
+        return REPAIR_REMOTE if isinstance(self.path, RemoteFolder) else REPAIR

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from cellsignal.common.errors import InputError, Interrupted
+from cellsignal.common.places import local_folder
 from cellsignal.common.stopping import Stop
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
@@ -46,7 +47,7 @@ def pack_test(config: Config) -> Store:
     prepare(
         competition,
         root,
-        data.store,
+        local_folder(data.store),
         samples=test,
         size=data.size,
         bad_site=data.bad_site,

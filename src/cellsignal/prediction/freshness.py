@@ -18,7 +18,7 @@ from cellsignal.config import Config
 from cellsignal.config.schema import Model, Predict
 from cellsignal.config.strict import Strict
 from cellsignal.data.folds import FoldTable, read_folds
-from cellsignal.data.store import Store
+from cellsignal.data.store import Store, has_store
 from cellsignal.prediction.container import read_about, read_parts
 from cellsignal.training.identity import refuse_other_run
 
@@ -162,7 +162,7 @@ def _read_store_and_folds(config: Config) -> tuple[Store | None, FoldTable | Non
 
     A store of test samples alone, as a kernel packs it, has nothing that a fold could hold out.
     """
-    if not (config.data.store / "store.json").is_file():
+    if not has_store(config.data.store):
         return None, None
     store = Store.open(config.data.store)
     if not config.folds.file.is_file() or not labelled(store.samples).any():

@@ -200,5 +200,8 @@ def _sources(arguments: argparse.Namespace) -> list[Path | str]:
     configs = find_configs(arguments.config)
     seed = f"seed{arguments.seeds[0]}" if arguments.seeds else ""
     config = next((path for path in configs if path.parent.name == seed), configs[0])
-    store = Path(config_of(arguments).data.store) / "store.json"
-    return [config, *([store] if arguments.source == ["plain"] else arguments.source)]
+    if arguments.source != ["plain"]:
+        return [config, *arguments.source]
+    from cellsignal.data.store import info_file
+
+    return [config, info_file(config_of(arguments).data.store)]

@@ -106,7 +106,7 @@ def _rule(arguments: argparse.Namespace) -> "Rule":
 
 def _images(arguments: argparse.Namespace, calibration: Path) -> "Images":
     from cellsignal.competitions import competition_ids, get_competition
-    from cellsignal.data.store import Store
+    from cellsignal.data.store import Store, has_store
     from cellsignal.quality.measuring import raw_images, stored_images
 
     word, root = arguments.source, arguments.root
@@ -121,7 +121,7 @@ def _images(arguments: argparse.Namespace, calibration: Path) -> "Images":
     competition = get_competition(config.competition)
     if root is not None:
         return raw_images(competition, root, calibration, arguments.workers)
-    if not (config.data.store / "store.json").is_file():
+    if not has_store(config.data.store):
         raise InputError(
             f"{config.data.store}: there is no store; run `cellsignal prepare {word}` first, or "
             "give --root to read the raw images"

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.common.files import atomic_path, digest, limited_name, open_arrays
+from cellsignal.common.places import Place
 from cellsignal.competitions.base import Competition
 from cellsignal.data.sites import in_processes, read_site
 from cellsignal.data.store import Store
@@ -65,7 +66,7 @@ class Measured(NamedTuple):
 def stored_images(store: Store, frames: int) -> Images:
     """Return the images of a store."""
     rows = store.samples.row.to_numpy()
-    read = functools.partial(_read_stored, str(store.path))
+    read = functools.partial(_read_stored, store.path)
     content = [f"{value:08x}" for value in store.checksum[rows]]
     height, width = store.shape[1:]
     what = f"{store.path.name}, {width}x{height} px"
@@ -174,11 +175,11 @@ def _all_plates(images: Images, plates: dict, pieces: dict, columns: tuple) -> M
 
 
 @functools.lru_cache(maxsize=1)
-def _open(path: str) -> Store:
+def _open(path: Place) -> Store:
     return Store.open(path)
 
 
-def _read_stored(path: str, row: int) -> np.ndarray:
+def _read_stored(path: Place, row: int) -> np.ndarray:
     return _open(path).read(row)
 
 

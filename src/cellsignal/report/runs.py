@@ -17,7 +17,7 @@ from cellsignal.competitions.task import Task
 from cellsignal.config import Config, config_differences, load_config
 from cellsignal.config.options import RUNS, read_configs, run_names
 from cellsignal.data.folds import read_fold_rows
-from cellsignal.data.store import Store
+from cellsignal.data.store import Store, has_store
 from cellsignal.metrics.intervals import interval_words, range_text
 from cellsignal.metrics.paired import sign_flip_words
 from cellsignal.prediction.container import load_predictions
@@ -162,7 +162,7 @@ def read_out_of_fold(configs: list[Config]) -> OutOfFold:
 
 def _samples(config: Config) -> pd.DataFrame | None:
     """Return the samples of a config's store, or of its raw data; None if neither exists."""
-    if (config.data.store / "store.json").is_file():
+    if has_store(config.data.store):
         return Store.open(config.data.store).samples
     try:
         return get_competition(config.competition).samples(config.data.root)

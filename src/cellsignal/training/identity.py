@@ -25,6 +25,8 @@ _FREE = (
     "data.workers",
     "data.cache_gib",
     "data.device_gib",
+    "data.cache_disk_gib",
+    "data.requests",
     "data.bad_site",
     "folds.use",
     "folds.full",

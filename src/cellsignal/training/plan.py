@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ def open_store_and_folds(config: Config, competition: Competition) -> tuple[Stor
         InputError: store, folds and competition do not belong together, or are not there; names the
             command that makes them.
     """
-    if not config.data.store.exists():
+    if isinstance(config.data.store, Path) and not config.data.store.exists():
         raise InputError(
             f"{config.data.store}: there is no store; run `cellsignal prepare CONFIG` with this "
             "config first"

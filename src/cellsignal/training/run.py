@@ -9,6 +9,7 @@ import torch
 from cellsignal.common.files import provenance, work_in, write_json, write_text
 from cellsignal.common.stopping import Stop
 from cellsignal.config import Config, dump_config
+from cellsignal.data.store import info_file
 from cellsignal.training.check import check_jobs, check_model_section
 from cellsignal.training.checkpoints import has_checkpoint, load_last
 from cellsignal.training.identity import check_belongs, check_config, refuse_other_run
@@ -93,7 +94,7 @@ def _write_about(config: Config, ranks: Ranks) -> None:
     """Write the run folder's config.yaml and provenance.json."""
     write_text(config.run_folder / "config.yaml", dump_config(config))
     about = provenance(
-        {"folds": config.folds.file, "store": config.data.store / "store.json"},
+        {"folds": config.folds.file, "store": info_file(config.data.store)},
         seed=config.seed,
         torch=torch.__version__,
         processes=ranks.world,

@@ -17,7 +17,7 @@ from cellsignal.competitions.task import Task
 from cellsignal.config import Config, load_config
 from cellsignal.config.options import read_configs
 from cellsignal.config.schema import Submit
-from cellsignal.data.store import Store
+from cellsignal.data.store import Store, has_store
 from cellsignal.evaluation.ladder import Step
 from cellsignal.prediction.entry import Entry, has_test, open_entry, with_part
 from cellsignal.prediction.freshness import config_predictions
@@ -127,7 +127,7 @@ class RunView:
             InputError: they are not here.
         """
         store = self.config.data.store
-        if not (store / "store.json").is_file():
+        if not has_store(store):
             raise InputError(f"{store}: is not here; `cellsignal prepare {self.command}` makes it")
         return Store.open(store)
 

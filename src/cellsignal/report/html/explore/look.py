@@ -13,7 +13,7 @@ from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
 from cellsignal.config import Config
-from cellsignal.data.store import Store
+from cellsignal.data.store import Store, has_store
 
 SEED = 0  # of the choice of images
 
@@ -74,7 +74,7 @@ class Look:
     @cached_property
     def store(self) -> Store | None:
         """The config's store, where it is complete and of this root's samples."""
-        if self.config is None or not (self.config.data.store / "store.json").is_file():
+        if self.config is None or not has_store(self.config.data.store):
             return None
         store = Store.open(self.config.data.store)
         known = set(self.samples.sample_id)
