@@ -1,0 +1,66 @@
+"""A file system of fsspec that counts its requests and fails when it is told to."""
+
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import fsspec
+from fsspec.spec import AbstractFileSystem
+
+SLOW_ENOUGH = 20  # seconds after which a test that waits for other requests gives up
+
+
+class Flaky(AbstractFileSystem):
+    """Serves `flaky://<path below root>`.
+
+    `calls` holds (name, start, end, bytes) of each answered request. `plan` is what comes of the
+    next requests, first to last: an exception is raised, a number cuts the answer to so many bytes,
+    "ok" answers, as do all requests after the plan. `always` holds for names that end so.
+    """
+
+    protocol = "flaky"
+    root: ClassVar[Path]
+    calls: ClassVar[list[tuple]] = []
+    plan: ClassVar[list] = []
+    always: ClassVar[dict[str, object]] = {}
+    barrier: ClassVar[threading.Barrier | None] = None
+
+    def cat_file(self, path, start=None, end=None, **_):
+        return self._answer(self._strip_protocol(path), start, end)
+
+    def get_file(self, rpath, lpath, **_):
+        Path(lpath).write_bytes(self._answer(self._strip_protocol(rpath), 0, None))
+
+    def _answer(self, path, start, end):
+        cls = type(self)
+        if cls.barrier is not None and path.startswith("store/images/c."):
+            cls.barrier.wait(SLOW_ENOUGH)
+        step = cls.plan.pop(0) if cls.plan else "ok"
+        step = next((value for name, value in cls.always.items() if path.endswith(name)), step)
+        file = cls.root / path
+        if isinstance(step, Exception):
+            cls.calls.append((path, start, end, type(step).__name__))
+            raise step
+        if not file.is_file():
+            cls.calls.append((path, start, end, 0))
+            raise FileNotFoundError(path)
+        data = file.read_bytes()[start:end]
+        data = data if step == "ok" else data[:step]
+        cls.calls.append((path, start, end, len(data)))
+        return data
+
+    @classmethod
+    def serve(cls, root: Path) -> None:
+        """Serve a folder, without failures, and count from 0."""
+        fsspec.register_implementation("flaky", cls, clobber=True)
+        cls.root, cls.barrier = root, None
+        cls.calls.clear()
+        cls.plan.clear()
+        cls.always.clear()
+
+    @classmethod
+    def taken(cls) -> list[tuple]:
+        """The requests for sites since the last call, as (name, bytes)."""
+        calls = [(name, size) for name, _, _, size in cls.calls if "/images/c." in name]
+        cls.calls.clear()
+        return calls
