@@ -7,8 +7,8 @@ holds half of it, since most sites would be thrown out before their turn came ag
 in ten, unless it holds what nobody used for a day: a cache of half the sites then serves nearly
 half.
 
-A copy is written under a temporary name and renamed. Whoever reads it checks it: what is damaged
-is dropped, and fetched anew.
+A copy is written under a temporary name and renamed. Whoever reads it checks it: what is damaged is
+dropped, and fetched anew. The limit holds but for what is being written at the moment.
 """
 
 import contextlib
@@ -110,27 +110,28 @@ class DiskCache:
         """Count `size` bytes as used; remove copies for them, or return False."""
         with self._locked() as file:
             used = _number(file)
-            if used is None or used + size > self.limit:
-                if used is not None and not self._lets_in():
-                    return False
-                used = self._remove_unused(used is None, size)
+            if used is None:
+                used = sum(taken for _, taken, _ in self._copies())
+            if used + size > self._filled and not self._lets_in():
+                return False
+            if used + size > self.limit:
+                used = self._remove_unused(self._filled - size)
             os.pwrite(file, b"%020d" % (used + size), 0)
         return True
 
     def _lets_in(self) -> bool:
         return self._oldest < time.time() - UNUSED or self._random.random() < SHARE
 
-    def _remove_unused(self, is_new: bool, size: int) -> int:
-        """Count the bytes of all copies; where they leave no room remove those used least recently.
+    @property
+    def _filled(self) -> int:
+        return int((1 - LEFT_FREE) * self.limit)
 
-        Returns:
-            bytes of what is left.
+    def _remove_unused(self, most: int) -> int:
+        """Remove the copies used least recently, until the rest takes `most` bytes; return its
+        bytes.
         """
         copies = sorted(self._copies())
         used = sum(taken for _, taken, _ in copies)
-        most = self.limit - size
-        if used > most or not is_new:
-            most = min(most, int((1 - LEFT_FREE) * self.limit))
         while copies and used > most:
             _, taken, path = copies.pop(0)
             with contextlib.suppress(OSError):
