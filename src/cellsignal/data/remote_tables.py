@@ -55,11 +55,7 @@ def read_remote_info(place: RemoteFolder) -> dict[str, Any] | None:
         InputError: it cannot be fetched, or is something else.
     """
     with _new_folder() as folder:
-        try:
-            Transfer(place).save(INFO, str(folder / INFO))
-        except FileNotFoundError:
-            return None
-        return _named(place, folder, lambda: read_info(folder))
+        return _fetch_info(place, folder)
 
 
 def fetch_tables(
@@ -71,28 +67,37 @@ def fetch_tables(
         InputError: there is no store, its packing is unfinished, a file cannot be fetched or is not
         what `store.json` describes.
     """
-    info = read_remote_info(place)
-    if info is None:
-        raise InputError(
-            f"{place}: there is no store (no {INFO} there); pack one locally with `cellsignal "
-            "prepare` and copy its folder there"
-        )
-    if not info["complete"]:
-        raise InputError(
-            f"{place}: packing is unfinished; finish it where it was begun and copy the store anew"
-        )
-    folder = cache_folder() / TABLES / key_of(place, info)
-    if folder.is_dir():
-        with contextlib.suppress(InputError):
-            return info, *_read(folder, info), folder
-        shutil.rmtree(folder, ignore_errors=True)  # a copy that was damaged since
     with _new_folder() as temporary:
+        info = _fetch_info(place, temporary)
+        if info is None:
+            raise InputError(
+                f"{place}: there is no store (no {INFO} there); pack one locally with `cellsignal "
+                "prepare` and copy its folder there"
+            )
+        if not info["complete"]:
+            raise InputError(
+                f"{place}: packing is unfinished; finish it where it was begun and copy the store "
+                "anew"
+            )
+        folder = cache_folder() / TABLES / key_of(place, info)
+        if folder.is_dir():
+            with contextlib.suppress(InputError):
+                return info, *_read(folder, info), folder
+            shutil.rmtree(folder, ignore_errors=True)  # a copy that was damaged since
         _fetch(Transfer(place), temporary)
-        _named(place, temporary, lambda: _read(temporary, info))
+        tables = _named(place, temporary, lambda: _read(temporary, info))
         # another process may have been faster; both copies are whole
         with contextlib.suppress(OSError):
             os.rename(temporary, folder)
-    return info, *_named(place, folder, lambda: _read(folder, info)), folder
+    return info, *tables, folder
+
+
+def _fetch_info(place: RemoteFolder, folder: Path) -> dict[str, Any] | None:
+    try:
+        Transfer(place).save(INFO, str(folder / INFO))
+    except FileNotFoundError:
+        return None
+    return _named(place, folder, lambda: read_info(folder))
 
 
 def _read(folder: Path, info: dict[str, Any]) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
@@ -100,8 +105,8 @@ def _read(folder: Path, info: dict[str, Any]) -> tuple[dict[str, np.ndarray], pd
 
 
 def _fetch(transfer: Transfer, folder: Path) -> None:
-    """Fetch the files of a store but its images. zarr leaves out chunks that are all zero."""
-    for name in (INFO, SAMPLES, "zarr.json", f"{IMAGES}/zarr.json"):
+    """Fetch the files of a store but its images and `store.json`. zarr leaves out chunks that are all zero."""
+    for name in (SAMPLES, "zarr.json", f"{IMAGES}/zarr.json"):
         try:
             _save(transfer, name, folder)
         except FileNotFoundError:
