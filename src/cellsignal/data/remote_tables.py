@@ -105,7 +105,7 @@ def _read(folder: Path, info: dict[str, Any]) -> tuple[dict[str, np.ndarray], pd
 
 
 def _fetch(transfer: Transfer, folder: Path) -> None:
-    """Fetch the files of a store but its images and `store.json`. zarr leaves out chunks that are all zero."""
+    """Fetch the files of a store but its images and `store.json`; zarr leaves out zero chunks."""
     for name in (SAMPLES, "zarr.json", f"{IMAGES}/zarr.json"):
         try:
             _save(transfer, name, folder)

@@ -209,18 +209,19 @@ def _failures() -> tuple[type[Exception], ...]:
 
 
 def _status_of(error: BaseException) -> int | None:
-    """Return the HTTP status that an exception, or what it came from, names."""
+    """Return the HTTP status of the answer that an exception tells of.
+
+    s3fs makes an `OSError` of botocore's exception, which is then its cause. aiohttp's exceptions
+    of connections that broke have causes with numbers that no server sent.
+    """
     cause: BaseException | None = error
     while cause is not None:
         answer = getattr(cause, "response", None)
-        if isinstance(answer, dict):  # botocore's
-            status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        else:
-            status = getattr(cause, "status", None) or getattr(cause, "code", None)
-        if isinstance(status, int | str) and str(status).isdigit():
-            return int(status)
+        if isinstance(answer, dict):
+            return answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
         cause = cause.__cause__
-    return None
+    status = getattr(error, "status", None) or getattr(error, "code", None)
+    return int(status) if isinstance(status, int | str) and str(status).isdigit() else None
 
 
 def _is_lasting(error: Exception, status: int | None) -> bool:
