@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     monkeypatch.setattr(codec, "BLOCK", 80)
-    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.001)
     monkeypatch.setenv("CELLSIGNAL_CACHE", str(tmp_path / "cache"))
 
 
