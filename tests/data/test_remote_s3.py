@@ -191,7 +191,7 @@ def test_without_credentials_the_line_says_what_to_set(bucket, monkeypatch, tmp_
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
-    with pytest.raises(InputError, match="no credentials .*AWS_PROFILE") as caught:
+    with pytest.raises(InputError, match=r"no credentials .*AWS_PROFILE") as caught:
         Store.open(place(local))
     assert "\n" not in str(caught.value)
 

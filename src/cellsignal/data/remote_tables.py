@@ -55,7 +55,7 @@ def read_remote_info(place: RemoteFolder) -> dict[str, Any] | None:
         InputError: it cannot be fetched, or is something else.
     """
     with _new_folder() as folder:
-        return _fetch_info(place, folder)
+        return _fetch_info(Transfer(place), folder)
 
 
 def fetch_tables(
@@ -67,8 +67,9 @@ def fetch_tables(
         InputError: there is no store, its packing is unfinished, a file cannot be fetched or is not
         what `store.json` describes.
     """
+    transfer = Transfer(place)
     with _new_folder() as temporary:
-        info = _fetch_info(place, temporary)
+        info = _fetch_info(transfer, temporary)
         if info is None:
             raise InputError(
                 f"{place}: there is no store (no {INFO} there); pack one locally with `cellsignal "
@@ -84,7 +85,7 @@ def fetch_tables(
             with contextlib.suppress(InputError):
                 return info, *_read(folder, info), folder
             shutil.rmtree(folder, ignore_errors=True)  # a copy that was damaged since
-        _fetch(Transfer(place), temporary)
+        _fetch(transfer, temporary)
         tables = _named(place, temporary, lambda: _read(temporary, info))
         # another process may have been faster; both copies are whole
         with contextlib.suppress(OSError):
@@ -92,12 +93,12 @@ def fetch_tables(
     return info, *tables, folder
 
 
-def _fetch_info(place: RemoteFolder, folder: Path) -> dict[str, Any] | None:
+def _fetch_info(transfer: Transfer, folder: Path) -> dict[str, Any] | None:
     try:
-        Transfer(place).save(INFO, str(folder / INFO))
+        transfer.save(INFO, str(folder / INFO))
     except FileNotFoundError:
         return None
-    return _named(place, folder, lambda: read_info(folder))
+    return _named(transfer.place, folder, lambda: read_info(folder))
 
 
 def _read(folder: Path, info: dict[str, Any]) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
