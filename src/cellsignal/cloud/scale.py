@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cellsignal.cloud.machines import PRICES_OF, SITE_BYTES, find_gpu
+from cellsignal.cloud.object_storage import object_storage_section
 from cellsignal.common.errors import InputError
 
 # docs/results/performance.md, one core of AMD EPYC, real six-channel sites of 512 px
@@ -49,6 +50,7 @@ class Assumptions:
     )
     usd_a_core_hour: float = _assume(0.04, "price of a core that packs")
     usd_a_tb_month: float = _assume(23.0, "price of object storage")
+    answer_ms: float = _assume(50.0, "object storage, until all bytes of a site are there, ms")
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -142,6 +144,9 @@ def scale_page(given: Assumptions) -> str:
         "## Hours and money\n\n" + _hours(given),
         "## Packing\n\n" + _packing(given),
         "## Disk\n\n" + _disk(given),
+        object_storage_section(
+            _all_rates(given), given.answer_ms, given.times * SITES, STORED_BYTES
+        ),
         _findings(given),
     ]
     return "\n\n".join(parts) + "\n"
@@ -192,6 +197,14 @@ def _rates(given: Assumptions) -> str:
                 f"| {one.bound} |"
             )
     return "\n".join(lines)
+
+
+def _all_rates(given: Assumptions) -> list[tuple[str, str, int, float]]:
+    return [
+        (name, network, gpus, need(network, machines, gpus, given).rate)
+        for name, machines, gpus in MACHINES
+        for network in NETWORKS
+    ]
 
 
 def _hours(given: Assumptions) -> str:
@@ -262,10 +275,7 @@ def _findings(given: Assumptions) -> str:
 - Four machines of eight read {need("ResNet-50", 4, 32, given).stored / 1e9:.1f} GB/s together, each
   a quarter; RxRx1's store fits on each machine's own disk, and should be copied there.
 - The large store, {given.times * SITES * STORED_BYTES / TB:.1f} TB, needs disks of that size in
-  each machine, or is read from object storage in every epoch. **The code has no reader of object
-  storage yet**: `data.store` is a folder (a mounted bucket works, at a request or more a site). It
-  would also need shards of many sites: now a site is a file, and {given.times} times RxRx1 is
-  {given.times * SITES / 1e6:.1f} million of them.
+  each machine, or is read from object storage in every epoch, from more processes than GPUs.
 - Gradients of ResNet-50 among 32 GPUs take {share:.2f} of a step of 64 images a GPU, beside the
   backward pass: they can be hidden."""
 
