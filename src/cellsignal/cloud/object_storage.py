@@ -29,18 +29,7 @@ def object_storage_section(
         answer_ms: until all bytes of a site are there.
         sites: of the large data set; site_bytes: of one in the store.
     """
-    lines = [
-        "| machine | network | requests side by side, each process | processes that s3fs keeps busy "
-        "| processes there |",
-        "|---" * 5 + "|",
-    ]
-    for machine, network, gpus, rate in rates:
-        waiting = requests_needed(rate / gpus, answer_ms / 1000)
-        lines.append(
-            f"| {machine} | {network} | {waiting:.0f} | {processes_needed(rate, S3_CPU_S):.1f} "
-            f"| {gpus} |"
-        )
-    table, files = "\n".join(lines), sites / 1e6
+    table = "\n".join(_rows(rates, answer_ms / 1000))
     return f"""## From object storage
 
 `data.store: s3://...` reads a site by one request: for the whole of it, or for the bands that a
@@ -63,7 +52,27 @@ is better copied there first** (`aws s3 sync`).
 A cache for half of the sites serves .43 of the reads (`tests/data/test_disk_cache.py`): once full it
 lets in one new site in ten. If it let in all, it would serve .15, as every epoch has another order.
 
-### Several sites in a file?
+{_shards(sites / 1e6, site_bytes)}"""
+
+
+def _rows(rates: Sequence[tuple[str, str, int, float]], answer_s: float) -> list[str]:
+    lines = [
+        "| machine | network | requests side by side, each process | processes that s3fs keeps busy "
+        "| processes there |",
+        "|---" * 5 + "|",
+    ]
+    for machine, network, gpus, rate in rates:
+        waiting = requests_needed(rate / gpus, answer_s)
+        lines.append(
+            f"| {machine} | {network} | {waiting:.0f} | {processes_needed(rate, S3_CPU_S):.1f} "
+            f"| {gpus} |"
+        )
+    return lines
+
+
+def _shards(files: float, site_bytes: float) -> str:
+    """Judge files of several sites; `files`: sites of the large data set, in millions."""
+    return f"""### Several sites in a file?
 
 Now a site is a file: {files:.1f} million for the large data set, {files * USD_A_MILLION_PUTS:.0f} USD
 to upload and {files * USD_A_MILLION_GETS:.0f} USD an epoch to read (at {USD_A_MILLION_PUTS:g} and
@@ -71,8 +80,7 @@ to upload and {files * USD_A_MILLION_GETS:.0f} USD an epoch to read (at {USD_A_M
 reading: sites are read in random order, and a request of {site_bytes / 1000:.0f} kB is long enough.
 They would change uploading, listing and inodes. A design, **not built**:
 
-- after packing, `cellsignal prepare --shards` writes a file a plate (some 600 sites, 280 MB): the
-  sites' files as they are, one after another, and in the arrays `shard`, `offset`, `length` by row;
+- after packing, one more command writes a file a plate (some 600 sites, 280 MB): the sites' files as they are, one after another, and in the arrays `shard`, `offset`, `length` by row;
 - the reader adds `offset` to each range; it then knows where an index is without asking for the end
   of the file, and all else (frames, checksums, cache) stays;
 - packing and renewal stay on files of one site: a shard is written when its plate is complete;
