@@ -15,7 +15,7 @@ from cellsignal.competitions.base import answers_path
 from cellsignal.config import dump_config
 from cellsignal.metrics.intervals import mean_interval
 from cellsignal.prediction.container import load_predictions
-from cellsignal.studies import rxrx1_simulated
+from cellsignal.studies import rxrx1_final, rxrx1_simulated
 from cellsignal.studies.rxrx1_simulated import Outcome, Runs
 from cellsignal.studies.rxrx1_variants import (
     FINAL,
@@ -150,3 +150,29 @@ def test_the_table_says_what_the_outcomes_are(monkeypatch):
     assert len(final) == 2 and all(
         line.endswith(f"| +0.350 [{low:+.3f}, {high:+.3f}] | 0.70 |") for line in final
     )
+
+
+def test_a_blend_of_equal_weights_is_the_ensemble(runs, monkeypatch):
+    found, (variant,) = runs
+    options = {"views": ("identity",)}
+    monkeypatch.setattr(rxrx1_final, "CANDIDATES", (variant,))
+    monkeypatch.setattr(rxrx1_final, "SEEDS", (0, 1))
+    monkeypatch.setattr(rxrx1_final, "DIHEDRAL_VIEWS", options)
+    blended = rxrx1_final._blend_outcomes(found, "equal")
+    for kind in ("none", "hungarian"):
+        both = found.outcome(variant, "test", kind, (0, 1), together=2, **options)
+        assert np.array_equal(blended[kind].right, both.right)
+    stacked = rxrx1_final._blend_outcomes(found, "stack")
+    assert stacked["oof"].right.shape == blended["oof"].right.shape
+
+
+def test_the_first_row_of_each_section_of_the_final_table_has_no_gain(monkeypatch):
+    right = np.tile(np.arange(12) < 8, (3, 1))
+    outcome = Outcome(right, np.repeat(list("abc"), 4))
+    better = Outcome(right | (np.arange(12) == 8), outcome.experiment)
+    kinds = ("oof", "none", "hungarian")
+    lines = rxrx1_final._rows(
+        {"base": dict.fromkeys(kinds, outcome), "more": dict.fromkeys(kinds, better)}, "section"
+    )
+    assert lines[1].startswith("| base | 0.667 | 0.667") and lines[1].count("|  |") == 2
+    assert "| more | 0.750 |" in lines[2] and lines[2].count("+0.083") == 2
