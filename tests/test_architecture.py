@@ -272,6 +272,7 @@ def test_functions_are_short():
 TABLE_READERS = {
     "cellsignal.common.table_text": "reads the text of every table",
     "cellsignal.common.tables": "reads the sheets of workbooks",
+    "cellsignal.data.pack_report": "reads what a store left out, written there and held to its hash",
     "cellsignal.data.store_files": "reads the samples table of a store, written by `samples_text` and held to its hash",
     "cellsignal.report.run_report": "reads histories that training wrote",
 }

@@ -142,7 +142,7 @@ def test_bad_images_are_left_out_listed_and_taken_in_once_mended(raw, simulated,
     assert cellsignal("prepare", config, cwd=tmp_path / "work") == 0
     store = Store.open(tmp_path / "work" / "store")
     skipped = dict(store.skipped)
-    samples = pd.read_csv(tmp_path / "work" / "store" / "samples.csv")
+    samples = pd.read_csv(tmp_path / "work" / "store" / "samples.csv.gz")
     assert set(skipped) == set(samples.sample_id[list(rows.values())]) and not set(skipped) & set(
         store.samples.sample_id
     )

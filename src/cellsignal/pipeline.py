@@ -1,20 +1,18 @@
 """The steps of `cellsignal run`, from raw images to the leaderboard."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import digest, sha256, work_in, write_text
+from cellsignal.common.files import digest, sha256, work_in
 from cellsignal.common.places import RemoteFolder, local_folder
 from cellsignal.common.progress import Steps
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.folds import bring_folds_up_to_date, read_fold_rows
 from cellsignal.data.preview import left_out_lines, single_label_lines
+from cellsignal.data.store_files import LEFT_OUT
 from cellsignal.evaluation.ladder import Step, ladder_text
 from cellsignal.evaluation.leaderboard import LEADERBOARD, append_entry, out_of_fold_entry
 from cellsignal.evaluation.score import score, show_leaderboard
@@ -116,7 +114,7 @@ def prepare(config: Config, part: str | None = None, merge: int | None = None) -
     else:
         report = packing.prepare(competition, data.root, store)
     skipped = [f"left out {sample_id}: {message}" for sample_id, message in report.skipped]
-    _warn(skipped, store / "store.json")
+    _warn(skipped, store / LEFT_OUT)
     flat = [
         f"{sample_id}: channel {channel} has zero variance" for sample_id, channel in report.flat
     ]
@@ -126,37 +124,16 @@ def prepare(config: Config, part: str | None = None, merge: int | None = None) -
     lines += competition.notes(data.root)
     for line in [*lines, *single_label_lines(samples, competition.classes(data.root))]:
         log.warning("%s: %s", data.root, line)
-    unread = [("an image that cannot be used: " + why, name) for name, why in report.skipped]
-    _keep_left_out([*unread, *left_out], store / "left_out.csv")
     log.info(
-        "%s: %d samples packed; left out: %d sites whose images cannot be used, %d other files, "
+        "%s: %d samples packed; left out: %d sites whose images cannot be used%s, %d other files, "
         "sites or wells%s",
         store,
         report.n_packed,
-        len(unread),
+        len(report.skipped),
+        f" ({report.counts_text()})" if report.skipped else "",
         len(left_out),
-        "; left_out.csv there lists them" if unread or left_out else "",
+        f"; {LEFT_OUT} there lists them" if report.skipped or left_out else "",
     )
-
-
-def _keep_left_out(left_out: Sequence[tuple[str, str]], path: Path) -> None:
-    """Keep what is not in the store, or in no sample (a well without a label), with the store.
-
-    A store that is up to date may lie where nothing can be written.
-    """
-    before = path.read_text(encoding="utf-8") if path.is_file() else None
-    after = None
-    if left_out:
-        after = pd.DataFrame(left_out, columns=["reason", "name"]).to_csv(index=False)
-    if before == after:
-        return
-    try:
-        if after is None:
-            path.unlink()
-        else:
-            write_text(path, after)
-    except (InputError, OSError) as error:
-        log.warning("%s: not brought up to date (%s)", path, error)
 
 
 def _warn(lines: list[str], full_list: Path) -> None:

@@ -65,7 +65,12 @@ def test_a_larger_site_is_resized_where_the_store_has_a_size(tmp_path):
 def test_a_site_of_another_shape_is_skipped_in_words(tmp_path, image, kind, words):
     entry, error = pack_site(packing(tmp_path, lambda files: image), TASK)
     assert isinstance(error, ImageError) and error.kind == kind and str(error) == words
-    assert entry == {"row": 1, "status": stored.SKIPPED, "message": words}
+    assert entry == {
+        "row": 1,
+        "status": stored.SKIPPED,
+        "reason": kind.replace("_", " "),
+        "message": words,
+    }
     assert not (tmp_path / "images" / "c.1.0.0.0").exists()
 
 

@@ -52,7 +52,7 @@ def copies(tmp_path):
 def test_tables_are_fetched_once(served, tmp_path):
     first = Store.open(URL)
     names = fetched()
-    assert sorted(names) == sorted(set(names)) and "samples.csv" in names
+    assert sorted(names) == sorted(set(names)) and "samples.csv.gz" in names
     assert not any(name.startswith("images/c.") for name in names)
     again = Store.open(PLACE)
     assert fetched() == ["store.json"]
@@ -67,7 +67,9 @@ def test_tables_are_fetched_once(served, tmp_path):
     assert copy.name.startswith("store-")
 
 
-@pytest.mark.parametrize("name", ["samples.csv", "checksum/c/0", "mean/c/0/0", "images/zarr.json"])
+@pytest.mark.parametrize(
+    "name", ["samples.csv.gz", "checksum/c/0", "mean/c/0/0", "images/zarr.json"]
+)
 @pytest.mark.parametrize("how", ["cut", "gone"])
 def test_a_copy_that_is_damaged_is_fetched_anew(served, tmp_path, name, how):
     Store.open(URL)
@@ -81,7 +83,9 @@ def test_a_copy_that_is_damaged_is_fetched_anew(served, tmp_path, name, how):
     assert name in fetched() and copies(tmp_path) == [copy]
 
 
-@pytest.mark.parametrize("name", ["samples.csv", "checksum/c/0", "images/zarr.json", "zarr.json"])
+@pytest.mark.parametrize(
+    "name", ["samples.csv.gz", "checksum/c/0", "images/zarr.json", "zarr.json"]
+)
 def test_damage_at_its_source_is_one_line_with_the_url(served, tmp_path, name):
     (served / name).write_bytes((served / name).read_bytes()[:-3])
     with pytest.raises(InputError) as caught:
@@ -115,9 +119,9 @@ def test_what_is_no_store_is_said(served, tmp_path):
     with pytest.raises(InputError, match=r"flaky://store/store\.json: is not the description"):
         Store.open(URL)
     (served / "store.json").write_text(json.dumps(info))
-    (served / "samples.csv").unlink()
+    (served / "samples.csv.gz").unlink()
     with pytest.raises(
-        InputError, match=r"flaky://store/samples\.csv: is not there; copy the whole"
+        InputError, match=r"flaky://store/samples\.csv\.gz: is not there; copy the whole"
     ):
         Store.open(URL)
 

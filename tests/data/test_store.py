@@ -19,7 +19,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.samples import check_samples
 from cellsignal.data.pack import pack, prepare
 from cellsignal.data.store import Store
-from cellsignal.data.store_files import parse_samples, samples_text
+from cellsignal.data.store_files import parse_samples, read_gzip, samples_text, write_gzip
 from cellsignal.images import read_png8
 
 
@@ -256,7 +256,7 @@ def test_a_store_that_does_not_fit_its_description_is_refused(copy, tmp_path):
     refused(lambda p: _edit_info(p, format=99), "format 99")
     refused(
         lambda p: (p / "store.json").write_text('{"format": 1, "n": 3}'),
-        "store format 1, this version reads 2; pack it anew",
+        "store format 1, this version reads 2 and 3; pack it anew",
     )
     refused(
         lambda p: _edit_info(
@@ -269,9 +269,11 @@ def test_a_store_that_does_not_fit_its_description_is_refused(copy, tmp_path):
     )
     refused(lambda p: _edit_info(p, shape=[16, 16]), "not those")
     refused(lambda p: _edit_info(p, n=11), "not those")
-    table = (copy / "samples.csv").read_text()
-    refused(lambda p: (p / "samples.csv").write_text(table.replace("W02", "W09")), "samples.csv")
-    refused(lambda p: (p / "samples.csv").unlink(), "samples.csv")
+    table = read_gzip(copy / "samples.csv.gz").replace("W02", "W09")
+    refused(
+        lambda p: write_gzip(p / "samples.csv.gz", table), r"samples\.csv\.gz: is not the table"
+    )
+    refused(lambda p: (p / "samples.csv.gz").unlink(), r"samples\.csv\.gz: cannot be read")
     refused(lambda p: shutil.rmtree(p / "mean"), "damaged")
     refused(lambda p: shutil.rmtree(p / "images"), "damaged")
     refused(lambda p: (p / "zarr.json").write_text("{"), "damaged")

@@ -82,7 +82,7 @@ def test_a_samples_table_that_was_changed_is_refused(tmp_path):
     (tmp_path / "samples.csv").write_text(text.replace("A02", "A03"), encoding="utf-8")
     with pytest.raises(InputError, match=r"samples\.csv: is not the table this store was packed"):
         read_samples(tmp_path, info)
-    with pytest.raises(InputError, match=r"samples\.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"samples\.csv\.gz: cannot be read"):
         read_samples(tmp_path / "none", info)
     for wrong in ("no,table\n1,2\n", text.replace('[""a.png""', '[""a.png')):
         with pytest.raises(InputError, match="here: is not a samples table"):
@@ -148,7 +148,7 @@ def test_what_is_no_store_is_refused_in_words(tmp_path):
     for content, words in (
         ("{", "cannot be read as a store's description"),
         ("[]", "is not the description of a cellsignal store"),
-        (json.dumps({"format": 1}), "store format 1, this version reads 2; pack it anew"),
+        (json.dumps({"format": 1}), "store format 1, this version reads 2 and 3; pack it anew"),
         (json.dumps({"format": 2, "n": 3}), "is not the description of a cellsignal store"),
     ):
         (tmp_path / INFO).write_text(content)

@@ -7,6 +7,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.special import log_softmax
 
 from cellsignal.common.errors import InputError
@@ -146,3 +148,43 @@ def test_facts_are_read_and_written_alone(tmp_path):
         for read in (read_about, load_predictions):
             with pytest.raises(InputError, match=r"q\.npz: not a predictions file"):
                 read(tmp_path / "q.npz")
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
+def test_rows_that_are_read_in_chunks_are_those_of_the_whole(tmp_path, data):
+    n, chunk = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 45))
+    scale = data.draw(st.sampled_from([1.0, 70_000.0]))  # float16 and float32
+    values = np.random.default_rng(n).normal(size=(n, 3)) * scale
+    member = write(tmp_path / "p.npz", values)
+    rows = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    chunks = list(member.logits_of("identity", rows, chunk))
+    assert [len(part) for part in chunks[:-1]] == [chunk] * (len(chunks) - 1)
+    expected = member.logits("identity")[rows]
+    found = np.concatenate([*chunks, expected[:0]])
+    assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def test_an_array_by_columns_is_read_in_chunks_too(tmp_path):
+    member = write(tmp_path / "p.npz", np.arange(18).reshape(6, 3) / 7)
+    with np.load(tmp_path / "p.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    arrays["view.identity"] = np.asfortranarray(arrays["view.identity"])
+    np.savez(tmp_path / "p.npz", **arrays)
+    rows = np.array([0, 2, 3, 5])
+    found = np.concatenate(list(member.logits_of("identity", rows, 3)))
+    assert np.array_equal(found, member.logits("hflip")[rows])
+
+
+@pytest.mark.parametrize("rows", [[0], [5], [0, 5]])
+def test_damage_anywhere_is_found_whatever_rows_are_read(tmp_path, rows):
+    """The checksum is of the whole view: it is read to its end."""
+    member = write(tmp_path / "p.npz", np.arange(18).reshape(6, 3) / 7)
+    stored = bytearray((tmp_path / "p.npz").read_bytes())
+    place = stored.index(member.logits("identity").tobytes())
+    stored[place + 20] ^= 1  # a bit of row 3
+    (tmp_path / "p.npz").write_bytes(stored)
+    with pytest.raises(InputError, match=r"p\.npz: not a predictions file.*CRC"):
+        list(member.logits_of("identity", np.array(rows), 2))

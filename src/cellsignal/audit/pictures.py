@@ -63,7 +63,7 @@ def read_pictures(
         featured: positions of those whose features are needed, too.
     """
     store_row, wanted = samples["row"].to_numpy(), set(featured.tolist())
-    small, blank, features = [], [], {}
+    small, blank, features = np.empty((0, 0, SIDE, SIDE), np.float32), [], {}
     shrunk = set(rows.tolist())
     positions = sorted(shrunk | wanted)
     for position in tqdm(positions, desc="reading images", unit="image", disable=None):
@@ -72,9 +72,12 @@ def read_pictures(
         if position in wanted:
             features[position] = image_features(image)
         if position in shrunk:
-            small.append(shrink(image))
+            values = shrink(image)
+            if not blank:  # filled row by row: a list and its stack would take the memory twice
+                small = np.empty((len(shrunk), *values.shape), np.float32)
+            small[len(blank)] = values
             blank.append(bool((image.reshape(len(image), -1).std(axis=1) < BLANK).all()))
-    return Pictures(np.array(sorted(shrunk), int), np.stack(small), np.array(blank), features)
+    return Pictures(np.array(sorted(shrunk), int), small, np.array(blank, bool), features)
 
 
 def few_planes(image: np.ndarray) -> np.ndarray:

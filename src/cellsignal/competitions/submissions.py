@@ -84,10 +84,10 @@ def check_submission_ids(
     doubled = ids[ids.duplicated()]
     if len(doubled):
         raise InvalidSubmission(f"{name}: {len(doubled)} doubled ids, first {doubled.iloc[0]!r}")
-    missing = expected[column][~expected[column].isin(set(ids))]
+    missing = expected[column][~expected[column].isin(ids)]
     if len(missing):
         raise InvalidSubmission(f"{name}: {len(missing)} ids missing, first {missing.iloc[0]!r}")
-    extra = ids[~ids.isin(set(expected[column]))]
+    extra = ids[~ids.isin(expected[column])]
     if len(extra):
         raise InvalidSubmission(
             f"{name}: {len(extra)} ids that are not in the test set, first {extra.iloc[0]!r}"

@@ -8,7 +8,7 @@ import functools
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,13 @@ from cellsignal.common.files import atomic_path, provenance, refuse_unwritable, 
 from cellsignal.common.stopping import Pace, Stop
 from cellsignal.data import store_files as stored
 from cellsignal.data.codec import Layout
+from cellsignal.data.pack_report import (
+    PackReport,
+    list_left_out,
+    report_entries,
+    update_left_out,
+    write_left_out,
+)
 from cellsignal.data.renewal import UNKNOWN, Stamp
 from cellsignal.data.sites import Read, channel_statistics, in_processes, read_site, resized
 from cellsignal.data.store_files import Entry
@@ -29,27 +36,13 @@ ADVICE = "what is packed is kept, run again to go on"
 
 
 @dataclass(frozen=True)
-class PackReport:
-    """What a store holds.
-
-    Attributes:
-        n_packed: sites in the store.
-        skipped: (sample_id, why) of the sites that could not be read.
-        flat: (sample_id, channel) of the packed channels in which all pixels are the same.
-    """
-
-    n_packed: int
-    skipped: tuple[tuple[str, str], ...]
-    flat: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
 class Making:
     """The store to be made: its description and samples, and how to read its sites.
 
     Attributes:
         info: the content of `store.json` while it is unfinished.
-        text: the content of `samples.csv`, of which `samples` is the parsed table.
+        text: the samples table as the store keeps it, of which `samples` is the parsed table.
+        left_out: (reason, name) of what is in no sample.
     """
 
     info: dict[str, Any]
@@ -60,6 +53,11 @@ class Making:
     stamp: Stamp
     bad_site: str
     workers: int
+    left_out: Sequence[tuple[str, str]] = ()
+
+    def report(self, entries: dict[int, Entry]) -> PackReport:
+        """Return what a store with these finished rows holds."""
+        return report_entries(entries, self.samples, self.info["channels"])
 
 
 # one site
@@ -94,7 +92,9 @@ def pack_site(
     try:
         image = _read_expected(job, files)
     except ImageError as error:
-        return {"row": row, "status": stored.SKIPPED, "message": str(error)}, error
+        reason = error.kind.replace("_", " ")
+        entry = {"row": row, "status": stored.SKIPPED, "reason": reason, "message": str(error)}
+        return entry, error
     image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
     mean, sd = channel_statistics(image)
     try:
@@ -181,9 +181,11 @@ def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop
         if not stored.read_info(out)["complete"]:
             _append_to_journal(out, packed, entries)
         elif not _retry_skipped(out, making, packed, entries, missing):
-            return _report(entries, samples, info["channels"])
-    complete(out, info, entries, samples)
-    return _report(entries, samples, info["channels"])
+            report = making.report(entries)
+            rows = list_left_out(report, making.left_out)
+            update_left_out(out, stored.read_info(out), rows, making.text)
+            return report
+    return complete(out, info, making.text, entries, samples, making.left_out)
 
 
 def _append_to_journal(out: Path, packed: Iterator[Entry], entries: dict[int, Entry]) -> None:
@@ -203,14 +205,12 @@ def _retry_skipped(
 
     A store that is up to date may lie where nothing can be written.
     """
-    ids, journal = making.samples.sample_id, out / stored.JOURNAL
-    skipped_before = {item["sample_id"] for item in stored.read_info(out).get("skipped", ())}
+    journal = out / stored.JOURNAL
+    arrays = stored.read_arrays(out, stored.read_info(out))
+    skipped_before = set(np.flatnonzero(arrays["status"] == stored.SKIPPED).tolist())
     entries |= {entry["row"]: entry for entry in packed}
-    skipped = {
-        sample_id
-        for sample_id, _ in _report(entries, making.samples, making.info["channels"]).skipped
-    }
-    if skipped == skipped_before and {ids[row] for row in missing} <= skipped_before:
+    skipped = {row for row, entry in entries.items() if entry["status"] == stored.SKIPPED}
+    if skipped == skipped_before and set(missing) <= skipped_before:
         if journal.exists():
             journal.unlink()
         return False
@@ -250,8 +250,20 @@ def _until_stopped(
             stop.check(str(out), f"{n - todo + number} of {n} sites", "the next sites", seconds)
 
 
-def complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.DataFrame) -> None:
-    """Fold the journal into the arrays and declare the store complete."""
+def complete(
+    out: Path,
+    info: dict[str, Any],
+    text: str,
+    entries: dict[int, Entry],
+    samples: pd.DataFrame,
+    left_out: Sequence[tuple[str, str]] = (),
+) -> PackReport:
+    """Fold the journal into the arrays and declare the store complete.
+
+    Args:
+        info, text, samples, left_out: as of `Making`.
+        entries: of all rows.
+    """
     n, channels = info["n"], len(info["channels"])
     arrays = {
         "mean": np.full((n, channels), np.nan, np.float32),
@@ -269,31 +281,20 @@ def complete(out: Path, info: dict, entries: dict[int, Entry], samples: pd.DataF
         raise InputError(
             f"{out}: none of the {n} sites can be read; the first: {entries[0]['message']}"
         )
-    report = _report(entries, samples, info["channels"])
-    skipped = [{"sample_id": name, "message": message} for name, message in report.skipped]
+    report = report_entries(entries, samples, info["channels"])
     flat = [{"sample_id": name, "channel": channel} for name, channel in report.flat]
     complete = {
         **info,
         "complete": True,
         "arrays_digest": stored.write_arrays(out, arrays),
-        "skipped": skipped,
+        **write_left_out(out, list_left_out(report, left_out)),
         "flat": flat,
         "made_by": provenance(),
     }
+    stored.write_samples(out, text)
+    for old in (stored.OLD_SAMPLES, stored.OLD_LEFT_OUT):
+        (out / old).unlink(missing_ok=True)
     os.sync()  # the chunks first, then the word that they are there
     write_json(out / stored.INFO, complete)
     (out / stored.JOURNAL).unlink(missing_ok=True)
-
-
-def _report(entries: dict[int, Entry], samples: pd.DataFrame, channels: list[str]) -> PackReport:
-    ids, in_order = samples.sample_id, [entries[row] for row in sorted(entries)]
-    packed = [entry for entry in in_order if entry["status"] == stored.PACKED]
-    skipped = [entry for entry in in_order if entry["status"] == stored.SKIPPED]
-    flat = [
-        (ids[entry["row"]], name)
-        for entry in packed
-        for name, sd in zip(channels, entry["sd"], strict=True)
-        if sd == 0
-    ]
-    messages = tuple((ids[entry["row"]], entry["message"]) for entry in skipped)
-    return PackReport(len(packed), messages, tuple(flat))
+    return report

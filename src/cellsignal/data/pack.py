@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,20 +27,14 @@ import pandas as pd
 
 from cellsignal import __version__
 from cellsignal.common.errors import ImageError, InputError
-from cellsignal.common.files import digest, refuse_unwritable, write_json, write_text
+from cellsignal.common.files import digest, refuse_unwritable, write_json
 from cellsignal.common.stopping import Stop
 from cellsignal.competitions.base import Competition
 from cellsignal.data import renewal
 from cellsignal.data import store_files as stored
 from cellsignal.data.codec import Layout, layout_of
-from cellsignal.data.filling import (
-    ADVICE,
-    Making,
-    PackReport,
-    finish_rows,
-    is_whole,
-    read_entries,
-)
+from cellsignal.data.filling import ADVICE, Making, finish_rows, is_whole, read_entries
+from cellsignal.data.pack_report import PackReport
 from cellsignal.data.renewal import Stamp, stamp_nothing, stamp_source
 from cellsignal.data.sites import Read, read_site
 
@@ -93,6 +87,7 @@ def prepare(
             "reading": competition.reading,
             "calibration": competition.calibration.hashes if competition.calibration else {},
         },
+        left_out=competition.left_out(root),
     )
 
 
@@ -110,22 +105,24 @@ def pack(
     codec: Literal["auto", "zstd", "raw"] = "auto",
     stamp: Stamp = stamp_nothing,
     made_from: dict[str, Any] | None = None,
+    left_out: Sequence[tuple[str, str]] = (),
 ) -> PackReport:
     """Pack samples into a store, resume an unfinished one, or bring a complete one up to date.
 
-    Sites skipped earlier are tried again. Where packed sites are no longer as their sources say, a
-    new store is made in the old one's folder and takes its place when it is whole (see `renewal`).
+    Sites skipped earlier are tried again. Where packed sites are out of date a new store is made
+    in the old one's folder and takes its place when it is whole (see `renewal`).
 
     Args:
         read: from a sample's files to (C, H, W) uint8; must pickle where workers > 0.
         out: absent, empty, or a store of the same source, channels, size and codec; or a link.
         size: resize to size x size pixels (area average, bilinear up); None keeps the size.
-        bad_site: a site that cannot be read is left out and listed, or ends the packing.
+        bad_site: a site that cannot be read is left out, or ends the packing.
         source: what the samples come from; must equal the store's, but for `classes`.
         shape: (height, width) of the images; None takes that of the first readable one.
         codec: "auto" is raw up to 256 x 256 pixels, zstd above (see `codec`).
         stamp: from a sample's files and plate to the state of its source (see `renewal`).
-        made_from: what else decides the pixels, by name; the stamps must change with it.
+        made_from: what else decides the pixels, by name; stamps must change with it.
+        left_out: (reason, name) of what is in no sample; listed with the skipped sites.
 
     Raises:
         ImageError: a bad site, with bad_site="refuse"; what is packed is kept.
@@ -138,12 +135,12 @@ def pack(
     samples = stored.parse_samples(text, "samples to pack")
     if samples.empty:
         raise InputError(f"{out}: there are no samples to pack")
-    if size is not None:
-        shape = (size, size)
+    shape = shape if size is None else (size, size)
     shape = shape or _stored_shape(out) or _first_shape(samples, read, bad_site)
     layout = layout_of(codec, (len(channels), *shape))
     info = _describe(source, channels, layout, size, len(samples), text, made_from or {})
-    return _pack_locked(out, Making(info, layout, text, samples, read, stamp, bad_site, workers))
+    making = Making(info, layout, text, samples, read, stamp, bad_site, workers, left_out)
+    return _pack_locked(out, making)
 
 
 def _describe(
@@ -271,7 +268,7 @@ def _create(out: Path, making: Making) -> None:
     """
     write_json(out / stored.INFO, making.info)
     stored.create_arrays(out, making.info["n"], making.layout)
-    write_text(out / stored.SAMPLES, making.text)
+    stored.write_samples(out, making.text)
 
 
 def _match(out: Path, previous: dict, info: dict) -> None:

@@ -19,12 +19,13 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import changed_inputs, digest, write_json, write_text
+from cellsignal.common.files import changed_inputs, digest, write_json
 from cellsignal.competitions.base import Competition
 from cellsignal.data import store_files as stored
 from cellsignal.data.codec import layout_of
-from cellsignal.data.filling import ADVICE, PackReport, complete, read_entries
+from cellsignal.data.filling import ADVICE, complete, read_entries
 from cellsignal.data.pack import prepare
+from cellsignal.data.pack_report import PackReport, report_entries, skipped_entries
 from cellsignal.data.store_files import Entry
 
 log = logging.getLogger(__name__)
@@ -121,9 +122,7 @@ def prepare_part(
         if entries is None or any(e["status"] == stored.PACKED for e in entries.values()):
             raise
         # a plate of which nothing can be read: the other parts make a store all the same
-        ids = mine.sample_id
-        skipped = tuple((ids[row], entry["message"]) for row, entry in sorted(entries.items()))
-        return PackReport(0, skipped, ())
+        return report_entries(entries, mine, ())
 
 
 def merge_parts(
@@ -148,7 +147,7 @@ def merge_parts(
         info, entries = _gather(out, samples, text, total)
         staging = parts_folder(out) / MERGED
         _link_all(staging, out, samples, text, info, entries, total)
-        complete(staging, info, entries, samples)
+        complete(staging, info, text, entries, samples)
         if out.exists():
             out.rmdir()
         staging.rename(out)
@@ -169,10 +168,7 @@ def _entries(folder: Path, n: int) -> dict[int, Entry] | None:
     entries = read_entries(folder, info)
     if info["complete"]:
         rows = {name: row for row, name in enumerate(stored.read_samples(folder, info).sample_id)}
-        for item in info.get("skipped", ()):
-            row = rows[item["sample_id"]]
-            message = item["message"]
-            entries[row] = {"row": row, "status": stored.SKIPPED, "message": message}
+        entries |= skipped_entries(folder, info, rows)
     return entries if len(entries) == n else None
 
 
@@ -205,7 +201,12 @@ def _gather(
             f"{parts_folder(out)}: {len(unfinished)} of {total} parts are not packed ({shown}); "
             f"run `cellsignal prepare CONFIG --part K/{total}` for each"
         )
-    more = {"n": len(samples), "samples_sha256": digest(text), "complete": False}
+    more = {
+        "format": stored.FORMAT,
+        "n": len(samples),
+        "samples_sha256": digest(text),
+        "complete": False,
+    }
     return {**common, **more}, gathered
 
 
@@ -229,7 +230,7 @@ def _link_all(
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         stored.create_arrays(staging, len(samples), layout)
-        write_text(staging / stored.SAMPLES, text)
+        stored.write_samples(staging, text)
     write_json(begun, info)  # also where it was complete, and killed before its renaming
     for number in range(1, total + 1):
         part = Part(number, total)

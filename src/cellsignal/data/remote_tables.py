@@ -24,6 +24,8 @@ from cellsignal.data.store_files import (
     ARRAYS,
     IMAGES,
     INFO,
+    LEFT_OUT,
+    OLD_SAMPLES,
     SAMPLES,
     read_arrays,
     read_info,
@@ -107,7 +109,9 @@ def _read(folder: Path, info: dict[str, Any]) -> tuple[dict[str, np.ndarray], pd
 
 def _fetch(transfer: Transfer, folder: Path) -> None:
     """Fetch the files of a store but its images and `store.json`; zarr leaves out zero chunks."""
-    for name in (SAMPLES, "zarr.json", f"{IMAGES}/zarr.json"):
+    format_2 = read_info(folder)["format"] == 2
+    tables = (OLD_SAMPLES,) if format_2 else (SAMPLES, LEFT_OUT)
+    for name in (*tables, "zarr.json", f"{IMAGES}/zarr.json"):
         try:
             _save(transfer, name, folder)
         except FileNotFoundError:

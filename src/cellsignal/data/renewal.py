@@ -35,7 +35,8 @@ from cellsignal.data.store_files import Entry
 PACKING = 1  # raise it when a site's files become other pixels by `sites`: resizing, for example
 UNKNOWN = 0  # a source file is not there, or the store is older than stamps
 # what a new store's folder holds, in the order in which it takes the old one's place
-PIECES = ("zarr.json", stored.IMAGES, *stored.ARRAYS, "stamp", stored.SAMPLES, stored.INFO)
+ARRAY_PIECES = ("zarr.json", stored.IMAGES, *stored.ARRAYS, "stamp")
+PIECES = (*ARRAY_PIECES, stored.SAMPLES, stored.LEFT_OUT, stored.INFO)
 Stamp = Callable[[tuple[str, ...], str], int]  # of a sample's files and plate
 log = logging.getLogger(__name__)
 
@@ -279,9 +280,13 @@ def finish(out: Path) -> None:
     if old["complete"]:
         write_json(out / stored.INFO, {**old, "complete": False})
     (out / stored.JOURNAL).unlink(missing_ok=True)
-    for name in PIECES:
+    for name in (stored.OLD_SAMPLES, *PIECES):
         if not (following / name).exists():
-            continue  # moved before a kill
+            continue  # moved before a kill, or of another format
+        if name == stored.SAMPLES:
+            (out / stored.OLD_SAMPLES).unlink(missing_ok=True)
+        if name == stored.LEFT_OUT:
+            (out / stored.OLD_LEFT_OUT).unlink(missing_ok=True)
         if (out / name).is_dir():
             shutil.rmtree(out / name)
         os.replace(following / name, out / name)

@@ -29,6 +29,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.places import Place, RemoteFolder, as_place
 from cellsignal.data.codec import Layout, layout_of
 from cellsignal.data.frames import read_file
+from cellsignal.data.pack_report import skipped_samples
 from cellsignal.data.remote import RemoteSites
 from cellsignal.data.remote_tables import fetch_tables, read_remote_info
 from cellsignal.data.store_files import (
@@ -183,7 +184,7 @@ class Store:
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
         """(sample_id, why) of the sites that could not be packed."""
-        return tuple((item["sample_id"], item["message"]) for item in self.info["skipped"])
+        return skipped_samples(info_file(self.path).parent, self.info)
 
     @property
     def images(self) -> zarr.Array:

@@ -8,13 +8,17 @@ Every site of a data set is decoded once, into one folder that any zarr v3 reade
     checksum    (N,) uint32, crc32 of the raw pixels
     status      (N,) uint8: 0 pending, 1 packed, 2 skipped
     stamp       (N,) uint64: state of a packed row's source files; absent in older stores
-    samples.csv the samples table, row by row as in the arrays (`files` as a JSON list)
-    store.json  what it was made from, what was skipped and why, and whether it is complete
+    samples.csv.gz  the samples table, row by row as in the arrays (`files` as a JSON list)
+    left_out.csv.gz what is not in the store, and why (see `pack_report`)
+    store.json  what it was made from, how much was left out by reason, and whether it is complete
     journal     only while packing: one line for each finished row
     calibration/ what a competition has measured of whole plates (`Competition.calibrate`)
     .next/      only while a complete store is being renewed
+
+Format 2, which is still read, had the table as `samples.csv` and the list in `store.json`.
 """
 
+import gzip
 import io
 import json
 import os
@@ -28,13 +32,16 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import digest
+from cellsignal.common.files import atomic_path, digest
 from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
 from cellsignal.data.codec import Layout, RowDelta, encode, layout_of
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)  # formats
 PENDING, PACKED, SKIPPED = 0, 1, 2
-IMAGES, SAMPLES, INFO, JOURNAL = "images", "samples.csv", "store.json", "journal"
+IMAGES, SAMPLES, INFO, JOURNAL = "images", "samples.csv.gz", "store.json", "journal"
+LEFT_OUT = "left_out.csv.gz"
+OLD_SAMPLES, OLD_LEFT_OUT = "samples.csv", "left_out.csv"  # of format 2
 CALIBRATION, NEXT = "calibration", ".next"
 ARRAYS = ("mean", "sd", "checksum", "status")
 _INFO_KEYS = {
@@ -135,13 +142,28 @@ def read_info(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: there is no store; make it with `cellsignal prepare`") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as a store's description ({error})") from None
-    if isinstance(info, dict) and info.get("format", FORMAT) != FORMAT:
+    if isinstance(info, dict) and info.get("format", FORMAT) not in READABLE:
         raise InputError(
-            f"{file}: store format {info['format']}, this version reads {FORMAT}; pack it anew"
+            f"{file}: store format {info['format']}, this version reads "
+            f"{' and '.join(map(str, READABLE))}; pack it anew"
         )
     if not isinstance(info, dict) or {"format", *_INFO_KEYS} - set(info):
         raise InputError(f"{file}: is not the description of a cellsignal store")
     return info
+
+
+def write_gzip(path: Path | str, text: str) -> None:
+    """Write `text` to `path` atomically, as compressed UTF-8; equal texts are equal bytes."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode("utf-8"), 6, mtime=0))
+
+
+def read_gzip(path: Path | str) -> str:
+    """Read what `write_gzip` wrote; raise `InputError` if it is damaged or not there."""
+    try:
+        return gzip.decompress(Path(path).read_bytes()).decode("utf-8")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
 
 
 def samples_text(samples: pd.DataFrame) -> str:
@@ -174,13 +196,23 @@ def parse_samples(text: str, source: Path | str) -> pd.DataFrame:
     return check_samples(frame, source)
 
 
+def write_samples(path: Path, text: str) -> None:
+    """Write the store's samples table, unless it lies there already."""
+    if not (path / SAMPLES).exists():
+        write_gzip(path / SAMPLES, text)
+
+
 def read_samples(path: Path, info: dict[str, Any]) -> pd.DataFrame:
     """Read the store's whole samples table; raise if its hash differs."""
     file = path / SAMPLES
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from None
+    if file.exists() or not (path / OLD_SAMPLES).exists():
+        text = read_gzip(file)
+    else:
+        file = path / OLD_SAMPLES
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: cannot be read ({error})") from None
     if digest(text) != info["samples_sha256"]:
         raise InputError(
             f"{file}: is not the table this store was packed from (its hash differs); pack it anew"

@@ -21,6 +21,7 @@ BINS = 15  # of equal width
 LEAST, MOST = 0.02, 50.0  # temperatures
 FLOOR = 1e-30  # the probability that merging gives the impossible, too
 FLOOR_DRAWS = 200
+_ROWS = 4096  # whose probabilities are in memory at a time
 
 # (rows, temperature) -> probabilities (n, K)
 Predict = Callable[[np.ndarray, float], np.ndarray]
@@ -70,12 +71,14 @@ def log_loss(probability: np.ndarray, truth: np.ndarray) -> float:
         probability: (N, K).
         truth: (N,) int labels; or (N, K) of 1, 0 and NaN, which is left out.
     """
+    return float(-np.log(np.maximum(_of_truth(probability, truth), FLOOR)).mean())
+
+
+def _of_truth(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the probability of what is true, one number a row or a known class."""
     if truth.ndim == 1:
-        chosen = probability[np.arange(len(truth)), truth]
-    else:
-        known = ~np.isnan(truth)
-        chosen = np.where(truth == 1, probability, 1 - probability)[known]
-    return float(-np.log(np.maximum(chosen, FLOOR)).mean())
+        return probability[np.arange(len(truth)), truth]
+    return np.where(truth == 1, probability, 1 - probability)[~np.isnan(truth)]
 
 
 def claims(probability: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +128,11 @@ def fit_temperature(predict: Predict, truth: np.ndarray, rows: np.ndarray) -> fl
         raise InputError("temperature: no out-of-fold prediction with a known label to fit it on")
 
     def penalized(log_temperature: float) -> float:
-        loss = log_loss(predict(rows, math.exp(log_temperature)), truth[rows])
+        stated = [
+            _of_truth(predict(part, math.exp(log_temperature)), truth[part])
+            for part in np.split(rows, range(_ROWS, len(rows), _ROWS))
+        ]
+        loss = float(-np.log(np.maximum(np.concatenate(stated), FLOOR)).mean())
         return loss + log_temperature**2 / (2 * len(rows))
 
     bounds = (math.log(LEAST), math.log(MOST))
@@ -177,9 +184,13 @@ def cross_fit(
     for fitted_rows, tested in (halves, halves[::-1]):
         fitted = fit(fitted_rows)
         temperatures.append(fitted.temperatures)
-        probabilities = [as_predicted(tested), fitted.predict(tested)]
-        losses.append([log_loss(values, truth[tested]) for values in probabilities])
-        pairs = [claims(values, truth[tested]) for values in probabilities]
+        loss, pairs = [], []
+        for predict in (as_predicted, fitted.predict):  # one after the other: both would be large
+            values = predict(tested)
+            loss.append(log_loss(values, truth[tested]))
+            pairs.append(claims(values, truth[tested]))
+            del values
+        losses.append(loss)
         errors.append([calibration_error(*pair) for pair in pairs])
         stated.append(pairs[1][0])
         right.append(pairs[1][1])
@@ -210,9 +221,13 @@ def temperatures_text(temperatures: tuple[float, ...]) -> str:
 
 def sharpened(probability: np.ndarray, temperature: float) -> np.ndarray:
     """Divide the logs of (N, K) probabilities by a temperature; rows sum to 1 again."""
-    values = np.log(np.maximum(probability, FLOOR)) / temperature
-    values = np.exp(values - values.max(axis=1, keepdims=True))
-    return values / values.sum(axis=1, keepdims=True)
+    sharp = np.empty_like(probability)
+    for start in range(0, len(probability), _ROWS):
+        part = slice(start, start + _ROWS)
+        values = np.log(np.maximum(probability[part], FLOOR)) / temperature
+        values = np.exp(values - values.max(axis=1, keepdims=True))
+        sharp[part] = values / values.sum(axis=1, keepdims=True)
+    return sharp
 
 
 def reliability_text(result: Reliability, unit: str, what: str) -> str:

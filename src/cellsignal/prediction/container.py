@@ -22,6 +22,9 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path, open_arrays
 
 HALF_LIMIT = 256.0  # logits of this size or more are kept as float32
+_ROWS = 4096  # looked at at a time
+_SKIPPED = 2**20  # bytes
+_HALF_EXPONENT = np.uint16(0x7C00)
 IDS = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "part")
 
 
@@ -65,6 +68,37 @@ class Predictions:
             )
         refuse_non_finite(values, self.ids["sample_id"], f"{self.path}: view {view!r}")
         return values
+
+    def logits_of(self, view: str, rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
+        """Read one view from the file, `chunk` of the rows at a time, and no more at once.
+
+        Args:
+            rows: (n,) int, ascending.
+
+        Yields:
+            (m, K) float16 or float32, m = chunk but for the last.
+
+        Raises:
+            InputError: as `logits`.
+        """
+        expected = (len(self.ids["sample_id"]), len(self.classes))
+        with open_checked(self.path) as archive, archive.zip.open(f"view.{view}.npy") as file:
+            shape, fortran, dtype = _read_header(file)
+            if shape != expected or fortran:  # the first is refused, the second read whole
+                values = self.logits(view)
+                yield from (values[rows[i : i + chunk]] for i in range(0, len(rows), chunk))
+                return
+            width, place = dtype.itemsize * expected[1], 0
+            for start in range(0, len(rows), chunk):
+                wanted = rows[start : start + chunk]
+                _skip(file, (wanted[0] - place) * width)
+                place = wanted[-1] + 1
+                data = file.read((place - wanted[0]) * width)
+                values = np.frombuffer(data, dtype).reshape(-1, expected[1])[wanted - wanted[0]]
+                if not _finite_rows(values).all():
+                    self.logits(view)  # names the first, and how many there are
+                yield values
+            _skip(file, (expected[0] - place) * width)  # to the end, where the checksum is
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -132,14 +166,40 @@ def refuse_non_finite(values: np.ndarray, sample_ids: np.ndarray, what: str) -> 
     Raises:
         InputError: names the first sample, and how many there are.
     """
-    with np.errstate(over="ignore"):
-        wrong = ~np.isfinite(np.asarray(values).astype(np.float32, copy=False)).all(axis=1)
+    wrong = ~_finite_rows(np.asarray(values))
     if wrong.any():
         first = sample_ids[int(wrong.argmax())]
         raise InputError(
             f"{what}: sample {str(first)!r} has a value that is not a finite number "
             f"({int(wrong.sum())} such samples)"
         )
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of a .npy file: shape, whether columns come first, type."""
+    formats = np.lib.format
+    readers = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
+    return readers[formats.read_magic(file)](file)
+
+
+def _skip(file: Any, size: int) -> None:
+    """Read on in a file, a little at a time."""
+    while size > 0:
+        size -= len(file.read(min(size, _SKIPPED))) or size
+
+
+def _finite_rows(values: np.ndarray) -> np.ndarray:
+    """Return for each row of (N, D) whether all of it is finite, as float32; without a copy."""
+    finite = np.empty(len(values), bool)
+    for start in range(0, len(values), _ROWS):
+        rows = values[start : start + _ROWS]
+        if rows.dtype == np.float16:  # all bits of the exponent: infinite or not a number
+            good = np.bitwise_and(rows.view(np.uint16), _HALF_EXPONENT) != _HALF_EXPONENT
+        else:
+            with np.errstate(over="ignore"):
+                good = np.isfinite(rows.astype(np.float32, copy=False))
+        finite[start : start + _ROWS] = good.all(axis=1)
+    return finite
 
 
 @contextmanager
@@ -158,10 +218,16 @@ def read_about(path: Path | str) -> dict[str, Any]:
     """Read the facts of a predictions file without its arrays.
 
     Raises:
-        InputError: damaged, or not a predictions file.
+        InputError: no such file, damaged, or not a predictions file.
     """
+    _refuse_missing(path)
     with open_checked(path) as archive:
         return json.loads(str(archive["about"]))
+
+
+def _refuse_missing(path: Path | str) -> None:
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such predictions file")
 
 
 def read_parts(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
@@ -187,8 +253,7 @@ def load_predictions(path: Path | str) -> Predictions:
         InputError: no such file, damaged, or not a predictions file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such predictions file")
+    _refuse_missing(path)
     with open_checked(path) as archive:
         damaged = archive.zip.testzip()
         if damaged:

@@ -261,10 +261,10 @@ def merge_runs(entry: Entry) -> Runs:
     members = {run: entry.final(run) for run in entry.runs}
     if len(members) > 1:
         members[f"all {len(members)} merged"] = entry.final()
-    return {
-        run: {
-            "target": entry.merge(final, "oof", pool="target"),
-            "well": entry.merge(final, "oof", pool="well"),
-        }
-        for run, final in members.items()
-    }
+    merged: Runs = {}
+    for run, final in members.items():
+        targets = entry.merge(final, "oof", pool="target")
+        alone = len(np.unique(targets.well_id)) == len(targets.well_id)  # a target a well
+        wells = targets if alone else entry.merge(final, "oof", pool="well")
+        merged[run] = {"target": targets, "well": wells}
+    return merged

@@ -20,7 +20,6 @@ from cellsignal.config.strict import Strict
 from cellsignal.data.folds import FoldTable, read_folds
 from cellsignal.data.store import Store, has_store
 from cellsignal.prediction.container import read_about, read_parts
-from cellsignal.training.identity import refuse_other_run
 
 log = logging.getLogger(__name__)
 MADE_FROM = "made_from"  # key of `about`
@@ -142,6 +141,8 @@ def config_predictions(
             f"{folder}: no predictions of this config's folds and stages; run `cellsignal predict` "
             "first"
         )
+    from cellsignal.training.identity import refuse_other_run  # loads torch
+
     for run_folder in dict.fromkeys(path.parent.parent for path in abouts):
         refuse_other_run(run_folder, config)
     _warn_of_missing(config, list(abouts.values()))

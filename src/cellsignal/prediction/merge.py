@@ -65,8 +65,9 @@ def merge(
             weight_sum[np.unique(unit)] += weight
     total /= weight_sum[:, None]
     to_scores = task.scores_of_logits if transform is None else task.scores_of_probabilities
-    scores = to_scores(total)
-    scores = scores[unit_of_target] if pool == "well" else scores
+    for start in range(0, len(total), _CHUNK):  # in place: a second table would be as large
+        total[start : start + _CHUNK] = to_scores(total[start : start + _CHUNK])
+    scores = total[unit_of_target] if pool == "well" else total
     refuse_not_finite(scores, facts["target_id"])
     return Targets(**facts, scores=scores)
 
@@ -147,10 +148,10 @@ def _add_member(
     chosen = chosen or list(member.views[:1])
     share = (share / len(chosen)).astype(np.float32)
     for view in chosen:
-        logits = member.logits(view)
-        for start in range(0, len(rows), _CHUNK):
+        chunks = member.logits_of(view, rows, _CHUNK)
+        for start, logits in zip(range(0, len(rows), _CHUNK), chunks, strict=True):
             part = slice(start, start + _CHUNK)
-            values = logits[rows[part]].astype(np.float32)
+            values = logits.astype(np.float32)
             if transform is not None:
                 values = transform(values)
             present, place = np.unique(unit[part], return_inverse=True)

@@ -10,9 +10,9 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.plates.new_images import NewImages, describe_images, match_channels
-from cellsignal.data.filling import PackReport
 from cellsignal.data.normalization import CONTROL_ROLES
 from cellsignal.data.pack import pack
+from cellsignal.data.pack_report import PackReport
 from cellsignal.data.renewal import stamp_source
 from cellsignal.data.store_files import CALIBRATION
 from cellsignal.prediction.new_jobs import OWN, Request

@@ -36,6 +36,7 @@ ASSIGNED = (
     "propagation)"
 )
 SIGMOID = "each class by itself"
+_ROWS = 4096  # turned to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,14 @@ class Calibrator:
             beliefs: of the targets' plates.
             once: each class occurs once on a plate, where the assignment says so.
         """
-        scores, temperature = targets.scores.astype(np.float64), temperatures[0]
+        scores, temperature = targets.scores, temperatures[0]
         if self.kind == "none":
-            return self.entry.competition.task.probabilities(scores / temperature)
+            out = np.empty(scores.shape)
+            for start in range(0, len(out), _ROWS):
+                part = scores[start : start + _ROWS].astype(np.float64)
+                of_part = self.entry.competition.task.probabilities(part / temperature)
+                out[start : start + _ROWS] = of_part
+            return out
         plates = (targets.experiment, targets.plate, self.groups.class_group, beliefs)
         if self.kind == "groups" or not once:
             return group_probabilities(scores, *plates, temperature)
@@ -199,8 +205,10 @@ def calibrate(entry: Entry, targets: Targets, groups: PlateGroups | None) -> Cal
     """
     calibrator = Calibrator(entry, groups)
     temperatures, beliefs = calibrator.fit_all().temperatures, calibrator.beliefs(targets)
+    reliability = calibrator.measure()  # first: its tables and those of the targets are large
+    del calibrator.known
     probability = calibrator.probabilities(targets, temperatures, beliefs)
-    return Calibrated(probability, temperatures, calibrator.meaning, calibrator.measure())
+    return Calibrated(probability, temperatures, calibrator.meaning, reliability)
 
 
 def confidence_table(

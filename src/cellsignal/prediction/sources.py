@@ -19,7 +19,7 @@ from cellsignal.evaluation.ladder import Step
 from cellsignal.evaluation.leaderboard import LEADERBOARD
 from cellsignal.evaluation.protocol import protocol_scores, protocol_text, true_labels
 from cellsignal.prediction.blend_file import apply_blend
-from cellsignal.prediction.container import Predictions, load_predictions
+from cellsignal.prediction.container import Predictions, load_predictions, read_about
 from cellsignal.prediction.entry import Entry, open_entry, out_of_fold_text, refuse_without_test
 from cellsignal.prediction.freshness import config_predictions
 from cellsignal.prediction.merge import refuse_not_finite
@@ -71,7 +71,7 @@ def read_sources(
     sources = Sources([], [], {}, _parse_section(section))
     for word in words:
         if Path(word).suffix == ".npz":
-            about = load_predictions(word).about
+            about = read_about(word)
             sources.files.append(Path(word))
             sources.sections.setdefault(about["run"], about.get("submit"))
             continue

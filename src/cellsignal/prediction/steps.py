@@ -1,5 +1,7 @@
 """Score every step from one site of one first-stage model to the whole of an entry."""
 
+from functools import partial
+
 import numpy as np
 
 from cellsignal.competitions.base import PlateGroups
@@ -26,7 +28,7 @@ def ladder(
     stages = _stages_of_first_run(entry, part)
     if not stages:
         return []
-    steps = [_score(entry, name, targets, truth) for name, targets in _merges(entry, part, stages)]
+    steps = [_score(entry, name, merge(), truth) for name, merge in _merges(entry, part, stages)]
     targets = entry.merge(entry.final(), part, pool=entry.how.pool)
     if entry.how.pool == "well":
         steps.append(_score(entry, "+ pooled by well", targets, truth))
@@ -56,23 +58,27 @@ def _stages_of_first_run(entry: Entry, part: Part) -> list[list[Predictions]]:
 
 
 def _merges(entry: Entry, part: Part, stages: list[list[Predictions]]):
-    """Yield each way to merge, from the least to all predictions: its name and the targets."""
+    """Yield each way to merge, from the least to all predictions: its name, and what merges.
+
+    The targets are made when they are needed: two sets at a time would take the memory of both.
+    """
     sites = {site for members in stages for member in members for site in np.unique(member.site)}
     if part == "test":
         stages = [members[:1] for members in stages]
     first, last = stages[0][0], stages[-1]
     if len(sites) > 1 and len(set(first.ids["target_id"])) < len(first.site):
-        targets = entry.merge(stages[0], part, sites=(1,), views=("identity",))
-        yield f"stage {first.about['stage']}, one site", targets
+        options = {"sites": (1,), "views": ("identity",)}
+        name = f"stage {first.about['stage']}, one site"
+        yield name, partial(entry.merge, stages[0], part, **options)
     for members in stages:
         stage = members[0].about["stage"]
-        yield f"stage {stage}", entry.merge(members, part, views=("identity",))
+        yield f"stage {stage}", partial(entry.merge, members, part, views=("identity",))
     if len(last[0].views) > 1:
-        yield f"+ TTA, {len(last[0].views)} views", entry.merge(last, part)
+        yield f"+ TTA, {len(last[0].views)} views", partial(entry.merge, last, part)
     final = with_part(entry.final(), part)
     models = len(final) if part == "test" else len(entry.runs)
     if models > 1:
-        yield f"+ ensemble of {models} models", entry.merge(final, part)
+        yield f"+ ensemble of {models} models", partial(entry.merge, final, part)
 
 
 def _layout_steps(

@@ -136,7 +136,9 @@ def test_a_truncated_image_is_told_of_once(share, tmp_path, caplog, capsys):
     caplog.set_level("INFO")
     assert cellsignal("prepare", "config.yaml", cwd=tmp_path) == 0
     assert caplog.text.count(path.name) == 1
-    assert "left out: 1 sites whose images cannot be used, 0 other files" in caplog.text
-    kept = pd.read_csv(tmp_path / "store/left_out.csv")
+    assert (
+        "left out: 1 sites whose images cannot be used (1 truncated), 0 other files" in caplog.text
+    )
+    kept = pd.read_csv(tmp_path / "store/left_out.csv.gz")
     assert kept.name.to_list() == [problem.sample_id]
-    assert "truncated" in kept.reason[0] and path.name in kept.reason[0]
+    assert "truncated" in kept.reason[0] and path.name in kept.message[0]

@@ -11,6 +11,7 @@ A text label becomes the number at its end, so labels are the same in every rele
 becomes the negative control's label of the integer release: the highest positive control's plus 1.
 """
 
+import functools
 import logging
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.files import sha256
 from cellsignal.common.tables import normalise_wells, parse_integers, read_table, refuse_rows
 from cellsignal.competitions.rxrx1.layouts import KAGGLE, KAGGLE_FILES, SITE_FILE, find_layout
 from cellsignal.competitions.rxrx1.splits import public_experiments
@@ -59,13 +61,22 @@ def read_wells(root: Path | str) -> pd.DataFrame:
         the row.
     """
     layout = find_layout(root)
-    if layout.name == KAGGLE:
-        wells = _read_kaggle(layout.folder)
+    names = KAGGLE_FILES if layout.name == KAGGLE else (SITE_FILE,)
+    paths = [layout.folder / name for name in names]
+    contents = tuple(sha256(path) for path in paths if path.is_file())
+    return _read_wells(layout.name, layout.folder, contents).copy()
+
+
+@functools.lru_cache(maxsize=2)  # a command asks for it several times
+def _read_wells(layout: str, folder: Path, contents: tuple[str, ...]) -> pd.DataFrame:
+    """Read the wells as `read_wells` does; `contents` are the hashes of the tables."""
+    if layout == KAGGLE:
+        wells = _read_kaggle(folder)
     else:
-        path = layout.folder / SITE_FILE
+        path = folder / SITE_FILE
         wells = _wells_of_sites(_read_site_file(path), path)
         wells.loc[(wells.split == "test") & (wells.role == "treatment"), "label"] = pd.NA
-    _check_labels(wells, layout.folder)
+    _check_labels(wells, folder)
     return wells.astype({"role": object, "split": object})
 
 

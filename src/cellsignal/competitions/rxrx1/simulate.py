@@ -113,7 +113,14 @@ def simulate_rxrx1(
     plates = [wells for _, wells in frame.groupby(["split", "experiment", "plate"], sort=False)]
     draw = partial(_draw_plate, root=out, seed=seed, sizes=sizes, relations=relations)
     run_jobs(draw, plates, len(frame) * sites, workers)
-    _write_tables(frame, out, answers_path(out), relations)
+    write_tables(frame, out, answers_path(out))
+    _write_relations(relations, out)
+
+
+def _write_relations(relations: _Relations, out: Path) -> None:
+    """Write the planted relations, if there are any."""
+    if relations.complexes:
+        write_csv(relations_path(out), relations.pairs())
 
 
 def relations_path(root: Path) -> Path:
@@ -210,9 +217,8 @@ def _draw_plate(
     return len(sites)
 
 
-def _write_tables(frame: pd.DataFrame, out: Path, answers: Path, relations: _Relations) -> None:
-    if relations.complexes:
-        write_csv(relations_path(out), relations.pairs())
+def write_tables(frame: pd.DataFrame, out: Path, answers: Path) -> None:
+    """Write Kaggle's tables of the wells of `plate_maps`, and the answers."""
     columns = ["id_code", "experiment", "plate", "well"]
     treated = frame.well_type == "treatment"
     train, test = frame.split == "train", frame.split == "test"
