@@ -190,3 +190,76 @@ def test_what_cannot_be_averaged_is_one_line(tmp_path, plates, capsys, words, me
     write(make_config(plates, tmp_path / "runs", two_stages(), name="wide", model=model), tmp_path)
     line = error_line(capsys, "runs", "soup", *words, cwd=tmp_path)
     assert message in line and not (tmp_path / "runs" / "x").exists()
+
+
+@pytest.mark.slow
+def test_snapshots_of_two_runs_cannot_be_one_run(kitchen, plates, capsys):
+    other = make_config(plates, kitchen / "runs", two_stages(epochs=2, snapshots=(1, 2)), name="d")
+    train(other)
+    write(other, kitchen)
+    words = ("a.yaml", "d.yaml", "--snapshots", "--separate", "--name", "both")
+    line = error_line(capsys, "runs", "soup", *words, cwd=kitchen)
+    assert "both_e1/seed0: would hold both a/seed0@1 and d/seed0@1" in line
+    assert not list((kitchen / "runs").glob("both*"))
+
+
+@pytest.mark.slow
+def test_snapshots_without_validation_samples_are_made_runs_and_listed_as_finished(
+    tmp_path, plates, capsys
+):
+    stages = [stage("all", epochs=2, snapshots=(1, 2))]
+    folds = {"file": plates / "folds.csv", "use": [], "full": True}
+    config = make_config(plates, tmp_path / "runs", stages, name="f", folds=folds)
+    train(config)
+    write(config, tmp_path)
+    words = ("runs", "soup", "f.yaml", "--snapshots", "--name", "g")
+    assert "no fold has validation samples" in error_line(capsys, *words, cwd=tmp_path)
+    assert cellsignal(*words, "--separate", cwd=tmp_path) == 0
+    assert json.loads((tmp_path / "runs/g_e1/seed0/soup.json").read_text())["validation"] is None
+    capsys.readouterr()
+    assert cellsignal("runs", cwd=tmp_path) == 0
+    states = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:])
+    assert states["g_e1/seed0"] == states["g_e2/seed0"] == "finished"
+    assert cellsignal("predict", "g_e1", cwd=tmp_path) == 0
+
+
+@pytest.mark.slow
+def test_two_soups_at_once_of_one_name_are_one_whole_soup(kitchen, capsys, monkeypatch):
+    """The second is made while the first one writes."""
+    from cellsignal.prediction import soup_run
+
+    words = ("runs", "soup", "a.yaml", "b.yaml", "--name", "race", "--method", "uniform")
+    finish, begun = soup_run.write_json, []
+
+    def interrupted(path, value):
+        if not begun:
+            begun.append(path)
+            assert cellsignal(*words, cwd=kitchen) == 0
+        finish(path, value)
+
+    monkeypatch.setattr(soup_run, "write_json", interrupted)
+    assert cellsignal(*words, cwd=kitchen) == 2
+    assert "race/seed0: exists already" in capsys.readouterr().err
+    assert [path.name for path in (kitchen / "runs/race").iterdir()] == ["seed0"]
+    assert (kitchen / "runs/race/seed0/soup.json").is_file()
+
+
+def test_what_a_killed_process_left_goes(tmp_path):
+    import platform
+
+    from cellsignal.prediction.soup_run import _new_folder
+
+    left = tmp_path / "x" / f".seed0.{platform.node()}-4194300.abc.tmp"
+    (left / "fold0").mkdir(parents=True)
+    with _new_folder(tmp_path / "x" / "seed0") as temporary:
+        (temporary / "file").touch()
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["seed0"]
+    assert (tmp_path / "x" / "seed0" / "file").is_file()
+
+
+def test_other_stages_are_named_without_hashes(tmp_path, plates, capsys):
+    write_configs(tmp_path, plates)
+    write(make_config(plates, tmp_path / "runs", [stage("base")], name="one"), tmp_path)
+    words = ("runs", "soup", "a.yaml", "one.yaml", "--name", "x")
+    line = error_line(capsys, *words, cwd=tmp_path)
+    assert "stages" in line and len(line) < 400, line

@@ -41,10 +41,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mine = f".{path.name}.{platform.node()}-"
-        _remove_orphans(path.parent, mine)
         handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f"{mine}{os.getpid()}.", suffix=".tmp"
+            dir=path.parent, prefix=temporary_prefix(path), suffix=".tmp"
         )
         os.close(handle)
         temporary = Path(name)
@@ -93,12 +91,20 @@ def open_arrays(path: Path | str) -> Iterator["np.lib.npyio.NpzFile"]:
             yield archive
 
 
-def _remove_orphans(folder: Path, prefix: str) -> None:
-    """Remove temporary files `<prefix><process>.*.tmp` whose process has ended."""
-    for file in folder.glob(f"{glob.escape(prefix)}*.tmp"):
-        process = file.name.removeprefix(prefix).partition(".")[0]
+def temporary_prefix(path: Path) -> str:
+    """Return how names of this process's temporary files for a path begin; orphans are removed.
+
+    Orphans are those of processes of this machine that have ended.
+    """
+    prefix = f".{path.name}.{platform.node()}-"
+    for orphan in path.parent.glob(f"{glob.escape(prefix)}*.tmp"):
+        process = orphan.name.removeprefix(prefix).partition(".")[0]
         if process.isdigit() and not _lives(int(process)):
-            file.unlink(missing_ok=True)
+            if orphan.is_dir():
+                shutil.rmtree(orphan, ignore_errors=True)
+            else:
+                orphan.unlink(missing_ok=True)
+    return f"{prefix}{os.getpid()}."
 
 
 def _lives(process: int) -> bool:

@@ -70,10 +70,11 @@ class Kitchen:
         self.members = list(members)
         self.jobs = members[0].last_jobs
         self.logits: dict[Chosen, np.ndarray] = {}
-        if not any(len(job.scored) for job in self.jobs):
-            raise InputError(
-                f"{members[0].title}: no fold has validation samples to check a soup on"
-            )
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether some fold has samples to score a soup on."""
+        return any(len(job.scored) for job in self.jobs)
 
     @cached_property
     def samples(self):

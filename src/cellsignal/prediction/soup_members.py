@@ -128,7 +128,7 @@ def check_alike(members: Sequence[Member]) -> None:
     """
     first = members[0]
     for other in members[1:]:
-        different = config_differences(_facts(first), _facts(other))
+        different = _differences(first, other)
         if different:
             raise InputError(
                 f"{other.title}: its weights cannot be averaged with those of {first.title} "
@@ -136,18 +136,42 @@ def check_alike(members: Sequence[Member]) -> None:
             )
 
 
-def _facts(member: Member) -> dict[str, Any]:
-    tree = member.config.model_dump(mode="json")
-    facts = {name: tree[name] for name in _SAME}
-    facts["data"] = {name: tree["data"][name] for name in _SAME_DATA}
-    facts["stages"] = [(stage.name, stage.per, stage.target) for stage in member.config.stages]
-    for job in member.last_jobs:
-        facts[f"{job.title.split(' ', 2)[2]}"] = {
-            "classes": digest(list(job.classes)),
-            "outputs": job.outputs,
-            "held_out": digest(job.held_out),
+def _differences(first: Member, other: Member) -> list[str]:
+    """Say in what two members differ; the later facts only where the earlier ones agree."""
+    trees = [member.config.model_dump(mode="json") for member in (first, other)]
+    settings = [
+        {name: tree[name] for name in _SAME}
+        | {"data": {name: tree["data"][name] for name in _SAME_DATA}}
+        | {
+            "stages": [
+                {name: stage[name] for name in ("name", "per", "target")}
+                for stage in tree["stages"]
+            ]
         }
-    return facts
+        for tree in trees
+    ]
+    if different := config_differences(*settings):
+        return different
+    jobs = [{_place(job): job for job in member.last_jobs} for member in (first, other)]
+    alone = sorted(jobs[0].keys() ^ jobs[1].keys())
+    if alone:
+        return [f"{(first if alone[0] in jobs[0] else other).title} alone has {alone[0]}"]
+    facts = {
+        "classes": lambda job: job.classes,
+        "number of outputs": lambda job: job.outputs,
+        "samples held out": lambda job: job.held_out,
+    }
+    return [
+        f"{place}: other {name}"
+        for place in jobs[0]
+        for name, fact in facts.items()
+        if digest(fact(jobs[0][place])) != digest(fact(jobs[1][place]))
+    ]
+
+
+def _place(job: Job) -> str:
+    """Name a job by its fold and key, without the seed."""
+    return job.title.split(" ", 2)[2]
 
 
 def predicting(state: dict[str, Any]) -> Weights:

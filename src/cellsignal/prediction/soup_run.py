@@ -1,15 +1,23 @@
 """Write a soup as an ordinary run, and tell what it is worth."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import provenance, write_json, write_text
+from cellsignal.common.files import (
+    provenance,
+    refuse_unwritable,
+    temporary_prefix,
+    write_json,
+    write_text,
+)
 from cellsignal.common.tables import aligned
 from cellsignal.config import Config, dump_config
 from cellsignal.metrics.intervals import range_text
@@ -21,6 +29,7 @@ from cellsignal.training.checkpoints import load_checkpoint, save_checkpoint
 Method = Literal["greedy", "uniform"]
 METHODS: tuple[Method, ...] = ("greedy", "uniform")
 RECORD = "soup.json"
+_EXISTS = "exists already; give another --name"
 
 
 def make_soup(
@@ -45,6 +54,8 @@ def make_soup(
     members = find_members(configs, snapshots)
     check_alike(members)
     kitchen = Kitchen(members)
+    if not kitchen.has_validation:
+        raise InputError(f"{members[0].title}: no fold has validation samples to check a soup on")
     apart = kitchen.different_starts()
     if apart is not None:
         barrier = _barrier(kitchen, apart)
@@ -74,10 +85,23 @@ def separate_runs(configs: Sequence[Config], name: str) -> list[Config]:
     members = find_members(configs, snapshots=True)
     kitchen = Kitchen(members)
     made = [new_config(member.config, f"{name}_e{member.epoch}") for member in members]
+    _refuse_same_place(members, made)
     for number, config in enumerate(made):
         member = Kitchen([members[number]])
         write_run(member, (0,), config, _record(kitchen, (number,), "snapshot", None, False))
     return made
+
+
+def _refuse_same_place(members: Sequence[Member], made: Sequence[Config]) -> None:
+    """Refuse snapshots of several runs that would be one run."""
+    places: dict[Path, str] = {}
+    for member, config in zip(members, made, strict=True):
+        other = places.setdefault(config.run_folder, member.title)
+        if other != member.title:
+            raise InputError(
+                f"{config.run_folder}: would hold both {other} and {member.title}; give "
+                "--separate one run at a time"
+            )
 
 
 def new_config(config: Config, name: str) -> Config:
@@ -91,7 +115,7 @@ def new_config(config: Config, name: str) -> Config:
     except ValueError:
         raise InputError(f"--name {name!r}: is no name of a run") from None
     if made.run_folder.exists():
-        raise InputError(f"{made.run_folder}: exists already; give another --name")
+        raise InputError(f"{made.run_folder}: {_EXISTS}")
     return made
 
 
@@ -140,7 +164,7 @@ def _record(
         members=[member.title for member in members],
         offered=[member.title for member in kitchen.members],
         different_starts=apart,
-        validation=kitchen.score(chosen),
+        validation=kitchen.score(chosen) if kitchen.has_validation else None,
         nested=None if nested is None else vars(nested),
         torch=torch.__version__,
     )
@@ -151,11 +175,8 @@ def write_run(kitchen: Kitchen, chosen: Chosen, config: Config, record: dict[str
 
     The stages before the last are the first member's.
     """
-    folder = config.run_folder
-    temporary = folder.with_name(f".{folder.name}.soup.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     first = kitchen.members[0]
-    try:
+    with _new_folder(config.run_folder) as temporary:
         for job in first.jobs:
             target = temporary / job.folder.relative_to(first.config.run_folder)
             if job in first.last_jobs:
@@ -166,9 +187,32 @@ def write_run(kitchen: Kitchen, chosen: Chosen, config: Config, record: dict[str
         write_text(temporary / "config.yaml", dump_config(config))
         write_json(temporary / RECORD, record)
         write_json(temporary / "provenance.json", record)
-        os.replace(temporary, folder)
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder of this process alone, which is renamed when the block ends.
+
+    Raises:
+        InputError: the place cannot be written, or another process made the folder meanwhile.
+    """
+    temporary = None
+    try:
+        with refuse_unwritable(folder, "give another --runs"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            prefix = temporary_prefix(folder)
+            temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=prefix, suffix=".tmp"))
+            temporary.chmod(folder.parent.stat().st_mode & 0o777)
+        yield temporary
+        try:
+            os.rename(temporary, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+            raise InputError(f"{folder}: {_EXISTS}") from None
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
         if folder.parent.is_dir() and not any(folder.parent.iterdir()):
             folder.parent.rmdir()
 

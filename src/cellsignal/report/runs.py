@@ -24,6 +24,7 @@ from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.freshness import config_predictions
 from cellsignal.prediction.merge import merge
 
+SOUP = "soup.json"  # of `runs soup`, which writes a run whole
 EMPTY, RUNNING, FINISHED = "empty", "running", "finished"
 
 
@@ -91,6 +92,8 @@ def run_state(config: Config, folder: Path) -> str:
     if is_worked_in(folder):
         return RUNNING
     jobs = _expected_jobs(config, folder)
+    if (folder / SOUP).is_file():
+        return FINISHED  # its checkpoints were averaged, and no epoch was logged
     if not any((job / "log.csv").is_file() for job, _ in jobs):
         return EMPTY
     for job, epochs in jobs:
