@@ -208,3 +208,13 @@ def test_least_confidence_is_a_z_and_no_longer_nats(section, value, accepted):
         ):
             section(least_confidence=value)
     assert section().least_confidence == 3.0
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [("", "empty"), ("- a", "a list"), ("word", "text"), ("3", "the value 3")]
+)
+def test_what_is_no_mapping_is_named_in_plain_words(tmp_path, content, kind):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError, match=f"a config is a mapping of keys, this is {kind}$"):
+        load_config(path)

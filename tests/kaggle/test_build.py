@@ -166,7 +166,7 @@ def test_a_job_that_no_kernel_could_do_is_refused(job, changed, message):
             "{name: a, config: c.yaml, root: r, max_hours: 0}",
             "max_hours: Input should be greater than 0",
         ),
-        ("[1]", "a job is a mapping of keys, this is list"),
+        ("[1]", "a job is a mapping of keys, this is a list"),
         ("{", "not valid YAML, line 1"),
     ],
 )

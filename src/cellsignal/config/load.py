@@ -96,7 +96,9 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         problem = getattr(error, "problem", error)
         raise InputError(f"{path}: not valid YAML{line}: {problem}") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: {what} is a mapping of keys, this is {type(tree).__name__}")
+        kinds = {type(None): "empty", list: "a list", str: "text"}
+        kind = kinds.get(type(tree), f"the value {tree}")
+        raise InputError(f"{path}: {what} is a mapping of keys, this is {kind}")
     return tree
 
 

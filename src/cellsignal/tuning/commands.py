@@ -90,7 +90,7 @@ def _run(search: "Search", config: "Config", table: Path, arguments: argparse.Na
 
 
 def _next_search(arguments: argparse.Namespace) -> str:
-    """Return the command that goes on with twice the trials."""
+    """Return the command that goes on with twice the trials and the hours."""
     words = ["cellsignal", "tune", arguments.config, "--space", str(arguments.space)]
     words += [word for change in arguments.set for word in ("--set", change)]
     defaults = {
@@ -100,12 +100,16 @@ def _next_search(arguments: argparse.Namespace) -> str:
         "seeds": None,
         "seed": 0,
         "halving": HALVING,
+        "processes": 1,
+        "confirm_seeds": 3,
     }
     for name, default in defaults.items():
         value = getattr(arguments, name)
         if value != default:
             values = value if isinstance(value, list) else [value]
             words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    if arguments.hours is not None:
+        words += ["--hours", f"{2 * arguments.hours:g}"]
     return shlex.join([*words, "--trials", str(2 * arguments.trials)])
 
 

@@ -22,7 +22,7 @@ def measure_gain(pairs: Sequence[tuple[Config, Config]]) -> tuple[Paired, list[f
     Raises:
         InputError: a run has no predictions, or the two were predicted against different labels.
     """
-    runs = [(read_out_of_fold([base]), read_out_of_fold([winner])) for base, winner in pairs]
+    runs = [(read_run(base), read_run(winner)) for base, winner in pairs]
     ids = runs[0][0].targets.target_id
     for pair in runs:
         for run in pair:
@@ -45,6 +45,20 @@ def measure_gain(pairs: Sequence[tuple[Config, Config]]) -> tuple[Paired, list[f
     every = np.arange(len(ids))
     by_seed = [_score(winner, every) - _score(base, every) for base, winner in kept]
     return paired, by_seed, first.group
+
+
+def read_run(config: Config) -> OutOfFold:
+    """Read the out-of-fold predictions of a run of a search.
+
+    Raises:
+        InputError: the run was deleted since, or has no predictions.
+    """
+    if not config.run_folder.is_dir():
+        raise InputError(
+            f"{config.run_folder}: this run of the search is gone, and its trial is finished; put "
+            "it back, or move the search and its other runs away to start anew"
+        )
+    return read_out_of_fold([config])
 
 
 def _have_same_truth(run: OutOfFold, other: OutOfFold) -> bool:

@@ -14,8 +14,7 @@ from cellsignal.common.tables import aligned
 from cellsignal.config import Config, load_config
 from cellsignal.metrics.intervals import plural, range_text
 from cellsignal.metrics.paired import Paired
-from cellsignal.report.runs import read_out_of_fold
-from cellsignal.tuning.gain import gain_words, measure_gain
+from cellsignal.tuning.gain import gain_words, measure_gain, read_run
 from cellsignal.tuning.journal import FAILED, SECONDS, best_trial, importances
 from cellsignal.tuning.search import BASE, Search
 from cellsignal.tuning.space import set_words, value_at
@@ -75,7 +74,7 @@ def trials_frame(search: Search, study: "Study") -> pd.DataFrame:
     base = search.base.model_dump(mode="json")
     folds = len(search.division.search)
     values = {key: value_at(base, key) for key in search.space}
-    score, low, high = read_out_of_fold([search.base_config()]).score()
+    score, low, high = read_run(search.base_config()).score()
     fixed = {"trial": "base", "run": f"{search.name}_base", "state": "finished", "folds": folds}
     rows = [fixed | {"score": score, "low": low, "high": high, "hours": math.nan} | values]
     for trial in study.get_trials(deepcopy=False):
@@ -90,7 +89,7 @@ def _row(search: Search, trial: "FrozenTrial") -> dict[str, Any]:
     low = high = math.nan
     if state == "complete":
         config = search.trial_config(trial.number, trial.params, search.division.search)
-        _, low, high = read_out_of_fold([config]).score()
+        _, low, high = read_run(config).score()
     return {
         "trial": str(trial.number),
         "run": search.trial_name(trial.number),

@@ -133,7 +133,7 @@ def save_search(search: Search, base: Config, table: Path) -> None:
 
 def load_search(folder: Path) -> Search:
     """Read a search that `save_search` wrote."""
-    tree = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    tree = _read_about(folder)
     tree.pop("table", None)
     space: Space = {
         key: Choices(tuple(part["texts"])) if "texts" in part else Range(**part)
@@ -143,6 +143,25 @@ def load_search(folder: Path) -> Search:
     lists = {name: tuple(parts.pop(name)) for name in ("search", "left_out")}
     tree["runs"] = Path(tree["runs"])
     return Search(space=space, division=Division(**parts, **lists), **tree)
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Read `search.json`.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    path = folder / ABOUT
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise ValueError("is no mapping")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path}: cannot be read ({why}); move {folder} and the trials' runs away to start anew"
+        ) from None
+    return tree
 
 
 def _dump(search: Search) -> dict[str, Any]:
@@ -159,7 +178,7 @@ def _refuse_other_search(folder: Path, about: dict[str, Any], base: Config) -> N
     ]
     if differences:
         raise InputError(f"{folder}: is a search of another config ({differences[0]}); {advice}")
-    before = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    before = _read_about(folder)
     kept = [
         {name: value for name, value in tree.items() if name not in _OF_CALL}
         for tree in (before, about)
