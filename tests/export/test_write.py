@@ -302,3 +302,45 @@ def test_a_file_that_takes_its_own_size_alone_says_so(made, monkeypatch):
     with torch.inference_mode():
         logits = program.module()(images=images)["logits"].numpy()
     assert np.abs(logits - chosen.expected[:3]).max() < 1e-4
+
+
+def test_channels_that_the_model_does_not_see_are_said_and_change_nothing(tmp_path, plates):
+    model = {"backbone": "test_resnet", "channel_wise": "mean"}
+    config = make_config(plates, tmp_path / "runs", [stage(epochs=1)], model=model)
+    train(config)
+    seeing = config.model_copy(
+        update={"predict": config.predict.model_copy(update={"channels": (1, 3)})}
+    )
+    path = export_model(seeing, tmp_path / "out", "torch_export")
+    facts = json.loads(path.with_name(f"{path.name}.json").read_text())
+    names = facts["channels"]
+    assert len(names) == 6 and facts["channels_seen"] == [names[0], names[2]]
+    card = path.with_name("MODEL_CARD.md").read_text()
+    assert f"It looks at {names[0]}, {names[2]} alone" in card
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 6, 24, 24), np.uint8)
+    statistics = {
+        "shift": np.full((2, 6), 100, np.float32),
+        "scale": np.full((2, 6), 50, np.float32),
+    }
+    before = outputs(path, facts, {"images": images, **statistics})[0]
+    hidden, shown = images.copy(), images.copy()
+    hidden[:, [1, 3, 4, 5]] = 0
+    shown[:, 2] = 0
+    assert np.array_equal(before, outputs(path, facts, {"images": hidden, **statistics})[0])
+    assert not np.allclose(before, outputs(path, facts, {"images": shown, **statistics})[0])
+
+
+def test_statistics_of_controls_are_refused_with_options_that_work(tmp_path, plates, capsys):
+    config = make_config(
+        plates,
+        tmp_path / "runs",
+        [stage(epochs=1)],
+        predict={"adapt": "plate", "adapt_wells": "controls"},
+    )
+    train(config)
+    words = ("export", "runs/tiny/seed0/config.yaml", "--out", "out")
+    line = error_line(capsys, *words, cwd=tmp_path)
+    advice = ("--set", "predict.adapt=none", "--set", "predict.adapt_wells=all")
+    assert " ".join(advice) in line
+    assert cellsignal(*words, *advice, cwd=tmp_path) == 0

@@ -263,3 +263,30 @@ def test_other_stages_are_named_without_hashes(tmp_path, plates, capsys):
     words = ("runs", "soup", "a.yaml", "one.yaml", "--name", "x")
     line = error_line(capsys, *words, cwd=tmp_path)
     assert "stages" in line and len(line) < 400, line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "predict"),
+    [
+        ({"backbone": "test_resnet"}, {"adapt": "plate", "adapt_wells": "controls"}),
+        ({"backbone": "test_resnet", "channel_wise": "mean"}, {"channels": (1, 3)}),
+        ({"backbone": "channel_vit_micro_patch8"}, {"channels": (1, 3)}),
+    ],
+)
+def test_a_soup_is_scored_as_it_predicts(tmp_path, plates, model, predict):
+    """Statistics of controls, and channels that are not looked at."""
+    stages = [stage("all", epochs=2, snapshots=(1, 2))]
+    options = {"model": model, "predict": {"tta": 1} | predict}
+    config = make_config(plates, tmp_path / "runs", stages, name="f", **options)
+    train(config)
+    write(config, tmp_path)
+    words = ("f.yaml", "--snapshots", "--method", "uniform", "--name", "g")
+    assert soup(tmp_path, *words) == 0
+    assert cellsignal("predict", "g", cwd=tmp_path) == 0
+    bench = Kitchen(find_members([config], snapshots=True))
+    made = load_predictions(tmp_path / "runs/g/seed0/predictions/fold0_all.npz")
+    rows = {name: row for row, name in enumerate(made.ids["sample_id"])}
+    order = [rows[name] for name in bench.samples.sample_id]
+    wanted = made.logits("identity")[order].astype(float)
+    np.testing.assert_allclose(bench.predict([0, 1]), wanted, atol=0.01)  # kept in half precision

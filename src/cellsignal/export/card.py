@@ -151,6 +151,14 @@ def _training(job: Job, facts: dict[str, Any]) -> str:
     )
 
 
+def _unseen(facts: dict[str, Any]) -> list[str]:
+    """Say which channels the model does not look at (`predict.channels`), if any."""
+    seen, every = facts["channels_seen"], facts["channels"]
+    if len(seen) == len(every):
+        return []
+    return [f"- It looks at {', '.join(seen)} alone; the other channels change nothing"]
+
+
 def _use(chosen: Chosen, facts: dict[str, Any]) -> str:
     height, width = facts["image_size"]
     size = "other sizes are taken, and were not scored" if facts["any_size"] else "no other size"
@@ -163,6 +171,7 @@ def _use(chosen: Chosen, facts: dict[str, Any]) -> str:
     lines = [
         f"- `images`: (batch, {len(facts['channels'])}, height, width) uint8, channels "
         f"{', '.join(facts['channels'])}; trained on {width}x{height} pixels, {size}",
+        *_unseen(facts),
         f"- {how}",
         "- `logits`, `probabilities`: (batch, "
         f"{len(chosen.classes)}) float32; the classes are in the file's metadata and JSON",

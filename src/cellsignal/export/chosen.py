@@ -98,9 +98,11 @@ def open_chosen(job: Job) -> Chosen:
     """
     adapt = job.config.predict.adapt
     if adapt != "none":
+        more = "" if job.config.predict.adapt_wells == "all" else " --set predict.adapt_wells=all"
         raise InputError(
             f"predict.adapt: {adapt} takes BatchNorm statistics of whole {adapt}s, which a model "
-            "of single images cannot; --set predict.adapt=none exports it with those of training"
+            f"of single images cannot; --set predict.adapt=none{more} exports it with those of "
+            "training"
         )
     checkpoint = checkpoint_path(job.config, job)
     state = load_checkpoint(checkpoint)

@@ -149,6 +149,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
     job, inputs = chosen.job, chosen.inputs
     normalization = job.config.normalization
     channels = [job.store.channels[index] for index in job.channels]
+    seen = job.config.predict.channels or range(1, len(channels) + 1)
     return {
         "format": FORMAT,
         "model": model_name(job),
@@ -164,6 +165,7 @@ def describe(chosen: Chosen) -> dict[str, Any]:
             for name in ("logits", "probabilities")
         },
         "channels": channels,
+        "channels_seen": [channels[number - 1] for number in seen],
         "frames": job.competition.frames,
         "image_size": list(map(int, job.store.shape[1:])),
         "center_crop": job.config.predict.center_crop,

@@ -93,8 +93,8 @@ def see_channels(model: nn.Module, numbers: Sequence[int] | None) -> None:
     trunk = getattr(model, "backbone", model)
     if not hasattr(trunk, "see"):
         raise InputError(
-            "predict.channels: this network takes all channels at once; channel_vit_* and "
-            "open_phenom take some of them"
+            "predict.channels: this network takes all channels at once; channel_vit_*, "
+            "open_phenom and channel_wise: mean take some of them"
         )
     try:
         trunk.see([number - 1 for number in numbers])

@@ -271,9 +271,15 @@ def trained_model(job: Job, state: dict[str, Any]) -> nn.Module:
         raise InputError(
             f"{job.folder}/last.pt: training is not finished; run the training command again"
         )
+    model = network_of(job, state)
+    see_channels(model, job.config.predict.channels)
+    return model
+
+
+def network_of(job: Job, state: dict[str, Any]) -> nn.Module:
+    """Return the network of a checkpoint that is known to be the job's; it sees all channels."""
     recipe = Model(**state["config"]["model"])
     shape = (len(job.channels), job.outputs, state["image_size"], len(job.cell_types))
     model = build_model(recipe, *shape, initial_weights=False, names=job.channel_names)
     model.load_state_dict(state["averaged"] or state["model"])
-    see_channels(model, job.config.predict.channels)
     return model.eval().to(this_process().device, memory_format=torch.channels_last)

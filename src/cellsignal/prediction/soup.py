@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cellsignal.common.errors import InputError
-from cellsignal.config.schema import Model
 from cellsignal.data.feed import feed
 from cellsignal.metrics.intervals import Units, jackknife, jackknife_interval
 from cellsignal.metrics.reliability import split_units
-from cellsignal.models.backbones import build_model
+from cellsignal.models.backbones import see_channels
 from cellsignal.models.batch_norm import recompute_statistics
+from cellsignal.prediction.predict import network_of
 from cellsignal.prediction.soup_members import Member, average_weights, predicting
+from cellsignal.training.control_offsets import plan_offsets, unit_offsets
 from cellsignal.training.examples import Examples
 from cellsignal.training.inference import (
     Pixels,
@@ -110,9 +110,7 @@ class Kitchen:
             for number, job in enumerate(self.jobs):
                 if len(job.scored):
                     state = self.cook(number, key)
-                    model, pixels = load_model(job, state), pixels_of(job, state)
-                    reading = plan_reading(job, pixels, job.scored)
-                    parts.append(predict_with(job, model, reading)["identity"])
+                    parts.append(_predict_validation(job, state))
             self.logits[key] = np.concatenate(parts)
             titles = ", ".join(self.members[number].title for number in key)
             log.info("%s: %.4f", titles, self.score_logits(self.logits[key]))
@@ -137,7 +135,7 @@ class Kitchen:
         state = states[0] | {"model": mean, "averaged": None}
         if not same:
             job = self.jobs[number]
-            model = load_model(job, state)
+            model = network_of(job, state)
             if any(isinstance(module, _BatchNorm) for module in model.modules()):
                 batches = _training_batches(job, pixels_of(job, state))
                 with autocast(job.stage.amp, this_process().device):
@@ -191,13 +189,13 @@ class Kitchen:
         return Nested(self.score_logits(soup), self.score_logits(member), *interval, self.unit)
 
 
-def load_model(job: Job, state: dict[str, Any]) -> nn.Module:
-    """Return the network of a soup's checkpoint, on this process's device."""
-    recipe = Model(**state["config"]["model"])
-    shape = (len(job.channels), job.outputs, state["image_size"], len(job.cell_types))
-    model = build_model(recipe, *shape, initial_weights=False)
-    model.load_state_dict(predicting(state))
-    return model.eval().to(this_process().device, memory_format=torch.channels_last)
+def _predict_validation(job: Job, state: dict[str, Any]) -> np.ndarray:
+    """Return (n, K) logits of a job's validation samples, as `predict` would compute them."""
+    model, pixels = network_of(job, state), pixels_of(job, state)
+    see_channels(model, job.config.predict.channels)
+    offsets = unit_offsets(job, model, plan_offsets(job, pixels))
+    reading = plan_reading(job, pixels, job.scored)
+    return predict_with(job, model, reading, offsets=offsets)["identity"]
 
 
 def pixels_of(job: Job, state: dict[str, Any]) -> Pixels:
