@@ -366,3 +366,15 @@ def test_packing_comes_first_and_each_waits_for_the_one_before(packing, programs
 def test_no_number_of_parts_is_refused(tmp_path):
     with pytest.raises(InputError, match="--pack 0: a number of parts from 1"):
         cloud("slurm", CONFIG, "--pack", 0, "--out", tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["my jobs", "."])
+def test_the_next_command_can_be_pasted(folder):
+    """A folder with a space is quoted; a script of the working folder has a slash."""
+    import shlex
+
+    from cellsignal.cloud.commands import _launcher
+
+    words = shlex.split(_launcher(Path(folder)))
+    assert len(words) == 1 and "/" in words[0]
+    assert Path(words[0]) == Path(folder) / "launch.sh"

@@ -1,6 +1,7 @@
 """`cellsignal cloud`: task files for rented and shared machines, and what a recipe costs there."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
@@ -134,7 +135,7 @@ def tasks(arguments: argparse.Namespace) -> str:
         git=arguments.git,
     )
     print("\n".join(map(str, write_tasks(work, machines, arguments.out))))
-    return f"{arguments.out / 'launch.sh'} prepare"
+    return f"{_launcher(arguments.out)} prepare"
 
 
 def slurm(arguments: argparse.Namespace) -> str:
@@ -158,7 +159,13 @@ def slurm(arguments: argparse.Namespace) -> str:
     if arguments.pack is not None:
         paths += write_packing(work, cluster, arguments.pack, arguments.out)
     print("\n".join(map(str, dict.fromkeys(paths))))
-    return str(arguments.out / "launch.sh")
+    return _launcher(arguments.out)
+
+
+def _launcher(folder: Path) -> str:
+    """Return the command that launches what was written: with a slash, or a shell looks in PATH."""
+    path = folder / "launch.sh"
+    return shlex.quote(str(path) if "/" in str(path) else f"./{path}")
 
 
 def torchrun(arguments: argparse.Namespace) -> None:

@@ -145,6 +145,18 @@ def next_command(verb: str, arguments: argparse.Namespace) -> str:
     return shlex.join(words)
 
 
+def refuse_below_one(arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse options that are not a number of 1 or more.
+
+    Raises:
+        InputError: names the option and what was given.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if not 1 <= value < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} {value:g}: give 1 or more")
+
+
 def is_file(word: str) -> bool:
     """Return whether a word names a file rather than a run."""
     return Path(word).suffix in (*YAML, ".npz") or Path(word).is_file()

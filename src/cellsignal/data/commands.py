@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,7 +137,7 @@ def init(arguments: argparse.Namespace) -> str:
     else:
         print(f"\nno picture: {look.problem}")
     print(f"\n{path}\n{found.text}", end="")
-    return f"cellsignal samples plates --root {out}"
+    return shlex.join(["cellsignal", "samples", "plates", "--root", str(out)])
 
 
 def _first_picture(folder: Path) -> Path:
@@ -232,7 +233,7 @@ def verify(arguments: argparse.Namespace) -> str:
         raise InputError(f"{root}: {errors} error{'' if errors == 1 else 's'}, listed above")
     config = _config_reading(root, arguments.competition)
     help_text = get_competition(arguments.competition).config_help
-    return help_text if config is None else f"cellsignal prepare {config}"
+    return help_text if config is None else shlex.join(["cellsignal", "prepare", str(config)])
 
 
 def prepare(arguments: argparse.Namespace) -> str:
@@ -244,10 +245,9 @@ def prepare(arguments: argparse.Namespace) -> str:
         total = arguments.part.split("/")[1]
         return next_command("prepare", arguments) + f" --merge {total}"
     if not config.folds.file.is_file():
-        return (
-            f"cellsignal folds {config.competition} --root {config.data.root} "
-            f"--out {config.folds.file}"
-        )
+        words = ["folds", config.competition, "--root", config.data.root]
+        words += ["--out", config.folds.file]
+        return shlex.join(["cellsignal", *map(str, words)])
     return next_command("train", arguments)
 
 

@@ -1,6 +1,7 @@
 """The commands from a trained run to the leaderboard."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,7 +202,8 @@ def submit(arguments: argparse.Namespace) -> str:
     print(f"{ladder_text(steps)}\n\n{out}" if steps else out)
     answers = answers_path(entry.root.absolute())
     if answers.is_file():
-        return f"cellsignal score {out} --answers {answers} --root {entry.root}"
+        words = ["score", out, "--answers", answers, "--root", entry.root]
+        return shlex.join(["cellsignal", *map(str, words)])
     return f"cellsignal leaderboard {entry.competition.id}"
 
 

@@ -164,7 +164,7 @@ def classify(arguments: argparse.Namespace) -> str | None:
         print(f"picture: {picture}")
     if not any("test" in found for found in parts.values()):
         return next_command("embed", arguments)
-    return f"cellsignal submit {' '.join(map(str, files))}"
+    return shlex.join(["cellsignal", "submit", *map(str, files)])
 
 
 def _classification(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -268,9 +268,8 @@ def rank(arguments: argparse.Namespace) -> str | None:
         print(table)
     if arguments.answers is None:
         return None
-    return (
-        f"cellsignal score {out} --answers {arguments.answers} --competition {config.competition}"
-    )
+    words = ["score", out, "--answers", arguments.answers, "--competition", config.competition]
+    return shlex.join(["cellsignal", *map(str, words)])
 
 
 def answers(arguments: argparse.Namespace) -> str:

@@ -1,6 +1,7 @@
 """`cellsignal qc`: the quality of plates, what stands out, and what leaving it out does."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,7 +61,8 @@ def qc(arguments: argparse.Namespace) -> str | None:
         print(f"\n{_effect(entry, listed)}")
     if arguments.out is None or arguments.list is not None:
         return None
-    return f"cellsignal train CONFIG --set data.exclude={arguments.out / 'exclude.csv'}"
+    change = f"data.exclude={arguments.out / 'exclude.csv'}"
+    return f"cellsignal train CONFIG --set {shlex.quote(change)}"
 
 
 def _measure(arguments: argparse.Namespace) -> "pd.DataFrame":

@@ -1,6 +1,7 @@
 """The commands `report` and `runs`: pages of runs; list, compare, average and delete them."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def explore(arguments: argparse.Namespace) -> str:
             competition, root, config=config, most=arguments.images, out=arguments.out
         )
     )
-    return f"cellsignal verify {competition} --root {root}"
+    return shlex.join(["cellsignal", "verify", competition, "--root", str(root)])
 
 
 def list_runs(arguments: argparse.Namespace) -> str | None:
@@ -83,7 +84,7 @@ def compare(arguments: argparse.Namespace) -> str:
     from cellsignal.report.runs import compare_runs
 
     print(compare_runs(arguments.first, arguments.second))
-    return f"cellsignal submit {arguments.first} {arguments.second}"
+    return shlex.join(["cellsignal", "submit", arguments.first, arguments.second])
 
 
 def delete(arguments: argparse.Namespace) -> str:

@@ -13,6 +13,7 @@ from cellsignal.config.options import (
     config_file_of,
     config_of,
     next_command,
+    refuse_below_one,
 )
 from cellsignal.studies.parsers import add_studies_of_folders
 from cellsignal.studies.profiles.commands import add_profiles_study
@@ -184,6 +185,7 @@ def ablation(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.rxrx1_simulated import Runs, table, train_and_predict
     from cellsignal.studies.rxrx1_variants import wanted_runs
 
+    refuse_below_one(arguments, "processes")
     if arguments.seeds:
         raise InputError("--seeds: the rows of the ablation have seeds of their own")
     wanted, make_table = (final_runs, final_table) if arguments.final else (wanted_runs, table)
@@ -197,6 +199,7 @@ def timelapse(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.mitoreid import Timelapse
     from cellsignal.studies.mitoreid_tables import timelapse_tables
 
+    refuse_below_one(arguments, "processes")
     seeds = arguments.seeds or [0]
     with TemporaryDirectory() as folder:
         path = config_file_of(arguments, Path(folder))

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from cellsignal.config.options import refuse_below_one
+
 
 def add_readers_study(add: Callable) -> None:
     """Add the parser of `cellsignal study readers`."""
@@ -18,6 +20,7 @@ def readers(arguments: argparse.Namespace) -> None:
     from cellsignal.common.files import write_text
     from cellsignal.studies.performance.readers_bench import readers_page
 
+    refuse_below_one(arguments, "rounds")
     text = readers_page(arguments.root, arguments.rounds)
     if arguments.out is not None:
         write_text(arguments.out, text)
@@ -35,4 +38,5 @@ def neighbours(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.performance.neighbours import bench_neighbours
     from cellsignal.studies.performance.speed import machine, table
 
+    refuse_below_one(arguments, "rounds", "seconds")
     print(f"{machine()}.\n\n{table(bench_neighbours(arguments.seconds, arguments.rounds))}")
