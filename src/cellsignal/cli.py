@@ -33,7 +33,6 @@ from cellsignal.report.commands import (
     add_report_commands,
     add_runs_commands,
 )
-from cellsignal.studies.commands import add_study_commands
 from cellsignal.tuning.commands import add_tune_command
 
 BAD_INPUT = 2
@@ -120,10 +119,21 @@ def build_parser() -> argparse.ArgumentParser:
     add_profile_commands(
         add("profiles", None, "embeddings and well profiles: match, retrieve, ...")
     )
-    add_study_commands(add("study", None, "audits, benchmarks and ablations of docs/results"))
+    _add_studies(add)
     add_kaggle_commands(add("kaggle", None, "a config as a chain of Kaggle kernels"))
     add_cloud_commands(add("cloud", None, "task files for other machines, and what they cost"))
     return parser
+
+
+def _add_studies(add: Callable) -> None:
+    """Add `study`, but in a Kaggle kernel: its script has no room for the studies."""
+    try:
+        from cellsignal.studies.commands import add_study_commands
+    except ModuleNotFoundError as error:
+        if error.name != "cellsignal.studies":
+            raise
+        return
+    add_study_commands(add("study", None, "audits, benchmarks and ablations of docs/results"))
 
 
 def _add_run(add: Callable) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -273,6 +274,7 @@ def test_what_travels_is_the_package_its_config_and_fold_table(built):
             *top.glob("competitions/*/*.csv"),
             *top.glob("competitions/*/README.md"),
         ]
+        if "studies" not in path.relative_to(top).parts
     }
     assert set(sources) == expected and sources == {
         name: (top / name).read_bytes() for name in sources
@@ -293,6 +295,28 @@ def test_what_travels_is_the_package_its_config_and_fold_table(built):
         mine.predict,
     )
     assert str(config.data.root) == "the-competition"
+
+
+def test_a_kernel_has_every_verb_but_study(built):
+    """The command line of what travels starts without the studies, which stay at home."""
+    for name, content in members(built / "out" / "tiny-fold1-1").items():
+        (built / "unpacked" / name).parent.mkdir(parents=True, exist_ok=True)
+        (built / "unpacked" / name).write_bytes(content)
+    program = "from cellsignal.cli import build_parser; print(build_parser().format_help())"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        env={**os.environ, "PYTHONPATH": str(built / "unpacked" / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    verbs = re.findall(r"^  (\w+) ", done.stdout, re.M)
+    assert {"train", "predict", "submit", "run"} <= set(verbs) and "study" not in verbs
+
+
+def test_a_script_leaves_room_for_a_larger_package(built):
+    (script_file,) = (built / "out" / "tiny-fold1-1").glob("script.py")
+    assert script_file.stat().st_size < 0.9 * building.LIMIT
 
 
 def test_metadata_names_all_that_is_attached(job, tmp_path, light):

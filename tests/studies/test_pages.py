@@ -19,6 +19,7 @@ PARTS = {
     "rxrx1_variants": "rxrx1_simulated",
     "rxrx1_final": "rxrx1_simulated",
     "gpu_check": "gpu",
+    "memory": "performance",
 }
 
 

@@ -190,13 +190,17 @@ def _portable(job: KernelJob, config: Config) -> str:
 
 
 def package_files() -> dict[str, Path]:
-    """Return the package's own files by name; no cache, no link, nothing hidden or from outside."""
+    """Return the package's own files by name; no cache, no link, nothing hidden or from outside.
+
+    The studies stay at home: no kernel runs one, and they are a fifth of the script.
+    """
     top = Path(cellsignal.__file__).resolve().parent
     files = {}
     for path in sorted({path for pattern in PACKED for path in top.rglob(pattern)}):
         parts = path.relative_to(top).parts
         hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-        if path.is_file() and not path.is_symlink() and not hidden:
+        stays = hidden or parts[0] == "studies"
+        if path.is_file() and not path.is_symlink() and not stays:
             files["/".join(parts)] = path
     return files
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.common.errors import InputError
-from cellsignal.studies.shift import page
+from cellsignal.studies.shift import commands, page
 from cellsignal.studies.shift.page import (
     Results,
     alpha_table,
@@ -114,5 +114,5 @@ def test_wrong_options_are_refused(given, message, tmp_path):
         "finished": True,
     } | given
     with pytest.raises(InputError, match=message):
-        page.shift(argparse.Namespace(**options))
+        commands.shift(argparse.Namespace(**options))
     assert not list(tmp_path.iterdir())
