@@ -16,6 +16,7 @@ def features(images, planes=(0, 1), rows=(0, 1, 2), **options):
     return network_features(store, rows, planes, **{"pretrained": False} | options)
 
 
+@pytest.mark.slow
 def test_an_image_has_the_same_features_in_any_company_and_at_any_brightness():
     x = features(IMAGES)
     np.testing.assert_allclose(features(IMAGES, rows=(2,)), x[2:], rtol=1e-3, atol=1e-5)

@@ -301,6 +301,7 @@ def test_open_phenom_for_another_size_has_resampled_positions(tmp_path, caplog):
 # --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [

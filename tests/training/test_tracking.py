@@ -214,6 +214,7 @@ def test_without_tensorboard_the_log_remains(plates, tmp_path, monkeypatch, capl
     assert len((job.folder / "log.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_a_tracker_that_hangs_changes_no_weight(plates, tmp_path, recorder, monkeypatch):
     monkeypatch.setattr(recorder, "hangs_at", 1)
     monkeypatch.setattr(recorder, "patience", 0.1)
