@@ -59,6 +59,9 @@ class NoiseStore:
     def shape(self) -> tuple[int, int, int]:
         return self.like.shape
 
+    def threads(self, workers: int) -> int:
+        return self.like.threads(workers)
+
     @property
     def mean(self) -> np.ndarray:
         """Return (N, C) float32 of uniform bytes."""
