@@ -197,7 +197,7 @@ def test_what_the_client_notes_of_uploads_is_for_the_user_alone(
     monkeypatch.setattr(api, "ATTEMPTS", 1)
     fake.always["CreateDataset"] = Trouble(500)
     command(verbs.push, folder=dataset(tmp_path / "dataset"))
-    notes = [path for path in client_home.rglob("uploads/*") if path.is_file()]
+    notes = [path for path in client_home.rglob("*uploads*/*") if path.is_file()]
     assert notes and all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in notes)
 
 
