@@ -508,6 +508,7 @@ def test_a_recipe_that_only_albumentations_can_make(plates, tmp_path):
     assert isinstance(Trainer(plain, ALONE, Stop()).training.augmentation, Recipe)
 
 
+@pytest.mark.slow  # the compiler cannot trace what measures the lines of `make test`
 @pytest.mark.parametrize("more", [{"compile": "default"}, {"gradient_checkpointing": True}])
 def test_what_makes_a_step_cheaper_changes_only_rounding(plates, tmp_path, more, monkeypatch):
     """torch.compile by its eager backend: what it traces, not what a compiler makes of it."""
