@@ -30,16 +30,17 @@ def test_the_limit_of_a_container(files, limit, tmp_path):
 
 
 def test_a_container_of_fewer_processors_gets_fewer_threads(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "usable_cores", lambda: 64)
     monkeypatch.setattr(threads, "processor_limit", lambda: 4)
     threads.share_processors()
-    assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("4", "PASSIVE")
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["GOMP_SPINCOUNT"]) == ("4", threads.SPINS)
     monkeypatch.setattr(threads, "processor_limit", lambda: 2)
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     threads.share_processors()
-    assert (os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]) == ("4", "ACTIVE")
+    assert os.environ["OMP_NUM_THREADS"] == "4" and "GOMP_SPINCOUNT" not in os.environ
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -56,9 +57,10 @@ def test_a_command_sets_it_before_torch_is_loaded():
     program = """
 import os, sys
 os.environ.pop("OMP_WAIT_POLICY", None)
+os.environ.pop("GOMP_SPINCOUNT", None)
 from cellsignal.cli import main
 main(["competitions"])
-print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"])
+print("torch" in sys.modules, os.environ["GOMP_SPINCOUNT"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.split()[-2:] == ["False", "PASSIVE"], done.stderr
+    assert done.stdout.split()[-2:] == ["False", "1000"], done.stderr

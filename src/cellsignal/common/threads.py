@@ -2,7 +2,8 @@
 
 OpenMP's threads spin while they wait for each other at the end of every operation. Where two
 processes have as many threads as there are cores, each spins away the other's time: together they
-are 10 to 30 times as slow as one (docs/speed.md). Threads that sleep while they wait do not.
+are many times as slow as one. Threads that soon fall asleep while they wait do not
+(`cellsignal study neighbours`).
 """
 
 import math
@@ -10,15 +11,17 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+SPINS = "1000"  # rounds of waiting before a thread sleeps: a process alone loses hardly any speed
 
 
 def share_processors() -> None:
-    """Let waiting threads sleep, and make no more of them than this process has processors.
+    """Let waiting threads soon sleep, and make no more of them than this process has processors.
 
-    Sets OMP_WAIT_POLICY, and OMP_NUM_THREADS where a container may use a part of the cores alone;
+    Sets GOMP_SPINCOUNT, and OMP_NUM_THREADS where a container may use a part of the cores alone;
     what the environment says already stays. OpenMP reads both once, when torch is loaded.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     limit = processor_limit()
     if limit is not None and limit < usable_cores():
         os.environ.setdefault("OMP_NUM_THREADS", str(limit))

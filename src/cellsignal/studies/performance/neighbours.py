@@ -1,7 +1,7 @@
 """Time the training steps of runs that share a machine: `cellsignal study neighbours`.
 
 A child process trains a ResNet on one batch for some seconds. Alone or two side by side, with
-OpenMP's own way of waiting (threads spin) and with ours (`common.threads`: they sleep), and with
+OpenMP's own way of waiting (threads spin) and with ours (`common.threads`: they soon sleep), and with
 one thread each. All cases take turns.
 """
 
@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cellsignal.common.threads import usable_cores
+from cellsignal.common.threads import SPINS, usable_cores
 
-SPIN, SLEEP, SINGLE = "threads spin", "threads sleep (default)", "one thread each"
+SPIN, SLEEP, SINGLE = "threads spin", "threads soon sleep (default)", "one thread each"
 _SET = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
 
 
@@ -34,8 +34,8 @@ def bench_neighbours(seconds: float = 10, rounds: int = 3) -> pd.DataFrame:
     threads = usable_cores()
     ways = {
         SPIN: {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": str(threads)},
-        SLEEP: {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)},
-        SINGLE: {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
+        SLEEP: {"GOMP_SPINCOUNT": SPINS, "OMP_NUM_THREADS": str(threads)},
+        SINGLE: {"GOMP_SPINCOUNT": SPINS, "OMP_NUM_THREADS": "1"},
     }
     rates = [
         {(way, count): _run(ways[way], count, seconds) for way in ways for count in (1, 2)}
