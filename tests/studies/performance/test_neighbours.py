@@ -11,8 +11,8 @@ def test_rows_are_medians_and_ratios_to_the_fastest_alone(monkeypatch):
     figures = {
         ("ACTIVE", 1): 100.0,
         ("ACTIVE", 2): 10.0,
-        ("PASSIVE", 1): 80.0,
-        ("PASSIVE", 2): 90.0,
+        (None, 1): 80.0,
+        (None, 2): 90.0,
     }
 
     def run(environment, count, seconds):

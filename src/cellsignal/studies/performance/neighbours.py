@@ -1,8 +1,8 @@
 """Time the training steps of runs that share a machine: `cellsignal study neighbours`.
 
 A child process trains a ResNet on one batch for some seconds. Alone or two side by side, with
-OpenMP's own way of waiting (threads spin) and with ours (`common.threads`: they soon sleep), and with
-one thread each. All cases take turns.
+OpenMP's own way of waiting (threads spin) and with ours (`common.threads`: they soon sleep), and
+with one thread each. All cases take turns.
 """
 
 import json
