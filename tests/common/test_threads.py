@@ -43,6 +43,20 @@ def test_a_container_of_fewer_processors_gets_fewer_threads(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "4" and "GOMP_SPINCOUNT" not in os.environ
 
 
+def test_processes_share_the_cores_or_what_a_container_has_of_them(monkeypatch):
+    for name in ("OMP_NUM_THREADS", "CELLSIGNAL_CHOSEN_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 64)
+    monkeypatch.setattr(threads, "processor_limit", lambda: None)
+    assert [threads.threads_of_each(processes) for processes in (1, 4, 99)] == [64, 16, 1]
+    monkeypatch.setattr(threads, "processor_limit", lambda: 8)
+    threads.share_processors()
+    assert os.environ["OMP_NUM_THREADS"] == "8"  # of one process
+    assert [threads.threads_of_each(processes) for processes in (1, 4, 99)] == [8, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's word
+    assert threads.threads_of_each(4) == 3
+
+
 @pytest.mark.parametrize("cores", [1, 2])
 def test_without_a_limit_the_number_of_threads_is_left_to_torch(cores, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

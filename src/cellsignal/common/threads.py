@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+_CHOSEN = "CELLSIGNAL_CHOSEN_THREADS"  # what `share_processors` set, of this process or a parent
 SPINS = "1000"  # rounds of waiting before a thread sleeps: a process alone loses hardly any speed
 
 
@@ -23,8 +24,19 @@ def share_processors() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     limit = processor_limit()
-    if limit is not None and limit < usable_cores():
-        os.environ.setdefault("OMP_NUM_THREADS", str(limit))
+    if limit is not None and limit < usable_cores() and "OMP_NUM_THREADS" not in os.environ:
+        os.environ["OMP_NUM_THREADS"] = os.environ[_CHOSEN] = str(limit)
+
+
+def threads_of_each(processes: int) -> int:
+    """Return how many threads each of some processes should have: what the user set, else a share.
+
+    A share is of the cores, or of the container's processors; at least 1.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and os.environ.get(_CHOSEN) != threads:
+        return int(threads)
+    return max(1, min(usable_cores(), processor_limit() or usable_cores()) // processes)
 
 
 def usable_cores() -> int:

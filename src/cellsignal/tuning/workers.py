@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cellsignal.common.errors import OUT_OF_TIME, InputError, Interrupted
 from cellsignal.common.stopping import Stop
+from cellsignal.common.threads import threads_of_each
 from cellsignal.tuning.search import Search, load_search
 
 SEARCH, CONFIRM = "search", "confirm"
@@ -91,9 +92,7 @@ def environment_of(number: int, processes: int) -> dict[str, str]:
         devices = [str(index) for index in range(torch.cuda.device_count())]
     if devices:
         return {"CUDA_VISIBLE_DEVICES": devices[number % len(devices)]}
-    if "OMP_NUM_THREADS" in os.environ:
-        return {}
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+    return {"OMP_NUM_THREADS": str(threads_of_each(processes))}
 
 
 # in a worker
