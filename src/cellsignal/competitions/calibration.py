@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path, changed_inputs, digest, open_arrays
+from cellsignal.common.processes import start_worker
 
 log = logging.getLogger(__name__)
 CALIBRATE_FIRST = "`cellsignal prepare` does that before it reads"
@@ -163,7 +164,8 @@ def measure_changed(
     if workers <= 1 or len(jobs) < 2:
         failures = [_measure(job) for job in progress(jobs)]
     else:
-        with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn")) as pool:
+        processes, spawn = min(workers, len(jobs)), get_context("spawn")
+        with ProcessPoolExecutor(processes, spawn, initializer=start_worker) as pool:
             try:
                 failures = list(progress(pool.map(_measure, jobs)))
             finally:

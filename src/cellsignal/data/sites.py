@@ -2,9 +2,6 @@
 
 import logging
 import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +10,7 @@ import cv2
 import numpy as np
 
 from cellsignal.common.errors import ImageError, InputError
+from cellsignal.common.processes import start_worker
 from cellsignal.common.progress import with_progress
 
 log = logging.getLogger(__name__)
@@ -89,7 +87,7 @@ def in_processes(function: Callable, items: list, workers: int, description: str
         yield from with_progress(map(function, items), description, len(items), "site")
         return
     pool = ProcessPoolExecutor(
-        min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=_start_worker
+        min(workers, len(items)), multiprocessing.get_context("spawn"), initializer=start_worker
     )
     try:
         chunk = max(1, min(16, len(items) // (4 * workers)))
@@ -102,14 +100,3 @@ def in_processes(function: Callable, items: list, workers: int, description: str
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)

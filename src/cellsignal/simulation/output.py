@@ -15,6 +15,7 @@ import numpy as np
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import write_json
+from cellsignal.common.processes import start_worker
 from cellsignal.common.progress import Progress
 
 MARKER = "simulation.json"
@@ -125,8 +126,6 @@ def run_jobs(draw: Callable[[Any], int], jobs: Iterable[Any], total: int, worker
             for job in jobs:
                 progress.add(draw(job))
             return
-        with multiprocessing.get_context("spawn").Pool(
-            workers, initializer=cv2.setNumThreads, initargs=(1,)
-        ) as pool:
+        with multiprocessing.get_context("spawn").Pool(workers, initializer=start_worker) as pool:
             for drawn in pool.imap_unordered(draw, jobs):
                 progress.add(drawn)

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.processes import end_with_parent
 from cellsignal.competitions import get_competition
 from cellsignal.config import Config, load_config
 from cellsignal.data.store import Store
@@ -179,7 +180,7 @@ class Timelapse:
         # the longest first, so that none is left alone at the end
         order = sorted(NETWORKS, key=lambda network: not (network.longer or network is NETWORKS[0]))
         configs = [self.load(network, seed) for network in order for seed in self.seeds]
-        with ProcessPoolExecutor(self.processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(self.processes, get_context("spawn"), end_with_parent) as pool:
             for number, job in enumerate(
                 [pool.submit(_train_one, config) for config in configs], 1
             ):

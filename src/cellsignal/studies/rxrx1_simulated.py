@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.processes import end_with_parent
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.competitions.targets import Truth
@@ -163,7 +164,7 @@ def train_and_predict(
     runs: Runs, wanted: Sequence[tuple[Variant, int, int]], processes: int
 ) -> None:
     """Train and predict (variant, seed, views), several at a time; skip finished ones."""
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), end_with_parent) as pool:
         jobs = [pool.submit(_train_one, runs.load(*row)) for row in wanted]
         for number, job in enumerate(jobs, 1):
             job.result()

@@ -18,13 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, write_csv, write_json
+from cellsignal.common.processes import start_worker
 from cellsignal.competitions.mitoreid.images import STAINS
 from cellsignal.competitions.mitoreid.metadata import NOVEL, PARTS
 from cellsignal.competitions.mitoreid.raw import CELL, NUCLEUS, Settings, fields, tracks
@@ -88,8 +88,7 @@ def _map_fields(work, folders: list[Path], workers: int, root: Path) -> Iterator
     pool = ProcessPoolExecutor(
         min(workers, len(folders)),
         multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
+        initializer=start_worker,
     )
     try:
         yield from pool.map(work, folders)
