@@ -87,14 +87,9 @@ def compare_macro(truth, first, second, unit) -> Paired:
     known = rows if unit is None else unit
     a, without_a, share = macro_leave_out_scores(truth, first, known)
     b, without_b, _ = macro_leave_out_scores(truth, second, known)
-    change, without = a - b, without_a - without_b
     if unit is None:
-        return Paired(a, b, change, *NO_INTERVAL, float("nan"), 0, 0, len(rows))
-    ends = jackknife_interval(change, without, share, bounded=False)
-    influence = (1 - share) * (change - without)
-    parts = np.where(np.isfinite(without), share * change + influence, 0.0)
-    parts[np.abs(parts) < 1e-12] = 0
-    return Paired(a, b, change, *ends, *_tested(parts), len(rows))
+        return Paired(a, b, a - b, *NO_INTERVAL, float("nan"), 0, 0, len(rows))
+    return _from_jackknife(a, b, without_a - without_b, share, len(rows))
 
 
 def compare_scores(
@@ -116,7 +111,7 @@ def compare_scores(
     units = Units.of(unit, rows)
     codes, count = jackknife_groups(units.codes, len(units.size))
     first, second = score(np.arange(rows))
-    change, without = first - second, np.full(count, np.nan)
+    without = np.full(count, np.nan)
     for code in range(count if count > 1 else 0):
         try:
             a, b = score(np.flatnonzero(codes != code))
@@ -124,6 +119,17 @@ def compare_scores(
             continue
         without[code] = a - b
     share = np.bincount(codes, minlength=count) / rows
+    return _from_jackknife(first, second, without, share, rows)
+
+
+def _from_jackknife(
+    first: float, second: float, without: np.ndarray, share: np.ndarray, rows: int
+) -> Paired:
+    """Compare two scores from their differences without each unit, (J,); NaN where there is none.
+
+    `share`: (J,) how much of what is scored each unit holds.
+    """
+    change = first - second
     ends = jackknife_interval(change, without, share, bounded=False)
     influence = (1 - share) * (change - without)
     parts = np.where(np.isfinite(without), share * change + influence, 0.0)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import provenance, write_csv, write_json
@@ -21,7 +20,6 @@ from cellsignal.config import Config
 from cellsignal.data.normalization import CONTROL_ROLES
 from cellsignal.data.store import Store
 from cellsignal.data.views import tta_views
-from cellsignal.models.batch_norm import Offsets
 from cellsignal.prediction.container import refuse_non_finite
 from cellsignal.prediction.new_jobs import Request, new_jobs, training_statistics, with_store
 from cellsignal.prediction.new_packing import (
@@ -31,11 +29,15 @@ from cellsignal.prediction.new_packing import (
     packing_name,
     require_controls,
 )
-from cellsignal.prediction.predict import checkpoint_path, trained_model
+from cellsignal.prediction.predict import checkpoint_path, checkpoint_pixels, trained_model
 from cellsignal.training.adaptation import warn_of_units
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.control_offsets import plan_offsets, unit_offsets
-from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
+from cellsignal.training.inference import (
+    pixel_statistics,
+    plan_reading,
+    predict_with,
+)
 from cellsignal.training.job import Job
 
 log = logging.getLogger(__name__)
@@ -81,13 +83,6 @@ def predict_images(configs: Sequence[Config], request: Request) -> Path:
     return request.out
 
 
-def _offsets_of(job: Job, model: nn.Module, state: dict[str, Any]) -> Offsets | None:
-    """Measure how treatments differ from controls on the plates that trained."""
-    overall = tuple(np.asarray(values, np.float32) for values in state["overall"])
-    pixels = pixel_statistics(job.config, job.store, overall=overall)
-    return unit_offsets(job, model, plan_offsets(job, pixels))
-
-
 def _predict(jobs: list[Job], store: Store, request: Request) -> tuple[np.ndarray, dict[str, Any]]:
     """Return (N, K) mean logits or probabilities by site of the store, NaN for control wells.
 
@@ -104,7 +99,9 @@ def _predict(jobs: list[Job], store: Store, request: Request) -> tuple[np.ndarra
         new = with_store(job, store)
         pixels = pixel_statistics(new.config, store, overall=training_statistics(job, store, state))
         reading = plan_reading(new, pixels, chosen)
-        offsets, views = _offsets_of(job, model, state), tta_views(job.config.predict.tta)
+        # of the plates that trained
+        offsets = unit_offsets(job, model, plan_offsets(job, checkpoint_pixels(job, state)))
+        views = tta_views(job.config.predict.tta)
         if job is first:
             warn_of_units(new, chosen)
         logits = predict_with(new, model, reading, views, offsets=offsets)

@@ -35,7 +35,7 @@ from cellsignal.training.adaptation import warn_of_units
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.control_offsets import plan_offsets, unit_offsets
 from cellsignal.training.identity import check_belongs, check_config
-from cellsignal.training.inference import pixel_statistics, plan_reading, predict_with
+from cellsignal.training.inference import Pixels, pixel_statistics, plan_reading, predict_with
 from cellsignal.training.job import Job, fold_name, predictable_samples, protocol_parts
 from cellsignal.training.plan import jobs_of
 from cellsignal.training.ranks import this_process
@@ -221,6 +221,12 @@ def model_keys(jobs: list[Job], samples: pd.DataFrame, chosen: np.ndarray, what:
     return keys
 
 
+def checkpoint_pixels(job: Job, state: dict[str, Any]) -> Pixels:
+    """Return how a checkpoint's network standardises the samples of a job's store."""
+    overall = tuple(np.asarray(values, np.float32) for values in state["overall"])
+    return pixel_statistics(job.config, job.store, overall=overall)
+
+
 def predictor_of(job: Job, state: dict[str, Any]) -> Predictor:
     """Make the function that predicts with one checkpoint.
 
@@ -229,8 +235,7 @@ def predictor_of(job: Job, state: dict[str, Any]) -> Predictor:
             are used.
     """
     model = trained_model(job, state)
-    overall = tuple(np.asarray(values, np.float32) for values in state["overall"])
-    pixels = pixel_statistics(job.config, job.store, overall=overall)
+    pixels = checkpoint_pixels(job, state)
     offsets = unit_offsets(job, model, plan_offsets(job, pixels))
 
     def predict_samples(

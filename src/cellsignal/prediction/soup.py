@@ -19,17 +19,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cellsignal.common.errors import InputError
 from cellsignal.data.feed import feed
-from cellsignal.metrics.intervals import Units, jackknife, jackknife_interval
+from cellsignal.metrics.paired import compare_scores
 from cellsignal.metrics.reliability import split_units
 from cellsignal.models.backbones import see_channels
 from cellsignal.models.batch_norm import recompute_statistics
-from cellsignal.prediction.predict import network_of
+from cellsignal.prediction.predict import checkpoint_pixels, network_of
 from cellsignal.prediction.soup_members import Member, average_weights, predicting
 from cellsignal.training.control_offsets import plan_offsets, unit_offsets
 from cellsignal.training.examples import Examples
 from cellsignal.training.inference import (
     Pixels,
-    pixel_statistics,
     plan_reading,
     predict_with,
     site_dataset,
@@ -137,7 +136,7 @@ class Kitchen:
             job = self.jobs[number]
             model = network_of(job, state)
             if any(isinstance(module, _BatchNorm) for module in model.modules()):
-                batches = _training_batches(job, pixels_of(job, state))
+                batches = _training_batches(job, checkpoint_pixels(job, state))
                 with autocast(job.stage.amp, this_process().device):
                     recompute_statistics(model, batches)
                 state["model"] = {name: t.cpu() for name, t in model.state_dict().items()}
@@ -178,30 +177,20 @@ class Kitchen:
             alone = [self.score([number], chooses) for number in range(len(self.members))]
             member[measured] = self.predict([int(np.argmax(alone))])[measured]
 
-        def gain(rows: np.ndarray) -> float:
-            return self.score_logits(soup, rows) - self.score_logits(member, rows)
+        def scores(rows: np.ndarray) -> tuple[float, float]:
+            return self.score_logits(soup, rows), self.score_logits(member, rows)
 
-        value, without = jackknife(gain, units, len(units))
-        share = Units.of(units, len(units)).share
-        if len(share) != len(without):  # many units are dealt to groups
-            share = np.full(len(without), 1 / len(without))
-        interval = jackknife_interval(value, without, share, bounded=False)
-        return Nested(self.score_logits(soup), self.score_logits(member), *interval, self.unit)
+        paired = compare_scores(scores, units, len(units))
+        return Nested(paired.first, paired.second, paired.low, paired.high, self.unit)
 
 
 def _predict_validation(job: Job, state: dict[str, Any]) -> np.ndarray:
     """Return (n, K) logits of a job's validation samples, as `predict` would compute them."""
-    model, pixels = network_of(job, state), pixels_of(job, state)
+    model, pixels = network_of(job, state), checkpoint_pixels(job, state)
     see_channels(model, job.config.predict.channels)
     offsets = unit_offsets(job, model, plan_offsets(job, pixels))
     reading = plan_reading(job, pixels, job.scored)
     return predict_with(job, model, reading, offsets=offsets)["identity"]
-
-
-def pixels_of(job: Job, state: dict[str, Any]) -> Pixels:
-    """Return how a checkpoint standardises the samples of a job's store."""
-    overall = tuple(np.asarray(values, np.float32) for values in state["overall"])
-    return pixel_statistics(job.config, job.store, overall=overall)
 
 
 def _training_batches(job: Job, pixels: Pixels) -> Iterator[tuple[torch.Tensor, ...]]:
