@@ -86,14 +86,14 @@ class RemoteSites:
             return
         whole = len(missing) == self.layout.bands
         try:
-            self._from_afar(row, out, missing, whole, anew=False)
+            self._from_server(row, out, missing, whole, anew=False)
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
             # what was noted of the index may be wrong, or bytes were damaged on the way: once more
-            self._from_afar(row, out, missing, whole, anew=True)
+            self._from_server(row, out, missing, whole, anew=True)
 
-    def _from_afar(
+    def _from_server(
         self, row: int, out: np.ndarray, bands: list[int], whole: bool, *, anew: bool
     ) -> None:
         layout = self.layout

@@ -1,9 +1,9 @@
 """Fetch files, or parts of them, from object storage through fsspec, and try again where it helps.
 
-What passes by itself is tried again with growing waits: no answer in time, a connection that was
-cut, an answer that ended early, the statuses 408, 429 and 5xx. All else is one line that names the
-URL, at once. fsspec's thread does not live on in a forked process, so every process opens its own
-connections.
+Temporary failures are tried again with growing waits: no answer in time, a connection that was
+cut, an answer that ended early, the statuses 408, 429 and 5xx. Any other failure is raised at once,
+in one line that names the URL. fsspec's thread does not live on in a forked process, so every
+process opens its own connections.
 """
 
 import asyncio
@@ -92,7 +92,7 @@ class Transfer:
                 raise _Truncated(f"{len(data)} of {wanted} bytes came")
             return data
 
-        data = self._patiently(read, name, what)
+        data = self._with_retries(read, name, what)
         if wanted is not None and len(data) > wanted:
             raise InputError(
                 f"{self.place}/{name}: the server does not serve ranges of bytes ({wanted} asked "
@@ -112,14 +112,14 @@ class Transfer:
             filesystem, root = self._filesystem()
             filesystem.get_file(f"{root}/{name}", to)
 
-        self._patiently(copy, name, "")
+        self._with_retries(copy, name, "")
 
     def _filesystem(self) -> tuple[Any, str]:
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), *_open(self.place))
         return self._opened[1:]
 
-    def _patiently(self, act: Callable[[], Any], name: str, what: str) -> Any:
+    def _with_retries(self, act: Callable[[], Any], name: str, what: str) -> Any:
         where = f"{self.place}/{name}: {what}{': ' if what else ''}"
         wait = FIRST_WAIT
         for attempt in range(1, TRIES + 1):
@@ -128,7 +128,7 @@ class Transfer:
             except FileNotFoundError:
                 raise
             except _failures() as error:
-                reason = _say(error)
+                reason = _error_text(error)
                 status = _status_of(error)
                 if status == 416:
                     raise ShortFile(f"it is shorter than its index says ({reason})") from None
@@ -239,7 +239,7 @@ def _advise(place: RemoteFolder, error: Exception, reason: str) -> str:
     return f"cannot be fetched ({reason})"
 
 
-def _say(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """Return one line about a failure: many have no text of their own."""
     status, text = _status_of(error), " ".join(str(error).split())
     text = text if len(text) <= 200 else text[:197] + "..."

@@ -161,11 +161,11 @@ class ChannelMean(ChannelSet):
         Raises:
             InputError: gates of another width.
         """
-        found = {name[name.rindex(_GATE) :] for name in tensors if f".{_GATE}" in f".{name}"}
-        if not found:
+        names = {name[name.rindex(_GATE) :] for name in tensors if f".{_GATE}" in f".{name}"}
+        if not names:
             return
-        state = strip_names(tensors, found, path)
-        gates = {name.removeprefix(_GATE): state[name] for name in found}
+        state = strip_names(tensors, names, path)
+        gates = {name.removeprefix(_GATE): state[name] for name in names}
         wrong = [name for name, gate in gates.items() if gate.shape != (self.num_features,)]
         if wrong:
             shape = tuple(gates[wrong[0]].shape)

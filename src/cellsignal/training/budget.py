@@ -58,7 +58,7 @@ class Budget:
         self.paces = {part: Pace() for part in ("batch", "save", "image")}
         self.made_progress, self.batches, self._logged = False, 0, False
         self._recorded_at, self._recorded_batch = 0.0, 0
-        self._started_at, self._told = 0.0, False
+        self._started_at, self._estimate_logged = 0.0, False
 
     @contextmanager
     def measure(self, part: str, number: int = 1) -> Iterator[None]:
@@ -103,9 +103,9 @@ class Budget:
 
     def _log_first_estimate(self, epoch: int, now: float) -> None:
         is_known = len(self.paces["batch"]) >= _FIRST_BATCHES
-        if self._told or not is_known or now - self._started_at < _FIRST_SECONDS:
+        if self._estimate_logged or not is_known or now - self._started_at < _FIRST_SECONDS:
             return
-        self._told = True
+        self._estimate_logged = True
         here, everything = self.seconds_left(epoch - 1)
         if everything < _SHORT:
             return

@@ -68,12 +68,13 @@ def _start_progress() -> dict[str, Any]:
 
 
 class Trainer:
-    """Trains one job: `run()`. `later` is the work of trainings to come, in this one's epochs."""
+    """Trains one job; `run()` starts or resumes it."""
 
     # build
     # ----------------------------------------------------------------------------------------------
 
     def __init__(self, job: Job, ranks: Ranks, stop: Stop, later: float = 0.0):
+        # later: the work of the trainings to come, in epochs of this one
         self.job, self.stage, self.stop = job, job.stage, stop
         self.ranks, self.device = ranks, ranks.device
         torch.manual_seed(job.seed)

@@ -10,7 +10,7 @@ from cellsignal.common.files import sha256
 from cellsignal.prediction.entry import has_test, open_entry, with_part
 from cellsignal.prediction.freshness import MADE_FROM
 from cellsignal.report.html.outcomes import PARTS, Outcome, make_outcome
-from cellsignal.report.html.page import counted, interval_text, paragraph, plural, table, unit_name
+from cellsignal.report.html.page import counted, interval_text, paragraph, table, unit_name
 from cellsignal.report.html.view import RunView
 
 
@@ -29,11 +29,11 @@ class Classified:
 
 def classified(view: RunView) -> str | None:
     """Return the scores of classifiers of the embeddings; None where there are none."""
-    found = classified_embeddings(view)
-    if not found:
+    classifiers = classified_embeddings(view)
+    if not classifiers:
         return None
     rows = []
-    for item in found:
+    for item in classifiers:
         value, low, high = item.outcome.clustered(view.fold_group)
         by, units = item.outcome.units(view.fold_group)
         interval = interval_text(low, high) if np.isfinite([low, high]).all() else ""
@@ -44,7 +44,7 @@ def classified(view: RunView) -> str | None:
                 f"{value:.3f}",
                 interval,
                 f"{len(item.outcome.targets.target_id):,}",
-                f"{len(set(units))} {plural(unit_name(by))}",
+                counted(len(set(units)), unit_name(by)),
             )
         )
     head = ("method", "part", view.metric, "95 % interval", "n", "over")
@@ -81,7 +81,7 @@ def classified_embeddings(view: RunView) -> list[Classified]:
     for folder in view.folders:
         for path in sorted(folder.glob("predictions_embeddings/*.npz")):
             files.setdefault(path.stem.rpartition("_")[2], []).append(path)
-    found = []
+    classifiers = []
     for method, paths in files.items():
         entry = open_entry(paths, view.config.submit, root=view.config.data.root)
         for path, member in zip(paths, entry.members, strict=True):
@@ -91,8 +91,8 @@ def classified_embeddings(view: RunView) -> list[Classified]:
         for part in [*parts, *["oof"] * bool(with_part(final, "oof"))]:
             truth = view.truth if part == "test" else None
             if part == "oof" or truth is not None:
-                found.append(Classified(method, make_outcome(entry, part, truth)))
-    return found
+                classifiers.append(Classified(method, make_outcome(entry, part, truth)))
+    return classifiers
 
 
 def _check_fresh(view: RunView, path: Path, about: dict) -> None:
