@@ -232,9 +232,9 @@ def test_what_cannot_be_exported_is_one_line(trained, tmp_path, capsys):
     assert line("--fold", "7") == "--fold 7: tiny has the folds 0"
     assert line("--stage", "al") == "--stage al: tiny has the stages all, cell_type"
     assert line() == (
-        "--key: stage 'cell_type' has a model for each of HEPG2, HUVEC, RPE, U2OS; is not given"
+        "--key: stage 'cell_type' has a model for each of HEPG2, HUVEC, RPE, U2OS; name one"
     )
-    assert "'HELA' is none of them" in line("--key", "HELA")
+    assert "; not of 'HELA'" in line("--key", "HELA")
     assert line("--stage", "all", "--set", "predict.adapt=plate").startswith("predict.adapt: plate")
     assert not (tmp_path / "m").exists() and contents(space.run_folder) == before
 

@@ -69,11 +69,8 @@ def choose_job(config: Config, fold: str | None, stage: str | None, key: str | N
     if key is None and len(keys) == 1:
         key = keys[0]
     if key not in keys:
-        given = "is not given" if key is None else f"{key!r} is none of them"
-        raise InputError(
-            f"--key: stage {jobs[0].stage.name!r} has a model for each of {', '.join(keys)}; "
-            f"{given}"
-        )
+        stage = f"stage {jobs[0].stage.name!r} has a model for each of {', '.join(keys)}"
+        raise InputError(f"--key: {stage}; {'name one' if key is None else f'not of {key!r}'}")
     job = jobs[keys.index(key)]
     if job.stage.self_supervised is not None:
         raise InputError(f"--stage {job.stage.name}: is self-supervised and has no classes")
