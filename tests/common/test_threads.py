@@ -9,6 +9,13 @@ import pytest
 from cellsignal.common import threads
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """What is set here is not left to other tests, nor what they set found here."""
+    kept = {"PATH": os.environ["PATH"]}
+    monkeypatch.setattr(os, "environ", kept)
+
+
 @pytest.mark.parametrize(
     "files, limit",
     [
@@ -30,8 +37,6 @@ def test_the_limit_of_a_container(files, limit, tmp_path):
 
 
 def test_a_container_of_fewer_processors_gets_fewer_threads(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "usable_cores", lambda: 64)
     monkeypatch.setattr(threads, "processor_limit", lambda: 4)
     threads.share_processors()
@@ -59,7 +64,6 @@ def test_processes_share_the_cores_or_what_a_container_has_of_them(monkeypatch):
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_without_a_limit_the_number_of_threads_is_left_to_torch(cores, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setattr(threads, "usable_cores", lambda: cores)
     monkeypatch.setattr(threads, "processor_limit", lambda: None)

@@ -5,8 +5,8 @@ of the sites can.
 import errno
 import multiprocessing
 import os
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -145,11 +145,8 @@ def _write_many(folder, first):
             copy = cache.read(f"k/{number}")
             assert copy is None or copy.tobytes() == number.to_bytes(4, "little") * 100
 
-    threads = [threading.Thread(target=write, args=(first + 100 * part,)) for part in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as threads:  # hands on what is raised, which a plain thread does not
+        list(threads.map(write, (first, first + 100)))
 
 
 def test_processes_and_threads_share_one_limit(tmp_path):

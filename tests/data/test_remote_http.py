@@ -99,10 +99,10 @@ def test_failures_that_last_are_one_line(made, server, monkeypatch):
 
 
 def test_a_server_that_hangs_is_left(made, server, monkeypatch):
-    monkeypatch.setattr(transfer, "SILENT_SECONDS", 0.05)
-    monkeypatch.setattr(transfer, "TRIES", 2)
+    monkeypatch.setattr(transfer, "SILENT_SECONDS", 0.25)
     store = Store.open(place(server))
-    server.delay = 0.5
+    monkeypatch.setattr(transfer, "TRIES", 2)
+    server.delay = 5
     with pytest.raises(InputError, match=r"row 2: failed 2 times; the last time: .*[Tt]imeout"):
         store.read(2)
 

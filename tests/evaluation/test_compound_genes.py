@@ -57,6 +57,18 @@ def test_drawn_others_come_near_the_mean_over_draws():
     few = compound_gene_table(*arguments, Activity(draws=3000, seed=2))
     assert many.ap.to_numpy() == pytest.approx(few.ap.to_numpy(), abs=0.02)
     assert (many.others == 20).all()
+    # a share of pairs in the right order does not depend on how many others there are, on average
+    every = compound_gene_table(*arguments, Activity(negatives=36))
+    assert many.auc.to_numpy() == pytest.approx(every.auc.to_numpy(), abs=0.01)
+    # precision does: of one compound, by scikit-learn
+    compounds, _, genes, *_ = arguments
+    scores = np.abs(compounds[0] @ genes.T) / np.linalg.norm(genes, axis=1)
+    rng, truth, drawn = np.random.default_rng(3), np.arange(23) < 3, []
+    for _ in range(600):
+        rows = np.concatenate([np.arange(3), 4 + rng.choice(36, 20, replace=False)])
+        drawn.append(average_precision_score(truth, scores[rows]))
+    own = many[(many["compound"] == "a") & (many.concentration == "0.1")]
+    assert own.ap.item() == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / np.sqrt(600))
 
 
 def test_targets_are_found_and_noise_is_at_chance():

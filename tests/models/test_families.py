@@ -112,16 +112,16 @@ def size_of(name: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_rgb_weights_of_every_family_see_a_gray_image_as_before(name, tmp_path):
-    check_family(name, tmp_path, (6, 5))
+def test_rgb_weights_of_every_family_see_a_gray_image_as_before(name, tmp_path, caplog):
+    check_family(name, tmp_path, caplog, (6, 5))
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_rgb_weights_see_a_gray_image_as_before(name, tmp_path):
-    check_family(name, tmp_path, (6, 5, 1))
+def test_rgb_weights_see_a_gray_image_as_before(name, tmp_path, caplog):
+    check_family(name, tmp_path, caplog, (6, 5, 1))
 
 
-def check_family(name: str, folder, numbers: tuple[int, ...]) -> None:
+def check_family(name: str, folder, caplog, numbers: tuple[int, ...]) -> None:
     """Random RGB weights in a file, a gray image: the same features for any number of channels."""
     size, path = size_of(name), folder / "rgb.safetensors"
     torch.manual_seed(0)
@@ -137,6 +137,7 @@ def check_family(name: str, folder, numbers: tuple[int, ...]) -> None:
             outputs = model.outputs(gray.expand(-1, channels, -1, -1))
         assert outputs.logits.shape == (2, 7)
         assert outputs.embedding.shape == (2, model.width) == expected.shape
+        assert ("standardises" in caplog.text) is (name in STANDARDISED), name
         difference = (outputs.embedding - expected).abs().max() / expected.abs().max()
         assert difference < STANDARDISED.get(name, 1e-4), (channels, difference)
 
@@ -151,6 +152,7 @@ def test_every_family_takes_dropout_and_drop_path_or_says_that_it_does_not(name)
                 build_model(config, 6, 4, size_of(name))
         except InputError as error:
             assert str(error) == f"model.{key}: {name} has no such option"
+            assert name not in QUICK
 
 
 @pytest.mark.slow
@@ -162,6 +164,7 @@ def test_layers_of_every_family_or_a_line_that_says_why_not(name):
         model = build_model(config, 6, 4, size).eval()
     except InputError as error:
         assert str(error).startswith("model.layers: ") and "\n" not in str(error)
+        assert name not in QUICK
         return
     with torch.no_grad():
         features = model.embed(torch.randn(2, 6, size, size))

@@ -33,7 +33,7 @@ def test_a_run_of_stains_predicts_from_some_channels_and_starts_another(plates, 
     whole = logits_of(config)
     some = logits_of(changed(config, "predict", channels=(1, 3)))
     assert whole.shape == some.shape and not np.allclose(whole, some, atol=1e-4)
-    # nothing of the other channels is in it: the same again from a store that lacks them
+    # the order in which they are named is none of the prediction's
     again = logits_of(changed(config, "predict", channels=(3, 1)))
     np.testing.assert_allclose(again, some, atol=1e-4)
 

@@ -135,6 +135,7 @@ def test_killed_and_run_again_from_a_web_server(plates, tmp_path):
         command = [sys.executable, "-m", "cellsignal.cli", "-q", "train"]
         last = killed.run_folder / "fold0/all/all/last.pt"
         server.plan += [503, "ok", "cut", "ok", "ok", 500]
+        server.delay = 0.02  # of each image: not finished before it is seen
         process = subprocess.Popen(
             [*command, str(tmp_path / "killed.yaml")],
             env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
@@ -144,6 +145,7 @@ def test_killed_and_run_again_from_a_web_server(plates, tmp_path):
             time.sleep(0.005)
         process.kill()
         process.wait()
+        server.delay = 0
         assert last.exists() and not load_checkpoint(last)["progress"]["finished"]
         train(killed)
     assert same(weights(whole), weights(killed))

@@ -88,16 +88,16 @@ def see_channels(model: nn.Module, numbers: Sequence[int] | None) -> None:
     Raises:
         InputError: a network that takes all channels at once, or numbers that are not there.
     """
-    if numbers is None:
-        return
     trunk = getattr(model, "backbone", model)
     if not hasattr(trunk, "see"):
+        if numbers is None:
+            return
         raise InputError(
             "predict.channels: this network takes all channels at once; channel_vit_*, "
             "open_phenom and channel_wise: mean take some of them"
         )
     try:
-        trunk.see([number - 1 for number in numbers])
+        trunk.see(None if numbers is None else [number - 1 for number in numbers])
     except InputError as error:
         raise InputError(f"predict.channels: {error}") from None
 
