@@ -44,7 +44,7 @@ def programs(tmp_path):
     folder.mkdir()
     note = f'echo "${{0##*/}} $* deadline=${{CELLSIGNAL_DEADLINE:-none}}" >> {tmp_path}/called\n'
     texts = {
-        "srun": f"{note}trap 'echo told >> {tmp_path}/called; sleep 0.2; exit 143' TERM\n"
+        "srun": f"trap 'echo told >> {tmp_path}/called; sleep 0.2; exit 143' TERM\n{note}"
         'if [ -n "${SRUN_SECONDS:-}" ]; then sleep "$SRUN_SECONDS" & wait $!; fi\nexit '
         '"${SRUN_STATUS:-0}"\n',
         "scontrol": f'{note}[ "$1" != show ] || printf "node7\\nnode8\\n"\n',
@@ -157,7 +157,6 @@ def test_slurms_notice_reaches_training_and_puts_the_task_back(number, script, p
     while not (tmp_path / "called").exists() or "srun" not in (tmp_path / "called").read_text():
         assert time.monotonic() < until
         time.sleep(0.02)
-    time.sleep(0.2)  # until srun has set its trap
     task.send_signal(number)
     assert task.wait(20) == 75
     assert ["told"] in called(tmp_path) and called(tmp_path)[-1][:3] == [
@@ -305,8 +304,8 @@ def packing(tmp_path) -> Path:
     """
     python = tmp_path / "python"
     python.write_text(
-        f'#!/bin/bash\necho "python $* deadline=${{CELLSIGNAL_DEADLINE:-none}}" >> {tmp_path}/called\n'
-        f"trap 'echo told >> {tmp_path}/called; exit 143' TERM\n"
+        f"#!/bin/bash\ntrap 'echo told >> {tmp_path}/called; exit 143' TERM\n"
+        f'echo "python $* deadline=${{CELLSIGNAL_DEADLINE:-none}}" >> {tmp_path}/called\n'
         'if [ -n "${SECONDS_TO_WAIT:-}" ]; then sleep "$SECONDS_TO_WAIT" & wait $!; fi\n'
         'exit "${STATUS:-0}"\n'
     )
@@ -348,7 +347,6 @@ def test_notice_before_the_limit_is_handed_on_to_the_packing(packing, programs, 
     until = time.monotonic() + 20
     while not (tmp_path / "called").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    time.sleep(0.3)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(20) == 75
     assert ["told"] in called(tmp_path) and called(tmp_path)[-1][:2] == ["scontrol", "requeue"]

@@ -165,6 +165,7 @@ one() {{  # a verb, on all nodes
     [ -z "$told" ] || again
     srun --kill-on-bad-exit=1 {program} "$@" &
     step=$!
+    [ -z "$told" ] || kill -TERM "$step" 2> /dev/null  # told before it was known
     while true; do  # a trapped signal ends `wait`, not what it waits for
         wait "$step"
         status=$?

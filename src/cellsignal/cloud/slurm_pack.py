@@ -100,6 +100,7 @@ tell() {{
 trap tell USR1 TERM
 {program} prepare {words} --part "$part" &
 step=$!
+[ -z "$told" ] || kill -TERM "$step" 2> /dev/null  # told before it was known
 while true; do  # a trapped signal ends `wait`, not what it waits for
     wait "$step"
     status=$?
