@@ -9,8 +9,8 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [path for path in sorted(REPOSITORY.glob("docs/results/*.md")) if path.stem != "README"]
 STUDIES = REPOSITORY / "src" / "cellsignal" / "studies"
-# no page: the commands, the lab's warm-up, and what a kill costs
-WITHOUT_PAGE = {"__init__", "commands", "parsers", "warm_up", "torture", "torture_run"}
+# no page: the commands, what the pages share, the lab's warm-up, and what a kill costs
+WITHOUT_PAGE = {"__init__", "commands", "pages", "parsers", "warm_up", "torture", "torture_run"}
 # the module of a page that has another name
 MODULES = {"gpu": "gpu_check"}
 # a second module of a page

@@ -15,6 +15,7 @@ from cellsignal.config.options import (
     next_command,
     refuse_below_one,
 )
+from cellsignal.studies.pages import add_out, machine, show_page
 from cellsignal.studies.parsers import add_studies_of_folders
 from cellsignal.studies.profiles.commands import add_profiles_study
 
@@ -33,7 +34,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     sub = add("coverage", coverage, "how often intervals hold the truth, by simulation")
     sub.add_argument("--simulations", type=int, default=2000, help="of each case")
     sub.add_argument("--seed", type=int, default=0)
-    _add_out(sub)
+    add_out(sub, "tables")
     text = "kill a small run at random times and fill its disk; all must end in the same bytes"
     sub = add("torture", torture, text)
     sub.add_argument("--kills", type=int, default=50)
@@ -41,7 +42,7 @@ def add_study_commands(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--seed", type=int, default=0)
     text = "where (default: a temporary folder; a failure is left there)"
     sub.add_argument("--folder", type=Path, help=text)
-    _add_out(sub)
+    add_out(sub, "tables")
 
 
 def _add_audits(add: Callable) -> None:
@@ -56,7 +57,7 @@ def _add_audits(add: Callable) -> None:
     sub.add_argument("--network", action="store_true", help=text)
     text = "with --network: of each training (default: the stage's)"
     sub.add_argument("--epochs", type=int, help=text)
-    _add_out(sub)
+    add_out(sub, "tables")
 
 
 def _add_ablations(add: Callable) -> None:
@@ -71,7 +72,7 @@ def _add_ablations(add: Callable) -> None:
         parser.add_argument("--answers", type=Path, required=True, help=text)
         text = "trainings at a time, one thread each"
         parser.add_argument("--processes", type=int, default=2, help=text)
-        _add_out(parser)
+        add_out(parser, "tables")
     sub = add("two-stage", two_stage, "two-stage training by a flawed protocol and a right one")
     for name in ("--root", "--store", "--answers"):
         sub.add_argument(name, type=Path, required=True, help="of a simulated copy that is packed")
@@ -88,14 +89,14 @@ def _add_speed(add: Callable) -> None:
     sub = add("speed", speed, "all speed figures in one run, as ratios")
     sub.add_argument("--root", type=Path, help="RxRx1's folder (default: simulated sites)")
     sub.add_argument("--workers", type=int, default=2)
-    _add_out(sub)
+    add_out(sub, "tables")
     text = "variants of the training step: memory format, precision, fused, compiled, checkpointed"
     sub = add("step", step, text)
     sub.add_argument("backbones", nargs="+", help="timm's names")
     sub.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="sides in pixels")
     sub.add_argument("--batch", type=int, default=32)
     sub.add_argument("--compile", action="store_true", help="torch.compile too; minutes to start")
-    _add_out(sub)
+    add_out(sub, "tables")
     sub = add_config_options(add("batch-size", batch_size, "which batches fit, and their speed"))
     sub.add_argument("--most", type=int, default=1024, help="largest size to try")
     sub = add_config_options(add("profile", profile, "where the time of a training epoch goes"))
@@ -119,22 +120,9 @@ def _add_postprocessing(add: Callable) -> None:
     add_profiles_study(add)
 
 
-def _add_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, help="file for the tables (Markdown)")
-
-
 def number_or_all(word: str) -> int | None:
     """Read the value of `--classes`: a number, or None for "all"."""
     return None if word == "all" else int(word)
-
-
-def _show(text: str, out: Path | None) -> None:
-    """Print a page, and write it where `--out` says."""
-    from cellsignal.common.files import write_text
-
-    if out is not None:
-        write_text(out, text)
-    print(text, end="")
 
 
 def _one_label_config(arguments: argparse.Namespace, study: str) -> "Config":
@@ -176,7 +164,7 @@ def oversampling(arguments: argparse.Namespace) -> str:
         audits = oversampling_audit(
             store.samples, store.read, classes=classes, rounds=arguments.rounds, seed=config.seed
         )
-    _show(oversampling_text(audits) + "\n", arguments.out)
+    show_page(oversampling_text(audits) + "\n", arguments.out)
     return next_command("train", arguments)
 
 
@@ -192,7 +180,7 @@ def ablation(arguments: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:
         runs = Runs(config_file_of(arguments, Path(folder)), arguments.answers)
         train_and_predict(runs, wanted(), arguments.processes)
-        _show(make_table(runs), arguments.out)
+        show_page(make_table(runs), arguments.out)
 
 
 def timelapse(arguments: argparse.Namespace) -> None:
@@ -205,7 +193,7 @@ def timelapse(arguments: argparse.Namespace) -> None:
         path = config_file_of(arguments, Path(folder))
         runs = Timelapse(path, arguments.answers, seeds, arguments.processes)
         runs.train()
-        _show(timelapse_tables(runs), arguments.out)
+        show_page(timelapse_tables(runs), arguments.out)
 
 
 def two_stage(arguments: argparse.Namespace) -> None:
@@ -225,12 +213,11 @@ def warm_up(arguments: argparse.Namespace) -> None:
 def speed(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.performance.speed import bench_speed
 
-    _show(bench_speed(arguments.root, arguments.workers), arguments.out)
+    show_page(bench_speed(arguments.root, arguments.workers), arguments.out)
 
 
 def step(arguments: argparse.Namespace) -> None:
     from cellsignal.config.schema import Model
-    from cellsignal.studies.performance.speed import machine
     from cellsignal.studies.performance.step import bench_step, step_text
 
     pages = [f"{machine()}."]
@@ -239,7 +226,7 @@ def step(arguments: argparse.Namespace) -> None:
             Model(backbone=name), arguments.sizes, arguments.batch, compiled=arguments.compile
         )
         pages.append(f"## {name}\n\n{step_text(table)}")
-    _show("\n\n".join(pages) + "\n", arguments.out)
+    show_page("\n\n".join(pages) + "\n", arguments.out)
 
 
 def batch_size(arguments: argparse.Namespace) -> str:
@@ -281,7 +268,7 @@ def plate_groups(arguments: argparse.Namespace) -> None:
 def coverage(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.coverage.page import measured_page
 
-    _show(measured_page(arguments.simulations, arguments.seed), arguments.out)
+    show_page(measured_page(arguments.simulations, arguments.seed), arguments.out)
 
 
 def torture(arguments: argparse.Namespace) -> None:
@@ -289,4 +276,4 @@ def torture(arguments: argparse.Namespace) -> None:
 
     folder = arguments.folder or Path(mkdtemp(prefix="cellsignal-torture-"))
     result = bench_torture(folder, arguments.kills, arguments.fills, arguments.seed)
-    _show(torture_text(result) + "\n", arguments.out)
+    show_page(torture_text(result) + "\n", arguments.out)

@@ -15,6 +15,7 @@ from cellsignal.prediction.entry import Entry, open_entry
 from cellsignal.prediction.merge import Part
 from cellsignal.prediction.plate_layout.apply import predict_labels
 from cellsignal.prediction.steps import truth_of
+from cellsignal.studies.pages import head_lines, row_text
 from cellsignal.studies.rxrx1_simulated import (
     ASSIGNMENTS,
     DIHEDRAL_VIEWS,
@@ -45,7 +46,7 @@ def final_table(runs: Runs) -> str:
     head = ["recipe, 8 views", "validation"]
     for kind in KINDS:
         head += [f"test, {ASSIGNMENTS[kind]}", "gain"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = head_lines(head)
     titles = {FINAL: f"final: {FINAL.title}", CONTROLS: CONTROLS.title}
     singles = {titles[variant]: _seed_outcomes(runs, variant, 1) for variant in CANDIDATES}
     lines += _rows(singles, "seed by seed")
@@ -67,7 +68,7 @@ def _rows(outcomes: dict[str, Outcomes], section: str) -> list[str]:
         for kind in KINDS:
             gain = "" if scored is base else gain_text(scored[kind], base[kind])
             cells += [figure_text(scored[kind]), gain]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(row_text(cells))
     return lines
 
 

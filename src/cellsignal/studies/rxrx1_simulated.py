@@ -30,6 +30,7 @@ from cellsignal.prediction.merge import Part
 from cellsignal.prediction.plate_layout.apply import predict_labels
 from cellsignal.prediction.predict import predict
 from cellsignal.prediction.steps import truth_of
+from cellsignal.studies.pages import head_lines, row_text
 from cellsignal.studies.rxrx1_variants import (
     BASELINE,
     ENSEMBLE_SEEDS,
@@ -192,7 +193,7 @@ def table(runs: Runs) -> str:
 
 def _training_table(runs: Runs) -> str:
     header = ("what", "validation", "test", "gain on test over the reference", "test, Hungarian")
-    lines = [_line(header), "|---" * len(header) + "|"]
+    lines = head_lines(header)
     base = runs.outcome(reference(), "test", **ONE_VIEW)
     for section, variants in VARIANTS.items():
         lines.append(f"| **{section}** | | | | |")
@@ -202,7 +203,7 @@ def _training_table(runs: Runs) -> str:
             gain = "" if variant.name == REFERENCE else gain_text(test, base)
             validation = f"{valid.accuracy:.3f} ({valid.seeds_sd:.3f})"
             figures = (validation, figure_text(test), gain, f"{assigned.accuracy:.3f}")
-            lines.append(_line((variant.title, *figures)))
+            lines.append(row_text((variant.title, *figures)))
     return "\n".join(lines)
 
 
@@ -210,7 +211,7 @@ def _predicting_table(runs: Runs) -> str:
     """Write the gains of sites, views, ensembles and assignment, for reference and final recipe."""
     recipes = {"reference": reference(), "final": FINAL}
     header = [f"{name}, {title}" for name in recipes for title in ASSIGNMENTS.values()]
-    lines = [_line(("test wells", *header)), "|---" * 9 + "|"]
+    lines = head_lines(("test wells", *header))
     rows = {
         "one site, one view": {**ONE_VIEW, "sites": (1,)},
         "two sites, one view": ONE_VIEW,
@@ -230,14 +231,14 @@ def _predicting_table(runs: Runs) -> str:
                     result = runs.outcome(variant, "test", kind, seeds=seeds, **options)
                     text = f"{result.accuracy:.3f}"
                 cells.append(text)
-        lines.append(_line((title, *cells)))
+        lines.append(row_text((title, *cells)))
     return "\n".join(lines)
 
 
 def _final_table(runs: Runs) -> str:
     """Write the share of the baseline's error that the final recipe removes."""
     header = ("predicted with", "plain two stages", "final recipe", "gain")
-    lines = [_line((*header, "share of the error that is gone")), "|---" * 5 + "|"]
+    lines = head_lines((*header, "share of the error that is gone"))
     for title, options in (("one view", ONE_VIEW), ("8 views", DIHEDRAL_VIEWS)):
         for kind in ("none", "hungarian"):
             plain = runs.outcome(BASELINE, "test", kind, **options)
@@ -249,12 +250,8 @@ def _final_table(runs: Runs) -> str:
                 gain_text(final, plain),
                 f"{gone:.2f}",
             )
-            lines.append(_line((f"{title}, {ASSIGNMENTS[kind]}", *figures)))
+            lines.append(row_text((f"{title}, {ASSIGNMENTS[kind]}", *figures)))
     return "\n".join(lines)
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def figure_text(outcome: Outcome) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.options import add_config_options, config_of
+from cellsignal.studies.pages import add_out, head_lines, row_text, show_page
 
 if TYPE_CHECKING:
     from cellsignal.studies.bbbc021.changes import Change, Changes
@@ -32,20 +33,17 @@ def add_bbbc021_study(add: Callable) -> None:
     sub.add_argument("--runs", nargs="*", default=[], metavar="RUN", help=text)
     text = "folder of tf_efficientnet_lite0, 1 and 2's weights (default: those of their packages)"
     sub.add_argument("--weights", type=Path, metavar="FOLDER", help=text)
-    sub.add_argument("--out", type=Path, help="file for the tables (Markdown)")
+    add_out(sub, "tables")
 
 
 def bbbc021(arguments: argparse.Namespace) -> None:
-    from cellsignal.common.files import write_text
     from cellsignal.studies.bbbc021.changes import Changes
 
     if arguments.seeds:
         raise InputError("--seeds: the study trains nothing; --runs merges all seeds of a run")
     changes = Changes(config_of(arguments), arguments.weights, arguments.runs)
     text = changes_page(changes)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
+    show_page(text, arguments.out)
 
 
 def changes_page(changes: "Changes") -> str:
@@ -65,13 +63,13 @@ def changes_page(changes: "Changes") -> str:
 
 def tables(rows: Sequence["Change"]) -> str:
     """Return one Markdown table, with a line above the rows of each section."""
-    lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
+    lines = head_lines(HEADS)
     reference, section = rows[0], ""
     for row in rows:
         if row.section != section:
             section = row.section
             lines.append(f"| **{section}** |{' |' * (len(HEADS) - 1)}")
-        lines.append(f"| {' | '.join(cells(row, reference))} |")
+        lines.append(row_text(cells(row, reference)))
     return "\n".join(lines)
 
 

@@ -2,7 +2,8 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
+
+from cellsignal.studies.pages import add_out, show_page
 
 
 def add_blend_study(add: Callable) -> None:
@@ -11,12 +12,11 @@ def add_blend_study(add: Callable) -> None:
     sub = add("blend", blend, text)
     sub.add_argument("--competitions", type=int, help="(default 20)")
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
+    add_out(sub)
 
 
 def blend(arguments: argparse.Namespace) -> None:
     from cellsignal.common.errors import InputError
-    from cellsignal.common.files import write_text
     from cellsignal.studies.blend.competitions import COMPETITIONS
     from cellsignal.studies.blend.page import blend_page
 
@@ -25,6 +25,4 @@ def blend(arguments: argparse.Namespace) -> None:
     if count < 1:
         raise InputError(f"--competitions {count}: at least 1")
     text = blend_page(count, arguments.seed)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
+    show_page(text, arguments.out)

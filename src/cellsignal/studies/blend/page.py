@@ -10,6 +10,7 @@ from cellsignal.studies.blend.competitions import (
     bench_noise,
     summarise,
 )
+from cellsignal.studies.pages import machine, text_table
 
 STACKING = NAMES["stack"]
 MORE_SEEDS = (1, 2, 3)
@@ -67,7 +68,6 @@ Eight models that know nothing, six classes: every gain should be 0.
 
 def blend_page(count: int, seed: int, more: Sequence[int] = MORE_SEEDS) -> str:
     """Run the study and return its page."""
-    from cellsignal.studies.performance.speed import machine
 
     outcomes = list(bench_blends(count, seed))
     others = [outcome for other in more for outcome in bench_blends(count, other)]
@@ -111,7 +111,7 @@ def outcome_table(outcomes: Sequence[Outcome]) -> str:
                 f"{gain.loss.change:+.3f}",
             )
         )
-    return _markdown(rows)
+    return text_table(rows)
 
 
 def summary_table(outcomes: Sequence[Outcome]) -> str:
@@ -133,14 +133,8 @@ def summary_table(outcomes: Sequence[Outcome]) -> str:
                 *(f"{gain:+.4f}" for gain in gains),
             )
         )
-    return _markdown(rows)
+    return text_table(rows)
 
 
 def _range(change: Change) -> str:
     return f"{change.low:+.3f} .. {change.high:+.3f}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, f"|{'---|' * len(rows[0])}")
-    return "\n".join(lines)

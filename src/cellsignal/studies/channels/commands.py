@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import write_text
+from cellsignal.studies.pages import add_out, show_page
 
 
 def add_channels_study(add: Callable) -> None:
@@ -16,7 +16,7 @@ def add_channels_study(add: Callable) -> None:
     sub.add_argument("--epochs", type=int, default=30, help="of each set (default 30)")
     text = "folder of the simulated images and of what is done (default runs/channels)"
     sub.add_argument("--work", type=Path, default=Path("runs/channels"), help=text)
-    sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
+    add_out(sub)
 
 
 def channels(arguments: argparse.Namespace) -> None:
@@ -29,6 +29,4 @@ def channels(arguments: argparse.Namespace) -> None:
 
     records = [measure(seed, arguments.epochs, arguments.work) for seed in arguments.seeds]
     text = channels_page(records, arguments.seeds, arguments.epochs)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
+    show_page(text, arguments.out)

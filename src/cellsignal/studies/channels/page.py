@@ -10,6 +10,7 @@ import numpy as np
 
 from cellsignal.common.files import write_text
 from cellsignal.metrics.intervals import mean_interval, plural
+from cellsignal.studies.pages import machine, row_text
 
 log = logging.getLogger(__name__)
 BASELINE = "cnn"
@@ -102,7 +103,6 @@ def channels_page(records: Sequence[Mapping], seeds: Sequence[int], epochs: int)
     """Return the page of the records of `measure`, one for each seed."""
     from cellsignal.studies.channels.images import SETS
     from cellsignal.studies.channels.training import METHODS
-    from cellsignal.studies.performance.speed import machine
 
     first, names = records[0], list(METHODS)
     paired = {name: _paired(records, name) for name in names if name != BASELINE}
@@ -178,5 +178,5 @@ def _table(names: Sequence[str], cells: Callable[[str], list[str]]) -> str:
     from cellsignal.studies.channels.training import METHODS
 
     lines = [f"| | {' | '.join(CASES)} |", f"|{'---|' * (len(CASES) + 1)}"]
-    lines += [f"| {METHODS[name].title} | {' | '.join(cells(name))} |" for name in names]
+    lines += [row_text((METHODS[name].title, *cells(name))) for name in names]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from cellsignal.studies.coverage.simulated_units import (
     Coverage,
     measure_coverage,
 )
-from cellsignal.studies.performance.speed import machine, table
+from cellsignal.studies.pages import machine, table
 
 HEAD = """# How often the 95 % intervals hold the truth
 

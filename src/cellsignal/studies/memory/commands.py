@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from cellsignal.studies.pages import add_out, show_page
+
 PARTS = ("submission", "profiles", "images")
 
 
@@ -17,14 +19,13 @@ def add_memory_study(add: Callable) -> None:
     sub.add_argument("--scale", type=float, default=1.0, metavar="SHARE", help=text)
     folder = "folder of the inputs, which are kept there and used again (default: a temporary one)"
     sub.add_argument("--folder", type=Path, help=folder)
-    sub.add_argument("--out", type=Path, help="file for the table (Markdown)")
+    add_out(sub, "table")
 
 
 def memory(arguments: argparse.Namespace) -> None:
     import tempfile
 
     from cellsignal.common.errors import InputError
-    from cellsignal.common.files import write_text
     from cellsignal.studies.memory.page import memory_page
 
     if not 0 < arguments.scale <= 1:
@@ -35,6 +36,4 @@ def memory(arguments: argparse.Namespace) -> None:
     else:
         with tempfile.TemporaryDirectory(prefix="cellsignal-memory-") as folder:
             text = memory_page(Path(folder), arguments.parts, arguments.scale)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
+    show_page(text, arguments.out)

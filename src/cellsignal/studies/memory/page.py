@@ -15,7 +15,7 @@ from cellsignal.studies.memory.simulated import (
     write_predictions,
     write_profiles,
 )
-from cellsignal.studies.performance.speed import machine
+from cellsignal.studies.pages import machine
 
 VIEWS = 8
 GIB, GB = 2**30, 10**9

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cellsignal.config.options import refuse_below_one
+from cellsignal.studies.pages import add_out, machine, show_page, table
 
 
 def add_readers_study(add: Callable) -> None:
@@ -13,18 +14,15 @@ def add_readers_study(add: Callable) -> None:
     sub = add("readers", readers, text)
     sub.add_argument("--root", type=Path, help="RxRx1's folder (default: simulated sites)")
     sub.add_argument("--rounds", type=int, default=10, help="timed readings of each site")
-    sub.add_argument("--out", type=Path, help="file for the tables (Markdown)")
+    add_out(sub, "tables")
 
 
 def readers(arguments: argparse.Namespace) -> None:
-    from cellsignal.common.files import write_text
     from cellsignal.studies.performance.readers_bench import readers_page
 
     refuse_below_one(arguments, "rounds")
     text = readers_page(arguments.root, arguments.rounds)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
+    show_page(text, arguments.out)
 
 
 def add_neighbours_study(add: Callable) -> None:
@@ -36,7 +34,6 @@ def add_neighbours_study(add: Callable) -> None:
 
 def neighbours(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.performance.neighbours import bench_neighbours
-    from cellsignal.studies.performance.speed import machine, table
 
     refuse_below_one(arguments, "rounds", "seconds")
     print(f"{machine()}.\n\n{table(bench_neighbours(arguments.seconds, arguments.rounds))}")

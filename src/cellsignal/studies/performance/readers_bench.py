@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.data.sites import resized
+from cellsignal.studies.pages import head_lines, machine, row_text
 from cellsignal.studies.performance.readers import (
     LIBRARIES,
     OURS,
@@ -26,7 +27,7 @@ from cellsignal.studies.performance.readers import (
     write_sources,
 )
 from cellsignal.studies.performance.reading import cv2_read
-from cellsignal.studies.performance.speed import SITES, machine, plates
+from cellsignal.studies.performance.speed import SITES, plates
 
 THREADS = (1, 2, 4)
 PROCESSES = (1, 2)
@@ -164,13 +165,13 @@ def readers_text(table: pd.DataFrame) -> str:
     head += ["quarter", "cold", *(f"{n} threads" for n in THREADS)]
     head += [*(f"{n} processes" for n in PROCESSES)]
     cv2_ms = table.ordered[table.library == "cv2"].iloc[0]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    lines = head_lines(head)
     for row in table.itertuples():
         times = (row.random, row.half, row.quarter, row.cold)
         rates = (row.t1, row.t2, row.t4, row.p1, row.p2)
         cells = [row.library, row.codec, row.layout, f"{row.disk:.2f}", f"{row.ordered:.3g}"]
         cells += [f"{cv2_ms / row.ordered:.3g}", *(f"{value:.3g}" for value in times)]
-        lines.append(f"| {' | '.join([*cells, *(f'{rate:,.0f}' for rate in rates)])} |")
+        lines.append(row_text([*cells, *(f"{rate:,.0f}" for rate in rates)]))
     absent = [f"- {name}: {missing(name)}." for name in LIBRARIES if missing(name)]
     return "\n".join([*lines, "", *absent, *_verdict(table)])
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from cellsignal.config import Config
 from cellsignal.pipeline import run_all
-from cellsignal.studies.performance.speed import table
+from cellsignal.studies.pages import table
 
 # step -> file and function whose CPU time, callees included, it is; none of them calls another
 STEPS = {

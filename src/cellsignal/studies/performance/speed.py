@@ -7,7 +7,6 @@ machine than about the program.
 import contextlib
 import functools
 import os
-import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.data.pack import pack
 from cellsignal.data.store import Store
+from cellsignal.studies.pages import machine, table
 from cellsignal.studies.performance.augmentation import augment_text, bench_augment
 from cellsignal.studies.performance.feeding import Plates, bench_batches, bench_epoch, bench_fed
 from cellsignal.studies.performance.postprocess import bench_plate_assignment
@@ -114,33 +114,6 @@ def promises(reading, processes, augmenting, batches, epochs, assigned) -> str:
         (f"{processes.ratio[0]:.2f} x", ">= 1.7", "two processes reading", "one process"),
     ]
     return table(pd.DataFrame(rows, columns=columns)[["what", "against", "measured", "wanted"]])
-
-
-def table(frame: pd.DataFrame) -> str:
-    """Write a data frame in Markdown; numbers to three digits."""
-    cells = [
-        [f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
-        for row in frame.itertuples(index=False, name=None)
-    ]
-    return "\n".join(
-        "| " + " | ".join(row) + " |"
-        for row in (list(frame.columns), ["---"] * len(frame.columns), *cells)
-    )
-
-
-def machine() -> str:
-    """Name the processor, GPU and versions that figures are measured on."""
-    cpu = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{os.cpu_count()} cores of {cpu}{gpu}; {versions}"
 
 
 @contextlib.contextmanager

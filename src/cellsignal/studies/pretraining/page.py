@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.options import add_set
+from cellsignal.studies.pages import add_out, machine, show_page, text_table
 
 if TYPE_CHECKING:
     from cellsignal.metrics.paired import Paired
@@ -70,11 +71,10 @@ def add_pretraining_study(add: Callable) -> None:
     sub.add_argument("--seeds", type=int, nargs="+", action="append", metavar="N", help=text)
     text = "ImageNet weights of tf_efficientnet_lite0 (default: those of its package)"
     sub.add_argument("--weights", type=Path, help=text)
-    sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
+    add_out(sub)
 
 
 def pretraining(arguments: argparse.Namespace) -> None:
-    from cellsignal.common.files import write_text
     from cellsignal.config import load_config
     from cellsignal.studies.pretraining.bench import Bench
 
@@ -88,9 +88,7 @@ def pretraining(arguments: argparse.Namespace) -> None:
     for bench in benches:
         bench.train()
     text = pretraining_page(benches, arguments.configs)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
+    show_page(text, arguments.out)
 
 
 def seeds_of(lists: Sequence[Sequence[int]] | None, configs: int) -> list[Sequence[int]]:
@@ -117,7 +115,6 @@ def pretraining_page(benches: Sequence["Bench"], words: Sequence[str]) -> str:
     Args:
         words: the config of each bench, as it was given.
     """
-    from cellsignal.studies.performance.speed import machine
 
     sections = [section(bench, word) for bench, word in zip(benches, words, strict=True)]
     return PAGE.format(
@@ -169,9 +166,7 @@ def table(rows: Sequence["Scored"]) -> str:
         longer_text = "" if row is longer else difference_text(row.against(longer))
         figure = f"{row.accuracy:.3f}{spread}"
         lines.append((row.title, figure, f"{low:.2f} .. {high:.2f}", over, p, longer_text))
-    text = [f"| {' | '.join(cells)} |" for cells in lines]
-    text.insert(1, f"|{'---|' * len(HEADS)}")
-    return "\n".join(text)
+    return text_table(lines)
 
 
 def difference_text(paired: "Paired") -> str:

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from cellsignal.studies.pages import add_out, show_page
+
 
 def add_profiles_study(add: Callable) -> None:
     """Add the parser of the study."""
@@ -14,14 +16,11 @@ def add_profiles_study(add: Callable) -> None:
     text = "JUMP-Target-1_compound_metadata.tsv"
     sub.add_argument("--annotations", type=Path, required=True, help=text)
     sub.add_argument("--bbbc021", type=Path, required=True, help="profiles of BBBC021")
-    sub.add_argument("--out", type=Path, help="file for the tables (Markdown)")
+    add_out(sub, "tables")
 
 
 def profiles(arguments: argparse.Namespace) -> None:
-    from cellsignal.common.files import write_text
     from cellsignal.studies.profiles.page import profiles_page
 
     page = profiles_page(arguments.cpjump1, arguments.annotations, arguments.bbbc021)
-    if arguments.out is not None:
-        write_text(arguments.out, page)
-    print(page, end="")
+    show_page(page, arguments.out)

@@ -20,7 +20,7 @@ from cellsignal.metrics.intervals import range_text
 from cellsignal.profiles.batch_effects import centre, sphere, tvn
 from cellsignal.profiles.position_effects import subtract_position
 from cellsignal.profiles.profile_steps import Profiles
-from cellsignal.studies.performance.speed import table as markdown_table
+from cellsignal.studies.pages import table as markdown_table
 
 SHUFFLES = 20
 FIRST = "as given"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cellsignal.evaluation.retrieval_null import NULL_SIZE
 from cellsignal.profiles.sources import load_tables
-from cellsignal.studies.performance.speed import machine
+from cellsignal.studies.pages import machine
 from cellsignal.studies.profiles.mechanisms import SHUFFLES, mechanism_tables
 from cellsignal.studies.profiles.replicates import (
     oracle_line,

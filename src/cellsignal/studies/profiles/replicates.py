@@ -17,7 +17,7 @@ from cellsignal.evaluation.retrieval_null import Null, NullKind
 from cellsignal.profiles.batch_effects import sphere
 from cellsignal.profiles.position_effects import subtract_position
 from cellsignal.profiles.profile_steps import Profiles
-from cellsignal.studies.performance.speed import table as markdown_table
+from cellsignal.studies.pages import table as markdown_table
 
 POSITION_NOTE = (
     "{single} of {compounds} compounds stand in one position on all plates, their negatives (DMSO) "

@@ -2,10 +2,9 @@
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import write_text
+from cellsignal.studies.pages import add_out, show_page
 
 SIMULATIONS = 400
 
@@ -17,7 +16,7 @@ def add_relations_study(add: Callable) -> None:
     text = f"of each coverage (default {SIMULATIONS})"
     sub.add_argument("--simulations", type=int, default=SIMULATIONS, help=text)
     sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
+    add_out(sub)
 
 
 def relations(arguments: argparse.Namespace) -> None:
@@ -26,6 +25,4 @@ def relations(arguments: argparse.Namespace) -> None:
     from cellsignal.studies.relations.page import relations_page
 
     page = relations_page(arguments.simulations, arguments.seed)
-    print(page, end="")
-    if arguments.out is not None:
-        write_text(arguments.out, page)
+    show_page(page, arguments.out)

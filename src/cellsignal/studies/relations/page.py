@@ -20,7 +20,7 @@ from cellsignal.simulation.phenotypes import (
     well_effect,
 )
 from cellsignal.simulation.plates import WELLS
-from cellsignal.studies.performance.speed import machine, table
+from cellsignal.studies.pages import machine, table
 from cellsignal.studies.relations.coverage import Coverage, cases, measure
 
 GENES, COMPLEXES, SIZE = 240, 40, 3

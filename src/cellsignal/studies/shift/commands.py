@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import write_text
+from cellsignal.studies.pages import add_out, show_page
 
 SEEDS = (0, 1, 2, 3, 4)
 
@@ -20,7 +20,7 @@ def add_shift_study(add: Callable) -> None:
     sub.add_argument("--networks", nargs="+", help="only these (default: all)")
     text = "train nothing: the page of what is finished in the folder"
     sub.add_argument("--finished", action="store_true", help=text)
-    sub.add_argument("--out", type=Path, help="file for the page (Markdown)")
+    add_out(sub)
 
 
 def shift(arguments: argparse.Namespace) -> None:
@@ -39,6 +39,4 @@ def shift(arguments: argparse.Namespace) -> None:
     seeds, finished = arguments.seeds, arguments.finished
     frame = run_bench(arguments.folder, seeds, networks, design, finished)
     text = shift_page(frame, seeds, design, finished)
-    if arguments.out is not None:
-        write_text(arguments.out, text)
-    print(text, end="")
+    show_page(text, arguments.out)

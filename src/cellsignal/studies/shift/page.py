@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cellsignal.metrics.intervals import range_text
+from cellsignal.studies.pages import machine, text_table
 from cellsignal.studies.shift.results import SEVERE, Results
 
 if TYPE_CHECKING:
@@ -105,7 +106,6 @@ def shift_page(
     frame: pd.DataFrame, seeds: Sequence[int], design: "Design", finished: bool = False
 ) -> str:
     """Return the page of measured accuracies (`run.run_bench`)."""
-    from cellsignal.studies.performance.speed import machine
     from cellsignal.studies.shift.networks import CONTEXT, EPOCHS
     from cellsignal.training.adaptation import LEAST_TREATMENTS, LEAST_WELLS
 
@@ -158,7 +158,7 @@ def alpha_table(results: Results) -> str:
                 str(results.experiments(method)),
             )
         )
-    return _markdown(rows)
+    return text_table(rows)
 
 
 def target_text(results: Results) -> str:
@@ -182,7 +182,7 @@ def size_table(results: Results) -> str:
     for method in results.methods:
         figures = (results.accuracy(method, alpha, size) for alpha, size in columns)
         rows.append((title(method), *map(_number, figures)))
-    return _markdown(rows)
+    return text_table(rows)
 
 
 def gain_table(results: Results) -> str:
@@ -199,7 +199,7 @@ def gain_table(results: Results) -> str:
             ends = range_text(paired.low, paired.high, 3, "+")
             cells.append(f"{paired.difference:+.3f}" + (f" ({ends})" if ends else ""))
         rows.append((title(method), *cells))
-    return _markdown(rows)
+    return text_table(rows)
 
 
 def _comparisons() -> list[tuple[str, float]]:
@@ -240,9 +240,3 @@ def alpha_text(alpha: float) -> str:
 
 def _number(value: float, digits: int = 3) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    lines.insert(1, f"|{'---|' * len(rows[0])}")
-    return "\n".join(lines)
