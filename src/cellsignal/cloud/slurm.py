@@ -56,10 +56,7 @@ def write_slurm(work: Work, cluster: Cluster, out: Path) -> list[Path]:
         "submit.sbatch": submit_script(work, cluster),
         "launch.sh": _LAUNCH,
     }
-    for name, text in texts.items():
-        write_text(out / name, text)
-        (out / name).chmod(0o755)
-    return [out / name for name in texts]
+    return write_scripts(texts, out)
 
 
 def folds_script(work: Work, cluster: Cluster) -> str:
@@ -81,6 +78,41 @@ def folds_script(work: Work, cluster: Cluster) -> str:
         "nodes": cluster.nodes,
         "ntasks-per-node": 1,
         "gpus-per-node": cluster.gpus,
+    } | requeued_directives(cluster)
+    return _FOLDS.format(
+        directives=directive_lines(directives) + "\n#SBATCH --requeue",
+        meet=meet,
+        cases=cases,
+        program=program,
+        config=shlex.quote(work.path.as_posix()),
+        notice=cluster.notice,
+        noticed=NOTICED,
+        out_of_time=OUT_OF_TIME,
+        path=work.path,
+    )
+
+
+def submit_script(work: Work, cluster: Cluster) -> str:
+    """What merges all folds' predictions, on a node without a GPU."""
+    words = shlex.join([work.path.as_posix(), "--out", work.submission.as_posix()])
+    return short_job(f"{work.config.name}-submit", cluster, f"submit {words}")
+
+
+# what `slurm_pack` shares
+# --------------------------------------------------------------------------------------------------
+
+
+def write_scripts(texts: dict[str, str], out: Path) -> list[Path]:
+    """Write scripts into a folder, to be executed; return their paths."""
+    for name, text in texts.items():
+        write_text(out / name, text)
+        (out / name).chmod(0o755)
+    return [out / name for name in texts]
+
+
+def requeued_directives(cluster: Cluster) -> dict[str, object]:
+    """Return the directives of an array whose tasks are told before their time is up."""
+    return {
         "cpus-per-task": cluster.cpus,
         "time": cluster.time,
         "signal": f"B:USR1@{cluster.notice}",
@@ -89,35 +121,23 @@ def folds_script(work: Work, cluster: Cluster) -> str:
         "partition": cluster.partition,
         "account": cluster.account,
     }
-    return _FOLDS.format(
-        directives=directive_lines(directives) + "\n#SBATCH --requeue",
-        meet=meet,
-        cases=cases,
-        program=program,
-        config=shlex.quote(work.path.as_posix()),
-        notice=cluster.notice,
-        most=MOST_STARTS,
-        out_of_time=OUT_OF_TIME,
-        path=work.path,
-    )
 
 
-def submit_script(work: Work, cluster: Cluster) -> str:
-    """What merges all folds' predictions, on a node without a GPU."""
+def short_job(name: str, cluster: Cluster, command: str) -> str:
+    """Return the script of one `cellsignal` command of minutes, on a node without a GPU."""
     directives = {
-        "job-name": f"{work.config.name}-submit",
+        "job-name": name,
         "cpus-per-task": cluster.cpus,
         "time": "01:00:00",
         "output": "slurm-%x-%j.log",
         "partition": cluster.partition,
         "account": cluster.account,
     }
-    words = shlex.join([work.path.as_posix(), "--out", work.submission.as_posix()])
     return f"""#!/usr/bin/env bash
 {directive_lines(directives)}
 set -euo pipefail
 cd "${{SLURM_SUBMIT_DIR:?give this to sbatch, from the repository}}"
-{cluster.python} -m cellsignal submit {words}
+{cluster.python} -m cellsignal {command}
 """
 
 
@@ -127,6 +147,41 @@ def directive_lines(values: dict[str, object]) -> str:
         f"#SBATCH --{name}={value}" for name, value in values.items() if value is not None
     )
 
+
+# bash of a task that is told before its time is up: `finish` waits for what was begun last, hands
+# the notice on to it, and ends the script unless it ended well
+NOTICED = f"""step='' told=''
+tell() {{
+    told=yes
+    [ -z "$step" ] || kill -TERM "$step" 2> /dev/null  # srun hands it on; training saves and ends
+}}
+trap tell USR1 TERM
+
+again() {{
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {MOST_STARTS} ]; then
+        echo "error: started {MOST_STARTS} times and not done; is the time limit too short?" >&2
+        exit 1
+    fi
+    scontrol requeue "$SLURM_JOB_ID" || echo "error: could not be requeued; sbatch it again to go on" >&2
+    exit {OUT_OF_TIME}
+}}
+
+finish() {{
+    local status
+    step=$!
+    [ -z "$told" ] || kill -TERM "$step" 2> /dev/null  # told before it was known
+    while true; do  # a trapped signal ends `wait`, not what it waits for
+        wait "$step"
+        status=$?
+        kill -0 "$step" 2> /dev/null || break
+    done
+    step=''
+    [ "$status" -eq 0 ] && return
+    [ "$status" -eq 2 ] && exit 2
+    if [ "$status" -eq {OUT_OF_TIME} ] || [ -n "$told" ]; then again; fi
+    exit "$status"
+}}
+"""
 
 _FOLDS = """#!/usr/bin/env bash
 {directives}
@@ -144,38 +199,11 @@ case "${{SLURM_ARRAY_TASK_ID:-}}" in
     *) echo "error: SLURM_ARRAY_TASK_ID is '${{SLURM_ARRAY_TASK_ID:-}}', no fold of this script" >&2; exit 2 ;;
 esac
 {meet}
-step='' told=''
-tell() {{
-    told=yes
-    [ -z "$step" ] || kill -TERM "$step" 2> /dev/null  # srun hands it on; training saves and ends
-}}
-trap tell USR1 TERM
-
-again() {{
-    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {most} ]; then
-        echo "error: started {most} times and not done; is the time limit too short for one checkpoint?" >&2
-        exit 1
-    fi
-    scontrol requeue "$SLURM_JOB_ID" || echo "error: could not be requeued; sbatch it again to go on" >&2
-    exit {out_of_time}
-}}
-
+{noticed}
 one() {{  # a verb, on all nodes
-    local status
     [ -z "$told" ] || again
     srun --kill-on-bad-exit=1 {program} "$@" &
-    step=$!
-    [ -z "$told" ] || kill -TERM "$step" 2> /dev/null  # told before it was known
-    while true; do  # a trapped signal ends `wait`, not what it waits for
-        wait "$step"
-        status=$?
-        kill -0 "$step" 2> /dev/null || break
-    done
-    step=''
-    [ "$status" -eq 0 ] && return
-    [ "$status" -eq 2 ] && exit 2
-    if [ "$status" -eq {out_of_time} ] || [ -n "$told" ]; then again; fi
-    exit "$status"
+    finish
 }}
 
 one train {config} "${{sets[@]}}"

@@ -8,9 +8,15 @@ import shlex
 from pathlib import Path
 
 from cellsignal.cloud.plan import Work
-from cellsignal.cloud.slurm import MOST_STARTS, Cluster, directive_lines
+from cellsignal.cloud.slurm import (
+    NOTICED,
+    Cluster,
+    directive_lines,
+    requeued_directives,
+    short_job,
+    write_scripts,
+)
 from cellsignal.common.errors import OUT_OF_TIME, InputError
-from cellsignal.common.files import write_text
 
 _MOST_PARTS = 10_000  # of an array, on most clusters less
 
@@ -22,10 +28,7 @@ def write_packing(work: Work, cluster: Cluster, parts: int, out: Path) -> list[P
         "merge.sbatch": merge_script(work, cluster, parts),
         "launch.sh": LAUNCH,
     }
-    for name, text in texts.items():
-        write_text(out / name, text)
-        (out / name).chmod(0o755)
-    return [out / name for name in texts]
+    return write_scripts(texts, out)
 
 
 def pack_script(work: Work, cluster: Cluster, parts: int) -> str:
@@ -39,14 +42,7 @@ def pack_script(work: Work, cluster: Cluster, parts: int) -> str:
     directives = {
         "job-name": f"{work.config.name}-pack",
         "array": f"1-{parts}",
-        "cpus-per-task": cluster.cpus,
-        "time": cluster.time,
-        "signal": f"B:USR1@{cluster.notice}",
-        "open-mode": "append",
-        "output": "slurm-%x-%A_%a.log",
-        "partition": cluster.partition,
-        "account": cluster.account,
-    }
+    } | requeued_directives(cluster)
     return _PACK.format(
         directives=directive_lines(directives) + "\n#SBATCH --requeue",
         program=f"{cluster.python} -m cellsignal",
@@ -54,27 +50,15 @@ def pack_script(work: Work, cluster: Cluster, parts: int) -> str:
         parts=parts,
         path=work.path,
         notice=cluster.notice,
-        most=MOST_STARTS,
+        noticed=NOTICED,
         out_of_time=OUT_OF_TIME,
     )
 
 
 def merge_script(work: Work, cluster: Cluster, parts: int) -> str:
     """The job that makes the store of all parts."""
-    directives = {
-        "job-name": f"{work.config.name}-merge",
-        "cpus-per-task": cluster.cpus,
-        "time": "01:00:00",
-        "output": "slurm-%x-%j.log",
-        "partition": cluster.partition,
-        "account": cluster.account,
-    }
-    return f"""#!/usr/bin/env bash
-{directive_lines(directives)}
-set -euo pipefail
-cd "${{SLURM_SUBMIT_DIR:?give this to sbatch, from the repository}}"
-{cluster.python} -m cellsignal prepare {_words(work, cluster)} --merge {parts}
-"""
+    command = f"prepare {_words(work, cluster)} --merge {parts}"
+    return short_job(f"{work.config.name}-merge", cluster, command)
 
 
 def _words(work: Work, cluster: Cluster) -> str:
@@ -87,35 +71,15 @@ _PACK = """#!/usr/bin/env bash
 # {path}: packs its store in {parts} parts, one a task. Made by `cellsignal cloud slurm --pack`; give it to sbatch from the repository, which all nodes must see.
 #   0   done
 #   {out_of_time}  the time was up, or Slurm gave notice: saved, and back into the queue
+#   2   bad input: the log's last line says which; not tried again
 #   any other: the log's last line says why. sbatch it again, or one part with --array=K: it goes on. (A node that is lost is requeued by Slurm itself.)
 set -uo pipefail
 cd "${{SLURM_SUBMIT_DIR:?give this to sbatch, from the repository}}" || exit 2
 [ -z "${{SLURM_JOB_END_TIME:-}}" ] || export CELLSIGNAL_DEADLINE=$((SLURM_JOB_END_TIME - {notice}))
 part="${{SLURM_ARRAY_TASK_ID:?is not set: give this to sbatch as an array}}/{parts}"
-step='' told=''
-tell() {{
-    told=yes
-    [ -z "$step" ] || kill -TERM "$step" 2> /dev/null
-}}
-trap tell USR1 TERM
+{noticed}
 {program} prepare {words} --part "$part" &
-step=$!
-[ -z "$told" ] || kill -TERM "$step" 2> /dev/null  # told before it was known
-while true; do  # a trapped signal ends `wait`, not what it waits for
-    wait "$step"
-    status=$?
-    kill -0 "$step" 2> /dev/null || break
-done
-[ "$status" -eq 0 ] && exit 0
-if [ "$status" -eq {out_of_time} ] || [ -n "$told" ]; then
-    if [ "${{SLURM_RESTART_COUNT:-0}}" -ge {most} ]; then
-        echo "error: started {most} times and not done; is the time limit too short?" >&2
-        exit 1
-    fi
-    scontrol requeue "$SLURM_JOB_ID" || echo "error: could not be requeued; sbatch it again to go on" >&2
-    exit {out_of_time}
-fi
-exit "$status"
+finish
 """
 
 LAUNCH = """#!/usr/bin/env bash
