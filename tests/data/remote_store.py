@@ -1,11 +1,22 @@
-"""A file system of fsspec that counts its requests and fails when it is told to."""
+"""What the tests of remote stores share: a store of four bands a site, and a file system of fsspec
+that counts its requests and fails when it is told to.
+"""
 
+import multiprocessing
 import threading
+import zlib
 from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+import numpy as np
+import pytest
 from fsspec.spec import AbstractFileSystem
+from tiny_store import TinyCompetition, write_root
+
+from cellsignal.data import codec, transfer
+from cellsignal.data.pack import prepare
+from cellsignal.data.store import Store
 
 SLOW_ENOUGH = 20  # seconds after which a test that waits for other requests gives up
 
@@ -64,3 +75,38 @@ class Flaky(AbstractFileSystem):
         calls = [(name, size) for name, _, _, size in cls.calls if "/images/c." in name]
         cls.calls.clear()
         return calls
+
+
+def read_in_bands(patch: pytest.MonkeyPatch, cache: Path, first_wait: float = 0.0) -> None:
+    """Read sites of four bands, with hardly a wait between tries, and a cache of one's own."""
+    patch.setattr(codec, "BLOCK", 80)
+    patch.setattr(transfer, "FIRST_WAIT", first_wait)
+    patch.setenv("CELLSIGNAL_CACHE", str(cache))
+
+
+def pack_in_bands(folder: Path, kind: str, name: str = "store") -> np.ndarray:
+    """Pack the tiny competition into `folder / name` by a codec; return its images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "BLOCK", 80)
+        images = write_root(folder / "root")
+        prepare(TinyCompetition(), folder / "root", folder / name, codec=kind)
+    return images
+
+
+def check_forks(store: Store, images: np.ndarray, rows: tuple[int, ...]) -> None:
+    """Read rows in forked processes, one each, of a store that this process has read from."""
+    store.read(0)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=_send_sum, args=(store, row, queue)) for row in rows]
+    for process in processes:
+        process.start()
+    seen = {queue.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join(timeout=60)
+    assert seen == {zlib.crc32(images[row]) for row in rows}
+    np.testing.assert_array_equal(store.read(3), images[3])
+
+
+def _send_sum(store: Store, row: int, queue: multiprocessing.Queue) -> None:
+    queue.put(zlib.crc32(store.read(row)))

@@ -1,17 +1,14 @@
 """Remote sites have the local store's pixels, for few requests, and survive what fails."""
 
 import logging
-import multiprocessing
 import pickle
 import shutil
 import threading
-import zlib
 
 import numpy as np
 import pytest
 import torch
-from remote_store import Flaky
-from tiny_store import TinyCompetition, write_root
+from remote_store import Flaky, check_forks, pack_in_bands, read_in_bands
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.places import RemoteFolder
@@ -20,7 +17,6 @@ from cellsignal.data import codec, remote, transfer
 from cellsignal.data.dataset import SiteDataset, read_rows
 from cellsignal.data.draws import Recipe
 from cellsignal.data.feed import feed
-from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
 from cellsignal.data.transforms import Transform
 
@@ -31,20 +27,14 @@ BANDS = 4  # of 4 rows each
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
     """Sites of four bands, no waits, a cache of its own."""
-    monkeypatch.setattr(codec, "BLOCK", 80)
-    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.0)
-    monkeypatch.setenv("CELLSIGNAL_CACHE", str(tmp_path / "cache"))
+    read_in_bands(monkeypatch, tmp_path / "cache")
 
 
 @pytest.fixture(scope="module", params=["zstd", "raw"])
 def made(request, tmp_path_factory):
     """(images, folder of the store `store`) of either codec."""
     folder = tmp_path_factory.mktemp("remote")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "BLOCK", 80)
-        images = write_root(folder / "root")
-        prepare(TinyCompetition(), folder / "root", folder / "store", codec=request.param)
-    return images, folder
+    return pack_in_bands(folder, request.param), folder
 
 
 @pytest.fixture
@@ -312,16 +302,5 @@ def test_worker_processes_open_their_own_connections(images):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def _sum(store, row, queue):
-    queue.put(zlib.crc32(store.read(row)))
-
-
 def test_a_forked_process_reads_on(images):
-    store, context = opened(cache_gib=0.0), multiprocessing.get_context("fork")
-    store.read(0)
-    queue = context.Queue()
-    process = context.Process(target=_sum, args=(store, 1, queue))
-    process.start()
-    assert queue.get(timeout=20) == zlib.crc32(images[1])
-    process.join()
-    np.testing.assert_array_equal(store.read(2), images[2])
+    check_forks(opened(cache_gib=0.0), images, (1,))

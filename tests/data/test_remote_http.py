@@ -1,19 +1,16 @@
 """Stores on a web server of this machine: the same pixels through aiohttp, and its failures."""
 
 import logging
-import multiprocessing
 import shutil
-import zlib
 
 import numpy as np
 import pytest
 from range_server import serving
-from tiny_store import TinyCompetition, write_root
+from remote_store import check_forks, pack_in_bands, read_in_bands
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.places import RemoteFolder
-from cellsignal.data import codec, transfer
-from cellsignal.data.pack import prepare
+from cellsignal.data import transfer
 from cellsignal.data.store import Store, has_store
 
 pytest.importorskip("aiohttp")
@@ -22,19 +19,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(codec, "BLOCK", 80)
-    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.001)
-    monkeypatch.setenv("CELLSIGNAL_CACHE", str(tmp_path / "cache"))
+    read_in_bands(monkeypatch, tmp_path / "cache", 0.001)
 
 
 @pytest.fixture(scope="module", params=["zstd", "raw"])
 def made(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("http")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "BLOCK", 80)
-        images = write_root(folder / "root")
-        prepare(TinyCompetition(), folder / "root", folder / "store", codec=request.param)
-    return images, folder
+    return pack_in_bands(folder, request.param), folder
 
 
 @pytest.fixture
@@ -126,24 +117,9 @@ def test_a_store_that_is_not_there(server):
         Store.open(missing)
 
 
-def _read(store, row, queue):
-    queue.put(zlib.crc32(store.read(row)))
-
-
 def test_forked_processes_read_on_and_the_first_one_too(made, server):
     """fsspec's thread is not in a forked process: without an own connection this would hang."""
-    images, _ = made
-    store, context = Store.open(place(server)), multiprocessing.get_context("fork")
-    store.read(0)
-    queue = context.Queue()
-    processes = [context.Process(target=_read, args=(store, row, queue)) for row in (1, 2)]
-    for process in processes:
-        process.start()
-    seen = {queue.get(timeout=60) for _ in processes}
-    for process in processes:
-        process.join(timeout=60)
-    assert seen == {zlib.crc32(images[1]), zlib.crc32(images[2])}
-    np.testing.assert_array_equal(store.read(3), images[3])
+    check_forks(Store.open(place(server)), made[0], (1, 2))
 
 
 def test_the_store_can_be_copied_while_it_is_served(made, server, tmp_path):

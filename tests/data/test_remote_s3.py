@@ -1,22 +1,18 @@
 """Stores in a bucket of moto's S3 server on this machine, through s3fs: the calls that a run makes."""
 
-import multiprocessing
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_store import TinyCompetition, write_root
+from remote_store import check_forks, pack_in_bands, read_in_bands
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.places import RemoteFolder
 from cellsignal.config.augment import RandomCrop
-from cellsignal.data import codec, transfer
 from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.draws import Recipe
 from cellsignal.data.feed import feed
-from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store, has_store
 
 moto = pytest.importorskip("moto.server")
@@ -35,13 +31,11 @@ def bucket(request, tmp_path_factory):
     """
     folder, name = tmp_path_factory.mktemp("s3"), f"{request.param}.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "BLOCK", 80)
         patch.setenv("AWS_ACCESS_KEY_ID", "testing")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        images = write_root(folder / "root")
-        prepare(TinyCompetition(), folder / "root", folder / name, codec=request.param)
+        images = pack_in_bands(folder, request.param, name)
         server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
         server.start()
         host, port = server.get_host_and_port()
@@ -58,9 +52,7 @@ def bucket(request, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    monkeypatch.setattr(codec, "BLOCK", 80)
-    monkeypatch.setattr(transfer, "FIRST_WAIT", 0.01)
-    monkeypatch.setenv("CELLSIGNAL_CACHE", str(tmp_path / "cache"))
+    read_in_bands(monkeypatch, tmp_path / "cache", 0.01)
 
 
 @pytest.fixture
@@ -120,23 +112,9 @@ def test_batches_are_those_of_the_local_store(bucket):
     assert torch.equal(*got)
 
 
-def _read(store, row, queue):
-    queue.put(zlib.crc32(store.read(row)))
-
-
 def test_forked_processes_open_their_own_connections(bucket):
     images, local = bucket
-    store, context = Store.open(place(local)), multiprocessing.get_context("fork")
-    store.read(0)
-    queue = context.Queue()
-    processes = [context.Process(target=_read, args=(store, row, queue)) for row in (1, 2)]
-    for process in processes:
-        process.start()
-    seen = {queue.get(timeout=60) for _ in processes}
-    for process in processes:
-        process.join(timeout=60)
-    assert seen == {zlib.crc32(images[1]), zlib.crc32(images[2])}
-    np.testing.assert_array_equal(store.read(3), images[3])
+    check_forks(Store.open(place(local)), images, (1, 2))
 
 
 def test_failures_are_one_line(bucket, monkeypatch, calls):
