@@ -6,6 +6,7 @@ from helpers import error_line
 CASES = [
     ("readers", "--rounds", "0"),
     ("neighbours", "--rounds", "0"),
+    ("relations", "--simulations", "0"),
     ("neighbours", "--seconds", "-1"),
     ("neighbours", "--seconds", "nan"),
     ("ablation", "config.yaml", "--answers", "answers.csv", "--processes", "0"),

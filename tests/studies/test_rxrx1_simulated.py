@@ -107,10 +107,10 @@ def test_an_outcome_is_scikit_learns_accuracy_of_wells(runs):
                 accuracy_score(true, shares.to_numpy().argmax(1))
             )
             assert len(frame) == outcome.right.shape[1]
-        assert set(outcome.experiment) == set(
+        assert set(outcome.unit) == set(
             found.samples.experiment[found.samples.split == "test"]
             if part == "test"
-            else outcome.experiment
+            else outcome.unit
         )
     merged = found.outcome(variant, "test", "hungarian", (0, 1), together=2)
     assert (
@@ -169,7 +169,7 @@ def test_a_blend_of_equal_weights_is_the_ensemble(runs, monkeypatch):
 def test_the_first_row_of_each_section_of_the_final_table_has_no_gain(monkeypatch):
     right = np.tile(np.arange(12) < 8, (3, 1))
     outcome = Outcome(right, np.repeat(list("abc"), 4))
-    better = Outcome(right | (np.arange(12) == 8), outcome.experiment)
+    better = Outcome(right | (np.arange(12) == 8), outcome.unit)
     kinds = ("oof", "none", "hungarian")
     lines = rxrx1_final._rows(
         {"base": dict.fromkeys(kinds, outcome), "more": dict.fromkeys(kinds, better)}, "section"

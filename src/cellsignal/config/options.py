@@ -157,6 +157,16 @@ def refuse_below_one(arguments: argparse.Namespace, *names: str) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value:g}: give 1 or more")
 
 
+def refuse_repeated_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds of which one is given twice: the same training is no further evidence.
+
+    Raises:
+        InputError: names them all.
+    """
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {' '.join(map(str, seeds))}: one is given twice")
+
+
 def is_file(word: str) -> bool:
     """Return whether a word names a file rather than a run."""
     return Path(word).suffix in (*YAML, ".npz") or Path(word).is_file()

@@ -31,6 +31,7 @@ from cellsignal.prediction.gallery import class_scores, distances, scoring_table
 from cellsignal.prediction.predict import predict
 from cellsignal.profiles.clip_classifiers import CLASSIFIERS, classifier_scores, standardised
 from cellsignal.profiles.image_features import read_features
+from cellsignal.studies.seeds import mean_gain
 from cellsignal.training.plan import jobs_of
 from cellsignal.training.run import train
 
@@ -121,8 +122,7 @@ class Scored:
 
     def gain(self, other: "Scored", name: str) -> tuple[float, float, float]:
         """Return the gain over `other` on the same queries, with its 95 % interval over drugs."""
-        difference = self.figures[name].mean(0) - other.figures[name].mean(0)
-        return float(difference.mean()), *mean_interval(difference, self.drug, bounded=False)
+        return mean_gain(self.figures[name], other.figures[name], self.drug)
 
 
 class Timelapse:

@@ -24,7 +24,6 @@ from cellsignal.competitions.base import Competition, PlateGroups
 from cellsignal.competitions.targets import Truth
 from cellsignal.config import Config, load_config
 from cellsignal.data.views import DIHEDRAL
-from cellsignal.metrics.intervals import mean_interval
 from cellsignal.prediction.entry import Entry, open_entry
 from cellsignal.prediction.merge import Part
 from cellsignal.prediction.plate_layout.apply import predict_labels
@@ -41,6 +40,7 @@ from cellsignal.studies.rxrx1_variants import (
     Variant,
     reference,
 )
+from cellsignal.studies.seeds import OverSeeds, mean_gain
 from cellsignal.training.run import train
 
 log = logging.getLogger(__name__)
@@ -54,34 +54,21 @@ ONE_VIEW, DIHEDRAL_VIEWS = {"views": DIHEDRAL[:1]}, {"views": DIHEDRAL}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(OverSeeds):
     """One way of predicting, scored on the wells of one part.
 
     Attributes:
         right: (S, W) bool, seeds x wells.
-        experiment: (W,) names.
+        unit: (W,) the experiment of each well.
     """
 
     right: np.ndarray
-    experiment: np.ndarray
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.right.mean())
-
-    @property
-    def seeds_sd(self) -> float:
-        return float(self.right.mean(1).std(ddof=1)) if len(self.right) > 1 else float("nan")
-
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval over experiments; all seeds of a well stay together."""
-        return mean_interval(self.right.mean(0), self.experiment)
+    unit: np.ndarray
 
     def gain(self, other: "Outcome") -> tuple[float, float, float]:
         """Return the gain over `other` on the same wells, with its 95 % interval."""
-        assert (self.experiment == other.experiment).all()
-        difference = self.right.mean(0) - other.right.mean(0)
-        return float(difference.mean()), *mean_interval(difference, self.experiment, bounded=False)
+        assert (self.unit == other.unit).all()
+        return mean_gain(self.right, other.right, self.unit)
 
 
 class Runs:

@@ -65,8 +65,8 @@ def test_what_is_done_is_read_and_nothing_is_trained(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--epochs", "0"), "--epochs 0: at least 1"),
-        (("--seeds", "1", "1"), "--seeds: one is given twice"),
+        (("--epochs", "0"), "--epochs 0: give 1 or more"),
+        (("--seeds", "1", "1"), "--seeds 1 1: one is given twice"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(capsys, tmp_path, words, message):

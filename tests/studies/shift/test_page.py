@@ -101,7 +101,7 @@ def test_the_page_names_what_lost_and_what_was_skipped():
     ("given", "message"),
     [
         ({"networks": ["resnet"]}, "--networks resnet: no such network; mixed, "),
-        ({"seeds": [1, 1]}, "--seeds"),
+        ({"seeds": [1, 1]}, "--seeds 1 1: one is given twice"),
         ({}, "no part of the shift bench is finished; leave --finished out"),
     ],
 )

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from cellsignal.common.errors import InputError
+from cellsignal.config.options import refuse_below_one, refuse_repeated_seeds
 from cellsignal.studies.pages import add_out, show_page
 
 
@@ -21,10 +21,8 @@ def add_channels_study(add: Callable) -> None:
 
 def channels(arguments: argparse.Namespace) -> None:
     """Run the study, as far as it is not done, and print its page."""
-    if arguments.epochs < 1:
-        raise InputError(f"--epochs {arguments.epochs}: at least 1")
-    if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise InputError(f"--seeds: one is given twice in {arguments.seeds}")
+    refuse_below_one(arguments, "epochs")
+    refuse_repeated_seeds(arguments.seeds)
     from cellsignal.studies.channels.page import channels_page, measure
 
     records = [measure(seed, arguments.epochs, arguments.work) for seed in arguments.seeds]

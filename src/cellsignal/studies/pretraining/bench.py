@@ -19,7 +19,6 @@ from cellsignal.competitions import get_competition
 from cellsignal.config import Config
 from cellsignal.data.views import tta_views
 from cellsignal.evaluation.matching import average
-from cellsignal.metrics.intervals import mean_interval
 from cellsignal.metrics.paired import Paired, compare_means
 from cellsignal.prediction.container import load_predictions
 from cellsignal.prediction.merge import merge
@@ -35,6 +34,7 @@ from cellsignal.studies.pretraining.rows import (
     longer_epochs,
     trained_rows,
 )
+from cellsignal.studies.seeds import OverSeeds
 from cellsignal.training.checkpoints import has_checkpoint, load_last, save_checkpoint
 from cellsignal.training.job import Job
 from cellsignal.training.plan import jobs_of
@@ -47,7 +47,7 @@ BASELINES = ("imagenet", "untrained", "intensity", "cells", "position")
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scored(OverSeeds):
     """One row of the table, on the W wells that some fold holds out.
 
     Attributes:
@@ -60,20 +60,6 @@ class Scored:
     right: np.ndarray
     unit: np.ndarray
     reason: str = ""
-
-    @property
-    def accuracy(self) -> float:
-        """The mean over seeds and wells."""
-        return float(self.right.mean())
-
-    @property
-    def seeds_sd(self) -> float:
-        """The standard deviation over seeds; NaN of one."""
-        return float(self.right.mean(1).std(ddof=1)) if len(self.right) > 1 else float("nan")
-
-    def interval(self) -> tuple[float, float]:
-        """Return the 95 % interval over units; all seeds of a well stay together."""
-        return mean_interval(self.right.mean(0), self.unit)
 
     def against(self, other: "Scored") -> Paired:
         """Compare with another row on the same wells, means over seeds, by units."""

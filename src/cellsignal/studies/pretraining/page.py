@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellsignal.common.errors import InputError
-from cellsignal.config.options import add_set
+from cellsignal.config.options import add_set, refuse_repeated_seeds
 from cellsignal.studies.pages import add_out, machine, show_page, text_table
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def seeds_of(lists: Sequence[Sequence[int]] | None, configs: int) -> list[Sequen
     if len(lists) not in (1, configs):
         raise InputError(f"--seeds: given {len(lists)} times for {configs} configs")
     for seeds in lists:
-        if len(set(seeds)) < len(seeds):
-            raise InputError(f"--seeds {' '.join(map(str, seeds))}: one is given twice")
+        refuse_repeated_seeds(seeds)
     return list(lists) * (configs if len(lists) == 1 else 1)
 
 

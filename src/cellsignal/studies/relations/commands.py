@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from cellsignal.common.errors import InputError
+from cellsignal.config.options import refuse_below_one
 from cellsignal.studies.pages import add_out, show_page
 
 SIMULATIONS = 400
@@ -20,8 +20,7 @@ def add_relations_study(add: Callable) -> None:
 
 
 def relations(arguments: argparse.Namespace) -> None:
-    if arguments.simulations < 1:
-        raise InputError(f"--simulations: at least 1, not {arguments.simulations}")
+    refuse_below_one(arguments, "simulations")
     from cellsignal.studies.relations.page import relations_page
 
     page = relations_page(arguments.simulations, arguments.seed)

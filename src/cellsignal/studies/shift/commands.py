@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
+from cellsignal.config.options import refuse_repeated_seeds
 from cellsignal.studies.pages import add_out, show_page
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -33,8 +34,7 @@ def shift(arguments: argparse.Namespace) -> None:
     unknown = [name for name in networks if name not in RECIPES]
     if unknown:
         raise InputError(f"--networks {unknown[0]}: no such network; {', '.join(RECIPES)}")
-    if len(set(arguments.seeds)) < len(arguments.seeds):
-        raise InputError(f"--seeds: {arguments.seeds} names one twice")
+    refuse_repeated_seeds(arguments.seeds)
     design = Design()
     seeds, finished = arguments.seeds, arguments.finished
     frame = run_bench(arguments.folder, seeds, networks, design, finished)
