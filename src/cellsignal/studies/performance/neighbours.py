@@ -9,15 +9,21 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import IO
 
 import numpy as np
 import pandas as pd
 
+from cellsignal.common.errors import InputError
 from cellsignal.common.threads import SPINS, usable_cores
 
 SPIN, SLEEP, SINGLE = "threads spin", "threads soon sleep (default)", "one thread each"
 _SET = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT")
+_POLL_S = 0.1
 
 
 def bench_neighbours(seconds: float = 10, rounds: int = 3) -> pd.DataFrame:
@@ -30,6 +36,9 @@ def bench_neighbours(seconds: float = 10, rounds: int = 3) -> pd.DataFrame:
     Returns:
         A row a way of waiting: way, alone and together (images/s, medians over the rounds; together
         is the sum of both runs), and ratio (together / the fastest way alone).
+
+    Raises:
+        InputError: a child ended with an error; names its last line.
     """
     threads = usable_cores()
     ways = {
@@ -51,20 +60,46 @@ def _run(environment: dict[str, str], count: int, seconds: float) -> float:
     """Return the images/s of `count` children at once, together."""
     clean = {name: value for name, value in os.environ.items() if name not in _SET}
     words = [sys.executable, "-m", __name__, str(seconds)]
-    children = [
-        subprocess.Popen(words, env=clean | environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(count)
-    ]
-    outputs = [child.communicate()[0] for child in children]
-    if any(child.returncode for child in children):
-        raise RuntimeError("a child of the benchmark failed")
-    return sum(json.loads(output) for output in outputs)
+    with ExitStack() as stack:
+        children, outputs, errors = [], [], []
+        for _ in range(count):
+            outputs.append(stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")))
+            errors.append(stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")))
+            child = subprocess.Popen(
+                words, env=clean | environment, stdout=outputs[-1], stderr=errors[-1]
+            )
+            children.append(child)
+            stack.callback(_stop, child)
+        _wait_for_all(children, errors)
+        return sum(json.loads(_text(output)) for output in outputs)
+
+
+def _wait_for_all(children: Sequence[subprocess.Popen], errors: Sequence[IO[str]]) -> None:
+    """Wait until all children have ended; the first that fails ends the wait."""
+    while True:
+        statuses = [child.poll() for child in children]
+        for status, error in zip(statuses, errors, strict=True):
+            if status:
+                lines = _text(error).splitlines() or ["it printed nothing"]
+                raise InputError(f"neighbours: a training ended with status {status}: {lines[-1]}")
+        if None not in statuses:
+            return
+        time.sleep(_POLL_S)
+
+
+def _text(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip()
+
+
+def _stop(child: subprocess.Popen) -> None:
+    if child.poll() is None:
+        child.kill()
+    child.wait()
 
 
 def train_for(seconds: float) -> float:
     """Train a small ResNet on one batch of 64 px images; return images/s."""
-    import time
-
     import torch
 
     from cellsignal.config.schema import Model
