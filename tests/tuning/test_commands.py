@@ -215,6 +215,22 @@ def test_another_space_is_refused_and_a_name_starts_anew(searched, capsys, tmp_p
     assert "is a run of no search that is here" in line
 
 
+@pytest.mark.slow
+def test_a_journal_that_lost_its_trials_is_refused_and_nothing_changes(searched, capsys, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(searched[0], folder, symlinks=True)
+    journal = folder / "runs/tiny_tune/journal.log"
+    lines = journal.read_text().splitlines(keepends=True)
+    for content in ("", lines[0], "".join(lines[: len(lines) // 2])):
+        journal.write_text(content)
+        before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*_trial*/**/*")}
+        line = error_line(capsys, *TUNE, "--trials", 5, cwd=folder)
+        assert "journal.log: was cut short" in line and "put the whole journal back" in line
+        assert before == {path: path.stat().st_mtime_ns for path in before}
+    journal.unlink()
+    assert "journal.log: is gone" in error_line(capsys, *TUNE, cwd=folder)
+
+
 def wait_for(condition, seconds=90):
     for _ in range(10 * seconds):
         if condition():

@@ -10,7 +10,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.config import load_config
 from cellsignal.tuning.commands import _next_search
 from cellsignal.tuning.gain import read_run
-from cellsignal.tuning.search import ABOUT, load_search, save_search
+from cellsignal.tuning.search import ABOUT, load_search, refuse_lost_trials, save_search
 
 
 @pytest.fixture
@@ -42,6 +42,28 @@ def test_a_run_of_a_search_that_is_gone_is_named(saved):
     _, base, _ = saved
     with pytest.raises(InputError, match="seed0: this run of the search is gone"):
         read_run(base)
+
+
+def test_a_lost_journal_is_refused_where_runs_of_its_trials_are(saved):
+    search, base, table = saved
+    search.journal.unlink()
+    save_search(search, base, table)  # no run yet: nothing is lost
+    (search.runs / "tiny_trial004" / "seed0").mkdir(parents=True)
+    message = (
+        r"journal.log: is gone, and .*tiny_trial004 is a run .*; put the whole journal back, or"
+    )
+    with pytest.raises(InputError, match=message):
+        save_search(search, base, table)
+
+
+def test_a_cut_journal_is_refused_where_runs_of_more_trials_are(saved):
+    search, _, _ = saved
+    for name in ("tiny_base", "tiny_base_confirm", "tiny_trial000", "tiny_trial002_confirm"):
+        (search.runs / name / "seed0").mkdir(parents=True)
+    (search.runs / "tiny_trial_of_mine").mkdir()
+    refuse_lost_trials(search, 3)
+    with pytest.raises(InputError, match=r"cut short \(it holds 2 trials\).*tiny_trial002_confirm"):
+        refuse_lost_trials(search, 2)
 
 
 def test_the_next_command_keeps_every_option():

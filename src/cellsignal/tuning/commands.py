@@ -71,10 +71,11 @@ def _run(search: "Search", config: "Config", table: Path, arguments: argparse.Na
     from cellsignal.tuning.journal import best_trial, open_study
     from cellsignal.tuning.preparation import prepare_search
     from cellsignal.tuning.results import WINNER, final_gain, in_search_gain, write_results
+    from cellsignal.tuning.search import refuse_lost_trials
     from cellsignal.tuning.workers import CONFIRM, SEARCH, run_phase
 
     prepare_search(search, config, table)
-    open_study(search)
+    refuse_lost_trials(search, len(open_study(search).get_trials(deepcopy=False)))
     run_phase(search, SEARCH)
     study = open_study(search)
     best, gain = best_trial(study), None

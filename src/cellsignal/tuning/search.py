@@ -4,12 +4,13 @@ In `<runs>/<name>_tune/` lie `base.yaml` (the config that trials change), `searc
 search is), the fold tables, `journal.log` (the trials, as lines of JSON) and the results.
 """
 
+import glob
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import changed_inputs, sha256, write_json, write_text
@@ -118,8 +119,8 @@ def save_search(search: Search, base: Config, table: Path) -> None:
 
     Raises:
         InputError: the folder holds a search with another config, space, folds or seed (the first
-            difference is named), or runs with the names of trials are there already. A folder
-            without a journal holds no search: its files are written anew.
+            difference is named), or runs with the names of trials are there but no journal. A
+            folder without both holds no search: its files are written anew.
     """
     folder = search.folder
     about = _dump(search) | {"table": sha256(table)}
@@ -189,11 +190,47 @@ def _refuse_other_search(folder: Path, about: dict[str, Any], base: Config) -> N
 
 
 def _refuse_other_runs(search: Search) -> None:
-    pattern = re.compile(rf"{re.escape(search.name)}_(trial\d+|base)(_confirm)?")
-    folders = search.runs.glob(f"{search.name}_*")
-    others = sorted(folder for folder in folders if pattern.fullmatch(folder.name))
+    others = _runs_of_trials(search)
+    if others and (search.folder / ABOUT).is_file():
+        _refuse_lost(search, "is gone", others[0])
     if others:
         raise InputError(
             f"{others[0]}: is a run of no search that is here; give --name for other names, or "
             "`cellsignal runs delete` it"
         )
+
+
+def refuse_lost_trials(search: Search, count: int) -> None:
+    """Refuse a journal that has lost trials: their runs are there.
+
+    Args:
+        count: trials that the journal holds.
+
+    Raises:
+        InputError: names the first run that is not of these trials, and says what to do.
+    """
+    for folder in _runs_of_trials(search):
+        number = _number_of_trial(search, folder)
+        if number is not None and number >= count:
+            _refuse_lost(search, f"was cut short (it holds {count} trials)", folder)
+
+
+def _refuse_lost(search: Search, what: str, run: Path) -> NoReturn:
+    raise InputError(
+        f"{search.journal}: {what}, and {run} is a run of its search; put the whole journal back, "
+        f"or move {search.folder} and the runs {search.name}_base* and {search.name}_trial* away "
+        "to start anew"
+    )
+
+
+def _runs_of_trials(search: Search) -> list[Path]:
+    """Return the folders of runs that have the names of this search's runs, sorted."""
+    pattern = re.compile(rf"{re.escape(search.name)}_(trial\d+|base)(_confirm)?")
+    folders = search.runs.glob(f"{glob.escape(search.name)}_*")
+    return sorted(folder for folder in folders if pattern.fullmatch(folder.name))
+
+
+def _number_of_trial(search: Search, folder: Path) -> int | None:
+    """Return the number of a run's trial; None if it is a run of the base."""
+    word = folder.name.removeprefix(f"{search.name}_").removesuffix("_confirm")
+    return None if word == "base" else int(word.removeprefix("trial"))
