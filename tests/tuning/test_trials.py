@@ -6,6 +6,7 @@ import pickle
 import pytest
 
 pytest.importorskip("optuna")
+from optuna.storages.journal._storage import JournalOperation
 from searches import make_search
 
 from cellsignal.common.errors import InputError, OutOfTime
@@ -101,13 +102,45 @@ def test_a_stopped_search_goes_on_as_if_it_had_not_stopped(tmp_path, monkeypatch
     while True:
         mend_journal(stopped.journal)
         scores = Scores(monkeypatch, stop_after_three)
+        left = unfinished_trials(open_study(stopped))
         try:
-            search_trials(stopped)
+            search_trials(stopped, stopped=left)
             break
         except OutOfTime:
             assert len(unfinished_trials(open_study(stopped))) == 1
             stops += 1
     assert stops > 3 and rows(stopped) == rows(whole)
+
+
+@pytest.mark.parametrize("drawn", [0, 2])
+def test_values_that_a_kill_kept_from_being_drawn_are_drawn(tmp_path, monkeypatch, drawn):
+    """Killed when the last trial's line, and `drawn` of its values, are in the journal."""
+    Scores(monkeypatch)
+    whole = make_search(tmp_path / "whole", trials=3)
+    search_trials(whole)
+    killed = make_search(tmp_path / "killed", trials=3)
+    lines = whole.journal.read_text().splitlines(keepends=True)
+    kinds = [json.loads(line)["op_code"] for line in lines]
+    begun = len(kinds) - 1 - kinds[::-1].index(JournalOperation.CREATE_TRIAL)
+    values = [n for n, kind in enumerate(kinds) if kind == JournalOperation.SET_TRIAL_PARAM]
+    killed.journal.write_text("".join(lines[: [n for n in values if n > begun][drawn]]))
+    kept = rows(killed)[-1][0]
+    assert len(kept) == drawn
+    search_trials(killed, stopped=unfinished_trials(open_study(killed)))
+    params, state, _ = rows(killed)[-1]
+    assert set(params) == set(killed.space) and params.items() >= kept.items()
+    assert state in ("COMPLETE", "PRUNED")
+    if not drawn:
+        assert rows(killed) == rows(whole)
+
+
+def test_trials_that_another_worker_began_are_left_to_it(tmp_path, monkeypatch):
+    scores = Scores(monkeypatch)
+    search = make_search(tmp_path, trials=2, processes=2)
+    other = ask_for_trial(search, open_study(search))
+    search_trials(search)
+    assert {name for name, _ in scores.trained} == {"tiny_trial001"}
+    assert unfinished_trials(open_study(search)) == [other.number]
 
 
 def test_draws_depend_on_seed_and_number_and_stay_in_the_space(tmp_path, monkeypatch):

@@ -22,8 +22,8 @@ from cellsignal.tuning.workers import environment_of
 )
 def test_each_worker_has_a_gpu_of_its_own(monkeypatch, visible, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = [environment_of(number, 3) for number in range(3)]
-    assert found == [{"CUDA_VISIBLE_DEVICES": name} for name in expected]
+    environments = [environment_of(number, 3) for number in range(3)]
+    assert environments == [{"CUDA_VISIBLE_DEVICES": name} for name in expected]
 
 
 def test_without_gpus_workers_share_the_cores(monkeypatch):

@@ -91,19 +91,24 @@ def ask_for_trial(search: Search, study: "Study") -> "Trial | None":
 
     Several processes may ask at the same time.
     """
-    optuna = load_optuna()
     with _asking_alone(search.folder):
         trials = study.get_trials(deepcopy=False)
         if len(trials) >= search.trials or _are_hours_used(search, trials):
             return None
-        words = [search.seed, len(trials)]
-        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-        with warnings.catch_warnings():  # an option that optuna 4 calls experimental
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=STARTUP, constant_liar=True
-            )
+        _set_sampler(search, study, len(trials))
         return study.ask(distributions_of(search))
+
+
+def _set_sampler(search: Search, study: "Study", number: int) -> None:
+    """Give the study the sampler of one trial."""
+    optuna = load_optuna()
+    words = [search.seed, number]
+    seed = int(np.random.SeedSequence(words).generate_state(1)[0])
+    with warnings.catch_warnings():  # an option that optuna 4 calls experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.sampler = optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=STARTUP, constant_liar=True
+        )
 
 
 def distributions_of(search: Search) -> dict[str, Any]:
@@ -125,11 +130,24 @@ def _numbers(optuna: ModuleType, part: Range) -> Any:
     return optuna.distributions.FloatDistribution(part.low, part.high, log=part.log, step=part.step)
 
 
-def unfinished_trials(study: "Study") -> list["Trial"]:
-    """Return the trials that a stopped process left, to be gone on with."""
+def unfinished_trials(study: "Study") -> list[int]:
+    """Return the numbers of the trials that are begun and have not ended.
+
+    Call it where no worker trains, so that these are trials that a stopped process left.
+    """
+    states = (load_optuna().trial.TrialState.RUNNING,)
+    return [trial.number for trial in study.get_trials(deepcopy=False, states=states)]
+
+
+def resume_trial(search: Search, study: "Study", number: int) -> "Trial":
+    """Return a trial that a stopped process left, with the values that were not drawn yet."""
     optuna = load_optuna()
-    states = (optuna.trial.TrialState.RUNNING,)
-    return [optuna.trial.Trial(study, trial._trial_id) for trial in study.get_trials(states=states)]
+    frozen = study.get_trials(deepcopy=False)[number]
+    _set_sampler(search, study, number)
+    trial = optuna.trial.Trial(study, frozen._trial_id)
+    for key, distribution in distributions_of(search).items():
+        trial._suggest(key, distribution)  # keeps a value that is there
+    return trial
 
 
 def best_trial(study: "Study") -> "FrozenTrial | None":

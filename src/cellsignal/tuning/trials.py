@@ -26,7 +26,7 @@ from cellsignal.tuning.journal import (
     best_trial,
     load_optuna,
     open_study,
-    unfinished_trials,
+    resume_trial,
 )
 from cellsignal.tuning.search import Search
 
@@ -37,22 +37,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def search_trials(search: Search, worker: int = 0) -> None:
+def search_trials(search: Search, worker: int = 0, stopped: Sequence[int] = ()) -> None:
     """Train trials until there are enough; worker 0 trains the base first.
 
-    Every `search.processes`-th of the trials that were stopped is this worker's.
+    Args:
+        stopped: numbers of the unfinished trials that this worker resumes. No other worker may
+            have them.
 
     Raises:
         InputError: the base cannot be trained, or the disk is full.
         Interrupted: stopped by a signal or the time budget; the state is saved.
     """
     study = open_study(search)
-    stopped = unfinished_trials(study)[worker :: search.processes]
     with Stop() as stop:
         if worker == 0:
             train_and_predict(search.base_config())
-        for trial in stopped:
-            run_trial(search, study, trial)
+        for number in stopped:
+            run_trial(search, study, resume_trial(search, study, number))
         while True:
             stop.check("tune", saved="every trial so far")
             trial = ask_for_trial(search, study)

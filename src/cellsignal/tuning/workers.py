@@ -1,7 +1,8 @@
 """Run a phase of a search in one process or in several, each with a GPU of its own.
 
-`python -m cellsignal.tuning.workers FOLDER PHASE WORKER` is what a worker runs. A worker whose
-parent is gone saves and stops, so that no two processes train one trial.
+`python -m cellsignal.tuning.workers FOLDER PHASE WORKER [TRIAL ...]` is what a worker runs; it
+resumes the unfinished trials that are named. A worker whose parent is gone saves and stops, so that
+no two processes train one trial.
 """
 
 import contextlib
@@ -31,12 +32,14 @@ def run_phase(search: Search, phase: str) -> None:
         InputError: what stopped a worker.
         RuntimeError: a worker ended by an error of its own.
     """
+    stopped = _unfinished_trials(search) if phase == SEARCH else []
     if search.processes == 1:
-        _work(search, phase, 0)
+        _work(search, phase, 0, stopped)
         return
     with contextlib.ExitStack() as stack, Stop() as stop:
         workers = [
-            stack.enter_context(_start(search, phase, number)) for number in range(search.processes)
+            stack.enter_context(_start(search, phase, number, stopped[number :: search.processes]))
+            for number in range(search.processes)
         ]
         while any(worker.poll() is None for worker in workers):
             status = stop.stop_status()
@@ -66,10 +69,18 @@ def _stop_all(workers: Sequence[subprocess.Popen]) -> None:
         worker.wait()
 
 
+def _unfinished_trials(search: Search) -> list[int]:
+    """Return the trials to resume, before a worker begins others."""
+    from cellsignal.tuning.journal import open_study, unfinished_trials
+
+    return unfinished_trials(open_study(search))
+
+
 @contextlib.contextmanager
-def _start(search: Search, phase: str, number: int):
+def _start(search: Search, phase: str, number: int, stopped: Sequence[int]):
     """Start a worker; its input closes when this process ends, however it ends."""
     words = [sys.executable, "-m", __spec__.name, str(search.folder), phase, str(number)]
+    words += map(str, stopped)
     environment = os.environ | environment_of(number, search.processes)
     worker = subprocess.Popen(words, stdin=subprocess.PIPE, env=environment, start_new_session=True)
     try:
@@ -99,10 +110,13 @@ def environment_of(number: int, processes: int) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------
 
 
-def _work(search: Search, phase: str, worker: int) -> None:
+def _work(search: Search, phase: str, worker: int, stopped: Sequence[int]) -> None:
     from cellsignal.tuning.trials import search_trials, train_confirmation
 
-    {SEARCH: search_trials, CONFIRM: train_confirmation}[phase](search, worker)
+    if phase == SEARCH:
+        search_trials(search, worker, stopped)
+    else:
+        train_confirmation(search, worker)
 
 
 def _stop_with_parent() -> None:
@@ -119,13 +133,13 @@ def _stop_with_parent() -> None:
 
 def main(words: Sequence[str]) -> int:
     """Run one worker's part; return its exit status."""
-    folder, phase, number = words
+    folder, phase, number, *stopped = words
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s worker {number}: %(message)s", datefmt="%H:%M:%S"
     )
     _stop_with_parent()
     try:
-        _work(load_search(Path(folder)), phase, int(number))
+        _work(load_search(Path(folder)), phase, int(number), [int(word) for word in stopped])
     except Interrupted as error:
         print(str(error), file=sys.stderr)
         return error.status
