@@ -59,6 +59,38 @@ def test_names_are_found_in_any_case_and_options_come_first(tmp_path):
     assert set(wells["compound"][wells.role == "negative_control"]) == {"b"}
 
 
+@pytest.mark.parametrize("case", [str.lower, str.upper, str.title])
+def test_plain_names_say_the_same_in_any_case(tmp_path, case):
+    names = {name: case(name.removeprefix("Metadata_")) for name in table() if "Metadata_" in name}
+    plain = load_tables([write(table().rename(columns=names), tmp_path / "plain.csv")])
+    usual = load_tables([write(table(), tmp_path / "usual.csv")])
+    pd.testing.assert_frame_equal(plain.wells, usual.wells)
+    np.testing.assert_array_equal(plain.x, usual.x)
+    assert plain.features == usual.features
+
+
+def test_a_name_after_metadata_comes_before_a_plain_one(tmp_path):
+    frame = table(plate="x", Compound="y", Barcode="z")
+    wells = load_tables([write(frame, tmp_path / "t.csv")]).wells
+    assert set(wells.plate) == {"Week1_p1", "Week2_p2"} and set(wells["compound"]) == {
+        *table().Metadata_Compound
+    }
+
+
+def test_plain_numbers_of_parquet_are_written_as_a_person_would(tmp_path):
+    pytest.importorskip("pyarrow")
+    names = {name: name.removeprefix("Metadata_").lower() for name in table() if "Meta" in name}
+    frame = table().rename(columns=names)
+    frame["concentration"] = (frame.concentration / 10).astype(np.float32)
+    frame.to_parquet(tmp_path / "t.parquet")
+    assert list(load_tables([tmp_path / "t.parquet"]).wells.treatment[:2]) == ["a@0.1", "a@0.3"]
+
+
+def test_a_header_alone_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"t.csv: has a header but no rows$"):
+        load_tables([write(table().head(0), tmp_path / "t.csv")])
+
+
 def test_control_types_are_roles(tmp_path):
     kinds = {"a": "poscon_cp", "b": "", "DMSO": "negcon"}
     frame = table(Metadata_control_type=table().Metadata_Compound.map(kinds))

@@ -26,6 +26,8 @@ def find_column(
 ) -> str | None:
     """Return the column that says `meaning`: the named one, or the first usual one that is there.
 
+    Usual names count in any case. Those after Metadata_ come before plain ones.
+
     Args:
         columns: of the table.
         meaning: a key of `USUAL`.
@@ -46,9 +48,10 @@ def find_column(
             f"{_nearest(named[meaning], columns)}"
         )
     lower = {name.lower(): name for name in reversed(columns)}
-    for name in USUAL[meaning]:
-        if f"metadata_{name.lower()}" in lower:
-            return lower[f"metadata_{name.lower()}"]
+    for prefix in ("metadata_", ""):
+        for name in USUAL[meaning]:
+            if f"{prefix}{name.lower()}" in lower:
+                return lower[f"{prefix}{name.lower()}"]
     if meaning in NEEDED:
         usual = f"Metadata_{USUAL[meaning][0]}"
         raise InputError(
@@ -242,8 +245,9 @@ def add_annotations(part: TablePart, path: Path, named: Mapping[str, str]) -> Ta
             )
         metadata = part.metadata.copy()
         for column in by_key.columns:
-            full = f"Metadata_{column.removeprefix('Metadata_')}"
-            before = metadata.get(full, "")
+            bare = column.removeprefix("Metadata_")
+            full = f"Metadata_{bare}"
+            before = metadata.get(full, metadata.get(bare, ""))
             metadata[full] = cells.map(by_key[column]).fillna(before).astype(object)
         return replace(part, metadata=metadata)
     wanted = " or ".join(dict.fromkeys(filter(None, keys)))

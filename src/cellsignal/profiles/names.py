@@ -21,7 +21,7 @@ Step = Literal[
     "harmony",
 ]
 STEPS: tuple[Step, ...] = get_args(Step)
-# what a column says -> its usual names, the first that a table has is taken
+# what a column says -> its usual names, plain or after Metadata_; the first that is there is taken
 USUAL = {
     "plate": ("Plate", "Assay_Plate_Barcode", "Barcode", "Plate_ID"),
     "well": ("Well", "Well_Position", "Well_ID"),

@@ -11,6 +11,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import MISSING, normalise_well, read_table
 from cellsignal.profiles.feature_columns import choose_features
+from cellsignal.profiles.names import USUAL
 from cellsignal.profiles.stored_tables import (
     PACKAGES,
     StoredTable,
@@ -19,6 +20,7 @@ from cellsignal.profiles.stored_tables import (
 )
 
 PLATE, WELL = "Metadata_Plate", "Metadata_Well"
+_PLAIN = {name.lower() for names in USUAL.values() for name in names}  # of metadata
 # a file and its columns -> the columns that hold plate and well
 FindKeys = Callable[[Path, Sequence[str]], tuple[str, str]]
 
@@ -85,13 +87,17 @@ def read_frame(path: Path, required: Sequence[str] = ()) -> StoredTable:
     """Read a .csv, .tsv (or either with .gz), .parquet or .h5ad; rows count from 2.
 
     Raises:
-        InputError: no readable table, or a column that is `required` is missing. Names the file.
+        InputError: no readable table, no row, or a column that is `required` is missing. Names the
+            file.
     """
     if path.suffix in PACKAGES:
         table = read_stored(path)
-        return replace(table, frame=_clean(path, table.frame, required))
+        frame = _clean(path, table.frame, required, table.features or ())
+        if frame.empty:
+            raise InputError(f"{path}: has columns but no rows")
+        return replace(table, frame=frame)
     refuse_other_suffix(path)
-    return StoredTable(read_table(path, required), None, {})
+    return StoredTable(read_table(path, required, any_row=True), None, {})
 
 
 def refuse_empty(path: Path, frame: pd.DataFrame, column: str) -> None:
@@ -108,7 +114,9 @@ def _to_numbers(cells: pd.Series) -> pd.Series:
     return pd.to_numeric(cells, errors="coerce").astype(np.float64)
 
 
-def _clean(path: Path, frame: pd.DataFrame, required: Sequence[str]) -> pd.DataFrame:
+def _clean(
+    path: Path, frame: pd.DataFrame, required: Sequence[str], features: Sequence[str]
+) -> pd.DataFrame:
     """As `read_table` reads a CSV: metadata are stripped text, and rows count from 2."""
     # plate and well may be the index
     kept = [name for name in frame.index.names if name is not None and name not in frame]
@@ -120,6 +128,7 @@ def _clean(path: Path, frame: pd.DataFrame, required: Sequence[str]) -> pd.DataF
             raise InputError(f"{path}: no column {column!r}, which says where a profile is from")
     for column in frame.columns:
         is_metadata = column in required or column.startswith("Metadata_")
+        is_metadata |= column.lower() in _PLAIN and column not in features
         is_object = frame[column].dtype == object
         if is_metadata or (is_object and frame[column].map(_is_nested).any()):
             frame[column] = _shortest(frame[column]).map(cell_text).astype(object)
