@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from cellsignal.common.errors import InputError
-from cellsignal.profiles.relation_tables import read_interactions, read_names, read_relations
+from cellsignal.profiles.relation_tables import read_genes, read_interactions, read_relations
 
 
 def write(path, *lines):
@@ -80,10 +80,16 @@ def test_interactions_are_read_as_published_and_checked(tmp_path):
         read_interactions(write(tmp_path / "bad.csv", "treatment,gene", "a,b"))
 
 
-def test_names_come_from_words_and_files(tmp_path):
-    path = write(tmp_path / "names.txt", "A", "", " B ")
-    assert read_names([str(path), "C"], "--x") == {"A", "B", "C"}
-    with pytest.raises(InputError, match=r"--x nothing\.txt: no such file"):
-        read_names(["nothing.txt"], "--x")
+def test_genes_come_from_words_and_files(tmp_path):
+    path = write(tmp_path / "names.txt", "A", "", " B ", "not_measured")
+    assert read_genes([str(path), "C"], "--x", {"A", "B", "C", "D"}) == {"A", "B", "C"}
+    for word in ("nothing.txt", "genes/expressed", "GENE"):
+        message = f"--x {word}: is neither a gene of the profiles nor a file of genes"
+        with pytest.raises(InputError, match=message):
+            read_genes(["A", word], "--x", {"A"})
+    with pytest.raises(InputError, match="nor a file of genes; the nearest are PLK1"):
+        read_genes(["PKL1"], "--x", {"PLK1", "ACTB"})
+    with pytest.raises(InputError, match="--x: none of A, B, not_measured is a gene"):
+        read_genes([str(path)], "--x", {"C"})
     with pytest.raises(InputError, match="holds no name"):
-        read_names([str(write(tmp_path / "empty.txt", ""))], "--x")
+        read_genes([str(write(tmp_path / "empty.txt", ""))], "--x", {"A"})

@@ -162,14 +162,13 @@ def relations(arguments: argparse.Namespace) -> None:
     _check_least(arguments, "draws", "least_wells")
     tables = read_relations(arguments.relations)
     profiles, done = _normalised(arguments)
-    how = _map_options(arguments)
+    how = _map_options(arguments, profiles)
     options = {"draws": arguments.draws, "seed": arguments.seed, "out": arguments.out}
     print(relations_text(profiles, done, tables, how, (low, high), **options))
 
 
 def consistency(arguments: argparse.Namespace) -> None:
     from cellsignal.profiles.map_tables import consistency_text
-    from cellsignal.profiles.relation_tables import read_names
 
     profiles, done = _normalised(arguments)
     batch = None if arguments.null_by == "none" else arguments.null_by
@@ -177,8 +176,8 @@ def consistency(arguments: argparse.Namespace) -> None:
         profiles,
         done,
         batch,
-        read_names(arguments.null_genes, "--null-genes"),
-        read_names(arguments.drop_genes, "--drop-genes"),
+        _genes_of(arguments, "null_genes", profiles),
+        _genes_of(arguments, "drop_genes", profiles),
         arguments.sets,
         arguments.seed,
         arguments.out,
@@ -200,7 +199,9 @@ def activity(arguments: argparse.Namespace) -> None:
     profiles, done = _normalised(arguments)
     names = ("active", "inactive", "negatives", "draws", "seed")
     how = Activity(**{name: getattr(arguments, name) for name in names})
-    print(activity_text(profiles, done, table, _map_options(arguments), how, arguments.out))
+    print(
+        activity_text(profiles, done, table, _map_options(arguments, profiles), how, arguments.out)
+    )
 
 
 def probe(arguments: argparse.Namespace) -> None:
@@ -240,12 +241,20 @@ def _normalised(arguments: argparse.Namespace) -> tuple["Profiles", str]:
     return profiles, steps_text(loaded, steps, chosen, arguments.by, arguments.reference)
 
 
-def _map_options(arguments: argparse.Namespace) -> "MapOptions":
+def _map_options(arguments: argparse.Namespace, profiles: "Profiles") -> "MapOptions":
     from cellsignal.profiles.gene_maps import MapOptions
-    from cellsignal.profiles.relation_tables import read_names
 
-    dropped = read_names(arguments.drop_genes, "--drop-genes")
+    dropped = _genes_of(arguments, "drop_genes", profiles)
     return MapOptions(arguments.aggregate, dropped, arguments.least_wells)
+
+
+def _genes_of(arguments: argparse.Namespace, name: str, profiles: "Profiles") -> set[str]:
+    """The genes of an option, which are genes of the profiles."""
+    from cellsignal.profiles.gene_maps import gene_names
+    from cellsignal.profiles.relation_tables import read_genes
+
+    genes = set(gene_names(profiles.wells).dropna())
+    return read_genes(getattr(arguments, name), f"--{name.replace('_', '-')}", genes)
 
 
 def _check_least(arguments: argparse.Namespace, *names: str) -> None:

@@ -4,6 +4,7 @@ A relation table has two columns of names, such as EFAAR's CORUM.txt (entity1, e
 with this package: the publishers' licences differ (SIGNOR's forbids commercial use).
 """
 
+import difflib
 import importlib.util
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -100,28 +101,41 @@ def read_interactions(path: Path) -> pd.DataFrame:
     return table.assign(nm=amount)
 
 
-def read_names(words: Sequence[str], option: str) -> set[str]:
-    """Return names that are given one by one, or in files with a name on each line.
+def read_genes(words: Sequence[str], option: str, genes: Collection[str]) -> set[str]:
+    """Return genes that are given one by one, or in files with a name on each line.
+
+    Args:
+        genes: of the profiles. A file may name others too; they are left out.
 
     Raises:
-        InputError: a file that is not text, or without a name.
+        InputError: a word that is neither a gene nor a file (the nearest genes are named), or a
+            file that is not text or names none of the genes.
     """
-    names: set[str] = set()
+    genes, chosen = set(genes), set()
     for word in words:
-        path = Path(word)
-        if not path.is_file():
-            if path.suffix in (".txt", ".csv", ".tsv"):
-                raise InputError(f"{option} {word}: no such file")
-            names.add(word)
-            continue
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError):
-            raise InputError(f"{option} {path}: is not a text file with a name a line") from None
-        found = {line.strip() for line in lines if line.strip()}
-        if not found:
-            raise InputError(f"{option} {path}: holds no name")
-        names |= found
+        if Path(word).is_file():
+            names = _read_names(Path(word), option)
+            refuse_unknown(names, genes, option)
+            chosen |= names & genes
+        elif word in genes:
+            chosen.add(word)
+        else:
+            near = difflib.get_close_matches(word, genes, 3, cutoff=0.6)
+            hint = f"; the nearest are {', '.join(near)}" if near else ""
+            raise InputError(
+                f"{option} {word}: is neither a gene of the profiles nor a file of genes{hint}"
+            )
+    return chosen
+
+
+def _read_names(path: Path, option: str) -> set[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{option} {path}: is not a text file with a name a line") from None
+    names = {line.strip() for line in lines if line.strip()}
+    if not names:
+        raise InputError(f"{option} {path}: holds no name")
     return names
 
 
