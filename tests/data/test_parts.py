@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_store import TinyCompetition, tiny_samples, write_root
 
+from cellsignal.cli import main
 from cellsignal.common.errors import InputError
 from cellsignal.data import parts
 from cellsignal.data.pack import prepare
@@ -287,20 +288,23 @@ def test_a_wrong_part_is_refused(word):
     with pytest.raises(InputError, match="write K/N"):
         Part.parse(word)
     assert str(Part.parse("3/51")) == "3/51"
+    assert Part.parse("1/1000000").total == 1_000_000  # the number of plates is the limit
 
 
 @pytest.mark.slow
-def test_the_command(simulated, tmp_path, capsys):
+def test_the_command(simulated, tmp_path, capsys, monkeypatch):
     root = simulated("rxrx1")
     config = write_config(tmp_path, "rxrx1", root)
     assert cellsignal("prepare", config, "--set", "data.store=at_once", cwd=tmp_path) == 0
     line = error_line(capsys, "prepare", config, "--merge", 2, cwd=tmp_path)
     assert "2 of 2 parts are not packed (1, 2)" in line
-    for part in ("1/2", "2/2"):
-        assert cellsignal("prepare", config, "--part", part, cwd=tmp_path) == 0
+    monkeypatch.chdir(tmp_path)
+    for part, following in (("1/2", "--part 2/2"), ("2/2", "--merge 2")):
+        assert main(["prepare", str(config), "--part", part]) == 0
+        assert capsys.readouterr().err.splitlines()[-1].endswith(following)
     assert cellsignal("prepare", config, "--merge", 2, cwd=tmp_path) == 0
     assert content(tmp_path / "store") == content(tmp_path / "at_once")
     assert "write K/N" in error_line(capsys, "prepare", config, "--part", "3/2", cwd=tmp_path)
     assert "1 or more" in error_line(capsys, "prepare", config, "--merge", 0, cwd=tmp_path)
-    line = error_line(capsys, "prepare", config, "--part", "1/5000", cwd=tmp_path)
-    assert line.startswith("5000 parts: there are only")
+    line = error_line(capsys, "prepare", config, "--part", "1/1000000", cwd=tmp_path)
+    assert line.startswith("1000000 parts: there are only")

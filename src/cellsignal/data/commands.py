@@ -237,13 +237,13 @@ def verify(arguments: argparse.Namespace) -> str:
 
 
 def prepare(arguments: argparse.Namespace) -> str:
+    from cellsignal.data.parts import following_part
     from cellsignal.pipeline import prepare as pack
 
     config = configs_of(arguments)[0]  # no seed changes a store
     pack(config, arguments.part, arguments.merge)
     if arguments.part is not None:
-        total = arguments.part.split("/")[1]
-        return next_command("prepare", arguments) + f" --merge {total}"
+        return f"{next_command('prepare', arguments)} {following_part(config.data.store, arguments.part)}"
     if not config.folds.file.is_file():
         words = ["folds", config.competition, "--root", config.data.root]
         words += ["--out", config.folds.file]

@@ -51,7 +51,7 @@ class Part:
         Raises:
             InputError: it is not two numbers, the first from 1 to the second.
         """
-        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", word)
+        match = re.fullmatch(r"(\d{1,18})/(\d{1,18})", word)
         part = cls(*map(int, match.groups())) if match else cls(0, 0)
         if not 1 <= part.number <= part.total:
             raise InputError(f"--part {word}: write K/N, part K of N, K from 1 to N")
@@ -83,6 +83,20 @@ def parts_folder(out: Path) -> Path:
 def part_folder(out: Path, part: Part) -> Path:
     """Return the folder of one part's store."""
     return parts_folder(out) / f"{part.number}-of-{part.total}"
+
+
+def following_part(out: Path, word: str) -> str:
+    """Return the option of `prepare` to give after a part ("3/51"): the next part, or the merging.
+
+    A part that is begun may be at work in another process, so the first is named that is not.
+    Merging names the parts that have not ended.
+    """
+    total = Part.parse(word).total
+    for number in range(1, total + 1):
+        part = Part(number, total)
+        if not part_folder(out, part).exists():
+            return f"--part {part}"
+    return f"--merge {total}"
 
 
 def positions_of(samples: pd.DataFrame, part: Part) -> np.ndarray:
