@@ -223,17 +223,16 @@ def verify(arguments: argparse.Namespace) -> str:
     from cellsignal.data.verify import format_problems
     from cellsignal.data.verify import verify as find_problems
 
-    root = arguments.root
-    problems = find_problems(
-        get_competition(arguments.competition), root, workers=arguments.workers
-    )
+    root, competition = arguments.root, get_competition(arguments.competition)
+    problems = find_problems(competition, root, workers=arguments.workers)
     print(format_problems(problems))
     errors = sum(problem.is_error for problem in problems)
     if errors:
         raise InputError(f"{root}: {errors} error{'' if errors == 1 else 's'}, listed above")
     config = _config_reading(root, arguments.competition)
-    help_text = get_competition(arguments.competition).config_help
-    return help_text if config is None else shlex.join(["cellsignal", "prepare", str(config)])
+    if config is None:
+        return competition.config_help
+    return shlex.join(["cellsignal", "prepare", str(config)])
 
 
 def prepare(arguments: argparse.Namespace) -> str:
@@ -243,7 +242,8 @@ def prepare(arguments: argparse.Namespace) -> str:
     config = configs_of(arguments)[0]  # no seed changes a store
     pack(config, arguments.part, arguments.merge)
     if arguments.part is not None:
-        return f"{next_command('prepare', arguments)} {following_part(config.data.store, arguments.part)}"
+        words = following_part(config.data.store, arguments.part)
+        return f"{next_command('prepare', arguments)} {words}"
     if not config.folds.file.is_file():
         words = ["folds", config.competition, "--root", config.data.root]
         words += ["--out", config.folds.file]
