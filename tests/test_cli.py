@@ -50,6 +50,17 @@ def test_the_help_fits_a_screen_in_the_order_of_the_work():
     assert names[-len(GROUPS) :] == ["runs", "profiles", "study", "kaggle", "cloud"]
 
 
+@pytest.mark.parametrize("words", ["train x.yaml", "profiles match", "study coverage", "runs"])
+def test_an_unknown_argument_is_refused_with_the_usage_of_its_command(words, capsys):
+    with pytest.raises(SystemExit) as error:
+        main([*words.split(), "--bogus"])
+    lines = capsys.readouterr().err.splitlines()
+    assert error.value.code == 2
+    verb = words.removesuffix(" x.yaml")
+    assert lines[0].startswith(f"usage: cellsignal {verb} ")
+    assert lines[-1] == f"cellsignal {verb}: error: unrecognized arguments: --bogus"
+
+
 @pytest.mark.parametrize("name", OLD)
 def test_old_names_are_gone(name, capsys):
     with pytest.raises(SystemExit):

@@ -52,6 +52,15 @@ def test_dump_and_load_is_the_same_config(write):
             ["stages.0.augment.0.sgima=1"],
             r"stages\.0\.augment\.0.*sgima \(did you mean 'sigma'\?\)",
         ),
+        *(
+            (
+                [f"stages.0.snapshots={word}"],
+                rf": stages\.0\.snapshots: takes cycles, or a list of epochs such as \[10, 20\], "
+                rf"got {shown}$",
+            )
+            for word, shown in (("cycle", "'cycle'"), ("3", "3"), ("[1, x]", r"\[1, 'x'\]"))
+        ),
+        (["stages.0.snapshots=[true]"], r"snapshots: takes cycles"),
         (["stages.0.epochs=none"], r"stages\.0\.epochs: .*got 'none'"),
         (["stages.0.epochs=0"], r"stages\.0\.epochs: .*greater than or equal to 1, got 0"),
         (

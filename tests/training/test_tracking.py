@@ -185,6 +185,15 @@ def test_another_word_is_refused(plates, tmp_path, word):
         load_config(path, [f"tracking={word}"])
 
 
+@pytest.mark.parametrize("word", ["{mlflow: 1}", "3", "true"])
+def test_what_is_no_word_and_no_list_is_told_the_words(plates, tmp_path, word):
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(make_config(plates, tmp_path)))
+    message = r"tracking: takes one of tensorboard, mlflow, wandb, trackio, or a list of them, got"
+    with pytest.raises(InputError, match=message):
+        load_config(path, [f"tracking={word}"])
+
+
 def test_another_tracker_is_no_other_run(plates, tmp_path):
     old = make_config(plates, tmp_path).model_dump(mode="json")
     assert what_differs(old, make_config(plates, tmp_path, tracking="mlflow")) == []

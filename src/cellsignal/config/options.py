@@ -20,6 +20,16 @@ YAML = (".yaml", ".yml")
 Command = Callable[[argparse.Namespace], str | int | None]
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Parser of one command, which refuses what it does not know with its own usage."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
+
 def command_group(parser: argparse.ArgumentParser, metavar: str, required: bool = True) -> Callable:
     """Return a function (name, command, text) that adds a command under a parser.
 
@@ -29,7 +39,9 @@ def command_group(parser: argparse.ArgumentParser, metavar: str, required: bool 
     Args:
         required: One of the commands must be given.
     """
-    subparsers = parser.add_subparsers(required=required, metavar=metavar)
+    subparsers = parser.add_subparsers(
+        required=required, metavar=metavar, parser_class=CommandParser
+    )
 
     def add(name: str, command: Command | None, text: str) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(name, help=text, description=text)

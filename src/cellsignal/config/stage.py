@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from cellsignal.config.augment import Augmentation, Mix
 from cellsignal.config.losses import Center, Margin, MeanTeacher, SelfSupervised, Triplet
 from cellsignal.config.schedule import Optimizer, Schedule
-from cellsignal.config.strict import LeastZ, Probability, Strict
+from cellsignal.config.strict import LeastZ, Probability, Snapshots, Strict
 
 # keys of a stage that a stage without labels cannot have
 _NEEDS_LABELS = (
@@ -132,7 +132,7 @@ class Stage(Strict):
     swa: float | None = Field(None, ge=0, lt=1)
     """Stochastic weight averaging (arXiv:1803.05407): the mean of the weights at the end of each
     epoch, from this share of the epochs on. The averaged model validates and predicts."""
-    snapshots: Literal["cycles"] | tuple[int, ...] | None = None
+    snapshots: Snapshots = None
     """Keep the weights that would predict, at the end of each of the schedule's cycles
     (arXiv:1704.00109) or of these epochs, counted from 1, as snapshot_<epoch>.pt;
     `cellsignal runs soup --snapshots` makes runs of them or averages them."""

@@ -6,6 +6,7 @@ YAML 1.1 reads a bare `off`, `no` or `false` as False, `on`, `yes` or `true` as 
 `null` or nothing as None. A key that takes words means the word.
 """
 
+import re
 import types
 import typing
 from pathlib import Path
@@ -85,15 +86,29 @@ def _read_trackers(value: Any) -> Any:
     if isinstance(value, str):
         word = value.strip().casefold()
         return [] if word in (*NO, *NOTHING) else [word]
-    if isinstance(value, list | tuple) and len(set(map(str, value))) < len(value):
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"takes one of {', '.join(TRACKERS)}, or a list of them, got {value!r}")
+    if len(set(map(str, value))) < len(value):
         raise ValueError("names one tracker twice")
     return value
 
 
-Trackers = Annotated[
-    tuple[Literal["tensorboard", "mlflow", "wandb", "trackio"], ...],
-    BeforeValidator(_read_trackers),
-]
+Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+TRACKERS: tuple[Tracker, ...] = typing.get_args(Tracker)
+Trackers = Annotated[tuple[Tracker, ...], BeforeValidator(_read_trackers)]
+
+
+def _read_snapshots(value: Any) -> Any:
+    """Read `snapshots`: cycles, a list of epochs, or none."""
+    if value is None or (isinstance(value, str) and value.strip().casefold() == "cycles"):
+        return value and "cycles"
+    is_list = isinstance(value, list | tuple)
+    if is_list and all(re.fullmatch("-?[0-9]+", str(epoch)) for epoch in value):
+        return [int(epoch) for epoch in value]
+    raise ValueError(f"takes cycles, or a list of epochs such as [10, 20], got {value!r}")
+
+
+Snapshots = Annotated[Literal["cycles"] | tuple[int, ...] | None, BeforeValidator(_read_snapshots)]
 
 
 class Strict(BaseModel):
