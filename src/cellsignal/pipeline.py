@@ -136,6 +136,28 @@ def prepare(config: Config, part: str | None = None, merge: int | None = None) -
     )
 
 
+def prepare_shards(config: Config, out: Path, most_mb: float | None) -> None:
+    """Copy the config's packed store into another folder, with many sites in a file.
+
+    Args:
+        most_mb: megabytes of a file, at most; None: 512, or what was given before.
+
+    Raises:
+        InputError: there is no complete store, or one of its sites is damaged.
+    """
+    from cellsignal.data.sharding import write_shards
+
+    report = write_shards(local_folder(config.data.store), out, most_mb)
+    log.info(
+        "%s: %d sites in %d files, %.3g GB%s",
+        out,
+        report.sites,
+        report.shards,
+        report.bytes / 1e9,
+        "" if report.written else "; up to date",
+    )
+
+
 def _warn(lines: list[str], full_list: Path) -> None:
     for line in lines[:SHOWN]:
         log.warning("%s", line)

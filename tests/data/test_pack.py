@@ -22,11 +22,12 @@ from hypothesis.extra import numpy as hnp
 from tiny_store import CHANNELS, TinyCompetition, tiny_samples, write_root
 
 from cellsignal.common.errors import ImageError, InputError
+from cellsignal.data import filling
 from cellsignal.data import pack as packing
+from cellsignal.data.journal import journal_line, read_journal
 from cellsignal.data.pack import PackReport, pack, prepare
 from cellsignal.data.sites import channel_statistics, resized
 from cellsignal.data.store import Store
-from cellsignal.data.store_files import journal_line, read_journal
 
 COMPETITION = TinyCompetition()
 
@@ -271,7 +272,7 @@ def test_a_disk_full_elsewhere_is_one_line_too(root, tmp_path, undisturbed, monk
     target = {"journal": "journal_line", "create": "create_arrays", "complete": "write_arrays"}[
         where
     ]
-    module = packing.stored
+    module = filling if where == "journal" else packing.stored
     with monkeypatch.context() as patched:
         patched.setattr(module, target, full)
         with pytest.raises(InputError, match="No space left on device"):

@@ -14,10 +14,11 @@ from tiny_store import TinyCompetition, tiny_samples, write_root
 from cellsignal.common.errors import InputError
 from cellsignal.data import pack_report
 from cellsignal.data.filling import read_entries
+from cellsignal.data.journal import journal_line
 from cellsignal.data.pack import prepare
 from cellsignal.data.pack_report import PackReport, list_left_out, read_left_out
 from cellsignal.data.store import Store
-from cellsignal.data.store_files import journal_line, samples_text
+from cellsignal.data.store_files import samples_text
 
 FILES = tiny_samples().files
 

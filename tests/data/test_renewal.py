@@ -22,9 +22,10 @@ from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
 from cellsignal.data import renewal
 from cellsignal.data import store_files as stored
+from cellsignal.data.journal import read_journal
 from cellsignal.data.pack import pack, prepare
 from cellsignal.data.store import Store
-from cellsignal.data.store_files import read_journal, samples_text
+from cellsignal.data.store_files import samples_text
 
 COMPETITION = TinyCompetition()
 CALIBRATED = [

@@ -14,14 +14,11 @@ from cellsignal.data.codec import layout_of
 from cellsignal.data.store_files import (
     ARRAYS,
     INFO,
-    JOURNAL,
     create_arrays,
     hash_arrays,
-    journal_line,
     parse_samples,
     read_arrays,
     read_info,
-    read_journal,
     read_samples,
     samples_text,
     write_arrays,
@@ -89,23 +86,6 @@ def test_a_samples_table_that_was_changed_is_refused(tmp_path):
             parse_samples(wrong, "here")
 
 
-def test_a_journal_is_read_up_to_the_first_torn_line(tmp_path):
-    entries = [{"row": row, "status": 1, "bytes": 10 + row} for row in (4, 0, 7)]
-    lines = [journal_line(entry) for entry in entries]
-    whole = b"".join(lines)
-    ends = [len(b"".join(lines[:count])) for count in range(4)]
-    assert read_journal(tmp_path) == ({}, 0)
-    for length in range(len(whole) + 1):
-        (tmp_path / JOURNAL).write_bytes(whole[:length])
-        count = sum(end <= length for end in ends) - 1
-        expected = {entry["row"]: entry for entry in entries[:count]}
-        assert read_journal(tmp_path) == (expected, ends[count])
-    flipped = bytearray(whole)
-    flipped[ends[1] + 12] ^= 1
-    (tmp_path / JOURNAL).write_bytes(bytes(flipped))
-    assert read_journal(tmp_path) == ({4: entries[0]}, ends[1])
-
-
 @pytest.mark.parametrize("codec", ["raw", "zstd"])
 def test_arrays_that_are_not_those_of_the_description_are_refused(tmp_path, codec):
     shape, n = (2, 8, 8), 3
@@ -148,7 +128,7 @@ def test_what_is_no_store_is_refused_in_words(tmp_path):
     for content, words in (
         ("{", "cannot be read as a store's description"),
         ("[]", "is not the description of a cellsignal store"),
-        (json.dumps({"format": 1}), "store format 1, this version reads 2 and 3; pack it anew"),
+        (json.dumps({"format": 1}), "store format 1, this version reads 2, 3 and 4; pack it anew"),
         (json.dumps({"format": 2, "n": 3}), "is not the description of a cellsignal store"),
     ):
         (tmp_path / INFO).write_text(content)

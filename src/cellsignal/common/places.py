@@ -34,6 +34,10 @@ class RemoteFolder:
     def __truediv__(self, name: str) -> "RemoteFolder":
         return RemoteFolder(f"{self.url}/{name}", self.cache_gib, self.requests)
 
+    def without_cache(self) -> "RemoteFolder":
+        """Return the same folder, of whose sites no copies are kept or read."""
+        return RemoteFolder(self.url, 0.0, self.requests)
+
     @property
     def name(self) -> str:
         """The last part of the URL."""

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 
 from cellsignal.common.errors import InputError
 from cellsignal.config.options import (
-    add_budget,
-    add_config_options,
     add_set,
     configs_of,
     next_command,
     parse_pairs,
 )
+from cellsignal.data import parsers
 
 if TYPE_CHECKING:
     from cellsignal.competitions.base import Competition
@@ -31,67 +30,13 @@ def add_data_commands(add: Callable) -> None:
     sub.add_argument("competition")
     sub.add_argument("--out", type=Path, help="folder (default data/<competition>)")
     add_set(sub, "what of it: the competition's README lists its choices")
-    _add_init(add("init", init, "describe a folder of your own plates in a plates.yaml"))
-    _add_samples(add("samples", samples, "show the samples table of a competition"))
-    _add_simulate(add("simulate", simulate, "write a simulated copy of a competition"))
-    sub = add("verify", verify, "read every image and row; list everything that is wrong")
-    sub.add_argument("competition", help="its id")
-    sub.add_argument("--root", type=Path, required=True, help="folder of the raw data")
-    sub.add_argument("--workers", type=int, default=2)
-    _add_prepare(add("prepare", prepare, "pack the images of a config into its store"))
-    _add_folds(add("folds", folds, "make a fold table"))
-
-
-def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    group = add_budget(add_config_options(parser)).add_mutually_exclusive_group()
-    group.add_argument("--part", metavar="K/N", help="pack this part, some whole plates, by itself")
-    group.add_argument("--merge", type=int, metavar="N", help="make the store of its N parts")
-
-
-def _add_init(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="folder of the images")
-    pattern = "how files are named, as '{plate}/{well}_s{site}_w{channel}.tif'"
-    parser.add_argument("--pattern", help=pattern)
-    parser.add_argument("--platemap", type=Path, help="CSV, TSV or XLSX with a row for each well")
-    out = "folder of plates.yaml, where the images' is a share that others write (default: theirs)"
-    parser.add_argument("--out", type=Path, help=out)
-    picture = "PNG of a few sites (default runs/<folder>.init.png)"
-    parser.add_argument("--picture", type=Path, help=picture)
-    parser.add_argument("--force", action="store_true", help="replace a plates.yaml")
-
-
-def _add_samples(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("competition", help="its id")
-    parser.add_argument("--root", type=Path, required=True, help="folder of the raw data")
-    parser.add_argument("--out", type=Path, help="CSV of the whole table")
-    parser.add_argument(
-        "--picture", type=Path, help="PNG of one site of each of four labels, and a control"
-    )
-
-
-def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("competition")
-    parser.add_argument("--out", type=Path, help="folder (default data/<competition>_simulated)")
-    quick = "the copy that the competition's quick config reads: data/<competition>_quick, seed 1"
-    parser.add_argument("--quick", action="store_true", help=quick)
-    parser.add_argument("--seed", type=int, help="of everything random (default 0)")
-    parser.add_argument("--size", type=int, help="side of an image in pixels")
-    parser.add_argument("--classes", type=int, help="number of treatments")
-    add_set(parser, "any other parameter of the simulation")
-
-
-def _add_folds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("competition")
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--out", type=Path, help="CSV (default folds/<competition>.csv)")
-    group = "what a fold must not split (default: the competition's first)"
-    parser.add_argument("--group", help=group)
-    splits = "number of folds (default 5, or one a group if fewer)"
-    parser.add_argument("--splits", type=int, help=splits)
-    parser.add_argument("--named", help="a published table instead, e.g. first_place")
-    force = "replace a file that holds another table"
-    parser.add_argument("--force", action="store_true", help=force)
-    parser.add_argument("--seed", type=int, default=0)
+    parsers.add_init(add("init", init, "describe a folder of your own plates in a plates.yaml"))
+    parsers.add_samples(add("samples", samples, "show the samples table of a competition"))
+    parsers.add_simulate(add("simulate", simulate, "write a simulated copy of a competition"))
+    text = "read every image and row, or a store; list everything that is wrong"
+    parsers.add_verify(add("verify", verify, text))
+    parsers.add_prepare(add("prepare", prepare, "pack the images of a config into its store"))
+    parsers.add_folds(add("folds", folds, "make a fold table"))
 
 
 def competitions(arguments: argparse.Namespace) -> str:
@@ -223,6 +168,10 @@ def verify(arguments: argparse.Namespace) -> str:
     from cellsignal.data.verify import format_problems
     from cellsignal.data.verify import verify as find_problems
 
+    if arguments.store is not None:
+        return _verify_store(arguments)
+    if arguments.competition is None or arguments.root is None:
+        raise InputError("verify: give a competition's id and --root, or --store")
     root, competition = arguments.root, get_competition(arguments.competition)
     problems = find_problems(competition, root, workers=arguments.workers)
     print(format_problems(problems))
@@ -235,11 +184,31 @@ def verify(arguments: argparse.Namespace) -> str:
     return shlex.join(["cellsignal", "prepare", str(config)])
 
 
+def _verify_store(arguments: argparse.Namespace) -> None:
+    from cellsignal.common.places import as_place
+    from cellsignal.data.store_check import check_store, damage_text
+
+    if arguments.competition is not None or arguments.root is not None:
+        raise InputError("verify --store: reads the store alone; leave out competition and --root")
+    place = as_place(arguments.store)
+    sites, damage = check_store(place)
+    print(damage_text(sites, damage))
+    if damage:
+        raise InputError(f"{place}: {len(damage)} of {sites} sites are damaged, listed above")
+
+
 def prepare(arguments: argparse.Namespace) -> str:
     from cellsignal.data.parts import following_part
     from cellsignal.pipeline import prepare as pack
+    from cellsignal.pipeline import prepare_shards
 
     config = configs_of(arguments)[0]  # no seed changes a store
+    if arguments.shards is not None:
+        prepare_shards(config, arguments.shards, arguments.shard_mb)
+        changed = f"--set data.store={arguments.shards}"
+        return f"{next_command('train', arguments)} {shlex.quote(changed)}"
+    if arguments.shard_mb is not None:
+        raise InputError("--shard-mb: goes with --shards FOLDER")
     pack(config, arguments.part, arguments.merge)
     if arguments.part is not None:
         words = following_part(config.data.store, arguments.part)

@@ -21,6 +21,7 @@ from cellsignal.common.files import atomic_path, provenance, refuse_unwritable, 
 from cellsignal.common.stopping import Pace, Stop
 from cellsignal.data import store_files as stored
 from cellsignal.data.codec import Layout
+from cellsignal.data.journal import JOURNAL, Entry, journal_line, read_journal
 from cellsignal.data.pack_report import (
     PackReport,
     list_left_out,
@@ -30,7 +31,6 @@ from cellsignal.data.pack_report import (
 )
 from cellsignal.data.renewal import UNKNOWN, Stamp
 from cellsignal.data.sites import Read, channel_statistics, in_processes, read_site, resized
-from cellsignal.data.store_files import Entry
 
 ADVICE = "what is packed is kept, run again to go on"
 
@@ -133,7 +133,7 @@ def _read_expected(job: SitePacking, files: tuple[str, ...]) -> np.ndarray:
 def read_entries(out: Path, info: dict[str, Any]) -> dict[int, Entry]:
     """Read the finished rows of a store, complete or not."""
     if not info["complete"]:
-        return stored.read_journal(out)[0]
+        return read_journal(out)[0]
     arrays = stored.read_arrays(out, info)
     stamps = arrays.get("stamp", np.full(info["n"], UNKNOWN))
     return {
@@ -189,11 +189,11 @@ def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop
 
 
 def _append_to_journal(out: Path, packed: Iterator[Entry], entries: dict[int, Entry]) -> None:
-    good = stored.read_journal(out)[1]
-    with open(out / stored.JOURNAL, "ab") as lines:
+    good = read_journal(out)[1]
+    with open(out / JOURNAL, "ab") as lines:
         lines.truncate(good)
         for entry in packed:
-            lines.write(stored.journal_line(entry))
+            lines.write(journal_line(entry))
             lines.flush()
             entries[entry["row"]] = entry
 
@@ -205,7 +205,7 @@ def _retry_skipped(
 
     A store that is up to date may lie where nothing can be written.
     """
-    journal = out / stored.JOURNAL
+    journal = out / JOURNAL
     arrays = stored.read_arrays(out, stored.read_info(out))
     skipped_before = set(np.flatnonzero(arrays["status"] == stored.SKIPPED).tolist())
     entries |= {entry["row"]: entry for entry in packed}
@@ -215,7 +215,7 @@ def _retry_skipped(
             journal.unlink()
         return False
     with atomic_path(journal) as temporary:
-        temporary.write_bytes(b"".join(map(stored.journal_line, entries.values())))
+        temporary.write_bytes(b"".join(map(journal_line, entries.values())))
     write_json(out / stored.INFO, making.info)
     return True
 
@@ -296,5 +296,5 @@ def complete(
         (out / old).unlink(missing_ok=True)
     os.sync()  # the chunks first, then the word that they are there
     write_json(out / stored.INFO, complete)
-    (out / stored.JOURNAL).unlink(missing_ok=True)
+    (out / JOURNAL).unlink(missing_ok=True)
     return report

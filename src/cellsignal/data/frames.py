@@ -31,11 +31,19 @@ class Frame(NamedTuple):
 
 
 def read_file(
-    file: Path | str, layout: Layout, out: np.ndarray, rows: tuple[int, int] | None = None
+    file: Path | str,
+    layout: Layout,
+    out: np.ndarray,
+    rows: tuple[int, int] | None = None,
+    part: tuple[int, int] | None = None,
 ) -> None:
     """Read an image's file into `out`, C-contiguous uint8 of `layout.shape`.
 
     With `rows` (top, bottom) at least these rows are read.
+
+    Args:
+        part: (offset, length) in bytes of the image's file in a file that holds several; None: it
+            is the whole file.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -44,7 +52,24 @@ def read_file(
     """
     with open(file, "rb", buffering=0) as source:
         read = _read_raw if layout.codec == "raw" else _read_shard
-        read(source, layout, out, rows or (0, layout.shape[1]))
+        place = part or (0, os.fstat(source.fileno()).st_size)
+        read(source, *place, layout, out, rows or (0, layout.shape[1]))
+
+
+def fill_image(data: bytes, layout: Layout, out: np.ndarray) -> None:
+    """Fill an image from the bytes of its file, as `read_file`.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    content = np.frombuffer(data, np.uint8)
+    if layout.codec != "raw":
+        index = parse_index(content, layout, len(data))
+        decode(content, 0, frames_of(index, layout, range(layout.bands)), layout, out)
+        return
+    if len(data) != out.nbytes:
+        raise ValueError(f"{len(data)} bytes, {out.nbytes} expected")
+    np.copyto(out.reshape(-1), content)
 
 
 def raw_parts(
@@ -166,25 +191,39 @@ def checked(data: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------
 
 
-def _read_raw(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int, int]) -> None:
-    if (size := file.seek(0, os.SEEK_END)) != out.nbytes:
+def _read_raw(
+    file: BinaryIO,
+    base: int,
+    size: int,
+    layout: Layout,
+    out: np.ndarray,
+    rows: tuple[int, int],
+) -> None:
+    if size != out.nbytes:
         raise ValueError(f"{size} bytes, {out.nbytes} expected")
     for offset, part in raw_parts(layout, out, rows):
-        _read_at(file, offset, part)
+        _read_at(file, base + offset, part)
 
 
-def _read_shard(file: BinaryIO, layout: Layout, out: np.ndarray, rows: tuple[int, int]) -> None:
+def _read_shard(
+    file: BinaryIO,
+    base: int,
+    size: int,
+    layout: Layout,
+    out: np.ndarray,
+    rows: tuple[int, int],
+) -> None:
     """Read with few calls that release the interpreter's lock: those limit threads."""
-    size, bands = os.fstat(file.fileno()).st_size, bands_of(layout, rows)
+    bands = bands_of(layout, rows)
     if whole := len(bands) == layout.bands:  # then all in one call
         data, start = scratch(size), 0
-        _read_at(file, 0, data)
-    index = parse_index(data if whole else _read_end(file, layout, size), layout, size)
+        _read_at(file, base, data)
+    index = parse_index(data if whole else _read_end(file, layout, base, size), layout, size)
     frames = frames_of(index, layout, bands)
     if not whole:
         start, end = span(frames)
         data = scratch(end - start)
-        _read_at(file, start, data)
+        _read_at(file, base + start, data)
     decode(data, start, frames, layout, out)
 
 
@@ -198,8 +237,8 @@ def _read_at(file: BinaryIO, offset: int, into: np.ndarray) -> None:
         view = view[count:]
 
 
-def _read_end(file: BinaryIO, layout: Layout, size: int) -> np.ndarray:
+def _read_end(file: BinaryIO, layout: Layout, base: int, size: int) -> np.ndarray:
     length = index_length(layout)
     if size < length:
         raise ValueError(f"{size} bytes are too few")
-    return np.frombuffer(os.pread(file.fileno(), length, size - length), np.uint8)
+    return np.frombuffer(os.pread(file.fileno(), length, base + size - length), np.uint8)

@@ -12,14 +12,10 @@ A signal or the end of the time budget stops it where all that is done is in the
 site becomes depends on its files alone, so the store is the same as of an undisturbed packing.
 """
 
-import contextlib
-import fcntl
 import functools
 import logging
-import os
-import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,15 +30,13 @@ from cellsignal.data import renewal
 from cellsignal.data import store_files as stored
 from cellsignal.data.codec import Layout, layout_of
 from cellsignal.data.filling import ADVICE, Making, finish_rows, is_whole, read_entries
+from cellsignal.data.journal import JOURNAL
+from cellsignal.data.pack_place import check_place, create_folder, locked, refuse_other_store
 from cellsignal.data.pack_report import PackReport
 from cellsignal.data.renewal import Stamp, stamp_nothing, stamp_source
+from cellsignal.data.shard_check import report_shards
 from cellsignal.data.sites import Read, read_site
 
-ELSEWHERE = "pack into another folder or delete it"
-# what an empty folder may hold: measured before the store is made, and a disk's own
-EMPTY = {stored.CALIBRATION, "lost+found"}
-# a store's first file, of which a killed process had not written all
-UNFINISHED = re.compile(rf"\.{re.escape(stored.INFO)}\..+\.tmp")
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +62,7 @@ def prepare(
     samples = competition.samples(root) if samples is None else samples
     classes = competition.require_classes(root)
     with refuse_unwritable(out, ADVICE):
-        _check_place(out)
+        check_place(out)
     competition = competition.calibrate(root, out / stored.CALIBRATION, workers)
     shape = competition.root_shape(root)
     return pack(
@@ -171,9 +165,9 @@ def _describe(
 def _pack_locked(out: Path, making: Making) -> PackReport:
     """Pack into a folder that no other process packs into meanwhile."""
     with refuse_unwritable(out, ADVICE):
-        _check_place(out)
-        _create_folder(out)
-        with _locked(out), Stop() as stop:
+        check_place(out)
+        create_folder(out)
+        with locked(out), Stop() as stop:
             try:
                 return _bring_up_to_date(out, making, stop)
             finally:
@@ -188,8 +182,10 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
     if not (out / stored.INFO).exists():
         _create(out, making)
     previous = stored.read_info(out)
-    _match(out, previous, info)
-    if not previous["complete"] and not (out / stored.JOURNAL).exists():
+    refuse_other_store(out, previous, info)
+    if stored.is_sharded(previous):
+        return report_shards(out, previous, making)
+    if not previous["complete"] and not (out / JOURNAL).exists():
         _create(out, making)  # nothing is packed yet; what is there may be half-made
         previous = info
     entries = {
@@ -234,33 +230,6 @@ def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int,
     raise InputError(f"none of the {len(samples)} sites can be read; the first: {first}")
 
 
-def _check_place(out: Path) -> None:
-    """Refuse a place that holds anything but a store, one that was begun, or nothing."""
-    if not out.exists():
-        if out.is_symlink():
-            try:
-                target = out.resolve()
-            except (OSError, RuntimeError):  # RuntimeError up to Python 3.12
-                raise InputError(
-                    f"{out}: is a link that leads back to itself; {ELSEWHERE}"
-                ) from None
-            if not target.parent.is_dir():
-                raise InputError(
-                    f"{out}: is a link to {target}, which cannot be made; make that folder first"
-                )
-        return
-    if not out.is_dir() or not (
-        (out / stored.INFO).exists()
-        or all(path.name in EMPTY or UNFINISHED.fullmatch(path.name) for path in out.iterdir())
-    ):
-        raise InputError(f"{out}: is neither empty nor a store; {ELSEWHERE}")
-
-
-def _create_folder(out: Path) -> None:
-    """Make the store's folder; if `out` is a link, where it points to."""
-    out.resolve().mkdir(parents=True, exist_ok=True)
-
-
 def _create(out: Path, making: Making) -> None:
     """Make the empty store in an empty folder, whatever file system that is on.
 
@@ -269,29 +238,3 @@ def _create(out: Path, making: Making) -> None:
     write_json(out / stored.INFO, making.info)
     stored.create_arrays(out, making.info["n"], making.layout)
     stored.write_samples(out, making.text)
-
-
-def _match(out: Path, previous: dict, info: dict) -> None:
-    """Refuse to mix: name the first thing in which the store and the call differ."""
-    keys = [key for key in info["source"] if key != "classes"]
-    pairs = [(key, previous["source"].get(key), info["source"][key]) for key in keys]
-    pairs += [(key, previous[key], info[key]) for key in ("channels", "size", "shape", "codec")]
-    for name, old, new in pairs:
-        if old != new:
-            raise InputError(
-                f"{out}: this store was made with another {name}: {old}, now {new}; {ELSEWHERE}"
-            )
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the store for this process alone; the lock ends with the process, however that ends."""
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out}: another process is packing into this store") from None
-        yield
-    finally:
-        os.close(handle)

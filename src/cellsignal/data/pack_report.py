@@ -19,7 +19,8 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, write_json
 from cellsignal.data import store_files as stored
-from cellsignal.data.store_files import Entry, read_gzip, write_gzip
+from cellsignal.data.journal import Entry
+from cellsignal.data.store_files import read_gzip, write_gzip
 
 CANNOT_BE_USED = "an image that cannot be used: "
 _COLUMNS = ("reason", "name", "message")
@@ -81,6 +82,11 @@ def write_left_out(out: Path, rows: Sequence[Row]) -> dict[str, Any]:
     text = _text(rows)
     write_gzip(out / stored.LEFT_OUT, text)
     return _describe(rows, text)
+
+
+def describe_left_out(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what `store.json` says of the list."""
+    return _describe(rows, _text(rows))
 
 
 def update_left_out(out: Path, info: dict[str, Any], rows: Sequence[Row], samples: str) -> None:

@@ -24,9 +24,10 @@ from cellsignal.competitions.base import Competition
 from cellsignal.data import store_files as stored
 from cellsignal.data.codec import layout_of
 from cellsignal.data.filling import ADVICE, complete, read_entries
+from cellsignal.data.journal import Entry
 from cellsignal.data.pack import prepare
 from cellsignal.data.pack_report import PackReport, report_entries, skipped_entries
-from cellsignal.data.store_files import Entry
+from cellsignal.data.shard_check import refuse_shards
 
 log = logging.getLogger(__name__)
 MERGED = "merged"  # the folder in which the final store grows
@@ -126,6 +127,7 @@ def prepare_part(
     Raises:
         InputError: as `pack.prepare`; more parts than plates.
     """
+    refuse_shards(Path(out))
     samples = competition.samples(Path(root).absolute())
     mine = samples.iloc[positions_of(samples, part)].reset_index(drop=True)
     folder = part_folder(out, part)
@@ -152,6 +154,7 @@ def merge_parts(
             samples or by other settings; the place of the store is taken.
     """
     root, out = Path(root).absolute(), Path(out).absolute().resolve()
+    refuse_shards(out)
     if not (out / stored.INFO).is_file():
         samples = competition.samples(root)
         text = stored.samples_text(samples)

@@ -4,7 +4,9 @@ Requests ask for just the bytes that are needed:
 
 - a whole site: one request;
 - some rows of a zstd site: one for the bands, and before it one for the index, unless the lengths
-  of its frames are noted from before (52 bytes a site of two bands and six channels);
+  of its frames are noted from before (52 bytes a site of two bands and six channels). In a store of
+  shards, where a site's length is known, one for the whole site instead of these two if no more
+  than `ALONG` bytes come in vain;
 - some rows of a raw site: one for each channel, or one for all where little lies between.
 
 What was fetched is kept on disk by bands (`disk_cache`), with the checksums that the frames carry.
@@ -27,6 +29,7 @@ from cellsignal.data.disk_cache import DiskCache
 from cellsignal.data.frames import (
     Frame,
     bands_of,
+    checked,
     decode,
     frames_of,
     index_length,
@@ -35,11 +38,15 @@ from cellsignal.data.frames import (
     span,
 )
 from cellsignal.data.remote_tables import TABLES, cache_folder, key_of
+from cellsignal.data.shard_files import Shards
 from cellsignal.data.store_files import IMAGES
 from cellsignal.data.transfer import Transfer
 
 GIB = 2**30
 GAP = 2**17  # bytes that are read along rather than asking twice
+# the same for a site whose index is not known: at some 50 MB/s a connection they take 20 ms, and an
+# answer, until its first byte is there, 30 to 50 ms
+ALONG = 2**20
 SITES, LENGTHS = "sites", "lengths"
 
 
@@ -49,19 +56,39 @@ class RemoteSites:
     """
 
     def __init__(
-        self, place: RemoteFolder, layout: Layout, checksum: np.ndarray, info: dict[str, Any]
+        self,
+        place: RemoteFolder,
+        layout: Layout,
+        checksum: np.ndarray,
+        info: dict[str, Any],
+        shards: Shards | None = None,
     ):
-        """`checksum`: (N,) crc32 of the raw pixels, by row."""
+        """Note where the sites are; nothing is fetched yet.
+
+        Args:
+            checksum: (N,) crc32 of the raw pixels, by row.
+            shards: where the sites are, in a store of shards.
+        """
         key, folder = key_of(place, info), cache_folder()
-        self.place, self.layout, self._checksum = place, layout, checksum
+        self.place, self.layout, self._checksum, self._shards = place, layout, checksum, shards
         self._transfer = Transfer(place)
         self._cache = DiskCache(folder / SITES, int(place.cache_gib * GIB))
         self._key = key
         self._lengths = _Lengths(folder / TABLES / key / LENGTHS, layout)
 
+    @property
+    def repair(self) -> str:
+        """What to do where a site is damaged."""
+        if self._shards is None:
+            return "pack the site anew where the store was made, and copy its file again"
+        return (
+            "check the store that it was copied from (`cellsignal verify --store`), and copy that "
+            "file again"
+        )
+
     def name(self, row: int) -> str:
-        """Return the URL of a site's file."""
-        return f"{self.place}/{_file(row)}"
+        """Return the URL of a site's file, or of the shard that holds it."""
+        return f"{self.place}/{self._file(row)[0]}"
 
     def read(self, row: int, out: np.ndarray, rows: tuple[int, int] | None = None) -> None:
         """Read a site, or at least its pixels' rows `rows` (top, bottom), as `frames.read_file`.
@@ -75,8 +102,18 @@ class RemoteSites:
         (self._read_raw if self.layout.codec == "raw" else self._read_shard)(row, out, rows)
 
     def _fetch(self, row: int, start: int = 0, length: int | None = None) -> np.ndarray:
-        data = self._transfer.fetch(_file(row), start, length, f"row {row}")
+        file, offset, size = self._file(row)
+        if size is not None:  # then the end is known, too
+            start = start if start >= 0 else max(0, size + start)
+            length = size - start if length is None else length
+        data = self._transfer.fetch(file, offset + start, length, f"row {row}")
         return np.frombuffer(data, np.uint8)
+
+    def _file(self, row: int) -> tuple[str, int, int | None]:
+        """Return the file that holds a site, where it begins there, and its bytes, if known."""
+        if self._shards is None:
+            return f"{IMAGES}/c.{row}.0.0.0", 0, None
+        return self._shards.place(row)
 
     def _read_shard(self, row: int, out: np.ndarray, rows: tuple[int, int]) -> None:
         missing = [
@@ -84,34 +121,32 @@ class RemoteSites:
         ]
         if not missing:
             return
-        whole = len(missing) == self.layout.bands
         try:
-            self._from_server(row, out, missing, whole, anew=False)
+            self._from_server(row, out, missing, anew=False)
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
             # what was noted of the index may be wrong, or bytes were damaged on the way: once more
-            self._from_server(row, out, missing, whole, anew=True)
+            self._from_server(row, out, missing, anew=True)
 
-    def _from_server(
-        self, row: int, out: np.ndarray, bands: list[int], whole: bool, *, anew: bool
-    ) -> None:
-        layout = self.layout
+    def _from_server(self, row: int, out: np.ndarray, bands: list[int], *, anew: bool) -> None:
+        layout, size = self.layout, self._file(row)[2]
+        whole = len(bands) == layout.bands
+        index = None if whole or anew else self._lengths.read(row)
+        if index is None and size is not None:
+            whole = whole or size * (1 - len(bands) / layout.bands) <= ALONG
         if whole:
             data, start = self._fetch(row), 0
             index = parse_index(data, layout, len(data))
-            frames = frames_of(index, layout, bands)
         else:
-            index = None if anew else self._lengths.read(row)
             if index is None:
-                index = parse_index(self._fetch(row, -index_length(layout)), layout)
-            frames = frames_of(index, layout, bands)
-            start, end = span(frames)
+                index = parse_index(self._fetch(row, -index_length(layout)), layout, size)
+            start, end = span(frames_of(index, layout, bands))
             data = self._fetch(row, start, end - start)
-        decode(data, start, frames, layout, out)
+        decode(data, start, frames_of(index, layout, bands), layout, out)
         self._lengths.write(row, index)
-        for band in bands:
-            self._keep(row, band, data, start, [frame for frame in frames if frame.band == band])
+        for band in range(layout.bands) if whole else bands:
+            self._keep(row, band, data, start, frames_of(index, layout, [band]))
 
     def _entry(self, row: int, part: int | str) -> str:
         return f"{self._key}/{row // 1000}/{row}.{part}"
@@ -139,6 +174,10 @@ class RemoteSites:
 
     def _keep(self, row: int, band: int, data: np.ndarray, start: int, frames: list[Frame]) -> None:
         parts = [data[f.offset - start : f.offset - start + f.length] for f in frames]
+        try:
+            list(map(checked, parts))  # of a band that was read along
+        except ValueError:
+            return
         head = struct.pack(f"<{len(parts)}I", *map(len, parts))
         self._cache.write(self._entry(row, band), [head, *parts])
 
@@ -226,7 +265,3 @@ class _Lengths:
     def __del__(self) -> None:
         if self._file is not None:
             os.close(self._file)
-
-
-def _file(row: int) -> str:
-    return f"{IMAGES}/c.{row}.0.0.0"

@@ -20,6 +20,7 @@ import zarr
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.common.places import RemoteFolder
+from cellsignal.data.shard_files import TABLE, Shards, read_shards
 from cellsignal.data.store_files import (
     ARRAYS,
     IMAGES,
@@ -27,6 +28,8 @@ from cellsignal.data.store_files import (
     LEFT_OUT,
     OLD_SAMPLES,
     SAMPLES,
+    SHARD_ARRAYS,
+    is_sharded,
     read_arrays,
     read_info,
     read_samples,
@@ -35,6 +38,7 @@ from cellsignal.data.transfer import Transfer
 
 TABLES = "tables"
 Result = TypeVar("Result")
+Tables = tuple[dict[str, np.ndarray], pd.DataFrame, Shards | None]
 
 
 def cache_folder() -> Path:
@@ -62,8 +66,10 @@ def read_remote_info(place: RemoteFolder) -> dict[str, Any] | None:
 
 def fetch_tables(
     place: RemoteFolder,
-) -> tuple[dict[str, Any], dict[str, np.ndarray], pd.DataFrame, Path]:
-    """Return info, arrays, samples of a remote store, and the local folder that holds them now.
+) -> tuple[dict[str, Any], dict[str, np.ndarray], pd.DataFrame, Shards | None, Path]:
+    """Return info, arrays, samples and places of the sites of a remote store.
+
+    The last is the local folder that holds them now.
 
     Raises:
         InputError: there is no store, its packing is unfinished, a file cannot be fetched or is not
@@ -103,22 +109,24 @@ def _fetch_info(transfer: Transfer, folder: Path) -> dict[str, Any] | None:
     return _named(transfer.place, folder, lambda: read_info(folder))
 
 
-def _read(folder: Path, info: dict[str, Any]) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    return read_arrays(folder, info), read_samples(folder, info)
+def _read(folder: Path, info: dict[str, Any]) -> Tables:
+    arrays = read_arrays(folder, info)
+    return arrays, read_samples(folder, info), read_shards(folder, info, arrays)
 
 
 def _fetch(transfer: Transfer, folder: Path) -> None:
     """Fetch the files of a store but its images and `store.json`; zarr leaves out zero chunks."""
-    format_2 = read_info(folder)["format"] == 2
-    tables = (OLD_SAMPLES,) if format_2 else (SAMPLES, LEFT_OUT)
-    for name in (*tables, "zarr.json", f"{IMAGES}/zarr.json"):
+    info = read_info(folder)
+    tables = (OLD_SAMPLES,) if info["format"] == 2 else (SAMPLES, LEFT_OUT)
+    images = TABLE if is_sharded(info) else f"{IMAGES}/zarr.json"
+    for name in (*tables, "zarr.json", images):
         try:
             _save(transfer, name, folder)
         except FileNotFoundError:
             raise InputError(
                 f"{transfer.place}/{name}: is not there; copy the whole folder of the store"
             ) from None
-    for name in (*ARRAYS, "stamp"):
+    for name in (*ARRAYS, "stamp", *(SHARD_ARRAYS if is_sharded(info) else ())):
         with contextlib.suppress(FileNotFoundError):
             _save(transfer, f"{name}/zarr.json", folder)
             array = zarr.open_array(folder / name, mode="r")

@@ -30,7 +30,7 @@ from cellsignal.common.files import changed_inputs, write_json
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
 from cellsignal.data import store_files as stored
-from cellsignal.data.store_files import Entry
+from cellsignal.data.journal import JOURNAL, Entry, journal_line
 
 PACKING = 1  # raise it when a site's files become other pixels by `sites`: resizing, for example
 UNKNOWN = 0  # a source file is not there, or the store is older than stamps
@@ -245,7 +245,7 @@ def _table_change(old: pd.DataFrame, new: pd.DataFrame) -> str:
 
 def can_resume(following: Path, info: dict[str, Any]) -> bool:
     """Return whether the folder of an interrupted renewal holds rows of the same store."""
-    if not (following / stored.JOURNAL).is_file():
+    if not (following / JOURNAL).is_file():
         return False
     try:
         begun = stored.read_info(following)
@@ -264,12 +264,16 @@ def take_over(out: Path, following: Path, kept: dict[int, Entry]) -> None:
         except OSError:  # a file system without such links
             shutil.copyfile(source, target)
         size = os.stat(target).st_size
-        lines.append(stored.journal_line({**entry, "row": row, "bytes": size}))
-    (following / stored.JOURNAL).write_bytes(b"".join(lines))
+        lines.append(journal_line({**entry, "row": row, "bytes": size}))
+    (following / JOURNAL).write_bytes(b"".join(lines))
 
 
-def finish(out: Path) -> None:
-    """Let a complete new store, if there is one, take the old one's place, or finish doing so."""
+def finish(out: Path, pieces: Sequence[str] = PIECES) -> None:
+    """Let a complete new store, if there is one, take the old one's place, or finish doing so.
+
+    Args:
+        pieces: what of its folder, in this order.
+    """
     following = out / stored.NEXT
     try:
         if not stored.read_info(following)["complete"]:
@@ -279,8 +283,8 @@ def finish(out: Path) -> None:
     old = stored.read_info(out)
     if old["complete"]:
         write_json(out / stored.INFO, {**old, "complete": False})
-    (out / stored.JOURNAL).unlink(missing_ok=True)
-    for name in (stored.OLD_SAMPLES, *PIECES):
+    (out / JOURNAL).unlink(missing_ok=True)
+    for name in (stored.OLD_SAMPLES, *pieces):
         if not (following / name).exists():
             continue  # moved before a kill, or of another format
         if name == stored.SAMPLES:

@@ -28,24 +28,22 @@ from tqdm import tqdm
 from cellsignal.common.errors import InputError
 from cellsignal.common.places import Place, RemoteFolder, as_place
 from cellsignal.data.codec import Layout, layout_of
-from cellsignal.data.frames import read_file
+from cellsignal.data.journal import read_journal
+from cellsignal.data.local_sites import LocalSites, ShardedSites
 from cellsignal.data.pack_report import skipped_samples
 from cellsignal.data.remote import RemoteSites
 from cellsignal.data.remote_tables import fetch_tables, read_remote_info
+from cellsignal.data.shard_files import Shards, read_shards
 from cellsignal.data.store_files import (
     IMAGES,
     INFO,
     PACKED,
     PENDING,
-    chunk_path,
+    is_sharded,
     read_arrays,
     read_info,
-    read_journal,
     read_samples,
 )
-
-REPAIR = "delete that file and run `cellsignal prepare` again to pack the site anew"
-REPAIR_REMOTE = "pack the site anew where the store was made, and copy its file again"
 
 
 def has_store(place: Place) -> bool:
@@ -68,21 +66,6 @@ def info_file(place: Place) -> Path:
     return (fetch_tables(place)[-1] if isinstance(place, RemoteFolder) else place) / INFO
 
 
-class LocalSites:
-    """Reads the sites of a local store into arrays."""
-
-    def __init__(self, path: Path, layout: Layout):
-        self.path, self.layout = path, layout
-
-    def name(self, row: int) -> str:
-        """Return the path of a site's file."""
-        return chunk_path(self.path, row)
-
-    def read(self, row: int, out: np.ndarray, rows: tuple[int, int] | None = None) -> None:
-        """Read a site, or at least its pixels' rows `rows`, as `frames.read_file`."""
-        read_file(chunk_path(self.path, row), self.layout, out, rows)
-
-
 @dataclass(frozen=True, eq=False)
 class Store:
     """A complete store, opened for reading. Holds no file or connection that a fork would spoil:
@@ -95,6 +78,7 @@ class Store:
         mean, sd: (N, C) float32 by row, grey levels of the stored pixels; NaN in skipped rows.
         checksum: (N,) uint32 by row, crc32 of the raw pixels.
         info: what `store.json` says.
+        shards: where the sites are; None where each has a file of its own.
     """
 
     path: Place
@@ -103,15 +87,18 @@ class Store:
     sd: np.ndarray
     checksum: np.ndarray
     info: dict[str, Any]
+    shards: Shards | None = None
     _layout: Layout = field(init=False, repr=False)
-    _sites: LocalSites | RemoteSites = field(init=False, repr=False)
+    _sites: LocalSites | ShardedSites | RemoteSites = field(init=False, repr=False)
     # (N,) bool: raw rows known to be whole; threads and forked workers share it
     _seen: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         layout = layout_of(self.info["codec"], self.shape)
         if isinstance(self.path, RemoteFolder):
-            sites = RemoteSites(self.path, layout, self.checksum, self.info)
+            sites = RemoteSites(self.path, layout, self.checksum, self.info, self.shards)
+        elif self.shards is not None:
+            sites = ShardedSites(self.path, layout, self.shards)
         else:
             sites = LocalSites(self.path, layout)
         object.__setattr__(self, "_layout", layout)
@@ -121,7 +108,8 @@ class Store:
         )
 
     def __reduce__(self) -> tuple:
-        return Store, (self.path, self.samples, self.mean, self.sd, self.checksum, self.info)
+        parts = self.path, self.samples, self.mean, self.sd, self.checksum, self.info, self.shards
+        return Store, parts
 
     @classmethod
     def open(cls, path: Place | str) -> "Store":
@@ -133,25 +121,37 @@ class Store:
         """
         path = as_place(path)
         if isinstance(path, RemoteFolder):
-            info, arrays, samples, _ = fetch_tables(path)
-            return cls._of(path, info, arrays, samples)
+            info, arrays, samples, shards, _ = fetch_tables(path)
+            return cls._of(path, info, arrays, samples, shards)
         path = path.absolute()
         info = read_info(path)
+        if not info["complete"] and is_sharded(info):
+            raise InputError(
+                f"{path}: its shards are not all written; run `cellsignal prepare CONFIG --shards "
+                f"{path}` again to go on"
+            )
         if not info["complete"]:
             packed = sum(entry["status"] != PENDING for entry in read_journal(path)[0].values())
             raise InputError(
                 f"{path}: packing is unfinished, {info['n'] - packed} of {info['n']} sites are "
                 "missing; run `cellsignal prepare` with the same config to go on"
             )
-        return cls._of(path, info, read_arrays(path, info), read_samples(path, info))
+        arrays = read_arrays(path, info)
+        samples, shards = read_samples(path, info), read_shards(path, info, arrays)
+        return cls._of(path, info, arrays, samples, shards)
 
     @classmethod
     def _of(
-        cls, path: Place, info: dict[str, Any], arrays: dict[str, np.ndarray], samples: pd.DataFrame
+        cls,
+        path: Place,
+        info: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        samples: pd.DataFrame,
+        shards: Shards | None,
     ) -> "Store":
         samples["row"] = np.arange(len(samples))
         samples = samples[arrays["status"] == PACKED].reset_index(drop=True)
-        return cls(path, samples, arrays["mean"], arrays["sd"], arrays["checksum"], info)
+        return cls(path, samples, arrays["mean"], arrays["sd"], arrays["checksum"], info, shards)
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -190,7 +190,15 @@ class Store:
     def images(self) -> zarr.Array:
         """All images as a read-only zarr array (N, C, H, W) uint8; skipped rows are zeros. For one
         site use `read`.
+
+        Raises:
+            InputError: the store is made of shards, which zarr cannot read.
         """
+        if self.shards is not None:
+            raise InputError(
+                f"{self.path}: zarr cannot read a store of shards; use Store.read, or the store "
+                f"that it was made from ({self.info['shards']['made_from']})"
+            )
         return zarr.open_array(f"{self.path}/{IMAGES}", mode="r")
 
     def threads(self, workers: int) -> int:
@@ -230,7 +238,10 @@ class Store:
         return out
 
     def _fill(self, row: int, out: np.ndarray, rows: tuple[int, int] | None = None) -> None:
-        file = self._sites.name(row)
+        try:
+            file = self._sites.name(row)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from None
         try:
             self._sites.read(row, out, rows)
         except FileNotFoundError:
@@ -240,7 +251,9 @@ class Store:
         except InputError:
             raise
         except ValueError as error:
-            raise InputError(f"{file}: row {row} is damaged ({error}); {self._repair}") from None
+            raise InputError(
+                f"{file}: row {row} is damaged ({error}); {self._sites.repair}"
+            ) from None
 
     def check(self, rows: np.ndarray | None = None) -> list[tuple[int, str]]:
         """Read rows (None: all packed ones) and compare the pixels with their checksums.
@@ -264,8 +277,4 @@ class Store:
 
     def _other_pixels(self, row: int) -> str:
         file = self._sites.name(row)
-        return f"{file}: row {row} holds other pixels than were packed; {self._repair}"
-
-    @property
-    def _repair(self) -> str:
-        return REPAIR_REMOTE if isinstance(self.path, RemoteFolder) else REPAIR
+        return f"{file}: row {row} holds other pixels than were packed; {self._sites.repair}"

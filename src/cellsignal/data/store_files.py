@@ -11,11 +11,12 @@ Every site of a data set is decoded once, into one folder that any zarr v3 reade
     samples.csv.gz  the samples table, row by row as in the arrays (`files` as a JSON list)
     left_out.csv.gz what is not in the store, and why (see `pack_report`)
     store.json  what it was made from, how much was left out by reason, and whether it is complete
-    journal     only while packing: one line for each finished row
+    journal     only while packing: one line for each finished row (see `journal`)
     calibration/ what a competition has measured of whole plates (`Competition.calibrate`)
     .next/      only while a complete store is being renewed
 
-Format 2, which is still read, had the table as `samples.csv` and the list in `store.json`.
+Format 2, which is still read, had the table as `samples.csv` and the list in `store.json`. Format 4
+is a store of shards, which has no `images/` (see `shard_files`).
 """
 
 import gzip
@@ -36,14 +37,15 @@ from cellsignal.common.files import atomic_path, digest
 from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
 from cellsignal.data.codec import Layout, RowDelta, encode, layout_of
 
-FORMAT = 3
-READABLE = (2, 3)  # formats
+FORMAT, SHARDED = 3, 4  # formats: a file a site, many sites in a file
+READABLE = (2, FORMAT, SHARDED)
 PENDING, PACKED, SKIPPED = 0, 1, 2
-IMAGES, SAMPLES, INFO, JOURNAL = "images", "samples.csv.gz", "store.json", "journal"
+IMAGES, SAMPLES, INFO = "images", "samples.csv.gz", "store.json"
 LEFT_OUT = "left_out.csv.gz"
 OLD_SAMPLES, OLD_LEFT_OUT = "samples.csv", "left_out.csv"  # of format 2
 CALIBRATION, NEXT = "calibration", ".next"
 ARRAYS = ("mean", "sd", "checksum", "status")
+SHARD_ARRAYS = ("shard", "offset", "length")
 _INFO_KEYS = {
     "cellsignal",
     "source",
@@ -55,8 +57,6 @@ _INFO_KEYS = {
     "samples_sha256",
     "complete",
 }
-# a finished row: row, status, and bytes, checksum, mean, sd, stamp (packed) or message (skipped)
-Entry = dict[str, Any]
 
 
 def chunk_path(path: Path | str, row: int) -> str:
@@ -111,12 +111,10 @@ def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
     layout = layout_of(info["codec"], (len(info["channels"]), *info["shape"]))
     try:
         group = zarr.open_group(path, mode="r")
-        names = [*ARRAYS, "stamp"] if "stamp" in group else ARRAYS
+        names = [*ARRAYS, "stamp"] if "stamp" in group else [*ARRAYS]
+        names += SHARD_ARRAYS if is_sharded(info) else ()
         arrays = {name: np.asarray(group[name][:]) for name in names}
-        images = group[IMAGES]
-        as_written = images.shape == (info["n"], *layout.shape) and images.dtype == np.uint8
-        as_written &= is_laid_out(images, layout)
-        as_written &= images.metadata.encode_chunk_key((0, 0, 0, 0)) == "c.0.0.0.0"
+        as_written = is_sharded(info) or _is_as_written(group[IMAGES], info["n"], layout)
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
         why = str(error) or type(error).__name__
         raise InputError(f"{path}: the store's arrays are damaged ({why}); pack it anew") from None
@@ -125,6 +123,11 @@ def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
             f"{path}: the store's arrays are not those that {INFO} describes; pack it anew"
         )
     return arrays
+
+
+def is_sharded(info: dict[str, Any]) -> bool:
+    """Return whether `store.json` describes a store of shards."""
+    return info.get("format") == SHARDED
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -145,9 +148,13 @@ def read_info(path: Path) -> dict[str, Any]:
     if isinstance(info, dict) and info.get("format", FORMAT) not in READABLE:
         raise InputError(
             f"{file}: store format {info['format']}, this version reads "
-            f"{' and '.join(map(str, READABLE))}; pack it anew"
+            f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}; pack it anew"
         )
-    if not isinstance(info, dict) or {"format", *_INFO_KEYS} - set(info):
+    if (
+        not isinstance(info, dict)
+        or {"format", *_INFO_KEYS} - set(info)
+        or (is_sharded(info) and not isinstance(info.get("shards"), dict))
+    ):
         raise InputError(f"{file}: is not the description of a cellsignal store")
     return info
 
@@ -204,6 +211,11 @@ def write_samples(path: Path, text: str) -> None:
 
 def read_samples(path: Path, info: dict[str, Any]) -> pd.DataFrame:
     """Read the store's whole samples table; raise if its hash differs."""
+    return parse_samples(*read_samples_text(path, info))
+
+
+def read_samples_text(path: Path, info: dict[str, Any]) -> tuple[str, Path]:
+    """Return the text of the store's samples table, and its file; raise if its hash differs."""
     file = path / SAMPLES
     if file.exists() or not (path / OLD_SAMPLES).exists():
         text = read_gzip(file)
@@ -217,7 +229,7 @@ def read_samples(path: Path, info: dict[str, Any]) -> pd.DataFrame:
         raise InputError(
             f"{file}: is not the table this store was packed from (its hash differs); pack it anew"
         )
-    return parse_samples(text, file)
+    return text, file
 
 
 def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
@@ -228,37 +240,6 @@ def hash_arrays(arrays: dict[str, np.ndarray]) -> str:
             for name, a in arrays.items()
         }
     )
-
-
-# the journal
-# --------------------------------------------------------------------------------------------------
-
-
-def journal_line(entry: Entry) -> bytes:
-    """Write one finished row as a line that shows if it is torn: a crc32, then JSON."""
-    text = json.dumps(entry).encode("ascii")
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def read_journal(path: Path) -> tuple[dict[int, Entry], int]:
-    """Read which rows a packing has finished: row -> entry, and the journal's good length in bytes.
-
-    Reading stops at the first line whose checksum does not match: a kill or a power cut can tear
-    the last one.
-    """
-    entries: dict[int, Entry] = {}
-    good = 0
-    try:
-        data = (path / JOURNAL).read_bytes()
-    except FileNotFoundError:
-        return {}, 0
-    for line in data.splitlines(keepends=True):
-        if not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
-            break
-        entry = json.loads(line[9:])
-        entries[entry["row"]] = entry
-        good += len(line)
-    return entries, good
 
 
 # as zarr sees it
@@ -276,6 +257,13 @@ def array_options(layout: Layout) -> dict[str, Any]:
         "filters": [RowDelta(layout.period)],
         "compressors": [ZstdCodec(level=1), Crc32cCodec()],
     }
+
+
+def _is_as_written(images: zarr.Array, n: int, layout: Layout) -> bool:
+    if images.shape != (n, *layout.shape) or images.dtype != np.uint8:
+        return False
+    one_file_a_site = images.metadata.encode_chunk_key((0, 0, 0, 0)) == "c.0.0.0.0"
+    return one_file_a_site and is_laid_out(images, layout)
 
 
 def is_laid_out(images: zarr.Array, layout: Layout) -> bool:

@@ -1,0 +1,249 @@
+"""Write a store of shards (see `shard_files`) from a complete store with a file a site.
+
+The store that is read stays as it is: packing, renewing and zarr go on there. How a kill at any
+moment is survived:
+
+- A shard is written to a temporary name, flushed, and renamed to one that tells its bytes; then a
+  checksummed line of the journal says that it is whole.
+- A rerun keeps the shards that the journal names, or the complete store that is there, if they have
+  their full size; it writes the others.
+- When all are there, the tables and arrays are made in `.next` and take their places one by one,
+  `store.json` last (as in `renewal`). Only then go shards that no row is in any more, so a complete
+  store of shards can be read until the new one is whole.
+
+Every site is checked while it is copied: a damaged one ends the writing, with one line.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import digest, provenance, refuse_unwritable, write_json
+from cellsignal.common.stopping import Stop
+from cellsignal.data import store_files as stored
+from cellsignal.data.journal import JOURNAL, read_journal_lines
+from cellsignal.data.pack_place import check_place, locked, refuse_other_store
+from cellsignal.data.pack_report import describe_left_out, read_left_out, write_left_out
+from cellsignal.data.renewal import ARRAY_PIECES, finish
+from cellsignal.data.shard_files import COLUMNS, SHARDS, TABLE, read_shard_table
+from cellsignal.data.shard_plan import MOST_MB, ShardPlan, plan_shards
+from cellsignal.data.shard_writing import Finished, Source, open_source, reading, write_missing
+
+log = logging.getLogger(__name__)
+ADVICE = "shards that are whole are kept, run again to go on"
+PIECES = (*ARRAY_PIECES, *stored.SHARD_ARRAYS, TABLE, stored.SAMPLES, stored.LEFT_OUT, stored.INFO)
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What a store of shards holds, and how many of its shards were written now."""
+
+    sites: int
+    shards: int
+    bytes: int
+    written: int
+
+
+def write_shards(source: Path, out: Path, most_mb: float | None = None) -> ShardReport:
+    """Write a store's sites into shards, go on with that, or bring them up to date.
+
+    Args:
+        source: a complete store with a file a site; it is only read.
+        out: absent, empty, or a store of shards that was made from such a store.
+        most_mb: megabytes (10**6 bytes) of a shard; None takes those of the shards that are there,
+            or 512.
+
+    Raises:
+        InputError: there is no complete store, or a damaged one, `out` is something else or holds
+            shards of another kind of store, another process works there, or the disk is full.
+        Interrupted: stopped by a signal or the time budget; whole shards are kept.
+    """
+    source, out = Path(source).absolute(), Path(out).absolute()
+    if most_mb is not None and not 0 < most_mb < 1e6:
+        raise InputError(f"--shard-mb {most_mb:g}: megabytes of a shard, above 0")
+    places = source.resolve(), out.resolve()
+    if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+        raise InputError(
+            f"{out}: shards are a store of their own; name another folder than {source}"
+        )
+    with reading(source):
+        read = open_source(source)
+        with refuse_unwritable(out, ADVICE):
+            _check_place(out, read.store.info)
+            places[1].mkdir(parents=True, exist_ok=True)
+            with locked(out), Stop() as stop:
+                try:
+                    return _bring_up_to_date(read, out, most_mb, stop)
+                finally:
+                    stop.raise_if_signalled(str(out))
+
+
+def _check_place(out: Path, info: dict[str, Any]) -> None:
+    """Refuse a place that holds anything but a store of shards of the same kind, or nothing."""
+    check_place(out)
+    if (out / stored.INFO).is_file():
+        previous = stored.read_info(out)
+        if not stored.is_sharded(previous):
+            raise InputError(
+                f"{out}: is a store with a file a site; write the shards into another folder"
+            )
+        refuse_other_store(out, previous, info)
+
+
+def _bring_up_to_date(source: Source, out: Path, most_mb: float | None, stop: Stop) -> ShardReport:
+    finish(out, PIECES)
+    shutil.rmtree(out / stored.NEXT, ignore_errors=True)
+    previous = stored.read_info(out) if (out / stored.INFO).is_file() else None
+    if most_mb is None:
+        most_mb = previous["shards"]["most_mb"] if previous else MOST_MB
+    store = source.store
+    plans = plan_shards(store.samples, source.lengths, store.checksum, int(1e6 * most_mb))
+    info = _describe(source, most_mb)
+    if previous is None:
+        write_json(out / stored.INFO, info)
+    finished = _finished(out, previous)
+    missing = [plan for plan in plans if plan.key not in finished]
+    report = ShardReport(len(store.samples), len(plans), sum(p.size for p in plans), len(missing))
+    if previous is not None and previous["complete"]:
+        if not missing and _is_current(source, plans, finished, info, previous):
+            _remove_others(out, finished)
+            return report
+        numbers = f"{len(missing)} of {len(plans)} shards are to be written"
+        log.warning("%s: is brought up to date, %s", out, numbers)
+    _refuse_full_disk(out, sum(plan.size for plan in missing))
+    write_missing(source, out, missing, finished, stop)
+    _complete(source, out, plans, finished, info)
+    _remove_others(out, {plan.key: finished[plan.key] for plan in plans})
+    return report
+
+
+def _describe(source: Source, most_mb: float) -> dict[str, Any]:
+    """Return the description of a store of shards that is not complete."""
+    info = {k: v for k, v in source.store.info.items() if k not in ("skipped", "made_by")}
+    about = {"most_mb": most_mb, "made_from": str(source.store.path)}
+    return {**info, "format": stored.SHARDED, "complete": False, "shards": about}
+
+
+# finished shards
+# --------------------------------------------------------------------------------------------------
+
+
+def _finished(out: Path, previous: dict[str, Any] | None) -> dict[str, Finished]:
+    """Return the shards that are whole, by their keys."""
+    entries = read_journal_lines(out)[0]
+    if previous is not None and previous["complete"]:
+        with contextlib.suppress(InputError):  # damaged tables: all shards are written anew
+            entries = _of_complete(out, previous) + entries
+    return {entry["key"]: entry for entry in entries if _has_size(out, entry)}
+
+
+def _of_complete(out: Path, info: dict[str, Any]) -> list[Finished]:
+    """Return the shards of a complete store, as the journal had them."""
+    table = read_shard_table(out, info).astype(object)
+    return [
+        {name: value if isinstance(value, str) else int(value) for name, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def _has_size(out: Path, entry: Finished) -> bool:
+    try:
+        return os.stat(out / SHARDS / entry["file"]).st_size == entry["bytes"]
+    except OSError:
+        return False
+
+
+def _refuse_full_disk(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise InputError(
+            f"{out}: the shards still to be written take {needed / 1e9:.3g} GB, "
+            f"{free / 1e9:.3g} GB are free; {ADVICE}"
+        )
+
+
+# the new store
+# --------------------------------------------------------------------------------------------------
+
+
+def _target(
+    source: Source, plans: list[ShardPlan], finished: dict[str, Finished], info: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
+    """Return description, arrays and table of the store of shards that is complete."""
+    n = len(source.lengths)
+    places = {
+        "shard": np.zeros(n, np.uint32),
+        "offset": np.zeros(n, np.uint64),
+        "length": source.lengths.astype(np.uint32),
+    }
+    for number, plan in enumerate(plans):
+        places["shard"][plan.rows] = number
+        places["offset"][plan.rows] = plan.offsets
+    arrays = source.arrays | places
+    rows = [[finished[plan.key][name] for name in COLUMNS] for plan in plans]
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(index=False, lineterminator="\n")
+    store = source.store
+    about = {"number": len(plans), "table_sha256": digest(table)}
+    complete = {
+        **info,
+        **describe_left_out(read_left_out(store.path, store.info)),
+        "complete": True,
+        "arrays_digest": stored.hash_arrays(arrays),
+        "shards": info["shards"] | about,
+    }
+    return complete, arrays, table
+
+
+def _is_current(
+    source: Source,
+    plans: list[ShardPlan],
+    finished: dict[str, Finished],
+    info: dict[str, Any],
+    previous: dict[str, Any],
+) -> bool:
+    target = _target(source, plans, finished, info)[0]
+    return target == {name: value for name, value in previous.items() if name != "made_by"}
+
+
+def _complete(
+    source: Source,
+    out: Path,
+    plans: list[ShardPlan],
+    finished: dict[str, Finished],
+    info: dict[str, Any],
+) -> None:
+    """Write arrays and tables, and declare the store complete."""
+    store, following = source.store, out / stored.NEXT
+    target, arrays, table = _target(source, plans, finished, info)
+    following.mkdir()
+    zarr.open_group(following, mode="w", zarr_format=3)
+    stored.write_arrays(following, arrays)
+    stored.write_gzip(
+        following / stored.SAMPLES, stored.read_samples_text(store.path, store.info)[0]
+    )
+    write_left_out(following, read_left_out(store.path, store.info))
+    stored.write_gzip(following / TABLE, table)
+    if (store.path / stored.CALIBRATION).is_dir():
+        calibration = out / stored.CALIBRATION
+        shutil.copytree(store.path / stored.CALIBRATION, calibration, dirs_exist_ok=True)
+    os.sync()  # the shards first, then the word that they are there
+    write_json(following / stored.INFO, {**target, "made_by": provenance()})
+    finish(out, PIECES)
+
+
+def _remove_others(out: Path, kept: dict[str, Finished]) -> None:
+    """Remove shards in which no row is any more, and what is left of the writing."""
+    names = {entry["file"] for entry in kept.values()}
+    for path in (out / SHARDS).iterdir():
+        if path.name not in names:
+            path.unlink()
+    (out / JOURNAL).unlink(missing_ok=True)
