@@ -86,12 +86,11 @@ def read_shard_table(path: Path, info: dict[str, Any]) -> pd.DataFrame:
     Raises:
         InputError: it is not there, damaged, or not the one that `store.json` describes.
     """
-    text = read_gzip(path / TABLE)
-    if digest(text) != info["shards"]["table_sha256"]:
+    if digest(read_gzip(path / TABLE)) != info["shards"]["table_sha256"]:
         raise InputError(
             f"{path / TABLE}: is not the table that store.json describes; {WRITE_AGAIN}"
         )
-    table = read_table(path / TABLE, COLUMNS, content=text.encode())
+    table = read_table(path / TABLE, COLUMNS)
     numbers = {name: parse_integers(path / TABLE, table, name, 1) for name in ("sites", "bytes")}
     return table.assign(**numbers).reset_index(drop=True)
 
