@@ -9,6 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 
+def is_of_sites(path: str) -> bool:
+    return "/images/c." in path or "/shards/" in path
+
+
 class RangeServer(ThreadingHTTPServer):
     """Serves `root` on a free port of this machine.
 
@@ -46,7 +50,7 @@ class RangeServer(ThreadingHTTPServer):
 
     def taken(self) -> list[tuple[str | None, int]]:
         """(range, bytes) of the requests for sites since the last call."""
-        calls = [(asked, size) for path, asked, size in self.calls if "/images/c." in path]
+        calls = [(asked, size) for path, asked, size in self.calls if is_of_sites(path)]
         self.calls.clear()
         return calls
 
@@ -60,8 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         server, asked = self.server, self.headers.get("Range")
-        is_image = "/images/c." in self.path
-        step = server.plan.pop(0) if is_image and server.plan else "ok"
+        step = server.plan.pop(0) if is_of_sites(self.path) and server.plan else "ok"
         time.sleep(server.delay)
         file = server.root / self.path.lstrip("/")
         if isinstance(step, int) or not file.is_file():

@@ -72,9 +72,14 @@ class Flaky(AbstractFileSystem):
     @classmethod
     def taken(cls) -> list[tuple]:
         """The requests for sites since the last call, as (name, bytes)."""
-        calls = [(name, size) for name, _, _, size in cls.calls if "/images/c." in name]
+        calls = [(name, size) for name, _, _, size in cls.calls if is_of_sites(name)]
         cls.calls.clear()
         return calls
+
+
+def is_of_sites(name: str) -> bool:
+    """Whether a file of a store holds a site, or several."""
+    return "/images/c." in name or "/shards/" in name
 
 
 def read_in_bands(patch: pytest.MonkeyPatch, cache: Path, first_wait: float = 0.0) -> None:
