@@ -10,9 +10,11 @@ from remote_store import check_forks, pack_in_bands, read_in_bands
 from cellsignal.common.errors import InputError
 from cellsignal.common.places import RemoteFolder
 from cellsignal.config.augment import RandomCrop
+from cellsignal.data import codec
 from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.draws import Recipe
 from cellsignal.data.feed import feed
+from cellsignal.data.sharding import write_shards
 from cellsignal.data.store import Store, has_store
 
 moto = pytest.importorskip("moto.server")
@@ -24,9 +26,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=["zstd", "raw"])
+@pytest.fixture(scope="module", params=["zstd", "raw", "shards"])
 def bucket(request, tmp_path_factory):
-    """(images, local folder) of a store that is also s3://plates/<codec>.zarr; the environment
+    """(images, local folder) of a store that is also s3://plates/<kind>.zarr; the environment
     says where the server is.
     """
     folder, name = tmp_path_factory.mktemp("s3"), f"{request.param}.zarr"
@@ -35,7 +37,12 @@ def bucket(request, tmp_path_factory):
         patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        images = pack_in_bands(folder, request.param, name)
+        if request.param == "shards":
+            images = pack_in_bands(folder, "zstd", "site.zarr")
+            patch.setattr(codec, "BLOCK", 80)
+            write_shards(folder / "site.zarr", folder / name, 3e-3)
+        else:
+            images = pack_in_bands(folder, request.param, name)
         server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
         server.start()
         host, port = server.get_host_and_port()
@@ -75,6 +82,20 @@ def place(local: Path, cache_gib=0.0):
     return RemoteFolder(f"s3://plates/{local.name}", cache_gib, 8)
 
 
+def file_of(local: Path, row: int) -> tuple[str, int, int]:
+    """(file, offset, length) of a site in the store's folder."""
+    if (shards := Store.open(local).shards) is not None:
+        return shards.place(row)
+    return f"images/c.{row}.0.0.0", 0, (local / f"images/c.{row}.0.0.0").stat().st_size
+
+
+def range_of(local: Path, row: int) -> tuple[str, str]:
+    """(name, range) of the request for a whole site."""
+    file, start, length = file_of(local, row)
+    end = "" if file.startswith("images/") else start + length - 1
+    return Path(file).name, f"bytes={start}-{end}"
+
+
 def test_pixels_are_those_of_the_local_store_for_one_call_a_site(bucket, calls):
     images, local = bucket
     store = Store.open(place(local))
@@ -83,12 +104,14 @@ def test_pixels_are_those_of_the_local_store_for_one_call_a_site(bucket, calls):
     calls.clear()
     for row in range(12):
         np.testing.assert_array_equal(store.read(row), images[row])
-    assert calls == [(f"c.{row}.0.0.0", "bytes=0-") for row in range(12)]
+    assert calls == [range_of(local, row) for row in range(12)]
     calls.clear()
     np.testing.assert_array_equal(store.read(3, rows=(5, 7))[:, 5:7], images[3][:, 5:7])
     ((name, asked),) = calls
     first, last = map(int, asked.removeprefix("bytes=").split("-"))
-    assert name == "c.3.0.0.0" and last - first + 1 < (local / f"images/{name}").stat().st_size
+    file, start, length = file_of(local, 3)
+    assert name == Path(file).name and start <= first < last < start + length
+    assert last - first + 1 < length
 
 
 def test_the_cache_serves_what_was_fetched(bucket, calls):
@@ -96,7 +119,7 @@ def test_the_cache_serves_what_was_fetched(bucket, calls):
     for _ in range(2):
         store = Store.open(place(local, cache_gib=1.0))
         np.testing.assert_array_equal(store.read(6), images[6])
-    assert [name for name, _ in calls if name.startswith("c.6")] == ["c.6.0.0.0"]
+    assert [call for call in calls if call[0] == range_of(local, 6)[0]] == [range_of(local, 6)]
 
 
 def test_batches_are_those_of_the_local_store(bucket):
@@ -125,14 +148,14 @@ def test_failures_are_one_line(bucket, monkeypatch, calls):
     with pytest.raises(InputError, match=r"s3://plates/x\.zarr: there is no store"):
         Store.open(RemoteFolder("s3://plates/x.zarr"))
     client = boto3.client("s3")
-    key = f"{local.name}/images/c.5.0.0.0"
-    data = (local / "images/c.5.0.0.0").read_bytes()
+    file, start, length = file_of(local, 5)
+    key, data = f"{local.name}/{file}", (local / file).read_bytes()
     client.delete_object(Bucket="plates", Key=key)
     calls.clear()
     with pytest.raises(InputError, match="row 5 holds no image"):
         store.read(5)
     assert len(calls) == 1
-    client.put_object(Bucket="plates", Key=key, Body=data[:50])
+    client.put_object(Bucket="plates", Key=key, Body=data[: start + length // 2])
     with pytest.raises(InputError, match=rf"s3://plates/{key}: row 5 is damaged"):
         store.read(5)
     client.put_object(Bucket="plates", Key=key, Body=data)
@@ -158,7 +181,7 @@ def test_what_the_server_refuses(bucket, monkeypatch, code, status, times):
 
     monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", refused)
     what = "no access" if status == 403 else "failed 8 times; the last time: "
-    with pytest.raises(InputError, match=rf"s3://plates/.*c\.4\.0\.0\.0: row 4: {what}.*as told"):
+    with pytest.raises(InputError, match=rf"s3://plates/{local.name}/.*: row 4: {what}.*as told"):
         store.read(4)
     assert len(count) == times
 

@@ -121,7 +121,7 @@ class Transfer:
 
     def _with_retries(self, act: Callable[[], Any], name: str, what: str) -> Any:
         where = f"{self.place}/{name}: {what}{': ' if what else ''}"
-        wait = FIRST_WAIT
+        wait, truncated = FIRST_WAIT, 0
         for attempt in range(1, TRIES + 1):
             try:
                 return act()
@@ -134,7 +134,8 @@ class Transfer:
                     raise ShortFile(f"it is shorter than its index says ({reason})") from None
                 if _is_lasting(error, status):
                     raise InputError(f"{where}{_advise(self.place, error, reason)}") from None
-                if isinstance(error, _Truncated) and attempt == 3:
+                truncated += isinstance(error, _Truncated)
+                if truncated == 3:
                     raise ShortFile(reason) from None
             if attempt == TRIES:
                 break
