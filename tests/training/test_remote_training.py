@@ -22,6 +22,7 @@ from cellsignal.common.places import RemoteFolder
 from cellsignal.config import load_config
 from cellsignal.config.load import dump_config
 from cellsignal.data import transfer
+from cellsignal.data.sharding import write_shards
 from cellsignal.prediction.predict import predict
 from cellsignal.training.checkpoints import load_checkpoint
 from cellsignal.training.run import train
@@ -71,6 +72,26 @@ def test_weights_and_predictions_are_those_of_the_local_store(plates, tmp_path, 
                 assert names and first.files == second.files
                 for name in names:
                     np.testing.assert_array_equal(first[name], second[name])
+
+
+@pytest.mark.slow
+def test_weights_are_those_of_the_site_files_from_local_and_remote_shards(plates, tmp_path):
+    source, shards = plates / "store", tmp_path / "served/shards"
+    report = write_shards(source, shards, 0.1)
+    assert report.shards > 2
+    Flaky.serve(tmp_path / "served")
+    stores = {"site": source, "shards": shards, "remote": "flaky://shards"}
+    configs = [
+        make_config(plates, tmp_path / name, [stage(epochs=1)], data={"store": str(store)})
+        for name, store in stores.items()
+    ]
+    for config in configs:
+        train(config)
+    site, *others = map(weights, configs)
+    assert all(same(site, other) for other in others)
+    moved = make_config(plates, tmp_path / "site", [stage(epochs=1)], data={"store": str(shards)})
+    train(moved)  # it is the same run, and has ended
+    assert same(site, weights(moved))
 
 
 def test_a_run_may_move_from_the_local_store_to_its_copy(plates, tmp_path):
