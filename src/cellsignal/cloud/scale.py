@@ -145,7 +145,11 @@ def scale_page(given: Assumptions) -> str:
         "## Packing\n\n" + _packing(given),
         "## Disk\n\n" + _disk(given),
         object_storage_section(
-            _all_rates(given), given.answer_ms, given.times * SITES, STORED_BYTES
+            _all_rates(given),
+            given.answer_ms,
+            given.times * SITES,
+            given.times * PLATES,
+            STORED_BYTES,
         ),
         _findings(given),
     ]
