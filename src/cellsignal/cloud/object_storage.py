@@ -51,8 +51,8 @@ def object_storage_section(
 
 `data.store: s3://...` reads a site by one request: for the whole of it, or for the bands that a
 crop needs; where the site's index was not met before, one more, but not in
-[shards](#several-sites-in-a-file). `data.workers` threads would wait for most of their time: two of
-them, and answers after {answer_ms:g} ms, are {2000 / answer_ms:.0f} sites/s. So each process reads with `data.requests` threads (32). The rule:
+[shards](#several-sites-in-a-file). `data.workers` threads would wait for most of their time:
+two of them, and answers after {answer_ms:g} ms, are {2000 / answer_ms:.0f} sites/s. So each process reads with `data.requests` threads (32). The rule:
 
     data.requests >= images/s of a process x seconds until a site is there
 
