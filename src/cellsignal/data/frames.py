@@ -52,7 +52,7 @@ def read_file(
     """
     with open(file, "rb", buffering=0) as source:
         read = _read_raw if layout.codec == "raw" else _read_shard
-        place = part or (0, os.fstat(source.fileno()).st_size)
+        place = part or (0, source.seek(0, os.SEEK_END))
         read(source, *place, layout, out, rows or (0, layout.shape[1]))
 
 
