@@ -136,18 +136,20 @@ def prepare(config: Config, part: str | None = None, merge: int | None = None) -
     )
 
 
-def prepare_shards(config: Config, out: Path, most_mb: float | None) -> None:
+def prepare_shards(config: Config, out: Path, most_mb: float | None, move: bool) -> None:
     """Copy the config's packed store into another folder, with many sites in a file.
 
     Args:
         most_mb: megabytes of a file, at most; None: 512, or what was given before.
+        move: delete each site's file once it is there, and the store at the end.
 
     Raises:
         InputError: there is no complete store, or one of its sites is damaged.
     """
     from cellsignal.data.sharding import write_shards
 
-    report = write_shards(local_folder(config.data.store), out, most_mb)
+    store = local_folder(config.data.store)
+    report = write_shards(store, out, most_mb, move)
     log.info(
         "%s: %d sites in %d files, %.3g GB%s",
         out,
@@ -156,6 +158,8 @@ def prepare_shards(config: Config, out: Path, most_mb: float | None) -> None:
         report.bytes / 1e9,
         "" if report.written else "; up to date",
     )
+    if move:
+        log.info("%s: is gone, its sites are in %s: name that as data.store", store, out)
 
 
 def _warn(lines: list[str], full_list: Path) -> None:

@@ -147,6 +147,7 @@ def test_the_commands(simulated, tmp_path, capsys):
         assert capsys.readouterr().out.endswith("sites, 0 damaged\n")
     for more, why in (
         (("--shard-mb", "3"), "--shard-mb: goes with --shards"),
+        (("--move",), "--move: goes with --shards"),
         (("--shards", "many", "--shard-mb", "0"), "--shard-mb 0: megabytes"),
         (("--shards", "x", "--set", "data.store=many"), "is made of shards already"),
         (("--shards", "x", "--set", "data.store=s3://b/x"), "is read only"),
@@ -154,3 +155,6 @@ def test_the_commands(simulated, tmp_path, capsys):
     ):
         assert why in error_line(capsys, *words, *more, cwd=tmp_path)
     assert not (tmp_path / "x").exists()
+    assert cellsignal(*words, "--shards", "many", "--move", cwd=tmp_path) == 0
+    assert not (tmp_path / "store").exists()
+    assert cellsignal("verify", "--store", "many", cwd=tmp_path) == 0

@@ -204,11 +204,12 @@ def prepare(arguments: argparse.Namespace) -> str:
 
     config = configs_of(arguments)[0]  # no seed changes a store
     if arguments.shards is not None:
-        prepare_shards(config, arguments.shards, arguments.shard_mb)
-        changed = f"--set data.store={arguments.shards}"
-        return f"{next_command('train', arguments)} {shlex.quote(changed)}"
-    if arguments.shard_mb is not None:
-        raise InputError("--shard-mb: goes with --shards FOLDER")
+        prepare_shards(config, arguments.shards, arguments.shard_mb, arguments.move)
+        arguments.set = [*arguments.set, f"data.store={arguments.shards}"]
+        return next_command("train", arguments)
+    if arguments.shard_mb is not None or arguments.move:
+        option = "--move" if arguments.move else "--shard-mb"
+        raise InputError(f"{option}: goes with --shards FOLDER")
     pack(config, arguments.part, arguments.merge)
     if arguments.part is not None:
         words = following_part(config.data.store, arguments.part)

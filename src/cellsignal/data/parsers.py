@@ -5,8 +5,6 @@ from pathlib import Path
 
 from cellsignal.config.options import add_budget, add_config_options, add_set
 
-MOST_MB = 512
-
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
     """Add the options of `prepare`."""
@@ -17,6 +15,8 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--shards", type=Path, metavar="FOLDER", help=text)
     text = "with --shards: megabytes of a file, at most (default 512)"
     parser.add_argument("--shard-mb", type=float, metavar="MB", help=text)
+    text = "with --shards: delete each site's file once it is there, and the old store at the end"
+    parser.add_argument("--move", action="store_true", help=text)
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:

@@ -33,21 +33,31 @@ NAMED = 16  # hexadecimal digits of its hash in a shard's name
 Finished = dict[str, Any]
 
 
+def has_size(out: Path, entry: Finished) -> bool:
+    """Return whether a finished shard is there in its full size."""
+    try:
+        return os.stat(out / SHARDS / entry["file"]).st_size == entry["bytes"]
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """The store that is read.
 
     Attributes:
         lengths: (N,) int64 by row, bytes of the sites' files; 0 where nothing is packed.
+        gone: (N,) bool by row, whether a site's file was moved into a shard.
     """
 
     store: Store
     arrays: dict[str, np.ndarray]
     lengths: np.ndarray
+    gone: np.ndarray
     layout: Layout
 
 
-def open_source(source: Path) -> Source:
+def open_source(source: Path) -> Store:
     """Open a complete store with a file a site, to write its sites into shards."""
     info = stored.read_info(source)
     if stored.is_sharded(info):
@@ -55,25 +65,42 @@ def open_source(source: Path) -> Source:
             f"{source}: is made of shards already; shards are written from the store with a file a "
             f"site ({info['shards']['made_from']})"
         )
-    store = Store.open(source)
-    lengths = np.zeros(info["n"], np.int64)
+    return Store.open(source)
+
+
+def measure(store: Store, moved: np.ndarray) -> Source:
+    """Measure the files of a store's sites.
+
+    Args:
+        moved: (N,) int by row, bytes of a site whose shard is whole, or 0: its file may be gone.
+
+    Raises:
+        InputError: another site's file is not there.
+    """
+    lengths, gone = np.zeros(store.info["n"], np.int64), np.zeros(store.info["n"], bool)
     for row in store.samples.row.tolist():
-        file = stored.chunk_path(source, row)
+        file = stored.chunk_path(store.path, row)
         try:
             lengths[row] = os.stat(file).st_size
         except FileNotFoundError:
-            raise InputError(
-                f"{file}: is not there; run `cellsignal prepare` to pack its site anew"
-            ) from None
+            lengths[row], gone[row] = moved[row], True
+            if not moved[row]:
+                raise InputError(
+                    f"{file}: is not there; run `cellsignal prepare` to pack its site anew"
+                ) from None
     if lengths.max() > np.iinfo(np.uint32).max:
-        raise InputError(f"{source}: a site of {lengths.max()} bytes is too large for a shard")
-    layout = layout_of(info["codec"], store.shape)
-    return Source(store, stored.read_arrays(source, info), lengths, layout)
+        raise InputError(f"{store.path}: a site of {lengths.max()} bytes is too large for a shard")
+    arrays = stored.read_arrays(store.path, store.info)
+    return Source(store, arrays, lengths, gone, layout_of(store.info["codec"], store.shape))
 
 
 @contextlib.contextmanager
-def reading(source: Path) -> Iterator[None]:
-    """Keep others from packing into the store while it is read, where its disk has locks."""
+def reading(source: Path, alone: bool) -> Iterator[None]:
+    """Keep others from packing into the store while it is read, where its disk has locks.
+
+    Args:
+        alone: its sites are moved; keep others from reading it in this way, too.
+    """
     try:
         handle = os.open(source, os.O_RDONLY)
     except OSError:  # it is said where it is opened
@@ -82,7 +109,7 @@ def reading(source: Path) -> Iterator[None]:
     try:
         with contextlib.suppress(OSError):
             try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(handle, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"{source}: another process is packing into this store") from None
         yield
@@ -96,8 +123,12 @@ def write_missing(
     missing: list[ShardPlan],
     finished: dict[str, Finished],
     stop: Stop,
+    move: bool,
 ) -> None:
-    """Write shards, and note each in the journal and in `finished`."""
+    """Write shards, and note each in the journal and in `finished`.
+
+    With `move` the files of its sites go once a shard is whole and on the disk.
+    """
     folder = out / SHARDS
     folder.mkdir(exist_ok=True)
     for leftover in folder.glob(".*.tmp"):
@@ -114,13 +145,33 @@ def write_missing(
         for number, plan in enumerate(missing, 1):
             begun = time.perf_counter()
             entry = _write_shard(source, folder, plan, pool, progress)
-            lines.write(journal_line(entry))
+            moved = {"rows": plan.rows.tolist(), "lengths": plan.lengths.tolist()} if move else {}
+            lines.write(journal_line(entry | moved))
             lines.flush()
             finished[plan.key] = entry
+            if move:
+                _flush(lines.fileno(), folder)
+                remove_sites(source, plan)
             took.add(time.perf_counter() - begun)
             if number < len(missing):
                 saved = f"{number} of {len(missing)} shards"
                 stop.check(str(out), saved, "the next shard", took.high)
+
+
+def _flush(lines: int, folder: Path) -> None:
+    """Wait until the journal's lines and the names in a folder are on the disk."""
+    os.fsync(lines)
+    names = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(names)
+    finally:
+        os.close(names)
+
+
+def remove_sites(source: Source, plan: ShardPlan) -> None:
+    """Remove the files of a shard's sites, as far as they are there."""
+    for row in plan.rows.tolist():
+        Path(stored.chunk_path(source.store.path, row)).unlink(missing_ok=True)
 
 
 def _write_shard(

@@ -1,7 +1,8 @@
 """Write a store of shards (see `shard_files`) from a complete store with a file a site.
 
-The store that is read stays as it is: packing, renewing and zarr go on there. How a kill at any
-moment is survived:
+The store that is read stays as it is: packing, renewing and zarr go on there. Unless it is to be
+moved: then the files of a shard's sites go once the shard is whole and flushed, and what is left of
+the store at the end. How a kill at any moment is survived:
 
 - A shard is written to a temporary name, flushed, and renamed to one that tells its bytes; then a
   checksummed line of the journal says that it is whole.
@@ -18,7 +19,6 @@ import contextlib
 import logging
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +35,42 @@ from cellsignal.data.pack_place import check_place, locked, refuse_other_store
 from cellsignal.data.pack_report import describe_left_out, read_left_out, write_left_out
 from cellsignal.data.renewal import ARRAY_PIECES, finish
 from cellsignal.data.shard_files import COLUMNS, SHARDS, TABLE, read_shard_table
+from cellsignal.data.shard_moving import (
+    ShardReport,
+    keep_sound,
+    moved_lengths,
+    remove_source,
+    report_moved,
+)
 from cellsignal.data.shard_plan import MOST_MB, ShardPlan, plan_shards
-from cellsignal.data.shard_writing import Finished, Source, open_source, reading, write_missing
+from cellsignal.data.shard_writing import (
+    Finished,
+    Source,
+    has_size,
+    measure,
+    open_source,
+    reading,
+    remove_sites,
+    write_missing,
+)
+from cellsignal.data.store import Store
 
 log = logging.getLogger(__name__)
 ADVICE = "shards that are whole are kept, run again to go on"
 PIECES = (*ARRAY_PIECES, *stored.SHARD_ARRAYS, TABLE, stored.SAMPLES, stored.LEFT_OUT, stored.INFO)
 
 
-@dataclass(frozen=True)
-class ShardReport:
-    """What a store of shards holds, and how many of its shards were written now."""
-
-    sites: int
-    shards: int
-    bytes: int
-    written: int
-
-
-def write_shards(source: Path, out: Path, most_mb: float | None = None) -> ShardReport:
+def write_shards(
+    source: Path, out: Path, most_mb: float | None = None, move: bool = False
+) -> ShardReport:
     """Write a store's sites into shards, go on with that, or bring them up to date.
 
     Args:
-        source: a complete store with a file a site; it is only read.
+        source: a complete store with a file a site; it is only read, but for `move`.
         out: absent, empty, or a store of shards that was made from such a store.
         most_mb: megabytes (10**6 bytes) of a shard; None takes those of the shards that are there,
             or 512.
+        move: delete each site's file once its shard is whole, and the store at the end.
 
     Raises:
         InputError: there is no complete store, or a damaged one, `out` is something else or holds
@@ -75,16 +85,21 @@ def write_shards(source: Path, out: Path, most_mb: float | None = None) -> Shard
         raise InputError(
             f"{out}: shards are a store of their own; name another folder than {source}"
         )
-    with reading(source):
-        read = open_source(source)
+    if move and (report := report_moved(source, out)) is not None:
+        return report
+    with reading(source, alone=move):
+        store = open_source(source)
         with refuse_unwritable(out, ADVICE):
-            _check_place(out, read.store.info)
+            _check_place(out, store.info)
             places[1].mkdir(parents=True, exist_ok=True)
             with locked(out), Stop() as stop:
                 try:
-                    return _bring_up_to_date(read, out, most_mb, stop)
+                    report = _bring_up_to_date(store, out, most_mb, stop, move)
                 finally:
                     stop.raise_if_signalled(str(out))
+            if move:
+                remove_source(source)
+            return report
 
 
 def _check_place(out: Path, info: dict[str, Any]) -> None:
@@ -99,28 +114,35 @@ def _check_place(out: Path, info: dict[str, Any]) -> None:
         refuse_other_store(out, previous, info)
 
 
-def _bring_up_to_date(source: Source, out: Path, most_mb: float | None, stop: Stop) -> ShardReport:
+def _bring_up_to_date(
+    store: Store, out: Path, most_mb: float | None, stop: Stop, move: bool
+) -> ShardReport:
     finish(out, PIECES)
     shutil.rmtree(out / stored.NEXT, ignore_errors=True)
     previous = stored.read_info(out) if (out / stored.INFO).is_file() else None
     if most_mb is None:
         most_mb = previous["shards"]["most_mb"] if previous else MOST_MB
-    store = source.store
+    source = measure(store, moved_lengths(out, store))
     plans = plan_shards(store.samples, source.lengths, store.checksum, int(1e6 * most_mb))
     info = _describe(source, most_mb)
     if previous is None:
         write_json(out / stored.INFO, info)
-    finished = _finished(out, previous)
+    finished = keep_sound(source, out, plans, _finished(out, previous), move)
     missing = [plan for plan in plans if plan.key not in finished]
     report = ShardReport(len(store.samples), len(plans), sum(p.size for p in plans), len(missing))
     if previous is not None and previous["complete"]:
         if not missing and _is_current(source, plans, finished, info, previous):
-            _remove_others(out, finished)
+            _remove_others(out, {plan.key: finished[plan.key] for plan in plans})
             return report
         numbers = f"{len(missing)} of {len(plans)} shards are to be written"
         log.warning("%s: is brought up to date, %s", out, numbers)
-    _refuse_full_disk(out, sum(plan.size for plan in missing))
-    write_missing(source, out, missing, finished, stop)
+    if move:
+        for plan in plans:
+            if plan.key in finished:
+                remove_sites(source, plan)
+    sizes = [plan.size for plan in missing]
+    _refuse_full_disk(out, max(sizes, default=0) if move else sum(sizes))
+    write_missing(source, out, missing, finished, stop, move)
     _complete(source, out, plans, finished, info)
     _remove_others(out, {plan.key: finished[plan.key] for plan in plans})
     return report
@@ -143,7 +165,7 @@ def _finished(out: Path, previous: dict[str, Any] | None) -> dict[str, Finished]
     if previous is not None and previous["complete"]:
         with contextlib.suppress(InputError):  # damaged tables: all shards are written anew
             entries = _of_complete(out, previous) + entries
-    return {entry["key"]: entry for entry in entries if _has_size(out, entry)}
+    return {entry["key"]: entry for entry in entries if has_size(out, entry)}
 
 
 def _of_complete(out: Path, info: dict[str, Any]) -> list[Finished]:
@@ -153,13 +175,6 @@ def _of_complete(out: Path, info: dict[str, Any]) -> list[Finished]:
         {name: value if isinstance(value, str) else int(value) for name, value in row.items()}
         for row in table.to_dict("records")
     ]
-
-
-def _has_size(out: Path, entry: Finished) -> bool:
-    try:
-        return os.stat(out / SHARDS / entry["file"]).st_size == entry["bytes"]
-    except OSError:
-        return False
 
 
 def _refuse_full_disk(out: Path, needed: int) -> None:
