@@ -33,7 +33,7 @@ def add_data_commands(add: Callable) -> None:
     parsers.add_init(add("init", init, "describe a folder of your own plates in a plates.yaml"))
     parsers.add_samples(add("samples", samples, "show the samples table of a competition"))
     parsers.add_simulate(add("simulate", simulate, "write a simulated copy of a competition"))
-    text = "read every image and row, or a store; list everything that is wrong"
+    text = "read every image and row, or a store; list what is wrong"
     parsers.add_verify(add("verify", verify, text))
     parsers.add_prepare(add("prepare", prepare, "pack the images of a config into its store"))
     parsers.add_folds(add("folds", folds, "make a fold table"))
