@@ -284,6 +284,23 @@ def test_a_kill_at_any_rename_leaves_whole_files_and_a_rerun_finishes(
 
 
 @one_codec
+def test_prepare_finishes_what_a_kill_has_left(made, site, tmp_path, monkeypatch):
+    """Whoever comes first moves all pieces of the new store to their places, and loses none."""
+    write_shards(site, tmp_path / "whole", TINY_MB)
+    swaps = 0
+    for step in range(20, 80, 3):
+        out = tmp_path / str(step)
+        if not killed(monkeypatch, site, out, step):
+            break
+        if not (out / ".next/store.json").exists():
+            continue
+        swaps += 1
+        prepare(COMPETITION, made[1] / "root", out, codec="zstd")
+        assert content(out) == content(tmp_path / "whole")
+    assert swaps > 2
+
+
+@one_codec
 def test_a_journal_that_is_torn_costs_one_shard(site, tmp_path, monkeypatch):
     out = tmp_path / "out"
     write_shards(site, tmp_path / "whole", TINY_MB)

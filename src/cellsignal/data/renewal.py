@@ -31,12 +31,14 @@ from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import path_of
 from cellsignal.data import store_files as stored
 from cellsignal.data.journal import JOURNAL, Entry, journal_line
+from cellsignal.data.shard_files import TABLE
 
 PACKING = 1  # raise it when a site's files become other pixels by `sites`: resizing, for example
 UNKNOWN = 0  # a source file is not there, or the store is older than stamps
 # what a new store's folder holds, in the order in which it takes the old one's place
 ARRAY_PIECES = ("zarr.json", stored.IMAGES, *stored.ARRAYS, "stamp")
 PIECES = (*ARRAY_PIECES, stored.SAMPLES, stored.LEFT_OUT, stored.INFO)
+SHARD_PIECES = (*ARRAY_PIECES, *stored.SHARD_ARRAYS, TABLE, *PIECES[len(ARRAY_PIECES) :])
 Stamp = Callable[[tuple[str, ...], str], int]  # of a sample's files and plate
 log = logging.getLogger(__name__)
 
@@ -268,18 +270,16 @@ def take_over(out: Path, following: Path, kept: dict[int, Entry]) -> None:
     (following / JOURNAL).write_bytes(b"".join(lines))
 
 
-def finish(out: Path, pieces: Sequence[str] = PIECES) -> None:
-    """Let a complete new store, if there is one, take the old one's place, or finish doing so.
-
-    Args:
-        pieces: what of its folder, in this order.
-    """
+def finish(out: Path) -> None:
+    """Let a complete new store, if there is one, take the old one's place, or finish doing so."""
     following = out / stored.NEXT
     try:
-        if not stored.read_info(following)["complete"]:
-            return
+        new = stored.read_info(following)
     except InputError:
         return
+    if not new["complete"]:
+        return
+    pieces = SHARD_PIECES if stored.is_sharded(new) else PIECES
     old = stored.read_info(out)
     if old["complete"]:
         write_json(out / stored.INFO, {**old, "complete": False})

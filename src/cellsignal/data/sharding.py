@@ -33,7 +33,7 @@ from cellsignal.data import store_files as stored
 from cellsignal.data.journal import JOURNAL, read_journal_lines
 from cellsignal.data.pack_place import check_place, locked, refuse_other_store
 from cellsignal.data.pack_report import describe_left_out, read_left_out, write_left_out
-from cellsignal.data.renewal import ARRAY_PIECES, finish
+from cellsignal.data.renewal import finish
 from cellsignal.data.shard_files import COLUMNS, SHARDS, TABLE, read_shard_table
 from cellsignal.data.shard_moving import (
     ShardReport,
@@ -57,7 +57,6 @@ from cellsignal.data.store import Store
 
 log = logging.getLogger(__name__)
 ADVICE = "shards that are whole are kept, run again to go on"
-PIECES = (*ARRAY_PIECES, *stored.SHARD_ARRAYS, TABLE, stored.SAMPLES, stored.LEFT_OUT, stored.INFO)
 
 
 def write_shards(
@@ -117,7 +116,7 @@ def _check_place(out: Path, info: dict[str, Any]) -> None:
 def _bring_up_to_date(
     store: Store, out: Path, most_mb: float | None, stop: Stop, move: bool
 ) -> ShardReport:
-    finish(out, PIECES)
+    finish(out)
     shutil.rmtree(out / stored.NEXT, ignore_errors=True)
     previous = stored.read_info(out) if (out / stored.INFO).is_file() else None
     if most_mb is None:
@@ -252,7 +251,7 @@ def _complete(
         shutil.copytree(store.path / stored.CALIBRATION, calibration, dirs_exist_ok=True)
     os.sync()  # the shards first, then the word that they are there
     write_json(following / stored.INFO, {**target, "made_by": provenance()})
-    finish(out, PIECES)
+    finish(out)
 
 
 def _remove_others(out: Path, kept: dict[str, Finished]) -> None:
