@@ -216,6 +216,7 @@ def test_reading_costs_an_image_its_bytes_and_at_least_the_least():
     )
     assert read_seconds(site, "zstd", "memory") < read_seconds(site, "raw")
     assert read_seconds(site, "zstd", "device") == 0
+    assert read_seconds(site, "raw") < read_seconds(site, "lz4") < read_seconds(site, "zstd") / 2
 
 
 def test_layers_are_what_is_launched():

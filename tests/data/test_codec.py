@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from cellsignal.data import frames
 from cellsignal.data.codec import (
     Layout,
     encode,
@@ -30,7 +32,11 @@ LAYOUTS = [
     Layout("zstd", (2, 15, 7), 5, 1),
     Layout("zstd", (1, 32, 9), 32, 32),
     Layout("raw", (3, 24, 20), 24, 8),
+    Layout("lz4", (3, 24, 20), 8, 1, joined=True),
+    Layout("lz4", (1, 15, 7), 5, 1, joined=True),
+    Layout("lz4", (2, 32, 9), 32, 1, joined=True),
 ]
+CHECKED = {"zstd": (LAYOUTS[0], "rows 0 to 8 of channel 1: "), "lz4": (LAYOUTS[4], "rows 0 to 8: ")}
 
 
 def image_of(layout, seed=0):
@@ -64,6 +70,10 @@ def test_row_delta_is_what_it_says_and_comes_back(data, period):
     for channel, row, column in np.ndindex(shape):
         above = int(image[channel, row - 1, column]) if row % period else 0
         assert delta[channel, row, column] == (int(image[channel, row, column]) - above) % 256
+    # in place and into another array, whose channels lie apart
+    out = np.empty((*shape[:1], 2, *shape[1:]), np.uint8)[:, 1]
+    undo_row_delta(delta, period, out)
+    np.testing.assert_array_equal(out, image)
     undo_row_delta(delta, period)
     np.testing.assert_array_equal(delta, image)
 
@@ -80,6 +90,8 @@ def test_row_delta_is_what_it_says_and_comes_back(data, period):
         ("zstd", (3, 520, 696), ("zstd", 130, 13)),
         ("zstd", (3, 1031, 1024), ("zstd", 1031, 1)),
         ("zstd", (1, 6, 2**20), ("zstd", 1, 1)),
+        ("lz4", (6, 512, 512), ("lz4", 256, 1)),
+        ("lz4", (6, 128, 128), ("lz4", 128, 1)),
     ],
 )
 def test_layouts(codec, shape, expected):
@@ -89,6 +101,7 @@ def test_layouts(codec, shape, expected):
         layout.band,
         layout.period,
     ) == expected and layout.bands * layout.band == shape[1]
+    assert layout.frames == (1 if layout.codec == "lz4" else shape[0])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -119,29 +132,31 @@ def test_some_rows_are_those_of_the_image(tmp_path_factory, data, layout):
     read_file(file, layout, out, (top, bottom))
     np.testing.assert_array_equal(out[:, top:bottom], image[:, top:bottom])
     before, after = top - top % layout.band, bottom + -bottom % layout.band
-    if layout.codec == "zstd":  # nothing outside the bands is touched
+    if layout.codec != "raw":  # nothing outside the bands is touched
         assert (out[:, :before] == 77).all() and (out[:, after:] == 77).all()
 
 
-def test_rows_of_other_bands_are_neither_read_nor_decompressed(tmp_path):
-    layout = LAYOUTS[0]
+@pytest.mark.parametrize("codec", CHECKED)
+def test_rows_of_other_bands_are_neither_read_nor_decompressed(codec, tmp_path):
+    layout, where = CHECKED[codec]
     content = bytearray(encode(image_of(layout), layout))
-    # the length of the first frame: channel 0, rows 0 to 7
-    first = int.from_bytes(content[-4 - 16 * 9 + 8 :][:8], "little")
+    # the length of the first frame: channel 0 or all, rows 0 to 7
+    first = int.from_bytes(content[-4 - 16 * layout.frames * 3 + 8 :][:8], "little")
     content[first // 2] ^= 255
     (tmp_path / "site").write_bytes(content)
     out = np.empty(layout.shape, np.uint8)
     read_file(tmp_path / "site", layout, out, (8, 24))
     np.testing.assert_array_equal(out[:, 8:], image_of(layout)[:, 8:])
-    with pytest.raises(ValueError, match="rows 0 to 8 of channel 1: its checksum"):
+    with pytest.raises(ValueError, match=f"{where}its checksum"):
         read_file(tmp_path / "site", layout, out, (7, 9))
 
 
+@pytest.mark.parametrize("codec", CHECKED)
 @given(st.data())
 @settings(max_examples=150, deadline=None)
-def test_no_damage_gives_a_wrong_picture(tmp_path_factory, data):
+def test_no_damage_gives_a_wrong_picture(tmp_path_factory, codec, data):
     """Any bits of a byte flipped, bytes cut off or added."""
-    layout = LAYOUTS[0]
+    layout = CHECKED[codec][0]
     content, out = bytearray(encode(image_of(layout), layout)), np.zeros(layout.shape, np.uint8)
     how = data.draw(st.sampled_from(["flip", "cut", "add"]))
     at = data.draw(st.integers(0, len(content) - 1))
@@ -155,13 +170,55 @@ def test_no_damage_gives_a_wrong_picture(tmp_path_factory, data):
         read_file(file, layout, out)
 
 
-def test_a_file_of_other_frames_is_refused(tmp_path):
-    small, layout = Layout("zstd", (3, 12, 20), 4, 4), LAYOUTS[0]
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_frame_whose_header_lies_is_refused_before_it_is_decompressed(tmp_path_factory, data):
+    """With its checksum made right: blosc itself would read and write past its buffers."""
+    layout, where = CHECKED["lz4"]
+    content = encode(image_of(layout), layout)
+    index = np.frombuffer(content[-4 - 16 * 3 : -4], "<u8").reshape(3, 2)
+    kept = [bytearray(content[start : start + length - 4]) for start, length in index.tolist()]
+    field = data.draw(st.sampled_from([4, 12]))  # bytes of pixels, or of itself
+    now = int.from_bytes(kept[0][field : field + 4], "little")
+    other = data.draw(st.integers(0, 2**32 - 1).filter(lambda value: value != now))
+    kept[0][field : field + 4] = other.to_bytes(4, "little")
+    parts = [bytes(k) + google_crc32c.value(bytes(k)).to_bytes(4, "little") for k in kept]
+    file = tmp_path_factory.mktemp("lies") / "site"
+    file.write_bytes(b"".join(parts) + content[-4 - 16 * 3 :])
+    with pytest.raises(ValueError, match=f"{where}it holds a band of another size"):
+        read_file(file, layout, np.empty(layout.shape, np.uint8))
+
+
+@pytest.mark.parametrize("codec", CHECKED)
+def test_a_file_of_other_frames_is_refused(codec, tmp_path):
+    layout, where = CHECKED[codec]
+    small = Layout(codec, (3, 12, 20), 4, layout.period, layout.joined)
     (tmp_path / "site").write_bytes(encode(image_of(small), small))
-    with pytest.raises(
-        ValueError, match="rows 0 to 8 of channel 1: it holds a band of another size"
-    ):
+    with pytest.raises(ValueError, match=f"{where}it holds a band of another size"):
         read_file(tmp_path / "site", layout, np.empty(layout.shape, np.uint8))
+
+
+@pytest.mark.parametrize("codec", CHECKED)
+def test_bands_are_decoded_in_groups_of_limited_memory(codec, tmp_path, monkeypatch):
+    layout = CHECKED[codec][0]
+    (tmp_path / "site").write_bytes(encode(image_of(layout), layout))
+    for limit in (1, 2 * 3 * 8 * 20, 2**21):  # one band, two, all three at a time
+        monkeypatch.setattr(frames, "TOGETHER", limit)
+        out = np.empty(layout.shape, np.uint8)
+        read_file(tmp_path / "site", layout, out)
+        np.testing.assert_array_equal(out, image_of(layout))
+
+
+def test_bands_that_do_not_follow_each_other_are_decoded_too():
+    """As a remote reader asks for them that has the one between."""
+    for layout, _ in CHECKED.values():
+        content = np.frombuffer(encode(image_of(layout), layout), np.uint8)
+        index = frames.parse_index(content, layout, len(content))
+        out = np.full(layout.shape, 77, np.uint8)
+        frames.decode(content, 0, frames.frames_of(index, layout, [0, 2]), layout, out)
+        np.testing.assert_array_equal(out[:, :8], image_of(layout)[:, :8])
+        np.testing.assert_array_equal(out[:, 16:], image_of(layout)[:, 16:])
+        assert (out[:, 8:16] == 77).all()
 
 
 def test_zarr_finds_the_filter_where_the_package_is_installed(tmp_path):
@@ -184,4 +241,17 @@ print(zarr.open_array({str(tmp_path / "store" / "images")!r}, mode="r")[0].sum()
 """
     path = {"PYTHONPATH": f"{installed.parent}:{REPOSITORY / 'src'}"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=path)
+    assert done.stdout.split() == [str(image_of(layout).sum()), "False"], done.stderr
+
+
+def test_zarr_reads_an_lz4_store_without_this_package(tmp_path):
+    layout = CHECKED["lz4"][0]
+    array_at(tmp_path / "store", layout)
+    (tmp_path / "store/images/c.1.0.0.0").write_bytes(encode(image_of(layout), layout))
+    program = f"""
+import sys, zarr
+print(zarr.open_array({str(tmp_path / "store" / "images")!r}, mode="r")[1].sum())
+print(any(name.startswith("cellsignal") for name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.split() == [str(image_of(layout).sum()), "False"], done.stderr

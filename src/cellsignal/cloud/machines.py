@@ -142,6 +142,7 @@ def parse_number(text: str, option: str, least: float = 1e-9) -> float:
 # one core.
 SITE_BYTES = 6 * 512 * 512
 ZSTD_BYTES_PER_S = 296 * SITE_BYTES  # one process of the "workers" table: 296 sites/s
+LZ4_BYTES_PER_S = 1.22 / 0.51 * ZSTD_BYTES_PER_S  # one core, by turns (the scan in data/codec.py)
 RAW_BYTES_PER_S = 705 * SITE_BYTES  # 1,410 sites/s of two workers
 CACHED_BYTES_PER_S = 1 / 0.0664e-3 * SITE_BYTES / 4  # a 256 px site from memory in .0664 ms
 IMAGE_S = 0.0664e-3  # core-seconds that an image takes however small it is: the same row
@@ -159,13 +160,13 @@ def read_seconds(image_bytes: int, codec: str, cached: str = "no") -> float:
 
     Args:
         image_bytes: of the stored image, C x H x W.
-        codec: of the store, "zstd" or "raw".
+        codec: of the store, "zstd", "lz4" or "raw".
         cached: "memory" where the images stay in the host's memory, "device" where they stay on the
             GPU.
     """
     if cached == "device":
         return 0.0
-    stored = {"zstd": ZSTD_BYTES_PER_S, "raw": RAW_BYTES_PER_S}[codec]
+    stored = {"zstd": ZSTD_BYTES_PER_S, "lz4": LZ4_BYTES_PER_S, "raw": RAW_BYTES_PER_S}[codec]
     return max(IMAGE_S, image_bytes / (CACHED_BYTES_PER_S if cached == "memory" else stored))
 
 

@@ -49,7 +49,7 @@ def prepare(
     size: int | None = None,
     bad_site: Literal["skip", "refuse"] = "skip",
     workers: int = 0,
-    codec: Literal["auto", "zstd", "raw"] = "auto",
+    codec: Literal["auto", "zstd", "lz4", "raw"] = "auto",
 ) -> PackReport:
     """Pack a competition's samples into a store, or bring a store up to date.
 
@@ -96,7 +96,7 @@ def pack(
     workers: int = 0,
     source: dict[str, Any],
     shape: tuple[int, int] | None = None,
-    codec: Literal["auto", "zstd", "raw"] = "auto",
+    codec: Literal["auto", "zstd", "lz4", "raw"] = "auto",
     stamp: Stamp = stamp_nothing,
     made_from: dict[str, Any] | None = None,
     left_out: Sequence[tuple[str, str]] = (),
@@ -113,7 +113,7 @@ def pack(
         bad_site: a site that cannot be read is left out, or ends the packing.
         source: what the samples come from; must equal the store's, but for `classes`.
         shape: (height, width) of the images; None takes that of the first readable one.
-        codec: "auto" is raw up to 256 x 256 pixels, zstd above (see `codec`).
+        codec: "auto" is raw up to 256 x 256 pixels, zstd above; lz4 is faster (see `codec`).
         stamp: from a sample's files and plate to the state of its source (see `renewal`).
         made_from: what else decides the pixels, by name; stamps must change with it.
         left_out: (reason, name) of what is in no sample; listed with the skipped sites.

@@ -66,7 +66,7 @@ class Packing:
     size: int | None = None
     bad_site: Literal["skip", "refuse"] = "skip"
     workers: int = 0
-    codec: Literal["auto", "zstd", "raw"] = "auto"
+    codec: Literal["auto", "zstd", "lz4", "raw"] = "auto"
 
     def prepare(self, competition: Competition, root: Path, out: Path, **more: Any) -> PackReport:
         """Call `pack.prepare`."""

@@ -3,8 +3,8 @@
 Requests ask for just the bytes that are needed:
 
 - a whole site: one request;
-- some rows of a zstd site: one for the bands, and before it one for the index, unless the lengths
-  of its frames are noted from before (52 bytes a site of two bands and six channels). In a store of
+- some rows of a zstd or lz4 site: one for the bands, and before it one for the index, unless the
+  lengths of its frames are noted from before (12 bytes for a site of two bands). In a store of
   shards, where a site's length is known, one for the whole site instead of these two if no more
   than `ALONG` bytes come in vain;
 - some rows of a raw site: one for each channel, or one for all where little lies between.
@@ -155,13 +155,14 @@ class RemoteSites:
         """Read a band from its copy: the frames' lengths, then the frames. False if there is none,
         or a damaged one, which is dropped.
         """
-        name, head = self._entry(row, band), 4 * len(out)
+        name, head = self._entry(row, band), 4 * self.layout.frames
         data = self._cache.read(name)
         if data is None:
             return False
         frames, offset = [], head
         try:
-            for channel, length in enumerate(struct.unpack(f"<{len(out)}I", data[:head])):
+            lengths = struct.unpack(f"<{self.layout.frames}I", data[:head])
+            for channel, length in enumerate(lengths):
                 frames.append(Frame(channel, band, offset, length))
                 offset += length
             if offset != len(data):
@@ -227,7 +228,7 @@ class _Lengths:
 
     def __init__(self, path: Path, layout: Layout):
         self.path, self.layout = path, layout
-        self._size = 4 * layout.shape[0] * layout.bands
+        self._size = 4 * layout.frames * layout.bands
         self._file: int | None = None
 
     def read(self, row: int) -> list[tuple[int, int]] | None:

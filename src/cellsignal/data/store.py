@@ -229,7 +229,7 @@ class Store:
             )
         if rows is not None and not 0 <= rows[0] < rows[1] <= self.shape[1]:
             raise ValueError(f"rows must be some of 0 to {self.shape[1]}, not {rows}")
-        known = self._layout.codec == "zstd" or (0 <= row < len(self._seen) and self._seen[row])
+        known = self._layout.codec != "raw" or (0 <= row < len(self._seen) and self._seen[row])
         self._fill(row, out, rows if known else None)
         if not known:
             if zlib.crc32(out) != int(self.checksum[row]):

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path, digest
 from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
-from cellsignal.data.codec import Layout, RowDelta, encode, layout_of
+from cellsignal.data.codec import LZ4, Layout, RowDelta, encode, layout_of
 
 FORMAT, SHARDED = 3, 4  # formats: a file a site, many sites in a file
 READABLE = (2, FORMAT, SHARDED)
@@ -251,11 +251,14 @@ def array_options(layout: Layout) -> dict[str, Any]:
     site = (1, *layout.shape)
     if layout.codec == "raw":
         return {"chunks": site, "filters": None, "compressors": None}
+    filters, compressor = [RowDelta(layout.period)], ZstdCodec(level=1)
+    if layout.codec == "lz4":
+        filters, compressor = None, BloscCodec(**LZ4, shuffle="noshuffle", typesize=1)
     return {
-        "chunks": (1, 1, layout.band, layout.shape[2]),
+        "chunks": (1, layout.shape[0] // layout.frames, layout.band, layout.shape[2]),
         "shards": site,
-        "filters": [RowDelta(layout.period)],
-        "compressors": [ZstdCodec(level=1), Crc32cCodec()],
+        "filters": filters,
+        "compressors": [compressor, Crc32cCodec()],
     }
 
 
@@ -275,4 +278,6 @@ def is_laid_out(images: zarr.Array, layout: Layout) -> bool:
     named = [codec.to_dict()["name"] for codec in codecs]
     if layout.codec == "raw":
         return named == ["bytes"]
+    if layout.codec == "lz4":
+        return named == ["bytes", "blosc", "crc32c"]
     return codecs[0] == RowDelta(layout.period) and named[1:] == ["bytes", "zstd", "crc32c"]
