@@ -10,8 +10,8 @@ Any zarr v3 reader can read the files; `frames` is ours.
   A read of some rows reads and decompresses no more bands than it must, each straight into its
   place.
 - `lz4`: the same, but a frame is a band of all channels, compressed by lz4 in blosc's container
-  (one block, nothing shuffled), without row differences. It takes a third more disk than zstd and less
-  than half its time, and every zarr v3 reader knows all of it.
+  (one block, nothing shuffled), without row differences. It takes a third more disk than zstd and
+  less than half its time, and every zarr v3 reader knows all of it.
 
 Before zstd, rows become their differences from the row above, but for every 16th, which stays; 15
 wide additions for all channels and bands at once undo that. zstd is told to look for hardly any
