@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.spec import AbstractFileSystem
-from tiny_store import TinyCompetition, write_root
+from tiny_store import TinyCompetition, prepare_as_before, write_root
 
 from cellsignal.data import codec, transfer
 from cellsignal.data.pack import prepare
@@ -90,11 +90,16 @@ def read_in_bands(patch: pytest.MonkeyPatch, cache: Path, first_wait: float = 0.
 
 
 def pack_in_bands(folder: Path, kind: str, name: str = "store") -> np.ndarray:
-    """Pack the tiny competition into `folder / name` by a codec; return its images."""
+    """Pack the tiny competition into `folder / name` by a codec; return its images. "zstd before" is
+    of older versions.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codec, "BLOCK", 80)
         images = write_root(folder / "root")
-        prepare(TinyCompetition(), folder / "root", folder / name, codec=kind)
+        if kind == "zstd before":
+            prepare_as_before(folder / "root", folder / name)
+        else:
+            prepare(TinyCompetition(), folder / "root", folder / name, codec=kind)
     return images
 
 

@@ -2,6 +2,7 @@
 number.
 """
 
+import dataclasses
 import subprocess
 import sys
 import tomllib
@@ -31,12 +32,19 @@ LAYOUTS = [
     Layout("zstd", (3, 24, 20), 8, 4),
     Layout("zstd", (2, 15, 7), 5, 1),
     Layout("zstd", (1, 32, 9), 32, 32),
+    Layout("zstd", (3, 24, 20), 8, 4, joined=True),
+    Layout("zstd", (1, 24, 20), 8, 8, joined=True),
+    Layout("zstd", (2, 16, 9), 16, 16, joined=True),
     Layout("raw", (3, 24, 20), 24, 8),
     Layout("lz4", (3, 24, 20), 8, 1, joined=True),
     Layout("lz4", (1, 15, 7), 5, 1, joined=True),
     Layout("lz4", (2, 32, 9), 32, 1, joined=True),
 ]
-CHECKED = {"zstd": (LAYOUTS[0], "rows 0 to 8 of channel 1: "), "lz4": (LAYOUTS[4], "rows 0 to 8: ")}
+CHECKED = {
+    "zstd, of older stores": (LAYOUTS[0], "rows 0 to 8 of channel 1: "),
+    "zstd": (LAYOUTS[3], "rows 0 to 8: "),
+    "lz4": (LAYOUTS[7], "rows 0 to 8: "),
+}
 
 
 def image_of(layout, seed=0):
@@ -101,7 +109,8 @@ def test_layouts(codec, shape, expected):
         layout.band,
         layout.period,
     ) == expected and layout.bands * layout.band == shape[1]
-    assert layout.frames == (1 if layout.codec == "lz4" else shape[0])
+    assert layout.frames == (shape[0] if layout.codec == "raw" else 1)
+    assert layout_of(codec, shape, joined=False).frames == shape[0]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -192,7 +201,7 @@ def test_a_frame_whose_header_lies_is_refused_before_it_is_decompressed(tmp_path
 @pytest.mark.parametrize("codec", CHECKED)
 def test_a_file_of_other_frames_is_refused(codec, tmp_path):
     layout, where = CHECKED[codec]
-    small = Layout(codec, (3, 12, 20), 4, layout.period, layout.joined)
+    small = dataclasses.replace(layout, shape=(3, 12, 20), band=4)
     (tmp_path / "site").write_bytes(encode(image_of(small), small))
     with pytest.raises(ValueError, match=f"{where}it holds a band of another size"):
         read_file(tmp_path / "site", layout, np.empty(layout.shape, np.uint8))
@@ -210,7 +219,7 @@ def test_bands_are_decoded_in_groups_of_limited_memory(codec, tmp_path, monkeypa
 
 
 def test_bands_that_do_not_follow_each_other_are_decoded_too():
-    """As a remote reader asks for them that has the one between."""
+    """A remote reader that has the one between asks for them."""
     for layout, _ in CHECKED.values():
         content = np.frombuffer(encode(image_of(layout), layout), np.uint8)
         index = frames.parse_index(content, layout, len(content))

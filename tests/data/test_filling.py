@@ -16,8 +16,9 @@ IMAGE[1] = 7
 
 def packing(out, read=lambda files: IMAGE, **more) -> SitePacking:
     """A packing of 2 channels of 8 x 8 pixels, whose folder is made."""
-    stored.create_arrays(out, 3, layout_of("raw", (2, 8, 8)))
-    fixed = {"channels": 2, "shape": (8, 8), "codec": "raw", "resize": False}
+    layout = layout_of("raw", (2, 8, 8))
+    stored.create_arrays(out, 3, layout)
+    fixed = {"layout": layout, "resize": False}
     return SitePacking(str(out), read, lambda files, plate: 42, **fixed | more)
 
 

@@ -13,7 +13,7 @@ from remote_store import Flaky, check_forks, pack_in_bands, read_in_bands
 from cellsignal.common.errors import InputError
 from cellsignal.common.places import RemoteFolder
 from cellsignal.config.augment import Blur, RandomCrop
-from cellsignal.data import codec, remote, transfer
+from cellsignal.data import remote, store_files, transfer
 from cellsignal.data.dataset import SiteDataset, read_rows
 from cellsignal.data.draws import Recipe
 from cellsignal.data.feed import feed
@@ -30,7 +30,7 @@ def quick(monkeypatch, tmp_path):
     read_in_bands(monkeypatch, tmp_path / "cache")
 
 
-@pytest.fixture(scope="module", params=["zstd", "lz4", "raw"])
+@pytest.fixture(scope="module", params=["zstd", "zstd before", "lz4", "raw"])
 def made(request, tmp_path_factory):
     """(images, folder of the store `store`) of each codec."""
     folder = tmp_path_factory.mktemp("remote")
@@ -94,7 +94,7 @@ def test_a_crop_asks_for_the_index_and_its_bands_alone(images):
     store = opened()
     if store.info["codec"] == "raw":
         pytest.skip("not of raw")
-    layout = codec.layout_of(store.info["codec"], store.shape)
+    layout = store_files.layout_in(store.info)
     Flaky.taken()
     store.read(2, rows=(5, 7))
     (_, index), (_, band) = Flaky.taken()
@@ -152,7 +152,7 @@ def test_lengths_that_were_noted_wrongly_are_put_right(images, tmp_path):
     store.read(2, rows=(0, 4))
     store.read(3, rows=(0, 4))
     (noted,) = (tmp_path / "cache/tables").glob("*/lengths")
-    size = 4 * (1 if store.info["codec"] == "lz4" else 3) * BANDS + 4
+    size = 4 * (1 if store.info.get("joined") else 3) * BANDS + 4
     data = noted.read_bytes()
     noted.write_bytes(data[: 2 * size] + data[3 * size : 4 * size] + data[3 * size :])
     for _ in range(2):

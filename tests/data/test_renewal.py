@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import zarr
-from tiny_store import TinyCompetition, tiny_samples, write_root
+from tiny_store import TinyCompetition, prepare_as_before, tiny_samples, write_root
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import competition_ids, get_competition
@@ -98,6 +98,19 @@ def test_an_image_that_has_changed_is_packed_anew_alone(root, packed, tmp_path, 
     assert renew(root, packed) == [files[5]]
     assert "image files have changed" in caplog.text and "1 of 12 sites" in caplog.text
     same_as_fresh(root, packed, tmp_path / "fresh")
+
+
+def test_a_store_of_an_older_version_is_renewed_as_it_was_begun(root, tmp_path):
+    files, out = tiny_samples().files, tmp_path / "out"
+    prepare_as_before(root, out)
+    kept = os.stat(out / "images/c.4.0.0.0").st_ino
+    rewrite(root / files[5][1], 1)
+    competition = Counted()
+    prepare(competition, root, out, codec="zstd")
+    assert competition.sites == [files[5]]
+    assert os.stat(out / "images/c.4.0.0.0").st_ino == kept
+    assert Store.open(out).images.chunks == (1, 1, 16, 20)
+    same_as_fresh(root, out, tmp_path / "fresh")
 
 
 def test_a_site_fetched_later_is_packed_and_the_others_are_not_read(root, tmp_path):

@@ -13,7 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import zarr
-from tiny_store import CHANNELS, TinyCompetition, tiny_samples, write_root
+from tiny_store import (
+    CHANNELS,
+    TinyCompetition,
+    prepare_as_before,
+    tiny_samples,
+    write_root,
+)
 
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.samples import check_samples
@@ -23,7 +29,7 @@ from cellsignal.data.store_files import parse_samples, read_gzip, samples_text, 
 from cellsignal.images import read_png8
 
 
-@pytest.fixture(scope="module", params=["zstd", "lz4", "raw"])
+@pytest.fixture(scope="module", params=["zstd", "zstd before", "lz4", "raw"])
 def made(request, tmp_path_factory):
     """(images, path of their store), of each codec; row 3 lacks a file, row 7 is black in one
     channel.
@@ -36,7 +42,10 @@ def made(request, tmp_path_factory):
     for row, channel in ((7, 1), (8, 0), (8, 1), (8, 2)):
         cv2.imwrite(str(folder / "root" / files[row][channel]), images[row, channel])
     (folder / "root" / files[3][2]).unlink()
-    prepare(TinyCompetition(), folder / "root", folder / "out", codec=request.param)
+    if request.param == "zstd before":
+        prepare_as_before(folder / "root", folder / "out")
+    else:
+        prepare(TinyCompetition(), folder / "root", folder / "out", codec=request.param)
     return images, folder / "out"
 
 
@@ -66,13 +75,15 @@ def test_pixels_and_statistics_are_those_of_the_files(made):
 def test_any_zarr_reader_reads_it(made):
     images, path = made
     array = zarr.open_group(path, mode="r")["images"]
-    codec = Store.open(path).info["codec"]
+    info = Store.open(path).info
+    kind = info["codec"] if info.get("joined") else f"{info['codec']} before"
     assert array.shape == (12, 3, 16, 20) and array.dtype == np.uint8
     assert (array.chunks, array.shards) == {
-        "zstd": ((1, 1, 16, 20), (1, 3, 16, 20)),
+        "zstd": ((1, 3, 16, 20), (1, 3, 16, 20)),
         "lz4": ((1, 3, 16, 20), (1, 3, 16, 20)),
-        "raw": ((1, 3, 16, 20), None),
-    }[codec]
+        "zstd before": ((1, 1, 16, 20), (1, 3, 16, 20)),
+        "raw before": ((1, 3, 16, 20), None),
+    }[kind]
     kept = [row for row in range(12) if row != 3]
     np.testing.assert_array_equal(array[:][kept], images[kept])
     np.testing.assert_array_equal(Store.open(path).images[5], images[5])
@@ -269,6 +280,9 @@ def test_a_store_that_does_not_fit_its_description_is_refused(copy, tmp_path):
         ),
         "not those",
     )
+    info = json.loads((copy / "store.json").read_text())
+    if info["codec"] != "raw":
+        refused(lambda p: _edit_info(p, codec="zstd", joined=not info.get("joined")), "not those")
     refused(lambda p: _edit_info(p, shape=[16, 16]), "not those")
     refused(lambda p: _edit_info(p, n=11), "not those")
     table = read_gzip(copy / "samples.csv.gz").replace("W02", "W09")

@@ -92,7 +92,7 @@ def test_arrays_that_are_not_those_of_the_description_are_refused(tmp_path, code
     layout = layout_of(codec, shape)
     create_arrays(tmp_path, n, layout)
     image = np.arange(128, dtype=np.uint8).reshape(shape)
-    size = write_chunk(tmp_path, 1, image, codec)
+    size = write_chunk(tmp_path, 1, image, layout)
     assert (tmp_path / "images" / "c.1.0.0.0").stat().st_size == size
     assert np.array_equal(zarr.open_group(tmp_path, mode="r")["images"][1], image)
     arrays = {name: np.zeros((n, 2), np.float32) for name in ARRAYS}
@@ -100,6 +100,7 @@ def test_arrays_that_are_not_those_of_the_description_are_refused(tmp_path, code
         "channels": ["a", "b"],
         "shape": [8, 8],
         "codec": codec,
+        "joined": codec != "raw",
         "n": n,
         "arrays_digest": write_arrays(tmp_path, arrays),
     }

@@ -1,14 +1,18 @@
 """A tiny competition of noise, of which the data tests make stores."""
 
+import json
 from pathlib import Path
 from typing import ClassVar
 
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import COLUMNS, check_samples
+from cellsignal.data import pack
+from cellsignal.data.codec import layout_of
 from cellsignal.data.store_files import parse_samples, samples_text
 from cellsignal.images import read_png8
 
@@ -90,3 +94,13 @@ def write_root(
             cv2.imwrite(str(root / name), channel)
     (root / "samples.csv").write_text(samples_text(samples))
     return images
+
+
+def prepare_as_before(root: Path, out: Path) -> None:
+    """Make a zstd store as it was when a frame held one channel and `store.json` did not say so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "layout_of", lambda codec, shape, _: layout_of(codec, shape, False))
+        pack.prepare(TinyCompetition(), root, out, codec="zstd")
+    info = json.loads((out / "store.json").read_text())
+    assert info.pop("joined") is False
+    (out / "store.json").write_text(json.dumps(info))

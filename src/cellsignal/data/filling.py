@@ -71,9 +71,7 @@ class SitePacking:
     out: str
     read: Read
     stamp: Stamp
-    channels: int
-    shape: tuple[int, int]
-    codec: str
+    layout: Layout
     resize: bool
 
 
@@ -95,11 +93,11 @@ def pack_site(
         reason = error.kind.replace("_", " ")
         entry = {"row": row, "status": stored.SKIPPED, "reason": reason, "message": str(error)}
         return entry, error
-    image = np.ascontiguousarray(resized(image, job.shape) if job.resize else image)
+    image = np.ascontiguousarray(resized(image, job.layout.shape[1:]) if job.resize else image)
     mean, sd = channel_statistics(image)
     try:
         with refuse_unwritable(job.out, ADVICE):
-            size = stored.write_chunk(job.out, row, image, job.codec)
+            size = stored.write_chunk(job.out, row, image, job.layout)
     except InputError as error:
         return None, error
     entry = {
@@ -116,11 +114,11 @@ def pack_site(
 
 def _read_expected(job: SitePacking, files: tuple[str, ...]) -> np.ndarray:
     image = read_site(job.read, files)
-    if len(image) != job.channels:
-        detail = f"{len(image)} channels, {job.channels} expected"
+    if len(image) != job.layout.shape[0]:
+        detail = f"{len(image)} channels, {job.layout.shape[0]} expected"
         raise ImageError(files[0], "wrong_channels", detail)
-    if not job.resize and image.shape[1:] != job.shape:
-        (height, width), (rows, columns) = image.shape[1:], job.shape
+    if not job.resize and image.shape[1:] != job.layout.shape[1:]:
+        (height, width), (rows, columns) = image.shape[1:], job.layout.shape[1:]
         detail = f"{width}x{height} pixels, {columns}x{rows} expected"
         raise ImageError(files[0], "wrong_size", detail)
     return image
@@ -168,9 +166,7 @@ def finish_rows(out: Path, making: Making, entries: dict[int, Entry], stop: Stop
         out=str(out),
         read=making.read,
         stamp=making.stamp,
-        channels=len(info["channels"]),
-        shape=tuple(info["shape"]),
-        codec=info["codec"],
+        layout=making.layout,
         resize=info["size"] is not None,
     )
     missing = [row for row in range(len(samples)) if row not in entries]

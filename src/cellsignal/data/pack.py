@@ -129,9 +129,9 @@ def pack(
     samples = stored.parse_samples(text, "samples to pack")
     if samples.empty:
         raise InputError(f"{out}: there are no samples to pack")
-    shape = shape if size is None else (size, size)
-    shape = shape or _stored_shape(out) or _first_shape(samples, read, bad_site)
-    layout = layout_of(codec, (len(channels), *shape))
+    shape, joined = _begun(out, shape if size is None else (size, size))
+    shape = shape or _first_shape(samples, read, bad_site)
+    layout = layout_of(codec, (len(channels), *shape), joined)
     info = _describe(source, channels, layout, size, len(samples), text, made_from or {})
     making = Making(info, layout, text, samples, read, stamp, bad_site, workers, left_out)
     return _pack_locked(out, making)
@@ -154,6 +154,7 @@ def _describe(
         "channels": list(channels),
         "shape": list(layout.shape[1:]),
         "codec": layout.codec,
+        "joined": layout.joined,
         "size": size,
         "n": n_samples,
         "samples_sha256": digest(samples_text),
@@ -213,9 +214,10 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
     return finish_rows(out, making, plan.kept, stop)
 
 
-def _stored_shape(out: Path) -> tuple[int, int] | None:
-    """Return the (height, width) of the store's images; None where there is no store yet."""
-    return stored.read_info(out)["shape"] if (out / stored.INFO).is_file() else None
+def _begun(out: Path, shape: tuple[int, int] | None) -> tuple[tuple[int, int] | None, bool]:
+    """Return (height, width) if known, and `joined`: a store goes on as it was begun."""
+    info = stored.read_info(out) if (out / stored.INFO).is_file() else {"joined": True}
+    return shape or info.get("shape"), bool(info.get("joined"))
 
 
 def _first_shape(samples: pd.DataFrame, read: Read, bad_site: str) -> tuple[int, int]:

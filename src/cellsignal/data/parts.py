@@ -22,7 +22,6 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import changed_inputs, digest, write_json
 from cellsignal.competitions.base import Competition
 from cellsignal.data import store_files as stored
-from cellsignal.data.codec import layout_of
 from cellsignal.data.filling import ADVICE, complete, read_entries
 from cellsignal.data.journal import Entry
 from cellsignal.data.pack import prepare
@@ -32,7 +31,17 @@ from cellsignal.data.shard_check import refuse_shards
 log = logging.getLogger(__name__)
 MERGED = "merged"  # the folder in which the final store grows
 # what all parts and the final store agree in
-_COMMON = ("format", "cellsignal", "source", "channels", "shape", "codec", "size", "made_from")
+_COMMON = (
+    "format",
+    "cellsignal",
+    "source",
+    "channels",
+    "shape",
+    "codec",
+    "joined",
+    "size",
+    "made_from",
+)
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,7 @@ def _gather(
         mine = samples.iloc[positions].reset_index(drop=True)
         if info["samples_sha256"] != digest(stored.samples_text(mine)):
             raise InputError(f"{folder}: was packed from other samples than there are now; {_REDO}")
-        about = {key: info.get(key) for key in _COMMON}
+        about = {key: info.get(key, False if key == "joined" else None) for key in _COMMON}
         common = common or about
         if changed := changed_inputs(common, about):
             raise InputError(f"{folder}: differs from part 1 in {changed[0]}; {_REDO}")
@@ -240,7 +249,7 @@ def _link_all(
     total: int,
 ) -> None:
     """Make the final store's folder with the files of all packed sites; may have been begun."""
-    layout = layout_of(info["codec"], (len(info["channels"]), *info["shape"]))
+    layout = stored.layout_in(info)
     begun, keys = staging / stored.INFO, (*_COMMON, "samples_sha256")
     before = stored.read_info(staging) if begun.is_file() else {}
     if any(before.get(key) != info[key] for key in keys):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.places import Place, RemoteFolder, as_place
-from cellsignal.data.codec import Layout, layout_of
+from cellsignal.data.codec import Layout
 from cellsignal.data.journal import read_journal
 from cellsignal.data.local_sites import LocalSites, ShardedSites
 from cellsignal.data.pack_report import skipped_samples
@@ -40,6 +40,7 @@ from cellsignal.data.store_files import (
     PACKED,
     PENDING,
     is_sharded,
+    layout_in,
     read_arrays,
     read_info,
     read_samples,
@@ -94,7 +95,7 @@ class Store:
     _seen: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        layout = layout_of(self.info["codec"], self.shape)
+        layout = layout_in(self.info)
         if isinstance(self.path, RemoteFolder):
             sites = RemoteSites(self.path, layout, self.checksum, self.info, self.shards)
         elif self.shards is not None:

@@ -64,9 +64,15 @@ def chunk_path(path: Path | str, row: int) -> str:
     return f"{path}/{IMAGES}/c.{row}.0.0.0"
 
 
-def write_chunk(path: Path | str, row: int, image: np.ndarray, codec: str) -> int:
+def layout_in(info: dict[str, Any]) -> Layout:
+    """Return the layout of a store's images from its `store.json`."""
+    shape, joined = (len(info["channels"]), *info["shape"]), bool(info.get("joined"))
+    return layout_of(info["codec"], shape, joined)
+
+
+def write_chunk(path: Path | str, row: int, image: np.ndarray, layout: Layout) -> int:
     """Write one site, (C, H, W) uint8, whole or not at all; return the file's bytes."""
-    data = encode(image, layout_of(codec, image.shape))
+    data = encode(image, layout)
     temporary = Path(f"{path}/{IMAGES}/.c.{row}.tmp")
     try:
         temporary.write_bytes(data)
@@ -108,7 +114,7 @@ def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
     Raises:
         InputError: one is missing or damaged, or the image array is not as this package writes it.
     """
-    layout = layout_of(info["codec"], (len(info["channels"]), *info["shape"]))
+    layout = layout_in(info)
     try:
         group = zarr.open_group(path, mode="r")
         names = [*ARRAYS, "stamp"] if "stamp" in group else [*ARRAYS]
@@ -251,14 +257,12 @@ def array_options(layout: Layout) -> dict[str, Any]:
     site = (1, *layout.shape)
     if layout.codec == "raw":
         return {"chunks": site, "filters": None, "compressors": None}
-    filters, compressor = [RowDelta(layout.period)], ZstdCodec(level=1)
-    if layout.codec == "lz4":
-        filters, compressor = None, BloscCodec(**LZ4, shuffle="noshuffle", typesize=1)
+    blosc = BloscCodec(**LZ4, shuffle="noshuffle", typesize=1)
     return {
         "chunks": (1, layout.shape[0] // layout.frames, layout.band, layout.shape[2]),
         "shards": site,
-        "filters": filters,
-        "compressors": [compressor, Crc32cCodec()],
+        "filters": [RowDelta(layout.period)] if layout.codec == "zstd" else None,
+        "compressors": [ZstdCodec(level=1) if layout.codec == "zstd" else blosc, Crc32cCodec()],
     }
 
 
@@ -278,6 +282,6 @@ def is_laid_out(images: zarr.Array, layout: Layout) -> bool:
     named = [codec.to_dict()["name"] for codec in codecs]
     if layout.codec == "raw":
         return named == ["bytes"]
-    if layout.codec == "lz4":
-        return named == ["bytes", "blosc", "crc32c"]
-    return codecs[0] == RowDelta(layout.period) and named[1:] == ["bytes", "zstd", "crc32c"]
+    filters = [RowDelta(layout.period)] if layout.codec == "zstd" else []
+    compressor = "zstd" if layout.codec == "zstd" else "blosc"
+    return [*codecs[:-3]] == filters and named[-3:] == ["bytes", compressor, "crc32c"]
