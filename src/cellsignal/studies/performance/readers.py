@@ -1,12 +1,14 @@
 """The same images in this project's store and as zarr arrays, read by several libraries.
 
-An array of one codec and layout is written once and read by all libraries; every site must come
-back pixel by pixel before anything is timed.
+An array of one codec and layout is written once and read by all libraries, and so are this
+project's own stores where a library knows their codecs; every site must come back pixel by pixel
+before anything is timed.
 """
 
 import importlib.util
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,13 +23,21 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from cellsignal.data.store import Store
 from cellsignal.studies.performance.reading import cv2_read, packed
 
+WAIT = 60  # seconds, for workers that begin together
 BANDS = 4  # chunks of a channel in the sharded arrays
 OURS, OURS_NEW = "cellsignal", "cellsignal, a new buffer each"
+OWN = "the store of cellsignal"
 LIBRARIES = ("zarr-python", "zarr-python, fused", "zarrs", "tensorstore")
 CODECS = {
     "zstd 3": ZstdCodec(level=3),
     "bitshuffle + zstd 5": BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle"),
     "bitshuffle + lz4": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
+    "lz4hc 9": BloscCodec(cname="lz4hc", clevel=9, shuffle="noshuffle"),
+}
+STORES = {  # this project's: who can read them
+    "zstd": LIBRARIES[:2],  # the filter is this project's, and zarr-python finds it
+    "lz4": LIBRARIES,
+    "raw": LIBRARIES,
 }
 LAYOUTS = ("a chunk a site", f"shards of {BANDS} bands")
 PIPELINES = {
@@ -47,7 +57,8 @@ class Source:
     Attributes:
         library: `OURS` (into a buffer of the thread), `OURS_NEW` (as the libraries do), "cv2" or
             one of `LIBRARIES`.
-        codec, layout: what the array was written with; "" where there is no choice.
+        codec, layout: what the array was written with; "" where there is no choice, `OWN` for a
+            store of this project.
         path: its folder; of cv2 none.
         disk: bytes of all its sites.
         sites: the PNGs of each site, for cv2 alone.
@@ -91,8 +102,17 @@ def missing(library: str) -> str | None:
     return None
 
 
-def write_sources(sites: Sequence[tuple[str, ...]], folder: Path) -> list[Source]:
+def write_sources(
+    sites: Sequence[tuple[str, ...]],
+    folder: Path,
+    libraries: Sequence[str] = LIBRARIES,
+    codecs: Sequence[str] = tuple(CODECS),
+) -> list[Source]:
     """Write the images of PNG sites in every way; return who can read them.
+
+    Args:
+        libraries: some of `LIBRARIES`; those that are not installed are left out.
+        codecs: some of `CODECS`, of the arrays that are not this project's.
 
     Raises:
         AssertionError: a reader returns other pixels.
@@ -100,21 +120,26 @@ def write_sources(sites: Sequence[tuple[str, ...]], folder: Path) -> list[Source
     images = [cv2_read(files) for files in sites]
     png = sum(os.path.getsize(file) for files in sites for file in files)
     sources = [Source("cv2", "PNG", "", "", png, tuple(map(tuple, sites)))]
-    for codec in ("zstd", "raw"):
+    libraries = [library for library in libraries if missing(library) is None]
+    for codec, readable in STORES.items():
         store = packed(sites, folder / f"store_{codec}", codec, None)
         size = _bytes(store.path / "images")
         for name in (OURS, OURS_NEW):
             sources.append(Source(name, codec, "", str(store.path), size))
-        if codec == "zstd":
-            path = str(store.path / "images")
-            sources.append(Source("zarr-python", "cellsignal's zstd", "", path, size))
-    for codec in CODECS:
+        path = str(store.path / "images")
+        others = [library for library in libraries if library in readable]
+        sources += [Source(library, codec, OWN, path, size) for library in others]
+    for codec in codecs:
         for layout in LAYOUTS:
             path = folder / f"{codec} {layout}".replace(" ", "_")
             _write(images, path, CODECS[codec], layout == LAYOUTS[1])
-            for library in LIBRARIES:
-                if missing(library) is None:
-                    sources.append(Source(library, codec, layout, str(path), _bytes(path)))
+            size = _bytes(path)
+            sources += [Source(library, codec, layout, str(path), size) for library in libraries]
+    _check(sources, images)
+    return sources
+
+
+def _check(sources: list[Source], images: list[np.ndarray]) -> None:
     for source in sources:
         read = source.open()
         for number, image in enumerate(images):
@@ -122,7 +147,6 @@ def write_sources(sites: Sequence[tuple[str, ...]], folder: Path) -> list[Source
         side = images[0].shape[1] // 2
         crop = (side // 3, side // 5, side)
         assert np.array_equal(read(0, crop), _cut(images[0], crop)), f"{source.name}: other pixels"
-    return sources
 
 
 def drop_cache(source: Source) -> None:
@@ -138,17 +162,21 @@ def drop_cache(source: Source) -> None:
             os.close(descriptor)
 
 
-def read_by_threads(source: Source, threads: int, order: np.ndarray) -> None:
-    """Read whole sites, split between threads of this process."""
+def read_by_threads(source: Source, threads: int, order: np.ndarray) -> float:
+    """Return the sites a second of threads of this process that share whole sites among them."""
     read, ready = source.open(threads), threading.Barrier(threads)
 
-    def run(part: np.ndarray) -> None:
-        ready.wait()
+    def run(part: np.ndarray) -> tuple[float, float]:
+        read(int(part[0]), None)
+        ready.wait(WAIT)
+        begin = time.perf_counter()
         for number in part:
             read(int(number), None)
+        return begin, time.perf_counter()
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(run, np.array_split(order, threads)))
+        begins, ends = zip(*pool.map(run, np.array_split(order, threads)), strict=True)
+    return len(order) / (max(ends) - min(begins))
 
 
 def _write(images: list[np.ndarray], path: Path, codec, sharded: bool) -> None:

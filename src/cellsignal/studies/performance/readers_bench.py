@@ -1,4 +1,4 @@
-"""Time readers of the same images in turn: `cellsignal study readers`.
+"""Time readers of the same images in turn, for `cellsignal study readers`.
 
 Whole sites in order, at random and from a cold cache, random crops, threads and processes. All
 readers take turns, round by round, so that the ratios hold on a machine whose speed varies.
@@ -7,7 +7,8 @@ readers take turns, round by round, so that the ratios hold on a machine whose s
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,52 +16,67 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.data.sites import resized
-from cellsignal.studies.pages import head_lines, machine, row_text
 from cellsignal.studies.performance.readers import (
+    CODECS,
     LIBRARIES,
-    OURS,
-    OURS_NEW,
+    WAIT,
     Source,
     drop_cache,
-    missing,
     read_by_threads,
     write_sources,
 )
 from cellsignal.studies.performance.reading import cv2_read
-from cellsignal.studies.performance.speed import SITES, plates
 
-THREADS = (1, 2, 4)
-PROCESSES = (1, 2)
-HEAD_START = 0.2  # seconds in which all workers get ready
+WORKERS = (1, 2, 4)  # threads, and processes
+SINGLE = ("ordered", "random", "half", "quarter", "cold")
+WAYS = ("single", "threads", "processes")
+LEAST_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and for how long.
+
+    Attributes:
+        libraries, codecs: as in `readers`.
+        ways: some of `WAYS`: one thread by itself, several threads, processes.
+        rounds: timed rounds of all readers, if there is time for them.
+        minutes: for a size; when they are over no new round begins, but after `LEAST_ROUNDS`.
+        reads: sites of a round of threads, or of each process.
+        seed: of random orders and crops.
+    """
+
+    libraries: tuple[str, ...] = LIBRARIES
+    codecs: tuple[str, ...] = tuple(CODECS)
+    ways: tuple[str, ...] = WAYS
+    rounds: int = 10
+    minutes: float = 4
+    reads: int = 96
+    seed: int = 0
 
 
 def bench_readers(
-    sites: Sequence[tuple[str, ...]],
-    size: int | None,
-    rounds: int = 10,
-    reads: int = 96,
-    seed: int = 0,
+    sites: Sequence[tuple[str, ...]], size: int | None, plan: Plan | None = None
 ) -> pd.DataFrame:
     """Time every reader on the same sites.
 
     Args:
         sites: the 8-bit gray PNGs of each site, a file a channel, all of one size.
         size: side in pixels to which they are resized first; None as they are.
-        rounds: timed rounds of all sites; one more before is not timed.
-        reads: sites of a round of threads or processes.
-        seed: of random orders and crops.
 
     Returns:
         A row a reader: library, codec, layout, disk (of the bytes of the PNGs of this size), ms of
-        a site (ordered, random, half, quarter: crops of that side; cold), and sites/s by threads
-        (t1, t2, t4) and processes (p1, p2). Medians over the rounds.
+        a site (ordered, random, half, quarter: crops of that side; cold; least: of those in order),
+        and sites/s by threads (t1, t2, t4) and processes (p1, p2, p4). Medians over the rounds.
+        Columns of ways that are not in the plan are absent.
     """
+    plan = plan or Plan()
     with tempfile.TemporaryDirectory(prefix="cellsignal_readers_") as folder:
         if size is not None:
             sites = _smaller(sites, size, Path(folder) / "png")
-        sources = write_sources(sites, Path(folder))
+        sources = write_sources(sites, Path(folder), plan.libraries, plan.codecs)
         height = cv2_read(sites[0]).shape[1]
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(plan.seed)
         table = pd.DataFrame(
             {
                 "library": [source.library for source in sources],
@@ -69,21 +85,37 @@ def bench_readers(
                 "disk": [source.disk / sources[0].disk for source in sources],
             }
         )
-        table = table.join(_one_thread(sources, len(sites), height, rounds, rng))
-        order = rng.integers(len(sites), size=reads)
-        rates = _by_workers(sources, order, max(2, rounds // 2))
-        return table.join(rates)
+        seconds = 60 * plan.minutes / len(plan.ways)
+        if "single" in plan.ways:
+            rounds = _rounds(plan.rounds + 1, seconds)
+            table = table.join(_one_thread(sources, len(sites), height, rounds, rng))
+        order = rng.integers(len(sites), size=plan.reads)
+        if "threads" in plan.ways:
+            table = table.join(_by_threads(sources, order, _rounds(plan.rounds, seconds)))
+        if "processes" in plan.ways:
+            table = table.join(_by_processes(sources, order, _rounds(plan.rounds, seconds)))
+        return table
+
+
+def _rounds(most: int, seconds: float) -> Iterator[int]:
+    """Count rounds, until the time is over or there are enough."""
+    started = time.monotonic()
+    for number in range(most):
+        if number >= LEAST_ROUNDS and time.monotonic() - started > seconds:
+            return
+        yield number
 
 
 def _one_thread(
-    sources: list[Source], n: int, height: int, rounds: int, rng: np.random.Generator
+    sources: list[Source], n: int, height: int, rounds: Iterator[int], rng: np.random.Generator
 ) -> pd.DataFrame:
-    """Return medians of ms a site, with the reads of a round in one order for all readers."""
+    """Return medians of ms a site, with the reads of a round in one order for all readers.
+
+    The first round is timed from a cold cache alone.
+    """
     reads = [source.open() for source in sources]
-    taken: list[dict[str, list[float]]] = [
-        {name: [] for name in ("ordered", "random", "half", "quarter", "cold")} for _ in sources
-    ]
-    for number in range(rounds + 1):
+    taken: list[dict[str, list[float]]] = [{name: [] for name in SINGLE} for _ in sources]
+    for number in rounds:
         order = rng.integers(n, size=n)
         crops = {
             name: [(*rng.integers(height - side + 1, size=2).tolist(), side) for _ in range(n)]
@@ -95,10 +127,11 @@ def _one_thread(
             for name, places in plan.items():
                 milliseconds = [_timed(read, int(i), crop) for i, crop in places]
                 times[name] += milliseconds if number else []
-            if number <= rounds // 3:  # slow, and the disk decides
+            if number < 3:  # slow, and the disk decides
                 drop_cache(source)
                 times["cold"] += [_timed(read, i, None) for i in range(n)]
-    return pd.DataFrame([{k: float(np.median(v)) for k, v in times.items()} for times in taken])
+    rows = [{k: float(np.median(v)) for k, v in times.items()} for times in taken]
+    return pd.DataFrame(rows).assign(least=[min(times["ordered"]) for times in taken])
 
 
 def _timed(read: Callable, number: int, crop) -> float:
@@ -107,36 +140,47 @@ def _timed(read: Callable, number: int, crop) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def _by_workers(sources: list[Source], order: np.ndarray, rounds: int) -> pd.DataFrame:
-    """Return medians of sites/s with several threads, and with several processes."""
+def _by_threads(sources: list[Source], order: np.ndarray, rounds: Iterator[int]) -> pd.DataFrame:
+    """Return medians of sites/s with several threads."""
+    taken: list[dict[str, list[float]]] = [{f"t{n}": [] for n in WORKERS} for _ in sources]
+    for _ in rounds:
+        for source, rates in zip(sources, taken, strict=True):
+            for count in WORKERS:
+                rates[f"t{count}"].append(read_by_threads(source, count, order))
+    return pd.DataFrame([{k: float(np.median(v)) for k, v in rates.items()} for rates in taken])
+
+
+def _by_processes(sources: list[Source], order: np.ndarray, rounds: Iterator[int]) -> pd.DataFrame:
+    """Return medians of sites/s with several processes, each of which reads all of `order`."""
     spawn = multiprocessing.get_context("spawn")
-    taken: list[dict[str, list[float]]] = [{} for _ in sources]
-    pools = {count: spawn.Pool(count) for count in PROCESSES}
+    taken: list[dict[str, list[float]]] = [{f"p{n}": [] for n in WORKERS} for _ in sources]
+    pools = {count: spawn.Pool(count, _start, (spawn.Barrier(count),)) for count in WORKERS}
     try:
-        for number in range(rounds + 1):
+        for _ in rounds:
             for source, rates in zip(sources, taken, strict=True):
-                for count in THREADS:
-                    started = time.perf_counter()
-                    read_by_threads(source, count, order)
-                    rate = len(order) / (time.perf_counter() - started)
-                    rates.setdefault(f"t{count}", []).extend([rate] if number else [])
                 for count, pool in pools.items():
-                    spans = pool.starmap(_read_part, [(source, order, time.time())] * count, 1)
+                    spans = pool.starmap(_read_part, [(source, order)] * count, 1)
                     begins, ends = zip(*spans, strict=True)
-                    rate = len(order) * count / (max(ends) - min(begins))
-                    rates.setdefault(f"p{count}", []).extend([rate] if number else [])
+                    rates[f"p{count}"].append(len(order) * count / (max(ends) - min(begins)))
     finally:
         for pool in pools.values():
             pool.terminate()
     return pd.DataFrame([{k: float(np.median(v)) for k, v in rates.items()} for rates in taken])
 
 
-def _read_part(source: Source, order: np.ndarray, asked: float) -> tuple[float, float]:
-    """Read sites in a worker; begin and end by the system's clock."""
+_worker: dict = {}  # of a worker process: where it waits for the others
+
+
+def _start(barrier) -> None:
     cv2.setNumThreads(1)
+    _worker.update(wait=barrier.wait)
+
+
+def _read_part(source: Source, order: np.ndarray) -> tuple[float, float]:
+    """Read sites in a worker when all are ready; begin and end by the system's clock."""
     read = source.open()
     read(int(order[0]), None)
-    time.sleep(max(0.0, asked + HEAD_START - time.time()))  # all workers begin together
+    _worker["wait"](WAIT)
     begin = time.monotonic()
     for number in order:
         read(int(number), None)
@@ -153,66 +197,3 @@ def _smaller(sites: Sequence[tuple[str, ...]], size: int, folder: Path) -> list[
             cv2.imwrite(name, plane)
         smaller.append(tuple(names))
     return smaller
-
-
-# the page
-# --------------------------------------------------------------------------------------------------
-
-
-def readers_text(table: pd.DataFrame) -> str:
-    """Write a table of `bench_readers` in Markdown, who is not here, and who is not beaten."""
-    head = ["library", "codec", "layout", "disk / PNG", "ms a site", "x cv2", "random", "half"]
-    head += ["quarter", "cold", *(f"{n} threads" for n in THREADS)]
-    head += [*(f"{n} processes" for n in PROCESSES)]
-    cv2_ms = table.ordered[table.library == "cv2"].iloc[0]
-    lines = head_lines(head)
-    for row in table.itertuples():
-        times = (row.random, row.half, row.quarter, row.cold)
-        rates = (row.t1, row.t2, row.t4, row.p1, row.p2)
-        cells = [row.library, row.codec, row.layout, f"{row.disk:.2f}", f"{row.ordered:.3g}"]
-        cells += [f"{cv2_ms / row.ordered:.3g}", *(f"{value:.3g}" for value in times)]
-        lines.append(row_text([*cells, *(f"{rate:,.0f}" for rate in rates)]))
-    absent = [f"- {name}: {missing(name)}." for name in LIBRARIES if missing(name)]
-    return "\n".join([*lines, "", *absent, *_verdict(table)])
-
-
-def _verdict(table: pd.DataFrame) -> list[str]:
-    """Say for each library and codec whether some codec of ours is as fast at no more disk."""
-    ours = table[table.library == OURS]
-    beaten, lines = 0, []
-    others = table[~table.library.isin([OURS, OURS_NEW, "cv2"])]
-    for row in others.itertuples():
-        fitting = ours[ours.disk <= row.disk]
-        slower = []
-        for way in ("ordered", "random", "half", "quarter"):
-            best = fitting[way].min() if len(fitting) else np.inf
-            if best > getattr(row, way):
-                slower.append(f"{way} {getattr(row, way):.3g} ms, ours {best:.3g}")
-        name = ", ".join(filter(None, (row.library, row.codec, row.layout)))
-        if slower:
-            lines.append(f"- {name} (disk {row.disk:.2f}) is faster: {'; '.join(slower)}.")
-        beaten += not slower
-    head = f"- For {beaten} of the {len(others)} rows of other libraries one of ours is as fast or "
-    return [f"{head}faster at no more disk, in all four ways of reading.", *lines]
-
-
-def readers_page(root: Path | None, rounds: int) -> str:
-    """Measure on a data set's sites, or simulated ones, at their size and at half of it.
-
-    Args:
-        root: RxRx1's folder, of which the first sites that are there are used; None simulates some.
-
-    Raises:
-        InputError: no site of which all files are there.
-    """
-    cv2.setNumThreads(1)
-    with plates(root, SITES) as sample:
-        sites = [
-            tuple(str(sample.root / name) for name in names) for names in sample.store.samples.files
-        ]
-        side = sample.store.shape[1]
-        parts = [f"{machine()}. {len(sites)} {'simulated' if root is None else 'real'} sites."]
-        for size in (None, side // 2):
-            text = readers_text(bench_readers(sites, size, rounds))
-            parts.append(f"### {size or side} px\n\n{text}")
-    return "\n\n".join(parts) + "\n"
