@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo real quick audit oversampling pretraining timelapse ablation two-stage torture bench gpu-check gpu-wheels test test-slow lint check-pins clean-demo
+.PHONY: demo real quick audit oversampling pretraining timelapse ablation two-stage torture bench readers gpu-check gpu-wheels test test-slow lint check-pins clean-demo
 .DELETE_ON_ERROR:
 
 .venv/.ready: requirements.txt pyproject.toml
@@ -91,6 +91,10 @@ torture: .venv/.ready-tests
 # how fast reading, augmenting, feeding, training and assigning are here: docs/results/performance.md (ROOT=data/rxrx1 for real images)
 bench: .venv/.ready
 	$(BIN)/cellsignal study speed $(if $(ROOT),--root $(ROOT)) --out runs/performance.md
+
+# the store beside zarr-python, zarrs and tensorstore (`pip install zarrs tensorstore` first), under 8 minutes: docs/results/readers.md
+readers: .venv/.ready
+	$(BIN)/cellsignal study readers $(if $(ROOT),--root $(ROOT)) --out docs/results/readers.md
 
 # all that runs on CUDA, and its speed, under 6 minutes: docs/results/gpu.md. Needs no .venv: python3 with torch, and wheels/ for what it lacks
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))

@@ -26,7 +26,7 @@ def test_every_reader_reads_and_is_compared(sites):
     assert (
         table.reader[:2].tolist() == [reading.SKIMAGE, reading.CV2]
         and table.reader.is_unique
-        and len(table) == 20
+        and len(table) == 26
     )
     assert (table.ms > 0).all()
     np.testing.assert_allclose(table.x_cv2, table.ms[1] / table.ms)
@@ -39,7 +39,7 @@ def test_every_reader_reads_and_is_compared(sites):
     assert raw.disk == pytest.approx(pixels / png)
     text = reading.reading_text(table)
     assert (
-        len(text.splitlines()) == 22
+        len(text.splitlines()) == 28
         and "nan" not in text
         and {line.count("|") for line in text.splitlines()} == {7}
     )
@@ -61,7 +61,8 @@ def test_without_scikit_image_its_row_says_so(sites, monkeypatch):
 
 def test_processes_and_threads_are_counted(sites):
     table = reading.bench_reading_processes(sites, reads=5, rounds=1)
-    assert table.workers.tolist() == ["process", "thread"]
+    assert table.workers.tolist() == ["process", "process", "thread", "thread"]
+    assert table.codec.tolist() == ["zstd", "lz4"] * 2
     assert (table[["one", "two"]] > 0).all(axis=None)
     np.testing.assert_allclose(table.ratio, table.two / table.one)
 

@@ -165,6 +165,8 @@ def _by_processes(sources: list[Source], order: np.ndarray, rounds: Iterator[int
     finally:
         for pool in pools.values():
             pool.terminate()
+            pool.join()
+        pools.clear()  # and with them the barriers, which the system would miss otherwise
     return pd.DataFrame([{k: float(np.median(v)) for k, v in rates.items()} for rates in taken])
 
 

@@ -84,18 +84,30 @@ def bench_reading(sites: Sites, rounds: int = 10, seed: int = 0) -> pd.DataFrame
 
 
 def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> pd.DataFrame:
-    """Time reading from the compressed store with one and two processes, and threads.
+    """Time reading from the compressed stores with one and two processes, and threads.
 
     Args:
         reads: sites that each process or thread reads in a round.
 
     Returns:
-        Columns workers ("process" or "thread"), one and two (sites a second, medians over the
-        rounds), ratio (median over the rounds of two / one).
+        Columns workers ("process" or "thread"), codec, one and two (sites a second, medians over
+        the rounds), ratio (median over the rounds of two / one).
     """
+    tables = {codec: _rates(sites, codec, reads, rounds) for codec in ("zstd", "lz4")}
+    rows = []
+    for workers in ("process", "thread"):
+        for codec, table in tables.items():
+            one, two = table[workers, 1], table[workers, 2]
+            row = {"one": one.median(), "two": two.median(), "ratio": (two / one).median()}
+            rows.append({"workers": workers, "codec": codec, **row})
+    return pd.DataFrame(rows)
+
+
+def _rates(sites: Sites, codec: str, reads: int, rounds: int) -> pd.DataFrame:
+    """Return sites a second, a row a round but the first, a column a (kind of worker, number)."""
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="cellsignal_reading_") as folder:
-        path = str(packed(sites, Path(folder), "zstd", None).path)
+        path = str(packed(sites, Path(folder), codec, None).path)
         with (
             spawn.Pool(1, _start, (path, spawn.Barrier(1))) as single,
             spawn.Pool(2, _start, (path, spawn.Barrier(2))) as pair,
@@ -106,15 +118,8 @@ def bench_reading_processes(sites: Sites, reads: int = 200, rounds: int = 5) -> 
                 ("thread", 1): lambda: _threads(path, 1, reads),
                 ("thread", 2): lambda: _threads(path, 2, reads),
             }
-            # the first round warms up
             rates = [{way: measure() for way, measure in ways.items()} for _ in range(rounds + 1)]
-    table = pd.DataFrame(rates[1:])
-    rows = []
-    for workers in ("process", "thread"):
-        one, double = table[workers, 1], table[workers, 2]
-        medians = {"one": one.median(), "two": double.median(), "ratio": (double / one).median()}
-        rows.append({"workers": workers, **medians})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rates[1:])
 
 
 def reading_text(table: pd.DataFrame) -> str:
@@ -154,7 +159,7 @@ def _readers(
         yield _plain_zstd(level, images, folder / f"plain{level}")
     height = images[0].shape[1]
     for size in (None, height // 2):
-        for codec in ("zstd", "raw"):
+        for codec in ("zstd", "lz4", "raw"):
             yield from _store(sites, images, folder, codec, size, rng)
 
 
@@ -238,10 +243,6 @@ def _bytes(path: Path) -> int:
     """Count the bytes of all files that hold pixels."""
     files = [file for file in path.rglob("*") if file.is_file() and file.name != "zarr.json"]
     return sum(file.stat().st_size for file in files)
-
-
-# the clock
-# --------------------------------------------------------------------------------------------------
 
 
 def _in_turn(
