@@ -33,8 +33,9 @@ Six `cv2.imread` took 18.3 ms; disk is relative to the PNGs.
 (With a frame a band of each channel.) More additions and more frames also mean more waiting for the
 interpreter's lock where threads read side by side: hence 16, not 32, 256, not 128, and the frames
 of all channels. These cost no time and, where a band of a channel is a block of zstd (128 KiB), no
-disk; two threads together read 1.5 to 1.8 times what one does instead of 1.2 to 1.7 (by the best of
-400 short rounds on two busy cores).
+disk. Two threads then read 1.5 to 1.6 times what one does instead of 1.3 to 1.6, of lz4 1.6 to 1.7,
+and two processes 1.7 to 1.9: the two cores of that machine have no more to give (rounds of three
+sites in which no thread was interrupted). To release the lock for the checksums too made it slower.
 
 lz4 looks long for repetitions (lz4hc): the more it finds, the less there is to read, so that what
 costs time once, in packing, saves disk and time for ever. The same sites on a newer processor (zstd

@@ -162,11 +162,12 @@ def _by_processes(sources: list[Source], order: np.ndarray, rounds: Iterator[int
                     spans = pool.starmap(_read_part, [(source, order)] * count, 1)
                     begins, ends = zip(*spans, strict=True)
                     rates[f"p{count}"].append(len(order) * count / (max(ends) - min(begins)))
+        for pool in pools.values():
+            pool.close()
+            pool.join()
     finally:
         for pool in pools.values():
             pool.terminate()
-            pool.join()
-        pools.clear()  # and with them the barriers, which the system would miss otherwise
     return pd.DataFrame([{k: float(np.median(v)) for k, v in rates.items()} for rates in taken])
 
 
