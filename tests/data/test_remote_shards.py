@@ -25,9 +25,9 @@ def quick(monkeypatch, tmp_path):
     read_in_bands(monkeypatch, tmp_path / "cache")
 
 
-@pytest.fixture(scope="module", params=["zstd", "raw"])
+@pytest.fixture(scope="module", params=["zstd", "lz4", "raw"])
 def made(request, tmp_path_factory):
-    """(images, folder of the stores `site` and `store`, which is of shards) of either codec."""
+    """(images, folder of the stores `site` and `store`, which is of shards) of each codec."""
     folder = tmp_path_factory.mktemp("shards")
     images = pack_in_bands(folder, request.param, "site")
     with pytest.MonkeyPatch.context() as patch:

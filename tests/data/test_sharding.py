@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from tiny_store import TinyCompetition, tiny_samples, write_root
+from tiny_store import TinyCompetition, prepare_as_before, tiny_samples, write_root
 
 from cellsignal.common.errors import InputError, Interrupted
 from cellsignal.common.files import write_json
@@ -28,13 +28,16 @@ COMPETITION = TinyCompetition()
 one_codec = pytest.mark.parametrize("made", ["zstd"], indirect=True)  # where both are the same
 
 
-@pytest.fixture(scope="module", params=["zstd", "raw"])
+@pytest.fixture(scope="module", params=["zstd", "zstd before", "lz4", "raw"])
 def made(request, tmp_path_factory):
-    """(images, folder with the store `site`) of either codec; row 3 lacks a file."""
+    """(images, folder with the store `site`) of each codec; row 3 lacks a file."""
     folder = tmp_path_factory.mktemp("sharding")
     images = write_root(folder / "root")
     (folder / "root" / tiny_samples().files[3][2]).unlink()
-    prepare(COMPETITION, folder / "root", folder / "site", codec=request.param)
+    if request.param == "zstd before":
+        prepare_as_before(folder / "root", folder / "site")
+    else:
+        prepare(COMPETITION, folder / "root", folder / "site", codec=request.param)
     return images, folder
 
 

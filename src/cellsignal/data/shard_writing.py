@@ -19,7 +19,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.progress import Progress
 from cellsignal.common.stopping import Pace, Stop
 from cellsignal.data import store_files as stored
-from cellsignal.data.codec import Layout, layout_of
+from cellsignal.data.codec import Layout
 from cellsignal.data.frames import fill_image
 from cellsignal.data.journal import JOURNAL, journal_line, read_journal_lines
 from cellsignal.data.local_sites import LocalSites
@@ -91,7 +91,7 @@ def measure(store: Store, moved: np.ndarray) -> Source:
     if lengths.max() > np.iinfo(np.uint32).max:
         raise InputError(f"{store.path}: a site of {lengths.max()} bytes is too large for a shard")
     arrays = stored.read_arrays(store.path, store.info)
-    return Source(store, arrays, lengths, gone, layout_of(store.info["codec"], store.shape))
+    return Source(store, arrays, lengths, gone, stored.layout_in(store.info))
 
 
 @contextlib.contextmanager
