@@ -149,7 +149,7 @@ def test_a_large_site_is_asked_for_its_index_first(zstd, monkeypatch):
     ranges()
     store.read(2, rows=(5, 7))
     (index, (name, low, high)) = ranges()
-    size = 16 * 3 * BANDS + 4
+    size = 16 * BANDS + 4
     assert index == (file, start + length - size, start + length)
     assert name == file and start <= low < high < start + length / 2
 

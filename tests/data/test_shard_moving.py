@@ -161,7 +161,8 @@ def test_one_kill_goes_on_without_the_sites_that_are_moved(made, site, tmp_path)
     with pytest.raises(InputError, match=f"{out}: .* were moved into other shards.*--shard-mb"):
         write_shards(site, out, 1.0, move=True)
     bytes_of_all_sites(made, site, out)
-    assert write_shards(site, out).written == 3  # the rest, which stays where it is, too
+    rest = len(names(made[1] / "whole")) - 3  # which stays where it is, too
+    assert write_shards(site, out).written == rest > 0
     check(made, out)
     assert len(list((site / "images").glob("c.*"))) == left
     write_shards(site, out, move=True)
