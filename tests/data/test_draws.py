@@ -8,7 +8,7 @@ from scipy import stats
 
 from cellsignal.common.errors import InputError
 from cellsignal.config import augment as a
-from cellsignal.data.draws import Recipe, nearest_indices, needs_albumentations
+from cellsignal.data.draws import Recipe, needs_albumentations
 from cellsignal.data.transforms import Transform
 
 OPS = {
@@ -158,7 +158,7 @@ def test_origins_of_a_random_crop_are_even_whatever_flips_come_first():
 def test_rows_of_a_square_crop_are_the_square():
     recipe = Recipe((OPS["transpose"], OPS["square_crop_resize"]), 1, (40, 40))
     draws = recipe.draw(uniform(recipe, 300))
-    down, across, swapped = nearest_indices(draws)
+    down, across, swapped = draws.nearest
     rows = np.where(swapped[:, None], across, down)
     assert (
         np.array_equal(draws.rows, np.stack([rows.min(1), rows.max(1) + 1], 1))

@@ -27,7 +27,8 @@ from cellsignal.config.augment import (
 )
 from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.draws import Recipe
-from cellsignal.data.feed import SLOTS, feed, feed_raw, standardize_batch
+from cellsignal.data.feed import feed, feed_raw, standardize_batch
+from cellsignal.data.slots import SLOTS
 from cellsignal.data.transforms import Transform
 
 CPU = torch.device("cpu")

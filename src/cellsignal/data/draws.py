@@ -12,6 +12,7 @@ doing them one after the other:
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +74,15 @@ class Draws:
     def __getitem__(self, key: slice | np.ndarray) -> "Draws":
         fields = [getattr(self, field.name) for field in dataclasses.fields(self)]
         return Draws(*(value[key] if isinstance(value, np.ndarray) else value for value in fields))
+
+    @functools.cached_property
+    def nearest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The input pixels of samples that are not bilinear: down (B, h) int64, across (B, w)
+        int64, swapped (B,) bool.
+
+        out[y, x] = in[down[y], across[x]], or in[across[x], down[y]] where swapped.
+        """
+        return geometry.indices(self.matrix, self.input, self.output)
 
 
 class Recipe:
@@ -175,17 +185,6 @@ class Recipe:
     def _cut(self, view: geometry.View) -> geometry.View:
         """After a first crop, the crop is the input."""
         return view.cut(self.input) if view.input != self.input else view
-
-
-def nearest_indices(draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the input pixels of samples that are not bilinear.
-
-    out[y, x] = in[down[y], across[x]], or in[across[x], down[y]] where swapped.
-
-    Returns:
-        down (B, h) int64, across (B, w) int64, swapped (B,) bool.
-    """
-    return geometry.indices(draws.matrix, draws.input, draws.output)
 
 
 def _numbers(a: augment.Augmentation, stains: int) -> int:

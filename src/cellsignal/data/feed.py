@@ -7,14 +7,13 @@ through worker processes instead.
 """
 
 import contextlib
-import itertools
 import multiprocessing
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 
@@ -22,11 +21,10 @@ from cellsignal.common.errors import InputError
 from cellsignal.data.dataset import DIED, Key, SiteDataset, loader, raise_input_error_at_death
 from cellsignal.data.draws import Draws
 from cellsignal.data.normalization import standardize
+from cellsignal.data.slots import Slot, draw_batches, filled_slots, make_slots
 from cellsignal.data.transforms import Transform
 from cellsignal.data.warp import warp
 from cellsignal.data.warp_torch import warp_batch
-
-SLOTS = 4  # batch buffers: one with the consumer, the others being filled
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,11 @@ def feed_raw(
     """
     height, width = dataset.augmentation.input
     if dataset.on_device is not None:
-        for index, draws in _drawn(dataset, batches):
+        for index, draws in draw_batches(dataset, batches):
             yield Batch(_cut(dataset, index, draws), index)
         return
-    slots = _slots(batches, (dataset.shape[0], height, width), torch.uint8, device)
-    for slot, index, _ in _filled(dataset, batches, workers, slots, _reading(dataset)):
+    slots = make_slots(batches, (dataset.shape[0], height, width), torch.uint8, device)
+    for slot, index, _ in filled_slots(dataset, batches, workers, slots, _reading(dataset)):
         images = slot.tensor[: len(index)]
         yield Batch(slot.sent(images, device) if device.type == "cuda" else images.clone(), index)
 
@@ -115,30 +113,33 @@ def _from_processes(dataset, batches, workers: int, device: torch.device) -> Ite
 
 
 def _from_the_device(dataset: SiteDataset, batches) -> Iterator[Batch]:
-    for index, draws in _drawn(dataset, batches):
+    for index, draws in draw_batches(dataset, batches):
         yield Batch(_warped(dataset, _cut(dataset, index, draws), index, draws), index)
 
 
 def _on_the_cpu(dataset: SiteDataset, batches, workers: int) -> Iterator[Batch]:
     height, width = dataset.augmentation.input
+    shape, local = (dataset.shape[0], *dataset.augmentation.output), threading.local()
 
-    def warp_into(slot: "_Slot", index: np.ndarray, draws: Draws, first: int, last: int) -> None:
-        out = slot.array
+    def warp_into(slot: Slot, index: np.ndarray, draws: Draws, first: int, last: int) -> None:
+        if not hasattr(local, "planes"):
+            local.planes = np.empty(shape, np.float32)
         for i in range(first, last):
             top, left = draws.origin[i]
             image = dataset.read(int(index[i]), draws.rows[i])[
                 :, top : top + height, left : left + width
             ]
-            warp(image, draws, i, dataset.shift[index[i]], dataset.scale[index[i]], out[i])
+            scale = dataset.scale[index[i]]
+            warp(image, draws, i, dataset.shift[index[i]], scale, local.planes)
+            if len(image) == 1:
+                slot.array[i] = local.planes
+            else:  # cv2 does by vector instructions what a strided copy does pixel by pixel
+                cv2.merge(list(local.planes), dst=slot.array[i].transpose(1, 2, 0))
 
-    slots = _slots(
-        batches,
-        (dataset.shape[0], *dataset.augmentation.output),
-        torch.float32,
-        torch.device("cpu"),
-    )
-    for slot, index, _ in _filled(dataset, batches, workers, slots, warp_into):
-        yield Batch(slot.tensor[: len(index)].contiguous(memory_format=torch.channels_last), index)
+    # the memory of a slot is used again: to take new pages for a batch costs more than filling it
+    slots = make_slots(batches, shape, torch.float32, torch.device("cpu"), torch.channels_last)
+    for slot, index, _ in filled_slots(dataset, batches, workers, slots, warp_into):
+        yield Batch(slot.tensor[: len(index)], index)
 
 
 def _to_the_device(
@@ -146,8 +147,10 @@ def _to_the_device(
 ) -> Iterator[Batch]:
     """Copy and warp the next batch on a second stream while the current one trains."""
     side, ahead = torch.cuda.Stream(device), None
-    slots = _slots(batches, (dataset.shape[0], *dataset.augmentation.input), torch.uint8, device)
-    for slot, index, draws in _filled(dataset, batches, workers, slots, _reading(dataset)):
+    slots = make_slots(
+        batches, (dataset.shape[0], *dataset.augmentation.input), torch.uint8, device
+    )
+    for slot, index, draws in filled_slots(dataset, batches, workers, slots, _reading(dataset)):
         with torch.cuda.stream(side):
             images = _warped(dataset, slot.sent(slot.tensor[: len(index)], device), index, draws)
             ready = side.record_event()
@@ -197,51 +200,12 @@ def _on(values: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-# buffers and threads
-# --------------------------------------------------------------------------------------------------
-
-
-class _Slot:
-    """Buffer of a batch, in pinned memory if it is copied to a GPU."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, pin: bool):
-        self.tensor = torch.empty(shape, dtype=dtype, pin_memory=pin)
-        self.array = self.tensor.numpy()
-        self.copied: torch.cuda.Event | None = None
-
-    def sent(self, images: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """The images on the GPU; the buffer is filled again only when this copy has been made."""
-        images = images.to(device, non_blocking=True)
-        self.copied = torch.cuda.current_stream(device).record_event()
-        return images
-
-    def wait(self) -> None:
-        if self.copied is not None:
-            self.copied.synchronize()
-
-
-def _slots(
-    batches, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> list[_Slot]:
-    largest, pin = max(map(len, batches), default=0), device.type == "cuda"
-    return [_Slot((largest, *shape), dtype, pin) for _ in range(min(SLOTS, len(batches)))]
-
-
-def _drawn(dataset: SiteDataset, batches) -> Iterator[tuple[np.ndarray, Draws]]:
-    for keys in batches:
-        epoch, index = (
-            (0, keys) if isinstance(keys[0], int) else (keys[0][0], [number for _, number in keys])
-        )
-        index = np.asarray(index)
-        yield index, dataset.draws(epoch, index)
-
-
 def _reading(dataset: SiteDataset) -> Callable[..., None]:
     """Read stored images into a buffer, after the recipe's leading crop."""
     height, width = dataset.augmentation.input
     whole = (height, width) == dataset.shape[1:]
 
-    def fill(slot: _Slot, index: np.ndarray, draws: Draws, first: int, last: int) -> None:
+    def fill(slot: Slot, index: np.ndarray, draws: Draws, first: int, last: int) -> None:
         for i in range(first, last):
             if whole:
                 dataset.read(int(index[i]), draws.rows[i], out=slot.array[i])
@@ -252,46 +216,3 @@ def _reading(dataset: SiteDataset) -> Callable[..., None]:
                 ]
 
     return fill
-
-
-def _filled(
-    dataset: SiteDataset, batches, workers: int, slots: list[_Slot], fill: Callable[..., None]
-) -> Iterator[tuple[_Slot, np.ndarray, Draws]]:
-    """Yield each batch in its buffer, in order. The consumer is done with a buffer when it asks for
-    the next.
-    """
-    drawn = _drawn(dataset, batches)
-    if not workers:
-        for (index, draws), slot in zip(drawn, itertools.cycle(slots)):
-            slot.wait()
-            fill(slot, index, draws, 0, len(index))
-            yield slot, index, draws
-        return
-    free, started = deque(slots), deque()
-    workers = dataset.store.threads(workers)
-    pool = ThreadPoolExecutor(workers, "reading")
-
-    def start() -> None:
-        while free and (batch := next(drawn, None)) is not None:
-            index, draws = batch
-            slot = free.popleft()
-            slot.wait()
-            # short pieces end together
-            bounds = np.linspace(0, len(index), min(2 * workers, len(index)) + 1).astype(int)
-            parts = [
-                pool.submit(fill, slot, index, draws, first, last)
-                for first, last in itertools.pairwise(bounds)
-            ]
-            started.append((slot, index, draws, parts))
-
-    try:
-        start()
-        while started:
-            slot, index, draws, parts = started.popleft()
-            for part in parts:
-                part.result()
-            yield slot, index, draws
-            free.append(slot)
-            start()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

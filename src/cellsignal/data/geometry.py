@@ -255,7 +255,7 @@ def rows_read(
 def indices(
     matrix: np.ndarray, input: tuple[int, int], output: tuple[int, int]
 ) -> tuple[np.ndarray, ...]:
-    """See `draws.nearest_indices`."""
+    """See `draws.Draws.nearest`."""
     swapped = matrix[:, 0, 0] == 0
     axes = []
     for axis, positions in ((1, np.arange(output[0])), (0, np.arange(output[1]))):

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from cellsignal.data.draws import Draws, nearest_indices
+from cellsignal.data.draws import Draws
 from cellsignal.data.normalization import standardize
 
 AT_ONCE = 3  # channels in one call of cv2.remap: twice as fast as one by one
@@ -45,30 +45,31 @@ def _nearest(image: np.ndarray, draws: Draws, i: int, channels: list[int]):
 
     Picking whole rows is fast, so columns are picked as rows of the transposed plane.
     """
-    (down,), (across,), (swapped,) = nearest_indices(draws[i : i + 1])
-    rows, columns = (across, down) if swapped else (down, across)
+    down, across, swapped = (values[i] for values in draws.nearest)
+    (rows, upside_down), (columns, mirrored) = map(
+        _run, (across, down) if swapped else (down, across)
+    )
     for c in channels:
-        plane = _rows(image[c], rows)
-        if swapped:
-            yield _rows(cv2.transpose(plane), columns)
-        elif (picked := _run(columns)) is not None:
-            yield plane[:, picked]
-        elif np.array_equal(columns[::-1], np.arange(columns[-1], columns[0] + 1)):
-            yield cv2.flip(plane[:, columns[-1] : columns[0] + 1], 1)
+        plane = image[c][rows]
+        if isinstance(columns, slice):
+            plane = plane[:, columns]
         else:
-            yield cv2.transpose(_rows(cv2.transpose(plane), columns))
+            plane = cv2.transpose(cv2.transpose(plane)[columns])
+        if upside_down or mirrored:
+            plane = cv2.flip(plane, -1 if upside_down and mirrored else int(mirrored))
+        yield cv2.transpose(plane) if swapped else plane
 
 
-def _rows(plane: np.ndarray, index: np.ndarray) -> np.ndarray:
-    run = _run(index)
-    return plane[index if run is None else run]
+def _run(index: np.ndarray) -> tuple[slice | np.ndarray, bool]:
+    """Return what picks the places of `index` from an axis, and whether to flip that then.
 
-
-def _run(index: np.ndarray) -> slice | None:
-    """Return the slice that an ascending index without gaps is; None for another."""
+    It is a slice where they follow each other without a gap, up or down.
+    """
     first, last = int(index[0]), int(index[-1])
-    is_run = last - first + 1 == len(index) and (np.diff(index) == 1).all()
-    return slice(first, last + 1) if is_run else None
+    step = 1 if first <= last else -1
+    if last - first + step == step * len(index) and (np.diff(index) == step).all():
+        return slice(min(first, last), max(first, last) + 1), step < 0
+    return index, False
 
 
 def _bilinear(image: np.ndarray, draws: Draws, i: int, channels: list[int]):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cellsignal.data.draws import Draws, nearest_indices
+from cellsignal.data.draws import Draws
 from cellsignal.data.normalization import standardize
 
 CHUNK = 64 * 2**20  # output values at once: bounds what is needed beside the batch itself
@@ -63,7 +63,7 @@ def _send(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def _nearest(images: torch.Tensor, draws: Draws) -> torch.Tensor:
     """Return (b, C, h, w) uint8 whose pixels are input pixels; or `images`, if none moves."""
-    down, across, swapped = nearest_indices(draws)
+    down, across, swapped = draws.nearest
     width, swapped = draws.input[1], swapped[:, None]
     down, across = np.where(swapped, down, down * width), np.where(swapped, across * width, across)
     is_down_same = np.array_equal(
