@@ -6,6 +6,8 @@ from helpers import error_line
 CASES = [
     ("readers", "--rounds", "0"),
     ("neighbours", "--rounds", "0"),
+    ("epoch", "--workers", "0"),
+    ("epoch", "--sizes", "0"),
     ("relations", "--simulations", "0"),
     ("neighbours", "--seconds", "-1"),
     ("neighbours", "--seconds", "nan"),

@@ -158,15 +158,16 @@ def next_command(verb: str, arguments: argparse.Namespace) -> str:
 
 
 def refuse_below_one(arguments: argparse.Namespace, *names: str) -> None:
-    """Refuse options that are not a number of 1 or more.
+    """Refuse options that are not a number of 1 or more, or a list of such.
 
     Raises:
         InputError: names the option and what was given.
     """
     for name in names:
-        value = getattr(arguments, name)
-        if not 1 <= value < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} {value:g}: give 1 or more")
+        given = getattr(arguments, name)
+        for value in given if isinstance(given, list) else [given]:
+            if not 1 <= value < float("inf"):
+                raise InputError(f"--{name.replace('_', '-')} {value:g}: give 1 or more")
 
 
 def refuse_repeated_seeds(seeds: Sequence[int]) -> None:

@@ -7,7 +7,11 @@ from cellsignal.studies.blend.commands import add_blend_study
 from cellsignal.studies.channels.commands import add_channels_study
 from cellsignal.studies.gpu_check.commands import add_gpu_check_study
 from cellsignal.studies.memory.commands import add_memory_study
-from cellsignal.studies.performance.commands import add_neighbours_study, add_readers_study
+from cellsignal.studies.performance.commands import (
+    add_epoch_study,
+    add_neighbours_study,
+    add_readers_study,
+)
 from cellsignal.studies.pretraining.page import add_pretraining_study
 from cellsignal.studies.relations.commands import add_relations_study
 from cellsignal.studies.shift.commands import add_shift_study
@@ -18,6 +22,7 @@ def add_studies_of_folders(add: Callable) -> None:
     add_bbbc021_study(add)
     add_blend_study(add)
     add_channels_study(add)
+    add_epoch_study(add)
     add_gpu_check_study(add)
     add_memory_study(add)
     add_neighbours_study(add)

@@ -8,12 +8,11 @@ from helpers import cellsignal, write_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.config import load_config
 from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
-from cellsignal.studies.performance import feeding, speed
+from cellsignal.studies.performance import feeding
 from cellsignal.studies.performance.batch_size import (
     GRAIN,
     batch_size_text,
@@ -27,7 +26,6 @@ from cellsignal.studies.performance.feeding import (
     PngSites,
     bench_batches,
     bench_epoch,
-    bench_fed,
 )
 
 pytestmark = pytest.mark.slow
@@ -91,12 +89,6 @@ def test_batches_and_epochs_are_measured(plates):
     assert list(epochs.way) == ["PNGs, CPU transforms", "store"] and epochs.ratio[
         1
     ] == pytest.approx(epochs.sites_per_s[1] / epochs.sites_per_s[0])
-    fed = bench_fed(plates, ("test_resnet",), (64,), 4, 1, steps=2, rounds=1)
-    assert (
-        fed.ratio[0] == pytest.approx(fed.fed[0] / fed.in_memory[0])
-        and 0 <= fed.waiting[0] <= 1
-        and fed["size"][0] == 64
-    )
 
 
 def test_the_median_turn_counts_and_the_first_does_not():
@@ -104,16 +96,6 @@ def test_the_median_turn_counts_and_the_first_does_not():
     table = feeding._rates({"a": "a", "b": "b"}, lambda way, epoch: next(seconds[way]), 40, 3)
     assert table.way.tolist() == ["a", "b"] and table.sites_per_s.tolist() == [20.0, 10.0]
     assert table.ratio.tolist() == [1.0, 0.5]
-
-
-def test_plates_of_a_folder(plates):
-    with speed.plates(plates.root, limit=5) as found:
-        assert len(found.store.samples) == 5 and found.root == plates.root
-    with (
-        pytest.raises(InputError, match="has no site of which all files are there"),
-        speed.plates(plates.root, limit=0),
-    ):
-        pass
 
 
 def test_profile(prepared, tmp_path, capsys):

@@ -18,7 +18,8 @@ from cellsignal.data.store import Store
 from cellsignal.studies.gpu_check.room import CheckFailed, Figures, Room, require
 from cellsignal.studies.gpu_check.tiny import tiny_config, tiny_stage
 from cellsignal.studies.performance.batch_size import bench_batch_size
-from cellsignal.studies.performance.feeding import Plates, bench_fed
+from cellsignal.studies.performance.epoch import bench_fed
+from cellsignal.studies.performance.feeding import Plates
 from cellsignal.studies.performance.step import bench_step
 from cellsignal.training.throughput import device_peak
 

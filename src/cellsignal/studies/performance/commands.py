@@ -76,6 +76,40 @@ def readers(arguments: argparse.Namespace) -> None:
     show_page(text, arguments.out)
 
 
+def add_epoch_study(add: Callable) -> None:
+    """Add the parser of `cellsignal study epoch`."""
+    text = "a training epoch fed from stores against the same steps on one batch in memory"
+    sub = add("epoch", epoch, text)
+    sub.add_argument("--root", type=Path, help="RxRx1's folder (default: simulated sites)")
+    sub.add_argument("--backbone", default="resnet10t", help="timm's name (default resnet10t)")
+    sub.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[64, 128, 256],
+        help="sides of the crops in pixels (default 64 128 256)",
+    )
+    sub.add_argument("--seconds", type=float, default=5, help="of each epoch (default 5)")
+    sub.add_argument("--rounds", type=int, default=5, help="epochs of each, in turn (default 5)")
+    sub.add_argument("--workers", type=int, default=2, help="threads that read (default 2)")
+    add_out(sub, "table")
+
+
+def epoch(arguments: argparse.Namespace) -> None:
+    from cellsignal.studies.performance.epoch import epoch_text
+
+    refuse_below_one(arguments, "rounds", "seconds", "workers", "sizes")
+    text = epoch_text(
+        arguments.root,
+        arguments.backbone,
+        arguments.sizes,
+        arguments.workers,
+        arguments.seconds,
+        arguments.rounds,
+    )
+    show_page(text, arguments.out)
+
+
 def add_neighbours_study(add: Callable) -> None:
     """Add the parser of `cellsignal study neighbours`."""
     sub = add("neighbours", neighbours, "two trainings side by side against one alone")

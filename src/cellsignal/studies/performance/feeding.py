@@ -5,7 +5,7 @@ Everything compared is measured in one run, turn by turn; figures are medians of
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from cellsignal.studies.performance.augmentation import FIRST_PLACE, plain_steps
 from cellsignal.training.optim import Stepper
 from cellsignal.training.ranks import Ranks
 from cellsignal.training.stage_loss import StageLoss
-from cellsignal.training.throughput import Clock, EpochSpeed, device_peak
+from cellsignal.training.throughput import Clock, EpochSpeed
 
 CLASSES = 1000  # of the networks that are timed
 CROPS = (
@@ -48,11 +48,13 @@ class Plates:
     store: Store
     root: Path
 
-    def dataset(self, augmentations: tuple[augment.Augmentation, ...]) -> SiteDataset:
+    def dataset(
+        self, augmentations: tuple[augment.Augmentation, ...], cache_gib: float = 0.0
+    ) -> SiteDataset:
         """Return the store's sites, standardised and augmented."""
-        shift, scale = self.standardisation()
         recipe = Recipe(augmentations, self.store.shape[0], self.store.shape[1:])
-        return SiteDataset(self.store, self.store.samples.row.to_numpy(), shift, scale, recipe)
+        rows = self.store.samples.row.to_numpy()
+        return SiteDataset(self.store, rows, *self.standardisation(), recipe, cache_gib=cache_gib)
 
     def standardisation(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and SD of each site and channel."""
@@ -129,8 +131,8 @@ def bench_epoch(
     Returns:
         As `bench_batches`.
     """
-    device = _device()
-    stepper, _ = _build_stepper(backbone, plates.store.shape[0], 128, batch, device)
+    device = pick_device()
+    stepper, _ = build_stepper(backbone, plates.store.shape[0], 128, batch, device)
     dataset = plates.dataset(CROPS)
     times = max(1, -(-4 * batch // len(dataset)))
 
@@ -142,78 +144,25 @@ def bench_epoch(
         return (read.images for read in feed(dataset, keys, workers, device))
 
     def time_way(way: Callable[[list], Iterator], epoch: int) -> float:
-        return _train(stepper, way(plates.keys(epoch, batch, times)), device).seconds
+        return train_steps(stepper, way(plates.keys(epoch, batch, times)), device).seconds
 
     ways = {"PNGs, CPU transforms": from_png, "store": from_store}
     return _rates(ways, time_way, times * len(dataset), rounds)
 
 
-def bench_fed(
-    plates: Plates,
-    backbones: Sequence[str],
-    sizes: Sequence[int],
-    batch: int,
-    workers: int,
-    steps: int = 30,
-    rounds: int = 3,
-) -> pd.DataFrame:
-    """Time training steps fed from the store and the same steps on one batch in memory.
-
-    Args:
-        sizes: sides in pixels; below the store's they are random crops, else the whole site through
-            the 1st place's recipe.
-
-    Returns:
-        Columns backbone, size, batch, in_memory and fed (images/s), ratio, waiting (share of the
-        time), of_peak (share of the matmul peak), memory_gib.
-    """
-    rows = []
-    for backbone in backbones:
-        for size in sizes:
-            recipe = FIRST_PLACE
-            if size < plates.store.shape[1]:
-                recipe = (augment.RandomCrop(name="random_crop", size=size), *CROPS[1:])
-            dataset = plates.dataset(recipe)
-            keys = plates.keys(0, batch, -(-steps * batch // len(dataset)))[:steps]
-            row = {"backbone": backbone, "size": dataset.image_size, "batch": batch}
-            rows.append(row | _time_fed(backbone, dataset, keys, workers, batch, rounds))
-    return pd.DataFrame(rows)
+def recipe_of(size: int, stored: int) -> tuple[augment.Augmentation, ...]:
+    """Return random crops of `size` pixels; of the whole stored size the 1st place's recipe."""
+    if size < stored:
+        return (augment.RandomCrop(name="random_crop", size=size), *CROPS[1:])
+    return FIRST_PLACE
 
 
-def _time_fed(
-    backbone: str, dataset: SiteDataset, keys: list, workers: int, batch: int, rounds: int
-) -> dict[str, float]:
-    device = _device()
-    channels = dataset.store.shape[0]
-    stepper, flops = _build_stepper(backbone, channels, dataset.image_size, batch, device)
-    first = next(iter(feed(dataset, keys, workers, device)))
-    held = first.images.clone(memory_format=torch.channels_last)
-    peak = device_peak(device, stepper.dtype)
-    _train(stepper, (held for _ in range(3)), device)
-    in_memory, fed = [], []
-    for _ in range(rounds):
-        in_memory.append(_train(stepper, (held for _ in keys), device, flops, peak))
-        batches = (read.images for read in feed(dataset, keys, workers, device))
-        fed.append(_train(stepper, batches, device, flops, peak))
-    memory_rate, fed_rate = (
-        statistics.median(speed.images_per_s for speed in speeds) for speeds in (in_memory, fed)
-    )
-    middle = sorted(fed, key=lambda speed: speed.images_per_s)[rounds // 2]
-    return {
-        "in_memory": memory_rate,
-        "fed": fed_rate,
-        "ratio": fed_rate / memory_rate,
-        "waiting": middle.waiting,
-        "of_peak": middle.of_peak,
-        "memory_gib": middle.memory_gib,
-    }
-
-
-def _device() -> torch.device:
+def pick_device() -> torch.device:
+    """Return the GPU, or the CPU where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _build_stepper(
+def build_stepper(
     backbone: str, channels: int, size: int, batch: int, device: torch.device
 ) -> tuple[Stepper, float]:
     """Build the stepper, and count the FLOPs of one image's training step."""
@@ -225,13 +174,14 @@ def _build_stepper(
     return Stepper(model.train(), loss, stage, Ranks(0, 1, device)), flops
 
 
-def _train(
+def train_steps(
     stepper: Stepper,
     batches: Iterator[torch.Tensor],
     device: torch.device,
     flops: float | None = None,
     peak: float | None = None,
 ) -> EpochSpeed:
+    """Train on batches of images whose labels are made up; return the speed."""
     clock = Clock(device)
     while True:
         with clock.waiting():

@@ -12,7 +12,7 @@ import pandas as pd
 from cellsignal.studies.pages import head_lines, machine, row_text
 from cellsignal.studies.performance.readers import LIBRARIES, OURS, OURS_NEW, OWN, missing
 from cellsignal.studies.performance.readers_bench import WORKERS, Plan, bench_readers
-from cellsignal.studies.performance.speed import SITES, plates
+from cellsignal.studies.performance.packed import SITES, packed_plates
 
 # column -> its name in the tables
 MILLISECONDS = {
@@ -53,7 +53,7 @@ def readers_page(root: Path | None, sizes: Sequence[int], plan: Plan, command: s
         InputError: no site of which all files are there.
     """
     cv2.setNumThreads(1)
-    with plates(root, SITES) as sample:
+    with packed_plates(root, SITES) as sample:
         sites = [
             tuple(str(sample.root / name) for name in names) for names in sample.store.samples.files
         ]

@@ -4,24 +4,17 @@ Each promise is a ratio of two things measured turn by turn, since seconds say m
 machine than about the program.
 """
 
-import contextlib
-import functools
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import pandas as pd
 import torch
 
-from cellsignal.common.errors import InputError
-from cellsignal.competitions import get_competition
-from cellsignal.data.pack import pack
-from cellsignal.data.store import Store
 from cellsignal.studies.pages import machine, table
 from cellsignal.studies.performance.augmentation import augment_text, bench_augment
-from cellsignal.studies.performance.feeding import Plates, bench_batches, bench_epoch, bench_fed
+from cellsignal.studies.performance.epoch import bench_fed
+from cellsignal.studies.performance.feeding import bench_batches, bench_epoch
+from cellsignal.studies.performance.packed import packed_plates
 from cellsignal.studies.performance.postprocess import bench_plate_assignment
 from cellsignal.studies.performance.reading import (
     bench_reading,
@@ -30,7 +23,6 @@ from cellsignal.studies.performance.reading import (
 )
 from cellsignal.studies.performance.starting import bench_starting
 
-SITES = 96  # read and trained on; more tell no more
 # as `reading` names them
 STORE, RAW = "cellsignal store, zstd, 512 px", "cellsignal store, raw, 256 px"
 
@@ -46,7 +38,7 @@ def bench_speed(root: Path | None, workers: int = 2) -> str:
     Returns:
         Markdown: the machine, the promises, and the tables behind them.
     """
-    with plates(root) as sample:
+    with packed_plates(root) as sample:
         sites = [
             tuple(str(sample.root / name) for name in names) for names in sample.store.samples.files
         ]
@@ -114,41 +106,3 @@ def promises(reading, processes, augmenting, batches, epochs, assigned) -> str:
         (f"{processes.ratio[0]:.2f} x", ">= 1.7", "two processes reading", "one process"),
     ]
     return table(pd.DataFrame(rows, columns=columns)[["what", "against", "measured", "wanted"]])
-
-
-@contextlib.contextmanager
-def plates(root: Path | None, limit: int = SITES) -> Iterator[Plates]:
-    """Pack the first sites whose files all exist into a temporary store.
-
-    Raises:
-        InputError: there is none.
-    """
-    competition = get_competition("rxrx1")
-    with tempfile.TemporaryDirectory(prefix="cellsignal_speed_") as folder:
-        if root is None:
-            root = Path(folder) / "raw"
-            competition.simulate(
-                root, 0, size=512, classes=4, controls=1, train_experiments=1, test_experiments=1
-            )
-        root = root.absolute()
-        samples = competition.samples(root)
-        whole = samples.files.map(lambda names: all((root / name).is_file() for name in names))
-        samples = samples[whole].head(limit).reset_index(drop=True)
-        if samples.empty:
-            raise InputError(f"{root}: has no site of which all files are there")
-        shape = competition.root_shape(root)
-        source = {
-            "competition": competition.id,
-            "root": str(root),
-            "classes": list(competition.classes(root)),
-        }
-        pack(
-            samples,
-            functools.partial(competition.read, root, shape=shape),
-            Path(folder) / "store",
-            channels=competition.channels,
-            workers=os.cpu_count() or 1,
-            source=source,
-            shape=shape,
-        )
-        yield Plates(Store.open(Path(folder) / "store"), root)
