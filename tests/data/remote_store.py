@@ -12,9 +12,9 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.spec import AbstractFileSystem
-from tiny_store import TinyCompetition, prepare_as_before, write_root
+from tiny_store import TinyCompetition, prepare_as_before, set_band, write_root
 
-from cellsignal.data import codec, transfer
+from cellsignal.data import transfer
 from cellsignal.data.pack import prepare
 from cellsignal.data.store import Store
 
@@ -84,7 +84,7 @@ def is_of_sites(name: str) -> bool:
 
 def read_in_bands(patch: pytest.MonkeyPatch, cache: Path, first_wait: float = 0.0) -> None:
     """Read sites of four bands, with hardly a wait between tries, and a cache of one's own."""
-    patch.setattr(codec, "BLOCK", 80)
+    set_band(patch, 4)
     patch.setattr(transfer, "FIRST_WAIT", first_wait)
     patch.setenv("CELLSIGNAL_CACHE", str(cache))
 
@@ -94,7 +94,7 @@ def pack_in_bands(folder: Path, kind: str, name: str = "store") -> np.ndarray:
     of older versions.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "BLOCK", 80)
+        set_band(patch, 4)
         images = write_root(folder / "root")
         if kind == "zstd before":
             prepare_as_before(folder / "root", folder / name)

@@ -89,16 +89,17 @@ def test_row_delta_is_what_it_says_and_comes_back(data, period):
 @pytest.mark.parametrize(
     ("codec", "shape", "expected"),
     [
-        ("auto", (6, 512, 512), ("zstd", 256, 16)),
+        ("auto", (6, 512, 512), ("zstd", 64, 16)),
         ("auto", (6, 256, 256), ("raw", 256, 16)),
         ("auto", (1, 257, 256), ("zstd", 257, 1)),  # a prime: all in one frame
         ("raw", (6, 512, 512), ("raw", 512, 16)),
-        # 102 rows are 128 KiB; of the divisors of 1024 64 is the next
-        ("zstd", (3, 1024, 1280), ("zstd", 64, 16)),
-        ("zstd", (3, 520, 696), ("zstd", 130, 13)),
+        # 51 rows are 192 KiB; of the divisors of 1024 32 is the next
+        ("zstd", (3, 1024, 1280), ("zstd", 32, 16)),
+        ("zstd", (3, 520, 696), ("zstd", 65, 13)),
         ("zstd", (3, 1031, 1024), ("zstd", 1031, 1)),
         ("zstd", (1, 6, 2**20), ("zstd", 1, 1)),
-        ("lz4", (6, 512, 512), ("lz4", 256, 1)),
+        ("lz4", (6, 512, 512), ("lz4", 64, 1)),
+        ("zstd", (1, 512, 512), ("zstd", 256, 16)),
         ("lz4", (6, 128, 128), ("lz4", 128, 1)),
     ],
 )
@@ -111,6 +112,11 @@ def test_layouts(codec, shape, expected):
     ) == expected and layout.bands * layout.band == shape[1]
     assert layout.frames == (shape[0] if layout.codec == "raw" else 1)
     assert layout_of(codec, shape, joined=False).frames == shape[0]
+
+
+def test_stores_of_before_keep_their_bands():
+    layout = layout_of("zstd", (6, 512, 512), joined=False)
+    assert (layout.band, layout.period, layout.frames) == (256, 16, 6)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -39,7 +39,7 @@ def bucket(request, tmp_path_factory):
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         if request.param == "shards":
             images = pack_in_bands(folder, "zstd", "site.zarr")
-            patch.setattr(codec, "BLOCK", 80)
+            set_band(patch, 4)
             write_shards(folder / "site.zarr", folder / name, 3e-3)
         else:
             images = pack_in_bands(folder, request.param, name)

@@ -17,6 +17,7 @@ from tiny_store import (
     CHANNELS,
     TinyCompetition,
     prepare_as_before,
+    set_band,
     tiny_samples,
     write_root,
 )
@@ -148,7 +149,7 @@ def test_pickles_small_and_reads_in_other_processes(made, monkeypatch):
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4", "raw"])
 def test_some_rows_of_many_threads_at_once(tmp_path, monkeypatch, codec):
-    monkeypatch.setattr("cellsignal.data.codec.BLOCK", 8 * 20)  # bands of 8 rows
+    set_band(monkeypatch, 8)
     images = write_root(tmp_path / "root", shape=(64, 20))
     samples = tiny_samples()
     read = functools.partial(TinyCompetition().read, tmp_path / "root")

@@ -11,7 +11,7 @@ import pytest
 
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.samples import COLUMNS, check_samples
-from cellsignal.data import pack
+from cellsignal.data import codec, pack
 from cellsignal.data.codec import layout_of
 from cellsignal.data.store_files import parse_samples, samples_text
 from cellsignal.images import read_png8
@@ -99,8 +99,14 @@ def write_root(
 def prepare_as_before(root: Path, out: Path) -> None:
     """Make a zstd store as it was when a frame held one channel and `store.json` did not say so."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack, "layout_of", lambda codec, shape, _: layout_of(codec, shape, False))
+        patch.setattr(pack, "layout_of", lambda kind, shape, _: layout_of(kind, shape, False))
         pack.prepare(TinyCompetition(), root, out, codec="zstd")
     info = json.loads((out / "store.json").read_text())
     assert info.pop("joined") is False
     (out / "store.json").write_text(json.dumps(info))
+
+
+def set_band(patch: pytest.MonkeyPatch, rows: int) -> None:
+    """Let frames hold `rows` rows of tiny images, be it of a channel or of all."""
+    patch.setattr(codec, "BLOCK", rows * TinyCompetition.image_shape[1])
+    patch.setattr(codec, "JOINED_BLOCK", codec.BLOCK * len(CHANNELS))

@@ -18,24 +18,33 @@ wide additions for all channels and bands at once undo that. zstd is told to loo
 repetitions: in the noise of a camera they are short, cost time in reading, and save nothing.
 
 Measured on 12 sites of RxRx1 (6 x 512 x 512, 72 PNGs): `cellsignal.studies.performance.reading`
-and variants of it, medians of 180 readings in turn on one core of a machine with other work on it.
-Six `cv2.imread` took 18.3 ms; disk is relative to the PNGs.
+and variants of it. How often a row is whole, with a frame a band of each channel, medians of 180
+readings in turn on one core (six `cv2.imread` took 18.3 ms; disk is relative to the PNGs):
 
     whole row every  band rows  disk   512 rows  256 rows  128 rows
     1                128        1.62   2.9 ms    2.1       1.5
     8                128        1.30   3.3       2.5       1.6
-    16               64         1.22   3.6       2.2       1.4
-    16               128        1.22   3.2       2.3       1.6
-    16               256        1.22   2.8       2.9       1.8         <- chosen
-    16               512        1.22   2.8       2.8       2.9
+    16               128        1.22   3.2       2.3       1.6        <- 16 is chosen
+    16               256        1.22   2.8       2.9       1.8
     32               128        1.17   3.1       2.3       1.7
 
-(With a frame a band of each channel.) More additions and more frames also mean more waiting for the
-interpreter's lock where threads read side by side: hence 16, not 32, 256, not 128, and the frames
-of all channels. These cost no time and, where a band of a channel is a block of zstd (128 KiB), no
-disk. Two threads then read 1.5 to 1.6 times what one does instead of 1.3 to 1.6, of lz4 1.6 to 1.7,
-and two processes 1.7 to 1.9: the two cores of that machine have no more to give (rounds of three
-sites in which no thread was interrupted). To release the lock for the checksums too made it slower.
+More additions mean more waiting for the interpreter's lock where threads read side by side: hence
+16, not 32. With a frame a band of all channels, the least CPU time of 8 rounds of 48 readings on a
+newer processor:
+
+    codec  band rows  disk   512 rows  256 rows  128 rows  64 rows
+    zstd   256        1.22   1.33 ms   1.31      .94       .80
+    zstd   128        1.23   1.37      1.01      .69       .50
+    zstd   64         1.24   1.36      .88       .55       .38        <- chosen
+    zstd   32         1.24   1.34      .79       .45       .29
+    lz4    256        1.60   .53       .53       .37       .31
+    lz4    64         1.64   .57       .36       .23       .15        <- chosen
+    lz4    32         1.68   .60       .34       .20       .13
+
+Frames of all channels let two threads read 1.5 to 1.6 times what one does, of lz4 1.6 to 1.7
+(before 1.3 to 1.6), and two processes 1.7 to 1.9: the two cores of that machine have no more to
+give (bands of 256 rows; rounds of three sites in which no thread was interrupted). To release the
+lock for the checksums too made it slower.
 
 lz4 looks long for repetitions (lz4hc): the more it finds, the less there is to read, so that what
 costs time once, in packing, saves disk and time for ever. The same sites on a newer processor (zstd
@@ -67,7 +76,8 @@ from zarr.abc.codec import ArrayArrayCodec
 from zarr.registry import register_codec
 from zstandard import ZstdCompressionParameters, ZstdCompressor
 
-BLOCK = 2**17  # bytes of the pixels of a frame, at most
+BLOCK = 2**17  # bytes of the pixels of a frame of one channel, at most
+JOINED_BLOCK = 3 * 2**16  # of a frame of all channels: 64 rows of 6 x 512 pixels
 PERIOD = 16  # rows, at most
 RAW_UP_TO = 256 * 256  # pixels of a channel
 CHECKSUM = 4  # bytes
@@ -114,10 +124,11 @@ def layout_of(codec: str, shape: tuple[int, int, int], joined: bool = True) -> L
     `codec` is zstd, lz4, raw, or auto: raw up to 256 x 256 pixels, zstd above. `joined`: see
     `Layout`; False is the zstd layout of stores that say nothing about it.
     """
-    height, width = shape[1:]
+    channels, height, width = shape
     if codec == "auto":
         codec = "raw" if height * width <= RAW_UP_TO else "zstd"
-    band, most = height, max(1, BLOCK // width)
+    most = max(1, JOINED_BLOCK // (channels * width) if joined else BLOCK // width)
+    band = height
     # a frame holds the whole height where nothing near `most` divides it
     if codec != "raw" and height > most:
         band = next((rows for rows in range(most, most // 4, -1) if height % rows == 0), height)

@@ -58,9 +58,9 @@ def test_the_command_has_a_row_for_each_store_and_size(root, tmp_path):
     assert cellsignal("study", "epoch", *words, cwd=tmp_path) == 0
     lines = (tmp_path / "epoch.md").read_text().splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith("| ")][2:]
-    names = ("zstd", "zstd, kept in memory by `cache_gib`", "raw")
-    assert [row[0] for row in rows] == [f"| {name}" for name in names ]
-    assert [row[2] for row in rows] == ["32"] * 3
+    names = ("zstd", "zstd, kept in memory by `cache_gib`", "lz4", "raw")
+    assert [row[0] for row in rows] == [f"| {name}" for name in names]
+    assert [row[2] for row in rows] == ["32"] * 4
     assert all(np.isfinite(float(row[6])) and float(row[6]) > 0 for row in rows)
 
 

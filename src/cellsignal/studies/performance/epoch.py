@@ -21,7 +21,7 @@ from cellsignal.studies.performance.packed import packed_plates
 from cellsignal.training.throughput import EpochSpeed, device_peak
 
 SIZES = (64, 128, 256)  # sides of the crops, pixels
-CODECS = ("zstd", "raw")
+CODECS = ("zstd", "lz4", "raw")
 CACHE = "zstd, kept in memory by `cache_gib`"
 BATCH = 32
 FEWEST = 8  # steps of an epoch, at least

@@ -19,7 +19,7 @@ SITES = 96  # read and trained on; more tell no more
 
 @contextlib.contextmanager
 def packed_plates(
-    root: Path | None, limit: int = SITES, codec: Literal["auto", "zstd", "raw"] = "auto"
+    root: Path | None, limit: int = SITES, codec: Literal["auto", "zstd", "lz4", "raw"] = "auto"
 ) -> Iterator[Plates]:
     """Pack the first sites whose files all exist into a temporary store.
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.studies.pages import head_lines, machine, row_text
+from cellsignal.studies.performance.packed import SITES, packed_plates
 from cellsignal.studies.performance.readers import LIBRARIES, OURS, OURS_NEW, OWN, missing
 from cellsignal.studies.performance.readers_bench import WORKERS, Plan, bench_readers
-from cellsignal.studies.performance.packed import SITES, packed_plates
 
 # column -> its name in the tables
 MILLISECONDS = {
