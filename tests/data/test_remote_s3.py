@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from remote_store import check_forks, pack_in_bands, read_in_bands
+from tiny_store import set_band
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.places import RemoteFolder
 from cellsignal.config.augment import RandomCrop
-from cellsignal.data import codec
 from cellsignal.data.dataset import SiteDataset
 from cellsignal.data.draws import Recipe
 from cellsignal.data.feed import feed

@@ -7,6 +7,9 @@ from cellsignal.competitions import get_competition
 from cellsignal.studies.performance.packed import packed_plates
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("packed") / "raw"
