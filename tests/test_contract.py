@@ -20,13 +20,8 @@ from cellsignal.competitions.base import Competition, answers_path
 from cellsignal.competitions.folds import labelled, make_folds
 from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.ranking import Ranking
-from cellsignal.competitions.samples import (
-    COLUMNS,
-    ROLES,
-    SPLITS,
-    check_samples,
-    path_of,
-)
+from cellsignal.competitions.sample_files import path_of
+from cellsignal.competitions.samples import COLUMNS, ROLES, SPLITS, check_samples
 from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.competitions.targets import label_matrix
 from cellsignal.config.load import load_config

@@ -19,7 +19,7 @@ from tiny_store import TinyCompetition, prepare_as_before, tiny_samples, write_r
 from cellsignal.common.errors import InputError
 from cellsignal.competitions import competition_ids, get_competition
 from cellsignal.competitions.base import Competition
-from cellsignal.competitions.samples import path_of
+from cellsignal.competitions.sample_files import path_of
 from cellsignal.data import renewal
 from cellsignal.data import store_files as stored
 from cellsignal.data.journal import read_journal

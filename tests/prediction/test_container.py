@@ -19,6 +19,7 @@ from cellsignal.prediction.container import (
     load_predictions,
     read_about,
     save_predictions,
+    widen,
     write_about,
 )
 from cellsignal.prediction.merge import merge
@@ -155,13 +156,17 @@ def test_facts_are_read_and_written_alone(tmp_path):
 )
 @given(st.data())
 def test_rows_that_are_read_in_chunks_are_those_of_the_whole(tmp_path, data):
-    n, chunk = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 45))
+    n = data.draw(st.integers(1, 40))
     scale = data.draw(st.sampled_from([1.0, 70_000.0]))  # float16 and float32
     values = np.random.default_rng(n).normal(size=(n, 3)) * scale
     member = write(tmp_path / "p.npz", values)
     rows = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    chunks = list(member.logits_of("identity", rows, chunk))
-    assert [len(part) for part in chunks[:-1]] == [chunk] * (len(chunks) - 1)
+    ends = (
+        sorted(data.draw(st.sets(st.integers(1, max(1, len(rows) - 1))))) if len(rows) > 1 else []
+    )
+    ends += [len(rows)] if len(rows) else []
+    chunks = list(member.logits_of("identity", rows, ends))
+    assert np.cumsum([len(part) for part in chunks]).tolist() == ends
     expected = member.logits("identity")[rows]
     found = np.concatenate([*chunks, expected[:0]])
     assert found.dtype == expected.dtype and np.array_equal(found, expected)
@@ -174,7 +179,7 @@ def test_an_array_by_columns_is_read_in_chunks_too(tmp_path):
     arrays["view.identity"] = np.asfortranarray(arrays["view.identity"])
     np.savez(tmp_path / "p.npz", **arrays)
     rows = np.array([0, 2, 3, 5])
-    found = np.concatenate(list(member.logits_of("identity", rows, 3)))
+    found = np.concatenate(list(member.logits_of("identity", rows, [3, 4])))
     assert np.array_equal(found, member.logits("hflip")[rows])
 
 
@@ -187,4 +192,15 @@ def test_damage_anywhere_is_found_whatever_rows_are_read(tmp_path, rows):
     stored[place + 20] ^= 1  # a bit of row 3
     (tmp_path / "p.npz").write_bytes(stored)
     with pytest.raises(InputError, match=r"p\.npz: not a predictions file.*CRC"):
-        list(member.logits_of("identity", np.array(rows), 2))
+        list(member.logits_of("identity", np.array(rows), [len(rows)]))
+
+
+def test_every_finite_half_is_widened_exactly():
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]  # both zeros and all numbers below the normal ones, too
+    for values in (halves.reshape(-1, 31), halves[::-3], np.zeros((0, 4), np.float16)):
+        found = widen(values)
+        assert found.dtype == np.float32 and found.shape == values.shape
+        np.testing.assert_array_equal(found.view(np.uint32), values.astype("f4").view(np.uint32))
+    for kind in ("f4", "f8"):
+        np.testing.assert_array_equal(widen(np.array([1.5, -3e30], kind)), np.float32([1.5, -3e30]))

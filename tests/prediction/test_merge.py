@@ -188,6 +188,36 @@ def test_what_cannot_be_merged(tmp_path):
             merge([a], "test", SINGLE, weights=weights)
 
 
+@pytest.mark.parametrize("order", ["sorted", "shuffled", "by site"])
+def test_the_sums_are_those_of_whole_chunks_to_the_last_bit(tmp_path, monkeypatch, order):
+    """Pieces that fit the cache must not change a submission: the sums keep their order."""
+    monkeypatch.setattr("cellsignal.prediction.merge._CHUNK", 16)
+    monkeypatch.setattr("cellsignal.prediction.merge._PIECE", 5)
+    sites, rng = 3, np.random.default_rng(1)  # units of three rows are cut by chunks of 16
+    samples, _ = make(tmp_path / "a.npz", targets=10, sites=sites)
+    by = {"sorted": ["target_id", "site"], "by site": ["site", "target_id"], "shuffled": None}[
+        order
+    ]
+    samples = samples.sort_values(by, ignore_index=True) if by else samples
+    samples = samples.drop(index=samples.index[4])  # one of the targets has two sites
+    logits = {"identity": (rng.normal(size=(29, 7)) * 3).astype(np.float16)}
+    about = {"classes": [str(i) for i in range(7)], "run": "r", "stage_index": 0}
+    save_predictions(tmp_path / "b.npz", samples, np.full(29, "test"), logits, about)
+    units, unit = np.unique(samples.target_id, return_inverse=True)
+    share = (1 / np.bincount(unit)[unit]).astype(np.float32)
+    total = np.zeros((10, 7), np.float32)
+    for first in (0, 16):
+        rows = np.arange(first, min(first + 16, 29))
+        for target in np.unique(unit[rows]):
+            of_chunk = np.zeros(7, np.float32)
+            for row in rows[unit[rows] == target]:
+                of_chunk += share[row] * logits["identity"][row].astype(np.float32)
+            total[target] += of_chunk
+    found = merge([load_predictions(tmp_path / "b.npz")], "test", SINGLE)
+    assert found.target_id.tolist() == units.tolist()
+    np.testing.assert_array_equal(found.scores, SINGLE.scores_of_logits(total))
+
+
 def test_merging_a_full_size_view_stays_far_below_a_gibibyte(tmp_path):
     """19,897 wells x 2 sites x 1,108 classes, one view."""
     make(tmp_path / "a.npz", targets=10, views=("identity",))

@@ -207,8 +207,12 @@ def parse_integers(
     Raises:
         InputError: A cell is no such number; names the file and the row.
     """
-    whole = frame[column].str.fullmatch(r"[+-]?\d{1,15}(\.0*)?").astype(bool)
-    numbers = frame[column].where(whole, "0").str.replace(r"\..*", "", regex=True).astype("int64")
+    codes, texts = pd.factorize(frame[column])  # a few values often fill a long column
+    texts = pd.Series(texts, dtype=object)
+    whole = texts.str.fullmatch(r"[+-]?\d{1,15}(\.0*)?").astype(bool)
+    numbers = texts.where(whole, "0").str.replace(r"\..*", "", regex=True).astype("int64")
+    whole = pd.Series(whole.to_numpy()[codes], frame.index)
+    numbers = pd.Series(numbers.to_numpy()[codes], frame.index, name=column)
     bounds = "".join(
         f" {word} {bound}" for word, bound in (("from", low), ("to", high)) if bound is not None
     )
@@ -219,6 +223,12 @@ def parse_integers(
         wrong |= numbers > high
     refuse_rows(path, frame, wrong, column, f"is not a whole number{bounds}")
     return numbers
+
+
+def matches(column: pd.Series, pattern: str) -> np.ndarray:
+    """Return (N,) bool: whether all of a text matches; each different text is looked at once."""
+    codes, texts = pd.factorize(column)
+    return np.array([re.fullmatch(pattern, text) is not None for text in texts], bool)[codes]
 
 
 def normalise_well(text: str) -> str:

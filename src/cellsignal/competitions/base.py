@@ -18,7 +18,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.calibration import Calibrates
 from cellsignal.competitions.pairing import Pairs
 from cellsignal.competitions.published import Protocol, Published
-from cellsignal.competitions.samples import path_of
+from cellsignal.competitions.sample_files import path_of
 from cellsignal.competitions.shapes import most_common_shape
 from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.competitions.task import Task

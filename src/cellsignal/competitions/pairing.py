@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cellsignal.competitions.samples import path_of
+from cellsignal.competitions.sample_files import path_of
 
 # what verify says of an image that no sample names, where nobody knows why
 NO_ROW = "no row of the metadata names it"

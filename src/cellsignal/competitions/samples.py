@@ -1,8 +1,6 @@
 """The samples table: one row an image. Code downstream of a competition knows only these columns.
 
-`check_samples` holds a table to the schema. `refuse_misstated` holds the files to their rows: no
-file stands for two channels or two samples, none says by its name another thing than its row, and
-all lie under the root.
+`check_samples` holds a table to the schema, and its files to their rows (`sample_files`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.tables import normalise_well, normalise_wells
+from cellsignal.common.tables import normalise_wells
+from cellsignal.competitions.sample_files import Places, refuse_misstated
 
 # a `reference` is embedded, but never trained on by its label nor predicted (a gallery to search,
 # compounds of other kinds)
@@ -43,54 +42,6 @@ COLUMNS: dict[str, tuple[str, bool]] = {
     "files": ("files", False),
 }
 ADDED = ("labels", "treatment")  # columns that a competition may leave out: they are then empty
-STATED = ("experiment", "plate", "well", "site")  # columns that a file's name may state
-
-
-def origins(name: str, frame: pd.DataFrame) -> pd.Series:
-    """Return the file and row of each row of a table ("train.csv: row 5").
-
-    Args:
-        frame: from `tables.read_table`, whose index is the row of the file.
-    """
-    return pd.Series(f"{name}: row " + frame.index.astype(str), index=frame.index, dtype=object)
-
-
-def path_of(name: str) -> str:
-    """Return the path of an entry of `files`, without the part of the picture that it names."""
-    return name.partition("#")[0]
-
-
-class Places:
-    """Names the rows of a samples table in errors.
-
-    Args:
-        source: the folder of the data.
-        frame: has a column `origin` ("train.csv: row 5") or a column `sample_id`.
-    """
-
-    def __init__(self, source: Path | str, frame: pd.DataFrame):
-        self.source = source
-        self.origin = frame.get("origin")
-        self.ids = frame.get("sample_id")
-
-    def name(self, row: int) -> str:
-        """Return the file and row of a row of the frame, or the id of its sample."""
-        if self.origin is not None:
-            return f"{self.source}/{self.origin.iloc[row]}"
-        return f"{self.source}: sample {self.ids.iloc[row]!r}"
-
-    def refuse(self, wrong: pd.Series | np.ndarray, why: str | Callable[[int], str]) -> None:
-        """Raise one line about the first wrong row, if there is any.
-
-        Args:
-            why: what is wrong with it, or what gives that by the row's number in the frame.
-        """
-        wrong = np.asarray(wrong, dtype=bool)
-        if wrong.any():
-            row = int(wrong.argmax())
-            reason = why if isinstance(why, str) else why(row)
-            more = f" ({int(wrong.sum())} such rows)" if wrong.sum() > 1 else ""
-            raise InputError(f"{self.name(row)}: {reason}{more}")
 
 
 def check_samples(
@@ -155,7 +106,7 @@ def _texts(column: pd.Series) -> pd.Series:
     """Return a column as stripped text: NaN for a blank cell, None in an empty column."""
     codes, values = pd.factorize(column)  # -1 where nothing stands
     texts = np.empty(len(values) + 1, dtype=object)
-    texts[:] = [*(str(value).strip() or np.nan for value in values), np.nan]
+    texts[:] = [*(str(value).strip() or np.nan for value in np.asarray(values, object)), np.nan]
     filled = pd.Series(texts[codes], index=column.index, dtype=object)
     return filled if filled.notna().any() else filled.where(filled.notna(), None)
 
@@ -185,30 +136,33 @@ def _are_labels(value: object) -> bool:
 
 def _refuse_contradictions(frame: pd.DataFrame, places: Places) -> None:
     """Refuse samples of one target or one physical well that differ in well, split or label."""
-    facts = pd.DataFrame(
-        {
-            "label": frame.label.fillna(-1),
-            "labels": frame["labels"].map(str),
-            "split": frame.split,
-            "well": frame.well_id,
-        }
-    )
+    label = frame.label.fillna(-1).to_numpy(np.int64)
+    several = frame["labels"].notna().to_numpy()
+    labels = frame["labels"].map(str).to_numpy(object) if several.any() else np.zeros(len(frame))
+    facts = {
+        "label": label,
+        "labels": labels,
+        "split": frame.split.to_numpy(object),
+        "well": frame.well_id.to_numpy(object),
+    }
+    first = _first_rows(frame.target_id)
     for column, values in facts.items():
-        first = values.groupby(frame.target_id).transform("first")
         places.refuse(
-            values != first,
-            lambda row, c=column, f=first, v=values: (
-                f"target_id {frame.target_id[row]!r} has two values of {c}: {f[row]!r} and "
+            values != values[first],
+            lambda row, c=column, v=values: (
+                f"target_id {frame.target_id[row]!r} has two values of {c}: {v[first[row]]!r} and "
                 f"{v[row]!r}"
             ),
         )
-    known = frame.label.notna() | frame["labels"].notna()
-    label = (facts["label"].astype(str) + facts["labels"])[known]
-    well = [frame[column][known] for column in ("experiment", "plate", "well")]
-    differs = label != label.groupby(well).transform("first")
+    known = np.flatnonzero(frame.label.notna().to_numpy() | several)
+    first = known[
+        _first_rows(*(frame[name].iloc[known] for name in ("experiment", "plate", "well")))
+    ]
+    differs = np.zeros(len(frame), bool)
+    differs[known] = (label[known] != label[first]) | (labels[known] != labels[first])
     shown = frame.label.astype(object).where(frame.label.notna(), frame["labels"])
     places.refuse(
-        differs.reindex(frame.index, fill_value=False),
+        differs,
         lambda row: (
             f"well {frame.well[row]!r} of plate {frame.plate[row]!r} has another label here "
             f"({shown[row]}) than in the other rows"
@@ -216,85 +170,12 @@ def _refuse_contradictions(frame: pd.DataFrame, places: Places) -> None:
     )
 
 
-# what the files say
-# --------------------------------------------------------------------------------------------------
-
-
-def refuse_misstated(
-    frame: pd.DataFrame,
-    places: Places,
-    channels: Sequence[str] = (),
-    stated: Callable[[str], dict[str, str]] | None = None,
-) -> None:
-    """Refuse files outside the root or twice in a table, and names that contradict their row.
-
-    Args:
-        frame: a column `files` as in the samples table, and any of `STATED`.
-        channels: what the files of a row are of, where there is one for each.
-        stated: `Competition.stated`; None looks for doubled files alone.
-
-    Raises:
-        InputError: names the row, the file and what it says.
-    """
-    entries = frame.files.reset_index(drop=True).explode()
-    names = "\n" + "\n".join(entries)
-    some_may = "\n/" in names or ".." in names
-    outside = entries.map(_is_outside).astype(bool) if some_may else np.zeros(0, bool)
-    if outside.any():
-        name = entries[outside].iloc[0]
-        places.refuse(outside.groupby(level=0).any(), f"{name} lies outside the root")
-    within = frame.files.map(lambda files: len(set(files)) < len(files))
-    places.refuse(within, lambda row: _doubled_channels(frame.files.iloc[row], channels))
-    doubled = entries.duplicated()
-    if doubled.any():
-        name = entries[doubled].iloc[0]
-        first = places.name(entries.index[entries == name][0])
-        places.refuse(doubled.groupby(level=0).any(), f"{name} is also the file of {first}")
-    if stated is not None:
-        columns = [column for column in STATED if column in frame.columns]
-        rows = frame[columns].astype(str).to_dict("records")
-        faults = [
-            _find_fault(files, facts, channels, stated)
-            for files, facts in zip(frame.files, rows, strict=True)
-        ]
-        wrong = np.array([fault is not None for fault in faults], dtype=bool)
-        places.refuse(wrong, lambda row: faults[row])
-
-
-def _is_outside(name: str) -> bool:
-    return name.startswith("/") or (".." in name and ".." in name.split("/"))
-
-
-def _doubled_channels(files: tuple[str, ...], channels: Sequence[str]) -> str:
-    name = next(name for number, name in enumerate(files) if name in files[:number])
-    titles = channels if len(channels) == len(files) else range(1, len(files) + 1)
-    given = [str(title) for title, other in zip(titles, files, strict=True) if other == name]
-    return f"{name} is given for the channels {' and '.join(given)}"
-
-
-def _find_fault(
-    files: tuple[str, ...],
-    facts: dict[str, str],
-    channels: Sequence[str],
-    stated: Callable[[str], dict[str, str]],
-) -> str | None:
-    """Return how a row's file names contradict the row or each other, or None."""
-    earlier: dict[str, tuple[str, str]] = {}  # key -> what an earlier file says, and its name
-    for number, name in enumerate(files):
-        said = dict(stated(path_of(name)))
-        channel = said.pop("channel", None)
-        if channel is not None and len(files) == len(channels) and channel != channels[number]:
-            expected = channels[number]
-            return f"{name} is given for the channel {expected}; by its name it shows {channel}"
-        for key, value in said.items():
-            if key == "well":
-                value = normalise_well(value)
-            if key in facts and value != facts[key]:
-                return f"{name} is given for {key} {facts[key]}; by its name it is of {key} {value}"
-            other_value, other = earlier.setdefault(key, (value, name))
-            if other_value != value:
-                return (
-                    f"{name} and {other} are given for one image; by their names they are of "
-                    f"{key} {value} and {other_value}"
-                )
-    return None
+def _first_rows(*columns: pd.Series) -> np.ndarray:
+    """Return for each row the number of the first row with the same values in all columns."""
+    code = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        codes, values = pd.factorize(column)
+        code = pd.factorize(code * (len(values) + 1) + codes)[0]
+    first = np.empty(len(code), np.int64)
+    first[code[::-1]] = np.arange(len(code))[::-1]
+    return first[code]

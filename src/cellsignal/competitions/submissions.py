@@ -80,14 +80,15 @@ def check_submission_ids(
     """Check that every expected id occurs once, and no other does."""
     if column not in submission.columns:
         raise InvalidSubmission(f"{name}: no column {column!r}; it has {list(submission.columns)}")
-    ids = submission[column]
+    # as objects: `isin` of the text type goes through the values one by one
+    ids, wanted = submission[column].astype(object), expected[column].astype(object)
     doubled = ids[ids.duplicated()]
     if len(doubled):
         raise InvalidSubmission(f"{name}: {len(doubled)} doubled ids, first {doubled.iloc[0]!r}")
-    missing = expected[column][~expected[column].isin(ids)]
+    missing = wanted[~wanted.isin(ids)]
     if len(missing):
         raise InvalidSubmission(f"{name}: {len(missing)} ids missing, first {missing.iloc[0]!r}")
-    extra = ids[~ids.isin(expected[column])]
+    extra = ids[~ids.isin(wanted)]
     if len(extra):
         raise InvalidSubmission(
             f"{name}: {len(extra)} ids that are not in the test set, first {extra.iloc[0]!r}"

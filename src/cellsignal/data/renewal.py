@@ -28,7 +28,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import changed_inputs, write_json
 from cellsignal.competitions.base import Competition
-from cellsignal.competitions.samples import path_of
+from cellsignal.competitions.sample_files import path_of
 from cellsignal.data import store_files as stored
 from cellsignal.data.journal import JOURNAL, Entry, journal_line
 from cellsignal.data.shard_files import TABLE

@@ -19,7 +19,7 @@ import pandas as pd
 from cellsignal.common.errors import ImageError
 from cellsignal.competitions.base import Competition
 from cellsignal.competitions.pairing import images_without_row
-from cellsignal.competitions.samples import Places, path_of, refuse_misstated
+from cellsignal.competitions.sample_files import Places, path_of, refuse_misstated
 from cellsignal.data.sites import channel_statistics, in_processes, read_site
 
 ADVICE = "; prepare will leave its site out: export or download it again"

@@ -10,9 +10,10 @@ it is pickled.
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from cellsignal.common.files import atomic_path, open_arrays
 HALF_LIMIT = 256.0  # logits of this size or more are kept as float32
 _ROWS = 4096  # looked at at a time
 _SKIPPED = 2**20  # bytes
+_SIGN_AND_REST = np.int32(0x8FFFE000 - 2**32)  # the bits of float32 that float16 has
+_ORIGIN = np.float32(2.0**112)  # exponents count from 127 and from 15
 _HALF_EXPONENT = np.uint16(0x7C00)
 IDS = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "part")
 
@@ -69,14 +72,15 @@ class Predictions:
         refuse_non_finite(values, self.ids["sample_id"], f"{self.path}: view {view!r}")
         return values
 
-    def logits_of(self, view: str, rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
-        """Read one view from the file, `chunk` of the rows at a time, and no more at once.
+    def logits_of(self, view: str, rows: np.ndarray, ends: Sequence[int]) -> Iterator[np.ndarray]:
+        """Read one view from the file, a piece of the rows at a time, and no more at once.
 
         Args:
             rows: (n,) int, ascending.
+            ends: where the pieces of `rows` end, ascending; the last is n.
 
         Yields:
-            (m, K) float16 or float32, m = chunk but for the last.
+            (m, K) float16 or float32 for each piece.
 
         Raises:
             InputError: as `logits`.
@@ -86,15 +90,17 @@ class Predictions:
             shape, fortran, dtype = _read_header(file)
             if shape != expected or fortran:  # the first is refused, the second read whole
                 values = self.logits(view)
-                yield from (values[rows[i : i + chunk]] for i in range(0, len(rows), chunk))
+                yield from (values[rows[start:end]] for start, end in pairwise([0, *ends]))
                 return
             width, place = dtype.itemsize * expected[1], 0
-            for start in range(0, len(rows), chunk):
-                wanted = rows[start : start + chunk]
+            for start, end in pairwise([0, *ends]):
+                wanted = rows[start:end]
                 _skip(file, (wanted[0] - place) * width)
                 place = wanted[-1] + 1
                 data = file.read((place - wanted[0]) * width)
-                values = np.frombuffer(data, dtype).reshape(-1, expected[1])[wanted - wanted[0]]
+                values = np.frombuffer(data, dtype).reshape(-1, expected[1])
+                if len(values) > len(wanted):
+                    values = values[wanted - wanted[0]]
                 if not _finite_rows(values).all():
                     self.logits(view)  # names the first, and how many there are
                 yield values
@@ -153,6 +159,23 @@ def narrow(values: np.ndarray) -> np.ndarray:
     """
     values = np.asarray(values)
     return values.astype(np.float16 if np.abs(values).max(initial=0) < HALF_LIMIT else np.float32)
+
+
+def widen(values: np.ndarray) -> np.ndarray:
+    """Return finite logits as float32; exact.
+
+    float16 is moved to float32's places of sign, exponent and fraction, and the exponent's origin
+    set right by one product: on processors where numpy turns one number at a time this is several
+    times as fast.
+    """
+    if values.dtype != np.float16:
+        return values.astype(np.float32)
+    bits = values.view(np.int16).astype(np.int32)
+    bits <<= 13
+    bits &= _SIGN_AND_REST
+    wide = bits.view(np.float32)
+    wide *= _ORIGIN
+    return wide
 
 
 def refuse_non_finite(values: np.ndarray, sample_ids: np.ndarray, what: str) -> None:

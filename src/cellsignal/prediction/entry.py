@@ -229,7 +229,7 @@ def refuse_missing_ids(target_ids: Iterable[str], competition: Competition, root
         InvalidSubmission: names the first, and what to do where `prepare` left its image out.
     """
     expected = competition.sample_submission(root)[competition.id_column]
-    missing = expected[~expected.isin(set(target_ids))]
+    missing = expected[~expected.astype(object).isin(set(np.asarray(target_ids).tolist()))]
     if len(missing):
         raise InvalidSubmission(
             f"submission: {len(missing)} ids missing, first {missing.iloc[0]!r}: "

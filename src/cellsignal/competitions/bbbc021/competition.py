@@ -22,7 +22,8 @@ from cellsignal.competitions.bbbc021.lab_download import download_lab_archive
 from cellsignal.competitions.bbbc021.simulate import simulate_bbbc021
 from cellsignal.competitions.folds import make_folds
 from cellsignal.competitions.published import Protocol, Published
-from cellsignal.competitions.samples import check_samples, origins
+from cellsignal.competitions.sample_files import origins
+from cellsignal.competitions.samples import check_samples
 from cellsignal.competitions.submissions import check_sample_ids
 from cellsignal.config.options import read_choices
 from cellsignal.images import read_png8

@@ -12,7 +12,7 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import normalise_wells, parse_numbers, read_table, refuse_rows
-from cellsignal.competitions.samples import Places, origins, refuse_misstated
+from cellsignal.competitions.sample_files import Places, origins, refuse_misstated
 
 IMAGE_CSV, MOA_CSV = "BBBC021_v1_image.csv", "BBBC021_v1_moa.csv"
 CONTROL = "DMSO"

@@ -17,7 +17,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import describe_folder
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions.cpjump1.metadata import CHANNELS, keys_of, stated
-from cellsignal.competitions.samples import Places, origins, refuse_misstated
+from cellsignal.competitions.sample_files import Places, origins, refuse_misstated
 
 SOLVENT = "DMSO"  # what a well without a name got
 SUFFIXES = (".tif", ".tiff")

@@ -24,7 +24,7 @@ from cellsignal.common.errors import ImageError, InputError
 from cellsignal.common.tables import normalise_wells, read_table, refuse_rows
 from cellsignal.competitions import calibration
 from cellsignal.competitions.cpjump1 import metadata
-from cellsignal.competitions.samples import Places, origins, refuse_misstated
+from cellsignal.competitions.sample_files import Places, origins, refuse_misstated
 from cellsignal.images import read_gray16
 from cellsignal.images.intensity import anscombe, illumination, to_uint8
 

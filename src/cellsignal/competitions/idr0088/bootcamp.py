@@ -20,7 +20,7 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.tables import parse_integers, read_table, refuse_rows
 from cellsignal.competitions.idr0088.moa import MIN_COMPOUNDS, Classes, labels_of
-from cellsignal.competitions.samples import origins
+from cellsignal.competitions.sample_files import origins
 from cellsignal.images import JPEG, PNG, decode_image, read_bytes
 
 TABLE, FOLDER = "df_image_MoA.csv", "raw_images"

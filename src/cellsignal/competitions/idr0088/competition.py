@@ -12,7 +12,8 @@ from cellsignal.competitions.base import Competition, register
 from cellsignal.competitions.idr0088 import bootcamp, images, metadata, moa
 from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.published import Protocol, Published
-from cellsignal.competitions.samples import check_samples, origins
+from cellsignal.competitions.sample_files import origins
+from cellsignal.competitions.samples import check_samples
 from cellsignal.config.options import flag, numbers, read_choices, texts
 
 CONTROL = "DMSO"

@@ -14,7 +14,8 @@ from cellsignal.competitions.mitoreid.metadata import CONTROL, FILE
 from cellsignal.competitions.mitoreid.release import find_release, unpack_release
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.ranking import Ranking
-from cellsignal.competitions.samples import check_samples, path_of
+from cellsignal.competitions.sample_files import path_of
+from cellsignal.competitions.samples import check_samples
 from cellsignal.config.options import read_choices
 from cellsignal.metrics.ranking import match_masks
 

@@ -17,11 +17,11 @@ from cellsignal.competitions.base import Competition, PlateGroups, register
 from cellsignal.competitions.published import Protocol, Published
 from cellsignal.competitions.rxrx1 import groups, splits
 from cellsignal.competitions.rxrx1.download import download
+from cellsignal.competitions.rxrx1.labels import parse_labels
 from cellsignal.competitions.rxrx1.layouts import CHANNELS, KAGGLE, SITE_FILE, find_layout
 from cellsignal.competitions.rxrx1.metadata import (
     image_files,
     labels_are_text,
-    parse_labels,
     read_answers,
     read_placeholders,
     read_sites,

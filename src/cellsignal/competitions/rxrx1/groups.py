@@ -27,8 +27,11 @@ def plate_groups(samples: pd.DataFrame) -> PlateGroups:
     if wells.empty:
         raise InputError("plate groups: no labelled training treatment")
     label = wells.label.to_numpy(dtype=int)
-    names = pd.MultiIndex.from_frame(wells[["experiment", "plate"]])
-    plate_code, plates = pd.factorize(names, sort=True)
+    experiment, experiment_names = pd.factorize(wells.experiment, sort=True)
+    plate, plate_names = pd.factorize(wells.plate, sort=True)
+    codes, plate_code = np.unique(experiment * len(plate_names) + plate, return_inverse=True)
+    places = (experiment_names[codes // len(plate_names)], plate_names[codes % len(plate_names)])
+    plates = pd.MultiIndex.from_arrays(places)
     counts = np.zeros((len(plates), label.max() + 1), dtype=int)  # plates x classes
     np.add.at(counts, (plate_code, label), 1)
     experiments = plates.get_level_values(0).to_numpy()

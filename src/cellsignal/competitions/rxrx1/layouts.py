@@ -12,6 +12,7 @@ The root is that folder, or the one above it.
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cellsignal.common.errors import InputError
@@ -48,11 +49,15 @@ class Layout:
         """How many of the six channels its images have."""
         return WILDS_CHANNELS if self.name == WILDS else CHANNELS
 
+    @cached_property
+    def _endings(self) -> list[str]:
+        if self.name == WILDS:
+            return [".png"]
+        return [f"_w{channel}.png" for channel in range(1, CHANNELS + 1)]
+
     def image_names(self, stem: str) -> tuple[str, ...]:
         """Return the files of a site from their common beginning, such as `.../B03_s1`."""
-        if self.name == WILDS:
-            return (f"{stem}.png",)
-        return tuple(f"{stem}_w{channel}.png" for channel in range(1, CHANNELS + 1))
+        return tuple([stem + ending for ending in self._endings])
 
 
 def find_layout(root: Path | str) -> Layout:

@@ -20,14 +20,20 @@ import pandas as pd
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import sha256
-from cellsignal.common.tables import normalise_wells, parse_integers, read_table, refuse_rows
+from cellsignal.common.tables import (
+    matches,
+    normalise_wells,
+    parse_integers,
+    read_table,
+    refuse_rows,
+)
+from cellsignal.competitions.rxrx1.labels import PENDING, parse_labels
 from cellsignal.competitions.rxrx1.layouts import KAGGLE, KAGGLE_FILES, SITE_FILE, find_layout
 from cellsignal.competitions.rxrx1.splits import public_experiments
 
 log = logging.getLogger(__name__)
 
 SITES = (1, 2)
-UNTREATED = ("UNTREATED", "EMPTY")
 
 _PLACE = ["id_code", "experiment", "plate", "well"]
 _SITE_COLUMNS = [
@@ -46,7 +52,6 @@ _ROLES = ("treatment", "positive_control", "negative_control")
 # a metadata.csv's `dataset` -> the split; `val` and `id_test` are WILDS'
 _SPLITS = {"train": "train", "id_test": "train", "val": "test", "test": "test"}
 _ID_TEST_SITE = 2
-_PENDING = -1  # the label of UNTREATED until all files are read
 
 
 def read_wells(root: Path | str) -> pd.DataFrame:
@@ -102,11 +107,12 @@ def read_sites(root: Path | str) -> pd.DataFrame:
 def image_files(root: Path | str, sites: pd.DataFrame) -> list[tuple[str, ...]]:
     """Return the PNGs of each site of `read_sites`, relative to the root: six, or WILDS' one."""
     layout = find_layout(root)
-    folder = sites.split if layout.name == KAGGLE else "images"
-    plate = sites.plate.astype(str)
-    site = sites.site.astype(str)
-    stem = folder + "/" + sites.experiment + "/Plate" + plate + "/" + sites.well + "_s" + site
-    return [layout.image_names(layout.prefix + name) for name in stem]
+    folder = sites.split.tolist() if layout.name == KAGGLE else ["images"] * len(sites)
+    parts = (folder, sites.experiment.tolist(), sites.plate.tolist(), sites.well.tolist())
+    return [
+        layout.image_names(f"{layout.prefix}{folder}/{experiment}/Plate{plate}/{well}_s{site}")
+        for folder, experiment, plate, well, site in zip(*parts, sites.site.tolist(), strict=True)
+    ]
 
 
 def read_answers(path: Path | str) -> pd.DataFrame:
@@ -123,30 +129,6 @@ def read_answers(path: Path | str) -> pd.DataFrame:
     frame = read_table(path, ("id_code", "sirna"), unique="id_code")
     labels = parse_labels(frame.sirna, path, frame.id_code)
     return pd.DataFrame({"id_code": frame.id_code, "label": labels}).reset_index(drop=True)
-
-
-def parse_labels(column: pd.Series, path: Path | str, ids: pd.Series) -> pd.Series:
-    """Return labels as int64: "250", "250.0" and "sirna_250" are 250; untreated is -1.
-
-    Args:
-        column: Text or numbers. An index called "row" (of `tables.read_table`) is named in the
-        error.
-
-    Raises:
-        InputError: an empty label, or one without a number; names the file, the row and the id.
-    """
-    text = column.astype(object).where(column.notna(), "").map(str).str.strip()
-    untreated = text.str.upper().isin(UNTREATED)
-    digits = text.str.extract(r"^(?:[A-Za-z]\w*?_)?(\d+)$|^(\d+)\.0*$")
-    number = digits[0].fillna(digits[1])
-    wrong = number.isna() & ~untreated
-    if wrong.any():
-        first = int(wrong.to_numpy().argmax())
-        row = f"row {column.index[first]} " if column.index.name == "row" else ""
-        label = text.iloc[first]
-        why = f"label {label!r} is not an siRNA" if label else "the label is empty"
-        raise InputError(f"{path}: {row}({ids.iloc[first]!r}): {why}")
-    return number.where(~untreated, str(_PENDING)).astype("int64")
 
 
 def labels_are_text(root: Path | str) -> bool:
@@ -187,7 +169,7 @@ def _read_kaggle(root: Path) -> pd.DataFrame:
             refuse_rows(root / name, part, doubled, "id_code", f"is also in {earlier}")
         parts[name] = part
     wells = pd.concat(list(parts.values()), ignore_index=True)
-    pending = wells.label == _PENDING
+    pending = wells.label == PENDING
     if pending.any():
         negative = wells.label[(wells.role == "negative_control") & ~pending]
         label = int(negative.mode()[0]) if len(negative) else int(wells.label.max()) + 1
@@ -215,7 +197,7 @@ def _read_kaggle_file(path: Path) -> pd.DataFrame:
         refuse_rows(path, frame, ~frame.well_type.isin(_ROLES[1:]), "well_type", "is not a control")
     wells["role"] = frame.well_type if controls else "treatment"
     if labelled and not controls:
-        wells.loc[wells.label == _PENDING, "role"] = "negative_control"
+        wells.loc[wells.label == PENDING, "role"] = "negative_control"
     wells["split"] = split
     return wells
 
@@ -284,15 +266,16 @@ def _check_labels(wells: pd.DataFrame, root: Path) -> None:
 def _check_place(path: Path, frame: pd.DataFrame, ids: str) -> pd.DataFrame:
     """Normalise `plate` to int64 and `well` to A01; raise if an id disagrees with its columns."""
     frame = frame.assign(well=normalise_wells(frame.well))
-    experiment = frame.experiment.str.fullmatch(r".+-\d+")
-    refuse_rows(path, frame, ~experiment, "experiment", "is not <cell type>-<number>")
+    odd = ~matches(frame.experiment, r".+-\d+")
+    refuse_rows(path, frame, odd, "experiment", "is not <cell type>-<number>")
     frame["plate"] = parse_integers(path, frame, "plate", low=1)
-    odd = ~frame.well.str.fullmatch(_ADDRESS)
+    odd = ~matches(frame.well, _ADDRESS)
     refuse_rows(path, frame, odd, "well", "is not a well of a 384-well plate")
-    expected = frame.experiment + "_" + frame.plate.astype(str) + "_" + frame.well
-    wrong = frame[ids] != expected
+    places = zip(frame.experiment, frame.plate.tolist(), frame.well, strict=True)
+    expected = np.array([f"{name}_{plate}_{well}" for name, plate, well in places], object)
+    wrong = frame[ids].to_numpy(object) != expected
     if wrong.any():
-        first = expected[wrong].iloc[0]
+        first = expected[wrong][0]
         why = f"disagrees with its experiment, plate and well, {first!r}"
         refuse_rows(path, frame, wrong, ids, why)
     return frame

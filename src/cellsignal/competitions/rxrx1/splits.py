@@ -67,7 +67,8 @@ REPEAT = ("HUVEC-18", "RPE-03")
 
 def cell_types(experiments: pd.Series) -> pd.Series:
     """Return the cell type of each experiment: "HUVEC" of "HUVEC-01"."""
-    return experiments.str.rsplit("-", n=1).str[0]
+    names = {name: name.rsplit("-", maxsplit=1)[0] for name in experiments.unique()}
+    return experiments.map(names).astype(object)
 
 
 def public_experiments(experiments: pd.Series) -> set[str]:

@@ -89,14 +89,14 @@ def find_repeats(
     first = wells.drop_duplicates()
     address = {name: number for number, name in enumerate(sorted({*first.well, *train.well}))}
     layouts = {
-        name: _grid(rows, rows.label.to_numpy(int), address)
+        name: _grids(rows, rows.label.to_numpy(int)[None], address)[0]
         for name, rows in train.groupby("experiment")
     }
     class_group = np.asarray(class_group)
     comparisons = []
     for test, rows in first.groupby("experiment"):
         best = _best_of_group(scores, rows.index.to_numpy(), class_group)  # (n, G)
-        predicted = np.stack([_grid(rows, column, address) for column in best.T])  # (G, P, W)
+        predicted = _grids(rows, best.T, address)  # (G, P, W)
         for name, labels in layouts.items():
             if name == test or labels.shape != predicted.shape[1:]:
                 continue
@@ -185,12 +185,14 @@ def _refuse_not_finite(scores: np.ndarray, wells: pd.DataFrame) -> None:
         )
 
 
-def _grid(rows: pd.DataFrame, values: np.ndarray, address: dict[str, int]) -> np.ndarray:
-    """Arrange values by plate in order and well, (P, W); -1 where a well is missing."""
+def _grids(rows: pd.DataFrame, values: np.ndarray, address: dict[str, int]) -> np.ndarray:
+    """Arrange (G, n) values by plate in order and well, (G, P, W); -1 where a well is missing."""
     place = {name: number for number, name in enumerate(plate_order(rows.plate))}
-    grid = np.full((len(place), len(address)), -1)
-    grid[rows.plate.map(place).to_numpy(), rows.well.map(address).to_numpy()] = values
-    return grid
+    grids = np.full((len(values), len(place), len(address)), -1)
+    plates = [place[name] for name in rows.plate.tolist()]
+    wells = [address[name] for name in rows.well.tolist()]
+    grids[:, plates, wells] = values
+    return grids
 
 
 def _best_of_group(scores: np.ndarray, rows: np.ndarray, class_group: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import pandas as pd
 from cellsignal.common.errors import ImageError, InputError
 from cellsignal.competitions import get_competition
 from cellsignal.competitions.base import Competition
-from cellsignal.competitions.samples import path_of
+from cellsignal.competitions.sample_files import path_of
 from cellsignal.config import Config
 from cellsignal.data.store import Store, has_store
 
