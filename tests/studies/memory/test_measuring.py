@@ -1,5 +1,6 @@
 """Peaks of memory against what a process is known to have taken."""
 
+import os
 import subprocess
 import sys
 
@@ -58,6 +59,13 @@ def test_a_command_is_measured_beside_its_imports(tmp_path):
 def test_a_command_that_fails_is_named_with_its_last_line(tmp_path):
     with pytest.raises(InputError, match=r"^cellsignal train none\.yaml: exit status 2: .*none"):
         measure(("train", "none.yaml"), tmp_path)
+
+
+def test_a_command_that_takes_too_long_is_stopped_with_its_figures_so_far(tmp_path):
+    usage = measure(("competitions",), tmp_path, seconds=0.0)
+    assert usage.stopped and usage.imports == 0 and usage.processes == 1
+    assert tree_of(os.getpid()) == [os.getpid()]  # it does not live on
+    assert not (tmp_path / "usage.json").exists()
 
 
 def test_beside_is_never_negative():

@@ -1,85 +1,103 @@
-"""The commands that are measured, their limits, and the table of what they took."""
+"""The commands that are measured, their limits, and the page of what they took."""
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from cellsignal.common.errors import InputError
+from cellsignal.common.files import write_text
 from cellsignal.competitions.base import answers_path
 from cellsignal.studies.memory.measuring import Usage, measure
+from cellsignal.studies.memory.rows import GB, GIB, HEADER, Measured, Rows, table_row
 from cellsignal.studies.memory.simulated import (
     write_images,
     write_layout,
     write_predictions,
     write_profiles,
 )
-from cellsignal.studies.pages import machine
+from cellsignal.studies.pages import head_lines, machine, row_text
 
 VIEWS = 8
-GIB, GB = 2**30, 10**9
-HEADER = ("command", "limit", "peak", "imports", "CPU s", "processes", "met")
 log = logging.getLogger(__name__)
 
+INTRODUCTION = """\
+# Memory and time at RxRx1's full size
 
-@dataclass(frozen=True)
-class Measured:
-    """A command and what it may take.
+    cellsignal study memory --folder runs/memory --out docs/results/memory.md
 
-    Attributes:
-        words: after `cellsignal`, in the folder of the inputs.
-        bytes: of peak memory, imports included.
-        seconds: of CPU time without the imports; None where there is no limit.
-    """
-
-    words: tuple[str, ...]
-    bytes: int
-    seconds: float | None = None
+makes this page, and goes on where it was stopped. Inputs of RxRx1's full size are simulated (some
+6 GB of disk); each command then runs in a process of its own. `peak` is what the kernel notes of
+the process (VmHWM), imports included, or the sum of its and its workers' proportional sizes (PSS,
+sampled five times a second) where that is larger; `imports` is the peak of a process that only
+imports the same modules. CPU seconds are those of the work + those of the imports. Where other
+programs run, they are good to a fifth or so.
+"""
 
 
-def memory_page(folder: Path, parts: Sequence[str], scale: float = 1.0) -> str:
-    """Measure the commands of the parts and return the table as Markdown.
+def memory_page(
+    folder: Path,
+    parts: Sequence[str],
+    scale: float = 1.0,
+    *,
+    minutes: float | None = None,
+    again: Sequence[str] = (),
+    out: Path | None = None,
+) -> str:
+    """Measure the commands of the parts and return the page as Markdown.
 
     Args:
-        folder: of the inputs; what lies there already is used.
+        folder: of the inputs and of the rows so far; what lies there already is used.
         parts: of `commands.PARTS`.
         scale: share of the experiments and wells.
+        minutes: by the clock after which a command is stopped.
+        again: verbs whose commands are measured again.
+        out: written anew after each row.
+
+    Raises:
+        InputError: what `Rows` refuses; or commands failed: the page says which and why.
     """
-    lines = [f"{machine()}.", ""]
+    rows = Rows(folder, scale)
+    rows.forget(again)
+    sections: list[list[str]] = []
+    failed = 0
     for part in parts:
         title, commands = _PARTS[part](folder, scale)
-        lines += [f"{title}:", "", *(f"| {' | '.join(row)} |" for row in (HEADER, _RULE))]
+        sections.append([f"{title}:", "", *head_lines(HEADER)])
         for command in commands:
-            log.info("measuring cellsignal %s", " ".join(command.words))
-            usage = measure(command.words, folder)
-            row = table_row(command, usage)
-            log.info("%s", " | ".join(row))
-            lines.append(f"| {' | '.join(row)} |")
-        lines.append("")
-    return "\n".join(lines)
+            result = rows.find(command)
+            if result is None:
+                result = _measure(command, folder, minutes)
+                rows.add(command, result)
+            failed += isinstance(result, str)
+            cells = table_row(command, result)
+            log.info("%s", " | ".join(cells))
+            sections[-1].append(row_text(cells))
+            text = _page(sections, rows)
+            if out is not None:
+                write_text(out, text)
+    if failed:
+        where = "" if out is None else f"; see {out}"
+        raise InputError(f"{failed} commands failed{where}; --again VERB measures them again")
+    return text
 
 
-_RULE = ("---",) * len(HEADER)
+def _measure(command: Measured, folder: Path, minutes: float | None) -> Usage | str:
+    """Measure a command; return what it took, or in one line why it failed."""
+    log.info("measuring cellsignal %s", " ".join(command.words))
+    seconds = None if minutes is None else 60 * minutes
+    try:
+        return measure(command.words, folder, seconds, command.statuses)
+    except InputError as error:
+        return str(error)
 
 
-def table_row(command: Measured, usage: Usage) -> tuple[str, ...]:
-    """Return the cells of one command's row."""
-    seconds = usage.seconds - usage.import_seconds
-    met = usage.peak < command.bytes and (command.seconds is None or seconds < command.seconds)
-    unit, name = (GIB, "GiB") if command.bytes % GB else (GB, "GB")
-    limit = f"{command.bytes / unit:.0f} {name}"
-    if command.seconds is not None:
-        limit += f", {command.seconds:.0f} s"
-    return (
-        f"`{' '.join(command.words)}`",
-        limit,
-        f"{usage.peak / unit:.2f} {name}",
-        f"{usage.imports / unit:.2f} {name}",
-        f"{seconds:.1f} + {usage.import_seconds:.1f}",
-        str(usage.processes),
-        "yes" if met else "**no**",
-    )
+def _page(sections: Sequence[Sequence[str]], rows: Rows) -> str:
+    """Write the sections as a page."""
+    about = f"{machine()}. Commit {', '.join(rows.commits()) or 'unknown'}"
+    about += f"; scale {rows.scale:g}." if rows.scale != 1 else "."
+    return "\n".join([INTRODUCTION, about, *("\n" + "\n".join(lines) for lines in sections), ""])
 
 
 # the parts
@@ -107,7 +125,10 @@ def _submission(folder: Path, scale: float) -> tuple[str, list[Measured]]:
 
 
 def _profiles(folder: Path, scale: float) -> tuple[str, list[Measured]]:
-    number = write_profiles(folder / "wells.csv", scale)
+    if not (folder / "wells.csv").is_file():
+        write_profiles(folder / "wells.csv", scale)
+    with open(folder / "wells.csv", encoding="utf-8") as file:
+        number = sum(1 for _ in file) - 1
     table = ("--table", "wells.csv")
     title = f"{number:,} wells of profiles with 1,000 features, three replicates"
     return title, [
@@ -125,20 +146,19 @@ def _images(folder: Path, scale: float) -> tuple[str, list[Measured]]:
         (root / "written").write_text(str(number), encoding="utf-8")
     write_config(folder)
     of_root, config = ("rxrx1", "--root", "images"), "layout.yaml"
-    commands = [
-        ("verify", *of_root, "--workers", "2"),
-        ("folds", *of_root, "--out", "folds.csv", "--force"),
-        ("prepare", config),
-        ("prepare", config),
-        ("audit", config),
-        ("explore", *of_root, "--out", "explore.html"),
-        ("qc", config, "--out", "qc"),
-        ("train", config),
-        ("predict", config),
-        ("report", "layout", "--answers", str(answers_path(Path("images")))),
-    ]
     title = f"{2 * len(wells):,} sites of tiny images ({2 * len(wells) * 6:,} files)"
-    return title, [Measured(words, 2 * GIB) for words in commands]
+    return title, [
+        Measured(("verify", *of_root, "--workers", "2"), 2 * GIB),
+        Measured(("folds", *of_root, "--out", "folds.csv", "--force"), 2 * GIB),
+        Measured(("prepare", config), 2 * GIB),
+        Measured(("prepare", config), 2 * GIB, note=" again, nothing to do"),
+        Measured(("audit", config), 2 * GIB, statuses=(0, 1)),  # 1: it found a fault in the data
+        Measured(("explore", *of_root, "--out", "explore.html"), 2 * GIB),
+        Measured(("qc", config, "--out", "qc"), 2 * GIB),
+        Measured(("train", config), 2 * GIB, note=", one epoch, model included"),
+        Measured(("predict", config), 2 * GIB, note=f", {VIEWS} views, model included"),
+        Measured(("report", "layout", "--answers", str(answers_path(Path("images")))), 2 * GIB),
+    ]
 
 
 def write_config(folder: Path) -> Path:
@@ -159,7 +179,7 @@ def write_config(folder: Path) -> Path:
         "normalization": {"by": "plate", "wells": "all"},
         "model": {"backbone": "resnet10t"},
         "stages": [stage],
-        "predict": {"tta": 1, "batch_size": 512},
+        "predict": {"tta": VIEWS, "batch_size": 512},
     }
     path = folder / "layout.yaml"
     path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
