@@ -90,14 +90,20 @@ def _keys(places: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 def _named(look: Look, well) -> str:
-    labels = [well.label] if pd.notna(well.label) else getattr(well, "labels", None) or ()
+    labels = [well.label] if pd.notna(well.label) else _several(well)
     names = [look.classes[int(label)] for label in labels if 0 <= label < len(look.classes)]
     return f", {', '.join(names)}" if names else ""
 
 
+def _several(well) -> tuple[int, ...]:
+    """Return the labels of a well that may have several; none where they are not known."""
+    labels = getattr(well, "labels", None)
+    return labels if isinstance(labels, tuple) else ()
+
+
 def _label(well) -> float:
     """Return the label of a well; where it may have several, the first."""
-    labels = getattr(well, "labels", None) or ()
+    labels = _several(well)
     return float(labels[0]) if pd.isna(well.label) and len(labels) else well.label
 
 
