@@ -73,6 +73,29 @@ def test_a_temperature_is_never_tested_on_what_it_was_fitted_on():
     assert not set(unit[a]) & set(unit[b]) and len(a) + len(b) == 400
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_pieces_change_nothing(several):
+    scores, truth, unit = simulated(2.0, rows=300)
+    if several:  # each class of a row is a question, and some are not answered
+        answers = np.random.default_rng(0).choice([0.0, 1.0, np.nan], scores.shape)
+        truth = np.where(np.arange(6) == truth[:, None], 1.0, answers)
+
+    def test(**options):
+        predict = predictor(scores)
+        return cross_fit(
+            lambda rows: Fitted((3.0,), lambda chosen: predict(chosen, 3.0)),
+            lambda rows: predict(rows, 1.0),
+            truth,
+            unit,
+            **options,
+        )
+
+    whole = test()
+    pieces = test(pieces=lambda rows: np.split(rows, [1, 40, 41]))
+    assert whole.table.equals(pieces.table) and whole.log_loss == pieces.log_loss
+    assert (whole.error, whole.log_loss_before) == (pieces.error, pieces.log_loss_before)
+
+
 def test_halves_are_of_much_the_same_size():
     unit = np.repeat(np.arange(9), [100, 90, 5, 5, 40, 30, 30, 80, 20])
     a, b = split_units(unit)
@@ -142,3 +165,5 @@ def test_sharpening_is_a_power():
     power = probability**2 / (probability**2).sum()
     assert sharpened(probability, 0.5) == pytest.approx(power)
     assert sharpened(np.array([[1.0, 0.0]]), 2.0)[0, 0] == pytest.approx(1)
+    assert sharpened(probability, 0.5, out=probability) is probability
+    assert probability == pytest.approx(power)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+_ROWS = 4096  # looked at at a time
 YES = 0.5  # a class at least as probable is predicted, where several may be true
 
 
@@ -24,14 +25,19 @@ def label_confidences(
     """
     names, rows = np.asarray(classes, dtype=object), np.arange(len(probability))
     own = probability[rows, labels]
-    others = np.array(probability, dtype=float)
-    others[rows, labels] = -1
-    second = others.argmax(axis=1)
+    second, margin = np.empty(len(rows), np.int64), np.empty(len(rows))
+    for start in range(0, len(rows), _ROWS):  # a copy of all would be as large again
+        part = slice(start, start + _ROWS)
+        others = np.array(probability[part], dtype=float)
+        place = np.arange(len(others))
+        others[place, labels[part]] = -1
+        second[part] = others.argmax(axis=1)
+        margin[part] = own[part] - others[place, second[part]]
     return pd.DataFrame(
         {
             "predicted": names[labels],
             "probability": own,
-            "margin": own - others[rows, second],
+            "margin": margin,
             "runner_up": names[second],
         }
     )

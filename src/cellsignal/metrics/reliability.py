@@ -7,7 +7,7 @@ yes-or-no question of its own.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,11 @@ def log_loss(probability: np.ndarray, truth: np.ndarray) -> float:
         probability: (N, K).
         truth: (N,) int labels; or (N, K) of 1, 0 and NaN, which is left out.
     """
-    return float(-np.log(np.maximum(_of_truth(probability, truth), FLOOR)).mean())
+    return _mean_loss(_of_truth(probability, truth))
+
+
+def _mean_loss(of_truth: np.ndarray) -> float:
+    return float(-np.log(np.maximum(of_truth, FLOOR)).mean())
 
 
 def _of_truth(probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -114,29 +118,44 @@ def calibration_error(stated: np.ndarray, right: np.ndarray) -> float:
 
 
 def fit_temperature(predict: Predict, truth: np.ndarray, rows: np.ndarray) -> float:
-    """Return the temperature of the least log loss on some rows.
+    """Return the temperature of the least log loss on some rows; see `fit_by_truth`."""
+
+    def of_truth(temperature: float) -> np.ndarray:
+        stated = [_of_truth(predict(part, temperature), truth[part]) for part in consecutive(rows)]
+        return np.concatenate(stated)
+
+    return fit_by_truth(of_truth, len(rows))
+
+
+def fit_by_truth(of_truth: Callable[[float], np.ndarray], rows: int) -> float:
+    """Return the temperature of the least log loss.
 
     The loss has a weak prior, log temperature ~ N(0, 1): where all few rows are right, the least
     loss alone would claim certainty.
+
+    Args:
+        of_truth: temperature -> the probabilities of what is true.
+        rows: how many there are.
 
     Raises:
         InputError: no row.
     """
     from scipy.optimize import minimize_scalar
 
-    if not len(rows):
+    if not rows:
         raise InputError("temperature: no out-of-fold prediction with a known label to fit it on")
 
     def penalized(log_temperature: float) -> float:
-        stated = [
-            _of_truth(predict(part, math.exp(log_temperature)), truth[part])
-            for part in np.split(rows, range(_ROWS, len(rows), _ROWS))
-        ]
-        loss = float(-np.log(np.maximum(np.concatenate(stated), FLOOR)).mean())
-        return loss + log_temperature**2 / (2 * len(rows))
+        loss = _mean_loss(of_truth(math.exp(log_temperature)))
+        return loss + log_temperature**2 / (2 * rows)
 
     bounds = (math.log(LEAST), math.log(MOST))
     return math.exp(minimize_scalar(penalized, bounds=bounds, options={"xatol": 0.01}).x)
+
+
+def consecutive(rows: np.ndarray) -> list[np.ndarray]:
+    """Split rows into pieces of which one at a time is in memory."""
+    return np.split(rows, range(_ROWS, len(rows), _ROWS))
 
 
 def split_units(unit, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -167,6 +186,7 @@ def cross_fit(
     truth: np.ndarray,
     unit,
     seed: int = 0,
+    pieces: Callable[[np.ndarray], Sequence[np.ndarray]] = lambda rows: [rows],
 ) -> Reliability:
     """Fit on each half of the units and test on the other.
 
@@ -175,6 +195,7 @@ def cross_fit(
         as_predicted: rows -> probabilities (n, K) of no fit, for comparison.
         truth: (N,) int, or (N, K) of 1, 0 and NaN.
         unit: (N,) the experiment or compound of each.
+        pieces: rows -> the same in order, in pieces that can be predicted one by one.
 
     Raises:
         InputError: one unit alone.
@@ -184,13 +205,11 @@ def cross_fit(
     for fitted_rows, tested in (halves, halves[::-1]):
         fitted = fit(fitted_rows)
         temperatures.append(fitted.temperatures)
-        loss, pairs = [], []
-        for predict in (as_predicted, fitted.predict):  # one after the other: both would be large
-            values = predict(tested)
-            loss.append(log_loss(values, truth[tested]))
-            pairs.append(claims(values, truth[tested]))
-            del values
-        losses.append(loss)
+        results = [
+            _test(predict, truth, pieces(tested)) for predict in (as_predicted, fitted.predict)
+        ]
+        pairs = [pair for _, pair in results]
+        losses.append([loss for loss, _ in results])
         errors.append([calibration_error(*pair) for pair in pairs])
         stated.append(pairs[1][0])
         right.append(pairs[1][1])
@@ -207,6 +226,21 @@ def cross_fit(
     )
 
 
+def _test(
+    predict: Callable[[np.ndarray], np.ndarray], truth: np.ndarray, pieces: Sequence[np.ndarray]
+) -> tuple[float, tuple[np.ndarray, np.ndarray]]:
+    """Return the log loss and the `claims` of predictions, made piece by piece."""
+    of_truth, stated, right = [], [], []
+    for rows in pieces:
+        values = predict(rows)
+        of_truth.append(_of_truth(values, truth[rows]))
+        for collected, of_piece in zip((stated, right), claims(values, truth[rows]), strict=True):
+            collected.append(of_piece)
+        del values  # before the next: both would be large
+    loss = _mean_loss(np.concatenate(of_truth))
+    return loss, (np.concatenate(stated), np.concatenate(right))
+
+
 def faultless_error(stated: np.ndarray, seed: int = 0) -> float:
     """Return the mean calibration error of outcomes that are drawn with the stated chances."""
     rng = np.random.default_rng(seed)
@@ -219,9 +253,15 @@ def temperatures_text(temperatures: tuple[float, ...]) -> str:
     return " then ".join(f"{value:.3f}" for value in temperatures)
 
 
-def sharpened(probability: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logs of (N, K) probabilities by a temperature; rows sum to 1 again."""
-    sharp = np.empty_like(probability)
+def sharpened(
+    probability: np.ndarray, temperature: float, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Divide the logs of (N, K) probabilities by a temperature; rows sum to 1 again.
+
+    Args:
+        out: what is returned; may be `probability`, which is then overwritten.
+    """
+    sharp = np.empty_like(probability) if out is None else out
     for start in range(0, len(probability), _ROWS):
         part = slice(start, start + _ROWS)
         values = np.log(np.maximum(probability[part], FLOOR)) / temperature

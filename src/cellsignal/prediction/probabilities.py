@@ -19,14 +19,21 @@ from cellsignal.competitions.targets import Targets, subset
 from cellsignal.metrics.reliability import (
     Fitted,
     Reliability,
+    consecutive,
     cross_fit,
+    fit_by_truth,
     fit_temperature,
     reliability_text,
     sharpened,
 )
 from cellsignal.prediction.entry import Entry, with_part
 from cellsignal.prediction.plate_layout.apply import assign_labels, infer_groups, use_repeats
-from cellsignal.prediction.plate_layout.marginals import assignment_marginals, group_probabilities
+from cellsignal.prediction.plate_layout.marginals import (
+    AssignedTruth,
+    assignment_marginals,
+    group_probabilities,
+    whole_runs,
+)
 from cellsignal.prediction.steps import truth_of
 
 SOFTMAX = "softmax over all classes"
@@ -121,7 +128,8 @@ class Calibrator:
         plates = (targets.experiment, targets.plate, self.groups.class_group, beliefs)
         if self.kind == "groups" or not once:
             return group_probabilities(scores, *plates, temperature)
-        return sharpened(assignment_marginals(scores, *plates, temperature), temperatures[1])
+        assigned = assignment_marginals(scores, *plates, temperature)
+        return sharpened(assigned, temperatures[1], out=assigned)
 
     def out_of_fold(self) -> Targets:
         """Merge the out-of-fold predictions whose truth is known.
@@ -148,7 +156,9 @@ class Calibrator:
         units = samples[unit].loc[targets.target_id].to_numpy(object)
         rows = truth >= 0 if truth.ndim == 1 else ~np.isnan(truth).all(axis=1)
         beliefs = self.beliefs(targets)
-        return Known(subset(targets, rows), truth[rows], unit, units[rows], beliefs)
+        if not rows.all():
+            targets = subset(targets, rows)
+        return Known(targets, truth[rows], unit, units[rows], beliefs)
 
     def fit_all(self) -> Fitted:
         """Fit on all out-of-fold targets; its `predict` is for them alone."""
@@ -163,7 +173,17 @@ class Calibrator:
         def as_predicted(rows: np.ndarray) -> np.ndarray:
             return self.probabilities(subset(known.targets, rows), (1.0, 1.0), known.beliefs)
 
-        return cross_fit(self._fit_rows, as_predicted, known.truth, known.units)
+        return cross_fit(
+            self._fit_rows, as_predicted, known.truth, known.units, pieces=self._pieces
+        )
+
+    def _pieces(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Split rows in order where that changes no probability: between plates, if they matter."""
+        if self.kind == "none":
+            return consecutive(rows)
+        targets = self.known.targets
+        plates = zip(targets.experiment[rows], targets.plate[rows], strict=True)
+        return np.split(rows, whole_runs(pd.factorize(pd.MultiIndex.from_tuples(plates))[0], _ROWS))
 
     def _fit_rows(self, rows: np.ndarray) -> Fitted:
         return self.fit(self.known.targets, self.known.truth, self.known.beliefs, rows)
@@ -182,11 +202,10 @@ class Calibrator:
 
         temperatures: tuple[float, ...] = (fit_temperature(of_scores, truth, rows),)
         if self.kind in ("hungarian", "sinkhorn"):
-            assigned = self.probabilities(subset(targets, rows), (*temperatures, 1.0), beliefs)
-            place = np.full(len(truth), -1)
-            place[rows] = np.arange(len(rows))
-            second = fit_temperature(lambda r, t: sharpened(assigned[place[r]], t), truth, rows)
-            temperatures = (*temperatures, second)
+            plates = (targets.experiment[rows], targets.plate[rows], self.groups.class_group)
+            scores = targets.scores if len(rows) == len(truth) else targets.scores[rows]
+            assigned = AssignedTruth(truth[rows], scores, *plates, beliefs, *temperatures)
+            temperatures = (*temperatures, fit_by_truth(assigned.sharpened, len(rows)))
 
         def predict(chosen: np.ndarray) -> np.ndarray:
             return self.probabilities(subset(targets, chosen), temperatures, beliefs)

@@ -5,11 +5,14 @@ import pytest
 from scipy.special import softmax
 
 from cellsignal.common.errors import InputError
+from cellsignal.metrics.reliability import sharpened
 from cellsignal.prediction.plate_layout.groups import GroupBelief
 from cellsignal.prediction.plate_layout.marginals import (
+    AssignedTruth,
     assignment_marginals,
     group_probabilities,
     marginals,
+    whole_runs,
 )
 
 
@@ -75,9 +78,41 @@ def test_plates_mix_their_groups():
     np.testing.assert_allclose(once[5], plain[5])
 
 
+@pytest.mark.parametrize("temperature", [0.02, 0.7, 1.0, 50.0])
+def test_what_is_true_is_as_probable_as_among_all_classes(temperature):
+    """A plate of one group, one that may hold two of three, one that may hold all."""
+    rng = np.random.default_rng(2)
+    scores = rng.normal(size=(9, 12)).astype(np.float32)
+    where = (["E"] * 9, ["1", "2", "3"] * 3)
+    groups = np.arange(12) % 3  # the classes of a group do not follow each other
+    belief = GroupBelief(np.array([0.3, 0.0, 0.7]), 1.0)
+    plates = (*where, groups, {("E", "1"): 1, ("E", "2"): belief}, 1.5)
+    truth = rng.integers(0, 12, 9)  # of plate 1 some are of groups that it does not hold
+    assert (groups[truth[::3]] == 1).any() and (groups[truth[::3]] != 1).any()
+    dense = sharpened(assignment_marginals(scores, *plates), temperature)
+    found = AssignedTruth(truth, scores, *plates).sharpened(temperature)
+    np.testing.assert_allclose(found, dense[np.arange(9), truth], rtol=1e-12)
+
+
 def test_too_many_wells_and_a_wrong_temperature_are_refused():
     scores, where = np.zeros((3, 4)), (["E"] * 3, ["1"] * 3)
     with pytest.raises(InputError, match="3 wells but only 2 classes in its group 0"):
         assignment_marginals(scores, *where, np.array([0, 0, 1, 1]), {("E", "1"): 0})
     with pytest.raises(InputError, match="must be above 0, not 0"):
         group_probabilities(scores, *where, np.array([0, 0, 1, 1]), {}, 0)
+
+
+def test_rows_are_cut_between_plates_alone():
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        codes = rng.integers(0, 6, rng.integers(0, 12))
+        codes = np.sort(codes) if rng.random() < 0.5 else codes
+        possible = [
+            cut
+            for cut in range(1, len(codes))
+            if not set(codes[:cut].tolist()) & set(codes[cut:].tolist())
+        ]
+        assert whole_runs(codes, 1).tolist() == possible
+        some = whole_runs(codes, 3).tolist()
+        assert set(some) <= set(possible)
+        assert all(b - a >= 3 for a, b in itertools.pairwise([0, *some]))

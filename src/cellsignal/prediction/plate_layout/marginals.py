@@ -8,11 +8,12 @@ arXiv:0806.1199; Huang & Jebara, arXiv:0908.1769). The shares of Sinkhorn's iter
 probabilities: on simulated plates they were too low by .05 to .15.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
 from cellsignal.common.errors import InputError
+from cellsignal.metrics.reliability import FLOOR
 from cellsignal.prediction.plate_layout.evidence import log_sum_exp
 from cellsignal.prediction.plate_layout.groups import (
     GroupBelief,
@@ -50,7 +51,7 @@ def group_probabilities(
         InputError: shapes that do not fit, or a score that is not finite.
     """
     parts = (scores, experiment, plate, class_group, plate_group, temperature)
-    return _by_plate(_softmax, *parts)
+    return _dense(scores.shape, _by_plate(_softmax, *parts))
 
 
 def assignment_marginals(
@@ -67,7 +68,41 @@ def assignment_marginals(
     wells than its group has classes. A plate without a known group gets the softmax.
     """
     parts = (scores, experiment, plate, class_group, plate_group, temperature)
-    return _by_plate(marginals, *parts)
+    return _dense(scores.shape, _by_plate(marginals, *parts))
+
+
+class AssignedTruth:
+    """Says how probable what is true is when `assignment_marginals` are sharpened.
+
+    Keeps the classes alone that a plate may hold: of RxRx1's a quarter. All others have the same
+    probability, `FLOOR`.
+
+    Args:
+        truth: (N,) int, the class of each well.
+        scores, experiment, plate, class_group, plate_group, temperature: as for
+            `assignment_marginals`, and the errors.
+    """
+
+    def __init__(self, truth: np.ndarray, scores: np.ndarray, *plates):
+        self.wells, self.classes = scores.shape
+        self.parts = []
+        for rows, classes, probability in _by_plate(marginals, scores, *plates):
+            logs = np.log(np.maximum(probability, FLOOR))
+            place = np.searchsorted(classes, truth[rows])
+            held = np.take(classes, place, mode="clip") == truth[rows]
+            of_truth = logs[np.arange(len(rows)), np.where(held, place, 0)]
+            self.parts.append((rows, logs, np.where(held, of_truth, np.log(FLOOR))))
+
+    def sharpened(self, temperature: float) -> np.ndarray:
+        """Return (N,) what `metrics.reliability.sharpened` gives of what is true."""
+        out = np.empty(self.wells)
+        for rows, logs, of_truth in self.parts:
+            top = logs.max(axis=1) / temperature  # above FLOOR: a row's probabilities sum to 1
+            total = np.exp(logs / temperature - top[:, None]).sum(axis=1)
+            absent = self.classes - logs.shape[1]
+            total += absent * np.exp(np.log(FLOOR) / temperature - top)
+            out[rows] = np.exp(of_truth / temperature - top) / total
+        return out
 
 
 def marginals(values: np.ndarray) -> np.ndarray:
@@ -103,30 +138,47 @@ def _softmax(values: np.ndarray) -> np.ndarray:
     return np.exp(values - log_sum_exp(values, 1))
 
 
+def _dense(
+    shape: tuple[int, int], parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Return (N, K) probabilities from those of each plate, 0 elsewhere."""
+    out = np.zeros(shape)
+    for rows, classes, probability in parts:
+        out[np.ix_(rows, classes)] = probability
+    return out
+
+
 def _by_plate(
     probabilities, scores, experiment, plate, class_group, plate_group, temperature
-) -> np.ndarray:
-    """Mix the probabilities within each group that a plate may hold, plate by plate."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Mix the probabilities within each group that a plate may hold, plate by plate.
+
+    Yields:
+        The (n,) rows of a plate, the (m,) classes that it may hold, ascending, and their (n, m)
+        probabilities.
+    """
     if not temperature > 0:
         raise InputError(f"temperature: must be above 0, not {temperature}")
     experiment, plate = check_shapes(scores, experiment, plate, class_group)
     class_group = np.asarray(class_group)
-    out = np.zeros(scores.shape)
     for (batch, name), rows in plates_of(experiment, plate):
         block = plate_scores(scores, rows, batch, name).astype(np.float64) / temperature
         belief = plate_group.get((batch, name))
         if belief is None:
-            out[rows] = _softmax(block)
+            yield rows, np.arange(len(class_group)), _softmax(block)
             continue
-        for number, share in _probable(belief):
+        groups = _probable(belief)
+        possible = np.flatnonzero(np.isin(class_group, [number for number, _ in groups]))
+        mixed = np.zeros((len(rows), len(possible)))
+        for number, share in groups:
             classes = np.flatnonzero(class_group == number)
             if probabilities is marginals and len(rows) > len(classes):
                 raise InputError(
                     f"{batch} plate {name}: {len(rows)} wells but only {len(classes)} classes in "
                     f"its group {number}"
                 )
-            out[np.ix_(rows, classes)] = share * probabilities(block[:, classes])
-    return out
+            mixed[:, np.searchsorted(possible, classes)] = share * probabilities(block[:, classes])
+        yield rows, possible, mixed
 
 
 def _probable(belief: int | GroupBelief) -> list[tuple[int, float]]:
@@ -136,3 +188,20 @@ def _probable(belief: int | GroupBelief) -> list[tuple[int, float]]:
     numbers = np.flatnonzero(belief.probability)
     shares = belief.probability[numbers] / belief.probability[numbers].sum()
     return list(zip(numbers.tolist(), shares.tolist(), strict=True))
+
+
+def whole_runs(codes: np.ndarray, least: int) -> np.ndarray:
+    """Return where (N,) codes can be cut so that no code is on both sides of a cut.
+
+    Args:
+        least: how many lie between two cuts at least.
+    """
+    last = np.empty(codes.max(initial=-1) + 1, np.int64)
+    last[codes] = np.arange(len(codes))
+    open_until = np.maximum.accumulate(last[codes])
+    cuts, before = [], 0
+    for cut in np.flatnonzero(open_until == np.arange(len(codes))) + 1:
+        if cut - before >= least and cut < len(codes):
+            cuts.append(cut)
+            before = cut
+    return np.array(cuts, np.int64)
