@@ -1,11 +1,13 @@
 """Near-duplicates: which changes of an image are seen, and that other images are not taken for it."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
-from cellsignal.audit.pictures import few_planes, near_pairs, read_pictures, turn
+from cellsignal.audit.pictures import Pictures, few_planes, near_pairs, read_pictures, turn
 from cellsignal.competitions import get_competition
 
 
@@ -90,6 +92,26 @@ def test_blank_images_are_nobodys_copy():
 
 def test_one_image_alone():
     assert pairs_of([cells(np.random.default_rng(3))]).empty
+
+
+def test_many_images_are_compared_in_the_memory_of_one_copy(monkeypatch):
+    """A third copy at RxRx1's full size would be .3 GB; blocks must not change what is found."""
+    rng = np.random.default_rng(4)
+    small = rng.normal(size=(700, 6, 16, 16)).astype(np.float32)
+    small[500] = turn(small[3], 5)
+    none = np.zeros(700, bool)
+    pictures = Pictures(np.arange(700), small, none, {})
+    tiny = np.zeros((6, 16, 16), np.uint8)  # no finer detail: the small images decide
+    found = [near_pairs(pictures, lambda row: tiny)]  # and what is imported is not counted below
+    for block in (4096, 128):
+        monkeypatch.setattr("cellsignal.audit.pictures._BLOCK", block)
+        tracemalloc.start()
+        found.append(near_pairs(pictures, lambda row: tiny))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert all(of_block.equals(found[0]) for of_block in found)
+    assert found[0][["first", "second"]].to_numpy().tolist() == [[3, 500]]
+    assert peak < 2.3 * small.nbytes  # with what 20,000 random pairs take; 4 times before
 
 
 def test_planes_of_a_clip_are_averaged():

@@ -106,8 +106,7 @@ def near_pairs(pictures: Pictures, read: Callable[[int], np.ndarray]) -> pd.Data
     columns = ["first", "second", "correlation"]
     if len(shown) < 2:
         return pd.DataFrame({name: [] for name in columns})
-    own = _standardise(pictures.small[shown])
-    own = _standardise(own - own.mean(axis=0))
+    own = _own_content(pictures.small[shown])
     hashes, least = dhash(own), least_correlation(own)
     rows = pictures.rows[shown]
     best: dict[tuple[int, int], float] = {}
@@ -122,6 +121,20 @@ def near_pairs(pictures: Pictures, read: Callable[[int], np.ndarray]) -> pd.Data
                 best[pair] = value
     pairs = [(*pair, value) for pair, value in sorted(best.items())]
     return pd.DataFrame(pairs, columns=columns)
+
+
+def _own_content(small: np.ndarray) -> np.ndarray:
+    """Standardise (N, P, 16, 16) images, take their mean off, standardise again: in place."""
+    _standardise_blocks(small)
+    small -= small.mean(axis=0)
+    _standardise_blocks(small)
+    return small
+
+
+def _standardise_blocks(small: np.ndarray) -> None:
+    """Standardise images in place, a few at a time: a copy of all would be as large again."""
+    for start in range(0, len(small), _BLOCK):
+        small[start : start + _BLOCK] = _standardise(small[start : start + _BLOCK])
 
 
 def _detail_agrees(first: np.ndarray, second: np.ndarray, orientation: int) -> bool:
