@@ -3,6 +3,8 @@ by name.
 """
 
 import json
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,22 +17,20 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions.multi_label import MultiLabel
 from cellsignal.competitions.single_label import SingleLabel
 from cellsignal.prediction.container import (
-    HALF_LIMIT,
     load_predictions,
     read_about,
     save_predictions,
-    widen,
     write_about,
 )
+from cellsignal.prediction.halves import HALF_LIMIT
 from cellsignal.prediction.merge import merge
 from cellsignal.prediction.pieces import in_pieces
 
 SINGLE, SEVERAL = SingleLabel(None), MultiLabel(None)
 
 
-def write(path, logits, **about):
-    n, classes = logits.shape
-    samples = pd.DataFrame(
+def samples_of(n):
+    return pd.DataFrame(
         {
             "sample_id": [f"s{i}" for i in range(n)],
             "target_id": [f"t{i}" for i in range(n)],
@@ -43,6 +43,10 @@ def write(path, logits, **about):
             "labels": [(0,)] * n,
         }
     )
+
+
+def write(path, logits, **about):
+    n, classes = logits.shape
     facts = {
         "classes": [str(k) for k in range(classes)],
         "run": "r",
@@ -52,7 +56,11 @@ def write(path, logits, **about):
         "seed": 0,
     }
     save_predictions(
-        path, samples, np.full(n, "test"), {"identity": logits, "hflip": logits}, facts | about
+        path,
+        samples_of(n),
+        np.full(n, "test"),
+        {"identity": logits, "hflip": logits},
+        facts | about,
     )
     return load_predictions(path)
 
@@ -195,12 +203,38 @@ def test_damage_anywhere_is_found_whatever_rows_are_read(tmp_path, rows):
         list(member.logits_of("identity", np.array(rows), [len(rows)]))
 
 
-def test_every_finite_half_is_widened_exactly():
-    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    halves = halves[np.isfinite(halves)]  # both zeros and all numbers below the normal ones, too
-    for values in (halves.reshape(-1, 31), halves[::-3], np.zeros((0, 4), np.float16)):
-        found = widen(values)
-        assert found.dtype == np.float32 and found.shape == values.shape
-        np.testing.assert_array_equal(found.view(np.uint32), values.astype("f4").view(np.uint32))
-    for kind in ("f4", "f8"):
-        np.testing.assert_array_equal(widen(np.array([1.5, -3e30], kind)), np.float32([1.5, -3e30]))
+@pytest.mark.parametrize("labels", [None, np.eye(4, 2)])
+def test_the_file_is_numpys_to_the_byte(tmp_path, labels):
+    """Arrays are written one after the other; readers of other programs must not notice."""
+    samples = samples_of(4)
+    logits = {"identity": np.arange(8).reshape(4, 2) / 3, "hflip": np.full((4, 2), 300.0)}
+    part = np.array(["oof", "test", "test", "oof"])
+    save_predictions(tmp_path / "a.npz", samples, part, logits, {"é": 1}, labels)
+    with np.load(tmp_path / "a.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    assert [arrays[f"view.{view}"].dtype for view in logits] == ["f2", "f4"]
+    np.savez(tmp_path / "b.npz", **arrays)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_view_is_looked_up_when_the_one_before_is_written(tmp_path):
+    class Views(Mapping):
+        """Notes how large the file was when each view was asked for."""
+
+        sizes: ClassVar = []
+
+        def __iter__(self):
+            return iter(("a", "b"))
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, view):
+            (file,) = tmp_path.iterdir()
+            self.sizes.append(file.stat().st_size)
+            return np.zeros((4, 50_000))
+
+    about = {"classes": ["0"] * 50_000}
+    save_predictions(tmp_path / "a.npz", samples_of(4), np.full(4, "test"), Views(), about)
+    assert Views.sizes[0] < 1000 and Views.sizes[1] > 4 * 50_000 * 2
+    assert load_predictions(tmp_path / "a.npz").views == ("a", "b")

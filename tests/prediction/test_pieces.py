@@ -48,6 +48,21 @@ def spied(monkeypatch, fail_at=None):
     return calls
 
 
+def test_pieces_are_read_when_they_are_looked_up(tmp_path):
+    """One piece of float32 makes the whole array so; the other arrays stay float16."""
+    path, places = tmp_path / "x.npz", [np.array([3, 0]), np.array([1, 2, 4])]
+    logits = {"a": np.arange(10.0).reshape(5, 2), "b": np.arange(5.0)[:, None] * 200}
+    compute = lambda rows: {name: values[rows] for name, values in logits.items()}  # noqa: E731
+    joined = in_pieces(path, {}, places, compute)
+    assert list(joined) == ["a", "b"] and len(joined) == 2 and "c" not in joined
+    for name, kind in (("a", "f2"), ("b", "f4")):
+        assert joined[name].dtype == kind and joined[name] is not joined[name]
+        assert np.array_equal(joined[name], logits[name])
+    remove_pieces(path)
+    with pytest.raises(FileNotFoundError):
+        joined["a"]
+
+
 @pytest.mark.slow
 def test_a_killed_prediction_goes_on_where_it_was(run, monkeypatch):
     calls = spied(monkeypatch)

@@ -10,10 +10,10 @@ it is pickled.
 
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,10 @@ import numpy as np
 
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path, open_arrays
+from cellsignal.prediction.halves import narrow
 
-HALF_LIMIT = 256.0  # logits of this size or more are kept as float32
 _ROWS = 4096  # looked at at a time
 _SKIPPED = 2**20  # bytes
-_SIGN_AND_REST = np.int32(0x8FFFE000 - 2**32)  # the bits of float32 that float16 has
-_ORIGIN = np.float32(2.0**112)  # exponents count from 127 and from 15
 _HALF_EXPONENT = np.uint16(0x7C00)
 IDS = ("sample_id", "target_id", "well_id", "experiment", "plate", "cell_type", "part")
 
@@ -115,7 +113,7 @@ def save_predictions(
     path: Path,
     samples,
     part: np.ndarray,
-    logits: dict[str, np.ndarray],
+    logits: Mapping[str, np.ndarray],
     about: dict[str, Any],
     labels: np.ndarray | None = None,
 ) -> None:
@@ -124,58 +122,45 @@ def save_predictions(
     Args:
         samples: N rows of a samples table.
         part: (N,) "oof" or "test".
-        logits: view -> (N, K).
+        logits: view -> (N, K); looked up one after the other, as they are written.
         about: JSON-able facts.
         labels: (N, K) of 1, 0 and NaN, where a sample may have several.
 
     Raises:
         InputError: a logit is not a finite number; nothing is written.
     """
-    arrays: dict[str, np.ndarray] = {}
+    save_arrays(path, _arrays_of(path, samples, part, logits, labels), about)
+
+
+def _arrays_of(
+    path: Path, samples, part: np.ndarray, logits: Mapping, labels: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of a predictions file; of the views one at a time is in memory."""
     for view, values in logits.items():
         refuse_non_finite(values, samples.sample_id.to_numpy(), f"{path}: view {view!r}")
-        arrays[f"view.{view}"] = narrow(values)
+        yield f"view.{view}", narrow(values)
     for name in IDS:
         values = part if name == "part" else samples[name].to_numpy()
-        arrays[name] = np.asarray(values, dtype=np.str_)
-    arrays["site"] = samples.site.to_numpy(dtype=np.int32)
-    arrays["label"] = samples.label.fillna(-1).to_numpy(dtype=np.int32)
+        yield name, np.asarray(values, dtype=np.str_)
+    yield "site", samples.site.to_numpy(dtype=np.int32)
+    yield "label", samples.label.fillna(-1).to_numpy(dtype=np.int32)
     if labels is not None:
-        arrays["labels"] = labels
-    save_arrays(path, arrays, about)
+        yield "labels", labels
 
 
-def save_arrays(path: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """Write arrays and JSON-able facts atomically as an uncompressed .npz without pickle."""
+def save_arrays(
+    path: Path, arrays: Iterable[tuple[str, np.ndarray]], about: dict[str, Any]
+) -> None:
+    """Write named arrays, one after the other, and JSON-able facts atomically as an .npz.
+
+    It is not compressed and holds no pickle; its bytes are those of `np.savez`, which needs all
+    arrays at once.
+    """
     text = np.asarray(json.dumps(about, default=str))
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **(arrays | {"about": text}))
-
-
-def narrow(values: np.ndarray) -> np.ndarray:
-    """Return logits as float16, or as float32 if any reaches `HALF_LIMIT`.
-
-    There float16 steps too coarsely, and ends at 65,504.
-    """
-    values = np.asarray(values)
-    return values.astype(np.float16 if np.abs(values).max(initial=0) < HALF_LIMIT else np.float32)
-
-
-def widen(values: np.ndarray) -> np.ndarray:
-    """Return finite logits as float32; exact.
-
-    float16 is moved to float32's places of sign, exponent and fraction, and the exponent's origin
-    set right by one product: on processors where numpy turns one number at a time this is several
-    times as fast.
-    """
-    if values.dtype != np.float16:
-        return values.astype(np.float32)
-    bits = values.view(np.int16).astype(np.int32)
-    bits <<= 13
-    bits &= _SIGN_AND_REST
-    wide = bits.view(np.float32)
-    wide *= _ORIGIN
-    return wide
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, values in chain(arrays, [("about", text)]):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(values), allow_pickle=False)
 
 
 def refuse_non_finite(values: np.ndarray, sample_ids: np.ndarray, what: str) -> None:
@@ -266,7 +251,8 @@ def read_parts(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
 def write_about(path: Path, about: dict[str, Any]) -> None:
     """Put other facts into a predictions file; its arrays stay as they are."""
     with open_arrays(path) as archive:
-        save_arrays(path, {name: archive[name] for name in archive.files}, about)
+        names = [name for name in archive.files if name != "about"]
+        save_arrays(path, ((name, archive[name]) for name in names), about)
 
 
 def load_predictions(path: Path | str) -> Predictions:

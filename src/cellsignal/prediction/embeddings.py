@@ -203,7 +203,7 @@ def save_embeddings(
     """Write embeddings atomically as an uncompressed .npz; arguments as in `Embeddings`."""
     arrays = {name: samples[name].to_numpy(object).astype(str) for name in TEXT}
     arrays |= {name: samples[name].to_numpy(dtype=np.int32) for name in ("site", "label")}
-    save_arrays(path, arrays | {"values": values.astype(np.float16)}, about)
+    save_arrays(path, (arrays | {"values": values.astype(np.float16)}).items(), about)
 
 
 def load_embeddings(path: Path | str) -> Embeddings:

@@ -18,7 +18,8 @@ from scipy.sparse import csr_array
 from cellsignal.common.errors import InputError
 from cellsignal.competitions.targets import Targets
 from cellsignal.competitions.task import Task
-from cellsignal.prediction.container import Predictions, widen
+from cellsignal.prediction.container import Predictions
+from cellsignal.prediction.halves import widen
 
 Merge = Literal["logits", "probabilities", "geometric"]
 Part = Literal["oof", "test"]

@@ -10,7 +10,7 @@ import logging
 import shutil
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pandas as pd
 from cellsignal.common.files import atomic_path, digest, open_arrays
 from cellsignal.common.progress import Progress
 from cellsignal.common.stopping import Pace, Stop
-from cellsignal.prediction.container import narrow
+from cellsignal.prediction.halves import narrow
 from cellsignal.training.job import unit_codes
 from cellsignal.training.ranks import ALONE, Ranks
 
@@ -57,7 +57,7 @@ def in_pieces(
     compute: Callable[[np.ndarray], dict[str, np.ndarray]],
     ranks: Ranks = ALONE,
     stop: Stop | None = None,
-) -> dict[str, np.ndarray] | None:
+) -> "Joined | None":
     """Compute the pieces that do not exist yet, each by one process, and join them all.
 
     Args:
@@ -68,7 +68,8 @@ def in_pieces(
 
     Returns:
         Name -> (n, D) float16, or float32 where `container.narrow` keeps a piece so, in rank 0;
-        None in the others. Call `remove_pieces` when the file is written.
+        None in the others. They are read when they are looked up; call `remove_pieces` when the
+        file is written.
 
     Raises:
         Interrupted: stopped by a signal, or by the time budget (`OutOfTime`); the pieces that are
@@ -98,7 +99,7 @@ def in_pieces(
     saved = f"all {len(files)} pieces"
     _stop_together(ranks, stop, path, saved, "putting them together", join_seconds)
     ranks.barrier()
-    return _join(files, places) if ranks.first else None
+    return Joined(files, places) if ranks.first else None
 
 
 def _missing(path: Path, files: list[Path], ranks: Ranks) -> list[int]:
@@ -137,16 +138,42 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> float:
     return time.perf_counter() - started
 
 
-def _join(files: list[Path], places: list[np.ndarray]) -> dict[str, np.ndarray]:
-    n = sum(map(len, places))
-    whole: dict[str, np.ndarray] = {}
-    for file, rows in zip(files, places, strict=True):
-        for name, values in _read(file).items():
-            if name not in whole:
-                whole[name] = np.empty((n, *values.shape[1:]), values.dtype)
-            whole[name] = whole[name].astype(np.result_type(whole[name], values), copy=False)
-            whole[name][rows] = values
-    return whole
+class Joined(Mapping):
+    """The arrays of all pieces put together, by name; each is read when it is looked up.
+
+    All views of RxRx1's sites would be more than a gibibyte at once.
+
+    Args:
+        files: of the pieces.
+        places: the rows of each.
+    """
+
+    def __init__(self, files: list[Path], places: list[np.ndarray]):
+        self.files, self.places = files, places
+        self.names: list[str] = []
+        if files:
+            with open_arrays(files[0]) as archive:
+                self.names = list(archive.files)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.names:
+            raise KeyError(name)
+        whole = None
+        for file, rows in zip(self.files, self.places, strict=True):
+            with open_arrays(file) as archive:
+                values = archive[name]
+            if whole is None:
+                shape = (sum(map(len, self.places)), *values.shape[1:])
+                whole = np.empty(shape, values.dtype)
+            whole = whole.astype(np.result_type(whole, values), copy=False)
+            whole[rows] = values
+        return whole
 
 
 def _read(file: Path) -> dict[str, np.ndarray] | None:
