@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.files import hold_alone
 from cellsignal.config import load_config
 from cellsignal.studies.memory import page
 from cellsignal.studies.memory.commands import PARTS, memory
@@ -49,6 +50,30 @@ def test_a_stopped_study_goes_on_where_it_was(tmp_path, commands):
     assert memory_page(tmp_path, ["submission"]) == text and len(measured) == 3
     memory_page(tmp_path, ["submission"], again=["one"])
     assert measured[3:] == ["one"]
+
+
+def test_what_a_command_made_is_removed_before_it_is_measured_again(tmp_path, monkeypatch):
+    """Else `prepare` would find its store and have nothing to do."""
+    made = [Measured(("prepare",), GIB, makes=("store",)), Measured(("prepare",), GIB, note=" 2")]
+    monkeypatch.setitem(_PARTS, "submission", lambda folder, scale: ("Commands", made))
+    seen = []
+
+    def measure(*_):
+        seen.append((tmp_path / "store").exists())
+        return Usage(1, 1, 1.0, 0.5, 1)
+
+    monkeypatch.setattr(page, "measure", measure)
+    for again in ([], ["prepare"]):
+        (tmp_path / "store").mkdir()
+        memory_page(tmp_path, ["submission"], again=again)
+        memory_page(tmp_path, ["submission"])  # measures nothing, and so removes nothing
+    assert seen == [False] * 4
+
+
+def test_two_studies_in_one_folder_are_refused(tmp_path, commands):
+    commands(("one",))
+    with hold_alone(tmp_path / ".lock", "x"), pytest.raises(InputError, match="another process"):
+        memory_page(tmp_path, ["submission"])
 
 
 def test_a_command_that_fails_is_in_the_table_and_the_others_are_measured(tmp_path, commands):

@@ -1,6 +1,8 @@
 """The parser of the benchmark of memory."""
 
 import argparse
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +40,7 @@ def memory(arguments: argparse.Namespace) -> None:
         raise InputError(f"--scale: a share above 0 and up to 1, not {arguments.scale}")
     if not arguments.minutes > 0:
         raise InputError(f"--minutes: above 0, not {arguments.minutes}")
+    signal.signal(signal.SIGTERM, _stop)  # so that the command that is measured is stopped, too
     options = {name: getattr(arguments, name) for name in ("minutes", "again", "out")}
     if arguments.folder is not None:
         folder = arguments.folder.absolute()
@@ -47,3 +50,7 @@ def memory(arguments: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory(prefix="cellsignal-memory-") as folder:
             text = memory_page(Path(folder), arguments.parts, arguments.scale, **options)
     show_page(text, arguments.out)
+
+
+def _stop(number: int, frame: object) -> None:
+    sys.exit(128 + number)

@@ -1,13 +1,14 @@
 """The commands that are measured, their limits, and the page of what they took."""
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.files import write_text
+from cellsignal.common.files import hold_alone, write_text
 from cellsignal.competitions.base import answers_path
 from cellsignal.studies.memory.measuring import Usage, measure
 from cellsignal.studies.memory.rows import GB, GIB, HEADER, Measured, Rows, table_row
@@ -58,12 +59,24 @@ def memory_page(
     Raises:
         InputError: what `Rows` refuses; or commands failed: the page says which and why.
     """
-    rows = Rows(folder, scale)
+    with hold_alone(folder / ".lock", f"{folder}"):
+        return _measure_parts(Rows(folder, scale), folder, parts, minutes, again, out)
+
+
+def _measure_parts(
+    rows: Rows,
+    folder: Path,
+    parts: Sequence[str],
+    minutes: float | None,
+    again: Sequence[str],
+    out: Path | None,
+) -> str:
+    """Measure what has no row yet, and write the page after each row; see `memory_page`."""
     rows.forget(again)
     sections: list[list[str]] = []
     failed = 0
     for part in parts:
-        title, commands = _PARTS[part](folder, scale)
+        title, commands = _PARTS[part](folder, rows.scale)
         sections.append([f"{title}:", "", *head_lines(HEADER)])
         for command in commands:
             result = rows.find(command)
@@ -86,6 +99,8 @@ def memory_page(
 def _measure(command: Measured, folder: Path, minutes: float | None) -> Usage | str:
     """Measure a command; return what it took, or in one line why it failed."""
     log.info("measuring cellsignal %s", " ".join(command.words))
+    for name in command.makes:
+        shutil.rmtree(folder / name, ignore_errors=True)
     seconds = None if minutes is None else 60 * minutes
     try:
         return measure(command.words, folder, seconds, command.statuses)
@@ -150,13 +165,20 @@ def _images(folder: Path, scale: float) -> tuple[str, list[Measured]]:
     return title, [
         Measured(("verify", *of_root, "--workers", "2"), 2 * GIB),
         Measured(("folds", *of_root, "--out", "folds.csv", "--force"), 2 * GIB),
-        Measured(("prepare", config), 2 * GIB),
+        Measured(("prepare", config), 2 * GIB, makes=("layout.zarr",)),
         Measured(("prepare", config), 2 * GIB, note=" again, nothing to do"),
         Measured(("audit", config), 2 * GIB, statuses=(0, 1)),  # 1: it found a fault in the data
         Measured(("explore", *of_root, "--out", "explore.html"), 2 * GIB),
-        Measured(("qc", config, "--out", "qc"), 2 * GIB),
-        Measured(("train", config), 2 * GIB, note=", one epoch, model included"),
-        Measured(("predict", config), 2 * GIB, note=f", {VIEWS} views, model included"),
+        Measured(("qc", config, "--out", "qc"), 2 * GIB, makes=("qc",)),
+        Measured(
+            ("train", config), 2 * GIB, note=", one epoch, model included", makes=("runs/layout",)
+        ),
+        Measured(
+            ("predict", config),
+            2 * GIB,
+            note=f", {VIEWS} views, model included",
+            makes=("runs/layout/seed0/predictions",),
+        ),
         Measured(("report", "layout", "--answers", str(answers_path(Path("images")))), 2 * GIB),
     ]
 

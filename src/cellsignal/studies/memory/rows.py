@@ -25,6 +25,7 @@ class Measured:
         seconds: of CPU time without the imports; None where there is no limit.
         note: what is behind it in the table, where the same words come twice.
         statuses: exit statuses of a command that did its work.
+        makes: what is removed first, as the command would go on with it.
     """
 
     words: tuple[str, ...]
@@ -32,6 +33,7 @@ class Measured:
     seconds: float | None = None
     note: str = ""
     statuses: tuple[int, ...] = (0,)
+    makes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
