@@ -110,8 +110,7 @@ def _measure(command: Measured, folder: Path, minutes: float | None) -> Usage | 
 
 def _page(sections: Sequence[Sequence[str]], rows: Rows) -> str:
     """Write the sections as a page."""
-    about = f"{machine()}. Commit {', '.join(rows.commits()) or 'unknown'}"
-    about += f"; scale {rows.scale:g}." if rows.scale != 1 else "."
+    about = f"{machine()}." + (f" Scale {rows.scale:g}." if rows.scale != 1 else "")
     return "\n".join([INTRODUCTION, about, *("\n" + "\n".join(lines) for lines in sections), ""])
 
 

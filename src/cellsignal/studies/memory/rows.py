@@ -94,10 +94,6 @@ class Rows:
         self.kept[command.name] = row | {"commit": git_commit()}
         self._write()
 
-    def commits(self) -> list[str]:
-        """Return the commits that the rows were measured at."""
-        return sorted({str(row["commit"])[:8] for row in self.kept.values() if row["commit"]})
-
     def _write(self) -> None:
         write_json(self.path, {"scale": self.scale, "rows": self.kept})
 
