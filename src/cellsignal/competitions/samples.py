@@ -150,8 +150,8 @@ def _refuse_contradictions(frame: pd.DataFrame, places: Places) -> None:
         places.refuse(
             values != values[first],
             lambda row, c=column, v=values: (
-                f"target_id {frame.target_id[row]!r} has two values of {c}: {v[first[row]]!r} and "
-                f"{v[row]!r}"
+                f"target_id {frame.target_id[row]!r} has two values of {c}: "
+                f"{v.tolist()[first[row]]!r} and {v.tolist()[row]!r}"
             ),
         )
     known = np.flatnonzero(frame.label.notna().to_numpy() | several)
