@@ -6,7 +6,6 @@ from cellsignal.common.errors import InputError
 from cellsignal.competitions import get_competition
 from cellsignal.studies.performance.packed import packed_plates
 
-
 pytestmark = pytest.mark.slow
 
 
