@@ -207,7 +207,9 @@ def parse_integers(
     Raises:
         InputError: A cell is no such number; names the file and the row.
     """
-    codes, texts = pd.factorize(frame[column])  # a few values often fill a long column
+    codes, texts = pd.factorize(
+        frame[column], use_na_sentinel=False
+    )  # a few values often fill a long column
     texts = pd.Series(texts, dtype=object)
     whole = texts.str.fullmatch(r"[+-]?\d{1,15}(\.0*)?").astype(bool)
     numbers = texts.where(whole, "0").str.replace(r"\..*", "", regex=True).astype("int64")
@@ -227,7 +229,7 @@ def parse_integers(
 
 def matches(column: pd.Series, pattern: str) -> np.ndarray:
     """Return (N,) bool: whether all of a text matches; each different text is looked at once."""
-    codes, texts = pd.factorize(column)
+    codes, texts = pd.factorize(column, use_na_sentinel=False)
     return np.array([re.fullmatch(pattern, text) is not None for text in texts], bool)[codes]
 
 
