@@ -1,6 +1,7 @@
 """Parse the command line, run the command, turn errors into an exit status."""
 
 import argparse
+import contextlib
 import errno
 import logging
 import sys
@@ -9,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from cellsignal import __version__
-from cellsignal.audit.commands import add_audit_command
 from cellsignal.baselines.commands import add_baseline_commands
 from cellsignal.cloud.commands import add_cloud_commands
 from cellsignal.common.errors import InputError, Interrupted
@@ -33,7 +33,6 @@ from cellsignal.report.commands import (
     add_report_commands,
     add_runs_commands,
 )
-from cellsignal.tuning.commands import add_tune_command
 
 BAD_INPUT = 2
 
@@ -104,36 +103,44 @@ def build_parser() -> argparse.ArgumentParser:
     add = command_group(parser, "command")
     add_data_commands(add)
     add_explore_command(add)
-    text = "look for leaks between what trains and what is scored"
-    add_audit_command(add("audit", None, text))
+    with _at_home("audit"):
+        from cellsignal.audit.commands import add_audit_command
+
+        text = "look for leaks between what trains and what is scored"
+        add_audit_command(add("audit", None, text))
     add_quality_commands(add)
     add_baseline_commands(add)
     sub = add("train", train, "train every fold and stage of a config; resumes")
     add_budget(add_config_options(sub))
     add_prediction_commands(add)
     _add_run(add)
-    add_tune_command(add)
+    with _at_home("tuning"):
+        from cellsignal.tuning.commands import add_tune_command
+
+        add_tune_command(add)
     add_report_commands(add)
     add_export_command(add)
     add_runs_commands(add("runs", None, "list, compare and delete runs"))
     add_profile_commands(
         add("profiles", None, "embeddings and well profiles: match, retrieve, ...")
     )
-    _add_studies(add)
+    with _at_home("studies"):
+        from cellsignal.studies.commands import add_study_commands
+
+        add_study_commands(add("study", None, "audits, benchmarks and ablations of docs/results"))
     add_kaggle_commands(add("kaggle", None, "a config as a chain of Kaggle kernels"))
     add_cloud_commands(add("cloud", None, "task files for other machines, and what they cost"))
     return parser
 
 
-def _add_studies(add: Callable) -> None:
-    """Add `study`, but in a Kaggle kernel: its script has no room for the studies."""
+@contextlib.contextmanager
+def _at_home(room: str):
+    """Leave a room's verbs out in a Kaggle kernel: its script has no place for all rooms."""
     try:
-        from cellsignal.studies.commands import add_study_commands
+        yield
     except ModuleNotFoundError as error:
-        if error.name != "cellsignal.studies":
+        if error.name != f"cellsignal.{room}":
             raise
-        return
-    add_study_commands(add("study", None, "audits, benchmarks and ablations of docs/results"))
 
 
 def _add_run(add: Callable) -> None:

@@ -207,9 +207,7 @@ def parse_integers(
     Raises:
         InputError: A cell is no such number; names the file and the row.
     """
-    codes, texts = pd.factorize(
-        frame[column], use_na_sentinel=False
-    )  # a few values often fill a long column
+    codes, texts = pd.factorize(frame[column], use_na_sentinel=False)  # values repeat
     texts = pd.Series(texts, dtype=object)
     whole = texts.str.fullmatch(r"[+-]?\d{1,15}(\.0*)?").astype(bool)
     numbers = texts.where(whole, "0").str.replace(r"\..*", "", regex=True).astype("int64")

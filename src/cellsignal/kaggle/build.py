@@ -35,6 +35,7 @@ from cellsignal.kaggle.job import (
 LIMIT = 1_000_000  # bytes that Kaggle takes as a script
 SCRIPT = "script.py"
 # of the package: sources, and the tables that pyproject.toml names
+AT_HOME = ("audit", "studies", "tuning")
 PACKED = ("*.py", "competitions/*/*.csv", "competitions/*/README.md")
 # Kaggle's tokens, and keys as in kaggle.json
 SECRET = re.compile(rb"KGAT_[0-9A-Za-z]{16,}|[\"']key[\"']\s*:\s*[\"'][0-9a-f]{32}[\"']")
@@ -192,14 +193,14 @@ def _portable(job: KernelJob, config: Config) -> str:
 def package_files() -> dict[str, Path]:
     """Return the package's own files by name; no cache, no link, nothing hidden or from outside.
 
-    The studies stay at home: no kernel runs one, and they are a fifth of the script.
+    What no kernel runs stays at home: a script must be under a megabyte.
     """
     top = Path(cellsignal.__file__).resolve().parent
     files = {}
     for path in sorted({path for pattern in PACKED for path in top.rglob(pattern)}):
         parts = path.relative_to(top).parts
         hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-        stays = hidden or parts[0] == "studies"
+        stays = hidden or parts[0] in AT_HOME
         if path.is_file() and not path.is_symlink() and not stays:
             files["/".join(parts)] = path
     return files

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 INTRODUCTION = """\
 # Memory and time at RxRx1's full size
 
+The code is `cellsignal.studies.memory`;
+
     cellsignal study memory --folder runs/memory --out docs/results/memory.md
 
 makes this page, and goes on where it was stopped. Inputs of RxRx1's full size are simulated (some
