@@ -18,7 +18,7 @@ from tiny_store import TinyCompetition, prepare_as_before, tiny_samples, write_r
 
 from cellsignal.common.errors import InputError, Interrupted
 from cellsignal.common.files import write_json
-from cellsignal.data import shard_writing, sharding
+from cellsignal.data import shard_writing, sharding, store_description
 from cellsignal.data.pack import prepare
 from cellsignal.data.sharding import write_shards
 from cellsignal.data.store import Store
@@ -129,9 +129,7 @@ def test_it_is_the_same_store(made, site, out):
 
 @one_codec
 def test_an_earlier_version_refuses_it(out, monkeypatch):
-    from cellsignal.data import store_files
-
-    monkeypatch.setattr(store_files, "READABLE", (2, 3))
+    monkeypatch.setattr(store_description, "READABLE", (2, 3))
     with pytest.raises(InputError, match=r"store format 4, this version reads 2 and 3") as caught:
         Store.open(out)
     assert "\n" not in str(caught.value)
@@ -403,10 +401,15 @@ def test_places_that_are_refused(site, out, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("")
     shutil.copytree(site, tmp_path / "other")
+    (tmp_path / "link").symlink_to(site)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    itself = "is, holds or lies in the store that is copied"
     for place, why in (
-        (site, "shards are a store of their own"),
-        (site / "shards", "shards are a store of their own"),
-        (tmp_path, "shards are a store of their own"),
+        (site, itself),
+        (site / "shards", itself),
+        (tmp_path, itself),
+        (tmp_path / "link", itself),
+        (tmp_path / "loop", "is a link that leads back to itself"),
         (tmp_path / "full", "is neither empty nor a store"),
         (tmp_path / "other", "is a store with a file a site"),
     ):
@@ -421,8 +424,8 @@ def test_places_that_are_refused(site, out, tmp_path):
     write_json(site / "store.json", info | {"complete": False})
     with pytest.raises(InputError, match="packing is unfinished"):
         write_shards(site, tmp_path / "new")
-    for megabytes in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(InputError, match="--shard-mb"):
+    for megabytes in (0.0, -1.0, float("nan"), float("inf"), 1e6):
+        with pytest.raises(InputError, match=r"--shard-mb .*above 0 and below 1,000,000"):
             write_shards(site, tmp_path / "new", megabytes)
     assert not (tmp_path / "new").exists()
 
@@ -503,3 +506,35 @@ def test_a_damaged_table_of_shards_is_refused_and_written_anew(site, out, how):
     assert "\n" not in str(caught.value)
     write_shards(site, out)
     assert content(out) == before
+
+
+@one_codec
+@pytest.mark.parametrize(
+    "lost", ["offset", "checksum", "zarr.json", "samples.csv.gz", "left_out.csv.gz"]
+)
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_lost_arrays_and_tables_are_written_anew_and_no_shard(site, out, lost, how):
+    before = content(out)
+    written = {p: p.stat().st_ino for p in (out / "shards").iterdir()}
+    piece = out / lost
+    if how == "damaged":
+        file = piece if piece.is_file() else next(p for p in piece.rglob("0") if p.is_file())
+        file.write_bytes(b"damage")
+    elif piece.is_dir():
+        shutil.rmtree(piece)
+    else:
+        piece.unlink()
+    assert write_shards(site, out).written == 0
+    assert content(out) == before and Store.open(out).check() == []
+    assert written == {p: p.stat().st_ino for p in (out / "shards").iterdir()}
+
+
+@one_codec
+def test_strangers_among_the_shards_are_left_alone(site, out):
+    (out / "shards/folder").mkdir()
+    (out / "shards/notes.txt").write_text("mine")
+    (out / "shards/.sync-conflict").write_text("mine")
+    write_shards(site, out, 1e-9)
+    assert (out / "shards/notes.txt").read_text() == "mine"
+    assert len(list((out / "shards").iterdir())) == 11 + 3
+    assert Store.open(out).check() == []

@@ -36,6 +36,7 @@ from cellsignal.data.pack_report import PackReport
 from cellsignal.data.renewal import Stamp, stamp_nothing, stamp_source
 from cellsignal.data.shard_check import report_shards
 from cellsignal.data.sites import Read, read_site
+from cellsignal.data.store_description import FORMAT, is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,7 @@ def _describe(
 ) -> dict[str, Any]:
     """Return the description of a store that is not complete."""
     return {
-        "format": stored.FORMAT,
+        "format": FORMAT,
         "cellsignal": __version__,
         "source": dict(source),
         "channels": list(channels),
@@ -184,7 +185,7 @@ def _bring_up_to_date(out: Path, making: Making, stop: Stop) -> PackReport:
         _create(out, making)
     previous = stored.read_info(out)
     refuse_other_store(out, previous, info)
-    if stored.is_sharded(previous):
+    if is_sharded(previous):
         return report_shards(out, previous, making)
     if not previous["complete"] and not (out / JOURNAL).exists():
         _create(out, making)  # nothing is packed yet; what is there may be half-made

@@ -21,12 +21,7 @@ def check_place(out: Path) -> None:
     """Refuse a place that holds anything but a store, one that was begun, or nothing."""
     if not out.exists():
         if out.is_symlink():
-            try:
-                target = out.resolve()
-            except (OSError, RuntimeError):  # RuntimeError up to Python 3.12
-                raise InputError(
-                    f"{out}: is a link that leads back to itself; {ELSEWHERE}"
-                ) from None
+            target = resolved(out)
             if not target.parent.is_dir():
                 raise InputError(
                     f"{out}: is a link to {target}, which cannot be made; make that folder first"
@@ -37,6 +32,14 @@ def check_place(out: Path) -> None:
         or all(path.name in EMPTY or UNFINISHED.fullmatch(path.name) for path in out.iterdir())
     ):
         raise InputError(f"{out}: is neither empty nor a store; {ELSEWHERE}")
+
+
+def resolved(out: Path) -> Path:
+    """Return the folder that a path leads to; refuse a link that leads back to itself."""
+    try:
+        return out.resolve()
+    except (OSError, RuntimeError):  # RuntimeError up to Python 3.12
+        raise InputError(f"{out}: is a link that leads back to itself; {ELSEWHERE}") from None
 
 
 def create_folder(out: Path) -> None:

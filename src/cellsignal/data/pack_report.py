@@ -20,6 +20,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, write_json
 from cellsignal.data import store_files as stored
 from cellsignal.data.journal import Entry
+from cellsignal.data.store_description import FORMAT
 from cellsignal.data.store_files import read_gzip, write_gzip
 
 CANNOT_BE_USED = "an image that cannot be used: "
@@ -109,7 +110,7 @@ def update_left_out(out: Path, info: dict[str, Any], rows: Sequence[Row], sample
     kept = {key: value for key, value in info.items() if key != "skipped"}
     try:
         stored.write_samples(out, samples)
-        current = {**kept, **write_left_out(out, rows), "format": stored.FORMAT}
+        current = {**kept, **write_left_out(out, rows), "format": FORMAT}
         write_json(out / stored.INFO, current)
         for old in (stored.OLD_SAMPLES, stored.OLD_LEFT_OUT):
             (out / old).unlink(missing_ok=True)

@@ -27,6 +27,7 @@ from cellsignal.data.journal import Entry
 from cellsignal.data.pack import prepare
 from cellsignal.data.pack_report import PackReport, report_entries, skipped_entries
 from cellsignal.data.shard_check import refuse_shards
+from cellsignal.data.store_description import FORMAT
 
 log = logging.getLogger(__name__)
 MERGED = "merged"  # the folder in which the final store grows
@@ -228,7 +229,7 @@ def _gather(
             f"run `cellsignal prepare CONFIG --part K/{total}` for each"
         )
     more = {
-        "format": stored.FORMAT,
+        "format": FORMAT,
         "n": len(samples),
         "samples_sha256": digest(text),
         "complete": False,

@@ -21,6 +21,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.common.places import RemoteFolder
 from cellsignal.data.shard_files import TABLE, Shards, read_shards
+from cellsignal.data.store_description import is_sharded
 from cellsignal.data.store_files import (
     ARRAYS,
     IMAGES,
@@ -29,7 +30,6 @@ from cellsignal.data.store_files import (
     OLD_SAMPLES,
     SAMPLES,
     SHARD_ARRAYS,
-    is_sharded,
     read_arrays,
     read_info,
     read_samples,

@@ -32,6 +32,7 @@ from cellsignal.competitions.sample_files import path_of
 from cellsignal.data import store_files as stored
 from cellsignal.data.journal import JOURNAL, Entry, journal_line
 from cellsignal.data.shard_files import TABLE
+from cellsignal.data.store_description import is_sharded
 
 PACKING = 1  # raise it when a site's files become other pixels by `sites`: resizing, for example
 UNKNOWN = 0  # a source file is not there, or the store is older than stamps
@@ -279,7 +280,7 @@ def finish(out: Path) -> None:
         return
     if not new["complete"]:
         return
-    pieces = SHARD_PIECES if stored.is_sharded(new) else PIECES
+    pieces = SHARD_PIECES if is_sharded(new) else PIECES
     old = stored.read_info(out)
     if old["complete"]:
         write_json(out / stored.INFO, {**old, "complete": False})

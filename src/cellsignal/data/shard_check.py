@@ -10,6 +10,7 @@ from cellsignal.data import store_files as stored
 from cellsignal.data.filling import Making, read_entries
 from cellsignal.data.pack_report import PackReport, skipped_entries
 from cellsignal.data.shard_files import SHARDS, read_shard_table
+from cellsignal.data.store_description import is_sharded
 
 
 def report_shards(out: Path, previous: dict[str, Any], making: Making) -> PackReport:
@@ -47,7 +48,7 @@ def report_shards(out: Path, previous: dict[str, Any], making: Making) -> PackRe
 
 def refuse_shards(store: Path) -> None:
     """Raise `InputError` if there is a store of shards, which is not packed in parts."""
-    if (store / stored.INFO).is_file() and stored.is_sharded(info := stored.read_info(store)):
+    if (store / stored.INFO).is_file() and is_sharded(info := stored.read_info(store)):
         made_from = info["shards"]["made_from"]
         raise InputError(
             f"{store}: is made of shards; parts are packed for the store that they were made from "

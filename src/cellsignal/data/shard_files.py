@@ -25,7 +25,8 @@ import pandas as pd
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.common.tables import parse_integers, read_table
-from cellsignal.data.store_files import is_sharded, read_gzip
+from cellsignal.data.store_description import how_to_renew, is_sharded
+from cellsignal.data.store_files import read_gzip
 
 SHARDS, TABLE = "shards", "shards.csv.gz"
 COLUMNS = ("file", "sites", "bytes", "sha256", "key")
@@ -76,7 +77,7 @@ def read_shards(path: Path, info: dict[str, Any], arrays: dict[str, np.ndarray])
         numbers.max(initial=0) >= len(table)
         or (ends[packed] > table.bytes.to_numpy(np.uint64)[numbers]).any()
     ):
-        raise InputError(f"{path / TABLE}: does not fit the arrays beside it; {WRITE_AGAIN}")
+        raise InputError(f"{path / TABLE}: does not fit the arrays beside it; {how_to_renew(info)}")
     return Shards(tuple(table.file), *(arrays[name] for name in ("shard", "offset", "length")))
 
 
@@ -88,11 +89,8 @@ def read_shard_table(path: Path, info: dict[str, Any]) -> pd.DataFrame:
     """
     if digest(read_gzip(path / TABLE)) != info["shards"]["table_sha256"]:
         raise InputError(
-            f"{path / TABLE}: is not the table that store.json describes; {WRITE_AGAIN}"
+            f"{path / TABLE}: is not the table that store.json describes; {how_to_renew(info)}"
         )
     table = read_table(path / TABLE, COLUMNS)
     numbers = {name: parse_integers(path / TABLE, table, name, 1) for name in ("sites", "bytes")}
     return table.assign(**numbers).reset_index(drop=True)
-
-
-WRITE_AGAIN = "write the shards again (`cellsignal prepare CONFIG --shards`)"

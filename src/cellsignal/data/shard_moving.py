@@ -19,6 +19,7 @@ from cellsignal.data.shard_files import SHARDS, read_shard_table
 from cellsignal.data.shard_plan import ShardPlan
 from cellsignal.data.shard_writing import Finished, Source, has_size
 from cellsignal.data.store import Store
+from cellsignal.data.store_description import is_sharded
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def report_moved(source: Path, out: Path) -> ShardReport | None:
     if source.exists() or not (out / stored.INFO).is_file():
         return None
     info = stored.read_info(out)
-    if not stored.is_sharded(info) or not info["complete"]:
+    if not is_sharded(info) or not info["complete"]:
         return None
     if info["shards"]["made_from"] != str(source):
         return None

@@ -5,6 +5,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -26,11 +27,17 @@ from cellsignal.data.local_sites import LocalSites
 from cellsignal.data.shard_files import SHARDS
 from cellsignal.data.shard_plan import ShardPlan
 from cellsignal.data.store import Store
+from cellsignal.data.store_description import is_sharded
 
 AT_ONCE = 32  # sites that are read ahead
 NAMED = 16  # hexadecimal digits of its hash in a shard's name
 # a shard that is whole: its row of the table
 Finished = dict[str, Any]
+
+
+def is_ours(name: str) -> bool:
+    """Return whether a file's name is one that shards get, whole or half-written."""
+    return re.fullmatch(rf"[A-Za-z0-9._-]+_[0-9a-f]{{{NAMED}}}|\..+\.tmp", name) is not None
 
 
 def has_size(out: Path, entry: Finished) -> bool:
@@ -60,7 +67,7 @@ class Source:
 def open_source(source: Path) -> Store:
     """Open a complete store with a file a site, to write its sites into shards."""
     info = stored.read_info(source)
-    if stored.is_sharded(info):
+    if is_sharded(info):
         raise InputError(
             f"{source}: is made of shards already; shards are written from the store with a file a "
             f"site ({info['shards']['made_from']})"

@@ -31,7 +31,13 @@ from cellsignal.common.files import digest, provenance, refuse_unwritable, write
 from cellsignal.common.stopping import Stop
 from cellsignal.data import store_files as stored
 from cellsignal.data.journal import JOURNAL, read_journal_lines
-from cellsignal.data.pack_place import check_place, locked, refuse_other_store
+from cellsignal.data.pack_place import (
+    check_place,
+    create_folder,
+    locked,
+    refuse_other_store,
+    resolved,
+)
 from cellsignal.data.pack_report import describe_left_out, read_left_out, write_left_out
 from cellsignal.data.renewal import finish
 from cellsignal.data.shard_files import COLUMNS, SHARDS, TABLE, read_shard_table
@@ -47,6 +53,7 @@ from cellsignal.data.shard_writing import (
     Finished,
     Source,
     has_size,
+    is_ours,
     measure,
     open_source,
     reading,
@@ -54,8 +61,10 @@ from cellsignal.data.shard_writing import (
     write_missing,
 )
 from cellsignal.data.store import Store
+from cellsignal.data.store_description import SHARDED, is_sharded
 
 log = logging.getLogger(__name__)
+MB_BELOW = 1e6  # a shard has less than a terabyte
 ADVICE = "shards that are whole are kept, run again to go on"
 
 
@@ -77,20 +86,18 @@ def write_shards(
         Interrupted: stopped by a signal or the time budget; whole shards are kept.
     """
     source, out = Path(source).absolute(), Path(out).absolute()
-    if most_mb is not None and not 0 < most_mb < 1e6:
-        raise InputError(f"--shard-mb {most_mb:g}: megabytes of a shard, above 0")
-    places = source.resolve(), out.resolve()
-    if places[0].is_relative_to(places[1]) or places[1].is_relative_to(places[0]):
+    if most_mb is not None and not 0 < most_mb < MB_BELOW:
         raise InputError(
-            f"{out}: shards are a store of their own; name another folder than {source}"
+            f"--shard-mb {most_mb:g}: give the megabytes of a shard, above 0 and below "
+            f"{MB_BELOW:,.0f}"
         )
     if move and (report := report_moved(source, out)) is not None:
         return report
     with reading(source, alone=move):
         store = open_source(source)
         with refuse_unwritable(out, ADVICE):
-            _check_place(out, store.info)
-            places[1].mkdir(parents=True, exist_ok=True)
+            _check_place(out, store)
+            create_folder(out)
             with locked(out), Stop() as stop:
                 try:
                     report = _bring_up_to_date(store, out, most_mb, stop, move)
@@ -101,16 +108,22 @@ def write_shards(
             return report
 
 
-def _check_place(out: Path, info: dict[str, Any]) -> None:
+def _check_place(out: Path, store: Store) -> None:
     """Refuse a place that holds anything but a store of shards of the same kind, or nothing."""
+    target, source = resolved(out), store.path.resolve()
+    if source.is_relative_to(target) or target.is_relative_to(source):
+        raise InputError(
+            f"{out}: is, holds or lies in the store that is copied ({store.path}); name another "
+            "folder for the shards"
+        )
     check_place(out)
     if (out / stored.INFO).is_file():
         previous = stored.read_info(out)
-        if not stored.is_sharded(previous):
+        if not is_sharded(previous):
             raise InputError(
                 f"{out}: is a store with a file a site; write the shards into another folder"
             )
-        refuse_other_store(out, previous, info)
+        refuse_other_store(out, previous, store.info)
 
 
 def _bring_up_to_date(
@@ -130,7 +143,7 @@ def _bring_up_to_date(
     missing = [plan for plan in plans if plan.key not in finished]
     report = ShardReport(len(store.samples), len(plans), sum(p.size for p in plans), len(missing))
     if previous is not None and previous["complete"]:
-        if not missing and _is_current(source, plans, finished, info, previous):
+        if not missing and _is_current(out, source, plans, finished, info, previous):
             _remove_others(out, {plan.key: finished[plan.key] for plan in plans})
             return report
         numbers = f"{len(missing)} of {len(plans)} shards are to be written"
@@ -151,7 +164,7 @@ def _describe(source: Source, most_mb: float) -> dict[str, Any]:
     """Return the description of a store of shards that is not complete."""
     info = {k: v for k, v in source.store.info.items() if k not in ("skipped", "made_by")}
     about = {"most_mb": most_mb, "made_from": str(source.store.path)}
-    return {**info, "format": stored.SHARDED, "complete": False, "shards": about}
+    return {**info, "format": SHARDED, "complete": False, "shards": about}
 
 
 # finished shards
@@ -218,14 +231,25 @@ def _target(
 
 
 def _is_current(
+    out: Path,
     source: Source,
     plans: list[ShardPlan],
     finished: dict[str, Finished],
     info: dict[str, Any],
     previous: dict[str, Any],
 ) -> bool:
+    """Return whether the complete store that is there says what it would say now, and is whole."""
     target = _target(source, plans, finished, info)[0]
-    return target == {name: value for name, value in previous.items() if name != "made_by"}
+    if target != {name: value for name, value in previous.items() if name != "made_by"}:
+        return False
+    try:
+        stored.read_arrays(out, previous)
+        stored.read_samples_text(out, previous)
+        read_left_out(out, previous)
+    except InputError as error:
+        log.warning("%s", error)
+        return False
+    return True
 
 
 def _complete(
@@ -258,6 +282,6 @@ def _remove_others(out: Path, kept: dict[str, Finished]) -> None:
     """Remove shards in which no row is any more, and what is left of the writing."""
     names = {entry["file"] for entry in kept.values()}
     for path in (out / SHARDS).iterdir():
-        if path.name not in names:
+        if path.name not in names and is_ours(path.name) and not path.is_dir():
             path.unlink()
     (out / JOURNAL).unlink(missing_ok=True)

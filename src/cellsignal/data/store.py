@@ -34,12 +34,12 @@ from cellsignal.data.pack_report import skipped_samples
 from cellsignal.data.remote import RemoteSites
 from cellsignal.data.remote_tables import fetch_tables, read_remote_info
 from cellsignal.data.shard_files import Shards, read_shards
+from cellsignal.data.store_description import is_sharded
 from cellsignal.data.store_files import (
     IMAGES,
     INFO,
     PACKED,
     PENDING,
-    is_sharded,
     layout_in,
     read_arrays,
     read_info,

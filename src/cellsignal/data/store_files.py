@@ -36,9 +36,8 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path, digest
 from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
 from cellsignal.data.codec import LZ4, Layout, RowDelta, encode, layout_of
+from cellsignal.data.store_description import check_description, how_to_renew, is_sharded
 
-FORMAT, SHARDED = 3, 4  # formats: a file a site, many sites in a file
-READABLE = (2, FORMAT, SHARDED)
 PENDING, PACKED, SKIPPED = 0, 1, 2
 IMAGES, SAMPLES, INFO = "images", "samples.csv.gz", "store.json"
 LEFT_OUT = "left_out.csv.gz"
@@ -46,17 +45,6 @@ OLD_SAMPLES, OLD_LEFT_OUT = "samples.csv", "left_out.csv"  # of format 2
 CALIBRATION, NEXT = "calibration", ".next"
 ARRAYS = ("mean", "sd", "checksum", "status")
 SHARD_ARRAYS = ("shard", "offset", "length")
-_INFO_KEYS = {
-    "cellsignal",
-    "source",
-    "channels",
-    "shape",
-    "codec",
-    "size",
-    "n",
-    "samples_sha256",
-    "complete",
-}
 
 
 def chunk_path(path: Path | str, row: int) -> str:
@@ -123,17 +111,14 @@ def read_arrays(path: Path, info: dict[str, Any]) -> dict[str, np.ndarray]:
         as_written = is_sharded(info) or _is_as_written(group[IMAGES], info["n"], layout)
     except (KeyError, OSError, ValueError, TypeError, RuntimeError) as error:
         why = str(error) or type(error).__name__
-        raise InputError(f"{path}: the store's arrays are damaged ({why}); pack it anew") from None
+        raise InputError(
+            f"{path}: the store's arrays are damaged ({why}); {how_to_renew(info)}"
+        ) from None
     if not as_written or hash_arrays(arrays) != info["arrays_digest"]:
         raise InputError(
-            f"{path}: the store's arrays are not those that {INFO} describes; pack it anew"
+            f"{path}: the store's arrays are not those that {INFO} describes; {how_to_renew(info)}"
         )
     return arrays
-
-
-def is_sharded(info: dict[str, Any]) -> bool:
-    """Return whether `store.json` describes a store of shards."""
-    return info.get("format") == SHARDED
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -151,17 +136,7 @@ def read_info(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: there is no store; make it with `cellsignal prepare`") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as a store's description ({error})") from None
-    if isinstance(info, dict) and info.get("format", FORMAT) not in READABLE:
-        raise InputError(
-            f"{file}: store format {info['format']}, this version reads "
-            f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}; pack it anew"
-        )
-    if (
-        not isinstance(info, dict)
-        or {"format", *_INFO_KEYS} - set(info)
-        or (is_sharded(info) and not isinstance(info.get("shards"), dict))
-    ):
-        raise InputError(f"{file}: is not the description of a cellsignal store")
+    check_description(info, file)
     return info
 
 
@@ -176,7 +151,8 @@ def read_gzip(path: Path | str) -> str:
     try:
         return gzip.decompress(Path(path).read_bytes()).decode("utf-8")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({why})") from None
 
 
 def samples_text(samples: pd.DataFrame) -> str:
@@ -233,7 +209,8 @@ def read_samples_text(path: Path, info: dict[str, Any]) -> tuple[str, Path]:
             raise InputError(f"{file}: cannot be read ({error})") from None
     if digest(text) != info["samples_sha256"]:
         raise InputError(
-            f"{file}: is not the table this store was packed from (its hash differs); pack it anew"
+            f"{file}: is not the table this store was packed from (its hash differs); "
+            f"{how_to_renew(info)}"
         )
     return text, file
 
