@@ -1,10 +1,13 @@
 """`verify --store` reads every site, of each kind of store, and names the damaged ones."""
 
+from pathlib import Path
+
 import pytest
 from helpers import cellsignal, error_line
 from remote_store import Flaky
 from tiny_store import TinyCompetition, tiny_samples, write_root
 
+from cellsignal.common.errors import InputError
 from cellsignal.common.places import RemoteFolder
 from cellsignal.data import transfer
 from cellsignal.data.pack import prepare
@@ -51,6 +54,34 @@ def test_damaged_sites_are_named_with_what_to_do(store, capsys):
     for text, name, row in zip(lines, names, (2, 9), strict=True):
         assert text.startswith(f"  {store / name}: row {row} ") and text.endswith(f"[{ids[row]}]")
         assert "delete that file and run `cellsignal prepare" in text
+
+
+def test_lost_and_unreadable_files_are_named_with_what_to_do(store):
+    opened = Store.open(store)
+    file = Path(opened._sites.name(5))
+    rows = [row for row in range(12) if opened._sites.name(row) == str(file)]
+    file.unlink()
+    damage = check_store(store)[1]
+    assert [name for name, _ in damage] == tiny_samples().sample_id[rows].to_list()
+    for _, message in damage:
+        assert f"({file} is not there); run `cellsignal prepare" in message
+    remote = check_store(RemoteFolder(f"flaky://{store.name}"))[1]
+    assert len(remote) == len(rows) and all("; copy the store" in text for _, text in remote)
+    file.mkdir()
+    for (_, message), row in zip(check_store(store)[1], rows, strict=True):
+        assert message == f"{file}: row {row} cannot be read (Is a directory)"
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_the_list_of_what_is_left_out_is_read(store, how):
+    if how == "gone":
+        (store / "left_out.csv.gz").unlink()
+    else:
+        (store / "left_out.csv.gz").write_bytes(b"damage")
+    for place in (store, RemoteFolder(f"flaky://{store.name}")):
+        with pytest.raises(InputError, match=rf"{store.name}/left_out.csv.gz: ") as caught:
+            check_store(place)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_remote_store_is_read_and_not_its_copies(store):

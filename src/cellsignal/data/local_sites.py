@@ -15,9 +15,11 @@ class LocalSites:
 
     Attributes:
         repair: what to do where a site is damaged.
+        lost: what to do where its file is not there.
     """
 
-    repair = "delete that file and run `cellsignal prepare` again to pack the site anew"
+    lost = "run `cellsignal prepare` again to pack the site anew"
+    repair = f"delete that file and {lost}"
 
     def __init__(self, path: Path, layout: Layout):
         self.path, self.layout = path, layout
@@ -35,14 +37,13 @@ class ShardedSites:
     """Reads the sites of a local store of shards into arrays.
 
     Attributes:
-        repair: as of `LocalSites`.
+        repair, lost: as of `LocalSites`.
     """
 
     def __init__(self, path: Path, layout: Layout, shards: Shards):
         self.path, self.layout, self.shards = path, layout, shards
-        self.repair = (
-            f"delete that file and run `cellsignal prepare CONFIG --shards {path}` to write it anew"
-        )
+        self.lost = f"run `cellsignal prepare CONFIG --shards {path}` to write it anew"
+        self.repair = f"delete that file and {self.lost}"
 
     def name(self, row: int) -> str:
         """Return the path of the shard that holds a site."""

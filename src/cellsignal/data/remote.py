@@ -76,6 +76,8 @@ class RemoteSites:
         self._key = key
         self._lengths = _Lengths(folder / TABLES / key / LENGTHS, layout)
 
+    lost = "copy the store there anew"
+
     @property
     def repair(self) -> str:
         """What to do where a site is damaged."""

@@ -20,6 +20,7 @@ import zarr
 from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest
 from cellsignal.common.places import RemoteFolder
+from cellsignal.data.pack_report import read_left_out
 from cellsignal.data.shard_files import TABLE, Shards, read_shards
 from cellsignal.data.store_description import is_sharded
 from cellsignal.data.store_files import (
@@ -111,6 +112,7 @@ def _fetch_info(transfer: Transfer, folder: Path) -> dict[str, Any] | None:
 
 def _read(folder: Path, info: dict[str, Any]) -> Tables:
     arrays = read_arrays(folder, info)
+    read_left_out(folder, info)  # what was fetched of it is held to its hash, too
     return arrays, read_samples(folder, info), read_shards(folder, info, arrays)
 
 

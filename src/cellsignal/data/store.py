@@ -247,10 +247,13 @@ class Store:
             self._sites.read(row, out, rows)
         except FileNotFoundError:
             raise InputError(
-                f"{self.path}: row {row} holds no image ({file} is not there)"
+                f"{self.path}: row {row} holds no image ({file} is not there); {self._sites.lost}"
             ) from None
         except InputError:
             raise
+        except OSError as error:  # a disk that fails, no right to read
+            why = error.strerror or error
+            raise InputError(f"{file}: row {row} cannot be read ({why})") from None
         except ValueError as error:
             raise InputError(
                 f"{file}: row {row} is damaged ({error}); {self._sites.repair}"

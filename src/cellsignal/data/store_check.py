@@ -9,7 +9,7 @@ Damage = tuple[str, str]  # sample id, what is wrong and what to do
 
 
 def check_store(place: Place) -> tuple[int, list[Damage]]:
-    """Read all sites of a store and hold their pixels to the checksums.
+    """Read all of a store: tables, arrays, and all sites, whose pixels have checksums.
 
     A remote store is read past the local copies of its sites.
 
@@ -20,6 +20,7 @@ def check_store(place: Place) -> tuple[int, list[Damage]]:
         InputError: there is no complete store, its tables are damaged, or it cannot be fetched.
     """
     store = Store.open(place if isinstance(place, Path) else place.without_cache())
+    _ = store.skipped  # its list is read as well
     ids = dict(zip(store.samples.row, store.samples.sample_id, strict=True))
     damage = [(ids[row], message) for row, message in store.check()]
     return len(ids), damage
