@@ -13,6 +13,7 @@ from cellsignal import __version__
 from cellsignal.baselines.commands import add_baseline_commands
 from cellsignal.cloud.commands import add_cloud_commands
 from cellsignal.common.errors import InputError, Interrupted
+from cellsignal.common.places import refuse_urls
 from cellsignal.common.stopping import time_budget
 from cellsignal.common.threads import share_processors
 from cellsignal.config.options import (
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         datefmt="%H:%M:%S",
     )
     try:
+        refuse_urls(vars(arguments))
         with time_budget(getattr(arguments, "max_hours", None)):
             following = arguments.run(arguments)
     except InputError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cellsignal.common.errors import InputError
-from cellsignal.common.places import RemoteFolder, as_place, local_folder
+from cellsignal.common.places import RemoteFolder, as_place, local_folder, refuse_urls
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,15 @@ def test_packing_into_a_url_is_refused_with_the_command_that_copies(url, command
     with pytest.raises(InputError, match="read only") as caught:
         local_folder(as_place(url))
     assert command in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["s3://b/x", "https://h/x/y", "file:///a/x", "gs://b"])
+def test_a_url_is_no_local_path(given):
+    for value in (Path(given), [Path("a"), Path(given)]):
+        with pytest.raises(InputError, match=f"^shard-out {given}: takes a local path"):
+            refuse_urls({"plain": given, "shard_out": value})
+
+
+def test_local_paths_are_no_urls():
+    given = [Path("a/b"), Path("/s3:/b"), Path("a:b/c"), Path("C:/x"), Path("./x:/y")]
+    refuse_urls({"out": Path("x"), "inputs": given, "number": 3, "none": None})

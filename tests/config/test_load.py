@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from cellsignal.common.errors import InputError
 from cellsignal.config import config_differences, dump_config, load_config
+from cellsignal.config.load import change_of
 from cellsignal.config.schema import Config, Submit
 from cellsignal.config.stage import PseudoLabels
 
@@ -227,3 +228,11 @@ def test_what_is_no_mapping_is_named_in_plain_words(tmp_path, content, kind):
     path.write_text(content)
     with pytest.raises(InputError, match=f"a config is a mapping of keys, this is {kind}$"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["stores/a", "a b: [c]", "x #y", "123", "null", " a ", "a'b", 'a"b\\', "{a", "~", "ü"]
+)
+def test_a_change_gives_its_text_back(write, text):
+    changed = load_config(write(BASE), [change_of("data.store", text)])
+    assert str(changed.data.store) == text

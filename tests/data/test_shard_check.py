@@ -1,6 +1,8 @@
 """`prepare` over a store of shards: nothing to do, or one line that says what is to be done."""
 
+import shlex
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from helpers import cellsignal, error_line, write_config
 from tiny_store import TinyCompetition, tiny_samples, write_root
 
+from cellsignal.cli import main
 from cellsignal.common.errors import InputError
+from cellsignal.config import load_config
 from cellsignal.data.pack import prepare
 from cellsignal.data.parts import Packing, Part, merge_parts, parts_folder, prepare_part
 from cellsignal.data.sharding import write_shards
@@ -128,7 +132,7 @@ def test_parts_are_not_packed_for_shards(root, out, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_commands(simulated, tmp_path, capsys):
+def test_the_commands(simulated, tmp_path, capsys, monkeypatch):
     """prepare, prepare --shards twice, verify --store, and prepare of the shards."""
     write_config(tmp_path, "rxrx1", simulated("rxrx1"))
     words = ("prepare", "config.yaml")
@@ -148,13 +152,23 @@ def test_the_commands(simulated, tmp_path, capsys):
     for more, why in (
         (("--shard-mb", "3"), "--shard-mb: goes with --shards"),
         (("--move",), "--move: goes with --shards"),
-        (("--shards", "many", "--shard-mb", "0"), "--shard-mb 0: megabytes"),
+        (("--shards", "many", "--shard-mb", "0"), "--shard-mb 0: give the megabytes"),
+        (("--shards", "s3://b/x"), "shards s3://b/x: takes a local path, no URL"),
         (("--shards", "x", "--set", "data.store=many"), "is made of shards already"),
         (("--shards", "x", "--set", "data.store=s3://b/x"), "is read only"),
         (("--set", "data.store=many", "--set", "data.size=16"), "made with another size"),
     ):
         assert why in error_line(capsys, *words, *more, cwd=tmp_path)
-    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "x").exists() and not (tmp_path / "s3:").exists()
+    capsys.readouterr()
+    words = (*words, "--set", "data.store=store")
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--shards", "a: [b] #c", "--shard-mb", "0.1"]) == 0
+    command = shlex.split(capsys.readouterr().err.rpartition("next: ")[2])
+    assert command[:3] == ["cellsignal", "train", "config.yaml"]
+    (change,) = command[4:]
+    stored_at = load_config(tmp_path / "config.yaml", [change]).data.store
+    assert stored_at == Path("a: [b] #c")
     assert cellsignal(*words, "--shards", "many", "--move", cwd=tmp_path) == 0
     assert not (tmp_path / "store").exists()
     assert cellsignal("verify", "--store", "many", cwd=tmp_path) == 0

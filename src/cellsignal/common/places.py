@@ -1,6 +1,7 @@
 """Where a store lies: a local folder, or a folder on object storage or a web server."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from cellsignal.common.errors import InputError
 CACHE_GIB = 20.0
 REQUESTS = 32
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+_URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,29 @@ def local_folder(place: Place) -> Path:
             f"`{_copy_command(place)}`"
         )
     return place
+
+
+def refuse_urls(options: Mapping[str, object]) -> None:
+    """Refuse URLs among the options of a command that take local paths.
+
+    `Path` makes `s3:/bucket` of `s3://bucket`, a local folder that would be written into.
+
+    Args:
+        options: by name; those that are paths, or lists of them, are looked at.
+
+    Raises:
+        InputError: names the option and the URL.
+    """
+    for name, value in options.items():
+        for path in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(path, Path) and (match := _URL_AS_PATH.match(str(path))):
+                slashes = "//" if match[0] == "file:/" else "/"
+                url = f"{match[0]}{slashes}{str(path)[match.end() :]}"
+                raise InputError(
+                    f"{name.replace('_', '-')} {url}: takes a local path, no URL (URLs are read by "
+                    "data.store and verify --store); write it locally and copy it with the "
+                    "provider's tool"
+                )
 
 
 def _copy_command(place: RemoteFolder) -> str:

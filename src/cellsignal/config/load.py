@@ -1,6 +1,7 @@
 """Read a YAML file, its `base:` files and `--set` words into a checked `Config`."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def load_config(path: Path | str, overrides: tuple[str, ...] | list[str] = ()) -
 def dump_config(config: Config) -> str:
     """Write the resolved config as YAML, every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def change_of(key: str, value: Path | str) -> str:
+    """Return the KEY=VALUE for `--set` that gives a key this text, in quotes if YAML needs them."""
+    text = str(value)
+    try:
+        is_plain = _parse(text) == text
+    except yaml.YAMLError:
+        is_plain = False
+    return f"{key}={text if is_plain else json.dumps(text, ensure_ascii=False)}"
 
 
 def config_differences(old: Any, new: Any, prefix: str = "") -> list[str]:

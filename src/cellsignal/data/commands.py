@@ -198,6 +198,7 @@ def _verify_store(arguments: argparse.Namespace) -> None:
 
 
 def prepare(arguments: argparse.Namespace) -> str:
+    from cellsignal.config.load import change_of
     from cellsignal.data.parts import following_part
     from cellsignal.pipeline import prepare as pack
     from cellsignal.pipeline import prepare_shards
@@ -205,7 +206,8 @@ def prepare(arguments: argparse.Namespace) -> str:
     config = configs_of(arguments)[0]  # no seed changes a store
     if arguments.shards is not None:
         prepare_shards(config, arguments.shards, arguments.shard_mb, arguments.move)
-        arguments.set = [*arguments.set, f"data.store={arguments.shards}"]
+        others = [change for change in arguments.set if not change.startswith("data.store=")]
+        arguments.set = [*others, change_of("data.store", arguments.shards)]
         return next_command("train", arguments)
     if arguments.shard_mb is not None or arguments.move:
         option = "--move" if arguments.move else "--shard-mb"

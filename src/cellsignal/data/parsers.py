@@ -25,7 +25,8 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="folder of its raw data")
     text = "read a store instead, a folder or a URL, and hold every site to its checksum"
     parser.add_argument("--store", metavar="PLACE", help=text)
-    parser.add_argument("--workers", type=int, default=2)
+    workers = "processes that read raw data (default 2)"
+    parser.add_argument("--workers", type=int, default=2, help=workers)
 
 
 def add_init(parser: argparse.ArgumentParser) -> None:

@@ -1,10 +1,12 @@
 """Hold a store of shards to its source's state, as `prepare` does it: nothing is packed there."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 from cellsignal.common.errors import InputError
+from cellsignal.config.load import change_of
 from cellsignal.data import renewal
 from cellsignal.data import store_files as stored
 from cellsignal.data.filling import Making, read_entries
@@ -36,10 +38,10 @@ def report_shards(out: Path, previous: dict[str, Any], making: Making) -> PackRe
     is_early = "made_from" not in previous and len(plan.kept) == len(entries)
     same_samples = previous["samples_sha256"] == making.info["samples_sha256"]
     if plan.reasons and not (is_early and same_samples):
-        made_from = previous["shards"]["made_from"]
+        source = _options_of_source(previous)
         raise InputError(
             f"{out}: its shards are out of date ({'; '.join(plan.reasons)}); run `cellsignal "
-            f"prepare` for the store that they were made from (--set data.store={made_from}), then "
+            f"prepare` for the store that they were made from ({source}), then "
             f"the same with --shards {out}"
         )
     rows = {name: row for row, name in enumerate(making.samples.sample_id)}
@@ -49,11 +51,15 @@ def report_shards(out: Path, previous: dict[str, Any], making: Making) -> PackRe
 def refuse_shards(store: Path) -> None:
     """Raise `InputError` if there is a store of shards, which is not packed in parts."""
     if (store / stored.INFO).is_file() and is_sharded(info := stored.read_info(store)):
-        made_from = info["shards"]["made_from"]
         raise InputError(
             f"{store}: is made of shards; parts are packed for the store that they were made from "
-            f"(--set data.store={made_from})"
+            f"({_options_of_source(info)})"
         )
+
+
+def _options_of_source(info: dict[str, Any]) -> str:
+    """Return the options by which a command reads the store that shards were made from."""
+    return shlex.join(["--set", change_of("data.store", info["shards"]["made_from"])])
 
 
 def refuse_cut_shards(out: Path, info: dict[str, Any]) -> None:
