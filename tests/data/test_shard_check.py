@@ -121,6 +121,39 @@ def test_lost_shards_are_named(root, out, tmp_path, how):
     assert Store.open(out).check() == []
 
 
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+@pytest.mark.parametrize("lost", ["samples.csv.gz", "left_out.csv.gz"])
+def test_prepare_writes_lost_tables_of_site_files_anew(root, tmp_path, lost, how):
+    site = tmp_path / "site"
+    prepare(COMPETITION, root, site)
+    before = {p: p.read_bytes() for p in site.rglob("*") if p.is_file()}
+    (site / lost).unlink()
+    if how == "damaged":
+        (site / lost).write_bytes(b"damage")
+    with pytest.raises(InputError, match=f"{lost}: cannot be read .*; run `cellsignal prepare` ag"):
+        _ = Store.open(site).skipped
+    assert prepare(COMPETITION, root, site).n_packed == 11
+    assert {p: p.read_bytes() for p in site.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("lost", ["samples.csv.gz", "shards.csv.gz", "offset", "left_out.csv.gz"])
+def test_lost_tables_and_arrays_are_said_and_written_anew(root, out, tmp_path, lost):
+    before = files_of(out)
+    for how in ("gone", "damaged"):
+        if (out / lost).is_dir():
+            shutil.rmtree(out / lost)
+        else:
+            (out / lost).unlink()
+        if how == "damaged":
+            (out / lost).write_bytes(b"damage")
+        with pytest.raises(InputError, match=r"damaged|cannot be read") as caught:
+            prepare(COMPETITION, root, out)
+        assert "--shards` again" in str(caught.value) and "\n" not in str(caught.value)
+        write_shards(tmp_path / "site", out)
+        assert files_of(out).keys() == before.keys() and Store.open(out).check() == []
+        assert prepare(COMPETITION, root, out).n_packed == 11
+
+
 def test_parts_are_not_packed_for_shards(root, out, tmp_path):
     for call in (
         lambda: prepare_part(COMPETITION, root, out, Part(1, 2), Packing()),

@@ -20,7 +20,7 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import digest, write_json
 from cellsignal.data import store_files as stored
 from cellsignal.data.journal import Entry
-from cellsignal.data.store_description import FORMAT
+from cellsignal.data.store_description import FORMAT, how_to_rewrite_table
 from cellsignal.data.store_files import read_gzip, write_gzip
 
 CANNOT_BE_USED = "an image that cannot be used: "
@@ -93,6 +93,8 @@ def describe_left_out(rows: Sequence[Row]) -> dict[str, Any]:
 def update_left_out(out: Path, info: dict[str, Any], rows: Sequence[Row], samples: str) -> None:
     """Bring the list of a complete store up to date, and a store of format 2 to today's format.
 
+    A samples table that is lost or damaged is written anew.
+
     A store whose images are up to date may lie where nothing can be written: that is a warning.
 
     Args:
@@ -103,6 +105,7 @@ def update_left_out(out: Path, info: dict[str, Any], rows: Sequence[Row], sample
     described = _describe(rows, _text(rows))
     if all(info.get(key) == value for key, value in described.items()):
         try:
+            stored.read_samples_text(out, info)
             if list(read_left_out(out, info)) == list(rows):
                 return
         except InputError:
@@ -128,10 +131,13 @@ def read_left_out(path: Path, info: dict[str, Any]) -> tuple[Row, ...]:
         rows = ((item["sample_id"], item["message"]) for item in info["skipped"])
         return tuple((CANNOT_BE_USED.removesuffix(": "), *row) for row in rows)
     file = path / stored.LEFT_OUT
-    text = read_gzip(file)
+    try:
+        text = read_gzip(file)
+    except InputError as error:
+        raise InputError(f"{error}; {how_to_rewrite_table(info)}") from None
     if digest(text) != info["left_out_sha256"]:
         raise InputError(
-            f"{file}: is not the list that {stored.INFO} describes; run `cellsignal prepare` again"
+            f"{file}: is not the list that {stored.INFO} describes; {how_to_rewrite_table(info)}"
         )
     _, *rows = csv.reader(io.StringIO(text))
     return tuple(map(tuple, rows))

@@ -294,5 +294,7 @@ def finish(out: Path) -> None:
             (out / stored.OLD_LEFT_OUT).unlink(missing_ok=True)
         if (out / name).is_dir():
             shutil.rmtree(out / name)
+        elif (following / name).is_dir():
+            (out / name).unlink(missing_ok=True)
         os.replace(following / name, out / name)
     shutil.rmtree(following, ignore_errors=True)

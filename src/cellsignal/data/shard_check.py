@@ -32,6 +32,7 @@ def report_shards(out: Path, previous: dict[str, Any], making: Making) -> PackRe
     if not previous["complete"]:
         raise InputError(f"{out}: its shards are not all written; {again} to go on")
     refuse_cut_shards(out, previous)
+    stored.read_samples_text(out, previous)  # refused where it is lost or damaged
     entries = read_entries(out, previous)
     plan = renewal.compare(out, previous, entries, making.info, making.samples, making.stamp)
     # what an early version made has no word on its image files

@@ -87,7 +87,11 @@ def read_shard_table(path: Path, info: dict[str, Any]) -> pd.DataFrame:
     Raises:
         InputError: it is not there, damaged, or not the one that `store.json` describes.
     """
-    if digest(read_gzip(path / TABLE)) != info["shards"]["table_sha256"]:
+    try:
+        text = read_gzip(path / TABLE)
+    except InputError as error:
+        raise InputError(f"{error}; {how_to_renew(info)}") from None
+    if digest(text) != info["shards"]["table_sha256"]:
         raise InputError(
             f"{path / TABLE}: is not the table that store.json describes; {how_to_renew(info)}"
         )

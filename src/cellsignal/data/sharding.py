@@ -247,7 +247,7 @@ def _is_current(
         stored.read_samples_text(out, previous)
         read_left_out(out, previous)
     except InputError as error:
-        log.warning("%s", error)
+        log.warning("%s", str(error).rpartition(";")[0])  # what to do is being done
         return False
     return True
 

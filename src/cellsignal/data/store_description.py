@@ -19,6 +19,11 @@ def how_to_renew(info: dict[str, Any]) -> str:
     return "pack it anew"
 
 
+def how_to_rewrite_table(info: dict[str, Any]) -> str:
+    """Return what to do about a table that is lost or damaged."""
+    return how_to_renew(info) if is_sharded(info) else "run `cellsignal prepare` again"
+
+
 def is_sharded(info: dict[str, Any]) -> bool:
     """Return whether `store.json` describes a store of shards."""
     return info.get("format") == SHARDED

@@ -19,6 +19,7 @@ Format 2, which is still read, had the table as `samples.csv` and the list in `s
 is a store of shards, which has no `images/` (see `shard_files`).
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -36,7 +37,12 @@ from cellsignal.common.errors import InputError
 from cellsignal.common.files import atomic_path, digest
 from cellsignal.competitions.samples import ADDED, COLUMNS, check_samples
 from cellsignal.data.codec import LZ4, Layout, RowDelta, encode, layout_of
-from cellsignal.data.store_description import check_description, how_to_renew, is_sharded
+from cellsignal.data.store_description import (
+    check_description,
+    how_to_renew,
+    how_to_rewrite_table,
+    is_sharded,
+)
 
 PENDING, PACKED, SKIPPED = 0, 1, 2
 IMAGES, SAMPLES, INFO = "images", "samples.csv.gz", "store.json"
@@ -186,9 +192,11 @@ def parse_samples(text: str, source: Path | str) -> pd.DataFrame:
 
 
 def write_samples(path: Path, text: str) -> None:
-    """Write the store's samples table, unless it lies there already."""
-    if not (path / SAMPLES).exists():
-        write_gzip(path / SAMPLES, text)
+    """Write the store's samples table, unless it lies there already, whole."""
+    with contextlib.suppress(InputError):
+        if read_gzip(path / SAMPLES) == text:
+            return
+    write_gzip(path / SAMPLES, text)
 
 
 def read_samples(path: Path, info: dict[str, Any]) -> pd.DataFrame:
@@ -200,7 +208,10 @@ def read_samples_text(path: Path, info: dict[str, Any]) -> tuple[str, Path]:
     """Return the text of the store's samples table, and its file; raise if its hash differs."""
     file = path / SAMPLES
     if file.exists() or not (path / OLD_SAMPLES).exists():
-        text = read_gzip(file)
+        try:
+            text = read_gzip(file)
+        except InputError as error:
+            raise InputError(f"{error}; {how_to_rewrite_table(info)}") from None
     else:
         file = path / OLD_SAMPLES
         try:
@@ -210,7 +221,7 @@ def read_samples_text(path: Path, info: dict[str, Any]) -> tuple[str, Path]:
     if digest(text) != info["samples_sha256"]:
         raise InputError(
             f"{file}: is not the table this store was packed from (its hash differs); "
-            f"{how_to_renew(info)}"
+            f"{how_to_rewrite_table(info)}"
         )
     return text, file
 
