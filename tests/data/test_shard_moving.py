@@ -189,3 +189,14 @@ def test_who_reads_or_packs_meanwhile_is_refused(site, tmp_path):
     with sharding.reading(site, alone=False), pytest.raises(InputError, match="another process"):
         write_shards(site, tmp_path / "out", move=True)
     assert Store.open(site).check() == []
+
+
+def test_a_store_that_cannot_be_removed_is_refused_before_anything_is_written(
+    site, tmp_path, monkeypatch
+):
+    access = os.access
+    for folder in (site / "images", site, site.parent):
+        monkeypatch.setattr(os, "access", lambda p, mode, f=folder: p != f and access(p, mode))
+        with pytest.raises(InputError, match=f"^{folder}: nothing can be deleted there"):
+            write_shards(site, tmp_path / "out", move=True)
+        assert not (tmp_path / "out").exists()

@@ -538,3 +538,15 @@ def test_strangers_among_the_shards_are_left_alone(site, out):
     assert (out / "shards/notes.txt").read_text() == "mine"
     assert len(list((out / "shards").iterdir())) == 11 + 3
     assert Store.open(out).check() == []
+
+
+@one_codec
+def test_current_shards_may_lie_where_nothing_can_be_written(site, out, monkeypatch):
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("unlink", "rename", "replace", "rmdir", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, refuse)
+    for name in ("unlink", "rename", "replace"):
+        monkeypatch.setattr(os, name, refuse)
+    assert write_shards(site, out).written == 0

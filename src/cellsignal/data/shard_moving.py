@@ -5,6 +5,7 @@ some sites are in shards, or nothing that looks like a store.
 """
 
 import contextlib
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,16 @@ def keep_sound(
         if not is_sound:
             del sound[plan.key]
     return sound
+
+
+def refuse_unremovable(source: Path) -> None:
+    """Refuse to move a store of which no file may be deleted."""
+    target = source.resolve()
+    for folder in (target / stored.IMAGES, target, target.parent):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{folder}: nothing can be deleted there (no right to write); leave out --move"
+            )
 
 
 def remove_source(source: Path) -> None:

@@ -45,6 +45,7 @@ from cellsignal.data.shard_moving import (
     ShardReport,
     keep_sound,
     moved_lengths,
+    refuse_unremovable,
     remove_source,
     report_moved,
 )
@@ -95,6 +96,8 @@ def write_shards(
         return report
     with reading(source, alone=move):
         store = open_source(source)
+        if move:
+            refuse_unremovable(source)
         with refuse_unwritable(out, ADVICE):
             _check_place(out, store)
             create_folder(out)
@@ -284,4 +287,5 @@ def _remove_others(out: Path, kept: dict[str, Finished]) -> None:
     for path in (out / SHARDS).iterdir():
         if path.name not in names and is_ours(path.name) and not path.is_dir():
             path.unlink()
-    (out / JOURNAL).unlink(missing_ok=True)
+    if (out / JOURNAL).exists():  # a store that is current may lie where nothing can be written
+        (out / JOURNAL).unlink()
