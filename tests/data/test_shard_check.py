@@ -47,6 +47,31 @@ def test_what_is_current_is_left_as_it_is(root, out, tmp_path):
     assert files_of(out) == before
 
 
+class Measuring(TinyCompetition):
+    """Measures plates anew each time, and notes what it had measured before."""
+
+    def calibrate(self, root, folder, workers=0):
+        folder.mkdir(exist_ok=True)
+        file = folder / "plate"
+        self.before = file.read_text() if file.exists() else None
+        file.write_text(f"{self.before}+")
+        return self
+
+
+def test_plates_are_measured_in_a_copy(root, out, tmp_path):
+    prepare(Measuring(), root, tmp_path / "site")
+    shutil.rmtree(out)
+    write_shards(tmp_path / "site", out, 3e-3)
+    before = files_of(out)
+    competition = Measuring()
+    prepare(competition, root, out)
+    assert competition.before == "None+" == (out / "calibration/plate").read_text()
+    change_an_image(root)
+    with pytest.raises(InputError, match="its shards are out of date"):
+        prepare(competition, root, out)
+    assert files_of(out) == before
+
+
 def change_an_image(root):
     file = root / tiny_samples().files[8][0]
     cv2.imwrite(str(file), np.full((16, 20), 7, np.uint8))

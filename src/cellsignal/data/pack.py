@@ -34,7 +34,7 @@ from cellsignal.data.journal import JOURNAL
 from cellsignal.data.pack_place import check_place, create_folder, locked, refuse_other_store
 from cellsignal.data.pack_report import PackReport
 from cellsignal.data.renewal import Stamp, stamp_nothing, stamp_source
-from cellsignal.data.shard_check import report_shards
+from cellsignal.data.shard_check import calibration_folder, report_shards
 from cellsignal.data.sites import Read, read_site
 from cellsignal.data.store_description import FORMAT, is_sharded
 
@@ -64,26 +64,27 @@ def prepare(
     classes = competition.require_classes(root)
     with refuse_unwritable(out, ADVICE):
         check_place(out)
-    competition = competition.calibrate(root, out / stored.CALIBRATION, workers)
-    shape = competition.root_shape(root)
-    return pack(
-        samples,
-        functools.partial(competition.read, root, shape=shape),
-        out,
-        channels=competition.channels_of(root),
-        size=size,
-        bad_site=bad_site,
-        workers=workers,
-        source={"competition": competition.id, "root": str(root), "classes": list(classes)},
-        shape=shape,
-        codec=codec,
-        stamp=functools.partial(stamp_source, competition, root),
-        made_from={
-            "reading": competition.reading,
-            "calibration": competition.calibration.hashes if competition.calibration else {},
-        },
-        left_out=competition.left_out(root),
-    )
+    with calibration_folder(out) as folder:
+        competition = competition.calibrate(root, folder, workers)
+        shape = competition.root_shape(root)
+        return pack(
+            samples,
+            functools.partial(competition.read, root, shape=shape),
+            out,
+            channels=competition.channels_of(root),
+            size=size,
+            bad_site=bad_site,
+            workers=workers,
+            source={"competition": competition.id, "root": str(root), "classes": list(classes)},
+            shape=shape,
+            codec=codec,
+            stamp=functools.partial(stamp_source, competition, root),
+            made_from={
+                "reading": competition.reading,
+                "calibration": competition.calibration.hashes if competition.calibration else {},
+            },
+            left_out=competition.left_out(root),
+        )
 
 
 def pack(

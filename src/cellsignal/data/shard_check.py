@@ -1,7 +1,11 @@
 """Hold a store of shards to its source's state, as `prepare` does it: nothing is packed there."""
 
+import contextlib
 import os
 import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,20 @@ from cellsignal.data.filling import Making, read_entries
 from cellsignal.data.pack_report import PackReport, skipped_entries
 from cellsignal.data.shard_files import SHARDS, read_shard_table
 from cellsignal.data.store_description import is_sharded
+
+
+@contextlib.contextmanager
+def calibration_folder(out: Path) -> Iterator[Path]:
+    """Yield where a store's plates are measured: there; of shards, which stay, in a copy."""
+    folder = out / stored.CALIBRATION
+    if not (out / stored.INFO).is_file() or not is_sharded(stored.read_info(out)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(temporary) / stored.CALIBRATION
+        if folder.is_dir():
+            shutil.copytree(folder, copy)
+        yield copy
 
 
 def report_shards(out: Path, previous: dict[str, Any], making: Making) -> PackReport:
