@@ -151,10 +151,11 @@ def prepare_shards(config: Config, out: Path, most_mb: float | None, move: bool)
     store = local_folder(config.data.store)
     report = write_shards(store, out, most_mb, move)
     log.info(
-        "%s: %d sites in %d files, %.3g GB%s",
+        "%s: %d sites in %d file%s, %.3g GB%s",
         out,
         report.sites,
         report.shards,
+        "" if report.shards == 1 else "s",
         report.bytes / 1e9,
         "" if report.written else "; up to date",
     )

@@ -28,5 +28,5 @@ def check_store(place: Place) -> tuple[int, list[Damage]]:
 
 def damage_text(sites: int, damage: list[Damage]) -> str:
     """Return a count, and a line for each damaged site."""
-    lines = [f"{sites} sites, {len(damage)} damaged"]
+    lines = [f"{sites} site{'' if sites == 1 else 's'}, {len(damage)} damaged"]
     return "\n".join([*lines, *(f"  {message} [{name}]" for name, message in damage)])
