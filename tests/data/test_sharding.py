@@ -129,8 +129,10 @@ def test_it_is_the_same_store(made, site, out):
 
 @one_codec
 def test_an_earlier_version_refuses_it(out, monkeypatch):
-    monkeypatch.setattr(store_description, "READABLE", (2, 3))
-    with pytest.raises(InputError, match=r"store format 4, this version reads 2 and 3") as caught:
+    monkeypatch.setattr(store_description, "READABLE", (2, 3, 4))
+    with pytest.raises(
+        InputError, match=r"store format 5, this version reads 2, 3 and 4"
+    ) as caught:
         Store.open(out)
     assert "\n" not in str(caught.value)
 

@@ -270,7 +270,7 @@ def test_a_store_that_does_not_fit_its_description_is_refused(copy, tmp_path):
     refused(lambda p: _edit_info(p, format=99), "format 99")
     refused(
         lambda p: (p / "store.json").write_text('{"format": 1, "n": 3}'),
-        "store format 1, this version reads 2, 3 and 4; pack it anew",
+        "store format 1, this version reads 2, 3, 4 and 5; pack it anew",
     )
     refused(
         lambda p: _edit_info(

@@ -9,7 +9,7 @@ from cellsignal.data.store_files import read_info
 
 SHARDS = {"most_mb": 512, "made_from": "/a", "table_sha256": "0", "number": 1}
 INFO = {
-    "format": 4,
+    "format": 5,
     "cellsignal": "0.1.0",
     "source": {"competition": "tiny", "root": "/r"},
     "channels": ["nuclei"],
@@ -34,7 +34,7 @@ def read(folder, info):
     [
         {},
         {"size": 256},
-        {"format": 3, "shards": None},
+        {"format": 4, "shards": None},
         {"shards": SHARDS | {"most_mb": 0.5}},
         {"complete": False, "arrays_digest": None, "shards": {"most_mb": 1, "made_from": "/a"}},
     ],
@@ -79,6 +79,6 @@ def test_a_newer_versions_codec_is_refused_by_name(tmp_path):
 
 
 def test_a_newer_versions_format_is_refused_by_number(tmp_path):
-    message = r"store format 5, this version reads 2, 3 and 4; .* the version of cellsignal that"
+    message = r"store format 6, this version reads 2, 3, 4 and 5; .* the version of cellsignal that"
     with pytest.raises(InputError, match=message):
-        read(tmp_path, INFO | {"format": 5})
+        read(tmp_path, INFO | {"format": 6})

@@ -103,7 +103,7 @@ def prepare_as_before(root: Path, out: Path) -> None:
         pack.prepare(TinyCompetition(), root, out, codec="zstd")
     info = json.loads((out / "store.json").read_text())
     assert info.pop("joined") is False
-    (out / "store.json").write_text(json.dumps(info))
+    (out / "store.json").write_text(json.dumps(info | {"format": 3}))
 
 
 def set_band(patch: pytest.MonkeyPatch, rows: int) -> None:

@@ -11,7 +11,7 @@ shards has all that `store_files` describes but `images/`, which zarr would show
     offset      (N,) uint64, where in the shard its file begins, bytes
     length      (N,) uint32, bytes of its file; 0 where nothing is packed
 
-`store.json` says format 4, which earlier versions refuse, and under `shards` the hash of their
+`store.json` says format 5, which earlier versions refuse, and under `shards` the hash of their
 table, how many there are, the limit of their size and the store that they were made from.
 """
 

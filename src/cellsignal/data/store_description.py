@@ -7,8 +7,10 @@ from typing import Any, get_args, get_type_hints
 from cellsignal.common.errors import InputError
 from cellsignal.data.codec import Layout
 
-FORMAT, SHARDED = 3, 4  # formats: a file a site, many sites in a file
-READABLE = (2, FORMAT, SHARDED)
+# formats: a file a site, many sites in a file; 3 had a frame for each channel and no lz4, and 2
+# tables that are not compressed
+FORMAT, SHARDED = 4, 5
+READABLE = (2, 3, FORMAT, SHARDED)
 CODECS = get_args(get_type_hints(Layout)["codec"])
 
 
