@@ -15,6 +15,7 @@ from cellsignal.studies.performance.commands import (
 from cellsignal.studies.pretraining.page import add_pretraining_study
 from cellsignal.studies.relations.commands import add_relations_study
 from cellsignal.studies.shift.commands import add_shift_study
+from cellsignal.studies.soups.commands import add_soups_study
 
 
 def add_studies_of_folders(add: Callable) -> None:
@@ -30,3 +31,4 @@ def add_studies_of_folders(add: Callable) -> None:
     add_readers_study(add)
     add_relations_study(add)
     add_shift_study(add)
+    add_soups_study(add)

@@ -1,0 +1,1 @@
+"""What snapshots and soups of weights are worth on simulated plates: docs/results/soups.md."""
