@@ -48,9 +48,7 @@ def test_accuracies_differences_and_costs_are_those_of_the_records():
     assert "384 to 386 images train" in text and "15 test experiments" in text
     assert "Chance is 0.021" in text and "are known, 0.083" in text
     units = np.concatenate([one["units"] for one in records])
-    plain = {
-        name: np.concatenate([one["rows"][name]["plain"] for one in records]) for name in ROWS
-    }
+    plain = {name: np.concatenate([one["rows"][name]["plain"] for one in records]) for name in ROWS}
     low, high = mean_interval(plain[BETTER], units)
     table, own = lines_of(text, BETTER)
     assert table[1:4] == ["60", "a first half, 3 second halves", "1"]

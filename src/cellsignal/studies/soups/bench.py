@@ -4,7 +4,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +115,7 @@ class Study:
         log.info("%s/seed%d of seed %d is trained", name, seed, self.seed)
         return config
 
-    def soup(
-        self, name: str, configs: Sequence[Config], method: Method, **options: bool
-    ) -> Config:
+    def soup(self, name: str, configs: Sequence[Config], method: Method, **options: bool) -> Config:
         """Average the weights of some runs; a soup that exists is left."""
         config = configs[0].model_copy(update={"name": name})
         if config.run_folder.exists():

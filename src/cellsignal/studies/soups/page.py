@@ -16,32 +16,41 @@ from cellsignal.studies.soups.rows import APART_ONE, MEMBERS, ONE, ROWS, WARM_UP
 HOWS = {"plain": "accuracy", "assigned": "after plate assignment"}
 PAGE = """# What are snapshots and soups of weights worth?
 
-The code is `cellsignal.studies.soups`; the command writes this page. Finished trainings are left as they are, stopped ones resume.
+The code is `cellsignal.studies.soups`; the command writes this page. Finished trainings are left
+as they are, stopped ones resume.
 
     cellsignal study soups --seeds {seeds} --epochs {epochs} --out docs/results/soups.md
 
 {machine}; {seconds:.0f} s of CPU time on one thread for all of it.
 
-Simulated RxRx1, drawn anew for every seed: {classes} classes, one 64 px image of a well, four cell types of three training and three test experiments. One
-fold is held out: {train} images train, {valid} validate. Checkpoints are the last; what is chosen (greedy soups) is chosen on the validation experiments, every
-figure is of the {wells} wells of {experiments} test experiments, which nothing has looked at. timm's `test_resnet` and the demo's recipe (batches and BatchNorm
-statistics by plate, one view); {epochs} epochs from random weights, a cosine after {warm_up} epochs of warm-up, the rate of the demo's first stage. A fine-tune is the
-second half of a training that takes the weights of a first half of {half} epochs, at the rate of the demo's second stage. Rates and decays were written down once and
-not tuned. **Epochs trained** counts all behind one prediction, **networks** what one prediction runs.
+Simulated RxRx1, drawn anew for every seed: {classes} classes, one 64 px image of a well, four cell
+types of three training and three test experiments. One fold is held out: {train} images train,
+{valid} validate. Checkpoints are the last; what is chosen (greedy soups) is chosen on the
+validation experiments, and every figure is of the {wells} wells of {experiments} test experiments,
+which nothing has looked at.
 
-95 % intervals over the test experiments of all seeds together (`metrics/intervals.py`); differences are paired by well, not corrected for the number of rows.
-Chance is {chance:.3f}; once the groups of the plates are known, {known:.3f}.
+timm's `test_resnet` and the demo's recipe (batches and BatchNorm statistics by plate, one view);
+{epochs} epochs from random weights, a cosine after {warm_up} epochs of warm-up, the rate of the
+demo's first stage. A fine-tune is the second half of a training: it takes the weights that a first
+half of {half} epochs ends with, and has the rate of the demo's second stage. Rates and decays were
+written down once and not tuned. *Epochs trained* counts all that is behind a prediction, *networks*
+what a prediction runs.
+
+95 % intervals are over the test experiments of all seeds together (`metrics/intervals.py`);
+differences are paired by well, and not corrected for the number of rows. Chance is {chance:.3f};
+once the groups of the plates are known, {known:.3f}.
 
 {table}
 
 ## Against their own members
 
-A mean of predictions, or a soup, against its members each alone; a soup against the mean of the same members' predictions, which costs {members} networks. Before
-plate assignment.
+A mean of predictions or a soup against its members each alone, and a soup against the mean of the
+same members' predictions, which costs {members} networks. Before plate assignment.
 
 {own}
 
-Runs that began with different weights are refused:
+A soup of runs that began with different weights is refused, unless `--any-start` forces it; the
+scores are of the validation experiments:
 
     {refused}
 
@@ -51,10 +60,12 @@ Runs that began with different weights are refused:
 
 ## How far it reaches
 
-- One small network, {train} images, {epochs} epochs: {seeds_word}. An interval that holds nought cannot show that there is no gain with larger networks, longer
-  trainings, or weights pretrained on other images, for which soups were published.
-- BatchNorm statistics are taken anew from every plate at prediction (`predict.adapt: plate`), also those of averaged weights.
-- Learning rate, losses and augmentation are the same in all fine-tunes, which differ by seed alone. The published soups also vary these.
+- One small network, {train} images, {epochs} epochs; {seeds_word}. An interval that holds nought
+  cannot show that there is no gain with larger networks, longer trainings, or weights pretrained on
+  other images, for which soups were published.
+- BatchNorm statistics are taken anew from every plate at prediction (`predict.adapt: plate`), those
+  of averaged weights too.
+- The fine-tunes differ by seed alone. The published soups also vary rate, losses and augmentation.
 """
 
 

@@ -72,7 +72,9 @@ def check_epochs(epochs: int) -> None:
         InputError: says what is wrong.
     """
     if epochs % 6 or epochs < 6:
-        raise InputError(f"--epochs {epochs}: give a multiple of 6, for two halves and three cycles")
+        raise InputError(
+            f"--epochs {epochs}: give a multiple of 6, for two halves and three cycles"
+        )
 
 
 def training(
