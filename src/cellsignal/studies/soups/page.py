@@ -63,6 +63,7 @@ scores are of the validation experiments:
 - One small network, {train} images, {epochs} epochs; {seeds_word}. An interval that holds nought
   cannot show that there is no gain with larger networks, longer trainings, or weights pretrained on
   other images, for which soups were published.
+- After plate assignment one run has {assigned:.3f} already: little is left to gain there.
 - BatchNorm statistics are taken anew from every plate at prediction (`predict.adapt: plate`), those
   of averaged weights too.
 - The fine-tunes differ by seed alone. The published soups also vary rate, losses and augmentation.
@@ -124,6 +125,7 @@ def soups_page(records: Sequence[Mapping[str, Any]], seeds: Sequence[int], epoch
         table=_table(figures, epochs),
         own=_own_table(figures),
         refused=first["refused"],
+        assigned=float(figures.values[ONE]["assigned"].mean()),
         says=says(figures),
     )
 
