@@ -11,7 +11,7 @@ from cellsignal.metrics.paired import Paired, compare_means
 from cellsignal.studies.pages import machine, text_table
 from cellsignal.studies.pretraining.bench import range_of
 from cellsignal.studies.pretraining.page import difference_text, told_apart
-from cellsignal.studies.soups.rows import APART_ONE, MEMBERS, ONE, ROWS, WARM_UP
+from cellsignal.studies.soups.rows import APART_ONE, CYCLES, LAST, MEMBERS, ONE, ROWS, WARM_UP, Row
 
 HOWS = {"plain": "accuracy", "assigned": "after plate assignment"}
 PAGE = """# What are snapshots and soups of weights worth?
@@ -44,8 +44,9 @@ once the groups of the plates are known, {known:.3f}.
 
 ## Against their own members
 
-A mean of predictions or a soup against its members each alone, and a soup against the mean of the
-same members' predictions, which costs {members} networks. Before plate assignment.
+A mean of predictions or a soup against its members each alone (of the cycles: against the last
+snapshot, which nothing had to choose), and a soup against the mean of the same members' predictions, which
+costs {members} networks. Before plate assignment.
 
 {own}
 
@@ -66,7 +67,10 @@ scores are of the validation experiments:
 - After plate assignment one run has {assigned:.3f} already: little is left to gain there.
 - BatchNorm statistics are taken anew from every plate at prediction (`predict.adapt: plate`), those
   of averaged weights too.
-- The fine-tunes differ by seed alone. The published soups also vary rate, losses and augmentation.
+- The fine-tunes differ by seed alone and have a quarter of the first rate, so that they are near
+  each other. The published soups also vary rate, losses and augmentation.
+- The first snapshots have seen {first} and {second} epochs alone, and pull both their mean and their
+  soup down. Published cycles are tens of epochs long.
 """
 
 
@@ -105,13 +109,16 @@ class Figures:
 def soups_page(records: Sequence[Mapping[str, Any]], seeds: Sequence[int], epochs: int) -> str:
     """Return the page of the records of `bench.measure`, one for each seed."""
     figures, first = Figures.of(records), records[0]
+    warm_up = min(WARM_UP, epochs // 2)
     few = {1: "a single seed", 2: "two seeds"}.get(len(seeds), f"{len(seeds)} seeds")
     return PAGE.format(
         seeds=" ".join(map(str, seeds)),
         seeds_word=f"{few}, {plural('experiment', len(np.unique(figures.units)))}",
         epochs=epochs,
         half=epochs // 2,
-        warm_up=min(WARM_UP, epochs // 2),
+        first=warm_up + (epochs - warm_up) // CYCLES,
+        second=warm_up + 2 * (epochs - warm_up) // CYCLES,
+        warm_up=warm_up,
         machine=machine(),
         seconds=sum(record["seconds"] for record in records),
         classes=first["classes"],
@@ -159,13 +166,13 @@ def says(figures: Figures) -> str:
     for name, row in ROWS.items():
         if name == ONE:
             continue
-        words = [told_apart(figures.against(name, ONE, how)) for how in HOWS]
+        words = [_beside(figures.against(name, ONE, how)) for how in HOWS]
         text = f"{words[0]} one run"
-        text += "" if words[0] == words[1] else f"; after plate assignment {words[1]}"
+        text += "" if words[0] == words[1] else f", after plate assignment {words[1]} it"
         if row.alone and row.alone != ONE:
-            text += f"; {told_apart(figures.against(name, row.alone))} its members alone"
+            text += f"; {_beside(figures.against(name, row.alone))} {_members(row)}"
         if row.mean:
-            text += f"; {told_apart(figures.against(name, row.mean))} the mean of predictions"
+            text += f"; {_beside(figures.against(name, row.mean))} the mean of predictions"
         lines.append(f"- {row.title}: {text}.")
     cheap = [name for name, row in ROWS.items() if row.networks == 1 and row.trained == 1]
     best = max((n for n in cheap if n != APART_ONE), key=lambda n: _mean(figures, n))
@@ -176,6 +183,16 @@ def says(figures: Figures) -> str:
         f"({_mean(figures, best):.3f})."
     )
     return "\n".join(lines)
+
+
+def _beside(paired: Paired) -> str:
+    """Say where a difference lies; two rows may be the same predictions."""
+    same = paired.differing == 0 and paired.difference == 0
+    return "the same as" if same else told_apart(paired)
+
+
+def _members(row: Row) -> str:
+    return "the last snapshot" if row.alone == LAST else "its members alone"
 
 
 def _mean(figures: Figures, name: str) -> float:
