@@ -45,8 +45,8 @@ once the groups of the plates are known, {known:.3f}.
 ## Against their own members
 
 A mean of predictions or a soup against its members each alone (of the cycles: against the last
-snapshot, which nothing had to choose), and a soup against the mean of the same members' predictions, which
-costs {members} networks. Before plate assignment.
+snapshot, which nothing had to choose), and a soup against the mean of the same members'
+predictions, which costs {members} networks. Before plate assignment.
 
 {own}
 
@@ -69,8 +69,8 @@ scores are of the validation experiments:
   of averaged weights too.
 - The fine-tunes differ by seed alone and have a quarter of the first rate, so that they are near
   each other. The published soups also vary rate, losses and augmentation.
-- The first snapshots have seen {first} and {second} epochs alone, and pull both their mean and their
-  soup down. Published cycles are tens of epochs long.
+- The first snapshots have seen {first} and {second} epochs alone. Published cycles are tens of
+  epochs long.
 """
 
 
