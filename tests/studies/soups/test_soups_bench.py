@@ -63,7 +63,7 @@ def test_soups_are_the_means_of_the_members_they_name(place):
     tuned = [weights("tuned", seed) for seed in (3, 4, 5)]
     assert not torch.equal(tuned[0], tuned[1])
     torch.testing.assert_close(weights("tuned_uniform"), torch.stack(tuned).mean(0))
-    kept = [weights("cycles", file=f"snapshot_{epoch}") for epoch in (4, 5, 6)]
+    kept = [weights("cycles", file=f"snapshot_{epoch:04d}") for epoch in (4, 5, 6)]
     torch.testing.assert_close(weights("snap_uniform"), torch.stack(kept).mean(0))
     assert "one/seed4: began with other weights than one/seed3" in record["refused"]
 
