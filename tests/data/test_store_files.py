@@ -129,7 +129,10 @@ def test_what_is_no_store_is_refused_in_words(tmp_path):
     for content, words in (
         ("{", "cannot be read as a store's description"),
         ("[]", "is not the description of a cellsignal store"),
-        (json.dumps({"format": 1}), "store format 1, this version reads 2, 3, 4 and 5; pack it anew"),
+        (
+            json.dumps({"format": 1}),
+            "store format 1, this version reads 2, 3, 4 and 5; pack it anew",
+        ),
         (json.dumps({"format": 2, "n": 3}), "is not the description of a cellsignal store"),
     ):
         (tmp_path / INFO).write_text(content)
