@@ -24,6 +24,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from cellsignal.common.errors import InputError
+from cellsignal.common.memory import keep_freed_memory
 
 _PIECE = 1 << 26  # bytes that lie on the device at a time
 # how long the others wait while one writes; CELLSIGNAL_PATIENCE_MINUTES overrides
@@ -180,6 +181,8 @@ def this_process() -> Ranks:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     if world > 1:
         from accelerate import PartialState
 

@@ -28,7 +28,7 @@ from cellsignal.models.backbones import build_model
 from cellsignal.models.cost import forward_flops, training_flops
 from cellsignal.studies.performance.augmentation import FIRST_PLACE, plain_steps
 from cellsignal.training.optim import Stepper
-from cellsignal.training.ranks import Ranks
+from cellsignal.training.ranks import Ranks, this_process
 from cellsignal.training.stage_loss import StageLoss
 from cellsignal.training.throughput import Clock, EpochSpeed
 
@@ -158,8 +158,8 @@ def recipe_of(size: int, stored: int) -> tuple[augment.Augmentation, ...]:
 
 
 def pick_device() -> torch.device:
-    """Return the GPU, or the CPU where there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the GPU, or the CPU where there is none, as a training does."""
+    return this_process().device
 
 
 def build_stepper(
