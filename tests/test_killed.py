@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import Workspace, cellsignal
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.torture
 
 # the command line after a number: SIGKILL in place of that rename
 PROGRAM = """

@@ -130,7 +130,7 @@ def bytes_of_all_sites(made, site: Path, out: Path) -> None:
         assert (file.is_file() and file.read_bytes() == data) or any(data in s for s in shards)
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 @pytest.mark.parametrize("call", ["replace", "unlink", "rmdir"])
 def test_a_kill_at_any_moment_loses_no_site_and_a_rerun_finishes(made, tmp_path, call):
     step = 0

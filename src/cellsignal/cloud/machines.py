@@ -142,7 +142,7 @@ def parse_number(text: str, option: str, least: float = 1e-9) -> float:
 # one core.
 SITE_BYTES = 6 * 512 * 512
 ZSTD_BYTES_PER_S = 296 * SITE_BYTES  # one process of the "workers" table: 296 sites/s
-LZ4_BYTES_PER_S = 1.22 / 0.51 * ZSTD_BYTES_PER_S  # one core, by turns (the scan in data/codec.py)
+LZ4_BYTES_PER_S = 1_589 / 715 * ZSTD_BYTES_PER_S  # one thread each (docs/results/readers.md)
 RAW_BYTES_PER_S = 705 * SITE_BYTES  # 1,410 sites/s of two workers
 CACHED_BYTES_PER_S = 1 / 0.0664e-3 * SITE_BYTES / 4  # a 256 px site from memory in .0664 ms
 IMAGE_S = 0.0664e-3  # core-seconds that an image takes however small it is: the same row
