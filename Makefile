@@ -17,7 +17,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/.ready
-	@echo "simulating, training, scoring: some two minutes on two CPU cores; the log says how much is left"
+	@echo "simulating, training, scoring: one to two minutes on two CPU cores; the log says how much is left"
 	$(BIN)/cellsignal simulate rxrx1 --out data/rxrx1_demo --seed 1 --classes 48 --set test_experiments=2
 	$(BIN)/cellsignal run configs/rxrx1/demo.yaml --answers data/rxrx1_demo.answers.csv --splits 2
 
