@@ -30,7 +30,7 @@ WITHOUT_PAGE = {
     "torture_run",
 }
 # the module of a page that has another name
-MODULES = {"gpu": "gpu_check"}
+MODULES = {"gpu": "gpu_check", "readers": "performance.readers"}
 # a second module of a page
 PARTS = {
     "mitoreid_tables": "mitoreid",

@@ -207,9 +207,9 @@ def parse_integers(
     Raises:
         InputError: A cell is no such number; names the file and the row.
     """
-    codes, texts = pd.factorize(frame[column], use_na_sentinel=False)  # values repeat
-    texts = pd.Series(texts, dtype=object)
-    whole = texts.str.fullmatch(r"[+-]?\d{1,15}(\.0*)?").astype(bool)
+    codes, texts = pd.factorize(frame[column], use_na_sentinel=False)
+    texts = pd.Series(texts, dtype=object)  # each value once
+    whole = texts.str.fullmatch(r"[+-]?\d{1,15}(\.0*)?").eq(True)
     numbers = texts.where(whole, "0").str.replace(r"\..*", "", regex=True).astype("int64")
     whole = pd.Series(whole.to_numpy()[codes], frame.index)
     numbers = pd.Series(numbers.to_numpy()[codes], frame.index, name=column)
@@ -228,7 +228,8 @@ def parse_integers(
 def matches(column: pd.Series, pattern: str) -> np.ndarray:
     """Return (N,) bool: whether all of a text matches; each different text is looked at once."""
     codes, texts = pd.factorize(column, use_na_sentinel=False)
-    return np.array([re.fullmatch(pattern, text) is not None for text in texts], bool)[codes]
+    found = [isinstance(text, str) and bool(re.fullmatch(pattern, text)) for text in texts]
+    return np.array(found, bool)[codes]
 
 
 def normalise_well(text: str) -> str:

@@ -22,9 +22,9 @@ class Data(Strict):
     """Side in pixels to which images are resized at packing; none keeps the files' size."""
     codec: Literal["auto", "zstd", "lz4", "raw"] = "auto"
     """How the store keeps pixels, without loss: zstd is the smallest; lz4 takes a third more disk,
-    is read in half the time, and takes some 50 ms of a core to pack six channels of 512 px; raw
-    takes 2 to 3 times the disk and is read ten times as fast. auto is raw up to 256 x 256 pixels,
-    zstd above."""
+    is read in less than half the time, and takes some 50 ms of a core to pack six channels of
+    512 px; raw takes twice the disk or more and is read four to five times as fast. auto is raw up
+    to 256 x 256 pixels, zstd above."""
     bad_site: Literal["skip", "refuse"] = "skip"
     """What to do with a site whose channels are missing or damaged: leave it out and list it, or
     stop the packing. It is never filled in."""

@@ -1,6 +1,7 @@
 """Store the pixels of one site in a file: small, and readable in parts.
 
-Any zarr v3 reader can read the files; `frames` is ours.
+Any zarr v3 reader can read raw and lz4 files, and zstd files where cellsignal is installed
+(`RowDelta`); `frames` is our own reader.
 
 - `raw`: the (C, H, W) bytes as they are: one uncompressed chunk. For small images, where reading is
   all and disk is cheap.
@@ -41,10 +42,8 @@ newer processor:
     lz4    64         1.64   .57       .36       .23       .15        <- chosen
     lz4    32         1.68   .60       .34       .20       .13
 
-Frames of all channels let two threads read 1.5 to 1.6 times what one does, of lz4 1.6 to 1.7
-(before 1.3 to 1.6), and two processes 1.7 to 1.9: the two cores of that machine have no more to
-give (bands of 256 rows; rounds of three sites in which no thread was interrupted). To release the
-lock for the checksums too made it slower.
+What threads and processes gain is in docs/results/readers.md. To release the interpreter's lock for
+the checksums too made it slower.
 
 lz4 looks long for repetitions (lz4hc): the more it finds, the less there is to read, so that what
 costs time once, in packing, saves disk and time for ever. The same sites on a newer processor (zstd

@@ -115,6 +115,10 @@ class SiteDataset(Dataset):
         """(h, w) in pixels of the images that a network reads."""
         return self.augmentation.output or tuple(self[(0, 0)]["image"].shape[1:])
 
+    def is_kept_for(self, device: torch.device) -> bool:
+        """Return whether a device has the images at hand, so that no thread need read them."""
+        return self.kept is not None and device.type == "cpu"
+
     def read(
         self, index: int, rows: Sequence[int] | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:

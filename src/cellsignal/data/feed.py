@@ -63,9 +63,8 @@ def feed_raw(
 ) -> Iterator[Batch]:
     """Make batches of stored uint8 pixels, for validation and prediction with several views.
 
-    The recipe must draw nothing.
-
-    They stay valid after the next is asked for. `standardize_batch` makes networks' input of them.
+    Batches stay valid after the next is asked for. The recipe must draw nothing.
+    `standardize_batch` makes the network's input of a batch.
     """
     height, width = dataset.augmentation.input
     if dataset.on_device is not None:
@@ -134,7 +133,8 @@ def _on_the_cpu(dataset: SiteDataset, batches, workers: int) -> Iterator[Batch]:
             if len(image) == 1:
                 slot.array[i] = local.planes
             else:  # cv2 does by vector instructions what a strided copy does pixel by pixel
-                cv2.merge(list(local.planes), dst=slot.array[i].transpose(1, 2, 0))
+                merged = cv2.merge(list(local.planes), dst=slot.array[i].transpose(1, 2, 0))
+                assert np.may_share_memory(merged, slot.array)
 
     # the memory of a slot is used again: to take new pages for a batch costs more than filling it
     slots = make_slots(batches, shape, torch.float32, torch.device("cpu"), torch.channels_last)

@@ -248,8 +248,7 @@ def model_inputs(
 
 def reading_workers(job: Job, dataset: SiteDataset, device: torch.device) -> int:
     """Return how many threads read the images; none where they are kept in a CPU's memory."""
-    in_memory = dataset.kept is not None and device.type == "cpu"
-    return 0 if in_memory else job.config.data.workers
+    return 0 if dataset.is_kept_for(device) else job.config.data.workers
 
 
 def _units(

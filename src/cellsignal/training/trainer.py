@@ -262,8 +262,8 @@ class Trainer:
         self.average.after_update(self.model, self.progress["updates"])
 
     def _workers(self) -> int:
-        in_memory = self.training.kept is not None and self.device.type == "cpu"
-        return 0 if in_memory else self.job.config.data.workers
+        kept = self.training.is_kept_for(self.device)
+        return 0 if kept else self.job.config.data.workers
 
     def next_epoch(self) -> None:
         self.progress.update(epoch=self.progress["epoch"] + 1, batch=0, seen=0)

@@ -69,8 +69,9 @@ class _Pair:
         self, plates: Plates, dataset: SiteDataset, backbone: str, workers: int, batch: int
     ):
         self.plates, self.dataset = plates, dataset
-        self.workers, self.batch = workers, batch
-        self.device = pick_device()
+        self.device, self.batch = pick_device(), batch
+        # as a training does
+        self.workers = 0 if dataset.is_kept_for(self.device) else workers
         channels, size = dataset.shape[0], dataset.image_size
         self.stepper, self.flops = build_stepper(backbone, channels, size, batch, self.device)
         self.peak = device_peak(self.device, self.stepper.dtype)

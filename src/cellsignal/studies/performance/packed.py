@@ -1,4 +1,4 @@
-"""The sites that speed is measured on, packed for the while."""
+"""Pack the sites that speed is measured on into a temporary store."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from cellsignal.data.pack import pack
 from cellsignal.data.store import Store
 from cellsignal.studies.performance.feeding import Plates
 
-SITES = 96  # read and trained on; more tell no more
+SITES = 96  # at most; more did not change the figures
 
 
 @contextlib.contextmanager

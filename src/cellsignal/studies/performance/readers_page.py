@@ -25,8 +25,10 @@ MILLISECONDS = {
 RATES = {f"t{n}": f"{n} thread{'s' * (n > 1)}" for n in WORKERS}
 RATES |= {f"p{n}": f"{n} process{'es' * (n > 1)}" for n in WORKERS}
 LABELS = ("reader", "codec", "layout")
-ABOUT = f"""The same images in this project's stores and as zarr arrays of other codecs, read by
-several libraries in turn, round by round; before that every reader had to return every pixel.
+ABOUT = f"""The code is `cellsignal.studies.performance.readers`.
+
+The same images in this project's stores and as zarr arrays of other codecs, read by several
+libraries in turn, round by round; before that every reader had to return every pixel.
 `{OURS}` reads into a buffer that is used again, as this project's loader does; `{OURS_NEW}` into a
 new array for each site, as the others do: much of the time is then the system's, which makes its
 pages. "{OWN}" is the very files that `{OURS}` reads. Crops lie at random places. "Cold" is after
@@ -36,8 +38,8 @@ Milliseconds are medians for a site, sites a second medians over rounds; `disk` 
 PNGs of that size."""
 VERDICT = """The verdict sets each row of the others beside *one* codec of ours: of those that take
 no more disk the one that reads whole sites fastest. Figures say how many times as fast ours is in
-that way of reading; `new array`: whole sites into a new array each. Met: all but that one are 1.00
-or more."""
+that way of reading; `new array`: whole sites into a new array each. A row is met if
+every figure but `new array` is 1.00 or more."""
 
 
 def readers_page(root: Path | None, sizes: Sequence[int], plan: Plan, command: str) -> str:
