@@ -249,7 +249,7 @@ def killed(monkeypatch, site: Path, out: Path, step: int) -> bool:
     return status == 9
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 @one_codec
 @pytest.mark.parametrize("begun", ["empty", "other shards"])
 def test_a_kill_at_any_rename_leaves_whole_files_and_a_rerun_finishes(

@@ -414,7 +414,7 @@ def test_a_verb_hands_on_its_status_its_last_line_and_sigterm(tmp_path, monkeypa
 # --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.torture
 def test_a_job_is_stopped_by_its_budget_and_ends_as_if_it_had_not_been(tmp_path, python, prepared):
     """prepare; fold 0 in three links, stopped in the middle of an epoch, then in stage 2; submit.
     The commands alone give the same bytes.
