@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed_shards import TINY_MB, killed
 from tiny_store import TinyCompetition, tiny_samples, write_root
 
 from cellsignal.common.errors import InputError
@@ -14,8 +15,6 @@ from cellsignal.data import sharding
 from cellsignal.data.pack import prepare
 from cellsignal.data.sharding import write_shards
 from cellsignal.data.store import Store
-
-TINY_MB = 3e-3
 
 
 @pytest.fixture(scope="module")
@@ -94,31 +93,6 @@ def test_shards_that_were_there_are_looked_at_before_their_sites_go(made, site, 
     assert not site.exists()
 
 
-def killed(site: Path, out: Path, call: str, step: int) -> bool:
-    """Move in a child that dies in place of a call of `os`, number `step`; whether it died."""
-    child = os.fork()
-    if not child:
-        real, left = getattr(os, call), [step]
-
-        def act(*places, **words):
-            if not left[0]:
-                os._exit(9)
-            left[0] -= 1
-            return real(*places, **words)
-
-        setattr(os, call, act)
-        if call == "replace":
-            os.rename = act
-        try:
-            write_shards(site, out, TINY_MB, move=True)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 9)
-    return status == 9
-
-
 def bytes_of_all_sites(made, site: Path, out: Path) -> None:
     """Every site's file is in its folder or in a whole shard."""
     shards = [path.read_bytes() for path in (out / "shards").glob("[!.]*")]
@@ -138,7 +112,7 @@ def test_a_kill_at_any_moment_loses_no_site_and_a_rerun_finishes(made, tmp_path,
         folder = tmp_path / str(step)
         site, out = folder / "site", folder / "out"
         shutil.copytree(made[1] / "site", site)
-        if not killed(site, out, call, step):
+        if not killed(site, out, step, call, move=True):
             break
         bytes_of_all_sites(made, site, out)
         write_shards(site, out, TINY_MB, move=True)
@@ -152,7 +126,7 @@ def test_a_kill_at_any_moment_loses_no_site_and_a_rerun_finishes(made, tmp_path,
 
 def test_one_kill_goes_on_without_the_sites_that_are_moved(made, site, tmp_path):
     out = tmp_path / "out"
-    assert killed(site, out, "replace", 4)  # store.json and three shards are there
+    assert killed(site, out, 4, move=True)  # store.json and three shards are there
     left = len(list((site / "images").glob("c.*")))
     assert left < 11
     bytes_of_all_sites(made, site, out)
@@ -172,7 +146,7 @@ def test_one_kill_goes_on_without_the_sites_that_are_moved(made, site, tmp_path)
 
 def test_a_shard_lost_in_between_is_said(made, site, tmp_path):
     out = tmp_path / "out"
-    assert killed(site, out, "replace", 4)
+    assert killed(site, out, 4, move=True)
     first = Store.open(made[1] / "whole").shards.place(0)[0]
     (out / first).unlink()
     with pytest.raises(InputError, match="is not there; run `cellsignal prepare`") as caught:

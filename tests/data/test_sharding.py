@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from killed_shards import TINY_MB, killed
 from tiny_store import TinyCompetition, prepare_as_before, tiny_samples, write_root
 
 from cellsignal.common.errors import InputError, Interrupted
@@ -23,7 +24,6 @@ from cellsignal.data.pack import prepare
 from cellsignal.data.sharding import write_shards
 from cellsignal.data.store import Store
 
-TINY_MB = 3e-3  # of the tiny competition's four plates each is a shard, or two
 COMPETITION = TinyCompetition()
 one_codec = pytest.mark.parametrize("made", ["zstd"], indirect=True)  # where both are the same
 
@@ -226,35 +226,10 @@ def test_what_has_changed_is_written_and_the_rest_is_kept(made, site, out):
 # --------------------------------------------------------------------------------------------------
 
 
-def killed(monkeypatch, site: Path, out: Path, step: int) -> bool:
-    """Write in a child that dies in place of its rename number `step`; whether it died."""
-    child = os.fork()
-    if not child:
-        real, left = os.replace, [step]
-
-        def replace(*places, **words):
-            if not left[0]:
-                os._exit(9)
-            left[0] -= 1
-            real(*places, **words)
-
-        os.replace = os.rename = replace
-        try:
-            write_shards(site, out, TINY_MB)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 9)
-    return status == 9
-
-
 @pytest.mark.torture
 @one_codec
 @pytest.mark.parametrize("begun", ["empty", "other shards"])
-def test_a_kill_at_any_rename_leaves_whole_files_and_a_rerun_finishes(
-    site, tmp_path, monkeypatch, begun
-):
+def test_a_kill_at_any_rename_leaves_whole_files_and_a_rerun_finishes(site, tmp_path, begun):
     write_shards(site, tmp_path / "whole", TINY_MB)
     expected = content(tmp_path / "whole")
     step = 0
@@ -262,7 +237,7 @@ def test_a_kill_at_any_rename_leaves_whole_files_and_a_rerun_finishes(
         out = tmp_path / f"killed{step}"
         if begun == "other shards":
             write_shards(site, out, 1.0)
-        if not killed(monkeypatch, site, out, step):
+        if not killed(site, out, step):
             break
         for shard in (out / "shards").glob("[!.]*"):
             data = shard.read_bytes()
@@ -287,13 +262,13 @@ def test_a_kill_at_any_rename_leaves_whole_files_and_a_rerun_finishes(
 
 
 @one_codec
-def test_prepare_finishes_what_a_kill_has_left(made, site, tmp_path, monkeypatch):
+def test_prepare_finishes_what_a_kill_has_left(made, site, tmp_path):
     """Whoever comes first moves all pieces of the new store to their places, and loses none."""
     write_shards(site, tmp_path / "whole", TINY_MB)
     swaps = 0
     for step in range(20, 80, 3):
         out = tmp_path / str(step)
-        if not killed(monkeypatch, site, out, step):
+        if not killed(site, out, step):
             break
         if not (out / ".next/store.json").exists():
             continue
@@ -304,10 +279,10 @@ def test_prepare_finishes_what_a_kill_has_left(made, site, tmp_path, monkeypatch
 
 
 @one_codec
-def test_a_journal_that_is_torn_costs_one_shard(site, tmp_path, monkeypatch):
+def test_a_journal_that_is_torn_costs_one_shard(site, tmp_path):
     out = tmp_path / "out"
     write_shards(site, tmp_path / "whole", TINY_MB)
-    assert killed(monkeypatch, site, out, 4)  # store.json and three shards are there
+    assert killed(site, out, 4)  # store.json and three shards are there
     assert len(list((out / "shards").glob("[!.]*"))) == 3
     (out / "journal").write_bytes((out / "journal").read_bytes()[:-3])
     with pytest.raises(InputError, match=f"{out}: its shards are not all written; run"):

@@ -58,7 +58,7 @@ def read_file(
         be right.
     """
     with open(file, "rb", buffering=0) as source:
-        read = _read_raw if layout.codec == "raw" else _read_shard
+        read = _read_raw if layout.codec == "raw" else _read_framed
         place = part or (0, source.seek(0, os.SEEK_END))
         read(source, *place, layout, out, rows or (0, layout.shape[1]))
 
@@ -96,7 +96,7 @@ def bands_of(layout: Layout, rows: tuple[int, int]) -> range:
 
 
 def index_length(layout: Layout) -> int:
-    """Return the bytes of the index at the end of a shard, its checksum included."""
+    """Return the bytes of the index at the end of a site's file, its checksum included."""
     return 16 * layout.frames * layout.bands + CHECKSUM
 
 
@@ -257,7 +257,7 @@ def _read_raw(
         _read_at(file, base + offset, part)
 
 
-def _read_shard(
+def _read_framed(
     file: BinaryIO,
     base: int,
     size: int,

@@ -101,7 +101,7 @@ class RemoteSites:
             InputError: it cannot be fetched.
         """
         rows = rows or (0, self.layout.shape[1])
-        (self._read_raw if self.layout.codec == "raw" else self._read_shard)(row, out, rows)
+        (self._read_raw if self.layout.codec == "raw" else self._read_framed)(row, out, rows)
 
     def _fetch(self, row: int, start: int = 0, length: int | None = None) -> np.ndarray:
         file, offset, size = self._file(row)
@@ -117,7 +117,7 @@ class RemoteSites:
             return f"{IMAGES}/c.{row}.0.0.0", 0, None
         return self._shards.place(row)
 
-    def _read_shard(self, row: int, out: np.ndarray, rows: tuple[int, int]) -> None:
+    def _read_framed(self, row: int, out: np.ndarray, rows: tuple[int, int]) -> None:
         missing = [
             band for band in bands_of(self.layout, rows) if not self._from_cache(row, band, out)
         ]

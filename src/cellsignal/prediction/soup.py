@@ -31,6 +31,7 @@ from cellsignal.training.inference import (
     Pixels,
     plan_reading,
     predict_with,
+    reading_workers,
     site_dataset,
 )
 from cellsignal.training.job import Job
@@ -198,7 +199,7 @@ def _training_batches(job: Job, pixels: Pixels) -> Iterator[tuple[torch.Tensor, 
     device = this_process().device
     examples = Examples(job)
     dataset = site_dataset(job, examples.positions, pixels, job.stage.augment, job.seed)
-    workers = 0 if dataset.is_kept_for(device) else job.config.data.workers
+    workers = reading_workers(job, dataset, device)
     for batch in feed(dataset, examples.batches(0), workers, device):
         cell_types = examples.targets(batch.index, device).cell_types
         yield (batch.images,) if cell_types is None else (batch.images, cell_types)

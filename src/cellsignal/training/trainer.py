@@ -12,7 +12,7 @@ batch; all hold the same weights and metrics, and rank 0 writes the files.
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from cellsignal.training.checkpoints import (
 )
 from cellsignal.training.examples import Examples
 from cellsignal.training.identity import check_belongs, check_config, identity
-from cellsignal.training.inference import pixel_statistics, site_dataset
+from cellsignal.training.inference import pixel_statistics, reading_workers, site_dataset
 from cellsignal.training.job import Job
 from cellsignal.training.mix import mix_batch
 from cellsignal.training.optim import LearningRate, Stepper
@@ -208,7 +208,7 @@ class Trainer:
         peak = device_peak(self.device, self.stepper.dtype)
         clock, self.saved_at = Clock(self.device), time.monotonic()
         self.budget.start_epoch(progress["batch"], len(order))
-        stream = feed(self.training, order[progress["batch"] :], self._workers(), self.device)
+        stream = self._feed(order[progress["batch"] :])
         with bar:
             while progress["batch"] < len(order):
                 with clock.waiting():
@@ -261,9 +261,9 @@ class Trainer:
         self.progress["updates"] += 1
         self.average.after_update(self.model, self.progress["updates"])
 
-    def _workers(self) -> int:
-        kept = self.training.is_kept_for(self.device)
-        return 0 if kept else self.job.config.data.workers
+    def _feed(self, batches: Sequence) -> Iterator[Batch]:
+        workers = reading_workers(self.job, self.training, self.device)
+        return feed(self.training, batches, workers, self.device)
 
     def next_epoch(self) -> None:
         self.progress.update(epoch=self.progress["epoch"] + 1, batch=0, seen=0)
@@ -328,7 +328,7 @@ class Trainer:
     def _recompute_statistics(self) -> None:
         def inputs() -> Iterator[tuple[torch.Tensor, ...]]:
             order = self.examples.batches(self.progress["epoch"])
-            for batch in feed(self.training, order, self._workers(), self.device):
+            for batch in self._feed(order):
                 cell_types = self.examples.targets(batch.index, self.device).cell_types
                 yield (batch.images,) if cell_types is None else (batch.images, cell_types)
 
