@@ -1,5 +1,6 @@
 """A training epoch fed from a store, beside the same steps on one batch kept in memory."""
 
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,8 +104,10 @@ class _Pair:
         }
 
     def _keys(self, steps: int) -> list[list[tuple[int, int]]]:
+        """Return the keys of so many batches, all of one size: smaller ones are slower."""
         times = -(-steps * self.batch // len(self.dataset))
-        return self.plates.keys(0, self.batch, times)[:steps]
+        order = list(itertools.chain(*self.plates.keys(0, self.batch, times)))
+        return [order[i * self.batch : (i + 1) * self.batch] for i in range(steps)]
 
     def _read(self, keys: list) -> Iterator[torch.Tensor]:
         return (batch.images for batch in feed(self.dataset, keys, self.workers, self.device))
