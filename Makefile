@@ -11,6 +11,9 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
+# the tests start many processes, each of which would compile the package anew
+test test-slow torture: export PYTHONDONTWRITEBYTECODE =
+
 # the extras and tools of the tests
 .venv/.ready-tests: .venv/.ready tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt

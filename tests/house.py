@@ -6,6 +6,7 @@
 """
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
@@ -69,29 +70,36 @@ def imports(path: Path, known: set[str], at_import_time: bool = False) -> set[st
 
     Imports inside functions and for type checking count, unless `at_import_time`.
     """
-    names: set[str] = set()
+    pairs = (
+        (module, name) for _, module, name, early in statements(path) if early or not at_import_time
+    )
+    full = ((module, f"{module}.{name}") for module, name in pairs)
+    return {name if name in known else module for module, name in full}
 
-    def visit(node: ast.AST) -> None:
-        if at_import_time and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            return
-        if (
-            at_import_time
-            and isinstance(node, ast.If)
-            and "TYPE_CHECKING" in ast.unparse(node.test)
+
+@functools.cache
+def statements(path: Path) -> list[tuple[int, str, str | None, bool]]:
+    """The import statements of a file, read once: line, module, the name imported from it (None for
+    the module itself), and whether it runs when the file is imported.
+    """
+    found = []
+
+    def visit(node: ast.AST, early: bool) -> None:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         ):
-            return
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
+            early = False
+        elif isinstance(node, ast.Import):
+            found.extend((node.lineno, alias.name, None, early) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import in line {node.lineno}"
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                names.add(full if full in known else str(node.module))
-        for child in ast.iter_child_nodes(node):
-            visit(child)
+            found.extend((node.lineno, str(node.module), a.name, early) for a in node.names)
+        if not isinstance(node, ast.expr):  # holds no statement
+            for child in ast.iter_child_nodes(node):
+                visit(child, early)
 
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return names
+    visit(ast.parse(path.read_text(encoding="utf-8")), True)
+    return found
 
 
 def import_graph(source: Path = SOURCE) -> dict[str, set[str]]:

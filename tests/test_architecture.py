@@ -3,6 +3,7 @@ and how large things may grow.
 """
 
 import ast
+import functools
 import io
 import re
 import subprocess
@@ -22,6 +23,7 @@ from house import (
     long_functions,
     modules,
     room_of,
+    statements,
     upward_imports,
 )
 
@@ -118,6 +120,7 @@ print("torch" in sys.modules, file=sys.stderr)
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == "False", done.stderr
 
 
+@functools.cache
 def names_in(path: Path) -> set[str]:
     """Names that a module defines or imports at its top level, also below `if`, `try` or `with`."""
     names: set[str] = set()
@@ -137,19 +140,13 @@ def names_in(path: Path) -> set[str]:
 
 def unresolved_imports(path: Path, known: dict[str, Path], defined: dict[str, set[str]]) -> list:
     """Imports of this package, also inside functions, of modules or names that do not exist."""
-    missing = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        pairs = []
-        if isinstance(node, ast.ImportFrom):
-            pairs = [(node.module or "", alias.name) for alias in node.names]
-        elif isinstance(node, ast.Import):
-            pairs = [(alias.name, None) for alias in node.names]
-        for module, name in pairs:
-            if module.split(".")[0] != "cellsignal" or f"{module}.{name}" in known:
-                continue
-            if module not in known or (name is not None and name not in defined[module]):
-                missing.append(f"{path.name}: line {node.lineno}: {module}: {name}")
-    return missing
+    return [
+        f"{path.name}: line {line}: {module}: {name}"
+        for line, module, name, _ in statements(path)
+        if module.split(".")[0] == "cellsignal"
+        and f"{module}.{name}" not in known
+        and (module not in known or (name is not None and name not in defined[module]))
+    ]
 
 
 def test_every_imported_name_exists():
@@ -203,7 +200,8 @@ def test_nothing_that_runs_what_it_reads(what):
 def test_every_checkpoint_is_read_with_weights_only():
     calls = []
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(text)) if "torch" in text else ():
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 calls.append(name_of(path))
                 assert {k.arg: ast.unparse(k.value) for k in node.keywords}.get(

@@ -2,6 +2,7 @@
 copy, up to the leaderboard.
 """
 
+import functools
 import inspect
 import re
 import shutil
@@ -49,20 +50,41 @@ def root(competition_id, simulated) -> Path:
     return simulated(competition_id)
 
 
+@functools.cache
+def _read(competition_id: str, root: Path, what: str):
+    """What a competition reads from a root, for the tests that only use it: read once."""
+    competition = get_competition(competition_id)
+    if what == "answers":
+        return competition.answers(answers_path(root))
+    return getattr(competition, what)(root)
+
+
+def classes_of(competition, root: Path) -> list[str]:
+    return list(_read(competition.id, root, "classes"))
+
+
+def sample_submission_of(competition, root: Path) -> pd.DataFrame:
+    return _read(competition.id, root, "sample_submission").copy()
+
+
+def answers_of(competition, root: Path) -> pd.DataFrame:
+    return _read(competition.id, root, "answers").copy()
+
+
 def truth_of(competition, root: Path) -> pd.DataFrame:
     """The answers as a perfect submission, in the sample submission's order."""
-    answers = competition.answers(answers_path(root))[
-        [competition.id_column, *targets_of(competition, root)]
-    ]
-    return competition.sample_submission(root)[[competition.id_column]].merge(
-        answers, on=competition.id_column, validate="one_to_one"
+    ids = [competition.id_column]
+    return sample_submission_of(competition, root)[ids].merge(
+        answers_of(competition, root)[ids + targets_of(competition, root)],
+        on=competition.id_column,
+        validate="one_to_one",
     )
 
 
 def targets_of(competition, root: Path) -> list[str]:
     """The columns of a submission after its id."""
     several = kind(competition) == "labels"
-    return list(competition.classes(root)) if several else [competition.target_column]
+    return classes_of(competition, root) if several else [competition.target_column]
 
 
 def kind(competition) -> str:
@@ -215,9 +237,9 @@ def test_simulated_twice_the_same_bytes(competition, root, tmp_path):
 
 
 def test_the_truth_scores_best(competition, root):
-    truth, answers = truth_of(competition, root), competition.answers(answers_path(root))
+    truth, answers = truth_of(competition, root), answers_of(competition, root)
     competition.task.check_submission(
-        truth, competition.sample_submission(root), competition.classes(root)
+        truth, sample_submission_of(competition, root), classes_of(competition, root)
     )
     assert competition.task.score(truth, answers) == 1.0
     assert set(answers.leaderboard) <= {"public", "private"}
@@ -228,7 +250,7 @@ def test_the_truth_scores_best(competition, root):
         wrong[targets[0]] = [" ".join(ranking.split()[::-1]) for ranking in truth[targets[0]]]
         assert (
             competition.task.score(wrong, answers)
-            < competition.task.score(competition.sample_submission(root), answers)
+            < competition.task.score(sample_submission_of(competition, root), answers)
             < 1.0
         )
         return
@@ -237,7 +259,7 @@ def test_the_truth_scores_best(competition, root):
         assert (table.average_precision.dropna() == 1.0).all() and table["slice"][0] == "overall"
         wrong[targets] = 1 - wrong[targets]
         worst = competition.task.score(wrong, answers)
-        blind = competition.task.score(competition.sample_submission(root), answers)
+        blind = competition.task.score(sample_submission_of(competition, root), answers)
         assert worst == pytest.approx(blind) and blind < 1, (
             "the positives share the last place: precision is the prevalence"
         )
@@ -248,8 +270,8 @@ def test_the_truth_scores_best(competition, root):
         and table.correct.equals(table.n)
         and set(table["slice"]) >= {"overall"}
     )
-    assert set(answers[competition.target_column].astype(str)) <= set(competition.classes(root))
-    classes = competition.classes(root)
+    assert set(answers[competition.target_column].astype(str)) <= set(classes_of(competition, root))
+    classes = classes_of(competition, root)
     wrong[targets[0]] = [
         classes[(classes.index(str(name)) + 1) % len(classes)] for name in wrong[targets[0]]
     ]
@@ -260,8 +282,8 @@ def test_guessing_scores_chance(competition, root):
     """Targets drawn at random are right about one time in K: binomial, over many draws."""
     only(competition, "class")
     truth = truth_of(competition, root)
-    answers = competition.answers(answers_path(root))
-    classes = competition.classes(root)
+    answers = answers_of(competition, root)
+    classes = classes_of(competition, root)
     rng, draws = np.random.default_rng(0), 60
     right = 0
     for _ in range(draws):
@@ -274,8 +296,8 @@ def test_guessing_scores_chance(competition, root):
 def test_labels_given_to_the_wrong_wells_score_chance(competition, root):
     only(competition, "class")
     truth = truth_of(competition, root)
-    answers = competition.answers(answers_path(root))
-    classes = competition.classes(root)
+    answers = answers_of(competition, root)
+    classes = classes_of(competition, root)
     counts = truth[competition.target_column].value_counts().to_numpy()
     shuffled = truth.assign(
         **{
@@ -297,7 +319,7 @@ def test_random_scores_rank_as_chance_does(competition, root):
     """
     only(competition, "labels")
     truth = truth_of(competition, root)
-    answers = competition.answers(answers_path(root))
+    answers = answers_of(competition, root)
     targets = targets_of(competition, root)
     n, rng = len(truth), np.random.default_rng(0)
     positives = truth[targets].sum()
@@ -311,16 +333,16 @@ def test_random_scores_rank_as_chance_does(competition, root):
         for _ in range(150)
     ]
     assert abs(np.mean(found) - expected) < 5 * np.std(found) / np.sqrt(len(found))
-    assert competition.task.score(competition.sample_submission(root), answers) == pytest.approx(
-        (positives / n).mean()
-    )
+    assert competition.task.score(
+        sample_submission_of(competition, root), answers
+    ) == pytest.approx((positives / n).mean())
 
 
 def test_random_rankings_score_chance(competition, root):
     """The mean over all orders, by the closed form, of each query's list without what is left out."""
     only(competition, "ranking")
     truth = truth_of(competition, root)
-    answers = competition.answers(answers_path(root))
+    answers = answers_of(competition, root)
     rng = np.random.default_rng(0)
     gallery = truth.ranking[0].split()
     sizes = [
@@ -372,16 +394,16 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
         named = submission[ids].iloc[2]
         submission[target] = submission[target].astype(object)
         submission.loc[2, target] = (
-            np.inf if (kind(competition) == "labels") else str(len(competition.classes(root)))
+            np.inf if (kind(competition) == "labels") else str(len(classes_of(competition, root)))
         )
     else:
         named = ids if damage == "no id column" else target
         submission = submission.drop(columns=named)
     with pytest.raises(InvalidSubmission, match=re.escape(repr(named))):
         competition.task.check_submission(
-            submission, competition.sample_submission(root), competition.classes(root)
+            submission, sample_submission_of(competition, root), classes_of(competition, root)
         )
-    answers = competition.answers(answers_path(root))
+    answers = answers_of(competition, root)
     if damage in ("missing", "extra", "doubled"):  # scoring needs the right ids but no order
         with pytest.raises(InvalidSubmission, match=re.escape(repr(named))):
             competition.task.score(submission, answers)
@@ -390,12 +412,12 @@ def test_a_wrong_submission_is_refused_by_name(competition, root, damage):
 
 
 def test_format_submission_puts_labels_in_order(competition, root):
-    truth, classes = truth_of(competition, root), competition.classes(root)
+    truth, classes = truth_of(competition, root), classes_of(competition, root)
     if kind(competition) == "ranking":
         known = dict(
             zip(
-                competition.answers(answers_path(root)).query_id,
-                competition.answers(answers_path(root)).moa,
+                answers_of(competition, root).query_id,
+                answers_of(competition, root).moa,
                 strict=True,
             )
         )
@@ -404,7 +426,7 @@ def test_format_submission_puts_labels_in_order(competition, root):
             truth[competition.id_column][::-1], labels[::-1], root
         )
         assert list(made[competition.id_column]) == list(truth[competition.id_column])
-        assert competition.task.score(made, competition.answers(answers_path(root))) == 1.0, (
+        assert competition.task.score(made, answers_of(competition, root)) == 1.0, (
             "the right class first is a best ranking"
         )
         with pytest.raises(

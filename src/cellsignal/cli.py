@@ -6,7 +6,7 @@ import errno
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from cellsignal import __version__
@@ -93,8 +93,9 @@ def _disk_message(error: OSError) -> str:
     raise error
 
 
+@cache
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands, in the order of the work."""
+    """Build the parser of all commands, in the order of the work. The same at every call."""
     parser = argparse.ArgumentParser(
         prog="cellsignal",
         description="Train, submit and score on microscopy competitions.",

@@ -44,9 +44,8 @@ class Sites:
     left_out: tuple[tuple[str, str], ...]
     planes: pd.DataFrame
 
-    @property
     def imaged(self) -> set[str]:
-        """`<plate>_<well>` of every well with an image, also one that is left out."""
+        """Return `<plate>_<well>` of every well with an image, also one that is left out."""
         return set(self.planes.plate + "_" + self.planes.well)
 
 

@@ -217,11 +217,9 @@ def _join_platemap(
     notes += _note_plates(frame, table, description)
     names = (frame.plate + "_" + frame.well)[unknown].drop_duplicates()
     left_out += [("a well with images that no platemap has", name) for name in names]
-    listed = table.plate + "_" + table.well
+    listed, imaged = table.plate + "_" + table.well, sites.imaged()
     left_out += [
-        ("a well of the platemap without images", name)
-        for name in listed
-        if name not in sites.imaged
+        ("a well of the platemap without images", name) for name in listed if name not in imaged
     ]
     if unknown.all():
         raise InputError(
