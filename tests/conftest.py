@@ -4,6 +4,7 @@ only need plates.
 
 import fcntl
 import functools
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -26,6 +27,12 @@ def real_data() -> Path:
     if not (folder / "rxrx1" / "train.csv").is_file():
         pytest.skip(f"no real data in {folder}; set CELLSIGNAL_REAL_DATA")
     return folder
+
+
+def pytest_collection_finish():
+    """All tests and modules stay to the end: the garbage collector need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 def make_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

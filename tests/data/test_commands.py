@@ -28,7 +28,7 @@ def test_samples_writes_what_is_asked_for_and_nothing_else(simulated, tmp_path, 
     assert capsys.readouterr().out.splitlines()[-1] == sorted(expected)[0]
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("own", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_verify_names_the_config_that_reads_the_root(prepared, tmp_path, capsys, monkeypatch, own):
     space = prepared("plates")
     monkeypatch.chdir(space.folder if own else tmp_path)

@@ -133,7 +133,11 @@ def test_what_was_made_from_something_else_is_made_anew_and_says_why(
 
 
 @pytest.mark.parametrize(
-    "module, verb", [(predict, predict.predict), (embeddings, embed)], ids=["predict", "embed"]
+    "module, verb",
+    [
+        pytest.param(predict, predict.predict, id="predict"),
+        pytest.param(embeddings, embed, id="embed", marks=pytest.mark.slow),
+    ],
 )
 def test_other_code_makes_other_files(run, monkeypatch, caplog, module, verb):
     caplog.set_level(logging.INFO)

@@ -108,6 +108,7 @@ def test_compounds_are_joined_by_inchikey(path, truth):
     assert (shared.raw.map(len) == 1).all(), "one name of the two has its MoA"
 
 
+@pytest.mark.slow
 def test_every_string_is_in_the_curated_table_and_no_other(path):
     assert set(read_moa_table().moas_of) == set(read_annotation(path).moa.cat.categories) - {""}
     assert len(read_moa_table().moas_of) == 292
@@ -126,6 +127,7 @@ def test_a_string_keeps_its_mechanisms_and_their_direction():
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_unlabelled_is_never_negative(path, truth, task):
     known, classes = get_competition(task).known_compounds(path)

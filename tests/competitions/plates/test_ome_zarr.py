@@ -33,6 +33,10 @@ KINDS = {
 }
 
 
+USUAL = ("0.4", "0.5, shards")  # the others are read by `make test-slow`
+MARKED = [kind if kind in USUAL else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+
+
 def make(root, **options):
     pixels = {plate: make_plate(root / f"{plate}.zarr", **options) for plate in ("P1", "P2")}
     write_map(root)
@@ -59,7 +63,7 @@ def change_images(root, **keys):
     path.write_text(yaml.safe_dump(tree | {"images": tree["images"] | keys}, sort_keys=False))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MARKED)
 def test_init_and_reading(kind, tmp_path, capsys):
     root, labels = tmp_path / "raw", KINDS[kind].get("labels", LABELS)
     pixels = make(root, **KINDS[kind])
