@@ -11,7 +11,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-# the tests start many processes, each of which would compile the package anew
+# the tests start many processes; where Python may not keep what it compiled, each compiles the package anew
 test test-slow torture: export PYTHONDONTWRITEBYTECODE =
 
 # the extras and tools of the tests

@@ -95,7 +95,7 @@ def _disk_message(error: OSError) -> str:
 
 @cache
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands, in the order of the work. The same at every call."""
+    """Build the parser of all commands, in the order of the work; every call returns the same."""
     parser = argparse.ArgumentParser(
         prog="cellsignal",
         description="Train, submit and score on microscopy competitions.",

@@ -164,6 +164,7 @@ def test_unlabelled_is_never_negative(path, truth, task):
         assert sum(len(found) == 0 for found in labels.values()) == 61
 
 
+@pytest.mark.slow
 def test_two_mechanisms_a_compound(path):
     known, classes = get_competition("idr0088_moa").known_compounds(path)
     named = {
@@ -181,6 +182,7 @@ def test_two_mechanisms_a_compound(path):
     assert (known.moa.str.count("; ") > 0).sum() == 180
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_committed_folds_hold_whole_compounds_out(path, task):
     known, classes = get_competition(task).known_compounds(path)
